@@ -1,0 +1,45 @@
+"""The tree of errors that p2pfill raises.
+
+Every message says what happened, to what, and, where a person can act, what to do next. What a remote
+sends can only ever become a `RemoteProtocolError` or a `TransferError`; an `InternalError` is a bug of ours.
+"""
+
+
+class P2PFillError(Exception):
+    """The root of everything that p2pfill raises on purpose."""
+
+
+class ConfigError(P2PFillError):
+    """A setting, an argument or a file that a person gave cannot be used."""
+
+
+class ManifestError(P2PFillError):
+    """A manifest is malformed, breaks a limit, or names files in a way that is unsafe to write."""
+
+
+class StoreError(P2PFillError):
+    """The disk below the store refused: full, read-only, missing, changed behind our back."""
+
+
+class ProtocolError(P2PFillError):
+    """The rules of the wire were broken; `LocalProtocolError` by us, `RemoteProtocolError` by the other side."""
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own code asked the protocol for something that its state does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The remote sent something that the protocol does not allow. Closes that link only."""
+
+
+class TransferError(P2PFillError):
+    """A chunk could not be moved: the source failed, lied, stalled or went away."""
+
+
+class TrackerError(P2PFillError):
+    """The tracker is out of reach or refused a call."""
+
+
+class InternalError(P2PFillError):
+    """An invariant of our own is broken. Always a bug; please report it."""

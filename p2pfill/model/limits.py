@@ -1,0 +1,37 @@
+"""Every limit of the project, with its unit and its reason. Limits of one algorithm stay beside it."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+TITLE_ID_BYTES: Final = 32
+NODE_ID_CHARS_MAX: Final = 64
+
+CHUNK_SIZE_MIN: Final = 64 * KIB
+"""Below this a chunk costs more in control messages and thread hand-overs than in payload."""
+
+CHUNK_SIZE_MAX: Final = 64 * MIB
+"""Above this one lost chunk is too much to fetch again, and pipelining over peers gets too coarse."""
+
+CHUNK_COUNT_MAX: Final = 1 << 21
+"""A bitmap of this many chunks is 256 KiB, which one control frame carries (see `FRAME_BYTES_MAX`)."""
+
+TITLE_BYTES_MAX: Final = CHUNK_SIZE_MAX * CHUNK_COUNT_MAX
+"""128 TiB: more than any cache's disk."""
+
+FILE_COUNT_MAX: Final = 1 << 20
+PATH_BYTES_MAX: Final = 4096
+"""PATH_MAX of Linux."""
+
+PATH_COMPONENT_BYTES_MAX: Final = 255
+"""NAME_MAX of the usual Linux file systems."""
+
+MANIFEST_BYTES_MAX: Final = 512 * MIB
+"""Bounds what a tracker or a node reads for one manifest before it looks inside."""
+
+TITLE_NAME_CHARS_MAX: Final = 200
+
+FRAME_BYTES_MAX: Final = 1 * MIB
+"""One control frame. Holds the largest bitmap and the longest batch of chunk indexes with room to spare."""

@@ -1,0 +1,22 @@
+"""How a fill behaves where the plan meets reality: waits before going further out, retries, quarantine."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class FillPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of one fill; the tracker hands them to every node so that all elect and escalate alike."""
+
+    stall_wait_s: float = 3.0
+    """A fill master that delivers nothing for this long, while it has chunks left to fetch, is passed over.
+    The scheduler stretches it to several times what chunks have been taking."""
+
+    request_timeout_s: float = 10.0
+    """The least time that a requested chunk may take without a byte moving before it is asked for elsewhere."""
+
+    quarantine_s: float = 60.0
+    """How long a source that sent a chunk with a wrong digest is left alone; doubles with each relapse."""
+
+    escalate: bool = True
+    """False makes tier order absolute: chunks then wait for their master for ever."""

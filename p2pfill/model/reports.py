@@ -1,0 +1,113 @@
+"""The records that nodes and the tracker exchange as JSON, and that the CLI shows.
+
+Titles are named by 64 hexadecimal digits here: these records are read by people with curl.
+All sizes are bytes, all rates bytes per second, all times seconds since the epoch unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+
+TitleState = Literal["waiting", "filling", "verifying", "live", "failed"]
+
+
+class SourceReport(msgspec.Struct, forbid_unknown_fields=True):
+    """What one node says of one source of one title."""
+
+    id: str
+    """A node id, or an origin's URL."""
+    tier: Literal["peer", "regional", "origin"]
+    bytes: int = 0
+    """Payload received from it and kept."""
+    rate_bytes_s: float = 0.0
+    in_flight: int = 0
+    """Chunks requested and not yet here."""
+    state: str = "ok"
+    """`ok`, `connecting`, `slow`, `quarantined`, `lost`, `full`."""
+    reason: str = ""
+    """Why it is in that state, for people."""
+
+
+class TitleReport(msgspec.Struct, forbid_unknown_fields=True):
+    """How far one node is with one title, and why not further."""
+
+    title: str
+    state: TitleState
+    chunk_count: int = 0
+    have_chunks: int = 0
+    have_bytes: int = 0
+    title_bytes: int = 0
+    bytes_peer: int = 0
+    bytes_regional: int = 0
+    bytes_origin: int = 0
+    duplicate_bytes: int = 0
+    """Payload that arrived and was of no use: a second copy, an aborted chunk, a chunk that failed its digest."""
+    rate_bytes_s: float = 0.0
+    escalations: dict[str, int] = {}
+    """Reason -> times that a chunk was taken from further out than the plan says."""
+    waits: dict[str, int] = {}
+    """Reason -> chunks that wait for it now."""
+    sources: list[SourceReport] = []
+    started_at: float = 0.0
+    """When this node began the fill, 0 where it was live from the start."""
+    finished_at: float = 0.0
+    """When it went live, 0 while it has not."""
+    error: str = ""
+
+
+class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
+    """A heartbeat."""
+
+    info: NodeInfo
+    boot: str
+    """Random per start of the process: tells the tracker a restart from a late message."""
+    sequence: int
+    """Grows by one per heartbeat of a boot, so that late ones are dropped."""
+    titles: list[TitleReport] = []
+    upload_active: int = 0
+    upload_queued: int = 0
+    upload_bytes: int = 0
+
+
+class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
+    interval_s: float
+    """When the tracker wants the next heartbeat."""
+    orders_version: int
+
+
+class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One node that matters to a fill, as the tracker ranks it for the node that asks."""
+
+    node: NodeInfo
+    filling: bool
+    """It wants the title too, and so takes part in the election of fill masters."""
+    have_chunks: int
+    rank: int
+    """0 is the best source."""
+    reason: str
+    """Why it ranks there, in words."""
+
+
+class Order(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of a node's fill manifest: hold this title."""
+
+    fill_id: str
+    title: str
+    origins: list[str]
+    """Base URLs below which the title's files lie; tried in order."""
+    priority: int
+    """Larger is more urgent."""
+    policy: FillPolicy
+    roster: list[RosterEntry]
+
+
+class Orders(msgspec.Struct, forbid_unknown_fields=True):
+    """A node's whole fill manifest; `version` is what to pass as `after` to wait for the next one."""
+
+    version: int
+    orders: list[Order]
