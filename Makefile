@@ -1,0 +1,29 @@
+# Everything below builds its own virtual environment first and needs only Python 3.11+, a C compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE_SOURCES := $(wildcard cext/p2pfill/*.pyx cext/p2pfill/*.pxd)
+
+.PHONY: help test lint clean
+
+help:
+	@echo "make test   build, lint and run all tests"
+	@echo "make lint   ruff and mypy only"
+	@echo "make clean  remove what the build made"
+
+# The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
+$(VENV)/.built: pyproject.toml setup.py $(NATIVE_SOURCES)
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

@@ -1,0 +1,62 @@
+"""The house's promise that dependencies point down only, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "p2pfill"
+
+LAYERS = ["errors", "hot", "model", "protocol", "swarm", "store", "origin", "transport", "tracker", "node", "cli"]
+"""From the ground up. A module may import from its own layer and from those before it."""
+
+PURE = ["model", "protocol", "swarm"]
+FORBIDDEN_IN_PURE = {"trio", "anyio", "socket", "os", "threading", "time", "random", "subprocess", "select"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the dotted names of what the file at `path` imports when it runs."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    layer = layer_of(path)
+    if layer not in LAYERS:
+        pytest.fail(f"{layer} has no place in the house") if path.parent != PACKAGE else None
+        return
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "p2pfill" and len(parts) > 1 and parts[1] in LAYERS:
+            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{path.name} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if layer_of(p) in PURE], ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_core_is_pure(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports_of(path)}
+    assert not tops & FORBIDDEN_IN_PURE
