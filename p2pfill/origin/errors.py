@@ -1,0 +1,49 @@
+"""What can go wrong between us and an origin, as the caller needs to tell it apart.
+
+The classes answer one question each: is it worth asking again later (`OriginUnavailable`), is the object not the
+one that was published (`OriginObjectMissing`, `OriginObjectChanged`: a person must republish or repair), will this
+origin never answer this request (`OriginRefused`), or did we stop by ourselves (`OriginCancelled`).
+"""
+
+from __future__ import annotations
+
+from p2pfill.errors import TransferError
+
+
+class OriginError(TransferError):
+    """The root of what an origin's `read_chunk` raises.
+
+    `bytes_received` is the payload that had arrived in vain, so that it can be counted as waste.
+    """
+
+    def __init__(self, message: str, *, bytes_received: int = 0, requests: int = 0) -> None:
+        super().__init__(message)
+        self.bytes_received = bytes_received
+        self.requests = requests
+
+
+class OriginUnavailable(OriginError):
+    """The origin is out of reach, overloaded or keeps breaking off; attempts or time ran out.
+
+    `retry_after_s` is how long the origin itself asked us to stay away, None where it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, bytes_received: int = 0) -> None:
+        super().__init__(message, bytes_received=bytes_received)
+        self.retry_after_s = retry_after_s
+
+
+class OriginObjectMissing(OriginError):
+    """A file of the title is not below the origin's URL."""
+
+
+class OriginObjectChanged(OriginError):
+    """A file's size, entity tag or content is not what was published."""
+
+
+class OriginRefused(OriginError):
+    """The origin will not answer this request however often it is asked: forbidden, bad request, bad name."""
+
+
+class OriginCancelled(OriginError):
+    """The caller's `cancelled()` became true, or the origin was closed."""

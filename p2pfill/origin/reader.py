@@ -1,0 +1,348 @@
+"""Reads chunks of a title from a tree of plain files behind obstore: HTTP(S), a directory, later S3.
+
+Shape of one `read_chunk`: the chunk becomes one buffer; every file segment in it is a job that fills its own slice,
+and up to `concurrency` jobs run at once, so that a chunk of a thousand small files is not a thousand round trips in a
+row. A job asks for its range, streams the body into place and, where the response breaks off, continues from the byte
+it has. Retrying is ours, not obstore's: obstore forgets what had arrived, cannot be cancelled while it waits, and
+does not know `Retry-After`.
+
+Invariants: never more bytes are kept than the manifest says; every wait has an end (attempts, total time, stall
+time); after a 429 or 503 all jobs of the origin hold back together.
+
+A server that ignores Range answers with the whole file. Then the body is read up to the needed bytes and dropped;
+all of it is counted in `bytes_received`, because it crossed the network. What obstore had already taken of the refused
+ranged answer before it gave up is not visible and not counted; it happens once per file.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import obstore
+from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError
+from obstore.store import HTTPStore, LocalStore
+
+from p2pfill._version import __version__
+from p2pfill.origin import urls
+from p2pfill.origin.errors import (
+    OriginCancelled,
+    OriginError,
+    OriginObjectChanged,
+    OriginObjectMissing,
+    OriginRefused,
+    OriginUnavailable,
+)
+from p2pfill.origin.retry_after import probe_retry_after
+from p2pfill.origin.settings import OriginSettings
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+
+    from p2pfill.model.manifest import FileEntry, Manifest
+
+_STREAM_BYTES: Final = 256 * 1024
+"""Least size of a buffer that obstore hands over: few crossings into Python, soon enough to notice a cancel."""
+
+_SLEEP_SLICE_S: Final = 0.05
+"""How late a cancel may be noticed while waiting."""
+
+_PLAIN_PATHS_MAX: Final = 4096
+"""Files remembered as served without Range; beyond that the memory starts anew and costs one request a file."""
+
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+
+
+class OriginChunk(NamedTuple):
+    """One chunk as an origin delivered it. Not yet checked against its digests: see `verify_chunk`."""
+
+    data: bytearray
+    """Exactly `manifest.chunk_length(k)` bytes."""
+    bytes_received: int
+    """Payload bytes that arrived for it, waste included."""
+    requests: int
+    """Requests made for it, failed ones and probes included."""
+
+
+class _Job(NamedTuple):
+    entry: FileEntry
+    offset: int
+    """First byte, inside the file."""
+    target: memoryview
+    """Where the bytes go; its length is what is wanted."""
+
+
+class _Fetch:
+    """The state that the jobs of one `read_chunk` share: counters, deadline, first failure."""
+
+    def __init__(self, deadline: float, cancelled: Callable[[], bool]) -> None:
+        self.deadline = deadline
+        self.bytes_received = 0
+        self.requests = 0
+        self.failure: OriginError | None = None
+        self._cancelled = cancelled
+        self._lock = threading.Lock()
+
+    def count(self, *, received: int = 0, requests: int = 0) -> None:
+        with self._lock:
+            self.bytes_received += received
+            self.requests += requests
+
+    def fail(self, failure: OriginError) -> None:
+        with self._lock:
+            if self.failure is None:
+                self.failure = failure
+
+    def stopped(self) -> bool:
+        return self.failure is not None or self._cancelled()
+
+
+class StoreOrigin:
+    """An origin behind an obstore store. Blocking; any number of threads may read from it at once."""
+
+    def __init__(
+        self, url: str, store: HTTPStore | LocalStore, settings: OriginSettings, rng: random.Random, *, http: bool
+    ) -> None:
+        self.url: Final = url
+        self._store = store
+        self._settings = settings
+        self._rng = rng
+        self._http = http
+        self._lock = threading.Lock()
+        self._closed = False
+        self._hold_until = 0.0
+        """Monotonic time before which the origin asked not to be called."""
+        self._plain_paths: set[str] = set()
+        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
+
+    def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = lambda: False) -> OriginChunk:
+        """Return chunk `k` of the title, unverified.
+
+        `cancelled` is asked from several threads, between buffers and while waiting. Raises a subclass of
+        `OriginError`, which carries the bytes that had arrived.
+        """
+        data = bytearray(manifest.chunk_length(k))
+        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
+        jobs = list(self._jobs(manifest, k, memoryview(data)))
+        shared = _Shared(jobs)
+        # The caller's thread works too, so a chunk of one file needs no other thread.
+        futures = [self._submit(fetch, shared) for _ in range(min(len(jobs), self._settings.concurrency) - 1)]
+        self._work(fetch, shared)
+        for future in futures:
+            if future is not None:
+                future.result()
+        if fetch.failure is not None:
+            fetch.failure.bytes_received = fetch.bytes_received
+            fetch.failure.requests = fetch.requests
+            raise fetch.failure
+        return OriginChunk(data, fetch.bytes_received, fetch.requests)
+
+    def close(self) -> None:
+        """Stop: reads under way end with `OriginCancelled` soon, later ones at once. May be called twice."""
+        self._closed = True
+        self._pool.shutdown(wait=False)
+
+    def _submit(self, fetch: _Fetch, jobs: Iterator[_Job]) -> Future[None] | None:
+        try:
+            return self._pool.submit(self._work, fetch, jobs)
+        except RuntimeError:  # closed meanwhile; the caller's own thread finds that out by itself
+            return None
+
+    def _jobs(self, manifest: Manifest, k: int, target: memoryview) -> Iterator[_Job]:
+        at = 0
+        for segment in manifest.segments(k):
+            if segment.length:
+                yield _Job(manifest.files[segment.file_index], segment.offset, target[at : at + segment.length])
+                at += segment.length
+
+    def _work(self, fetch: _Fetch, jobs: Iterator[_Job]) -> None:
+        """Run jobs until there are none or one failed. Never raises what belongs to a remote."""
+        for job in jobs:
+            try:
+                self._run(fetch, job)
+            except OriginError as err:
+                fetch.fail(err)
+                return
+
+    def _run(self, fetch: _Fetch, job: _Job) -> None:
+        """Fill `job.target`, over as many requests as the settings allow."""
+        done = 0
+        e_tag: str | None = None
+        for attempt in range(1, self._settings.attempts_max + 1):
+            self._wait(fetch, max(0.0, self._hold_until - time.monotonic()), job, "the origin asked us to wait")
+            try:
+                for piece in self._request(fetch, job, done, e_tag):
+                    if isinstance(piece, str):
+                        e_tag = piece
+                        continue
+                    job.target[done : done + len(piece)] = piece
+                    done += len(piece)
+                if done == len(job.target):
+                    return
+                reason = "the response broke off"
+            except (BaseError, OSError, ValueError) as err:
+                if done == len(job.target):  # all is here; only the end of the body was missing
+                    return
+                reason = self._judge(fetch, job, err)
+            if attempt < self._settings.attempts_max:
+                roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2**attempt)
+                self._wait(fetch, self._rng.uniform(0.0, roof), job, reason)
+        raise OriginUnavailable(
+            f"{self._name(job)}: gave up after {self._settings.attempts_max} requests "
+            f"with {done} of {len(job.target)} bytes: {reason}; check that the origin is up and reachable from here"
+        )
+
+    def _request(self, fetch: _Fetch, job: _Job, done: int, e_tag: str | None) -> Iterator[str | memoryview]:
+        """Yield the entity tag, if any, then the wanted bytes from `done` on, as far as one response goes."""
+        size, path = job.entry.size, job.entry.path
+        start, stop = job.offset + done, job.offset + len(job.target)
+        ranged = (start, stop) != (0, size) and path not in self._plain_paths
+        fetch.count(requests=1)
+        try:
+            options: GetOptions = {"range": (start, stop)} if ranged else {}
+            result = obstore.get(self._store, path, options=options)
+        except NotSupportedError:
+            if not ranged:
+                raise
+            with self._lock:
+                if len(self._plain_paths) >= _PLAIN_PATHS_MAX:
+                    self._plain_paths.clear()
+                self._plain_paths.add(path)
+            fetch.count(requests=1)
+            result = obstore.get(self._store, path)
+        tag = self._check(result, job, e_tag)
+        if tag is not None:
+            yield tag
+        position = result.range[0]
+        for buffer in result.stream(min_chunk_size=_STREAM_BYTES):
+            view = memoryview(buffer)
+            fetch.count(received=len(view))
+            if fetch.stopped():
+                raise OriginCancelled(f"{self._name(job)}: reading was cancelled")
+            if time.monotonic() > fetch.deadline:
+                raise self._late(job, "the origin is slow")
+            wanted = view[max(0, start - position) : max(0, stop - position)]
+            position += len(view)
+            if wanted:
+                yield wanted
+            # Reading to the end of a body of the right length gives the connection back for reuse.
+            if position >= stop and (position > stop or result.range[1] > stop):
+                return
+
+    def _check(self, result: GetResult, job: _Job, e_tag: str | None) -> str | None:
+        """Compare what the origin says of the object with what was published; return its entity tag."""
+        size = result.meta["size"]
+        if size != job.entry.size:
+            what = "truncated" if size < job.entry.size else "changed"
+            raise OriginObjectChanged(
+                f"{self._name(job)}: {what} at the origin: it has {size} bytes there, {job.entry.size} when published; "
+                "restore the file or publish the title anew"
+            )
+        tag = result.meta["e_tag"]
+        if e_tag is not None and tag is not None and tag != e_tag:
+            raise OriginObjectChanged(
+                f"{self._name(job)}: changed at the origin while it was read "
+                f"(entity tag {e_tag[:64]} became {tag[:64]}); restore the file or publish the title anew"
+            )
+        return tag
+
+    def _judge(self, fetch: _Fetch, job: _Job, err: Exception) -> str:
+        """Return why to try again, or raise what trying again cannot mend."""
+        text = str(err).partition("\n")[0].strip()[:300]
+        found = _STATUS.search(text)
+        status = int(found[1]) if found else 0
+        if isinstance(err, FileNotFoundError) or status == 410:
+            raise OriginObjectMissing(
+                f"{self._name(job)}: not found at the origin; check that the URL is the directory that was published"
+            ) from err
+        if status == 416 or "StartTooLarge" in str(err):
+            raise OriginObjectChanged(
+                f"{self._name(job)}: truncated at the origin: it ends before byte {job.offset + 1}, "
+                f"published were {job.entry.size} bytes; restore the file or publish the title anew"
+            ) from err
+        if isinstance(err, PermissionDeniedError | PermissionError | ValueError) or (
+            400 <= status < 500 and status not in (408, 425, 429)
+        ):
+            raise OriginRefused(f"{self._name(job)}: the origin refuses it: {text}; check its access rules") from err
+        if status in (429, 503) and self._http:
+            self._back_off(fetch, job, status)
+        return text
+
+    def _back_off(self, fetch: _Fetch, job: _Job, status: int) -> None:
+        """Learn how long the origin wants to be left alone and hold every job back; raise if that is too long."""
+        with self._lock:
+            known_s = self._hold_until - time.monotonic()
+            if known_s <= 0:
+                fetch.count(requests=1)
+                wait_s = probe_retry_after(urls.file_url(self.url, job.entry.path), self._settings.connect_max_s)
+                known_s = wait_s or 0.0
+                self._hold_until = time.monotonic() + known_s
+        if time.monotonic() + known_s > fetch.deadline:
+            raise OriginUnavailable(
+                f"{self._name(job)}: status {status}, and the origin asks to come back in {known_s:.0f} s; "
+                "other origins or caches are used until then",
+                retry_after_s=known_s,
+            )
+
+    def _wait(self, fetch: _Fetch, wait_s: float, job: _Job, reason: str) -> None:
+        """Sleep in slices; raise where cancelled or where the wait would end after the deadline."""
+        now = time.monotonic()
+        until = now + wait_s
+        if until > fetch.deadline:
+            raise self._late(job, reason, retry_after_s=max(0.0, self._hold_until - now) or None)
+        while True:
+            if fetch.stopped():
+                raise OriginCancelled(f"{self._name(job)}: reading was cancelled")
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return
+            time.sleep(min(left_s, _SLEEP_SLICE_S))
+
+    def _late(self, job: _Job, reason: str, retry_after_s: float | None = None) -> OriginUnavailable:
+        return OriginUnavailable(
+            f"{self._name(job)}: no whole chunk within {self._settings.total_max_s:g} s: {reason}; "
+            "check the origin's load and the line to it",
+            retry_after_s=retry_after_s,
+        )
+
+    def _name(self, job: _Job) -> str:
+        return urls.file_url(self.url, job.entry.path) if self._http else f"{self.url}/{job.entry.path}"
+
+
+class _Shared(Iterator[_Job]):
+    """Jobs that several threads take turns to draw."""
+
+    def __init__(self, jobs: list[_Job]) -> None:
+        self._jobs = iter(jobs)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> _Job:
+        with self._lock:
+            return next(self._jobs)
+
+
+def open_store_origin(url: str, settings: OriginSettings, rng: random.Random) -> StoreOrigin:
+    """Open the origin that `url` names; no request is made yet. Raises `ConfigError`."""
+    if not urls.is_http(url):
+        path = urls.directory(url)
+        return StoreOrigin(str(path), LocalStore(path), settings, rng, http=False)
+    base = urls.http_base(url)
+    store = HTTPStore.from_url(
+        base,
+        client_options={
+            "allow_http": base.startswith("http://"),
+            "connect_timeout": timedelta(seconds=settings.connect_max_s),
+            "read_timeout": timedelta(seconds=settings.stall_max_s),
+            "timeout": timedelta(seconds=settings.total_max_s),
+            "pool_max_idle_per_host": str(settings.concurrency),
+            "user_agent": f"p2pfill/{__version__}",
+        },
+        retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=settings.total_max_s)},
+    )
+    return StoreOrigin(base, store, settings, rng, http=True)

@@ -1,0 +1,39 @@
+"""How patiently and how widely an origin is read. Every limit has its reason beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pfill.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class OriginSettings:
+    """Settings of one origin. Times in seconds. Raises `ConfigError` where a value makes no sense."""
+
+    concurrency: int = 8
+    """Requests in flight for all chunks made of many small files. Browsers stay near 6 per host; more mostly queues."""
+
+    attempts_max: int = 5
+    """Requests per file range. With the backoff below, a restart of the web server fits in."""
+
+    total_max_s: float = 60.0
+    """Time for one chunk, waits included; afterwards the scheduler decides again. A chunk at 1 Mbit/s takes 34 s."""
+
+    connect_max_s: float = 5.0
+    """One connect; a longer one hides a dead address from the retry."""
+
+    stall_max_s: float = 10.0
+    """Without a byte for this long, a response is given up and continued by a new request."""
+
+    backoff_base_s: float = 0.2
+    backoff_max_s: float = 5.0
+    """Wait before attempt n is uniform in [0, min(backoff_max_s, backoff_base_s * 2**n)] (full jitter)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency <= 64 or not 1 <= self.attempts_max <= 100:
+            raise ConfigError("origin settings: concurrency must be 1 to 64 and attempts_max 1 to 100")
+        if min(self.total_max_s, self.connect_max_s, self.stall_max_s) <= 0:
+            raise ConfigError("origin settings: total_max_s, connect_max_s and stall_max_s must be above 0")
+        if self.backoff_base_s < 0 or self.backoff_max_s < self.backoff_base_s:
+            raise ConfigError("origin settings: backoff_base_s must be between 0 and backoff_max_s")

@@ -1,0 +1,215 @@
+"""What origin tests share: a real nginx, a server that misbehaves as scripted, and small titles on disk.
+
+nginx runs on a free loopback port with everything it writes below tmp_path.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import xxhash
+from blake3 import blake3
+
+from p2pfill.model.limits import CHUNK_SIZE_MIN
+from p2pfill.model.manifest import Manifest, layout
+
+_CONFIG = """
+daemon off;
+master_process off;
+worker_processes 1;
+pid {run}/nginx.pid;
+error_log {run}/error.log info;
+events {{ worker_connections 256; }}
+http {{
+  default_type application/octet-stream;
+  log_format brief '$request_method $uri $status $connection $body_bytes_sent';
+  access_log {run}/access.log brief;
+  client_body_temp_path {run}/body;
+  proxy_temp_path {run}/proxy;
+  fastcgi_temp_path {run}/fastcgi;
+  uwsgi_temp_path {run}/uwsgi;
+  scgi_temp_path {run}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    root {root};
+    location / {{ {location} }}
+  }}
+}}
+"""
+
+
+class Nginx:
+    """A running nginx: `url` to read from, `root` that it serves, `stop()` to end it early."""
+
+    def __init__(self, binary: str, run: Path, root: Path, location: str) -> None:
+        self.root = root
+        self.run = run
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = run / "nginx.conf"
+        config.write_text(_CONFIG.format(run=run, root=root, port=self.port, location=location))
+        self._process = subprocess.Popen(
+            [binary, "-e", str(run / "error.log"), "-p", str(run), "-c", str(config)], stderr=subprocess.DEVNULL
+        )
+        self._wait_ready()
+
+    def _wait_ready(self) -> None:
+        until = time.monotonic() + 5
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.01)
+        self.stop()
+        raise AssertionError("nginx did not start: " + (self.run / "error.log").read_text())
+
+    def log(self) -> list[list[str]]:
+        """Return the access log as [method, uri, status, connection, body bytes] rows."""
+        return [line.rsplit(" ", 4) for line in (self.run / "access.log").read_text().splitlines()]
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
+    """Return `start(root, location="") -> Nginx`; all are stopped at the end of the test."""
+    binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if binary is None:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail("nginx is not installed; on Debian: apt-get install nginx-light")
+        pytest.skip("nginx is not installed")
+    running: list[Nginx] = []
+
+    def start(root: Path, location: str = "") -> Nginx:
+        run = tmp_path / f"nginx{len(running)}"
+        run.mkdir()
+        running.append(Nginx(binary, run, root, location))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@dataclass
+class Answer:
+    """How the scripted server answers one GET: `body` bytes are sent of `length` announced ones."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    length: int | None = None
+    delay_s: float = 0.0
+
+
+Script = Callable[[str, tuple[int, int] | None], Answer]
+
+
+class ScriptedServer:
+    """An HTTP server that answers as the test says; `seen` lists (method, path, range as start and stop)."""
+
+    def __init__(self, script: Script) -> None:
+        self.seen: list[tuple[str, str, tuple[int, int] | None]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keep quiet."""
+
+            def do_GET(self) -> None:
+                first, _, last = self.headers.get("range", "").removeprefix("bytes=").partition("-")
+                wanted = (int(first), int(last) + 1) if last else None
+                outer.seen.append((self.command, self.path, wanted))
+                answer = script(self.path, wanted)
+                time.sleep(answer.delay_s)
+                length = len(answer.body) if answer.length is None else answer.length
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(answer.body)
+                    self.close_connection = len(answer.body) != length
+
+            do_HEAD = do_GET
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[[Script], ScriptedServer]]:
+    """Return `start(script) -> ScriptedServer`; all are stopped at the end of the test."""
+    running: list[ScriptedServer] = []
+
+    def start(script: Script) -> ScriptedServer:
+        running.append(ScriptedServer(script))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+@dataclass
+class Title:
+    """A published tree: its directory, its manifest and the expected bytes of every chunk."""
+
+    root: Path
+    manifest: Manifest
+    stream: bytes
+
+    def chunk(self, k: int) -> bytes:
+        start = k * self.manifest.chunk_size
+        return self.stream[start : start + self.manifest.chunk_length(k)]
+
+
+@pytest.fixture
+def make_title(tmp_path: Path) -> Callable[[dict[str, bytes]], Title]:
+    """Return `make({path: content}) -> Title`, written below tmp_path/tree, in chunks of 64 KiB."""
+
+    def make(files: dict[str, bytes]) -> Title:
+        root = tmp_path / "tree"
+        for path, content in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
+        entries = layout((path, len(content)) for path, content in files.items())
+        stream = b"".join(files[entry.path] for entry in entries)
+        chunks = [stream[at : at + CHUNK_SIZE_MIN] for at in range(0, len(stream), CHUNK_SIZE_MIN)]
+        xxh3 = b"".join(xxhash.xxh3_128_digest(chunk) for chunk in chunks)
+        strong = b"".join(blake3(chunk).digest() for chunk in chunks)
+        return Title(root, Manifest("a title", CHUNK_SIZE_MIN, entries, xxh3, strong), stream)
+
+    return make

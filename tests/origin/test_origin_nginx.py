@@ -1,0 +1,138 @@
+"""Origins against a real nginx: the ordinary case, and nginx configured to misbehave."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from p2pfill.origin import (
+    OriginObjectChanged,
+    OriginObjectMissing,
+    OriginRefused,
+    OriginSettings,
+    OriginUnavailable,
+    open_origin,
+    verify_chunk,
+)
+
+pytestmark = pytest.mark.nginx
+QUICK = OriginSettings(backoff_base_s=0.01, backoff_max_s=0.05, total_max_s=10)
+NAMES = ["a b/ü%20#?&+.bin", "日本/été;=@,!'()*[]{}^|~$:.txt", "plain", 'q"<>`\\x', "%41%zz"]
+
+
+def blob(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def test_every_chunk_of_a_mixed_tree(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    files = {name: blob(1000 + i, i) for i, name in enumerate(NAMES)}
+    files |= {"big": blob(300_000), "empty": b""} | {f"many/{i:04}": blob(100 + i, i) for i in range(300)}
+    title = make_title(files)
+    server = nginx(title.root)
+    origin = open_origin(server.url, settings=QUICK)
+    requests = 0
+    for k in range(title.manifest.chunk_count):
+        chunk = origin.read_chunk(title.manifest, k)
+        assert bytes(chunk.data) == title.chunk(k)
+        assert chunk.bytes_received == len(chunk.data)
+        verify_chunk(origin.url, title.manifest, k, chunk.data)
+        requests += chunk.requests
+    origin.close()
+    log = server.log()
+    assert len(log) == requests
+    assert len({row[3] for row in log}) <= QUICK.concurrency, "connections are reused"
+
+
+def test_base_url_with_spaces_and_trailing_slash(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"sub dir é/x y": b"content"})
+    server = nginx(title.root.parent)
+    title.root.rename(title.root.parent / "my trée")
+    for base in (f"{server.url}/my trée/", f"{server.url}/my%20tr%C3%A9e"):
+        assert open_origin(base).read_chunk(title.manifest, 0).data == b"content"
+
+
+def test_range_ignored(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"big": blob(3_000_000)})
+    origin = open_origin(nginx(title.root, "max_ranges 0;").url, settings=QUICK)
+    first = origin.read_chunk(title.manifest, 1)
+    again = origin.read_chunk(title.manifest, 2)
+    assert bytes(first.data) == title.chunk(1)
+    assert bytes(again.data) == title.chunk(2)
+    assert (first.requests, again.requests) == (2, 1)
+    assert 2 * 65536 <= first.bytes_received < 2_000_000, "read on to the needed bytes, then stopped"
+
+
+def test_slow(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"big": blob(60_000)})
+    server = nginx(title.root, "limit_rate 60k;")
+    assert bytes(open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0).data) == title.stream
+    hasty = OriginSettings(total_max_s=0.3, stall_max_s=0.2, backoff_base_s=0.01)
+    with pytest.raises(OriginUnavailable, match=r"big.*(within 0\.3 s|gave up)"):
+        open_origin(server.url, settings=hasty).read_chunk(title.manifest, 0)
+
+
+def test_cancel_while_slow(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({f"f{i}": blob(4000, i) for i in range(16)})
+    origin = open_origin(nginx(title.root, "limit_rate 2k;").url, settings=QUICK)
+    begin = time.monotonic()
+    with pytest.raises(Exception, match="cancelled"):
+        origin.read_chunk(title.manifest, 0, cancelled=lambda: time.monotonic() > begin + 0.2)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("location", "error", "match"),
+    [
+        ("return 404;", OriginObjectMissing, "not found"),
+        ("return 410;", OriginObjectMissing, "not found"),
+        ("return 403;", OriginRefused, "access rules"),
+        ("return 444;", OriginUnavailable, "gave up after 5 requests"),
+        ("return 500;", OriginUnavailable, "gave up after 5 requests"),
+        ("add_header Retry-After 3600 always; return 503;", OriginUnavailable, "come back in 3600 s"),
+        ("add_header Retry-After 3600 always; return 429;", OriginUnavailable, "come back in 3600 s"),
+    ],
+)
+def test_refusals(
+    nginx: Callable[..., Any], make_title: Callable[..., Any], location: str, error: type[Exception], match: str
+) -> None:
+    title = make_title({"a b": b"content"})
+    server = nginx(title.root, location)
+    with pytest.raises(error, match=match) as caught:
+        open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0)
+    assert f"{server.url}/a%20b" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if "3600" in location:
+        assert isinstance(caught.value, OriginUnavailable)
+        assert caught.value.retry_after_s == pytest.approx(3600, abs=1)
+
+
+def test_truncated_changed_and_missing(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"big": blob(200_000)})
+    origin = open_origin(nginx(title.root).url, settings=QUICK)
+    path = title.root / "big"
+    path.write_bytes(blob(200_000, 2))
+    chunk = origin.read_chunk(title.manifest, 1)
+    with pytest.raises(OriginObjectChanged, match="chunk 1 does not match its digest: 'big' changed"):
+        verify_chunk(origin.url, title.manifest, 1, chunk.data)
+    for size in (100_000, 150_000, 200_001, 0):
+        os.truncate(path, size)
+        with pytest.raises(OriginObjectChanged, match="big"):
+            origin.read_chunk(title.manifest, 2)
+    path.unlink()
+    with pytest.raises(OriginObjectMissing, match="big"):
+        origin.read_chunk(title.manifest, 2)
+
+
+def test_nginx_goes_away(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"x": b"content"})
+    server = nginx(title.root)
+    origin = open_origin(server.url, settings=QUICK)
+    assert origin.read_chunk(title.manifest, 0).data == b"content"
+    server.stop()
+    with pytest.raises(OriginUnavailable, match="reachable"):
+        origin.read_chunk(title.manifest, 0)
