@@ -1,0 +1,297 @@
+"""Control messages: what each one says, and every limit that a field of it must keep.
+
+A message is a frozen, array-like record with an integer tag; on the wire it is a msgpack array whose first
+element is that tag. `encode_payload` and `decode_payload` are inverse to each other for every message that keeps
+its limits, and both check the limits: a record built by hand is not checked until it is encoded.
+
+msgpack's own limits come first, before any object is built. The unpacker allocates an array by its announced
+length, and arrays nest up to 512 deep, so `CHUNKS_PER_MESSAGE_MAX` also bounds what a hostile frame can make
+us allocate: 512 * 4096 pointers, 16 MiB, for a moment. Rejected: one map per message with named fields, which
+costs more bytes than a Have of one chunk carries, and leaves the order of keys to each implementation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Annotated, Any, Final
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+import msgspec
+from msgspec import Meta
+
+from p2pfill.errors import LocalProtocolError, RemoteProtocolError
+from p2pfill.model.limits import CHUNK_COUNT_MAX, FRAME_BYTES_MAX, NODE_ID_CHARS_MAX, TITLE_ID_BYTES
+
+U32_MAX: Final = (1 << 32) - 1
+
+CHUNKS_PER_MESSAGE_MAX: Final = 4096
+"""At most 20 KiB a message: a batch never holds a Request back for long, and see the top of this file."""
+
+BITMAP_BYTES_MAX: Final = (CHUNK_COUNT_MAX + 7) // 8
+"""One bit for each chunk of the largest title."""
+
+LABEL_CHARS_MAX: Final = 64
+"""Names of ISPs, regions, clusters and programs; they become labels of metrics."""
+
+HOST_CHARS_MAX: Final = 253
+"""The longest DNS name."""
+
+REASON_CHARS_MAX: Final = 200
+"""A reason is one line in a log."""
+
+CODE_CHARS_MAX: Final = 32
+"""A reject code is one word, counted by metrics."""
+
+TEXT_BYTES_MAX: Final = 4 * HOST_CHARS_MAX
+"""The longest text of all in UTF-8, four bytes for each character at worst."""
+
+TOKEN_BYTES: Final = 16
+"""128 random bits cannot be guessed within a token's lifetime."""
+
+WEIGHT_MAX: Final = 1e6
+"""Weights are relative; a larger one would let a single node claim all border work of a group."""
+
+HEALTH_COUNT_MAX: Final = 1 << 20
+"""More uploads than any node can have; a larger number is nonsense, not load."""
+
+
+class GoodbyeCode(IntEnum):
+    """Why a link ends. Codes that a receiver does not know are to be treated as `INTERNAL`."""
+
+    NORMAL = 0
+    """Nothing is left to do on this link."""
+    PROTOCOL_ERROR = 1
+    """The receiver of this Goodbye broke a rule; the reason names it."""
+    VERSION = 2
+    """No version of the protocol in common."""
+    SHUTDOWN = 3
+    """The sender's process ends; its holdings are gone for now."""
+    DUPLICATE = 4
+    """The two nodes have another link that stays."""
+    OVERLOADED = 5
+    """The sender has too many links; try later."""
+    IDLE = 6
+    """The other side was silent for too long."""
+    INTERNAL = 7
+    """A fault of the sender's own."""
+
+
+# \Z and not $: the latter would let one newline slip through at the end.
+_NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
+U32 = Annotated[int, Meta(ge=0, le=U32_MAX)]
+ChunkIndex = Annotated[int, Meta(ge=0, lt=CHUNK_COUNT_MAX)]
+Chunks = Annotated[tuple[ChunkIndex, ...], Meta(min_length=1, max_length=CHUNKS_PER_MESSAGE_MAX)]
+Label = Annotated[str, Meta(max_length=LABEL_CHARS_MAX, pattern=_NO_CONTROLS)]
+Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX, pattern=_NO_CONTROLS)]
+Host = Annotated[str, Meta(max_length=HOST_CHARS_MAX, pattern=r"\A[A-Za-z0-9._:%-]*\Z")]
+RejectCode = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]*\Z", max_length=CODE_CHARS_MAX)]
+Count = Annotated[int, Meta(ge=0, le=HEALTH_COUNT_MAX)]
+NodeName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=NODE_ID_CHARS_MAX)]
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What all messages share; each is immutable, hashable and equal by value."""
+
+
+class Hello(_Record, frozen=True, tag=1):
+    """Occurs when a side introduces itself: the first message in each direction, and only the first."""
+
+    node_id: NodeName
+    isp: Label
+    region: Label
+    cluster: Label = ""
+    host: Host = ""
+    """Where other nodes reach the sender; empty where nobody can."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    weight: Annotated[float, Meta(gt=0, le=WEIGHT_MAX)] = 1.0
+    """Upload capacity relative to other caches."""
+    agent: Label = ""
+    """Program and version, for people."""
+    boot: Label = ""
+    """Random per start of the process: tells a restarted node from a second link of the same one."""
+
+
+class Want(_Record, frozen=True, tag=2):
+    """Occurs when the sender asks for the receiver's holdings of a title, now and as they grow."""
+
+    handle: U32
+    title_id: Annotated[bytes, Meta(min_length=TITLE_ID_BYTES, max_length=TITLE_ID_BYTES)]
+
+
+class Holdings(_Record, frozen=True, tag=3):
+    """Occurs when the sender answers a Want, or when what it had said before no longer holds."""
+
+    handle: U32
+    known: bool
+    """False: the sender neither has nor fills this title (yet); then the two others are 0 and empty."""
+    chunk_count: Annotated[int, Meta(ge=0, le=CHUNK_COUNT_MAX)] = 0
+    bitmap: Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)] = b""
+    """Chunk k is bit k & 7 (from the least significant) of byte k >> 3; spare bits are zero."""
+
+
+class Have(_Record, frozen=True, tag=4):
+    """Occurs when the sender has verified more chunks and can serve them."""
+
+    handle: U32
+    chunks: Chunks
+
+
+class Fetching(_Record, frozen=True, tag=5):
+    """Occurs when the sender begins to take chunks across a border: others of its group wait for it."""
+
+    handle: U32
+    chunks: Chunks
+
+
+class Unwant(_Record, frozen=True, tag=6):
+    """Occurs when the sender is done with a title; ends the subscription and all requests under it."""
+
+    handle: U32
+
+
+class Request(_Record, frozen=True, tag=7):
+    """Occurs when the sender wants one chunk sent on a data stream."""
+
+    handle: U32
+    request_id: U32
+    chunk: ChunkIndex
+
+
+class Cancel(_Record, frozen=True, tag=8):
+    """Occurs when the sender no longer needs a chunk; it may come all the same if it was on its way."""
+
+    request_id: U32
+
+
+class Reject(_Record, frozen=True, tag=9):
+    """Occurs when the sender will not serve a request."""
+
+    request_id: U32
+    code: RejectCode
+    """One word: `missing`, `busy`, `no-stream`, `failed` …"""
+
+
+class StreamOpen(_Record, frozen=True, tag=10):
+    """Occurs when the sender asks for leave to open a data stream, on which it will receive."""
+
+    stream_id: U32
+
+
+class StreamGrant(_Record, frozen=True, tag=11):
+    """Occurs when the sender lets the receiver open one data stream, once, with this token."""
+
+    stream_id: U32
+    token: Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+
+
+class StreamRefuse(_Record, frozen=True, tag=12):
+    """Occurs when the sender cannot take another data stream now."""
+
+    stream_id: U32
+    reason: Reason = ""
+
+
+class Health(_Record, frozen=True, tag=13):
+    """Occurs when the sender's room for uploads has changed."""
+
+    active: Count
+    queued: Count
+    slots: Count
+
+
+class Ping(_Record, frozen=True, tag=14):
+    """Occurs when the sender wants to know whether the other side is alive."""
+
+    nonce: U32
+
+
+class Pong(_Record, frozen=True, tag=15):
+    """Occurs when the sender answers the Ping of that nonce."""
+
+    nonce: U32
+
+
+class Goodbye(_Record, frozen=True, tag=16):
+    """Occurs when the sender ends the link: the last message in its direction."""
+
+    code: Annotated[int, Meta(ge=0, le=255)]
+    reason: Reason = ""
+
+
+Message = (
+    Hello
+    | Want
+    | Holdings
+    | Have
+    | Fetching
+    | Unwant
+    | Request
+    | Cancel
+    | Reject
+    | StreamOpen
+    | StreamGrant
+    | StreamRefuse
+    | Health
+    | Ping
+    | Pong
+    | Goodbye
+)
+
+
+def encode_payload(message: Message) -> bytes:
+    """Return the msgpack payload of one frame. Raises `LocalProtocolError` where a field breaks its limit."""
+    try:
+        raw = msgspec.to_builtins(message, builtin_types=(bytes,))
+        _convert(raw)
+        payload = msgpack.packb(raw, use_bin_type=True)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from error
+    assert isinstance(payload, bytes)  # noqa: S101  narrows the type: packb without a buffer returns bytes
+    return payload
+
+
+def decode_payload(payload: bytes | bytearray | memoryview) -> Message:
+    """Return the message in the payload of one frame. Raises `RemoteProtocolError` for anything else."""
+    try:
+        raw = msgpack.unpackb(
+            payload,
+            raw=False,
+            use_list=True,
+            strict_map_key=True,
+            max_str_len=TEXT_BYTES_MAX,
+            max_bin_len=BITMAP_BYTES_MAX,
+            max_array_len=CHUNKS_PER_MESSAGE_MAX,
+            max_map_len=0,
+            max_ext_len=0,
+            ext_hook=_refuse_ext,
+        )
+    except (ValueError, OverflowError, msgpack.exceptions.UnpackException) as error:
+        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a valid msgpack message: {error}") from error
+    try:
+        return _convert(raw)
+    except ValueError as error:
+        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a known message: {error}") from error
+
+
+def batches(chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Split chunk indexes into tuples that one Have or Fetching can carry."""
+    for start in range(0, len(chunks), CHUNKS_PER_MESSAGE_MAX):
+        yield tuple(chunks[start : start + CHUNKS_PER_MESSAGE_MAX])
+
+
+def _refuse_ext(code: int, data: bytes) -> Any:
+    raise ValueError(f"extension type {code} of {len(data)} bytes is not part of the protocol")
+
+
+def _convert(raw: Any) -> Message:
+    """Check every limit of a message. Raises `ValueError`, as msgspec's `ValidationError` is one."""
+    # bytes are named as built in, so that text is never taken for base64 of them.
+    message: Message = msgspec.convert(raw, Message, builtin_types=(bytes,))
+    if isinstance(message, Hello) and not math.isfinite(message.weight):
+        raise ValueError("weight is not a finite number")
+    return message
+
+
+assert BITMAP_BYTES_MAX + 64 <= FRAME_BYTES_MAX  # noqa: S101  the largest Holdings must fit a frame

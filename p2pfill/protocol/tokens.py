@@ -1,0 +1,83 @@
+"""One-time tokens that bind a data stream to the control link over which they were granted.
+
+Invariant: a token is either live (issued, not spent, not expired) or unknown; spending it or letting it expire makes it
+unknown for ever. Lookup is a dict keyed by 128 random bits, so its timing tells nothing that helps to guess one.
+The clock and the random source are arguments. Rejected: signed tokens without a registry, which cannot be one-time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from p2pfill.errors import LocalProtocolError, RemoteProtocolError
+from p2pfill.protocol.messages import TOKEN_BYTES
+
+TOKENS_MAX: Final = 4096
+"""Live tokens of one node: some per link; a peer that asks and never connects cannot fill memory."""
+
+TOKEN_LIFETIME_S: Final = 30.0
+"""Ample for a connect with retransmitted SYNs, short enough that a leaked one is soon worthless."""
+
+OwnerT = TypeVar("OwnerT")
+
+
+class TokenRegistry(Generic[OwnerT]):
+    """Issues tokens for owners (say, links) and spends each at most once. `now` never goes back (a monotonic clock)."""
+
+    def __init__(
+        self,
+        random_bytes: Callable[[int], bytes],
+        *,
+        lifetime_s: float = TOKEN_LIFETIME_S,
+        count_max: int = TOKENS_MAX,
+    ) -> None:
+        """`random_bytes(n)` returns n bytes that nobody can predict, as `secrets.token_bytes` does."""
+        self._random_bytes = random_bytes
+        self._lifetime_s = lifetime_s
+        self._count_max = count_max
+        # All live equally long, so the order of issue is the order of expiry.
+        self._live: OrderedDict[bytes, tuple[float, OwnerT]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Tokens held, those that expired since the last call among them."""
+        return len(self._live)
+
+    def issue(self, owner: OwnerT, now: float) -> bytes:
+        """Return a fresh token of 16 bytes. Raises `LocalProtocolError` where too many are live: refuse the stream."""
+        self.expire(now)
+        if len(self._live) >= self._count_max:
+            raise LocalProtocolError(f"{len(self._live)} data stream tokens are live, as many as allowed; refuse it")
+        token = self._random_bytes(TOKEN_BYTES)
+        if len(token) != TOKEN_BYTES or token in self._live:
+            raise LocalProtocolError("the random source for tokens is broken: wrong length, or a token came twice")
+        self._live[token] = (now + self._lifetime_s, owner)
+        return token
+
+    def spend(self, token: bytes, now: float) -> OwnerT:
+        """Return whom `token` was issued for, and forget it. Raises `RemoteProtocolError` where it is not live."""
+        self.expire(now)
+        entry = self._live.pop(bytes(token), None)
+        if entry is None:
+            # The token itself stays out of the message: logs are read by more people than tokens should be.
+            raise RemoteProtocolError("data stream with a token that was never issued, has expired or was used before")
+        return entry[1]
+
+    def expire(self, now: float) -> int:
+        """Forget tokens whose time is over; return how many."""
+        gone = 0
+        while self._live:
+            token, (deadline, _) = next(iter(self._live.items()))
+            if deadline > now:
+                break
+            del self._live[token]
+            gone += 1
+        return gone
+
+    def revoke(self, owner: OwnerT) -> int:
+        """Forget all tokens of an owner whose link has ended; return how many."""
+        tokens = [token for token, (_, holder) in self._live.items() if holder == owner]
+        for token in tokens:
+            del self._live[token]
+        return len(tokens)

@@ -1,0 +1,39 @@
+"""Hypothesis strategies for every control message, within its limits."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from p2pfill.protocol import messages as m
+
+u32 = st.integers(0, m.U32_MAX)
+chunk = st.integers(0, m.CHUNK_COUNT_MAX - 1)
+chunks = st.lists(chunk, min_size=1, max_size=50).map(tuple)
+printable = st.characters(exclude_categories=("Cc", "Cs"))
+label = st.text(printable, max_size=m.LABEL_CHARS_MAX)
+reason = st.text(printable, max_size=m.REASON_CHARS_MAX)
+node_id = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+host = st.from_regex(r"\A[A-Za-z0-9._:%-]{0,253}\Z")
+weight = st.floats(min_value=0, exclude_min=True, max_value=m.WEIGHT_MAX)
+count = st.integers(0, m.HEALTH_COUNT_MAX)
+token = st.binary(min_size=16, max_size=16)
+
+hellos = st.builds(m.Hello, node_id, label, label, label, host, st.integers(0, 65535), weight, label, label)
+messages = st.one_of(
+    hellos,
+    st.builds(m.Want, u32, st.binary(min_size=32, max_size=32)),
+    st.builds(m.Holdings, u32, st.booleans(), st.integers(0, m.CHUNK_COUNT_MAX), st.binary(max_size=200)),
+    st.builds(m.Have, u32, chunks),
+    st.builds(m.Fetching, u32, chunks),
+    st.builds(m.Unwant, u32),
+    st.builds(m.Request, u32, u32, chunk),
+    st.builds(m.Cancel, u32),
+    st.builds(m.Reject, u32, st.from_regex(r"\A[a-z][a-z0-9-]{0,31}\Z")),
+    st.builds(m.StreamOpen, u32),
+    st.builds(m.StreamGrant, u32, token),
+    st.builds(m.StreamRefuse, u32, reason),
+    st.builds(m.Health, count, count, count),
+    st.builds(m.Ping, u32),
+    st.builds(m.Pong, u32),
+    st.builds(m.Goodbye, st.integers(0, 255), reason),
+)
