@@ -1,0 +1,458 @@
+# cython: cdivision=True, boundscheck=False, wraparound=False, embedsignature=False
+"""The compiled twins of p2pfill.hot. See p2pfill/hot/bits.py and io.py for contracts, _native.pxd for the map.
+
+Loops are `noexcept nogil` over primitive arguments; Python objects are touched only before and after them.
+Memory safety is checked here (buffer sizes, index ranges), all friendlier checks are in p2pfill.hot.
+"""
+from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport frexp
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import os
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd*, unsigned long, int)
+    const short POLLIN
+    const short POLLOUT
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef long ssize_t
+    ctypedef long off_t
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int, void*, size_t, off_t)
+    ssize_t pwrite(int, const void*, size_t, off_t)
+    int syncfs(int)
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int, void*, size_t, int)
+    ssize_t send(int, const void*, size_t, int)
+    const int MSG_DONTWAIT
+    const int MSG_NOSIGNAL
+    const int MSG_MORE
+
+cdef extern from "<sys/sendfile.h>" nogil:
+    ssize_t sendfile(int, int, off_t*, size_t)
+
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+    struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    int clock_gettime(int, timespec*)
+    const int CLOCK_MONOTONIC
+
+cdef extern from *:
+    """
+    #define p2pfill_popcount64(x) __builtin_popcountll(x)
+    #define p2pfill_ctz64(x) __builtin_ctzll(x)
+    """
+    int p2pfill_popcount64(uint64_t) nogil
+    int p2pfill_ctz64(uint64_t) nogil
+
+cdef enum:
+    SLICE_BYTES = 262144  # as io.BUFFER_BYTES
+    GIL_DROP_BYTES = 65536  # below this, hashing is quicker than a hand-over of the GIL
+    SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
+
+cdef double LN2 = 0.6931471805599453
+cdef double SQRT_HALF = 0.7071067811865476
+
+
+# ---- bits
+
+cdef uint64_t mix(uint64_t value) noexcept nogil:
+    value += <uint64_t>0x9E3779B97F4A7C15u
+    value = (value ^ (value >> 30)) * <uint64_t>0xBF58476D1CE4E5B9u
+    value = (value ^ (value >> 27)) * <uint64_t>0x94D049BB133111EBu
+    return value ^ (value >> 31)
+
+
+cdef double ln(double x) noexcept nogil:
+    # Same operations in the same order as _pure_bits._ln: the results must be the same bits.
+    cdef int exponent = 0
+    cdef double mantissa = frexp(x, &exponent)
+    cdef double s, z, series
+    if mantissa < SQRT_HALF:
+        mantissa *= 2.0
+        exponent -= 1
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    z = s * s
+    series = 1.0 / 17.0
+    series = series * z + 1.0 / 15.0
+    series = series * z + 1.0 / 13.0
+    series = series * z + 1.0 / 11.0
+    series = series * z + 1.0 / 9.0
+    series = series * z + 1.0 / 7.0
+    series = series * z + 1.0 / 5.0
+    series = series * z + 1.0 / 3.0
+    series = series * z + 1.0
+    return 2.0 * s * series + exponent * LN2
+
+
+cdef double score(uint64_t chunk_mix, uint64_t seed, double weight) noexcept nogil:
+    cdef double u = (<double>(mix(seed ^ chunk_mix) >> 12) + 0.5) * (1.0 / 4503599627370496.0)
+    return -ln(u) / weight
+
+
+cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const uint16_t* avail,
+                            int64_t low, int64_t high, uint32_t* best_avail) noexcept nogil:
+    cdef int64_t best = -1, base = low & ~<int64_t>63, byte_count = (high + 7) >> 3, width, k
+    cdef uint64_t a, b
+    while base < high:
+        width = byte_count - (base >> 3)
+        a = b = 0
+        # The copy reads the last, partial word without leaving the bitmap.
+        memcpy(&a, have + (base >> 3), 8 if width > 8 else <size_t>width)
+        memcpy(&b, wanted + (base >> 3), 8 if width > 8 else <size_t>width)
+        a &= b
+        if base < low:
+            a &= (~<uint64_t>0) << (low - base)
+        if high - base < 64:
+            a &= ((<uint64_t>1) << (high - base)) - 1
+        while a:
+            k = base + p2pfill_ctz64(a)
+            if avail[k] < best_avail[0]:
+                best_avail[0] = avail[k]
+                best = k
+            a &= a - 1
+        base += 64
+    return best
+
+
+cdef void assign_loop(const uint64_t* seeds, const double* weights, uint32_t* quotas, uint32_t* members,
+                      size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil:
+    # `members` lists those with quota left, ascending, so that of equal scores the earlier member wins.
+    cdef size_t chunk, j, best_j
+    cdef uint64_t chunk_mix
+    cdef double best_score, this_score
+    cdef uint32_t best
+    for chunk in range(chunk_count):
+        chunk_mix = mix(chunk)
+        best_j = 0
+        best_score = score(chunk_mix, seeds[members[0]], weights[members[0]])
+        for j in range(1, member_count):
+            this_score = score(chunk_mix, seeds[members[j]], weights[members[j]])
+            if this_score < best_score:
+                best_score = this_score
+                best_j = j
+        best = members[best_j]
+        out[chunk] = <uint16_t>best
+        quotas[best] -= 1
+        if quotas[best] == 0:
+            member_count -= 1
+            for j in range(best_j, member_count):
+                members[j] = members[j + 1]
+
+
+cdef class Lent:
+    """A buffer lent by a Python object for as long as this lives; the object cannot be resized meanwhile."""
+    cdef Py_buffer view
+
+    def __cinit__(self, lender, bint writable=False):
+        PyObject_GetBuffer(lender, &self.view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+
+def popcount(buf):
+    cdef Lent lent = Lent(buf)
+    cdef const uint8_t* data = <const uint8_t*>lent.view.buf
+    cdef size_t size = <size_t>lent.view.len, i = 0
+    cdef uint64_t word
+    cdef int64_t total = 0
+    while i + 8 <= size:
+        memcpy(&word, data + i, 8)
+        total += p2pfill_popcount64(word)
+        i += 8
+    while i < size:
+        total += p2pfill_popcount64(data[i])
+        i += 1
+    return total
+
+
+def pick_rarest(have, wanted, avail, int64_t start):
+    cdef Lent have_lent = Lent(have), wanted_lent = Lent(wanted), avail_lent = Lent(avail)
+    cdef int64_t n = avail_lent.view.len // 2, first, second
+    cdef uint32_t best_avail = 0x10000
+    if have_lent.view.len < (n + 7) >> 3 or wanted_lent.view.len < (n + 7) >> 3 or not 0 <= start <= n:
+        raise ValueError("bitmaps or start do not fit the counts")
+    cdef const uint8_t* have_data = <const uint8_t*>have_lent.view.buf
+    cdef const uint8_t* wanted_data = <const uint8_t*>wanted_lent.view.buf
+    cdef const uint16_t* avail_data = <const uint16_t*>avail_lent.view.buf
+    first = rarest_between(have_data, wanted_data, avail_data, start, n, &best_avail)
+    second = rarest_between(have_data, wanted_data, avail_data, 0, start, &best_avail)
+    return second if second >= 0 else first
+
+
+def scores(uint64_t chunk, seeds, weights, out):
+    cdef Lent seeds_lent = Lent(seeds), weights_lent = Lent(weights), out_lent = Lent(out, True)
+    cdef size_t i, n = <size_t>out_lent.view.len // 8
+    cdef uint64_t chunk_mix = mix(chunk)
+    if seeds_lent.view.len != out_lent.view.len or weights_lent.view.len != out_lent.view.len:
+        raise ValueError("seeds, weights and scores differ in number")
+    for i in range(n):
+        (<double*>out_lent.view.buf)[i] = score(
+            chunk_mix, (<uint64_t*>seeds_lent.view.buf)[i], (<double*>weights_lent.view.buf)[i])
+
+
+def assign(seeds, weights, quotas, out):
+    cdef Lent seeds_lent = Lent(seeds), weights_lent = Lent(weights)
+    cdef Lent quotas_lent = Lent(quotas, True), out_lent = Lent(out, True)
+    cdef size_t n = <size_t>quotas_lent.view.len // 4, chunk_count = <size_t>out_lent.view.len // 2
+    cdef size_t i, member_count = 0
+    cdef uint64_t total = 0
+    cdef uint32_t* quota_data = <uint32_t*>quotas_lent.view.buf
+    if <size_t>seeds_lent.view.len != 8 * n or <size_t>weights_lent.view.len != 8 * n or n > 65535:
+        raise ValueError("seeds, weights and quotas differ in number")
+    for i in range(n):
+        total += quota_data[i]
+    if total != chunk_count:
+        raise ValueError("the quotas do not add up to the chunks")
+    cdef uint32_t* members = <uint32_t*>malloc(4 * n + 4)
+    if members == NULL:
+        raise MemoryError
+    for i in range(n):
+        if quota_data[i]:
+            members[member_count] = <uint32_t>i
+            member_count += 1
+    with nogil:
+        assign_loop(<const uint64_t*>seeds_lent.view.buf, <const double*>weights_lent.view.buf, quota_data,
+                    members, member_count, <uint16_t*>out_lent.view.buf, chunk_count)
+    free(members)
+
+
+# ---- io
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef bint wait_ready(int fd, short events, int64_t* left_ns) noexcept nogil:
+    """Sleep until fd is ready or left_ns is used up; what was slept is taken off. A signal counts as ready."""
+    cdef pollfd entry
+    cdef int64_t began_ns
+    cdef int ready
+    if left_ns[0] <= 0:
+        return False
+    entry.fd = fd
+    entry.events = events
+    entry.revents = 0
+    began_ns = now_ns()
+    ready = poll(&entry, 1, <int>((left_ns[0] + 999999) // 1000000))
+    left_ns[0] -= now_ns() - began_ns
+    return ready != 0
+
+
+cdef int write_all(int fd, const uint8_t* data, size_t size, int64_t offset) noexcept nogil:
+    """0, or the errno."""
+    cdef ssize_t n
+    while size:
+        n = pwrite(fd, data, size, offset)
+        if n < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        data += n
+        offset += n
+        size -= <size_t>n
+    return 0
+
+
+cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t length,
+                        uint8_t* buffer, size_t buffer_bytes, int* error) noexcept nogil:
+    """Bytes hashed: less than length at the end of the file; or FAULT_ERRNO."""
+    cdef int64_t done = 0
+    cdef ssize_t n
+    while done < length:
+        n = pread(fd, buffer, <size_t>min(<int64_t>buffer_bytes, length - done), offset + done)
+        if n < 0:
+            if errno == EINTR:
+                continue
+            error[0] = errno
+            return FAULT_ERRNO
+        if n == 0:
+            break
+        XXH3_128bits_update(state, buffer, <size_t>n)
+        done += n
+    return done
+
+
+cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length,
+                            int64_t wait_ns, int* error) noexcept nogil:
+    cdef int64_t sent = 0
+    cdef off_t position = offset
+    cdef ssize_t n
+    while sent < length:
+        n = sendfile(sock_fd, file_fd, &position, <size_t>min(length - sent, <int64_t>SENDFILE_BYTES_MAX))
+        if n > 0:
+            sent += n
+        elif n == 0:
+            error[0] = 0
+            return FAULT_EOF
+        elif errno == EAGAIN:
+            if not wait_ready(sock_fd, POLLOUT, &wait_ns):
+                break
+        elif errno != EINTR:
+            error[0] = errno
+            return FAULT_ERRNO
+    return sent
+
+
+cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
+                       int64_t offset, int64_t length, int64_t wait_ns, int* error) noexcept nogil:
+    cdef int64_t taken = 0
+    cdef ssize_t n
+    while taken < length:
+        n = recv(sock_fd, buffer, <size_t>min(<int64_t>buffer_bytes, length - taken), MSG_DONTWAIT)
+        if n > 0:
+            XXH3_128bits_update(state, buffer, <size_t>n)
+            error[0] = write_all(file_fd, buffer, <size_t>n, offset + taken)
+            if error[0]:
+                return FAULT_ERRNO
+            taken += n
+        elif n == 0:
+            # Bytes that came before the end are good; the next call meets the end again.
+            if taken == 0:
+                return FAULT_EOF
+            break
+        elif errno == EAGAIN:
+            if not wait_ready(sock_fd, POLLIN, &wait_ns):
+                break
+        elif errno != EINTR:
+            if taken:
+                break
+            error[0] = errno
+            return FAULT_ERRNO
+    return taken
+
+
+cdef bytes digest_bytes(XXH128_hash_t digest):
+    cdef XXH128_canonical_t canonical
+    XXH128_canonicalFromHash(&canonical, digest)
+    return (<const char*>canonical.digest)[:16]
+
+
+cdef object os_error(int code):
+    return OSError(code, os.strerror(code))
+
+
+def xxh3_128(data):
+    cdef Lent lent = Lent(data)
+    cdef XXH128_hash_t digest
+    if lent.view.len < GIL_DROP_BYTES:
+        digest = XXH3_128bits(lent.view.buf, <size_t>lent.view.len)
+    else:
+        with nogil:
+            digest = XXH3_128bits(lent.view.buf, <size_t>lent.view.len)
+    return digest_bytes(digest)
+
+
+def xxh3_128_range(int fd, int64_t offset, int64_t length):
+    cdef ChunkReceiver hasher = ChunkReceiver(SLICE_BYTES)
+    cdef int error = 0
+    cdef int64_t done
+    with nogil:
+        done = hash_range(hasher.state, fd, offset, length, hasher.buffer, hasher.buffer_bytes, &error)
+    if done == FAULT_ERRNO:
+        raise os_error(error)
+    if done < length:
+        raise EOFError(f"file ends at {offset + done}, {length - done} bytes early")
+    return hasher.digest()
+
+
+def send_bytes(int sock_fd, data, size_t start, bint more):
+    cdef Lent lent = Lent(data)
+    cdef int flags = MSG_NOSIGNAL | MSG_DONTWAIT, error = 0
+    cdef ssize_t n
+    if start > <size_t>lent.view.len:
+        raise ValueError("start is outside of the data")
+    if more:
+        flags |= MSG_MORE
+    with nogil:
+        while True:
+            n = send(sock_fd, <const uint8_t*>lent.view.buf + start, <size_t>lent.view.len - start, flags)
+            error = errno
+            if n >= 0 or error != EINTR:
+                break
+    if n >= 0:
+        return n
+    if error == EAGAIN:
+        return 0
+    raise os_error(error)
+
+
+def send_file(int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
+    cdef int error = 0
+    cdef int64_t sent
+    with nogil:
+        sent = send_file_loop(sock_fd, file_fd, offset, length, wait_ms * 1000000, &error)
+    if sent == FAULT_EOF:
+        raise EOFError(f"file ends before {offset + length}")
+    if sent == FAULT_ERRNO:
+        raise os_error(error)
+    return sent
+
+
+cdef class ChunkReceiver:
+
+    def __cinit__(self, size_t buffer_bytes=SLICE_BYTES):
+        if not 0 < buffer_bytes <= 1 << 30:
+            raise ValueError("buffer size out of range")
+        self.buffer_bytes = buffer_bytes
+        self.buffer = <uint8_t*>malloc(buffer_bytes)
+        self.state = XXH3_createState()
+        if self.buffer == NULL or self.state == NULL:
+            raise MemoryError
+        XXH3_128bits_reset(self.state)
+
+    def __dealloc__(self):
+        free(self.buffer)
+        XXH3_freeState(self.state)
+
+    cdef int check_idle(self) except -1:
+        if self.busy:
+            raise RuntimeError("this ChunkReceiver is in use by another thread")
+        return 0
+
+    def reset(self):
+        self.check_idle()
+        XXH3_128bits_reset(self.state)
+
+    def digest(self):
+        self.check_idle()
+        return digest_bytes(XXH3_128bits_digest(self.state))
+
+    def recv_to_file(self, int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
+        cdef int error = 0
+        cdef int64_t taken
+        self.check_idle()
+        self.busy = True
+        with nogil:
+            taken = recv_loop(self.state, self.buffer, self.buffer_bytes, sock_fd, file_fd,
+                              offset, length, wait_ms * 1000000, &error)
+        self.busy = False
+        if taken == FAULT_EOF:
+            raise ConnectionResetError("the peer closed the connection")
+        if taken == FAULT_ERRNO:
+            raise os_error(error)
+        return taken
+
+
+def sync_fs(int fd):
+    cdef int error = 0
+    with nogil:
+        if syncfs(fd) != 0:
+            error = errno
+    if error:
+        raise os_error(error)

@@ -1,0 +1,132 @@
+"""Pure twin of the descriptor operations of `p2pfill._native`; contracts are in `io`.
+
+Sockets come as bare descriptors, which Python can only use through a socket object: one is made for the call and
+detached again, so the descriptor stays the caller's.
+"""
+
+import ctypes
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import xxhash
+
+_SLICE_BYTES = 256 * 1024
+_SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
+
+
+class _Patience:
+    """How long a call may still sleep in poll, in total."""
+
+    def __init__(self, wait_ms: int) -> None:
+        self._left_s = wait_ms / 1000.0
+
+    def wait(self, fd: int, events: int) -> bool:
+        """Sleep until `fd` is ready; False if the patience has run out first."""
+        if self._left_s <= 0:
+            return False
+        poll = select.poll()
+        poll.register(fd, events)
+        began_s = time.monotonic()
+        ready = poll.poll(self._left_s * 1000.0)
+        self._left_s -= time.monotonic() - began_s
+        return bool(ready)
+
+
+@contextmanager
+def _borrowed_socket(fd: int) -> Iterator[socket.socket]:
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+def xxh3_128(data: bytes | bytearray | memoryview) -> bytes:
+    return xxhash.xxh3_128_digest(data)
+
+
+def xxh3_128_range(fd: int, offset: int, length: int) -> bytes:
+    state = xxhash.xxh3_128()
+    end = offset + length
+    while offset < end:
+        data = os.pread(fd, min(_SLICE_BYTES, end - offset), offset)
+        if not data:
+            raise EOFError(f"file ends at {offset}, {end - offset} bytes early")
+        state.update(data)
+        offset += len(data)
+    return state.digest()
+
+
+def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, more: bool) -> int:
+    flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT | (socket.MSG_MORE if more else 0)
+    with _borrowed_socket(sock_fd) as sock, memoryview(data).cast("B") as view, view[start:] as rest:
+        try:
+            return sock.send(rest, flags)
+        except BlockingIOError:
+            return 0
+
+
+def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+    patience = _Patience(wait_ms)
+    sent = 0
+    while sent < length:
+        try:
+            n = os.sendfile(sock_fd, file_fd, offset + sent, min(length - sent, _SENDFILE_BYTES_MAX))
+        except BlockingIOError:
+            if not patience.wait(sock_fd, select.POLLOUT):
+                break
+            continue
+        if n == 0:
+            raise EOFError(f"file ends at {offset + sent}, {length - sent} bytes early")
+        sent += n
+    return sent
+
+
+class ChunkReceiver:
+    def __init__(self, buffer_bytes: int = _SLICE_BYTES) -> None:
+        self._buffer = memoryview(bytearray(buffer_bytes))
+        self._state = xxhash.xxh3_128()
+
+    def reset(self) -> None:
+        self._state.reset()
+
+    def digest(self) -> bytes:
+        return self._state.digest()
+
+    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+        patience = _Patience(wait_ms)
+        taken = 0
+        with _borrowed_socket(sock_fd) as sock:
+            while taken < length:
+                try:
+                    n = sock.recv_into(self._buffer, min(length - taken, len(self._buffer)), socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    if not patience.wait(sock_fd, select.POLLIN):
+                        break
+                    continue
+                except OSError:
+                    if taken:
+                        break  # the bytes are good; the next call meets the broken connection again
+                    raise
+                if n == 0:
+                    if taken:
+                        break
+                    raise ConnectionResetError("the peer closed the connection")
+                data = self._buffer[:n]
+                self._state.update(data)
+                while data:
+                    written = os.pwrite(file_fd, data, offset + taken)
+                    data = data[written:]
+                    taken += written
+        return taken
+
+
+def sync_fs(fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,119 @@
+"""Operations on descriptors: hashing, zero-copy sending, and receiving with the hash in the same pass.
+
+The receiver reads into one small buffer, hashes it while it is in the cache of the processor, and writes it to the
+file, without the GIL in the native twin. Rejected: splice from socket to file, which cannot be hashed on the way and
+was slower on loopback; a GIL hand-over per slice, which costs up to 5 ms each under load.
+
+Sockets are non-blocking descriptors and stay the caller's. A call sleeps in poll at most `wait_ms` in total,
+however many times it has to wait, so a worker thread is never lost to a stalled peer. Every call may raise OSError.
+Call these from worker threads: a file may block on a cold page or on writeback.
+"""
+
+from typing import TYPE_CHECKING
+
+from p2pfill.hot import NATIVE
+
+if TYPE_CHECKING or not NATIVE:
+    from p2pfill.hot import _pure_io as _twin
+else:
+    from p2pfill import _native as _twin
+
+__all__ = [
+    "BUFFER_BYTES",
+    "BUFFER_BYTES_MAX",
+    "ChunkReceiver",
+    "send_bytes",
+    "send_file",
+    "sync_fs",
+    "xxh3_128",
+    "xxh3_128_range",
+]
+
+BUFFER_BYTES = 256 * 1024  # fits in L2 beside the socket's own pages
+BUFFER_BYTES_MAX = 64 * 1024 * 1024  # more is a mistake: it would only leave the cache
+WAIT_MS_MAX = 24 * 3600 * 1000  # longer than any sane wait, and fits poll's 32-bit milliseconds
+FILE_OFFSET_MAX = (1 << 63) - 1  # off_t
+
+
+def _check_range(offset: int, length: int) -> None:
+    if offset < 0 or length < 0 or offset + length > FILE_OFFSET_MAX:
+        raise ValueError(f"{length} bytes at offset {offset} are no range of a file")
+
+
+def _check_wait(wait_ms: int) -> None:
+    if not 0 <= wait_ms <= WAIT_MS_MAX:
+        raise ValueError(f"a wait of {wait_ms} ms is not within 0..{WAIT_MS_MAX}")
+
+
+def xxh3_128(data: bytes | bytearray | memoryview) -> bytes:
+    """XXH3-128 of a contiguous buffer: 16 bytes, big endian."""
+    return _twin.xxh3_128(data)
+
+
+def xxh3_128_range(fd: int, offset: int, length: int) -> bytes:
+    """XXH3-128 of `length` bytes of a file from `offset`. Raises EOFError if the file is shorter."""
+    _check_range(offset, length)
+    return _twin.xxh3_128_range(fd, offset, length)
+
+
+def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, more: bool) -> int:
+    """Send `data` from byte `start` on, never waiting; bytes sent, 0 if the socket is full.
+
+    `more` (MSG_MORE) says that a file follows at once, so that a header shares its packet.
+    Raises ValueError if `start` is outside `data`, OSError if the connection is broken.
+    """
+    size = memoryview(data).nbytes
+    if not 0 <= start <= size:
+        raise ValueError(f"start {start} is outside of {size} bytes")
+    return _twin.send_bytes(sock_fd, data, start, more) if start < size else 0
+
+
+def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+    """Send `length` bytes of a file from `offset` with sendfile(2); bytes sent, 0..length.
+
+    Fewer than `length` only when the waits add up to `wait_ms`. Raises EOFError if the file is shorter (bytes may
+    have gone out by then: the stream is of no more use), OSError if the connection is broken.
+    """
+    _check_range(offset, length)
+    _check_wait(wait_ms)
+    return _twin.send_file(sock_fd, file_fd, offset, length, wait_ms)
+
+
+class ChunkReceiver:
+    """Moves chunks from a socket to a file and hashes them on the way; one per data stream, one thread at a time.
+
+    `digest()` covers every byte since `reset()`, over any number of calls, sockets and files, as a chunk that is
+    resumed from another source or that spans files needs. After an OSError of the file, `reset()` before reuse.
+    Raises ValueError if `buffer_bytes` is not within 1..BUFFER_BYTES_MAX.
+    """
+
+    __slots__ = ("_receiver",)
+
+    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+        if not 0 < buffer_bytes <= BUFFER_BYTES_MAX:
+            raise ValueError(f"a buffer of {buffer_bytes} bytes is not within 1..{BUFFER_BYTES_MAX}")
+        self._receiver = _twin.ChunkReceiver(buffer_bytes)
+
+    def reset(self) -> None:
+        """Forget all bytes hashed so far."""
+        self._receiver.reset()
+
+    def digest(self) -> bytes:
+        """XXH3-128 of all bytes since the last reset: 16 bytes, big endian."""
+        return self._receiver.digest()
+
+    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+        """Take at most `length` bytes from the socket and write them to the file at `offset`; bytes taken.
+
+        Fewer than `length` when the waits add up to `wait_ms`, or when the connection ended after some bytes: those
+        count, and the next call raises. Raises ConnectionResetError if the peer closed and nothing was left to take,
+        OSError of the socket or the file. It never takes a byte beyond `length`.
+        """
+        _check_range(offset, length)
+        _check_wait(wait_ms)
+        return self._receiver.recv_to_file(sock_fd, file_fd, offset, length, wait_ms)
+
+
+def sync_fs(fd: int) -> None:
+    """Write back all dirty pages of the file system that `fd` lies on, with syncfs(2). Raises OSError."""
+    _twin.sync_fs(fd)

@@ -1,0 +1,209 @@
+"""Descriptor operations against real sockets and files, on both twins."""
+
+import errno
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfill import _native
+from p2pfill.hot import _pure_io
+
+DATA = random.Random(1).randbytes(3_000_001)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    with left, right:
+        yield left, right
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "source").write_bytes(DATA)
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT, 0o600)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16, 240, 241, 65535, 65536, 1_000_003])
+def test_xxh3_is_the_published_hash(hot: SimpleNamespace, size: int) -> None:
+    expected = xxhash.xxh3_128_digest(DATA[:size])
+    assert hot.io.xxh3_128(DATA[:size]) == expected
+    assert hot.io.xxh3_128(bytearray(DATA[:size])) == expected
+    assert hot.io.xxh3_128(memoryview(DATA)[:size]) == expected
+
+
+def test_hash_of_a_range(hot: SimpleNamespace, source: int) -> None:
+    assert hot.io.xxh3_128_range(source, 7, 2_000_000) == xxhash.xxh3_128_digest(DATA[7:2_000_007])
+    assert hot.io.xxh3_128_range(source, 0, 0) == xxhash.xxh3_128_digest(b"")
+    with pytest.raises(EOFError, match="1 bytes early"):
+        hot.io.xxh3_128_range(source, 1, len(DATA))
+    with pytest.raises(OSError) as caught:
+        hot.io.xxh3_128_range(-1, 0, 1)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_send_bytes(hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    assert hot.io.send_bytes(left.fileno(), b"..header", 2, True) == 6
+    assert hot.io.send_bytes(left.fileno(), memoryview(b"!"), 0, False) == 1
+    assert hot.io.send_bytes(left.fileno(), b"end", 3, False) == 0
+    assert right.recv(100) == b"header!"
+    while hot.io.send_bytes(left.fileno(), DATA, 0, False):
+        pass  # until the socket is full, which is the 0 that ends this loop
+
+
+def test_send_bytes_refuses(hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    for start in (-1, 4):
+        with pytest.raises(ValueError):
+            hot.io.send_bytes(left.fileno(), b"abc", start, False)
+    right.close()
+    with pytest.raises(BrokenPipeError):
+        hot.io.send_bytes(left.fileno(), b"abc", 0, False)
+
+
+def test_file_to_file(
+    hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], source: int, target: int
+) -> None:
+    left, right = pair
+    sent: list[int] = []
+    sender = threading.Thread(target=lambda: sent.append(hot.io.send_file(left.fileno(), source, 5, 2_500_000, 10_000)))
+    sender.start()
+    receiver = hot.io.ChunkReceiver(10_007)
+    assert receiver.recv_to_file(right.fileno(), target, 11, 1_000_000, 10_000) == 1_000_000
+    assert receiver.digest() == xxhash.xxh3_128_digest(DATA[5:1_000_005])
+    assert receiver.recv_to_file(right.fileno(), target, 1_000_011, 1_500_000, 10_000) == 1_500_000
+    sender.join()
+    assert sent == [2_500_000]
+    assert receiver.digest() == xxhash.xxh3_128_digest(DATA[5:2_500_005])
+    assert os.pread(target, 2_500_000, 11) == DATA[5:2_500_005]
+    receiver.reset()
+    assert receiver.digest() == xxhash.xxh3_128_digest(b"")
+
+
+def test_receiver_never_takes_more_than_asked(
+    hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], target: int
+) -> None:
+    left, right = pair
+    left.send(b"chunknext")
+    receiver = hot.io.ChunkReceiver()
+    assert receiver.recv_to_file(right.fileno(), target, 0, 5, 0) == 5
+    assert receiver.recv_to_file(right.fileno(), target, 0, 0, 0) == 0
+    assert right.recv(100) == b"next"
+    assert os.pread(target, 100, 0) == b"chunk"
+
+
+def test_receiver_waits_no_longer_than_told(
+    hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], target: int
+) -> None:
+    left, right = pair
+    left.send(b"abc")
+    began = time.monotonic()
+    assert hot.io.ChunkReceiver().recv_to_file(right.fileno(), target, 0, 10, 50) == 3
+    assert 0.04 < time.monotonic() - began < 2
+
+
+def test_sender_waits_no_longer_than_told(
+    hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], source: int
+) -> None:
+    left, _right = pair
+    began = time.monotonic()
+    assert 0 < hot.io.send_file(left.fileno(), source, 0, len(DATA), 50) < len(DATA)
+    assert 0.04 < time.monotonic() - began < 2
+    assert hot.io.send_file(left.fileno(), source, 0, len(DATA), 0) == 0
+
+
+def test_peer_closes(hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], target: int) -> None:
+    left, right = pair
+    left.send(b"abc")
+    left.close()
+    receiver = hot.io.ChunkReceiver()
+    assert receiver.recv_to_file(right.fileno(), target, 0, 10, 1000) == 3
+    with pytest.raises(ConnectionResetError):
+        receiver.recv_to_file(right.fileno(), target, 3, 7, 1000)
+    assert receiver.digest() == xxhash.xxh3_128_digest(b"abc")
+
+
+def test_file_too_short_to_send(hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], source: int) -> None:
+    with pytest.raises(EOFError):
+        hot.io.send_file(pair[0].fileno(), source, len(DATA) - 3, 4, 1000)
+
+
+def test_full_disk_and_bad_descriptors(
+    hot: SimpleNamespace, pair: tuple[socket.socket, socket.socket], source: int
+) -> None:
+    left, right = pair
+    left.send(b"abc")
+    full = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError) as caught:
+        hot.io.ChunkReceiver().recv_to_file(right.fileno(), full, 0, 3, 0)
+    os.close(full)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError) as caught:
+        hot.io.send_file(left.fileno(), -1, 0, 1, 0)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_arguments_are_checked(hot: SimpleNamespace) -> None:
+    with pytest.raises(ValueError):
+        hot.io.xxh3_128_range(0, -1, 1)
+    with pytest.raises(ValueError):
+        hot.io.send_file(0, 0, 0, 2**63, 0)
+    with pytest.raises(ValueError):
+        hot.io.send_file(0, 0, 0, 1, -1)
+    for size in (0, -1, hot.io.BUFFER_BYTES_MAX + 1):
+        with pytest.raises(ValueError):
+            hot.io.ChunkReceiver(size)
+
+
+def test_sync_fs(hot: SimpleNamespace, target: int) -> None:
+    hot.io.sync_fs(target)
+    with pytest.raises(OSError) as caught:
+        hot.io.sync_fs(-1)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_the_gil_is_free_while_waiting(pair: tuple[socket.socket, socket.socket], target: int) -> None:
+    """A second thread must be able to send what the first one waits for; with the GIL held this would time out."""
+    left, right = pair
+    threading.Timer(0.05, left.send, [b"abc"]).start()
+    assert _native.ChunkReceiver().recv_to_file(right.fileno(), target, 0, 3, 5000) == 3
+
+
+def test_two_threads_cannot_share_a_receiver(pair: tuple[socket.socket, socket.socket], target: int) -> None:
+    left, right = pair
+    receiver = _native.ChunkReceiver()
+    thread = threading.Thread(target=receiver.recv_to_file, args=(right.fileno(), target, 0, 3, 5000))
+    thread.start()
+    time.sleep(0.05)
+    with pytest.raises(RuntimeError, match="another thread"):
+        receiver.digest()
+    left.send(b"abc")
+    thread.join()
+    assert receiver.digest() == xxhash.xxh3_128_digest(b"abc")
+
+
+@given(st.binary(max_size=2000))
+def test_twins_agree_on_hashes(data: bytes) -> None:
+    assert _native.xxh3_128(data) == _pure_io.xxh3_128(data)
