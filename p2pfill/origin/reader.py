@@ -16,11 +16,12 @@ ranged answer before it gave up is not visible and not counted; it happens once 
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -43,18 +44,22 @@ from p2pfill.origin.retry_after import probe_retry_after
 from p2pfill.origin.settings import OriginSettings
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
+    from obstore import Bytes, GetOptions, GetResult
 
     from p2pfill.model.manifest import FileEntry, Manifest
 
-_STREAM_BYTES: Final = 256 * 1024
-"""Least size of a buffer that obstore hands over: few crossings into Python, soon enough to notice a cancel."""
+_STREAM_BYTES_MIN: Final = 1
+"""Hand buffers over as they arrive (some 300 KiB each on a fast line, as fast as larger ones): what obstore gathers
+is lost when a response breaks off, and a slow line would notice a cancel late."""
 
 _SLEEP_SLICE_S: Final = 0.05
 """How late a cancel may be noticed while waiting."""
 
 _PLAIN_PATHS_MAX: Final = 4096
 """Files remembered as served without Range; beyond that the memory starts anew and costs one request a file."""
+
+_NUMBERED = re.compile(r"#\d+\Z")
+"""Ends of file names that obstore keeps for its own uploads in a directory, and therefore refuses to read."""
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 
@@ -118,6 +123,8 @@ class StoreOrigin:
         self._closed = False
         self._hold_until = 0.0
         """Monotonic time before which the origin asked not to be called."""
+        self._probed_at = 0.0
+        """Monotonic time of the last look at `Retry-After`."""
         self._plain_paths: set[str] = set()
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
 
@@ -176,6 +183,7 @@ class StoreOrigin:
         e_tag: str | None = None
         for attempt in range(1, self._settings.attempts_max + 1):
             self._wait(fetch, max(0.0, self._hold_until - time.monotonic()), job, "the origin asked us to wait")
+            begun = time.monotonic()
             try:
                 for piece in self._request(fetch, job, done, e_tag):
                     if isinstance(piece, str):
@@ -189,7 +197,7 @@ class StoreOrigin:
             except (BaseError, OSError, ValueError) as err:
                 if done == len(job.target):  # all is here; only the end of the body was missing
                     return
-                reason = self._judge(fetch, job, err)
+                reason = self._judge(fetch, job, err, begun)
             if attempt < self._settings.attempts_max:
                 roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2**attempt)
                 self._wait(fetch, self._rng.uniform(0.0, roof), job, reason)
@@ -201,6 +209,9 @@ class StoreOrigin:
     def _request(self, fetch: _Fetch, job: _Job, done: int, e_tag: str | None) -> Iterator[str | memoryview]:
         """Yield the entity tag, if any, then the wanted bytes from `done` on, as far as one response goes."""
         size, path = job.entry.size, job.entry.path
+        if not self._http and _NUMBERED.search(path):
+            yield self._read_numbered(fetch, job)[done:]
+            return
         start, stop = job.offset + done, job.offset + len(job.target)
         ranged = (start, stop) != (0, size) and path not in self._plain_paths
         fetch.count(requests=1)
@@ -220,7 +231,7 @@ class StoreOrigin:
         if tag is not None:
             yield tag
         position = result.range[0]
-        for buffer in result.stream(min_chunk_size=_STREAM_BYTES):
+        for buffer in self._buffers(result):
             view = memoryview(buffer)
             fetch.count(received=len(view))
             if fetch.stopped():
@@ -235,15 +246,21 @@ class StoreOrigin:
             if position >= stop and (position > stop or result.range[1] > stop):
                 return
 
+    def _read_numbered(self, fetch: _Fetch, job: _Job) -> memoryview:
+        """Return the bytes of a file in a directory whose name obstore refuses."""
+        with open(f"{self.url}/{job.entry.path}", "rb", buffering=0) as file:
+            self._check_size(os.fstat(file.fileno()).st_size, job)
+            data = os.pread(file.fileno(), len(job.target), job.offset)
+        fetch.count(received=len(data), requests=1)
+        return memoryview(data)
+
+    def _buffers(self, result: GetResult) -> Iterable[Bytes | bytes]:
+        """Return the body, in pieces as they come, or at once from a directory (5 times as fast there)."""
+        return result.stream(min_chunk_size=_STREAM_BYTES_MIN) if self._http else (result.bytes(),)
+
     def _check(self, result: GetResult, job: _Job, e_tag: str | None) -> str | None:
         """Compare what the origin says of the object with what was published; return its entity tag."""
-        size = result.meta["size"]
-        if size != job.entry.size:
-            what = "truncated" if size < job.entry.size else "changed"
-            raise OriginObjectChanged(
-                f"{self._name(job)}: {what} at the origin: it has {size} bytes there, {job.entry.size} when published; "
-                "restore the file or publish the title anew"
-            )
+        self._check_size(result.meta["size"], job)
         tag = result.meta["e_tag"]
         if e_tag is not None and tag is not None and tag != e_tag:
             raise OriginObjectChanged(
@@ -252,7 +269,15 @@ class StoreOrigin:
             )
         return tag
 
-    def _judge(self, fetch: _Fetch, job: _Job, err: Exception) -> str:
+    def _check_size(self, size: int, job: _Job) -> None:
+        if size != job.entry.size:
+            what = "truncated" if size < job.entry.size else "changed"
+            raise OriginObjectChanged(
+                f"{self._name(job)}: {what} at the origin: it has {size} bytes there, {job.entry.size} when published; "
+                "restore the file or publish the title anew"
+            )
+
+    def _judge(self, fetch: _Fetch, job: _Job, err: Exception, begun: float) -> str:
         """Return why to try again, or raise what trying again cannot mend."""
         text = str(err).partition("\n")[0].strip()[:300]
         found = _STATUS.search(text)
@@ -271,18 +296,19 @@ class StoreOrigin:
         ):
             raise OriginRefused(f"{self._name(job)}: the origin refuses it: {text}; check its access rules") from err
         if status in (429, 503) and self._http:
-            self._back_off(fetch, job, status)
+            self._back_off(fetch, job, status, begun)
         return text
 
-    def _back_off(self, fetch: _Fetch, job: _Job, status: int) -> None:
+    def _back_off(self, fetch: _Fetch, job: _Job, status: int, begun: float) -> None:
         """Learn how long the origin wants to be left alone and hold every job back; raise if that is too long."""
         with self._lock:
-            known_s = self._hold_until - time.monotonic()
-            if known_s <= 0:
+            # Requests that were under way when another job looked learn nothing new by looking again.
+            if self._probed_at < begun:
                 fetch.count(requests=1)
                 wait_s = probe_retry_after(urls.file_url(self.url, job.entry.path), self._settings.connect_max_s)
-                known_s = wait_s or 0.0
-                self._hold_until = time.monotonic() + known_s
+                self._probed_at = time.monotonic()
+                self._hold_until = self._probed_at + (wait_s or 0.0)
+            known_s = max(0.0, self._hold_until - time.monotonic())
         if time.monotonic() + known_s > fetch.deadline:
             raise OriginUnavailable(
                 f"{self._name(job)}: status {status}, and the origin asks to come back in {known_s:.0f} s; "

@@ -1,4 +1,4 @@
-"""What origin tests share: a real nginx, a server that misbehaves as scripted, and small titles on disk.
+"""What origin tests share: a real nginx and small titles on disk.
 
 nginx runs on a free loopback port with everything it writes below tmp_path.
 """
@@ -10,11 +10,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -105,77 +103,6 @@ def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
         run = tmp_path / f"nginx{len(running)}"
         run.mkdir()
         running.append(Nginx(binary, run, root, location))
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.stop()
-
-
-@dataclass
-class Answer:
-    """How the scripted server answers one GET: `body` bytes are sent of `length` announced ones."""
-
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    length: int | None = None
-    delay_s: float = 0.0
-
-
-Script = Callable[[str, tuple[int, int] | None], Answer]
-
-
-class ScriptedServer:
-    """An HTTP server that answers as the test says; `seen` lists (method, path, range as start and stop)."""
-
-    def __init__(self, script: Script) -> None:
-        self.seen: list[tuple[str, str, tuple[int, int] | None]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Keep quiet."""
-
-            def do_GET(self) -> None:
-                first, _, last = self.headers.get("range", "").removeprefix("bytes=").partition("-")
-                wanted = (int(first), int(last) + 1) if last else None
-                outer.seen.append((self.command, self.path, wanted))
-                answer = script(self.path, wanted)
-                time.sleep(answer.delay_s)
-                length = len(answer.body) if answer.length is None else answer.length
-                self.send_response(answer.status)
-                for name, value in answer.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(length))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(answer.body)
-                    self.close_connection = len(answer.body) != length
-
-            do_HEAD = do_GET
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[[Script], ScriptedServer]]:
-    """Return `start(script) -> ScriptedServer`; all are stopped at the end of the test."""
-    running: list[ScriptedServer] = []
-
-    def start(script: Script) -> ScriptedServer:
-        running.append(ScriptedServer(script))
         return running[-1]
 
     yield start
