@@ -14,7 +14,7 @@ TitleId = NewType("TitleId", bytes)
 NodeId = NewType("NodeId", str)
 """1 to 64 characters of `[A-Za-z0-9._-]`, unique in a fleet."""
 
-_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,%d}" % (limits.NODE_ID_CHARS_MAX - 1))
+_NODE_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NODE_ID_CHARS_MAX - 1}}}")
 
 
 def title_id_from_hex(text: str) -> TitleId:

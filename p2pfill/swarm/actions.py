@@ -1,0 +1,51 @@
+"""What a fill wants done, one class per kind. The driver performs them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestChunk:
+    """Ask `source` (a node id or an origin's URL) for `chunk`; answer with the same `request` number."""
+
+    request: int
+    source: str
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Withdraw a request. No event for it is expected any more, and one that comes is ignored."""
+
+    request: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyChunk:
+    """Check the BLAKE3 digest of a chunk that is on disk, away from the event loop."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceChunks:
+    """Tell linked caches that these chunks are verified here, and the store that they may be committed."""
+
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimChunks:
+    """Tell linked caches that these chunks are on their way across a border to this cache."""
+
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTitle:
+    """Every chunk is durable: the title can go live."""
+
+
+Action = RequestChunk | CancelRequest | VerifyChunk | AnnounceChunks | ClaimChunks | CompleteTitle

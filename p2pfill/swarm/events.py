@@ -1,0 +1,122 @@
+"""What happens to a fill, one class per kind. The driver reports each to `Fill.handle`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.node import NodeInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RosterChanged:
+    """Occurs when the tracker names the caches that want the title (this one may be among them)."""
+
+    members: tuple[NodeInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConnected:
+    """Occurs when the control link to another cache opens."""
+
+    node: NodeInfo
+
+
+@dataclass(frozen=True, slots=True)
+class OriginConfigured:
+    """Occurs when the fill order names an origin. Origins hold every chunk."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLost:
+    """Occurs when the link to a cache closes or an origin is withdrawn; all its requests are void."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingsArrived:
+    """Occurs when a cache first tells which chunks of the title it has verified."""
+
+    source: str
+    holdings: Bitmap
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksGained:
+    """Occurs when a cache announces chunks that it has newly verified."""
+
+    source: str
+    chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksClaimed:
+    """Occurs when a cache tells that it has begun to fetch chunks across a border."""
+
+    source: str
+    chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReceived:
+    """Occurs when all bytes of a request are written and their XXH3 digest holds."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """Occurs when a request will not be answered: refused, broken off, or a wrong XXH3 digest (`corrupt`)."""
+
+    request: int
+    reason: str
+    wasted_bytes: int = 0
+    corrupt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkVerified:
+    """Occurs when the BLAKE3 digest of a received chunk holds."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRefuted:
+    """Occurs when the BLAKE3 digest of a received chunk does not hold."""
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksCommitted:
+    """Occurs when the journal holds these chunks."""
+
+    chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Occurs when the moment that `Fill.next_wakeup` named has come."""
+
+
+Event = (
+    RosterChanged
+    | CacheConnected
+    | OriginConfigured
+    | SourceLost
+    | HoldingsArrived
+    | ChunksGained
+    | ChunksClaimed
+    | ChunkReceived
+    | RequestFailed
+    | ChunkVerified
+    | ChunkRefuted
+    | ChunksCommitted
+    | TimePassed
+)

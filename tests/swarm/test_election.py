@@ -1,0 +1,67 @@
+"""One master per chunk and group, even shares, and little movement when a cache comes or goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfill.model.ids import NodeId, TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.swarm.election import Duties, Scope, elect, rank
+
+titles = st.binary(min_size=32, max_size=32).map(TitleId)
+names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(title=titles, group=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(0.1, 10), min_size=1))
+def test_shares_follow_weights_to_within_a_chunk(title: TitleId, group: dict[str, float]) -> None:
+    chunk_count = 300
+    ordered, owners = elect(title, chunk_count, group)
+    shares = Counter(ordered[owner] for owner in owners)
+    total = sum(group.values())
+    assert len(owners) == chunk_count
+    for name, weight in group.items():
+        assert abs(shares[name] - chunk_count * weight / total) <= 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(title=titles, group=names)
+def test_a_newcomer_moves_little_more_than_its_share(title: TitleId, group: set[str]) -> None:
+    chunk_count = 1000
+    before_names, before = elect(title, chunk_count, dict.fromkeys(group, 1.0))
+    after_names, after = elect(title, chunk_count, dict.fromkeys({*group, "newcomer"}, 1.0))
+    moved = sum(before_names[b] != after_names[a] for b, a in zip(before, after, strict=True))
+    assert moved <= chunk_count / (len(group) + 1) + 0.15 * chunk_count
+
+
+@settings(deadline=None, max_examples=50)
+@given(title=titles, group=names, chunk=st.integers(0, 10_000))
+def test_losing_a_member_leaves_the_order_of_the_others(title: TitleId, group: set[str], chunk: int) -> None:
+    order = rank(title, chunk, dict.fromkeys(group, 1.0))
+    assert sorted(order) == sorted(group)
+    rest = rank(title, chunk, dict.fromkeys(group - {order[0]}, 1.0))
+    assert rest == order[1:]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    title=titles,
+    places=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), min_size=1, max_size=12),
+)
+def test_each_chunk_crosses_each_border_once(title: TitleId, places: list[tuple[str, str]]) -> None:
+    """Region names are part of ISP names here: an ISP does not span regions in this fleet."""
+    chunk_count = 97
+    nodes = [
+        NodeInfo(id=NodeId(f"n{i}"), isp=region + isp, region=region) for i, (region, isp) in enumerate(places)
+    ]
+    duties = {node.id: Duties(title, chunk_count, node, nodes) for node in nodes}
+    for chunk in range(chunk_count):
+        reaches = {node: duties[node.id].reach(chunk) for node in nodes}
+        assert sum(reach == Scope.ORIGIN for reach in reaches.values()) == 1
+        into_regions = Counter(node.region for node, reach in reaches.items() if reach >= Scope.WORLD)
+        assert into_regions == Counter({node.region for node in nodes})
+        into_isps = Counter(node.isp for node, reach in reaches.items() if reach >= Scope.REGION)
+        assert into_isps == Counter({node.isp for node in nodes})

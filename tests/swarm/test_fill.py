@@ -1,0 +1,213 @@
+"""Several fills joined in virtual time: every order of deliveries that a seed gives must end with one copy per border."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId
+from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.swarm import actions, events
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.fill import Fill
+
+CHUNK_SIZE = 65536
+ORIGIN = "http://origin/"
+
+
+def title(chunk_count: int) -> Manifest:
+    size = CHUNK_SIZE * chunk_count - 17
+    return Manifest(
+        name="t",
+        chunk_size=CHUNK_SIZE,
+        files=(FileEntry("a", size, 0),),
+        xxh3=bytes(16 * chunk_count),
+        blake3=bytes(32 * chunk_count),
+        integrity="blake3",
+    )
+
+
+class World:
+    """Joins fills: a transfer takes a random time, announcements arrive after a delay, and nodes can die or lie."""
+
+    def __init__(self, layout: dict[str, list[str]], chunk_count: int = 60, seed: int = 1) -> None:
+        self.random = random.Random(seed)
+        self.manifest = title(chunk_count)
+        nodes = [NodeInfo(NodeId(n), isp, "r") for isp, names in layout.items() for n in names]
+        self.nodes = {node.id: node for node in nodes}
+        self.now = 0.0
+        self.heap: list[tuple[float, int, str, Any]] = []
+        self.tie = itertools.count()
+        self.entered: Counter[str] = Counter()
+        self.from_origin = 0
+        self.finished: dict[str, float] = {}
+        self.liars: set[str] = set()
+        self.silent: set[str] = set()
+        self.origin_up = True
+        self.fills: dict[str, Fill] = {}
+        for node in nodes:
+            self.fills[node.id] = Fill(
+                self.manifest, node, FillPolicy(), random.Random(f"{seed}{node.id}"), 0.0, Bitmap(chunk_count)
+            )
+        for node in nodes:
+            self.tell(node.id, events.RosterChanged(tuple(nodes)))
+            self.tell(node.id, events.OriginConfigured(ORIGIN))
+            for other in nodes:
+                if other is not node:
+                    self.tell(node.id, events.CacheConnected(other))
+
+    def tell(self, node: str, event: events.Event, delay: float = 0.0) -> None:
+        heapq.heappush(self.heap, (self.now + delay, next(self.tie), node, event))
+
+    def kill(self, victim: str, reason: str = "closed") -> None:
+        del self.fills[victim]
+        for node in self.fills:
+            self.tell(node, events.SourceLost(victim, reason))
+
+    def run(self, until: float = 1000.0, stop: Any = lambda: False) -> None:
+        while self.heap and self.heap[0][0] <= until and not stop():
+            self.now, _, node, event = heapq.heappop(self.heap)
+            fill = self.fills.get(node)
+            if fill is None:
+                continue
+            fill.handle(self.now, event)
+            for action in fill.poll_actions(self.now):
+                self.perform(node, action)
+            fill.ledger.check()
+            wake = fill.next_wakeup()
+            if wake is not None and self.now < wake:
+                self.tell(node, events.TimePassed(), wake - self.now)
+
+    def perform(self, node: str, action: actions.Action) -> None:
+        match action:
+            case actions.RequestChunk(request, source, chunk):
+                self.serve(node, request, source, chunk)
+            case actions.VerifyChunk(chunk):
+                bad = self.fills[node]._verifying[chunk] in self.liars
+                self.tell(node, events.ChunkRefuted(chunk) if bad else events.ChunkVerified(chunk), 0.001)
+            case actions.AnnounceChunks(chunks):
+                self.tell(node, events.ChunksCommitted(chunks), 0.05)
+                for other in self.fills:
+                    if other != node:
+                        self.tell(other, events.ChunksGained(node, chunks), 0.002)
+            case actions.ClaimChunks(chunks):
+                for other in self.fills:
+                    if other != node:
+                        self.tell(other, events.ChunksClaimed(node, chunks), 0.002)
+            case actions.CompleteTitle():
+                self.finished[node] = self.now
+
+    def serve(self, node: str, request: int, source: str, chunk: int) -> None:
+        if source == ORIGIN:
+            if not self.origin_up:
+                self.tell(node, events.RequestFailed(request, "origin down"), 0.01)
+                return
+            self.from_origin += 1
+            self.entered[self.nodes[node].isp] += 1
+        else:
+            if source in self.silent:
+                return
+            served_by = self.fills.get(source)
+            assert served_by is None or source in self.liars or served_by.ledger.have[chunk], "asked for what it lacks"
+            if self.nodes[source].isp != self.nodes[node].isp:
+                self.entered[self.nodes[node].isp] += 1
+        self.tell(node, events.ChunkReceived(request), self.random.uniform(0.005, 0.05))
+
+
+SEVEN = {"a": ["a1", "a2", "a3"], "b": ["b1", "b2", "b3"], "hub": ["hub1"]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_border_is_crossed_once(seed: int) -> None:
+    world = World(SEVEN, seed=seed)
+    world.run()
+    assert set(world.finished) == set(world.fills)
+    assert world.from_origin == world.manifest.chunk_count
+    assert world.entered == Counter(dict.fromkeys(SEVEN, world.manifest.chunk_count))
+    for fill in world.fills.values():
+        assert not fill.escalations
+        assert fill.duplicate_bytes <= 4 * CHUNK_SIZE
+        assert sum(fill.bytes_by_scope.values()) == world.manifest.size
+
+
+@pytest.mark.parametrize("victim", ["a1", "b3", "hub1"])
+def test_others_complete_when_a_cache_dies_half_way(victim: str) -> None:
+    world = World(SEVEN)
+    world.run(stop=lambda: world.fills["a2"].ledger.have.count() > 30)
+    world.kill(victim)
+    world.run()
+    assert set(world.finished) == set(world.fills)
+    assert world.from_origin <= world.manifest.chunk_count * 1.2
+    reasons = {reason for fill in world.fills.values() for reason in fill.escalations}
+    assert reasons <= {"master-lost: closed"}
+
+
+def test_a_silent_master_is_passed_over() -> None:
+    world = World(SEVEN)
+    world.run(stop=lambda: world.fills["a2"].ledger.have.count() > 10)
+    del world.fills["a1"]
+    world.silent.add("a1")
+    world.run()
+    assert set(world.finished) == set(world.fills)
+    counted: Counter[str] = sum((fill.escalations for fill in world.fills.values()), Counter())
+    assert counted["master-stalled"] > 0
+
+
+def test_without_escalation_chunks_wait_for_their_master() -> None:
+    world = World({"a": ["a1", "a2"]})
+    for fill in world.fills.values():
+        fill.policy = FillPolicy(escalate=False)
+    del world.fills["a1"]
+    world.run()
+    fill = world.fills["a2"]
+    assert not world.finished
+    assert fill.ledger.have.count() == world.manifest.chunk_count // 2
+    assert not fill.escalations
+
+
+def test_a_liar_is_quarantined_and_its_chunks_come_from_elsewhere() -> None:
+    world = World({"a": ["a1", "a2", "a3"]})
+    world.liars.add("a1")
+    world.run()
+    assert {"a2", "a3"} <= set(world.finished)
+    for name in ("a2", "a3"):
+        assert world.fills[name].sources["a1"].faults >= 1
+
+
+def test_an_origin_that_is_down_is_tried_again() -> None:
+    world = World({"a": ["a1", "a2"]})
+    world.origin_up = False
+    world.run(until=20.0)
+    assert world.from_origin == 0
+    world.origin_up = True
+    world.run()
+    assert set(world.finished) == set(world.fills)
+
+
+def test_holders_serve_a_newcomer_without_the_origin() -> None:
+    world = World({"a": ["a1", "a2"]})
+    count = world.manifest.chunk_count
+    world.origin_up = False
+    world.tell("a1", events.HoldingsArrived("a2", Bitmap.full(count)), 0.01)
+    full = Fill(world.manifest, world.nodes["a2"], FillPolicy(), random.Random(0), 0.0, Bitmap.full(count))
+    world.fills["a2"] = full
+    world.run()
+    assert set(world.finished) == {"a1", "a2"}
+    assert world.fills["a1"].bytes_by_scope[Scope.ISP] == world.manifest.size
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    runs = []
+    for _ in range(2):
+        world = World(SEVEN, seed=7)
+        world.run()
+        runs.append((world.now, sorted(world.finished.items())))
+    assert runs[0] == runs[1]
