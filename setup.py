@@ -3,7 +3,8 @@
 The module is one abi3 extension, so one wheel serves CPython 3.11 and later. It is optional: where there is no
 compiler or no xxhash.h the build says so loudly and the package runs on its pure twins (`p2pfill.hot`).
 P2PFILL_NATIVE=require turns that into an error, which is what release builds and CI want.
-Rejected: -march=native (a wheel must run on any x86-64) and a copy of xxhash.h in this repository.
+Rejected: -march=native (a wheel must run on any x86-64; cext/xxh3_dispatch.h picks the width when it runs), and a
+copy of xxhash.h in this repository.
 """
 
 import os
@@ -71,12 +72,13 @@ def extensions() -> list[Extension]:
         return []
     native = Extension(
         "p2pfill._native",
-        ["cext/p2pfill/_native.pyx"],
+        ["cext/p2pfill/_native.pyx", "cext/xxh3_avx2.c"],
+        depends=["cext/xxh3_dispatch.h"],
         # A system directory on the -I list could reorder the compiler's own headers, so it is left to the default.
-        include_dirs=[] if include_dir in SYSTEM_INCLUDE_DIRS else [include_dir],
+        include_dirs=["cext"] if include_dir in SYSTEM_INCLUDE_DIRS else ["cext", include_dir],
         define_macros=[("Py_LIMITED_API", ABI3_VERSION_HEX)] if ABI3 else [],
         # No fused multiply-add: scores must be the same bits on every processor and in the pure twin.
-        extra_compile_args=["-O3", "-ffp-contract=off"],
+        extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
         py_limited_api=ABI3,
     )
     modules: list[Extension] = cythonize([native], include_path=["cext"], language_level=3)

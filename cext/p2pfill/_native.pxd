@@ -9,24 +9,15 @@ ChunkReceiver   owns `buffer` and `state` from __cinit__ to __dealloc__:
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef extern from *:
-    """
-    #define XXH_INLINE_ALL
-    #include "xxhash.h"
-    """
+cdef extern from "xxh3_dispatch.h" nogil:
     ctypedef struct XXH3_state_t:
         pass
-    ctypedef struct XXH128_hash_t:
-        pass
-    ctypedef struct XXH128_canonical_t:
-        unsigned char digest[16]
-    XXH3_state_t* XXH3_createState() nogil
-    int XXH3_freeState(XXH3_state_t*) nogil
-    int XXH3_128bits_reset(XXH3_state_t*) nogil
-    int XXH3_128bits_update(XXH3_state_t*, const void*, size_t) nogil
-    XXH128_hash_t XXH3_128bits_digest(const XXH3_state_t*) nogil
-    XXH128_hash_t XXH3_128bits(const void*, size_t) nogil
-    void XXH128_canonicalFromHash(XXH128_canonical_t*, XXH128_hash_t) nogil
+    XXH3_state_t* XXH3_createState()
+    int XXH3_freeState(XXH3_state_t*)
+    int XXH3_128bits_reset(XXH3_state_t*)
+    void p2pfill_xxh3_update(XXH3_state_t*, const void*, size_t)
+    void p2pfill_xxh3_digest(const XXH3_state_t*, unsigned char*)
+    void p2pfill_xxh3_128(const void*, size_t, unsigned char*)
 
 # What a loop without the GIL can report instead of a count.
 cdef enum Fault:

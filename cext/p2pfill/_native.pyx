@@ -283,7 +283,7 @@ cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t len
             return FAULT_ERRNO
         if n == 0:
             break
-        XXH3_128bits_update(state, buffer, <size_t>n)
+        p2pfill_xxh3_update(state, buffer, <size_t>n)
         done += n
     return done
 
@@ -316,7 +316,7 @@ cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes
     while taken < length:
         n = recv(sock_fd, buffer, <size_t>min(<int64_t>buffer_bytes, length - taken), MSG_DONTWAIT)
         if n > 0:
-            XXH3_128bits_update(state, buffer, <size_t>n)
+            p2pfill_xxh3_update(state, buffer, <size_t>n)
             error[0] = write_all(file_fd, buffer, <size_t>n, offset + taken)
             if error[0]:
                 return FAULT_ERRNO
@@ -337,25 +337,19 @@ cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes
     return taken
 
 
-cdef bytes digest_bytes(XXH128_hash_t digest):
-    cdef XXH128_canonical_t canonical
-    XXH128_canonicalFromHash(&canonical, digest)
-    return (<const char*>canonical.digest)[:16]
-
-
 cdef object os_error(int code):
     return OSError(code, os.strerror(code))
 
 
 def xxh3_128(data):
     cdef Lent lent = Lent(data)
-    cdef XXH128_hash_t digest
+    cdef unsigned char digest[16]
     if lent.view.len < GIL_DROP_BYTES:
-        digest = XXH3_128bits(lent.view.buf, <size_t>lent.view.len)
+        p2pfill_xxh3_128(lent.view.buf, <size_t>lent.view.len, digest)
     else:
         with nogil:
-            digest = XXH3_128bits(lent.view.buf, <size_t>lent.view.len)
-    return digest_bytes(digest)
+            p2pfill_xxh3_128(lent.view.buf, <size_t>lent.view.len, digest)
+    return <bytes>(<char*>digest)[:16]
 
 
 def xxh3_128_range(int fd, int64_t offset, int64_t length):
@@ -430,8 +424,10 @@ cdef class ChunkReceiver:
         XXH3_128bits_reset(self.state)
 
     def digest(self):
+        cdef unsigned char digest[16]
         self.check_idle()
-        return digest_bytes(XXH3_128bits_digest(self.state))
+        p2pfill_xxh3_digest(self.state, digest)
+        return <bytes>(<char*>digest)[:16]
 
     def recv_to_file(self, int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
         cdef int error = 0
