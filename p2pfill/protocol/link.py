@@ -1,0 +1,263 @@
+"""The control link as a state machine: bytes in, messages out, and the other way round. No I/O, no clock.
+
+Both sides run this same class and obey the same table; nothing here knows who connected. Contract:
+
+- `start()` queues our preamble and Hello; `send()` queues one message; `poll_output()` hands over what is queued.
+- `handle_bytes()` takes what was received and returns the messages in it; `handle_eof()` says that no more will come.
+- An illegal local call raises `LocalProtocolError` and changes nothing.
+- Anything illegal from the remote raises `RemoteProtocolError`, once. The link is then CLOSING with a Goodbye queued
+  that names the fault; messages that came in the same call before the fault are dropped with the link.
+- After `poll_output()` has been written in CLOSING or CLOSED, shut down writing; close once the remote has (or soon).
+
+Memory is bounded by one frame of input, the limits of `rules.py`, and by what the driver queues before it polls.
+Rejected: answering Ping in here. It would be output that no driver asked for, and a driver that cannot write would
+still be queueing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from p2pfill.errors import LocalProtocolError, RemoteProtocolError
+from p2pfill.protocol.framing import OUR_VERSIONS, Deframer, VersionRange, encode_frame, encode_preamble, negotiate
+from p2pfill.protocol.messages import (
+    REASON_CHARS_MAX,
+    Goodbye,
+    GoodbyeCode,
+    Hello,
+    Message,
+    decode_payload,
+    encode_payload,
+)
+from p2pfill.protocol.rules import LinkLimits, RuleBook, RuleBrokenError, Side, Verdict
+
+DEFAULT_LIMITS: Final = LinkLimits()
+
+
+class LinkState(Enum):
+    """Where a link is in its life."""
+
+    START = "START"
+    """Nothing has been said."""
+    HANDSHAKE = "HANDSHAKE"
+    """Our preamble and Hello are on their way; theirs are not here yet."""
+    OPEN = "OPEN"
+    """Both Hellos were seen: every other message may go both ways."""
+    CLOSING = "CLOSING"
+    """Our Goodbye is queued or sent. What still comes is dropped unread."""
+    CLOSED = "CLOSED"
+    """The remote has said Goodbye or has ended the stream."""
+
+
+class LinkEvent(Enum):
+    """What moves a link from one state to another."""
+
+    SEND_HELLO = "send Hello"
+    SEND_MESSAGE = "send message"
+    SEND_GOODBYE = "send Goodbye"
+    RECEIVE_HELLO = "receive Hello"
+    RECEIVE_MESSAGE = "receive message"
+    RECEIVE_GOODBYE = "receive Goodbye"
+    REMOTE_FAULT = "remote breaks a rule"
+    RECEIVE_EOF = "receive end of stream"
+
+
+TRANSITIONS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
+    (LinkState.START, LinkEvent.SEND_HELLO): LinkState.HANDSHAKE,
+    (LinkState.START, LinkEvent.RECEIVE_EOF): LinkState.CLOSED,
+    (LinkState.HANDSHAKE, LinkEvent.RECEIVE_HELLO): LinkState.OPEN,
+    (LinkState.HANDSHAKE, LinkEvent.RECEIVE_GOODBYE): LinkState.CLOSED,
+    (LinkState.HANDSHAKE, LinkEvent.SEND_GOODBYE): LinkState.CLOSING,
+    (LinkState.HANDSHAKE, LinkEvent.REMOTE_FAULT): LinkState.CLOSING,
+    (LinkState.HANDSHAKE, LinkEvent.RECEIVE_EOF): LinkState.CLOSED,
+    (LinkState.OPEN, LinkEvent.SEND_MESSAGE): LinkState.OPEN,
+    (LinkState.OPEN, LinkEvent.RECEIVE_MESSAGE): LinkState.OPEN,
+    (LinkState.OPEN, LinkEvent.RECEIVE_GOODBYE): LinkState.CLOSED,
+    (LinkState.OPEN, LinkEvent.SEND_GOODBYE): LinkState.CLOSING,
+    (LinkState.OPEN, LinkEvent.REMOTE_FAULT): LinkState.CLOSING,
+    (LinkState.OPEN, LinkEvent.RECEIVE_EOF): LinkState.CLOSED,
+    (LinkState.CLOSING, LinkEvent.RECEIVE_EOF): LinkState.CLOSED,
+    (LinkState.CLOSED, LinkEvent.RECEIVE_EOF): LinkState.CLOSED,
+}
+"""All that is allowed. An event that a state lacks is illegal there, and the fault of whoever caused it."""
+
+
+def state_diagram() -> str:
+    """Return the table as a Mermaid state diagram, for docs/protocol.md."""
+    lines = ["stateDiagram-v2", f"    [*] --> {LinkState.START.value}"]
+    for (state, event), target in TRANSITIONS.items():
+        lines.append(f"    {state.value} --> {target.value}: {event.value}")
+    lines.append(f"    {LinkState.CLOSED.value} --> [*]")
+    return "\n".join(lines)
+
+
+class ControlLink:
+    """One control link between two nodes, seen from one of them. Not thread-safe."""
+
+    def __init__(
+        self, hello: Hello, *, limits: LinkLimits = DEFAULT_LIMITS, versions: VersionRange = OUR_VERSIONS
+    ) -> None:
+        """`hello` says who we are. Raises `LocalProtocolError` where it or `versions` cannot be sent."""
+        self.hello = hello
+        self.state = LinkState.START
+        self.version: int | None = None
+        """What both sides speak; None before the remote's preamble."""
+        self.remote_hello: Hello | None = None
+        """Who the remote says it is; None before OPEN."""
+        self.remote_goodbye: Goodbye | None = None
+        """Why the remote ended the link, where it said so."""
+        self._versions = versions
+        self._opening = encode_preamble(versions) + encode_frame(encode_payload(hello))
+        self._deframer = Deframer()
+        self._rules = RuleBook(limits)
+        self._output = bytearray()
+
+    # ---- output
+
+    def start(self) -> None:
+        """Queue our preamble and Hello. Raises `LocalProtocolError` the second time."""
+        self.state = self._next_state(LinkEvent.SEND_HELLO)
+        self._output += self._opening
+
+    def send(self, message: Message) -> None:
+        """Queue `message`. Raises `LocalProtocolError`, and changes nothing, where state, rules or limits forbid it."""
+        if isinstance(message, Hello):
+            raise LocalProtocolError("Hello is sent by start(), once")
+        event = LinkEvent.SEND_GOODBYE if isinstance(message, Goodbye) else LinkEvent.SEND_MESSAGE
+        state = self._next_state(event)
+        payload = encode_payload(message)
+        try:
+            verdict = self._rules.judge(message, Side.LOCAL)
+        except RuleBrokenError as error:
+            raise LocalProtocolError(f"cannot send {type(message).__name__}: {error}") from error
+        if verdict is Verdict.STALE:
+            raise LocalProtocolError(f"cannot send {type(message).__name__}: what it is about is over: {message}")
+        frame = encode_frame(payload)
+        self._rules.record(message, Side.LOCAL)
+        self._output += frame
+        self.state = state
+
+    def poll_output(self) -> bytes:
+        """Return the bytes to write now, and forget them; empty where there are none."""
+        output = bytes(self._output)
+        self._output.clear()
+        return output
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes queued and not yet polled."""
+        return len(self._output)
+
+    # ---- input
+
+    def handle_bytes(self, data: bytes | bytearray | memoryview) -> list[Message]:
+        """Take received bytes, in whatever pieces; return the messages that they complete, in order.
+
+        The remote's Hello is the first of them and its Goodbye the last. Messages that crossed the end of their
+        subject on the way are left out. Raises `RemoteProtocolError` where the remote is at fault, and
+        `LocalProtocolError` before `start()`.
+        """
+        if self.state is LinkState.START:
+            raise LocalProtocolError("call start() before the link is given bytes")
+        messages: list[Message] = []
+        if not self._is_listening():
+            return messages
+        try:
+            self._deframer.feed(data)
+            if self.version is None:
+                theirs = self._deframer.poll_preamble()
+                if theirs is None:
+                    return messages
+                self.version = negotiate(self._versions, theirs)
+            while self._is_listening() and (payloads := self._deframer.poll_frames()):
+                for payload in payloads:
+                    message = decode_payload(payload)
+                    if self._receive(message):
+                        messages.append(message)
+                    if not self._is_listening():
+                        break
+        except RemoteProtocolError as error:
+            strangers = self.version is None and self._deframer.versions is not None
+            code = GoodbyeCode.VERSION if strangers else GoodbyeCode.PROTOCOL_ERROR
+            self._fail(code, str(error))
+            raise
+        return messages
+
+    def handle_eof(self) -> None:
+        """Take note that the remote has ended its stream.
+
+        Raises `RemoteProtocolError` where neither side had said Goodbye: the remote crashed or was cut off.
+        """
+        before = self.state
+        self.state = self._next_state(LinkEvent.RECEIVE_EOF)
+        if before in (LinkState.HANDSHAKE, LinkState.OPEN):
+            rest = self._deframer.pending_bytes
+            inside = f", {rest} bytes into a frame" if rest else ""
+            raise RemoteProtocolError(f"control link ended without a Goodbye in state {before.value}{inside}")
+
+    # ---- what the rules know
+
+    def wants(self, side: Side) -> dict[int, int | None]:
+        """Return the handles that `side` has open: handle -> chunk count once announced, else None. A copy."""
+        return self._rules.wants(side)
+
+    def requests(self, side: Side) -> dict[int, int]:
+        """Return the requests of `side` that are outstanding: request id -> handle. A copy."""
+        return self._rules.requests(side)
+
+    def is_request_live(self, side: Side, request_id: int) -> bool:
+        """Say whether a request of `side` is outstanding: ask before a Reject or Cancel that may come late."""
+        return self._rules.is_request_live(side, request_id)
+
+    def finish_request(self, side: Side, request_id: int) -> bool:
+        """End a request of `side` because its payload went over the data stream; False where it was over already.
+
+        The asker calls it with `Side.LOCAL` when the chunk is here, the asked with `Side.REMOTE` when it was sent.
+        """
+        return self._rules.finish_request(side, request_id)
+
+    # ---- inner parts
+
+    def _is_listening(self) -> bool:
+        return self.state in (LinkState.HANDSHAKE, LinkState.OPEN)
+
+    def _next_state(self, event: LinkEvent) -> LinkState:
+        target = TRANSITIONS.get((self.state, event))
+        if target is None:
+            raise LocalProtocolError(f"cannot {event.value} in state {self.state.value}")
+        return target
+
+    def _receive(self, message: Message) -> bool:
+        """Judge and record one message; return whether the driver is to see it. Raises `RemoteProtocolError`."""
+        name = type(message).__name__
+        if isinstance(message, Hello):
+            event = LinkEvent.RECEIVE_HELLO
+        elif isinstance(message, Goodbye):
+            event = LinkEvent.RECEIVE_GOODBYE
+        else:
+            event = LinkEvent.RECEIVE_MESSAGE
+        target = TRANSITIONS.get((self.state, event))
+        if target is None:
+            raise RemoteProtocolError(f"remote sent {name} in state {self.state.value}")
+        if isinstance(message, Hello):
+            self.remote_hello = message
+        else:
+            try:
+                verdict = self._rules.judge(message, Side.REMOTE)
+            except RuleBrokenError as error:
+                raise RemoteProtocolError(f"remote sent {name}: {error}") from error
+            if verdict is Verdict.STALE:
+                return False
+            self._rules.record(message, Side.REMOTE)
+        if isinstance(message, Goodbye):
+            self.remote_goodbye = message
+        self.state = target
+        return True
+
+    def _fail(self, code: GoodbyeCode, reason: str) -> None:
+        """Queue the last frame of a link whose remote is at fault."""
+        # What the remote sent may be quoted in the reason; only plain characters go back.
+        plain = "".join(letter if letter.isprintable() else "?" for letter in reason)
+        self.state = self._next_state(LinkEvent.REMOTE_FAULT)
+        self._output += encode_frame(encode_payload(Goodbye(int(code), plain[:REASON_CHARS_MAX])))

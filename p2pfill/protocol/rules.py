@@ -1,0 +1,247 @@
+"""What the messages of an open link may say to each other: handles, requests, streams and pings.
+
+Both directions obey the same rules, so there is one set of them: `RuleBook.judge(message, by)` looks at what side `by`
+has said before and what the other side has. It changes nothing; `record` does, once the message is known to be sent.
+
+Handles, request ids and stream ids are chosen by the asker and must grow. That keeps memory bounded and tells
+the three cases of an id apart without a graveyard: live (in its dict), over (not above the highest used: a
+message crossed its end on the way, and is STALE), or never used (a breach). Rejected: ids that are free again at once,
+where a late Reject or Have could hit the next user of its id.
+
+A request is live from Request until Cancel, Reject, Unwant of its handle, or `finish_request`, which each side calls
+for itself since the payload travels elsewhere. The asked side learns the end later than the asker, hence the slack in
+`LinkLimits.requests_slack`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+from p2pfill.protocol.messages import (
+    Cancel,
+    Fetching,
+    Goodbye,
+    Have,
+    Health,
+    Hello,
+    Holdings,
+    Message,
+    Ping,
+    Pong,
+    Reject,
+    Request,
+    StreamGrant,
+    StreamOpen,
+    StreamRefuse,
+    Unwant,
+    Want,
+)
+
+WANTS_MAX: Final = 1024
+"""Titles that one side follows on one link; a node fills far fewer at once, and each costs the other side updates."""
+
+REQUESTS_MAX: Final = 1024
+"""Outstanding in one direction: 256 MiB of the smallest usual chunks, beyond any product of rate and delay."""
+
+REQUESTS_SLACK: Final = 1024
+"""How far the asked side may lag behind in knowing that requests are finished."""
+
+STREAMS_MAX: Final = 64
+"""Unanswered StreamOpen in one direction; a handful of streams fills any link."""
+
+PINGS_MAX: Final = 16
+"""Unanswered Ping in one direction; a side that does not answer the first few is gone."""
+
+
+class LinkLimits(NamedTuple):
+    """Bounds on what one side of a link may leave open; the same numbers must hold on both sides."""
+
+    wants_max: int = WANTS_MAX
+    requests_max: int = REQUESTS_MAX
+    requests_slack: int = REQUESTS_SLACK
+    streams_max: int = STREAMS_MAX
+    pings_max: int = PINGS_MAX
+
+
+class Side(Enum):
+    """Who sends a message."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+    @property
+    def other(self) -> Side:
+        """The one who receives it."""
+        return Side.REMOTE if self is Side.LOCAL else Side.LOCAL
+
+
+class Verdict(Enum):
+    """What `judge` says of a message that breaks no rule."""
+
+    VALID = "valid"
+    STALE = "stale"
+    """About something that its asker has ended already: to be dropped when received, an error when sent."""
+
+
+class RuleBrokenError(Exception):
+    """A message breaks a rule; the text names it. `ControlLink` turns it into the error of the side at fault."""
+
+
+class _Asks:
+    """What one side has asked for and not yet been given, and the highest ids that it has used."""
+
+    def __init__(self) -> None:
+        self.wants: dict[int, int | None] = {}
+        """Handle -> chunk count, once the other side has announced it. It stays when holdings go away again."""
+        self.requests: dict[int, int] = {}
+        """Request id -> handle."""
+        self.streams: set[int] = set()
+        self.pings: set[int] = set()
+        self.handle_last = -1
+        self.request_last = -1
+        self.stream_last = -1
+
+
+class RuleBook:
+    """The ledger of one open link. Each ask of each side is live, over, or was never made."""
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self._limits = limits
+        self._asks = {Side.LOCAL: _Asks(), Side.REMOTE: _Asks()}
+
+    def wants(self, side: Side) -> dict[int, int | None]:
+        """Return a copy of the live handles of `side`, each with the chunk count it was told, if any."""
+        return dict(self._asks[side].wants)
+
+    def requests(self, side: Side) -> dict[int, int]:
+        """Return a copy of the live requests of `side`: request id -> handle."""
+        return dict(self._asks[side].requests)
+
+    def is_request_live(self, side: Side, request_id: int) -> bool:
+        """Say whether a request of `side` is outstanding."""
+        return request_id in self._asks[side].requests
+
+    def finish_request(self, side: Side, request_id: int) -> bool:
+        """End a request of `side` whose payload has gone over; False where it was over before."""
+        return self._asks[side].requests.pop(request_id, None) is not None
+
+    def judge(self, message: Message, by: Side) -> Verdict:
+        """Say whether `by` may send `message` now. Raises `RuleBrokenError`."""
+        own, asked = self._asks[by], self._asks[by.other]
+        match message:
+            case Want(handle):
+                _check_new("handle", handle, own.handle_last, len(own.wants), self._limits.wants_max)
+            case Unwant(handle):
+                _check_live("handle", handle, handle in own.wants)
+            case Request():
+                self._judge_request(message, by)
+            case Cancel(request_id):
+                # The asker may not know that it is over, but it must have asked.
+                return _verdict("request", request_id, request_id in own.requests, own.request_last)
+            case Reject(request_id):
+                return _verdict("request", request_id, request_id in asked.requests, asked.request_last)
+            case Holdings(handle):
+                _check_holdings(message, asked.wants.get(handle))
+                return _verdict("handle", handle, handle in asked.wants, asked.handle_last)
+            case Have(handle, chunks) | Fetching(handle, chunks):
+                verdict = _verdict("handle", handle, handle in asked.wants, asked.handle_last)
+                if verdict is Verdict.VALID:
+                    _check_chunks(handle, max(chunks), asked.wants[handle])
+                return verdict
+            case StreamOpen(stream_id):
+                _check_new("stream", stream_id, own.stream_last, len(own.streams), self._limits.streams_max)
+            case StreamGrant(stream_id) | StreamRefuse(stream_id):
+                _check_live("stream", stream_id, stream_id in asked.streams)
+            case Ping(nonce):
+                if nonce in own.pings or len(own.pings) >= self._limits.pings_max:
+                    raise RuleBrokenError(f"ping {nonce} repeats an unanswered one, or {len(own.pings)} are unanswered")
+            case Pong(nonce):
+                _check_live("ping", nonce, nonce in asked.pings)
+            case Health() | Goodbye():
+                pass
+            case Hello():
+                raise RuleBrokenError("a second Hello")
+        return Verdict.VALID
+
+    def record(self, message: Message, by: Side) -> None:
+        """Enter a message that `judge` found valid."""
+        own, asked = self._asks[by], self._asks[by.other]
+        match message:
+            case Want(handle):
+                own.wants[handle] = None
+                own.handle_last = handle
+            case Unwant(handle):
+                del own.wants[handle]
+                for request_id in [r for r, used in own.requests.items() if used == handle]:
+                    del own.requests[request_id]
+            case Request(handle, request_id):
+                own.requests[request_id] = handle
+                own.request_last = request_id
+            case Cancel(request_id):
+                del own.requests[request_id]
+            case Reject(request_id):
+                del asked.requests[request_id]
+            case Holdings(handle, True, chunk_count):
+                asked.wants[handle] = chunk_count
+            case StreamOpen(stream_id):
+                own.streams.add(stream_id)
+                own.stream_last = stream_id
+            case StreamGrant(stream_id) | StreamRefuse(stream_id):
+                asked.streams.discard(stream_id)
+            case Ping(nonce):
+                own.pings.add(nonce)
+            case Pong(nonce):
+                asked.pings.discard(nonce)
+            case _:
+                pass
+
+    def _judge_request(self, message: Request, by: Side) -> None:
+        own = self._asks[by]
+        allowed = self._limits.requests_max
+        if by is Side.REMOTE:
+            allowed += self._limits.requests_slack
+        _check_live("handle", message.handle, message.handle in own.wants)
+        _check_chunks(message.handle, message.chunk, own.wants[message.handle])
+        _check_new("request", message.request_id, own.request_last, len(own.requests), allowed)
+
+
+def _check_new(what: str, number: int, last: int, held: int, allowed: int) -> None:
+    if number <= last:
+        raise RuleBrokenError(f"{what} {number} is not above {last}, the last one used")
+    if held >= allowed:
+        raise RuleBrokenError(f"{what} {number} is one too many: {held} are open, {allowed} are allowed")
+
+
+def _check_live(what: str, number: int, live: bool) -> None:
+    if not live:
+        raise RuleBrokenError(f"{what} {number} is not open")
+
+
+def _verdict(what: str, number: int, live: bool, last: int) -> Verdict:
+    if live:
+        return Verdict.VALID
+    if number > last:
+        raise RuleBrokenError(f"{what} {number} was never opened")
+    return Verdict.STALE
+
+
+def _check_chunks(handle: int, chunk: int, chunk_count: int | None) -> None:
+    if chunk_count is None:
+        raise RuleBrokenError(f"chunk {chunk} of handle {handle}, whose holdings were not announced")
+    if chunk >= chunk_count:
+        raise RuleBrokenError(f"chunk {chunk} of handle {handle}, which has {chunk_count} chunks")
+
+
+def _check_holdings(message: Holdings, before: int | None) -> None:
+    handle, count, bitmap = message.handle, message.chunk_count, message.bitmap
+    if not message.known:
+        if count or bitmap:
+            raise RuleBrokenError(f"holdings of handle {handle} are not known, yet come with chunks")
+        return
+    if before is not None and count != before:
+        raise RuleBrokenError(f"holdings of handle {handle} change the chunk count from {before} to {count}")
+    if len(bitmap) != (count + 7) // 8:
+        raise RuleBrokenError(f"holdings of handle {handle}: bitmap of {len(bitmap)} bytes for {count} chunks")
+    if count % 8 and bitmap[-1] >> (count % 8):
+        raise RuleBrokenError(f"holdings of handle {handle}: bits beyond the last chunk are set")
