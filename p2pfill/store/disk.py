@@ -1,0 +1,165 @@
+"""The few ways in which the store touches the disk.
+
+Paths out of a manifest are only ever opened one component at a time below a directory descriptor and without
+following links, so that even a link that somebody planted inside a title cannot lead a write elsewhere.
+Resolving a joined path first and comparing prefixes was rejected: it races with whoever plants the link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Lock
+from typing import Final
+
+from p2pfill.errors import StoreError
+
+DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+"""O_NONBLOCK does nothing on a plain file, and keeps open() from hanging on a planted fifo."""
+
+_ADVICE: Final = {
+    errno.ENOSPC: "the disk is full; free some space or use another directory",
+    errno.EDQUOT: "the disk quota is used up; free some space or use another directory",
+    errno.EROFS: "the file system is read-only; mount it writable or use another directory",
+    errno.EACCES: "permission denied; make it writable for this user or use another directory",
+    errno.EPERM: "permission denied; make it writable for this user or use another directory",
+    errno.EFBIG: "the file is larger than the file system or the process limit allows",
+    errno.EMFILE: "this process has too many open files; raise its limit (ulimit -n)",
+    errno.ELOOP: "a symbolic link is in the way; remove it",
+    errno.EIO: "the disk reports an input/output error; check it before trusting it again",
+}
+
+
+def store_error(doing: str, error: OSError) -> StoreError:
+    """Return the one clear line for an operating system's refusal."""
+    advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    return StoreError(f"cannot {doing}: {advice}")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn any `OSError` inside into a `StoreError` that says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(doing, error) from error
+
+
+def open_beneath(directory_fd: int, path: str, flags: int, *, make: bool = False) -> int:
+    """Open the '/'-separated `path` below a directory, never through a link; the caller closes the result.
+
+    With `make`, missing directories are made first. Raises `OSError`.
+    """
+    *parents, name = path.split("/")
+    parent_fd = directory_fd
+    try:
+        for component in parents:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(component, 0o755, dir_fd=parent_fd)
+            child_fd = os.open(component, DIRECTORY_FLAGS, dir_fd=parent_fd)
+            if parent_fd != directory_fd:
+                os.close(parent_fd)
+            parent_fd = child_fd
+        return os.open(name, flags | FILE_FLAGS, 0o644, dir_fd=parent_fd)
+    finally:
+        if parent_fd != directory_fd:
+            os.close(parent_fd)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`; a short write is continued. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset` of the file and return the bytes read, fewer only at its end. Raises `OSError`."""
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def replace_file(directory_fd: int, name: str, data: bytes) -> None:
+    """Give the file `name` the contents `data`, durably and all or nothing. Raises `OSError`."""
+    temporary = name + ".new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | FILE_FLAGS, 0o644, dir_fd=directory_fd)
+    try:
+        write_all(fd, data, 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+    os.fsync(directory_fd)
+
+
+class _Entry:
+    __slots__ = ("fd", "pins")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.pins = 0
+
+
+class FileCache:
+    """Descriptors of the files used last, by file index. Thread-safe.
+
+    An entry is either pinned by at least one user or may be closed at any time; a descriptor is never closed while
+    pinned, since its number could then be given to another file under a running write. The cache may exceed
+    `count_max` only by what is pinned, which the number of worker threads bounds.
+    """
+
+    def __init__(self, open_file: Callable[[int], int], count_max: int) -> None:
+        self._open_file = open_file
+        self._count_max = count_max
+        self._lock = Lock()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._closed = False
+
+    @contextmanager
+    def pinned(self, file_index: int) -> Iterator[int]:
+        """Give the descriptor of a file for the time of the block. Raises what opening raises."""
+        entry = self._pin(file_index)
+        try:
+            yield entry.fd
+        finally:
+            with self._lock:
+                entry.pins -= 1
+                self._evict()
+
+    def close(self) -> None:
+        """Close what is not in use now, and the rest as its users let go of it. May be called twice."""
+        with self._lock:
+            self._closed = True
+            self._evict()
+
+    def _pin(self, file_index: int) -> _Entry:
+        with self._lock:
+            if self._closed:
+                raise StoreError("the title is closed")
+            entry = self._entries.get(file_index)
+            if entry is None:
+                # Opening under the lock keeps two threads from opening one file twice; it only costs metadata time.
+                entry = self._entries[file_index] = _Entry(self._open_file(file_index))
+            entry.pins += 1
+            self._entries.move_to_end(file_index)
+            self._evict()
+            return entry
+
+    def _evict(self) -> None:
+        excess = len(self._entries) - (0 if self._closed else self._count_max)
+        if excess <= 0:
+            return
+        for index in [index for index, entry in self._entries.items() if not entry.pins][:excess]:
+            os.close(self._entries.pop(index).fd)

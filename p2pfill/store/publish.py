@@ -1,0 +1,147 @@
+"""Making a title out of a file or a directory tree, which stays as it is and where it is.
+
+What is hashed must be what an origin will serve, so a file that changes meanwhile is an error and not a retry:
+only a person can say when the tree is at rest.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from p2pfill.errors import StoreError
+from p2pfill.model.manifest import BLAKE3_BYTES, XXH3_BYTES, Integrity, Manifest, default_chunk_size, layout
+from p2pfill.store.disk import store_error
+from p2pfill.store.hashing import Digests, Progress, hash_chunks
+
+
+class PublishResult(NamedTuple):
+    """`skipped` names what is no regular file, each with the reason."""
+
+    manifest: Manifest
+    skipped: list[str]
+
+
+class _Source(NamedTuple):
+    path: str
+    size: int
+    stamp: tuple[int, int, int, int]
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def scan(root: Path) -> tuple[dict[str, _Source], list[str]]:
+    """Return the regular files below `root` by their path in the title, and what was skipped. Raises `StoreError`."""
+    found: dict[str, _Source] = {}
+    skipped: list[str] = []
+    waiting = [("", str(root))]
+    while waiting:
+        prefix, directory = waiting.pop()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    _scan_entry(entry, prefix + entry.name, found, skipped, waiting)
+        except OSError as error:
+            raise store_error(f"read {directory!r}", error) from error
+    return found, sorted(skipped)
+
+
+def _scan_entry(
+    entry: os.DirEntry[str],
+    path: str,
+    found: dict[str, _Source],
+    skipped: list[str],
+    waiting: list[tuple[str, str]],
+) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        waiting.append((path + "/", entry.path))
+        return
+    if entry.is_symlink():
+        try:
+            status = os.stat(entry.path)
+        except OSError:
+            skipped.append(f"{path} (broken link)")
+            return
+        if stat.S_ISDIR(status.st_mode):
+            # Followed, it could lead out of the tree or in a circle.
+            skipped.append(f"{path} (link to a directory)")
+            return
+    else:
+        status = entry.stat()
+    if stat.S_ISREG(status.st_mode):
+        found[path] = _Source(entry.path, status.st_size, _stamp(status))
+    else:
+        skipped.append(f"{path} (not a regular file)")
+
+
+def _sources(path: Path) -> tuple[dict[str, _Source], list[str]]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise store_error(f"publish {str(path)!r}", error) from error
+    if stat.S_ISDIR(status.st_mode):
+        return scan(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"cannot publish {str(path)!r}: it is neither a file nor a directory")
+    # `resolve` gives "." and ".." a real name.
+    name = path.name or path.resolve().name
+    return {name: _Source(str(path), status.st_size, _stamp(status))}, []
+
+
+def publish(
+    path: Path,
+    *,
+    name: str,
+    chunk_size: int | None = None,
+    integrity: Integrity = "blake3",
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> PublishResult:
+    """Hash a file or a directory tree and return its manifest. Links to regular files are followed.
+
+    `chunk_size` in bytes, by default from the size; `workers` threads, by default one a core. Raises `StoreError`
+    where something cannot be read or changes meanwhile, and `ManifestError` where names or sizes are not allowed.
+    """
+    sources, skipped = _sources(path)
+    if not sources:
+        raise StoreError(f"cannot publish {str(path)!r}: there is no file in it")
+    files = layout((title_path, source.size) for title_path, source in sources.items())
+    ordered = [sources[entry.path] for entry in files]
+    size = files[-1].offset + files[-1].size
+    chunk_size = default_chunk_size(size) if chunk_size is None else chunk_size
+    # A chunk size of 0 is refused by the manifest; it must only not divide here.
+    count = -(-size // max(chunk_size, 1))
+    draft = Manifest(name, chunk_size, files, bytes(count * XXH3_BYTES), bytes(count * BLAKE3_BYTES), integrity)
+    xxh3, blake3 = bytearray(draft.xxh3), bytearray(draft.blake3)
+
+    def open_file(index: int) -> int:
+        fd = os.open(ordered[index].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if _stamp(os.fstat(fd)) != ordered[index].stamp:
+            os.close(fd)
+            raise StoreError("it changed while it was being published")
+        return fd
+
+    def found(chunk: int, result: Digests | StoreError) -> None:
+        if isinstance(result, StoreError):
+            raise result
+        xxh3[chunk * XXH3_BYTES : (chunk + 1) * XXH3_BYTES] = result.xxh3
+        blake3[chunk * BLAKE3_BYTES : (chunk + 1) * BLAKE3_BYTES] = result.blake3
+
+    hash_chunks(draft, open_file, found, progress=progress, workers=workers)
+    _check_unchanged(ordered)
+    return PublishResult(replace(draft, xxh3=bytes(xxh3), blake3=bytes(blake3)), skipped)
+
+
+def _check_unchanged(sources: list[_Source]) -> None:
+    for source in sources:
+        try:
+            unchanged = _stamp(os.stat(source.path)) == source.stamp
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            raise StoreError(f"{source.path!r} changed while it was being published; publish again when it is at rest")

@@ -1,0 +1,349 @@
+"""A directory of titles, owned by one process.
+
+    root/lock                               held while a Store is open
+    root/filling/<id>/{manifest,journal,files/…}     a fill; the journal is made last, so without one it never began
+    root/titles/<id>/…                      the same directory, renamed when whole
+    root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename
+
+Go-live renames the directory, then swaps the link, then removes the journal. A journal in `titles/` so marks a
+go-live that was cut short, and opening the store finishes it. Removing renames to `filling/<id>.gone` first, so that
+no half of a title is ever seen. Copying finished files into place was rejected: it is neither atomic nor free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from threading import RLock
+from typing import Final, NamedTuple
+
+from p2pfill.errors import ConfigError, ManifestError, StoreError
+from p2pfill.hot.io import sync_fs
+from p2pfill.model import limits
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import TitleId, title_id_from_hex
+from p2pfill.model.manifest import Manifest
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, open_beneath, replace_file, store_error, translated
+from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.title import StoredTitle
+
+_PROBE_BYTES: Final = 4096
+"""One block: a disk that cannot take this is full."""
+_SPARE_BYTES: Final = limits.MIB
+"""What a fill must leave free for its own directories and journal."""
+
+
+class TitleStatus(NamedTuple):
+    """What the store holds of a title; `error` says why it cannot be used, if so."""
+
+    name: str
+    size: int
+    chunk_count: int
+    have_chunks: int
+    live: bool
+    error: str = ""
+
+
+class Store:
+    """The titles below one directory. Thread-safe; all calls block and raise `StoreError` when the disk refuses."""
+
+    def __init__(self, root: Path, lock_fd: int) -> None:
+        """Use `Store.open`."""
+        self.root = root
+        self._lock_fd = lock_fd
+        self._lock = RLock()
+        self._open_titles: dict[TitleId, StoredTitle] = {}
+        self._live_status: dict[TitleId, TitleStatus] = {}
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Open the store in `root`, made where missing, and finish what a crash cut short.
+
+        Raises `StoreError` where the directory cannot be written to, is full, or belongs to a running node.
+        """
+        root = root.absolute()
+        with translated(f"use {str(root)!r} as data directory"):
+            for name in ("filling", "titles", "live"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o644)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock_fd)
+            raise StoreError(
+                f"data directory {str(root)!r} is in use by another node; stop it or use another"
+            ) from error
+        store = cls(root, lock_fd)
+        try:
+            with translated(f"use {str(root)!r} as data directory"):
+                store._probe()
+                store._recover()
+        except StoreError:
+            os.close(lock_fd)
+            raise
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def titles(self) -> dict[TitleId, TitleStatus]:
+        """Return everything on disk, live or filling, by id."""
+        with self._lock:
+            found = {}
+            for place in ("titles", "filling"):
+                for title_id in self._ids(place):
+                    found[title_id] = self._status(title_id, live=place == "titles")
+            return found
+
+    def open_title(self, title_id: TitleId) -> StoredTitle:
+        """Return a title, live or filling; the same object for all until it is closed. `StoreError` if absent."""
+        with self._lock:
+            title = self._cached(title_id)
+            if title is not None:
+                return title
+            for place in ("titles", "filling"):
+                directory = self.root / place / title_id.hex()
+                if directory.is_dir() and (place == "titles" or (directory / JOURNAL).exists()):
+                    return self._open(directory, title_id, live=place == "titles")
+            raise StoreError(f"title {title_id.hex()} is not in {str(self.root)!r}")
+
+    def begin_fill(self, manifest: Manifest) -> StoredTitle:
+        """Return the title, resumed where it was begun before, else with every file allocated at full size.
+
+        Raises `StoreError` naming needed and free bytes where the disk cannot hold it.
+        """
+        with self._lock:
+            title_id = manifest.title_id
+            directory = self.root / "filling" / title_id.hex()
+            if self._cached(title_id) is None and not (self.root / "titles" / title_id.hex()).is_dir():
+                if directory.exists() and not (directory / JOURNAL).exists():
+                    with translated(f"clear {str(directory)!r}"):
+                        shutil.rmtree(directory)
+                if not directory.exists():
+                    self._allocate(directory, manifest)
+            return self.open_title(title_id)
+
+    def remove(self, title_id: TitleId) -> None:
+        """Forget a title and delete its files. Does nothing where it is absent."""
+        with self._lock, translated(f"remove title {title_id.hex()}"):
+            title = self._open_titles.pop(title_id, None)
+            if title is not None:
+                title.close()
+            self._live_status.pop(title_id, None)
+            for link in (self.root / "live").iterdir():
+                if link.is_symlink() and os.readlink(link) == _link_target(title_id):
+                    link.unlink()
+            gone = self.root / "filling" / f"{title_id.hex()}.gone"
+            if gone.exists():
+                shutil.rmtree(gone)
+            for place in ("titles", "filling"):
+                directory = self.root / place / title_id.hex()
+                if directory.exists():
+                    directory.rename(gone)
+                    shutil.rmtree(gone)
+
+    def close(self) -> None:
+        """Close every title and let another process have the directory. May be called twice."""
+        with self._lock:
+            for title in self._open_titles.values():
+                title.close()
+            self._open_titles.clear()
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def _probe(self) -> None:
+        probe = self.root / "filling" / "probe"
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\x01" * _PROBE_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+    def _recover(self) -> None:
+        for entry in (self.root / "filling").iterdir():
+            if entry.name.endswith(".gone"):
+                shutil.rmtree(entry)
+            elif entry.name.endswith(".link"):
+                entry.unlink()
+        for title_id in self._ids("titles"):
+            directory = self.root / "titles" / title_id.hex()
+            if (directory / JOURNAL).exists():
+                self._show(title_id, self._read_manifest(directory, title_id).name)
+
+    def _ids(self, place: str) -> list[TitleId]:
+        found = []
+        for name in os.listdir(self.root / place):
+            with suppress(ConfigError):
+                found.append(title_id_from_hex(name))
+        return found
+
+    def _cached(self, title_id: TitleId) -> StoredTitle | None:
+        title = self._open_titles.get(title_id)
+        if title is not None and title.closed:
+            del self._open_titles[title_id]
+            return None
+        return title
+
+    def _status(self, title_id: TitleId, *, live: bool) -> TitleStatus:
+        known = self._live_status.get(title_id)
+        if known is not None:
+            return known
+        was_open = self._cached(title_id) is not None
+        try:
+            title = self.open_title(title_id)
+        except StoreError as error:
+            return TitleStatus("", 0, 0, 0, live, str(error))
+        manifest = title.manifest
+        status = TitleStatus(manifest.name, manifest.size, manifest.chunk_count, title.have.count(), title.live)
+        if not was_open:
+            title.close()
+        if title.live:
+            self._live_status[title_id] = status
+        return status
+
+    def _read_manifest(self, directory: Path, title_id: TitleId) -> Manifest:
+        with translated(f"read the manifest in {str(directory)!r}"):
+            data = (directory / "manifest").read_bytes()
+        try:
+            manifest = Manifest.decode(data)
+        except ManifestError as error:
+            raise StoreError(
+                f"the manifest in {str(directory)!r} is damaged; remove that directory: {error}"
+            ) from error
+        if manifest.title_id != title_id:
+            raise StoreError(f"the manifest in {str(directory)!r} is of another title; remove that directory")
+        return manifest
+
+    def _open(self, directory: Path, title_id: TitleId, *, live: bool) -> StoredTitle:
+        manifest = self._read_manifest(directory, title_id)
+        with translated(f"open {str(directory)!r}"):
+            directory_fd = os.open(directory, DIRECTORY_FLAGS)
+            try:
+                journal, have = None, Bitmap.full(manifest.chunk_count)
+                if not live:
+                    journal, have = self._resume(directory_fd, manifest)
+                title = StoredTitle(manifest, directory_fd, journal, have, self._publish_live)
+            except BaseException:
+                os.close(directory_fd)
+                raise
+        self._open_titles[title_id] = title
+        return title
+
+    def _resume(self, directory_fd: int, manifest: Manifest) -> tuple[Journal, Bitmap]:
+        journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count)
+        files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
+        try:
+            lost = _wrong_sizes(files_fd, manifest)
+            if lost:
+                # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
+                # their size back, since a crash between the two would otherwise leave zeros that look verified.
+                for index in lost:
+                    entry = manifest.files[index]
+                    end = -(-(entry.offset + entry.size) // manifest.chunk_size)
+                    for chunk in range(entry.offset // manifest.chunk_size, end):
+                        have.discard(chunk)
+                journal.close()
+                journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
+                _allocate_files(files_fd, manifest, lost)
+        finally:
+            os.close(files_fd)
+        return journal, have
+
+    def _allocate(self, directory: Path, manifest: Manifest) -> None:
+        doing = f"hold title {manifest.name!r}, which needs {manifest.size} bytes, in {str(self.root)!r}"
+        with translated(doing):
+            status = os.statvfs(self.root)
+            free = status.f_bavail * status.f_frsize
+            if manifest.size + _SPARE_BYTES > free:
+                raise StoreError(f"cannot {doing}: only {free} bytes are free; free some space or use another disk")
+        try:
+            directory.mkdir()
+            directory_fd = os.open(directory, DIRECTORY_FLAGS)
+            try:
+                replace_file(directory_fd, "manifest", manifest.encode())
+                os.mkdir("files", 0o755, dir_fd=directory_fd)
+                files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
+                try:
+                    _allocate_files(files_fd, manifest, range(len(manifest.files)))
+                    # Sizes and directory entries must be durable before the journal claims that the fill began.
+                    sync_fs(files_fd)
+                finally:
+                    os.close(files_fd)
+                Journal.create(directory_fd, manifest.title_id).close()
+            finally:
+                os.close(directory_fd)
+            _sync_directory(directory.parent)
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            failure = store_error(doing, error)
+            raise StoreError(f"{failure} ({free} bytes were free)") from error
+
+    def _publish_live(self, title: StoredTitle) -> None:
+        title_id = title.manifest.title_id
+        filling, whole = (self.root / place / title_id.hex() for place in ("filling", "titles"))
+        with translated(f"show title {title.manifest.name!r} in {str(self.root / 'live')!r}"):
+            # A retry after a failure to swap the link finds the rename done.
+            if filling.exists():
+                filling.rename(whole)
+            _sync_directory(whole.parent)
+            _sync_directory(filling.parent)
+            self._show(title_id, title.manifest.name)
+
+    def _show(self, title_id: TitleId, name: str) -> None:
+        link = self.root / "filling" / f"{title_id.hex()}.link"
+        link.unlink(missing_ok=True)
+        link.symlink_to(_link_target(title_id))
+        link.replace(self.root / "live" / name)
+        _sync_directory(self.root / "live")
+        (self.root / "titles" / title_id.hex() / JOURNAL).unlink(missing_ok=True)
+
+
+def _link_target(title_id: TitleId) -> str:
+    return f"../titles/{title_id.hex()}/files"
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, DIRECTORY_FLAGS)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _wrong_sizes(files_fd: int, manifest: Manifest) -> list[int]:
+    """Return the indexes of files that are absent or not of their size. Raises `OSError`."""
+    wrong = []
+    for index, entry in enumerate(manifest.files):
+        try:
+            fd = open_beneath(files_fd, entry.path, os.O_RDONLY)
+        except FileNotFoundError:
+            wrong.append(index)
+            continue
+        if os.fstat(fd).st_size != entry.size:
+            wrong.append(index)
+        os.close(fd)
+    return wrong
+
+
+def _allocate_files(files_fd: int, manifest: Manifest, indexes: Iterable[int]) -> None:
+    """Make these files, empty but with all of their space. Raises `OSError`."""
+    for index in indexes:
+        entry = manifest.files[index]
+        fd = open_beneath(files_fd, entry.path, os.O_RDWR | os.O_CREAT, make=True)
+        try:
+            os.ftruncate(fd, 0)
+            if entry.size:
+                os.posix_fallocate(fd, 0, entry.size)
+        finally:
+            os.close(fd)

@@ -1,0 +1,168 @@
+"""One title on disk, filling or live.
+
+Invariants: a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is
+below `titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
+again, because the kernel may have dropped the very pages that it could not write and would report success.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from threading import Lock, RLock
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
+
+from p2pfill.errors import StoreError
+from p2pfill.hot.io import sync_fs
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.manifest import Manifest
+from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, open_beneath, read_into, store_error, translated
+from p2pfill.store.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN_FILES_MAX: Final = 128
+"""Per title. A process may open 1024 files by default and needs most of them for sockets."""
+SYNC_FILES_MAX: Final = 16
+"""A commit that touched more files than this asks for one sync of the whole file system instead."""
+READ_BYTES: Final = 1 << 20
+
+
+class StoredTitle:
+    """A title's files, made by `Store`. All calls block, are thread-safe and raise `StoreError` if the disk refuses."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        directory_fd: int,
+        journal: Journal | None,
+        have: Bitmap,
+        publish_live: Callable[[StoredTitle], None],
+    ) -> None:
+        """Take over `directory_fd` and `journal`; without a journal the title is live. `have` is kept up to date."""
+        self.manifest = manifest
+        self.have = have
+        self._directory_fd = directory_fd
+        self._journal = journal
+        self._publish_live = publish_live
+        self._files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
+        self._readers = FileCache(lambda index: self._open(index, os.O_RDONLY), OPEN_FILES_MAX)
+        self._writers = FileCache(lambda index: self._open(index, os.O_RDWR), OPEN_FILES_MAX)
+        self._lock = RLock()
+        self._open_lock = Lock()
+        self._failed = ""
+        self.live = journal is None
+        self.closed = False
+
+    def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
+        """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
+
+        A descriptor is good only until the iterator moves on or is closed: use it inside the loop. Raises `StoreError`
+        for writing into a live title and `IndexError` for a chunk that is not there.
+        """
+        if write and self.live:
+            raise StoreError(f"title {self.manifest.name!r} is live and cannot be written to")
+        segments = self.manifest.segments(chunk, start)
+        return self._ranges(segments, self._writers if write else self._readers)
+
+    def _ranges(self, segments: Iterable[tuple[int, int, int]], cache: FileCache) -> Iterator[tuple[int, int, int]]:
+        for index, offset, length in segments:
+            with ExitStack() as stack:
+                with translated(f"open {self.manifest.files[index].path!r} of title {self.manifest.name!r}"):
+                    fd = stack.enter_context(cache.pinned(index))
+                yield fd, offset, length
+
+    def check_blake3(self, chunk: int) -> bool:
+        """Re-read a chunk, from the page cache as a rule, and tell whether its BLAKE3 is the manifest's."""
+        hasher = blake3()
+        view = memoryview(bytearray(min(READ_BYTES, self.manifest.chunk_length(chunk))))
+        for fd, offset, length in self.ranges(chunk):
+            while length:
+                part = view[: min(length, len(view))]
+                with translated(f"read chunk {chunk} of title {self.manifest.name!r}"):
+                    got = read_into(fd, part, offset)
+                if got != len(part):
+                    return False
+                hasher.update(part)
+                offset += got
+                length -= got
+        return hasher.digest() == self.manifest.chunk_blake3(chunk)
+
+    def commit(self, chunks: Sequence[int]) -> None:
+        """Make verified chunks durable: first their bytes, then the journal's record of them, then `have`."""
+        with self._lock:
+            if self._journal is None or self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is not being filled")
+            if self._failed:
+                raise StoreError(self._failed)
+            fresh = [chunk for chunk in dict.fromkeys(chunks) if not self.have[chunk]]
+            if not fresh:
+                return
+            try:
+                self._sync(fresh)
+                self._journal.append(fresh)
+            except OSError as error:
+                failure = store_error(f"make chunks of title {self.manifest.name!r} durable", error)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._failed = str(failure)
+                raise failure from error
+            for chunk in fresh:
+                self.have.add(chunk)
+
+    def go_live(self) -> None:
+        """Show the finished title under its name by one atomic rename. Does nothing where it is live already."""
+        with self._lock:
+            if self.live:
+                return
+            missing = len(self.have) - self.have.count()
+            if missing:
+                raise StoreError(f"title {self.manifest.name!r} cannot go live: {missing} chunks are missing")
+            if self._journal is None or self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is closed")
+            # Refuses new writers at once; descriptors in use stay good across the rename.
+            self.live = True
+            try:
+                self._publish_live(self)
+            except StoreError:
+                self.live = False
+                raise
+            self._writers.close()
+            self._journal.close()
+            self._journal = None
+
+    def close(self) -> None:
+        """Close all descriptors; those in use are closed when their users are done. May be called twice."""
+        with self._lock, self._open_lock:
+            if self.closed:
+                return
+            self.closed = True
+            self._readers.close()
+            self._writers.close()
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+            os.close(self._files_fd)
+            os.close(self._directory_fd)
+
+    def _open(self, index: int, flags: int) -> int:
+        with self._open_lock:
+            if self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is closed")
+            return open_beneath(self._files_fd, self.manifest.files[index].path, flags)
+
+    def _sync(self, chunks: Sequence[int]) -> None:
+        indexes: set[int] = set()
+        for chunk in chunks:
+            for segment in self.manifest.segments(chunk):
+                indexes.add(segment.file_index)
+            if len(indexes) > SYNC_FILES_MAX:
+                sync_fs(self._files_fd)
+                return
+        for index in indexes:
+            with self._writers.pinned(index) as fd:
+                os.fdatasync(fd)

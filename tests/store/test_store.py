@@ -1,0 +1,395 @@
+"""Store: a fill from allocation to go-live, and every way in which a disk or a crash can get between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from p2pfill.errors import StoreError
+from p2pfill.model import limits
+from p2pfill.model.manifest import Manifest
+from p2pfill.store import Store, StoredTitle, publish, verify_tree
+from p2pfill.store import store as store_module
+from p2pfill.store import title as title_module
+
+CHUNK = limits.CHUNK_SIZE_MIN
+NAME = "Some title"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    rng = random.Random(5)
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "large.bin").write_bytes(rng.randbytes(5 * CHUNK + 77))
+    (root / "deep" / "with space ä.txt").write_bytes(rng.randbytes(CHUNK // 2))
+    (root / "deep" / "empty").write_bytes(b"")
+    for k in range(150):
+        (root / "deep" / "er" / f"small{k}").write_bytes(rng.randbytes(k * 7))
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifest(tree: Path) -> Manifest:
+    return publish(tree, name=NAME, chunk_size=CHUNK).manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "data") as opened:
+        yield opened
+
+
+def chunk_bytes(tree: Path, manifest: Manifest, chunk: int) -> bytes:
+    parts = []
+    for index, offset, length in manifest.segments(chunk):
+        parts.append((tree / manifest.files[index].path).read_bytes()[offset : offset + length])
+    data = b"".join(parts)
+    assert xxhash.xxh3_128(data).digest() == manifest.chunk_xxh3(chunk)
+    return data
+
+
+def write_chunk(title: StoredTitle, tree: Path, chunk: int) -> None:
+    data = chunk_bytes(tree, title.manifest, chunk)
+    for fd, offset, length in title.ranges(chunk, write=True):
+        assert os.pwrite(fd, data[:length], offset) == length
+        data = data[length:]
+    assert not data
+
+
+def fill(title: StoredTitle, tree: Path) -> None:
+    for chunk in range(title.manifest.chunk_count):
+        write_chunk(title, tree, chunk)
+        assert title.check_blake3(chunk)
+    title.commit(range(title.manifest.chunk_count))
+
+
+def test_fill_and_go_live(store: Store, tree: Path, manifest: Manifest) -> None:
+    title = store.begin_fill(manifest)
+    assert store.begin_fill(manifest) is title
+    assert not title.live
+    assert not title.have.any()
+    assert not title.check_blake3(0)
+    with pytest.raises(StoreError, match="chunks are missing"):
+        title.go_live()
+    assert not list((store.root / "titles").iterdir())
+    fill(title, tree)
+    reader = title.ranges(0)
+    fd, offset, length = next(reader)
+    title.go_live()
+    title.go_live()
+    assert os.pread(fd, length, offset)
+    reader.close()
+    assert title.live
+    assert not list((store.root / "filling").iterdir())
+    assert sorted(p.name for p in (store.root / "titles" / manifest.title_id.hex()).iterdir()) == ["files", "manifest"]
+    report = verify_tree(store.root / "live" / NAME, manifest)
+    assert report.ok
+    assert not report.extra
+    with pytest.raises(StoreError, match="live"):
+        title.ranges(0, write=True)
+    with pytest.raises(StoreError, match="not being filled"):
+        title.commit([0])
+    assert store.titles()[manifest.title_id].live
+    assert store.begin_fill(manifest) is title
+    title.close()
+    title.close()
+    assert store.open_title(manifest.title_id).have.all()
+    store.remove(manifest.title_id)
+    assert not store.titles()
+    assert not list((store.root / "live").iterdir())
+    with pytest.raises(StoreError, match="not in"):
+        store.open_title(manifest.title_id)
+
+
+def test_resume_keeps_what_was_committed(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        for chunk in (0, 3, 4):
+            write_chunk(title, tree, chunk)
+        title.commit([0, 3])
+        title.commit([3, 3])
+    with Store.open(tmp_path) as store:
+        status = store.titles()[manifest.title_id]
+        assert (status.name, status.have_chunks, status.live) == (NAME, 2, False)
+        title = store.begin_fill(manifest)
+        assert list(title.have.indexes()) == [0, 3]
+        assert title.check_blake3(0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "junk", "foreign"])
+def test_torn_journal_loses_only_its_tail(tmp_path: Path, tree: Path, manifest: Manifest, damage: str) -> None:
+    journal = tmp_path / "filling" / manifest.title_id.hex() / "journal"
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        write_chunk(title, tree, 1)
+        title.commit([1])
+        whole = journal.stat().st_size
+        write_chunk(title, tree, 2)
+        title.commit([2])
+    data = journal.read_bytes()
+    if damage == "cut":
+        data = data[:-3]
+    elif damage == "flip":
+        data = data[:-1] + bytes([data[-1] ^ 1])
+    elif damage == "junk":
+        data = data[:whole] + b"\xff" * 50
+    else:
+        # A record that is whole, but was written for another position.
+        data = data[:whole] + data[whole - 16 : whole]
+    journal.write_bytes(data)
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        assert list(title.have.indexes()) == [1]
+        assert journal.stat().st_size == whole
+        title.commit([2])
+    with Store.open(tmp_path) as store:
+        assert list(store.open_title(manifest.title_id).have.indexes()) == [1, 2]
+
+
+def test_every_cut_of_the_journal_is_survived(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    journal = tmp_path / "filling" / manifest.title_id.hex() / "journal"
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        title.commit([0])
+        title.commit([1, 2])
+    data = journal.read_bytes()
+    for cut in range(40, len(data) + 1):
+        journal.write_bytes(data[:cut])
+        with Store.open(tmp_path) as store:
+            have = list(store.open_title(manifest.title_id).have.indexes())
+        assert have == ([] if cut < 56 else [0] if cut < len(data) else [0, 1, 2])
+
+
+def test_files_changed_behind_our_back_are_filled_again(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    with Store.open(tmp_path) as store:
+        fill(store.begin_fill(manifest), tree)
+    large = tmp_path / "filling" / manifest.title_id.hex() / "files" / "large.bin"
+    os.truncate(large, 10)
+    for _ in range(2):
+        with Store.open(tmp_path) as store:
+            title = store.begin_fill(manifest)
+            assert large.stat().st_size == 5 * CHUNK + 77
+            lost = len(title.have) - title.have.count()
+            assert 6 <= lost <= 7
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        fill(title, tree)
+        title.go_live()
+        assert verify_tree(tmp_path / "live" / NAME, manifest).ok
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with Store.open(tmp_path / "data") as store:
+        title = store.begin_fill(manifest)
+        deep = store.root / "filling" / manifest.title_id.hex() / "files" / "deep"
+        deep.rename(deep.with_name("moved"))
+        deep.symlink_to(outside)
+        with pytest.raises(StoreError):
+            list(title.ranges(0, write=True))
+    assert not list(outside.iterdir())
+
+
+def test_go_live_cut_short_is_finished_at_open(
+    tmp_path: Path, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tmp_path / "live" / NAME
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        fill(title, tree)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_show", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+            with pytest.raises(StoreError, match="input/output"):
+                title.go_live()
+        assert not live.exists()
+    with Store.open(tmp_path) as store:
+        assert verify_tree(live, manifest).ok
+        assert store.open_title(manifest.title_id).live
+
+
+def test_a_new_version_replaces_the_link(store: Store, tree: Path, manifest: Manifest, tmp_path: Path) -> None:
+    first = store.begin_fill(manifest)
+    fill(first, tree)
+    first.go_live()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "only").write_bytes(b"new")
+    newer = publish(other, name=NAME).manifest
+    second = store.begin_fill(newer)
+    fill(second, other)
+    second.go_live()
+    assert (store.root / "live" / NAME / "only").read_bytes() == b"new"
+    assert len(store.titles()) == 2
+    store.remove(manifest.title_id)
+    assert (store.root / "live" / NAME / "only").exists()
+
+
+def test_only_empty_files(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "nothing").touch()
+    title = store.begin_fill(publish(tmp_path / "e", name="e").manifest)
+    title.go_live()
+    assert (store.root / "live" / "e" / "nothing").stat().st_size == 0
+
+
+def test_descriptors_stay_few(store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    title = store.begin_fill(manifest)
+    fill(title, tree)
+    assert len(os.listdir("/proc/self/fd")) < 2 * title_module.OPEN_FILES_MAX + 100
+    title.close()
+    with pytest.raises(StoreError, match="closed"):
+        next(title.ranges(0))
+
+
+def test_commit_order_is_data_then_journal(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = store.begin_fill(manifest)
+    write_chunk(title, tree, 5)
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    before = (store.root / "filling" / manifest.title_id.hex() / "journal").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        with pytest.raises(StoreError, match="input/output"):
+            title.commit([5])
+    assert (store.root / "filling" / manifest.title_id.hex() / "journal").read_bytes() == before
+    assert not title.have.any()
+    # The failed pages may be gone, so a second sync that succeeds proves nothing.
+    with pytest.raises(StoreError, match="input/output"):
+        title.commit([5])
+
+
+def test_one_node_per_directory(store: Store) -> None:
+    with pytest.raises(StoreError, match="in use by another node"):
+        Store.open(store.root)
+    store.close()
+    Store.open(store.root).close()
+
+
+def test_too_large_a_title_is_refused_early(store: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = limits.CHUNK_COUNT_MAX
+    huge = Manifest(
+        "huge",
+        limits.CHUNK_SIZE_MAX,
+        (manifest.files[0]._replace(size=limits.TITLE_BYTES_MAX),),
+        bytes(16 * count),
+        bytes(32 * count),
+    )
+    with pytest.raises(StoreError, match=rf"needs {limits.TITLE_BYTES_MAX} bytes.*only \d+ bytes are free"):
+        store.begin_fill(huge)
+
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreError, match=r"the disk is full.*bytes were free"):
+            store.begin_fill(manifest)
+    assert not list((store.root / "filling").iterdir())
+    store.begin_fill(manifest)
+
+
+@pytest.mark.parametrize(
+    ("number", "match"), [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission denied")]
+)
+def test_unusable_directory_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, match: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync" if number == errno.ENOSPC else "open", refuse)
+        with pytest.raises(StoreError, match=match) as caught:
+            Store.open(tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    Store.open(tmp_path / "data").close()
+
+
+def test_directory_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(StoreError, match="data directory"):
+        Store.open(tmp_path / "data")
+
+
+MOUNTED = """
+import ctypes, os, subprocess, sys
+from pathlib import Path
+from p2pfill.errors import StoreError
+from p2pfill.store import Store, publish
+root, tree = Path(sys.argv[1]), Path(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x00020000) or libc.mount(b"none", b"/", None, 0x44000, None):
+    sys.exit(77)
+if libc.mount(b"tmpfs", bytes(root), b"tmpfs", 0, b"size=2m"):
+    sys.exit(77)
+manifest = publish(tree, name="t").manifest
+with Store.open(root) as store:
+    (root / "ballast").write_bytes(bytes(1 << 20))
+    try:
+        store.begin_fill(manifest)
+        sys.exit("a full disk was not noticed")
+    except StoreError as error:
+        print(error)
+with open(root / "rest", "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+for again in (False, True):
+    if again and libc.mount(b"none", bytes(root), None, 0x21, None):
+        sys.exit(77)
+    try:
+        Store.open(root)
+        sys.exit("an unusable disk was not noticed")
+    except StoreError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_real_full_and_read_only_disk(tmp_path: Path, tree: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MOUNTED, str(tmp_path), str(tree)], capture_output=True, text=True, timeout=60
+    )
+    if done.returncode == 77:
+        pytest.skip("this machine does not let a process mount a tmpfs of its own")
+    assert done.returncode == 0, done.stderr
+    small, full, read_only = done.stdout.splitlines()
+    assert "bytes are free" in small
+    assert "the disk is full" in full
+    assert "read-only" in read_only
+
+
+def test_damaged_manifest_is_named(tmp_path: Path, manifest: Manifest) -> None:
+    with Store.open(tmp_path) as store:
+        store.begin_fill(manifest)
+    path = tmp_path / "filling" / manifest.title_id.hex() / "manifest"
+    path.write_bytes(path.read_bytes()[:-1])
+    with Store.open(tmp_path) as store:
+        assert "damaged" in store.titles()[manifest.title_id].error
+        with pytest.raises(StoreError, match="damaged"):
+            store.begin_fill(manifest)
+
+
+def test_half_begun_fill_is_begun_anew(tmp_path: Path, manifest: Manifest) -> None:
+    assert store_module.JOURNAL == "journal"
+    with Store.open(tmp_path) as store:
+        store.begin_fill(manifest)
+    (tmp_path / "filling" / manifest.title_id.hex() / "journal").unlink()
+    with Store.open(tmp_path) as store:
+        assert not store.begin_fill(manifest).have.any()
