@@ -13,10 +13,11 @@ from p2pfill.swarm.election import Duties, Scope, elect, rank
 
 titles = st.binary(min_size=32, max_size=32).map(TitleId)
 names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
+weighted = st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(0.1, 10), min_size=1)
 
 
 @settings(deadline=None)
-@given(title=titles, group=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.floats(0.1, 10), min_size=1))
+@given(title=titles, group=weighted)
 def test_shares_follow_weights_to_within_a_chunk(title: TitleId, group: dict[str, float]) -> None:
     chunk_count = 300
     ordered, owners = elect(title, chunk_count, group)

@@ -1,4 +1,4 @@
-"""Several fills joined in virtual time: every order of deliveries that a seed gives must end with one copy per border."""
+"""Several fills joined in virtual time: whatever the order of deliveries, one copy crosses each border."""
 
 from __future__ import annotations
 
