@@ -1,0 +1,226 @@
+"""The HTTP face of the tracker: reads and bounds what comes in, calls the service, writes JSON.
+
+Handlers are bound by name to `openapi.OPERATIONS`; no rule of the control plane lives here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from p2pfill._version import __version__
+from p2pfill.errors import ManifestError, StoreError
+from p2pfill.model import limits
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.reports import NodeReport
+from p2pfill.tracker import openapi, records, views
+from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title
+from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+JSON_BODY_BYTES_MAX: Final = 16 * limits.MIB
+"""A heartbeat of 10,000 titles with some sources each."""
+
+UPLOADS_MAX: Final = 2
+"""Manifests taken in at once: each may need `MANIFEST_BYTES_MAX` of memory."""
+
+BODY_WAIT_S: Final = 60.0
+"""Longest silence between two pieces of a body."""
+
+_log = logging.getLogger("p2pfill.tracker")
+
+
+class Api:
+    """One handler a call; the names are those of the operations."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
+        self._document = msgspec.json.encode(openapi.build_document())
+
+    async def health(self, request: Request) -> Response:
+        """Tell that the tracker answers."""
+        return reply(records.Health("ok", __version__))
+
+    async def status(self, request: Request) -> Response:
+        """Show the fleet."""
+        return reply(views.status(self._service, trio.current_time()))
+
+    async def list_titles(self, request: Request) -> Response:
+        """List the catalogue."""
+        return reply(records.Titles(sorted(self._service.titles.values(), key=lambda record: record.name)))
+
+    async def put_title(self, request: Request) -> Response:
+        """Take in a manifest."""
+        title = check_title(request.path_params["title"])
+        async with self._uploads:
+            body = await read_body(request, limits.MANIFEST_BYTES_MAX)
+            try:
+                # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
+                manifest = await trio.to_thread.run_sync(Manifest.decode, body)
+            except ManifestError as error:
+                raise RequestRefused(f"the manifest cannot be used: {error}") from error
+            record, added = await self._service.add_title(title, manifest, body)
+        return reply(record, 201 if added else 200)
+
+    async def get_title(self, request: Request) -> Response:
+        """Show one title."""
+        return reply(self._service.title(request.path_params["title"]))
+
+    async def get_manifest(self, request: Request) -> Response:
+        """Send a manifest."""
+        encoded = await self._service.manifest(request.path_params["title"])
+        return Response(encoded, media_type=openapi.MANIFEST_TYPE)
+
+    async def list_fills(self, request: Request) -> Response:
+        """List fills."""
+        return reply(records.Fills(views.all_fills(self._service)))
+
+    async def post_fill(self, request: Request) -> Response:
+        """Order a fill."""
+        return reply(await self._service.add_fill(await read_json(request, records.FillRequest)))
+
+    async def get_fill(self, request: Request) -> Response:
+        """Show a fill."""
+        return reply(views.fill_status(self._service, self._service.fill(request.path_params["fill"])))
+
+    async def delete_fill(self, request: Request) -> Response:
+        """Withdraw a fill."""
+        await self._service.delete_fill(request.path_params["fill"])
+        return Response(status_code=204)
+
+    async def list_nodes(self, request: Request) -> Response:
+        """List nodes."""
+        return reply(records.Nodes(views.all_nodes(self._service)))
+
+    async def get_node(self, request: Request) -> Response:
+        """Show a node."""
+        return reply(views.node_status(self._service.node(node_of(request))))
+
+    async def heartbeat(self, request: Request) -> Response:
+        """Take in a heartbeat."""
+        return reply(self._service.handle_heartbeat(node_of(request), await read_json(request, NodeReport)))
+
+    async def get_orders(self, request: Request) -> Response:
+        """Send a node's orders, when they change."""
+        after = int(number_of(request, "after", -1))
+        wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
+        return reply(await self._service.wait_orders(node_of(request), after, wait_s))
+
+    async def get_sources(self, request: Request) -> Response:
+        """Rank sources."""
+        return reply(views.sources(self._service, node_of(request), request.path_params["title"]))
+
+    async def explain(self, request: Request) -> Response:
+        """Explain a node's state."""
+        return reply(views.explanation(self._service, node_of(request), request.path_params["title"]))
+
+    async def openapi(self, request: Request) -> Response:
+        """Describe this API."""
+        return Response(self._document, media_type=openapi.JSON_TYPE)
+
+
+def build_app(service: Service) -> Starlette:
+    """Return the ASGI application that serves `service`."""
+    api = Api(service)
+    routes = [
+        Route(one.path, guarded(getattr(api, one.name)), methods=[one.method], name=one.name)
+        for one in openapi.OPERATIONS
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse_http})
+
+
+def guarded(handler: Handler) -> Handler:
+    """Return `handler` with our errors turned into answers with the right status."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except RequestRefused as error:
+            return refuse(str(error), error.status)
+        except StoreError as error:
+            _log.error("%s", error)
+            return refuse(str(error), 503)
+        except ClientDisconnect:
+            return refuse("the body ended early", 400)
+
+    return endpoint
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls this for no other
+    if error.status_code == 404:
+        return refuse(f"there is nothing at {request.url.path[:200]}; see /openapi.json", 404)
+    if error.status_code == 405:
+        return refuse(f"{request.method} is not possible at {request.url.path[:200]}; see /openapi.json", 405)
+    return refuse(error.detail, error.status_code)
+
+
+def reply(record: msgspec.Struct, status: int = 200) -> Response:
+    """Return a record as JSON, with a line's end for people with curl."""
+    return Response(msgspec.json.encode(record) + b"\n", status, media_type=openapi.JSON_TYPE)
+
+
+def refuse(message: str, status: int) -> Response:
+    """Return an error as JSON."""
+    return reply(records.ErrorReply(message), status)
+
+
+async def read_body(request: Request, size_max: int) -> bytes:
+    """Return a request's body. Raises `RequestRefused` where it is larger than `size_max` bytes or stalls."""
+    too_large = RequestRefused(f"the body is larger than {size_max} bytes", 413)
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > size_max:
+        raise too_large
+    body = bytearray()
+    pieces = aiter(request.stream())
+    while True:
+        with trio.move_on_after(BODY_WAIT_S) as scope:
+            piece = await anext(pieces, None)
+        if scope.cancelled_caught:
+            raise RequestRefused(f"the body has stalled for {BODY_WAIT_S:g} s", 408)
+        if piece is None:
+            return bytes(body)
+        if len(body) + len(piece) > size_max:
+            raise too_large
+        body += piece
+
+
+async def read_json(request: Request, kind: type[T]) -> T:
+    """Return a request's JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
+    body = await read_body(request, JSON_BODY_BYTES_MAX)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestRefused(f"the body is not a {kind.__name__}: {error}") from error
+
+
+def node_of(request: Request) -> str:
+    """Return the node id in a request's path. Raises `RequestRefused`."""
+    return check_node_id(request.path_params["node"])
+
+
+def number_of(request: Request, name: str, default: float) -> float:
+    """Return a query parameter as a finite number. Raises `RequestRefused`."""
+    text: Any = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text) if "." in text else int(text[:20])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RequestRefused(f"{name}={text[:40]!r} is not a number")
+    return value  # an int stays one: a version may be beyond the exact floats

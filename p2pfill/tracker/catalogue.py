@@ -1,0 +1,269 @@
+"""What the tracker must remember: titles, fills, assignments and the last report of each node, in SQLite.
+
+One thread owns the connection. Calls are queued to it; it takes all that wait, runs them in one transaction and
+answers after the commit (group commit): a call that returned is durable, and a thousand calls cost one fsync. Each
+runs in a savepoint of its own, so that one that fails leaves the others whole. A pool of connections was turned down:
+SQLite has one writer anyway, and 7,000 single statements a second fall far short of what batches reach.
+
+The file is locked as long as it is open, so two trackers never share it.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+import trio
+
+from p2pfill.errors import ConfigError, InternalError, StoreError
+from p2pfill.model.reports import NodeReport
+from p2pfill.tracker.records import FillRecord, TitleRecord
+
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = 1
+BATCH_MAX: Final = 512
+"""Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
+
+LOCK_WAIT_S: Final = 1.0
+"""How long to wait for a tracker that is just stopping to let go of the file."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS titles (id TEXT PRIMARY KEY, record BLOB NOT NULL, manifest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS fills (id TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill, node)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
+"""
+
+
+class StoredReport(NamedTuple):
+    """The last heartbeat of a node."""
+
+    report: NodeReport
+    seen_at: float
+
+
+class Snapshot(NamedTuple):
+    """All that was remembered, without the manifests."""
+
+    epoch: int
+    """How often this database has been opened; never seen before."""
+    titles: list[TitleRecord]
+    fills: list[FillRecord]
+    assignments: list[tuple[str, str]]
+    """(fill id, node id)"""
+    nodes: list[StoredReport]
+
+
+class _Call(NamedTuple):
+    run: Callable[[sqlite3.Connection], Any]
+    done: Callable[[Any, Exception | None], None]
+
+
+def path_of_url(db_url: str) -> str:
+    """Return the file that `sqlite:///FILE` names (`:memory:` for none). Raises `ConfigError`."""
+    scheme, found, path = db_url.partition(":///")
+    if not found or scheme != "sqlite" or not path or "\0" in path:
+        raise ConfigError(
+            f"database URL {db_url[:200]!r} cannot be used: "
+            "write sqlite:///FILE, where an absolute FILE makes four slashes"
+        )
+    return path
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found not in (0, SCHEMA_VERSION):
+            raise ConfigError(
+                f"database {path} has layout {found}, this tracker writes {SCHEMA_VERSION}: name another file"
+            )
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT DO UPDATE SET value = value + 1")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Catalogue:
+    """The durable side of a tracker. `open` and `close` block; the coroutines need a Trio run."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self.path = path
+        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._connection = connection
+        self._closed = False
+        self._thread = threading.Thread(target=self._own, name="p2pfill-catalogue", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, db_url: str) -> Catalogue:
+        """Open or create the database. Raises `ConfigError` that says in one line what is wrong with it."""
+        path = path_of_url(db_url)
+        try:
+            return cls(_connect(path), path)
+        except sqlite3.Error as error:
+            where = path if path == ":memory:" else str(Path(path).absolute())
+            advice = "check that its directory exists and may be written to"
+            if "locked" in str(error):
+                advice = "another tracker seems to use it; stop that one or name another file"
+            elif "not a database" in str(error):
+                advice = "name another file"
+            elif "readonly" in str(error):
+                advice = "make it writable or name another file"
+            raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
+
+    def close(self) -> None:
+        """Finish what is queued, then close the file. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    # ---- the owner thread
+
+    def _own(self) -> None:
+        running = True
+        while running:
+            batch: list[_Call] = []
+            call = self._queue.get()
+            while call is not None:
+                batch.append(call)
+                if len(batch) == BATCH_MAX or self._queue.empty():
+                    break
+                call = self._queue.get()
+            running = call is not None
+            if batch:
+                self._run_batch(batch)
+        self._connection.close()
+
+    def _run_batch(self, batch: list[_Call]) -> None:
+        results: list[tuple[Any, Exception | None]] = []
+        try:
+            self._connection.execute("BEGIN")
+            results.extend(self._run_call(call) for call in batch)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            results = [(None, error)] * len(batch)
+        for call, (value, failure) in zip(batch, results, strict=True):
+            call.done(value, failure)
+
+    def _run_call(self, call: _Call) -> tuple[Any, Exception | None]:
+        self._connection.execute("SAVEPOINT one")
+        try:
+            value = call.run(self._connection)
+        except Exception as error:
+            if not self._connection.in_transaction:  # a full disk may have rolled back everything
+                raise sqlite3.OperationalError(str(error)) from error
+            self._connection.execute("ROLLBACK TO one")
+            return None, error
+        self._connection.execute("RELEASE one")
+        return value, None
+
+    async def call(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `run` in the owner thread; return its result once it is durable. Raises `StoreError`.
+
+        Cancelling stops the waiting, not the write.
+        """
+        if self._closed:
+            raise InternalError("the catalogue is closed")
+        ready = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        outcome: list[tuple[Any, Exception | None]] = []
+
+        def done(value: Any, failure: Exception | None) -> None:
+            outcome.append((value, failure))
+            try:
+                token.run_sync_soon(ready.set)
+            except trio.RunFinishedError:
+                return  # nobody waits any more
+
+        self._queue.put(_Call(run, done))
+        await ready.wait()
+        value, failure = outcome[0]
+        if isinstance(failure, sqlite3.Error):
+            raise StoreError(f"database {self.path}: {failure}; free space or check the disk below it") from failure
+        if failure is not None:
+            raise failure
+        result: T = value
+        return result
+
+    # ---- what is asked of it
+
+    async def load(self) -> Snapshot:
+        """Return everything but the manifests."""
+        return await self.call(_load)
+
+    async def add_title(self, record: TitleRecord, manifest: bytes) -> None:
+        """Remember a title; a second time changes nothing."""
+        row = (record.title, msgspec.json.encode(record), manifest)
+        await self.call(lambda db: db.execute("INSERT OR IGNORE INTO titles VALUES (?, ?, ?)", row))
+
+    async def manifest(self, title: str) -> bytes | None:
+        """Return the encoded manifest of a title, None where there is none."""
+        sql = "SELECT manifest FROM titles WHERE id = ?"
+        row = await self.call(lambda db: db.execute(sql, (title,)).fetchone())
+        return None if row is None else bytes(row[0])
+
+    async def add_fill(self, record: FillRecord, nodes: Iterable[str]) -> None:
+        """Remember a fill and the nodes that it is assigned to."""
+        pairs = [(record.fill_id, node) for node in nodes]
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
+            db.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", pairs)
+
+        await self.call(run)
+
+    async def delete_fill(self, fill_id: str) -> None:
+        """Forget a fill and its assignments."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM fills WHERE id = ?", (fill_id,))
+            db.execute("DELETE FROM assignments WHERE fill = ?", (fill_id,))
+
+        await self.call(run)
+
+    async def save(self, reports: Iterable[StoredReport], assignments: Iterable[tuple[str, str]]) -> None:
+        """Remember the last reports and new assignments of many nodes at once."""
+        rows = [(stored.report.info.id, msgspec.json.encode(stored.report), stored.seen_at) for stored in reports]
+        pairs = list(assignments)
+
+        def run(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", rows)
+            # A fill that was deleted meanwhile must not come back to life by its assignments.
+            sql = "INSERT OR IGNORE INTO assignments SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM fills WHERE id = ?1)"
+            db.executemany(sql, pairs)
+
+        await self.call(run)
+
+
+def _load(db: sqlite3.Connection) -> Snapshot:
+    titles = [
+        msgspec.json.decode(row[0], type=TitleRecord) for row in db.execute("SELECT record FROM titles ORDER BY id")
+    ]
+    fills = [msgspec.json.decode(row[0], type=FillRecord) for row in db.execute("SELECT record FROM fills ORDER BY id")]
+    nodes = [
+        StoredReport(msgspec.json.decode(row[0], type=NodeReport), float(row[1]))
+        for row in db.execute("SELECT report, seen_at FROM nodes ORDER BY id")
+    ]
+    assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
+    (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    return Snapshot(int(epoch), titles, fills, assignments, nodes)

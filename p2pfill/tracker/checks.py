@@ -1,0 +1,138 @@
+"""Bounds on what nodes and people send, beyond what the types of the records say.
+
+Raises `RequestRefused` with a sentence for the sender; nothing of a refused record is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.model import limits
+from p2pfill.model.ids import node_id_from_text, title_id_from_hex
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.model.selector import Selector
+from p2pfill.tracker.records import FillRequest
+
+LABEL_CHARS_MAX: Final = 64
+"""Of isp, region and cluster: names that people type in selectors."""
+
+HOST_CHARS_MAX: Final = 253
+"""The longest DNS name."""
+
+WEIGHT_MAX: Final = 1e6
+"""Relative capacity; anything larger is a unit mixed up."""
+
+REPORT_TITLES_MAX: Final = 10_000
+REPORT_SOURCES_MAX: Final = 1024
+REPORT_REASONS_MAX: Final = 256
+REPORT_TEXT_CHARS_MAX: Final = 2000
+"""Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
+
+ORIGINS_MAX: Final = 16
+ORIGIN_CHARS_MAX: Final = 2048
+PRIORITY_MAX: Final = 1_000_000
+POLICY_S_MAX: Final = 7 * 86400.0
+COUNTER_MAX: Final = 1 << 62
+"""Fits SQLite and JSON readers alike, and sums of two of them fit 64 bits."""
+
+
+class RequestRefused(P2PFillError):
+    """A call to the tracker cannot be served; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `RequestRefused` with `message` unless `condition` holds."""
+    if not condition:
+        raise RequestRefused(message)
+
+
+def check_title(text: str) -> str:
+    """Return the title id in lower case. Raises `RequestRefused`."""
+    try:
+        return title_id_from_hex(text).hex()
+    except ConfigError as error:
+        raise RequestRefused(str(error)) from error
+
+
+def check_node_id(text: str) -> str:
+    """Return `text` where it is a node id. Raises `RequestRefused`."""
+    try:
+        return node_id_from_text(text)
+    except ConfigError as error:
+        raise RequestRefused(str(error)) from error
+
+
+def check_info(info: NodeInfo) -> None:
+    """Raise `RequestRefused` where a node's description breaks a bound."""
+    check_node_id(info.id)
+    for key in ("isp", "region", "cluster"):
+        value = getattr(info, key)
+        require(len(value) <= LABEL_CHARS_MAX, f"node {info.id}: {key} is longer than {LABEL_CHARS_MAX} characters")
+        require(value.isprintable(), f"node {info.id}: {key} has characters that cannot be printed")
+    require(info.isp != "", f"node {info.id}: isp is empty; set the network that the cache stands in")
+    require(len(info.host) <= HOST_CHARS_MAX and info.host.isprintable(), f"node {info.id}: host is not an address")
+    require(0 <= info.port <= 65535, f"node {info.id}: port {info.port} is not in 0..65535")
+    require(
+        math.isfinite(info.weight) and 0 < info.weight <= WEIGHT_MAX,
+        f"node {info.id}: weight {info.weight} is not above 0 and at most {WEIGHT_MAX:g}",
+    )
+
+
+def check_report(node_id: str, report: NodeReport) -> None:
+    """Raise `RequestRefused` where a heartbeat breaks a bound or speaks for another node."""
+    check_info(report.info)
+    require(report.info.id == node_id, f"heartbeat of {report.info.id!r} was sent to the address of {node_id!r}")
+    require(0 < len(report.boot) <= 64, "boot must have 1 to 64 characters")
+    require(0 <= report.sequence <= COUNTER_MAX, f"sequence {report.sequence} is out of range")
+    require(len(report.titles) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles in one heartbeat")
+    for value in (report.upload_active, report.upload_queued, report.upload_bytes):
+        require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
+    seen = set()
+    for title in report.titles:
+        _check_title_report(title)
+        require(title.title not in seen, f"title {title.title} is in one heartbeat twice")
+        seen.add(title.title)
+
+
+def _check_title_report(report: TitleReport) -> None:
+    name = report.title[:80]
+    require(check_title(report.title) == report.title, f"title {name!r} must be in lower case")
+    require(0 <= report.chunk_count <= limits.CHUNK_COUNT_MAX, f"title {name}: chunk_count is out of range")
+    require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
+    for key in ("have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin", "duplicate_bytes"):
+        require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
+    require(len(report.sources) <= REPORT_SOURCES_MAX, f"title {name}: more than {REPORT_SOURCES_MAX} sources")
+    require(len(report.error) <= REPORT_TEXT_CHARS_MAX, f"title {name}: error is too long")
+    for reasons in (report.escalations, report.waits):
+        require(len(reasons) <= REPORT_REASONS_MAX, f"title {name}: more than {REPORT_REASONS_MAX} reasons")
+        require(
+            all(len(key) <= REPORT_TEXT_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
+            f"title {name}: a reason or its count is out of range",
+        )
+    for source in report.sources:
+        lengths = (len(source.id), len(source.state), len(source.reason))
+        require(max(lengths) <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
+
+
+def check_fill(request: FillRequest) -> Selector:
+    """Return the parsed selector of a fill. Raises `RequestRefused`."""
+    check_title(request.title)
+    require(len(request.origins) <= ORIGINS_MAX, f"{len(request.origins)} origins: at most {ORIGINS_MAX} are allowed")
+    for url in request.origins:
+        fits = 0 < len(url) <= ORIGIN_CHARS_MAX and url.isprintable()
+        require(fits, f"origin {url[:80]!r} is not a URL of 1 to {ORIGIN_CHARS_MAX} printable characters")
+    require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
+    for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
+        value = getattr(request.policy, key)
+        require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")
+    try:
+        return Selector.parse(request.selector)
+    except ConfigError as error:
+        raise RequestRefused(str(error)) from error

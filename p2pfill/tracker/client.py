@@ -1,0 +1,199 @@
+"""The tracker's API for Python: typed records in and out, over httpx2 on Trio. Used by nodes and by the CLI.
+
+A call never waits without bound, and an answer is never read beyond a limit: a tracker is a remote too. Calls are not
+repeated here; nodes and people know better when that is of use.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import httpx2
+import msgspec
+
+from p2pfill.errors import TrackerError
+from p2pfill.model import limits
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
+from p2pfill.tracker import records
+
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 10.0
+"""For connecting, and for silence while a call runs."""
+
+POLL_MARGIN_S: Final = 5.0
+"""What a long poll may take beyond the wait that it asks for."""
+
+ANSWER_BYTES_MAX: Final = 256 * limits.MIB
+"""A status of 100,000 nodes."""
+
+
+class TrackerUnreachable(TrackerError):
+    """The tracker does not answer: it is down, or the URL is wrong. Trying again later makes sense."""
+
+
+class TrackerRefused(TrackerError):
+    """The tracker answered and said no; `status` is the HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class TrackerClient:
+    """Calls one tracker at `url` (`http://HOST:PORT`). Use as an async context manager, or call `aclose`.
+
+    Every call raises `TrackerUnreachable` or `TrackerRefused`, both of them `TrackerError`.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.url = url.rstrip("/")
+        try:
+            parsed = httpx2.URL(self.url)
+        except httpx2.InvalidURL as error:
+            raise TrackerError(f"tracker URL {url[:200]!r} cannot be used: {error}") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise TrackerError(f"tracker URL {url[:200]!r} cannot be used: write http://HOST:PORT")
+        self._timeout_s = timeout_s
+        # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
+        self._http = httpx2.AsyncClient(timeout=timeout_s, trust_env=False)
+
+    async def __aenter__(self) -> TrackerClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # ---- titles
+
+    async def put_title(self, title: str, manifest: bytes) -> records.TitleRecord:
+        """Publish a title (64 hexadecimal digits) by its encoded manifest; again is harmless."""
+        return await self._call("PUT", f"/v1/titles/{title}", records.TitleRecord, body=manifest)
+
+    async def titles(self) -> list[records.TitleRecord]:
+        """Return the catalogue."""
+        return (await self._call("GET", "/v1/titles", records.Titles)).titles
+
+    async def title(self, title: str) -> records.TitleRecord:
+        """Return one title's record."""
+        return await self._call("GET", f"/v1/titles/{title}", records.TitleRecord)
+
+    async def manifest(self, title: str) -> bytes:
+        """Return a title's encoded manifest. What it decodes to must be checked against the id that was asked for."""
+        return await self._fetch("GET", f"/v1/titles/{title}/manifest", size_max=limits.MANIFEST_BYTES_MAX)
+
+    # ---- fills
+
+    async def post_fill(self, request: records.FillRequest) -> records.FillCreated:
+        """Order a fill."""
+        return await self._call("POST", "/v1/fills", records.FillCreated, body=msgspec.json.encode(request))
+
+    async def fills(self) -> list[records.FillRecord]:
+        """Return all fills, the most urgent first."""
+        return (await self._call("GET", "/v1/fills", records.Fills)).fills
+
+    async def fill(self, fill_id: str) -> records.FillStatus:
+        """Return a fill with its progress."""
+        return await self._call("GET", f"/v1/fills/{fill_id}", records.FillStatus)
+
+    async def delete_fill(self, fill_id: str) -> None:
+        """Withdraw a fill."""
+        await self._fetch("DELETE", f"/v1/fills/{fill_id}")
+
+    # ---- nodes
+
+    async def heartbeat(self, report: NodeReport) -> HeartbeatReply:
+        """Send a node's report."""
+        path = f"/v1/nodes/{report.info.id}/heartbeat"
+        return await self._call("POST", path, HeartbeatReply, body=msgspec.json.encode(report))
+
+    async def orders(self, node_id: str, *, after: int | None = None, wait_s: float = 30.0) -> Orders:
+        """Return a node's orders: at once without `after`, else when their version differs or `wait_s` is over."""
+        path = f"/v1/nodes/{node_id}/orders"
+        if after is None:
+            return await self._call("GET", path, Orders)
+        query = f"?after={after}&wait_s={wait_s:.3f}"
+        return await self._call("GET", path + query, Orders, timeout_s=wait_s + max(POLL_MARGIN_S, self._timeout_s))
+
+    async def nodes(self) -> list[records.NodeStatus]:
+        """Return all nodes."""
+        return (await self._call("GET", "/v1/nodes", records.Nodes)).nodes
+
+    async def node(self, node_id: str) -> records.NodeStatus:
+        """Return one node."""
+        return await self._call("GET", f"/v1/nodes/{node_id}", records.NodeStatus)
+
+    async def sources(self, node_id: str, title: str) -> list[records.RankedSource]:
+        """Return the ranked sources of a title for a node."""
+        return (await self._call("GET", f"/v1/nodes/{node_id}/sources/{title}", records.Sources)).sources
+
+    async def explain(self, node_id: str, title: str) -> records.Explanation:
+        """Return why a node is where it is with a title."""
+        return await self._call("GET", f"/v1/nodes/{node_id}/explain/{title}", records.Explanation)
+
+    # ---- the fleet
+
+    async def status(self) -> records.Status:
+        """Return the fleet at one glance."""
+        return await self._call("GET", "/v1/status", records.Status)
+
+    async def health(self) -> records.Health:
+        """Return that the tracker answers."""
+        return await self._call("GET", "/v1/health", records.Health)
+
+    # ---- the wire
+
+    async def _call(
+        self, method: str, path: str, kind: type[T], *, body: bytes | None = None, timeout_s: float | None = None
+    ) -> T:
+        answer = await self._fetch(method, path, body=body, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(answer, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise TrackerError(
+                f"tracker {self.url}: the answer to {method} {path} cannot be read ({error}); "
+                "is it a p2pfill tracker of the same version?"
+            ) from error
+
+    async def _fetch(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+        size_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:
+        options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
+        try:
+            async with self._http.stream(method, self.url + path, content=body, **options) as response:
+                answer = bytearray()
+                async for piece in response.aiter_bytes():
+                    answer += piece
+                    if len(answer) > size_max:
+                        raise TrackerError(f"tracker {self.url}: answer to {method} {path} is above {size_max} bytes")
+        except httpx2.TimeoutException as error:
+            raise TrackerUnreachable(
+                f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
+            ) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+            raise TrackerUnreachable(
+                f"tracker {self.url} cannot be reached ({error}); check that it runs and that the URL is right"
+            ) from error
+        if not response.is_success:
+            raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
+        return bytes(answer)
+
+
+def _error_of(answer: bytes, status: int, url: str) -> str:
+    try:
+        return f"tracker {url}: {msgspec.json.decode(answer, type=records.ErrorReply).error[:2000]}"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?"

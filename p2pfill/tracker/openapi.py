@@ -1,0 +1,184 @@
+"""The API as data: one `Operation` a call. Routes are made from this table and the OpenAPI document from the very same,
+with schemas read from the record types, so that the description cannot drift from what is served.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from p2pfill._version import __version__
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
+from p2pfill.tracker import records
+
+MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
+JSON_TYPE: Final = "application/json"
+
+
+class Operation(NamedTuple):
+    """One call of the API."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    request: Any = None
+    """Record type of the body; `bytes` for an encoded manifest; None for no body."""
+    response: Any = None
+    """Record type of the answer; `bytes` for an encoded manifest; None for none."""
+    status: int = 200
+    query: dict[str, str] = {}  # noqa: RUF012 - never changed
+    """Query parameter -> what it means. All are optional numbers."""
+    errors: tuple[int, ...] = ()
+
+
+OPERATIONS: Final = (
+    Operation("health", "GET", "/v1/health", "Tell that the tracker answers.", response=records.Health),
+    Operation("status", "GET", "/v1/status", "Show titles, fills and nodes at one glance.", response=records.Status),
+    Operation("list_titles", "GET", "/v1/titles", "List the catalogue.", response=records.Titles),
+    Operation(
+        "put_title",
+        "PUT",
+        "/v1/titles/{title}",
+        "Publish a title: the body is its manifest, whose id must be the one in the path.",
+        request=bytes,
+        response=records.TitleRecord,
+        status=201,
+        errors=(400, 413),
+    ),
+    Operation(
+        "get_title", "GET", "/v1/titles/{title}", "Show one title.", response=records.TitleRecord, errors=(400, 404)
+    ),
+    Operation(
+        "get_manifest",
+        "GET",
+        "/v1/titles/{title}/manifest",
+        "Fetch a title's encoded manifest.",
+        response=bytes,
+        errors=(400, 404),
+    ),
+    Operation("list_fills", "GET", "/v1/fills", "List all fills, the most urgent first.", response=records.Fills),
+    Operation(
+        "post_fill",
+        "POST",
+        "/v1/fills",
+        "Order a title on all nodes that match a selector, now and later. Repeating the same order changes nothing.",
+        request=records.FillRequest,
+        response=records.FillCreated,
+        errors=(400, 404, 413),
+    ),
+    Operation(
+        "get_fill",
+        "GET",
+        "/v1/fills/{fill}",
+        "Show a fill with the progress of each node and bytes by tier.",
+        response=records.FillStatus,
+        errors=(404,),
+    ),
+    Operation(
+        "delete_fill",
+        "DELETE",
+        "/v1/fills/{fill}",
+        "Withdraw a fill; nodes keep data.",
+        status=204,
+        errors=(404,),
+    ),
+    Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
+    Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
+    Operation(
+        "heartbeat",
+        "POST",
+        "/v1/nodes/{node}/heartbeat",
+        "Report a node's progress and prove that it lives.",
+        request=NodeReport,
+        response=HeartbeatReply,
+        errors=(400, 409, 413),
+    ),
+    Operation(
+        "get_orders",
+        "GET",
+        "/v1/nodes/{node}/orders",
+        "Get what a node shall hold. Waits while the version is still `after`.",
+        response=Orders,
+        query={
+            "after": "Version that the node has; without it the answer comes at once.",
+            "wait_s": "Longest wait, in seconds; at most 60.",
+        },
+        errors=(400, 404),
+    ),
+    Operation(
+        "get_sources",
+        "GET",
+        "/v1/nodes/{node}/sources/{title}",
+        "Rank the sources of a title for a node, each with the reason for its rank.",
+        response=records.Sources,
+        errors=(400, 404),
+    ),
+    Operation(
+        "explain",
+        "GET",
+        "/v1/nodes/{node}/explain/{title}",
+        "Explain why a node is where it is with a title.",
+        response=records.Explanation,
+        errors=(400, 404),
+    ),
+    Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
+)
+
+_PARAMETERS: Final = {
+    "title": "Title id: 64 hexadecimal digits.",
+    "node": "Node id.",
+    "fill": "Fill id, as `POST /v1/fills` returned it.",
+}
+
+
+def build_document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the tracker's API."""
+    types = [kind for one in OPERATIONS for kind in (one.request, one.response) if kind not in (None, bytes, dict)]
+    types = list(dict.fromkeys([*types, records.ErrorReply]))
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(types, schemas, strict=True))
+    schema_of[dict] = {"type": "object"}
+    paths: dict[str, dict[str, Any]] = {}
+    for one in OPERATIONS:
+        paths.setdefault(one.path, {})[one.method.lower()] = _describe(one, schema_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "p2pfill tracker", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _describe(one: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
+    def content(kind: Any) -> dict[str, Any]:
+        if kind is bytes:
+            return {MANIFEST_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+        return {JSON_TYPE: {"schema": schema_of[kind]}}
+
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "description": _PARAMETERS[name], "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", one.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "number"}}
+        for name, text in one.query.items()
+    ]
+    answer: dict[str, Any] = {"description": one.summary}
+    if one.response is not None:
+        answer["content"] = content(one.response)
+    responses = {str(one.status): answer}
+    if one.name == "put_title":
+        responses["200"] = answer | {"description": "The title was in the catalogue already."}
+    reasons = {400: "Malformed", 404: "Not found", 409: "The node was replaced", 413: "Body too large"}
+    for status in (*one.errors, 503):
+        text = reasons.get(status, "The tracker cannot serve this now")
+        responses[str(status)] = {"description": text, "content": content(records.ErrorReply)}
+    described: dict[str, Any] = {"operationId": one.name, "summary": one.summary, "responses": responses}
+    if parameters:
+        described["parameters"] = parameters
+    if one.request is not None:
+        described["requestBody"] = {"required": True, "content": content(one.request)}
+    return described

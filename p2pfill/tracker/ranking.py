@@ -1,0 +1,130 @@
+"""Ranking of the sources of a title as one node sees them, each with the reason for its rank.
+
+The order is lexicographic, not a weighted sum: a score that trades distance for load leaks traffic over borders, and
+nobody can say afterwards why. From first to last: tier (route cost), site (same cluster, then same region), fill
+health, holdings in tenths, load, and at the end a hash of both names, so that equals are not all ranked
+alike by everybody.
+
+Which nodes are in a bounded roster is decided apart from their rank, and from nothing that changes from one heartbeat
+to the next: members of a group must elect the same fill masters, so they must see the same group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from p2pfill.model.node import NodeInfo, Tier, tier_between
+from p2pfill.model.reports import RosterEntry
+
+ROSTER_MAX: Final = 256
+"""Entries of one roster. A node keeps links to far fewer; 256 of about 200 bytes keep an order near 50 KiB."""
+
+ROSTER_FOREIGN_MIN: Final = 64
+"""Entries kept for other ISPs where there are as many, so that a large ISP still knows ways across its border."""
+
+QUEUE_BUSY: Final = 16
+"""Queued uploads from which a source counts as busy: four times what it serves at once."""
+
+HOLDINGS_STEPS: Final = 10
+"""Holdings are compared in tenths: finer, and the ranks would change with every chunk."""
+
+_TIER_WORDS: Final = {Tier.PEER: "same ISP", Tier.REGIONAL: "other ISP", Tier.ORIGIN: "origin"}
+
+
+class Candidate(NamedTuple):
+    """One live node that has, or is ordered to have, the title in question."""
+
+    node: NodeInfo
+    filling: bool
+    have_chunks: int
+    chunk_count: int
+    upload_active: int = 0
+    upload_queued: int = 0
+    late: bool = False
+    """A heartbeat is overdue, though not by enough to call the node dead."""
+
+
+class Rank(NamedTuple):
+    """The sort key of a source; smaller is better in every field, and earlier fields decide."""
+
+    tier: int
+    away: int
+    health: int
+    lacking: int
+    load: float
+    shuffle: int
+
+
+def rank_of(receiver: NodeInfo, source: Candidate) -> Rank:
+    """Return the key by which `receiver` orders `source`."""
+    node = source.node
+    near = receiver.cluster != "" and (node.isp, node.cluster) == (receiver.isp, receiver.cluster)
+    away = 0 if near else 1 if node.region == receiver.region else 2
+    health = 2 if source.late else 1 if source.upload_queued >= QUEUE_BUSY else 0
+    held = HOLDINGS_STEPS if source.chunk_count == 0 else HOLDINGS_STEPS * source.have_chunks // source.chunk_count
+    load = (source.upload_active + source.upload_queued) / node.weight
+    shuffle = crc32(f"{receiver.id}\0{node.id}".encode())
+    return Rank(int(tier_between(receiver, node)), away, health, HOLDINGS_STEPS - held, load, shuffle)
+
+
+def reason_of(receiver: NodeInfo, source: Candidate) -> str:
+    """Return the fields of the rank in words, in the order in which they decide."""
+    rank = rank_of(receiver, source)
+    tier = _TIER_WORDS[Tier(rank.tier)]
+    site = ("same cluster", f"same region {source.node.region}", f"region {source.node.region}")[rank.away]
+    health = (
+        "healthy",
+        f"busy with {source.upload_queued} uploads queued",
+        "heartbeat overdue",
+    )[rank.health]
+    if source.have_chunks >= source.chunk_count:
+        holdings = "has the whole title"
+    elif source.have_chunks:
+        holdings = f"has {source.have_chunks} of {source.chunk_count} chunks"
+    else:
+        holdings = "has nothing yet"
+    doing = ", still filling" if source.filling else ""
+    return f"{tier}, {site}; {health}; {holdings}{doing}; {source.upload_active} uploads running"
+
+
+def select_roster(
+    receiver: NodeInfo, candidates: Iterable[Candidate], entries_max: int = ROSTER_MAX
+) -> list[Candidate]:
+    """Return at most `entries_max` candidates, without the receiver: those of its own ISP first.
+
+    The choice depends on names and on who has the whole title only, see the file's head.
+    """
+    own: list[Candidate] = []
+    foreign: list[Candidate] = []
+    for candidate in candidates:
+        if candidate.node.id != receiver.id:
+            (own if candidate.node.isp == receiver.isp else foreign).append(candidate)
+    if len(own) + len(foreign) <= entries_max:
+        return own + foreign
+    reserved = min(len(foreign), ROSTER_FOREIGN_MIN * entries_max // ROSTER_MAX)
+    own = sorted(own, key=_select_key)[: entries_max - reserved]
+    return own + sorted(foreign, key=_select_key)[: entries_max - len(own)]
+
+
+def _select_key(candidate: Candidate) -> tuple[bool, int, str]:
+    return candidate.filling, crc32(candidate.node.id.encode()), candidate.node.id
+
+
+def rank_sources(
+    receiver: NodeInfo, candidates: Iterable[Candidate], entries_max: int = ROSTER_MAX
+) -> list[RosterEntry]:
+    """Return the roster of one title for `receiver`, best source first."""
+    chosen = select_roster(receiver, candidates, entries_max)
+    chosen.sort(key=lambda source: rank_of(receiver, source))
+    return [
+        RosterEntry(
+            node=source.node,
+            filling=source.filling,
+            have_chunks=source.have_chunks,
+            rank=position,
+            reason=reason_of(receiver, source),
+        )
+        for position, source in enumerate(chosen)
+    ]

@@ -1,0 +1,181 @@
+"""What the tracker's API takes and gives besides the records of `p2pfill.model.reports`.
+
+Same conventions: titles as 64 hexadecimal digits, sizes in bytes, times in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import TitleReport
+
+
+class TitleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One title of the catalogue, without its digests."""
+
+    title: str
+    name: str
+    size: int
+    chunk_size: int
+    chunk_count: int
+    file_count: int
+    added_at: float
+
+
+class Titles(msgspec.Struct, forbid_unknown_fields=True):
+    """The catalogue."""
+
+    titles: list[TitleRecord]
+
+
+class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for a title on every node that a selector means, now and later."""
+
+    title: str
+    selector: str
+    origins: list[str]
+    """Base URLs below which the title's files lie; may be empty where some cache holds the title."""
+    priority: int = 0
+    policy: FillPolicy = FillPolicy()
+
+
+class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer to a `FillRequest`."""
+
+    fill_id: str
+    nodes: list[str]
+    """The nodes that are assigned already; those that start later and match are added."""
+
+
+class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fill as the catalogue keeps it."""
+
+    fill_id: str
+    request: FillRequest
+    created_at: float
+
+
+class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
+    """How far one node is with one fill. `report` is None until it has said something of the title."""
+
+    node: NodeInfo
+    alive: bool
+    report: TitleReport | None
+
+
+class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
+    """Sums over the nodes of a fill."""
+
+    nodes: int = 0
+    live: int = 0
+    failed: int = 0
+    lost: int = 0
+    """Nodes whose heartbeats have stopped before they had the whole title."""
+    have_bytes: int = 0
+    bytes_peer: int = 0
+    bytes_regional: int = 0
+    bytes_origin: int = 0
+    duplicate_bytes: int = 0
+    rate_bytes_s: float = 0.0
+    isp_bytes: dict[str, int] = {}
+    """ISP -> payload that entered it from outside (regional and origin)."""
+    escalations: dict[str, int] = {}
+
+
+class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """A fill with its progress."""
+
+    fill: FillRecord
+    title_name: str
+    title_bytes: int
+    done: bool
+    """At least one node is assigned and all of them are live with the title."""
+    totals: FillTotals
+    nodes: list[NodeProgress]
+
+
+class Fills(msgspec.Struct, forbid_unknown_fields=True):
+    """All fills that have not been deleted, the most urgent first."""
+
+    fills: list[FillRecord]
+
+
+class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """What the tracker knows of one node."""
+
+    info: NodeInfo
+    alive: bool
+    seen_at: float
+    age_s: float
+    """Since the last heartbeat."""
+    orders_version: int
+    titles: list[TitleReport]
+    upload_active: int
+    upload_queued: int
+    upload_bytes: int
+
+
+class Nodes(msgspec.Struct, forbid_unknown_fields=True):
+    """Every node that has ever reported."""
+
+    nodes: list[NodeStatus]
+
+
+class RankedSource(msgspec.Struct, forbid_unknown_fields=True):
+    """One place to take a title from, seen from one node."""
+
+    rank: int
+    id: str
+    """A node id, or an origin's URL."""
+    tier: str
+    filling: bool
+    have_chunks: int
+    reason: str
+
+
+class Sources(msgspec.Struct, forbid_unknown_fields=True):
+    """The ranked sources of a title for a node, best first; origins come last."""
+
+    node: str
+    title: str
+    sources: list[RankedSource]
+
+
+class Explanation(msgspec.Struct, forbid_unknown_fields=True):
+    """Why a node is where it is with a title."""
+
+    node: NodeStatus
+    title: str
+    title_name: str
+    fill_ids: list[str]
+    report: TitleReport | None
+    sources: list[RankedSource]
+    notes: list[str]
+    """What follows from the above, in sentences for people."""
+
+
+class Status(msgspec.Struct, forbid_unknown_fields=True):
+    """The fleet at one glance."""
+
+    version: str
+    now: float
+    uptime_s: float
+    heartbeat_s: float
+    titles: list[TitleRecord]
+    fills: list[FillStatus]
+    nodes: list[NodeStatus]
+
+
+class Health(msgspec.Struct, forbid_unknown_fields=True):
+    """The tracker answers."""
+
+    status: str
+    version: str
+
+
+class ErrorReply(msgspec.Struct):
+    """Why a call was refused."""
+
+    error: str

@@ -1,0 +1,401 @@
+"""The tracker's logic: who is alive, who shall hold what, and when a node's orders have changed.
+
+Hot data (heartbeats) live in memory and reach the catalogue in batches; titles, fills and their assignments are
+durable before a call returns. After a restart every known node counts as alive for one lease, counted from the
+start: else the first node to ask would be told that it is alone, and would drop good sources.
+
+A node's orders have a version of their own. It grows when the node's orders or the membership of one of its rosters
+change: a node joins, leaves, moves, comes to hold a title or gives one up. It does not grow with progress, nor when a
+member completes: nodes tell each other about chunks, and a fleet that polls for each would be quadratic. Versions
+start above all those of earlier runs, as the catalogue counts them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
+from p2pfill.model.selector import Selector
+from p2pfill.tracker import ranking
+from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
+from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_title, require
+from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, TitleRecord
+
+LEASE_INTERVALS: Final = 3
+"""Heartbeats that may be missed before a node is no longer a source."""
+
+LATE_INTERVALS: Final = 1.5
+"""Heartbeat age from which a node ranks behind those that are on time."""
+
+ORDERS_WAIT_S_MAX: Final = 60.0
+"""Longest a long poll is held: below the idle timeouts of usual proxies."""
+
+NODES_MAX: Final = 100_000
+TITLES_MAX: Final = 1_000_000
+FILLS_MAX: Final = 100_000
+"""Bounds of the tracker's memory; far above the fleet that one process is meant for."""
+
+BOOTS_REMEMBERED: Final = 8
+"""Earlier starts of a node whose late heartbeats are told from a new start."""
+
+EPOCH_VERSIONS: Final = 1 << 32
+"""Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
+
+
+class NodeState:
+    """One node as the tracker sees it."""
+
+    def __init__(self, report: NodeReport, *, seen_at: float, lease_from: float, version: int) -> None:
+        self.report = report
+        self.seen_at = seen_at
+        """Of the last heartbeat, seconds since the epoch; for people."""
+        self.lease_from = lease_from
+        """The same on the monotonic clock; what liveness goes by."""
+        self.alive = True
+        self.version = version
+        self.changed = trio.Event()
+        self.old_boots: deque[str] = deque(maxlen=BOOTS_REMEMBERED)
+        self.titles: dict[str, TitleReport] = {title.title: title for title in report.titles}
+
+    @property
+    def info(self) -> NodeInfo:
+        """What the node says of itself."""
+        return self.report.info
+
+
+class Service:
+    """All state of a tracker, used from one Trio run. `now` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        snapshot: Snapshot,
+        *,
+        heartbeat_s: float,
+        now: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.heartbeat_s = heartbeat_s
+        self._catalogue = catalogue
+        self._now = now
+        self.started_at = now()
+        self._version = snapshot.epoch * EPOCH_VERSIONS
+        self._closing = False
+        self.titles: dict[str, TitleRecord] = {record.title: record for record in snapshot.titles}
+        self.fills: dict[str, FillRecord] = {}
+        self._selectors: dict[str, Selector] = {}
+        self.nodes: dict[str, NodeState] = {}
+        self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
+        self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
+        self._fills_by_title: dict[str, set[str]] = defaultdict(set)
+        self._holders: dict[str, set[str]] = defaultdict(set)  # title -> nodes that have a part, dead ones too
+        self._dirty_nodes: set[str] = set()
+        self._dirty_assignments: set[tuple[str, str]] = set()
+        for fill in snapshot.fills:
+            self._index_fill(fill, Selector.parse(fill.request.selector))
+        for fill_id, node_id in snapshot.assignments:
+            if fill_id in self.fills:
+                self._assign(fill_id, node_id)
+        for stored in snapshot.nodes:
+            state = NodeState(
+                stored.report, seen_at=stored.seen_at, lease_from=self.started_at, version=self._next_version()
+            )
+            self.nodes[state.info.id] = state
+            self._index_holdings(state.info.id, (), state.titles.values())
+
+    # ---- titles and fills
+
+    async def add_title(self, title: str, manifest: Manifest, encoded: bytes) -> tuple[TitleRecord, bool]:
+        """Remember a title; return its record and whether it is new. Raises `RequestRefused`, `StoreError`."""
+        found = manifest.title_id.hex()
+        require(found == title, f"the manifest's title id is {found}, not {title}: was it sent to the wrong address?")
+        if title in self.titles:
+            return self.titles[title], False
+        if len(self.titles) >= TITLES_MAX:
+            raise RequestRefused(f"the catalogue is full: {TITLES_MAX} titles", 507)
+        record = TitleRecord(
+            title=title,
+            name=manifest.name,
+            size=manifest.size,
+            chunk_size=manifest.chunk_size,
+            chunk_count=manifest.chunk_count,
+            file_count=len(manifest.files),
+            added_at=time.time(),
+        )
+        await self._catalogue.add_title(record, encoded)
+        self.titles[title] = record
+        return record, True
+
+    async def manifest(self, title: str) -> bytes:
+        """Return a title's encoded manifest. Raises `RequestRefused`."""
+        encoded = await self._catalogue.manifest(self.title(title).title)
+        if encoded is None:
+            raise RequestRefused(f"title {title} is not in the catalogue", 404)
+        return encoded
+
+    def title(self, title: str) -> TitleRecord:
+        """Return a title's record. Raises `RequestRefused`."""
+        record = self.titles.get(check_title(title))
+        if record is None:
+            raise RequestRefused(f"title {title} is not in the catalogue; publish its manifest first", 404)
+        return record
+
+    async def add_fill(self, request: FillRequest) -> FillCreated:
+        """Order a title on all living nodes that match, and on all that will. Raises `RequestRefused`, `StoreError`.
+
+        Asking for the very same again returns the fill that exists, so a call that was lost may be repeated.
+        """
+        selector = check_fill(request)
+        self.title(request.title)
+        for fill_id in self._fills_by_title[request.title]:
+            if self.fills[fill_id].request == request:
+                return FillCreated(fill_id, sorted(self._assigned[fill_id]))
+        if len(self.fills) >= FILLS_MAX:
+            raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+        fill = FillRecord(secrets.token_hex(6), request, time.time())
+        nodes = [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
+        await self._catalogue.add_fill(fill, nodes)
+        self._index_fill(fill, selector)
+        # Asked anew: a node may have come while the catalogue was writing. It is told, and saved with the next batch.
+        nodes = [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
+        for node_id in nodes:
+            self._assign(fill.fill_id, node_id)
+            self._dirty_assignments.add((fill.fill_id, node_id))
+        self._touch_titles({request.title})
+        return FillCreated(fill.fill_id, sorted(nodes))
+
+    async def delete_fill(self, fill_id: str) -> None:
+        """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""
+        self.fill(fill_id)
+        await self._catalogue.delete_fill(fill_id)
+        fill = self.fills.pop(fill_id, None)
+        if fill is None:
+            return  # somebody else was faster
+        self._touch_titles({fill.request.title})
+        del self._selectors[fill_id]
+        self._fills_by_title[fill.request.title].discard(fill_id)
+        for node_id in self._assigned.pop(fill_id, set()):
+            self._fills_of[node_id].discard(fill_id)
+            self._touch(node_id)
+
+    def fill(self, fill_id: str) -> FillRecord:
+        """Return a fill. Raises `RequestRefused`."""
+        fill = self.fills.get(fill_id)
+        if fill is None:
+            raise RequestRefused(f"there is no fill {fill_id[:80]!r}", 404)
+        return fill
+
+    def nodes_of_fill(self, fill_id: str) -> list[str]:
+        """Return the ids of the nodes that a fill is assigned to, sorted."""
+        return sorted(self._assigned.get(fill_id, ()))
+
+    def _index_fill(self, fill: FillRecord, selector: Selector) -> None:
+        self.fills[fill.fill_id] = fill
+        self._selectors[fill.fill_id] = selector
+        self._fills_by_title[fill.request.title].add(fill.fill_id)
+
+    def _assign(self, fill_id: str, node_id: str) -> None:
+        self._assigned[fill_id].add(node_id)
+        self._fills_of[node_id].add(fill_id)
+
+    # ---- liveness
+
+    def handle_heartbeat(self, node_id: str, report: NodeReport) -> HeartbeatReply:
+        """Take a node's report. Raises `RequestRefused`; status 409 where a replaced process still sends."""
+        check_report(node_id, report)
+        state = self.nodes.get(node_id)
+        if state is None:
+            if len(self.nodes) >= NODES_MAX:
+                raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
+            state = NodeState(report, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            self.nodes[node_id] = state
+            self._index_holdings(node_id, (), report.titles)
+            self._join_fills(node_id)
+            self._touch_titles({title for title, _ in self._memberships(state)})
+        elif report.boot in state.old_boots:
+            raise RequestRefused(
+                f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
+            )
+        elif report.boot != state.report.boot or report.sequence > state.report.sequence:
+            self._update(state, report)
+        self._dirty_nodes.add(node_id)
+        return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version)
+
+    def _update(self, state: NodeState, report: NodeReport) -> None:
+        node_id = state.info.id
+        before = self._memberships(state) if state.alive else frozenset()
+        moved = report.info != state.info
+        if report.boot != state.report.boot:
+            state.old_boots.append(state.report.boot)
+        joins = moved or not state.alive
+        self._index_holdings(node_id, state.titles.values(), report.titles)
+        state.report = report
+        state.titles = {title.title: title for title in report.titles}
+        state.seen_at = time.time()
+        state.lease_from = self._now()
+        state.alive = True
+        if joins:
+            self._join_fills(node_id)
+        after = self._memberships(state)
+        changed = before | after if moved else before ^ after
+        self._touch_titles({title for title, _ in changed})
+
+    def expire(self) -> list[str]:
+        """Drop the nodes whose heartbeats have stopped; return their ids."""
+        lost = [node_id for node_id, state in self.nodes.items() if state.alive and self._age_s(state) > self._lease_s]
+        for node_id in lost:
+            state = self.nodes[node_id]
+            state.alive = False
+            self._touch_titles({title for title, _ in self._memberships(state)})
+        return lost
+
+    @property
+    def _lease_s(self) -> float:
+        return LEASE_INTERVALS * self.heartbeat_s
+
+    def _age_s(self, state: NodeState) -> float:
+        return self._now() - state.lease_from
+
+    def node(self, node_id: str) -> NodeState:
+        """Return a node's state. Raises `RequestRefused`."""
+        state = self.nodes.get(node_id)
+        if state is None:
+            raise RequestRefused(f"node {node_id[:80]!r} has never sent a heartbeat to this tracker", 404)
+        return state
+
+    def _join_fills(self, node_id: str) -> None:
+        info = self.nodes[node_id].info
+        for fill_id, selector in self._selectors.items():
+            if node_id not in self._assigned[fill_id] and selector.matches(info):
+                self._assign(fill_id, node_id)
+                self._dirty_assignments.add((fill_id, node_id))
+                self._touch(node_id)
+
+    def _index_holdings(self, node_id: str, old: Iterable[TitleReport], new: Iterable[TitleReport]) -> None:
+        for report in old:
+            self._holders[report.title].discard(node_id)
+        for report in new:
+            if _holds(report):
+                self._holders[report.title].add(node_id)
+
+    def _memberships(self, state: NodeState) -> frozenset[tuple[str, bool]]:
+        """Return the titles in whose rosters a node stands, each with whether it wants the title (or has wanted it)."""
+        ordered = {self.fills[fill_id].request.title for fill_id in self._fills_of[state.info.id]}
+        failed = {title for title, report in state.titles.items() if report.state == "failed"}
+        held = {title for title, report in state.titles.items() if _holds(report)}
+        return frozenset((title, title in ordered and title not in failed) for title in held | (ordered - failed))
+
+    # ---- orders
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _touch(self, node_id: str) -> None:
+        state = self.nodes.get(node_id)
+        if state is not None:
+            state.version = self._next_version()
+            state.changed.set()
+            state.changed = trio.Event()
+
+    def _touch_titles(self, titles: set[str]) -> None:
+        fills = {fill_id for title in titles for fill_id in self._fills_by_title.get(title, ())}
+        for node_id in {node_id for fill_id in fills for node_id in self._assigned[fill_id]}:
+            self._touch(node_id)
+
+    async def wait_orders(self, node_id: str, after: int, wait_s: float) -> Orders:
+        """Return the orders of a node, at once where their version is not `after`, else when they change.
+
+        Waits at most `wait_s`; the orders may then be unchanged. Raises `RequestRefused`.
+        """
+        state = self.node(node_id)
+        with trio.move_on_after(min(max(wait_s, 0.0), ORDERS_WAIT_S_MAX)):
+            while state.version == after and not self._closing:
+                await state.changed.wait()
+        return Orders(version=state.version, orders=self.orders(node_id))
+
+    def orders(self, node_id: str) -> list[Order]:
+        """Return what a node shall hold: one order a title, the most urgent first."""
+        best: dict[str, FillRecord] = {}
+        for fill in sorted((self.fills[fill_id] for fill_id in self._fills_of[node_id]), key=urgency):
+            best.setdefault(fill.request.title, fill)
+        return [
+            Order(
+                fill_id=fill.fill_id,
+                title=title,
+                origins=list(fill.request.origins),
+                priority=fill.request.priority,
+                policy=fill.request.policy,
+                roster=self.roster(node_id, title),
+            )
+            for title, fill in best.items()
+        ]
+
+    def roster(self, node_id: str, title: str) -> list[RosterEntry]:
+        """Return the ranked sources of a title for a node: the living who have a part of it or shall have it."""
+        return ranking.rank_sources(self.node(node_id).info, self._candidates(title))
+
+    def _candidates(self, title: str) -> list[ranking.Candidate]:
+        ordered = {node for fill in self._fills_by_title.get(title, ()) for node in self._assigned[fill]}
+        record = self.titles.get(title)
+        candidates = []
+        for node_id in ordered | self._holders.get(title, set()):
+            state = self.nodes.get(node_id)
+            if state is None or not state.alive:
+                continue
+            report = state.titles.get(title)
+            held = 0 if report is None else report.have_chunks
+            if report is not None and report.state == "failed" and not held:
+                continue
+            candidates.append(
+                ranking.Candidate(
+                    node=state.info,
+                    filling=node_id in ordered and (report is None or report.state not in ("live", "failed")),
+                    have_chunks=held,
+                    chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,
+                    upload_active=state.report.upload_active,
+                    upload_queued=state.report.upload_queued,
+                    late=self._age_s(state) > LATE_INTERVALS * self.heartbeat_s,
+                )
+            )
+        return candidates
+
+    # ---- running
+
+    async def flush(self) -> None:
+        """Write the reports and assignments that the catalogue lacks. Raises `StoreError`; then they stay queued."""
+        nodes, self._dirty_nodes = self._dirty_nodes, set()
+        pairs, self._dirty_assignments = self._dirty_assignments, set()
+        if not nodes and not pairs:
+            return
+        saved = False
+        try:
+            states = [self.nodes[node_id] for node_id in nodes]
+            await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], pairs)
+            saved = True
+        finally:
+            if not saved:
+                self._dirty_nodes |= nodes
+                self._dirty_assignments |= pairs
+
+    def release_polls(self) -> None:
+        """Answer all long polls now and from now on: the tracker stops."""
+        self._closing = True
+        for state in self.nodes.values():
+            state.changed.set()
+
+
+def urgency(fill: FillRecord) -> tuple[int, float, str]:
+    """Return the sort key of fills: larger priority first, then the older."""
+    return -fill.request.priority, fill.created_at, fill.fill_id
+
+
+def _holds(report: TitleReport) -> bool:
+    return report.have_chunks > 0 or report.state == "live"

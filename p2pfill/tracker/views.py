@@ -1,0 +1,171 @@
+"""What people and scripts are shown of the tracker's state: progress, node status, explanations. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+
+from p2pfill._version import __version__
+from p2pfill.model.node import tier_between
+from p2pfill.tracker.checks import check_title
+from p2pfill.tracker.records import (
+    Explanation,
+    FillRecord,
+    FillStatus,
+    FillTotals,
+    NodeProgress,
+    NodeStatus,
+    RankedSource,
+    Sources,
+    Status,
+)
+from p2pfill.tracker.service import NodeState, Service, urgency
+
+
+def fill_status(service: Service, fill: FillRecord) -> FillStatus:
+    """Return a fill with the progress of each of its nodes and the sums over them."""
+    title = fill.request.title
+    record = service.titles.get(title)
+    totals = FillTotals()
+    nodes = []
+    for node_id in service.nodes_of_fill(fill.fill_id):
+        state = service.nodes.get(node_id)
+        if state is None:
+            continue  # assigned, but its first report never reached the disk before a restart
+        progress = NodeProgress(state.info, state.alive, state.titles.get(title))
+        _add(totals, progress)
+        nodes.append(progress)
+    return FillStatus(
+        fill=fill,
+        title_name="" if record is None else record.name,
+        title_bytes=0 if record is None else record.size,
+        done=totals.nodes > 0 and totals.live == totals.nodes,
+        totals=totals,
+        nodes=nodes,
+    )
+
+
+def _add(totals: FillTotals, progress: NodeProgress) -> None:
+    totals.nodes += 1
+    report = progress.report
+    if not progress.alive and (report is None or report.state != "live"):
+        totals.lost += 1
+    if report is None:
+        return
+    totals.live += report.state == "live"
+    totals.failed += report.state == "failed"
+    totals.have_bytes += report.have_bytes
+    totals.bytes_peer += report.bytes_peer
+    totals.bytes_regional += report.bytes_regional
+    totals.bytes_origin += report.bytes_origin
+    totals.duplicate_bytes += report.duplicate_bytes
+    totals.rate_bytes_s += report.rate_bytes_s if progress.alive else 0.0
+    isp = progress.node.isp
+    totals.isp_bytes[isp] = totals.isp_bytes.get(isp, 0) + report.bytes_regional + report.bytes_origin
+    for reason, count in report.escalations.items():
+        totals.escalations[reason] = totals.escalations.get(reason, 0) + count
+
+
+def node_status(state: NodeState) -> NodeStatus:
+    """Return what is known of a node."""
+    return NodeStatus(
+        info=state.info,
+        alive=state.alive,
+        seen_at=state.seen_at,
+        age_s=max(0.0, time.time() - state.seen_at),
+        orders_version=state.version,
+        titles=state.report.titles,
+        upload_active=state.report.upload_active,
+        upload_queued=state.report.upload_queued,
+        upload_bytes=state.report.upload_bytes,
+    )
+
+
+def all_nodes(service: Service) -> list[NodeStatus]:
+    """Return all nodes, by id."""
+    return [node_status(state) for _, state in sorted(service.nodes.items())]
+
+
+def all_fills(service: Service) -> list[FillRecord]:
+    """Return all fills, the most urgent first."""
+    return sorted(service.fills.values(), key=urgency)
+
+
+def sources(service: Service, node_id: str, title: str) -> Sources:
+    """Return where a node can take a title from, best first. Raises `RequestRefused`."""
+    title = check_title(title)
+    receiver = service.node(node_id).info
+    ranked = [
+        RankedSource(
+            rank=entry.rank,
+            id=entry.node.id,
+            tier=tier_between(receiver, entry.node).name.lower(),
+            filling=entry.filling,
+            have_chunks=entry.have_chunks,
+            reason=entry.reason,
+        )
+        for entry in service.roster(node_id, title)
+    ]
+    record = service.titles.get(title)
+    chunk_count = 0 if record is None else record.chunk_count
+    for fill in all_fills(service):
+        if fill.request.title == title:
+            known = {source.id for source in ranked}
+            ranked.extend(
+                RankedSource(len(ranked) + index, url, "origin", False, chunk_count, "origin of the fill; last resort")
+                for index, url in enumerate(url for url in dict.fromkeys(fill.request.origins) if url not in known)
+            )
+    return Sources(node=node_id, title=title, sources=ranked)
+
+
+def explanation(service: Service, node_id: str, title: str) -> Explanation:
+    """Return why a node is where it is with a title. Raises `RequestRefused`."""
+    title = check_title(title)
+    state = service.node(node_id)
+    record = service.titles.get(title)
+    fills = [fill.fill_id for fill in all_fills(service) if fill.request.title == title]
+    fills = [fill_id for fill_id in fills if node_id in service.nodes_of_fill(fill_id)]
+    found = sources(service, node_id, title).sources
+    report = state.titles.get(title)
+    notes = []
+    if record is None:
+        notes.append("The title is not in the catalogue.")
+    if not fills:
+        notes.append("No fill orders this title on this node.")
+    if not state.alive:
+        notes.append("The node's heartbeats have stopped: it is no source, and what is shown here is its last report.")
+    if report is None:
+        notes.append("The node has reported nothing of this title yet.")
+    elif report.state == "failed":
+        notes.append(f"The fill failed on the node: {report.error or 'it gave no reason'}.")
+    elif report.state != "live":
+        notes.extend(f"{count} chunks wait: {reason}." for reason, count in sorted(report.waits.items()))
+        if not any(source.have_chunks for source in found):
+            notes.append("No living cache has a chunk of it, and the fill names no origin: it waits for a source.")
+    if report is not None:
+        notes.extend(
+            f"{count} chunks came from further out: {why}." for why, count in sorted(report.escalations.items())
+        )
+        bad = [source for source in report.sources if source.state != "ok"]
+        notes.extend(f"Source {source.id} is {source.state}: {source.reason or 'no reason given'}." for source in bad)
+    return Explanation(
+        node=node_status(state),
+        title=title,
+        title_name="" if record is None else record.name,
+        fill_ids=fills,
+        report=report,
+        sources=found,
+        notes=notes,
+    )
+
+
+def status(service: Service, now: float) -> Status:
+    """Return the fleet at one glance; `now` is on the service's clock."""
+    return Status(
+        version=__version__,
+        now=time.time(),
+        uptime_s=now - service.started_at,
+        heartbeat_s=service.heartbeat_s,
+        titles=sorted(service.titles.values(), key=lambda record: record.name),
+        fills=[fill_status(service, fill) for fill in all_fills(service)],
+        nodes=all_nodes(service),
+    )
