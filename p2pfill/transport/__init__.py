@@ -1,0 +1,1 @@
+"""Control links and data streams over trio sockets."""
