@@ -9,9 +9,10 @@ does not know `Retry-After`.
 Invariants: never more bytes are kept than the manifest says; every wait has an end (attempts, total time, stall
 time); after a 429 or 503 all jobs of the origin hold back together.
 
-A server that ignores Range answers with the whole file. Then the body is read up to the needed bytes and dropped;
-all of it is counted in `bytes_received`, because it crossed the network. What obstore had already taken of the refused
-ranged answer before it gave up is not visible and not counted; it happens once per file.
+A server that ignores Range answers with the whole file. Then the body is read up to the needed bytes, and its rest is
+kept open for a while, since chunks of one file are mostly wanted in order. All that was read is counted in
+`bytes_received`, because it crossed the network. What obstore had already taken of the refused ranged answer before
+it gave up is not visible and not counted; it happens once per file.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from p2pfill.origin.retry_after import probe_retry_after
 from p2pfill.origin.settings import OriginSettings
 
 if TYPE_CHECKING:
-    from obstore import Bytes, GetOptions, GetResult
+    from obstore import Bytes, GetOptions
 
     from p2pfill.model.manifest import FileEntry, Manifest
 
@@ -57,6 +58,9 @@ _SLEEP_SLICE_S: Final = 0.05
 
 _PLAIN_PATHS_MAX: Final = 4096
 """Files remembered as served without Range; beyond that the memory starts anew and costs one request a file."""
+
+_KEPT_MAX: Final = 4
+"""Bodies of servers without Range that wait, half read, for the next chunk; each holds one connection."""
 
 _NUMBERED = re.compile(r"#\d+\Z")
 """Ends of file names that obstore keeps for its own uploads in a directory, and therefore refuses to read."""
@@ -81,6 +85,20 @@ class _Job(NamedTuple):
     """First byte, inside the file."""
     target: memoryview
     """Where the bytes go; its length is what is wanted."""
+
+
+class _Body:
+    """A response's body, read up to `position` (inside the file) of `end`; `left` has arrived and was not used."""
+
+    def __init__(
+        self, tag: str | None, position: int, end: int, buffers: Iterator[Bytes | bytes], opened_at: float
+    ) -> None:
+        self.tag = tag
+        self.position = position
+        self.end = end
+        self.buffers = buffers
+        self.opened_at = opened_at
+        self.left = memoryview(b"")
 
 
 class _Fetch:
@@ -126,6 +144,7 @@ class StoreOrigin:
         self._probed_at = 0.0
         """Monotonic time of the last look at `Retry-After`."""
         self._plain_paths: set[str] = set()
+        self._kept: list[tuple[str, _Body]] = []
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
 
     def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = lambda: False) -> OriginChunk:
@@ -152,7 +171,9 @@ class StoreOrigin:
 
     def close(self) -> None:
         """Stop: reads under way end with `OriginCancelled` soon, later ones at once. May be called twice."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            self._kept = []
         self._pool.shutdown(wait=False)
 
     def _submit(self, fetch: _Fetch, jobs: Iterator[_Job]) -> Future[None] | None:
@@ -182,7 +203,11 @@ class StoreOrigin:
         done = 0
         e_tag: str | None = None
         for attempt in range(1, self._settings.attempts_max + 1):
-            self._wait(fetch, max(0.0, self._hold_until - time.monotonic()), job, "the origin asked us to wait")
+            hold_s = self._hold_until - time.monotonic()
+            if hold_s > 0:
+                # Jitter here too: a whole fleet was told the same second.
+                hold_s += self._rng.uniform(0.0, self._settings.backoff_base_s)
+            self._wait(fetch, max(0.0, hold_s), job, "the origin asked us to wait")
             begun = time.monotonic()
             try:
                 for piece in self._request(fetch, job, done, e_tag):
@@ -213,38 +238,86 @@ class StoreOrigin:
             yield self._read_numbered(fetch, job)[done:]
             return
         start, stop = job.offset + done, job.offset + len(job.target)
-        ranged = (start, stop) != (0, size) and path not in self._plain_paths
+        body = self._resume(path, start)
+        if body is None:
+            ranged = (start, stop) != (0, size) and path not in self._plain_paths
+            body = self._open(fetch, job, (start, stop) if ranged else None)
+        if e_tag is not None and body.tag is not None and body.tag != e_tag:
+            raise OriginObjectChanged(
+                f"{self._name(job)}: changed at the origin while it was read "
+                f"(entity tag {e_tag[:64]} became {body.tag[:64]}); restore the file or publish the title anew"
+            )
+        if body.tag is not None:
+            yield body.tag
+        # A body that ends where we stop is read to its end, so that its connection can be used again.
+        while body.position < stop or body.end == stop:
+            view = body.left
+            if not view:
+                try:
+                    view = memoryview(next(body.buffers))
+                except StopIteration:
+                    return
+                fetch.count(received=len(view))
+            if fetch.stopped():
+                raise OriginCancelled(f"{self._name(job)}: reading was cancelled")
+            if time.monotonic() > fetch.deadline:
+                raise self._late(job, "the origin is slow")
+            skip, take = max(0, start - body.position), max(0, min(len(view), stop - body.position))
+            body.position += take
+            body.left = view[take:]
+            if skip < take:
+                yield view[skip:take]
+            if body.left:
+                break
+        self._keep(path, body)
+
+    def _open(self, fetch: _Fetch, job: _Job, wanted: tuple[int, int] | None) -> _Body:
+        """Ask for the `wanted` range or the whole file; where ranges are not served, for the whole file after all."""
+        path = job.entry.path
         fetch.count(requests=1)
         try:
-            options: GetOptions = {"range": (start, stop)} if ranged else {}
+            options: GetOptions = {} if wanted is None else {"range": wanted}
             result = obstore.get(self._store, path, options=options)
         except NotSupportedError:
-            if not ranged:
+            if wanted is None:
                 raise
             with self._lock:
                 if len(self._plain_paths) >= _PLAIN_PATHS_MAX:
                     self._plain_paths.clear()
                 self._plain_paths.add(path)
             fetch.count(requests=1)
+            wanted = None
             result = obstore.get(self._store, path)
-        tag = self._check(result, job, e_tag)
-        if tag is not None:
-            yield tag
-        position = result.range[0]
-        for buffer in self._buffers(result):
-            view = memoryview(buffer)
-            fetch.count(received=len(view))
-            if fetch.stopped():
-                raise OriginCancelled(f"{self._name(job)}: reading was cancelled")
-            if time.monotonic() > fetch.deadline:
-                raise self._late(job, "the origin is slow")
-            wanted = view[max(0, start - position) : max(0, stop - position)]
-            position += len(view)
-            if wanted:
-                yield wanted
-            # Reading to the end of a body of the right length gives the connection back for reuse.
-            if position >= stop and (position > stop or result.range[1] > stop):
-                return
+        self._check_size(result.meta["size"], job)
+        position, end = result.range
+        if position != (0 if wanted is None else wanted[0]):
+            raise OriginRefused(f"{self._name(job)}: the origin answers with another range; check the server's set-up")
+        # From a directory at once: 10 times as fast there as in pieces.
+        pieces: Iterable[Bytes | bytes] = (
+            result.stream(min_chunk_size=_STREAM_BYTES_MIN) if self._http else (result.bytes(),)
+        )
+        buffers = iter(pieces)
+        return _Body(result.meta["e_tag"], position, end, buffers, time.monotonic())
+
+    def _keep(self, path: str, body: _Body) -> None:
+        """Keep the rest of a whole file's body: the next chunk is often the next part of it."""
+        if path in self._plain_paths and body.position < body.end:
+            with self._lock:
+                if not self._closed:
+                    self._kept = [*self._kept, (path, body)][-_KEPT_MAX:]
+
+    def _resume(self, path: str, start: int) -> _Body | None:
+        """Return the kept body of `path` that is nearest before byte `start`, if there is one still young."""
+        # Half of the request's own time limit, so that the rest of it can still be read.
+        oldest = time.monotonic() - self._settings.total_max_s / 2
+        with self._lock:
+            self._kept = [kept for kept in self._kept if kept[1].opened_at >= oldest]
+            fits = [kept for kept in self._kept if kept[0] == path and kept[1].position <= start]
+            if not fits:
+                return None
+            best = max(fits, key=lambda kept: kept[1].position)
+            self._kept.remove(best)
+            return best[1]
 
     def _read_numbered(self, fetch: _Fetch, job: _Job) -> memoryview:
         """Return the bytes of a file in a directory whose name obstore refuses."""
@@ -253,21 +326,6 @@ class StoreOrigin:
             data = os.pread(file.fileno(), len(job.target), job.offset)
         fetch.count(received=len(data), requests=1)
         return memoryview(data)
-
-    def _buffers(self, result: GetResult) -> Iterable[Bytes | bytes]:
-        """Return the body, in pieces as they come, or at once from a directory (5 times as fast there)."""
-        return result.stream(min_chunk_size=_STREAM_BYTES_MIN) if self._http else (result.bytes(),)
-
-    def _check(self, result: GetResult, job: _Job, e_tag: str | None) -> str | None:
-        """Compare what the origin says of the object with what was published; return its entity tag."""
-        self._check_size(result.meta["size"], job)
-        tag = result.meta["e_tag"]
-        if e_tag is not None and tag is not None and tag != e_tag:
-            raise OriginObjectChanged(
-                f"{self._name(job)}: changed at the origin while it was read "
-                f"(entity tag {e_tag[:64]} became {tag[:64]}); restore the file or publish the title anew"
-            )
-        return tag
 
     def _check_size(self, size: int, job: _Job) -> None:
         if size != job.entry.size:
