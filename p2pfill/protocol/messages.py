@@ -240,6 +240,20 @@ Message = (
 )
 
 
+_PAYLOAD_BYTES_MAX: Final[dict[int, int]] = {
+    3: BITMAP_BYTES_MAX + 64,
+    4: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
+    5: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
+}
+"""Tag -> bytes, for the messages that may be long: a bitmap, or indexes at msgpack's widest integer."""
+
+PAYLOAD_BYTES_MAX: Final = 4096
+"""All other messages; Hello with the longest texts has 2 KiB. A megabyte of nested arrays would cost the
+unpacker half a second to build and refuse."""
+
+_TAG_MAX: Final = 16
+
+
 def encode_payload(message: Message) -> bytes:
     """Return the msgpack payload of one frame. Raises `LocalProtocolError` where a field breaks its limit."""
     try:
@@ -254,6 +268,7 @@ def encode_payload(message: Message) -> bytes:
 
 def decode_payload(payload: bytes | bytearray | memoryview) -> Message:
     """Return the message in the payload of one frame. Raises `RemoteProtocolError` for anything else."""
+    _check_outside(payload)
     try:
         raw = msgpack.unpackb(
             payload,
@@ -279,6 +294,15 @@ def batches(chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Split chunk indexes into tuples that one Have or Fetching can carry."""
     for start in range(0, len(chunks), CHUNKS_PER_MESSAGE_MAX):
         yield tuple(chunks[start : start + CHUNKS_PER_MESSAGE_MAX])
+
+
+def _check_outside(payload: bytes | bytearray | memoryview) -> None:
+    """Look at what the first two bytes must be, a short array and a tag, before anything is built."""
+    if len(payload) < 2 or payload[0] & 0xF0 != 0x90 or not 1 <= payload[1] <= _TAG_MAX:
+        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a short array that begins with a known tag")
+    allowed = _PAYLOAD_BYTES_MAX.get(payload[1], PAYLOAD_BYTES_MAX)
+    if len(payload) > allowed:
+        raise RemoteProtocolError(f"frame of {len(payload)} bytes is too long for tag {payload[1]}: at most {allowed}")
 
 
 def _refuse_ext(code: int, data: bytes) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from p2pfill.model.limits import CHUNK_COUNT_MAX
 from p2pfill.protocol import messages as m
 
 u32 = st.integers(0, m.U32_MAX)
-chunk = st.integers(0, m.CHUNK_COUNT_MAX - 1)
+chunk = st.integers(0, CHUNK_COUNT_MAX - 1)
 chunks = st.lists(chunk, min_size=1, max_size=50).map(tuple)
 printable = st.characters(exclude_categories=("Cc", "Cs"))
 label = st.text(printable, max_size=m.LABEL_CHARS_MAX)
@@ -22,7 +23,7 @@ hellos = st.builds(m.Hello, node_id, label, label, label, host, st.integers(0, 6
 messages = st.one_of(
     hellos,
     st.builds(m.Want, u32, st.binary(min_size=32, max_size=32)),
-    st.builds(m.Holdings, u32, st.booleans(), st.integers(0, m.CHUNK_COUNT_MAX), st.binary(max_size=200)),
+    st.builds(m.Holdings, u32, st.booleans(), st.integers(0, CHUNK_COUNT_MAX), st.binary(max_size=200)),
     st.builds(m.Have, u32, chunks),
     st.builds(m.Fetching, u32, chunks),
     st.builds(m.Unwant, u32),

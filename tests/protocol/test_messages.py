@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,20 +92,41 @@ def test_refused(raw: object) -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        b"",
-        b"\x91" * 2000,
-        b"\xdd\xff\xff\xff\xff",
-        b"\xdc\x10\x00" * 600,
-        b"\xc1",
+        b"\x92\x0e" + b"\x91" * 2000,
+        b"\x92\x0e\xdd\xff\xff\xff\xff",
+        b"\x92\x0e" + b"\xdc\x10\x00" * 600,
+        b"\x92\x0e\xc1",
         b"\x92\x06\x01\x00",
         b"\x92\x06",
-        b"\xdb\xff\xff\xff\xff",
+        b"\x92\x0e\xdb\xff\xff\xff\xff",
         b"\x93\x10\x00\xa1\xff",
     ],
 )
 def test_broken_msgpack_is_refused(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="not a valid msgpack"):
         m.decode_payload(payload)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x92", b"\xdc\x00\x02\x0e\x01", b"\x92\x00\x01", b"\x92\x11\x01", b"\x80\x01"]
+)
+def test_wrong_outside_is_refused_before_it_is_unpacked(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="not a short array"):
+        m.decode_payload(payload)
+
+
+def test_too_long_for_its_tag() -> None:
+    deep = msgpack.packb([14, [[] for _ in range(4096)]])
+    with pytest.raises(RemoteProtocolError, match="too long for tag 14"):
+        m.decode_payload(deep)
+
+
+def test_widest_integers_and_longest_texts_are_let_in() -> None:
+    wide = b"\x93\x04\x03\xdc\x10\x00" + (b"\xcf" + (7).to_bytes(8, "big")) * m.CHUNKS_PER_MESSAGE_MAX
+    assert m.decode_payload(wide) == m.Have(3, (7,) * m.CHUNKS_PER_MESSAGE_MAX)
+    label = "\U0001f642" * m.LABEL_CHARS_MAX
+    hello = m.Hello("n" * 64, label, label, label, "h" * 253, 65535, 1e6, label, label)
+    assert m.decode_payload(m.encode_payload(hello)) == hello
 
 
 @pytest.mark.parametrize(
