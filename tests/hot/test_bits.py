@@ -6,7 +6,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill import _native
@@ -119,6 +119,7 @@ def test_bad_members_are_refused(hot: SimpleNamespace) -> None:
 
 
 @given(st.integers(0, 5000), st.lists(WEIGHTS, min_size=1, max_size=20))
+@settings(deadline=None)
 def test_quotas_are_within_one_of_the_exact_share(chunk_count: int, weights: list[float]) -> None:
     quotas = bits.quotas(chunk_count, weights)
     total = sum(Fraction(weight) for weight in weights)
@@ -127,11 +128,13 @@ def test_quotas_are_within_one_of_the_exact_share(chunk_count: int, weights: lis
 
 
 @given(st.binary(max_size=100))
+@settings(deadline=None)
 def test_twins_agree_on_popcount(data: bytes) -> None:
     assert _native.popcount(data) == _pure_bits.popcount(data)
 
 
 @given(st.data(), st.integers(1, 300))
+@settings(deadline=None)
 def test_twins_agree_on_rarest(data: st.DataObject, n: int) -> None:
     size = (n + 7) // 8
     have = data.draw(st.binary(min_size=size, max_size=size))
@@ -148,6 +151,7 @@ def test_twins_agree_on_rarest(data: st.DataObject, n: int) -> None:
 
 
 @given(SEEDS.filter(lambda chunk: chunk < 2**32), MEMBERS | st.just([(2**64 - 1, 5e-324), (0, 1.7e308)]))
+@settings(deadline=None)
 def test_twins_agree_on_scores_bit_for_bit(chunk: int, members: list[tuple[int, float]]) -> None:
     seeds, weights = array("Q", [m[0] for m in members]), array("d", [m[1] for m in members])
     native, pure = array("d", bytes(8 * len(members))), array("d", bytes(8 * len(members)))
@@ -157,6 +161,7 @@ def test_twins_agree_on_scores_bit_for_bit(chunk: int, members: list[tuple[int, 
 
 
 @given(st.integers(0, 200), MEMBERS)
+@settings(deadline=None)
 def test_twins_agree_on_owners(chunk_count: int, members: list[tuple[int, float]]) -> None:
     seeds, weights = array("Q", [m[0] for m in members]), array("d", [m[1] for m in members])
     native, pure = array("H", bytes(2 * chunk_count)), array("H", bytes(2 * chunk_count))
@@ -166,6 +171,7 @@ def test_twins_agree_on_owners(chunk_count: int, members: list[tuple[int, float]
 
 
 @given(st.floats(min_value=2.0**-53, max_value=1.0, exclude_max=True))
+@settings(deadline=None)
 def test_the_logarithm_is_a_logarithm(x: float) -> None:
     assert math.isclose(_pure_bits._ln(x), math.log(x), rel_tol=1e-11)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill import _native
@@ -196,14 +197,47 @@ def test_two_threads_cannot_share_a_receiver(pair: tuple[socket.socket, socket.s
     receiver = _native.ChunkReceiver()
     thread = threading.Thread(target=receiver.recv_to_file, args=(right.fileno(), target, 0, 3, 5000))
     thread.start()
-    time.sleep(0.05)
+
+    def digest_until_busy() -> None:
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            receiver.digest()  # works until the thread has come to its call
+
     with pytest.raises(RuntimeError, match="another thread"):
-        receiver.digest()
+        digest_until_busy()
     left.send(b"abc")
     thread.join()
     assert receiver.digest() == xxhash.xxh3_128_digest(b"abc")
 
 
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=8),
+    buffer_bytes=st.integers(1, 4000),
+    length=st.integers(0, 10_000),
+    offset=st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=50)
+def test_twins_agree_on_receiving(pieces: list[bytes], buffer_bytes: int, length: int, offset: int) -> None:
+    """Whatever the pieces that arrive and the buffer they pass through: same count, digest, file and rest."""
+    outcomes = []
+    for twin in (_native.ChunkReceiver, _pure_io.ChunkReceiver):
+        left, right = socket.socketpair()
+        with left, right, tempfile.TemporaryFile() as file:
+            right.setblocking(False)
+            for piece in pieces:
+                left.sendall(piece)
+            left.close()
+            receiver = twin(buffer_bytes)
+            taken = receiver.recv_to_file(right.fileno(), file.fileno(), offset, length, 0)
+            file.seek(0)
+            outcomes.append((taken, receiver.digest(), file.read(), right.recv(30_000)))
+    data = b"".join(pieces)
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][:2] == (min(length, len(data)), xxhash.xxh3_128_digest(data[:length]))
+    assert outcomes[0][3] == data[length : length + len(outcomes[0][3])]
+
+
 @given(st.binary(max_size=2000))
+@settings(deadline=None)
 def test_twins_agree_on_hashes(data: bytes) -> None:
     assert _native.xxh3_128(data) == _pure_io.xxh3_128(data)
