@@ -88,9 +88,7 @@ def _sources(path: Path) -> tuple[dict[str, _Source], list[str]]:
         return scan(path)
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"cannot publish {str(path)!r}: it is neither a file nor a directory")
-    # `resolve` gives "." and ".." a real name.
-    name = path.name or path.resolve().name
-    return {name: _Source(str(path), status.st_size, _stamp(status))}, []
+    return {path.name: _Source(str(path), status.st_size, _stamp(status))}, []
 
 
 def publish(

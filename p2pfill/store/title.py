@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from threading import Lock, RLock
+from threading import RLock
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -54,7 +54,6 @@ class StoredTitle:
         self._readers = FileCache(lambda index: self._open(index, os.O_RDONLY), OPEN_FILES_MAX)
         self._writers = FileCache(lambda index: self._open(index, os.O_RDWR), OPEN_FILES_MAX)
         self._lock = RLock()
-        self._open_lock = Lock()
         self._failed = ""
         self.live = journal is None
         self.closed = False
@@ -137,10 +136,11 @@ class StoredTitle:
 
     def close(self) -> None:
         """Close all descriptors; those in use are closed when their users are done. May be called twice."""
-        with self._lock, self._open_lock:
+        with self._lock:
             if self.closed:
                 return
             self.closed = True
+            # Once a cache is closed it opens nothing more, so nobody needs `_files_fd` after these two.
             self._readers.close()
             self._writers.close()
             if self._journal is not None:
@@ -150,10 +150,7 @@ class StoredTitle:
             os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
-        with self._open_lock:
-            if self.closed:
-                raise StoreError(f"title {self.manifest.name!r} is closed")
-            return open_beneath(self._files_fd, self.manifest.files[index].path, flags)
+        return open_beneath(self._files_fd, self.manifest.files[index].path, flags)
 
     def _sync(self, chunks: Sequence[int]) -> None:
         indexes: set[int] = set()

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -393,3 +394,22 @@ def test_half_begun_fill_is_begun_anew(tmp_path: Path, manifest: Manifest) -> No
     (tmp_path / "filling" / manifest.title_id.hex() / "journal").unlink()
     with Store.open(tmp_path) as store:
         assert not store.begin_fill(manifest).have.any()
+
+
+def test_closing_under_readers_neither_hangs_nor_misreads(store: Store, tree: Path, manifest: Manifest) -> None:
+    fill(store.begin_fill(manifest), tree)
+    for _ in range(20):
+        title = store.open_title(manifest.title_id)
+
+        def read(title: StoredTitle = title) -> bool:
+            try:
+                while title.check_blake3(0) and title.check_blake3(manifest.chunk_count - 1):
+                    pass
+            except StoreError as error:
+                return "closed" in str(error)
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read) for _ in range(4)]
+            title.close()
+            assert all(reader.result(timeout=10) for reader in readers)
