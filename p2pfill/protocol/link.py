@@ -198,6 +198,18 @@ class ControlLink:
 
     # ---- what the rules know
 
+    def next_handle(self) -> int:
+        """Return a handle for our next Want. Ids only grow; one past u32 makes `send` raise: open a new link."""
+        return self._rules.next_handle(Side.LOCAL)
+
+    def next_request_id(self) -> int:
+        """Return an id for our next Request; as `next_handle`."""
+        return self._rules.next_request_id(Side.LOCAL)
+
+    def next_stream_id(self) -> int:
+        """Return an id for our next StreamOpen; as `next_handle`."""
+        return self._rules.next_stream_id(Side.LOCAL)
+
     def wants(self, side: Side) -> dict[int, int | None]:
         """Return the handles that `side` has open: handle -> chunk count once announced, else None. A copy."""
         return self._rules.wants(side)

@@ -118,6 +118,18 @@ class RuleBook:
         """Return a copy of the live requests of `side`: request id -> handle."""
         return dict(self._asks[side].requests)
 
+    def next_handle(self, side: Side) -> int:
+        """Return the lowest handle that `side` may use for its next Want."""
+        return self._asks[side].handle_last + 1
+
+    def next_request_id(self, side: Side) -> int:
+        """Return the lowest id that `side` may use for its next Request."""
+        return self._asks[side].request_last + 1
+
+    def next_stream_id(self, side: Side) -> int:
+        """Return the lowest id that `side` may use for its next StreamOpen."""
+        return self._asks[side].stream_last + 1
+
     def is_request_live(self, side: Side, request_id: int) -> bool:
         """Say whether a request of `side` is outstanding."""
         return request_id in self._asks[side].requests

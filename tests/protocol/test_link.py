@@ -12,7 +12,7 @@ from protocol.strategies import messages
 from p2pfill.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.framing import VersionRange, encode_frame
-from p2pfill.protocol.link import ControlLink, LinkState
+from p2pfill.protocol.link import TRANSITIONS, ControlLink, LinkEvent, LinkState
 from p2pfill.protocol.rules import LinkLimits, Side
 
 TITLE = b"t" * 32
@@ -197,6 +197,27 @@ def test_ids_must_grow() -> None:
     pair.b.send(m.Pong(7))
     pair.to_a()
     pair.a.send(m.Ping(7))
+
+
+def test_next_ids() -> None:
+    pair = Pair().wanted()
+    assert (pair.a.next_handle(), pair.a.next_request_id(), pair.a.next_stream_id()) == (4, 0, 0)
+    pair.a.send(m.Request(3, pair.a.next_request_id(), 0))
+    pair.a.send(m.StreamOpen(8))
+    assert (pair.a.next_handle(), pair.a.next_request_id(), pair.a.next_stream_id()) == (4, 1, 9)
+    pair.a.send(m.Request(3, m.U32_MAX, 0))
+    with pytest.raises(LocalProtocolError, match="cannot send this Request"):
+        pair.a.send(m.Request(3, pair.a.next_request_id(), 0))
+    assert pair.a.requests(Side.LOCAL) == {0: 3, m.U32_MAX: 3}
+
+
+def test_the_table_only_ever_leads_towards_closed() -> None:
+    order = list(LinkState)
+    for (state, _), target in TRANSITIONS.items():
+        assert order.index(target) >= order.index(state)
+    for state in order:
+        assert TRANSITIONS[state, LinkEvent.RECEIVE_EOF] is LinkState.CLOSED
+    assert {target for (_, _), target in TRANSITIONS.items()} == set(order[1:])
 
 
 def test_limits_hold_on_both_sides() -> None:
