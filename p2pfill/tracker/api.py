@@ -39,6 +39,9 @@ UPLOADS_MAX: Final = 2
 BODY_WAIT_S: Final = 60.0
 """Longest silence between two pieces of a body."""
 
+BODY_TOTAL_S: Final = 900.0
+"""Longest time for a whole body: the largest manifest at 5 Mbit/s."""
+
 _log = logging.getLogger("p2pfill.tracker")
 
 
@@ -186,11 +189,12 @@ async def read_body(request: Request, size_max: int) -> bytes:
         raise too_large
     body = bytearray()
     pieces = aiter(request.stream())
+    deadline = trio.current_time() + BODY_TOTAL_S
     while True:
-        with trio.move_on_after(BODY_WAIT_S) as scope:
+        with trio.move_on_at(min(deadline, trio.current_time() + BODY_WAIT_S)) as scope:
             piece = await anext(pieces, None)
         if scope.cancelled_caught:
-            raise RequestRefused(f"the body has stalled for {BODY_WAIT_S:g} s", 408)
+            raise RequestRefused("the body comes too slowly", 408)
         if piece is None:
             return bytes(body)
         if len(body) + len(piece) > size_max:

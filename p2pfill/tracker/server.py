@@ -32,6 +32,9 @@ SWEEPS_PER_HEARTBEAT: Final = 4
 """A dead node is noticed this part of a heartbeat late, at most."""
 
 GRACE_S: Final = 2.0
+KEEP_ALIVE_S: Final = 30.0
+"""Idle connections live longer here than in clients (5 s in ours): or a heartbeat may meet one just closed."""
+
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted, when a fleet comes back at once."""
 
@@ -106,6 +109,7 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
     config.errorlog = _log
     config.graceful_timeout = GRACE_S
     config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
     stop = trio.Event()
     host, port = sock.getsockname()[:2]

@@ -86,6 +86,7 @@ class Service:
         self._catalogue = catalogue
         self._now = now
         self.started_at = now()
+        self._swept_at = self.started_at
         self._version = snapshot.epoch * EPOCH_VERSIONS
         self._closing = False
         self.titles: dict[str, TitleRecord] = {record.title: record for record in snapshot.titles}
@@ -248,7 +249,14 @@ class Service:
         self._touch_titles({title for title, _ in changed})
 
     def expire(self) -> list[str]:
-        """Drop the nodes whose heartbeats have stopped; return their ids."""
+        """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
+
+        Where the tracker itself has been held up, nobody is dropped: heartbeats may be waiting to be read.
+        """
+        held_up = self._now() - self._swept_at > self.heartbeat_s
+        self._swept_at = self._now()
+        if held_up:
+            return []
         lost = [node_id for node_id, state in self.nodes.items() if state.alive and self._age_s(state) > self._lease_s]
         for node_id in lost:
             state = self.nodes[node_id]

@@ -27,13 +27,15 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
     record = service.titles.get(title)
     totals = FillTotals()
     nodes = []
-    for node_id in service.nodes_of_fill(fill.fill_id):
+    assigned = service.nodes_of_fill(fill.fill_id)
+    for node_id in assigned:
         state = service.nodes.get(node_id)
         if state is None:
-            continue  # assigned, but its first report never reached the disk before a restart
+            continue  # its first report never reached the disk before a restart; it counts below, so `done` stays false
         progress = NodeProgress(state.info, state.alive, state.titles.get(title))
         _add(totals, progress)
         nodes.append(progress)
+    totals.nodes = len(assigned)
     return FillStatus(
         fill=fill,
         title_name="" if record is None else record.name,
@@ -45,7 +47,6 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
 
 
 def _add(totals: FillTotals, progress: NodeProgress) -> None:
-    totals.nodes += 1
     report = progress.report
     if not progress.alive and (report is None or report.state != "live"):
         totals.lost += 1
