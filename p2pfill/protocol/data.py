@@ -93,6 +93,15 @@ def decode_header(data: bytes | bytearray | memoryview) -> DataHeader:
     return header
 
 
+def check_header(header: DataHeader, chunk: int, length: int) -> None:
+    """Check that a header answers our request for `chunk` of `length` bytes. Raises `RemoteProtocolError`."""
+    if (header.chunk, header.length) != (chunk, length):
+        raise RemoteProtocolError(
+            f"request {header.request_id} was for chunk {chunk} of {length} bytes, "
+            f"but chunk {header.chunk} of {header.length} bytes comes"
+        )
+
+
 def _fault_of(header: DataHeader) -> str:
     if not 0 <= header.request_id <= U32_MAX:
         return f"data header: request id {header.request_id} is not a u32"

@@ -15,6 +15,7 @@ from p2pfill.protocol.data import (
     HEADER_BYTES,
     PREFACE_BYTES,
     DataHeader,
+    check_header,
     decode_header,
     decode_preface,
     encode_header,
@@ -78,6 +79,14 @@ def test_bad_header(index: int) -> None:
     data[index] = 0xFF
     with pytest.raises(RemoteProtocolError):
         decode_header(data)
+
+
+def test_header_must_answer_the_request() -> None:
+    header = DataHeader(17, 300, 1 << 20)
+    check_header(header, 300, 1 << 20)
+    for chunk, length in ((301, 1 << 20), (300, 1)):
+        with pytest.raises(RemoteProtocolError, match="request 17 was for chunk"):
+            check_header(header, chunk, length)
 
 
 def test_token_is_spent_once() -> None:
