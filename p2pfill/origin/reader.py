@@ -65,7 +65,19 @@ _KEPT_MAX: Final = 4
 _NUMBERED = re.compile(r"#\d+\Z")
 """Ends of file names that obstore keeps for its own uploads in a directory, and therefore refuses to read."""
 
+_PREAMBLE = re.compile(r"^.*?Error performing [A-Z]+ \S+ in \S+ - ")
+_SYSTEM = re.compile(r'message: "([^"\n]{1,200})"|error: "([^"\n]{1,200})"|Error\(\s*"([^"\n]{1,200})"')
+"""What obstore says around, and deep below, the line that tells a person what is wrong."""
+
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
+
+
+def _reason(text: str) -> str:
+    """Return one line for people from the text of an obstore exception."""
+    line = _PREAMBLE.sub("", text.partition("\n")[0]).strip().rstrip(":")[:300]
+    deeper = _SYSTEM.findall(text[:8192])
+    said = next((part for part in deeper[-1] if part), "") if deeper else ""
+    return f"{line} ({said})" if said and said not in line else line
 
 
 class OriginChunk(NamedTuple):
@@ -337,7 +349,7 @@ class StoreOrigin:
 
     def _judge(self, fetch: _Fetch, job: _Job, err: Exception, begun: float) -> str:
         """Return why to try again, or raise what trying again cannot mend."""
-        text = str(err).partition("\n")[0].strip()[:300]
+        text = _reason(str(err))
         found = _STATUS.search(text)
         status = int(found[1]) if found else 0
         if isinstance(err, FileNotFoundError) or status == 410:

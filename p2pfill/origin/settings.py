@@ -12,7 +12,8 @@ class OriginSettings:
     """Settings of one origin. Times in seconds. Raises `ConfigError` where a value makes no sense."""
 
     concurrency: int = 8
-    """Requests in flight for all chunks made of many small files. Browsers stay near 6 per host; more mostly queues."""
+    """Requests in flight for one chunk made of many small files; all but one of them in threads that the chunks of
+    this origin share. Browsers stay near 6 per host; more mostly queues."""
 
     attempts_max: int = 5
     """Requests per file range. With the backoff below, a restart of the web server fits in."""
