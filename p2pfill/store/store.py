@@ -99,6 +99,8 @@ class Store:
             found = {}
             for place in ("titles", "filling"):
                 for title_id in self._ids(place):
+                    if place == "filling" and not (self.root / place / title_id.hex() / JOURNAL).exists():
+                        continue
                     found[title_id] = self._status(title_id, live=place == "titles")
             return found
 
@@ -340,9 +342,8 @@ def _allocate_files(files_fd: int, manifest: Manifest, indexes: Iterable[int]) -
     """Make these files, empty but with all of their space. Raises `OSError`."""
     for index in indexes:
         entry = manifest.files[index]
-        fd = open_beneath(files_fd, entry.path, os.O_RDWR | os.O_CREAT, make=True)
+        fd = open_beneath(files_fd, entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, make=True)
         try:
-            os.ftruncate(fd, 0)
             if entry.size:
                 os.posix_fallocate(fd, 0, entry.size)
         finally:

@@ -393,6 +393,7 @@ def test_half_begun_fill_is_begun_anew(tmp_path: Path, manifest: Manifest) -> No
         store.begin_fill(manifest)
     (tmp_path / "filling" / manifest.title_id.hex() / "journal").unlink()
     with Store.open(tmp_path) as store:
+        assert not store.titles()
         assert not store.begin_fill(manifest).have.any()
 
 
