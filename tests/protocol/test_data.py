@@ -6,7 +6,7 @@ import contextlib
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill.errors import LocalProtocolError, RemoteProtocolError
@@ -29,6 +29,7 @@ headers = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(headers)
 def test_header_roundtrip(header: DataHeader) -> None:
     data = encode_header(header)
@@ -36,6 +37,7 @@ def test_header_roundtrip(header: DataHeader) -> None:
     assert decode_header(data) == header
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_arbitrary_bytes(data: bytes) -> None:
     for decode in (decode_header, decode_preface):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill.errors import LocalProtocolError, RemoteProtocolError
@@ -11,6 +11,7 @@ from p2pfill.model.limits import FRAME_BYTES_MAX
 from p2pfill.protocol.framing import Deframer, VersionRange, encode_frame, encode_preamble, negotiate
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=12), st.data())
 def test_any_pieces_give_the_same_frames(payloads: list[bytes], data: st.DataObject) -> None:
     stream = encode_preamble(VersionRange(2, 7)) + b"".join(map(encode_frame, payloads))

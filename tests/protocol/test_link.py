@@ -275,6 +275,7 @@ def test_bytes_after_goodbye_are_ignored() -> None:
     assert pair.b.handle_bytes(pair.a.poll_output() + b"\xff" * 9) == [m.Goodbye(3)]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_arbitrary_bytes(data: bytes, preambled: bool) -> None:
     link = ControlLink(hello("a"))
@@ -287,6 +288,7 @@ def test_arbitrary_bytes(data: bytes, preambled: bool) -> None:
         assert link.output_bytes > 0
 
 
+@settings(deadline=None)
 @given(st.lists(messages, max_size=20))
 def test_arbitrary_messages_raise_only_protocol_errors(batch: list[m.Message]) -> None:
     pair = Pair().wanted()
@@ -318,7 +320,7 @@ plausible = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), plausible), max_size=60), st.integers(1, 9))
 def test_what_one_link_may_send_the_other_accepts(
     steps: list[tuple[bool, m.Message | int | None]], piece: int

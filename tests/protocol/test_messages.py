@@ -6,7 +6,7 @@ import contextlib
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from protocol.strategies import messages
 
@@ -17,11 +17,13 @@ from p2pfill.protocol import messages as m
 TITLE = b"t" * 32
 
 
+@settings(deadline=None)
 @given(messages)
 def test_roundtrip(message: m.Message) -> None:
     assert m.decode_payload(m.encode_payload(message)) == message
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_raise_only_remote_errors(payload: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
@@ -35,6 +37,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(values, max_size=11), st.integers(0, 18))
 def test_arbitrary_msgpack_raises_only_remote_errors(fields: list[object], tag: int) -> None:
     try:
