@@ -119,7 +119,7 @@ class Catalogue:
             return cls(_connect(path), path)
         except sqlite3.Error as error:
             where = path if path == ":memory:" else str(Path(path).absolute())
-            advice = "check that its directory exists and may be written to"
+            advice = "check that its directory exists and that both may be written to"
             if "locked" in str(error):
                 advice = "another tracker seems to use it; stop that one or name another file"
             elif "not a database" in str(error):
