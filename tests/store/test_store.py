@@ -414,3 +414,37 @@ def test_closing_under_readers_neither_hangs_nor_misreads(store: Store, tree: Pa
             readers = [pool.submit(read) for _ in range(4)]
             title.close()
             assert all(reader.result(timeout=10) for reader in readers)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_store import CHUNK, NAME, write_chunk
+from p2pfill.store import Store, publish
+root, tree = Path(sys.argv[1]), Path(sys.argv[2])
+title = Store.open(root).begin_fill(publish(tree, name=NAME, chunk_size=CHUNK).manifest)
+for chunk in range(title.manifest.chunk_count):
+    write_chunk(title, tree, chunk)
+    title.commit([chunk])
+    print(chunk, flush=True)
+"""
+
+
+@pytest.mark.process
+def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    here = str(Path(__file__).parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(tree), here], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(3)]
+        process.kill()
+        acknowledged += [int(line) for line in process.stdout]
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        assert set(acknowledged) <= set(title.have.indexes())
+        assert all(title.check_blake3(chunk) for chunk in title.have.indexes())
+        fill(title, tree)
+        title.go_live()
+        assert verify_tree(store.root / "live" / NAME, manifest).ok
