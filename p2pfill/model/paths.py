@@ -87,7 +87,7 @@ def check_collisions(paths: Sequence[str]) -> None:
             raise ManifestError(f"path {show(path)} is listed twice")
         if key == key_next:
             raise ManifestError(
-                f"paths {show(path)} and {show(path_next)} differ only in case or Unicode composition; rename one of them"
+                f"paths {show(path)} and {show(path_next)} differ only in case or Unicode composition; rename one"
             )
         if key_next.startswith(key + "\x00"):
             raise ManifestError(f"path {show(path)} is a file and also a directory of {show(path_next)}")
