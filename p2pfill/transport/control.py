@@ -1,0 +1,161 @@
+"""A control link over a stream: the driver of `protocol.link.ControlLink`.
+
+`run` owns three tasks: one reads, one writes, one keeps the link alive. `send` never waits; what it queues is bounded,
+and a remote that does not read until the bound is reached loses its link, since holding messages back would leave it
+with wrong holdings.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from p2pfill.errors import ProtocolError
+from p2pfill.protocol.link import ControlLink, LinkState
+from p2pfill.protocol.messages import Goodbye, GoodbyeCode, Hello, Message, Ping, Pong
+
+READ_BYTES: Final = 64 * 1024
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+"""From connection to the remote's Hello."""
+
+KEEPALIVE_S: Final = 10.0
+"""A Ping is sent this often; its answer tells that the remote's event loop still runs."""
+
+SILENCE_TIMEOUT_S: Final = 35.0
+"""Three lost Pings and some slack."""
+
+OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Room for the largest bitmap many times over; a remote that lets this much pile up has stopped reading."""
+
+FAREWELL_TIMEOUT_S: Final = 2.0
+"""For the Goodbye to be written; the remote gets no more of our time than that."""
+
+
+class ControlChannel:
+    """One control link in operation. Construct, then `run` it; `send` from anywhere in the same trio loop."""
+
+    def __init__(self, stream: trio.abc.Stream, hello: Hello) -> None:
+        """Take over `stream`, on which nothing has been read or written."""
+        self._stream = stream
+        self._link = ControlLink(hello)
+        self._output = trio.Event()
+        self._heard_at = 0.0
+        self._ended = False
+        self._pings = itertools.count(1)
+        self.end_reason = ""
+        """Why the link ended, for people; empty while it runs."""
+
+    @property
+    def remote_hello(self) -> Hello | None:
+        """Who the remote says it is; None before its Hello has come."""
+        return self._link.remote_hello
+
+    def send(self, message: Message) -> bool:
+        """Queue `message`; False where the link is ending and it will not be sent.
+
+        Raises `LocalProtocolError` where the rules forbid the message.
+        """
+        if self._ended or self._link.state is not LinkState.OPEN:
+            return False
+        self._link.send(message)
+        if self._link.output_bytes > OUTPUT_BYTES_MAX:
+            self._end("the remote has stopped reading")
+            return False
+        self._output.set()
+        return True
+
+    def close(self, code: GoodbyeCode, reason: str) -> None:
+        """Say Goodbye and end the link. May be called more than once."""
+        if self._ended:
+            return
+        if self._link.state in (LinkState.HANDSHAKE, LinkState.OPEN):
+            self._link.send(Goodbye(int(code), reason))
+        self._end(reason)
+
+    async def run(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+        """Drive the link until it ends, handing each message of the remote to `handle`, its Hello first.
+
+        Returns when either side ended the link in good order. Raises `ProtocolError` for a broken rule and
+        `ConnectionError` for a broken or silent connection; then only this link is of no more use.
+        """
+        self._link.start()
+        self._heard_at = trio.current_time()
+        try:
+            # Written before anything is read, so that a stranger learns whom it talks to before it is told off.
+            with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+                await self._stream.send_all(self._link.poll_output())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, nursery.cancel_scope)
+                nursery.start_soon(self._keep_alive)
+                await self._read(handle)
+                self._end("the remote said goodbye")
+        except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
+            self._end("the connection broke")
+            raise ConnectionError(self.end_reason) from group
+        except* ProtocolError as group:
+            fault = _first(group)
+            self._end(str(fault))
+            raise fault from None
+        finally:
+            self._ended = True
+            with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
+                scope.shield = True
+                await self._flush_farewell()
+            await trio.aclose_forcefully(self._stream)
+
+    async def _read(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+        while not self._ended:
+            data = await self._stream.receive_some(READ_BYTES)
+            self._heard_at = trio.current_time()
+            if not data:
+                self._link.handle_eof()
+                return
+            for message in self._link.handle_bytes(bytes(data)):
+                if isinstance(message, Goodbye):
+                    self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
+                    return
+                if isinstance(message, Ping):
+                    self.send(Pong(message.nonce))
+                elif not isinstance(message, Pong):
+                    await handle(message)
+
+    async def _write(self, reader: trio.CancelScope) -> None:
+        while not self._ended:
+            await self._output.wait()
+            self._output = trio.Event()
+            if output := self._link.poll_output():
+                await self._stream.send_all(output)
+        reader.cancel()
+
+    async def _keep_alive(self) -> None:
+        await trio.sleep(HANDSHAKE_TIMEOUT_S)
+        if self._link.state is LinkState.HANDSHAKE:
+            self.close(GoodbyeCode.IDLE, f"no Hello within {HANDSHAKE_TIMEOUT_S:g} s")
+        while not self._ended:
+            self.send(Ping(next(self._pings)))
+            await trio.sleep(KEEPALIVE_S)
+            if trio.current_time() - self._heard_at > SILENCE_TIMEOUT_S:
+                self.close(GoodbyeCode.IDLE, f"silent for {SILENCE_TIMEOUT_S:g} s")
+
+    async def _flush_farewell(self) -> None:
+        try:
+            if output := self._link.poll_output():
+                await self._stream.send_all(output)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # it is gone already, and knows
+
+    def _end(self, reason: str) -> None:
+        self.end_reason = self.end_reason or reason
+        self._ended = True
+        self._output.set()
+
+
+def _first(group: BaseExceptionGroup[ProtocolError]) -> ProtocolError:
+    error: ProtocolError | BaseExceptionGroup[ProtocolError] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,97 @@
+"""Control links over real trio streams: two channels joined, and one against a stranger."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from p2pfill.errors import RemoteProtocolError
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, Want
+from p2pfill.transport import control
+from p2pfill.transport.control import ControlChannel
+
+
+def hello(name: str) -> Hello:
+    return Hello(node_id=name, isp="i", region="r")
+
+
+class Log:
+    """Keeps what a channel received."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.arrived = trio.Event()
+
+    async def handle(self, message: Message) -> None:
+        self.messages.append(message)
+        if not isinstance(message, Hello):
+            self.arrived.set()
+
+
+async def wait_open(channel: ControlChannel) -> None:
+    with trio.fail_after(2):
+        while channel.remote_hello is None:
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_two_channels_greet_talk_and_part() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    a, b = ControlChannel(near, hello("a")), ControlChannel(far, hello("b"))
+    seen_a, seen_b = Log(), Log()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.run, seen_a.handle)
+            nursery.start_soon(b.run, seen_b.handle)
+            await wait_open(a)
+            await wait_open(b)
+            assert a.send(Want(1, bytes(32)))
+            await seen_b.arrived.wait()
+            a.close(GoodbyeCode.SHUTDOWN, "the night is over")
+    assert seen_b.messages == [hello("a"), Want(1, bytes(32))]
+    assert seen_a.messages == [hello("b")]
+    assert b.end_reason == "the night is over"
+    assert not a.send(Want(2, bytes(32)))
+
+
+async def test_a_stranger_is_told_why_and_only_its_link_ends() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    channel = ControlChannel(near, hello("a"))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                with pytest.raises(RemoteProtocolError):
+                    await channel.run(Log().handle)
+
+            nursery.start_soon(run)
+            await far.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            received = b""
+            while part := await far.receive_some(4096):
+                received += part
+    assert received.startswith(b"P2FC")
+    assert b"not a p2pfill" in received
+
+
+async def test_a_connection_that_breaks_is_a_connection_error() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    a, b = ControlChannel(near, hello("a")), ControlChannel(far, hello("b"))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                with pytest.raises((ConnectionError, RemoteProtocolError)):
+                    await a.run(Log().handle)
+
+            nursery.start_soon(run)
+            with trio.move_on_after(0.1):
+                await b.run(Log().handle)
+
+
+async def test_silence_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "HANDSHAKE_TIMEOUT_S", 0.05)
+    near, _far = trio.testing.memory_stream_pair()
+    channel = ControlChannel(near, hello("a"))
+    with trio.fail_after(5):
+        await channel.run(Log().handle)
+    assert "no Hello" in channel.end_reason
