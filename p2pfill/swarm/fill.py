@@ -175,6 +175,22 @@ class Fill:
             times += [self._last_seen[m] + self._patience() for m in self._members if self._may_stall(m)]
         return min(times, default=None)
 
+    def waits(self) -> dict[str, int]:
+        """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
+        counts = self.ledger.counts
+        missing = self.ledger.missing
+        in_isp = missing & self.available.held[Scope.ISP]
+        elsewhere = missing.and_not(self.available.held[Scope.ISP])
+        mine = (elsewhere & self._duties.within[Scope.REGION]).count()
+        waits = {
+            "room at a peer": in_isp.count(),
+            "the ISP's fill master": elsewhere.count() - mine,
+            "a source beyond the ISP": mine,
+            "bytes on their way": counts[ChunkState.REQUESTED],
+            "BLAKE3 check": counts[ChunkState.RECEIVED],
+        }
+        return {reason: count for reason, count in waits.items() if count}
+
     # ---- sources come, go and misbehave
 
     def _connect(self, now: float, node: NodeInfo) -> None:

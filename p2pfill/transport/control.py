@@ -15,7 +15,8 @@ import trio
 
 from p2pfill.errors import ProtocolError
 from p2pfill.protocol.link import ControlLink, LinkState
-from p2pfill.protocol.messages import Goodbye, GoodbyeCode, Hello, Message, Ping, Pong
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Ping, Pong, Reject
+from p2pfill.protocol.rules import Side
 
 READ_BYTES: Final = 64 * 1024
 
@@ -67,6 +68,32 @@ class ControlChannel:
             return False
         self._output.set()
         return True
+
+    def next_handle(self) -> int:
+        """Return a handle for our next Want."""
+        return self._link.next_handle()
+
+    def next_request_id(self) -> int:
+        """Return an id for our next Request."""
+        return self._link.next_request_id()
+
+    def next_stream_id(self) -> int:
+        """Return an id for our next StreamOpen."""
+        return self._link.next_stream_id()
+
+    def cancel_request(self, request_id: int) -> None:
+        """Withdraw a request of ours, unless it is over."""
+        if self._link.is_request_live(Side.LOCAL, request_id):
+            self.send(Cancel(request_id))
+
+    def reject_request(self, request_id: int, code: str) -> None:
+        """Refuse a request of theirs, unless it is over."""
+        if self._link.is_request_live(Side.REMOTE, request_id):
+            self.send(Reject(request_id, code))
+
+    def finish_request(self, side: Side, request_id: int) -> None:
+        """Note that the payload of a request of `side` has gone over."""
+        self._link.finish_request(side, request_id)
 
     def close(self, code: GoodbyeCode, reason: str) -> None:
         """Say Goodbye and end the link. May be called more than once."""

@@ -1,0 +1,112 @@
+"""What a node and its tracker say to each other: heartbeats out, orders in.
+
+Two loops: one reports at the interval that the tracker asks for, the other holds a long poll open for orders. A tracker
+that is away stops neither the fills that run nor the links that are open; both loops try again with growing pauses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from p2pfill.errors import ManifestError, StoreError, TrackerError
+from p2pfill.model.ids import title_id_from_hex
+from p2pfill.model.manifest import Manifest
+from p2pfill.tracker.client import TrackerClient, TrackerRefused
+
+if TYPE_CHECKING:
+    from p2pfill.model.node import NodeInfo
+    from p2pfill.model.reports import Order
+    from p2pfill.node.node import Node
+
+RETRY_S: Final = 0.5
+RETRY_MAX_S: Final = 10.0
+POLL_S: Final = 25.0
+"""How long one request for orders waits: below the usual time-out of middleboxes."""
+
+
+class TrackerAgent:
+    """Speaks to the tracker at `url` for `node`."""
+
+    def __init__(self, node: Node, url: str) -> None:
+        self._node = node
+        self._client = TrackerClient(url)
+        self._known = trio.Event()
+
+    async def run(self) -> None:
+        """Report and take orders until cancelled."""
+        async with self._client, trio.open_nursery() as nursery:
+            nursery.start_soon(self._report)
+            nursery.start_soon(self._obey)
+
+    async def _report(self) -> None:
+        pause_s = RETRY_S
+        while True:
+            try:
+                reply = await self._client.heartbeat(self._node.report())
+            except TrackerError as error:
+                self._node.log.warning("tracker away", error=str(error))
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                continue
+            pause_s = RETRY_S
+            self._known.set()
+            await self._pause(reply.interval_s)
+
+    async def _pause(self, interval_s: float) -> None:
+        """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
+        with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
+            running = self._node.fillings()
+            if not running:
+                await trio.sleep_forever()
+            async with trio.open_nursery() as nursery:
+                for filling in running:
+                    nursery.start_soon(self._until_done, filling.done, nursery.cancel_scope)
+
+    async def _until_done(self, done: trio.Event, scope: trio.CancelScope) -> None:
+        await done.wait()
+        scope.cancel()
+
+    async def _obey(self) -> None:
+        await self._known.wait()
+        version: int | None = None
+        pause_s = RETRY_S
+        while True:
+            try:
+                orders = await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+            except TrackerError as error:
+                if not (isinstance(error, TrackerRefused) and error.status == 404):
+                    self._node.log.debug("no orders", error=str(error))
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+                continue
+            pause_s = RETRY_S
+            if orders.version == version:
+                continue
+            version = orders.version
+            others: dict[str, NodeInfo] = {}
+            for order in orders.orders:
+                others.update({entry.node.id: entry.node for entry in order.roster})
+            self._node.peers.want(others.values())
+            for order in sorted(orders.orders, key=lambda order: -order.priority):
+                await self._take(order)
+
+    async def _take(self, order: Order) -> None:
+        title_id = title_id_from_hex(order.title)
+        members = [entry.node for entry in order.roster if entry.filling]
+        filling = self._node.filling(title_id)
+        if filling is None:
+            stored = self._node.stored(title_id)
+            if stored is not None and stored.live:
+                return
+            try:
+                manifest = Manifest.decode(await self._client.manifest(order.title))
+                if manifest.title_id != title_id:
+                    raise ManifestError(f"the tracker sent another manifest than that of title {order.title}")
+                await self._node.fill(manifest, order.origins, order.policy, members)
+                return
+            except (TrackerError, ManifestError, StoreError) as error:
+                self._node.log.error("fill refused", title=order.title, error=str(error))
+                return
+        filling.set_members([*members, self._node.info])

@@ -1,0 +1,88 @@
+"""A node's settings, from a TOML file and from flags."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from p2pfill.errors import ConfigError
+from p2pfill.model.ids import node_id_from_text
+from p2pfill.model.node import NodeInfo
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a node; each is a key of the TOML file and a flag of `p2pfill node`."""
+
+    id: str
+    isp: str
+    data: str
+    """The directory that holds the titles."""
+    region: str = "default"
+    cluster: str = ""
+    listen: str = "127.0.0.1:0"
+    """HOST:PORT for control links and data streams; port 0 takes any free one."""
+    advertise: str = ""
+    """The host that other nodes are told to connect to; by default the one of `listen`."""
+    tracker: str = ""
+    """The tracker's URL. Without one, fills are started by the program that embeds the node."""
+    weight: float = 1.0
+    """Upload capacity relative to other caches."""
+    upload_slots: int = 4
+    """Chunks sent at a time; more would only share the same uplink in smaller pieces."""
+    data_workers: int = 4
+    """Threads that move payload between sockets and disk."""
+
+    def __post_init__(self) -> None:
+        node_id_from_text(self.id)
+        if not self.isp or not self.region or not self.data:
+            raise ConfigError("isp, region and data must not be empty")
+        if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
+            raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
+        self.listen_address()
+
+    def listen_address(self) -> tuple[str, int]:
+        """Return host and port of `listen`. Raises `ConfigError`."""
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"listen address {self.listen!r} cannot be used: write HOST:PORT, e.g. 0.0.0.0:7400")
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (an empty host means all addresses)
+
+    def info(self, port: int) -> NodeInfo:
+        """Return what the fleet is told of this node once it listens on `port`."""
+        host = self.advertise or self.listen_address()[0]
+        return NodeInfo(
+            id=node_id_from_text(self.id),
+            isp=self.isp,
+            region=self.region,
+            cluster=self.cluster,
+            host=host,
+            port=port,
+            weight=self.weight,
+        )
+
+    @classmethod
+    def load(cls, path: Path | None, **overrides: Any) -> NodeConfig:
+        """Read the TOML file at `path` (or none) and apply those `overrides` that are not None.
+
+        Raises `ConfigError`, in one line that names the setting.
+        """
+        settings: dict[str, Any] = {}
+        if path is not None:
+            try:
+                settings = tomllib.loads(path.read_text())
+            except OSError as error:
+                raise ConfigError(f"cannot read config file {str(path)!r}: {error.strerror}") from error
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
+        settings.update({name: value for name, value in overrides.items() if value is not None})
+        try:
+            return msgspec.convert(settings, cls)
+        except msgspec.ValidationError as error:
+            # A ConfigError raised by a check above arrives wrapped; its own words are the clearer ones.
+            cause = error.__cause__
+            if isinstance(cause, ConfigError):
+                raise cause from error
+            raise ConfigError(f"node settings: {error}; see `p2pfill node --help`") from error

@@ -1,0 +1,22 @@
+"""The process around a node: signals and a clean stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import trio
+
+from p2pfill.node.config import NodeConfig
+from p2pfill.node.node import Node, open_node
+
+
+async def run_daemon(config: NodeConfig, ready: Callable[[Node], None] = lambda node: None) -> None:
+    """Run a node until SIGTERM or SIGINT. Calls `ready` once it listens. Raises what `open_node` raises."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_node(config) as node:
+            node.log.info("node runs", listen=f"{node.info.host}:{node.info.port}", tracker=config.tracker)
+            ready(node)
+            async for number in signals:
+                node.log.info("node stops", signal=signal.Signals(number).name)
+                return

@@ -1,0 +1,260 @@
+"""One title being filled: the driver of `swarm.Fill` against links, origins and the store.
+
+All events go through `handle`; one task (`_pump`) asks the fill what to do and does it, so decisions never nest. Work
+that blocks (origin reads, digests, commits) runs in worker threads and comes back as events. Commits are batched: one
+sync and one journal record cover all chunks verified since the last.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from p2pfill.errors import P2PFillError, StoreError
+from p2pfill.model.ids import TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.reports import SourceReport, TitleReport, TitleState
+from p2pfill.origin import OriginError, open_origin
+from p2pfill.swarm import actions, events
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.fill import Fill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pfill.model.policy import FillPolicy
+    from p2pfill.node.node import Node
+    from p2pfill.origin import Origin
+    from p2pfill.store.title import StoredTitle
+
+COMMIT_INTERVAL_S: Final = 0.25
+"""How much work a crash may undo, against one sync of the disk each time."""
+
+_TIER: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
+    Scope.ISP: "peer",
+    Scope.REGION: "regional",
+    Scope.WORLD: "regional",
+    Scope.ORIGIN: "origin",
+}
+
+
+class Filling:
+    """The fill of `stored` on `node`, from the caches that links bring and from `origins` (URLs)."""
+
+    def __init__(self, node: Node, stored: StoredTitle, policy: FillPolicy, origins: list[str]) -> None:
+        self.stored = stored
+        self.manifest = stored.manifest
+        self.title_id: TitleId = stored.manifest.title_id
+        self.state: TitleState = "live" if stored.live else "filling"
+        self.error = ""
+        self.done = trio.Event()
+        """Set when the title is live or the fill has failed."""
+        self.started_at = time.time()
+        self.finished_at = 0.0
+        self._node = node
+        seed = random.Random(f"{node.info.id}{self.title_id.hex()}")  # noqa: S311 (tie-breaking only)
+        now = trio.current_time()
+        self.fill = Fill(self.manifest, node.info, policy, seed, now, stored.have.copy())
+        self._wake = trio.Event()
+        self._late: list[events.Event] = []
+        self._to_commit: list[int] = []
+        self._origin_cancelled: dict[int, bool] = {}
+        self._origins: dict[str, Origin] = {}
+        self.set_origins(origins)
+
+    # ---- input
+
+    def handle(self, event: events.Event) -> None:
+        """Take in an event now."""
+        if not self.done.is_set():
+            self.fill.handle(trio.current_time(), event)
+            self._wake.set()
+
+    def handle_soon(self, event: events.Event) -> None:
+        """Take in an event at the next turn: for use while actions are being performed."""
+        self._late.append(event)
+        self._wake.set()
+
+    def set_origins(self, urls: list[str]) -> None:
+        """Use these origins besides those already known."""
+        for url in urls:
+            if url not in self._origins:
+                self._origins[url] = open_origin(url)
+                self.handle(events.OriginConfigured(url))
+
+    def set_members(self, members: Iterable[NodeInfo]) -> None:
+        """Take in the caches that want this title."""
+        self.handle(events.RosterChanged(tuple(members)))
+
+    def abort(self, error: P2PFillError) -> None:
+        """Give up: the disk will not take this title, or it was withdrawn."""
+        if not self.done.is_set():
+            self.state, self.error = "failed", str(error)
+            self._finish()
+
+    # ---- the fill's tasks
+
+    async def run(self) -> None:
+        """Fill until the title is live or cannot be. Verified chunks are committed also when cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._commit_often)
+                nursery.start_soon(self._pump, nursery)
+                await self.done.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            for origin in self._origins.values():
+                origin.close()
+            with trio.CancelScope(shield=True):
+                await self._commit()
+
+    async def _pump(self, nursery: trio.Nursery) -> None:
+        while not self.done.is_set():
+            self._wake = trio.Event()
+            late, self._late = self._late, []
+            for event in late:
+                self.handle(event)
+            for action in self.fill.poll_actions(trio.current_time()):
+                await self._perform(action, nursery)
+            if self._late:
+                continue
+            deadline = self.fill.next_wakeup()
+            with trio.move_on_at(deadline if deadline is not None else float("inf")):
+                await self._wake.wait()
+
+    async def _perform(self, action: actions.Action, nursery: trio.Nursery) -> None:
+        match action:
+            case actions.RequestChunk(request, source, chunk):
+                if source in self._origins:
+                    self._origin_cancelled[request] = False
+                    nursery.start_soon(self._fetch, request, source, chunk)
+                elif (link := self._node.peers.link(source)) is not None:
+                    link.request(self, request, chunk)
+                else:
+                    self.handle_soon(events.RequestFailed(request, "not linked"))
+            case actions.CancelRequest(request, source):
+                if request in self._origin_cancelled:
+                    self._origin_cancelled[request] = True
+                elif (link := self._node.peers.link(source)) is not None:
+                    link.cancel(self, request)
+            case actions.VerifyChunk(chunk):
+                nursery.start_soon(self._verify, chunk)
+            case actions.AnnounceChunks(chunks):
+                self._to_commit.extend(chunks)
+                for link in self._node.peers.links():
+                    link.announce(self.title_id, chunks)
+                if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
+                    nursery.start_soon(self._commit)
+            case actions.ClaimChunks(chunks):
+                for link in self._node.peers.links():
+                    link.claim(self.title_id, chunks)
+            case actions.CompleteTitle():
+                await self._go_live()
+
+    async def _fetch(self, request: int, url: str, chunk: int) -> None:
+        origin = self._origins[url]
+
+        def read_and_write() -> events.Event:
+            got = origin.read_chunk(self.manifest, chunk, lambda: self._origin_cancelled.get(request, True))
+            if self._node.hot.xxh3_128(got.data) != self.manifest.chunk_xxh3(chunk):
+                reason = f"chunk {chunk} differs from the manifest: the origin's files changed"
+                return events.RequestFailed(request, reason, got.bytes_received, corrupt=True)
+            if self._origin_cancelled.get(request, True):
+                return events.RequestFailed(request, "cancelled", got.bytes_received)
+            self._node.write_chunk(self.stored, chunk, got.data)
+            return events.ChunkReceived(request)
+
+        try:
+            event = await trio.to_thread.run_sync(
+                read_and_write, limiter=self._node.origin_limiter, abandon_on_cancel=False
+            )
+        except OriginError as error:
+            event = events.RequestFailed(request, str(error), error.bytes_received)
+        except StoreError as error:
+            self.abort(error)
+            return
+        finally:
+            self._origin_cancelled.pop(request, None)
+        self.handle(event)
+
+    async def _verify(self, chunk: int) -> None:
+        try:
+            good = await trio.to_thread.run_sync(
+                self.stored.check_blake3, chunk, limiter=self._node.verify_limiter
+            )
+        except StoreError as error:
+            self.abort(error)
+            return
+        self.handle(events.ChunkVerified(chunk) if good else events.ChunkRefuted(chunk))
+
+    async def _commit_often(self) -> None:
+        while True:
+            await trio.sleep(COMMIT_INTERVAL_S)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        chunks, self._to_commit = self._to_commit, []
+        if not chunks or self.state == "failed":
+            return
+        try:
+            await trio.to_thread.run_sync(self.stored.commit, chunks)
+        except StoreError as error:
+            self.abort(error)
+            return
+        self.handle(events.ChunksCommitted(chunks))
+
+    async def _go_live(self) -> None:
+        self.state = "verifying"
+        try:
+            await trio.to_thread.run_sync(self.stored.go_live)
+        except StoreError as error:
+            self.abort(error)
+            return
+        self.state = "live"
+        self._finish()
+
+    def _finish(self) -> None:
+        self.finished_at = time.time()
+        self.done.set()
+        self._wake.set()
+
+    # ---- what others are told
+
+    def report(self) -> TitleReport:
+        """Return how far this fill is, for the tracker."""
+        fill, ledger = self.fill, self.fill.ledger
+        have = ledger.have.count()
+        sources = [
+            SourceReport(
+                id=source.id,
+                tier=_TIER[source.scope],
+                bytes=source.bytes_kept,
+                rate_bytes_s=source.rate_bytes_s,
+                in_flight=len(source.requests),
+                state="quarantined" if not source.counted else "slow" if source.barred_reason else "ok",
+                reason=source.barred_reason,
+            )
+            for source in fill.sources.values()
+        ]
+        return TitleReport(
+            title=self.title_id.hex(),
+            state=self.state,
+            chunk_count=self.manifest.chunk_count,
+            have_chunks=have,
+            have_bytes=min(have * self.manifest.chunk_size, self.manifest.size),
+            title_bytes=self.manifest.size,
+            bytes_peer=fill.bytes_by_scope[Scope.ISP],
+            bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
+            bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
+            duplicate_bytes=fill.duplicate_bytes,
+            rate_bytes_s=sum(source.rate_bytes_s for source in fill.sources.values() if source.requests),
+            escalations=dict(fill.escalations),
+            waits=fill.waits(),
+            sources=sources,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            error=self.error,
+        )

@@ -1,0 +1,315 @@
+"""One other cache: its control link, what it and we want of each other, and the data streams between us.
+
+What we want of it: per title a Want with a handle; its Holdings and Haves become events of our fill. Requests go over
+the control link, payload comes back over a data stream that we open, once, when we first request something.
+What it wants of us: its Wants are subscriptions, its Requests queue until its data stream and an upload slot are free.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from p2pfill.errors import (
+    LocalProtocolError,
+    P2PFillError,
+    ProtocolError,
+    RemoteProtocolError,
+    StoreError,
+    TransferError,
+)
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId, TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.protocol import messages as m
+from p2pfill.protocol.data import DataHeader, check_header, encode_preface
+from p2pfill.protocol.rules import Side
+from p2pfill.swarm import events
+from p2pfill.transport.data import Incoming, receive_header, send_chunk
+
+if TYPE_CHECKING:
+    from p2pfill.node.filling import Filling
+    from p2pfill.node.node import Node
+    from p2pfill.transport.control import ControlChannel
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""For opening a data stream."""
+
+
+class Expected(NamedTuple):
+    """A request of ours on its way."""
+
+    filling: Filling
+    request: int
+    """Its number in the fill."""
+    chunk: int
+
+
+class Upload(NamedTuple):
+    """A request of theirs."""
+
+    title_id: TitleId
+    chunk: int
+
+
+class Link:
+    """Everything between this node and one other while their control link is open."""
+
+    def __init__(self, node: Node, channel: ControlChannel, nursery: trio.Nursery) -> None:
+        self._node = node
+        self._channel = channel
+        self._nursery = nursery
+        self.remote: NodeInfo | None = None
+        self._wanted: dict[int, Filling] = {}
+        self._expected: dict[int, Expected] = {}
+        self._cancelled: set[int] = set()
+        self._stream_state = "none"
+        self._subscriptions: dict[int, TitleId] = {}
+        self._uploads: OrderedDict[int, Upload] = OrderedDict()
+        self._upload_ready = trio.Event()
+        self._outgoing = trio.CancelScope()
+
+    # ---- the control link
+
+    async def handle(self, message: m.Message) -> None:
+        """Take one message of the remote. Raises `RemoteProtocolError`."""
+        match message:
+            case m.Hello():
+                self._greet(message)
+            case m.Holdings(handle, known, chunk_count, bitmap):
+                self._take_holdings(handle, known, chunk_count, bitmap)
+            case m.Have(handle, chunks):
+                if self.remote is not None and (filling := self._wanted.get(handle)):
+                    filling.handle(events.ChunksGained(self.remote.id, chunks))
+            case m.Fetching(handle, chunks):
+                if self.remote is not None and (filling := self._wanted.get(handle)):
+                    filling.handle(events.ChunksClaimed(self.remote.id, chunks))
+            case m.Reject(request_id, code):
+                self._fail(request_id, f"refused: {code}")
+            case m.StreamGrant(_, token):
+                self._nursery.start_soon(self._receive_stream, token)
+            case m.StreamRefuse(_, reason):
+                self._fail_all(f"no data stream: {reason}")
+            case m.Want(handle, title_id):
+                self._subscriptions[handle] = TitleId(title_id)
+                self._send_holdings(handle, TitleId(title_id))
+            case m.Unwant(handle):
+                self._subscriptions.pop(handle, None)
+            case m.Request(handle, request_id, chunk):
+                self._enqueue(handle, request_id, chunk)
+            case m.Cancel(request_id):
+                self._uploads.pop(request_id, None)
+            case m.StreamOpen(stream_id):
+                self._grant_stream(stream_id)
+            case _:
+                pass
+
+    def _grant_stream(self, stream_id: int) -> None:
+        try:
+            token = self._node.tokens.issue(self, trio.current_time())
+        except LocalProtocolError as error:
+            self._channel.send(m.StreamRefuse(stream_id, str(error)[: m.REASON_CHARS_MAX]))
+            return
+        self._channel.send(m.StreamGrant(stream_id, token))
+
+    def _greet(self, hello: m.Hello) -> None:
+        self.remote = NodeInfo(
+            id=NodeId(hello.node_id),
+            isp=hello.isp,
+            region=hello.region,
+            cluster=hello.cluster,
+            host=hello.host,
+            port=hello.port,
+            weight=hello.weight,
+        )
+        self._node.peers.admit(self)
+
+    def close(self, code: m.GoodbyeCode, reason: str) -> None:
+        """End the link in good order."""
+        self._channel.close(code, reason)
+
+    def stop_streams(self) -> None:
+        """Stop serving: the link that authorised it is gone."""
+        self._outgoing.cancel()
+
+    def end(self, reason: str) -> None:
+        """Tell the fills that this source is gone."""
+        self._expected.clear()
+        if self.remote is not None:
+            for filling in set(self._wanted.values()):
+                filling.handle(events.SourceLost(self.remote.id, reason))
+        self._wanted.clear()
+
+    # ---- what we want
+
+    def want(self, filling: Filling) -> None:
+        """Subscribe to the remote's holdings of the title that `filling` fills."""
+        handle = self._channel.next_handle()
+        if self._channel.send(m.Want(handle, filling.title_id)):
+            self._wanted[handle] = filling
+
+    def unwant(self, filling: Filling) -> None:
+        """End the subscription that `want` began."""
+        for handle in [handle for handle, wanted in self._wanted.items() if wanted is filling]:
+            del self._wanted[handle]
+            self._channel.send(m.Unwant(handle))
+        for number in [number for number, expected in self._expected.items() if expected.filling is filling]:
+            del self._expected[number]
+            self._cancelled.add(number)
+
+    def request(self, filling: Filling, request: int, chunk: int) -> None:
+        """Ask for a chunk on behalf of `filling`."""
+        handle = next((h for h, wanted in self._wanted.items() if wanted is filling), None)
+        number = self._channel.next_request_id()
+        if handle is None or not self._channel.send(m.Request(handle, number, chunk)):
+            filling.handle_soon(events.RequestFailed(request, "link is ending"))
+            return
+        self._expected[number] = Expected(filling, request, chunk)
+        if self._stream_state == "none":
+            self._stream_state = "asked"
+            self._channel.send(m.StreamOpen(self._channel.next_stream_id()))
+
+    def cancel(self, filling: Filling, request: int) -> None:
+        """Withdraw a request of `filling`."""
+        for number, expected in list(self._expected.items()):
+            if expected.filling is filling and expected.request == request:
+                del self._expected[number]
+                self._cancelled.add(number)
+                self._channel.cancel_request(number)
+
+    def _take_holdings(self, handle: int, known: bool, chunk_count: int, bitmap: bytes) -> None:
+        filling = self._wanted.get(handle)
+        if filling is None or self.remote is None or not known:
+            return
+        if chunk_count != filling.manifest.chunk_count:
+            raise RemoteProtocolError(f"holdings of {chunk_count} chunks, title has {filling.manifest.chunk_count}")
+        try:
+            holdings = Bitmap.from_bytes(bitmap, chunk_count)
+        except ValueError as error:
+            raise RemoteProtocolError(f"holdings: {error}") from error
+        filling.handle(events.CacheConnected(self.remote))
+        filling.handle(events.HoldingsArrived(self.remote.id, holdings))
+
+    def _fail(self, number: int, reason: str, wasted_bytes: int = 0, corrupt: bool = False) -> None:
+        expected = self._expected.pop(number, None)
+        if expected is not None:
+            expected.filling.handle(events.RequestFailed(expected.request, reason, wasted_bytes, corrupt))
+
+    def _fail_all(self, reason: str) -> None:
+        self._stream_state = "none"
+        for number in list(self._expected):
+            self._channel.cancel_request(number)
+            self._fail(number, reason)
+
+    async def _receive_stream(self, token: bytes) -> None:
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT_S):
+                sock = await self._node.connect(self._data_address())
+                await sock.send(encode_preface(token))
+        except (OSError, trio.TooSlowError) as error:
+            self._fail_all(f"data stream cannot be opened: {error}")
+            return
+        self._stream_state = "open"
+        with sock:
+            incoming = Incoming(sock, self._node.data_limiter)
+            reason = "data stream ended"
+            try:
+                while (header := await receive_header(sock)) is not None:
+                    await self._receive_one(incoming, header)
+            except (TransferError, ProtocolError) as error:
+                reason = str(error)
+        self._fail_all(reason)
+
+    def _data_address(self) -> tuple[str, int]:
+        if self.remote is None:
+            raise OSError("the remote has not introduced itself")
+        return self.remote.host, self.remote.port
+
+    async def _receive_one(self, incoming: Incoming, header: DataHeader) -> None:
+        expected = self._expected.get(header.request_id)
+        if expected is None:
+            if header.request_id not in self._cancelled:
+                raise RemoteProtocolError(f"chunk for request {header.request_id}, which was never made")
+            self._cancelled.discard(header.request_id)
+            await incoming.skip_chunk(header)
+            self._node.count_waste(header.length)
+            return
+        manifest = expected.filling.manifest
+        check_header(header, expected.chunk, manifest.chunk_length(expected.chunk))
+        try:
+            digest = await incoming.receive_chunk(expected.filling.stored, header)
+        except StoreError as error:
+            expected.filling.abort(error)
+            raise TransferError(str(error)) from error
+        self._channel.finish_request(Side.LOCAL, header.request_id)
+        if digest != manifest.chunk_xxh3(expected.chunk):
+            self._fail(header.request_id, "wrong XXH3 digest", header.length, corrupt=True)
+            return
+        if self._expected.pop(header.request_id, None) is not None:
+            expected.filling.handle(events.ChunkReceived(expected.request))
+
+    # ---- what the remote wants
+
+    def announce(self, title_id: TitleId, chunks: Sequence[int]) -> None:
+        """Tell of newly verified chunks, where the remote has asked for it."""
+        for handle in self._handles(title_id):
+            for batch in m.batches(chunks):
+                self._channel.send(m.Have(handle, batch))
+
+    def claim(self, title_id: TitleId, chunks: Sequence[int]) -> None:
+        """Tell of chunks that are on their way across a border."""
+        for handle in self._handles(title_id):
+            for batch in m.batches(chunks):
+                self._channel.send(m.Fetching(handle, batch))
+
+    def show(self, title_id: TitleId) -> None:
+        """Send our holdings of a title anew, since we now have it where we had not."""
+        for handle in self._handles(title_id):
+            self._send_holdings(handle, title_id)
+
+    def _handles(self, title_id: TitleId) -> list[int]:
+        return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+
+    def _send_holdings(self, handle: int, title_id: TitleId) -> None:
+        held = self._node.holdings(title_id)
+        if held is None:
+            self._channel.send(m.Holdings(handle, False))
+        else:
+            self._channel.send(m.Holdings(handle, True, len(held), held.to_bytes()))
+
+    def _enqueue(self, handle: int, request_id: int, chunk: int) -> None:
+        title_id = self._subscriptions.get(handle)
+        held = self._node.holdings(title_id) if title_id is not None else None
+        if title_id is None or held is None or not held[chunk]:
+            self._channel.reject_request(request_id, "missing")
+            return
+        self._uploads[request_id] = Upload(title_id, chunk)
+        self._upload_ready.set()
+
+    async def send_stream(self, sock: trio.socket.SocketType) -> None:
+        """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
+        with self._outgoing:
+            while True:
+                while not self._uploads:
+                    self._upload_ready = trio.Event()
+                    await self._upload_ready.wait()
+                async with self._node.upload_slots:
+                    if not self._uploads:
+                        continue
+                    request_id, upload = self._uploads.popitem(last=False)
+                    stored = self._node.stored(upload.title_id)
+                    if stored is None:
+                        self._channel.reject_request(request_id, "missing")
+                        continue
+                    length = stored.manifest.chunk_length(upload.chunk)
+                    header = DataHeader(request_id, upload.chunk, length)
+                    try:
+                        await send_chunk(sock, stored, header, self._node.data_limiter)
+                    except P2PFillError:
+                        self._channel.reject_request(request_id, "failed")
+                        return
+                    self._channel.finish_request(Side.REMOTE, request_id)
+                    self._node.upload_bytes += length

@@ -1,0 +1,212 @@
+"""The node: one store, its links with other caches, and the fills that run between them."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from p2pfill._version import __version__
+from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.hot import io as hot_io
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import TitleId
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.node.config import NodeConfig
+from p2pfill.node.filling import Filling
+from p2pfill.node.link import Link
+from p2pfill.node.peers import Peers
+from p2pfill.protocol.tokens import TokenRegistry
+from p2pfill.store.store import Store
+from p2pfill.store.title import StoredTitle
+
+ORIGIN_READS_MAX: Final = 4
+"""Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
+
+VERIFY_WORKERS: Final = 2
+
+SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""What the kernel may hold of a data stream: the product of 1 Gbit/s and 30 ms, asked for and cut to its own limit."""
+
+
+class Node:
+    """A cache in operation. Made by `open_node`."""
+
+    def __init__(self, config: NodeConfig, store: Store, info: NodeInfo, nursery: trio.Nursery) -> None:
+        self.config = config
+        self.store = store
+        self.info = info
+        self.nursery = nursery
+        self.agent = f"p2pfill/{__version__}"
+        self.boot = secrets.token_hex(8)
+        self.hot = hot_io
+        self.log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(node=config.id)
+        self.random = random.Random()  # noqa: S311 (spreads retries)
+        self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
+        self.data_limiter = trio.CapacityLimiter(config.data_workers)
+        self.verify_limiter = trio.CapacityLimiter(VERIFY_WORKERS)
+        self.origin_limiter = trio.CapacityLimiter(ORIGIN_READS_MAX)
+        self.upload_slots = trio.Semaphore(config.upload_slots)
+        self.upload_bytes = 0
+        self.peers = Peers(self)
+        self._fillings: dict[TitleId, Filling] = {}
+        self._open: dict[TitleId, StoredTitle] = {}
+        self._sequence = 0
+
+    # ---- titles
+
+    async def fill(
+        self,
+        manifest: Manifest,
+        origins: Iterable[str] = (),
+        policy: FillPolicy | None = None,
+        members: Iterable[NodeInfo] = (),
+    ) -> Filling:
+        """Begin to fill a title, or resume, and return at once; `await filling.done.wait()` to see its end.
+
+        `members` are the other caches that want the title: who fetches what across borders is elected among them.
+        Raises `StoreError` where the disk refuses.
+        """
+        title_id = manifest.title_id
+        running = self._fillings.get(title_id)
+        if running is not None and running.state != "failed":
+            running.set_origins(list(origins))
+            return running
+        stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
+        self._open[title_id] = stored
+        filling = Filling(self, stored, policy or FillPolicy(), list(origins))
+        # Before the first decision: a node that knows of nobody else is master of everything.
+        filling.set_members([*members, self.info])
+        self._fillings[title_id] = filling
+        self.peers.follow(filling)
+        if stored.live:
+            filling.done.set()
+        else:
+            self.nursery.start_soon(filling.run)
+        return filling
+
+    def fillings(self) -> list[Filling]:
+        """Return the fills that still run."""
+        return [filling for filling in self._fillings.values() if not filling.done.is_set()]
+
+    def filling(self, title_id: TitleId) -> Filling | None:
+        """Return a title's fill, finished or not."""
+        return self._fillings.get(title_id)
+
+    def stored(self, title_id: TitleId) -> StoredTitle | None:
+        """Return a title's files, where this node has them open."""
+        return self._open.get(title_id)
+
+    def holdings(self, title_id: TitleId) -> Bitmap | None:
+        """Return which chunks of a title can be served; None where the title is unknown here."""
+        filling = self._fillings.get(title_id)
+        if filling is not None:
+            return filling.fill.ledger.have
+        stored = self._open.get(title_id)
+        return stored.have if stored is not None else None
+
+    async def open_stored(self) -> None:
+        """Open the titles that are live on disk, so that they are served."""
+        for title_id, status in (await trio.to_thread.run_sync(self.store.titles)).items():
+            if status.live and not status.error:
+                self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
+
+    # ---- what links and fills need
+
+    async def connect(self, address: tuple[str, int]) -> trio.socket.SocketType:
+        """Connect to another node. Raises `OSError`."""
+        host, port = address
+        with trio.move_on_after(10) as scope:
+            stream = await trio.open_tcp_stream(host, port)
+        if scope.cancelled_caught:
+            raise OSError(f"{host}:{port} did not answer within 10 s")
+        self.tune(stream.socket)
+        return stream.socket
+
+    def tune(self, sock: trio.socket.SocketType) -> None:
+        """Set the socket's options for the data path."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def write_chunk(self, stored: StoredTitle, chunk: int, data: bytes | bytearray) -> None:
+        """Write a chunk that came as a buffer. Blocks; raises `StoreError`."""
+        import os
+
+        view, at = memoryview(data), 0
+        for fd, offset, length in stored.ranges(chunk, write=True):
+            end = at + length
+            while at < end:
+                written = os.pwrite(fd, view[at:end], offset)
+                at += written
+                offset += written
+
+    def count_waste(self, length: int) -> None:
+        """Count payload that came after its request was withdrawn."""
+        for filling in self.fillings()[:1]:
+            filling.fill.duplicate_bytes += length
+
+    # ---- what the tracker is told
+
+    def report(self) -> NodeReport:
+        """Return the next heartbeat."""
+        self._sequence += 1
+        titles = [filling.report() for filling in self._fillings.values()]
+        told = set(self._fillings)
+        for title_id, stored in self._open.items():
+            if title_id not in told:
+                size, count = stored.manifest.size, stored.manifest.chunk_count
+                titles.append(
+                    TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size)
+                )
+        return NodeReport(
+            info=self.info, boot=self.boot, sequence=self._sequence, titles=titles, upload_bytes=self.upload_bytes
+        )
+
+
+@asynccontextmanager
+async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
+    """Open a node: its store, its listener and, where `config.tracker` is set, its link to the tracker.
+
+    On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
+    """
+    from p2pfill.node.agent import TrackerAgent
+
+    store = await trio.to_thread.run_sync(Store.open, Path(config.data))
+    try:
+        host, port = config.listen_address()
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {config.listen}: {error.strerror or error}; is another node running there?"
+            ) from error
+        info = config.info(listeners[0].socket.getsockname()[1])
+        try:
+            async with trio.open_nursery() as nursery:
+                node = Node(config, store, info, nursery)
+                await node.open_stored()
+                nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
+                if config.tracker:
+                    nursery.start_soon(TrackerAgent(node, config.tracker).run)
+                try:
+                    yield node
+                finally:
+                    node.peers.close("the node stops")
+                    nursery.cancel_scope.cancel()
+        except* P2PFillError as group:
+            error_inside: BaseException = group
+            while isinstance(error_inside, BaseExceptionGroup):
+                error_inside = error_inside.exceptions[0]
+            raise error_inside from None
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)

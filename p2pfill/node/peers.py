@@ -1,0 +1,183 @@
+"""Which other caches this node is linked with: listening, dialling, and one link per pair.
+
+Of two nodes the one with the lower id dials, so that a pair ends up with one link. A link that fails is dialled
+again, with growing pauses, for as long as the roster names the node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from p2pfill.errors import ProtocolError, RemoteProtocolError
+from p2pfill.model.node import NodeInfo
+from p2pfill.node.link import Link
+from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, decode_preface
+from p2pfill.protocol.framing import CONTROL_MAGIC
+from p2pfill.protocol.messages import GoodbyeCode, Hello
+from p2pfill.transport.control import ControlChannel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pfill.node.filling import Filling
+    from p2pfill.node.node import Node
+
+LINKS_MAX: Final = 512
+"""Control links of one node; each costs a few tens of KiB."""
+
+PREFACE_TIMEOUT_S: Final = 10.0
+"""For a newcomer to say what it wants."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+
+REDIAL_S: Final = 0.5
+"""The first pause before a node is dialled again; doubles up to `REDIAL_MAX_S`."""
+
+REDIAL_MAX_S: Final = 15.0
+
+
+class Peers:
+    """The links of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._links: dict[str, Link] = {}
+        self._open = 0
+        self._wanted: dict[str, NodeInfo] = {}
+        self._dialling: dict[str, trio.CancelScope] = {}
+
+    def link(self, node_id: str) -> Link | None:
+        """Return the link with a node, if there is one."""
+        return self._links.get(node_id)
+
+    def links(self) -> list[Link]:
+        """Return all links over which a Hello has come."""
+        return list(self._links.values())
+
+    def want(self, nodes: Iterable[NodeInfo]) -> None:
+        """Be linked with these nodes from now on, and stop dialling all others."""
+        self._wanted = {node.id: node for node in nodes if node.id != self._node.info.id}
+        for node_id in [node_id for node_id in self._dialling if node_id not in self._wanted]:
+            self._dialling.pop(node_id).cancel()
+        for node in self._wanted.values():
+            if self._node.info.id < node.id and node.id not in self._dialling:
+                self._dialling[node.id] = trio.CancelScope()
+                self._node.nursery.start_soon(self._dial, node.id, self._dialling[node.id])
+
+    def admit(self, link: Link) -> None:
+        """Take in a link whose Hello has come. Raises `RemoteProtocolError` where it must not be."""
+        remote = link.remote
+        if remote is None or remote.id == self._node.info.id:
+            raise RemoteProtocolError("a node cannot be linked with itself; are two nodes running under one id?")
+        before = self._links.get(remote.id)
+        if before is not None:
+            before.close(GoodbyeCode.DUPLICATE, "a newer link takes over")
+            before.end("linked anew")
+        self._links[remote.id] = link
+        for filling in self._node.fillings():
+            link.want(filling)
+
+    def follow(self, filling: Filling) -> None:
+        """Ask all linked nodes for their holdings of a title, and tell them of ours."""
+        for link in self.links():
+            link.want(filling)
+            link.show(filling.title_id)
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to all."""
+        for link in self.links():
+            link.close(GoodbyeCode.SHUTDOWN, reason)
+
+    async def _dial(self, node_id: str, scope: trio.CancelScope) -> None:
+        pause_s = REDIAL_S
+        with scope:
+            while True:
+                node = self._wanted[node_id]
+                started = trio.current_time()
+                try:
+                    sock = await self._node.connect((node.host, node.port))
+                except OSError as error:
+                    self._node.log.debug("dial failed", node=node_id, error=str(error))
+                else:
+                    await self._run_link(trio.SocketStream(sock))
+                if trio.current_time() - started > REDIAL_MAX_S:
+                    pause_s = REDIAL_S
+                await trio.sleep(pause_s * (1 + self._node.random.random()))
+                pause_s = min(2 * pause_s, REDIAL_MAX_S)
+
+    async def accept(self, stream: trio.SocketStream) -> None:
+        """Serve one connection that came in, whatever it is."""
+        sock = stream.socket
+        try:
+            with trio.fail_after(PREFACE_TIMEOUT_S):
+                link = None
+                first = await _peek(sock, len(CONTROL_MAGIC))
+                if first == DATA_MAGIC:
+                    preface = decode_preface(await _receive_exactly(sock, PREFACE_BYTES))
+                    link = self._node.tokens.spend(preface.token, trio.current_time())
+                    self._node.tune(sock)
+        except (OSError, ProtocolError, trio.TooSlowError) as error:
+            self._node.log.debug("connection refused", error=str(error))
+            await trio.aclose_forcefully(stream)
+            return
+        if link is None:
+            await self._run_link(stream)
+        else:
+            await link.send_stream(sock)
+
+    async def _run_link(self, stream: trio.SocketStream) -> None:
+        if self._open >= LINKS_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        info = self._node.info
+        hello = Hello(
+            node_id=info.id,
+            isp=info.isp,
+            region=info.region,
+            cluster=info.cluster,
+            host=info.host,
+            port=info.port,
+            weight=info.weight,
+            agent=self._node.agent,
+            boot=self._node.boot,
+        )
+        channel = ControlChannel(stream, hello)
+        reason = ""
+        self._open += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                link = Link(self._node, channel, nursery)
+                try:
+                    await channel.run(link.handle)
+                except (ProtocolError, ConnectionError) as error:
+                    reason = str(error)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._open -= 1
+            self._node.tokens.revoke(link)
+            if link.remote is not None and self._links.get(link.remote.id) is link:
+                del self._links[link.remote.id]
+                link.end(reason or channel.end_reason or "link closed")
+            link.stop_streams()
+
+
+async def _peek(sock: trio.socket.SocketType, count: int) -> bytes:
+    """Return the first `count` bytes without taking them (fewer at the end of the stream)."""
+    deadline_step_s = 0.005
+    while True:
+        got = await sock.recv(count, trio.socket.MSG_PEEK)
+        if len(got) >= count or not got:
+            return got
+        await trio.sleep(deadline_step_s)
+
+
+async def _receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        part = await sock.recv(count - len(got))
+        if not part:
+            raise RemoteProtocolError("the connection ended inside its preface")
+        got += part
+    return got

@@ -1,0 +1,67 @@
+"""Nodes, a tracker and an origin in one process, over real sockets and disks."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import trio
+
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.store.publish import publish
+from p2pfill.store.verify import verify_tree
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
+
+LAYOUT = {"a1": "a", "a2": "a", "b1": "b", "b2": "b", "hub": "hub"}
+
+
+def make_tree(root: Path) -> None:
+    root.mkdir()
+    (root / "big.bin").write_bytes(os.urandom(3_000_000))
+    (root / "empty").touch()
+    (root / "sub dir").mkdir()
+    for number in range(40):
+        (root / "sub dir" / f"kleine Datei ü{number}").write_bytes(os.urandom(1000 + number))
+
+
+async def test_five_nodes_fill_in_tier_order(tmp_path: Path) -> None:
+    make_tree(tmp_path / "src")
+    manifest = publish(tmp_path / "src", name="demo", chunk_size=65536).manifest
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+            async with AsyncExitStack() as stack:
+                nodes: list[Node] = []
+                for name, isp in LAYOUT.items():
+                    config = NodeConfig(id=name, isp=isp, data=str(tmp_path / name), tracker=url)
+                    nodes.append(await stack.enter_async_context(open_node(config)))
+                async with TrackerClient(url) as client:
+                    while len(await client.nodes()) < len(LAYOUT):
+                        await trio.sleep(0.05)
+                    title = manifest.title_id.hex()
+                    await client.put_title(title, manifest.encode())
+                    order = FillRequest(title=title, selector="all", origins=[str(tmp_path / "src")])
+                    await client.post_fill(order)
+                    for node in nodes:
+                        while (filling := node.filling(manifest.title_id)) is None:
+                            await trio.sleep(0.02)
+                        await filling.done.wait()
+                        assert filling.state == "live", filling.error
+                reports = {}
+                for node in nodes:
+                    filling = node.filling(manifest.title_id)
+                    assert filling is not None
+                    filling.fill.ledger.check()
+                    reports[node.info.id] = filling.report()
+            nursery.cancel_scope.cancel()
+    for name in LAYOUT:
+        assert verify_tree(tmp_path / name / "live" / "demo", manifest).ok
+    size = manifest.size
+    assert sum(report.bytes_origin for report in reports.values()) <= 1.05 * size
+    for isp in set(LAYOUT.values()):
+        entered = sum(r.bytes_origin + r.bytes_regional for n, r in reports.items() if LAYOUT[n] == isp)
+        assert entered <= 1.10 * size
+    assert all(r.bytes_origin + r.bytes_regional + r.bytes_peer == size for r in reports.values())
