@@ -189,6 +189,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             raise ConfigError(
                 f"cannot listen on {config.listen}: {error.strerror or error}; is another node running there?"
             ) from error
+        fault: P2PFillError | None = None
         info = config.info(listeners[0].socket.getsockname()[1])
         try:
             async with trio.open_nursery() as nursery:
@@ -203,10 +204,17 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                     node.peers.close("the node stops")
                     nursery.cancel_scope.cancel()
         except* P2PFillError as group:
-            error_inside: BaseException = group
-            while isinstance(error_inside, BaseExceptionGroup):
-                error_inside = error_inside.exceptions[0]
-            raise error_inside from None
+            fault = _first(group)
+        # Not from inside except*, which would wrap it in a group.
+        if fault is not None:
+            raise fault
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(store.close)
+
+
+def _first(group: BaseExceptionGroup[P2PFillError]) -> P2PFillError:
+    error: P2PFillError | BaseExceptionGroup[P2PFillError] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -111,6 +111,7 @@ class ControlChannel:
         """
         self._link.start()
         self._heard_at = trio.current_time()
+        fault: ProtocolError | ConnectionError | None = None
         try:
             # Written before anything is read, so that a stranger learns whom it talks to before it is told off.
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
@@ -120,19 +121,21 @@ class ControlChannel:
                 nursery.start_soon(self._keep_alive)
                 await self._read(handle)
                 self._end("the remote said goodbye")
-        except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end("the connection broke")
-            raise ConnectionError(self.end_reason) from group
+            fault = ConnectionError(self.end_reason)
         except* ProtocolError as group:
             fault = _first(group)
             self._end(str(fault))
-            raise fault from None
         finally:
             self._ended = True
             with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
                 scope.shield = True
                 await self._flush_farewell()
             await trio.aclose_forcefully(self._stream)
+        # Not from inside except*, which would wrap it in a group.
+        if fault is not None:
+            raise fault
 
     async def _read(self, handle: Callable[[Message], Awaitable[None]]) -> None:
         while not self._ended:
