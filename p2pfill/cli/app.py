@@ -1,0 +1,252 @@
+"""The commands, their arguments and their help. What they do is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from p2pfill._version import __version__
+from p2pfill.cli.exits import EXIT_CODES_HELP
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Fill caches with titles: every cache takes each chunk from the nearest place that has it, first from caches "
+        "of its own ISP, then from the region, and from the origin only what nobody else has.\n\n"
+        "A first fill, on one machine:\n\n"
+        "  p2pfill demo\n\n"
+        "By hand:\n\n"
+        "  p2pfill publish ./film --name film --out film.fill\n\n"
+        "  p2pfill tracker --listen 0.0.0.0:7070 --db sqlite:///tracker.db\n\n"
+        "  p2pfill node --id a1 --isp isp-a --data /srv/cache --listen 0.0.0.0:7400 --tracker http://TRACKER:7070\n\n"
+        "  p2pfill fill film.fill --tracker http://TRACKER:7070 --origin http://WEB/film --to all --wait\n\n"
+        "  p2pfill status --tracker http://TRACKER:7070 --watch"
+    ),
+    epilog=EXIT_CODES_HELP,
+)
+
+TrackerUrl = Annotated[
+    str,
+    typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in http://10.0.0.1:7070."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
+UntilEof = Annotated[
+    bool, typer.Option("--until-eof", help="Stop when standard input ends, so as to die with the parent process.")
+]
+FillFile = Annotated[Path, typer.Argument(metavar="FILE.fill", help="A manifest that `p2pfill publish` wrote.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"p2pfill {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def publish(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a directory with everything below it.")],
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="The title's name; caches serve it as live/NAME.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.fill", help="Where to write the manifest.")],
+    chunk_size: Annotated[
+        int | None,
+        typer.Option("--chunk-size", metavar="BYTES", help="A power of two; by default chosen from the size."),
+    ] = None,
+    integrity: Annotated[
+        Literal["blake3", "xxh3"],
+        typer.Option("--integrity", help="What caches check each chunk with; xxh3 only where all caches are trusted."),
+    ] = "blake3",
+    as_json: AsJson = False,
+) -> None:
+    """Make a title of a file or a directory: hash it on all cores and write its manifest.
+
+    The files stay where they are. Any web server over PATH is then an origin for the title, and PATH itself is one for
+    caches on this machine. The same files and name give the same title id on every machine.
+    """
+    from p2pfill.cli.titles import publish_title
+
+    publish_title(path, name, out, chunk_size=chunk_size, integrity=integrity, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def verify(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A tree of the title's files, such as a cache's DATA/live/NAME.")
+    ],
+    fill_file: FillFile,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every byte of a tree with a manifest. Changes nothing; exit code 1 where a byte is missing or wrong."""
+    from p2pfill.cli.titles import verify_title
+
+    verify_title(directory, fill_file, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def tracker(
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where to serve; port 0 takes a free one.")
+    ] = "127.0.0.1:7070",
+    db: Annotated[
+        str,
+        typer.Option("--db", metavar="URL", help="sqlite:///FILE (four slashes before an absolute path)."),
+    ] = "sqlite:///p2pfill-tracker.db",
+    heartbeat_s: Annotated[
+        float | None,
+        typer.Option("--heartbeat", metavar="SECONDS", help="How often caches report; after 3 missed one is dead."),
+    ] = None,
+    until_eof: UntilEof = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the tracker: the catalogue of titles, who shall hold them, who is alive, and the HTTP API to ask it.
+
+    Prints its URL once it answers. SIGTERM or Ctrl-C stop it; caches go on filling from the sources they know, and
+    report again when it is back. Try it with curl: GET /v1/status, and GET /openapi.json for everything else.
+    """
+    from p2pfill.cli.services import run_tracker
+
+    run_tracker(listen, db, heartbeat_s=heartbeat_s, until_eof=until_eof, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def node(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="A TOML file of the settings below; flags go first.")
+    ] = None,
+    node_id: Annotated[str | None, typer.Option("--id", help="The cache's name, unique in the fleet.")] = None,
+    isp: Annotated[str | None, typer.Option("--isp", help="The network it stands in, by name or AS number.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="The site inside the ISP; for selectors.")] = None,
+    region: Annotated[str | None, typer.Option("--region", help="The region; default `default`.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Where the titles are kept.")] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where other caches reach it.")
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option("--advertise", metavar="HOST", help="The host that others are told; by default that of --listen."),
+    ] = None,
+    tracker_url: Annotated[
+        str | None,
+        typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker to report to."),
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
+    ] = None,
+    upload_slots: Annotated[int | None, typer.Option("--upload-slots", help="Chunks sent at a time.")] = None,
+    data_workers: Annotated[
+        int | None, typer.Option("--data-workers", help="Threads between sockets and disk.")
+    ] = None,
+    until_eof: UntilEof = False,
+) -> None:
+    """Run a cache: it takes its orders from the tracker, fills titles and serves their chunks to other caches.
+
+    Finished titles are plain files below DATA/live/NAME, which any web server can serve. SIGTERM or Ctrl-C stop it
+    cleanly; started again with the same --data it goes on where it was, and fetches nothing twice.
+
+    A configuration file has one line a setting: id = "a1", isp = "isp-a", data = "/srv/cache", tracker = "http://…".
+    """
+    from p2pfill.cli.services import run_node
+
+    settings: dict[str, Any] = {
+        "id": node_id,
+        "isp": isp,
+        "cluster": cluster,
+        "region": region,
+        "data": data,
+        "listen": listen,
+        "advertise": advertise,
+        "tracker": tracker_url,
+        "weight": weight,
+        "upload_slots": upload_slots,
+        "data_workers": data_workers,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    run_node(config, given, until_eof=until_eof)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def fill(
+    fill_file: FillFile,
+    tracker_url: TrackerUrl,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="SELECTOR",
+            help="Which caches: `all`, or KEY=PATTERN with id, isp, cluster or region; `*` matches anything, "
+            "`+` is and, `,` is or. Example: isp=isp-a+region=eu,id=hub1",
+        ),
+    ],
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin", metavar="URL", help="Base URL (or directory) of the published tree; may be given many times."
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress and return when all caches hold it.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="With --wait: exit code 4 after that.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", help="Larger is more urgent.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
+
+    Caches that start later and match are added. Asking for the same again shows the fill that exists.
+    """
+    from p2pfill.cli.fill import order_fill
+
+    order_fill(
+        fill_file,
+        tracker_url,
+        origin or [],
+        to,
+        priority=priority,
+        wait=wait,
+        timeout_s=timeout_s,
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def status(
+    tracker_url: TrackerUrl,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
+    interval_s: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="With --watch: how often.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fleet: caches, fills, one line a cache, bytes by tier. With --watch --json: one object a line."""
+    from p2pfill.cli.fleet import show_status
+
+    show_status(tracker_url, watch=watch, interval_s=interval_s, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def explain(
+    node_id: Annotated[str, typer.Argument(metavar="NODE", help="A cache's id.")],
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id.")],
+    tracker_url: TrackerUrl,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a cache is where it is with a title.
+
+    Where each byte came from, what it waits for, which sources it could use in which order and why, why a source was
+    refused, and why chunks were taken from further out than planned.
+    """
+    from p2pfill.cli.fleet import show_explanation
+
+    show_explanation(node_id, title, tracker_url, as_json=as_json)

@@ -1,0 +1,129 @@
+"""How a fill is shown: one line a cache and the bytes by tier, as a live table, or as a plain line a second.
+
+Everything here turns records of the tracker into text; names in them are foreign and never read as markup.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
+
+if TYPE_CHECKING:
+    from p2pfill.tracker.records import FillStatus, FillTotals, NodeProgress
+
+PLAIN_INTERVAL_S: Final = 1.0
+"""Between plain lines: a log that can be read afterwards."""
+REFRESHES_S: Final = 8.0
+ROWS_SPARE: Final = 8
+"""Lines of a terminal that the table leaves for its own frame and for what stands around it."""
+PLAIN_NODES_MAX: Final = 12
+"""Caches named in one plain line."""
+
+STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "filling": "cyan"}
+
+
+def state_of(progress: NodeProgress) -> str:
+    """Return a cache's state in one word; `lost` where its heartbeats stopped before it was live."""
+    report = progress.report
+    if not progress.alive and (report is None or report.state != "live"):
+        return "lost"
+    return "ordered" if report is None else report.state
+
+
+def fill_table(status: FillStatus, *, rows_max: int = 1000) -> RenderableType:
+    """Return a fill as a table of its caches with the sums below; the least advanced first where not all fit."""
+    nodes = status.nodes
+    hidden = len(nodes) - rows_max
+    if hidden > 0:
+        nodes = sorted(nodes, key=lambda node: node.report.have_bytes if node.report else 0)[:rows_max]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cache", "isp", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("", width=20)
+    for name in ("", "rate", "peer", "regional", "origin"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for node in nodes:
+        table.add_row(*_row(node, status.title_bytes))
+    parts: list[RenderableType] = [table]
+    if hidden > 0:
+        parts.append(Text(f"and {plural(hidden, 'cache')} that are further", style="dim"))
+    parts.append(Text(totals_line(status.totals)))
+    return Group(*parts)
+
+
+def _row(node: NodeProgress, title_bytes: int) -> tuple[RenderableType, ...]:
+    state = state_of(node)
+    report = node.report
+    have = report.have_bytes if report else 0
+    tiers = (report.bytes_peer, report.bytes_regional, report.bytes_origin) if report else (0, 0, 0)
+    done = state == "live"
+    return (
+        Text(printable(node.node.id)),
+        Text(printable(node.node.isp)),
+        Text(state, style=STATE_STYLES.get(state, "")),
+        ProgressBar(total=max(title_bytes, 1), completed=max(title_bytes, 1) if done else have, width=20),
+        Text(show_percent(have, title_bytes) if not done else "100 %"),
+        Text(show_rate(report.rate_bytes_s) if report and not done else ""),
+        *(Text(show_bytes(count) if count else "", style="" if count else "dim") for count in tiers),
+    )
+
+
+def totals_line(totals: FillTotals) -> str:
+    """Return the bytes by tier in one line."""
+    line = (
+        f"{totals.live} of {totals.nodes} live · peer {show_bytes(totals.bytes_peer)} · "
+        f"regional {show_bytes(totals.bytes_regional)} · origin {show_bytes(totals.bytes_origin)}"
+    )
+    if totals.rate_bytes_s >= 1 and totals.live < totals.nodes:
+        line += f" · {show_rate(totals.rate_bytes_s)}"
+    if totals.failed or totals.lost:
+        line += f" · {totals.failed} failed, {totals.lost} lost"
+    return line
+
+
+def plain_line(status: FillStatus, elapsed_s: float) -> str:
+    """Return a fill's progress in one line of plain text."""
+    nodes = status.nodes[:PLAIN_NODES_MAX]
+    words = []
+    for node in nodes:
+        state = state_of(node)
+        have = node.report.have_bytes if node.report else 0
+        words.append(f"{node.node.id} {state if state != 'filling' else show_percent(have, status.title_bytes)}")
+    more = f" (+{len(status.nodes) - len(nodes)})" if len(status.nodes) > len(nodes) else ""
+    return printable(f"{show_seconds(elapsed_s):>6}  {', '.join(words)}{more}  {totals_line(status.totals)}")
+
+
+@contextmanager
+def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], None]]:
+    """Show a fill until the block ends; call what is yielded with each new status."""
+    begun = time.monotonic()
+    if not console.is_terminal:
+        last_s = -PLAIN_INTERVAL_S
+
+        def show_plain(status: FillStatus) -> None:
+            nonlocal last_s
+            elapsed_s = time.monotonic() - begun
+            if elapsed_s - last_s >= PLAIN_INTERVAL_S or status.done:
+                last_s = elapsed_s
+                console.print(plain_line(status, elapsed_s), markup=False, highlight=False, soft_wrap=True)
+
+        yield show_plain
+        return
+    with Live(console=console, refresh_per_second=REFRESHES_S) as live:
+
+        def show_live(status: FillStatus) -> None:
+            head = Text(f"{printable(title)}  {show_bytes(status.title_bytes)}", style="bold")
+            head.append(f"  {show_seconds(time.monotonic() - begun)}", style="dim")
+            live.update(Group(head, fill_table(status, rows_max=max(3, console.height - ROWS_SPARE))))
+
+        yield show_live

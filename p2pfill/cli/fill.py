@@ -1,0 +1,132 @@
+"""`p2pfill fill`: publish the manifest at a tracker, order the fill, and wait for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+from rich.console import Console
+
+from p2pfill.cli.board import fill_board
+from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
+from p2pfill.model.selector import Selector
+from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
+from p2pfill.tracker.records import FillRequest, FillStatus
+
+if TYPE_CHECKING:
+    from p2pfill.model.manifest import Manifest
+
+POLL_S: Final = 0.5
+TRACKER_GONE_S: Final = 60.0
+"""How long a wait goes on without the tracker: caches keep filling meanwhile, and it may be restarting."""
+
+
+def order_fill(
+    fill: Path,
+    tracker: str,
+    origins: list[str],
+    selector: str,
+    *,
+    priority: int,
+    wait: bool,
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Order a fill. With `wait`, raises `CommandFailed` unless every cache comes to hold the title."""
+    Selector.parse(selector)
+    manifest = read_manifest(fill)
+    bases = [absolute_origin(origin) for origin in origins]
+    request = FillRequest(title=manifest.title_id.hex(), selector=selector, origins=bases, priority=priority)
+    trio.run(_order, tracker, manifest, request, wait, timeout_s, as_json)
+
+
+def absolute_origin(origin: str) -> str:
+    """Return an origin as caches need it: URLs as they are, a directory's path absolute. Raises `ConfigError`."""
+    from p2pfill.origin.urls import directory, http_base, is_http
+
+    return http_base(origin) if is_http(origin) else directory(origin).as_uri()
+
+
+async def _order(
+    tracker: str, manifest: Manifest, request: FillRequest, wait: bool, timeout_s: float | None, as_json: bool
+) -> None:
+    async with TrackerClient(tracker) as client:
+        await client.put_title(request.title, manifest.encode())
+        created = await client.post_fill(request)
+        notes = Console(stderr=True)
+        if not as_json:
+            where = plural(len(created.nodes), "cache")
+            print(f"fill {created.fill_id}: {printable(manifest.name)}, {show_bytes(manifest.size)}, to {where}")
+        if not created.nodes:
+            notes.print(
+                f"no running cache matches {request.selector!r} yet; those that start later and match are added",
+                markup=False,
+                highlight=False,
+            )
+        if not wait:
+            if as_json:
+                print(json.dumps({"fill": created.fill_id, "title": request.title, "nodes": created.nodes}))
+            else:
+                print(f"watch it with: p2pfill status --tracker {tracker} --watch")
+            return
+        with fill_board(Console(stderr=True) if as_json else Console(), manifest.name) as show:
+            status = await wait_fill(client, created.fill_id, show=show, timeout_s=timeout_s)
+        if as_json:
+            print(msgspec.json.encode(status).decode())
+    check_outcome(status, timeout_s)
+
+
+async def wait_fill(
+    client: TrackerClient,
+    fill_id: str,
+    *,
+    show: Callable[[FillStatus], None],
+    timeout_s: float | None = None,
+    poll_s: float = POLL_S,
+    check: Callable[[], Awaitable[None]] | None = None,
+) -> FillStatus:
+    """Return the status of a fill once it is settled: every cache is live or has failed, or the time is over.
+
+    `check` is awaited before each poll and may raise. A tracker that is gone is waited for; `TrackerUnreachable` is
+    raised after `TRACKER_GONE_S`.
+    """
+    deadline = trio.current_time() + (float("inf") if timeout_s is None else timeout_s)
+    seen_at = trio.current_time()
+    while True:
+        if check is not None:
+            await check()
+        try:
+            status = await client.fill(fill_id)
+        except TrackerUnreachable:
+            if trio.current_time() > min(seen_at + TRACKER_GONE_S, deadline):
+                raise
+        else:
+            seen_at = trio.current_time()
+            show(status)
+            totals = status.totals
+            settled = totals.nodes > 0 and totals.live + totals.failed == totals.nodes
+            if settled or seen_at >= deadline:
+                return status
+        await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))
+
+
+def check_outcome(status: FillStatus, timeout_s: float | None) -> None:
+    """Raise `CommandFailed` unless the fill is done."""
+    if status.done:
+        return
+    totals = status.totals
+    failed = [node for node in status.nodes if node.report is not None and node.report.state == "failed"]
+    if failed:
+        first = failed[0]
+        reason = first.report.error if first.report and first.report.error else "no reason given"
+        raise CommandFailed(f"{plural(totals.failed, 'cache')} of {totals.nodes} failed; {first.node.id}: {reason}")
+    raise CommandFailed(
+        f"{totals.live} of {plural(totals.nodes, 'cache')} hold the title after "
+        f"{show_seconds(timeout_s or 0.0)}; the fill goes on, see p2pfill status",
+        ExitCode.TIMEOUT,
+    )

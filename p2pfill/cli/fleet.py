@@ -1,0 +1,228 @@
+"""`p2pfill status` and `p2pfill explain`: what the tracker knows, for people and for scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
+from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
+from p2pfill.errors import ConfigError
+from p2pfill.model.limits import TITLE_ID_BYTES
+from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
+from p2pfill.tracker.records import Explanation, Status
+
+if TYPE_CHECKING:
+    from p2pfill.model.reports import TitleReport
+    from p2pfill.tracker.records import TitleRecord
+
+ID_PREFIX_MIN: Final = 4
+"""Digits of a title id that are enough to type."""
+
+
+# ---- status
+
+
+def show_status(tracker: str, *, watch: bool, interval_s: float, as_json: bool) -> None:
+    """Print the fleet at one glance; with `watch`, again and again until Ctrl-C."""
+    trio.run(_status, tracker, watch, interval_s, as_json)
+
+
+async def _status(tracker: str, watch: bool, interval_s: float, as_json: bool) -> None:
+    console = Console()
+    async with TrackerClient(tracker) as client:
+        if not watch:
+            _print_status(console, await client.status(), as_json=as_json)
+            return
+        if as_json or not console.is_terminal:
+            while True:
+                _print_status(console, await client.status(), as_json=as_json)
+                await trio.sleep(interval_s)
+        shown = status_view(await client.status(), rows_max=_rows(console))
+        with Live(shown, console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                await trio.sleep(interval_s)
+                try:
+                    shown = status_view(await client.status(), rows_max=_rows(console))
+                    live.update(shown, refresh=True)
+                except TrackerUnreachable as error:
+                    # Whoever watches wants to see it come back.
+                    live.update(Group(Text(printable(str(error)), style="bold red"), shown), refresh=True)
+
+
+def _rows(console: Console) -> int:
+    return max(3, console.height - ROWS_SPARE)
+
+
+def _print_status(console: Console, status: Status, *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(status).decode(), flush=True)
+    else:
+        console.print(status_view(status))
+
+
+def status_view(status: Status, *, rows_max: int = 1000) -> RenderableType:
+    """Return the fleet as text and tables: caches first, then each fill."""
+    alive = sum(node.alive for node in status.nodes)
+    parts: list[RenderableType] = [
+        Text(
+            f"{alive} of {plural(len(status.nodes), 'cache')} alive · {plural(len(status.titles), 'title')} · "
+            f"{plural(len(status.fills), 'fill')} · tracker {printable(status.version)}, up "
+            f"{show_seconds(status.uptime_s)}",
+            style="bold",
+        )
+    ]
+    if status.nodes:
+        parts += [Text(""), _nodes_table(status, rows_max)]
+    for fill in status.fills:
+        request = fill.fill.request
+        head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
+        head.append(printable(fill.title_name or request.title[:16]))
+        head.append(
+            f"  {show_bytes(fill.title_bytes)}  to {printable(request.selector)}  priority {request.priority}"
+            f"  {'done' if fill.done else 'running'}",
+            style="dim",
+        )
+        parts += [head, fill_table(fill, rows_max=rows_max)]
+    return Group(*parts)
+
+
+def _nodes_table(status: Status, rows_max: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cache", "isp", "region", "cluster", "address", "seen"):
+        table.add_column(name, no_wrap=True)
+    for name in ("live", "filling", "uploads", "uploaded"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for node in status.nodes[:rows_max]:
+        info = node.info
+        host = f"[{info.host}]" if ":" in info.host else info.host
+        seen = Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red")
+        live = sum(title.state == "live" for title in node.titles)
+        table.add_row(
+            *(Text(printable(text)) for text in (info.id, info.isp, info.region, info.cluster, f"{host}:{info.port}")),
+            seen,
+            str(live),
+            str(len(node.titles) - live),
+            f"{node.upload_active}+{node.upload_queued}",
+            show_bytes(node.upload_bytes),
+        )
+    return table
+
+
+# ---- explain
+
+
+def show_explanation(node: str, title: str, tracker: str, *, as_json: bool) -> None:
+    """Print why a cache is where it is with a title, which is named by id, start of the id, or name."""
+    trio.run(_explain, node, title, tracker, as_json)
+
+
+async def _explain(node: str, title: str, tracker: str, as_json: bool) -> None:
+    async with TrackerClient(tracker) as client:
+        found = await client.explain(node, await _find_title(client, title))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        Console().print(explanation_view(found))
+
+
+async def _find_title(client: TrackerClient, text: str) -> str:
+    if len(text) == 2 * TITLE_ID_BYTES and all(char in "0123456789abcdefABCDEF" for char in text):
+        return text.lower()
+    return pick_title(await client.titles(), text)
+
+
+def pick_title(titles: list[TitleRecord], text: str) -> str:
+    """Return the id of the title of this name, or whose id starts so. Raises `ConfigError` unless there is just one."""
+    found = [record for record in titles if record.name == text]
+    if not found and len(text) >= ID_PREFIX_MIN:
+        found = [record for record in titles if record.title.startswith(text.lower())]
+    if len(found) == 1:
+        return found[0].title
+    if not found:
+        names = ", ".join(sorted({record.name for record in titles})[:10]) or "none yet"
+        raise ConfigError(f"the tracker knows no title {text[:80]!r}; it knows: {names}")
+    # Versions of a title share its name.
+    ids = ", ".join(record.title[:12] for record in sorted(found, key=lambda record: -record.added_at)[:10])
+    raise ConfigError(f"{text[:80]!r} means {len(found)} titles; name one by its id, newest first: {ids}")
+
+
+def explanation_view(found: Explanation) -> RenderableType:
+    """Return an explanation as text: state, where the bytes came from, sources in rank order, notes."""
+    info = found.node.info
+    head = Text(f"{printable(info.id)} ", style="bold")
+    head.append(f"({printable(info.isp)}, {printable(info.region)})", style="dim")
+    head.append(f" · {printable(found.title_name) or 'unknown title'} ", style="bold")
+    head.append(found.title[:16], style="dim")
+    parts: list[RenderableType] = [head]
+    if found.report is not None:
+        parts += _report_lines(found.report)
+        if found.report.sources:
+            parts += [Text("\nWhere its bytes came from", style="bold"), _taken_table(found.report)]
+    if found.sources:
+        parts += [Text("\nSources now, best first", style="bold"), _sources_table(found)]
+    if found.notes:
+        parts.append(Text("\nWhy", style="bold"))
+        parts += [Text(f"- {printable(note)}") for note in found.notes]
+    return Group(*parts)
+
+
+def _report_lines(report: TitleReport) -> list[RenderableType]:
+    line = Text("state ")
+    line.append(report.state, style=STATE_STYLES.get(report.state, ""))
+    line.append(
+        f": {show_percent(report.have_bytes, report.title_bytes)}, {report.have_chunks} of {report.chunk_count} chunks"
+    )
+    if report.state != "live" and report.rate_bytes_s >= 1:
+        left = max(0, report.title_bytes - report.have_bytes)
+        line.append(f", {show_rate(report.rate_bytes_s)}, about {show_seconds(left / report.rate_bytes_s)} to go")
+    if report.started_at and report.finished_at:
+        line.append(f", filled in {show_seconds(report.finished_at - report.started_at)}")
+    tiers = (
+        f"peer {show_bytes(report.bytes_peer)} · regional {show_bytes(report.bytes_regional)} · "
+        f"origin {show_bytes(report.bytes_origin)} · of no use {show_bytes(report.duplicate_bytes)}"
+    )
+    return [line, Text(tiers)]
+
+
+def _taken_table(report: TitleReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("source", "left"), ("tier", "left"), ("bytes", "right"), ("rate", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    table.add_column("in flight", justify="right")
+    table.add_column("state")
+    for source in sorted(report.sources, key=lambda source: -source.bytes):
+        state = source.state if not source.reason else f"{source.state}: {source.reason}"
+        table.add_row(
+            Text(printable(source.id)),
+            source.tier,
+            show_bytes(source.bytes),
+            show_rate(source.rate_bytes_s),
+            str(source.in_flight),
+            Text(printable(state), style="" if source.state == "ok" else "yellow"),
+        )
+    return table
+
+
+def _sources_table(found: Explanation) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right")
+    table.add_column("source")
+    table.add_column("tier")
+    table.add_column("chunks", justify="right")
+    table.add_column("reason")
+    for source in found.sources:
+        table.add_row(
+            str(source.rank),
+            Text(printable(source.id)),
+            Text(printable(source.tier)),
+            str(source.have_chunks),
+            Text(printable(source.reason)),
+        )
+    return table

@@ -1,0 +1,74 @@
+"""`p2pfill tracker` and `p2pfill node`: processes that run until they are told to stop (SIGTERM, SIGINT)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def run_tracker(listen: str, db: str, *, heartbeat_s: float | None, until_eof: bool, as_json: bool) -> None:
+    """Serve a tracker until a signal comes; its URL is printed once it answers."""
+    import trio
+
+    from p2pfill.tracker.server import HEARTBEAT_S, serve_tracker
+
+    async def serve(task_status: trio.TaskStatus[str]) -> None:
+        await serve_tracker(
+            listen, db, heartbeat_s=HEARTBEAT_S if heartbeat_s is None else heartbeat_s, task_status=task_status
+        )
+
+    async def run() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                if until_eof:
+                    stop_at_eof()
+                url = await nursery.start(lambda task_status: serve(task_status))
+                announce({"url": url}, f"tracker at {url}, API description at {url}/openapi.json", as_json=as_json)
+                async for _ in signals:
+                    break
+                nursery.cancel_scope.cancel()
+
+    configure_logs()
+    trio.run(run)
+
+
+def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool) -> None:
+    """Run a cache until a signal comes."""
+    import trio
+
+    # Resolved at run time: the node's own imports are the heaviest of all.
+    load = importlib.import_module("p2pfill.node.config").NodeConfig.load
+    run_daemon = importlib.import_module("p2pfill.node.daemon").run_daemon
+    loaded = load(config, **settings)
+    if until_eof:
+        stop_at_eof()
+    trio.run(run_daemon, loaded)
+
+
+def announce(record: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print one line, at once even into a pipe: a script waits for it."""
+    print(json.dumps(record) if as_json else f"p2pfill {text}", flush=True)
+
+
+def stop_at_eof() -> None:
+    """Send this process SIGTERM when its standard input ends: so it never outlives the process that started it."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+def configure_logs() -> None:
+    """Send the log to stderr, one line an event."""
+    import logging
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,78 @@
+"""Figures and foreign text as people read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from p2pfill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from p2pfill.model.manifest import Manifest
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def show_bytes(count: float) -> str:
+    """Return a size with a binary unit and three digits: `512 MiB`, `1.25 GiB`."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 1000:
+            return f"{_three(value)} {unit}"
+        value /= 1024
+    return f"{_three(value)} {_UNITS[-1]}"
+
+
+def _three(value: float) -> str:
+    if value == int(value) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def show_rate(bytes_s: float) -> str:
+    """Return a rate: `1.25 GiB/s`; nothing where nothing moves."""
+    return f"{show_bytes(bytes_s)}/s" if bytes_s >= 1 else ""
+
+
+def show_percent(part: int, whole: int) -> str:
+    """Return a share, rounded down so that `100 %` means all of it. Nothing at all of nothing is all."""
+    return f"{part * 100 // whole if whole else 100} %"
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration: `0.4 s`, `75 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def printable(text: str) -> str:
+    """Return foreign text without anything that would move a terminal's cursor or change its colours."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 file`, `2 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a `.fill` file. Raises `ConfigError` or `ManifestError` in one line naming the file."""
+    from p2pfill.errors import ManifestError
+    from p2pfill.model import limits
+    from p2pfill.model.manifest import Manifest
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.MANIFEST_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read manifest {str(path)!r}: {error.strerror}") from error
+    try:
+        return Manifest.decode(data)
+    except ManifestError as error:
+        raise ManifestError(f"{str(path)!r} cannot be used: {error}; make a new one with: p2pfill publish") from error

@@ -1,0 +1,128 @@
+"""`p2pfill publish` and `p2pfill verify`: a tree of files and the manifest that describes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Final, Literal
+
+from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.progress import byte_progress
+from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_rate, show_seconds
+from p2pfill.errors import ConfigError
+
+FAULTS_SHOWN: Final = 20
+"""Of each kind; a person acts on the first few, a script reads --json."""
+
+
+def publish_title(
+    path: Path, name: str, out: Path, *, chunk_size: int | None, integrity: Literal["blake3", "xxh3"], as_json: bool
+) -> None:
+    """Hash `path` and write its manifest to `out`, whole or not at all."""
+    from p2pfill.store.publish import publish
+
+    _check_out(out)
+    begun = time.monotonic()
+    with byte_progress("Publishing") as progress:
+        result = publish(path, name=name, chunk_size=chunk_size, integrity=integrity, progress=progress)
+    took_s = time.monotonic() - begun
+    manifest = result.manifest
+    _write_whole(out, manifest.encode())
+    title = manifest.title_id.hex()
+    if as_json:
+        record = {
+            "title": title,
+            "name": manifest.name,
+            "size": manifest.size,
+            "files": len(manifest.files),
+            "chunk_size": manifest.chunk_size,
+            "chunks": manifest.chunk_count,
+            "integrity": manifest.integrity,
+            "out": str(out),
+            "skipped": result.skipped,
+            "seconds": round(took_s, 3),
+        }
+        print(json.dumps(record))
+        return
+    print(
+        f"{printable(manifest.name)}: {show_bytes(manifest.size)} in {plural(len(manifest.files), 'file')}, "
+        f"{plural(manifest.chunk_count, 'chunk')} of {show_bytes(manifest.chunk_size)}"
+    )
+    print(f"title id  {title}")
+    print(f"manifest  {out} (hashed in {show_seconds(took_s)}, {show_rate(manifest.size / max(took_s, 1e-6))})")
+    for line in result.skipped[:FAULTS_SHOWN]:
+        print(f"skipped   {printable(line)}")
+    if len(result.skipped) > FAULTS_SHOWN:
+        print(f"skipped   and {len(result.skipped) - FAULTS_SHOWN} more")
+
+
+def _check_out(out: Path) -> None:
+    # Before the hashing, which may take an hour.
+    if out.is_dir():
+        raise ConfigError(f"cannot write manifest {str(out)!r}: it is a directory; give a file name, as in title.fill")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write manifest {str(out)!r}: its directory does not exist")
+
+
+def _write_whole(out: Path, data: bytes) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(out)
+    except OSError as error:
+        raise ConfigError(f"cannot write manifest {str(out)!r}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
+    """Compare a tree with a manifest. Raises `CommandFailed` where a byte is missing or wrong."""
+    from p2pfill.store.verify import verify_tree
+
+    manifest = read_manifest(fill)
+    with byte_progress("Verifying") as progress:
+        report = verify_tree(directory, manifest, progress)
+    if as_json:
+        record = {
+            "ok": report.ok,
+            "title": manifest.title_id.hex(),
+            "name": manifest.name,
+            "size": manifest.size,
+            "missing": report.missing,
+            "wrong_size": [fault._asdict() for fault in report.wrong_size],
+            "bad": [fault._asdict() for fault in report.bad],
+            "extra": report.extra,
+        }
+        print(json.dumps(record))
+    else:
+        faults = [f"missing: {path}" for path in report.missing[:FAULTS_SHOWN]]
+        faults += [
+            f"wrong size: {fault.path} has {fault.actual} bytes, the title {fault.expected}"
+            for fault in report.wrong_size[:FAULTS_SHOWN]
+        ]
+        faults += [
+            f"bad chunk {fault.chunk}: {fault.reason} (in {', '.join(fault.files[:3])}"
+            f"{' …' if len(fault.files) > 3 else ''})"
+            for fault in report.bad[:FAULTS_SHOWN]
+        ]
+        for line in faults:
+            print(printable(line))
+        if report.extra:
+            print(f"not of the title, left alone: {plural(len(report.extra), 'file')}")
+    if not report.ok:
+        counts = (
+            (len(report.missing), "missing file"),
+            (len(report.wrong_size), "file"),
+            (len(report.bad), "bad chunk"),
+        )
+        said = [plural(count, noun) + (" of wrong size" if noun == "file" else "") for count, noun in counts if count]
+        raise CommandFailed(
+            f"{str(directory)!r} does not hold the title {printable(manifest.name)!r}: {', '.join(said)}"
+        )
+    if not as_json:
+        print(
+            f"{printable(manifest.name)}: all {show_bytes(manifest.size)} in {plural(len(manifest.files), 'file')} "
+            f"are right ({plural(manifest.chunk_count, 'chunk')}, XXH3-128 and BLAKE3)"
+        )
