@@ -17,7 +17,7 @@ from p2pfill.errors import P2PFillError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
-from p2pfill.origin import OriginError, open_origin
+from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
@@ -140,8 +140,6 @@ class Filling:
                     self._origin_cancelled[request] = True
                 elif (link := self._node.peers.link(source)) is not None:
                     link.cancel(self, request)
-            case actions.VerifyChunk(chunk):
-                nursery.start_soon(self._verify, chunk)
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
                 for link in self._node.peers.links():
@@ -159,12 +157,13 @@ class Filling:
 
         def read_and_write() -> events.Event:
             got = origin.read_chunk(self.manifest, chunk, lambda: self._origin_cancelled.get(request, True))
-            if self._node.hot.xxh3_128(got.data) != self.manifest.chunk_xxh3(chunk):
-                reason = f"chunk {chunk} differs from the manifest: the origin's files changed"
-                return events.RequestFailed(request, reason, got.bytes_received, corrupt=True)
+            try:
+                verify_chunk(url, self.manifest, chunk, got.data)
+            except OriginObjectChanged as error:
+                return events.RequestFailed(request, str(error), got.bytes_received, corrupt=True)
             if self._origin_cancelled.get(request, True):
                 return events.RequestFailed(request, "cancelled", got.bytes_received)
-            self._node.write_chunk(self.stored, chunk, got.data)
+            self.stored.write_chunk(chunk, got.data)
             return events.ChunkReceived(request)
 
         try:
@@ -179,16 +178,6 @@ class Filling:
         finally:
             self._origin_cancelled.pop(request, None)
         self.handle(event)
-
-    async def _verify(self, chunk: int) -> None:
-        try:
-            good = await trio.to_thread.run_sync(
-                self.stored.check_blake3, chunk, limiter=self._node.verify_limiter
-            )
-        except StoreError as error:
-            self.abort(error)
-            return
-        self.handle(events.ChunkVerified(chunk) if good else events.ChunkRefuted(chunk))
 
     async def _commit_often(self) -> None:
         while True:

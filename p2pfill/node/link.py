@@ -15,7 +15,6 @@ import trio
 
 from p2pfill.errors import (
     LocalProtocolError,
-    P2PFillError,
     ProtocolError,
     RemoteProtocolError,
     StoreError,
@@ -25,10 +24,10 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.protocol import messages as m
-from p2pfill.protocol.data import DataHeader, check_header, encode_preface
+from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
-from p2pfill.transport.data import Incoming, receive_header, send_chunk
+from p2pfill.transport.data import Delivery, Receiver, Sender, Upload
 
 if TYPE_CHECKING:
     from p2pfill.node.filling import Filling
@@ -48,13 +47,6 @@ class Expected(NamedTuple):
     chunk: int
 
 
-class Upload(NamedTuple):
-    """A request of theirs."""
-
-    title_id: TitleId
-    chunk: int
-
-
 class Link:
     """Everything between this node and one other while their control link is open."""
 
@@ -68,7 +60,7 @@ class Link:
         self._cancelled: set[int] = set()
         self._stream_state = "none"
         self._subscriptions: dict[int, TitleId] = {}
-        self._uploads: OrderedDict[int, Upload] = OrderedDict()
+        self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
         self._upload_ready = trio.Event()
         self._outgoing = trio.CancelScope()
 
@@ -193,10 +185,10 @@ class Link:
         filling.handle(events.CacheConnected(self.remote))
         filling.handle(events.HoldingsArrived(self.remote.id, holdings))
 
-    def _fail(self, number: int, reason: str, wasted_bytes: int = 0, corrupt: bool = False) -> None:
+    def _fail(self, number: int, reason: str) -> None:
         expected = self._expected.pop(number, None)
         if expected is not None:
-            expected.filling.handle(events.RequestFailed(expected.request, reason, wasted_bytes, corrupt))
+            expected.filling.handle(events.RequestFailed(expected.request, reason))
 
     def _fail_all(self, reason: str) -> None:
         self._stream_state = "none"
@@ -213,14 +205,16 @@ class Link:
             self._fail_all(f"data stream cannot be opened: {error}")
             return
         self._stream_state = "open"
+        reason = "data stream ended"
         with sock:
-            incoming = Incoming(sock, self._node.data_limiter)
-            reason = "data stream ended"
             try:
-                while (header := await receive_header(sock)) is not None:
-                    await self._receive_one(incoming, header)
+                await Receiver(sock, self._node.data_limiter, self._expect, self._deliver).run()
             except (TransferError, ProtocolError) as error:
                 reason = str(error)
+            except StoreError as error:
+                reason = str(error)
+                for expected in list(self._expected.values()):
+                    expected.filling.abort(error)
         self._fail_all(reason)
 
     def _data_address(self) -> tuple[str, int]:
@@ -228,27 +222,28 @@ class Link:
             raise OSError("the remote has not introduced itself")
         return self.remote.host, self.remote.port
 
-    async def _receive_one(self, incoming: Incoming, header: DataHeader) -> None:
+    def _expect(self, header: DataHeader) -> Delivery | None:
+        """Say what a header announces. Runs in a worker thread: it only looks."""
         expected = self._expected.get(header.request_id)
         if expected is None:
             if header.request_id not in self._cancelled:
                 raise RemoteProtocolError(f"chunk for request {header.request_id}, which was never made")
-            self._cancelled.discard(header.request_id)
-            await incoming.skip_chunk(header)
+            return None
+        stored, manifest, chunk = expected.filling.stored, expected.filling.manifest, expected.chunk
+        check = stored.check_blake3 if manifest.integrity == "blake3" else None
+        return Delivery(stored, chunk, manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), check)
+
+    def _deliver(self, header: DataHeader, fault: str) -> None:
+        number = header.request_id
+        self._cancelled.discard(number)
+        self._channel.finish_request(Side.LOCAL, number)
+        expected = self._expected.pop(number, None)
+        if expected is None:
             self._node.count_waste(header.length)
-            return
-        manifest = expected.filling.manifest
-        check_header(header, expected.chunk, manifest.chunk_length(expected.chunk))
-        try:
-            digest = await incoming.receive_chunk(expected.filling.stored, header)
-        except StoreError as error:
-            expected.filling.abort(error)
-            raise TransferError(str(error)) from error
-        self._channel.finish_request(Side.LOCAL, header.request_id)
-        if digest != manifest.chunk_xxh3(expected.chunk):
-            self._fail(header.request_id, "wrong XXH3 digest", header.length, corrupt=True)
-            return
-        if self._expected.pop(header.request_id, None) is not None:
+        elif fault:
+            failed = events.RequestFailed(expected.request, fault, header.length, corrupt=True)
+            expected.filling.handle(failed)
+        else:
             expected.filling.handle(events.ChunkReceived(expected.request))
 
     # ---- what the remote wants
@@ -286,30 +281,39 @@ class Link:
         if title_id is None or held is None or not held[chunk]:
             self._channel.reject_request(request_id, "missing")
             return
-        self._uploads[request_id] = Upload(title_id, chunk)
+        self._uploads[request_id] = (title_id, chunk)
         self._upload_ready.set()
 
     async def send_stream(self, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
+        slots = self._node.upload_slots
+        sender = Sender(
+            sock, self._node.data_limiter, self._take_upload, self._sent, lambda: slots.statistics().tasks_waiting > 0
+        )
         with self._outgoing:
             while True:
                 while not self._uploads:
                     self._upload_ready = trio.Event()
                     await self._upload_ready.wait()
-                async with self._node.upload_slots:
-                    if not self._uploads:
-                        continue
-                    request_id, upload = self._uploads.popitem(last=False)
-                    stored = self._node.stored(upload.title_id)
-                    if stored is None:
-                        self._channel.reject_request(request_id, "missing")
-                        continue
-                    length = stored.manifest.chunk_length(upload.chunk)
-                    header = DataHeader(request_id, upload.chunk, length)
+                async with slots:
                     try:
-                        await send_chunk(sock, stored, header, self._node.data_limiter)
-                    except P2PFillError:
-                        self._channel.reject_request(request_id, "failed")
+                        await sender.run()
+                    except TransferError as error:
+                        self._node.log.info("upload broke off", error=str(error))
                         return
-                    self._channel.finish_request(Side.REMOTE, request_id)
-                    self._node.upload_bytes += length
+
+    def _take_upload(self) -> Upload | None:
+        """Return the next chunk to send. Runs in a worker thread."""
+        while self._uploads:
+            try:
+                request_id, (title_id, chunk) = self._uploads.popitem(last=False)
+            except KeyError:
+                break  # withdrawn by the event loop in this very moment
+            stored = self._node.stored(title_id)
+            if stored is not None:
+                return Upload(DataHeader(request_id, chunk, stored.manifest.chunk_length(chunk)), stored)
+        return None
+
+    def _sent(self, header: DataHeader) -> None:
+        self._channel.finish_request(Side.REMOTE, header.request_id)
+        self._node.upload_bytes += header.length

@@ -15,7 +15,6 @@ import trio
 
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError, P2PFillError
-from p2pfill.hot import io as hot_io
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
@@ -33,11 +32,6 @@ from p2pfill.store.title import StoredTitle
 ORIGIN_READS_MAX: Final = 4
 """Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
 
-VERIFY_WORKERS: Final = 2
-
-SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024
-"""What the kernel may hold of a data stream: the product of 1 Gbit/s and 30 ms, asked for and cut to its own limit."""
-
 
 class Node:
     """A cache in operation. Made by `open_node`."""
@@ -49,12 +43,10 @@ class Node:
         self.nursery = nursery
         self.agent = f"p2pfill/{__version__}"
         self.boot = secrets.token_hex(8)
-        self.hot = hot_io
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(node=config.id)
         self.random = random.Random()  # noqa: S311 (spreads retries)
         self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
         self.data_limiter = trio.CapacityLimiter(config.data_workers)
-        self.verify_limiter = trio.CapacityLimiter(VERIFY_WORKERS)
         self.origin_limiter = trio.CapacityLimiter(ORIGIN_READS_MAX)
         self.upload_slots = trio.Semaphore(config.upload_slots)
         self.upload_bytes = 0
@@ -136,18 +128,6 @@ class Node:
     def tune(self, sock: trio.socket.SocketType) -> None:
         """Set the socket's options for the data path."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def write_chunk(self, stored: StoredTitle, chunk: int, data: bytes | bytearray) -> None:
-        """Write a chunk that came as a buffer. Blocks; raises `StoreError`."""
-        import os
-
-        view, at = memoryview(data), 0
-        for fd, offset, length in stored.ranges(chunk, write=True):
-            end = at + length
-            while at < end:
-                written = os.pwrite(fd, view[at:end], offset)
-                at += written
-                offset += written
 
     def count_waste(self, length: int) -> None:
         """Count payload that came after its request was withdrawn."""

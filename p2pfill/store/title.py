@@ -76,6 +76,16 @@ class StoredTitle:
                     fd = stack.enter_context(cache.pinned(index))
                 yield fd, offset, length
 
+    def write_chunk(self, chunk: int, data: bytes | bytearray | memoryview) -> None:
+        """Write a whole chunk that is at hand in memory; nothing of it is durable before `commit`."""
+        view, at = memoryview(data), 0
+        for fd, offset, length in self.ranges(chunk, write=True):
+            end = at + length
+            with translated(f"write chunk {chunk} of title {self.manifest.name!r}"):
+                while at < end:
+                    written = os.pwrite(fd, view[at:end], offset)
+                    at, offset = at + written, offset + written
+
     def check_blake3(self, chunk: int) -> bool:
         """Re-read a chunk, from the page cache as a rule, and tell whether its BLAKE3 is the manifest's."""
         hasher = blake3()

@@ -23,13 +23,6 @@ class CancelRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyChunk:
-    """Check the BLAKE3 digest of a chunk that is on disk, away from the event loop."""
-
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
 class AnnounceChunks:
     """Tell linked caches that these chunks are verified here, and the store that they may be committed."""
 
@@ -48,4 +41,4 @@ class CompleteTitle:
     """Every chunk is durable: the title can go live."""
 
 
-Action = RequestChunk | CancelRequest | VerifyChunk | AnnounceChunks | ClaimChunks | CompleteTitle
+Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | CompleteTitle

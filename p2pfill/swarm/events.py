@@ -64,33 +64,19 @@ class ChunksClaimed:
 
 @dataclass(frozen=True, slots=True)
 class ChunkReceived:
-    """Occurs when all bytes of a request are written and their XXH3 digest holds."""
+    """Occurs when all bytes of a request are written and every digest that the title asks for holds."""
 
     request: int
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """Occurs when a request will not be answered: refused, broken off, or a wrong XXH3 digest (`corrupt`)."""
+    """Occurs when a request will not be answered: refused, broken off, or a wrong digest (`corrupt`)."""
 
     request: int
     reason: str
     wasted_bytes: int = 0
     corrupt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkVerified:
-    """Occurs when the BLAKE3 digest of a received chunk holds."""
-
-    chunk: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRefuted:
-    """Occurs when the BLAKE3 digest of a received chunk does not hold."""
-
-    chunk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +101,6 @@ Event = (
     | ChunksClaimed
     | ChunkReceived
     | RequestFailed
-    | ChunkVerified
-    | ChunkRefuted
     | ChunksCommitted
     | TimePassed
 )

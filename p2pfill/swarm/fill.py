@@ -98,7 +98,7 @@ class Fill:
         self._right = self._duties = Duties(manifest.title_id, manifest.chunk_count, me, ())
         self._duties_stale = False
         self._requests: dict[int, Request] = {}
-        self._verifying: dict[int, str] = {}
+        self._fresh: list[int] = []
         self._next_request = 0
         self._last_seen: dict[str, float] = {}
         self._out: deque[actions.Action] = deque()
@@ -132,14 +132,6 @@ class Fill:
                 self._receive(now, request)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
                 self._fail(now, request, reason, wasted_bytes, corrupt)
-            case events.ChunkVerified(chunk):
-                self._trust(self._verifying.pop(chunk))
-                self.ledger.verify(chunk)
-                self._out.append(actions.AnnounceChunks((chunk,)))
-            case events.ChunkRefuted(chunk):
-                self.ledger.refute(chunk)
-                self.duplicate_bytes += self.manifest.chunk_length(chunk)
-                self._bar(now, self._verifying.pop(chunk, ""), Fault.CORRUPT, "sent a chunk with a wrong digest")
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     self.ledger.commit(chunk)
@@ -152,6 +144,9 @@ class Fill:
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
+        if self._fresh:
+            self._out.append(actions.AnnounceChunks(tuple(self._fresh)))
+            self._fresh.clear()
         if not self._completed and self.ledger.is_complete():
             self._completed = True
             self._out.append(actions.CompleteTitle())
@@ -187,7 +182,6 @@ class Fill:
             "the ISP's fill master": elsewhere.count() - mine,
             "a source beyond the ISP": mine,
             "bytes on their way": counts[ChunkState.REQUESTED],
-            "BLAKE3 check": counts[ChunkState.RECEIVED],
         }
         return {reason: count for reason, count in waits.items() if count}
 
@@ -236,12 +230,6 @@ class Fill:
             self._out.append(actions.CancelRequest(request.number, source_id))
             self._drop(request)
 
-    def _trust(self, source_id: str) -> None:
-        # Only a verified chunk clears a record: a forger's chunks arrive in time and pass XXH3.
-        source = self.sources.get(source_id)
-        if source is not None and not source.barred_reason:
-            source.faults = 0
-
     def _unbar(self, source: Source) -> None:
         source.barred_reason = ""
         if not source.counted:
@@ -274,18 +262,15 @@ class Fill:
         source = self.sources[request.source]
         length = self.manifest.chunk_length(request.chunk)
         source.note_delivery(now, request, length)
+        source.faults = 0
         self._last_seen[source.id] = now
         del self._requests[number], source.requests[number]
-        if not self.ledger.receive(request.chunk):
+        if not self.ledger.verify(request.chunk):
             self.duplicate_bytes += length
             return
         self.bytes_by_scope[request.borders] += length
         self._cancel_copies(request.chunk)
-        self._verifying[request.chunk] = source.id
-        if self.manifest.integrity == "xxh3":
-            self.handle(now, events.ChunkVerified(request.chunk))
-        else:
-            self._out.append(actions.VerifyChunk(request.chunk))
+        self._fresh.append(request.chunk)
 
     def _fail(self, now: float, number: int, reason: str, wasted_bytes: int, corrupt: bool) -> None:
         self.duplicate_bytes += wasted_bytes

@@ -4,12 +4,11 @@ Invariant: each chunk is in exactly one of these states.
 
     MISSING    nobody was asked for it
     REQUESTED  one or more sources were asked and none has delivered
-    RECEIVED   its bytes are written and passed XXH3; BLAKE3 is still to come
-    VERIFIED   both digests hold: it may be announced and served
+    VERIFIED   its bytes are written and its digests hold: it may be announced and served
     DURABLE    the journal says so on disk: a restart will not fetch it again
 
-    MISSING -> REQUESTED -> RECEIVED -> VERIFIED -> DURABLE, and back to MISSING from REQUESTED (all sources gave up),
-    from RECEIVED (wrong digest) and from VERIFIED or DURABLE (the scrubber found rot).
+    MISSING -> REQUESTED -> VERIFIED -> DURABLE, and back to MISSING from REQUESTED (all sources gave up) and from
+    VERIFIED or DURABLE (the scrubber found rot).
 
 Only VERIFIED and DURABLE chunks are ever in `have`. The states live in one byte per chunk and the two sets that picking
 needs (`missing`, `have`) are kept beside them as bitmaps, so that a decision costs no scan in Python; `check` compares
@@ -29,9 +28,8 @@ class ChunkState(IntEnum):
 
     MISSING = 0
     REQUESTED = 1
-    RECEIVED = 2
-    VERIFIED = 3
-    DURABLE = 4
+    VERIFIED = 2
+    DURABLE = 3
 
 
 class ChunkLedger:
@@ -83,26 +81,19 @@ class ChunkLedger:
         if self._state[chunk] == ChunkState.REQUESTED:
             self._enter(chunk, ChunkState.MISSING)
 
-    def receive(self, chunk: int) -> bool:
-        """Note that one source delivered `chunk`; False means that it was here already (a duplicate)."""
+    def verify(self, chunk: int) -> bool:
+        """Note that one source delivered `chunk` and its digests hold; False means that it was here already."""
         first = self._state[chunk] == ChunkState.REQUESTED
         if first:
-            self._enter(chunk, ChunkState.RECEIVED)
+            self._enter(chunk, ChunkState.VERIFIED)
         self.release(chunk)
         return first
 
-    def verify(self, chunk: int) -> None:
-        """Note that the BLAKE3 digest of `chunk` holds."""
-        self._step(chunk, ChunkState.RECEIVED, ChunkState.VERIFIED)
-
-    def refute(self, chunk: int) -> None:
-        """Note that the BLAKE3 digest of `chunk` does not hold: its bytes are worthless."""
-        target = ChunkState.REQUESTED if chunk in self._askers else ChunkState.MISSING
-        self._step(chunk, ChunkState.RECEIVED, target)
-
     def commit(self, chunk: int) -> None:
         """Note that the journal holds `chunk`."""
-        self._step(chunk, ChunkState.VERIFIED, ChunkState.DURABLE)
+        if self._state[chunk] != ChunkState.VERIFIED:
+            raise self._illegal(chunk, "committed")
+        self._enter(chunk, ChunkState.DURABLE)
 
     def lose(self, chunk: int) -> None:
         """Note that `chunk`, once verified, has rotted on disk."""
@@ -124,11 +115,6 @@ class ChunkLedger:
                 or (state == ChunkState.MISSING and asked)
             ):
                 raise InternalError(f"chunk ledger: chunk {chunk} is {ChunkState(state).name}, but its sets disagree")
-
-    def _step(self, chunk: int, expected: ChunkState, target: ChunkState) -> None:
-        if self._state[chunk] != expected:
-            raise self._illegal(chunk, f"moved from {expected.name} to {target.name}")
-        self._enter(chunk, target)
 
     def _enter(self, chunk: int, target: ChunkState) -> None:
         before = self._state[chunk]

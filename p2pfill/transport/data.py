@@ -1,28 +1,44 @@
-"""Moving one chunk over a data stream, in slices that never hold a worker thread for long.
+"""The two ends of a data stream, each a loop that runs in a worker thread for as long as there is work.
 
-A slice runs in a worker thread: native code moves bytes until the chunk is done or it has waited `SLICE_WAIT_MS` for
-the other side. Then the thread is given back, and trio waits until the socket is ready again. So a fast stream spends
-its time in native loops, a slow one costs a thread only while it has bytes to move, and the event loop touches no disk.
-Rejected: a thread per stream, which 64 slow receivers would make 64; and a wait of zero, which hands a chunk over
-between threads for every socket buffer that fills.
+A run begins when the socket is ready (or a request waits to be served) and goes on from chunk to chunk: header,
+payload, digests. It ends when the other side has been waited for `SLICE_WAIT_MS`, or after `RUN_CHUNKS` so that other
+streams get their turn; then the thread is given back and trio waits for the socket. So a fast stream spends its time in
+native loops, a slow one costs a thread only while it has bytes to move, and the event loop never touches a disk.
+Rejected: a thread per stream, which 64 slow receivers would make 64; and one hand-over between threads for each header,
+payload and digest, which cost more than the hashing did.
+
+The callbacks named below run in the worker thread and must be short and thread-safe; what they learn is handed to the
+event loop in order, through its own queue.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from enum import Enum
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
-from p2pfill.errors import TransferError
+from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
-from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
+from p2pfill.protocol.data import HEADER_BYTES, DataHeader, check_header, decode_header, encode_header
 
 SLICE_WAIT_MS: Final = 5
 """Longer than the gaps between packets of a fast stream, shorter than anyone notices a thread missing."""
 
+RUN_CHUNKS: Final = 16
+"""Chunks after which a run gives its thread and its upload slot to others, if others wait."""
+
 PROGRESS_TIMEOUT_S: Final = 30.0
 """A stream on which no byte moves for this long inside a chunk is dead."""
+
+
+DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""What a file answers and a socket never does: the native loop that serves both does not say which it was."""
 
 
 class ChunkStore(Protocol):
@@ -33,120 +49,232 @@ class ChunkStore(Protocol):
         ...
 
 
-T = TypeVar("T")
+class Delivery(NamedTuple):
+    """What a receiving end needs to know of a chunk that it has asked for."""
+
+    title: ChunkStore
+    chunk: int
+    length: int
+    xxh3: bytes
+    check: Callable[[int], bool] | None
+    """Checks what the title asks for beyond XXH3, on the bytes written; None where it asks for nothing more."""
 
 
-async def _in_worker(limiter: trio.CapacityLimiter, call: Callable[[], T]) -> T:
-    return await trio.to_thread.run_sync(call, limiter=limiter)
+class _Next(Enum):
+    WAIT = "wait for the socket"
+    AGAIN = "go on"
+    END = "nothing more"
 
 
-def _send_slice(sock_fd: int, title: ChunkStore, chunk: int, header: bytes, sent: int) -> int:
-    """Send on from byte `sent` of header and payload; return how far it came."""
-    if sent < len(header):
-        sent += io.send_bytes(sock_fd, header, sent, more=True)
-        if sent < len(header):
-            return sent
-    for file_fd, offset, length in title.ranges(chunk, sent - len(header)):
-        moved = io.send_file(sock_fd, file_fd, offset, length, SLICE_WAIT_MS)
-        sent += moved
-        if moved < length:
-            break
-    return sent
+class Receiver:
+    """The end that a node opens to be sent chunks. Run it once.
 
-
-async def send_chunk(
-    sock: trio.socket.SocketType, title: ChunkStore, header: DataHeader, limiter: trio.CapacityLimiter
-) -> None:
-    """Send one chunk: its header, then `header.length` bytes straight from the title's files.
-
-    `limiter` bounds the worker threads. Raises `TransferError` where the stream is of no more use: the other side is
-    gone or stalled, or the file is shorter than the manifest says.
+    `expect(header)` says what a header announces, or None for a chunk whose request was withdrawn; it may raise
+    `RemoteProtocolError`. `deliver(header, fault)` is called in the event loop for each chunk that came in full:
+    `fault` is empty, or says which digest is wrong. Withdrawn chunks are delivered with the fault `withdrawn`.
     """
-    head = encode_header(header)
-    total, sent = len(head) + header.length, 0
-    try:
-        while sent < total:
-            before = sent
-            at = sent
-            sent = await _in_worker(limiter, lambda: _send_slice(sock.fileno(), title, header.chunk, head, at))  # noqa: B023
-            if sent == before:
-                with trio.fail_after(PROGRESS_TIMEOUT_S):
-                    await trio.lowlevel.wait_writable(sock)
-    except (OSError, EOFError, trio.TooSlowError, trio.ClosedResourceError) as error:
-        raise TransferError(f"chunk {header.chunk} was sent to {sent} of {total} bytes: {_name(error)}") from error
 
+    WITHDRAWN: Final = "withdrawn"
 
-async def receive_header(sock: trio.socket.SocketType) -> DataHeader | None:
-    """Return the next chunk's header, or None where the stream ended between chunks.
-
-    Waits for as long as it takes: an idle data stream is no fault. Raises `RemoteProtocolError`, or `TransferError`
-    where the stream broke.
-    """
-    got = b""
-    try:
-        while len(got) < HEADER_BYTES:
-            part = await sock.recv(HEADER_BYTES - len(got))
-            if not part:
-                break
-            got += part
-    except OSError as error:
-        raise TransferError(f"data stream broke: {_name(error)}") from error
-    if not got:
-        return None
-    return decode_header(got)
-
-
-class Incoming:
-    """The receiving end of one data stream: one buffer and one running hash, used for a chunk at a time."""
-
-    def __init__(self, sock: trio.socket.SocketType, limiter: trio.CapacityLimiter) -> None:
-        """`limiter` bounds the worker threads."""
+    def __init__(
+        self,
+        sock: trio.socket.SocketType,
+        limiter: trio.CapacityLimiter,
+        expect: Callable[[DataHeader], Delivery | None],
+        deliver: Callable[[DataHeader, str], None],
+    ) -> None:
+        """`limiter` bounds the worker threads that all streams of a node share."""
         self._sock = sock
+        self._fd = sock.fileno()
         self._limiter = limiter
+        self._expect = expect
+        self._deliver = deliver
         self._receiver = io.ChunkReceiver()
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        self._head = b""
+        self._header: DataHeader | None = None
+        self._delivery: Delivery | None = None
+        self._taken = 0
 
-    async def receive_chunk(self, title: ChunkStore, header: DataHeader) -> bytes:
-        """Write a chunk's payload to the title's files and return its XXH3-128 digest (16 bytes).
+    async def run(self) -> None:
+        """Receive until the remote ends the stream between chunks.
 
-        Raises `TransferError` where the stream broke or stalled, and `StoreError` where a file cannot be opened.
+        Raises `TransferError` where the stream broke or stalled, `RemoteProtocolError` where what comes is not what was
+        asked for, and `StoreError` where the disk refuses. After any of them the stream must be closed.
         """
-        self._receiver.reset()
-        taken = 0
+        token = trio.lowlevel.current_trio_token()
         try:
-            while taken < header.length:
-                before = taken
-                at = taken
-                taken = await _in_worker(self._limiter, lambda: self._receive_slice(title, header.chunk, at))  # noqa: B023
-                if taken == before:
-                    with trio.fail_after(PROGRESS_TIMEOUT_S):
+            while True:
+                turn = await trio.to_thread.run_sync(self._work, token, limiter=self._limiter)
+                if turn is _Next.END:
+                    return
+                if turn is _Next.WAIT:
+                    idle = self._header is None and not self._head
+                    with trio.fail_after(float("inf") if idle else PROGRESS_TIMEOUT_S):
                         await trio.lowlevel.wait_readable(self._sock)
         except (OSError, trio.TooSlowError, trio.ClosedResourceError) as error:
-            raise TransferError(
-                f"chunk {header.chunk} came to {taken} of {header.length} bytes: {_name(error)}"
-            ) from error
-        return self._receiver.digest()
+            if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+                raise StoreError(f"cannot write chunk to disk: {_name(error)}") from error
+            where = f"inside chunk {self._header.chunk} after {self._taken} bytes" if self._header else "between chunks"
+            raise TransferError(f"data stream broke {where}: {_name(error)}") from error
 
-    async def skip_chunk(self, header: DataHeader) -> None:
-        """Read past a chunk that is not wanted any more. Raises `TransferError`."""
-        left = header.length
-        try:
-            while left:
-                with trio.fail_after(PROGRESS_TIMEOUT_S):
-                    part = await self._sock.recv(min(left, io.BUFFER_BYTES))
-                if not part:
-                    raise TransferError(f"data stream ended {left} bytes before the end of chunk {header.chunk}")
-                left -= len(part)
-        except (OSError, trio.TooSlowError) as error:
-            raise TransferError(f"data stream broke inside chunk {header.chunk}: {_name(error)}") from error
+    # ---- in the worker thread
 
-    def _receive_slice(self, title: ChunkStore, chunk: int, taken: int) -> int:
-        for file_fd, offset, length in title.ranges(chunk, taken, write=True):
-            moved = self._receiver.recv_to_file(self._sock.fileno(), file_fd, offset, length, SLICE_WAIT_MS)
-            taken += moved
+    def _work(self, token: trio.lowlevel.TrioToken) -> _Next:
+        for _ in range(RUN_CHUNKS):
+            if self._header is None:
+                turn = self._take_header()
+                if turn is not _Next.AGAIN:
+                    return turn
+            header, delivery = self._header, self._delivery
+            if header is None:
+                return _Next.WAIT
+            moved = self._skip(header) if delivery is None else self._take(header, delivery)
+            if not moved:
+                return _Next.WAIT
+            fault = self.WITHDRAWN if delivery is None else self._fault(delivery)
+            self._header = self._delivery = None
+            token.run_sync_soon(self._deliver, header, fault)
+        return _Next.AGAIN
+
+    def _take_header(self) -> _Next:
+        while len(self._head) < HEADER_BYTES:
+            part = self._read(HEADER_BYTES - len(self._head))
+            if part is None:
+                return _Next.WAIT
+            if not part:
+                if self._head:
+                    raise RemoteProtocolError("data stream ended inside a header")
+                return _Next.END
+            self._head += part
+        header = decode_header(self._head)
+        delivery = self._expect(header)
+        if delivery is not None:
+            check_header(header, delivery.chunk, delivery.length)
+        self._head, self._header, self._delivery, self._taken = b"", header, delivery, 0
+        self._receiver.reset()
+        return _Next.AGAIN
+
+    def _take(self, header: DataHeader, delivery: Delivery) -> bool:
+        for file_fd, offset, length in delivery.title.ranges(header.chunk, self._taken, write=True):
+            moved = self._receiver.recv_to_file(self._fd, file_fd, offset, length, SLICE_WAIT_MS)
+            self._taken += moved
             if moved < length:
+                return False
+        return True
+
+    def _skip(self, header: DataHeader) -> bool:
+        while self._taken < header.length:
+            part = self._read(min(header.length - self._taken, io.BUFFER_BYTES))
+            if part is None:
+                return False
+            if not part:
+                raise ConnectionResetError("the remote closed it")
+            self._taken += len(part)
+        return True
+
+    def _fault(self, delivery: Delivery) -> str:
+        if self._receiver.digest() != delivery.xxh3:
+            return "wrong XXH3 digest"
+        if delivery.check is not None and not delivery.check(delivery.chunk):
+            return "wrong BLAKE3 digest"
+        return ""
+
+    def _read(self, count: int) -> bytes | None:
+        """Return up to `count` bytes, b"" at the end of the stream, None where nothing came in a slice's time."""
+        try:
+            return os.read(self._fd, count)
+        except BlockingIOError:
+            if not self._poll.poll(SLICE_WAIT_MS):
+                return None
+            try:
+                return os.read(self._fd, count)
+            except BlockingIOError:
+                return None
+
+
+class Upload(NamedTuple):
+    """A chunk to be sent."""
+
+    header: DataHeader
+    title: ChunkStore
+
+
+class Sender:
+    """The end that a node serves chunks on.
+
+    `take()` returns the next chunk to send, or None where none waits. `sent(header)` is called in the event loop for
+    each chunk whose last byte was handed to the kernel. `yield_early()` says that others wait for the upload slot.
+    """
+
+    def __init__(
+        self,
+        sock: trio.socket.SocketType,
+        limiter: trio.CapacityLimiter,
+        take: Callable[[], Upload | None],
+        sent: Callable[[DataHeader], None],
+        yield_early: Callable[[], bool],
+    ) -> None:
+        """`limiter` bounds the worker threads that all streams of a node share."""
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._limiter = limiter
+        self._take = take
+        self._sent = sent
+        self._yield_early = yield_early
+        self._upload: Upload | None = None
+        self._head = b""
+        self._moved = 0
+
+    async def run(self) -> None:
+        """Send what waits, then return; the same sender may be run again.
+
+        Raises `TransferError` where the stream is of no more use: the remote is gone or stalled, or a file is shorter
+        than its manifest says.
+        """
+        token = trio.lowlevel.current_trio_token()
+        try:
+            while True:
+                turn = await trio.to_thread.run_sync(self._work, token, limiter=self._limiter)
+                if turn is not _Next.WAIT:
+                    return
+                with trio.fail_after(PROGRESS_TIMEOUT_S):
+                    await trio.lowlevel.wait_writable(self._sock)
+        except (OSError, EOFError, StoreError, trio.TooSlowError, trio.ClosedResourceError) as error:
+            chunk = self._upload.header.chunk if self._upload else -1
+            raise TransferError(f"chunk {chunk} was sent to {self._moved} bytes: {_name(error)}") from error
+
+    # ---- in the worker thread
+
+    def _work(self, token: trio.lowlevel.TrioToken) -> _Next:
+        for _ in range(RUN_CHUNKS):
+            if self._upload is None:
+                self._upload = self._take()
+                if self._upload is None:
+                    return _Next.END
+                self._head, self._moved = encode_header(self._upload.header), 0
+            if not self._send(self._upload):
+                return _Next.WAIT
+            token.run_sync_soon(partial(self._sent, self._upload.header))
+            self._upload = None
+            if self._yield_early():
                 break
-        return taken
+        return _Next.AGAIN
+
+    def _send(self, upload: Upload) -> bool:
+        if self._moved < HEADER_BYTES:
+            self._moved += io.send_bytes(self._fd, self._head, self._moved, more=True)
+            if self._moved < HEADER_BYTES:
+                return False
+        for file_fd, offset, length in upload.title.ranges(upload.header.chunk, self._moved - HEADER_BYTES):
+            moved = io.send_file(self._fd, file_fd, offset, length, SLICE_WAIT_MS)
+            self._moved += moved
+            if moved < length:
+                return False
+        return True
 
 
 def _name(error: BaseException) -> str:
     return str(error) or type(error).__name__
+

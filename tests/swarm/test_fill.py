@@ -90,9 +90,6 @@ class World:
         match action:
             case actions.RequestChunk(request, source, chunk):
                 self.serve(node, request, source, chunk)
-            case actions.VerifyChunk(chunk):
-                bad = self.fills[node]._verifying[chunk] in self.liars
-                self.tell(node, events.ChunkRefuted(chunk) if bad else events.ChunkVerified(chunk), 0.001)
             case actions.AnnounceChunks(chunks):
                 self.tell(node, events.ChunksCommitted(chunks), 0.05)
                 for other in self.fills:
@@ -119,7 +116,9 @@ class World:
             assert served_by is None or source in self.liars or served_by.ledger.have[chunk], "asked for what it lacks"
             if self.nodes[source].isp != self.nodes[node].isp:
                 self.entered[self.nodes[node].isp] += 1
-        self.tell(node, events.ChunkReceived(request), self.random.uniform(0.005, 0.05))
+        lie = events.RequestFailed(request, "wrong digest", CHUNK_SIZE, corrupt=True)
+        answer = lie if source in self.liars else events.ChunkReceived(request)
+        self.tell(node, answer, self.random.uniform(0.005, 0.05))
 
 
 SEVEN = {"a": ["a1", "a2", "a3"], "b": ["b1", "b2", "b3"], "hub": ["hub1"]}

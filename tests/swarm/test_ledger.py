@@ -52,22 +52,20 @@ class LedgerMachine(RuleBasedStateMachine):
             self.state[chunk] = self.fallback(chunk)
 
     @rule(chunk=chunks)
-    def receive(self, chunk: int) -> None:
+    def verify(self, chunk: int) -> None:
         if not self.asked[chunk]:
             with pytest.raises(InternalError):
-                self.ledger.receive(chunk)
+                self.ledger.verify(chunk)
             return
         first = self.state[chunk] == ChunkState.REQUESTED
-        assert self.ledger.receive(chunk) == first
+        assert self.ledger.verify(chunk) == first
         self.asked[chunk] -= 1
         if first:
-            self.state[chunk] = ChunkState.RECEIVED
+            self.state[chunk] = ChunkState.VERIFIED
 
-    @rule(chunk=chunks, call=st.sampled_from(["verify", "refute", "commit", "lose"]))
-    def judge(self, chunk: int, call: str) -> None:
+    @rule(chunk=chunks, call=st.sampled_from(["commit", "lose"]))
+    def change(self, chunk: int, call: str) -> None:
         legal, target = {
-            "verify": ((ChunkState.RECEIVED,), ChunkState.VERIFIED),
-            "refute": ((ChunkState.RECEIVED,), self.fallback(chunk)),
             "commit": ((ChunkState.VERIFIED,), ChunkState.DURABLE),
             "lose": ((ChunkState.VERIFIED, ChunkState.DURABLE), self.fallback(chunk)),
         }[call]

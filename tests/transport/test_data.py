@@ -10,7 +10,7 @@ import pytest
 import trio
 import xxhash
 
-from p2pfill.errors import RemoteProtocolError, TransferError
+from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
 
@@ -52,37 +52,85 @@ def two_titles(tmp_path: Path) -> tuple[Files, Files, bytes]:
     return source, target, payload
 
 
+def sender_of(sock: trio.socket.SocketType, uploads: list[data.Upload], sent: list[DataHeader]) -> data.Sender:
+    def take() -> data.Upload | None:
+        return uploads.pop(0) if uploads else None
+
+    return data.Sender(sock, trio.CapacityLimiter(1), take, sent.append, lambda: False)
+
+
+class Inbox:
+    """What a receiver expects and gets."""
+
+    def __init__(self, title: Files, payload: bytes, checks: bool = True) -> None:
+        digest = xxhash.xxh3_128_digest(payload)
+        self.delivery = data.Delivery(title, 3, len(payload), digest, lambda chunk: checks)
+        self.withdrawn: set[int] = set()
+        self.got: list[tuple[int, str]] = []
+
+    def expect(self, header: DataHeader) -> data.Delivery | None:
+        return None if header.request_id in self.withdrawn else self.delivery
+
+    def deliver(self, header: DataHeader, fault: str) -> None:
+        self.got.append((header.request_id, fault))
+
+    def receiver(self, sock: trio.socket.SocketType) -> data.Receiver:
+        return data.Receiver(sock, trio.CapacityLimiter(1), self.expect, self.deliver)
+
+
 async def test_chunks_arrive_whole_and_hashed(tmp_path: Path) -> None:
     source, target, payload = two_titles(tmp_path)
-    limiter = trio.CapacityLimiter(2)
     near, far = trio.socket.socketpair()
-    header = DataHeader(7, 3, len(payload))
-    incoming = data.Incoming(far, limiter)
-    with near, far:
+    uploads = [data.Upload(DataHeader(number, 3, len(payload)), source) for number in range(40)]
+    inbox, sent = Inbox(target, payload), list[DataHeader]()
+    inbox.withdrawn = {5, 39}
+    with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(data.send_chunk, near, source, header, limiter)
-            assert await data.receive_header(far) == header
-            digest = await incoming.receive_chunk(target, header)
-        assert digest == xxhash.xxh3_128_digest(payload)
-        assert target.read() == payload
+            nursery.start_soon(inbox.receiver(far).run)
+            sender = sender_of(near, uploads, sent)
+            while uploads:
+                await sender.run()
+            near.close()
+    assert inbox.got == [(n, "withdrawn" if n in inbox.withdrawn else "") for n in range(40)]
+    assert [header.request_id for header in sent] == list(range(40))
+    assert target.read() == payload
+
+
+@pytest.mark.parametrize(("forged", "checks", "fault"), [(True, True, "XXH3"), (False, False, "BLAKE3")])
+async def test_wrong_digests_are_told_apart(tmp_path: Path, forged: bool, checks: bool, fault: str) -> None:
+    source, target, payload = two_titles(tmp_path)
+    if forged:
+        source.write(payload[:-1] + bytes([payload[-1] ^ 1]))
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(target, payload, checks)
+    with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(data.send_chunk, near, source, header, limiter)
-            assert await data.receive_header(far) == header
-            await incoming.skip_chunk(header)
-        near.close()
-        assert await data.receive_header(far) is None
+            nursery.start_soon(inbox.receiver(far).run)
+            await sender_of(near, [data.Upload(DataHeader(1, 3, len(payload)), source)], []).run()
+            near.close()
+    assert inbox.got == [(1, f"wrong {fault} digest")]
 
 
 async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
-    header = DataHeader(1, 0, len(payload))
-    with far:
-        await near.send(encode_header(header) + payload[:1000])
+    with far, trio.fail_after(20):
+        await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
         near.close()
-        assert await data.receive_header(far) == header
-        with pytest.raises(TransferError, match="1000 of"):
-            await data.Incoming(far, trio.CapacityLimiter(1)).receive_chunk(target, header)
+        with pytest.raises(TransferError, match="after 1000 bytes"):
+            await Inbox(target, payload).receiver(far).run()
+
+
+async def test_a_disk_that_refuses_is_not_the_sources_fault(tmp_path: Path) -> None:
+    _, target, payload = two_titles(tmp_path)
+    full = os.open("/dev/full", os.O_RDWR)
+    target.fds[1] = full
+    near, far = trio.socket.socketpair()
+    with near, far, trio.fail_after(20):
+        await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
+        with pytest.raises((StoreError, TransferError)) as caught:
+            await Inbox(target, payload).receiver(far).run()
+    assert isinstance(caught.value, StoreError)
 
 
 async def test_a_file_that_shrank_is_a_transfer_error(tmp_path: Path) -> None:
@@ -98,21 +146,31 @@ async def test_a_file_that_shrank_is_a_transfer_error(tmp_path: Path) -> None:
 
             nursery.start_soon(drain)
             with pytest.raises(TransferError):
-                await data.send_chunk(near, source, DataHeader(1, 0, len(payload)), trio.CapacityLimiter(1))
+                await sender_of(near, [data.Upload(DataHeader(1, 0, len(payload)), source)], []).run()
             near.close()
 
 
-async def test_a_stalled_stream_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, _, payload = two_titles(tmp_path)
+@pytest.mark.parametrize("receiving", [False, True])
+async def test_a_stalled_stream_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool) -> None:
+    source, target, payload = two_titles(tmp_path)
     monkeypatch.setattr(data, "PROGRESS_TIMEOUT_S", 0.05)
     near, far = trio.socket.socketpair()
-    with near, far, pytest.raises(TransferError, match="TooSlowError"):
-        await data.send_chunk(near, source, DataHeader(1, 0, len(payload)), trio.CapacityLimiter(1))
+    header = DataHeader(1, 3, len(payload))
+    with near, far, trio.fail_after(20):
+        await near.send(encode_header(header))
+        end = Inbox(target, payload).receiver(far) if receiving else sender_of(near, [data.Upload(header, source)], [])
+        with pytest.raises(TransferError, match="TooSlowError"):
+            await end.run()
 
 
-async def test_garbage_instead_of_a_header_is_the_remotes_fault() -> None:
+@pytest.mark.parametrize(
+    "junk", [b"\xff" * 16, encode_header(DataHeader(1, 3, 5)), encode_header(DataHeader(1, 4, sum(SIZES))), b"\1"]
+)
+async def test_junk_instead_of_a_header_is_the_remotes_fault(tmp_path: Path, junk: bytes) -> None:
+    _, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
-    with near, far:
-        await near.send(b"\xff" * 16)
+    with near, far, trio.fail_after(20):
+        await near.send(junk)
+        near.close()
         with pytest.raises(RemoteProtocolError):
-            await data.receive_header(far)
+            await Inbox(target, payload).receiver(far).run()
