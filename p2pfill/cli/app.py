@@ -149,6 +149,7 @@ def node(
         int | None, typer.Option("--data-workers", help="Threads between sockets and disk.")
     ] = None,
     until_eof: UntilEof = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a cache: it takes its orders from the tracker, fills titles and serves their chunks to other caches.
 
@@ -173,7 +174,7 @@ def node(
         "data_workers": data_workers,
     }
     given = {key: value for key, value in settings.items() if value is not None}
-    run_node(config, given, until_eof=until_eof)
+    run_node(config, given, until_eof=until_eof, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -250,3 +251,34 @@ def explain(
     from p2pfill.cli.fleet import show_explanation
 
     show_explanation(node_id, title, tracker_url, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def demo(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="A file or directory of yours; by default files are generated."),
+    ] = None,
+    size_mib: Annotated[
+        int, typer.Option("--size", metavar="MIB", min=1, help="How much to generate where no PATH is given.")
+    ] = 512,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work", metavar="DIR", help="Where to put the caches' data meanwhile; needs seven titles' room."
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave data and logs where they are, to look at.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a fill on this machine: an origin, a tracker and seven caches as processes of their own.
+
+    Two ISPs of three caches each and a regional one. Publishes a title, fills it to all seven while showing where the
+    bytes come from, verifies every byte on disk, prints a summary and removes everything. PATH is only read.
+
+    With --json the last line of the output is one object: title_bytes, caches, completed, verified, makespan_s,
+    bytes_by_tier, origin_copies, isp_copies, duplicate_bytes, escalations.
+    """
+    from p2pfill.cli.demo import run_demo
+
+    run_demo(path, size=size_mib * 1024 * 1024, work=work, keep=keep, as_json=as_json)

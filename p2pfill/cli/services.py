@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -38,17 +37,24 @@ def run_tracker(listen: str, db: str, *, heartbeat_s: float | None, until_eof: b
     trio.run(run)
 
 
-def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool) -> None:
-    """Run a cache until a signal comes."""
+def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, as_json: bool) -> None:
+    """Run a cache until a signal comes; its address is printed once it listens."""
     import trio
 
-    # Resolved at run time: the node's own imports are the heaviest of all.
-    load = importlib.import_module("p2pfill.node.config").NodeConfig.load
-    run_daemon = importlib.import_module("p2pfill.node.daemon").run_daemon
-    loaded = load(config, **settings)
+    from p2pfill.node.config import NodeConfig
+    from p2pfill.node.daemon import run_daemon
+    from p2pfill.node.node import Node
+
+    loaded = NodeConfig.load(config, **settings)
+
+    def ready(node: Node) -> None:
+        address = f"{node.info.host}:{node.info.port}"
+        announce({"id": node.info.id, "address": address}, f"node {node.info.id} at {address}", as_json=as_json)
+
+    configure_logs()
     if until_eof:
         stop_at_eof()
-    trio.run(run_daemon, loaded)
+    trio.run(run_daemon, loaded, ready)
 
 
 def announce(record: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -68,7 +74,25 @@ def stop_at_eof() -> None:
 
 
 def configure_logs() -> None:
-    """Send the log to stderr, one line an event."""
+    """Send the logs of the library (logging) and of the daemon (structlog) to stderr, one line an event.
+
+    Standard output is for what a command was asked for, and a script reads its first line.
+    """
     import logging
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    import structlog
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -116,7 +116,7 @@ def test_faults_are_one_line_and_a_code(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([name, "--help"] for name in (
-    "publish", "verify", "tracker", "node", "fill", "status", "explain"
+    "publish", "verify", "tracker", "node", "fill", "status", "explain", "demo"
 ))])  # fmt: skip
 def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
