@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from p2pfill.errors import ManifestError, StoreError, TrackerError
-from p2pfill.model.ids import title_id_from_hex
+from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.records import FillRequest
 
 if TYPE_CHECKING:
     from p2pfill.model.node import NodeInfo
-    from p2pfill.model.reports import Order
+    from p2pfill.model.reports import Order, Orders
+    from p2pfill.node.filling import Filling
     from p2pfill.node.node import Node
 
 RETRY_S: Final = 0.5
@@ -33,6 +35,8 @@ class TrackerAgent:
         self._node = node
         self._client = TrackerClient(url)
         self._known = trio.Event()
+        self._ordered: set[str] = set()
+        self._taken = trio.Event()
 
     async def run(self) -> None:
         """Report and take orders until cancelled."""
@@ -82,31 +86,59 @@ class TrackerAgent:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
-            if orders.version == version:
-                continue
             version = orders.version
-            others: dict[str, NodeInfo] = {}
-            for order in orders.orders:
-                others.update({entry.node.id: entry.node for entry in order.roster})
-            self._node.peers.want(others.values())
-            for order in sorted(orders.orders, key=lambda order: -order.priority):
-                await self._take(order)
+            # Also where nothing has changed: a fill that the disk refused is tried again this way.
+            await self._take(orders)
 
-    async def _take(self, order: Order) -> None:
+    async def _take(self, orders: Orders) -> None:
+        others: dict[str, NodeInfo] = {}
+        for order in orders.orders:
+            others.update({entry.node.id: entry.node for entry in order.roster})
+        self._node.peers.want(others.values())
+        ordered = {order.title for order in orders.orders}
+        for title in self._ordered - ordered:
+            if (filling := self._node.filling(title_id_from_hex(title))) is not None:
+                filling.withdraw()
+        self._ordered = ordered
+        for order in sorted(orders.orders, key=lambda order: -order.priority):
+            try:
+                await self._fill(order)
+            except (TrackerError, ManifestError, StoreError) as error:
+                self._node.log.error("fill refused", title=order.title, error=str(error))
+        self._taken.set()
+        self._taken = trio.Event()
+
+    async def _fill(self, order: Order) -> None:
         title_id = title_id_from_hex(order.title)
         members = [entry.node for entry in order.roster if entry.filling]
         filling = self._node.filling(title_id)
-        if filling is None:
+        if filling is not None and not filling.error:
+            filling.set_members([*members, self._node.info])
+            return
+        stored = self._node.stored(title_id)
+        if stored is None or not stored.live:
+            manifest = await self._manifest(title_id)
+            await self._node.start_fill(manifest, order.origins, order.policy, members)
+
+    async def _manifest(self, title_id: TitleId) -> Manifest:
+        manifest = Manifest.decode(await self._client.manifest(title_id.hex()))
+        if manifest.title_id != title_id:
+            raise ManifestError(f"the tracker sent another manifest than that of title {title_id.hex()}")
+        return manifest
+
+    async def order(self, title: TitleId | Manifest, origins: list[str]) -> Filling:
+        """Order a title for this node, and return its fill once it has begun. Raises `TrackerError`, `StoreError`."""
+        await self._known.wait()
+        if isinstance(title, Manifest):
+            await self._client.put_title(title.title_id.hex(), title.encode())
+        title_id = title.title_id if isinstance(title, Manifest) else title
+        request = FillRequest(title=title_id.hex(), selector=f"id={self._node.info.id}", origins=origins)
+        await self._client.post_fill(request)
+        while (filling := self._node.filling(title_id)) is None:
             stored = self._node.stored(title_id)
             if stored is not None and stored.live:
-                return
-            try:
-                manifest = Manifest.decode(await self._client.manifest(order.title))
-                if manifest.title_id != title_id:
-                    raise ManifestError(f"the tracker sent another manifest than that of title {order.title}")
-                await self._node.fill(manifest, order.origins, order.policy, members)
-                return
-            except (TrackerError, ManifestError, StoreError) as error:
-                self._node.log.error("fill refused", title=order.title, error=str(error))
-                return
-        filling.set_members([*members, self._node.info])
+                return await self._node.start_fill(stored.manifest)
+            if (error := self._node.refusal(title_id)) is not None:
+                raise error
+            await self._taken.wait()
+        return filling

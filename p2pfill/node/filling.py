@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from p2pfill.errors import P2PFillError, StoreError
+from p2pfill.errors import P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
@@ -23,7 +24,7 @@ from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from p2pfill.model.policy import FillPolicy
     from p2pfill.node.node import Node
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
+
+RATE_SPAN_S: Final = 2.0
+RATE_SAMPLES_MAX: Final = 64
 
 _TIER: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
     Scope.ISP: "peer",
@@ -50,6 +54,7 @@ class Filling:
         self.title_id: TitleId = stored.manifest.title_id
         self.state: TitleState = "live" if stored.live else "filling"
         self.error = ""
+        self._fault: P2PFillError | None = None
         self.done = trio.Event()
         """Set when the title is live or the fill has failed."""
         self.started_at = time.time()
@@ -61,6 +66,7 @@ class Filling:
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
+        self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._origin_cancelled: dict[int, bool] = {}
         self._origins: dict[str, Origin] = {}
         self.set_origins(origins)
@@ -89,11 +95,33 @@ class Filling:
         """Take in the caches that want this title."""
         self.handle(events.RosterChanged(tuple(members)))
 
+    def count_waste(self, length: int) -> None:
+        """Count payload that came and was of no use."""
+        self.fill.duplicate_bytes += length
+
     def abort(self, error: P2PFillError) -> None:
         """Give up: the disk will not take this title, or it was withdrawn."""
         if not self.done.is_set():
-            self.state, self.error = "failed", str(error)
+            self.state, self.error, self._fault = "failed", str(error), error
             self._finish()
+
+    def withdraw(self) -> None:
+        """Stop filling; what is verified stays on disk for another time."""
+        self.abort(TransferError("the fill was withdrawn"))
+
+    async def progress(self, interval_s: float = 0.5) -> AsyncIterator[TitleReport]:
+        """Yield a report every `interval_s` seconds, and a last one when the title is live or the fill has failed."""
+        while not self.done.is_set():
+            yield self.report()
+            with trio.move_on_after(interval_s):
+                await self.done.wait()
+        yield self.report()
+
+    async def wait(self) -> None:
+        """Wait until the title is live. Raises `StoreError` or `TransferError` where it cannot be."""
+        await self.done.wait()
+        if self._fault is not None:
+            raise self._fault
 
     # ---- the fill's tasks
 
@@ -108,6 +136,8 @@ class Filling:
         finally:
             for origin in self._origins.values():
                 origin.close()
+            for link in self._node.peers.links():
+                link.unwant(self)
             with trio.CancelScope(shield=True):
                 await self._commit()
 
@@ -212,6 +242,15 @@ class Filling:
 
     # ---- what others are told
 
+    def _rate(self, have_bytes: int) -> float:
+        """Return bytes per second since a report at least `RATE_SPAN_S` ago."""
+        now = trio.current_time()
+        self._samples.append((now, have_bytes))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_SPAN_S:
+            self._samples.popleft()
+        began, before = self._samples[0]
+        return (have_bytes - before) / max(now - began, 1e-3) if not self.done.is_set() else 0.0
+
     def report(self) -> TitleReport:
         """Return how far this fill is, for the tracker."""
         fill, ledger = self.fill, self.fill.ledger
@@ -239,7 +278,7 @@ class Filling:
             bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
             bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
             duplicate_bytes=fill.duplicate_bytes,
-            rate_bytes_s=sum(source.rate_bytes_s for source in fill.sources.values() if source.requests),
+            rate_bytes_s=self._rate(min(have * self.manifest.chunk_size, self.manifest.size)),
             escalations=dict(fill.escalations),
             waits=fill.waits(),
             sources=sources,

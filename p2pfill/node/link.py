@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 10.0
 """For opening a data stream."""
 
+DATA_STREAMS_MAX: Final = 4
+"""Data streams that a remote may hold open here; it needs one, and another while a broken one is noticed."""
+
+WITHDRAWN_MAX: Final = 2048
+"""Withdrawn requests whose payload may still come. More than a link can have outstanding."""
+
 
 class Expected(NamedTuple):
     """A request of ours on its way."""
@@ -57,12 +63,15 @@ class Link:
         self.remote: NodeInfo | None = None
         self._wanted: dict[int, Filling] = {}
         self._expected: dict[int, Expected] = {}
-        self._cancelled: set[int] = set()
+        self._withdrawn: OrderedDict[int, Filling] = OrderedDict()
         self._stream_state = "none"
         self._subscriptions: dict[int, TitleId] = {}
         self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
         self._upload_ready = trio.Event()
         self._outgoing = trio.CancelScope()
+        self._streams = 0
+        self.uploading = 0
+        """Requests of the remote that are being sent right now."""
 
     # ---- the control link
 
@@ -100,6 +109,9 @@ class Link:
                 pass
 
     def _grant_stream(self, stream_id: int) -> None:
+        if self._streams >= DATA_STREAMS_MAX:
+            self._channel.send(m.StreamRefuse(stream_id, "too many data streams are open"))
+            return
         try:
             token = self._node.tokens.issue(self, trio.current_time())
         except LocalProtocolError as error:
@@ -122,6 +134,10 @@ class Link:
     def close(self, code: m.GoodbyeCode, reason: str) -> None:
         """End the link in good order."""
         self._channel.close(code, reason)
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is owed to the remote."""
+        return not self._uploads and not self.uploading
 
     def stop_streams(self) -> None:
         """Stop serving: the link that authorised it is gone."""
@@ -149,8 +165,7 @@ class Link:
             del self._wanted[handle]
             self._channel.send(m.Unwant(handle))
         for number in [number for number, expected in self._expected.items() if expected.filling is filling]:
-            del self._expected[number]
-            self._cancelled.add(number)
+            self._withdraw(number)
 
     def request(self, filling: Filling, request: int, chunk: int) -> None:
         """Ask for a chunk on behalf of `filling`."""
@@ -168,9 +183,13 @@ class Link:
         """Withdraw a request of `filling`."""
         for number, expected in list(self._expected.items()):
             if expected.filling is filling and expected.request == request:
-                del self._expected[number]
-                self._cancelled.add(number)
+                self._withdraw(number)
                 self._channel.cancel_request(number)
+
+    def _withdraw(self, number: int) -> None:
+        self._withdrawn[number] = self._expected.pop(number).filling
+        while len(self._withdrawn) > WITHDRAWN_MAX:
+            self._withdrawn.popitem(last=False)
 
     def _take_holdings(self, handle: int, known: bool, chunk_count: int, bitmap: bytes) -> None:
         filling = self._wanted.get(handle)
@@ -206,15 +225,19 @@ class Link:
             return
         self._stream_state = "open"
         reason = "data stream ended"
+        receiver = Receiver(sock, self._node.data_limiter, self._expect, self._deliver)
         with sock:
             try:
-                await Receiver(sock, self._node.data_limiter, self._expect, self._deliver).run()
+                await receiver.run()
             except (TransferError, ProtocolError) as error:
                 reason = str(error)
             except StoreError as error:
                 reason = str(error)
                 for expected in list(self._expected.values()):
                     expected.filling.abort(error)
+            finally:
+                if (begun := receiver.begun) is not None:
+                    self._count_waste(*begun)
         self._fail_all(reason)
 
     def _data_address(self) -> tuple[str, int]:
@@ -226,7 +249,7 @@ class Link:
         """Say what a header announces. Runs in a worker thread: it only looks."""
         expected = self._expected.get(header.request_id)
         if expected is None:
-            if header.request_id not in self._cancelled:
+            if header.request_id not in self._withdrawn:
                 raise RemoteProtocolError(f"chunk for request {header.request_id}, which was never made")
             return None
         stored, manifest, chunk = expected.filling.stored, expected.filling.manifest, expected.chunk
@@ -235,16 +258,21 @@ class Link:
 
     def _deliver(self, header: DataHeader, fault: str) -> None:
         number = header.request_id
-        self._cancelled.discard(number)
         self._channel.finish_request(Side.LOCAL, number)
         expected = self._expected.pop(number, None)
         if expected is None:
-            self._node.count_waste(header.length)
+            self._count_waste(number, header.length)
         elif fault:
             failed = events.RequestFailed(expected.request, fault, header.length, corrupt=True)
             expected.filling.handle(failed)
         else:
             expected.filling.handle(events.ChunkReceived(expected.request))
+
+    def _count_waste(self, number: int, length: int) -> None:
+        expected = self._expected.get(number)
+        filling = expected.filling if expected is not None else self._withdrawn.pop(number, None)
+        if filling is not None:
+            filling.count_waste(length)
 
     # ---- what the remote wants
 
@@ -276,6 +304,9 @@ class Link:
             self._channel.send(m.Holdings(handle, True, len(held), held.to_bytes()))
 
     def _enqueue(self, handle: int, request_id: int, chunk: int) -> None:
+        if self._node.stopping:
+            self._channel.reject_request(request_id, "stopping")
+            return
         title_id = self._subscriptions.get(handle)
         held = self._node.holdings(title_id) if title_id is not None else None
         if title_id is None or held is None or not held[chunk]:
@@ -290,17 +321,27 @@ class Link:
         sender = Sender(
             sock, self._node.data_limiter, self._take_upload, self._sent, lambda: slots.statistics().tasks_waiting > 0
         )
+        self._streams += 1
+        try:
+            await self._serve(sender, slots)
+        finally:
+            self._streams -= 1
+
+    async def _serve(self, sender: Sender, slots: trio.Semaphore) -> None:
         with self._outgoing:
             while True:
                 while not self._uploads:
                     self._upload_ready = trio.Event()
                     await self._upload_ready.wait()
                 async with slots:
+                    self.uploading += 1
                     try:
                         await sender.run()
                     except TransferError as error:
                         self._node.log.info("upload broke off", error=str(error))
                         return
+                    finally:
+                        self.uploading -= 1
 
     def _take_upload(self) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""

@@ -8,13 +8,13 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
 from p2pfill._version import __version__
-from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.errors import ConfigError, P2PFillError, StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
@@ -28,6 +28,14 @@ from p2pfill.node.peers import Peers
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
+
+if TYPE_CHECKING:
+    from p2pfill.node.agent import TrackerAgent
+
+DRAIN_S: Final = 3.0
+"""What a stopping node gives to chunks that it has promised; the receivers then ask others."""
+
+DRAIN_STEP_S: Final = 0.02
 
 ORIGIN_READS_MAX: Final = 4
 """Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
@@ -53,18 +61,38 @@ class Node:
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
+        self._refused: dict[TitleId, StoreError] = {}
         self._sequence = 0
+        self.stopping = False
+        """No more requests are taken."""
+        self.tracker: TrackerAgent | None = None
 
     # ---- titles
 
-    async def fill(
+    async def fill(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> TitleReport:
+        """Hold a title: fetch what is missing, wait until it is live, and return the last report.
+
+        With a tracker the title may be named by its id, and other caches take part; without one `title` is a manifest
+        and all comes from `origins`. Raises `ConfigError` where a tracker is needed, `TrackerError`, `StoreError` where
+        the disk refuses and `TransferError` where the fill was withdrawn.
+        """
+        if self.tracker is not None:
+            filling = await self.tracker.order(title, list(origins))
+        elif isinstance(title, Manifest):
+            filling = await self.start_fill(title, origins)
+        else:
+            raise ConfigError(f"title {title.hex()} is known by its id only: give its manifest, or set a tracker")
+        await filling.wait()
+        return filling.report()
+
+    async def start_fill(
         self,
         manifest: Manifest,
         origins: Iterable[str] = (),
         policy: FillPolicy | None = None,
         members: Iterable[NodeInfo] = (),
     ) -> Filling:
-        """Begin to fill a title, or resume, and return at once; `await filling.done.wait()` to see its end.
+        """Begin to fill a title, or resume, and return at once; `Filling.progress` and `Filling.wait` follow it.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         Raises `StoreError` where the disk refuses.
@@ -74,7 +102,13 @@ class Node:
         if running is not None and running.state != "failed":
             running.set_origins(list(origins))
             return running
-        stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
+        try:
+            stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
+        except StoreError as error:
+            self._refused[title_id] = error
+            raise
+        self._refused.pop(title_id, None)
+        self._fillings.pop(title_id, None)
         self._open[title_id] = stored
         filling = Filling(self, stored, policy or FillPolicy(), list(origins))
         # Before the first decision: a node that knows of nobody else is master of everything.
@@ -94,6 +128,10 @@ class Node:
     def filling(self, title_id: TitleId) -> Filling | None:
         """Return a title's fill, finished or not."""
         return self._fillings.get(title_id)
+
+    def refusal(self, title_id: TitleId) -> StoreError | None:
+        """Return why a fill could not begin, if so."""
+        return self._refused.get(title_id)
 
     def stored(self, title_id: TitleId) -> StoredTitle | None:
         """Return a title's files, where this node has them open."""
@@ -129,10 +167,12 @@ class Node:
         """Set the socket's options for the data path."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def count_waste(self, length: int) -> None:
-        """Count payload that came after its request was withdrawn."""
-        for filling in self.fillings()[:1]:
-            filling.fill.duplicate_bytes += length
+    async def drain(self) -> None:
+        """Take no more requests, and wait until those accepted are served, but not for long."""
+        self.stopping = True
+        with trio.move_on_after(DRAIN_S):
+            while not self.peers.is_idle():  # noqa: ASYNC110 (over in seconds; an event per link would be more state)
+                await trio.sleep(DRAIN_STEP_S)
 
     # ---- what the tracker is told
 
@@ -140,7 +180,8 @@ class Node:
         """Return the next heartbeat."""
         self._sequence += 1
         titles = [filling.report() for filling in self._fillings.values()]
-        told = set(self._fillings)
+        titles += [TitleReport(title_id.hex(), "failed", error=str(why)) for title_id, why in self._refused.items()]
+        told = {*self._fillings, *self._refused}
         for title_id, stored in self._open.items():
             if title_id not in told:
                 size, count = stored.manifest.size, stored.manifest.chunk_count
@@ -177,10 +218,13 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 await node.open_stored()
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
                 if config.tracker:
-                    nursery.start_soon(TrackerAgent(node, config.tracker).run)
+                    node.tracker = TrackerAgent(node, config.tracker)
+                    nursery.start_soon(node.tracker.run)
                 try:
                     yield node
                 finally:
+                    with trio.CancelScope(shield=True):
+                        await node.drain()
                     node.peers.close("the node stops")
                     nursery.cancel_scope.cancel()
         except* P2PFillError as group:

@@ -46,7 +46,7 @@ class Peers:
         self._links: dict[str, Link] = {}
         self._open = 0
         self._wanted: dict[str, NodeInfo] = {}
-        self._dialling: dict[str, trio.CancelScope] = {}
+        self._dialling: set[str] = set()
 
     def link(self, node_id: str) -> Link | None:
         """Return the link with a node, if there is one."""
@@ -57,14 +57,12 @@ class Peers:
         return list(self._links.values())
 
     def want(self, nodes: Iterable[NodeInfo]) -> None:
-        """Be linked with these nodes from now on, and stop dialling all others."""
+        """Be linked with these nodes from now on. Links with others stay while they last, but are not renewed."""
         self._wanted = {node.id: node for node in nodes if node.id != self._node.info.id}
-        for node_id in [node_id for node_id in self._dialling if node_id not in self._wanted]:
-            self._dialling.pop(node_id).cancel()
         for node in self._wanted.values():
             if self._node.info.id < node.id and node.id not in self._dialling:
-                self._dialling[node.id] = trio.CancelScope()
-                self._node.nursery.start_soon(self._dial, node.id, self._dialling[node.id])
+                self._dialling.add(node.id)
+                self._node.nursery.start_soon(self._dial, node.id)
 
     def admit(self, link: Link) -> None:
         """Take in a link whose Hello has come. Raises `RemoteProtocolError` where it must not be."""
@@ -85,27 +83,30 @@ class Peers:
             link.want(filling)
             link.show(filling.title_id)
 
+    def is_idle(self) -> bool:
+        """Tell whether no link owes its remote anything."""
+        return all(link.is_idle() for link in self.links())
+
     def close(self, reason: str) -> None:
         """Say goodbye to all."""
         for link in self.links():
             link.close(GoodbyeCode.SHUTDOWN, reason)
 
-    async def _dial(self, node_id: str, scope: trio.CancelScope) -> None:
+    async def _dial(self, node_id: str) -> None:
         pause_s = REDIAL_S
-        with scope:
-            while True:
-                node = self._wanted[node_id]
-                started = trio.current_time()
-                try:
-                    sock = await self._node.connect((node.host, node.port))
-                except OSError as error:
-                    self._node.log.debug("dial failed", node=node_id, error=str(error))
-                else:
-                    await self._run_link(trio.SocketStream(sock))
-                if trio.current_time() - started > REDIAL_MAX_S:
-                    pause_s = REDIAL_S
-                await trio.sleep(pause_s * (1 + self._node.random.random()))
-                pause_s = min(2 * pause_s, REDIAL_MAX_S)
+        while (node := self._wanted.get(node_id)) is not None:
+            started = trio.current_time()
+            try:
+                sock = await self._node.connect((node.host, node.port))
+            except OSError as error:
+                self._node.log.debug("dial failed", peer=node_id, error=str(error))
+            else:
+                await self._run_link(trio.SocketStream(sock))
+            if trio.current_time() - started > REDIAL_MAX_S:
+                pause_s = REDIAL_S
+            await trio.sleep(pause_s * (1 + self._node.random.random()))
+            pause_s = min(2 * pause_s, REDIAL_MAX_S)
+        self._dialling.discard(node_id)
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""

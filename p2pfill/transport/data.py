@@ -119,6 +119,11 @@ class Receiver:
             where = f"inside chunk {self._header.chunk} after {self._taken} bytes" if self._header else "between chunks"
             raise TransferError(f"data stream broke {where}: {_name(error)}") from error
 
+    @property
+    def begun(self) -> tuple[int, int] | None:
+        """Request id and bytes of a chunk that has come in part, once the stream is over: payload without use."""
+        return (self._header.request_id, self._taken) if self._header is not None and self._taken else None
+
     # ---- in the worker thread
 
     def _work(self, token: trio.lowlevel.TrioToken) -> _Next:
