@@ -40,7 +40,7 @@ class Child:
         return self.process.pid
 
     def last_words(self) -> str:
-        """Return the last line of its log."""
+        """Return the last line of its log that says something; a traceback of a group is drawn with a frame."""
         try:
             with self._log.open("rb") as file:
                 file.seek(0, 2)
@@ -48,7 +48,8 @@ class Child:
                 lines = file.read().decode(errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return lines[-1].removeprefix("p2pfill: error: ") if lines else "it said nothing"
+        said = [line for line in (line.strip(" |+-") for line in lines) if line]
+        return said[-1].removeprefix("p2pfill: error: ") if said else "it said nothing"
 
     def check(self) -> None:
         """Raise `CommandFailed` where it has ended."""

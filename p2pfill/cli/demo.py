@@ -120,7 +120,11 @@ class _Demo:
                 begun = time.monotonic()
                 caches = [await self._verify(work, cache, manifest, status) for cache in CACHES]
                 verify_s = time.monotonic() - begun
-            self._say("Stopped all processes and removed their data" if not self._keep else f"Kept {work}")
+        self._say(
+            f"Stopped all processes; their data and logs are in {work}"
+            if self._keep
+            else "Stopped all processes and removed their data"
+        )
         return DemoOutcome(manifest, status, caches, verify_s)
 
     # ---- preparation

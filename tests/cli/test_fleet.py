@@ -1,0 +1,141 @@
+"""fill, status and explain, against a real tracker whose caches only pretend."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfill.cli import main
+from p2pfill.cli.fleet import pick_title
+from p2pfill.errors import ConfigError
+from p2pfill.tracker.records import TitleRecord
+
+
+def fill(fleet: Any, film: Path, *more: str) -> int:
+    return main(["fill", str(film), "--tracker", fleet.url, "--to", "all", *more])
+
+
+def test_fill_without_waiting(fleet: Any, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill(fleet, film, "--origin", str(tmp_path)) == 0
+    captured = capsys.readouterr()
+    assert "to 0 caches" in captured.out
+    assert "no running cache matches 'all' yet" in captured.err
+    fleet.beat("a1")
+    assert fill(fleet, film, "--origin", str(tmp_path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["nodes"] == ["a1"]
+    assert main(["status", "--tracker", fleet.url, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert [one["fill"]["request"]["origins"] for one in status["fills"]] == [[tmp_path.as_uri()]]
+
+
+def test_fill_waits_until_all_are_live(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.beat("a1")
+    fleet.beat("a2")
+    manifest = make.manifest()
+
+    def finish() -> None:
+        for node in ("a1", "a2"):
+            time.sleep(0.2)
+            fleet.beat(node, make.report(manifest, "live", 4))
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    assert fill(fleet, film, "--wait", "--timeout", "20") == 0
+    thread.join()
+    captured = capsys.readouterr()
+    assert "a1 ordered" in captured.out
+    assert "a1 live, a2 live  2 of 2 live · peer 512 KiB" in captured.out.splitlines()[-1]
+    assert captured.err == ""
+
+
+def test_fill_that_is_not_done_in_time(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.beat("a1", make.report(make.manifest(), "filling", 1))
+    assert fill(fleet, film, "--wait", "--timeout", "0.1", "--json") == 4
+    captured = capsys.readouterr()
+    status = json.loads(captured.out)
+    assert not status["done"]
+    assert "a1 25 %" in captured.err
+    assert captured.err.splitlines()[-1].startswith("p2pfill: error: 0 of 1 cache")
+
+
+def test_fill_that_fails_says_why(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet.beat("a1", make.report(make.manifest(), "failed", 1, error="disk full\nreally\x1b[31m"))
+    assert fill(fleet, film, "--wait") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "p2pfill: error: 1 cache of 1 failed; a1: disk full really [31m"
+
+
+def test_status_for_people(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill(fleet, film) == 0
+    fleet.beat("a1", make.report(make.manifest(), "filling", 3))
+    fleet.beat("b1", isp="isp-b")
+    capsys.readouterr()
+    assert main(["status", "--tracker", fleet.url]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 caches alive · 1 title · 1 fill" in said
+    assert "75 %" in said
+    assert "isp-b" in said
+
+
+@pytest.mark.process
+def test_status_can_be_watched_through_a_pipe(fleet: Any) -> None:
+    fleet.beat("a1")
+    command = f"{sys.executable} -m p2pfill.cli status --tracker {fleet.url} --watch --interval 0.1 --json | head -2"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30, check=True)
+    assert [json.loads(line)["nodes"][0]["info"]["id"] for line in done.stdout.splitlines()] == ["a1", "a1"]
+    assert done.stderr == ""
+
+
+def test_explain(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = make.manifest()
+    title = manifest.title_id.hex()
+    assert fill(fleet, film, "--origin", "http://origin.example/film/") == 0
+    waits = {"its fill master has not sent it yet": 3}
+    fleet.beat("a1", make.report(manifest, "filling", 1, waits=waits, bytes_origin=7))
+    fleet.beat("b1", make.report(manifest, "live", 4), isp="isp-b")
+    capsys.readouterr()
+    for name in ("film", title, title[:6], title.upper()):
+        assert main(["explain", "a1", name, "--tracker", fleet.url]) == 0
+        said = capsys.readouterr().out
+        for text in (
+            "25 %",
+            "slow: half as fast as others",
+            "http://origin.example/film",
+            "3 chunks wait: its fill master has not sent it yet",
+            "2 chunks came from further out: master silent",
+            "regional",
+        ):
+            assert text in said
+    assert main(["explain", "a1", "film", "--tracker", fleet.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"]["have_chunks"] == 1
+    assert main(["explain", "a1", "absent", "--tracker", fleet.url]) == 2
+    assert "knows no title 'absent'; it knows: film" in capsys.readouterr().err
+    assert main(["explain", "zz", "film", "--tracker", fleet.url]) == 1
+    assert "zz" in capsys.readouterr().err
+
+
+def test_versions_of_a_title_are_named_by_id() -> None:
+    titles = [TitleRecord(letter * 64, "film", 1, 65536, 1, 1, float(index)) for index, letter in enumerate("ab")]
+    with pytest.raises(ConfigError, match="newest first: bbbbbbbbbbbb, aaaaaaaaaaaa"):
+        pick_title(titles, "film")
+    assert pick_title(titles, "aaaa") == "a" * 64
+    with pytest.raises(ConfigError, match="no title 'aaa'"):
+        pick_title(titles, "aaa")
+
+
+def test_a_tracker_that_is_gone(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        ["fill", str(film), "--to", "all", "--wait"],
+        ["status"],
+        ["status", "--watch"],
+        ["explain", "a1", "film"],
+    ):
+        assert main([*command, "--tracker", "http://127.0.0.1:1"]) == 3
+        assert capsys.readouterr().err.count("\n") == 1
