@@ -29,6 +29,11 @@ ROWS_SPARE: Final = 8
 PLAIN_NODES_MAX: Final = 12
 """Caches named in one plain line."""
 
+BAR_WIDTH_MIN: Final = 4
+BAR_WIDTH_MAX: Final = 24
+FIGURES_WIDTH: Final = 72
+"""What the other columns take: on a terminal of 80 the bar is short, but no figure is cut."""
+
 STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "filling": "cyan"}
 
 
@@ -40,20 +45,24 @@ def state_of(progress: NodeProgress) -> str:
     return "ordered" if report is None else report.state
 
 
-def fill_table(status: FillStatus, *, rows_max: int = 1000) -> RenderableType:
-    """Return a fill as a table of its caches with the sums below; the least advanced first where not all fit."""
+def fill_table(status: FillStatus, *, rows_max: int = 1000, width: int = 96) -> RenderableType:
+    """Return a fill as a table of its caches with the sums below; the least advanced first where not all fit.
+
+    `width` is the terminal's, in characters.
+    """
+    bar_width = min(BAR_WIDTH_MAX, max(BAR_WIDTH_MIN, width - FIGURES_WIDTH))
     nodes = status.nodes
     hidden = len(nodes) - rows_max
     if hidden > 0:
         nodes = sorted(nodes, key=lambda node: node.report.have_bytes if node.report else 0)[:rows_max]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cache", "isp", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("", width=20)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name, narrowest in (("cache", 5), ("isp", 5), ("state", 7)):
+        table.add_column(name, no_wrap=True, min_width=narrowest)
+    table.add_column("", width=bar_width)
     for name in ("", "rate", "peer", "regional", "origin"):
         table.add_column(name, justify="right", no_wrap=True)
     for node in nodes:
-        table.add_row(*_row(node, status.title_bytes))
+        table.add_row(*_row(node, status.title_bytes, bar_width))
     parts: list[RenderableType] = [table]
     if hidden > 0:
         parts.append(Text(f"and {plural(hidden, 'cache')} that are further", style="dim"))
@@ -61,7 +70,7 @@ def fill_table(status: FillStatus, *, rows_max: int = 1000) -> RenderableType:
     return Group(*parts)
 
 
-def _row(node: NodeProgress, title_bytes: int) -> tuple[RenderableType, ...]:
+def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[RenderableType, ...]:
     state = state_of(node)
     report = node.report
     have = report.have_bytes if report else 0
@@ -71,7 +80,7 @@ def _row(node: NodeProgress, title_bytes: int) -> tuple[RenderableType, ...]:
         Text(printable(node.node.id)),
         Text(printable(node.node.isp)),
         Text(state, style=STATE_STYLES.get(state, "")),
-        ProgressBar(total=max(title_bytes, 1), completed=max(title_bytes, 1) if done else have, width=20),
+        ProgressBar(total=max(title_bytes, 1), completed=max(title_bytes, 1) if done else have, width=bar_width),
         Text(show_percent(have, title_bytes) if not done else "100 %"),
         Text(show_rate(report.rate_bytes_s) if report and not done else ""),
         *(Text(show_bytes(count) if count else "", style="" if count else "dim") for count in tiers),
@@ -124,6 +133,8 @@ def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], 
         def show_live(status: FillStatus) -> None:
             head = Text(f"{printable(title)}  {show_bytes(status.title_bytes)}", style="bold")
             head.append(f"  {show_seconds(time.monotonic() - begun)}", style="dim")
-            live.update(Group(head, fill_table(status, rows_max=max(3, console.height - ROWS_SPARE))))
+            live.update(
+                Group(head, fill_table(status, rows_max=max(3, console.height - ROWS_SPARE), width=console.width))
+            )
 
         yield show_live

@@ -44,12 +44,12 @@ async def _status(tracker: str, watch: bool, interval_s: float, as_json: bool) -
             while True:
                 _print_status(console, await client.status(), as_json=as_json)
                 await trio.sleep(interval_s)
-        shown = status_view(await client.status(), rows_max=_rows(console))
+        shown = status_view(await client.status(), rows_max=_rows(console), width=console.width)
         with Live(shown, console=console, screen=True, auto_refresh=False) as live:
             while True:
                 await trio.sleep(interval_s)
                 try:
-                    shown = status_view(await client.status(), rows_max=_rows(console))
+                    shown = status_view(await client.status(), rows_max=_rows(console), width=console.width)
                     live.update(shown, refresh=True)
                 except TrackerUnreachable as error:
                     # Whoever watches wants to see it come back.
@@ -64,10 +64,10 @@ def _print_status(console: Console, status: Status, *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(status).decode(), flush=True)
     else:
-        console.print(status_view(status))
+        console.print(status_view(status, width=console.width))
 
 
-def status_view(status: Status, *, rows_max: int = 1000) -> RenderableType:
+def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> RenderableType:
     """Return the fleet as text and tables: caches first, then each fill."""
     alive = sum(node.alive for node in status.nodes)
     parts: list[RenderableType] = [
@@ -89,7 +89,7 @@ def status_view(status: Status, *, rows_max: int = 1000) -> RenderableType:
             f"  {'done' if fill.done else 'running'}",
             style="dim",
         )
-        parts += [head, fill_table(fill, rows_max=rows_max)]
+        parts += [head, fill_table(fill, rows_max=rows_max, width=width)]
     return Group(*parts)
 
 
