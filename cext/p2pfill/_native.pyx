@@ -34,9 +34,16 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void*, size_t, int)
     ssize_t send(int, const void*, size_t, int)
+    int setsockopt(int, int, int, const void*, unsigned int)
     const int MSG_DONTWAIT
     const int MSG_NOSIGNAL
     const int MSG_MORE
+
+cdef extern from "<netinet/in.h>" nogil:
+    const int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    const int TCP_NODELAY
 
 cdef extern from "<sys/sendfile.h>" nogil:
     ssize_t sendfile(int, int, off_t*, size_t)
@@ -293,6 +300,7 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
     cdef int64_t sent = 0
     cdef off_t position = offset
     cdef ssize_t n
+    cdef int on = 1
     while sent < length:
         n = sendfile(sock_fd, file_fd, &position, <size_t>min(length - sent, <int64_t>SENDFILE_BYTES_MAX))
         if n > 0:
@@ -301,6 +309,11 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
             error[0] = 0
             return FAULT_EOF
         elif errno == EAGAIN:
+            # A sendfile that was cut short has told TCP that more follows, so the last part segment stays back. Where
+            # the kernel has no room for a second one (a low tcp_notsent_lowat, a limit on the control group's memory),
+            # it stays until a timer of 200 ms ends it, and the socket is not writable meanwhile. Setting TCP_NODELAY
+            # pushes it out. Other kinds of socket refuse, and need no push.
+            setsockopt(sock_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
             if not wait_ready(sock_fd, POLLOUT, &wait_ns):
                 break
         elif errno != EINTR:

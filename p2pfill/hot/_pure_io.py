@@ -10,7 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import xxhash
 
@@ -77,6 +77,7 @@ def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int
         try:
             n = os.sendfile(sock_fd, file_fd, offset + sent, min(length - sent, _SENDFILE_BYTES_MAX))
         except BlockingIOError:
+            _push(sock_fd)
             if not patience.wait(sock_fd, select.POLLOUT):
                 break
             continue
@@ -84,6 +85,12 @@ def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int
             raise EOFError(f"file ends at {offset + sent}, {length - sent} bytes early")
         sent += n
     return sent
+
+
+def _push(sock_fd: int) -> None:
+    """Send the part segment that a sendfile cut short has left corked: see the native twin for why."""
+    with _borrowed_socket(sock_fd) as sock, suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class ChunkReceiver:

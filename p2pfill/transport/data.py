@@ -1,9 +1,10 @@
 """The two ends of a data stream, each a loop that runs in a worker thread for as long as there is work.
 
 A run begins when the socket is ready (or a request waits to be served) and goes on from chunk to chunk: header,
-payload, digests. It ends when the other side has been waited for `SLICE_WAIT_MS`, or after `RUN_CHUNKS` so that other
-streams get their turn; then the thread is given back and trio waits for the socket. So a fast stream spends its time in
-native loops, a slow one costs a thread only while it has bytes to move, and the event loop never touches a disk.
+payload, digests. It ends when the other side has been waited for `SLICE_WAIT_MS` (not at all where another stream waits
+for the thread: two nodes would otherwise hold each other's threads), or after `RUN_CHUNKS` so that others get their
+turn; then the thread is given back and trio waits for the socket. So a fast stream spends its time in native loops, a
+slow one costs a thread only while it has bytes to move, and the event loop never touches a disk.
 Rejected: a thread per stream, which 64 slow receivers would make 64; and one hand-over between threads for each header,
 payload and digest, which cost more than the hashing did.
 
@@ -58,6 +59,11 @@ class Delivery(NamedTuple):
     xxh3: bytes
     check: Callable[[int], bool] | None
     """Checks what the title asks for beyond XXH3, on the bytes written; None where it asks for nothing more."""
+
+
+def _patience_ms(limiter: trio.CapacityLimiter) -> int:
+    """Return how long a run may wait for its socket: not at all where another stream waits for the thread."""
+    return 0 if limiter.statistics().tasks_waiting else SLICE_WAIT_MS
 
 
 class _Next(Enum):
@@ -163,7 +169,7 @@ class Receiver:
 
     def _take(self, header: DataHeader, delivery: Delivery) -> bool:
         for file_fd, offset, length in delivery.title.ranges(header.chunk, self._taken, write=True):
-            moved = self._receiver.recv_to_file(self._fd, file_fd, offset, length, SLICE_WAIT_MS)
+            moved = self._receiver.recv_to_file(self._fd, file_fd, offset, length, _patience_ms(self._limiter))
             self._taken += moved
             if moved < length:
                 return False
@@ -191,7 +197,7 @@ class Receiver:
         try:
             return os.read(self._fd, count)
         except BlockingIOError:
-            if not self._poll.poll(SLICE_WAIT_MS):
+            if not self._poll.poll(_patience_ms(self._limiter)):
                 return None
             try:
                 return os.read(self._fd, count)
@@ -273,7 +279,7 @@ class Sender:
             if self._moved < HEADER_BYTES:
                 return False
         for file_fd, offset, length in upload.title.ranges(upload.header.chunk, self._moved - HEADER_BYTES):
-            moved = io.send_file(self._fd, file_fd, offset, length, SLICE_WAIT_MS)
+            moved = io.send_file(self._fd, file_fd, offset, length, _patience_ms(self._limiter))
             self._moved += moved
             if moved < length:
                 return False
