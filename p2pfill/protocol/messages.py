@@ -4,10 +4,10 @@ A message is a frozen, array-like record with an integer tag; on the wire it is 
 element is that tag. `encode_payload` and `decode_payload` are inverse to each other for every message that keeps
 its limits, and both check the limits: a record built by hand is not checked until it is encoded.
 
-msgpack's own limits come first, before any object is built. The unpacker allocates an array by its announced
-length, and arrays nest up to 512 deep, so `CHUNKS_PER_MESSAGE_MAX` also bounds what a hostile frame can make
-us allocate: 512 * 4096 pointers, 16 MiB, for a moment. Rejected: one map per message with named fields, which
-costs more bytes than a Have of one chunk carries, and leaves the order of keys to each implementation.
+The decoder knows the type of every field, so what does not fit is refused before anything is built of it. Rejected:
+one map per message with named fields, which costs more bytes than a Have of one chunk carries, and leaves the order of
+keys to each implementation; and unpacking into plain objects first, which took 50 times as long and let a hostile
+frame choose what is allocated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgpack  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 from msgspec import Meta
 
@@ -254,15 +253,17 @@ unpacker half a second to build and refuse."""
 _TAG_MAX: Final = 16
 
 
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(Message)
+
+
 def encode_payload(message: Message) -> bytes:
     """Return the msgpack payload of one frame. Raises `LocalProtocolError` where a field breaks its limit."""
     try:
-        raw = msgspec.to_builtins(message, builtin_types=(bytes,))
-        _convert(raw)
-        payload = msgpack.packb(raw, use_bin_type=True)
+        payload = _ENCODER.encode(message)
+        _decode(payload)
     except (ValueError, TypeError, OverflowError) as error:
         raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from error
-    assert isinstance(payload, bytes)  # noqa: S101  narrows the type: packb without a buffer returns bytes
     return payload
 
 
@@ -270,24 +271,11 @@ def decode_payload(payload: bytes | bytearray | memoryview) -> Message:
     """Return the message in the payload of one frame. Raises `RemoteProtocolError` for anything else."""
     _check_outside(payload)
     try:
-        raw = msgpack.unpackb(
-            payload,
-            raw=False,
-            use_list=True,
-            strict_map_key=True,
-            max_str_len=TEXT_BYTES_MAX,
-            max_bin_len=BITMAP_BYTES_MAX,
-            max_array_len=CHUNKS_PER_MESSAGE_MAX,
-            max_map_len=0,
-            max_ext_len=0,
-            ext_hook=_refuse_ext,
-        )
-    except (ValueError, OverflowError, msgpack.exceptions.UnpackException) as error:
-        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a valid msgpack message: {error}") from error
-    try:
-        return _convert(raw)
-    except ValueError as error:
+        return _decode(payload)
+    except msgspec.ValidationError as error:
         raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a known message: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a valid msgpack message: {error}") from error
 
 
 def batches(chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -305,16 +293,11 @@ def _check_outside(payload: bytes | bytearray | memoryview) -> None:
         raise RemoteProtocolError(f"frame of {len(payload)} bytes is too long for tag {payload[1]}: at most {allowed}")
 
 
-def _refuse_ext(code: int, data: bytes) -> Any:
-    raise ValueError(f"extension type {code} of {len(data)} bytes is not part of the protocol")
-
-
-def _convert(raw: Any) -> Message:
-    """Check every limit of a message. Raises `ValueError`, as msgspec's `ValidationError` is one."""
-    # bytes are named as built in, so that text is never taken for base64 of them.
-    message: Message = msgspec.convert(raw, Message, builtin_types=(bytes,))
+def _decode(payload: bytes | bytearray | memoryview) -> Message:
+    """Check every limit of a message. Raises `ValueError`, as msgspec's errors are."""
+    message: Message = _DECODER.decode(payload)
     if isinstance(message, Hello) and not math.isfinite(message.weight):
-        raise ValueError("weight is not a finite number")
+        raise msgspec.ValidationError("weight is not a finite number")
     return message
 
 
