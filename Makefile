@@ -4,9 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_SOURCES := $(wildcard cext/p2pfill/*.pyx cext/p2pfill/*.pxd)
 
-.PHONY: help test lint clean
+# Options of `p2pfill demo`, for instance: make demo ARGS="--size 64 --json"
+ARGS ?=
+
+.PHONY: help demo test lint clean
 
 help:
+	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
+	@echo '            options of p2pfill demo go in ARGS: make demo ARGS="--size 64 --json"'
 	@echo "make test   build, lint and run all tests"
 	@echo "make lint   ruff and mypy only"
 	@echo "make clean  remove what the build made"
@@ -17,6 +22,9 @@ $(VENV)/.built: pyproject.toml setup.py $(NATIVE_SOURCES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+demo: $(VENV)/.built
+	@$(BIN)/p2pfill demo $(ARGS)
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .
