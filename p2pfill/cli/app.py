@@ -23,7 +23,7 @@ app = typer.Typer(
         "By hand:\n\n"
         "  p2pfill publish ./film --name film --out film.fill\n\n"
         "  p2pfill tracker --listen 0.0.0.0:7070 --db sqlite:///tracker.db\n\n"
-        "  p2pfill node --id a1 --isp isp-a --data /srv/cache --listen 0.0.0.0:7400 --tracker http://TRACKER:7070\n\n"
+        "  p2pfill node --id a1 --isp isp-a --data /srv/cache --listen HOST:7400 --tracker http://TRACKER:7070\n\n"
         "  p2pfill fill film.fill --tracker http://TRACKER:7070 --origin http://WEB/film --to all --wait\n\n"
         "  p2pfill status --tracker http://TRACKER:7070 --watch"
     ),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
+
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
+"""Addresses to listen on which nobody can connect to."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,13 +44,18 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("isp, region and data must not be empty")
         if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
-        self.listen_address()
+        host, _ = self.listen_address()
+        if self.tracker and not self.advertise and host in WILDCARDS:
+            raise ConfigError(
+                f"listen address {self.listen!r} means every address of this machine, and others need one: set "
+                "advertise to the host on which other caches reach this one, or listen on that"
+            )
 
     def listen_address(self) -> tuple[str, int]:
         """Return host and port of `listen`. Raises `ConfigError`."""
         host, colon, port = self.listen.rpartition(":")
         if not colon or not port.isdigit() or int(port) > 65535:
-            raise ConfigError(f"listen address {self.listen!r} cannot be used: write HOST:PORT, e.g. 0.0.0.0:7400")
+            raise ConfigError(f"listen address {self.listen!r} cannot be used: write HOST:PORT, e.g. 10.0.0.11:7400")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (an empty host means all addresses)
 
     def info(self, port: int) -> NodeInfo:

@@ -71,7 +71,7 @@ class Link:
         self._outgoing = trio.CancelScope()
         self._streams = 0
         self.uploading = 0
-        """Requests of the remote that are being sent right now."""
+        """Streams on which the remote is being sent chunks right now; each holds an upload slot."""
 
     # ---- the control link
 
@@ -138,6 +138,11 @@ class Link:
     def is_idle(self) -> bool:
         """Tell whether nothing is owed to the remote."""
         return not self._uploads and not self.uploading
+
+    @property
+    def upload_queued(self) -> int:
+        """Requests of the remote that wait to be sent."""
+        return len(self._uploads)
 
     def stop_streams(self) -> None:
         """Stop serving: the link that authorised it is gone."""

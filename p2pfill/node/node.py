@@ -188,8 +188,15 @@ class Node:
                 titles.append(
                     TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size)
                 )
+        links = self.peers.links()
         return NodeReport(
-            info=self.info, boot=self.boot, sequence=self._sequence, titles=titles, upload_bytes=self.upload_bytes
+            info=self.info,
+            boot=self.boot,
+            sequence=self._sequence,
+            titles=titles,
+            upload_active=sum(link.uploading for link in links),
+            upload_queued=sum(link.upload_queued for link in links),
+            upload_bytes=self.upload_bytes,
         )
 
 

@@ -65,3 +65,17 @@ async def test_five_nodes_fill_in_tier_order(tmp_path: Path) -> None:
         entered = sum(r.bytes_origin + r.bytes_regional for n, r in reports.items() if LAYOUT[n] == isp)
         assert entered <= 1.10 * size
     assert all(r.bytes_origin + r.bytes_regional + r.bytes_peer == size for r in reports.values())
+
+
+async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path) -> None:
+    class BusyLink:
+        uploading, upload_queued = 1, 5
+
+        def close(self, *_: object) -> None: ...
+        def is_idle(self) -> bool:
+            return True
+
+    async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path))) as node:
+        node.peers._links.update(b1=BusyLink(), b2=BusyLink())  # type: ignore[dict-item]
+        report = node.report()
+    assert (report.upload_active, report.upload_queued) == (2, 10)
