@@ -22,6 +22,7 @@ from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
+from p2pfill.transport.data import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from p2pfill.node.node import Node
     from p2pfill.origin import Origin
     from p2pfill.store.title import StoredTitle
+
+PROGRESS_S: Final = 1.0
+"""How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
 
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
@@ -67,7 +71,9 @@ class Filling:
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
-        self._origin_cancelled: dict[int, bool] = {}
+        self._turns: dict[int, Turn] = {}
+        self._reading: dict[int, str] = {}
+        """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
         self._origins: dict[str, Origin] = {}
         self.set_origins(origins)
 
@@ -94,6 +100,10 @@ class Filling:
     def set_members(self, members: Iterable[NodeInfo]) -> None:
         """Take in the caches that want this title."""
         self.handle(events.RosterChanged(tuple(members)))
+
+    def turn(self, chunk: int) -> Turn:
+        """Return whose turn it is to write `chunk`, which has been requested."""
+        return self._turns[chunk]
 
     def count_waste(self, length: int) -> None:
         """Count payload that came and was of no use."""
@@ -130,6 +140,7 @@ class Filling:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit_often)
+                nursery.start_soon(self._watch_progress)
                 nursery.start_soon(self._pump, nursery)
                 await self.done.wait()
                 nursery.cancel_scope.cancel()
@@ -158,17 +169,17 @@ class Filling:
     async def _perform(self, action: actions.Action, nursery: trio.Nursery) -> None:
         match action:
             case actions.RequestChunk(request, source, chunk):
+                self._turns.setdefault(chunk, Turn()).holder = request
                 if source in self._origins:
-                    self._origin_cancelled[request] = False
+                    self._reading[request] = source
                     nursery.start_soon(self._fetch, request, source, chunk)
                 elif (link := self._node.peers.link(source)) is not None:
                     link.request(self, request, chunk)
                 else:
                     self.handle_soon(events.RequestFailed(request, "not linked"))
             case actions.CancelRequest(request, source):
-                if request in self._origin_cancelled:
-                    self._origin_cancelled[request] = True
-                elif (link := self._node.peers.link(source)) is not None:
+                # Its Turn passes to the next request of the chunk; until then nobody else writes it.
+                if self._reading.pop(request, None) is None and (link := self._node.peers.link(source)):
                     link.cancel(self, request)
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
@@ -186,14 +197,15 @@ class Filling:
         origin = self._origins[url]
 
         def read_and_write() -> events.Event:
-            got = origin.read_chunk(self.manifest, chunk, lambda: self._origin_cancelled.get(request, True))
+            got = origin.read_chunk(self.manifest, chunk, lambda: request not in self._reading)
             try:
                 verify_chunk(url, self.manifest, chunk, got.data)
             except OriginObjectChanged as error:
                 return events.RequestFailed(request, str(error), got.bytes_received, corrupt=True)
-            if self._origin_cancelled.get(request, True):
-                return events.RequestFailed(request, "cancelled", got.bytes_received)
-            self.stored.write_chunk(chunk, got.data)
+            with self.turn(chunk).lock:
+                if self.turn(chunk).holder != request or request not in self._reading:
+                    return events.RequestFailed(request, "given up", got.bytes_received)
+                self.stored.write_chunk(chunk, got.data)
             return events.ChunkReceived(request)
 
         try:
@@ -206,8 +218,17 @@ class Filling:
             self.abort(error)
             return
         finally:
-            self._origin_cancelled.pop(request, None)
+            self._reading.pop(request, None)
         self.handle(event)
+
+    async def _watch_progress(self) -> None:
+        while True:
+            await trio.sleep(PROGRESS_S)
+            for link in self._node.peers.links():
+                link.report_progress()
+            for url in set(self._reading.values()):
+                # The origin's own time-outs see to it that a read which stands still is not one for long.
+                self.handle(events.SourceProgressed(url))
 
     async def _commit_often(self) -> None:
         while True:

@@ -65,6 +65,8 @@ class Link:
         self._expected: dict[int, Expected] = {}
         self._withdrawn: OrderedDict[int, Filling] = OrderedDict()
         self._stream_state = "none"
+        self._receiver: Receiver | None = None
+        self._moved_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
         self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
         self._upload_ready = trio.Event()
@@ -135,6 +137,14 @@ class Link:
         """End the link in good order."""
         self._channel.close(code, reason)
 
+    def report_progress(self) -> None:
+        """Tell the fills that payload is arriving, if some has since the last call."""
+        if self.remote is None or self._receiver is None or self._receiver.moved_bytes == self._moved_bytes:
+            return
+        self._moved_bytes = self._receiver.moved_bytes
+        for filling in {expected.filling for expected in self._expected.values()}:
+            filling.handle(events.SourceProgressed(self.remote.id))
+
     def is_idle(self) -> bool:
         """Tell whether nothing is owed to the remote."""
         return not self._uploads and not self.uploading
@@ -148,12 +158,12 @@ class Link:
         """Stop serving: the link that authorised it is gone."""
         self._outgoing.cancel()
 
-    def end(self, reason: str) -> None:
+    def end(self) -> None:
         """Tell the fills that this source is gone."""
         self._expected.clear()
         if self.remote is not None:
             for filling in set(self._wanted.values()):
-                filling.handle(events.SourceLost(self.remote.id, reason))
+                filling.handle(events.SourceLost(self.remote.id))
         self._wanted.clear()
 
     # ---- what we want
@@ -231,6 +241,7 @@ class Link:
         self._stream_state = "open"
         reason = "data stream ended"
         receiver = Receiver(sock, self._node.data_limiter, self._expect, self._deliver)
+        self._receiver = receiver
         with sock:
             try:
                 await receiver.run()
@@ -259,7 +270,10 @@ class Link:
             return None
         stored, manifest, chunk = expected.filling.stored, expected.filling.manifest, expected.chunk
         check = stored.check_blake3 if manifest.integrity == "blake3" else None
-        return Delivery(stored, chunk, manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), check)
+        turn = expected.filling.turn(chunk)
+        return Delivery(
+            stored, turn, expected.request, chunk, manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), check
+        )
 
     def _deliver(self, header: DataHeader, fault: str) -> None:
         number = header.request_id
@@ -268,7 +282,8 @@ class Link:
         if expected is None:
             self._count_waste(number, header.length)
         elif fault:
-            failed = events.RequestFailed(expected.request, fault, header.length, corrupt=True)
+            corrupt = fault != Receiver.WITHDRAWN
+            failed = events.RequestFailed(expected.request, fault, header.length, corrupt)
             expected.filling.handle(failed)
         else:
             expected.filling.handle(events.ChunkReceived(expected.request))

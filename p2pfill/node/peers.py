@@ -72,7 +72,7 @@ class Peers:
         before = self._links.get(remote.id)
         if before is not None:
             before.close(GoodbyeCode.DUPLICATE, "a newer link takes over")
-            before.end("linked anew")
+            before.end()
         self._links[remote.id] = link
         for filling in self._node.fillings():
             link.want(filling)
@@ -145,7 +145,6 @@ class Peers:
             boot=self._node.boot,
         )
         channel = ControlChannel(stream, hello)
-        reason = ""
         self._open += 1
         try:
             async with trio.open_nursery() as nursery:
@@ -153,14 +152,14 @@ class Peers:
                 try:
                     await channel.run(link.handle)
                 except (ProtocolError, ConnectionError) as error:
-                    reason = str(error)
+                    self._node.log.info("link failed", peer=link.remote.id if link.remote else "", error=str(error))
                 nursery.cancel_scope.cancel()
         finally:
             self._open -= 1
             self._node.tokens.revoke(link)
             if link.remote is not None and self._links.get(link.remote.id) is link:
                 del self._links[link.remote.id]
-                link.end(reason or channel.end_reason or "link closed")
+                link.end()
             link.stop_streams()
 
 

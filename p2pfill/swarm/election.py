@@ -58,39 +58,46 @@ def _seed(title_id: TitleId, name: str) -> int:
 
 
 class Duties:
-    """The chunks for which one cache is master, as a bitmap per scope that it may reach for them."""
+    """For which chunks each member of a roster is master, and how far it may go for them.
 
-    def __init__(self, title_id: TitleId, chunk_count: int, me: NodeInfo, members: Iterable[NodeInfo]) -> None:
-        """`members` are the caches that want the title and are not known dead; `me` counts as one of them."""
-        caches: dict[str, float] = {me.id: me.weight}
-        isps: dict[str, float] = defaultdict(float)
-        regions: dict[str, float] = defaultdict(float)
-        for node in {node.id: node for node in (*members, me)}.values():
-            regions[node.region] += node.weight
-            if node.region == me.region:
-                isps[node.isp] += node.weight
-                if node.isp == me.isp:
-                    caches[node.id] = node.weight
-        mine = _won(title_id, chunk_count, caches, me.id)
-        leads_region = mine & _won(title_id, chunk_count, isps, me.isp)
-        leads_world = leads_region & _won(title_id, chunk_count, regions, me.region)
-        self.within = {Scope.REGION: mine, Scope.WORLD: leads_region, Scope.ORIGIN: leads_world}
+    `members` are the caches that take part. Group elections are worked out when first asked for and kept: the answer
+    for one cache needs three of them (its ISP's, its region's, the world's).
+    """
 
-    def reach(self, chunk: int) -> Scope:
-        """Return how far this cache may go for `chunk` by right of election."""
-        for scope in (Scope.ORIGIN, Scope.WORLD, Scope.REGION):
-            if self.within[scope][chunk]:
-                return scope
-        return Scope.ISP
+    def __init__(self, title_id: TitleId, chunk_count: int, members: Iterable[NodeInfo]) -> None:
+        self._title_id = title_id
+        self._chunk_count = chunk_count
+        self._regions: dict[str, float] = defaultdict(float)
+        self._isps: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        for node in {node.id: node for node in members}.values():
+            self._regions[node.region] += node.weight
+            self._isps[node.region][node.isp] += node.weight
+            self._caches[node.region, node.isp][node.id] = node.weight
+        self._won: dict[tuple[str, ...], Bitmap] = {}
+
+    def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
+        """Return, per scope beyond the ISP, the chunks for which `node` may go that far."""
+        mine = self._lot((node.region, node.isp, node.id), self._caches[node.region, node.isp])
+        leads_region = mine & self._lot((node.region, node.isp), self._isps[node.region])
+        leads_world = leads_region & self._lot((node.region,), self._regions)
+        return {Scope.REGION: mine, Scope.WORLD: leads_region, Scope.ORIGIN: leads_world}
+
+    def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
+        """Return the chunks that the last name of `path` has won in `group`."""
+        if path not in self._won:
+            names, owners = elect(self._title_id, self._chunk_count, group)
+            lots = [Bitmap(self._chunk_count) for _ in names]
+            for chunk, owner in enumerate(owners):
+                lots[owner].add(chunk)
+            self._won.update({(*path[:-1], name): lot for name, lot in zip(names, lots, strict=True)})
+            self._won.setdefault(path, Bitmap(self._chunk_count))
+        return self._won[path]
 
 
-def _won(title_id: TitleId, chunk_count: int, group: Mapping[str, float], name: str) -> Bitmap:
-    if len(group) == 1:
-        return Bitmap.full(chunk_count)
-    names, owners = elect(title_id, chunk_count, group)
-    place = names.index(name)
-    won = Bitmap(chunk_count)
-    for chunk, owner in enumerate(owners):
-        if owner == place:
-            won.add(chunk)
-    return won
+def reach(within: Mapping[Scope, Bitmap], chunk: int) -> Scope:
+    """Return the farthest scope that `within` (see `Duties.within`) allows for `chunk`."""
+    for scope in (Scope.ORIGIN, Scope.WORLD, Scope.REGION):
+        if within[scope][chunk]:
+            return scope
+    return Scope.ISP

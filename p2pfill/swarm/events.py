@@ -35,7 +35,6 @@ class SourceLost:
     """Occurs when the link to a cache closes or an origin is withdrawn; all its requests are void."""
 
     source: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,13 @@ class ChunksClaimed:
 
     source: str
     chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProgressed:
+    """Occurs at most once a second per source while payload that was asked of it is arriving."""
+
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,7 @@ Event = (
     | HoldingsArrived
     | ChunksGained
     | ChunksClaimed
+    | SourceProgressed
     | ChunkReceived
     | RequestFailed
     | ChunksCommitted

@@ -6,7 +6,7 @@ comes from the `random.Random` that is passed in, so a recorded run replays to t
 
 The rules, in the order in which they bind:
 
-1. A chunk is asked of one source at a time (`ChunkLedger`), except for the last few (see `_steal`).
+1. A chunk is asked of one source at a time (`ChunkLedger`): nothing is sent twice on purpose, also not at the end.
 2. Tier order: a chunk that a trusted cache of the ISP holds is taken inside the ISP. One that nobody there holds may be
    taken from the region by the ISP's fill master for it, from another region by the region's, from the origin by the
    world's (`Duties`). Everyone else waits.
@@ -27,8 +27,9 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Scope
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.sources import Request, Source
 
 if TYPE_CHECKING:
@@ -42,14 +43,14 @@ if TYPE_CHECKING:
 STALL_CHUNKS: Final = 8
 """A master counts as stalled after the time in which it used to deliver this many chunks (or the policy's wait)."""
 
-COPIES_MAX: Final = 2
-"""At most this many sources are asked for one chunk, and only for the last few chunks."""
-
-ENDGAME_CHUNKS: Final = 4
-"""Outstanding chunks at which a second source may be asked: bounds duplicates to this many chunks a fill."""
+TICK_S: Final = 0.25
+"""How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
 
 OVERDUE: Final = 4.0
-"""A chunk is overdue after this many times what an idle peer would need for it."""
+"""A chunk is overdue after this many times what an idle source would need for it."""
+
+OVERDUE_S: Final = 0.5
+"""Added to that: what is under way is thrown away, which does not pay for less."""
 
 BACKOFF_S: Final = 0.5
 """A source that refuses is left alone this long; doubles with each fault in a row."""
@@ -92,18 +93,14 @@ class Fill:
         self.bytes_by_scope: dict[Scope, int] = dict.fromkeys(Scope, 0)
         self.duplicate_bytes = 0
         self._random = random
-        self._members: dict[str, NodeInfo] = {}
-        self._nodes: dict[str, NodeInfo] = {}
-        self._left_out: dict[str, str] = {}
-        self._right = self._duties = Duties(manifest.title_id, manifest.chunk_count, me, ())
-        self._duties_stale = False
+        self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
         self._next_request = 0
-        self._last_seen: dict[str, float] = {}
+        self._tick_at = now
+        self._patience_s = policy.stall_wait_s
         self._out: deque[actions.Action] = deque()
         self._completed = False
-        self._started = now
 
     # ---- input
 
@@ -111,23 +108,23 @@ class Fill:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
         match event:
             case events.RosterChanged(members):
-                self._members = {node.id: node for node in members}
-                for node in members:
-                    self._last_seen.setdefault(node.id, now)
-                self._duties_stale = True
+                self._masters.set_members(now, members)
             case events.CacheConnected(node):
                 self._connect(now, node)
             case events.OriginConfigured(url):
                 full = Bitmap.full(self.manifest.chunk_count)
                 self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
-            case events.SourceLost(source, reason):
-                self._lose_source(source, reason)
+            case events.SourceLost(source):
+                self._lose_source(source)
             case events.HoldingsArrived(source, holdings):
                 self._gain(now, source, holdings.indexes())
-            case events.ChunksGained(source, chunks) | events.ChunksClaimed(source, chunks):
-                if isinstance(event, events.ChunksGained):
-                    self._gain(now, source, chunks)
+            case events.ChunksGained(source, chunks):
+                self._gain(now, source, chunks)
+            case events.ChunksClaimed(source, chunks):
+                self._masters.claim(now, source, [c for c in chunks if 0 <= c < self.manifest.chunk_count])
                 self._saw_progress(now, source)
+            case events.SourceProgressed(source):
+                self._progress(now, source)
             case events.ChunkReceived(request):
                 self._receive(now, request)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
@@ -151,10 +148,8 @@ class Fill:
             self._completed = True
             self._out.append(actions.CompleteTitle())
         elif not self._completed:
-            self._expire(now)
-            self._watch_masters(now)
-            if self._duties_stale:
-                self._elect()
+            if now >= self._tick_at:
+                self._tick(now)
             self._ask(now)
         done = list(self._out)
         self._out.clear()
@@ -162,13 +157,7 @@ class Fill:
 
     def next_wakeup(self) -> float | None:
         """Return when `poll_actions` must be called again though nothing happened; None where nothing is awaited."""
-        if self._completed:
-            return None
-        times = [source.barred_until for source in self.sources.values() if source.barred_reason]
-        times += [self._deadline(source) for source in self.sources.values() if source.requests]
-        if self.policy.escalate:
-            times += [self._last_seen[m] + self._patience() for m in self._members if self._may_stall(m)]
-        return min(times, default=None)
+        return None if self._completed else self._tick_at
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
@@ -176,7 +165,7 @@ class Fill:
         missing = self.ledger.missing
         in_isp = missing & self.available.held[Scope.ISP]
         elsewhere = missing.and_not(self.available.held[Scope.ISP])
-        mine = (elsewhere & self._duties.within[Scope.REGION]).count()
+        mine = (elsewhere & self._masters.duties()[Scope.REGION]).count()
         waits = {
             "room at a peer": in_isp.count(),
             "the ISP's fill master": elsewhere.count() - mine,
@@ -189,15 +178,14 @@ class Fill:
 
     def _connect(self, now: float, node: NodeInfo) -> None:
         if node.id in self.sources:
-            self._lose_source(node.id, "linked anew")
+            self._lose_source(node.id)
         scope = Scope.WORLD
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
         self.sources[node.id] = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, progress_at=now)
-        self._last_seen[node.id] = now
-        self._readmit(node.id)
+        self._saw_progress(now, node.id)
 
-    def _lose_source(self, source_id: str, reason: str) -> None:
+    def _lose_source(self, source_id: str) -> None:
         source = self.sources.pop(source_id, None)
         if source is None:
             return
@@ -205,7 +193,7 @@ class Fill:
             self._drop(request)
         if source.counted and source.scope != Scope.ORIGIN:
             self.available.remove(source.scope, source.holdings.indexes())
-        self._leave_out(source_id, f"master-lost: {reason}" if reason else "master-lost")
+        self._masters.leave_out(source_id, "master-lost")
 
     def _bar(self, now: float, source_id: str, fault: Fault, reason: str) -> None:
         """Leave a source alone for a while, longer with each fault in a row, and give its requests to others."""
@@ -225,7 +213,7 @@ class Fill:
             # What it alone holds must be had elsewhere, and so must what it is master of.
             source.counted = False
             self.available.remove(source.scope, source.holdings.indexes())
-            self._leave_out(source_id, _ESCALATION[fault])
+            self._masters.leave_out(source_id, _ESCALATION[fault])
         for request in list(source.requests.values()):
             self._out.append(actions.CancelRequest(request.number, source_id))
             self._drop(request)
@@ -243,15 +231,25 @@ class Fill:
         fresh = [chunk for chunk in chunks if not source.holdings[chunk]]
         for chunk in fresh:
             source.holdings.add(chunk)
+            self._masters.settle(chunk)
         if source.counted:
             self.available.add(source.scope, fresh)
         self._saw_progress(now, source_id)
 
     def _saw_progress(self, now: float, source_id: str) -> None:
-        self._last_seen[source_id] = now
+        self._masters.saw(now, source_id)
         source = self.sources.get(source_id)
         if source is not None and source.counted:
-            self._readmit(source_id)
+            self._masters.readmit(source_id)
+
+    def _progress(self, now: float, source_id: str) -> None:
+        source = self.sources.get(source_id)
+        if source is None:
+            return
+        source.progress_at = now
+        self._masters.saw(now, source_id)
+        if source.scope != Scope.ISP and source.requests:
+            self._out.append(actions.ClaimChunks(tuple(request.chunk for request in source.requests.values())))
 
     # ---- requests end
 
@@ -263,13 +261,10 @@ class Fill:
         length = self.manifest.chunk_length(request.chunk)
         source.note_delivery(now, request, length)
         source.faults = 0
-        self._last_seen[source.id] = now
+        self._masters.saw(now, source.id)
         del self._requests[number], source.requests[number]
-        if not self.ledger.verify(request.chunk):
-            self.duplicate_bytes += length
-            return
+        self.ledger.verify(request.chunk)
         self.bytes_by_scope[request.borders] += length
-        self._cancel_copies(request.chunk)
         self._fresh.append(request.chunk)
 
     def _fail(self, now: float, number: int, reason: str, wasted_bytes: int, corrupt: bool) -> None:
@@ -287,17 +282,22 @@ class Fill:
             source.requests.pop(request.number, None)
         self.ledger.release(request.chunk)
 
-    def _cancel_copies(self, chunk: int) -> None:
-        if not self.ledger.requests(chunk):
-            return
-        for copy in [r for r in self._requests.values() if r.chunk == chunk]:
-            self._out.append(actions.CancelRequest(copy.number, copy.source))
-            self._drop(copy)
-
     # ---- time
 
-    def _patience(self) -> float:
-        """Seconds without progress after which a master is passed over."""
+    def _tick(self, now: float) -> None:
+        """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
+        self._tick_at = now + TICK_S
+        self._patience_s = self._measure_patience()
+        for source in self.sources.values():
+            if source.barred_reason and now >= source.barred_until:
+                self._unbar(source)
+            if source.requests and now >= self._deadline(source):
+                self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
+        if self.policy.escalate:
+            self._masters.watch(now, self._patience_s, self.sources, self.available)
+
+    def _measure_patience(self) -> float:
+        """Return the seconds without progress after which a master is passed over."""
         rates = [source.rate_bytes_s for source in self.sources.values() if source.rate_bytes_s]
         if not rates:
             return self.policy.stall_wait_s
@@ -306,62 +306,19 @@ class Fill:
 
     def _deadline(self, source: Source) -> float:
         oldest = min(request.asked_at for request in source.requests.values())
-        wait = max(self.policy.request_timeout_s, self._patience())
-        return max(oldest, source.delivered_at) + wait
-
-    def _expire(self, now: float) -> None:
-        for source in self.sources.values():
-            if source.barred_reason and now >= source.barred_until:
-                self._unbar(source)
-            if source.requests and now >= self._deadline(source):
-                self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
-
-    def _may_stall(self, member: str) -> bool:
-        if member == self.me.id or member in self._left_out:
-            return False
-        source = self.sources.get(member)
-        return source is None or not source.holdings.all()
-
-    def _watch_masters(self, now: float) -> None:
-        if not self.policy.escalate:
-            return
-        for member in self._members:
-            if self._may_stall(member) and now >= self._last_seen[member] + self._patience():
-                self._leave_out(member, "master-stalled" if member in self.sources else "master-unreachable")
-
-    # ---- election
-
-    def _leave_out(self, node: str, reason: str) -> None:
-        if node in self._members and node not in self._left_out:
-            self._left_out[node] = reason
-            self._duties_stale = True
-
-    def _readmit(self, node: str) -> None:
-        if self._left_out.pop(node, None) is not None:
-            self._duties_stale = True
-
-    def _elect(self) -> None:
-        self._duties_stale = False
-        title, count = self.manifest.title_id, self.manifest.chunk_count
-        self._left_out = {node: why for node, why in self._left_out.items() if node in self._members}
-        self._right = self._duties = Duties(title, count, self.me, self._members.values())
-        if self._left_out:
-            present = [node for node in self._members.values() if node.id not in self._left_out]
-            self._duties = Duties(title, count, self.me, present)
-
-    def _escalated(self, request: Request) -> None:
-        if request.borders <= self._right.reach(request.chunk):
-            return
-        reasons = sorted(set(self._left_out.values()))
-        self.escalations[reasons[0] if reasons else "roster-unknown"] += 1
+        wait = max(self.policy.request_timeout_s, self._patience_s)
+        return max(oldest, source.delivered_at, source.progress_at) + wait
 
     # ---- decisions
 
-    def _wanted(self, scope: Scope) -> Bitmap:
+    def _wanted(self, now: float, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
-            return self.ledger.missing
-        return (self.ledger.missing & self._duties.within[scope]).and_not(self.available.held_within(scope))
+            return self.ledger.missing.copy()
+        wanted = (self.ledger.missing & self._masters.duties()[scope]).and_not(self.available.held_within(scope))
+        for chunk in self._masters.claimed(now, self._patience_s, scope):
+            wanted.discard(chunk)
+        return wanted
 
     def _ask(self, now: float) -> None:
         size = self.manifest.chunk_size
@@ -371,7 +328,7 @@ class Fill:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready:
                 continue
-            wanted = self._wanted(scope)
+            wanted = self._wanted(now, scope)
             while ready:
                 source = min(ready, key=lambda s: (s.load(), len(s.requests)))
                 chunk = self._pick(source, wanted)
@@ -398,20 +355,23 @@ class Fill:
         request = Request(self._next_request, source.id, chunk, now, source.scope)
         self.ledger.request(chunk)
         self._requests[request.number] = source.requests[request.number] = request
-        self._escalated(request)
+        if why := self._masters.escalation(chunk, source.scope):
+            self.escalations[why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
 
     def _steal(self, now: float, idle: Source) -> None:
-        """Ask an idle peer for one of the last few chunks, where a slower source owes it for too long.
+        """Move a chunk that a slow source owes for too long to `idle`, which holds it and has nothing better to do.
 
-        Only inside the ISP: a second copy must not cross a border.
+        Never farther out than the slow source is: a steal must not cross a border that the request did not.
         """
-        few = not self.ledger.counts[ChunkState.MISSING] and len(self._requests) <= ENDGAME_CHUNKS
-        if not few or idle.scope != Scope.ISP or idle.requests or not idle.rate_bytes_s:
+        if idle.requests or not idle.rate_bytes_s:
             return
         needs_s = self.manifest.chunk_size / idle.rate_bytes_s
         for request in sorted(self._requests.values(), key=lambda r: r.asked_at):
-            late = now - request.asked_at > OVERDUE * needs_s
-            if late and idle.holdings[request.chunk] and self.ledger.requests(request.chunk) < COPIES_MAX:
+            owner = self.sources[request.source]
+            late = now - max(request.asked_at, owner.delivered_at) > OVERDUE * needs_s + OVERDUE_S
+            if late and idle.holdings[request.chunk] and idle.scope <= owner.scope:
+                self._out.append(actions.CancelRequest(request.number, owner.id))
+                self._drop(request)
                 self._request(now, idle, request.chunk)
                 return

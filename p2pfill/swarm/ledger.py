@@ -3,12 +3,12 @@
 Invariant: each chunk is in exactly one of these states.
 
     MISSING    nobody was asked for it
-    REQUESTED  one or more sources were asked and none has delivered
+    REQUESTED  one source was asked and has not delivered
     VERIFIED   its bytes are written and its digests hold: it may be announced and served
     DURABLE    the journal says so on disk: a restart will not fetch it again
 
-    MISSING -> REQUESTED -> VERIFIED -> DURABLE, and back to MISSING from REQUESTED (all sources gave up) and from
-    VERIFIED or DURABLE (the scrubber found rot).
+    MISSING -> REQUESTED -> VERIFIED -> DURABLE, and back to MISSING from REQUESTED (the source gave up, or was too
+    slow) and from VERIFIED or DURABLE (the scrubber found rot).
 
 Only VERIFIED and DURABLE chunks are ever in `have`. The states live in one byte per chunk and the two sets that picking
 needs (`missing`, `have`) are kept beside them as bitmaps, so that a decision costs no scan in Python; `check` compares
@@ -42,7 +42,6 @@ class ChunkLedger:
         self.counts = [0] * len(ChunkState)
         self.counts[ChunkState.MISSING] = chunk_count
         self._state = bytearray(chunk_count)
-        self._askers: dict[int, int] = {}
         for chunk in durable.indexes() if durable is not None else ():
             self._enter(chunk, ChunkState.DURABLE)
 
@@ -58,48 +57,26 @@ class ChunkLedger:
         """Tell whether every chunk is durable, that is, whether the title can go live."""
         return self.counts[ChunkState.DURABLE] == self.chunk_count
 
-    def requests(self, chunk: int) -> int:
-        """Return how many sources were asked for `chunk` and have not answered."""
-        return self._askers.get(chunk, 0)
-
     def request(self, chunk: int) -> None:
-        """Note that one more source is asked for `chunk`, which must be MISSING or REQUESTED."""
-        if self._state[chunk] > ChunkState.REQUESTED:
-            raise self._illegal(chunk, "requested")
-        self._askers[chunk] = self._askers.get(chunk, 0) + 1
-        self._enter(chunk, ChunkState.REQUESTED)
+        """Note that a source is asked for `chunk`."""
+        self._step(chunk, ChunkState.MISSING, ChunkState.REQUESTED)
 
     def release(self, chunk: int) -> None:
-        """Note that one source that was asked for `chunk` will not deliver it (any more)."""
-        left = self._askers.get(chunk, 0) - 1
-        if left < 0:
-            raise self._illegal(chunk, "released, though no source was asked for it,")
-        if left:
-            self._askers[chunk] = left
-            return
-        del self._askers[chunk]
-        if self._state[chunk] == ChunkState.REQUESTED:
-            self._enter(chunk, ChunkState.MISSING)
+        """Note that the source that was asked for `chunk` will not deliver it."""
+        self._step(chunk, ChunkState.REQUESTED, ChunkState.MISSING)
 
-    def verify(self, chunk: int) -> bool:
-        """Note that one source delivered `chunk` and its digests hold; False means that it was here already."""
-        first = self._state[chunk] == ChunkState.REQUESTED
-        if first:
-            self._enter(chunk, ChunkState.VERIFIED)
-        self.release(chunk)
-        return first
+    def verify(self, chunk: int) -> None:
+        """Note that `chunk` was delivered and its digests hold."""
+        self._step(chunk, ChunkState.REQUESTED, ChunkState.VERIFIED)
 
     def commit(self, chunk: int) -> None:
         """Note that the journal holds `chunk`."""
-        if self._state[chunk] != ChunkState.VERIFIED:
-            raise self._illegal(chunk, "committed")
-        self._enter(chunk, ChunkState.DURABLE)
+        self._step(chunk, ChunkState.VERIFIED, ChunkState.DURABLE)
 
     def lose(self, chunk: int) -> None:
         """Note that `chunk`, once verified, has rotted on disk."""
-        if not self.is_verified(chunk):
-            raise self._illegal(chunk, "lost")
-        self._enter(chunk, ChunkState.REQUESTED if chunk in self._askers else ChunkState.MISSING)
+        before = ChunkState.DURABLE if self._state[chunk] == ChunkState.DURABLE else ChunkState.VERIFIED
+        self._step(chunk, before, ChunkState.MISSING)
 
     def check(self) -> None:
         """Raise `InternalError` unless the invariant holds and both views of it agree."""
@@ -107,13 +84,8 @@ class ChunkLedger:
         if counts != self.counts:
             raise InternalError(f"chunk ledger: counted {counts}, kept {self.counts}")
         for chunk, state in enumerate(self._state):
-            asked = chunk in self._askers
-            if (
-                self.missing[chunk] != (state == ChunkState.MISSING)
-                or self.have[chunk] != (state >= ChunkState.VERIFIED)
-                or (state == ChunkState.REQUESTED and not asked)
-                or (state == ChunkState.MISSING and asked)
-            ):
+            missing, have = state == ChunkState.MISSING, state >= ChunkState.VERIFIED
+            if self.missing[chunk] != missing or self.have[chunk] != have:
                 raise InternalError(f"chunk ledger: chunk {chunk} is {ChunkState(state).name}, but its sets disagree")
 
     def _enter(self, chunk: int, target: ChunkState) -> None:
@@ -124,5 +96,10 @@ class ChunkLedger:
         self.missing[chunk] = target == ChunkState.MISSING
         self.have[chunk] = target >= ChunkState.VERIFIED
 
-    def _illegal(self, chunk: int, done: str) -> InternalError:
-        return InternalError(f"chunk ledger: chunk {chunk} was {done} while {self.state(chunk).name}")
+    def _step(self, chunk: int, expected: ChunkState, target: ChunkState) -> None:
+        if self._state[chunk] != expected:
+            raise InternalError(
+                f"chunk ledger: chunk {chunk} cannot go from {self.state(chunk).name} to {target.name}, "
+                f"only from {expected.name}"
+            )
+        self._enter(chunk, target)

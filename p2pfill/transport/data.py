@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import partial
@@ -50,10 +51,28 @@ class ChunkStore(Protocol):
         ...
 
 
+class Turn:
+    """Whose turn it is to write one chunk of a title.
+
+    Payload goes into the title's file before it is verified, and a request that was given up may still be receiving
+    when the next one begins, or has finished. So a writer holds `lock` for each slice and looks first whether `holder`
+    is still its own request; taking the turn away needs no lock, since the next writer waits for the slice under way.
+    """
+
+    __slots__ = ("holder", "lock")
+
+    def __init__(self) -> None:
+        self.holder = 0
+        self.lock = threading.Lock()
+
+
 class Delivery(NamedTuple):
     """What a receiving end needs to know of a chunk that it has asked for."""
 
     title: ChunkStore
+    turn: Turn
+    holder: int
+    """What `turn.holder` is as long as this request may write."""
     chunk: int
     length: int
     xxh3: bytes
@@ -102,6 +121,8 @@ class Receiver:
         self._header: DataHeader | None = None
         self._delivery: Delivery | None = None
         self._taken = 0
+        self.moved_bytes = 0
+        """Payload bytes taken so far; grows inside a chunk too."""
 
     async def run(self) -> None:
         """Receive until the remote ends the stream between chunks.
@@ -141,8 +162,12 @@ class Receiver:
             header, delivery = self._header, self._delivery
             if header is None:
                 return _Next.WAIT
-            moved = self._skip(header) if delivery is None else self._take(header, delivery)
-            if not moved:
+            if delivery is not None:
+                done = self._take(header, delivery)
+                delivery = self._delivery
+            if delivery is None:
+                done = self._skip(header)
+            if not done:
                 return _Next.WAIT
             fault = self.WITHDRAWN if delivery is None else self._fault(delivery)
             self._header = self._delivery = None
@@ -168,9 +193,17 @@ class Receiver:
         return _Next.AGAIN
 
     def _take(self, header: DataHeader, delivery: Delivery) -> bool:
+        with delivery.turn.lock:
+            if delivery.turn.holder == delivery.holder:
+                return self._write(header, delivery)
+        self._delivery = None  # the request was given up meanwhile: read past the rest
+        return False
+
+    def _write(self, header: DataHeader, delivery: Delivery) -> bool:
         for file_fd, offset, length in delivery.title.ranges(header.chunk, self._taken, write=True):
             moved = self._receiver.recv_to_file(self._fd, file_fd, offset, length, _patience_ms(self._limiter))
             self._taken += moved
+            self.moved_bytes += moved
             if moved < length:
                 return False
         return True

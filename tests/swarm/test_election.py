@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.election import Duties, Scope, elect, rank
+from p2pfill.swarm.election import Duties, Scope, elect, rank, reach
 
 titles = st.binary(min_size=32, max_size=32).map(TitleId)
 names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
@@ -58,9 +58,10 @@ def test_each_chunk_crosses_each_border_once(title: TitleId, places: list[tuple[
     nodes = [
         NodeInfo(id=NodeId(f"n{i}"), isp=region + isp, region=region) for i, (region, isp) in enumerate(places)
     ]
-    duties = {node.id: Duties(title, chunk_count, node, nodes) for node in nodes}
+    duties = Duties(title, chunk_count, nodes)
+    within = {node.id: duties.within(node) for node in nodes}
     for chunk in range(chunk_count):
-        reaches = {node: duties[node.id].reach(chunk) for node in nodes}
+        reaches = {node: reach(within[node.id], chunk) for node in nodes}
         assert sum(reach == Scope.ORIGIN for reach in reaches.values()) == 1
         into_regions = Counter(node.region for node, reach in reaches.items() if reach >= Scope.WORLD)
         assert into_regions == Counter({node.region for node in nodes})

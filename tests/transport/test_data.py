@@ -64,7 +64,9 @@ class Inbox:
 
     def __init__(self, title: Files, payload: bytes, checks: bool = True) -> None:
         digest = xxhash.xxh3_128_digest(payload)
-        self.delivery = data.Delivery(title, 3, len(payload), digest, lambda chunk: checks)
+        self.turn = data.Turn()
+        self.turn.holder = 77
+        self.delivery = data.Delivery(title, self.turn, 77, 3, len(payload), digest, lambda chunk: checks)
         self.withdrawn: set[int] = set()
         self.got: list[tuple[int, str]] = []
 
@@ -109,6 +111,28 @@ async def test_wrong_digests_are_told_apart(tmp_path: Path, forged: bool, checks
             await sender_of(near, [data.Upload(DataHeader(1, 3, len(payload)), source)], []).run()
             near.close()
     assert inbox.got == [(1, f"wrong {fault} digest")]
+
+
+async def test_a_request_that_was_given_up_writes_no_more(tmp_path: Path) -> None:
+    """Its late bytes must not fall on those of the request that took its place, whatever its source sends."""
+    _, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(target, payload)
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(inbox.receiver(far).run)
+            await near.send(encode_header(DataHeader(1, 3, len(payload))) + bytes(1000))
+            while target.read()[:1000] != bytes(1000):
+                await trio.sleep(0.01)
+            inbox.turn.holder = 78
+            with inbox.turn.lock:
+                target.write(payload)
+            rest = memoryview(bytes(len(payload) - 1000))
+            while rest:
+                rest = rest[await near.send(rest) :]
+            near.close()
+    assert target.read() == payload
+    assert inbox.got == [(1, "withdrawn")]
 
 
 async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(tmp_path: Path) -> None:

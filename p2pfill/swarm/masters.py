@@ -1,0 +1,120 @@
+"""Which caches may be relied on to fetch what across borders, as one cache sees it.
+
+A member of the roster is left out of the election while it is lost, barred, or stalled: silent for longer than is
+usual although it is master of a chunk that it could be fetching. One that only waits for others is silent by right.
+Whoever then is elected in its place goes further out than the full roster would let it, and that is an escalation.
+
+Claims are the other half: a cache says what it is fetching across a border, again and again while bytes are moving, so
+that a slow transfer is not taken for a stalled one and a change of the roster does not have a chunk fetched twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.election import Duties, Scope, reach
+
+
+class Masters:
+    """Elections among the caches that want one title, and what they are seen to do about it."""
+
+    def __init__(self, title_id: TitleId, chunk_count: int, me: NodeInfo) -> None:
+        self._title_id = title_id
+        self._chunk_count = chunk_count
+        self._me = me
+        self.members: dict[str, NodeInfo] = {me.id: me}
+        self.left_out: dict[str, str] = {}
+        """Member -> why it does not count."""
+        self._seen_at: dict[str, float] = {}
+        self._claims: dict[int, tuple[str, float]] = {}
+        self._stale = True
+        self._by_right = Duties(title_id, chunk_count, [me])
+        self._rights = self._duties = self._by_right.within(me)
+
+    # ---- what is seen
+
+    def set_members(self, now: float, members: Iterable[NodeInfo]) -> None:
+        """Take in the caches that want the title; this one is always among them."""
+        self.members = {**{node.id: node for node in members}, self._me.id: self._me}
+        for node_id in self.members:
+            self._seen_at.setdefault(node_id, now)
+        self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in self.members}
+        self._stale = True
+
+    def saw(self, now: float, node_id: str) -> None:
+        """Note that a cache delivered, announced or claimed something."""
+        self._seen_at[node_id] = now
+
+    def leave_out(self, node_id: str, reason: str) -> None:
+        """Stop relying on a cache."""
+        if node_id in self.members and node_id not in self.left_out:
+            self.left_out[node_id] = reason
+            self._stale = True
+
+    def readmit(self, node_id: str) -> None:
+        """Rely on a cache again."""
+        if self.left_out.pop(node_id, None) is not None:
+            self._stale = True
+
+    def claim(self, now: float, node_id: str, chunks: Sequence[int]) -> None:
+        """Note that a cache is fetching `chunks` across a border."""
+        for chunk in chunks:
+            self._claims[chunk] = (node_id, now)
+
+    def settle(self, chunk: int) -> None:
+        """Note that a chunk has arrived somewhere, so that nobody is still fetching it."""
+        self._claims.pop(chunk, None)
+
+    # ---- what follows
+
+    def duties(self) -> dict[Scope, Bitmap]:
+        """Return how far this cache may go for which chunks, as things are."""
+        if self._stale:
+            self._stale = False
+            self._by_right = Duties(self._title_id, self._chunk_count, self.members.values())
+            self._rights = self._duties = self._by_right.within(self._me)
+            if self.left_out:
+                present = [node for node in self.members.values() if node.id not in self.left_out]
+                self._duties = Duties(self._title_id, self._chunk_count, present).within(self._me)
+        return self._duties
+
+    def claimed(self, now: float, patience_s: float, scope: Scope) -> list[int]:
+        """Return the chunks that a cache nearer than `scope` is fetching now; forget claims that are too old."""
+        self._claims = {chunk: claim for chunk, claim in self._claims.items() if now < claim[1] + patience_s}
+        return [chunk for chunk, (node_id, _) in self._claims.items() if self._scope_of(node_id) < scope]
+
+    def escalation(self, chunk: int, scope: Scope) -> str:
+        """Return the reason for which going to `scope` for `chunk` is an escalation; empty where it is a duty."""
+        if scope <= reach(self._rights, chunk):
+            return ""
+        for node_id, why in self.left_out.items():
+            if reach(self._by_right.within(self.members[node_id]), chunk) >= scope:
+                return why
+        return next(iter(self.left_out.values()), "roster-changed")
+
+    def watch(self, now: float, patience_s: float, linked: Iterable[str], available: Availability) -> None:
+        """Leave out the members that have been silent for `patience_s` though there is something for them to do."""
+        linked = set(linked)
+        self.duties()
+        for node_id, node in self.members.items():
+            silent = now >= self._seen_at[node_id] + patience_s
+            if silent and node_id != self._me.id and node_id not in self.left_out and self._is_due(node, available):
+                self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
+
+    def _is_due(self, node: NodeInfo, available: Availability) -> bool:
+        """Tell whether `node` is master of a chunk that it lacks and could get."""
+        within = self._by_right.within(node)
+        if self._scope_of(node.id) == Scope.ISP:
+            lacking = within[Scope.REGION].and_not(available.held[Scope.ISP])
+            return (lacking & (within[Scope.WORLD] | available.held[Scope.WORLD])).any()
+        return within[Scope.WORLD].and_not(available.held[Scope.WORLD]).any()
+
+    def _scope_of(self, node_id: str) -> Scope:
+        node = self.members.get(node_id)
+        if node is None or node.region != self._me.region:
+            return Scope.WORLD
+        return Scope.ISP if node.isp == self._me.isp else Scope.REGION
