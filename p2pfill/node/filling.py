@@ -142,7 +142,11 @@ class Filling:
                 nursery.start_soon(self._commit_often)
                 nursery.start_soon(self._watch_progress)
                 nursery.start_soon(self._pump, nursery)
-                await self.done.wait()
+                try:
+                    await self.done.wait()
+                finally:
+                    # Threads that read from origins look here; whoever stops does not wait for a slow one.
+                    self._reading.clear()
                 nursery.cancel_scope.cancel()
         finally:
             for origin in self._origins.values():
@@ -209,8 +213,9 @@ class Filling:
             return events.ChunkReceived(request)
 
         try:
+            # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is out of `_reading`.
             event = await trio.to_thread.run_sync(
-                read_and_write, limiter=self._node.origin_limiter, abandon_on_cancel=False
+                read_and_write, limiter=self._node.origin_limiter, abandon_on_cancel=True
             )
         except OriginError as error:
             event = events.RequestFailed(request, str(error), error.bytes_received)
@@ -237,10 +242,12 @@ class Filling:
 
     async def _commit(self) -> None:
         chunks, self._to_commit = self._to_commit, []
-        if not chunks or self.state == "failed":
+        if not chunks or isinstance(self._fault, StoreError):
             return
         try:
-            await trio.to_thread.run_sync(self.stored.commit, chunks)
+            # Shielded: chunks that were taken from the list must not be lost to a cancel on the way to the thread.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.stored.commit, chunks)
         except StoreError as error:
             self.abort(error)
             return

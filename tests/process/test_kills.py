@@ -1,0 +1,104 @@
+"""Whatever one process is killed half-way through a fill, the others complete; what comes back goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+from process.fleet import Fleet, HeldOrigin, Title, wait_until
+
+pytestmark = pytest.mark.process
+
+ALL = ("a1", "a2", "b1", "b2", "hub")
+
+
+def half_way(fleet: Fleet, title: Title, origin: HeldOrigin, name: str) -> int:
+    """Wait until the fill stands at the origin's gate and `name` has made durable what it has; return how much."""
+    wait_until("the origin's gate is reached", origin.held)
+    journal = fleet.data(name) / "filling" / title.id / "journal"
+
+    def quiet() -> int:
+        # A report says what is verified; the journal follows within a commit or two.
+        have = fleet.report(name, title).get("have_chunks", 0)
+        return have if have > 4 and journal.stat().st_size >= 40 + 4 * have else 0
+
+    return int(wait_until(f"{name} has a part", quiet))
+
+
+@pytest.mark.parametrize("victim", ["a1", "b2", "hub"])
+def test_killed_cache(
+    fleet: Fleet, make_title: Callable[..., Title], make_origin: Callable[..., HeldOrigin], victim: str
+) -> None:
+    title = make_title(f"kill-{victim}")
+    origin = make_origin(title.root, allowed=title.size // 2)
+    fleet.order(title, [origin.url])
+    half_way(fleet, title, origin, victim)
+    assert fleet.nodes[victim].end(signal.SIGKILL) == -signal.SIGKILL
+    origin.allow(None)
+    others = fleet.live([name for name in ALL if name != victim], title)
+    assert all(report["have_chunks"] == title.manifest.chunk_count for report in others.values())
+
+    kept = fleet.journal(victim, title)
+    assert kept.count() > 4
+    kept_bytes = sum(title.manifest.chunk_length(chunk) for chunk in kept.indexes())
+    fleet.restart(victim)
+    report = fleet.live([victim], title)[victim]
+    taken = report["bytes_peer"] + report["bytes_regional"] + report["bytes_origin"]
+    # Exact: a chunk that the journal held was not fetched again, and everything else was, once.
+    assert taken == title.size - kept_bytes
+    assert report["duplicate_bytes"] == 0
+
+
+def test_stopped_cache_ends_cleanly_and_resumes(
+    fleet: Fleet, make_title: Callable[..., Title], make_origin: Callable[..., HeldOrigin]
+) -> None:
+    title = make_title("stop-a2")
+    origin = make_origin(title.root, allowed=title.size // 2)
+    fleet.order(title, [origin.url])
+    had = half_way(fleet, title, origin, "a2")
+    # At the gate its origin reads are stuck: stopping must not wait for them.
+    assert fleet.nodes["a2"].end(signal.SIGTERM, limit_s=10) == 0
+    kept = fleet.journal("a2", title)
+    assert kept.count() >= had
+    fleet.restart("a2")
+    resumed = wait_until("a2 reports again", lambda: fleet.report("a2", title))
+    assert resumed["have_chunks"] >= kept.count()
+    origin.allow(None)
+    report = fleet.live(ALL, title)["a2"]
+    kept_bytes = sum(title.manifest.chunk_length(chunk) for chunk in kept.indexes())
+    assert report["bytes_peer"] + report["bytes_regional"] + report["bytes_origin"] == title.size - kept_bytes
+
+
+def test_killed_tracker(
+    fleet: Fleet, make_title: Callable[..., Title], make_origin: Callable[..., HeldOrigin]
+) -> None:
+    title = make_title("kill-tracker")
+    origin = make_origin(title.root, allowed=title.size // 2)
+    fleet.order(title, [origin.url])
+    half_way(fleet, title, origin, "a1")
+    fleet.tracker.end(signal.SIGKILL)
+    origin.allow(None)
+    for name in ALL:
+        wait_until(f"{name} is live without a tracker", (fleet.data(name) / "live" / title.name).is_dir)
+    fleet.restart_tracker()
+    # The restarted tracker counts all known nodes as alive at first: their word is what matters.
+    reports = fleet.live(ALL, title)
+    assert sum(report["bytes_origin"] for report in reports.values()) >= title.size
+    assert fleet.alive() == set(ALL)
+
+
+def test_killed_origin_after_one_full_copy(
+    fleet: Fleet, make_title: Callable[..., Title], make_origin: Callable[..., HeldOrigin]
+) -> None:
+    title = make_title("kill-origin")
+    origin = make_origin(title.root, allowed=title.size // 2)
+    fleet.order(title, [origin.url], to="id=hub")
+    half_way(fleet, title, origin, "hub")
+    fleet.order(title, [origin.url], to="isp=isp-*")
+    origin.allow(None)
+    fleet.live(["hub"], title)
+    behind = [name for name in ALL if fleet.report(name, title).get("state") != "live"]
+    origin.kill()
+    reports = fleet.live(ALL, title)
+    assert behind or reports
