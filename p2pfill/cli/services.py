@@ -74,25 +74,12 @@ def stop_at_eof() -> None:
 
 
 def configure_logs() -> None:
-    """Send the logs of the library (logging) and of the daemon (structlog) to stderr, one line an event.
+    """Send the logs to stderr, one line an event.
 
     Standard output is for what a command was asked for, and a script reads its first line.
     """
     import logging
 
-    import structlog
-
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )

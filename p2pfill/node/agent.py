@@ -50,7 +50,7 @@ class TrackerAgent:
             try:
                 reply = await self._client.heartbeat(self._node.report())
             except TrackerError as error:
-                self._node.log.warning("tracker away", error=str(error))
+                self._node.log.warning("goes on without the tracker: %s", error)
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -81,7 +81,7 @@ class TrackerAgent:
                 orders = await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
             except TrackerError as error:
                 if not (isinstance(error, TrackerRefused) and error.status == 404):
-                    self._node.log.debug("no orders", error=str(error))
+                    self._node.log.debug("no orders: %s", error)
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -104,7 +104,7 @@ class TrackerAgent:
             try:
                 await self._fill(order)
             except (TrackerError, ManifestError, StoreError) as error:
-                self._node.log.error("fill refused", title=order.title, error=str(error))
+                self._node.log.error("cannot fill title %s: %s", order.title, error)
         self._taken.set()
         self._taken = trio.Event()
 

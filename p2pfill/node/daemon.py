@@ -15,8 +15,8 @@ async def run_daemon(config: NodeConfig, ready: Callable[[Node], None] = lambda 
     """Run a node until SIGTERM or SIGINT. Calls `ready` once it listens. Raises what `open_node` raises."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_node(config) as node:
-            node.log.info("node runs", listen=f"{node.info.host}:{node.info.port}", tracker=config.tracker)
+            node.log.info("runs on %s:%d, tracker %s", node.info.host, node.info.port, config.tracker or "none")
             ready(node)
             async for number in signals:
-                node.log.info("node stops", signal=signal.Signals(number).name)
+                node.log.info("stops on %s", signal.Signals(number).name)
                 return

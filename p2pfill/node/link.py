@@ -358,7 +358,7 @@ class Link:
                     try:
                         await sender.run()
                     except TransferError as error:
-                        self._node.log.info("upload broke off", error=str(error))
+                        self._node.log.info("upload broke off: %s", error)
                         return
                     finally:
                         self.uploading -= 1

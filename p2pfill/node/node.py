@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 import socket
@@ -10,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import structlog
 import trio
 
 from p2pfill._version import __version__
@@ -51,7 +51,7 @@ class Node:
         self.nursery = nursery
         self.agent = f"p2pfill/{__version__}"
         self.boot = secrets.token_hex(8)
-        self.log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(node=config.id)
+        self.log = logging.getLogger(f"p2pfill.node.{config.id}")
         self.random = random.Random()  # noqa: S311 (spreads retries)
         self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
         self.data_limiter = trio.CapacityLimiter(config.data_workers)
@@ -72,18 +72,25 @@ class Node:
     async def fill(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> TitleReport:
         """Hold a title: fetch what is missing, wait until it is live, and return the last report.
 
-        With a tracker the title may be named by its id, and other caches take part; without one `title` is a manifest
-        and all comes from `origins`. Raises `ConfigError` where a tracker is needed, `TrackerError`, `StoreError` where
-        the disk refuses and `TransferError` where the fill was withdrawn.
+        `title` and `origins` as for `order`. Raises what `order` raises, `StoreError` where the disk refuses and
+        `TransferError` where the fill was withdrawn.
         """
-        if self.tracker is not None:
-            filling = await self.tracker.order(title, list(origins))
-        elif isinstance(title, Manifest):
-            filling = await self.start_fill(title, origins)
-        else:
-            raise ConfigError(f"title {title.hex()} is known by its id only: give its manifest, or set a tracker")
+        filling = await self.order(title, origins)
         await filling.wait()
         return filling.report()
+
+    async def order(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> Filling:
+        """Begin to hold a title and return its fill, whose `progress` and `wait` follow it.
+
+        With a tracker the title may be named by its id, and other caches take part; without one `title` is a manifest
+        and all comes from `origins`. Raises `ConfigError` where a tracker is needed, `TrackerError`, and `StoreError`
+        where the disk refuses.
+        """
+        if self.tracker is not None:
+            return await self.tracker.order(title, list(origins))
+        if isinstance(title, Manifest):
+            return await self.start_fill(title, origins)
+        raise ConfigError(f"title {title.hex()} is known by its id only: give its manifest, or set a tracker")
 
     async def start_fill(
         self,

@@ -99,7 +99,7 @@ class Peers:
             try:
                 sock = await self._node.connect((node.host, node.port))
             except OSError as error:
-                self._node.log.debug("dial failed", peer=node_id, error=str(error))
+                self._node.log.debug("cannot link with %s: %s", node_id, error)
             else:
                 await self._run_link(trio.SocketStream(sock))
             if trio.current_time() - started > REDIAL_MAX_S:
@@ -120,7 +120,7 @@ class Peers:
                     link = self._node.tokens.spend(preface.token, trio.current_time())
                     self._node.tune(sock)
         except (OSError, ProtocolError, trio.TooSlowError) as error:
-            self._node.log.debug("connection refused", error=str(error))
+            self._node.log.info("a connection was refused: %s", error)
             await trio.aclose_forcefully(stream)
             return
         if link is None:
@@ -152,7 +152,8 @@ class Peers:
                 try:
                     await channel.run(link.handle)
                 except (ProtocolError, ConnectionError) as error:
-                    self._node.log.info("link failed", peer=link.remote.id if link.remote else "", error=str(error))
+                    name = link.remote.id if link.remote else "a stranger"
+                    self._node.log.info("link with %s failed: %s", name, error)
                 nursery.cancel_scope.cancel()
         finally:
             self._open -= 1
