@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ from p2pfill.errors import StoreError
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """O_NONBLOCK does nothing on a plain file, and keeps open() from hanging on a planted fifo."""
+
+OPEN_DIRECTORIES_MAX: Final = 32
+"""Per tree: a few for each thread that works on it."""
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full; free some space or use another directory",
@@ -49,26 +53,83 @@ def translated(doing: str) -> Iterator[None]:
         raise store_error(doing, error) from error
 
 
-def open_beneath(directory_fd: int, path: str, flags: int, *, make: bool = False) -> int:
-    """Open the '/'-separated `path` below a directory, never through a link; the caller closes the result.
+def open_directory(directory_fd: int, path: str, *, make: bool) -> int:
+    """Open the '/'-separated directory `path` below another, never through a link; the caller closes the result.
 
-    With `make`, missing directories are made first. Raises `OSError`.
+    With `make`, missing directories are made. Raises `OSError`.
     """
-    *parents, name = path.split("/")
-    parent_fd = directory_fd
-    try:
-        for component in parents:
+    parent_fd = os.dup(directory_fd)
+    for component in path.split("/") if path else ():
+        try:
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(component, 0o755, dir_fd=parent_fd)
             child_fd = os.open(component, DIRECTORY_FLAGS, dir_fd=parent_fd)
-            if parent_fd != directory_fd:
-                os.close(parent_fd)
-            parent_fd = child_fd
-        return os.open(name, flags | FILE_FLAGS, 0o644, dir_fd=parent_fd)
-    finally:
-        if parent_fd != directory_fd:
+        finally:
             os.close(parent_fd)
+        parent_fd = child_fd
+    return parent_fd
+
+
+class Tree:
+    """The files below one directory, opened by path. Thread-safe; raises `OSError`, and `StoreError` once closed.
+
+    The directories used last are kept open: a title of a hundred thousand files lists them directory by directory,
+    and walking down anew for each file cost more than all else that was done with a small one.
+    """
+
+    def __init__(self, directory_fd: int) -> None:
+        """Take over `directory_fd`."""
+        self.fd: Final = directory_fd
+        self._lock = Lock()
+        self._directories: OrderedDict[str, int] = OrderedDict()
+        self._closed = False
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a file; with `os.O_CREAT` also the directories above it are made where missing."""
+        parent, _, name = path.rpartition("/")
+        # Under the lock, since another thread may close the directory's descriptor else; it is metadata time only.
+        with self._lock:
+            directory_fd = self._directory(parent, make=bool(flags & os.O_CREAT))
+            return os.open(name, flags | FILE_FLAGS, 0o644, dir_fd=directory_fd)
+
+    def size(self, path: str) -> int:
+        """Return the size of a file in bytes, -1 where there is none. A link in its place is an `OSError`."""
+        parent, _, name = path.rpartition("/")
+        try:
+            with self._lock:
+                status = os.stat(name, dir_fd=self._directory(parent, make=False), follow_symlinks=False)
+        except FileNotFoundError:
+            return -1
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return status.st_size
+
+    def close(self) -> None:
+        """Close all directories. May be called twice."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for fd in (self.fd, *self._directories.values()):
+                    os.close(fd)
+
+    def _directory(self, path: str, *, make: bool) -> int:
+        if self._closed:
+            raise StoreError("the title is closed")
+        fd = self._directories.get(path)
+        if fd is None:
+            fd = self._directories[path] = open_directory(self.fd, path, make=make)
+            if len(self._directories) > OPEN_DIRECTORIES_MAX:
+                os.close(self._directories.popitem(last=False)[1])
+        else:
+            self._directories.move_to_end(path)
+        return fd
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:

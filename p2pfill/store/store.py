@@ -26,10 +26,10 @@ from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
-from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, open_beneath, replace_file, store_error, translated
+from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, translated
 from p2pfill.store.journal import JOURNAL, Journal
-from p2pfill.store.title import StoredTitle
+from p2pfill.store.title import StoredTitle, preallocated
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
@@ -117,7 +117,7 @@ class Store:
             raise StoreError(f"title {title_id.hex()} is not in {str(self.root)!r}")
 
     def begin_fill(self, manifest: Manifest) -> StoredTitle:
-        """Return the title, resumed where it was begun before, else with every file allocated at full size.
+        """Return the title, resumed where it was begun before, else with all but small files allocated at full size.
 
         Raises `StoreError` naming needed and free bytes where the disk cannot hold it.
         """
@@ -244,44 +244,41 @@ class Store:
 
     def _resume(self, directory_fd: int, manifest: Manifest) -> tuple[Journal, Bitmap]:
         journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count)
-        files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
-        try:
-            lost = _wrong_sizes(files_fd, manifest)
+        with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
+            lost = _lost_files(tree, manifest, have)
             if lost:
                 # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
                 # their size back, since a crash between the two would otherwise leave zeros that look verified.
-                for index in lost:
-                    entry = manifest.files[index]
-                    end = -(-(entry.offset + entry.size) // manifest.chunk_size)
-                    for chunk in range(entry.offset // manifest.chunk_size, end):
+                for entry in lost:
+                    for chunk in _chunks_of(entry, manifest):
                         have.discard(chunk)
                 journal.close()
                 journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
-                _allocate_files(files_fd, manifest, lost)
-        finally:
-            os.close(files_fd)
+                _allocate_files(tree, lost)
         return journal, have
 
     def _allocate(self, directory: Path, manifest: Manifest) -> None:
-        doing = f"hold title {manifest.name!r}, which needs {manifest.size} bytes, in {str(self.root)!r}"
-        with translated(doing):
-            status = os.statvfs(self.root)
-            free = status.f_bavail * status.f_frsize
-            if manifest.size + _SPARE_BYTES > free:
-                raise StoreError(f"cannot {doing}: only {free} bytes are free; free some space or use another disk")
+        status = os.statvfs(self.root)
+        needed, free = _space_needed(manifest, status.f_frsize), status.f_bavail * status.f_frsize
+        doing = f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
+        if needed + _SPARE_BYTES > free:
+            raise StoreError(f"cannot {doing}: only {free} bytes are free; free some space or use another disk")
+        # Some file systems have no fixed number of files and say 0 of 0.
+        if status.f_files and len(manifest.files) > status.f_favail:
+            raise StoreError(
+                f"cannot {doing}: only {status.f_favail} of its {len(manifest.files)} files can still be made there; "
+                "delete some files or use another disk"
+            )
         try:
             directory.mkdir()
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
                 replace_file(directory_fd, "manifest", manifest.encode())
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
-                files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
-                try:
-                    _allocate_files(files_fd, manifest, range(len(manifest.files)))
+                with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
+                    _allocate_files(tree, filter(preallocated, manifest.files))
                     # Sizes and directory entries must be durable before the journal claims that the fill began.
-                    sync_fs(files_fd)
-                finally:
-                    os.close(files_fd)
+                    sync_fs(tree.fd)
                 Journal.create(directory_fd, manifest.title_id).close()
             finally:
                 os.close(directory_fd)
@@ -323,28 +320,39 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _wrong_sizes(files_fd: int, manifest: Manifest) -> list[int]:
-    """Return the indexes of files that are absent or not of their size. Raises `OSError`."""
-    wrong = []
-    for index, entry in enumerate(manifest.files):
-        try:
-            fd = open_beneath(files_fd, entry.path, os.O_RDONLY)
-        except FileNotFoundError:
-            wrong.append(index)
-            continue
-        if os.fstat(fd).st_size != entry.size:
-            wrong.append(index)
-        os.close(fd)
-    return wrong
+def _space_needed(manifest: Manifest, block_bytes: int) -> int:
+    """Return the bytes on disk that the files of a title take, which come in whole blocks."""
+    blocks = sum(-(-entry.size // block_bytes) for entry in manifest.files)
+    directories = {entry.path.rpartition("/")[0] for entry in manifest.files}
+    return (blocks + len(directories)) * block_bytes
 
 
-def _allocate_files(files_fd: int, manifest: Manifest, indexes: Iterable[int]) -> None:
-    """Make these files, empty but with all of their space. Raises `OSError`."""
-    for index in indexes:
-        entry = manifest.files[index]
-        fd = open_beneath(files_fd, entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, make=True)
+def _chunks_of(entry: FileEntry, manifest: Manifest) -> range:
+    """Return the chunks that hold bytes of a file."""
+    return range(entry.offset // manifest.chunk_size, -(-(entry.offset + entry.size) // manifest.chunk_size))
+
+
+def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:
+    """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
+    lost = []
+    for entry in manifest.files:
+        least = entry.size if preallocated(entry) else 0
+        for chunk in reversed(_chunks_of(entry, manifest)):
+            if have[chunk]:
+                least = max(least, min((chunk + 1) * manifest.chunk_size - entry.offset, entry.size))
+                break
+        # A file that is made by its first write may be absent, or of any length, until then.
+        if least and not least <= tree.size(entry.path) <= entry.size:
+            lost.append(entry)
+    return lost
+
+
+def _allocate_files(tree: Tree, entries: Iterable[FileEntry]) -> None:
+    """Make these files anew, the larger ones with all of their space. Raises `OSError`."""
+    for entry in entries:
+        fd = tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            if entry.size:
+            if preallocated(entry):
                 os.posix_fallocate(fd, 0, entry.size)
         finally:
             os.close(fd)

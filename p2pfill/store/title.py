@@ -1,5 +1,9 @@
 """One title on disk, filling or live.
 
+Files of less than `PREALLOCATE_BYTES_MIN` are made by their first write and empty ones at go-live, since making a
+hundred thousand files before the first byte takes longer than to fetch some titles. So a directory entry may be
+as young as the bytes, and a commit that touches such a file syncs the file system, which covers both.
+
 Invariants: a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is
 below `titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
 again, because the kernel may have dropped the very pages that it could not write and would report success.
@@ -10,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from threading import RLock
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +21,10 @@ from blake3 import blake3
 
 from p2pfill.errors import StoreError
 from p2pfill.hot.io import sync_fs
+from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, open_beneath, read_into, store_error, translated
+from p2pfill.model.manifest import FileEntry, Manifest, Segment
+from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated
 from p2pfill.store.journal import Journal
 
 if TYPE_CHECKING:
@@ -31,6 +35,11 @@ OPEN_FILES_MAX: Final = 128
 SYNC_FILES_MAX: Final = 16
 """A commit that touched more files than this asks for one sync of the whole file system instead."""
 READ_BYTES: Final = 1 << 20
+PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
+"""Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
+
+_READ: Final = os.O_RDONLY
+_WRITE: Final = os.O_RDWR | os.O_CREAT
 
 
 class StoredTitle:
@@ -50,9 +59,9 @@ class StoredTitle:
         self._directory_fd = directory_fd
         self._journal = journal
         self._publish_live = publish_live
-        self._files_fd = os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
-        self._readers = FileCache(lambda index: self._open(index, os.O_RDONLY), OPEN_FILES_MAX)
-        self._writers = FileCache(lambda index: self._open(index, os.O_RDWR), OPEN_FILES_MAX)
+        self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd))
+        self._readers = FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX)
+        self._writers = FileCache(lambda index: self._open(index, _WRITE), OPEN_FILES_MAX)
         self._lock = RLock()
         self._failed = ""
         self.live = journal is None
@@ -66,15 +75,21 @@ class StoredTitle:
         """
         if write and self.live:
             raise StoreError(f"title {self.manifest.name!r} is live and cannot be written to")
-        segments = self.manifest.segments(chunk, start)
-        return self._ranges(segments, self._writers if write else self._readers)
+        return self._ranges(self.manifest.segments(chunk, start), write)
 
-    def _ranges(self, segments: Iterable[tuple[int, int, int]], cache: FileCache) -> Iterator[tuple[int, int, int]]:
+    def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
+        cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
         for index, offset, length in segments:
-            with ExitStack() as stack:
-                with translated(f"open {self.manifest.files[index].path!r} of title {self.manifest.name!r}"):
-                    fd = stack.enter_context(cache.pinned(index))
-                yield fd, offset, length
+            if length == self.manifest.files[index].size:
+                # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
+                fd = self._open(index, flags)
+                try:
+                    yield fd, offset, length
+                finally:
+                    os.close(fd)
+            else:
+                with cache.pinned(index) as fd:
+                    yield fd, offset, length
 
     def write_chunk(self, chunk: int, data: bytes | bytearray | memoryview) -> None:
         """Write a whole chunk that is at hand in memory; nothing of it is durable before `commit`."""
@@ -90,16 +105,22 @@ class StoredTitle:
         """Re-read a chunk, from the page cache as a rule, and tell whether its BLAKE3 is the manifest's."""
         hasher = blake3()
         view = memoryview(bytearray(min(READ_BYTES, self.manifest.chunk_length(chunk))))
-        for fd, offset, length in self.ranges(chunk):
-            while length:
-                part = view[: min(length, len(view))]
-                with translated(f"read chunk {chunk} of title {self.manifest.name!r}"):
+        try:
+            for fd, offset, length in self.ranges(chunk):
+                while length:
+                    part = view[: min(length, len(view))]
                     got = read_into(fd, part, offset)
-                if got != len(part):
-                    return False
-                hasher.update(part)
-                offset += got
-                length -= got
+                    if got != len(part):
+                        return False
+                    hasher.update(part)
+                    offset += got
+                    length -= got
+        except OSError as error:
+            raise store_error(f"read chunk {chunk} of title {self.manifest.name!r}", error) from error
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
         return hasher.digest() == self.manifest.chunk_blake3(chunk)
 
     def commit(self, chunks: Sequence[int]) -> None:
@@ -136,6 +157,7 @@ class StoredTitle:
             # Refuses new writers at once; descriptors in use stay good across the rename.
             self.live = True
             try:
+                self._make_empty_files()
                 self._publish_live(self)
             except StoreError:
                 self.live = False
@@ -150,26 +172,42 @@ class StoredTitle:
             if self.closed:
                 return
             self.closed = True
-            # Once a cache is closed it opens nothing more, so nobody needs `_files_fd` after these two.
             self._readers.close()
             self._writers.close()
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
-            os.close(self._files_fd)
+            self._tree.close()
             os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
-        return open_beneath(self._files_fd, self.manifest.files[index].path, flags)
+        path = self.manifest.files[index].path
+        try:
+            return self._tree.open(path, flags)
+        except OSError as error:
+            raise store_error(f"open {path!r} of title {self.manifest.name!r}", error) from error
+
+    def _make_empty_files(self) -> None:
+        empty = [entry.path for entry in self.manifest.files if not entry.size]
+        if empty:
+            with translated(f"make the empty files of title {self.manifest.name!r}"):
+                for path in empty:
+                    os.close(self._tree.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+                sync_fs(self._tree.fd)
 
     def _sync(self, chunks: Sequence[int]) -> None:
         indexes: set[int] = set()
         for chunk in chunks:
             for segment in self.manifest.segments(chunk):
                 indexes.add(segment.file_index)
-            if len(indexes) > SYNC_FILES_MAX:
-                sync_fs(self._files_fd)
-                return
+                if len(indexes) > SYNC_FILES_MAX or not preallocated(self.manifest.files[segment.file_index]):
+                    sync_fs(self._tree.fd)
+                    return
         for index in indexes:
             with self._writers.pinned(index) as fd:
                 os.fdatasync(fd)
+
+
+def preallocated(entry: FileEntry) -> bool:
+    """Tell whether a file is made, with all of its space, before its title's fill begins."""
+    return entry.size >= PREALLOCATE_BYTES_MIN

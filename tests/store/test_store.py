@@ -16,7 +16,7 @@ import xxhash
 
 from p2pfill.errors import StoreError
 from p2pfill.model import limits
-from p2pfill.model.manifest import Manifest
+from p2pfill.model.manifest import Manifest, layout
 from p2pfill.store import Store, StoredTitle, publish, verify_tree
 from p2pfill.store import store as store_module
 from p2pfill.store import title as title_module
@@ -160,6 +160,8 @@ def test_every_cut_of_the_journal_is_survived(tmp_path: Path, tree: Path, manife
     journal = tmp_path / "filling" / manifest.title_id.hex() / "journal"
     with Store.open(tmp_path) as store:
         title = store.begin_fill(manifest)
+        for chunk in range(3):
+            write_chunk(title, tree, chunk)
         title.commit([0])
         title.commit([1, 2])
     data = journal.read_bytes()
@@ -191,6 +193,9 @@ def test_files_changed_behind_our_back_are_filled_again(tmp_path: Path, tree: Pa
 def test_a_planted_link_is_not_followed(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
+    with Store.open(tmp_path / "data") as store:
+        title = store.begin_fill(manifest)
+        write_chunk(title, tree, 0)
     with Store.open(tmp_path / "data") as store:
         title = store.begin_fill(manifest)
         deep = store.root / "filling" / manifest.title_id.hex() / "files" / "deep"
@@ -289,7 +294,7 @@ def test_too_large_a_title_is_refused_early(store: Store, manifest: Manifest, mo
         bytes(16 * count),
         bytes(32 * count),
     )
-    with pytest.raises(StoreError, match=rf"needs {limits.TITLE_BYTES_MAX} bytes.*only \d+ bytes are free"):
+    with pytest.raises(StoreError, match=r"needs 140737\d{9} bytes.*only \d+ bytes are free"):
         store.begin_fill(huge)
 
     def full(fd: int, offset: int, length: int) -> None:
@@ -297,10 +302,114 @@ def test_too_large_a_title_is_refused_early(store: Store, manifest: Manifest, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
+        assert manifest.files[-1].size >= title_module.PREALLOCATE_BYTES_MIN
         with pytest.raises(StoreError, match=r"the disk is full.*bytes were free"):
             store.begin_fill(manifest)
     assert not list((store.root / "filling").iterdir())
     store.begin_fill(manifest)
+
+
+def test_small_files_count_by_blocks_and_by_inodes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "many").mkdir()
+    for k in range(600):
+        (tmp_path / "many" / f"{k}").write_bytes(b"x")
+    many = publish(tmp_path / "many", name="many").manifest
+    real = os.statvfs(store.root)
+
+    def begin(free_blocks: int, free_files: int, files: int = 1000) -> None:
+        small = (4096, 4096, 10**6, free_blocks, free_blocks, files, free_files, free_files, 0, 255)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda _: os.statvfs_result(small))
+            store.begin_fill(many)
+
+    # 600 bytes that take 600 blocks, one for their directory, and 1 MiB that a fill leaves free.
+    with pytest.raises(StoreError, match=rf"needs {601 * 4096} bytes.*only {856 * 4096} bytes are free"):
+        begin(856, 1000)
+    with pytest.raises(StoreError, match="only 599 of its 600 files"):
+        begin(857, 599)
+    assert not list((store.root / "filling").iterdir())
+    begin(857, 0, files=0)
+    assert os.statvfs(store.root).f_frsize == real.f_frsize
+
+
+def test_small_files_are_made_by_their_first_write(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    files = tmp_path / "filling" / manifest.title_id.hex() / "files"
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        assert [path.name for path in files.rglob("*")] == ["large.bin"]
+        assert not title.check_blake3(0)
+        write_chunk(title, tree, 0)
+        title.commit([0])
+        first = {manifest.files[segment.file_index].path for segment in manifest.segments(0)}
+        write_chunk(title, tree, 1)
+    made = {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
+    assert first < made
+    # What was durable is missed, what was not may be absent, cut, or whole.
+    second = {manifest.files[segment.file_index].path for segment in manifest.segments(1)}
+    for path in second - first - {"large.bin"}:
+        (files / path).unlink()
+    with Store.open(tmp_path) as store:
+        assert list(store.begin_fill(manifest).have.indexes()) == [0]
+    (files / min(first)).unlink()
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        assert not title.have.any()
+        fill(title, tree)
+        title.go_live()
+    report = verify_tree(tmp_path / "live" / NAME, manifest)
+    assert report.ok
+    assert not report.extra
+    assert (tmp_path / "live" / NAME / "deep" / "empty").stat().st_size == 0
+
+
+def test_empty_files_are_durable_before_the_title_is_live(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = store.begin_fill(manifest)
+    fill(title, tree)
+    empty = store.root / "filling" / manifest.title_id.hex() / "files" / "deep" / "empty"
+    assert not empty.exists()
+    synced: list[bool] = []
+    monkeypatch.setattr(title_module, "sync_fs", lambda _: synced.append(empty.exists()))
+    title.go_live()
+    assert synced == [True]
+
+
+def test_a_commit_with_new_files_syncs_their_directories_too(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = store.begin_fill(manifest)
+    synced: list[str] = []
+    monkeypatch.setattr(title_module, "sync_fs", lambda _: synced.append("file system"))
+    monkeypatch.setattr(os, "fdatasync", lambda _: synced.append("file"))
+    for chunk, what in ((0, "file system"), (5, "file")):
+        assert len({segment.file_index for segment in manifest.segments(chunk)}) <= 1 or chunk == 0
+        write_chunk(title, tree, chunk)
+        synced.clear()
+        title.commit([chunk])
+        assert synced[0] == what
+
+
+def test_deep_and_many_directories(store: Store, tmp_path: Path) -> None:
+    root = tmp_path / "wide"
+    for k in range(100):
+        (root / f"d{k}" / "e").mkdir(parents=True)
+        (root / f"d{k}" / "e" / "f").write_bytes(bytes([k]))
+    deep = "/".join("x" * 60)
+    wide = publish(root, name="wide").manifest
+    files = layout([*((entry.path, entry.size) for entry in wide.files), (deep, 0)])
+    both = Manifest("wide", wide.chunk_size, files, wide.xxh3, wide.blake3)
+    before = len(os.listdir("/proc/self/fd"))
+    title = store.begin_fill(both)
+    title.write_chunk(0, b"".join((root / e.path).read_bytes() for e in wide.files))
+    assert title.check_blake3(0)
+    assert len(os.listdir("/proc/self/fd")) - before < 50
+    title.commit([0])
+    title.go_live()
+    title.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
