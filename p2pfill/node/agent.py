@@ -114,6 +114,7 @@ class TrackerAgent:
         filling = self._node.filling(title_id)
         if filling is not None and not filling.error:
             filling.set_members([*members, self._node.info])
+            filling.set_origins(order.origins)
             return
         stored = self._node.stored(title_id)
         if stored is None or not stored.live:

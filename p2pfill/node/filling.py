@@ -8,13 +8,14 @@ sync and one journal record cover all chunks verified since the last.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from p2pfill.errors import P2PFillError, StoreError, TransferError
+from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
@@ -74,7 +75,9 @@ class Filling:
         self._turns: dict[int, Turn] = {}
         self._reading: dict[int, str] = {}
         """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
-        self._origins: dict[str, Origin] = {}
+        self._origins_lock = threading.Lock()
+        self._origins: dict[str, Origin | None] = {}
+        """None until it is first read; a directory may be there on some caches only, or come to be."""
         self.set_origins(origins)
 
     # ---- input
@@ -94,7 +97,7 @@ class Filling:
         """Use these origins besides those already known."""
         for url in urls:
             if url not in self._origins:
-                self._origins[url] = open_origin(url)
+                self._origins[url] = None
                 self.handle(events.OriginConfigured(url))
 
     def set_members(self, members: Iterable[NodeInfo]) -> None:
@@ -150,7 +153,8 @@ class Filling:
                 nursery.cancel_scope.cancel()
         finally:
             for origin in self._origins.values():
-                origin.close()
+                if origin is not None:
+                    origin.close()
             for link in self._node.peers.links():
                 link.unwant(self)
             with trio.CancelScope(shield=True):
@@ -198,9 +202,8 @@ class Filling:
                 await self._go_live()
 
     async def _fetch(self, request: int, url: str, chunk: int) -> None:
-        origin = self._origins[url]
-
         def read_and_write() -> events.Event:
+            origin = self._open_origin(url)
             got = origin.read_chunk(self.manifest, chunk, lambda: request not in self._reading)
             try:
                 verify_chunk(url, self.manifest, chunk, got.data)
@@ -219,12 +222,22 @@ class Filling:
             )
         except OriginError as error:
             event = events.RequestFailed(request, str(error), error.bytes_received)
+        except ConfigError as error:
+            event = events.RequestFailed(request, str(error))
         except StoreError as error:
             self.abort(error)
             return
         finally:
             self._reading.pop(request, None)
         self.handle(event)
+
+    def _open_origin(self, url: str) -> Origin:
+        """Return an origin, opened now where it was not. For worker threads. Raises `ConfigError`."""
+        with self._origins_lock:
+            origin = self._origins[url]
+            if origin is None:
+                origin = self._origins[url] = open_origin(url)
+            return origin
 
     async def _watch_progress(self) -> None:
         while True:

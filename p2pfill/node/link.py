@@ -8,7 +8,8 @@ What it wants of us: its Wants are subscriptions, its Requests queue until its d
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -56,8 +57,12 @@ class Expected(NamedTuple):
 class Link:
     """Everything between this node and one other while their control link is open."""
 
-    def __init__(self, node: Node, channel: ControlChannel, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, node: Node, channel: ControlChannel, nursery: trio.Nursery, introduced: Callable[[], object] = lambda: None
+    ) -> None:
+        """`introduced` is called once the remote has said who it is and was taken in."""
         self._node = node
+        self._introduced = introduced
         self._channel = channel
         self._nursery = nursery
         self.remote: NodeInfo | None = None
@@ -70,8 +75,7 @@ class Link:
         self._subscriptions: dict[int, TitleId] = {}
         self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
         self._upload_ready = trio.Event()
-        self._outgoing = trio.CancelScope()
-        self._streams = 0
+        self._outgoing: set[trio.CancelScope] = set()
         self.uploading = 0
         """Streams on which the remote is being sent chunks right now; each holds an upload slot."""
 
@@ -111,7 +115,7 @@ class Link:
                 pass
 
     def _grant_stream(self, stream_id: int) -> None:
-        if self._streams >= DATA_STREAMS_MAX:
+        if len(self._outgoing) >= DATA_STREAMS_MAX:
             self._channel.send(m.StreamRefuse(stream_id, "too many data streams are open"))
             return
         try:
@@ -132,6 +136,7 @@ class Link:
             weight=hello.weight,
         )
         self._node.peers.admit(self)
+        self._introduced()
 
     def close(self, code: m.GoodbyeCode, reason: str) -> None:
         """End the link in good order."""
@@ -156,7 +161,8 @@ class Link:
 
     def stop_streams(self) -> None:
         """Stop serving: the link that authorised it is gone."""
-        self._outgoing.cancel()
+        for scope in self._outgoing:
+            scope.cancel()
 
     def end(self) -> None:
         """Tell the fills that this source is gone."""
@@ -341,27 +347,38 @@ class Link:
         sender = Sender(
             sock, self._node.data_limiter, self._take_upload, self._sent, lambda: slots.statistics().tasks_waiting > 0
         )
-        self._streams += 1
-        try:
-            await self._serve(sender, slots)
-        finally:
-            self._streams -= 1
+        async with trio.open_nursery() as nursery:
+            self._outgoing.add(nursery.cancel_scope)
+            try:
+                nursery.start_soon(self._watch_end, sock, nursery.cancel_scope)
+                await self._serve(sender, slots)
+                nursery.cancel_scope.cancel()
+            finally:
+                self._outgoing.discard(nursery.cancel_scope)
+
+    async def _watch_end(self, sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+        """End a stream that the remote has closed: it would count for ever, and take requests from others."""
+        with suppress(OSError):
+            # After its preface the remote has nothing to say here, so whatever comes is the end.
+            await sock.recv(1)
+        scope.cancel()
 
     async def _serve(self, sender: Sender, slots: trio.Semaphore) -> None:
-        with self._outgoing:
-            while True:
-                while not self._uploads:
+        while True:
+            while not self._uploads:
+                # One event for all streams of the link: with one each, a request could wake a stream that is gone.
+                if self._upload_ready.is_set():
                     self._upload_ready = trio.Event()
-                    await self._upload_ready.wait()
-                async with slots:
-                    self.uploading += 1
-                    try:
-                        await sender.run()
-                    except TransferError as error:
-                        self._node.log.info("upload broke off: %s", error)
-                        return
-                    finally:
-                        self.uploading -= 1
+                await self._upload_ready.wait()
+            async with slots:
+                self.uploading += 1
+                try:
+                    await sender.run()
+                except TransferError as error:
+                    self._node.log.info("upload broke off: %s", error)
+                    return
+                finally:
+                    self.uploading -= 1
 
     def _take_upload(self) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""

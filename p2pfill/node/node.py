@@ -164,7 +164,11 @@ class Node:
         """Connect to another node. Raises `OSError`."""
         host, port = address
         with trio.move_on_after(10) as scope:
-            stream = await trio.open_tcp_stream(host, port)
+            try:
+                stream = await trio.open_tcp_stream(host, port)
+            except UnicodeError as error:
+                # Raised by name look-up; the name is what another node says of itself.
+                raise OSError(f"{host!r} is not a host name ({error})") from error
         if scope.cancelled_caught:
             raise OSError(f"{host}:{port} did not answer within 10 s")
         self.tune(stream.socket)

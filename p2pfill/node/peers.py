@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 LINKS_MAX: Final = 512
 """Control links of one node; each costs a few tens of KiB."""
 
+NEWCOMERS_MAX: Final = 128
+"""Connections that came in and have not said yet who they are; an honest one has within a round trip. One more makes
+the oldest go: strangers that say nothing cost little, and keep nobody out."""
+
 PREFACE_TIMEOUT_S: Final = 10.0
 """For a newcomer to say what it wants."""
 
@@ -47,6 +51,7 @@ class Peers:
         self._open = 0
         self._wanted: dict[str, NodeInfo] = {}
         self._dialling: set[str] = set()
+        self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
 
     def link(self, node_id: str) -> Link | None:
         """Return the link with a node, if there is one."""
@@ -110,25 +115,39 @@ class Peers:
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""
+        with trio.CancelScope() as scope:
+            self._newcomers[stream] = scope
+            if len(self._newcomers) > NEWCOMERS_MAX:
+                oldest = next(iter(self._newcomers))
+                self._newcomers.pop(oldest).cancel()
+            try:
+                await self._welcome(stream)
+            finally:
+                self._newcomers.pop(stream, None)
+
+    async def _welcome(self, stream: trio.SocketStream) -> None:
         sock = stream.socket
+        link = None
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
-                link = None
-                first = await _peek(sock, len(CONTROL_MAGIC))
+                first = await _receive_exactly(sock, len(CONTROL_MAGIC))
                 if first == DATA_MAGIC:
-                    preface = decode_preface(await _receive_exactly(sock, PREFACE_BYTES))
+                    preface = decode_preface(first + await _receive_exactly(sock, PREFACE_BYTES - len(first)))
                     link = self._node.tokens.spend(preface.token, trio.current_time())
-                    self._node.tune(sock)
-        except (OSError, ProtocolError, trio.TooSlowError) as error:
+                self._node.tune(sock)
+        except (OSError, ProtocolError) as error:
             self._node.log.info("a connection was refused: %s", error)
-            await trio.aclose_forcefully(stream)
+            return
+        except trio.TooSlowError:
+            self._node.log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
             return
         if link is None:
-            await self._run_link(stream)
+            await self._run_link(stream, first)
         else:
+            self._newcomers.pop(stream, None)
             await link.send_stream(sock)
 
-    async def _run_link(self, stream: trio.SocketStream) -> None:
+    async def _run_link(self, stream: trio.SocketStream, received: bytes = b"") -> None:
         if self._open >= LINKS_MAX:
             await trio.aclose_forcefully(stream)
             return
@@ -144,11 +163,11 @@ class Peers:
             agent=self._node.agent,
             boot=self._node.boot,
         )
-        channel = ControlChannel(stream, hello)
+        channel = ControlChannel(stream, hello, received)
         self._open += 1
         try:
             async with trio.open_nursery() as nursery:
-                link = Link(self._node, channel, nursery)
+                link = Link(self._node, channel, nursery, lambda: self._newcomers.pop(stream, None))
                 try:
                     await channel.run(link.handle)
                 except (ProtocolError, ConnectionError) as error:
@@ -162,16 +181,6 @@ class Peers:
                 del self._links[link.remote.id]
                 link.end()
             link.stop_streams()
-
-
-async def _peek(sock: trio.socket.SocketType, count: int) -> bytes:
-    """Return the first `count` bytes without taking them (fewer at the end of the stream)."""
-    deadline_step_s = 0.005
-    while True:
-        got = await sock.recv(count, trio.socket.MSG_PEEK)
-        if len(got) >= count or not got:
-            return got
-        await trio.sleep(deadline_step_s)
 
 
 async def _receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:

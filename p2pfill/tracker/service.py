@@ -330,15 +330,20 @@ class Service:
         return Orders(version=state.version, orders=self.orders(node_id))
 
     def orders(self, node_id: str) -> list[Order]:
-        """Return what a node shall hold: one order a title, the most urgent first."""
+        """Return what a node shall hold: one order a title, the most urgent first, with the origins of all its fills.
+
+        So whoever finds that an origin has moved orders the title again from where it is now.
+        """
         best: dict[str, FillRecord] = {}
+        origins: dict[str, dict[str, None]] = defaultdict(dict)
         for fill in sorted((self.fills[fill_id] for fill_id in self._fills_of[node_id]), key=urgency):
             best.setdefault(fill.request.title, fill)
+            origins[fill.request.title].update(dict.fromkeys(fill.request.origins))
         return [
             Order(
                 fill_id=fill.fill_id,
                 title=title,
-                origins=list(fill.request.origins),
+                origins=list(origins[title]),
                 priority=fill.request.priority,
                 policy=fill.request.policy,
                 roster=self.roster(node_id, title),

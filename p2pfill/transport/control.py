@@ -39,9 +39,10 @@ FAREWELL_TIMEOUT_S: Final = 2.0
 class ControlChannel:
     """One control link in operation. Construct, then `run` it; `send` from anywhere in the same trio loop."""
 
-    def __init__(self, stream: trio.abc.Stream, hello: Hello) -> None:
-        """Take over `stream`, on which nothing has been read or written."""
+    def __init__(self, stream: trio.abc.Stream, hello: Hello, received: bytes = b"") -> None:
+        """Take over `stream`, on which nothing has been written and nothing read but `received`."""
         self._stream = stream
+        self._received = received
         self._link = ControlLink(hello)
         self._output = trio.Event()
         self._heard_at = 0.0
@@ -138,13 +139,16 @@ class ControlChannel:
             raise fault
 
     async def _read(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+        data, self._received = self._received, b""
         while not self._ended:
-            data = await self._stream.receive_some(READ_BYTES)
-            self._heard_at = trio.current_time()
+            if not data:
+                data = bytes(await self._stream.receive_some(READ_BYTES))
+                self._heard_at = trio.current_time()
             if not data:
                 self._link.handle_eof()
                 return
-            for message in self._link.handle_bytes(bytes(data)):
+            arrived, data = data, b""
+            for message in self._link.handle_bytes(arrived):
                 if isinstance(message, Goodbye):
                     self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                     return

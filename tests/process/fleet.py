@@ -1,6 +1,6 @@
 """A small fleet of real processes, and an origin that can be held, broken and counted.
 
-Nothing here sleeps for a guessed time: the origin stops at a gate after so many bytes, so that a fill is half-way for as
+Nothing here sleeps for a guessed time: the origin stops at a gate after so many bytes, so a fill is half-way for as
 long as a test needs, and every wait has a condition and a generous limit.
 """
 

@@ -1,0 +1,143 @@
+"""One bad neighbour, or one bad order, never takes a node down or holds up the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+from process.peer import Peer
+
+from p2pfill.model.manifest import Manifest
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node import link as link_module
+from p2pfill.node import peers as peers_module
+from p2pfill.protocol.data import HEADER_BYTES
+from p2pfill.store.publish import publish
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
+
+CHUNK = 64 * 1024
+
+
+def make_title(tmp_path: Path, chunks: int = 20) -> Manifest:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "big.bin").write_bytes(os.urandom(chunks * CHUNK - 5))
+    return publish(tmp_path / "src", name="t", chunk_size=CHUNK).manifest
+
+
+@asynccontextmanager
+async def node_at(tmp_path: Path, tracker: str = "") -> AsyncIterator[tuple[Node, tuple[str, int]]]:
+    with trio.fail_after(30):
+        config = NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=tracker)
+        async with open_node(config) as node:
+            yield node, (node.info.host, node.info.port)
+
+
+async def read_chunk(stream: trio.SocketStream, length: int) -> None:
+    left = HEADER_BYTES + length
+    while left:
+        got = await stream.receive_some(left)
+        assert got
+        left -= len(got)
+
+
+async def test_a_data_stream_that_ends_makes_room_for_the_next(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        await node.fill(manifest, [str(tmp_path / "src")])
+        peer = Peer(manifest)
+        await nursery.start(peer.run, address)
+        handle = await peer.want()
+        for chunk in range(link_module.DATA_STREAMS_MAX + 3):
+            async with await peer.open_stream(address) as stream:
+                peer.request(handle, chunk)
+                await read_chunk(stream, CHUNK)
+            # The node must notice the end by itself: nothing is sent on the stream any more.
+            await trio.sleep(0.02)
+        assert not peer.ended.is_set()
+        nursery.cancel_scope.cancel()
+
+
+async def test_several_data_streams_of_a_link_lose_no_request(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path)
+    came: list[int] = []
+
+    async def count(stream: trio.SocketStream) -> None:
+        async with stream:
+            while True:
+                await read_chunk(stream, CHUNK)
+                came.append(1)
+
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        await node.fill(manifest, [str(tmp_path / "src")])
+        peer = Peer(manifest)
+        await nursery.start(peer.run, address)
+        handle = await peer.want()
+        for _ in range(3):
+            nursery.start_soon(count, await peer.open_stream(address))
+        for chunk in range(12):
+            peer.request(handle, chunk)
+            while len(came) <= chunk:
+                await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_advertises_an_impossible_host(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        for number, host in enumerate(("a" * 70, "a..b", "%", "")):
+            await nursery.start(Peer(manifest, node_id=f"zz{number}", host=host).run, address)
+        report = await node.fill(manifest, [str(tmp_path / "src")])
+        assert report.state == "live"
+        nursery.cancel_scope.cancel()
+
+
+async def test_strangers_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        strangers = []
+        for number in range(2 * peers_module.NEWCOMERS_MAX):
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all((b"P", b"P2FC\x01\x01", b"P2FD\x01", b"")[number % 4])
+            strangers.append(stream)
+        peer = Peer(manifest)
+        await nursery.start(peer.run, address)
+        with trio.fail_after(5):
+            await peer.linked.wait()
+        assert (await node.fill(manifest, [str(tmp_path / "src")])).state == "live"
+        for stream in strangers:
+            await trio.aclose_forcefully(stream)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_origin_that_cannot_be_used_here_says_so_and_harms_nothing(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            tracker = partial(serve_tracker, heartbeat_s=0.2)
+            url = await nursery.start(tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+            async with node_at(tmp_path, url) as (_, _), TrackerClient(url) as client:
+                while not await client.nodes():
+                    await trio.sleep(0.02)
+                title = manifest.title_id.hex()
+                await client.put_title(title, manifest.encode())
+                absent = str(tmp_path / "absent")
+                await client.post_fill(FillRequest(title=title, selector="all", origins=[absent]))
+                reasons: list[str] = []
+                while not reasons:
+                    await trio.sleep(0.05)
+                    reports = (await client.nodes())[0].titles
+                    reasons = [source.reason for report in reports for source in report.sources if source.reason]
+                assert absent in reasons[0]
+                assert "is not a directory" in reasons[0]
+                # A second order brings an origin that can be used into the fill that runs.
+                good = FillRequest(title=title, selector="id=a1", origins=[str(tmp_path / "src")])
+                await client.post_fill(good)
+                while (await client.nodes())[0].titles[0].state != "live":
+                    await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
