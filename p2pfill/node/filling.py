@@ -104,6 +104,11 @@ class Filling:
         """Take in the caches that want this title."""
         self.handle(events.RosterChanged(tuple(members)))
 
+    def rate_of(self, source: str) -> float:
+        """Return the measured rate of a source in bytes per second, 0 where there is none yet."""
+        known = self.fill.sources.get(source)
+        return known.rate_bytes_s if known is not None else 0.0
+
     def turn(self, chunk: int) -> Turn:
         """Return whose turn it is to write `chunk`, which has been requested."""
         return self._turns[chunk]

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 10.0
 """For opening a data stream."""
 
+STREAMS_FAST: Final = 2
+"""Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
+
+FAST_BYTES_S: Final = 250e6
+"""A source is fast above this; below it one stream does, and every stream costs both sides memory."""
+
 DATA_STREAMS_MAX: Final = 4
 """Data streams that a remote may hold open here; it needs one, and another while a broken one is noticed."""
 
@@ -58,7 +64,11 @@ class Link:
     """Everything between this node and one other while their control link is open."""
 
     def __init__(
-        self, node: Node, channel: ControlChannel, nursery: trio.Nursery, introduced: Callable[[], object] = lambda: None
+        self,
+        node: Node,
+        channel: ControlChannel,
+        nursery: trio.Nursery,
+        introduced: Callable[[], object] = lambda: None,
     ) -> None:
         """`introduced` is called once the remote has said who it is and was taken in."""
         self._node = node
@@ -69,8 +79,9 @@ class Link:
         self._wanted: dict[int, Filling] = {}
         self._expected: dict[int, Expected] = {}
         self._withdrawn: OrderedDict[int, Filling] = OrderedDict()
-        self._stream_state = "none"
-        self._receiver: Receiver | None = None
+        self._receivers: list[Receiver] = []
+        self._streams_asked = 0
+        """Data streams that are open towards us or asked for."""
         self._moved_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
         self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
@@ -99,6 +110,7 @@ class Link:
             case m.StreamGrant(_, token):
                 self._nursery.start_soon(self._receive_stream, token)
             case m.StreamRefuse(_, reason):
+                self._streams_asked -= 1
                 self._fail_all(f"no data stream: {reason}")
             case m.Want(handle, title_id):
                 self._subscriptions[handle] = TitleId(title_id)
@@ -144,9 +156,10 @@ class Link:
 
     def report_progress(self) -> None:
         """Tell the fills that payload is arriving, if some has since the last call."""
-        if self.remote is None or self._receiver is None or self._receiver.moved_bytes == self._moved_bytes:
+        moved_bytes = sum(receiver.moved_bytes for receiver in self._receivers)
+        if self.remote is None or moved_bytes == self._moved_bytes:
             return
-        self._moved_bytes = self._receiver.moved_bytes
+        self._moved_bytes = moved_bytes
         for filling in {expected.filling for expected in self._expected.values()}:
             filling.handle(events.SourceProgressed(self.remote.id))
 
@@ -196,9 +209,14 @@ class Link:
             filling.handle_soon(events.RequestFailed(request, "link is ending"))
             return
         self._expected[number] = Expected(filling, request, chunk)
-        if self._stream_state == "none":
-            self._stream_state = "asked"
+        if self._streams_asked < self._streams_wanted(filling):
+            self._streams_asked += 1
             self._channel.send(m.StreamOpen(self._channel.next_stream_id()))
+
+    def _streams_wanted(self, filling: Filling) -> int:
+        if self.remote is None or len(self._expected) <= 2 * self._streams_asked:
+            return 1
+        return STREAMS_FAST if filling.rate_of(self.remote.id) > FAST_BYTES_S else 1
 
     def cancel(self, filling: Filling, request: int) -> None:
         """Withdraw a request of `filling`."""
@@ -231,10 +249,10 @@ class Link:
             expected.filling.handle(events.RequestFailed(expected.request, reason))
 
     def _fail_all(self, reason: str) -> None:
-        self._stream_state = "none"
-        for number in list(self._expected):
+        for number, expected in list(self._expected.items()):
+            self._withdraw(number)
             self._channel.cancel_request(number)
-            self._fail(number, reason)
+            expected.filling.handle(events.RequestFailed(expected.request, reason))
 
     async def _receive_stream(self, token: bytes) -> None:
         try:
@@ -242,12 +260,12 @@ class Link:
                 sock = await self._node.connect(self._data_address())
                 await sock.send(encode_preface(token))
         except (OSError, trio.TooSlowError) as error:
+            self._streams_asked -= 1
             self._fail_all(f"data stream cannot be opened: {error}")
             return
-        self._stream_state = "open"
         reason = "data stream ended"
         receiver = Receiver(sock, self._node.data_limiter, self._expect, self._deliver)
-        self._receiver = receiver
+        self._receivers.append(receiver)
         with sock:
             try:
                 await receiver.run()
@@ -258,6 +276,8 @@ class Link:
                 for expected in list(self._expected.values()):
                     expected.filling.abort(error)
             finally:
+                self._receivers.remove(receiver)
+                self._streams_asked -= 1
                 if (begun := receiver.begun) is not None:
                     self._count_waste(*begun)
         self._fail_all(reason)
