@@ -1,0 +1,101 @@
+"""Every command and every block of the pages, run; see sandbox.py for what is substituted."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from docs.pages import LANGUAGES, PAGES, ROOT, SHOWN, Block, blocks
+from docs.sandbox import Sandbox
+
+pytestmark = [pytest.mark.process, pytest.mark.nginx]
+
+PROGRAMS = ("bash", "curl", "nginx")
+
+
+def make_title(root: Path) -> None:
+    """A small title: one file of several chunks, small ones, an empty one."""
+    (root / "extras").mkdir(parents=True)
+    (root / "film.mp4").write_bytes(random.Random(1).randbytes(3 * 1024 * 1024))
+    (root / "extras" / "ä b.srt").write_bytes(random.Random(2).randbytes(10_000))
+    (root / "extras" / "empty").touch()
+
+
+@pytest.fixture(autouse=True)
+def _needed_programs() -> None:
+    for name in PROGRAMS:
+        if shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/sbin:/usr/local/sbin") is None:
+            pytest.skip(f"{name} is not installed")
+
+
+def run_page(page: Path, box: Sandbox) -> str:
+    return "".join(box.run(block) for block in blocks(page))
+
+
+def start_origin(box: Sandbox) -> None:
+    """What README takes for granted: a web server over the titles, as docs/running.md sets one up."""
+    config = next(block for block in blocks(ROOT / "docs" / "running.md") if block.file.endswith("origin.conf"))
+    box.run(config)
+    box.shell("systemctl reload nginx", "1", "origin")
+
+
+def test_readme(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        make_title(box.machine("1") / "srv" / "titles" / "film")
+        start_origin(box)
+        for number in ("1", "2", "3"):
+            (box.machine(number) / "home" / "pyproject.toml").touch()  # the clone that pip installs
+        said = run_page(ROOT / "README.md", box)
+    assert "All bytes are right." in said
+    assert "2 of 2 caches alive" in said
+    assert said.count("are right (") == 2
+    assert "live: " in said
+
+
+def test_running(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        make_title(box.machine("1") / "srv" / "titles" / "film")
+        for number in ("1", "2", "3"):
+            (box.machine(number) / "home" / "pyproject.toml").touch()
+        said = run_page(ROOT / "docs" / "running.md", box)
+        assert not (box.machine("2") / "srv" / "p2pfill" / "live" / "film").exists()
+        assert not list((box.machine("2") / "srv" / "p2pfill" / "titles").iterdir())
+        assert (box.machine("3") / "srv" / "p2pfill" / "live" / "film" / "film.mp4").is_file()
+    assert said.count("are right (") == 2
+    assert "2 of 2 live" in said
+    assert "Sources now, best first" in said
+
+
+def test_embedding(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        make_title(box.machine("1") / "home" / "film")
+        said = run_page(ROOT / "docs" / "embedding.md", box)
+        home = box.machine("1") / "home"
+        assert all((home / name / "live/film/film.mp4").is_file() for name in ("cache-a1", "cache-b1", "cache-lone"))
+    assert "film is at cache-a1/live/film" in said
+    assert "film is at cache-b1/live/film" in said
+    assert "['extras', 'film.mp4']" in said
+
+
+def test_tracker_api(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        make_title(box.machine("1") / "home" / "film")
+        said = run_page(ROOT / "docs" / "tracker-api.md", box)
+    assert '"priority":10' in said
+
+
+TESTED = {"README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md"}
+ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+@pytest.mark.parametrize("block", ALL_BLOCKS, ids=lambda block: block.where)
+def test_no_block_is_left_out(block: Block) -> None:
+    assert block.language in LANGUAGES
+    if block.language not in SHOWN and block.page not in TESTED:
+        # Pages for contributors: commands of this repository's own make and tools.
+        assert block.language == "sh", f"{block.where} is not run by any test"
+        done = subprocess.run(["/bin/bash", "-n", "-c", block.text], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
