@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -27,7 +28,7 @@ def cpu_s() -> float:
 async def seed(manifest: Manifest, data: str, origin: str) -> None:
     async with open_node(NodeConfig(id="seed", isp="pair", data=data)) as node:
         await node.fill(manifest, [origin])
-        print(json.dumps({"host": node.info.host, "port": node.info.port}), flush=True)
+        print(json.dumps({"host": node.info.host, "port": node.info.port, "pid": os.getpid()}), flush=True)
         while await trio.to_thread.run_sync(sys.stdin.readline):
             print(json.dumps({"cpu_s": cpu_s()}), flush=True)
 
@@ -42,6 +43,7 @@ async def fetch(manifest: Manifest, data: str, host: str, port: int) -> None:
         took = time.monotonic() - began
         report = filling.report()
         result = {"seconds": took, "bytes": report.bytes_peer, "receiver_cpu_s": cpu_s() - cpu_began}
+        result["pid"] = os.getpid()
         print(json.dumps(result), flush=True)
 
 
