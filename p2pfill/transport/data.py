@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -34,6 +35,9 @@ SLICE_WAIT_MS: Final = 5
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a run gives its thread and its upload slot to others, if others wait."""
+
+LOW_WATER_BYTES: Final = 256 * 1024
+"""Inside a chunk a stream is not woken for less: on a slow link each packet would cost two changes of thread."""
 
 PROGRESS_TIMEOUT_S: Final = 30.0
 """A stream on which no byte moves for this long inside a chunk is dead."""
@@ -121,6 +125,7 @@ class Receiver:
         self._header: DataHeader | None = None
         self._delivery: Delivery | None = None
         self._taken = 0
+        self._low_water_bytes = 1
         self.moved_bytes = 0
         """Payload bytes taken so far; grows inside a chunk too."""
 
@@ -168,11 +173,19 @@ class Receiver:
             if delivery is None:
                 done = self._skip(header)
             if not done:
+                self._set_low_water(min(header.length - self._taken, LOW_WATER_BYTES))
                 return _Next.WAIT
+            self._set_low_water(1)
             fault = self.WITHDRAWN if delivery is None else self._fault(delivery)
             self._header = self._delivery = None
             token.run_sync_soon(self._deliver, header, fault)
         return _Next.AGAIN
+
+    def _set_low_water(self, count: int) -> None:
+        """Have the socket count as readable only once `count` bytes are there, or the remote is done or cannot send."""
+        if count != self._low_water_bytes:
+            self._low_water_bytes = count
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def _take_header(self) -> _Next:
         while len(self._head) < HEADER_BYTES:
