@@ -1,0 +1,254 @@
+"""What the pages say about the code: links, names, commands, settings, columns, reasons, limits, diagrams."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from docs.diagrams import ledger_diagram
+from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
+from rich.console import Console
+
+from p2pfill.cli import main
+from p2pfill.cli.fleet import explanation_view, status_view
+from p2pfill.model import limits
+from p2pfill.model.ids import NodeId
+from p2pfill.model.manifest import default_chunk_size
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import SourceReport, TitleReport
+from p2pfill.node.config import NodeConfig
+from p2pfill.tracker.openapi import OPERATIONS
+from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
+
+PACKAGE = ROOT / "p2pfill"
+RUNNING = read(ROOT / "docs" / "running.md")
+ARCHITECTURE = read(ROOT / "ARCHITECTURE.md")
+
+
+def table_rows(text: str, header: str) -> list[list[str]]:
+    """Return the cells of the table that begins with `header`."""
+    rows = text[text.index(header) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+
+
+# ---- links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    for link in links(page):
+        path, _, fragment = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT), link
+        assert target.is_file(), f"{page.name} links to {link}"
+        if fragment:
+            assert fragment in anchors(target), f"{page.name} links to {link}"
+
+
+# ---- names of the code
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the names of functions, classes, methods and constants of a module."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found.add(node.name)
+            found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            continue
+    return found
+
+
+ALL_NAMES = {name for path in PACKAGE.rglob("*.py") for name in names_in(path)}
+REFERENCES = re.findall(r"`([\w/]+\.(?:pyx?|pyi))(?:: ([\w., ]+))?`", ARCHITECTURE)
+METHODS = re.findall(r"`([A-Z]\w+\.\w+(?:, [A-Z]\w+\.\w+)*)`", ARCHITECTURE)
+
+
+@pytest.mark.parametrize(("file", "names"), REFERENCES)
+def test_files_and_names_of_the_architecture_exist(file: str, names: str) -> None:
+    path = PACKAGE / file if (PACKAGE / file).exists() else ROOT / file
+    assert path.is_file()
+    for name in filter(None, names.split(", ")):
+        assert name in names_in(path), f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("names", METHODS)
+def test_methods_of_the_architecture_exist(names: str) -> None:
+    for name in names.split(", "):
+        assert name in ALL_NAMES
+
+
+def test_layers_are_those_that_are_enforced() -> None:
+    source = ast.parse((ROOT / "tests" / "test_layers.py").read_text())
+    layers = next(
+        ast.literal_eval(node.value)
+        for node in source.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "LAYERS"
+    )
+    shown = [row[0].strip("` ") for row in table_rows(ARCHITECTURE, "| layer (top first)")]
+    assert sorted(shown) == sorted(layers)
+    assert (shown[0], shown[-1]) == (layers[-1], layers[0])
+
+
+def test_ledger_diagram_is_drawn_from_the_ledger() -> None:
+    assert f"```mermaid\n{ledger_diagram()}\n```" in ARCHITECTURE
+
+
+# ---- commands and settings
+
+
+COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ([a-z]+)\b([^\n`]*)", re.MULTILINE)
+SAID = [
+    (command, arguments)
+    for page in PAGES
+    for text in [
+        *(block.text for block in blocks(page) if block.language in ("sh", "ini")),
+        *re.findall(r"`p2pfill [^`\n]+`", read(page)),
+    ]
+    for command, arguments in COMMAND_LINE.findall(text)
+]
+COMMANDS = sorted({command for command, _ in SAID})
+
+
+def test_the_pages_name_all_commands() -> None:
+    assert set(COMMANDS) == {"demo", "explain", "fill", "node", "publish", "status", "tracker", "verify"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_and_options_of_the_pages_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    for option in {option for name, text in SAID if name == command for option in re.findall(r"--[a-z-]+", text)}:
+        assert option in said, f"p2pfill {command} has no {option}"
+
+
+def test_settings_of_a_node_are_all_described() -> None:
+    rows = {row[0].strip("` "): row[1].strip("` ") for row in table_rows(RUNNING, "| key | default |")}
+    fields = {field.name: field.default for field in msgspec.structs.fields(NodeConfig)}
+    assert set(rows) == set(fields)
+    for name, default in fields.items():
+        assert rows[name] == ("" if default is msgspec.NODEFAULT else json.dumps(default))
+
+
+CONFIGURATIONS = [block for page in PAGES for block in blocks(page) if block.language == "toml"]
+
+
+@pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.where)
+def test_configuration_files_are_good(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(block.text)
+    assert NodeConfig.load(path).tracker
+
+
+def test_policy_is_described_with_its_defaults() -> None:
+    text = read(ROOT / "docs" / "tracker-api.md")
+    for field in msgspec.structs.fields(FillPolicy):
+        assert f'"{field.name}": {json.dumps(field.default)}' in text
+        assert f"| `{field.name}` |" in text
+
+
+def test_api_table_is_that_of_the_code() -> None:
+    text = read(ROOT / "docs" / "tracker-api.md")
+    rows = "\n".join(f"| `{one.method} {one.path}` | {one.summary} |" for one in OPERATIONS)
+    assert set(rows.splitlines()) == {line for line in text.splitlines() if re.match(r"\| `[A-Z]+ /", line)}
+
+
+# ---- what people are shown
+
+
+def test_columns_of_status_and_explain_are_described() -> None:
+    info = NodeInfo(id=NodeId("a1"), isp="isp-a", region="eu")
+    report = TitleReport("0" * 64, "filling", 4, 1, sources=[SourceReport("b1", "peer")])
+    node = NodeStatus(info, True, 0.0, 0.0, 1, [report], 0, 0, 0)
+    source = RankedSource(0, "b1", "peer", False, 4, "same ISP")
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node])))
+    console.print(explanation_view(Explanation(node, "0" * 64, "film", [], report, [source], [])))
+    lines = console.export_text().splitlines()
+    headers = [line for line in lines if re.match(r"\s*(cache|source)\s+(isp|tier)", line)]
+    assert len(headers) == 3
+    for header in headers:
+        for column in re.split(r"\s{2,}", header.strip()):
+            assert f"`{column}`" in RUNNING, column
+    for heading in ("Where its bytes came from", "Sources now, best first"):
+        assert any(heading in line for line in lines)
+        assert f"*{heading}*" in RUNNING
+
+
+def strings_of(path: Path, pattern: str) -> set[str]:
+    """Return the string constants of a module that `pattern` fits."""
+    found = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    return {value for value in found if isinstance(value, str) and re.fullmatch(pattern, value)}
+
+
+def test_every_reason_of_an_escalation_is_described() -> None:
+    reasons = {why for path in (PACKAGE / "swarm").glob("*.py") for why in strings_of(path, r"(master|roster)-[a-z]+")}
+    assert len(reasons) >= 5
+    for page in (RUNNING, ARCHITECTURE):
+        assert set(re.findall(r"`((?:master|roster)-[a-z]+)`", page)) == reasons
+
+
+def test_every_reason_to_wait_is_described() -> None:
+    tree = ast.parse((PACKAGE / "swarm" / "fill.py").read_text())
+    waits = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "waits")
+    table = next(node for node in ast.walk(waits) if isinstance(node, ast.Dict))
+    reasons = {ast.literal_eval(key) for key in table.keys if key is not None}
+    assert len(reasons) >= 4
+    for reason in reasons:
+        assert f"| `{reason}` |" in RUNNING
+
+
+# ---- figures
+
+UNITS = {"KiB": limits.KIB, "MiB": limits.MIB, "GiB": limits.GIB}
+
+
+def size_of(text: str) -> int:
+    number, unit = text.split()
+    return int(number) * UNITS[unit]
+
+
+def test_chunk_sizes_are_those_of_the_code() -> None:
+    rows = table_rows(RUNNING, "| title | chunk size | chunks |")
+    assert len(rows) == 4
+    for title, chunk_size, chunks in rows:
+        assert default_chunk_size(size_of(title)) == size_of(chunk_size)
+        assert -(-size_of(title) // size_of(chunk_size)) == int(chunks.rstrip(" |"))
+
+
+def test_limits_are_those_of_the_code() -> None:
+    for value in (limits.FILE_COUNT_MAX, limits.CHUNK_COUNT_MAX):
+        assert f"{value:,}" in RUNNING
+    for value in (limits.CHUNK_SIZE_MIN, limits.CHUNK_SIZE_MAX, limits.MANIFEST_BYTES_MAX):
+        assert f"{value // limits.KIB} KiB" in RUNNING or f"{value // limits.MIB} MiB" in RUNNING
+    assert limits.TITLE_BYTES_MAX == 128 * 1024 * limits.GIB
+    assert "128 TiB" in RUNNING
+
+
+def test_figures_of_the_readme_are_those_of_its_report() -> None:
+    readme = read(ROOT / "README.md")
+    record = json.loads((ROOT / "docs" / "reports" / "demo.json").read_text())
+    assert (record["completed"], record["verified"]) == (record["caches"], record["caches"])
+    assert f"{record['origin_copies']:.2f} copies left the origin" in readme
+    assert {f"{copies:.2f}" for copies in record["isp_copies"].values()} == {"1.00"}
+    assert "1.00 crossed the border of each ISP" in readme
+    tiers = record["bytes_by_tier"]
+    assert sum(tiers.values()) == 7 * record["title_bytes"]
+    assert tiers["peer"] == 4 * record["title_bytes"]
+    picture = (ROOT / "docs" / "img" / "demo.svg").read_text()
+    assert "All&#160;bytes&#160;are&#160;right." in picture
+    assert f"{record['makespan_s']:.2f}&#160;s" in picture
