@@ -25,6 +25,10 @@ PATH_DEPTH_MAX: Final = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SHOWN_CHARS_MAX: Final = 120
 
+_COMPONENT: Final = rf"(?!\.\.?(?:/|\Z))[ -.0-~]{{1,{limits.PATH_COMPONENT_BYTES_MAX}}}"
+_PLAIN: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT}){{0,{PATH_DEPTH_MAX - 1}}}")
+"""Paths of printable ASCII that break no rule: nearly all, and a title may have a million."""
+
 
 def show(text: str) -> str:
     """Return `text` quoted, escaped and shortened for an error message."""
@@ -52,6 +56,13 @@ def check_component(text: str, whole: str) -> None:
 
 def check_path(path: str) -> None:
     """Check that `path` is safe to create below a title's directory. Raises `ManifestError` naming it."""
+    if len(path) <= limits.PATH_BYTES_MAX and _PLAIN.fullmatch(path):
+        return
+    check_path_by_parts(path)
+
+
+def check_path_by_parts(path: str) -> None:
+    """Do what `check_path` does, for any path: a fifth as fast, and it knows what to complain of."""
     if path.startswith("/"):
         raise ManifestError(f"path {show(path)} is absolute")
     if len(path) > limits.PATH_BYTES_MAX:

@@ -496,6 +496,16 @@ def test_damaged_manifest_is_named(tmp_path: Path, manifest: Manifest) -> None:
             store.begin_fill(manifest)
 
 
+def test_a_manifest_at_hand_is_not_decoded_again(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr(Manifest, "decode", lambda _: pytest.fail("decoded"))
+        assert store.begin_fill(manifest).manifest is manifest
+    with Store.open(tmp_path) as store:
+        assert store.open_title(manifest.title_id).manifest == manifest
+
+
 def test_half_begun_fill_is_begun_anew(tmp_path: Path, manifest: Manifest) -> None:
     assert store_module.JOURNAL == "journal"
     with Store.open(tmp_path) as store:
