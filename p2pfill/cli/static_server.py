@@ -194,10 +194,11 @@ def serve(root: Path, fill: Path, listen: str = "127.0.0.1:0") -> None:
 
 def main() -> int:
     """Run as a process; see the top of this file."""
-    if len(sys.argv) != 3:
-        print("usage: python -m p2pfill.cli.static_server ROOT FILE.fill", file=sys.stderr)
+    if len(sys.argv) not in (3, 4):
+        print("usage: python -m p2pfill.cli.static_server ROOT FILE.fill [HOST:PORT]", file=sys.stderr)
         return 2
-    return run_app(lambda **_: serve(Path(sys.argv[1]), Path(sys.argv[2])), None)
+    root, fill, *listen = sys.argv[1:]
+    return run_app(lambda **_: serve(Path(root), Path(fill), *listen), None)
 
 
 if __name__ == "__main__":
