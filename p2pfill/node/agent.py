@@ -119,7 +119,8 @@ class TrackerAgent:
         stored = self._node.stored(title_id)
         if stored is None or not stored.live:
             manifest = await self._manifest(title_id)
-            await self._node.start_fill(manifest, order.origins, order.policy, members)
+            holders = [entry.node for entry in order.roster if entry.have_chunks]
+            await self._node.start_fill(manifest, order.origins, order.policy, members, holders)
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
         manifest = Manifest.decode(await self._client.manifest(title_id.hex()))

@@ -32,9 +32,14 @@ if TYPE_CHECKING:
     from p2pfill.node.node import Node
     from p2pfill.origin import Origin
     from p2pfill.store.title import StoredTitle
+    from p2pfill.swarm.sources import Source
 
 PROGRESS_S: Final = 1.0
 """How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
+
+MEET_S: Final = 1.5
+"""For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
+Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
 
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
@@ -53,7 +58,15 @@ _TIER: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
 class Filling:
     """The fill of `stored` on `node`, from the caches that links bring and from `origins` (URLs)."""
 
-    def __init__(self, node: Node, stored: StoredTitle, policy: FillPolicy, origins: list[str]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        stored: StoredTitle,
+        policy: FillPolicy,
+        origins: list[str],
+        neighbours: Iterable[NodeInfo] = (),
+    ) -> None:
+        """`neighbours` are the caches that may hold a part of the title already."""
         self.stored = stored
         self.manifest = stored.manifest
         self.title_id: TitleId = stored.manifest.title_id
@@ -67,7 +80,9 @@ class Filling:
         self._node = node
         seed = random.Random(f"{node.info.id}{self.title_id.hex()}")  # noqa: S311 (tie-breaking only)
         now = trio.current_time()
-        self.fill = Fill(self.manifest, node.info, policy, seed, now, stored.have.copy())
+        self._unheard = {neighbour.id for neighbour in neighbours} - {node.info.id}
+        self._met = trio.Event()
+        self.fill = Fill(self.manifest, node.info, policy, seed, now, stored.have.copy(), heard=not self._unheard)
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
@@ -103,6 +118,12 @@ class Filling:
     def set_members(self, members: Iterable[NodeInfo]) -> None:
         """Take in the caches that want this title."""
         self.handle(events.RosterChanged(tuple(members)))
+
+    def hear(self, neighbour: str) -> None:
+        """Note that a cache has said what it holds, be it nothing."""
+        self._unheard.discard(neighbour)
+        if not self._unheard:
+            self._met.set()
 
     def rate_of(self, source: str) -> float:
         """Return the measured rate of a source in bytes per second, 0 where there is none yet."""
@@ -149,6 +170,7 @@ class Filling:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit_often)
                 nursery.start_soon(self._watch_progress)
+                nursery.start_soon(self._meet)
                 nursery.start_soon(self._pump, nursery)
                 try:
                     await self.done.wait()
@@ -164,6 +186,12 @@ class Filling:
                 link.unwant(self)
             with trio.CancelScope(shield=True):
                 await self._commit()
+
+    async def _meet(self) -> None:
+        with trio.move_on_after(MEET_S):
+            while self._unheard:
+                await self._met.wait()
+        self.handle(events.NeighboursHeard())
 
     async def _pump(self, nursery: trio.Nursery) -> None:
         while not self.done.is_set():
@@ -301,18 +329,8 @@ class Filling:
         """Return how far this fill is, for the tracker."""
         fill, ledger = self.fill, self.fill.ledger
         have = ledger.have.count()
-        sources = [
-            SourceReport(
-                id=source.id,
-                tier=_TIER[source.scope],
-                bytes=source.bytes_kept,
-                rate_bytes_s=source.rate_bytes_s,
-                in_flight=len(source.requests),
-                state="quarantined" if not source.counted else "slow" if source.barred_reason else "ok",
-                reason=source.barred_reason,
-            )
-            for source in fill.sources.values()
-        ]
+        sources = [_source_report(source, "ok") for source in fill.sources.values()]
+        sources += [_source_report(source, "lost") for source in fill.past.values()]
         return TitleReport(
             title=self.title_id.hex(),
             state=self.state,
@@ -332,3 +350,22 @@ class Filling:
             finished_at=self.finished_at,
             error=self.error,
         )
+
+
+def _source_report(source: Source, state: str) -> SourceReport:
+    reason = source.barred_reason
+    if source.quarantined:
+        state = "quarantined"
+    elif state == "lost":
+        reason = reason or "the link to it has ended"
+    elif reason:
+        state = "slow"
+    return SourceReport(
+        id=source.id,
+        tier=_TIER[source.scope],
+        bytes=source.bytes_kept,
+        rate_bytes_s=source.rate_bytes_s,
+        in_flight=len(source.requests),
+        state=state,
+        reason=reason,
+    )

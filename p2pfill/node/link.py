@@ -77,6 +77,8 @@ class Link:
         self._nursery = nursery
         self.remote: NodeInfo | None = None
         self._wanted: dict[int, Filling] = {}
+        self._holding: set[int] = set()
+        """Those of our handles for which the remote has told holdings."""
         self._expected: dict[int, Expected] = {}
         self._withdrawn: OrderedDict[int, Filling] = OrderedDict()
         self._receivers: list[Receiver] = []
@@ -197,6 +199,7 @@ class Link:
         """End the subscription that `want` began."""
         for handle in [handle for handle, wanted in self._wanted.items() if wanted is filling]:
             del self._wanted[handle]
+            self._holding.discard(handle)
             self._channel.send(m.Unwant(handle))
         for number in [number for number, expected in self._expected.items() if expected.filling is filling]:
             self._withdraw(number)
@@ -232,7 +235,10 @@ class Link:
 
     def _take_holdings(self, handle: int, known: bool, chunk_count: int, bitmap: bytes) -> None:
         filling = self._wanted.get(handle)
-        if filling is None or self.remote is None or not known:
+        if filling is None or self.remote is None:
+            return
+        filling.hear(self.remote.id)
+        if not known:
             return
         if chunk_count != filling.manifest.chunk_count:
             raise RemoteProtocolError(f"holdings of {chunk_count} chunks, title has {filling.manifest.chunk_count}")
@@ -240,7 +246,9 @@ class Link:
             holdings = Bitmap.from_bytes(bitmap, chunk_count)
         except ValueError as error:
             raise RemoteProtocolError(f"holdings: {error}") from error
-        filling.handle(events.CacheConnected(self.remote))
+        if handle not in self._holding:
+            self._holding.add(handle)
+            filling.handle(events.CacheConnected(self.remote))
         filling.handle(events.HoldingsArrived(self.remote.id, holdings))
 
     def _fail(self, number: int, reason: str) -> None:

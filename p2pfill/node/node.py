@@ -98,10 +98,12 @@ class Node:
         origins: Iterable[str] = (),
         policy: FillPolicy | None = None,
         members: Iterable[NodeInfo] = (),
+        holders: Iterable[NodeInfo] = (),
     ) -> Filling:
         """Begin to fill a title, or resume, and return at once; `Filling.progress` and `Filling.wait` follow it.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
+        `holders` have it, or a part of it: nothing is fetched across borders before they were asked.
         Raises `StoreError` where the disk refuses.
         """
         title_id = manifest.title_id
@@ -117,7 +119,8 @@ class Node:
         self._refused.pop(title_id, None)
         self._fillings.pop(title_id, None)
         self._open[title_id] = stored
-        filling = Filling(self, stored, policy or FillPolicy(), list(origins))
+        members = list(members)
+        filling = Filling(self, stored, policy or FillPolicy(), list(origins), [*members, *holders])
         # Before the first decision: a node that knows of nobody else is master of everything.
         filling.set_members([*members, self.info])
         self._fillings[title_id] = filling

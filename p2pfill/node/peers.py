@@ -50,7 +50,7 @@ class Peers:
         self._links: dict[str, Link] = {}
         self._open = 0
         self._wanted: dict[str, NodeInfo] = {}
-        self._dialling: set[str] = set()
+        self._dialling: dict[str, trio.Event] = {}
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
 
     def link(self, node_id: str) -> Link | None:
@@ -63,10 +63,15 @@ class Peers:
 
     def want(self, nodes: Iterable[NodeInfo]) -> None:
         """Be linked with these nodes from now on. Links with others stay while they last, but are not renewed."""
+        before = self._wanted
         self._wanted = {node.id: node for node in nodes if node.id != self._node.info.id}
         for node in self._wanted.values():
-            if self._node.info.id < node.id and node.id not in self._dialling:
-                self._dialling.add(node.id)
+            if node.id in self._dialling:
+                if before.get(node.id) != node:
+                    # It has been started anew elsewhere, or is back: no reason to wait any longer.
+                    self._dialling[node.id].set()
+            elif self._node.info.id < node.id:
+                self._dialling[node.id] = trio.Event()
                 self._node.nursery.start_soon(self._dial, node.id)
 
     def admit(self, link: Link) -> None:
@@ -109,9 +114,11 @@ class Peers:
                 await self._run_link(trio.SocketStream(sock))
             if trio.current_time() - started > REDIAL_MAX_S:
                 pause_s = REDIAL_S
-            await trio.sleep(pause_s * (1 + self._node.random.random()))
-            pause_s = min(2 * pause_s, REDIAL_MAX_S)
-        self._dialling.discard(node_id)
+            with trio.move_on_after(pause_s * (1 + self._node.random.random())) as pause:
+                await self._dialling[node_id].wait()
+            self._dialling[node_id] = trio.Event()
+            pause_s = min(2 * pause_s, REDIAL_MAX_S) if pause.cancelled_caught else REDIAL_S
+        del self._dialling[node_id]
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""

@@ -39,10 +39,15 @@ class SourceLost:
 
 @dataclass(frozen=True, slots=True)
 class HoldingsArrived:
-    """Occurs when a cache first tells which chunks of the title it has verified."""
+    """Occurs when a cache tells which chunks of the title it has verified: these and, from now on, no others."""
 
     source: str
     holdings: Bitmap
+
+
+@dataclass(frozen=True, slots=True)
+class NeighboursHeard:
+    """Occurs when all caches that might hold the title have said what they hold, or have had the time to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ Event = (
     | OriginConfigured
     | SourceLost
     | HoldingsArrived
+    | NeighboursHeard
     | ChunksGained
     | ChunksClaimed
     | SourceProgressed

@@ -62,6 +62,10 @@ REFUSALS_MAX: Final = 3
 """After this many refusals in a row a source's holdings no longer count, so that its chunks are had elsewhere."""
 
 
+PAST_SOURCES_MAX: Final = 256
+"""Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
+
+
 class Fault(Enum):
     """What a source did wrong."""
 
@@ -81,18 +85,33 @@ class Fill:
     """The fill of `manifest` on the cache `me`, of which `durable` chunks are on disk already."""
 
     def __init__(
-        self, manifest: Manifest, me: NodeInfo, policy: FillPolicy, random: Random, now: float, durable: Bitmap
+        self,
+        manifest: Manifest,
+        me: NodeInfo,
+        policy: FillPolicy,
+        random: Random,
+        now: float,
+        durable: Bitmap,
+        *,
+        heard: bool = True,
     ) -> None:
+        """Without `heard` nothing is asked for across a border before `NeighboursHeard`.
+
+        A cache that comes late would otherwise fetch what its neighbours hold, before it knows them.
+        """
         self.manifest = manifest
         self.me = me
         self.policy = policy
         self.ledger = ChunkLedger(manifest.chunk_count, durable)
         self.available = Availability(manifest.chunk_count)
         self.sources: dict[str, Source] = {}
+        self.past: dict[str, Source] = {}
+        """Sources that were lost: what they gave, and whether they lied."""
         self.escalations: Counter[str] = Counter()
         self.bytes_by_scope: dict[Scope, int] = dict.fromkeys(Scope, 0)
         self.duplicate_bytes = 0
         self._random = random
+        self._heard = heard
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
@@ -117,7 +136,9 @@ class Fill:
             case events.SourceLost(source):
                 self._lose_source(source)
             case events.HoldingsArrived(source, holdings):
-                self._gain(now, source, holdings.indexes())
+                self._hold(now, source, holdings)
+            case events.NeighboursHeard():
+                self._heard = True
             case events.ChunksGained(source, chunks):
                 self._gain(now, source, chunks)
             case events.ChunksClaimed(source, chunks):
@@ -182,7 +203,13 @@ class Fill:
         scope = Scope.WORLD
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
-        self.sources[node.id] = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, progress_at=now)
+        source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, progress_at=now)
+        self.sources[node.id] = source
+        if (before := self.past.pop(node.id, None)) is not None:
+            source.bytes_kept = before.bytes_kept
+            if before.quarantined and now < before.barred_until:
+                source.faults, source.barred_until = before.faults, before.barred_until
+                source.barred_reason, source.quarantined, source.counted = before.barred_reason, True, False
         self._saw_progress(now, node.id)
 
     def _lose_source(self, source_id: str) -> None:
@@ -191,9 +218,13 @@ class Fill:
             return
         for request in list(source.requests.values()):
             self._drop(request)
+        source.requests.clear()
         if source.counted and source.scope != Scope.ORIGIN:
             self.available.remove(source.scope, source.holdings.indexes())
-        self._masters.leave_out(source_id, "master-lost")
+        self._masters.lose(source_id)
+        self.past[source_id] = source
+        if len(self.past) > PAST_SOURCES_MAX:
+            del self.past[next(iter(self.past))]
 
     def _bar(self, now: float, source_id: str, fault: Fault, reason: str) -> None:
         """Leave a source alone for a while, longer with each fault in a row, and give its requests to others."""
@@ -208,6 +239,7 @@ class Fill:
         }[fault]
         source.barred_until = now + first * 2.0 ** min(source.faults - 1, DOUBLINGS_MAX)
         source.barred_reason = reason
+        source.quarantined = source.quarantined or fault is Fault.CORRUPT
         distrusted = fault is not Fault.REFUSED or source.faults >= REFUSALS_MAX
         if distrusted and source.counted and source.scope != Scope.ORIGIN:
             # What it alone holds must be had elsewhere, and so must what it is master of.
@@ -220,9 +252,21 @@ class Fill:
 
     def _unbar(self, source: Source) -> None:
         source.barred_reason = ""
+        source.quarantined = False
         if not source.counted:
             source.counted = True
             self.available.add(source.scope, source.holdings.indexes())
+
+    def _hold(self, now: float, source_id: str, holdings: Bitmap) -> None:
+        source = self.sources.get(source_id)
+        if source is None or source.scope == Scope.ORIGIN:
+            return
+        given_up = list(source.holdings.and_not(holdings).indexes())
+        for chunk in given_up:
+            source.holdings.discard(chunk)
+        if source.counted:
+            self.available.remove(source.scope, given_up)
+        self._gain(now, source_id, holdings.indexes())
 
     def _gain(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
         source = self.sources.get(source_id)
@@ -326,7 +370,7 @@ class Fill:
         claimed: list[int] = []
         for scope in Scope:
             ready = [source for source in open_sources if source.scope == scope]
-            if not ready:
+            if not ready or (scope != Scope.ISP and not self._heard):
                 continue
             wanted = self._wanted(now, scope)
             while ready:

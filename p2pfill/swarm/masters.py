@@ -29,7 +29,7 @@ class Masters:
         self.members: dict[str, NodeInfo] = {me.id: me}
         self.left_out: dict[str, str] = {}
         """Member -> why it does not count."""
-        self._seen_at: dict[str, float] = {}
+        self._seen_at: dict[str, float] = {me.id: 0.0}
         self._claims: dict[int, tuple[str, float]] = {}
         self._stale = True
         self._by_right = Duties(title_id, chunk_count, [me])
@@ -64,6 +64,11 @@ class Masters:
         """Note that a cache is fetching `chunks` across a border."""
         for chunk in chunks:
             self._claims[chunk] = (node_id, now)
+
+    def lose(self, node_id: str) -> None:
+        """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
+        self.leave_out(node_id, "master-lost")
+        self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[0] != node_id}
 
     def settle(self, chunk: int) -> None:
         """Note that a chunk has arrived somewhere, so that nobody is still fetching it."""

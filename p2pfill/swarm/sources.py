@@ -52,6 +52,8 @@ class Source:
     barred_until: float = 0.0
     """Not asked for anything before this time."""
     barred_reason: str = ""
+    quarantined: bool = False
+    """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True
     """Its holdings count as available; not while it is barred."""
 

@@ -226,3 +226,70 @@ def test_the_same_seed_gives_the_same_run() -> None:
         world.run()
         runs.append((world.now, sorted(world.finished.items())))
     assert runs[0] == runs[1]
+
+
+def asked_of(fill: Fill, now: float) -> list[actions.RequestChunk]:
+    return [action for action in fill.poll_actions(now) if isinstance(action, actions.RequestChunk)]
+
+
+def one_fill(world: World, *, heard: bool = True) -> Fill:
+    count = world.manifest.chunk_count
+    return Fill(world.manifest, world.nodes["a1"], FillPolicy(), random.Random(0), 0.0, Bitmap(count), heard=heard)
+
+
+def test_nothing_crosses_a_border_before_the_neighbours_were_heard() -> None:
+    world = World({"a": ["a1", "a2"]})
+    fill = one_fill(world, heard=False)
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    assert not asked_of(fill, 0.0)
+    fill.handle(0.1, events.CacheConnected(world.nodes["a2"]))
+    fill.handle(0.1, events.HoldingsArrived("a2", Bitmap.full(world.manifest.chunk_count)))
+    assert {action.source for action in asked_of(fill, 0.1)} == {"a2"}
+    fill.handle(0.2, events.SourceLost("a2"))
+    fill.handle(0.2, events.NeighboursHeard())
+    assert {action.source for action in asked_of(fill, 0.2)} == {ORIGIN}
+
+
+def test_a_liar_is_not_trusted_again_for_a_new_link_or_new_holdings() -> None:
+    world = World({"a": ["a1", "a2"]})
+    full = Bitmap.full(world.manifest.chunk_count)
+    fill = one_fill(world)
+    fill.handle(0.0, events.CacheConnected(world.nodes["a2"]))
+    fill.handle(0.0, events.HoldingsArrived("a2", full))
+    first = asked_of(fill, 0.0)[0]
+    fill.handle(0.1, events.RequestFailed(first.request, "wrong XXH3 digest", 10, corrupt=True))
+    fill.poll_actions(0.1)
+    for step in range(3):
+        now = 0.2 + step
+        fill.handle(now, events.SourceLost("a2"))
+        assert fill.past["a2"].quarantined
+        fill.handle(now, events.CacheConnected(world.nodes["a2"]))
+        fill.handle(now, events.HoldingsArrived("a2", full))
+        assert not asked_of(fill, now)
+        assert fill.sources["a2"].barred_reason == "wrong XXH3 digest"
+        assert not fill.available.held[Scope.ISP].any()
+    assert asked_of(fill, FillPolicy().quarantine_s + 1)
+
+
+def test_holdings_that_shrink_are_believed() -> None:
+    world = World({"a": ["a1", "a2"]})
+    fill = one_fill(world)
+    fill.handle(0.0, events.CacheConnected(world.nodes["a2"]))
+    fill.handle(0.0, events.HoldingsArrived("a2", Bitmap.full(world.manifest.chunk_count)))
+    only = Bitmap(world.manifest.chunk_count)
+    only.add(7)
+    fill.handle(0.0, events.HoldingsArrived("a2", only))
+    assert list(fill.available.held[Scope.WORLD].indexes()) == [7]
+    assert [action.chunk for action in asked_of(fill, 0.0)] == [7]
+
+
+def test_what_a_lost_master_was_fetching_is_taken_over_at_once() -> None:
+    world = World({"a": ["a1", "a2"]}, chunk_count=8)
+    fill = one_fill(world)
+    fill.handle(0.0, events.RosterChanged(tuple(world.nodes.values())))
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    fill.handle(0.0, events.CacheConnected(world.nodes["a2"]))
+    fill.handle(0.0, events.ChunksClaimed("a2", range(8)))
+    assert not asked_of(fill, 0.0)
+    fill.handle(0.1, events.SourceLost("a2"))
+    assert {action.source for action in asked_of(fill, 0.1)} == {ORIGIN}
