@@ -202,6 +202,16 @@ def test_every_reason_of_an_escalation_is_described() -> None:
         assert set(re.findall(r"`((?:master|roster)-[a-z]+)`", page)) == reasons
 
 
+def test_every_state_of_a_source_is_described() -> None:
+    tree = ast.parse((PACKAGE / "node" / "filling.py").read_text())
+    maker = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_source_report")
+    assigned = [node.value for node in ast.walk(maker) if isinstance(node, ast.Assign)]
+    states = {node.value for node in assigned if isinstance(node, ast.Constant)} | {"ok", "lost"}
+    assert len(states) >= 4
+    for state in states:
+        assert f"`{state}`" in RUNNING
+
+
 def test_every_reason_to_wait_is_described() -> None:
     tree = ast.parse((PACKAGE / "swarm" / "fill.py").read_text())
     waits = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "waits")
