@@ -219,8 +219,9 @@ class FileCache:
             return entry
 
     def _evict(self) -> None:
-        excess = len(self._entries) - (0 if self._closed else self._count_max)
-        if excess <= 0:
-            return
-        for index in [index for index, entry in self._entries.items() if not entry.pins][:excess]:
+        while len(self._entries) > (0 if self._closed else self._count_max):
+            # The oldest is free as a rule, so this looks at one entry and not at all.
+            index = next((index for index, entry in self._entries.items() if not entry.pins), None)
+            if index is None:
+                return
             os.close(self._entries.pop(index).fd)

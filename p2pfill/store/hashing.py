@@ -45,9 +45,14 @@ class _Pass:
     """One pass over a title; worker threads share it."""
 
     def __init__(
-        self, manifest: Manifest, files: FileCache, found: Callable[[int, Digests | StoreError], None]
+        self,
+        manifest: Manifest,
+        open_file: Callable[[int], int],
+        files: FileCache,
+        found: Callable[[int, Digests | StoreError], None],
     ) -> None:
         self._manifest = manifest
+        self._open_file = open_file
         self._files = files
         self._found = found
         self._lock = Lock()
@@ -73,9 +78,18 @@ class _Pass:
         filled = 0
         for index, offset, length in self._manifest.segments(chunk):
             path = self._manifest.files[index].path
+            part = view[filled : filled + length]
             try:
-                with self._files.pinned(index) as fd:
-                    got = read_into(fd, view[filled : filled + length], offset)
+                if length == self._manifest.files[index].size:
+                    # No other chunk has a part of this file, so its descriptor is not worth keeping.
+                    fd = self._open_file(index)
+                    try:
+                        got = read_into(fd, part, offset)
+                    finally:
+                        os.close(fd)
+                else:
+                    with self._files.pinned(index) as fd:
+                        got = read_into(fd, part, offset)
             except (OSError, StoreError) as error:
                 return StoreError(f"cannot read {path!r}: {error}")
             if got != length:
@@ -98,7 +112,7 @@ def hash_chunks(
     to end the pass, and `hash_chunks` raises the same.
     """
     files = FileCache(open_file, OPEN_FILES_MAX)
-    run = _Pass(manifest, files, found)
+    run = _Pass(manifest, open_file, files, found)
     count = max(1, min(workers or default_workers(), manifest.chunk_count, WORKERS_MAX))
     try:
         with ThreadPoolExecutor(count, thread_name_prefix="p2pfill-hash") as pool:

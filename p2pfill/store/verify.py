@@ -66,7 +66,7 @@ def verify_tree(
     report.extra.extend(sorted(present))
 
     def open_file(index: int) -> int:
-        fd = os.open(root / manifest.files[index].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(f"{root}/{manifest.files[index].path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise StoreError("not a regular file")
