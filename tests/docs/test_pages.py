@@ -50,7 +50,7 @@ def test_readme(tmp_path: Path) -> None:
             (box.machine(number) / "home" / "pyproject.toml").touch()  # the clone that pip installs
         said = run_page(ROOT / "README.md", box)
     assert "All bytes are right." in said
-    assert "2 of 2 caches alive" in said
+    assert "3 of 3 caches alive" in said
     assert said.count("are right (") == 2
     assert "live: " in said
 
@@ -65,7 +65,7 @@ def test_running(tmp_path: Path) -> None:
         assert not list((box.machine("2") / "srv" / "p2pfill" / "titles").iterdir())
         assert (box.machine("3") / "srv" / "p2pfill" / "live" / "film" / "film.mp4").is_file()
     assert said.count("are right (") == 2
-    assert "2 of 2 live" in said
+    assert "3 of 3 live" in said
     assert "Sources now, best first" in said
 
 
