@@ -52,7 +52,7 @@ class Sandbox:
         """End one of the processes that stand-ins have started; it leads a session of its own."""
         try:
             if os.getsid(pid) == pid:
-                os.kill(pid, signal.SIGTERM)
+                os.killpg(pid, signal.SIGTERM)
         except ProcessLookupError:
             return
 

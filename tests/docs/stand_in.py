@@ -140,7 +140,10 @@ def nginx() -> int:
         old = int((run / "pid").read_text())
         os.kill(old, 15)
         time.sleep(0.5)
-    code = background("nginx", [binary, "-e", str(run / "error.log"), "-c", str(config)], wait_for_line=False)
+    server = [binary, "-e", str(run / "error.log"), "-c", str(config)]
+    # nginx does not look at its standard input; the shell does, and so both end with the test, however that ends.
+    shell = ["/bin/sh", "-c", '"$@" & cat > /dev/null; kill $!', "sh", *server]
+    code = background("nginx", shell, wait_for_line=False)
     (run / "started").touch()
     deadline = time.monotonic() + READY_S
     while not (run / "pid").exists() and time.monotonic() < deadline:
