@@ -106,7 +106,7 @@ def test_refused(raw: object) -> None:
     ],
 )
 def test_broken_msgpack_is_refused(payload: bytes) -> None:
-    with pytest.raises(RemoteProtocolError, match="not a (known|valid msgpack) message"):
+    with pytest.raises(RemoteProtocolError, match=r"not a (known|valid msgpack) message"):
         m.decode_payload(payload)
 
 
