@@ -41,6 +41,9 @@ MEET_S: Final = 1.5
 """For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
 Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
 
+ANNOUNCE_S: Final = 0.02
+"""Announcements wait this long for others to share a message: each costs both sides more than it carries."""
+
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
 
@@ -86,6 +89,7 @@ class Filling:
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
+        self._to_announce: list[int] = []
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._turns: dict[int, Turn] = {}
         self._reading: dict[int, str] = {}
@@ -101,7 +105,8 @@ class Filling:
         """Take in an event now."""
         if not self.done.is_set():
             self.fill.handle(trio.current_time(), event)
-            self._wake.set()
+            if self.fill.wants_poll:
+                self._wake.set()
 
     def handle_soon(self, event: events.Event) -> None:
         """Take in an event at the next turn: for use while actions are being performed."""
@@ -224,14 +229,16 @@ class Filling:
                     link.cancel(self, request)
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
-                for link in self._node.peers.links():
-                    link.announce(self.title_id, chunks)
+                if not self._to_announce:
+                    nursery.start_soon(self._announce_soon)
+                self._to_announce.extend(chunks)
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
             case actions.ClaimChunks(chunks):
                 for link in self._node.peers.links():
                     link.claim(self.title_id, chunks)
             case actions.CompleteTitle():
+                self._announce()
                 await self._go_live()
 
     async def _fetch(self, request: int, url: str, chunk: int) -> None:
@@ -271,6 +278,16 @@ class Filling:
             if origin is None:
                 origin = self._origins[url] = open_origin(url)
             return origin
+
+    async def _announce_soon(self) -> None:
+        await trio.sleep(ANNOUNCE_S)
+        self._announce()
+
+    def _announce(self) -> None:
+        chunks, self._to_announce = self._to_announce, []
+        if chunks:
+            for link in self._node.peers.links():
+                link.announce(self.title_id, chunks)
 
     async def _watch_progress(self) -> None:
         while True:

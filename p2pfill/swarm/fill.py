@@ -46,11 +46,11 @@ STALL_CHUNKS: Final = 8
 TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
 
-OVERDUE: Final = 4.0
+OVERDUE: Final = 8.0
 """A chunk is overdue after this many times what an idle source would need for it."""
 
-OVERDUE_S: Final = 0.5
-"""Added to that: what is under way is thrown away, which does not pay for less."""
+OVERDUE_S: Final = 1.0
+"""But not before this: what is under way is thrown away, which does not pay for a hiccup."""
 
 BACKOFF_S: Final = 0.5
 """A source that refuses is left alone this long; doubles with each fault in a row."""
@@ -115,6 +115,8 @@ class Fill:
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
+        self._stale = True
+        """Something has happened since requests were last thought about."""
         self._next_request = 0
         self._tick_at = now
         self._patience_s = policy.stall_wait_s
@@ -125,6 +127,7 @@ class Fill:
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
+        self._stale = self._stale or self._may_matter(event)
         match event:
             case events.RosterChanged(members):
                 self._masters.set_members(now, members)
@@ -158,7 +161,22 @@ class Fill:
             case _:
                 raise InternalError(f"fill: unknown event {event!r}")
 
+    def _may_matter(self, event: events.Event) -> bool:
+        """Tell whether `event` can make a request possible that was not possible before."""
+        match event:
+            case events.ChunksGained(source):
+                known = self.sources.get(source)
+                return known is not None and known.room(self.manifest.chunk_size) > 0
+            case events.ChunksClaimed() | events.SourceProgressed() | events.ChunksCommitted() | events.TimePassed():
+                return False
+        return True
+
     # ---- output
+
+    @property
+    def wants_poll(self) -> bool:
+        """Whether `poll_actions` would do something now, apart from what only time brings."""
+        return self._stale or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
@@ -171,7 +189,10 @@ class Fill:
         elif not self._completed:
             if now >= self._tick_at:
                 self._tick(now)
-            self._ask(now)
+                self._stale = True
+            if self._stale:
+                self._stale = False
+                self._ask(now)
         done = list(self._out)
         self._out.clear()
         return done
@@ -337,6 +358,7 @@ class Fill:
                 self._unbar(source)
             if source.requests and now >= self._deadline(source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
+        self._masters.forget_claims(now - self._patience_s)
         if self.policy.escalate:
             self._masters.watch(now, self._patience_s, self.sources, self.available)
 
@@ -355,12 +377,12 @@ class Fill:
 
     # ---- decisions
 
-    def _wanted(self, now: float, scope: Scope) -> Bitmap:
+    def _wanted(self, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
         wanted = (self.ledger.missing & self._masters.duties()[scope]).and_not(self.available.held_within(scope))
-        for chunk in self._masters.claimed(now, self._patience_s, scope):
+        for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
         return wanted
 
@@ -372,7 +394,7 @@ class Fill:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
-            wanted = self._wanted(now, scope)
+            wanted = self._wanted(scope)
             while ready:
                 source = min(ready, key=lambda s: (s.load(), len(s.requests)))
                 chunk = self._pick(source, wanted)
@@ -413,8 +435,9 @@ class Fill:
         needs_s = self.manifest.chunk_size / idle.rate_bytes_s
         for request in sorted(self._requests.values(), key=lambda r: r.asked_at):
             owner = self.sources[request.source]
-            late = now - max(request.asked_at, owner.delivered_at) > OVERDUE * needs_s + OVERDUE_S
-            if late and idle.holdings[request.chunk] and idle.scope <= owner.scope:
+            late = now - max(request.asked_at, owner.delivered_at) > max(OVERDUE * needs_s, OVERDUE_S)
+            slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s
+            if late and slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
                 self._out.append(actions.CancelRequest(request.number, owner.id))
                 self._drop(request)
                 self._request(now, idle, request.chunk)

@@ -87,9 +87,13 @@ class Masters:
                 self._duties = Duties(self._title_id, self._chunk_count, present).within(self._me)
         return self._duties
 
-    def claimed(self, now: float, patience_s: float, scope: Scope) -> list[int]:
-        """Return the chunks that a cache nearer than `scope` is fetching now; forget claims that are too old."""
-        self._claims = {chunk: claim for chunk, claim in self._claims.items() if now < claim[1] + patience_s}
+    def forget_claims(self, before: float) -> None:
+        """Forget claims that were last made before a time: whoever made them has stopped saying so."""
+        if self._claims:
+            self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[1] >= before}
+
+    def claimed(self, scope: Scope) -> list[int]:
+        """Return the chunks that a cache nearer than `scope` is fetching now."""
         return [chunk for chunk, (node_id, _) in self._claims.items() if self._scope_of(node_id) < scope]
 
     def escalation(self, chunk: int, scope: Scope) -> str:
