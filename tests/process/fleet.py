@@ -105,10 +105,19 @@ class Proc:
 class HeldOrigin:
     """A web server over a directory that sends `allow(n)` bytes of payload and then waits for more leave.
 
-    `ranges=False` ignores Range; `break_every` cuts each such response (counted) half-way.
+    `ranges=False` ignores Range; `break_every` cuts each such response (counted) half-way; `one_copy` makes it die when
+    every byte has gone out at least once.
     """
 
-    def __init__(self, root: Path, *, allowed: int | None = None, ranges: bool = True, break_every: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        allowed: int | None = None,
+        ranges: bool = True,
+        break_every: int = 0,
+        one_copy: bool = False,
+    ) -> None:
         self.root = root
         self.ranges = ranges
         self.break_every = break_every
@@ -116,6 +125,8 @@ class HeldOrigin:
         self.responses = 0
         self.broken = 0
         self._allowed = allowed
+        self._missing = {path: bytearray(b"\1" * path.stat().st_size) for path in root.rglob("*") if path.is_file()}
+        self._one_copy = one_copy
         self._dead = False
         self._waiting = 0
         self._sockets: set[Any] = set()
@@ -164,6 +175,11 @@ class HeldOrigin:
         with self._turn:
             return self._waiting > 0
 
+    def sent_all(self) -> bool:
+        """Tell whether every byte has gone out at least once."""
+        with self._turn:
+            return not any(1 in marks for marks in self._missing.values())
+
     def kill(self) -> None:
         """Go away as a killed process does: all connections break, the port is closed."""
         with self._turn:
@@ -185,7 +201,7 @@ class HeldOrigin:
                 lambda: self._dead or self._allowed is None or self.sent_bytes + count <= self._allowed, WAIT_S
             )
             self._waiting -= 1
-            if self._dead:
+            if self._dead or (self._one_copy and not any(1 in marks for marks in self._missing.values())):
                 raise OSError("killed")
             self.sent_bytes += count
 
@@ -218,6 +234,8 @@ class HeldOrigin:
                 piece = file.read(min(PIECE_BYTES, until - start))
                 self._take(len(piece))
                 handler.wfile.write(piece)
+                with self._turn:
+                    self._missing[path][start : start + len(piece)] = bytes(len(piece))
                 start += len(piece)
         if breaks:
             handler.close_connection = True
