@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -87,10 +86,7 @@ class Link:
         self._moved_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
         self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
-        self._upload_ready = trio.Event()
-        self._outgoing: set[trio.CancelScope] = set()
-        self.uploading = 0
-        """Streams on which the remote is being sent chunks right now; each holds an upload slot."""
+        self._outgoing: dict[Sender, trio.CancelScope] = {}
 
     # ---- the control link
 
@@ -170,13 +166,18 @@ class Link:
         return not self._uploads and not self.uploading
 
     @property
+    def uploading(self) -> int:
+        """Streams on which the remote is being sent a chunk right now."""
+        return sum(sender.is_busy for sender in self._outgoing)
+
+    @property
     def upload_queued(self) -> int:
         """Requests of the remote that wait to be sent."""
         return len(self._uploads)
 
     def stop_streams(self) -> None:
         """Stop serving: the link that authorised it is gone."""
-        for scope in self._outgoing:
+        for scope in self._outgoing.values():
             scope.cancel()
 
     def end(self) -> None:
@@ -272,7 +273,7 @@ class Link:
             self._fail_all(f"data stream cannot be opened: {error}")
             return
         reason = "data stream ended"
-        receiver = Receiver(sock, self._node.data_limiter, self._expect, self._deliver)
+        receiver = Receiver(sock, self._node.plane, self._expect, self._deliver)
         self._receivers.append(receiver)
         with sock:
             try:
@@ -367,46 +368,24 @@ class Link:
             self._channel.reject_request(request_id, "missing")
             return
         self._uploads[request_id] = (title_id, chunk)
-        self._upload_ready.set()
+        for sender in self._outgoing:
+            if sender.wake():
+                break
 
     async def send_stream(self, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
-        slots = self._node.upload_slots
-        sender = Sender(
-            sock, self._node.data_limiter, self._take_upload, self._sent, lambda: slots.statistics().tasks_waiting > 0
-        )
-        async with trio.open_nursery() as nursery:
-            self._outgoing.add(nursery.cancel_scope)
+        sender = Sender(sock, self._node.plane, self._take_upload, self._sent)
+        with trio.CancelScope() as scope:
+            self._outgoing[sender] = scope
             try:
-                nursery.start_soon(self._watch_end, sock, nursery.cancel_scope)
-                await self._serve(sender, slots)
-                nursery.cancel_scope.cancel()
+                await sender.run()
+            except (TransferError, RemoteProtocolError) as error:
+                self._node.log.info("upload broke off: %s", error)
             finally:
-                self._outgoing.discard(nursery.cancel_scope)
-
-    async def _watch_end(self, sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
-        """End a stream that the remote has closed: it would count for ever, and take requests from others."""
-        with suppress(OSError):
-            # After its preface the remote has nothing to say here, so whatever comes is the end.
-            await sock.recv(1)
-        scope.cancel()
-
-    async def _serve(self, sender: Sender, slots: trio.Semaphore) -> None:
-        while True:
-            while not self._uploads:
-                # One event for all streams of the link: with one each, a request could wake a stream that is gone.
-                if self._upload_ready.is_set():
-                    self._upload_ready = trio.Event()
-                await self._upload_ready.wait()
-            async with slots:
-                self.uploading += 1
-                try:
-                    await sender.run()
-                except TransferError as error:
-                    self._node.log.info("upload broke off: %s", error)
-                    return
-                finally:
-                    self.uploading -= 1
+                del self._outgoing[sender]
+        # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
+        for other in self._outgoing:
+            other.wake()
 
     def _take_upload(self) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""

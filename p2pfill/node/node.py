@@ -28,6 +28,7 @@ from p2pfill.node.peers import Peers
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
+from p2pfill.transport.plane import DataPlane
 
 if TYPE_CHECKING:
     from p2pfill.node.agent import TrackerAgent
@@ -44,7 +45,9 @@ ORIGIN_READS_MAX: Final = 4
 class Node:
     """A cache in operation. Made by `open_node`."""
 
-    def __init__(self, config: NodeConfig, store: Store, info: NodeInfo, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, config: NodeConfig, store: Store, info: NodeInfo, nursery: trio.Nursery, plane: DataPlane
+    ) -> None:
         self.config = config
         self.store = store
         self.info = info
@@ -54,9 +57,8 @@ class Node:
         self.log = logging.getLogger(f"p2pfill.node.{config.id}")
         self.random = random.Random()  # noqa: S311 (spreads retries)
         self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
-        self.data_limiter = trio.CapacityLimiter(config.data_workers)
+        self.plane = plane
         self.origin_limiter = trio.CapacityLimiter(ORIGIN_READS_MAX)
-        self.upload_slots = trio.Semaphore(config.upload_slots)
         self.upload_bytes = 0
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
@@ -234,9 +236,11 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
         fault: P2PFillError | None = None
         info = config.info(listeners[0].socket.getsockname()[1])
         try:
-            async with trio.open_nursery() as nursery:
-                node = Node(config, store, info, nursery)
+            plane = DataPlane(config.data_workers, config.upload_slots)
+            async with plane.running(), trio.open_nursery() as nursery:
+                node = Node(config, store, info, nursery, plane)
                 await node.open_stored()
+                nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ import xxhash
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
+from p2pfill.transport import plane as plane_module
+from p2pfill.transport.plane import DataPlane
 
 
 class Files:
@@ -52,11 +54,29 @@ def two_titles(tmp_path: Path) -> tuple[Files, Files, bytes]:
     return source, target, payload
 
 
-def sender_of(sock: trio.socket.SocketType, uploads: list[data.Upload], sent: list[DataHeader]) -> data.Sender:
-    def take() -> data.Upload | None:
-        return uploads.pop(0) if uploads else None
+@pytest.fixture
+async def plane() -> AsyncIterator[DataPlane]:
+    async with DataPlane(workers=2, upload_slots=1).running() as running:
+        yield running
 
-    return data.Sender(sock, trio.CapacityLimiter(1), take, sent.append, lambda: False)
+
+class Outbox:
+    """What a sender is given to send, and has sent; `done` is set when all of it is."""
+
+    def __init__(self, plane: DataPlane, sock: trio.socket.SocketType, uploads: list[data.Upload]) -> None:
+        self.uploads = uploads
+        self.sent: list[DataHeader] = []
+        self.done = trio.Event()
+        self._left = len(uploads)
+        self.sender = data.Sender(sock, plane, self.take, self.note)
+
+    def take(self) -> data.Upload | None:
+        return self.uploads.pop(0) if self.uploads else None
+
+    def note(self, header: DataHeader) -> None:
+        self.sent.append(header)
+        if len(self.sent) >= self._left:
+            self.done.set()
 
 
 class Inbox:
@@ -76,30 +96,34 @@ class Inbox:
     def deliver(self, header: DataHeader, fault: str) -> None:
         self.got.append((header.request_id, fault))
 
-    def receiver(self, sock: trio.socket.SocketType) -> data.Receiver:
-        return data.Receiver(sock, trio.CapacityLimiter(1), self.expect, self.deliver)
+    def receiver(self, plane: DataPlane, sock: trio.socket.SocketType) -> data.Receiver:
+        return data.Receiver(sock, plane, self.expect, self.deliver)
 
 
-async def test_chunks_arrive_whole_and_hashed(tmp_path: Path) -> None:
+async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, tmp_path: Path) -> None:
     source, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
     uploads = [data.Upload(DataHeader(number, 3, len(payload)), source) for number in range(40)]
-    inbox, sent = Inbox(target, payload), list[DataHeader]()
+    inbox = Inbox(target, payload)
     inbox.withdrawn = {5, 39}
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(inbox.receiver(far).run)
-            sender = sender_of(near, uploads, sent)
-            while uploads:
-                await sender.run()
+            nursery.start_soon(inbox.receiver(plane, far).run)
+            async with trio.open_nursery() as sending:
+                outbox = Outbox(plane, near, uploads)
+                sending.start_soon(outbox.sender.run)
+                await outbox.done.wait()
+                sending.cancel_scope.cancel()
             near.close()
     assert inbox.got == [(n, "withdrawn" if n in inbox.withdrawn else "") for n in range(40)]
-    assert [header.request_id for header in sent] == list(range(40))
+    assert [header.request_id for header in outbox.sent] == list(range(40))
     assert target.read() == payload
 
 
 @pytest.mark.parametrize(("forged", "checks", "fault"), [(True, True, "XXH3"), (False, False, "BLAKE3")])
-async def test_wrong_digests_are_told_apart(tmp_path: Path, forged: bool, checks: bool, fault: str) -> None:
+async def test_wrong_digests_are_told_apart(
+    plane: DataPlane, tmp_path: Path, forged: bool, checks: bool, fault: str
+) -> None:
     source, target, payload = two_titles(tmp_path)
     if forged:
         source.write(payload[:-1] + bytes([payload[-1] ^ 1]))
@@ -107,20 +131,24 @@ async def test_wrong_digests_are_told_apart(tmp_path: Path, forged: bool, checks
     inbox = Inbox(target, payload, checks)
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(inbox.receiver(far).run)
-            await sender_of(near, [data.Upload(DataHeader(1, 3, len(payload)), source)], []).run()
+            nursery.start_soon(inbox.receiver(plane, far).run)
+            async with trio.open_nursery() as sending:
+                outbox = Outbox(plane, near, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+                sending.start_soon(outbox.sender.run)
+                await outbox.done.wait()
+                sending.cancel_scope.cancel()
             near.close()
     assert inbox.got == [(1, f"wrong {fault} digest")]
 
 
-async def test_a_request_that_was_given_up_writes_no_more(tmp_path: Path) -> None:
+async def test_a_request_that_was_given_up_writes_no_more(plane: DataPlane, tmp_path: Path) -> None:
     """Its late bytes must not fall on those of the request that took its place, whatever its source sends."""
     _, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
     inbox = Inbox(target, payload)
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(inbox.receiver(far).run)
+            nursery.start_soon(inbox.receiver(plane, far).run)
             await near.send(encode_header(DataHeader(1, 3, len(payload))) + bytes(1000))
             while target.read()[:1000] != bytes(1000):
                 await trio.sleep(0.01)
@@ -135,17 +163,17 @@ async def test_a_request_that_was_given_up_writes_no_more(tmp_path: Path) -> Non
     assert inbox.got == [(1, "withdrawn")]
 
 
-async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(tmp_path: Path) -> None:
+async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(plane: DataPlane, tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
     with far, trio.fail_after(20):
         await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
         near.close()
         with pytest.raises(TransferError, match="after 1000 bytes"):
-            await Inbox(target, payload).receiver(far).run()
+            await Inbox(target, payload).receiver(plane, far).run()
 
 
-async def test_a_disk_that_refuses_is_not_the_sources_fault(tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_not_the_sources_fault(plane: DataPlane, tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
     full = os.open("/dev/full", os.O_RDWR)
     target.fds[1] = full
@@ -153,11 +181,11 @@ async def test_a_disk_that_refuses_is_not_the_sources_fault(tmp_path: Path) -> N
     with near, far, trio.fail_after(20):
         await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
         with pytest.raises((StoreError, TransferError)) as caught:
-            await Inbox(target, payload).receiver(far).run()
+            await Inbox(target, payload).receiver(plane, far).run()
     assert isinstance(caught.value, StoreError)
 
 
-async def test_a_file_that_shrank_is_a_transfer_error(tmp_path: Path) -> None:
+async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, tmp_path: Path) -> None:
     source, _, payload = two_titles(tmp_path)
     os.ftruncate(source.fds[3], 10)
     near, far = trio.socket.socketpair()
@@ -170,31 +198,78 @@ async def test_a_file_that_shrank_is_a_transfer_error(tmp_path: Path) -> None:
 
             nursery.start_soon(drain)
             with pytest.raises(TransferError):
-                await sender_of(near, [data.Upload(DataHeader(1, 0, len(payload)), source)], []).run()
+                await Outbox(plane, near, [data.Upload(DataHeader(1, 0, len(payload)), source)]).sender.run()
             near.close()
 
 
 @pytest.mark.parametrize("receiving", [False, True])
-async def test_a_stalled_stream_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool) -> None:
+async def test_a_stalled_stream_is_given_up(
+    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool
+) -> None:
     source, target, payload = two_titles(tmp_path)
-    monkeypatch.setattr(data, "PROGRESS_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.05)
     near, far = trio.socket.socketpair()
     header = DataHeader(1, 3, len(payload))
     with near, far, trio.fail_after(20):
         await near.send(encode_header(header))
-        end = Inbox(target, payload).receiver(far) if receiving else sender_of(near, [data.Upload(header, source)], [])
-        with pytest.raises(TransferError, match="TooSlowError"):
+        outbox = Outbox(plane, near, [data.Upload(header, source)])
+        end = Inbox(target, payload).receiver(plane, far) if receiving else outbox.sender
+        with pytest.raises(TransferError, match="no byte moved"):
             await end.run()
+
+
+async def test_a_stream_that_stands_still_gives_its_slot_to_another(
+    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, payload = two_titles(tmp_path)
+    monkeypatch.setattr(plane_module, "SLOT_WATCH_S", 0.05)
+    frozen, _nobody = trio.socket.socketpair()
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(target, payload)
+    with frozen, _nobody, near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(plane.watch_slots)
+            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+            nursery.start_soon(stuck.sender.run)
+            while not stuck.sender.has_slot:
+                await trio.sleep(0.01)
+            nursery.start_soon(inbox.receiver(plane, far).run)
+            outbox = Outbox(plane, near, [data.Upload(DataHeader(2, 3, len(payload)), source)])
+            nursery.start_soon(outbox.sender.run)
+            await outbox.done.wait()
+            while not inbox.got:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert inbox.got == [(2, "")]
+
+
+async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, tmp_path: Path) -> None:
+    source, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(target, payload)
+    outbox = Outbox(plane, near, [])
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.sender.run)
+            async with trio.open_nursery() as receiving:
+                receiving.start_soon(inbox.receiver(plane, far).run)
+                for number in range(20):
+                    outbox.uploads.append(data.Upload(DataHeader(number, 3, len(payload)), source))
+                    outbox.sender.wake()
+                    while len(inbox.got) <= number:
+                        await trio.sleep(0.001)
+                receiving.cancel_scope.cancel()
+            far.close()
 
 
 @pytest.mark.parametrize(
     "junk", [b"\xff" * 16, encode_header(DataHeader(1, 3, 5)), encode_header(DataHeader(1, 4, sum(SIZES))), b"\1"]
 )
-async def test_junk_instead_of_a_header_is_the_remotes_fault(tmp_path: Path, junk: bytes) -> None:
+async def test_junk_instead_of_a_header_is_the_remotes_fault(plane: DataPlane, tmp_path: Path, junk: bytes) -> None:
     _, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
     with near, far, trio.fail_after(20):
         await near.send(junk)
         near.close()
         with pytest.raises(RemoteProtocolError):
-            await Inbox(target, payload).receiver(far).run()
+            await Inbox(target, payload).receiver(plane, far).run()

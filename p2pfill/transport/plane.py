@@ -1,0 +1,228 @@
+"""The data plane: a few threads that move payload between sockets and disk, without the event loop.
+
+All threads wait on one epoll. A stream is armed for one event at a time (EPOLLONESHOT), so exactly one thread has it;
+that thread moves what can be moved without waiting, arms the stream again, and takes whatever is ready next. The event
+loop starts and ends streams and hears of finished chunks through its own queue; between them it takes no part. So a
+thread blocked by a disk holds up one stream, a slow peer holds up nobody, and a chunk costs no change of thread.
+
+Rejected: a hand-over from the event loop to a worker thread for each slice, which on shaped links cost more processor
+time than hashing and copying; a thread per stream, which 64 peers would make 64.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from typing import Final
+
+import trio
+
+from p2pfill.errors import TransferError
+
+PROGRESS_TIMEOUT_S: Final = 30.0
+"""A stream on which no byte moves for this long inside a chunk is dead."""
+
+SLOT_WATCH_S: Final = 1.0
+"""An upload slot whose stream has moved nothing between two looks goes to another."""
+
+EAGER_MS: Final = 1
+"""How long a thread may wait for one socket while there are threads for all streams: saves arming it again."""
+
+
+class Next(Enum):
+    """What a stream wants after a thread has served it."""
+
+    WAIT = "arm it again"
+    PARK = "it waits for an upload slot, and whoever gives it one arms it"
+    END = "nothing more will come"
+
+
+class Stream(ABC):
+    """One data stream of a plane. `work` runs in the plane's threads, all else in the event loop."""
+
+    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.plane = plane
+        self.lock = threading.Lock()
+        """Held by the thread that serves the stream."""
+        self.closed = False
+        self.has_slot = False
+        self.moved_bytes = 0
+        """Payload bytes moved so far; grows inside a chunk too."""
+        self.moved_at_look = 0
+        self.token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._fault: Exception | None = None
+
+    @abstractmethod
+    def interest(self) -> int:
+        """Return the epoll events that the stream waits for."""
+
+    @abstractmethod
+    def work(self, ready: int) -> Next:
+        """Move what can be moved now; `ready` are the events that came. Raises what ends the stream."""
+
+    @abstractmethod
+    def is_inside_chunk(self) -> bool:
+        """Tell whether the remote owes bytes, or room for them, so that standing still is a fault."""
+
+    async def _run(self) -> None:
+        """Have the stream served until it ends; raises what ended it, `TransferError` where it stands still."""
+        self.plane.add(self)
+        try:
+            while not self._ended.is_set():
+                moved_bytes = self.moved_bytes
+                with trio.move_on_after(PROGRESS_TIMEOUT_S):
+                    await self._ended.wait()
+                if not self._ended.is_set() and self.is_inside_chunk() and self.moved_bytes == moved_bytes:
+                    raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
+        finally:
+            self.closed = True
+            self.plane.remove(self)
+            if not self._ended.is_set():
+                # A thread may be inside `work`; the socket must stay until it is out.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._wait_unserved)
+        if self._fault is not None:
+            raise self._fault
+
+    def _wait_unserved(self) -> None:
+        with self.lock:
+            pass
+
+    def end(self, fault: Exception | None) -> None:
+        """Note in the event loop that the stream is over."""
+        self._fault = fault
+        self._ended.set()
+
+
+class DataPlane:
+    """The threads of one node, its streams, and its upload slots."""
+
+    def __init__(self, workers: int, upload_slots: int) -> None:
+        self._workers = workers
+        self._epoll = select.epoll()
+        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._stop_fd, select.EPOLLIN)
+        self._stopping = False
+        self._streams: dict[int, Stream] = {}
+        self._slot_lock = threading.Lock()
+        self._slots_free = upload_slots
+        self._slot_queue: deque[Stream] = deque()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[DataPlane]:
+        """Run the threads; at the end of the block all streams must be over."""
+        threads = [threading.Thread(target=self._serve, name=f"data-{n}", daemon=True) for n in range(self._workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            os.eventfd_write(self._stop_fd, 1)
+            with trio.CancelScope(shield=True):
+                for thread in threads:
+                    await trio.to_thread.run_sync(thread.join)
+            self._epoll.close()
+            os.close(self._stop_fd)
+
+    # ---- streams
+
+    def add(self, stream: Stream) -> None:
+        """Begin to serve a stream."""
+        self._streams[stream.fd] = stream
+        self._epoll.register(stream.fd, stream.interest() | select.EPOLLONESHOT)
+
+    def remove(self, stream: Stream) -> None:
+        """Serve a stream no more; a thread that is at it finishes its turn."""
+        if self._streams.get(stream.fd) is stream:
+            del self._streams[stream.fd]
+        with suppress(OSError, ValueError):
+            self._epoll.unregister(stream.fd)
+        self.release_slot(stream)
+
+    def arm(self, stream: Stream) -> None:
+        """Have a thread take the stream once what it waits for has come. Callable from any thread."""
+        with suppress(OSError, ValueError):  # it is being removed
+            self._epoll.modify(stream.fd, stream.interest() | select.EPOLLONESHOT)
+
+    def eager_ms(self) -> int:
+        """Return how long a thread may wait inside a turn."""
+        return EAGER_MS if len(self._streams) < self._workers else 0
+
+    # ---- upload slots
+
+    @property
+    def has_slot_queue(self) -> bool:
+        """Whether a stream waits for an upload slot."""
+        return bool(self._slot_queue)
+
+    def take_slot(self, stream: Stream) -> bool:
+        """Give an upload slot to `stream`, which has none, or queue it for one."""
+        with self._slot_lock:
+            if self._slots_free:
+                self._slots_free -= 1
+                stream.has_slot = True
+            elif stream not in self._slot_queue:
+                self._slot_queue.append(stream)
+            return stream.has_slot
+
+    def release_slot(self, stream: Stream) -> None:
+        """Take the slot from `stream`, if it has one, and give it to the one that waits longest."""
+        heir: Stream | None = None
+        with self._slot_lock:
+            if not stream.has_slot:
+                return
+            stream.has_slot = False
+            while self._slot_queue and heir is None:
+                heir = self._slot_queue.popleft()
+                if heir.closed:
+                    heir = None
+            if heir is None:
+                self._slots_free += 1
+            else:
+                heir.has_slot = True
+        if heir is not None:
+            self.arm(heir)
+
+    async def watch_slots(self) -> None:
+        """Take upload slots from streams that stand still; runs until cancelled."""
+        while True:
+            await trio.sleep(SLOT_WATCH_S)
+            for stream in list(self._streams.values()):
+                if stream.has_slot and stream.moved_bytes == stream.moved_at_look:
+                    self.release_slot(stream)
+                stream.moved_at_look = stream.moved_bytes
+
+    # ---- the threads
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            for fd, ready in self._epoll.poll(None, 1):
+                stream = self._streams.get(fd)
+                if stream is not None:
+                    self._turn(stream, ready)
+
+    def _turn(self, stream: Stream, ready: int) -> None:
+        with stream.lock:
+            if stream.closed:
+                return
+            fault: Exception | None = None
+            try:
+                turn = stream.work(ready)
+            except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
+                turn, fault = Next.END, error
+            if turn is Next.WAIT:
+                self.arm(stream)
+            elif turn is Next.END:
+                stream.closed = True
+                with suppress(trio.RunFinishedError):
+                    stream.token.run_sync_soon(stream.end, fault)
