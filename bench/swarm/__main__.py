@@ -23,12 +23,13 @@ from bench.swarm import report
 from bench.swarm.bounds import GOODPUT
 from bench.swarm.contender import Contender
 from bench.swarm.lab import Lab, LabError
+from bench.swarm.libtorrent_fleet import LibTorrent
 from bench.swarm.measure import run_contender
 from bench.swarm.p2pfill_fleet import P2PFill
 from bench.swarm.records import Report, Run
 from bench.swarm.topology import Topology, TopologyError, load_topology
 
-CONTENDERS: Final[dict[str, type[Contender]]] = {"p2pfill": P2PFill}
+CONTENDERS: Final[dict[str, type[Contender]]] = {"p2pfill": P2PFill, "libtorrent": LibTorrent}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
