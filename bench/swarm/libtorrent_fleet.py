@@ -1,7 +1,7 @@
 """libtorrent as a contender: one seed with the whole title, and a peer a cache, told each other's addresses.
 
-There is no BitTorrent tracker: connecting all peers at the start is the best that a tracker could do for a fleet of this
-size, and costs the contender nothing. A pair is connected by the one that stands earlier in the topology.
+There is no BitTorrent tracker: connecting all peers at the start is the best that a tracker could do for such a fleet,
+and costs the contender nothing. A pair is connected by the one that stands earlier in the topology.
 """
 
 from __future__ import annotations
