@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ def run_contender(
     os.sync()
     with Lab(topology) as lab, entered(lab.space(topology.origin)):
         try:
-            return trio.run(_run, name, kind, lab, title, work, goodput)
+            return trio.run(_run_until_signal, name, kind, lab, title, work, goodput)
         except Exception as error:  # noqa: BLE001 (whatever the contender did, the others shall still be measured)
             return Run(contender=name, failed=_first_cause(error))
         finally:
@@ -51,6 +52,24 @@ def _first_cause(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__
+
+
+async def _run_until_signal(name: str, kind: type[Contender], lab: Lab, title: Any, work: Path, goodput: float) -> Run:
+    """Run; on SIGINT or SIGTERM end all processes, then raise `KeyboardInterrupt`."""
+    run: Run | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            run = await _run(name, kind, lab, title, work, goodput)
+            nursery.cancel_scope.cancel()
+    if run is None:
+        raise KeyboardInterrupt
+    return run
 
 
 async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Path, goodput: float) -> Run:

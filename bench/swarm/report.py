@@ -10,25 +10,25 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.table import Table
 
 from bench.swarm import summary
-from bench.swarm.bounds import cuts
+from bench.swarm.bounds import bound_s, cache_bound_s, cuts
 from bench.swarm.records import Report, Run, Surroundings
 from bench.swarm.summary import Figure
 from bench.swarm.topology import Topology
 
-COLUMNS = ("", "time / bound", "seconds", "copies out of the origin", "copies into each ISP", "processor s")
-
-HOW_TO_READ = "[How to read this and repeat it](../../swarm-benchmark.md)"
+GUIDE: Final = Path(__file__).parents[2] / "docs" / "swarm-benchmark.md"
 
 
 def make_report(topology: Topology, runs: list[Run], absent: dict[str, str], surroundings: Surroundings) -> Report:
     """Put a report together."""
-    found = cuts(topology, surroundings.goodput)
+    plain_s = bound_s(topology, surroundings.goodput)
+    joins_s = {event.host: event.at_seconds(plain_s) for event in topology.events if event.kind == "join"}
+    found = cuts(topology, surroundings.goodput, joins_s)
     return Report(
         topology=topology,
         bound_s=found[0].seconds,
@@ -101,13 +101,26 @@ def _rounded(value: Any) -> Any:
 # ---- tables
 
 
+def columns(report: Report) -> tuple[str, ...]:
+    """Return the table's columns; a cache's own bound is of interest only where not all have the same."""
+    own = ("slowest cache / its bound",) if _bounds_differ(report) else ()
+    return ("", "time / bound", "seconds", *own, "copies out of the origin", "copies into each ISP", "processor s")
+
+
+def _bounds_differ(report: Report) -> bool:
+    topology = report.topology
+    bounds = [cache_bound_s(topology, host, report.surroundings.goodput) for host in topology.counted()]
+    return bool(topology.late()) or max(bounds) > 1.01 * min(bounds)
+
+
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """Return the table's rows under `COLUMNS`: medians, with ranges where there are several runs."""
+    """Return the table's rows under `columns`: medians, with ranges where there are several runs."""
+    blank = ("",) * (len(columns(report)) - 2)
     found: list[tuple[str, ...]] = []
     for name in summary.contenders(report):
         figures = summary.figures(report, name)
         if not figures:
-            found.append((name, f"failed: {summary.failures(report, name)[0]}", "", "", "", ""))
+            found.append((name, f"failed: {summary.failures(report, name)[0]}", *blank))
             continue
         lost = len(summary.failures(report, name))
         copies = summary.isp_copies(report, name).values()
@@ -116,12 +129,13 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 f"{name} ({lost} of {lost + len(summary.good_runs(report, name))} runs failed)" if lost else name,
                 _show(figures["time_over_bound"]),
                 _show(figures["seconds"], 1),
+                *([_show(figures["worst_cache_over_bound"])] if _bounds_differ(report) else []),
                 _show(figures["origin_copies"]),
                 f"{min(copies):.2f}" if max(copies) - min(copies) < 0.01 else f"{min(copies):.2f} to {max(copies):.2f}",
                 _show(figures["cpu_s"], 1),
             )
         )
-    found += [(name, f"left out: {why}", "", "", "", "") for name, why in report.absent.items()]
+    found += [(name, f"left out: {why}", *blank) for name, why in report.absent.items()]
     return found
 
 
@@ -133,13 +147,10 @@ def _show(figure: Figure, places: int = 2) -> str:
 def terminal_table(report: Report) -> Table:
     """Return the table that a person reads after the runs."""
     table = Table(title=f"{report.topology.name}: {bound_line(report)}", title_justify="left")
-    for number, column in enumerate(COLUMNS):
+    for number, column in enumerate(columns(report)):
         table.add_column(column, justify="right" if number else "left")
     for row in rows(report):
         table.add_row(*row)
-    for line in ratio_lines(report):
-        table.caption = line
-        table.caption_justify = "left"
     return table
 
 
@@ -165,21 +176,24 @@ def ratio_lines(report: Report) -> list[str]:
 
 def markdown_table(report: Report) -> str:
     """Return the table in Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
+    head = columns(report)
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     lines += [
         "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in rows(report)
     ]
     return "\n".join(lines) + "\n"
 
 
-def markdown_page(report: Report, key: str) -> str:
-    """Return the page of a report; `key` is the name of its files."""
+def markdown_page(report: Report, key: str, guide: str) -> str:
+    """Return the page of a report; `key` is the name of its files, `guide` the path to the page that explains it."""
     where = report.surroundings
     runs = max((len(summary.good_runs(report, name)) for name in summary.contenders(report)), default=0)
     measured = f"; iperf3 found {where.goodput_measured:.3f} here" if where.goodput_measured else ""
     parts = [
         f"# {report.topology.name}",
-        f"{HOW_TO_READ}. Medians of {runs} runs each, taken in turns; ranges in brackets.",
+        f"[How to read this and repeat it]({guide}). Medians of {runs} runs each, taken in turns; ranges in brackets."
+        if runs > 1
+        else f"[How to read this and repeat it]({guide}). One run each.",
         f"{bound_line(report)}, counted with {where.goodput:.3f} of link rates{measured}.",
         markdown_table(report).rstrip(),
         *ratio_lines(report),
@@ -206,9 +220,12 @@ def _events(report: Report) -> str:
     return ("; ".join(said) + ". " if said else "") + f"Time and bound are those of the other {counted} caches."
 
 
-def overview(reports: dict[str, Report]) -> str:
+def overview(reports: dict[str, Report], guide: str) -> str:
     """Return one page with the tables of several reports; the keys are the names of their files."""
-    parts = ["# Swarm benchmark: all topologies", f"{HOW_TO_READ}. Medians; ranges in brackets."]
+    parts = [
+        "# Swarm benchmark: all topologies",
+        f"[How to read this and repeat it]({guide}). Medians; ranges in brackets.",
+    ]
     for key, report in sorted(reports.items()):
         parts += [f"## [{report.topology.name}]({key}.md)", f"{bound_line(report)}."]
         parts += [_events(report), markdown_table(report).rstrip(), *ratio_lines(report)]
@@ -217,9 +234,13 @@ def overview(reports: dict[str, Report]) -> str:
 
 def write_report(report: Report, directory: Path, key: str) -> None:
     """Write a report's JSON and page."""
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{key}.json").write_text(encode_report(report))
-    (directory / f"{key}.md").write_text(markdown_page(report, key))
+    (directory / f"{key}.md").write_text(markdown_page(report, key, guide_from(directory)))
+
+
+def guide_from(directory: Path) -> str:
+    """Return the path from a directory to the page that explains reports."""
+    return Path(os.path.relpath(GUIDE, directory.resolve())).as_posix()
 
 
 def read_reports(directory: Path) -> dict[str, Report]:

@@ -67,6 +67,14 @@ def isp_copies(report: Report, contender: str) -> dict[str, float]:
     return {isp: statistics.median(run.isp_copies[isp] for run in runs) for isp in (runs[0].isp_copies if runs else ())}
 
 
+def wire_tiers(report: Report, contender: str) -> dict[str, float]:
+    """Return, per tier, the median of the copies that caches took from there."""
+    runs = good_runs(report, contender)
+    return {
+        tier: statistics.median(run.wire_tiers[tier] for run in runs) for tier in (runs[0].wire_tiers if runs else ())
+    }
+
+
 def ratios(report: Report, contender: str, other: str) -> dict[str, float]:
     """Return how many times the other's median a contender's is; empty where one of them has none."""
     mine, its = figures(report, contender), figures(report, other)
@@ -90,6 +98,7 @@ def as_record(report: Report) -> dict[str, Any]:
                 "runs": len(good_runs(report, name)),
                 "failed": len(failures(report, name)),
                 "isp_copies": isp_copies(report, name),
+                "wire_tiers": wire_tiers(report, name),
                 **{key: figure._asdict() for key, figure in figures(report, name).items()},
             }
             for name in names
