@@ -46,9 +46,10 @@ def cuts(topology: Topology, goodput: float = GOODPUT, joins_s: Mapping[str, flo
     origin = topology.host(topology.origin)
     found = [Cut(f"origin {origin.name}", topology.size / _origin_rate(topology, goodput))]
     found += [Cut(f"cache {host.name}", cache_bound_s(topology, host, goodput, joins_s)) for host in counted]
-    isps = sorted({host.isp for host in counted})
-    groups = {f"ISP {isp}": {isp} for isp in isps}
-    groups |= {f"region {region}": _isps_of(topology, region) for region in sorted({host.region for host in counted})}
+    groups = {f"ISP {isp}": {isp} for isp in sorted({host.isp for host in counted})}
+    regions = sorted({host.region for host in counted})
+    if len(regions) > 1:
+        groups |= {f"region {region}": _isps_of(topology, region) for region in regions}
     groups["all caches"] = {host.isp for host in topology.caches()} - {topology.cloud()}
     for name, members in groups.items():
         found += _group_cuts(topology, name, members, counted, goodput)

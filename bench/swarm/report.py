@@ -104,7 +104,8 @@ def _rounded(value: Any) -> Any:
 def columns(report: Report) -> tuple[str, ...]:
     """Return the table's columns; a cache's own bound is of interest only where not all have the same."""
     own = ("slowest cache / its bound",) if _bounds_differ(report) else ()
-    return ("", "time / bound", "seconds", *own, "copies out of the origin", "copies into each ISP", "processor s")
+    copies = ("payload out of the origin", "out of the cloud", "into each ISP")
+    return ("", "time / bound", "seconds", *own, *copies, "processor s")
 
 
 def _bounds_differ(report: Report) -> bool:
@@ -131,6 +132,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 _show(figures["seconds"], 1),
                 *([_show(figures["worst_cache_over_bound"])] if _bounds_differ(report) else []),
                 _show(figures["origin_copies"]),
+                _show(figures["origin_border_copies"]),
                 f"{min(copies):.2f}" if max(copies) - min(copies) < 0.01 else f"{min(copies):.2f} to {max(copies):.2f}",
                 _show(figures["cpu_s"], 1),
             )
@@ -166,7 +168,7 @@ def ratio_lines(report: Report) -> list[str]:
     lines = []
     for other in names[1:]:
         found = summary.ratios(report, names[0], other)
-        words = {"seconds": "the time", "origin_copies": "the bytes out of the origin"}
+        words = {"seconds": "the time", "origin_border_copies": "the bytes out of the cloud"}
         words |= {"border_copies": "the bytes over borders", "cpu_s": "the processor time"}
         parts = ", ".join(f"{value:.2f} of {words[key]}" for key, value in found.items())
         if parts:

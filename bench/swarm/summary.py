@@ -25,7 +25,7 @@ FIGURES: Final[dict[str, Callable[[Run, int], float]]] = {
 }
 """Name -> what it is of one run, given the title's size in bytes."""
 
-RATIOS: Final = ("seconds", "origin_copies", "border_copies", "cpu_s")
+RATIOS: Final = ("seconds", "origin_border_copies", "border_copies", "cpu_s")
 
 
 class Figure(NamedTuple):

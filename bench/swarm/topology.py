@@ -219,10 +219,8 @@ def parse_topology(text: str, name: str) -> Topology:
 def load_topology(path: Path) -> Topology:
     """Read a topology file. Raises `TopologyError`."""
     try:
-        text = path.read_text()
+        return parse_topology(path.read_text(), path.stem)
+    except TopologyError as error:
+        raise TopologyError(f"{path} describes no lab: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path} cannot be read: {error}") from error
-    try:
-        return parse_topology(text, path.stem)
-    except TopologyError as error:
-        raise TopologyError(f"{path.parent / ''}{error}" if path.parent != Path() else str(error)) from error
