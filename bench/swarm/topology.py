@@ -212,7 +212,7 @@ def parse_topology(text: str, name: str) -> Topology:
     try:
         topology = msgspec.toml.decode(text, type=Topology)
     except msgspec.DecodeError as error:
-        raise TopologyError(f"{name}: {error}") from error
+        raise TopologyError(str(error)) from error
     return topology if topology.name else msgspec.structs.replace(topology, name=name)
 
 
@@ -221,6 +221,6 @@ def load_topology(path: Path) -> Topology:
     try:
         return parse_topology(path.read_text(), path.stem)
     except TopologyError as error:
-        raise TopologyError(f"{path} describes no lab: {error}") from error
+        raise TopologyError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path} cannot be read: {error}") from error

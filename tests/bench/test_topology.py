@@ -60,9 +60,9 @@ def test_when_events_happen() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("host_mbit = [", "x: Invalid"),
-        ("host_mbit = 1\n", "x: Object missing required field `isps`"),
-        ("hots_mbit = 1\n" + BASE, "x: Object contains unknown field `hots_mbit`"),
+        ("host_mbit = [", "Invalid"),
+        ("host_mbit = 1\n", "Object missing required field `isps`"),
+        ("hots_mbit = 1\n" + BASE, "Object contains unknown field `hots_mbit`"),
         (
             BASE + "[[events]]\nkind = 'kill'\nhost = 'a1'\nat = 1\nwhen = 1\n",
             "unknown field `when` - at `$.events[0]`",
@@ -102,7 +102,7 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
         load_topology(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("x = 1\n")
     with pytest.raises(
-        TopologyError, match=re.escape(f"{tmp_path}/bad.toml describes no lab: bad: Object contains unknown field `x`")
+        TopologyError, match=re.escape(f"{tmp_path}/bad.toml: Object contains unknown field `x`")
     ):
         load_topology(tmp_path / "bad.toml")
 
