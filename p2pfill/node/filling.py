@@ -18,6 +18,7 @@ import trio
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
@@ -33,19 +34,6 @@ if TYPE_CHECKING:
     from p2pfill.origin import Origin
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
-
-PROGRESS_S: Final = 1.0
-"""How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
-
-MEET_S: Final = 1.5
-"""For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
-Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
-
-ANNOUNCE_S: Final = 0.02
-"""Announcements wait this long for others to share a message: each costs both sides more than it carries."""
-
-COMMIT_INTERVAL_S: Final = 0.25
-"""How much work a crash may undo, against one sync of the disk each time."""
 
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
