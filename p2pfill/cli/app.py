@@ -282,3 +282,29 @@ def demo(
     from p2pfill.cli.demo import run_demo
 
     run_demo(path, size=size_mib * 1024 * 1024, work=work, keep=keep, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def sim(
+    scenario: Annotated[
+        Path, typer.Argument(metavar="SCENARIO.toml", help="A scenario, or a topology of the lab (bench/topologies).")
+    ],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same run.")] = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="FIRST:END", help="Run all of these, and stop at the first that fails."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="With --seeds: processes.")] = 1,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write every decision and fault there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a fill: the code that decides and speaks in a fleet, over a model of its network, in virtual time.
+
+    Faults come from the scenario and from the seed. What must always hold is checked at every step; where it does not,
+    the exit code is 1 and the message ends with the command that repeats the run.
+    """
+    from p2pfill.cli.sim import run_sim
+
+    run_sim(scenario, seed, seeds, jobs=jobs, trace_file=trace, as_json=as_json)
