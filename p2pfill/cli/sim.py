@@ -212,3 +212,33 @@ def run_many(scenario_file: Path, seeds: range, jobs: int, *, as_json: bool) -> 
         print(json.dumps({"passed": passed, "faults": faults, "wall_s": wall_s}))
     else:
         print(f"{passed:,} seeds passed: {faults:,} faults, no invariant broken, {wall_s:.0f} s")
+
+
+# ---- a recording
+
+
+def replay_file(path: Path, *, as_json: bool) -> None:
+    """Play a recording of a real fill and print whether it decides the same again."""
+    from random import Random
+
+    from p2pfill.swarm.recording import play, read_lines
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read recording {str(path)!r}: {error.strerror}") from error
+    try:
+        fill, played, difference = play(read_lines(data), Random)
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r} is not a recording: {error}") from error
+    if as_json:
+        line = difference.line if difference is not None else None
+        print(json.dumps({"node": fill.me.id, "calls": played, "same": difference is None, "line": line}))
+    if difference is not None:
+        raise CommandFailed(
+            f"line {difference.line}, at {difference.now!r} s: recorded was {difference.recorded}, now it is "
+            f"{difference.played}"
+        )
+    if not as_json:
+        chunks = f"{fill.ledger.have.count()} of {fill.manifest.chunk_count} chunks"
+        print(f"{fill.me.id}: {played:,} calls, the same actions; {chunks} verified")

@@ -11,7 +11,8 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 import trio
 
@@ -24,6 +25,7 @@ from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.recording import RecordingFill
 from p2pfill.transport.data import Turn
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from p2pfill.origin import Origin
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
+
+RECORD_BUFFER_BYTES: Final = 1024 * 1024
+"""So seldom does a recording write to its file: the event loop waits for it, which is the price of a recording."""
 
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
@@ -69,11 +74,11 @@ class Filling:
         self.started_at = time.time()
         self.finished_at = 0.0
         self._node = node
-        seed = random.Random(f"{node.info.id}{self.title_id.hex()}")  # noqa: S311 (tie-breaking only)
         now = trio.current_time()
         self._unheard = {neighbour.id for neighbour in neighbours} - {node.info.id}
         self._met = trio.Event()
-        self.fill = Fill(self.manifest, node.info, policy, seed, now, stored.have.copy(), heard=not self._unheard)
+        self._record: IO[bytes] | None = None
+        self.fill = self._make_fill(policy, now)
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
@@ -86,6 +91,19 @@ class Filling:
         self._origins: dict[str, Origin | None] = {}
         """None until it is first read; a directory may be there on some caches only, or come to be."""
         self.set_origins(origins)
+
+    def _make_fill(self, policy: FillPolicy, now: float) -> Fill:
+        """Return the fill logic; with `NodeConfig.record` it writes down what goes in and what comes out."""
+        info, directory = self._node.info, self._node.config.record
+        seed = f"{info.id}{self.title_id.hex()}"
+        chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
+        have, heard = self.stored.have.copy(), not self._unheard
+        if not directory:
+            return Fill(self.manifest, info, policy, chance, now, have, heard=heard)
+        path = Path(directory) / f"{info.id}-{self.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
+        self._record = path.open("wb", buffering=RECORD_BUFFER_BYTES)
+        write = self._record.write
+        return RecordingFill(write, seed, self.manifest, info, policy, chance, now, have, heard=heard)
 
     # ---- input
 
@@ -179,6 +197,8 @@ class Filling:
                 link.unwant(self)
             with trio.CancelScope(shield=True):
                 await self._commit()
+            if self._record is not None:
+                self._record.close()
 
     async def _meet(self) -> None:
         with trio.move_on_after(MEET_S):

@@ -38,7 +38,7 @@ class Schedule:
         self._last.append(deed)
 
     def run(self, until: float, is_over: Callable[[], bool]) -> None:
-        """Do what is due until the moment `until`, until nothing is left, or until `is_over`."""
+        """Do what is due until the moment `until`, which then has come, or until `is_over`."""
         heap = self._heap
         pop = heapq.heappop
         while not is_over():
@@ -48,6 +48,7 @@ class Schedule:
                     deed()
                 continue
             if not heap or heap[0][0] > until:
+                self.now = max(self.now, until)
                 return
             self.now, _, deed, arguments = pop(heap)
             self.done += 1
