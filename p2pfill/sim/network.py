@@ -19,12 +19,14 @@ from p2pfill.swarm.election import Scope
 class Place:
     """Where a host stands, with its two pipes."""
 
-    __slots__ = ("down", "isp", "name", "region", "up")
+    __slots__ = ("down", "isp", "name", "rate", "region", "up")
 
     def __init__(self, name: str, isp: str, region: str, rate: float) -> None:
         self.name = name
         self.isp = isp
         self.region = region
+        self.rate = rate
+        """What its link was built for, in bytes per second; `Internet.set_pace` may slow it down."""
         self.up = Pipe(f"{name} up", rate)
         self.down = Pipe(f"{name} down", rate)
 
@@ -121,6 +123,5 @@ class Internet:
 
     def set_pace(self, place: Place, factor: float) -> None:
         """Let a host's link carry `factor` of what it was built for."""
-        rate = self._scenario.rate(place.name) * factor
-        self.flows.set_rate(place.up, rate)
-        self.flows.set_rate(place.down, rate)
+        self.flows.set_rate(place.up, place.rate * factor)
+        self.flows.set_rate(place.down, place.rate * factor)

@@ -54,6 +54,8 @@ class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By how much clocks differ at most, and by what part of a second each second."""
     jitter_ms: float = 5.0
     """What a message takes longer at most."""
+    rate_min: float = 0.3
+    """Links carry between this part and all of what the scenario says."""
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

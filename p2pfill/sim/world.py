@@ -15,7 +15,7 @@ from p2pfill.sim.faults import Faults, draw
 from p2pfill.sim.network import Internet
 from p2pfill.sim.origin import OriginRead
 from p2pfill.sim.report import Report, Samples
-from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.scenario import Chaos, Scenario
 from p2pfill.sim.schedule import Schedule
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.tracker import SimTracker
@@ -58,16 +58,17 @@ class World:
         self._jitter = Random(f"jitter {seed}")  # noqa: S311
         self.samples = Samples(self)
         if scenario.chaos is not None:
-            self._skew(Random(f"clocks {seed}"))  # noqa: S311
+            self._vary(scenario.chaos, Random(f"hosts {seed}"))  # noqa: S311
             self._jitter_s = self._jitter.uniform(0.0, scenario.chaos.jitter_ms * 1e-3)
         self.faults.plan(draw(scenario, Random(f"faults {seed}")))  # noqa: S311
 
-    def _skew(self, random: Random) -> None:
-        chaos = self.scenario.chaos
+    def _vary(self, chaos: Chaos, random: Random) -> None:
+        """Give each cache a clock and a link of its own."""
         for cache in self.caches.values():
-            if chaos is not None:
-                cache.clock_offset_s = random.uniform(0.0, chaos.clock_offset_s)
-                cache.clock_rate = 1 + random.uniform(-chaos.clock_drift, chaos.clock_drift)
+            cache.clock_offset_s = random.uniform(0.0, chaos.clock_offset_s)
+            cache.clock_rate = 1 + random.uniform(-chaos.clock_drift, chaos.clock_drift)
+            cache.place.rate *= random.uniform(chaos.rate_min, 1.0)
+            self.internet.set_pace(cache.place, 1.0)
 
     def run(self, progress: Progress | None = None, step_s: float = 1.0) -> Report:
         """Run to the end; `progress` is called every `step_s` virtual seconds. Raises `InvariantBroken`."""
