@@ -9,11 +9,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "p2pfill"
 
-LAYERS = ["errors", "hot", "model", "protocol", "swarm", "store", "origin", "transport", "tracker", "node", "cli"]
+LAYERS = [
+    "errors", "hot", "model", "protocol", "swarm", "sim", "store", "origin", "transport", "tracker", "node", "cli",
+]  # fmt: skip
 """From the ground up. A module may import from its own layer and from those before it."""
 
 PURE = ["model", "protocol", "swarm"]
 FORBIDDEN_IN_PURE = {"trio", "anyio", "socket", "os", "threading", "time", "random", "subprocess", "select"}
+
+FORBIDDEN_IN_SIM = FORBIDDEN_IN_PURE - {"random"} | {"datetime", "secrets", "uuid"}
+"""The simulator draws chance, but only from generators that it seeds itself (`test_the_simulator_seeds_all_chance`)."""
 
 
 def imports_of(path: Path) -> set[str]:
@@ -60,3 +65,23 @@ def test_imports_point_down(path: Path) -> None:
 def test_the_core_is_pure(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports_of(path)}
     assert not tops & FORBIDDEN_IN_PURE
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if layer_of(p) == "sim"], ids=lambda path: path.name)
+def test_the_simulator_has_a_time_of_its_own(path: Path) -> None:
+    names = imports_of(path)
+    assert not {name.split(".")[0] for name in names} & FORBIDDEN_IN_SIM
+    assert {name for name in names if name.split(".")[0] == "random"} <= {"random.Random"}
+
+
+def test_the_simulator_seeds_all_chance() -> None:
+    for path in (PACKAGE / "sim").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Random":
+                assert node.args, f"{path.name} draws from the system's chance"
+
+
+def test_nothing_but_the_commands_stands_on_the_simulator() -> None:
+    for path in modules():
+        if layer_of(path) not in ("sim", "cli"):
+            assert not [name for name in imports_of(path) if name.startswith("p2pfill.sim")], path

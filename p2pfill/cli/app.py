@@ -148,6 +148,10 @@ def node(
     data_workers: Annotated[
         int | None, typer.Option("--data-workers", help="Threads between sockets and disk.")
     ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
+    ] = None,
     until_eof: UntilEof = False,
     as_json: AsJson = False,
 ) -> None:
@@ -172,6 +176,7 @@ def node(
         "weight": weight,
         "upload_slots": upload_slots,
         "data_workers": data_workers,
+        "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}
     run_node(config, given, until_eof=until_eof, as_json=as_json)
@@ -282,3 +287,39 @@ def demo(
     from p2pfill.cli.demo import run_demo
 
     run_demo(path, size=size_mib * 1024 * 1024, work=work, keep=keep, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def sim(
+    scenario: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SCENARIO.toml]", help="A scenario, or a topology of the lab (bench/topologies)."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same run.")] = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="FIRST:END", help="Run all of these, and stop at the first that fails."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="With --seeds: processes.")] = 1,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write every decision and fault there.")
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="FILE", help="Play what `p2pfill node --record` wrote instead, and compare."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a fill: the code that decides and speaks in a fleet, over a model of its network, in virtual time.
+
+    Faults come from the scenario and from the seed. What must always hold is checked at every step; where it does not,
+    the exit code is 1 and the message ends with the command that repeats the run.
+    """
+    from p2pfill.cli.sim import replay_file, run_sim
+
+    if (replay is None) == (scenario is None):
+        raise typer.BadParameter("give either a scenario or --replay FILE")
+    if replay is not None:
+        replay_file(replay, as_json=as_json)
+    elif scenario is not None:
+        run_sim(scenario, seed, seeds, jobs=jobs, trace_file=trace, as_json=as_json)

@@ -37,6 +37,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Chunks sent at a time; more would only share the same uplink in smaller pieces."""
     data_workers: int = 4
     """Threads that move payload between sockets and disk."""
+    record: str = ""
+    """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 
     def __post_init__(self) -> None:
         node_id_from_text(self.id)
@@ -45,6 +47,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
         host, _ = self.listen_address()
+        if self.record and not Path(self.record).is_dir():
+            raise ConfigError(f"record {self.record!r} is not a directory: make it, or leave the setting out")
         if self.tracker and not self.advertise and host in WILDCARDS:
             raise ConfigError(
                 f"listen address {self.listen!r} means every address of this machine, and others need one: set "

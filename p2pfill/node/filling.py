@@ -11,18 +11,21 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 import trio
 
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.recording import RecordingFill
 from p2pfill.transport.data import Turn
 
 if TYPE_CHECKING:
@@ -34,18 +37,8 @@ if TYPE_CHECKING:
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
 
-PROGRESS_S: Final = 1.0
-"""How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
-
-MEET_S: Final = 1.5
-"""For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
-Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
-
-ANNOUNCE_S: Final = 0.02
-"""Announcements wait this long for others to share a message: each costs both sides more than it carries."""
-
-COMMIT_INTERVAL_S: Final = 0.25
-"""How much work a crash may undo, against one sync of the disk each time."""
+RECORD_BUFFER_BYTES: Final = 1024 * 1024
+"""So seldom does a recording write to its file: the event loop waits for it, which is the price of a recording."""
 
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
@@ -81,11 +74,11 @@ class Filling:
         self.started_at = time.time()
         self.finished_at = 0.0
         self._node = node
-        seed = random.Random(f"{node.info.id}{self.title_id.hex()}")  # noqa: S311 (tie-breaking only)
         now = trio.current_time()
         self._unheard = {neighbour.id for neighbour in neighbours} - {node.info.id}
         self._met = trio.Event()
-        self.fill = Fill(self.manifest, node.info, policy, seed, now, stored.have.copy(), heard=not self._unheard)
+        self._record: IO[bytes] | None = None
+        self.fill = self._make_fill(policy, now)
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
@@ -101,6 +94,19 @@ class Filling:
         self._origins: dict[str, Origin | None] = {}
         """None until it is first read; a directory may be there on some caches only, or come to be."""
         self.set_origins(origins)
+
+    def _make_fill(self, policy: FillPolicy, now: float) -> Fill:
+        """Return the fill logic; with `NodeConfig.record` it writes down what goes in and what comes out."""
+        info, directory = self._node.info, self._node.config.record
+        seed = f"{info.id}{self.title_id.hex()}"
+        chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
+        have, heard = self.stored.have.copy(), not self._unheard
+        if not directory:
+            return Fill(self.manifest, info, policy, chance, now, have, heard=heard)
+        path = Path(directory) / f"{info.id}-{self.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
+        self._record = path.open("wb", buffering=RECORD_BUFFER_BYTES)
+        write = self._record.write
+        return RecordingFill(write, seed, self.manifest, info, policy, chance, now, have, heard=heard)
 
     # ---- input
 
@@ -194,6 +200,8 @@ class Filling:
                 link.unwant(self)
             with trio.CancelScope(shield=True):
                 await self._commit()
+            if self._record is not None:
+                self._record.close()
 
     async def _meet(self) -> None:
         with trio.move_on_after(MEET_S):

@@ -23,6 +23,7 @@ from p2pfill.errors import (
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import CONNECT_TIMEOUT_S
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from p2pfill.node.filling import Filling
     from p2pfill.node.node import Node
     from p2pfill.transport.control import ControlChannel
-
-CONNECT_TIMEOUT_S: Final = 10.0
-"""For opening a data stream."""
 
 STREAMS_FAST: Final = 2
 """Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""

@@ -19,6 +19,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.node.config import NodeConfig
@@ -37,9 +38,6 @@ DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
 
 DRAIN_STEP_S: Final = 0.02
-
-ORIGIN_READS_MAX: Final = 4
-"""Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
 
 
 class Node:

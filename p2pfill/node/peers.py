@@ -12,6 +12,7 @@ import trio
 
 from p2pfill.errors import ProtocolError, RemoteProtocolError
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import REDIAL_MAX_S, REDIAL_S
 from p2pfill.node.link import Link
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, decode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
@@ -35,11 +36,6 @@ PREFACE_TIMEOUT_S: Final = 10.0
 """For a newcomer to say what it wants."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
-
-REDIAL_S: Final = 0.5
-"""The first pause before a node is dialled again; doubles up to `REDIAL_MAX_S`."""
-
-REDIAL_MAX_S: Final = 15.0
 
 
 class Peers:

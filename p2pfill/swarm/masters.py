@@ -10,7 +10,7 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
@@ -32,7 +32,11 @@ class Masters:
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._claims: dict[int, tuple[str, float]] = {}
         self._stale = True
-        self._by_right = Duties(title_id, chunk_count, [me])
+        self._changed = False
+        """Somebody was left out or readmitted since `watch` looked."""
+        self._elected_at = 0.0
+        """When that was last so: stand-ins have been in office since then at most."""
+        self._by_right = self._present = Duties(title_id, chunk_count, [me])
         self._rights = self._duties = self._by_right.within(me)
 
     # ---- what is seen
@@ -53,12 +57,12 @@ class Masters:
         """Stop relying on a cache."""
         if node_id in self.members and node_id not in self.left_out:
             self.left_out[node_id] = reason
-            self._stale = True
+            self._stale = self._changed = True
 
     def readmit(self, node_id: str) -> None:
         """Rely on a cache again."""
         if self.left_out.pop(node_id, None) is not None:
-            self._stale = True
+            self._stale = self._changed = True
 
     def claim(self, now: float, node_id: str, chunks: Sequence[int]) -> None:
         """Note that a cache is fetching `chunks` across a border."""
@@ -80,11 +84,12 @@ class Masters:
         """Return how far this cache may go for which chunks, as things are."""
         if self._stale:
             self._stale = False
-            self._by_right = Duties(self._title_id, self._chunk_count, self.members.values())
+            self._by_right = self._present = Duties(self._title_id, self._chunk_count, self.members.values())
             self._rights = self._duties = self._by_right.within(self._me)
             if self.left_out:
                 present = [node for node in self.members.values() if node.id not in self.left_out]
-                self._duties = Duties(self._title_id, self._chunk_count, present).within(self._me)
+                self._present = Duties(self._title_id, self._chunk_count, present)
+                self._duties = self._present.within(self._me)
         return self._duties
 
     def forget_claims(self, before: float) -> None:
@@ -106,17 +111,27 @@ class Masters:
         return next(iter(self.left_out.values()), "roster-changed")
 
     def watch(self, now: float, patience_s: float, linked: Iterable[str], available: Availability) -> None:
-        """Leave out the members that have been silent for `patience_s` though there is something for them to do."""
+        """Leave out the members that have been silent for `patience_s` though there is something for them to do.
+
+        Be it by right, or in the place of others that were left out before.
+        """
         linked = set(linked)
         self.duties()
+        if self._changed:
+            self._changed, self._elected_at = False, now
         for node_id, node in self.members.items():
-            silent = now >= self._seen_at[node_id] + patience_s
-            if silent and node_id != self._me.id and node_id not in self.left_out and self._is_due(node, available):
+            if node_id == self._me.id or node_id in self.left_out or now < self._seen_at[node_id] + patience_s:
+                continue
+            stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
+            if self._is_due(node, self._by_right.within(node), available) or (
+                stands_in and self._is_due(node, self._present.within(node), available)
+            ):
                 self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
+        if self._changed:
+            self._changed, self._elected_at = False, now
 
-    def _is_due(self, node: NodeInfo, available: Availability) -> bool:
-        """Tell whether `node` is master of a chunk that it lacks and could get."""
-        within = self._by_right.within(node)
+    def _is_due(self, node: NodeInfo, within: Mapping[Scope, Bitmap], available: Availability) -> bool:
+        """Tell whether `node`, which may go as far as `within`, is master of a chunk that it lacks and could get."""
         if self._scope_of(node.id) == Scope.ISP:
             lacking = within[Scope.REGION].and_not(available.held[Scope.ISP])
             return (lacking & (within[Scope.WORLD] | available.held[Scope.WORLD])).any()

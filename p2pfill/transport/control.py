@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from p2pfill.errors import ProtocolError
+from p2pfill.model.pace import KEEPALIVE_S, SILENCE_TIMEOUT_S
 from p2pfill.protocol.link import ControlLink, LinkState
 from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Ping, Pong, Reject
 from p2pfill.protocol.rules import Side
@@ -22,12 +23,6 @@ READ_BYTES: Final = 64 * 1024
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 """From connection to the remote's Hello."""
-
-KEEPALIVE_S: Final = 10.0
-"""A Ping is sent this often; its answer tells that the remote's event loop still runs."""
-
-SILENCE_TIMEOUT_S: Final = 35.0
-"""Three lost Pings and some slack."""
 
 OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Room for the largest bitmap many times over; a remote that lets this much pile up has stopped reading."""

@@ -24,12 +24,7 @@ from typing import Final
 import trio
 
 from p2pfill.errors import TransferError
-
-PROGRESS_TIMEOUT_S: Final = 30.0
-"""A stream on which no byte moves for this long inside a chunk is dead."""
-
-SLOT_WATCH_S: Final = 1.0
-"""An upload slot whose stream has moved nothing between two looks goes to another."""
+from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 
 EAGER_MS: Final = 1
 """How long a thread may wait for one socket while there are threads for all streams: saves arming it again."""

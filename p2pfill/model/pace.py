@@ -1,0 +1,42 @@
+"""How often a cache does what, and how long it waits for what: one definition for the node and for the simulator.
+
+All are seconds but where the name says otherwise. Waits that belong to fill decisions are in `policy` and `swarm`.
+"""
+
+from typing import Final
+
+PROGRESS_S: Final = 1.0
+"""How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
+
+MEET_S: Final = 1.5
+"""For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
+Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
+
+ANNOUNCE_S: Final = 0.02
+"""Announcements wait this long for others to share a message: each costs both sides more than it carries."""
+
+COMMIT_INTERVAL_S: Final = 0.25
+"""How much work a crash may undo, against one sync of the disk each time."""
+
+ORIGIN_READS_MAX: Final = 4
+"""Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
+
+REDIAL_S: Final = 0.5
+"""The first pause before a node is dialled again; doubles up to `REDIAL_MAX_S`."""
+
+REDIAL_MAX_S: Final = 15.0
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""For opening a data stream."""
+
+KEEPALIVE_S: Final = 10.0
+"""A Ping is sent this often; its answer tells that the remote's event loop still runs."""
+
+SILENCE_TIMEOUT_S: Final = 35.0
+"""Three lost Pings and some slack."""
+
+PROGRESS_TIMEOUT_S: Final = 30.0
+"""A stream on which no byte moves for this long inside a chunk is dead."""
+
+SLOT_WATCH_S: Final = 1.0
+"""An upload slot whose stream has moved nothing between two looks goes to another."""

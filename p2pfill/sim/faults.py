@@ -1,0 +1,231 @@
+"""What can go wrong: kinds of faults, how each begins and is healed, and how they are drawn from a seed.
+
+Faults of one kind on one cache may overlap; each undoes only its own. All heal but `loss`: then everything else must
+complete (`checkers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from p2pfill.errors import ConfigError
+from p2pfill.sim.scenario import FaultSpec
+
+if TYPE_CHECKING:
+    from p2pfill.sim.cache import SimCache
+    from p2pfill.sim.scenario import Scenario
+    from p2pfill.sim.world import World
+
+Undo = Callable[[], None]
+
+SHORTEST_S: Final = 0.2
+"""A fault that is healed sooner is hardly one."""
+
+
+class Faults:
+    """The faults of one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._holds: dict[str, int] = {}
+        """Cache -> how many faults keep it down."""
+        self.begun = 0
+        self.healed_at = 0.0
+        """When the last fault is healed."""
+
+    def plan(self, specs: list[FaultSpec]) -> None:
+        """Enter all faults into the schedule. Raises `ConfigError` for an unknown kind or place."""
+        for spec in specs:
+            begin = KINDS.get(spec.kind)
+            if begin is None:
+                raise ConfigError(f"there is no fault of kind {spec.kind!r}; there are: {', '.join(KINDS)}")
+            if spec.node and spec.node not in self._world.caches and spec.node not in self._world.isps():
+                raise ConfigError(f"fault {spec.kind}: there is no cache and no ISP {spec.node!r}")
+            self.healed_at = max(self.healed_at, spec.at_s + spec.for_s)
+            self._world.schedule.at(spec.at_s, self._begin, spec)
+
+    def _begin(self, spec: FaultSpec) -> None:
+        self.begun += 1
+        self._world.note(None, f"fault {spec.kind} {spec.node} for {spec.for_s!r} s")
+        undo = KINDS[spec.kind](self, spec)
+        if undo is not None:
+            self._world.schedule.after(spec.for_s, self._heal, spec, undo)
+
+    def _heal(self, spec: FaultSpec, undo: Undo) -> None:
+        self._world.note(None, f"healed {spec.kind} {spec.node}")
+        undo()
+
+    # ---- the kinds
+
+    def crash(self, spec: FaultSpec) -> Undo | None:
+        """Its process ends and is started again."""
+        cache = self._cache(spec)
+        self._take_down(cache, seen=True)
+        return lambda: self._bring_up(cache)
+
+    def vanish(self, spec: FaultSpec) -> Undo | None:
+        """Its machine loses power and is started again; nobody is told."""
+        cache = self._cache(spec)
+        self._world.cut(cache.info.id)
+        self._take_down(cache, seen=False)
+
+        def undo() -> None:
+            self._world.mend(cache.info.id)
+            self._bring_up(cache)
+
+        return undo
+
+    def loss(self, spec: FaultSpec) -> Undo | None:
+        """Its machine loses power for good."""
+        cache = self._cache(spec)
+        self._world.cache_is_lost(cache)
+        self._world.cut(cache.info.id)
+        self._take_down(cache, seen=False)
+        return None
+
+    def partition(self, spec: FaultSpec) -> Undo | None:
+        """A cache, or an ISP, is cut off."""
+        self._world.cut(spec.node)
+        return lambda: self._world.mend(spec.node)
+
+    def slow(self, spec: FaultSpec) -> Undo | None:
+        """Its link carries less."""
+        place = self._cache(spec).place
+        self._world.internet.set_pace(place, spec.factor)
+        return lambda: self._world.internet.set_pace(place, 1.0)
+
+    def slow_disk(self, spec: FaultSpec) -> Undo | None:
+        """Its commits take longer."""
+        cache = self._cache(spec)
+        cache.slow_sync = 1 / spec.factor
+
+        def undo() -> None:
+            cache.slow_sync = 1.0
+
+        return undo
+
+    def lie_reject(self, spec: FaultSpec) -> Undo | None:
+        """It claims all chunks, and refuses those that it lacks."""
+        return self._lie(self._cache(spec), "reject")
+
+    def lie_silent(self, spec: FaultSpec) -> Undo | None:
+        """It claims all chunks, and never answers for those that it lacks."""
+        return self._lie(self._cache(spec), "silent")
+
+    def corrupt(self, spec: FaultSpec) -> Undo | None:
+        """What it sends is wrong."""
+        cache = self._cache(spec)
+        cache.corrupts = True
+
+        def undo() -> None:
+            cache.corrupts = False
+
+        return undo
+
+    def origin_outage(self, spec: FaultSpec) -> Undo | None:
+        """The origin refuses connections and drops those that it has."""
+        self._world.set_origin(up=False)
+        return lambda: self._world.set_origin(up=True)
+
+    def origin_corrupt(self, spec: FaultSpec) -> Undo | None:
+        """What the origin sends is wrong."""
+        self._world.origin_corrupts = True
+
+        def undo() -> None:
+            self._world.origin_corrupts = False
+
+        return undo
+
+    def tracker_outage(self, spec: FaultSpec) -> Undo | None:
+        """The tracker is away: nobody is told of a change."""
+        self._world.tracker.go_down()
+        return self._world.tracker.come_back
+
+    def link(self, spec: FaultSpec) -> Undo | None:
+        """One of its links breaks."""
+        links = list(self._cache(spec).links.values())
+        if links:
+            self._world.random.choice(links).break_off()
+        return None
+
+    # ---- helpers
+
+    def _cache(self, spec: FaultSpec) -> SimCache:
+        if spec.node not in self._world.caches:
+            raise ConfigError(f"fault {spec.kind} needs a cache, not {spec.node!r}")
+        return self._world.caches[spec.node]
+
+    def _take_down(self, cache: SimCache, *, seen: bool) -> None:
+        name = cache.info.id
+        self._holds[name] = self._holds.get(name, 0) + 1
+        if cache.running:
+            cache.crash(seen=seen)
+            self._world.tracker.cache_ended(cache)
+
+    def _bring_up(self, cache: SimCache) -> None:
+        name = cache.info.id
+        self._holds[name] -= 1
+        if not self._holds[name] and not cache.lost:
+            cache.boot()
+            self._world.tracker.cache_booted(cache)
+
+    def _lie(self, cache: SimCache, how: str) -> Undo:
+        cache.lie = how
+        for link in cache.links.values():
+            link.show()
+
+        def undo() -> None:
+            # What it has said cannot be taken back but by starting anew.
+            if cache.running and cache.lie:
+                self._take_down(cache, seen=True)
+                self._world.schedule.after(SHORTEST_S, self._bring_up, cache)
+
+        return undo
+
+
+KINDS: Final[dict[str, Callable[[Faults, FaultSpec], Undo | None]]] = {
+    "crash": Faults.crash,
+    "vanish": Faults.vanish,
+    "loss": Faults.loss,
+    "partition": Faults.partition,
+    "slow": Faults.slow,
+    "slow-disk": Faults.slow_disk,
+    "lie-reject": Faults.lie_reject,
+    "lie-silent": Faults.lie_silent,
+    "corrupt": Faults.corrupt,
+    "origin-outage": Faults.origin_outage,
+    "origin-corrupt": Faults.origin_corrupt,
+    "tracker-outage": Faults.tracker_outage,
+    "link": Faults.link,
+}
+
+
+def draw(scenario: Scenario, random: Random) -> list[FaultSpec]:
+    """Return the faults of the scenario, and those that its `chaos` draws."""
+    chaos = scenario.chaos
+    drawn = list(scenario.faults)
+    if chaos is None:
+        return drawn
+    names = [info.id for info in scenario.infos()]
+    places = [*names, *dict.fromkeys(info.isp for info in scenario.infos()), scenario.origin_isp]
+    kinds = list(chaos.kinds or KINDS)
+    lost = 0
+    for _ in range(random.randint(1, chaos.count_max)):
+        kind = random.choice(kinds)
+        if kind == "loss":
+            # Half of the fleet must be left, or there is little to look at.
+            lost += 1
+            kind = kind if lost <= len(names) // 4 else "vanish"
+        drawn.append(
+            FaultSpec(
+                kind=kind,
+                # Half of them in the first moments, while links are made and rosters come.
+                at_s=random.uniform(0.0, chaos.span_s if random.random() < 0.5 else 1.0),
+                for_s=random.choice((random.uniform(SHORTEST_S, 3.0), random.uniform(SHORTEST_S, 2 * chaos.span_s))),
+                node=random.choice(places if kind == "partition" else names),
+                factor=random.choice((0.5, 0.1, 0.02)),
+            )
+        )
+    return drawn

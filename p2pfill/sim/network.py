@@ -1,0 +1,127 @@
+"""The network between caches and origin: which pipes a transfer passes, how long a message takes, what is cut off.
+
+A transfer passes the sender's link, the uplinks of both ISPs where it leaves one, and the receiver's link. An uplink
+without a limit is no pipe at all: it would only cost time. Bytes that leave the origin or enter an ISP are counted when
+a transfer ends, whether the receiver has a use for them or not: they have crossed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from p2pfill.model.node import NodeInfo
+from p2pfill.sim.flows import ExactNetwork, LocalNetwork, Network, Pipe
+from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.schedule import Schedule
+from p2pfill.swarm.election import Scope
+
+
+class Place:
+    """Where a host stands, with its two pipes."""
+
+    __slots__ = ("down", "isp", "name", "rate", "region", "up")
+
+    def __init__(self, name: str, isp: str, region: str, rate: float) -> None:
+        self.name = name
+        self.isp = isp
+        self.region = region
+        self.rate = rate
+        """What its link was built for, in bytes per second; `Internet.set_pace` may slow it down."""
+        self.up = Pipe(f"{name} up", rate)
+        self.down = Pipe(f"{name} down", rate)
+
+
+class Route:
+    """The way from one place to another. Made once a link: it is looked at for every message."""
+
+    __slots__ = ("_base_s", "_queue_s", "pipes", "receiver", "scope", "sender")
+
+    def __init__(
+        self, sender: Place, receiver: Place, pipes: tuple[Pipe, ...], scope: Scope, base_s: float, queue_s: float
+    ) -> None:
+        self.sender = sender
+        self.receiver = receiver
+        self.pipes = pipes
+        self.scope = scope
+        self._base_s = base_s
+        self._queue_s = queue_s
+
+    def delay_s(self) -> float:
+        """Return how long a message takes now, with what queues before full links."""
+        delay_s = self._base_s
+        if self._queue_s:
+            for pipe in self.pipes:
+                if pipe.is_full:
+                    delay_s += self._queue_s
+        return delay_s
+
+
+class Internet:
+    """All places, the pipes between them, and what is cut off."""
+
+    def __init__(self, scenario: Scenario, infos: list[NodeInfo], schedule: Schedule) -> None:
+        self._scenario = scenario
+        self.flows: Network = ExactNetwork(schedule) if scenario.exact else LocalNetwork(schedule)
+        self.origin = Place(scenario.origin, scenario.origin_isp, "", scenario.rate(scenario.origin))
+        self.places = {info.id: Place(info.id, info.isp, info.region, scenario.rate(info.id)) for info in infos}
+        self._uplinks: dict[str, tuple[Pipe, Pipe]] = {}
+        for info in infos:
+            rate = scenario.uplink_rate(info.isp)
+            if rate is not None and info.isp not in self._uplinks:
+                self._uplinks[info.isp] = (Pipe(f"{info.isp} out", rate), Pipe(f"{info.isp} in", rate))
+        self._cut: Counter[str] = Counter()
+        self.origin_bytes = 0.0
+        """Bytes that have left the origin."""
+        self.isp_bytes: dict[str, float] = {info.isp: 0.0 for info in infos}
+        """ISP -> bytes that have entered it."""
+
+    def route(self, sender: Place, receiver: Place) -> Route:
+        """Return the way between two places."""
+        pipes = [sender.up]
+        scenario = self._scenario
+        delay_ms = scenario.delay_ms
+        scope = Scope.ISP
+        if sender.isp != receiver.isp:
+            scope = Scope.REGION if sender.region == receiver.region else Scope.WORLD
+            delay_ms += scenario.isp_delay_ms + (scenario.region_delay_ms if scope is Scope.WORLD else 0.0)
+            if (uplink := self._uplinks.get(sender.isp)) is not None:
+                pipes.append(uplink[0])
+            if (uplink := self._uplinks.get(receiver.isp)) is not None:
+                pipes.append(uplink[1])
+        pipes.append(receiver.down)
+        scope = Scope.ORIGIN if sender is self.origin else scope
+        return Route(sender, receiver, tuple(pipes), scope, delay_ms * 1e-3, scenario.queue_ms * 1e-3)
+
+    def count(self, route: Route, moved_bytes: float) -> None:
+        """Count the bytes of a transfer that has ended."""
+        if route.scope is Scope.ORIGIN:
+            self.origin_bytes += moved_bytes
+        if route.sender.isp != route.receiver.isp:
+            self.isp_bytes[route.receiver.isp] += moved_bytes
+
+    # ---- what goes wrong
+
+    def cut(self, name: str) -> None:
+        """Cut a host off from all others, or an ISP from all other ISPs; cuts of one name add up."""
+        self._cut[name] += 1
+
+    def mend(self, name: str) -> None:
+        """Undo one cut."""
+        self._cut[name] -= 1
+        if not self._cut[name]:
+            del self._cut[name]
+
+    def is_cut(self, route: Route) -> bool:
+        """Tell whether nothing gets through between two places now."""
+        cut = self._cut
+        if not cut:
+            return False
+        sender, receiver = route.sender, route.receiver
+        if sender.name in cut or receiver.name in cut:
+            return True
+        return sender.isp != receiver.isp and (sender.isp in cut or receiver.isp in cut)
+
+    def set_pace(self, place: Place, factor: float) -> None:
+        """Let a host's link carry `factor` of what it was built for."""
+        self.flows.set_rate(place.up, place.rate * factor)
+        self.flows.set_rate(place.down, place.rate * factor)

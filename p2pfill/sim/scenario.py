@@ -1,0 +1,207 @@
+"""What to simulate, read from a TOML file: the caches, their network, the title, and what goes wrong.
+
+A topology of the lab (bench/topologies) is a scenario as it is; what only the simulator knows has defaults that fit the
+lab. Rates are Mbit/s in each direction, 0 means without limit.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from p2pfill.errors import ConfigError
+from p2pfill.model.ids import NodeId
+from p2pfill.model.limits import KIB, MIB
+from p2pfill.model.manifest import FileEntry, Manifest, default_chunk_size
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+
+CACHES_MAX: Final = 100_000
+"""Beyond this not even the smallest title fits into a machine's memory."""
+
+UNLIMITED_BYTES_S: Final = 1e12
+"""The rate of what has no limit: faster than any link that there is."""
+
+MBIT_BYTES: Final = 1e6 / 8
+
+
+class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing that goes wrong, at a time from the start, and is healed `for_s` seconds later."""
+
+    kind: str
+    """A name of `p2pfill.sim.faults`."""
+    at_s: float = 0.0
+    for_s: float = 10.0
+    node: str = ""
+    """The cache, or for a partition the cache or ISP, that it befalls."""
+    factor: float = 0.1
+    """For `slow`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
+
+
+class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Faults drawn from the seed."""
+
+    kinds: tuple[str, ...] = ()
+    """Empty: all of them."""
+    count_max: int = 6
+    span_s: float = 10.0
+    """Faults begin within this time, and each is healed after at most twice as much."""
+    clock_offset_s: float = 1000.0
+    clock_drift: float = 0.02
+    """By how much clocks differ at most, and by what part of a second each second."""
+    jitter_ms: float = 5.0
+    """What a message takes longer at most."""
+    rate_min: float = 0.3
+    """Links carry between this part and all of what the scenario says."""
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Caches that need no names of their own: `caches` in `isps` equal ISPs of `regions` regions."""
+
+    caches: int
+    isps: int = 1
+    regions: int = 1
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A simulation, apart from its seed."""
+
+    name: str = ""
+    isps: dict[str, list[str]] = {}
+    fleet: Fleet | None = None
+    regions: dict[str, str] = {}
+    """ISP -> region; `region` where it is not named."""
+    origin: str = "origin"
+    host_mbit: float = 0.0
+    uplink_mbit: float = 0.0
+    rates: dict[str, float] = {}
+    """Host -> Mbit/s, where it differs."""
+    weights: dict[str, float] = {}
+    size_mib: float = 256
+    chunk_kib: int = 0
+    """0: as `publish` would choose."""
+    goodput: float = 0.957
+    """The part of a link's rate that carries payload: what one TCP stream gets in the lab."""
+    delay_ms: float = 0.2
+    """One way between two hosts, while no queue stands before a link."""
+    isp_delay_ms: float = 0.0
+    """What it takes longer into another ISP."""
+    region_delay_ms: float = 0.0
+    """What it takes longer still into another region."""
+    queue_ms: float = 20.0
+    """What a message waits longer before each full link: half of the queue that the lab's links have."""
+    start_ms: float = 1.0
+    """Until the first byte of a transfer moves, where its stream was idle."""
+    read_ms: float = 2.0
+    """Until the first byte of an origin's answer moves."""
+    sync_ms: float = 20.0
+    """A commit."""
+    order_ms: float = 50.0
+    """Within which the order to fill reaches the caches, one after the other."""
+    upload_slots: int = 4
+    policy: FillPolicy = FillPolicy()
+    lease_s: float = 6.0
+    """After which the tracker takes a silent cache for dead: three heartbeats."""
+    poll_s: float = 25.0
+    """After which a cache is told its roster again though nothing has changed; 0: never."""
+    neighbours: int = 0
+    """About how many caches of its own ISP each is linked with; 0: everybody is linked with everybody."""
+    far_neighbours: int = 8
+    """And about how many of other ISPs, half of them in its own region."""
+    exact: bool = True
+    """Sharing of bandwidth worked out over the whole network; see `p2pfill.sim.flows`."""
+    wire: bool = False
+    """Every message is encoded, and both ends of each link keep the rules of the protocol."""
+    check_tiers: bool = True
+    """Work out anew, at each request that crosses a border, whether it was due; costs an election a roster."""
+    faults: tuple[FaultSpec, ...] = ()
+    chaos: Chaos | None = None
+    limit_s: float = 600.0
+    """Virtual seconds after the last fault is healed, by which everything must be complete."""
+
+    @classmethod
+    def load(cls, path: Path) -> Scenario:
+        """Read a scenario, or a topology of the lab. Raises `ConfigError`."""
+        try:
+            settings: dict[str, Any] = tomllib.loads(path.read_text())
+            scenario = msgspec.convert(settings, cls, strict=False)
+            scenario.check()
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, ConfigError) as error:
+            raise ConfigError(f"{path} is not a scenario: {error}") from error
+        return scenario
+
+    def check(self) -> None:
+        """Raise `ConfigError` where the parts do not fit together."""
+        names = [host for hosts in self.isps.values() for host in hosts]
+        if len(set(names)) != len(names):
+            raise ConfigError("host names must be unique")
+        if self.fleet is not None and not 0 < self.fleet.caches <= CACHES_MAX:
+            raise ConfigError(f"a fleet has 1 to {CACHES_MAX} caches, not {self.fleet.caches}")
+        if not self.infos():
+            raise ConfigError("there is no cache to fill")
+        if self.size_mib <= 0:
+            raise ConfigError("the title is empty")
+
+    def infos(self) -> list[NodeInfo]:
+        """Return all caches."""
+        found = [
+            NodeInfo(NodeId(name), isp, self.regions.get(isp, "region"), weight=self.weights.get(name, 1.0))
+            for isp, hosts in self.isps.items()
+            for name in hosts
+            if name != self.origin
+        ]
+        if self.fleet is not None:
+            fleet = self.fleet
+            for number in range(fleet.caches):
+                isp = number * fleet.isps // fleet.caches
+                region = isp * fleet.regions // fleet.isps
+                found.append(NodeInfo(NodeId(f"c{number:05}"), f"isp{isp:03}", f"region{region:02}"))
+        return found
+
+    @property
+    def origin_isp(self) -> str:
+        """The network in which the origin stands; one of its own where none is named."""
+        return next((isp for isp, hosts in self.isps.items() if self.origin in hosts), "cloud")
+
+    def rate(self, host: str) -> float:
+        """Return what a host's link carries, in bytes of payload per second."""
+        return self._bytes_s(self.rates.get(host, self.host_mbit))
+
+    def uplink_rate(self, isp: str) -> float | None:
+        """Return what an ISP's uplink carries, in bytes of payload per second; None where it has no limit.
+
+        The origin stands for a cloud: only its own link is narrow.
+        """
+        return self._bytes_s(self.uplink_mbit) if self.uplink_mbit and isp != self.origin_isp else None
+
+    def _bytes_s(self, mbit: float) -> float:
+        return mbit * MBIT_BYTES * self.goodput if mbit else UNLIMITED_BYTES_S
+
+    def manifest(self) -> Manifest:
+        """Return the title. Its digests are zeros: whether bytes are right is known without them here."""
+        size = int(self.size_mib * MIB)
+        chunk_size = self.chunk_kib * KIB or default_chunk_size(size)
+        count = -(-size // chunk_size)
+        files = (FileEntry("file", size, 0),)
+        return Manifest("simulated", chunk_size, files, bytes(16 * count), bytes(32 * count), "blake3")
+
+    def bound_s(self) -> float:
+        """Return the least seconds in which the title can reach every cache: the largest of the cuts that are known.
+
+        One host's link, an ISP's uplink, the origin's link, all of an ISP, and all of the fleet.
+        """
+        size = int(self.size_mib * MIB)
+        origin = self.rate(self.origin)
+        rates: dict[str, list[float]] = {}
+        for info in self.infos():
+            rates.setdefault(info.isp, []).append(self.rate(info.id))
+        everybody = [rate for group in rates.values() for rate in group]
+        cuts = [size / min(everybody), size / origin, size * len(everybody) / (origin + sum(everybody))]
+        for isp, group in rates.items():
+            uplink = self.uplink_rate(isp)
+            if uplink is not None:
+                cuts += [size / uplink, size * len(group) / (uplink + sum(group))]
+        return max(cuts)

@@ -1,0 +1,143 @@
+"""One run: a scenario and a seed, from the order to fill until every cache holds the title.
+
+All chance comes from one `Random` per concern, seeded from the seed, so the same seed gives the same run to the byte;
+and nothing here depends on the order of hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from p2pfill.sim.cache import SimCache
+from p2pfill.sim.checkers import Checkers
+from p2pfill.sim.faults import Faults, draw
+from p2pfill.sim.network import Internet
+from p2pfill.sim.origin import OriginRead
+from p2pfill.sim.report import Report, Samples
+from p2pfill.sim.scenario import Chaos, Scenario
+from p2pfill.sim.schedule import Schedule
+from p2pfill.sim.trace import Trace
+from p2pfill.sim.tracker import SimTracker
+
+Progress = Callable[[float, int, int], None]
+"""Is told the virtual seconds, the caches that are complete, and how many there are."""
+
+
+class World:
+    """A fleet in virtual time."""
+
+    def __init__(self, scenario: Scenario, seed: int, *, trace: Trace | None = None) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.trace = trace if trace is not None else Trace()
+        self.schedule = Schedule()
+        self.random = Random(f"world {seed}")  # noqa: S311 (a simulation)
+        self.manifest = scenario.manifest()
+        infos = scenario.infos()
+        self.internet = Internet(scenario, infos, self.schedule)
+        self.checkers = Checkers(
+            self.manifest, ledger_every=8 if scenario.chaos is not None else 64, tiers=scenario.check_tiers
+        )
+        self.caches: dict[str, SimCache] = {}
+        for info in infos:
+            self.caches[info.id] = SimCache(self, info, self.internet.places[info.id])
+        self.tracker = SimTracker(self)
+        self.faults = Faults(self)
+        self.origin_up = True
+        self.origin_corrupts = False
+        self.origin_reads: dict[OriginRead, None] = {}
+        """Reads of which bytes are moving."""
+        self.decisions = 0
+        """Requests made."""
+        self.pauses = 0
+        self._origin_outages = 0
+        self._awaited = dict.fromkeys(self.caches)
+        """Caches that shall complete and have not."""
+        self._jitter_s = 0.0
+        self._jitter = Random(f"jitter {seed}")  # noqa: S311
+        self.samples = Samples(self)
+        if scenario.chaos is not None:
+            self._vary(scenario.chaos, Random(f"hosts {seed}"))  # noqa: S311
+            self._jitter_s = self._jitter.uniform(0.0, scenario.chaos.jitter_ms * 1e-3)
+        self.faults.plan(draw(scenario, Random(f"faults {seed}")))  # noqa: S311
+
+    def _vary(self, chaos: Chaos, random: Random) -> None:
+        """Give each cache a clock and a link of its own."""
+        for cache in self.caches.values():
+            cache.clock_offset_s = random.uniform(0.0, chaos.clock_offset_s)
+            cache.clock_rate = 1 + random.uniform(-chaos.clock_drift, chaos.clock_drift)
+            cache.place.rate *= random.uniform(chaos.rate_min, 1.0)
+            self.internet.set_pace(cache.place, 1.0)
+
+    def run(self, progress: Progress | None = None, step_s: float = 1.0) -> Report:
+        """Run to the end; `progress` is called every `step_s` virtual seconds. Raises `InvariantBroken`."""
+        self.tracker.begin()
+        self.samples.begin()
+        end_at = self.faults.healed_at + self.scenario.limit_s
+        step_at = 0.0
+        while not self._is_over() and step_at < end_at:
+            step_at = min(step_at + step_s, end_at)
+            self.schedule.run(step_at, self._is_over)
+            if progress is not None:
+                progress(self.schedule.now, self.live_count, len(self.caches))
+        self.checkers.completed(list(self.caches.values()), self.scenario.limit_s)
+        for cache in self.caches.values():
+            if cache.filling is not None:
+                self.checkers.check_ledger(cache.filling)
+        return self.samples.report()
+
+    def _is_over(self) -> bool:
+        return not self._awaited and self.schedule.now >= self.faults.healed_at
+
+    # ---- what happens
+
+    def note(self, cache: SimCache | None, what: str) -> None:
+        """Write a line into the trace."""
+        self.trace.add(self.schedule.now, cache.info.id if cache is not None else "-", what)
+
+    @property
+    def live_count(self) -> int:
+        """How many caches are complete, or lost for good."""
+        return len(self.caches) - len(self._awaited)
+
+    def jitter_s(self) -> float:
+        """Return by how much the next message is late."""
+        return self._jitter.random() * self._jitter_s if self._jitter_s else 0.0
+
+    def cache_is_live(self, cache: SimCache) -> None:
+        """Take note that a cache has completed."""
+        self._awaited.pop(cache.info.id, None)
+
+    def cache_is_lost(self, cache: SimCache) -> None:
+        """Take note that a cache will never complete."""
+        cache.lost = True
+        self._awaited.pop(cache.info.id, None)
+
+    def isps(self) -> set[str]:
+        """Return the names of all ISPs, that of the origin among them."""
+        return {cache.info.isp for cache in self.caches.values()} | {self.scenario.origin_isp}
+
+    def cut(self, name: str) -> None:
+        """Cut a cache or an ISP off."""
+        self.internet.cut(name)
+        self._look_at_cuts()
+
+    def mend(self, name: str) -> None:
+        """Undo one cut."""
+        self.internet.mend(name)
+        self._look_at_cuts()
+
+    def set_origin(self, *, up: bool) -> None:
+        """Begin or end an outage of the origin; several add up."""
+        self._origin_outages += -1 if up else 1
+        self.origin_up = not self._origin_outages
+        for read in list(self.origin_reads):
+            read.look_at_cut()
+
+    def _look_at_cuts(self) -> None:
+        for cache in self.caches.values():
+            for link in [*cache.links.values(), *cache.opening]:
+                link.look_at_cut()
+        for read in list(self.origin_reads):
+            read.look_at_cut()

@@ -1,0 +1,79 @@
+"""Seeds of mixed faults: nothing that must hold is ever broken, and everything completes once faults heal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sim.worlds import CHAOS, world
+
+from p2pfill.cli.sim import repeat_command
+from p2pfill.errors import ConfigError
+from p2pfill.sim.faults import KINDS, draw
+from p2pfill.sim.scenario import FaultSpec, Scenario
+from p2pfill.sim.world import World
+
+SCENARIO = Scenario.load(CHAOS)
+SEEDS = 300
+SEEDS_A_TEST = 25
+ONCE_FAILED = [int(line.split("#")[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+               if line.split("#")[0].strip()]  # fmt: skip
+
+
+def pass_seed(seed: int) -> None:
+    try:
+        World(SCENARIO, seed).run()
+    except Exception as error:
+        raise AssertionError(f"{error}; repeat it with: {repeat_command(CHAOS, seed)}") from error
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_A_TEST))
+def test_seeds(first: int) -> None:
+    for seed in range(first, first + SEEDS_A_TEST):
+        pass_seed(seed)
+
+
+@pytest.mark.parametrize("seed", ONCE_FAILED)
+def test_seeds_that_once_failed(seed: int) -> None:
+    pass_seed(seed)
+
+
+def test_the_seeds_draw_every_kind_of_fault() -> None:
+    from random import Random
+
+    drawn = {spec.kind for seed in range(SEEDS) for spec in draw(SCENARIO, Random(f"faults {seed}"))}
+    assert drawn == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_fault_is_overcome(kind: str) -> None:
+    built = world(faults=(FaultSpec(kind=kind, at_s=0.15, for_s=4.0, node="a1"),), wire=True)
+    report = built.run()
+    assert report.faults == 1
+    assert report.complete >= 5
+    assert built.schedule.now >= 4.0
+
+
+def test_a_restart_fetches_nothing_twice_that_was_durable() -> None:
+    built = world(faults=(FaultSpec(kind="crash", at_s=0.5, for_s=0.5, node="a1"),))
+    durable: list[int] = []
+    crash = type(built.caches["a1"]).crash
+
+    def look(*, seen: bool) -> None:
+        crash(built.caches["a1"], seen=seen)
+        durable.extend(built.caches["a1"].durable.indexes())
+
+    built.caches["a1"].crash = look  # type: ignore[method-assign]
+    report = built.run()
+    assert durable
+    assert report.complete == 6
+    length = built.manifest.chunk_size
+    fetched = sum(report.bytes_by_scope.values()) - 5 * report.title_bytes
+    assert fetched <= (built.manifest.chunk_count + 16 - len(durable)) * length
+
+
+def test_faults_of_a_scenario_are_checked() -> None:
+    with pytest.raises(ConfigError, match="no fault of kind"):
+        world(faults=(FaultSpec(kind="meteor"),))
+    with pytest.raises(ConfigError, match="no cache and no ISP"):
+        world(faults=(FaultSpec(kind="crash", node="z9"),))

@@ -1,0 +1,102 @@
+"""Whole runs: what a fleet without faults does, and that the same seed is the same run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from sim.worlds import CHAOS, ROOT, SMALL, run, world
+
+from p2pfill.sim.scenario import Fleet, Scenario
+from p2pfill.sim.trace import Trace
+from p2pfill.sim.world import World
+
+LAB = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("wire", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_without_faults_one_copy_crosses_each_border(wire: bool, exact: bool) -> None:
+    report = run(wire=wire, exact=exact)
+    assert report.complete == 6
+    assert report.origin_copies == pytest.approx(1.0)
+    assert report.isp_copies.max == pytest.approx(1.0)
+    assert report.isp_copies.min == pytest.approx(1.0)
+    assert not report.escalations
+    assert report.duplicate_bytes == 0
+    assert sum(report.bytes_by_scope.values()) == 6 * report.title_bytes
+    assert 1.0 <= report.time_over_bound < 3.0
+
+
+def test_messages_as_bytes_or_as_objects_make_no_difference() -> None:
+    plain, wired = run(wire=False), run(wire=True)
+    assert plain.trace_digest == wired.trace_digest
+    assert plain.messages == wired.messages
+
+
+@pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)
+def test_topologies_of_the_lab_are_scenarios(path: str) -> None:
+    scenario = Scenario.load(path)  # type: ignore[arg-type]
+    assert scenario.infos()
+    assert scenario.bound_s() > 0
+
+
+def test_the_same_seed_gives_the_same_trace_to_the_byte() -> None:
+    scenario = Scenario.load(CHAOS)
+    traces = [Trace(keep=True) for _ in range(2)]
+    reports = [World(scenario, 5, trace=trace).run() for trace in traces]
+    assert traces[0].lines == traces[1].lines
+    assert reports[0] == reports[1]
+    assert World(scenario, 6).run().trace_digest != reports[0].trace_digest
+
+
+def test_the_order_of_hashes_makes_no_difference() -> None:
+    program = (
+        "from pathlib import Path; from p2pfill.sim.scenario import Scenario; from p2pfill.sim.world import World; "
+        f"s = Scenario.load(Path({str(CHAOS)!r})); print([World(s, seed).run().trace_digest for seed in (3, 4, 5)])"
+    )
+    said = set()
+    for hash_seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", program]
+        said.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+    assert len(said) == 1
+
+
+def test_a_trace_that_is_not_kept_has_the_same_digest() -> None:
+    kept = Trace(keep=True)
+    assert world(trace=kept).run().trace_digest == run().trace_digest
+    assert kept.lines
+
+
+def test_a_report_has_series_for_plots() -> None:
+    report = run()
+    assert set(report.completions) == {"a1", "a2", "a3", "b1", "b2", "b3"}
+    assert max(report.completions.values()) == report.seconds
+    assert len(report.samples) > 20
+    last = report.samples[-1]
+    assert [sample.at_s for sample in report.samples] == sorted(sample.at_s for sample in report.samples)
+    assert last.isp_bytes + last.region_bytes + last.origin_bytes == 6 * report.title_bytes
+    assert msgspec.json.decode(msgspec.json.encode(report), type=type(report)) == report
+
+
+def test_a_fleet_with_bounded_neighbourhoods_fills() -> None:
+    fleet = Fleet(caches=60, isps=6, regions=2)
+    scenario = msgspec.structs.replace(
+        SMALL, isps={"cloud": ["origin"]}, fleet=fleet, neighbours=6, far_neighbours=6, exact=False, poll_s=0.0
+    )
+    built = World(scenario, 1)
+    report = built.run()
+    assert report.complete == 60
+    assert report.origin_copies < 1.5
+    assert max(len(cache.links) for cache in built.caches.values()) < 40
+
+
+def test_a_uplink_is_the_limit_where_it_is_narrow() -> None:
+    report = run(uplink_mbit=10)
+    assert report.bound_s == pytest.approx(4 * 1024 * 1024 / (10e6 / 8 * SMALL.goodput))
+    assert report.seconds >= report.bound_s
+    assert report.isp_copies.max == pytest.approx(1.0)
