@@ -40,3 +40,8 @@ PROGRESS_TIMEOUT_S: Final = 30.0
 
 SLOT_WATCH_S: Final = 1.0
 """An upload slot whose stream has moved nothing between two looks goes to another."""
+
+UPLOAD_SLOTS: Final = 16
+"""Chunks that a node sends at a time, if it is not told otherwise. Few would be held by receivers behind slow links,
+while the uplink has room for others: with 4, a fill over uplinks of half a host's rate took a third longer in the
+simulator."""

@@ -11,6 +11,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import UPLOAD_SLOTS
 
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
 """Addresses to listen on which nobody can connect to."""
@@ -33,8 +34,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tracker's URL. Without one, fills are started by the program that embeds the node."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
-    upload_slots: int = 4
-    """Chunks sent at a time; more would only share the same uplink in smaller pieces."""
+    upload_slots: int = UPLOAD_SLOTS
+    """Chunks sent at a time. Few would be held by receivers behind slow links, while the uplink has room for others."""
     data_workers: int = 4
     """Threads that move payload between sockets and disk."""
     record: str = ""

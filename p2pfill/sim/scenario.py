@@ -17,6 +17,7 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import FileEntry, Manifest, default_chunk_size
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import UPLOAD_SLOTS
 from p2pfill.model.policy import FillPolicy
 
 CACHES_MAX: Final = 100_000
@@ -101,7 +102,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A commit."""
     order_ms: float = 50.0
     """Within which the order to fill reaches the caches, one after the other."""
-    upload_slots: int = 4
+    upload_slots: int = UPLOAD_SLOTS
     policy: FillPolicy = FillPolicy()
     lease_s: float = 6.0
     """After which the tracker takes a silent cache for dead: three heartbeats."""
