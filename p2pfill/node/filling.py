@@ -85,7 +85,7 @@ class Filling:
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
         self._to_repeat: list[int] = []
-        self._is_telling = False
+        self._has_news = trio.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._turns: dict[int, Turn] = {}
         self._reading: dict[int, str] = {}
@@ -183,6 +183,7 @@ class Filling:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit_often)
+                nursery.start_soon(self._tell_often)
                 nursery.start_soon(self._watch_progress)
                 nursery.start_soon(self._meet)
                 nursery.start_soon(self._pump, nursery)
@@ -241,12 +242,12 @@ class Filling:
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
                 self._to_announce.extend(chunks)
-                self._tell_soon(nursery)
+                self._has_news.set()
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
             case actions.ClaimChunks(chunks, still):
                 (self._to_repeat if still else self._to_claim).extend(chunks)
-                self._tell_soon(nursery)
+                self._has_news.set()
             case actions.ShowInterest(source, wanted):
                 if (link := self._node.peers.link(source)) is not None:
                     link.show_interest(self, wanted)
@@ -292,18 +293,15 @@ class Filling:
                 origin = self._origins[url] = open_origin(url)
             return origin
 
-    def _tell_soon(self, nursery: trio.Nursery) -> None:
-        if not self._is_telling:
-            self._is_telling = True
-            nursery.start_soon(self._tell_later)
-
-    async def _tell_later(self) -> None:
-        await trio.sleep(ANNOUNCE_S)
-        self._tell()
+    async def _tell_often(self) -> None:
+        while True:
+            await self._has_news.wait()
+            await trio.sleep(ANNOUNCE_S)
+            self._has_news = trio.Event()
+            self._tell()
 
     def _tell(self) -> None:
         """Tell all linked caches what has happened here since the last time, as far as it concerns them."""
-        self._is_telling = False
         gained, claimed, still = self._to_announce, self._to_claim, self._to_repeat
         self._to_announce, self._to_claim, self._to_repeat = [], [], []
         if gained or claimed or still:

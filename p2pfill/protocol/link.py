@@ -49,6 +49,9 @@ class LinkState(Enum):
     CLOSED = "CLOSED"
     """The remote has said Goodbye or has ended the stream."""
 
+    # Members are compared by identity; the hash of Enum, which looks at the name, is one in Python.
+    __hash__ = object.__hash__
+
 
 class LinkEvent(Enum):
     """What moves a link from one state to another."""
@@ -61,6 +64,8 @@ class LinkEvent(Enum):
     RECEIVE_GOODBYE = "receive Goodbye"
     REMOTE_FAULT = "remote breaks a rule"
     RECEIVE_EOF = "receive end of stream"
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {

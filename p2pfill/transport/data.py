@@ -13,6 +13,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import trio
@@ -145,7 +146,7 @@ class Receiver(Stream):
             self._set_low_water(1)
             fault = self.WITHDRAWN if delivery is None else self._fault_of(delivery)
             self._header = self._delivery = None
-            self.token.run_sync_soon(self._deliver, header, fault)
+            self.plane.tell(partial(self._deliver, header, fault))
         return Next.WAIT
 
     def _set_low_water(self, count: int) -> None:
@@ -291,7 +292,7 @@ class Sender(Stream):
         for _ in range(RUN_CHUNKS):
             if self._upload is None or not self._send(self._upload):
                 break
-            self.token.run_sync_soon(self._sent, self._upload.header)
+            self.plane.tell(partial(self._sent, self._upload.header))
             self._upload = None
             self._take_next()
             if self.plane.has_slot_queue:

@@ -16,9 +16,10 @@ import select
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import trio
@@ -52,7 +53,6 @@ class Stream(ABC):
         self.moved_bytes = 0
         """Payload bytes moved so far; grows inside a chunk too."""
         self.moved_at_look = 0
-        self.token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._fault: Exception | None = None
 
@@ -111,6 +111,9 @@ class DataPlane:
         self._slot_lock = threading.Lock()
         self._slots_free = upload_slots
         self._slot_queue: deque[Stream] = deque()
+        self._token = trio.lowlevel.current_trio_token()
+        self._news: deque[Callable[[], object]] = deque()
+        self._has_told = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[DataPlane]:
@@ -152,6 +155,23 @@ class DataPlane:
     def eager_ms(self) -> int:
         """Return how long a thread may wait inside a turn."""
         return EAGER_MS if len(self._streams) < self._workers else 0
+
+    def tell(self, news: Callable[[], object]) -> None:
+        """Have `news` called in the event loop, in order. Callable from any thread.
+
+        What gathers before the loop looks is handed over at once: waking it costs more than most news do.
+        """
+        self._news.append(news)
+        if not self._has_told:
+            self._has_told = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._take_news)
+
+    def _take_news(self) -> None:
+        # In this order: news that comes in between finds either the flag down or this loop still looking.
+        self._has_told = False
+        while self._news:
+            self._news.popleft()()
 
     # ---- upload slots
 
@@ -219,5 +239,4 @@ class DataPlane:
                 self.arm(stream)
             elif turn is Next.END:
                 stream.closed = True
-                with suppress(trio.RunFinishedError):
-                    stream.token.run_sync_soon(stream.end, fault)
+                self.tell(partial(stream.end, fault))
