@@ -84,7 +84,6 @@ class Filling:
         self._to_commit: list[int] = []
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
-        self._to_repeat: list[int] = []
         self._has_news = trio.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._turns: dict[int, Turn] = {}
@@ -245,8 +244,8 @@ class Filling:
                 self._has_news.set()
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
-            case actions.ClaimChunks(chunks, still):
-                (self._to_repeat if still else self._to_claim).extend(chunks)
+            case actions.ClaimChunks(chunks):
+                self._to_claim.extend(chunks)
                 self._has_news.set()
             case actions.ShowInterest(source, wanted):
                 if (link := self._node.peers.link(source)) is not None:
@@ -302,11 +301,11 @@ class Filling:
 
     def _tell(self) -> None:
         """Tell all linked caches what has happened here since the last time, as far as it concerns them."""
-        gained, claimed, still = self._to_announce, self._to_claim, self._to_repeat
-        self._to_announce, self._to_claim, self._to_repeat = [], [], []
-        if gained or claimed or still:
+        gained, claimed = self._to_announce, self._to_claim
+        self._to_announce, self._to_claim = [], []
+        if gained or claimed:
             for link in self._node.peers.links():
-                link.tell(self, gained, claimed, still)
+                link.tell(self, gained, claimed)
 
     async def _watch_progress(self) -> None:
         while True:

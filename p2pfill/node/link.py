@@ -331,15 +331,11 @@ class Link:
 
     # ---- what the remote wants
 
-    def tell(self, filling: Filling, gained: Sequence[int], claimed: Sequence[int], still: Sequence[int]) -> None:
-        """Tell of newly verified chunks and of those on their way across a border, where the remote has to know.
-
-        `still` are claims that are repeated, to be told in any case.
-        """
+    def tell(self, filling: Filling, gained: Sequence[int], claimed: Sequence[int]) -> None:
+        """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
         if self.remote is None or not (handles := self._handles(filling.title_id)):
             return
         gained = filling.fill.news(self.remote.id, gained)
-        claimed = [*filling.fill.news(self.remote.id, claimed), *still]
         for handle in handles:
             # In this order: what was claimed and has come since is no longer being fetched.
             for batch in m.batches(claimed):
@@ -362,7 +358,7 @@ class Link:
             filling.handle(events.InterestShown(self.remote.id, Bitmap.from_bytes(bitmap, chunk_count)))
         self._send_holdings(handle, title_id)
         if filling is not None and not filling.done.is_set():
-            self.tell(filling, (), filling.fill.border_chunks(), ())
+            self.tell(filling, (), filling.fill.border_chunks())
 
     def show(self, title_id: TitleId) -> None:
         """Send our holdings of a title anew, since we now have it where we had not."""

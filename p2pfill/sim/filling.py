@@ -41,7 +41,6 @@ class SimFilling:
         self._late: list[events.Event] = []
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
-        self._to_repeat: list[int] = []
         self._is_telling = False
         self._to_commit: list[int] = []
         self._commit_at = -1.0
@@ -172,8 +171,8 @@ class SimFilling:
                 self._tell_soon()
                 counts = self.fill.ledger.counts
                 self._plan_commit(at_once=not counts[0] and not counts[1])
-            case actions.ClaimChunks(chunks, still):
-                (self._to_repeat if still else self._to_claim).extend(chunks)
+            case actions.ClaimChunks(chunks):
+                self._to_claim.extend(chunks)
                 self._tell_soon()
             case actions.ShowInterest(source, wanted):
                 if (link := cache.links.get(source)) is not None:
@@ -190,11 +189,11 @@ class SimFilling:
 
     def _tell(self) -> None:
         self._is_telling = False
-        gained, claimed, still = self._to_announce, self._to_claim, self._to_repeat
-        self._to_announce, self._to_claim, self._to_repeat = [], [], []
-        if (gained or claimed or still) and self.cache.filling is self:
+        gained, claimed = self._to_announce, self._to_claim
+        self._to_announce, self._to_claim = [], []
+        if (gained or claimed) and self.cache.filling is self:
             for link in self.cache.links.values():
-                link.tell(self.fill, gained, claimed, still)
+                link.tell(self.fill, gained, claimed)
 
     def _watch_progress(self) -> None:
         if self.over:

@@ -246,12 +246,12 @@ class SimLink:
 
     # ---- what the remote wants
 
-    def tell(self, fill: Fill, gained: Sequence[int], claimed: Sequence[int], still: Sequence[int]) -> None:
-        """Tell of newly verified chunks and of those on their way across a border, where the remote has to know."""
+    def tell(self, fill: Fill, gained: Sequence[int], claimed: Sequence[int]) -> None:
+        """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
         if self._subscription < 0 or self.remote is None:
             return
         gained = fill.news(self.remote.id, gained)
-        for batch in m.batches([*fill.news(self.remote.id, claimed), *still]):
+        for batch in m.batches(claimed):
             self._post(self._channel.send(m.Fetching(self._subscription, batch)))
         for batch in m.batches(gained):
             self._post(self._channel.send(m.Have(self._subscription, batch)))
@@ -269,7 +269,7 @@ class SimLink:
         self.show()
         filling = self._cache.filling
         if filling is not None and not filling.over:
-            self.tell(filling.fill, (), filling.fill.border_chunks(), ())
+            self.tell(filling.fill, (), filling.fill.border_chunks())
 
     def show(self) -> None:
         """Send our holdings, where the remote has asked for them."""

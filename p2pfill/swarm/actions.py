@@ -33,16 +33,14 @@ class AnnounceChunks:
 
 @dataclass(frozen=True, slots=True)
 class ClaimChunks:
-    """Tell linked caches that these chunks are on their way across a border to this cache."""
+    """Tell all linked caches that these chunks are still on their way across a border to this cache: a sign of life."""
 
     chunks: tuple[int, ...]
-    still: bool = False
-    """They were claimed before: tell everybody, as a sign of life, and not only those whom these chunks concern."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShowInterest:
-    """Tell a cache beyond the ISP that news of `chunks` is enough; it answers with its holdings."""
+    """Tell a cache that news of `chunks` is enough; it answers with what it holds and what crosses borders for it."""
 
     source: str
     chunks: Bitmap

@@ -117,6 +117,9 @@ class Fill:
         self._random = random
         self._heard = heard
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
+        self._everything = Bitmap.full(manifest.chunk_count)
+        self._duties: dict[Scope, Bitmap] | None = None
+        """What this cache was master of when it last showed interest."""
         self._doubtful: Bitmap | None = None
         """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
         self._requests: dict[int, Request] = {}
@@ -253,6 +256,8 @@ class Fill:
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, progress_at=now)
+        if scope == Scope.ISP:
+            source.shown = self._everything
         self.sources[node.id] = source
         if (before := self.past.pop(node.id, None)) is not None:
             source.bytes_kept = before.bytes_kept
@@ -344,7 +349,7 @@ class Fill:
         self._masters.saw(now, source_id)
         if source.scope != Scope.ISP and source.requests:
             chunks = tuple(request.chunk for request in source.requests.values())
-            self._out.append(actions.ClaimChunks(chunks, still=True))
+            self._out.append(actions.ClaimChunks(chunks))
 
     # ---- requests end
 
@@ -414,21 +419,30 @@ class Fill:
         """Tell the caches beyond the ISP which chunks this one may have to fetch from them.
 
         News of all chunks from all caches would grow with the square of the fleet; of these only the share that this
-        cache is master of matters to it. When that changes, nothing new in it is asked for before they have answered.
+        cache is master of matters to it. When it becomes master of more, it asks all caches anew, and nothing of that
+        is asked for before they have told what they hold and what they are fetching.
         """
         duties = self._masters.duties()
-        for source in self.sources.values():
-            if source.scope not in (Scope.REGION, Scope.WORLD):
-                continue
-            wanted = duties[source.scope]
-            if source.shown == wanted:
-                continue
-            if source.shown is not None:
-                fresh = wanted.and_not(source.shown)
+        before, self._duties = self._duties, duties
+        fresh = None
+        if before is not None and before is not duties:
+            fresh = Bitmap(self.manifest.chunk_count)
+            for scope, chunks in duties.items():
+                fresh = fresh | chunks.and_not(before[scope])
+            if fresh.any():
                 self._doubtful = fresh if self._doubtful is None else self._doubtful | fresh
+            else:
+                fresh = None
+        for source in self.sources.values():
+            if source.scope == Scope.ORIGIN:
+                continue
+            wanted = duties[source.scope] if source.scope != Scope.ISP else self._everything
+            if fresh is not None and not source.barred_reason:
                 source.answers_at = now + ANSWER_S
-            source.shown = wanted.copy()
-            self._out.append(actions.ShowInterest(source.id, source.shown))
+            elif source.shown == wanted:
+                continue
+            source.shown = wanted
+            self._out.append(actions.ShowInterest(source.id, wanted.copy()))
         if self._doubtful is not None and all(now >= source.answers_at for source in self.sources.values()):
             self._doubtful = None
 
@@ -444,7 +458,6 @@ class Fill:
     def _ask(self, now: float) -> None:
         size = self.manifest.chunk_size
         open_sources = [s for s in self.sources.values() if not s.barred_reason and s.room(size) > 0]
-        claimed: list[int] = []
         for scope in Scope:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
@@ -458,12 +471,8 @@ class Fill:
                     continue
                 self._request(now, source, chunk)
                 wanted.discard(chunk)
-                if scope != Scope.ISP:
-                    claimed.append(chunk)
                 if source.room(size) <= 0:
                     ready.remove(source)
-        if claimed:
-            self._out.append(actions.ClaimChunks(tuple(claimed)))
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)

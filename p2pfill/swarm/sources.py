@@ -71,9 +71,9 @@ class Source:
     interest: Bitmap | None = None
     """What it needs news of; None for everything."""
     shown: Bitmap | None = None
-    """What it was told that we need news of; None for everything."""
+    """What it was told that we need news of; None before it was told anything."""
     answers_at: float = 0.0
-    """Until then it may yet tell what it holds of the chunks that are new in `shown`; 0 once it has."""
+    """Until then it may yet answer what it was shown last; 0 once it has."""
 
     def window(self, chunk_size: int) -> int:
         """Return how many requests to keep outstanding here, from its rate."""

@@ -100,14 +100,15 @@ class World:
                     if other != node and (news := self.fills[node].news(other, chunks)):
                         self.told += len(news)
                         self.tell(other, events.ChunksGained(node, news), 0.002)
-            case actions.ClaimChunks(chunks, still):
+            case actions.ClaimChunks(chunks):
                 for other in self.fills:
-                    if other != node and (news := chunks if still else self.fills[node].news(other, chunks)):
-                        self.tell(other, events.ChunksClaimed(node, news), 0.002)
+                    if other != node:
+                        self.tell(other, events.ChunksClaimed(node, chunks), 0.002)
             case actions.ShowInterest(source, chunks):
                 self.tell(source, events.InterestShown(node, chunks), 0.001)
                 if source in self.fills:
                     self.tell(node, events.HoldingsArrived(source, self.fills[source].ledger.have.copy()), 0.002)
+                    self.tell(node, events.ChunksClaimed(source, self.fills[source].border_chunks()), 0.002)
             case actions.CompleteTitle():
                 self.finished[node] = self.now
 
