@@ -7,13 +7,18 @@ NATIVE_SOURCES := $(wildcard cext/p2pfill/*.pyx cext/p2pfill/*.pxd)
 # Options of `p2pfill demo`, for instance: make demo ARGS="--size 64 --json"
 ARGS ?=
 
-.PHONY: help demo test lint clean
+# What `make bench-swarm` fills, and where its reports go.
+SWARM ?= bench/topologies/*.toml --out docs/reports/swarm
+
+.PHONY: help demo test lint bench-swarm clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
 	@echo '            options of p2pfill demo go in ARGS: make demo ARGS="--size 64 --json"'
 	@echo "make test   build, lint and run all tests"
 	@echo "make lint   ruff and mypy only"
+	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
+	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -32,6 +37,11 @@ lint: $(VENV)/.built
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench-swarm: $(VENV)/.built
+	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }
+	@command -v ip tc >/dev/null || { echo "make bench-swarm needs iproute2; on Debian: apt-get install iproute2"; exit 2; }
+	@$(BIN)/python -m bench.swarm $(SWARM)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

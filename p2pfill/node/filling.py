@@ -83,6 +83,9 @@ class Filling:
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
         self._to_announce: list[int] = []
+        self._to_claim: list[int] = []
+        self._to_repeat: list[int] = []
+        self._is_telling = False
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._turns: dict[int, Turn] = {}
         self._reading: dict[int, str] = {}
@@ -237,16 +240,18 @@ class Filling:
                     link.cancel(self, request)
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
-                if not self._to_announce:
-                    nursery.start_soon(self._announce_soon)
                 self._to_announce.extend(chunks)
+                self._tell_soon(nursery)
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
-            case actions.ClaimChunks(chunks):
-                for link in self._node.peers.links():
-                    link.claim(self.title_id, chunks)
+            case actions.ClaimChunks(chunks, still):
+                (self._to_repeat if still else self._to_claim).extend(chunks)
+                self._tell_soon(nursery)
+            case actions.ShowInterest(source, wanted):
+                if (link := self._node.peers.link(source)) is not None:
+                    link.show_interest(self, wanted)
             case actions.CompleteTitle():
-                self._announce()
+                self._tell()
                 await self._go_live()
 
     async def _fetch(self, request: int, url: str, chunk: int) -> None:
@@ -287,15 +292,23 @@ class Filling:
                 origin = self._origins[url] = open_origin(url)
             return origin
 
-    async def _announce_soon(self) -> None:
-        await trio.sleep(ANNOUNCE_S)
-        self._announce()
+    def _tell_soon(self, nursery: trio.Nursery) -> None:
+        if not self._is_telling:
+            self._is_telling = True
+            nursery.start_soon(self._tell_later)
 
-    def _announce(self) -> None:
-        chunks, self._to_announce = self._to_announce, []
-        if chunks:
+    async def _tell_later(self) -> None:
+        await trio.sleep(ANNOUNCE_S)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell all linked caches what has happened here since the last time, as far as it concerns them."""
+        self._is_telling = False
+        gained, claimed, still = self._to_announce, self._to_claim, self._to_repeat
+        self._to_announce, self._to_claim, self._to_repeat = [], [], []
+        if gained or claimed or still:
             for link in self._node.peers.links():
-                link.announce(self.title_id, chunks)
+                link.tell(self, gained, claimed, still)
 
     async def _watch_progress(self) -> None:
         while True:

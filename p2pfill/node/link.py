@@ -101,6 +101,8 @@ class Link:
             case m.Fetching(handle, chunks):
                 if self.remote is not None and (filling := self._wanted.get(handle)):
                     filling.handle(events.ChunksClaimed(self.remote.id, chunks))
+            case m.Interest(handle, chunk_count, bitmap):
+                self._take_interest(handle, chunk_count, bitmap)
             case m.Reject(request_id, code):
                 self._fail(request_id, f"refused: {code}")
             case m.StreamGrant(_, token):
@@ -329,17 +331,38 @@ class Link:
 
     # ---- what the remote wants
 
-    def announce(self, title_id: TitleId, chunks: Sequence[int]) -> None:
-        """Tell of newly verified chunks, where the remote has asked for it."""
-        for handle in self._handles(title_id):
-            for batch in m.batches(chunks):
+    def tell(self, filling: Filling, gained: Sequence[int], claimed: Sequence[int], still: Sequence[int]) -> None:
+        """Tell of newly verified chunks and of those on their way across a border, where the remote has to know.
+
+        `still` are claims that are repeated, to be told in any case.
+        """
+        if self.remote is None or not (handles := self._handles(filling.title_id)):
+            return
+        gained = filling.fill.news(self.remote.id, gained)
+        claimed = [*filling.fill.news(self.remote.id, claimed), *still]
+        for handle in handles:
+            # In this order: what was claimed and has come since is no longer being fetched.
+            for batch in m.batches(claimed):
+                self._channel.send(m.Fetching(handle, batch))
+            for batch in m.batches(gained):
                 self._channel.send(m.Have(handle, batch))
 
-    def claim(self, title_id: TitleId, chunks: Sequence[int]) -> None:
-        """Tell of chunks that are on their way across a border."""
-        for handle in self._handles(title_id):
-            for batch in m.batches(chunks):
-                self._channel.send(m.Fetching(handle, batch))
+    def show_interest(self, filling: Filling, chunks: Bitmap) -> None:
+        """Tell that news of `chunks` is enough. The remote answers with its holdings."""
+        for handle in self._holding:
+            if self._wanted[handle] is filling:
+                self._channel.send(m.Interest(handle, len(chunks), chunks.to_bytes()))
+
+    def _take_interest(self, handle: int, chunk_count: int, bitmap: bytes) -> None:
+        title_id = self._subscriptions.get(handle)
+        if title_id is None or self.remote is None:
+            return
+        filling = self._node.filling(title_id)
+        if filling is not None:
+            filling.handle(events.InterestShown(self.remote.id, Bitmap.from_bytes(bitmap, chunk_count)))
+        self._send_holdings(handle, title_id)
+        if filling is not None and not filling.done.is_set():
+            self.tell(filling, (), filling.fill.border_chunks(), ())
 
     def show(self, title_id: TitleId) -> None:
         """Send our holdings of a title anew, since we now have it where we had not."""

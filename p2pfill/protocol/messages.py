@@ -219,6 +219,18 @@ class Goodbye(_Record, frozen=True, tag=16):
     reason: Reason = ""
 
 
+class Interest(_Record, frozen=True, tag=17):
+    """Occurs when news of some chunks is all that the sender needs under one of its handles.
+
+    Replaces what it said before; before the first one it needs news of every chunk.
+    """
+
+    handle: U32
+    chunk_count: Annotated[int, Meta(ge=0, le=CHUNK_COUNT_MAX)]
+    bitmap: Annotated[bytes, Meta(max_length=BITMAP_BYTES_MAX)]
+    """As in Holdings."""
+
+
 Message = (
     Hello
     | Want
@@ -236,6 +248,7 @@ Message = (
     | Ping
     | Pong
     | Goodbye
+    | Interest
 )
 
 
@@ -243,6 +256,7 @@ _PAYLOAD_BYTES_MAX: Final[dict[int, int]] = {
     3: BITMAP_BYTES_MAX + 64,
     4: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
     5: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
+    17: BITMAP_BYTES_MAX + 64,
 }
 """Tag -> bytes, for the messages that may be long: a bitmap, or indexes at msgpack's widest integer."""
 
@@ -250,7 +264,7 @@ PAYLOAD_BYTES_MAX: Final = 4096
 """All other messages; Hello with the longest texts has 2 KiB. A megabyte of nested arrays would cost the
 unpacker half a second to build and refuse."""
 
-_TAG_MAX: Final = 16
+_TAG_MAX: Final = 17
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

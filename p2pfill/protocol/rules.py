@@ -26,6 +26,7 @@ from p2pfill.protocol.messages import (
     Health,
     Hello,
     Holdings,
+    Interest,
     Message,
     Ping,
     Pong,
@@ -146,6 +147,9 @@ class RuleBook:
                 _check_new("handle", handle, own.handle_last, len(own.wants), self._limits.wants_max)
             case Unwant(handle):
                 _check_live("handle", handle, handle in own.wants)
+            case Interest(handle, chunk_count, bitmap):
+                _check_live("handle", handle, handle in own.wants)
+                _check_interest(handle, chunk_count, bitmap, own.wants[handle])
             case Request():
                 self._judge_request(message, by)
             case Cancel(request_id):
@@ -246,14 +250,24 @@ def _check_chunks(handle: int, chunk: int, chunk_count: int | None) -> None:
 
 
 def _check_holdings(message: Holdings, before: int | None) -> None:
-    handle, count, bitmap = message.handle, message.chunk_count, message.bitmap
+    handle, count = message.handle, message.chunk_count
     if not message.known:
-        if count or bitmap:
+        if count or message.bitmap:
             raise RuleBrokenError(f"holdings of handle {handle} are not known, yet come with chunks")
         return
     if before is not None and count != before:
         raise RuleBrokenError(f"holdings of handle {handle} change the chunk count from {before} to {count}")
+    _check_bitmap(f"holdings of handle {handle}", count, message.bitmap)
+
+
+def _check_interest(handle: int, count: int, bitmap: bytes, announced: int | None) -> None:
+    if count != announced:
+        raise RuleBrokenError(f"interest of handle {handle} in {count} chunks, announced were {announced}")
+    _check_bitmap(f"interest of handle {handle}", count, bitmap)
+
+
+def _check_bitmap(what: str, count: int, bitmap: bytes) -> None:
     if len(bitmap) != (count + 7) // 8:
-        raise RuleBrokenError(f"holdings of handle {handle}: bitmap of {len(bitmap)} bytes for {count} chunks")
+        raise RuleBrokenError(f"{what}: bitmap of {len(bitmap)} bytes for {count} chunks")
     if count % 8 and bitmap[-1] >> (count % 8):
-        raise RuleBrokenError(f"holdings of handle {handle}: bits beyond the last chunk are set")
+        raise RuleBrokenError(f"{what}: bits beyond the last chunk are set")

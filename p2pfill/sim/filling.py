@@ -40,6 +40,9 @@ class SimFilling:
         self._unheard = {info.id for info in neighbours} - {cache.info.id}
         self._late: list[events.Event] = []
         self._to_announce: list[int] = []
+        self._to_claim: list[int] = []
+        self._to_repeat: list[int] = []
+        self._is_telling = False
         self._to_commit: list[int] = []
         self._commit_at = -1.0
         self._committing = False
@@ -165,24 +168,33 @@ class SimFilling:
                 world.note(cache, f"verified {chunks}")
                 world.checkers.announced(cache, chunks)
                 self._to_commit.extend(chunks)
-                if not self._to_announce:
-                    world.schedule.after(ANNOUNCE_S, self._announce)
                 self._to_announce.extend(chunks)
+                self._tell_soon()
                 counts = self.fill.ledger.counts
                 self._plan_commit(at_once=not counts[0] and not counts[1])
-            case actions.ClaimChunks(chunks):
-                for link in cache.links.values():
-                    link.claim(chunks)
+            case actions.ClaimChunks(chunks, still):
+                (self._to_repeat if still else self._to_claim).extend(chunks)
+                self._tell_soon()
+            case actions.ShowInterest(source, wanted):
+                if (link := cache.links.get(source)) is not None:
+                    link.show_interest(wanted)
             case actions.CompleteTitle():
                 world.note(cache, "complete")
-                self._announce()
+                self._tell()
                 world.schedule.after(world.scenario.sync_ms * 1e-3, self._go_live)
 
-    def _announce(self) -> None:
-        chunks, self._to_announce = self._to_announce, []
-        if chunks and self.cache.filling is self:
+    def _tell_soon(self) -> None:
+        if not self._is_telling:
+            self._is_telling = True
+            self.cache.world.schedule.after(ANNOUNCE_S, self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        gained, claimed, still = self._to_announce, self._to_claim, self._to_repeat
+        self._to_announce, self._to_claim, self._to_repeat = [], [], []
+        if (gained or claimed or still) and self.cache.filling is self:
             for link in self.cache.links.values():
-                link.announce(chunks)
+                link.tell(self.fill, gained, claimed, still)
 
     def _watch_progress(self) -> None:
         if self.over:

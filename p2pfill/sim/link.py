@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from p2pfill.sim.cache import SimCache
     from p2pfill.sim.channel import End
     from p2pfill.sim.network import Route
+    from p2pfill.swarm.fill import Fill
 
 RETRANSMIT_S: Final = 0.4
 """What was on its way when a cut began arrives this long after its end at the earliest: TCP has backed off."""
@@ -245,17 +246,30 @@ class SimLink:
 
     # ---- what the remote wants
 
-    def announce(self, chunks: Sequence[int]) -> None:
-        """Tell of newly verified chunks, where the remote has asked for it."""
-        if self._subscription >= 0:
-            for batch in m.batches(chunks):
-                self._post(self._channel.send(m.Have(self._subscription, batch)))
+    def tell(self, fill: Fill, gained: Sequence[int], claimed: Sequence[int], still: Sequence[int]) -> None:
+        """Tell of newly verified chunks and of those on their way across a border, where the remote has to know."""
+        if self._subscription < 0 or self.remote is None:
+            return
+        gained = fill.news(self.remote.id, gained)
+        for batch in m.batches([*fill.news(self.remote.id, claimed), *still]):
+            self._post(self._channel.send(m.Fetching(self._subscription, batch)))
+        for batch in m.batches(gained):
+            self._post(self._channel.send(m.Have(self._subscription, batch)))
 
-    def claim(self, chunks: Sequence[int]) -> None:
-        """Tell of chunks that are on their way across a border."""
-        if self._subscription >= 0:
-            for batch in m.batches(chunks):
-                self._post(self._channel.send(m.Fetching(self._subscription, batch)))
+    def show_interest(self, chunks: Bitmap) -> None:
+        """Tell that news of `chunks` is enough; the remote answers with its holdings."""
+        if self._want >= 0 and self._holding:
+            self._post(self._channel.send(m.Interest(self._want, len(chunks), chunks.to_bytes())))
+
+    def _take_interest(self, message: m.Interest) -> None:
+        if self._subscription != message.handle or self.remote is None:
+            return
+        wanted = Bitmap.from_bytes(message.bitmap, message.chunk_count)
+        self._cache.handle(events.InterestShown(self.remote.id, wanted))
+        self.show()
+        filling = self._cache.filling
+        if filling is not None and not filling.over:
+            self.tell(filling.fill, (), filling.fill.border_chunks(), ())
 
     def show(self) -> None:
         """Send our holdings, where the remote has asked for them."""
@@ -444,6 +458,7 @@ _HANDLERS: Final[dict[type, Callable[[SimLink, Any], None]]] = {
     m.Holdings: SimLink._take_holdings,
     m.Have: SimLink._take_have,
     m.Fetching: SimLink._take_fetching,
+    m.Interest: SimLink._take_interest,
     m.Request: SimLink._take_request,
     m.Cancel: SimLink._take_cancel,
     m.Reject: SimLink._take_reject,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2pfill.model.bitmap import Bitmap
+
 
 @dataclass(frozen=True, slots=True)
 class RequestChunk:
@@ -34,6 +36,16 @@ class ClaimChunks:
     """Tell linked caches that these chunks are on their way across a border to this cache."""
 
     chunks: tuple[int, ...]
+    still: bool = False
+    """They were claimed before: tell everybody, as a sign of life, and not only those whom these chunks concern."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShowInterest:
+    """Tell a cache beyond the ISP that news of `chunks` is enough; it answers with its holdings."""
+
+    source: str
+    chunks: Bitmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +53,4 @@ class CompleteTitle:
     """Every chunk is durable: the title can go live."""
 
 
-Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | CompleteTitle
+Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | CompleteTitle

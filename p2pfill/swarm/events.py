@@ -59,6 +59,14 @@ class ChunksGained:
 
 
 @dataclass(frozen=True, slots=True)
+class InterestShown:
+    """Occurs when a cache tells which chunks it needs news of; until then it needs news of all."""
+
+    source: str
+    chunks: Bitmap
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksClaimed:
     """Occurs when a cache tells that it has begun to fetch chunks across a border."""
 
@@ -110,6 +118,7 @@ Event = (
     | HoldingsArrived
     | NeighboursHeard
     | ChunksGained
+    | InterestShown
     | ChunksClaimed
     | SourceProgressed
     | ChunkReceived

@@ -62,6 +62,10 @@ REFUSALS_MAX: Final = 3
 """After this many refusals in a row a source's holdings no longer count, so that its chunks are had elsewhere."""
 
 
+ANSWER_S: Final = 1.0
+"""How long a cache may take to say what it holds of chunks that this one has become master of. Takes a round trip as a
+rule; whoever takes longer must not hold up the fill."""
+
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
 
@@ -113,6 +117,8 @@ class Fill:
         self._random = random
         self._heard = heard
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
+        self._doubtful: Bitmap | None = None
+        """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
         self._stale = True
@@ -144,6 +150,9 @@ class Fill:
                 self._heard = True
             case events.ChunksGained(source, chunks):
                 self._gain(now, source, chunks)
+            case events.InterestShown(source, wanted):
+                if source in self.sources:
+                    self.sources[source].interest = wanted
             case events.ChunksClaimed(source, chunks):
                 self._masters.claim(now, source, [c for c in chunks if 0 <= c < self.manifest.chunk_count])
                 self._saw_progress(now, source)
@@ -167,7 +176,13 @@ class Fill:
             case events.ChunksGained(source):
                 known = self.sources.get(source)
                 return known is not None and known.room(self.manifest.chunk_size) > 0
-            case events.ChunksClaimed() | events.SourceProgressed() | events.ChunksCommitted() | events.TimePassed():
+            case (
+                events.ChunksClaimed()
+                | events.InterestShown()
+                | events.SourceProgressed()
+                | events.ChunksCommitted()
+                | events.TimePassed()
+            ):
                 return False
         return True
 
@@ -192,6 +207,7 @@ class Fill:
                 self._stale = True
             if self._stale:
                 self._stale = False
+                self._show_interest(now)
                 self._ask(now)
         done = list(self._out)
         self._out.clear()
@@ -200,6 +216,18 @@ class Fill:
     def next_wakeup(self) -> float | None:
         """Return when `poll_actions` must be called again though nothing happened; None where nothing is awaited."""
         return None if self._completed else self._tick_at
+
+    def news(self, source_id: str, chunks: Iterable[int]) -> list[int]:
+        """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
+        source = self.sources.get(source_id)
+        if source is None:
+            return list(chunks)
+        held, interest = source.holdings, source.interest
+        return [chunk for chunk in chunks if not held[chunk] and (interest is None or interest[chunk])]
+
+    def border_chunks(self) -> list[int]:
+        """Return the chunks that are on their way across a border."""
+        return [request.chunk for request in self._requests.values() if request.borders != Scope.ISP]
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
@@ -287,6 +315,7 @@ class Fill:
             source.holdings.discard(chunk)
         if source.counted:
             self.available.remove(source.scope, given_up)
+        source.answers_at = 0.0
         self._gain(now, source_id, holdings.indexes())
 
     def _gain(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
@@ -314,7 +343,8 @@ class Fill:
         source.progress_at = now
         self._masters.saw(now, source_id)
         if source.scope != Scope.ISP and source.requests:
-            self._out.append(actions.ClaimChunks(tuple(request.chunk for request in source.requests.values())))
+            chunks = tuple(request.chunk for request in source.requests.values())
+            self._out.append(actions.ClaimChunks(chunks, still=True))
 
     # ---- requests end
 
@@ -361,6 +391,9 @@ class Fill:
         self._masters.forget_claims(now - self._patience_s)
         if self.policy.escalate:
             self._masters.watch(now, self._patience_s, self.sources, self.available)
+        for source in self.sources.values():
+            if not source.requests and not source.barred_reason:
+                self._steal(now, source)
 
     def _measure_patience(self) -> float:
         """Return the seconds without progress after which a master is passed over."""
@@ -377,6 +410,28 @@ class Fill:
 
     # ---- decisions
 
+    def _show_interest(self, now: float) -> None:
+        """Tell the caches beyond the ISP which chunks this one may have to fetch from them.
+
+        News of all chunks from all caches would grow with the square of the fleet; of these only the share that this
+        cache is master of matters to it. When that changes, nothing new in it is asked for before they have answered.
+        """
+        duties = self._masters.duties()
+        for source in self.sources.values():
+            if source.scope not in (Scope.REGION, Scope.WORLD):
+                continue
+            wanted = duties[source.scope]
+            if source.shown == wanted:
+                continue
+            if source.shown is not None:
+                fresh = wanted.and_not(source.shown)
+                self._doubtful = fresh if self._doubtful is None else self._doubtful | fresh
+                source.answers_at = now + ANSWER_S
+            source.shown = wanted.copy()
+            self._out.append(actions.ShowInterest(source.id, source.shown))
+        if self._doubtful is not None and all(now >= source.answers_at for source in self.sources.values()):
+            self._doubtful = None
+
     def _wanted(self, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
@@ -384,7 +439,7 @@ class Fill:
         wanted = (self.ledger.missing & self._masters.duties()[scope]).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
-        return wanted
+        return wanted if self._doubtful is None else wanted.and_not(self._doubtful)
 
     def _ask(self, now: float) -> None:
         size = self.manifest.chunk_size
@@ -400,7 +455,6 @@ class Fill:
                 chunk = self._pick(source, wanted)
                 if chunk < 0:
                     ready.remove(source)
-                    self._steal(now, source)
                     continue
                 self._request(now, source, chunk)
                 wanted.discard(chunk)
@@ -413,7 +467,8 @@ class Fill:
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)
-        rarity = self.available.count[Scope.WORLD]
+        # Of what lies beyond the ISP only the chunks that this cache is master of are known.
+        rarity = self.available.count[Scope.ISP if source.scope == Scope.ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int) -> None:

@@ -135,7 +135,9 @@ class Masters:
         if self._scope_of(node.id) == Scope.ISP:
             lacking = within[Scope.REGION].and_not(available.held[Scope.ISP])
             return (lacking & (within[Scope.WORLD] | available.held[Scope.WORLD])).any()
-        return within[Scope.WORLD].and_not(available.held[Scope.WORLD]).any()
+        # Of other chunks it is not known whether anybody holds them.
+        mine = self._duties[Scope.REGION]
+        return (within[Scope.WORLD] & mine).and_not(available.held[Scope.WORLD]).any()
 
     def _scope_of(self, node_id: str) -> Scope:
         node = self.members.get(node_id)

@@ -56,6 +56,12 @@ class Source:
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True
     """Its holdings count as available; not while it is barred."""
+    interest: Bitmap | None = None
+    """What it needs news of; None for everything."""
+    shown: Bitmap | None = None
+    """What it was told that we need news of; None for everything."""
+    answers_at: float = 0.0
+    """Until then it may yet tell what it holds of the chunks that are new in `shown`; 0 once it has."""
 
     def window(self, chunk_size: int) -> int:
         """Return how many requests to keep outstanding here, from its rate."""

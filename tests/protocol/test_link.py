@@ -159,6 +159,7 @@ ILLEGAL_FROM_B: list[m.Message] = [
     m.Reject(9, "busy"),
     m.Cancel(9),
     m.Unwant(3),
+    m.Interest(3, 12, bytes(2)),
     m.Request(3, 1, 0),
     m.StreamGrant(1, b"k" * 16),
     m.StreamRefuse(1),
@@ -183,6 +184,15 @@ def test_both_sides_obey_the_same_rules(message: m.Message) -> None:
     # The failed link is deaf, and its end is no surprise.
     assert pair.a.handle_bytes(b"\xff" * 50) == []
     pair.a.handle_eof()
+
+
+def test_interest_must_fit_what_was_announced() -> None:
+    pair = Pair().wanted()
+    pair.a.send(m.Interest(3, 12, b"\xff\x0f"))
+    assert pair.to_b() == [m.Interest(3, 12, b"\xff\x0f")]
+    for wrong in (m.Interest(3, 13, bytes(2)), m.Interest(3, 12, b"\0\x10"), m.Interest(3, 12, b"\0")):
+        with pytest.raises(LocalProtocolError, match="interest of handle 3"):
+            pair.a.send(wrong)
 
 
 def test_ids_must_grow() -> None:
@@ -307,6 +317,7 @@ plausible = st.one_of(
     st.builds(m.Holdings, small, st.just(False)),
     st.builds(m.Have, small, st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)),
     st.builds(m.Fetching, small, st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)),
+    st.builds(m.Interest, small, st.just(4), st.just(b"\x05")),
     st.builds(m.Request, small, small, st.integers(0, 4)),
     st.builds(m.Cancel, small),
     st.builds(m.Reject, small, st.just("busy")),

@@ -1,0 +1,138 @@
+"""libtorrent as a contender: one seed with the whole title, and a peer a cache, told each other's addresses.
+
+There is no BitTorrent tracker: connecting all peers at the start is the best that a tracker could do for such a fleet,
+and costs the contender nothing. A pair is connected by the one that stands earlier in the topology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from bench.swarm.contender import Course, Payload
+from bench.swarm.processes import Peer, Processes, RunFailed
+from bench.swarm.topology import Topology
+
+PORT: Final = 6881
+PIECE_BYTES_MIN: Final = 256 << 10
+PIECE_BYTES_MAX: Final = 1 << 20
+PIECES: Final = 1024
+"""Aimed at: enough for every peer to have something that others lack, few enough to cost little."""
+
+REPORT_S: Final = 10.0
+"""For a peer to say its counters."""
+
+
+class LibTorrent:
+    """The contender; see `Contender`."""
+
+    def __init__(self, topology: Topology, processes: Processes, work: Path, title: Any) -> None:
+        self._topology = topology
+        self._processes = processes
+        self._work = work
+        self._torrent: Path = title
+        self._addresses: dict[str, str] = {host.name: host.address for host in topology.hosts()}
+        self._there: list[str] = []
+        self._readers: trio.Nursery | None = None
+        self._counters: dict[str, dict[str, int]] = {}
+
+    @staticmethod
+    def missing() -> str:
+        """Say whether libtorrent is installed."""
+        return "" if find_spec("libtorrent") else "libtorrent is not installed; pip install 'p2pfill[bench]'"
+
+    @staticmethod
+    def version() -> str:
+        """Return its version."""
+        return f"libtorrent {metadata.version('libtorrent')}"
+
+    @staticmethod
+    def prepare(source: Path, work: Path) -> Path:
+        """Make the torrent: version 1, whose hashes cost the least."""
+        import libtorrent as lt
+
+        files = lt.list_files(str(source))
+        total = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+        piece = PIECE_BYTES_MIN
+        while piece < PIECE_BYTES_MAX and total / piece > PIECES:
+            piece *= 2
+        torrent = lt.create_torrent(files, piece, lt.create_torrent.v1_only)
+        lt.set_piece_hashes(torrent, str(source.parent))
+        made = work / "title.torrent"
+        made.write_bytes(lt.bencode(torrent.generate()))
+        return made
+
+    async def start(self, hosts: Iterable[str]) -> None:
+        """Start the seed, which checks its files, and the caches' peers."""
+        for host in (self._topology.origin, *hosts):
+            await self._start_peer(host)
+        for peer in list(self._processes.peers.values()):
+            ready = await peer.read_ready()
+            if ready["seed"] != (peer.name == self._topology.origin):
+                raise RunFailed(f"{peer.name} began with the wrong files: {peer.last_words()}")
+
+    async def _start_peer(self, host: str) -> Peer:
+        save_dir = self._work / host
+        if host == self._topology.origin:
+            save_dir = self._torrent.parent
+        save_dir.mkdir(exist_ok=True)
+        arguments = [self._addresses[host], str(self._torrent), str(save_dir)]
+        self._there.append(host)
+        return await self._processes.start(host, host, "bench.swarm.torrent_peer", arguments)
+
+    async def join(self, host: str, course: Course) -> None:
+        """Start a late peer and connect it to all; it counts as there when its process is up."""
+        others = [[self._addresses[other], PORT] for other in self._there]
+        peer = await self._start_peer(host)
+        await peer.read_ready()
+        peer.start_clock()
+        course.note_joined(host)
+        if self._readers is not None:
+            self._readers.start_soon(self._read, peer, course)
+        await peer.send({"connect": others})
+
+    async def fill(self, course: Course) -> None:
+        """Tell all peers to connect, and listen until the course is done."""
+        async with trio.open_nursery() as nursery:
+            self._readers = nursery
+            peers = [self._processes.peers[host] for host in self._there]
+            for peer in peers:
+                nursery.start_soon(self._read, peer, course)
+            course.begin()
+            for number, peer in enumerate(peers):
+                later = [[self._addresses[host], PORT] for host in self._there[number + 1 :]]
+                nursery.start_soon(peer.send, {"connect": later})
+            await course.done.wait()
+            with trio.move_on_after(REPORT_S):
+                await self._ask_counters()
+            nursery.cancel_scope.cancel()
+
+    async def _ask_counters(self) -> None:
+        asked = [peer for peer in self._processes.peers.values() if not peer.killed]
+        for peer in asked:
+            await peer.send({"report": True})
+        while not {peer.name for peer in asked} <= self._counters.keys():
+            await trio.sleep(0.01)
+
+    async def _read(self, peer: Peer, course: Course) -> None:
+        while (record := await peer.read_record()) is not None:
+            if "part" in record:
+                course.note_progress(peer.name, record["part"])
+            elif "live_at" in record:
+                course.note_live(peer.name, record["live_at"])
+            elif "counters" in record:
+                self._counters[peer.name] = record["counters"]
+        if not peer.killed:
+            raise RunFailed(f"{peer.name} has ended: {peer.last_words()}")
+
+    def payload(self) -> Payload:
+        """Return the seed's upload and what was downloaded in vain; there are no tiers and no escalations."""
+        seed = self._counters.get(self._topology.origin, {})
+        return Payload(
+            origin=seed.get("sent", 0), duplicate=sum(counted["wasted"] for counted in self._counters.values())
+        )

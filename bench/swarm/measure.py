@@ -1,0 +1,170 @@
+"""One run: build the lab, start a contender, let it fill, play the events, and read all counters and clocks.
+
+What is measured lasts from the order to fill until the last cache that counts has the title. Starting processes,
+importing Python, hashing the title and meeting the tracker come before; processor time and bytes are counted from a
+reading just before the order, so these are not in them either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from bench.swarm.bounds import GOODPUT, bound_s, cache_bound_s
+from bench.swarm.contender import Contender, Course
+from bench.swarm.lab import IspBytes, Lab, entered
+from bench.swarm.processes import Processes, RunFailed
+from bench.swarm.records import CacheRun, Run
+from bench.swarm.topology import Event, Topology
+
+SAMPLE_S: Final = 0.2
+"""Between two readings of the border counters: a few system calls an ISP each."""
+
+PATIENCE: Final = 12.0
+"""A run that takes this many times its bound has failed."""
+
+PATIENCE_S_MIN: Final = 60.0
+
+
+def run_contender(
+    name: str, kind: type[Contender], topology: Topology, title: Any, work: Path, goodput: float = GOODPUT
+) -> Run:
+    """Run one contender once; a run that fails says so in its record. Raises `LabError` where no lab can be built."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    # What the last run has left to be written must not share the disk with this one.
+    os.sync()
+    with Lab(topology) as lab, entered(lab.space(topology.origin)):
+        try:
+            return trio.run(_run_until_signal, name, kind, lab, title, work, goodput)
+        except Exception as error:  # noqa: BLE001 (whatever the contender did, the others shall still be measured)
+            return Run(contender=name, failed=_first_cause(error))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _first_cause(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
+
+
+async def _run_until_signal(name: str, kind: type[Contender], lab: Lab, title: Any, work: Path, goodput: float) -> Run:
+    """Run; on SIGINT or SIGTERM end all processes, then raise `KeyboardInterrupt`."""
+    run: Run | None = None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            run = await _run(name, kind, lab, title, work, goodput)
+            nursery.cancel_scope.cancel()
+    if run is None:
+        raise KeyboardInterrupt
+    return run
+
+
+async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Path, goodput: float) -> Run:
+    topology = lab.topology
+    course = Course(topology)
+    plain_bound_s = bound_s(topology, goodput)
+    borders: list[tuple[float, dict[str, int]]] = []
+    async with Processes(lab, work) as processes:
+        contender = kind(topology, processes, work, title)
+        await contender.start([host.name for host in topology.caches() if host.name not in topology.late()])
+        processes.start_clocks()
+        before = lab.isp_bytes()
+        limit_s = max(PATIENCE_S_MIN, PATIENCE * plain_bound_s)
+        async with trio.open_nursery() as nursery:
+            for event in topology.events:
+                nursery.start_soon(_play, event, event.at_seconds(plain_bound_s), lab, contender, processes, course)
+            nursery.start_soon(_watch_borders, lab, before, course, borders)
+            with trio.move_on_after(limit_s) as limit:
+                await contender.fill(course)
+            nursery.cancel_scope.cancel()
+        if limit.cancelled_caught:
+            raise RunFailed(f"after {limit_s:.0f} s these lack the title: {', '.join(course.missing())}")
+        after = lab.isp_bytes()
+        cpu_s = {peer.name: round(peer.cpu_s(), 2) for peer in processes.peers.values()}
+        payload = contender.payload()
+    run = Run(
+        contender=name,
+        seconds=max(course.live_s[host.name] for host in topology.counted()),
+        bound_s=bound_s(topology, goodput, course.joined_s),
+        caches=_caches(topology, course, goodput),
+        cpu_s=cpu_s,
+        payload_origin=payload.origin,
+        payload_tiers=payload.tiers,
+        duplicate=payload.duplicate,
+        escalations=payload.escalations,
+        joined_s=course.joined_s,
+        borders=borders,
+    )
+    _count_bytes(run, topology, before, after)
+    return run
+
+
+async def _play(
+    event: Event, at_s: float, lab: Lab, contender: Contender, processes: Processes, course: Course
+) -> None:
+    # The clock of the course starts with the order, a moment after this task.
+    await trio.sleep(max(0.0, at_s - course.elapsed_s()))
+    match event.kind:
+        case "kill":
+            processes.peers[event.host].kill()
+        case "slow":
+            lab.slow(lab.topology.host(event.host), event.factor, event.way)
+        case "join":
+            await contender.join(event.host, course)
+
+
+async def _watch_borders(
+    lab: Lab, before: dict[str, IspBytes], course: Course, borders: list[tuple[float, dict[str, int]]]
+) -> None:
+    while True:
+        await trio.sleep(SAMPLE_S)
+        now = lab.isp_bytes()
+        entered_bytes = {isp: now[isp].border_in - before[isp].border_in for isp in now}
+        borders.append((round(course.elapsed_s(), 3), entered_bytes))
+
+
+def _caches(topology: Topology, course: Course, goodput: float) -> dict[str, CacheRun]:
+    counted = {host.name for host in topology.counted()}
+    return {
+        host.name: CacheRun(
+            isp=host.isp,
+            counted=host.name in counted,
+            live_s=course.live_s.get(host.name),
+            bound_s=cache_bound_s(topology, host, goodput, course.joined_s),
+            curve=[(round(at_s, 3), round(part, 4)) for at_s, part in course.curves[host.name]],
+        )
+        for host in topology.caches()
+    }
+
+
+def _count_bytes(run: Run, topology: Topology, before: dict[str, IspBytes], after: dict[str, IspBytes]) -> None:
+    """Fill in the bytes by tier, from interface counters alone and so alike for all contenders.
+
+    What reached hosts and came over no border came from the same ISP; what came over a border and did not leave the
+    cloud came from other ISPs. In copies of the title, headers and control traffic included.
+    """
+    size, cloud = topology.size, topology.cloud()
+    into = {isp: after[isp].border_in - before[isp].border_in for isp in after}
+    out = {isp: after[isp].border_out - before[isp].border_out for isp in after}
+    delivered = {isp: after[isp].delivered - before[isp].delivered for isp in after}
+    run.isp_copies = {isp: into[isp] / size for isp in topology.isps if isp != cloud}
+    run.origin_border_copies = out[cloud] / size
+    others = [isp for isp in topology.isps if isp != cloud]
+    run.wire_tiers = {
+        "same ISP": sum(delivered[isp] - into[isp] for isp in others) / size,
+        "other ISPs": (sum(into[isp] for isp in others) - out[cloud]) / size,
+        "origin": out[cloud] / size,
+    }

@@ -1,0 +1,166 @@
+"""The processes of a run: each on a host of the lab, watched, spoken to in lines of JSON, and ended.
+
+Each is in a process group of its own, so Ctrl-C reaches the benchmark only, which then ends them in order. Each reads
+its standard input from a pipe that the benchmark holds and stops at its end: none outlives a benchmark that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import trio
+
+from bench.swarm.lab import Lab
+
+READY_S: Final = 120.0
+"""For a process to say that it is ready, while tens of others start on two cores."""
+STOP_S: Final = 5.0
+"""From SIGTERM to SIGKILL."""
+LINE_BYTES_MAX: Final = 65536
+LOG_TAIL_BYTES: Final = 400
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+class RunFailed(Exception):
+    """A run did not come to its end; the message says why."""
+
+
+class Peer:
+    """One process on one host. `name` is the host's, or what else runs there."""
+
+    def __init__(self, name: str, process: trio.Process, log: Path) -> None:
+        self.name = name
+        self.killed = False
+        self._process = process
+        self._log = log
+        self._buffer = bytearray()
+        self._cpu_before_s = 0.0
+        self._cpu_last_s = 0.0
+
+    async def read_record(self) -> dict[str, Any] | None:
+        """Return the next line that it prints, as JSON; None where its output has ended."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._buffer:
+            piece = await self._process.stdout.receive_some(LINE_BYTES_MAX)
+            if not piece:
+                return None
+            self._buffer += piece
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        record: dict[str, Any] = json.loads(line)
+        return record
+
+    async def read_ready(self) -> dict[str, Any]:
+        """Return its first line. Raises `RunFailed` where none comes."""
+        with trio.move_on_after(READY_S):
+            record = await self.read_record()
+            if record is not None:
+                return record
+        raise RunFailed(f"{self.name} did not start: {self.last_words()}")
+
+    async def send(self, record: dict[str, Any]) -> None:
+        """Write one line of JSON to its standard input."""
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(json.dumps(record).encode() + b"\n")
+
+    def last_words(self) -> str:
+        """Return the end of its log."""
+        return self._log.read_text(errors="replace")[-LOG_TAIL_BYTES:].strip() or "it said nothing"
+
+    def check(self) -> None:
+        """Raise `RunFailed` where it has ended by itself."""
+        if not self.killed and self._process.poll() is not None:
+            raise RunFailed(f"{self.name} ended with code {self._process.returncode}: {self.last_words()}")
+
+    def start_clock(self) -> None:
+        """Count processor time from now on."""
+        self._cpu_before_s = self._cpu_last_s = self._read_cpu_s()
+
+    def cpu_s(self) -> float:
+        """Return the processor seconds, user and system, of all its threads since `start_clock`."""
+        if not self.killed:
+            with suppress(FileNotFoundError):  # it has ended; `check` says so
+                self._cpu_last_s = self._read_cpu_s()
+        return self._cpu_last_s - self._cpu_before_s
+
+    def _read_cpu_s(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kill(self) -> None:
+        """End it at once, as an event of the run."""
+        self.cpu_s()
+        self.killed = True
+        self._process.kill()
+
+    async def stop(self) -> None:
+        """Wait for its end, and see to it."""
+        with trio.move_on_after(STOP_S):
+            await self._process.wait()
+        if self._process.poll() is None:
+            self._process.kill()
+        await self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                await stream.aclose()
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+
+class Processes:
+    """All processes of one run. Use as an async context manager; at its end none of them is left."""
+
+    def __init__(self, lab: Lab, work: Path) -> None:
+        """`work` is where each leaves its log."""
+        self._lab = lab
+        self._work = work
+        self.peers: dict[str, Peer] = {}
+
+    async def __aenter__(self) -> Processes:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            for peer in self.peers.values():
+                peer.terminate()
+            for peer in self.peers.values():
+                await peer.stop()
+
+    async def start(self, host: str, name: str, module: str, arguments: Sequence[str]) -> Peer:
+        """Start `python -m MODULE ARGUMENTS…` on a host; `read_ready` tells when it is up."""
+        log = self._work / f"{name}.log"
+        with log.open("wb") as out:
+            process = await trio.lowlevel.open_process(
+                self._lab.command(host, [sys.executable, "-m", module, *arguments]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=out.fileno(),
+                cwd=ROOT,
+                process_group=0,
+            )
+        self.peers[name] = Peer(name, process, log)
+        return self.peers[name]
+
+    def start_clocks(self) -> None:
+        """Count the processor time of all from now on."""
+        for peer in self.peers.values():
+            peer.start_clock()
+
+    def check(self) -> None:
+        """Raise `RunFailed` where one has ended by itself."""
+        for peer in self.peers.values():
+            peer.check()

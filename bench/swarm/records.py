@@ -1,0 +1,101 @@
+"""What a report holds: the runs of all contenders on one topology, as JSON. Pure.
+
+Times are seconds after the order to fill, sizes bytes, "copies" multiples of the title's size.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.swarm.topology import Topology
+
+
+class CacheRun(msgspec.Struct):
+    """One cache in one run."""
+
+    isp: str
+    counted: bool
+    """Its end was waited for."""
+    live_s: float | None
+    """When it had the whole title, verified; None where the run ended before."""
+    bound_s: float
+    """When it could have had it at best."""
+    curve: list[tuple[float, float]]
+    """(seconds, part of the title)."""
+
+
+class Run(msgspec.Struct):
+    """One run of one contender."""
+
+    contender: str
+    failed: str = ""
+    """Why it did not come to its end; the rest is then empty."""
+    seconds: float = 0.0
+    bound_s: float = 0.0
+    caches: dict[str, CacheRun] = {}
+    cpu_s: dict[str, float] = {}
+    """Process (a host's name, or `tracker`) -> processor seconds during the fill."""
+    payload_origin: int = 0
+    """Out of the origin, as the contender counts it."""
+    payload_tiers: dict[str, int] = {}
+    duplicate: int = 0
+    escalations: dict[str, int] = {}
+    joined_s: dict[str, float] = {}
+    borders: list[tuple[float, dict[str, int]]] = []
+    """(seconds, ISP -> bytes that have come in over its border since the order)."""
+    isp_copies: dict[str, float] = {}
+    """ISP -> copies that came in over its border, with headers and control traffic."""
+    origin_border_copies: float = 0.0
+    """Out of the cloud, likewise."""
+    wire_tiers: dict[str, float] = {}
+    """`same ISP`, `other ISPs`, `origin` -> copies that caches took from there, likewise."""
+
+    @property
+    def time_over_bound(self) -> float:
+        """How many times the least possible time it took."""
+        return self.seconds / self.bound_s
+
+    @property
+    def border_copies(self) -> float:
+        """Copies over all ISPs' borders together."""
+        return sum(self.isp_copies.values())
+
+    @property
+    def cpu_total_s(self) -> float:
+        """Processor seconds of all processes together."""
+        return sum(self.cpu_s.values())
+
+    @property
+    def worst_cache(self) -> float:
+        """The largest multiple of its own bound that a cache that counts took."""
+        return max(cache.live_s / cache.bound_s for cache in self.caches.values() if cache.counted and cache.live_s)
+
+
+class Surroundings(msgspec.Struct):
+    """Where and when a report was made."""
+
+    made_at: str
+    kernel: str
+    processors: int
+    python: str
+    congestion_control: str
+    versions: dict[str, str]
+    """Contender -> its version."""
+    goodput: float
+    """The part of a link's rate that the bound counts with."""
+    goodput_measured: float | None = None
+    """What iperf3 found in the same lab, where that was asked for."""
+
+
+class Report(msgspec.Struct):
+    """All runs on one topology."""
+
+    topology: Topology
+    bound_s: float
+    cuts: list[tuple[str, float]]
+    """The narrowest cuts and their seconds."""
+    surroundings: Surroundings
+    absent: dict[str, str]
+    """Contender -> why it was left out."""
+    runs: list[Run]
+    """In the order in which they ran."""

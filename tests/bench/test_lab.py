@@ -1,0 +1,85 @@
+"""One small fill with each contender in a real lab, and the end of a run that is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from docs.pages import ROOT
+
+from bench.swarm.lab import PREFIX
+from bench.swarm.libtorrent_fleet import LibTorrent
+
+pytestmark = [pytest.mark.process, pytest.mark.netns]
+
+TOPOLOGY = """
+name = "test"
+host_mbit = 100
+size_mib = 4
+
+[isps]
+cloud = ["origin"]
+isp-a = ["a1", "a2"]
+isp-b = ["b1", "b2"]
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """The command line of one run of each contender on a small topology."""
+    lacking = "root" if os.geteuid() else "iproute2" if not shutil.which("ip") or not shutil.which("tc") else ""
+    if lacking:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"the lab needs {lacking}")
+        pytest.skip(f"the lab needs {lacking}")
+    path = tmp_path / "test.toml"
+    path.write_text(TOPOLOGY)
+    return [sys.executable, "-m", "bench.swarm", str(path), "--runs", "1", "--work", str(tmp_path)]
+
+
+def namespaces_of(pid: int) -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if line.startswith(f"{PREFIX}{pid}-")]
+
+
+def test_both_contenders_fill_the_lab(command: list[str], tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*command, "--json", "--out", str(tmp_path / "out")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        said, complaints = process.communicate(timeout=240)
+    assert process.returncode == 0, complaints
+    assert not namespaces_of(process.pid)
+    record = json.loads(said)
+    assert set(record["absent"]) == ({"libtorrent"} if LibTorrent.missing() else set())
+    for run in record["runs"]:
+        assert not run["failed"]
+        # Token buckets that are full at first let a small title be a little faster than its links.
+        assert run["seconds"] > 0.9 * run["bound_s"]
+        assert all(copies > 1.0 for copies in run["isp_copies"].values())
+        assert run["origin_border_copies"] > 1.0
+        assert len(run["cpu_s"]) >= 5
+        assert all(cache["curve"][-1][1] == 1.0 for cache in run["caches"].values())
+    fill = record["runs"][0]
+    assert fill["contender"] == "p2pfill"
+    assert sum(fill["payload_tiers"].values()) == 4 * 4 * 1024 * 1024
+    assert (tmp_path / "out" / "test.md").is_file()
+
+
+def test_nothing_is_left_of_a_run_that_is_interrupted(command: list[str], tmp_path: Path) -> None:
+    with subprocess.Popen([*command, "--only", "p2pfill"], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob("p2pfill-swarm-*/run/tracker.log")) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert namespaces_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not namespaces_of(process.pid)
+    assert not list(tmp_path.glob("p2pfill-swarm-*"))
