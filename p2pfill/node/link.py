@@ -356,9 +356,10 @@ class Link:
         filling = self._node.filling(title_id)
         if filling is not None:
             filling.handle(events.InterestShown(self.remote.id, Bitmap.from_bytes(bitmap, chunk_count)))
+            if not filling.done.is_set():
+                # Before the holdings: with them the remote has its answer, and asks.
+                self.tell(filling, (), filling.fill.border_chunks())
         self._send_holdings(handle, title_id)
-        if filling is not None and not filling.done.is_set():
-            self.tell(filling, (), filling.fill.border_chunks())
 
     def show(self, title_id: TitleId) -> None:
         """Send our holdings of a title anew, since we now have it where we had not."""

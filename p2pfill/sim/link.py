@@ -266,10 +266,10 @@ class SimLink:
             return
         wanted = Bitmap.from_bytes(message.bitmap, message.chunk_count)
         self._cache.handle(events.InterestShown(self.remote.id, wanted))
-        self.show()
         filling = self._cache.filling
         if filling is not None and not filling.over:
             self.tell(filling.fill, (), filling.fill.border_chunks())
+        self.show()
 
     def show(self) -> None:
         """Send our holdings, where the remote has asked for them."""

@@ -125,7 +125,10 @@ class Fill:
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
         self._stale = True
-        """Something has happened since requests were last thought about."""
+        """Something has happened that may concern all sources since requests were last thought about."""
+        self._changed: dict[str, None] = {}
+        """Sources that have gained chunks or room since then: a source of which nothing could be asked is not looked at
+        again before something changes about it, or the next tick, which looks at all."""
         self._next_request = 0
         self._tick_at = now
         self._patience_s = policy.stall_wait_s
@@ -136,7 +139,7 @@ class Fill:
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
-        self._stale = self._stale or self._may_matter(event)
+        self._note_change(event)
         match event:
             case events.RosterChanged(members):
                 self._masters.set_members(now, members)
@@ -173,12 +176,17 @@ class Fill:
             case _:
                 raise InternalError(f"fill: unknown event {event!r}")
 
-    def _may_matter(self, event: events.Event) -> bool:
-        """Tell whether `event` can make a request possible that was not possible before."""
+    def _note_change(self, event: events.Event) -> None:
+        """Note of which sources something may be asked now that could not be asked of them before `event`."""
         match event:
             case events.ChunksGained(source):
                 known = self.sources.get(source)
-                return known is not None and known.room(self.manifest.chunk_size) > 0
+                if known is not None and known.room(self.manifest.chunk_size) > 0:
+                    self._changed[source] = None
+            case events.ChunkReceived(number):
+                request = self._requests.get(number)
+                if request is not None:
+                    self._changed[request.source] = None
             case (
                 events.ChunksClaimed()
                 | events.InterestShown()
@@ -186,15 +194,17 @@ class Fill:
                 | events.ChunksCommitted()
                 | events.TimePassed()
             ):
-                return False
-        return True
+                pass
+            case _:
+                self._stale = True
 
     # ---- output
 
     @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
-        return self._stale or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
+        changed = self._stale or bool(self._changed)
+        return changed or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
@@ -209,9 +219,12 @@ class Fill:
                 self._tick(now)
                 self._stale = True
             if self._stale:
-                self._stale = False
                 self._show_interest(now)
-                self._ask(now)
+                self._ask(now, self.sources)
+            elif self._changed:
+                self._ask(now, self._changed)
+            self._stale = False
+            self._changed.clear()
         done = list(self._out)
         self._out.clear()
         return done
@@ -455,14 +468,18 @@ class Fill:
             wanted.discard(chunk)
         return wanted if self._doubtful is None else wanted.and_not(self._doubtful)
 
-    def _ask(self, now: float) -> None:
+    def _ask(self, now: float, names: Iterable[str]) -> None:
+        """Ask the sources `names` for what they may deliver."""
         size = self.manifest.chunk_size
-        open_sources = [s for s in self.sources.values() if not s.barred_reason and s.room(size) > 0]
+        sources = [self.sources[name] for name in names if name in self.sources]
+        open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
         for scope in Scope:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
             wanted = self._wanted(scope)
+            if not wanted.any():
+                continue
             while ready:
                 source = min(ready, key=lambda s: (s.load(), len(s.requests)))
                 chunk = self._pick(source, wanted)

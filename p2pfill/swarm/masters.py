@@ -11,12 +11,17 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Duties, Scope, reach
+
+STUCK: Final = 4
+"""A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
+the world's, the region's and the ISP's master have each had their turn by then."""
 
 
 class Masters:
@@ -123,8 +128,10 @@ class Masters:
             if node_id == self._me.id or node_id in self.left_out or now < self._seen_at[node_id] + patience_s:
                 continue
             stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
-            if self._is_due(node, self._by_right.within(node), available) or (
-                stands_in and self._is_due(node, self._present.within(node), available)
+            if (
+                self._is_due(node, self._by_right.within(node), available)
+                or (stands_in and self._is_due(node, self._present.within(node), available))
+                or (now >= self._seen_at[node_id] + STUCK * patience_s and self._is_stuck(node, available))
             ):
                 self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
         if self._changed:
@@ -138,6 +145,16 @@ class Masters:
         # Of other chunks it is not known whether anybody holds them.
         mine = self._duties[Scope.REGION]
         return (within[Scope.WORLD] & mine).and_not(available.held[Scope.WORLD]).any()
+
+    def _is_stuck(self, node: NodeInfo, available: Availability) -> bool:
+        """Tell whether a cache of this ISP is master of a chunk that it lacks, whoever has it.
+
+        What happens to such a chunk beyond the ISP is told to its master only. If that one cannot get it, and neither
+        can those that it has passed over, nobody else would ever know.
+        """
+        if self._scope_of(node.id) != Scope.ISP:
+            return False
+        return self._present.within(node)[Scope.REGION].and_not(available.held[Scope.ISP]).any()
 
     def _scope_of(self, node_id: str) -> Scope:
         node = self.members.get(node_id)

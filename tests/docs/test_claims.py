@@ -23,6 +23,8 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport
 from p2pfill.node.config import NodeConfig
+from p2pfill.sim.faults import KINDS
+from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, Scenario
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
 
@@ -125,7 +127,7 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 
 def test_the_pages_name_all_commands() -> None:
-    assert set(COMMANDS) == {"demo", "explain", "fill", "node", "publish", "status", "tracker", "verify"}
+    assert set(COMMANDS) == {"demo", "explain", "fill", "node", "publish", "sim", "status", "tracker", "verify"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -144,7 +146,10 @@ def test_settings_of_a_node_are_all_described() -> None:
         assert rows[name] == ("" if default is msgspec.NODEFAULT else json.dumps(default))
 
 
-CONFIGURATIONS = [block for page in PAGES for block in blocks(page) if block.language == "toml"]
+SIMULATOR = ROOT / "docs" / "simulator.md"
+CONFIGURATIONS = [
+    block for page in PAGES if page != SIMULATOR for block in blocks(page) if block.language == "toml"
+]
 
 
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.where)
@@ -152,6 +157,35 @@ def test_configuration_files_are_good(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(block.text)
     assert NodeConfig.load(path).tracker
+
+
+SCENARIOS = [block.text for block in blocks(SIMULATOR) if block.language == "toml"] + [
+    path.read_text() for path in sorted((ROOT / "scenarios").glob("*.toml"))
+]
+
+
+@pytest.mark.parametrize("text", SCENARIOS)
+def test_scenarios_are_good(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(text)
+    assert Scenario.load(path).name
+
+
+def test_settings_of_a_scenario_are_all_described() -> None:
+    rows = {row[0].strip("` "): row[1].strip("` ") for row in table_rows(read(SIMULATOR), "| key | default |")}
+    fields = {field.name: field.default for field in msgspec.structs.fields(Scenario)}
+    assert set(rows) == set(fields)
+    for name, default in fields.items():
+        if isinstance(default, (str, int, float)):
+            assert rows[name] == json.dumps(default)
+    for part in (Fleet, FaultSpec, Chaos):
+        for field in msgspec.structs.fields(part):
+            assert f"`{field.name}`" in read(SIMULATOR)
+
+
+def test_kinds_of_faults_are_all_described() -> None:
+    rows = table_rows(read(SIMULATOR), "| kind | what happens |")
+    assert {kind.strip("` ") for row in rows for kind in row[0].split(",")} == set(KINDS)
 
 
 def test_policy_is_described_with_its_defaults() -> None:

@@ -87,7 +87,17 @@ def test_tracker_api(tmp_path: Path) -> None:
     assert '"priority":10' in said
 
 
-TESTED = {"README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md"}
+def test_simulator(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        shutil.copytree(ROOT / "scenarios", box.machine("1") / "home" / "scenarios")
+        said = run_page(ROOT / "docs" / "simulator.md", box)
+        assert (box.machine("1") / "home" / "two-isps.trace").stat().st_size
+    assert "two ISPs behind narrow uplinks, seed 1" in said
+    assert "16 seeds passed" in said
+    assert "the same actions" in said
+
+
+TESTED = {"README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md"}
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 

@@ -107,8 +107,8 @@ class World:
             case actions.ShowInterest(source, chunks):
                 self.tell(source, events.InterestShown(node, chunks), 0.001)
                 if source in self.fills:
-                    self.tell(node, events.HoldingsArrived(source, self.fills[source].ledger.have.copy()), 0.002)
                     self.tell(node, events.ChunksClaimed(source, self.fills[source].border_chunks()), 0.002)
+                    self.tell(node, events.HoldingsArrived(source, self.fills[source].ledger.have.copy()), 0.002)
             case actions.CompleteTitle():
                 self.finished[node] = self.now
 

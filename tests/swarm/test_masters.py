@@ -8,7 +8,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
-from p2pfill.swarm.masters import Masters
+from p2pfill.swarm.masters import STUCK, Masters
 
 PATIENCE_S = 3.0
 LAYOUTS = (
@@ -24,6 +24,6 @@ def test_a_stand_in_that_is_silent_too_is_passed_over(layout: dict[str, str]) ->
     for me in nodes:
         masters = Masters(TitleId(bytes(32)), 1, me)
         masters.set_members(0.0, nodes)
-        for turn in range(1, len(nodes) + 1):
+        for turn in range(1, (STUCK + 1) * len(nodes)):
             masters.watch(turn * PATIENCE_S, PATIENCE_S, list(layout), Availability(1))
         assert masters.duties()[Scope.ORIGIN][0], f"{me.id} still waits, without {masters.left_out}"
