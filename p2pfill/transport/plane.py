@@ -150,7 +150,11 @@ class DataPlane:
     def arm(self, stream: Stream) -> None:
         """Have a thread take the stream once what it waits for has come. Callable from any thread."""
         with suppress(OSError, ValueError):  # it is being removed
-            self._epoll.modify(stream.fd, stream.interest() | select.EPOLLONESHOT)
+            armed = -1
+            # What it waits for may change before the kernel is told, and whoever changed it may have been faster.
+            while armed != (interest := stream.interest()):
+                self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
+                armed = interest
 
     def eager_ms(self) -> int:
         """Return how long a thread may wait inside a turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -273,3 +274,37 @@ async def test_junk_instead_of_a_header_is_the_remotes_fault(plane: DataPlane, t
         near.close()
         with pytest.raises(RemoteProtocolError):
             await Inbox(target, payload).receiver(plane, far).run()
+
+
+async def test_a_wake_that_comes_while_a_stream_is_armed_is_not_lost(plane: DataPlane) -> None:
+    """Between the question what a stream waits for and the answer to the kernel, the event loop may have woken it."""
+    near, far = trio.socket.socketpair()
+    worked = trio.Event()
+
+    class Woken(plane_module.Stream):
+        asked = 0
+
+        def interest(self) -> int:
+            self.asked += 1
+            idle = self.asked <= 2  # once to be added, once to be armed; then it is woken
+            if self.asked == 2:
+                plane._epoll.modify(self.fd, select.EPOLLOUT | select.EPOLLONESHOT)
+            return select.EPOLLIN if idle else select.EPOLLOUT
+
+        def work(self, ready: int) -> plane_module.Next:
+            plane.tell(worked.set)
+            return plane_module.Next.END
+
+        def is_inside_chunk(self) -> bool:
+            return False
+
+    with near, far:
+        stream = Woken(near, plane)
+        # An epoll of its own, on which no thread of the plane waits.
+        held, plane._epoll = plane._epoll, select.epoll()
+        plane.add(stream)
+        plane.arm(stream)
+        got = plane._epoll.poll(1)
+        plane._epoll.close()
+        plane._epoll = held
+    assert got == [(stream.fd, select.EPOLLOUT)]
