@@ -70,9 +70,7 @@ def run_pair(work: Path, host: str, port: int, sender: subprocess.Popen[str]) ->
     """Fill once from the sending node and return what it took."""
     before = ask_cpu(sender)
     command = [sys.executable, "-m", "bench.pair_node", "fetch", str(work / "t.fill"), str(work / "fetch")]
-    done = subprocess.run(
-        [*command, host, str(port)], stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent
-    )
+    done = subprocess.run([*command, host, str(port)], stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parent)
     shutil.rmtree(work / "fetch")
     result: dict[str, float] = json.loads(done.stdout)
     return {**result, "sender_cpu_s": ask_cpu(sender) - before}

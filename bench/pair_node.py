@@ -1,7 +1,7 @@
 """One side of the pair benchmark: a node as an embedder would run it.
 
-    python -m bench.pair_node seed FILL DATA ORIGIN      fills from ORIGIN, prints its address, serves until stdin ends
-    python -m bench.pair_node fetch FILL DATA HOST PORT  fills from that node, prints one JSON object
+python -m bench.pair_node seed FILL DATA ORIGIN      fills from ORIGIN, prints its address, serves until stdin ends
+python -m bench.pair_node fetch FILL DATA HOST PORT  fills from that node, prints one JSON object
 """
 
 from __future__ import annotations

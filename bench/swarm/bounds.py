@@ -44,8 +44,8 @@ def cuts(topology: Topology, goodput: float = GOODPUT, joins_s: Mapping[str, flo
     """Return all cuts, the narrowest first. `joins_s` says when late caches came, in seconds after the order."""
     counted = topology.counted()
     origin = topology.host(topology.origin)
-    found = [Cut(f"origin {origin.name}", topology.size / _origin_rate(topology, goodput))]
-    found += [Cut(f"cache {host.name}", cache_bound_s(topology, host, goodput, joins_s)) for host in counted]
+    found = [Cut(f"upload of {origin.name}", topology.size / _origin_rate(topology, goodput))]
+    found += [Cut(f"download of {host.name}", cache_bound_s(topology, host, goodput, joins_s)) for host in counted]
     groups = {f"ISP {isp}": {isp} for isp in sorted({host.isp for host in counted})}
     regions = sorted({host.region for host in counted})
     if len(regions) > 1:

@@ -7,7 +7,6 @@ clocks. A contender only knows how its processes are started, ordered to fill, a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,25 +24,28 @@ class Course:
     """How the caches of one run get on. All times are seconds after the order."""
 
     def __init__(self, topology: Topology) -> None:
-        self._began_at = time.time()
+        self._began_at = 0.0
         self._waited = {host.name for host in topology.counted()}
         self.curves: dict[str, list[tuple[float, float]]] = {host.name: [(0.0, 0.0)] for host in topology.caches()}
         """Cache -> (seconds, part of the title that it has), whenever something has changed."""
         self.live_s: dict[str, float] = {}
         self.joined_s: dict[str, float] = {}
+        self.begun = trio.Event()
+        """Set when the order is given."""
         self.done = trio.Event()
         """Set when all caches that count have the title."""
 
     def begin(self) -> None:
         """Start the clock: the order to fill is given now."""
         self._began_at = time.time()
+        self.begun.set()
 
     def elapsed_s(self, at: float | None = None) -> float:
         """Return the seconds from the order to now, or to a time of the system's clock."""
         return (time.time() if at is None else at) - self._began_at
 
     def note_joined(self, cache: str) -> None:
-        """A late cache can be filled from now on."""
+        """A late cache takes part from now on."""
         self.joined_s[cache] = self.elapsed_s()
         self.curves[cache] = [(self.elapsed_s(), 0.0)]
 
@@ -97,11 +99,11 @@ class Contender(Protocol):
 
     def __init__(self, topology: Topology, processes: Processes, work: Path, title: Any) -> None: ...
 
-    async def start(self, hosts: Iterable[str]) -> None:
-        """Start the origin and these caches, and return when all could be ordered to fill."""
+    async def start(self) -> None:
+        """Start the origin and all caches, and return when all could be ordered to fill; late ones only wait."""
 
     async def join(self, host: str, course: Course) -> None:
-        """Bring in a late cache while the fill runs, and note when it could be filled."""
+        """Let a late cache take part while the fill runs, and note when."""
 
     async def fill(self, course: Course) -> None:
         """Begin the course, order the fill, and note all progress until the course is done."""

@@ -180,8 +180,9 @@ class Lab:
         return f"port{host.address.rpartition('.')[2]}"
 
     def _make(self, space: str, *, routes: bool) -> str:
-        ip("netns", "add", space)
+        # Noted first: whoever is interrupted in between must still remove it.
         self._spaces.append(space)
+        ip("netns", "add", space)
         ip("link", "set", "lo", "up", netns=space)
         if routes:
             _run("ip", "netns", "exec", space, "sysctl", "-qw", "net.ipv4.ip_forward=1")

@@ -6,7 +6,6 @@ and costs the contender nothing. A pair is connected by the one that stands earl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +37,6 @@ class LibTorrent:
         self._torrent: Path = title
         self._addresses: dict[str, str] = {host.name: host.address for host in topology.hosts()}
         self._there: list[str] = []
-        self._readers: trio.Nursery | None = None
         self._counters: dict[str, dict[str, int]] = {}
 
     @staticmethod
@@ -67,46 +65,41 @@ class LibTorrent:
         made.write_bytes(lt.bencode(torrent.generate()))
         return made
 
-    async def start(self, hosts: Iterable[str]) -> None:
-        """Start the seed, which checks its files, and the caches' peers."""
-        for host in (self._topology.origin, *hosts):
+    async def start(self) -> None:
+        """Start the seed, which checks its files, and the caches' peers; nobody is connected."""
+        for host in self._addresses:
             await self._start_peer(host)
+            if host not in self._topology.late():
+                self._there.append(host)
         for peer in list(self._processes.peers.values()):
             ready = await peer.read_ready()
             if ready["seed"] != (peer.name == self._topology.origin):
                 raise RunFailed(f"{peer.name} began with the wrong files: {peer.last_words()}")
 
-    async def _start_peer(self, host: str) -> Peer:
+    async def _start_peer(self, host: str) -> None:
         save_dir = self._work / host
         if host == self._topology.origin:
             save_dir = self._torrent.parent
         save_dir.mkdir(exist_ok=True)
         arguments = [self._addresses[host], str(self._torrent), str(save_dir)]
-        self._there.append(host)
-        return await self._processes.start(host, host, "bench.swarm.torrent_peer", arguments)
+        await self._processes.start(host, host, "bench.swarm.torrent_peer", arguments)
 
     async def join(self, host: str, course: Course) -> None:
-        """Start a late peer and connect it to all; it counts as there when its process is up."""
-        others = [[self._addresses[other], PORT] for other in self._there]
-        peer = await self._start_peer(host)
-        await peer.read_ready()
-        peer.start_clock()
+        """Connect a late peer to all others."""
         course.note_joined(host)
-        if self._readers is not None:
-            self._readers.start_soon(self._read, peer, course)
-        await peer.send({"connect": others})
+        others = [[self._addresses[other], PORT] for other in self._there]
+        self._there.append(host)
+        await self._processes.peers[host].send({"connect": others})
 
     async def fill(self, course: Course) -> None:
         """Tell all peers to connect, and listen until the course is done."""
         async with trio.open_nursery() as nursery:
-            self._readers = nursery
-            peers = [self._processes.peers[host] for host in self._there]
-            for peer in peers:
+            for peer in self._processes.peers.values():
                 nursery.start_soon(self._read, peer, course)
             course.begin()
-            for number, peer in enumerate(peers):
-                later = [[self._addresses[host], PORT] for host in self._there[number + 1 :]]
-                nursery.start_soon(peer.send, {"connect": later})
+            for number, host in enumerate(self._there):
+                later = [[self._addresses[other], PORT] for other in self._there[number + 1 :]]
+                nursery.start_soon(self._processes.peers[host].send, {"connect": later})
             await course.done.wait()
             with trio.move_on_after(REPORT_S):
                 await self._ask_counters()

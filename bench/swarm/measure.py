@@ -79,7 +79,7 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
     borders: list[tuple[float, dict[str, int]]] = []
     async with Processes(lab, work) as processes:
         contender = kind(topology, processes, work, title)
-        await contender.start([host.name for host in topology.caches() if host.name not in topology.late()])
+        await contender.start()
         processes.start_clocks()
         before = lab.isp_bytes()
         limit_s = max(PATIENCE_S_MIN, PATIENCE * plain_bound_s)
@@ -115,8 +115,8 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
 async def _play(
     event: Event, at_s: float, lab: Lab, contender: Contender, processes: Processes, course: Course
 ) -> None:
-    # The clock of the course starts with the order, a moment after this task.
-    await trio.sleep(max(0.0, at_s - course.elapsed_s()))
+    await course.begun.wait()
+    await trio.sleep(at_s)
     match event.kind:
         case "kill":
             processes.peers[event.host].kill()
@@ -129,6 +129,7 @@ async def _play(
 async def _watch_borders(
     lab: Lab, before: dict[str, IspBytes], course: Course, borders: list[tuple[float, dict[str, int]]]
 ) -> None:
+    await course.begun.wait()
     while True:
         await trio.sleep(SAMPLE_S)
         now = lab.isp_bytes()

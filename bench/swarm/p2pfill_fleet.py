@@ -7,7 +7,6 @@ clock is this machine's, and is so not blurred by how often the tracker is asked
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,8 +63,8 @@ class P2PFill:
         (work / "title.fill").write_bytes(manifest.encode())
         return manifest
 
-    async def start(self, hosts: Iterable[str]) -> None:
-        """Start origin, tracker and caches, and wait until the tracker knows all of them."""
+    async def start(self) -> None:
+        """Start origin, tracker and caches, and wait until the tracker knows all of them but the late ones."""
         source, fill = self._work.parent / "source", self._work.parent / "title.fill"
         origin = self._topology.origin
         place = [str(source), str(fill), f"{self._address}:{ORIGIN_PORT}"]
@@ -74,13 +73,14 @@ class P2PFill:
         options = ["--heartbeat", str(HEARTBEAT_S), "--json", "--until-eof"]
         tracker = await self._processes.start(origin, "tracker", "p2pfill.cli", ["tracker", *where, *options])
         await tracker.read_ready()
-        for host in hosts:
-            await self._start_cache(self._topology.host(host))
+        for cache in self._topology.caches():
+            await self._start_cache(cache)
         for peer in list(self._processes.peers.values()):
             if peer is not tracker:
                 await peer.read_ready()
+        there = len(self._topology.caches()) - len(self._topology.late())
         async with TrackerClient(self._tracker_url) as client:
-            while sum(node.alive for node in await client.nodes()) < len(list(hosts)):
+            while sum(node.alive for node in await client.nodes()) < there:
                 self._processes.check()
                 await trio.sleep(0.1)
             await client.put_title(self._manifest.title_id.hex(), self._manifest.encode())
@@ -96,15 +96,15 @@ class P2PFill:
             "--weight": f"{host.weight:g}",
         }
         flags = [text for setting in settings.items() for text in setting]
-        await self._processes.start(host.name, host.name, "p2pfill.cli", ["node", *flags, "--json", "--until-eof"])
+        late = host.name in self._topology.late()
+        command = ("bench.swarm.late_node", flags) if late else ("p2pfill.cli", ["node", *flags])
+        await self._processes.start(host.name, host.name, command[0], [*command[1], "--json", "--until-eof"])
 
     async def join(self, host: str, course: Course) -> None:
-        """Start a late cache; it counts as there when its process is up."""
-        await self._start_cache(self._topology.host(host))
-        peer = self._processes.peers[host]
-        await peer.read_ready()
-        peer.start_clock()
+        """Let a late cache's process, which waits, become a node."""
         course.note_joined(host)
+        await self._processes.peers[host].send({})
+        await self._processes.peers[host].read_ready()
 
     async def fill(self, course: Course) -> None:
         """Order the fill for all caches and watch it."""

@@ -104,7 +104,7 @@ def _rounded(value: Any) -> Any:
 def columns(report: Report) -> tuple[str, ...]:
     """Return the table's columns; a cache's own bound is of interest only where not all have the same."""
     own = ("slowest cache / its bound",) if _bounds_differ(report) else ()
-    copies = ("payload out of the origin", "out of the cloud", "into each ISP")
+    copies = ("origin copies, payload", "origin copies, wire", "copies into each ISP")
     return ("", "time / bound", "seconds", *own, *copies, "processor s")
 
 
@@ -168,7 +168,7 @@ def ratio_lines(report: Report) -> list[str]:
     lines = []
     for other in names[1:]:
         found = summary.ratios(report, names[0], other)
-        words = {"seconds": "the time", "origin_border_copies": "the bytes out of the cloud"}
+        words = {"seconds": "the time", "origin_border_copies": "the bytes out of the origin"}
         words |= {"border_copies": "the bytes over borders", "cpu_s": "the processor time"}
         parts = ", ".join(f"{value:.2f} of {words[key]}" for key, value in found.items())
         if parts:

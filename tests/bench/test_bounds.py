@@ -23,17 +23,17 @@ def test_alike_everywhere() -> None:
     topology = make()
     assert bound_s(topology, 1.0) == pytest.approx(MIB_MBIT)
     assert bound_s(topology) == pytest.approx(MIB_MBIT / GOODPUT)
-    assert cuts(topology, 1.0)[0].name == "origin origin"
+    assert cuts(topology, 1.0)[0].name == "upload of origin"
 
 
 def test_a_slow_origin_bounds_all() -> None:
     topology = make(rates={"origin": 50.0})
-    assert cuts(topology, 1.0)[0] == ("origin origin", pytest.approx(2 * MIB_MBIT))
+    assert cuts(topology, 1.0)[0] == ("upload of origin", pytest.approx(2 * MIB_MBIT))
 
 
 def test_a_slow_cache_bounds_all_but_not_the_others() -> None:
     topology = make(rates={"b3": 25.0})
-    assert cuts(topology, 1.0)[0] == ("cache b3", pytest.approx(4 * MIB_MBIT))
+    assert cuts(topology, 1.0)[0] == ("download of b3", pytest.approx(4 * MIB_MBIT))
     assert cache_bound_s(topology, topology.host("b2"), 1.0) == pytest.approx(MIB_MBIT)
     assert bound_s(make(rates={"b3": 25.0}, apart=["b3"]), 1.0) == pytest.approx(MIB_MBIT)
 

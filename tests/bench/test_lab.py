@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from docs.pages import ROOT
 
-from bench.swarm.lab import PREFIX
+from bench.swarm.lab import PREFIX, remove_leftovers
 from bench.swarm.libtorrent_fleet import LibTorrent
 
 pytestmark = [pytest.mark.process, pytest.mark.netns]
@@ -31,14 +31,18 @@ isp-b = ["b1", "b2"]
 """
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> list[str]:
-    """The command line of one run of each contender on a small topology."""
+@pytest.fixture(autouse=True)
+def _can_make_namespaces() -> None:
     lacking = "root" if os.geteuid() else "iproute2" if not shutil.which("ip") or not shutil.which("tc") else ""
     if lacking:
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(f"the lab needs {lacking}")
         pytest.skip(f"the lab needs {lacking}")
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """The command line of one run of each contender on a small topology."""
     path = tmp_path / "test.toml"
     path.write_text(TOPOLOGY)
     return [sys.executable, "-m", "bench.swarm", str(path), "--runs", "1", "--work", str(tmp_path)]
@@ -83,3 +87,19 @@ def test_nothing_is_left_of_a_run_that_is_interrupted(command: list[str], tmp_pa
         assert process.wait(60) == 130
     assert not namespaces_of(process.pid)
     assert not list(tmp_path.glob("p2pfill-swarm-*"))
+
+
+def test_what_a_killed_lab_has_left_is_removed_and_nothing_else() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    names = [f"{PREFIX}{gone.pid}-core", f"{PREFIX}{os.getpid()}-core", f"test-{os.getpid()}"]
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        assert names[0] in remove_leftovers()
+        assert not namespaces_of(gone.pid)
+        assert namespaces_of(os.getpid())
+        assert Path("/run/netns", names[2]).exists()
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)

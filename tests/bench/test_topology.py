@@ -101,9 +101,7 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match=r"none\.toml cannot be read"):
         load_topology(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("x = 1\n")
-    with pytest.raises(
-        TopologyError, match=re.escape(f"{tmp_path}/bad.toml: Object contains unknown field `x`")
-    ):
+    with pytest.raises(TopologyError, match=re.escape(f"{tmp_path}/bad.toml: Object contains unknown field `x`")):
         load_topology(tmp_path / "bad.toml")
 
 
