@@ -30,7 +30,7 @@ from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
-from p2pfill.swarm.sources import Request, Source
+from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,12 +76,14 @@ class Fault(Enum):
     REFUSED = "refused"
     SILENT = "silent"
     CORRUPT = "corrupt"
+    SLOW = "slow"
 
 
 _ESCALATION: Final = {
     Fault.REFUSED: "master-refusing",
     Fault.SILENT: "master-silent",
     Fault.CORRUPT: "master-quarantined",
+    Fault.SLOW: "master-slow",
 }
 
 
@@ -122,6 +124,10 @@ class Fill:
         """What this cache was master of when it last showed interest."""
         self._doubtful: Bitmap | None = None
         """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
+        self._starved_at: float | None = None
+        """Since when nothing has been outstanding though chunks are missing."""
+        self._freed = Bitmap(manifest.chunk_count)
+        """Chunks that this cache may fetch from anywhere, since those who should have did not."""
         self._requests: dict[int, Request] = {}
         self._fresh: list[int] = []
         self._stale = True
@@ -268,7 +274,7 @@ class Fill:
         scope = Scope.WORLD
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
-        source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, progress_at=now)
+        source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now)
         if scope == Scope.ISP:
             source.shown = self._everything
         self.sources[node.id] = source
@@ -303,10 +309,12 @@ class Fill:
             Fault.REFUSED: BACKOFF_S,
             Fault.SILENT: self.policy.request_timeout_s,
             Fault.CORRUPT: self.policy.quarantine_s,
+            Fault.SLOW: self.policy.quarantine_s,
         }[fault]
         source.barred_until = now + first * 2.0 ** min(source.faults - 1, DOUBLINGS_MAX)
         source.barred_reason = reason
         source.quarantined = source.quarantined or fault is Fault.CORRUPT
+        source.is_slow = fault is Fault.SLOW
         distrusted = fault is not Fault.REFUSED or source.faults >= REFUSALS_MAX
         if distrusted and source.counted and source.scope != Scope.ORIGIN:
             # What it alone holds must be had elsewhere, and so must what it is master of.
@@ -319,7 +327,7 @@ class Fill:
 
     def _unbar(self, source: Source) -> None:
         source.barred_reason = ""
-        source.quarantined = False
+        source.quarantined = source.is_slow = False
         if not source.counted:
             source.counted = True
             self.available.add(source.scope, source.holdings.indexes())
@@ -406,12 +414,43 @@ class Fill:
                 self._unbar(source)
             if source.requests and now >= self._deadline(source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
+        if self.policy.escalate:
+            self._pass_over_slow(now)
+            self._end_starvation(now)
         self._masters.forget_claims(now - self._patience_s)
         if self.policy.escalate:
             self._masters.watch(now, self._patience_s, self.sources, self.available)
         for source in self.sources.values():
             if not source.requests and not source.barred_reason:
                 self._steal(now, source)
+
+    def _pass_over_slow(self, now: float) -> None:
+        """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
+
+        Their share of the work at borders goes to others, and so does what they alone hold here.
+        """
+        for source in find_slow(self.sources.values(), now, self.manifest.chunk_size):
+            others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
+            if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
+                self._bar(now, source.id, Fault.SLOW, f"{SLOW:g} times slower than others")
+
+    def _end_starvation(self, now: float) -> None:
+        """Let this cache fetch its share from anywhere, where it has had nothing to ask for too long.
+
+        Caches may differ in whom they rely on, so that each waits for another, and all of them show life. Whoever is
+        master for its ISP ends that; what it costs at most is one more copy for each ISP of what is left.
+        """
+        if self._requests or not self._heard or not self.ledger.missing.any():
+            self._starved_at = None
+        elif self._starved_at is None:
+            self._starved_at = now
+        elif now >= self._starved_at + self._patience_s:
+            self._starved_at = None
+            left = (self.ledger.missing & self._masters.duties()[Scope.REGION]).and_not(self.available.held[Scope.ISP])
+            self._freed = self._freed | left
+            for source in self.sources.values():
+                if source.is_slow and not any(other.scope == Scope.ORIGIN for other in self.sources.values()):
+                    source.barred_until = now  # a slow source is better than none
 
     def _measure_patience(self) -> float:
         """Return the seconds without progress after which a master is passed over."""
@@ -463,7 +502,8 @@ class Fill:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
-        wanted = (self.ledger.missing & self._masters.duties()[scope]).and_not(self.available.held_within(scope))
+        mine = self._masters.duties()[scope] | self._freed
+        wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
         return wanted if self._doubtful is None else wanted.and_not(self._doubtful)
@@ -503,7 +543,7 @@ class Fill:
         self.ledger.request(chunk)
         self._requests[request.number] = source.requests[request.number] = request
         if why := self._masters.escalation(chunk, source.scope):
-            self.escalations[why] += 1
+            self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
 
     def _steal(self, now: float, idle: Source) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
@@ -29,6 +31,16 @@ RATE_WEIGHT: Final = 0.2
 SAMPLE_S: Final = 0.02
 """The least time that a sample of the rate covers: chunks that come side by side arrive at almost one moment."""
 
+SLOW: Final = 5.0
+"""A source this many times slower than others like it, by what each claims to be able to upload, is not what it claims.
+Sources that are alike differ by up to three, by what else they are sending."""
+
+SLOW_S: Final = 1.0
+"""But a chunk that is late by less than this may be so by chance."""
+
+SLOW_OTHERS_MIN: Final = 2
+"""Sources to compare with; of two nobody knows which of them is unusual."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -50,6 +62,8 @@ class Source:
     scope: Scope
     holdings: Bitmap
     since: float
+    weight: float = 1.0
+    """What it claims to be able to upload, relative to other caches."""
     requests: dict[int, Request] = field(default_factory=dict)
     progress_at: float = 0.0
     """When it last delivered or announced anything."""
@@ -64,6 +78,8 @@ class Source:
     barred_until: float = 0.0
     """Not asked for anything before this time."""
     barred_reason: str = ""
+    is_slow: bool = False
+    """It is barred for being slow, not for any harm."""
     quarantined: bool = False
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True
@@ -98,3 +114,42 @@ class Source:
             self.sample_bytes, self.sample_s = 0, 0.0
         self.delivered_at = self.progress_at = now
         self.bytes_kept += length
+
+    def pace(self, now: float, chunk_size: int) -> float:
+        """Return the bytes per second that it delivers, or at most can be delivering, for each unit of its weight.
+
+        0 where nothing is known.
+        """
+        if not self.requests:
+            return self.rate_bytes_s / self.weight
+        waited_s = now - max(min(request.asked_at for request in self.requests.values()), self.delivered_at)
+        possible = chunk_size / max(waited_s, 1e-3)
+        return (min(self.rate_bytes_s, possible) if self.rate_bytes_s else possible) / self.weight
+
+    def is_late(self, now: float) -> bool:
+        """Tell whether it has owed a chunk for so long that this is no chance any more."""
+        owed = max((now - max(request.asked_at, self.delivered_at) for request in self.requests.values()), default=0.0)
+        return owed > SLOW_S
+
+
+def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[Source]:
+    """Return the caches that are late, and slow beside the others.
+
+    One of the ISP is compared with all others, one from beyond with those that are as far: borders may be narrow.
+    Where all are late together, nobody is.
+    """
+    caches = [source for source in sources if source.scope != Scope.ORIGIN and not source.barred_reason]
+    late = [source for source in caches if source.is_late(now)]
+    if not late:
+        return []
+    paces = {source.id: source.pace(now, chunk_size) for source in caches}
+    slow = []
+    for source in late:
+        others = [
+            paces[other.id]
+            for other in caches
+            if other is not source and paces[other.id] and (source.scope == Scope.ISP or other.scope == source.scope)
+        ]
+        if len(others) >= SLOW_OTHERS_MIN and paces[source.id] * SLOW < median(others):
+            slow.append(source)
+    return slow

@@ -334,3 +334,47 @@ def test_a_new_master_hears_the_others_before_it_crosses_a_border() -> None:
     fill.handle(1.1, events.HoldingsArrived("b1", Bitmap.full(40)))
     sources = {a.source for a in fill.poll_actions(1.1) if isinstance(a, actions.RequestChunk)}
     assert sources == {"b1"}
+
+
+def test_a_starved_master_does_not_wait_for_ever_for_others_that_show_life() -> None:
+    me, far = (NodeInfo(NodeId(n), isp, "r") for n, isp in (("a1", "a"), ("b1", "b")))
+    fill = Fill(title(40), me, FillPolicy(), random.Random(1), 0.0, Bitmap(40))
+    fill.handle(0.0, events.RosterChanged((me, far)))
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    fill.handle(0.0, events.CacheConnected(far))
+    fill.handle(0.0, events.HoldingsArrived("b1", Bitmap(40)))
+    now, mine = 0.0, 0
+    while now < 8.0 and mine < 40:
+        asked = [a for a in fill.poll_actions(now) if isinstance(a, actions.RequestChunk)]
+        for action in asked:
+            mine += 1
+            fill.handle(now, events.ChunkReceived(action.request))
+        now += 0.05
+        # Alive, and never getting anywhere.
+        fill.handle(now, events.ChunksClaimed("b1", ()))
+    assert mine == 40
+    assert fill.escalations["starved"] > 10
+
+
+def test_a_source_far_slower_than_others_is_passed_over() -> None:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "a", "r") for n in range(5)]
+    fill = Fill(title(400), nodes[0], FillPolicy(), random.Random(1), 0.0, Bitmap(400))
+    fill.handle(0.0, events.RosterChanged(tuple(nodes)))
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    for node in nodes[1:]:
+        fill.handle(0.0, events.CacheConnected(node))
+        fill.handle(0.0, events.HoldingsArrived(node.id, Bitmap.full(400)))
+    now, due = 0.0, list[tuple[float, int]]()
+    while now < 5.0 and not fill.sources["a1"].is_slow:
+        for action in fill.poll_actions(now):
+            if isinstance(action, actions.RequestChunk):
+                due.append((now + (3.0 if action.source == "a1" else 0.1), action.request))
+        now += 0.02
+        for when, request in list(due):
+            if when <= now:
+                due.remove((when, request))
+                fill.handle(now, events.ChunkReceived(request))
+    assert fill.sources["a1"].is_slow
+    assert not fill.sources["a1"].requests
+    assert not any(fill.sources[f"a{n}"].barred_reason for n in (2, 3, 4))
+    fill.ledger.check()
