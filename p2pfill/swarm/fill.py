@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 from p2pfill.errors import InternalError
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.pace import PROGRESS_S
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
@@ -65,6 +66,9 @@ REFUSALS_MAX: Final = 3
 ANSWER_S: Final = 1.0
 """How long a cache may take to say what it holds of chunks that this one has become master of. Takes a round trip as a
 rule; whoever takes longer must not hold up the fill."""
+
+CLAIM_S: Final = 2.25 * PROGRESS_S
+"""A claim that was not repeated for so long is void: it was repeated each `PROGRESS_S`, and two may be late."""
 
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
@@ -417,7 +421,7 @@ class Fill:
         if self.policy.escalate:
             self._pass_over_slow(now)
             self._end_starvation(now)
-        self._masters.forget_claims(now - self._patience_s)
+        self._masters.forget_claims(now - CLAIM_S)
         if self.policy.escalate:
             self._masters.watch(now, self._patience_s, self.sources, self.available)
         for source in self.sources.values():
