@@ -226,6 +226,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hit |= {event.host for event in self.events if event.kind == "slow" and event.way != "up"}
         return [info for info in self.infos() if info.id not in hit and info.id not in self.apart]
 
+    def at_s(self, event: LabEvent) -> float:
+        """Return when an event happens, in seconds after the order."""
+        return event.at * self.bound_s(self.infos()) if event.at is not None else event.at_s or 0.0
+
     def bound_s(self, infos: list[NodeInfo] | None = None) -> float:
         """Return the least seconds in which the title can reach `infos` (by default those that count).
 
@@ -239,7 +243,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             groups.setdefault(info.isp, []).append(info.id)
         names = [name for group in groups.values() for name in group]
         upload = sum(self.upload_rate(info.id) for info in self.infos())
-        cuts = [size / min(self.rate(name) for name in names), size / origin, size * len(names) / (origin + upload)]
+        joins = {event.host: self.at_s(event) for event in self.events if event.kind == "join"} if infos is None else {}
+        cuts = [joins.get(name, 0.0) + size / self.rate(name) for name in names]
+        cuts += [size / origin, size * len(names) / (origin + upload)]
         for isp, group in groups.items():
             uplink = self.uplink_rate(isp)
             if uplink is not None:

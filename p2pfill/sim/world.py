@@ -99,10 +99,8 @@ class World:
     # ---- what happens
 
     def _begin_events(self) -> None:
-        bound_s = self.scenario.bound_s(self.scenario.infos()) if self.scenario.events else 0.0
         for event in self.scenario.events:
-            at_s = event.at * bound_s if event.at is not None else event.at_s or 0.0
-            self.schedule.at(at_s, self._happen, event)
+            self.schedule.at(self.scenario.at_s(event), self._happen, event)
 
     def _happen(self, event: LabEvent) -> None:
         self.note(None, f"event {event.kind} {event.host}")
