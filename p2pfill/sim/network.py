@@ -19,16 +19,17 @@ from p2pfill.swarm.election import Scope
 class Place:
     """Where a host stands, with its two pipes."""
 
-    __slots__ = ("down", "isp", "name", "rate", "region", "up")
+    __slots__ = ("down", "down_rate", "isp", "name", "region", "up", "up_rate")
 
-    def __init__(self, name: str, isp: str, region: str, rate: float) -> None:
+    def __init__(self, name: str, isp: str, region: str, down_rate: float, up_rate: float) -> None:
         self.name = name
         self.isp = isp
         self.region = region
-        self.rate = rate
+        self.down_rate = down_rate
+        self.up_rate = up_rate
         """What its link was built for, in bytes per second; `Internet.set_pace` may slow it down."""
-        self.up = Pipe(f"{name} up", rate)
-        self.down = Pipe(f"{name} down", rate)
+        self.up = Pipe(f"{name} up", up_rate)
+        self.down = Pipe(f"{name} down", down_rate)
 
 
 class Route:
@@ -62,8 +63,8 @@ class Internet:
     def __init__(self, scenario: Scenario, infos: list[NodeInfo], schedule: Schedule) -> None:
         self._scenario = scenario
         self.flows: Network = ExactNetwork(schedule) if scenario.exact else LocalNetwork(schedule)
-        self.origin = Place(scenario.origin, scenario.origin_isp, "", scenario.rate(scenario.origin))
-        self.places = {info.id: Place(info.id, info.isp, info.region, scenario.rate(info.id)) for info in infos}
+        self.origin = self._place(scenario.origin, scenario.origin_isp, "")
+        self.places = {info.id: self._place(info.id, info.isp, info.region) for info in infos}
         self._uplinks: dict[str, tuple[Pipe, Pipe]] = {}
         for info in infos:
             rate = scenario.uplink_rate(info.isp)
@@ -74,6 +75,9 @@ class Internet:
         """Bytes that have left the origin."""
         self.isp_bytes: dict[str, float] = {info.isp: 0.0 for info in infos}
         """ISP -> bytes that have entered it."""
+
+    def _place(self, name: str, isp: str, region: str) -> Place:
+        return Place(name, isp, region, self._scenario.rate(name), self._scenario.upload_rate(name))
 
     def route(self, sender: Place, receiver: Place) -> Route:
         """Return the way between two places."""
@@ -121,7 +125,9 @@ class Internet:
             return True
         return sender.isp != receiver.isp and (sender.isp in cut or receiver.isp in cut)
 
-    def set_pace(self, place: Place, factor: float) -> None:
-        """Let a host's link carry `factor` of what it was built for."""
-        self.flows.set_rate(place.up, place.rate * factor)
-        self.flows.set_rate(place.down, place.rate * factor)
+    def set_pace(self, place: Place, factor: float, *, up: bool = True, down: bool = True) -> None:
+        """Let a host's link carry `factor` of what it was built for, in the directions that are named."""
+        if up:
+            self.flows.set_rate(place.up, place.up_rate * factor)
+        if down:
+            self.flows.set_rate(place.down, place.down_rate * factor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -40,6 +40,19 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The cache, or for a partition the cache or ISP, that it befalls."""
     factor: float = 0.1
     """For `slow`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
+
+
+class LabEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens during a fill in the lab, for good: a process ends, a link becomes narrower, a cache joins late."""
+
+    kind: Literal["kill", "slow", "join"]
+    host: str
+    at: float | None = None
+    """As a part of the bound of all caches."""
+    at_s: float | None = None
+    factor: float = 0.1
+    """For `slow`: what is left of the rate."""
+    way: Literal["both", "up", "down"] = "both"
 
 
 class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,8 +91,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: str = "origin"
     host_mbit: float = 0.0
     uplink_mbit: float = 0.0
+    uplinks: dict[str, float] = {}
+    """ISP -> Mbit/s of its uplink, where it differs."""
     rates: dict[str, float] = {}
     """Host -> Mbit/s, where it differs."""
+    upload_rates: dict[str, float] = {}
+    """Host -> Mbit/s that it sends at most, where that is less than its rate."""
     weights: dict[str, float] = {}
     size_mib: float = 256
     chunk_kib: int = 0
@@ -118,6 +135,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every message is encoded, and both ends of each link keep the rules of the protocol."""
     check_tiers: bool = True
     """Work out anew, at each request that crosses a border, whether it was due; costs an election a roster."""
+    events: tuple[LabEvent, ...] = ()
+    apart: tuple[str, ...] = ()
+    """Caches that neither the time nor the bound counts."""
     faults: tuple[FaultSpec, ...] = ()
     chaos: Chaos | None = None
     limit_s: float = 600.0
@@ -141,8 +161,14 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("host names must be unique")
         if self.fleet is not None and not 0 < self.fleet.caches <= CACHES_MAX:
             raise ConfigError(f"a fleet has 1 to {CACHES_MAX} caches, not {self.fleet.caches}")
-        if not self.infos():
-            raise ConfigError("there is no cache to fill")
+        if not self.counted():
+            raise ConfigError("there is no cache to fill that counts")
+        hosts = {info.id for info in self.infos()} | {self.origin}
+        for event in self.events:
+            if event.host not in hosts or (event.kind != "slow" and event.host == self.origin):
+                raise ConfigError(f"an event ({event.kind}) names {event.host!r}, which is no such host")
+            if (event.at is None) == (event.at_s is None):
+                raise ConfigError(f"the event of {event.host!r} needs one of at (part of the bound) and at_s (seconds)")
         if self.size_mib <= 0:
             raise ConfigError("the title is empty")
 
@@ -171,12 +197,17 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return what a host's link carries, in bytes of payload per second."""
         return self._bytes_s(self.rates.get(host, self.host_mbit))
 
+    def upload_rate(self, host: str) -> float:
+        """Return what a host sends at most, in bytes of payload per second."""
+        return self._bytes_s(self.upload_rates.get(host, self.rates.get(host, self.host_mbit)))
+
     def uplink_rate(self, isp: str) -> float | None:
         """Return what an ISP's uplink carries, in bytes of payload per second; None where it has no limit.
 
         The origin stands for a cloud: only its own link is narrow.
         """
-        return self._bytes_s(self.uplink_mbit) if self.uplink_mbit and isp != self.origin_isp else None
+        mbit = self.uplinks.get(isp, 0.0 if isp == self.origin_isp else self.uplink_mbit)
+        return self._bytes_s(mbit) if mbit else None
 
     def _bytes_s(self, mbit: float) -> float:
         return mbit * MBIT_BYTES * self.goodput if mbit else UNLIMITED_BYTES_S
@@ -189,20 +220,35 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         files = (FileEntry("file", size, 0),)
         return Manifest("simulated", chunk_size, files, bytes(16 * count), bytes(32 * count), "blake3")
 
-    def bound_s(self) -> float:
-        """Return the least seconds in which the title can reach every cache: the largest of the cuts that are known.
+    def counted(self) -> list[NodeInfo]:
+        """Return the caches whose end is waited for: none that is apart, killed, or slowed in what it takes in."""
+        hit = {event.host for event in self.events if event.kind == "kill"}
+        hit |= {event.host for event in self.events if event.kind == "slow" and event.way != "up"}
+        return [info for info in self.infos() if info.id not in hit and info.id not in self.apart]
 
-        One host's link, an ISP's uplink, the origin's link, all of an ISP, and all of the fleet.
+    def at_s(self, event: LabEvent) -> float:
+        """Return when an event happens, in seconds after the order."""
+        return event.at * self.bound_s(self.infos()) if event.at is not None else event.at_s or 0.0
+
+    def bound_s(self, infos: list[NodeInfo] | None = None) -> float:
+        """Return the least seconds in which the title can reach `infos` (by default those that count).
+
+        The largest of the cuts that are known: one host's link, an ISP's uplink, the origin's link, all of an ISP, and
+        all of the fleet.
         """
         size = int(self.size_mib * MIB)
-        origin = self.rate(self.origin)
-        rates: dict[str, list[float]] = {}
-        for info in self.infos():
-            rates.setdefault(info.isp, []).append(self.rate(info.id))
-        everybody = [rate for group in rates.values() for rate in group]
-        cuts = [size / min(everybody), size / origin, size * len(everybody) / (origin + sum(everybody))]
-        for isp, group in rates.items():
+        origin = self.upload_rate(self.origin)
+        groups: dict[str, list[str]] = {}
+        for info in self.counted() if infos is None else infos:
+            groups.setdefault(info.isp, []).append(info.id)
+        names = [name for group in groups.values() for name in group]
+        upload = sum(self.upload_rate(info.id) for info in self.infos())
+        joins = {event.host: self.at_s(event) for event in self.events if event.kind == "join"} if infos is None else {}
+        cuts = [joins.get(name, 0.0) + size / self.rate(name) for name in names]
+        cuts += [size / origin, size * len(names) / (origin + upload)]
+        for isp, group in groups.items():
             uplink = self.uplink_rate(isp)
             if uplink is not None:
-                cuts += [size / uplink, size * len(group) / (uplink + sum(group))]
+                sent = sum(self.upload_rate(info.id) for info in self.infos() if info.isp == isp)
+                cuts += [size / uplink, size * len(group) / (uplink + sent)]
         return max(cuts)

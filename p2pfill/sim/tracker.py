@@ -21,7 +21,7 @@ class SimTracker:
     def __init__(self, world: World) -> None:
         self._world = world
         self._around = neighbourhoods(world.scenario, [cache.info for cache in world.caches.values()], world.random)
-        self._alive: dict[str, bool] = dict.fromkeys(world.caches, True)
+        self._alive: dict[str, bool] = {name: cache.running for name, cache in world.caches.items()}
         self._down = 0
         self._untold: dict[str, None] = {}
 

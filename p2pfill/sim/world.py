@@ -15,7 +15,7 @@ from p2pfill.sim.faults import Faults, draw
 from p2pfill.sim.network import Internet
 from p2pfill.sim.origin import OriginRead
 from p2pfill.sim.report import Report, Samples
-from p2pfill.sim.scenario import Chaos, Scenario
+from p2pfill.sim.scenario import Chaos, LabEvent, Scenario
 from p2pfill.sim.schedule import Schedule
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.tracker import SimTracker
@@ -42,6 +42,9 @@ class World:
         self.caches: dict[str, SimCache] = {}
         for info in infos:
             self.caches[info.id] = SimCache(self, info, self.internet.places[info.id])
+        for event in scenario.events:
+            if event.kind == "join":
+                self.caches[event.host].running = False
         self.tracker = SimTracker(self)
         self.faults = Faults(self)
         self.origin_up = True
@@ -67,12 +70,15 @@ class World:
         for cache in self.caches.values():
             cache.clock_offset_s = random.uniform(0.0, chaos.clock_offset_s)
             cache.clock_rate = 1 + random.uniform(-chaos.clock_drift, chaos.clock_drift)
-            cache.place.rate *= random.uniform(chaos.rate_min, 1.0)
+            part = random.uniform(chaos.rate_min, 1.0)
+            cache.place.up_rate *= part
+            cache.place.down_rate *= part
             self.internet.set_pace(cache.place, 1.0)
 
     def run(self, progress: Progress | None = None, step_s: float = 1.0) -> Report:
         """Run to the end; `progress` is called every `step_s` virtual seconds. Raises `InvariantBroken`."""
         self.tracker.begin()
+        self._begin_events()
         self.samples.begin()
         end_at = self.faults.healed_at + self.scenario.limit_s
         step_at = 0.0
@@ -91,6 +97,25 @@ class World:
         return not self._awaited and self.schedule.now >= self.faults.healed_at
 
     # ---- what happens
+
+    def _begin_events(self) -> None:
+        for event in self.scenario.events:
+            self.schedule.at(self.scenario.at_s(event), self._happen, event)
+
+    def _happen(self, event: LabEvent) -> None:
+        self.note(None, f"event {event.kind} {event.host}")
+        if event.kind == "slow":
+            place = self.internet.origin if event.host == self.scenario.origin else self.caches[event.host].place
+            self.internet.set_pace(place, event.factor, up=event.way != "down", down=event.way != "up")
+            return
+        cache = self.caches[event.host]
+        if event.kind == "join":
+            cache.boot()
+            self.tracker.cache_booted(cache)
+        elif cache.running:
+            self.cache_is_lost(cache)
+            cache.crash(seen=True)
+            self.tracker.cache_ended(cache)
 
     def note(self, cache: SimCache | None, what: str) -> None:
         """Write a line into the trace."""

@@ -24,7 +24,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport
 from p2pfill.node.config import NodeConfig
 from p2pfill.sim.faults import KINDS
-from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, Scenario
+from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
 
@@ -178,7 +178,7 @@ def test_settings_of_a_scenario_are_all_described() -> None:
     for name, default in fields.items():
         if isinstance(default, (str, int, float)):
             assert rows[name] == json.dumps(default)
-    for part in (Fleet, FaultSpec, Chaos):
+    for part in (Fleet, FaultSpec, LabEvent, Chaos):
         for field in msgspec.structs.fields(part):
             assert f"`{field.name}`" in read(SIMULATOR)
 

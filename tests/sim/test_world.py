@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 from sim.worlds import CHAOS, ROOT, SMALL, run, world
 
-from p2pfill.sim.scenario import Fleet, Scenario
+from bench.swarm.bounds import bound_s
+from bench.swarm.topology import load_topology
+from p2pfill.sim.scenario import Fleet, LabEvent, Scenario
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.world import World
 
@@ -38,10 +42,25 @@ def test_messages_as_bytes_or_as_objects_make_no_difference() -> None:
 
 
 @pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)
-def test_topologies_of_the_lab_are_scenarios(path: str) -> None:
-    scenario = Scenario.load(path)  # type: ignore[arg-type]
-    assert scenario.infos()
-    assert scenario.bound_s() > 0
+def test_topologies_of_the_lab_are_scenarios_with_the_same_bound(path: Path) -> None:
+    scenario, topology = Scenario.load(path), load_topology(path)
+    joins = {event.host: event.at_seconds(bound_s(topology)) for event in topology.events if event.kind == "join"}
+    assert scenario.bound_s() == pytest.approx(bound_s(topology, joins_s=joins))
+    assert {info.id for info in scenario.counted()} == {host.name for host in topology.counted()}
+
+
+@pytest.mark.parametrize("kind", ["kill", "slow", "join"])
+def test_events_of_the_lab_happen(kind: Literal["kill", "slow", "join"]) -> None:
+    built = world(events=(LabEvent(kind=kind, host="a1", at=0.5),))
+    report = built.run()
+    assert report.complete == (5 if kind == "kill" else 6)
+    assert any(f"event {kind} a1" in line for line in world_trace(kind))
+
+
+def world_trace(kind: Literal["kill", "slow", "join"]) -> list[str]:
+    trace = Trace(keep=True)
+    world(events=(LabEvent(kind=kind, host="a1", at=0.5),), trace=trace).run()
+    return trace.lines
 
 
 def test_the_same_seed_gives_the_same_trace_to_the_byte() -> None:
