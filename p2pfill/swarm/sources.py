@@ -35,8 +35,8 @@ SLOW: Final = 5.0
 """A source this many times slower than others like it, by what each claims to be able to upload, is not what it claims.
 Sources that are alike differ by up to three, by what else they are sending."""
 
-SLOW_S: Final = 1.0
-"""But a chunk that is late by less than this may be so by chance."""
+SLOW_S: Final = 2.0
+"""How long it must have been so: a machine that is held up for a second is not a slow one."""
 
 SLOW_OTHERS_MIN: Final = 2
 """Sources to compare with; of two nobody knows which of them is unusual."""
@@ -78,6 +78,10 @@ class Source:
     barred_until: float = 0.0
     """Not asked for anything before this time."""
     barred_reason: str = ""
+    last_rate: float = 0.0
+    """The latest sample of the rate."""
+    slow_since: float = float("inf")
+    """Since when it has been much slower than others like it; see `find_slow`."""
     is_slow: bool = False
     """It is barred for being slow, not for any harm."""
     quarantined: bool = False
@@ -109,7 +113,7 @@ class Source:
         self.sample_bytes += length
         self.sample_s += now - max(request.asked_at, self.delivered_at)
         if self.sample_s >= SAMPLE_S or not self.rate_bytes_s:
-            sample = self.sample_bytes / max(self.sample_s, SAMPLE_S)
+            sample = self.last_rate = self.sample_bytes / max(self.sample_s, SAMPLE_S)
             self.rate_bytes_s += (sample - self.rate_bytes_s) * (RATE_WEIGHT if self.rate_bytes_s else 1.0)
             self.sample_bytes, self.sample_s = 0, 0.0
         self.delivered_at = self.progress_at = now
@@ -120,36 +124,31 @@ class Source:
 
         0 where nothing is known.
         """
-        if not self.requests:
-            return self.rate_bytes_s / self.weight
-        waited_s = now - max(min(request.asked_at for request in self.requests.values()), self.delivered_at)
-        possible = chunk_size / max(waited_s, 1e-3)
-        return (min(self.rate_bytes_s, possible) if self.rate_bytes_s else possible) / self.weight
-
-    def is_late(self, now: float) -> bool:
-        """Tell whether it has owed a chunk for so long that this is no chance any more."""
-        owed = max((now - max(request.asked_at, self.delivered_at) for request in self.requests.values()), default=0.0)
-        return owed > SLOW_S
+        pace = self.last_rate
+        if self.requests:
+            waited_s = now - max(min(request.asked_at for request in self.requests.values()), self.delivered_at)
+            possible = chunk_size / max(waited_s, 1e-3)
+            pace = min(pace, possible) if pace else possible
+        return pace / self.weight
 
 
 def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[Source]:
-    """Return the caches that are late, and slow beside the others.
+    """Return the caches that owe something and have been slow beside the others for `SLOW_S`. To be called each tick.
 
     One of the ISP is compared with all others, one from beyond with those that are as far: borders may be narrow.
-    Where all are late together, nobody is.
+    Where all are slow together, nobody is.
     """
     caches = [source for source in sources if source.scope != Scope.ORIGIN and not source.barred_reason]
-    late = [source for source in caches if source.is_late(now)]
-    if not late:
-        return []
     paces = {source.id: source.pace(now, chunk_size) for source in caches}
     slow = []
-    for source in late:
+    for source in caches:
         others = [
             paces[other.id]
             for other in caches
             if other is not source and paces[other.id] and (source.scope == Scope.ISP or other.scope == source.scope)
         ]
-        if len(others) >= SLOW_OTHERS_MIN and paces[source.id] * SLOW < median(others):
+        is_slow = bool(source.requests) and len(others) >= SLOW_OTHERS_MIN and paces[source.id] * SLOW < median(others)
+        source.slow_since = min(source.slow_since, now) if is_slow else float("inf")
+        if now >= source.slow_since + SLOW_S:
             slow.append(source)
     return slow
