@@ -358,14 +358,14 @@ def test_a_starved_master_does_not_wait_for_ever_for_others_that_show_life() -> 
 
 def test_a_source_far_slower_than_others_is_passed_over() -> None:
     nodes = [NodeInfo(NodeId(f"a{n}"), "a", "r") for n in range(5)]
-    fill = Fill(title(400), nodes[0], FillPolicy(), random.Random(1), 0.0, Bitmap(400))
+    fill = Fill(title(1200), nodes[0], FillPolicy(), random.Random(1), 0.0, Bitmap(1200))
     fill.handle(0.0, events.RosterChanged(tuple(nodes)))
     fill.handle(0.0, events.OriginConfigured(ORIGIN))
     for node in nodes[1:]:
         fill.handle(0.0, events.CacheConnected(node))
-        fill.handle(0.0, events.HoldingsArrived(node.id, Bitmap.full(400)))
+        fill.handle(0.0, events.HoldingsArrived(node.id, Bitmap.full(1200)))
     now, due = 0.0, list[tuple[float, int]]()
-    while now < 5.0 and not fill.sources["a1"].is_slow:
+    while now < 8.0 and not fill.sources["a1"].is_slow:
         for action in fill.poll_actions(now):
             if isinstance(action, actions.RequestChunk):
                 due.append((now + (3.0 if action.source == "a1" else 0.1), action.request))
