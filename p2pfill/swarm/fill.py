@@ -424,9 +424,7 @@ class Fill:
         self._masters.forget_claims(now - CLAIM_S)
         if self.policy.escalate:
             self._masters.watch(now, self._patience_s, self.sources, self.available)
-        for source in self.sources.values():
-            if not source.requests and not source.barred_reason:
-                self._steal(now, source)
+        self._steal(now)
 
     def _pass_over_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
@@ -550,20 +548,28 @@ class Fill:
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
 
-    def _steal(self, now: float, idle: Source) -> None:
-        """Move a chunk that a slow source owes for too long to `idle`, which holds it and has nothing better to do.
+    def _steal(self, now: float) -> None:
+        """Move chunks that slow sources owe for too long to sources that hold them and have nothing better to do.
 
         Never farther out than the slow source is: a steal must not cross a border that the request did not.
         """
-        if idle.requests or not idle.rate_bytes_s:
+        late = sorted(
+            (r for r in self._requests.values() if now - self._owed_since(r) > OVERDUE_S), key=lambda r: r.asked_at
+        )
+        if not late:
             return
-        needs_s = self.manifest.chunk_size / idle.rate_bytes_s
-        for request in sorted(self._requests.values(), key=lambda r: r.asked_at):
-            owner = self.sources[request.source]
-            late = now - max(request.asked_at, owner.delivered_at) > max(OVERDUE * needs_s, OVERDUE_S)
-            slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s
-            if late and slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
-                self._out.append(actions.CancelRequest(request.number, owner.id))
-                self._drop(request)
-                self._request(now, idle, request.chunk)
-                return
+        for idle in [s for s in self.sources.values() if s.rate_bytes_s and not s.requests and not s.barred_reason]:
+            overdue_s = OVERDUE * self.manifest.chunk_size / idle.rate_bytes_s
+            for request in late:
+                owner = self.sources[request.source]
+                slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s and now - self._owed_since(request) > overdue_s
+                if slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
+                    late.remove(request)
+                    self._out.append(actions.CancelRequest(request.number, owner.id))
+                    self._drop(request)
+                    self._request(now, idle, request.chunk)
+                    break
+
+    def _owed_since(self, request: Request) -> float:
+        """Return since when a request could have been answered: its source sends one chunk after the other."""
+        return max(request.asked_at, self.sources[request.source].delivered_at)

@@ -54,7 +54,7 @@ class Request:
     """How far out this request goes."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Source:
     """A cache or an origin. `scope` is the smallest group that holds both it and this cache."""
 
@@ -135,20 +135,19 @@ class Source:
 def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[Source]:
     """Return the caches that owe something and have been slow beside the others for `SLOW_S`. To be called each tick.
 
-    One of the ISP is compared with all others, one from beyond with those that are as far: borders may be narrow.
+    One of the ISP is compared with all caches, one from beyond with those that are as far: borders may be narrow.
     Where all are slow together, nobody is.
     """
-    caches = [source for source in sources if source.scope != Scope.ORIGIN and not source.barred_reason]
-    paces = {source.id: source.pace(now, chunk_size) for source in caches}
-    slow = []
-    for source in caches:
-        others = [
-            paces[other.id]
-            for other in caches
-            if other is not source and paces[other.id] and (source.scope == Scope.ISP or other.scope == source.scope)
-        ]
-        is_slow = bool(source.requests) and len(others) >= SLOW_OTHERS_MIN and paces[source.id] * SLOW < median(others)
+    paces = {
+        source: source.pace(now, chunk_size)
+        for source in sources
+        if source.scope != Scope.ORIGIN and not source.barred_reason
+    }
+    known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in Scope}
+    known[Scope.ISP] = [pace for pace in paces.values() if pace]
+    # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
+    usual = {scope: median(group) if len(group) > SLOW_OTHERS_MIN else 0.0 for scope, group in known.items()}
+    for source, pace in paces.items():
+        is_slow = bool(source.requests) and pace * SLOW < usual[source.scope]
         source.slow_since = min(source.slow_since, now) if is_slow else float("inf")
-        if now >= source.slow_since + SLOW_S:
-            slow.append(source)
-    return slow
+    return [source for source in paces if now >= source.slow_since + SLOW_S]
