@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
 
@@ -100,12 +101,29 @@ class Filling:
         seed = f"{info.id}{self.title_id.hex()}"
         chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
         have, heard = self.stored.have.copy(), not self._unheard
-        if not directory:
+        if not directory or self.stored.live:
             return Fill(self.manifest, info, policy, chance, now, have, heard=heard)
         path = Path(directory) / f"{info.id}-{self.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
-        self._record = path.open("wb", buffering=RECORD_BUFFER_BYTES)
-        write = self._record.write
-        return RecordingFill(write, seed, self.manifest, info, policy, chance, now, have, heard=heard)
+        try:
+            self._record = path.open("wb", buffering=RECORD_BUFFER_BYTES)
+        except OSError as error:
+            self._node.log.error("cannot record the fill to %s: %s; it goes on without", path, error.strerror)
+        return RecordingFill(self._write_record, seed, self.manifest, info, policy, chance, now, have, heard=heard)
+
+    def _write_record(self, line: bytes) -> None:
+        if self._record is None:
+            return
+        try:
+            self._record.write(line)
+        except OSError as error:
+            self._node.log.error("the recording of a fill ends here: %s; the fill goes on", error.strerror)
+            self._close_record()
+
+    def _close_record(self) -> None:
+        record, self._record = self._record, None
+        if record is not None:
+            with suppress(OSError):  # said when it was written, or not worth a fill
+                record.close()
 
     # ---- input
 
@@ -200,8 +218,7 @@ class Filling:
                 link.unwant(self)
             with trio.CancelScope(shield=True):
                 await self._commit()
-            if self._record is not None:
-                self._record.close()
+            self._close_record()
 
     async def _meet(self) -> None:
         with trio.move_on_after(MEET_S):

@@ -6,6 +6,7 @@ import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -144,3 +145,30 @@ def test_what_is_no_recording_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_last_line_that_was_cut_short_is_left_out() -> None:
     assert list(read_lines(b"one\ntwo\nthr")) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("fault", ["gone", "full"])
+async def test_a_recording_that_cannot_be_written_does_not_hold_up_the_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    for name in ("src", "records"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "src" / "file").write_bytes(Random(1).randbytes(300_000))
+    manifest = publish(tmp_path / "src", name="t", chunk_size=65536).manifest
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), record=str(tmp_path / "records"))
+    if fault == "gone":
+        (tmp_path / "records").rmdir()
+    else:
+        plain = Path.open
+
+        def open_full(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.suffix == ".fill-record":
+                return open("/dev/full", "wb", buffering=16)
+            return plain(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", open_full)
+    with trio.fail_after(30):
+        async with open_node(config) as node:
+            report = await node.fill(manifest, [str(tmp_path / "src")])
+    assert report.state == "live"
+    assert "record" in caplog.text
