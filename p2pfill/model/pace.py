@@ -19,8 +19,8 @@ and 0.06 s the simulator's fills are equally long."""
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
 
-ORIGIN_READS_MAX: Final = 4
-"""Chunks read from origins at a time: enough to keep a connection busy while others wait for their first byte."""
+ORIGIN_READS_MAX: Final = 8
+"""Chunks read from origins at a time, by all fills of a node: each costs a thread and a chunk of memory."""
 
 REDIAL_S: Final = 0.5
 """The first pause before a node is dialled again; doubles up to `REDIAL_MAX_S`."""

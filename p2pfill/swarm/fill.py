@@ -423,7 +423,8 @@ class Fill:
             self._end_starvation(now)
         self._masters.forget_claims(now - CLAIM_S)
         if self.policy.escalate:
-            self._masters.watch(now, self._patience_s, self.sources, self.available)
+            owing = {source.id for source in self.sources.values() if source.requests}
+            self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
         self._steal(now)
 
     def _pass_over_slow(self, now: float) -> None:

@@ -10,7 +10,7 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
@@ -115,10 +115,18 @@ class Masters:
                 return why
         return next(iter(self.left_out.values()), "roster-changed")
 
-    def watch(self, now: float, patience_s: float, linked: Iterable[str], available: Availability) -> None:
+    def watch(
+        self,
+        now: float,
+        patience_s: float,
+        linked: Iterable[str],
+        available: Availability,
+        owing: Container[str] = (),
+    ) -> None:
         """Leave out the members that have been silent for `patience_s` though there is something for them to do.
 
-        Be it by right, or in the place of others that were left out before.
+        Be it that they owe this cache a chunk (`owing`), or have chunks to fetch, by right or in the place of others
+        that were left out before.
         """
         linked = set(linked)
         self.duties()
@@ -129,7 +137,8 @@ class Masters:
                 continue
             stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
             if (
-                self._is_due(node, self._by_right.within(node), available)
+                node_id in owing
+                or self._is_due(node, self._by_right.within(node), available)
                 or (stands_in and self._is_due(node, self._present.within(node), available))
                 or (now >= self._seen_at[node_id] + STUCK * patience_s and self._is_stuck(node, available))
             ):

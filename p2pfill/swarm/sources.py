@@ -14,9 +14,12 @@ WINDOW_MIN: Final = 3
 """For a cache, which sends one chunk after the other: one on the wire and two behind it, so that it never waits for a
 request, also where queues at full links delay each message as much as a chunk."""
 
-ORIGIN_WINDOW_MIN: Final = 1
-"""An origin sends what it is asked for at the same time, so more requests only make each chunk later. Where twelve
-caches share an origin's link, a second one each had made a fill 5 % longer in the simulator."""
+CROWDED: Final = 1.25
+"""An origin sends what it is asked for side by side. While chunks take no longer than this many times the fastest of
+them, they wait for its answer and not for bandwidth, and one more request is free; beyond, each only makes the others
+late. This is how Vegas (Brakmo and Peterson, 1995) finds a TCP window. Where twelve caches share an origin's link, two
+requests of each at all times had made a fill 5 % longer in the simulator; with an origin that takes 100 ms to answer,
+one at all times makes that of a single cache three times as long as this does."""
 
 WINDOW_MAX: Final = 8
 """More would only lengthen a source's queue, where a chunk cannot be given to anyone else."""
@@ -88,6 +91,10 @@ class Source:
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True
     """Its holdings count as available; not while it is barred."""
+    fastest_s: float = float("inf")
+    """The least time from a request to its chunk."""
+    origin_window: int = 1
+    """Requests to keep outstanding at an origin; see `CROWDED`."""
     interest: Bitmap | None = None
     """What it needs news of; None for everything."""
     shown: Bitmap | None = None
@@ -96,9 +103,10 @@ class Source:
     """Until then it may yet answer what it was shown last; 0 once it has."""
 
     def window(self, chunk_size: int) -> int:
-        """Return how many requests to keep outstanding here, from its rate."""
-        least = ORIGIN_WINDOW_MIN if self.scope == Scope.ORIGIN else WINDOW_MIN
-        return min(WINDOW_MAX, max(least, 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)))
+        """Return how many requests to keep outstanding here: at a cache from its rate, at an origin from its times."""
+        if self.scope == Scope.ORIGIN:
+            return self.origin_window
+        return min(WINDOW_MAX, max(WINDOW_MIN, 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)))
 
     def room(self, chunk_size: int) -> int:
         """Return how many more requests it may be given now."""
@@ -109,7 +117,11 @@ class Source:
         return len(self.requests) / (self.rate_bytes_s or 1.0)
 
     def note_delivery(self, now: float, request: Request, length: int) -> None:
-        """Count a delivered chunk of `length` bytes into rate and totals."""
+        """Count a delivered chunk of `length` bytes into rate, window and totals."""
+        took_s = now - request.asked_at
+        self.fastest_s = min(self.fastest_s, took_s)
+        step = 1 if took_s <= CROWDED * self.fastest_s else -1
+        self.origin_window = min(WINDOW_MAX, max(1, self.origin_window + step))
         self.sample_bytes += length
         self.sample_s += now - max(request.asked_at, self.delivered_at)
         if self.sample_s >= SAMPLE_S or not self.rate_bytes_s:
@@ -148,6 +160,8 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
     # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
     usual = {scope: median(group) if len(group) > SLOW_OTHERS_MIN else 0.0 for scope, group in known.items()}
     for source, pace in paces.items():
-        is_slow = bool(source.requests) and pace * SLOW < usual[source.scope]
+        # One from which nothing comes at all is silent, which is another fault and takes longer to be sure of.
+        is_moving = source.progress_at + SLOW_S > now
+        is_slow = bool(source.requests) and is_moving and pace * SLOW < usual[source.scope]
         source.slow_since = min(source.slow_since, now) if is_slow else float("inf")
     return [source for source in paces if now >= source.slow_since + SLOW_S]

@@ -370,6 +370,7 @@ def test_a_source_far_slower_than_others_is_passed_over() -> None:
             if isinstance(action, actions.RequestChunk):
                 due.append((now + (3.0 if action.source == "a1" else 0.1), action.request))
         now += 0.02
+        fill.handle(now, events.SourceProgressed("a1"))
         for when, request in list(due):
             if when <= now:
                 due.remove((when, request))
