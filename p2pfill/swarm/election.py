@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import IntEnum
 
 from p2pfill.hot import bits
@@ -60,20 +60,30 @@ def _seed(title_id: TitleId, name: str) -> int:
 class Duties:
     """For which chunks each member of a roster is master, and how far it may go for them.
 
-    `members` are the caches that take part. Group elections are worked out when first asked for and kept: the answer
-    for one cache needs three of them (its ISP's, its region's, the world's).
+    `members` are the caches that take part, but for those `without` whom their ISP must do: their weight stays with it
+    as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
+    not do without the same ones, would elect otherwise and each side wait for the other.
+
+    Group elections are worked out when first asked for and kept: the answer for one cache needs three of them (its
+    ISP's, its region's, the world's).
     """
 
-    def __init__(self, title_id: TitleId, chunk_count: int, members: Iterable[NodeInfo]) -> None:
+    def __init__(
+        self, title_id: TitleId, chunk_count: int, members: Iterable[NodeInfo], without: Container[str] = ()
+    ) -> None:
         self._title_id = title_id
         self._chunk_count = chunk_count
         self._regions: dict[str, float] = defaultdict(float)
         self._isps: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-        for node in {node.id: node for node in members}.values():
-            self._regions[node.region] += node.weight
-            self._isps[node.region][node.isp] += node.weight
-            self._caches[node.region, node.isp][node.id] = node.weight
+        nodes = {node.id: node for node in members}.values()
+        for node in nodes:
+            if node.id not in without:
+                self._caches[node.region, node.isp][node.id] = node.weight
+        for node in nodes:
+            if (node.region, node.isp) in self._caches:
+                self._regions[node.region] += node.weight
+                self._isps[node.region][node.isp] += node.weight
         self._won: dict[tuple[str, ...], Bitmap] = {}
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:

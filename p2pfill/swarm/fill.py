@@ -364,7 +364,7 @@ class Fill:
         self._masters.saw(now, source_id)
         source = self.sources.get(source_id)
         if source is not None and source.counted:
-            self._masters.readmit(source_id)
+            self._masters.readmit(now, source_id)
 
     def _progress(self, now: float, source_id: str) -> None:
         source = self.sources.get(source_id)
@@ -430,12 +430,15 @@ class Fill:
     def _pass_over_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
 
-        Their share of the work at borders goes to others, and so does what they alone hold here.
+        Their share of the work at borders goes to others, and so does what they alone hold here. One that lags with its
+        share only is still a good source of what it has.
         """
         for source in find_slow(self.sources.values(), now, self.manifest.chunk_size):
             others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
             if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
                 self._bar(now, source.id, Fault.SLOW, f"{SLOW:g} times slower than others")
+        for node_id in self._masters.lagging(now, self.available.held[Scope.ISP] | self.ledger.have):
+            self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
 
     def _end_starvation(self, now: float) -> None:
         """Let this cache fetch its share from anywhere, where it has had nothing to ask for too long.
@@ -451,9 +454,10 @@ class Fill:
             self._starved_at = None
             left = (self.ledger.missing & self._masters.duties()[Scope.REGION]).and_not(self.available.held[Scope.ISP])
             self._freed = self._freed | left
-            for source in self.sources.values():
-                if source.is_slow and not any(other.scope == Scope.ORIGIN for other in self.sources.values()):
-                    source.barred_until = now  # a slow source is better than none
+            if all(source.scope != Scope.ORIGIN for source in self.sources.values()):
+                for source in self.sources.values():
+                    if source.is_slow:
+                        source.barred_until = now  # better than none
 
     def _measure_patience(self) -> float:
         """Return the seconds without progress after which a master is passed over."""

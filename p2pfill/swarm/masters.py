@@ -11,6 +11,7 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
@@ -23,6 +24,16 @@ STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
 the world's, the region's and the ISP's master have each had their turn by then."""
 
+LAG: Final = 4.0
+"""A cache of the own ISP lags when the part of its share that is still to come is this many times that of the others:
+by then they have spread most of theirs, and would soon wait for it alone."""
+
+LAG_PART: Final = 1 / 16
+"""And this part of its share more: towards the end, when others have nothing left, a little is no lag."""
+
+LAG_CHUNKS: Final = 8
+"""Fewer chunks than this are had from it sooner than from anybody else."""
+
 
 class Masters:
     """Elections among the caches that want one title, and what they are seen to do about it."""
@@ -34,6 +45,9 @@ class Masters:
         self.members: dict[str, NodeInfo] = {me.id: me}
         self.left_out: dict[str, str] = {}
         """Member -> why it does not count."""
+        self._passed_over_until: dict[str, float] = {}
+        """Members that no sign of life readmits before then: they live, and are slow."""
+        self._lags_since: dict[str, float] = {}
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._claims: dict[int, tuple[str, float]] = {}
         self._stale = True
@@ -64,8 +78,16 @@ class Masters:
             self.left_out[node_id] = reason
             self._stale = self._changed = True
 
-    def readmit(self, node_id: str) -> None:
-        """Rely on a cache again."""
+    def pass_over(self, node_id: str, reason: str, until: float) -> None:
+        """Stop relying on a cache until a time, whatever life it shows."""
+        self.leave_out(node_id, reason)
+        self._passed_over_until[node_id] = until
+
+    def readmit(self, now: float, node_id: str) -> None:
+        """Rely on a cache again, unless it was passed over."""
+        if node_id not in self.left_out or now < self._passed_over_until.get(node_id, now):
+            return
+        self._passed_over_until.pop(node_id, None)
         if self.left_out.pop(node_id, None) is not None:
             self._stale = self._changed = True
 
@@ -92,8 +114,7 @@ class Masters:
             self._by_right = self._present = Duties(self._title_id, self._chunk_count, self.members.values())
             self._rights = self._duties = self._by_right.within(self._me)
             if self.left_out:
-                present = [node for node in self.members.values() if node.id not in self.left_out]
-                self._present = Duties(self._title_id, self._chunk_count, present)
+                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self.left_out)
                 self._duties = self._present.within(self._me)
         return self._duties
 
@@ -145,6 +166,26 @@ class Masters:
                 self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
         if self._changed:
             self._changed, self._elected_at = False, now
+
+    def lagging(self, now: float, here: Bitmap) -> list[str]:
+        """Return the caches of this ISP that are far behind the others with what they fetch for it, and show life.
+
+        `here` are the chunks that the ISP holds. Shares follow weights, so equal parts of them should be done. One that
+        shows no life is not slow but silent, which `watch` finds.
+        """
+        self.duties()
+        left: dict[str, tuple[float, int]] = {}
+        for node_id, node in self.members.items():
+            if node_id not in self.left_out and self._scope_of(node_id) == Scope.ISP:
+                share = self._present.within(node)[Scope.REGION]
+                count = share.and_not(here).count()
+                left[node_id] = (count / max(1, share.count()), count)
+        since, self._lags_since = self._lags_since, {}
+        for node_id, (part, count) in left.items():
+            others = [other for other_id, (other, _) in left.items() if other_id != node_id]
+            if node_id != self._me.id and others and count >= LAG_CHUNKS and part > LAG * median(others) + LAG_PART:
+                self._lags_since[node_id] = since.get(node_id, now)
+        return [node_id for node_id, began in self._lags_since.items() if self._seen_at[node_id] > began]
 
     def _is_due(self, node: NodeInfo, within: Mapping[Scope, Bitmap], available: Availability) -> bool:
         """Tell whether `node`, which may go as far as `within`, is master of a chunk that it lacks and could get."""

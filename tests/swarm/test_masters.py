@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import Duties, Scope
 from p2pfill.swarm.masters import STUCK, Masters
 
 PATIENCE_S = 3.0
@@ -27,3 +28,58 @@ def test_a_stand_in_that_is_silent_too_is_passed_over(layout: dict[str, str]) ->
         for turn in range(1, (STUCK + 1) * len(nodes)):
             masters.watch(turn * PATIENCE_S, PATIENCE_S, list(layout), Availability(1))
         assert masters.duties()[Scope.ORIGIN][0], f"{me.id} still waits, without {masters.left_out}"
+
+
+def isp_of_four() -> tuple[list[NodeInfo], Masters]:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp-a", "eu") for n in range(4)]
+    masters = Masters(TitleId(bytes(32)), 400, nodes[0])
+    masters.set_members(0.0, nodes)
+    return nodes, masters
+
+
+def test_a_cache_that_lags_with_its_share_is_found_while_it_shows_life() -> None:
+    nodes, masters = isp_of_four()
+    shares = Duties(TitleId(bytes(32)), 400, nodes)
+    here = Bitmap.full(400)
+    for chunk in list(shares.within(nodes[2])[Scope.REGION].indexes())[:40]:
+        here.discard(chunk)
+    assert masters.lagging(1.0, here) == []
+    assert masters.lagging(2.0, here) == []
+    masters.saw(2.5, "a2")
+    assert masters.lagging(3.0, here) == ["a2"]
+    masters.pass_over("a2", "master-slow", until=60.0)
+    masters.readmit(4.0, "a2")
+    assert masters.left_out == {"a2": "master-slow"}
+    masters.readmit(60.0, "a2")
+    assert masters.left_out == {}
+
+
+def test_caches_in_step_do_not_lag() -> None:
+    _, masters = isp_of_four()
+    here = Bitmap(400)
+    for chunk in range(400):
+        here.add(chunk)
+        for number in range(1, 4):
+            masters.saw(chunk + 0.5, f"a{number}")
+        assert masters.lagging(float(chunk), here) == []
+
+
+def test_doing_without_a_cache_changes_nothing_between_isps() -> None:
+    """Others may not do without the same one: each side would then wait for the other (found by the simulator)."""
+    nodes = [NodeInfo(NodeId(f"{isp}{n}"), isp, region) for isp, region in (("a", "x"), ("b", "x"), ("c", "y"))
+             for n in range(3)]  # fmt: skip
+    title = TitleId(bytes(32))
+
+    def border_work(without: set[str], scope: Scope) -> dict[str, set[int]]:
+        duties = Duties(title, 90, nodes, without)
+        work: dict[str, set[int]] = {}
+        for node in nodes:
+            if node.id not in without:
+                work.setdefault(node.isp, set()).update(duties.within(node)[scope].indexes())
+        return work
+
+    for scope in (Scope.WORLD, Scope.ORIGIN):
+        assert border_work({"a1"}, scope) == border_work(set(), scope) == border_work({"a0", "b2"}, scope)
+    alone = border_work({"a0", "a1", "a2"}, Scope.ORIGIN)
+    assert "a" not in alone
+    assert set().union(*alone.values()) == set(range(90))
