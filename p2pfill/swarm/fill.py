@@ -29,6 +29,7 @@ from p2pfill.model.pace import PROGRESS_S
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
+from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
@@ -61,11 +62,6 @@ DOUBLINGS_MAX: Final = 6
 
 REFUSALS_MAX: Final = 3
 """After this many refusals in a row a source's holdings no longer count, so that its chunks are had elsewhere."""
-
-
-ANSWER_S: Final = 1.0
-"""How long a cache may take to say what it holds of chunks that this one has become master of. Takes a round trip as a
-rule; whoever takes longer must not hold up the fill."""
 
 CLAIM_S: Final = 2.25 * PROGRESS_S
 """A claim that was not repeated for so long is void: it was repeated each `PROGRESS_S`, and two may be late."""
@@ -123,11 +119,7 @@ class Fill:
         self._random = random
         self._heard = heard
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
-        self._everything = Bitmap.full(manifest.chunk_count)
-        self._duties: dict[Scope, Bitmap] | None = None
-        """What this cache was master of when it last showed interest."""
-        self._doubtful: Bitmap | None = None
-        """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
+        self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
         """Since when nothing has been outstanding though chunks are missing."""
         self._freed = Bitmap(manifest.chunk_count)
@@ -229,7 +221,7 @@ class Fill:
                 self._tick(now)
                 self._stale = True
             if self._stale:
-                self._show_interest(now)
+                self._out.extend(self._interest.look(now, self._masters.duties(), self.sources.values()))
                 self._ask(now, self.sources)
             elif self._changed:
                 self._ask(now, self._changed)
@@ -279,8 +271,6 @@ class Fill:
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now)
-        if scope == Scope.ISP:
-            source.shown = self._everything
         self.sources[node.id] = source
         if (before := self.past.pop(node.id, None)) is not None:
             source.bytes_kept = before.bytes_kept
@@ -474,37 +464,6 @@ class Fill:
 
     # ---- decisions
 
-    def _show_interest(self, now: float) -> None:
-        """Tell the caches beyond the ISP which chunks this one may have to fetch from them.
-
-        News of all chunks from all caches would grow with the square of the fleet; of these only the share that this
-        cache is master of matters to it. When it becomes master of more, it asks all caches anew, and nothing of that
-        is asked for before they have told what they hold and what they are fetching.
-        """
-        duties = self._masters.duties()
-        before, self._duties = self._duties, duties
-        fresh = None
-        if before is not None and before is not duties:
-            fresh = Bitmap(self.manifest.chunk_count)
-            for scope, chunks in duties.items():
-                fresh = fresh | chunks.and_not(before[scope])
-            if fresh.any():
-                self._doubtful = fresh if self._doubtful is None else self._doubtful | fresh
-            else:
-                fresh = None
-        for source in self.sources.values():
-            if source.scope == Scope.ORIGIN:
-                continue
-            wanted = duties[source.scope] if source.scope != Scope.ISP else self._everything
-            if fresh is not None and not source.barred_reason:
-                source.answers_at = now + ANSWER_S
-            elif source.shown == wanted:
-                continue
-            source.shown = wanted
-            self._out.append(actions.ShowInterest(source.id, wanted.copy()))
-        if self._doubtful is not None and all(now >= source.answers_at for source in self.sources.values()):
-            self._doubtful = None
-
     def _wanted(self, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
@@ -513,7 +472,7 @@ class Fill:
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
-        return wanted if self._doubtful is None else wanted.and_not(self._doubtful)
+        return wanted.and_not(self._interest.doubtful)
 
     def _ask(self, now: float, names: Iterable[str]) -> None:
         """Ask the sources `names` for what they may deliver."""
