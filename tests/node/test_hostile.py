@@ -11,10 +11,14 @@ from pathlib import Path
 import trio
 from process.peer import Peer
 
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node import link as link_module
 from p2pfill.node import peers as peers_module
+from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import HEADER_BYTES
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
@@ -141,3 +145,43 @@ async def test_an_origin_that_cannot_be_used_here_says_so_and_harms_nothing(tmp_
                 while (await client.nodes())[0].titles[0].state != "live":
                     await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
+
+
+async def test_news_is_told_to_whom_it_concerns(tmp_path: Path) -> None:
+    """A cache that shows Interest gets the holdings as its answer, then news of those chunks only, and of no others."""
+    manifest = make_title(tmp_path, chunks=40)
+    (tmp_path / "empty").mkdir()
+    odd = bytes([0b10101010] * 5)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        # Nothing to fetch from yet, so that the peer's Interest comes before any chunk does.
+        filling = await node.start_fill(manifest, [str(tmp_path / "empty")])
+        peer = Peer(manifest, isp="isp-b", holds_nothing=True)
+        await nursery.start(peer.run, address)
+        handle = await peer.want()
+        assert peer.channel is not None
+        peer.holdings = None
+        peer.channel.send(m.Interest(handle, 40, odd))
+        while peer.holdings is None:
+            await trio.sleep(0.01)
+        assert peer.holdings == m.Holdings(handle, True, 40, bytes(5))
+        filling.set_origins([str(tmp_path / "src")])
+        await filling.wait()
+        with trio.move_on_after(1):
+            while len(peer.heard) < 20:
+                await trio.sleep(0.01)
+        assert sorted(peer.heard) == list(range(1, 40, 2))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_asks_another_isp_for_news_of_its_share_only(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path, chunks=40)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        members = [NodeInfo(NodeId(name), isp, "default") for name, isp in (("a9", "isp-a"), ("zz-peer", "isp-b"))]
+        await node.start_fill(manifest, members=members)
+        peer = Peer(manifest, isp="isp-b")
+        await nursery.start(peer.run, address)
+        while not peer.interests:
+            await trio.sleep(0.01)
+        share = Bitmap.from_bytes(peer.interests[-1].bitmap, 40)
+        assert share.count() == 20  # of two caches in the ISP
+        nursery.cancel_scope.cancel()

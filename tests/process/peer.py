@@ -29,6 +29,7 @@ class Peer:
         isp: str = "isp-a",
         host: str = "127.0.0.1",
         payload: Callable[[int, int], bytes] = lambda chunk, length: os.urandom(length),
+        holds_nothing: bool = False,
     ) -> None:
         self.manifest = manifest
         self.node_id = node_id
@@ -36,7 +37,11 @@ class Peer:
         self.host = host
         self.payload = payload
         self.requested: list[int] = []
+        self.holds_nothing = holds_nothing
         self.holdings: m.Holdings | None = None
+        self.heard: list[int] = []
+        """Chunks that the node has told it of."""
+        self.interests: list[m.Interest] = []
         self.linked = trio.Event()
         self.ended = trio.Event()
         self.end_reason = ""
@@ -84,6 +89,10 @@ class Peer:
                         channel.send(m.Holdings(handle, False))
                 case m.Holdings():
                     self.holdings = message
+                case m.Have(_, chunks):
+                    self.heard.extend(chunks)
+                case m.Interest():
+                    self.interests.append(message)
                 case m.StreamOpen(stream_id):
                     channel.send(m.StreamGrant(stream_id, os.urandom(16)))
                 case m.StreamGrant(_, token):
@@ -98,6 +107,8 @@ class Peer:
 
     def all_of_it(self, handle: int) -> m.Holdings:
         count = self.manifest.chunk_count
+        if self.holds_nothing:
+            return m.Holdings(handle, True, count, bytes((count + 7) // 8))
         bitmap = bytearray(b"\xff" * ((count + 7) // 8))
         if count % 8:
             bitmap[-1] = (1 << count % 8) - 1
