@@ -119,3 +119,27 @@ def test_a_uplink_is_the_limit_where_it_is_narrow() -> None:
     assert report.bound_s == pytest.approx(4 * 1024 * 1024 / (10e6 / 8 * SMALL.goodput))
     assert report.seconds >= report.bound_s
     assert report.isp_copies.max == pytest.approx(1.0)
+
+
+def test_figures_of_the_pages_are_what_the_simulator_gives() -> None:
+    report = World(Scenario.load(ROOT / "bench" / "topologies" / "3x4.toml"), 1).run()
+    page = (ROOT / "docs" / "swarm-benchmark.md").read_text()
+    assert f"puts the same fill at {report.time_over_bound:.2f} of its bound" in page
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    assert f"a cache sends {report.messages_per_chunk:.1f} messages for each chunk" in architecture
+    assert report.origin_copies == report.isp_copies.max == 1.0
+
+
+@pytest.mark.parametrize(("topology", "most"), [("slow-source", 1.4), ("3x4-faults", 1.7)])
+def test_a_cache_that_is_slow_does_not_hold_up_the_others(topology: str, most: float) -> None:
+    """Without anybody passing it over, the others took 5 and 3.5 times the bound."""
+    report = World(Scenario.load(ROOT / "bench" / "topologies" / f"{topology}.toml"), 1).run()
+    assert report.time_over_bound <= most
+    assert report.origin_copies <= 1.1
+    assert report.escalations["master-slow"] > 0
+
+
+def test_an_origin_that_answers_late_is_read_from_in_parallel() -> None:
+    """One chunk at a time, each waiting 0.1 s for its first byte, would take 0.1 s for each of 256."""
+    scenario = Scenario(isps={"cloud": ["origin"], "a": ["a1"]}, host_mbit=400.0, size_mib=64, read_ms=100.0)
+    assert World(scenario, 1).run().seconds < 0.5 * 256 * 0.1
