@@ -10,8 +10,8 @@ The rules, in the order in which they bind:
 2. Tier order: a chunk that a trusted cache of the ISP holds is taken inside the ISP. One that nobody there holds may be
    taken from the region by the ISP's fill master for it, from another region by the region's, from the origin by the
    world's (`Duties`). Everyone else waits.
-3. Masters that are lost, barred or stalled are left out of the election, so the next in rank takes over. A chunk taken
-   on such grounds is an escalation and is counted with its reason.
+3. Masters that are lost, barred, stalled or far behind are left out of the election, so the next in rank takes over. A
+   chunk taken on such grounds is an escalation and is counted with its reason.
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
 """

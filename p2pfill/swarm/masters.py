@@ -1,7 +1,8 @@
 """Which caches may be relied on to fetch what across borders, as one cache sees it.
 
-A member of the roster is left out of the election while it is lost, barred, or stalled: silent for longer than is
-usual although it is master of a chunk that it could be fetching. One that only waits for others is silent by right.
+A member of the roster is left out of the election while it is lost, barred, stalled (silent for longer than is usual
+although it owes a chunk, or could be fetching one that it is master of) or passed over, because it lives but is far
+behind with its share. One that only waits for others is silent by right.
 Whoever then is elected in its place goes further out than the full roster would let it, and that is an escalation.
 
 Claims are the other half: a cache says what it is fetching across a border, again and again while bytes are moving, so
