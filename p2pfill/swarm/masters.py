@@ -11,8 +11,8 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
-from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
@@ -58,6 +58,8 @@ class Masters:
         """When that was last so: stand-ins have been in office since then at most."""
         self._by_right = self._present = Duties(title_id, chunk_count, [me])
         self._rights = self._duties = self._by_right.within(me)
+        self._shares: dict[str, tuple[Bitmap, int]] = {}
+        """As `_share_out` said when the duties were worked out."""
 
     # ---- what is seen
 
@@ -117,7 +119,17 @@ class Masters:
             if self.left_out:
                 self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self.left_out)
                 self._duties = self._present.within(self._me)
+            self._shares = self._share_out()
         return self._duties
+
+    def _share_out(self) -> dict[str, tuple[Bitmap, int]]:
+        """Return what each cache of this ISP that is relied on is master of for it, and how much that is."""
+        shares = {
+            node_id: self._present.within(node)[Scope.REGION]
+            for node_id, node in self.members.items()
+            if node_id not in self.left_out and self._scope_of(node_id) == Scope.ISP
+        }
+        return {node_id: (share, share.count()) for node_id, share in shares.items()}
 
     def forget_claims(self, before: float) -> None:
         """Forget claims that were last made before a time: whoever made them has stopped saying so."""
@@ -175,16 +187,18 @@ class Masters:
         shows no life is not slow but silent, which `watch` finds.
         """
         self.duties()
-        left: dict[str, tuple[float, int]] = {}
-        for node_id, node in self.members.items():
-            if node_id not in self.left_out and self._scope_of(node_id) == Scope.ISP:
-                share = self._present.within(node)[Scope.REGION]
-                count = share.and_not(here).count()
-                left[node_id] = (count / max(1, share.count()), count)
+        if not any(count >= LAG_CHUNKS for _, count in self._shares.values()):
+            return []
+        left: dict[str, int] = {
+            node_id: share.and_not(here).count() for node_id, (share, _) in self._shares.items()
+        }
+        parts = {node_id: count / max(1, self._shares[node_id][1]) for node_id, count in left.items()}
+        in_order = sorted(parts.values())
         since, self._lags_since = self._lags_since, {}
-        for node_id, (part, count) in left.items():
-            others = [other for other_id, (other, _) in left.items() if other_id != node_id]
-            if node_id != self._me.id and others and count >= LAG_CHUNKS and part > LAG * median(others) + LAG_PART:
+        for node_id, count in left.items():
+            if node_id == self._me.id or count < LAG_CHUNKS or len(in_order) < 2:
+                continue
+            if parts[node_id] > LAG * _median_without(in_order, parts[node_id]) + LAG_PART:
                 self._lags_since[node_id] = since.get(node_id, now)
         return [node_id for node_id, began in self._lags_since.items() if self._seen_at[node_id] > began]
 
@@ -212,3 +226,11 @@ class Masters:
         if node is None or node.region != self._me.region:
             return Scope.WORLD
         return Scope.ISP if node.isp == self._me.isp else Scope.REGION
+
+
+def _median_without(in_order: Sequence[float], one: float) -> float:
+    """Return the median of sorted figures, at least two, but for one of those that equal `one`."""
+    place = bisect_left(in_order, one)
+    count = len(in_order) - 1
+    low, high = (count - 1) // 2, count // 2
+    return (in_order[low + (low >= place)] + in_order[high + (high >= place)]) / 2
