@@ -128,6 +128,8 @@ class Fill:
         self._fresh: list[int] = []
         self._stale = True
         """Something has happened that may concern all sources since requests were last thought about."""
+        self._untold = False
+        """Somebody has come who was not told what this cache needs news of."""
         self._changed: dict[str, None] = {}
         """Sources that have gained chunks or room since then: a source of which nothing could be asked is not looked at
         again before something changes about it, or the next tick, which looks at all."""
@@ -189,6 +191,12 @@ class Fill:
                 request = self._requests.get(number)
                 if request is not None:
                     self._changed[request.source] = None
+            case events.HoldingsArrived(source):
+                self._changed[source] = None
+                # An answer may be the last that a doubt has waited for.
+                self._stale = self._stale or self._interest.doubtful.any()
+            case events.CacheConnected(node) if node.id not in self.sources:
+                self._untold = True
             case (
                 events.ChunksClaimed()
                 | events.InterestShown()
@@ -205,7 +213,7 @@ class Fill:
     @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
-        changed = self._stale or bool(self._changed)
+        changed = self._stale or self._untold or bool(self._changed)
         return changed or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
@@ -220,12 +228,13 @@ class Fill:
             if now >= self._tick_at:
                 self._tick(now)
                 self._stale = True
-            if self._stale:
+            if self._stale or self._untold:
                 self._out.extend(self._interest.look(now, self._masters.duties(), self.sources.values()))
+            if self._stale:
                 self._ask(now, self.sources)
             elif self._changed:
                 self._ask(now, self._changed)
-            self._stale = False
+            self._stale = self._untold = False
             self._changed.clear()
         done = list(self._out)
         self._out.clear()
@@ -333,6 +342,7 @@ class Fill:
         given_up = list(source.holdings.and_not(holdings).indexes())
         for chunk in given_up:
             source.holdings.discard(chunk)
+            self._stale = True
         if source.counted:
             self.available.remove(source.scope, given_up)
         source.answers_at = 0.0
@@ -479,23 +489,55 @@ class Fill:
         size = self.manifest.chunk_size
         sources = [self.sources[name] for name in names if name in self.sources]
         open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
+        idle: list[Source] = []
         for scope in Scope:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
             wanted = self._wanted(scope)
             if not wanted.any():
+                idle.extend(ready)
                 continue
             while ready:
                 source = min(ready, key=lambda s: (s.load(), len(s.requests)))
                 chunk = self._pick(source, wanted)
                 if chunk < 0:
                     ready.remove(source)
+                    idle.append(source)
                     continue
                 self._request(now, source, chunk)
                 wanted.discard(chunk)
                 if source.room(size) <= 0:
                     ready.remove(source)
+
+        self._move_queued(now, [source for source in idle if not source.requests])
+
+    def _move_queued(self, now: float, idle: Iterable[Source]) -> None:
+        """Give sources of which nothing else can be asked what waits in line at others.
+
+        A source sends one chunk after the other, so what was asked of it after another chunk has not begun to come, and
+        nothing of it is lost. Never farther out than it was asked for.
+        """
+        for source in idle:
+            best: Request | None = None
+            worst = 2 * self.manifest.chunk_size / (source.rate_bytes_s or 1e18)
+            for owner in self.sources.values():
+                if len(owner.requests) < 2 or owner.scope < source.scope or owner.scope == Scope.ORIGIN:
+                    continue
+                wait = len(owner.requests) * self.manifest.chunk_size / (owner.rate_bytes_s or 1e18)
+                if wait < worst:
+                    continue
+                *behind, = owner.requests.values()
+                if len(behind) == 2 and 2 * (now - self._owed_since(behind[0])) * owner.rate_bytes_s > self.manifest.chunk_size:
+                    continue  # it may begin before the source hears of it
+                for request in behind[:0:-1]:
+                    if source.holdings[request.chunk]:
+                        best, worst = request, wait
+                        break
+            if best is not None:
+                self._out.append(actions.CancelRequest(best.number, best.source))
+                self._drop(best)
+                self._request(now, source, best.chunk)
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)
