@@ -10,7 +10,7 @@ A broken one raises `InvariantBroken`, an error of ours and never of a scenario.
 from the roster and from what the sources of a fill hold, not with the sets that the fill keeps for it.
 
 Left alone: a chunk that is taken from a slow source and asked of another one, no further out than the first
-(`Fill._steal`); it was on its way when its neighbours got it.
+(`swarm.moves`); it was on its way when its neighbours got it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Who fetches which chunk across which border.
 
-Every cache that wants a title stands in three nested groups: its ISP, its region, the world. For each chunk each group
-elects one fill master: the world elects a region, that region an ISP, that ISP a cache. So the cache that may fetch a
-chunk from the origin is also its ISP's master for it, each border is crossed once, and each chunk has its own tree.
+Every cache that wants a title stands in three nested groups: its ISP, its region, the world. For each chunk (for each
+lot of chunks, where there are very many) each group elects one fill master: the world elects a region, that region an
+ISP, that ISP a cache. So the cache that may fetch a chunk from the origin is also its ISP's master for it, each border
+is crossed once, and each chunk has its own tree.
 
 Within a group the choice is weighted rendezvous hashing held to exact quotas (`hot.bits.assign`): plain rendezvous
 hashing leaves some masters with a third more work than others, and a fill ends when the last one does. Everyone
@@ -17,11 +18,16 @@ from array import array
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from enum import IntEnum
+from typing import Final
 
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
+
+LOTS_MAX: Final = 1024
+"""Masters are elected for lots, not for chunks, where a title has more chunks than this: an election costs lots x
+members, and whoever are masters of one lot in their ISPs are linked with each other (`swarm.borders`)."""
 
 
 class Scope(IntEnum):
@@ -34,21 +40,29 @@ class Scope(IntEnum):
     ORIGIN = 3
 
 
-def elect(title_id: TitleId, chunk_count: int, group: Mapping[str, float]) -> tuple[list[str], array[int]]:
-    """Elect one of `group` (name -> weight above 0) as master of each of `chunk_count` chunks.
+def lot_count(chunk_count: int) -> int:
+    """Return how many lots a title's chunks make; chunk k is in lot k % lots.
 
-    Returns the names in order and, per chunk, the master's place among them. Shares follow the weights to within
-    one chunk.
+    No more than `LOTS_MAX`, and all of the same size to within one chunk: 1,500 chunks make 750 lots of two.
+    """
+    return -(-chunk_count // max(1, -(-chunk_count // LOTS_MAX)))
+
+
+def elect(title_id: TitleId, lots: int, group: Mapping[str, float]) -> tuple[list[str], array[int]]:
+    """Elect one of `group` (name -> weight above 0) as master of each of `lots` lots.
+
+    Returns the names in order and, per lot, the master's place among them. Shares follow the weights to within
+    one lot.
     """
     names = sorted(group)
-    owners = bits.assign(chunk_count, [_seed(title_id, name) for name in names], [group[name] for name in names])
+    owners = bits.assign(lots, [_seed(title_id, name) for name in names], [group[name] for name in names])
     return names, owners
 
 
-def rank(title_id: TitleId, chunk: int, group: Mapping[str, float]) -> list[str]:
-    """Return `group` in the order in which its members stand in for a lost master of `chunk`."""
+def rank(title_id: TitleId, lot: int, group: Mapping[str, float]) -> list[str]:
+    """Return `group` in the order in which its members stand in for a lost master of `lot`."""
     names = sorted(group)
-    order = bits.rank(chunk, [_seed(title_id, name) for name in names], [group[name] for name in names])
+    order = bits.rank(lot, [_seed(title_id, name) for name in names], [group[name] for name in names])
     return [names[place] for place in order]
 
 
@@ -96,11 +110,13 @@ class Duties:
     def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
         """Return the chunks that the last name of `path` has won in `group`."""
         if path not in self._won:
-            names, owners = elect(self._title_id, self._chunk_count, group)
-            lots = [Bitmap(self._chunk_count) for _ in names]
-            for chunk, owner in enumerate(owners):
-                lots[owner].add(chunk)
-            self._won.update({(*path[:-1], name): lot for name, lot in zip(names, lots, strict=True)})
+            lots = lot_count(self._chunk_count)
+            names, owners = elect(self._title_id, lots, group)
+            won = [Bitmap(self._chunk_count) for _ in names]
+            for lot, owner in enumerate(owners):
+                for chunk in range(lot, self._chunk_count, lots):
+                    won[owner].add(chunk)
+            self._won.update({(*path[:-1], name): share for name, share in zip(names, won, strict=True)})
             self._won.setdefault(path, Bitmap(self._chunk_count))
         return self._won[path]
 

@@ -32,6 +32,7 @@ from p2pfill.swarm.election import Scope
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
+from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
 
 if TYPE_CHECKING:
@@ -47,12 +48,6 @@ STALL_CHUNKS: Final = 8
 
 TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
-
-OVERDUE: Final = 8.0
-"""A chunk is overdue after this many times what an idle source would need for it."""
-
-OVERDUE_S: Final = 1.0
-"""But not before this: what is under way is thrown away, which does not pay for a hiccup."""
 
 BACKOFF_S: Final = 0.5
 """A source that refuses is left alone this long; doubles with each fault in a row."""
@@ -425,7 +420,8 @@ class Fill:
         if self.policy.escalate:
             owing = {source.id for source in self.sources.values() if source.requests}
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
-        self._steal(now)
+        for late, source in find_overdue(self.sources.values(), now, self.manifest.chunk_size):
+            self._move(now, late, source)
 
     def _pass_over_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
@@ -510,34 +506,17 @@ class Fill:
                 if source.room(size) <= 0:
                     ready.remove(source)
 
-        self._move_queued(now, [source for source in idle if not source.requests])
-
-    def _move_queued(self, now: float, idle: Iterable[Source]) -> None:
-        """Give sources of which nothing else can be asked what waits in line at others.
-
-        A source sends one chunk after the other, so what was asked of it after another chunk has not begun to come, and
-        nothing of it is lost. Never farther out than it was asked for.
-        """
+        idle = [source for source in idle if not source.requests]
+        lines = find_lines(self.sources.values(), size) if idle else []
         for source in idle:
-            best: Request | None = None
-            worst = 2 * self.manifest.chunk_size / (source.rate_bytes_s or 1e18)
-            for owner in self.sources.values():
-                if len(owner.requests) < 2 or owner.scope < source.scope or owner.scope == Scope.ORIGIN:
-                    continue
-                wait = len(owner.requests) * self.manifest.chunk_size / (owner.rate_bytes_s or 1e18)
-                if wait < worst:
-                    continue
-                *behind, = owner.requests.values()
-                if len(behind) == 2 and 2 * (now - self._owed_since(behind[0])) * owner.rate_bytes_s > self.manifest.chunk_size:
-                    continue  # it may begin before the source hears of it
-                for request in behind[:0:-1]:
-                    if source.holdings[request.chunk]:
-                        best, worst = request, wait
-                        break
-            if best is not None:
-                self._out.append(actions.CancelRequest(best.number, best.source))
-                self._drop(best)
-                self._request(now, source, best.chunk)
+            if lines and (waiting := find_waiting(source, lines, now, size)) is not None:
+                self._move(now, waiting, source)
+
+    def _move(self, now: float, request: Request, source: Source) -> None:
+        """Ask `source` for what another one was asked for."""
+        self._out.append(actions.CancelRequest(request.number, request.source))
+        self._drop(request)
+        self._request(now, source, request.chunk)
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)
@@ -553,29 +532,3 @@ class Fill:
         if why := self._masters.escalation(chunk, source.scope):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
-
-    def _steal(self, now: float) -> None:
-        """Move chunks that slow sources owe for too long to sources that hold them and have nothing better to do.
-
-        Never farther out than the slow source is: a steal must not cross a border that the request did not.
-        """
-        late = sorted(
-            (r for r in self._requests.values() if now - self._owed_since(r) > OVERDUE_S), key=lambda r: r.asked_at
-        )
-        if not late:
-            return
-        for idle in [s for s in self.sources.values() if s.rate_bytes_s and not s.requests and not s.barred_reason]:
-            overdue_s = OVERDUE * self.manifest.chunk_size / idle.rate_bytes_s
-            for request in late:
-                owner = self.sources[request.source]
-                slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s and now - self._owed_since(request) > overdue_s
-                if slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
-                    late.remove(request)
-                    self._out.append(actions.CancelRequest(request.number, owner.id))
-                    self._drop(request)
-                    self._request(now, idle, request.chunk)
-                    break
-
-    def _owed_since(self, request: Request) -> float:
-        """Return since when a request could have been answered: its source sends one chunk after the other."""
-        return max(request.asked_at, self.sources[request.source].delivered_at)

@@ -55,6 +55,9 @@ class World:
         self.silent: set[str] = set()
         self.origin_up = True
         self.transfer_s = (0.005, 0.05)
+        self.free_at: Counter[tuple[str, str]] = Counter()
+        """Receiver, source -> when the source has sent what it was asked for: one chunk after the other."""
+        self.begins_at: dict[tuple[str, int], float] = {}
         self.fills: dict[str, Fill] = {}
         for node in nodes:
             self.fills[node.id] = Fill(
@@ -94,6 +97,10 @@ class World:
         match action:
             case actions.RequestChunk(request, source, chunk):
                 self.serve(node, request, source, chunk)
+            case actions.CancelRequest(request, source):
+                # What has not begun does not come, and has crossed no border.
+                if self.begins_at.get((node, request), 0.0) > self.now and self.crosses(node, source):
+                    self.entered[self.nodes[node].isp] -= 1
             case actions.AnnounceChunks(chunks):
                 self.tell(node, events.ChunksCommitted(chunks), 0.05)
                 for other in self.fills:
@@ -112,6 +119,9 @@ class World:
             case actions.CompleteTitle():
                 self.finished[node] = self.now
 
+    def crosses(self, node: str, source: str) -> bool:
+        return source != ORIGIN and self.nodes[source].isp != self.nodes[node].isp
+
     def serve(self, node: str, request: int, source: str, chunk: int) -> None:
         if source == ORIGIN:
             if not self.origin_up:
@@ -124,11 +134,15 @@ class World:
                 return
             served_by = self.fills.get(source)
             assert served_by is None or source in self.liars or served_by.ledger.have[chunk], "asked for what it lacks"
-            if self.nodes[source].isp != self.nodes[node].isp:
+            if self.crosses(node, source):
                 self.entered[self.nodes[node].isp] += 1
         lie = events.RequestFailed(request, "wrong digest", CHUNK_SIZE, corrupt=True)
         answer = lie if source in self.liars else events.ChunkReceived(request)
         takes_s = self.random.uniform(*self.transfer_s)
+        if source != ORIGIN:
+            self.begins_at[node, request] = max(self.now, self.free_at[node, source])
+            self.free_at[node, source] = self.begins_at[node, request] + takes_s
+            takes_s = self.free_at[node, source] - self.now
         for second in range(1, int(takes_s) + 1):
             self.tell(node, events.SourceProgressed(source), float(second))
         self.tell(node, answer, takes_s)

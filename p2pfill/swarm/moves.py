@@ -1,0 +1,85 @@
+"""Which outstanding requests are better asked of another source: work goes to whoever has none.
+
+Never farther out than the first source is: a move must not cross a border that the request did not.
+
+- What waits in line behind another chunk has not begun to come, since a source sends one chunk to a cache after the
+  other. It moves to a source of which nothing else can be asked as soon as there is one (`find_waiting`), and nothing
+  is lost by that. Without it a fleet's fill ends with most caches idle and all of them in line at a few.
+- What is on its way moves only when it is long overdue (`find_overdue`): what has come of it is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.sources import Request, Source
+
+OVERDUE: Final = 8.0
+"""A chunk is overdue after this many times what an idle source would need for it."""
+
+OVERDUE_S: Final = 1.0
+"""But not before this: what is under way is thrown away, which does not pay for a hiccup."""
+
+WAIT: Final = 2.0
+"""What waits in line must have this many times longer to wait than it would take elsewhere."""
+
+SURELY_WAITS: Final = 0.5
+"""The second in line stays where the first has used up more than this part of its usual time: it may have begun to
+come before the source hears that it is not wanted. Beyond the ISP it always stays: nothing is to cross a border
+twice. Keeps what is sent for nothing below 3 thousandths of a fill in the
+simulator, of six thousandths and more without."""
+
+
+def find_lines(sources: Iterable[Source], chunk_size: int) -> list[Source]:
+    """Return the caches of which more than one chunk is awaited, the longest wait first."""
+    lines = [source for source in sources if len(source.requests) > 1 and source.scope != Scope.ORIGIN]
+    return sorted(lines, key=lambda source: _wait_s(source, chunk_size), reverse=True)
+
+
+def find_waiting(idle: Source, lines: Sequence[Source], now: float, chunk_size: int) -> Request | None:
+    """Return what of `lines` (see `find_lines`) is best moved to `idle`, which owes nothing."""
+    least_s = WAIT * chunk_size / idle.rate_bytes_s if idle.rate_bytes_s else 0.0
+    for owner in lines:
+        if _wait_s(owner, chunk_size) < least_s:
+            return None
+        if idle.scope > owner.scope:
+            continue
+        line = list(owner.requests.values())
+        used = (now - _owed_since(line[0], owner)) * owner.rate_bytes_s / chunk_size if line else 0.0
+        second_waits = owner.scope == Scope.ISP and used <= SURELY_WAITS
+        for request in reversed(line[1:] if second_waits else line[2:]):
+            if idle.holdings[request.chunk]:
+                return request
+    return None
+
+
+def find_overdue(sources: Collection[Source], now: float, chunk_size: int) -> Iterator[tuple[Request, Source]]:
+    """Yield overdue requests, each with the idle source that it is to be moved to."""
+    late = [
+        (request, owner)
+        for owner in sources
+        for request in owner.requests.values()
+        if now - _owed_since(request, owner) > OVERDUE_S
+    ]
+    if not late:
+        return
+    late.sort(key=lambda pair: pair[0].asked_at)
+    for idle in [s for s in sources if s.rate_bytes_s and not s.requests and not s.barred_reason]:
+        overdue_s = OVERDUE * chunk_size / idle.rate_bytes_s
+        for request, owner in late:
+            slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s and now - _owed_since(request, owner) > overdue_s
+            if slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
+                late.remove((request, owner))
+                yield request, idle
+                break
+
+
+def _wait_s(owner: Source, chunk_size: int) -> float:
+    return len(owner.requests) * chunk_size / owner.rate_bytes_s if owner.rate_bytes_s else float("inf")
+
+
+def _owed_since(request: Request, owner: Source) -> float:
+    """Return since when a request could have been answered: its source sends one chunk after the other."""
+    return max(request.asked_at, owner.delivered_at)
