@@ -1,4 +1,4 @@
-"""Links across borders in a large fleet: with those from whom a cache takes what it is master of, and to whom it gives it.
+"""Links across borders in a large fleet: with those from whom a cache takes, or to whom it gives, what it is master of.
 
 Each lot of chunks (`election.lot_count`) has a master in every ISP. The ISPs of a region stand in an order for each
 lot, the one that the region has elected first and the others by rendezvous rank, and form a tree with `CHILDREN`

@@ -1,4 +1,4 @@
-"""Far links follow the elections: symmetric, few, connected for each lot, and little moved when somebody comes or goes."""
+"""Far links follow the elections: symmetric, few, whole for each lot, and little moved when somebody comes or goes."""
 
 from __future__ import annotations
 
