@@ -100,7 +100,8 @@ class TrackerAgent:
             if (filling := self._node.filling(title_id_from_hex(title))) is not None:
                 filling.withdraw()
         self._ordered = ordered
-        for order in sorted(orders.orders, key=lambda order: -order.priority):
+        self._node.set_urgencies({title_id_from_hex(order.title): order.urgency for order in orders.orders})
+        for order in sorted(orders.orders, key=lambda order: order.urgency):
             try:
                 await self._fill(order)
             except (TrackerError, ManifestError, StoreError) as error:
