@@ -142,9 +142,9 @@ class Node:
         if stored.live:
             filling.done.set()
         else:
-            # Before the first decision: a more urgent title may be under way.
-            self._agenda.put(trio.current_time(), title_id, self.urgency(title_id))
-            self._look_at_agenda()
+            # Before the first decision: a more urgent title may be under way. And anew: it was not there to be told.
+            self._agenda.drop(title_id)
+            self.take_turn(title_id)
             self.nursery.start_soon(filling.run)
         self.peers.follow(filling)
         return filling
@@ -167,13 +167,18 @@ class Node:
         for link in self.peers.links():
             link.hurry_uploads()
 
+    def take_turn(self, title_id: TitleId) -> None:
+        """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
+        self._agenda.put(trio.current_time(), title_id, self.urgency(title_id))
+        self._look_at_agenda()
+
     def note_moved(self, title_id: TitleId) -> None:
         """Note that payload of a title is arriving."""
         if self._agenda.saw(trio.current_time(), title_id):
             self._look_at_agenda()
 
     def yield_turn(self, title_id: TitleId) -> None:
-        """Let less urgent titles ask: this one has nothing left to ask for."""
+        """Let less urgent titles ask: this one has nothing to ask for, or cannot."""
         self._agenda.drop(title_id)
         self._look_at_agenda()
 
@@ -186,7 +191,8 @@ class Node:
 
     def _look_at_agenda(self) -> None:
         for title_id, held in self._agenda.look(trio.current_time()).items():
-            self._fillings[title_id].handle(events.HeldBack() if held else events.Released())
+            if (filling := self._fillings.get(title_id)) is not None:
+                filling.handle(events.HeldBack() if held else events.Released())
 
     def fillings(self) -> list[Filling]:
         """Return the fills that still run."""

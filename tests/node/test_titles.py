@@ -13,9 +13,12 @@ import pytest
 import trio
 from process.peer import Peer
 
+from p2pfill.errors import ManifestError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.urgency import Urgency
 from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.filling import Filling
 from p2pfill.origin import Origin, OriginChunk
 from p2pfill.protocol import messages as m
@@ -126,7 +129,7 @@ async def test_a_title_that_fails_lets_the_others_go_on(tmp_path: Path) -> None:
 
 
 async def test_a_new_order_of_a_running_title_takes_effect_at_once(tmp_path: Path, reads: list[str]) -> None:
-    titles = {name: make_title(tmp_path, name, chunks) for name, chunks in (("bulk", 300), ("late", 60))}
+    titles = {name: make_title(tmp_path, name, chunks) for name, chunks in (("bulk", 1000), ("late", 60))}
 
     async def order(client: TrackerClient, name: str, priority: int = 0, deadline: float | None = None) -> None:
         request = FillRequest(
@@ -151,6 +154,46 @@ async def test_a_new_order_of_a_running_title_takes_effect_at_once(tmp_path: Pat
             assert not bulk.done.is_set()
         nursery.cancel_scope.cancel()
     assert between(reads, "late") <= READS_MAX
+
+
+async def test_others_hold_back_from_the_order_on_unless_nothing_comes_of_it(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk, urgent = make_title(tmp_path, "bulk", 1000), make_title(tmp_path, "urgent", 10)
+    ordered, refused = trio.Event(), trio.Event()
+    fetch = TrackerAgent._manifest
+
+    async def refuse_once(agent: TrackerAgent, title_id: TitleId) -> Manifest:
+        if title_id == urgent.title_id and not refused.is_set():
+            ordered.set()
+            await refused.wait()
+            raise ManifestError("it is torn")
+        return await fetch(agent, title_id)
+
+    monkeypatch.setattr(TrackerAgent, "_manifest", refuse_once)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+        async with node_at(tmp_path, url) as node, TrackerClient(url) as client:
+            for manifest, priority in ((bulk, 0), (urgent, 1)):
+                await client.put_title(manifest.title_id.hex(), manifest.encode())
+                where = [str(tmp_path / manifest.name)]
+                await client.post_fill(FillRequest(manifest.title_id.hex(), "all", where, priority=priority))
+                while manifest is bulk and len(reads) < 20:
+                    await trio.sleep(0.01)
+            await ordered.wait()
+            filling = node.filling(bulk.title_id)
+            assert filling is not None
+            assert "a more urgent title" in filling.report().waits
+            refused.set()
+            while "a more urgent title" in filling.report().waits:
+                await trio.sleep(0.01)
+            assert node.filling(urgent.title_id) is None
+            # Tried again with the next orders, here those that another fill brings.
+            await client.post_fill(FillRequest(urgent.title_id.hex(), "id=a1", [], priority=1))
+            while (fast := node.filling(urgent.title_id)) is None:
+                await trio.sleep(0.01)
+            await fast.wait()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_node_sends_the_more_urgent_title_first(tmp_path: Path) -> None:
