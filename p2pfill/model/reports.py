@@ -107,13 +107,11 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     roster: list[RosterEntry]
     deadline: float | None = None
     """When the title should be live; among orders of one priority the earlier goes first. None: whenever it can."""
-    ordered_at: float = 0.0
-    """Among orders that are alike the older goes first."""
 
     @property
     def urgency(self) -> Urgency:
         """Where it stands among all orders."""
-        return Urgency.of(self.priority, self.deadline, self.ordered_at)
+        return Urgency.of(self.priority, self.deadline)
 
 
 class Orders(msgspec.Struct, forbid_unknown_fields=True):

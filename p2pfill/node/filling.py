@@ -266,7 +266,6 @@ class Filling:
                 self._to_announce.extend(chunks)
                 self._has_news.set()
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
-                    self._node.yield_turn(self.title_id)
                     nursery.start_soon(self._commit)
             case actions.ClaimChunks(chunks):
                 self._to_claim.extend(chunks)

@@ -6,7 +6,6 @@ import logging
 import random
 import secrets
 import socket
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,7 +44,7 @@ DRAIN_S: Final = 3.0
 DRAIN_STEP_S: Final = 0.02
 
 NOT_ORDERED: Final = Urgency()
-"""Of titles that are served here though nobody orders them any more."""
+"""Of titles that are filled without a tracker, or served though nobody orders them any more."""
 
 
 class Node:
@@ -116,7 +115,7 @@ class Node:
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         `holders` have it, or a part of it: nothing is fetched across borders before they were asked.
-        While a title with a lesser `urgency` gets on, this one asks for nothing; by default those that began first do.
+        While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
         title_id = manifest.title_id
@@ -137,8 +136,8 @@ class Node:
         # Before the first decision: a node that knows of nobody else is master of everything.
         filling.set_members([*members, self.info])
         self._fillings[title_id] = filling
-        if urgency is not None or title_id not in self._urgencies:
-            self._urgencies = self._urgencies | {title_id: urgency or Urgency.of(0, None, time.time())}
+        if urgency is not None:
+            self._urgencies = self._urgencies | {title_id: urgency}
         if stored.live:
             filling.done.set()
         else:

@@ -3,7 +3,7 @@
 A fill holds back while a more urgent one moves: it asks for nothing new, and what is in flight goes on. A fill moves
 while its payload arrives, and for `STUCK_S` after that, after its start and after it became more urgent. So one that
 cannot go on (nobody has its chunks, its sources are dead) keeps the links idle for `STUCK_S` and no longer, and takes
-precedence again with the next byte that it gets.
+precedence again with the next byte that it gets. Fills of one urgency do not hold each other back.
 
 Rejected: shares of the links by priority. A receiver cannot hold a share of somebody else's uplink, and a title that is
 given nine tenths of all links finishes a tenth late without making any other title finish sooner than in turns.
@@ -31,7 +31,7 @@ class _Standing:
 
 
 class Agenda:
-    """The fills of one cache that still lack chunks. Of each it is told what changed; it starts as one that may ask."""
+    """The fills of one cache that are not live yet. Each starts as one that may ask; `look` tells what changes."""
 
     def __init__(self) -> None:
         self._fills: dict[TitleId, _Standing] = {}
@@ -56,7 +56,7 @@ class Agenda:
         standing.urgency = urgency
 
     def drop(self, title: TitleId) -> None:
-        """Forget a fill: it has all chunks, or has failed."""
+        """Forget a fill: it is live, or has failed."""
         self._fills.pop(title, None)
         self._stuck.discard(title)
 

@@ -65,7 +65,7 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def urgency(self) -> Urgency:
         """Where it stands among all fills."""
-        return Urgency.of(self.request.priority, self.request.deadline, self.created_at)
+        return Urgency.of(self.request.priority, self.request.deadline)
 
 
 class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):

@@ -349,7 +349,6 @@ class Service:
                 policy=fill.request.policy,
                 roster=self.roster(node_id, title),
                 deadline=fill.request.deadline,
-                ordered_at=fill.created_at,
             )
             for title, fill in best.items()
         ]
@@ -408,9 +407,9 @@ class Service:
             state.changed.set()
 
 
-def urgency(fill: FillRecord) -> tuple[Urgency, str]:
-    """Return the sort key of fills: the most urgent first, and no two alike."""
-    return fill.urgency, fill.fill_id
+def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:
+    """Return the sort key of fills: the most urgent first, then the older, and no two alike."""
+    return fill.urgency, fill.created_at, fill.fill_id
 
 
 def _holds(report: TitleReport) -> bool:

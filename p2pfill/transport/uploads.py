@@ -1,4 +1,4 @@
-"""What one remote has asked for and was not sent yet: the most urgent title first, of one title in order of arrival.
+"""What one remote has asked for and was not sent yet: the most urgent first, of one urgency in order of arrival.
 
 The event loop puts and withdraws, threads of the data plane take; a lock is held for a few dictionary operations. How
 urgent a title is gets looked up when something is taken, so a change takes effect with the next chunk. The cost of a
@@ -33,13 +33,13 @@ class UploadQueue:
         self._lock = threading.Lock()
         self._title_of: dict[int, TitleId] = {}
         self._waiting: dict[TitleId, OrderedDict[int, int]] = {}
-        """Title -> request -> chunk; titles in the order in which they began to wait."""
+        """Title -> request -> chunk, in order of arrival."""
 
     def __len__(self) -> int:
         return len(self._title_of)
 
     def put(self, request_id: int, title: TitleId, chunk: int) -> None:
-        """Add a request, whose id is new."""
+        """Add a request, whose id is larger than all before."""
         with self._lock:
             self._title_of[request_id] = title
             self._waiting.setdefault(title, OrderedDict())[request_id] = chunk
@@ -62,11 +62,14 @@ class UploadQueue:
         with self._lock:
             if not self._waiting:
                 return None
-            title = min(self._waiting, key=self._urgency_of)
+            title = min(self._waiting, key=self._turn_of)
             request_id, chunk = self._waiting[title].popitem(last=False)
             del self._title_of[request_id]
             self._forget_if_empty(title)
             return Asked(request_id, title, chunk)
+
+    def _turn_of(self, title: TitleId) -> tuple[Urgency, int]:
+        return self._urgency_of(title), next(iter(self._waiting[title]))
 
     def _forget_if_empty(self, title: TitleId) -> None:
         if not self._waiting[title]:

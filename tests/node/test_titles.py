@@ -33,7 +33,7 @@ CHUNK = 64 * 1024
 READS_MAX = 8
 """That a fill may have under way at an origin when another takes over."""
 
-BULK, URGENT = Urgency.of(0, None, 1.0), Urgency.of(5, None, 2.0)
+BULK, URGENT = Urgency.of(0), Urgency.of(5)
 
 
 def make_title(tmp_path: Path, name: str, chunks: int) -> Manifest:
@@ -140,16 +140,16 @@ async def test_a_new_order_of_a_running_title_takes_effect_at_once(tmp_path: Pat
     async with trio.open_nursery() as nursery:
         url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
         async with node_at(tmp_path, url) as node, TrackerClient(url) as client:
-            for name, manifest in titles.items():
+            for (name, manifest), priority in zip(titles.items(), (1, 0), strict=True):
                 await client.put_title(manifest.title_id.hex(), manifest.encode())
-                await order(client, name)
+                await order(client, name, priority)
             while node.filling(titles["late"].title_id) is None or len(reads) < 20:
                 await trio.sleep(0.01)
             bulk, late = (node.filling(manifest.title_id) for manifest in titles.values())
             assert bulk is not None
             assert late is not None
             assert late.report().waits == {"a more urgent title": 60}
-            await order(client, "late", deadline=time.time() + 3600)
+            await order(client, "late", priority=1, deadline=time.time() + 3600)
             await late.wait()
             assert not bulk.done.is_set()
         nursery.cancel_scope.cancel()

@@ -106,11 +106,11 @@ def test_a_stuck_fill_takes_precedence_again_with_its_next_byte() -> None:
 
 def test_a_fill_that_becomes_more_urgent_has_its_turn_at_once() -> None:
     agenda = Agenda()
-    for title, age in ((A, 1.0), (B, 2.0), (C, 3.0)):
-        agenda.put(0.0, title, Urgency.of(0, None, age))
+    for title, deadline in ((A, 1.0), (B, 2.0), (C, 3.0)):
+        agenda.put(0.0, title, Urgency.of(0, deadline))
     assert agenda.look(0.0) == {B: True, C: True}
     agenda.saw(9.0, A)
-    agenda.put(9.0, C, Urgency.of(5, None, 3.0))
+    agenda.put(9.0, C, Urgency.of(5, 3.0))
     assert agenda.look(9.0) == {A: True, C: False}
     agenda.drop(C)
     assert agenda.look(9.0) == {A: False}
