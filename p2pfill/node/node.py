@@ -140,6 +140,7 @@ class Node:
             self._urgencies = self._urgencies | {title_id: urgency}
         if stored.live:
             filling.done.set()
+            self.yield_turn(title_id)
         else:
             # Before the first decision: a more urgent title may be under way. And anew: it was not there to be told.
             self._agenda.drop(title_id)

@@ -36,7 +36,7 @@ class Agenda:
     def __init__(self) -> None:
         self._fills: dict[TitleId, _Standing] = {}
         self._stuck: set[TitleId] = set()
-        """Those that did not move at the last look while others were held back or could have been."""
+        """Those that did not move at the last look."""
 
     def __len__(self) -> int:
         return len(self._fills)

@@ -115,8 +115,9 @@ class Receiver(Stream):
 
     @property
     def begun(self) -> tuple[int, int] | None:
-        """Request id and bytes of a chunk that has come in part, once the stream is over: payload without use."""
-        return (self._header.request_id, self._taken) if self._header is not None and self._taken else None
+        """Request id and bytes of a chunk that has come in part; once the stream is over, payload without use."""
+        header = self._header  # looked at once: while the stream runs, a thread of the plane may be done with it
+        return (header.request_id, self._taken) if header is not None and self._taken else None
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""

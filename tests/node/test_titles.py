@@ -116,6 +116,19 @@ async def test_a_title_that_cannot_get_on_does_not_keep_others_waiting(tmp_path:
         await nowhere.wait()
 
 
+async def test_a_title_that_is_found_to_be_live_keeps_nobody_waiting(tmp_path: Path) -> None:
+    bulk, urgent = make_title(tmp_path, "bulk", 40), make_title(tmp_path, "urgent", 10)
+    async with node_at(tmp_path) as node:
+        await (await node.start_fill(urgent, [str(tmp_path / "urgent")], urgency=URGENT)).wait()
+    async with node_at(tmp_path) as node:
+        node.set_urgencies({urgent.title_id: URGENT})
+        node.take_turn(urgent.title_id)
+        filling = await node.start_fill(bulk, [])
+        assert filling.report().waits == {"a more urgent title": 40}
+        assert (await node.start_fill(urgent)).done.is_set()
+        assert "a more urgent title" not in filling.report().waits
+
+
 async def test_a_title_that_fails_lets_the_others_go_on(tmp_path: Path) -> None:
     bulk, urgent = make_title(tmp_path, "bulk", 40), make_title(tmp_path, "urgent", 10)
     async with node_at(tmp_path) as node:
