@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from bench.swarm.libtorrent_fleet import LibTorrent
 from bench.swarm.measure import run_contender
 from bench.swarm.p2pfill_fleet import P2PFill
 from bench.swarm.records import Report, Run
+from bench.swarm.titles import run_titles
 from bench.swarm.topology import Topology, TopologyError, load_topology
 
 CONTENDERS: Final[dict[str, type[Contender]]] = {"p2pfill": P2PFill, "libtorrent": LibTorrent}
@@ -61,25 +63,45 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def measure_topology(topology: Topology, options: argparse.Namespace, work: Path, console: Console) -> Report:
     """Run all contenders in turns and return the report. Raises `LabError`."""
     kinds = {options.only: CONTENDERS[options.only]} if options.only else CONTENDERS
+    if topology.titles:
+        kinds = {"p2pfill": P2PFill}  # the others have no urgency between titles
     absent = {name: why for name, kind in kinds.items() if (why := kind.missing())}
     present = {name: kind for name, kind in kinds.items() if name not in absent}
     with Lab(topology) as lab:
         congestion_control = lab.congestion_control()
         goodput_measured = measure_goodput(lab) if options.iperf else None
-    (work / "source").mkdir()
-    write_source(work / "source" / "file", topology.size_mib)
-    titles: dict[str, Any] = {name: kind.prepare(work / "source", work) for name, kind in present.items()}
-    found: list[Run] = []
-    for number in range(1, options.runs + 1):
-        for name, kind in present.items():
-            run = run_contender(name, kind, topology, titles[name], work / "run")
-            found.append(run)
-            said = f"failed: {run.failed}" if run.failed else f"{run.time_over_bound:.2f} x bound, {run.seconds:.1f} s"
-            where = f"{topology.name}: run {number} of {options.runs}"
-            console.print(f"{where}, {name}: {said}", markup=False, soft_wrap=True)
+    def say(number: int, run: Run) -> None:
+        said = f"failed: {run.failed}" if run.failed else f"{run.time_over_bound:.2f} x bound, {run.seconds:.1f} s"
+        where = f"{topology.name}: run {number} of {options.runs}"
+        console.print(f"{where}, {run.contender}: {said}", markup=False, soft_wrap=True)
+
+    if topology.titles:
+        found = run_titles(topology, options.runs, work, say)
+    else:
+        found = run_contenders(topology, options.runs, present, work, say)
     versions = {name: kind.version() for name, kind in present.items()}
     here = report.surroundings(versions, congestion_control, GOODPUT, goodput_measured)
     return report.make_report(topology, found, absent, here)
+
+
+def run_contenders(
+    topology: Topology,
+    runs: int,
+    kinds: dict[str, type[Contender]],
+    work: Path,
+    say: Callable[[int, Run], object],
+) -> list[Run]:
+    """Run all contenders in turns with one title. Raises `LabError`."""
+    (work / "source").mkdir()
+    write_source(work / "source" / "file", topology.size_mib)
+    titles: dict[str, Any] = {name: kind.prepare(work / "source", work) for name, kind in kinds.items()}
+    found: list[Run] = []
+    for number in range(1, runs + 1):
+        for name, kind in kinds.items():
+            run = run_contender(name, kind, topology, titles[name], work / "run")
+            found.append(run)
+            say(number, run)
+    return found
 
 
 def write_all(reports: dict[str, Report], directory: Path, console: Console) -> None:
@@ -110,6 +132,8 @@ def run(options: argparse.Namespace, console: Console) -> bool:
         finally:
             shutil.rmtree(work, ignore_errors=True)
         console.print(report.terminal_table(made))
+        if (side_by_side := report.titles_table(made)) is not None:
+            console.print(side_by_side)
         for line in report.ratio_lines(made):
             console.print(line, markup=False, soft_wrap=True)
         good &= not any(run.failed for run in made.runs)

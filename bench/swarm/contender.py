@@ -80,6 +80,8 @@ class Payload:
     duplicate: int = 0
     """Received and of no use."""
     escalations: dict[str, int] = field(default_factory=dict)
+    titles_s: dict[str, float] = field(default_factory=dict)
+    """Where there were several titles: title -> seconds from its own order until all caches that count had it."""
 
 
 class Contender(Protocol):

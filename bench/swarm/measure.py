@@ -106,6 +106,7 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
         duplicate=payload.duplicate,
         escalations=payload.escalations,
         joined_s=course.joined_s,
+        titles_s={name: round(seconds, 3) for name, seconds in payload.titles_s.items()},
         borders=borders,
     )
     _count_bytes(run, topology, before, after)

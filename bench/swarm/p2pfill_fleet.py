@@ -1,14 +1,16 @@
 """p2pfill as a contender: real `p2pfill tracker` and `p2pfill node` processes, and the repository's static HTTP origin.
 
-Origin and tracker run on the origin's host. The fill is ordered and watched through the tracker's API, from the
-namespace of that host, so that watching crosses no border. When a cache was live is taken from its own report, whose
-clock is this machine's, and is so not blurred by how often the tracker is asked.
+Origin and tracker run on the origin's host, of several titles an origin for each. Fills are ordered and watched through
+the tracker's API, from the namespace of that host, so that watching crosses no border. When a cache was live is taken
+from its own report, whose clock is this machine's, and is so not blurred by how often the tracker is asked.
 """
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -17,6 +19,7 @@ from bench.swarm.processes import Processes, RunFailed
 from bench.swarm.topology import Host, Topology
 from p2pfill._version import __version__
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.reports import TitleReport
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest, FillStatus
@@ -32,6 +35,27 @@ POLL_S: Final = 0.2
 """How often the tracker is asked; an answer for 12 caches costs some milliseconds of its processor."""
 
 
+class Offer(NamedTuple):
+    """A title that is to be filled."""
+
+    name: str
+    manifest: Manifest
+    source: Path
+    fill_file: Path
+    priority: int = 0
+    at_s: float = 0.0
+    """When it is ordered, after the first one."""
+
+
+class Ordered(NamedTuple):
+    """A title whose fill is under way, or over."""
+
+    offer: Offer
+    fill_id: str
+    at: float
+    """When it was ordered, by the system's clock."""
+
+
 class P2PFill:
     """The contender; see `Contender`."""
 
@@ -39,10 +63,12 @@ class P2PFill:
         self._topology = topology
         self._processes = processes
         self._work = work
-        self._manifest: Manifest = title
+        self._offers: list[Offer] = title
         self._address = topology.host(topology.origin).address
         self._tracker_url = f"http://{self._address}:{TRACKER_PORT}"
-        self._status: FillStatus | None = None
+        self._ordered: list[Ordered] = []
+        self._statuses: dict[str, FillStatus] = {}
+        """Name of a title -> its fill's status when it was last asked for."""
 
     @staticmethod
     def missing() -> str:
@@ -57,18 +83,17 @@ class P2PFill:
         return f"p2pfill {__version__} ({'native' if hot.NATIVE else 'pure Python'})"
 
     @staticmethod
-    def prepare(source: Path, work: Path) -> Manifest:
+    def prepare(source: Path, work: Path) -> list[Offer]:
         """Publish the title with the settings that `p2pfill publish` has by default."""
-        manifest = publish(source, name="title").manifest
-        (work / "title.fill").write_bytes(manifest.encode())
-        return manifest
+        return [make_offer("title", source, work)]
 
     async def start(self) -> None:
-        """Start origin, tracker and caches, and wait until the tracker knows all of them but the late ones."""
-        source, fill = self._work.parent / "source", self._work.parent / "title.fill"
+        """Start origins, tracker and caches, and wait until the tracker knows all of them but the late ones."""
         origin = self._topology.origin
-        place = [str(source), str(fill), f"{self._address}:{ORIGIN_PORT}"]
-        await self._processes.start(origin, origin, "p2pfill.cli.static_server", place)
+        for number, offer in enumerate(self._offers):
+            place = [str(offer.source), str(offer.fill_file), f"{self._address}:{ORIGIN_PORT + number}"]
+            name = f"{origin}-{offer.name}" if number else origin
+            await self._processes.start(origin, name, "p2pfill.cli.static_server", place)
         where = ["--listen", f"{self._address}:{TRACKER_PORT}", "--db", f"sqlite:///{self._work}/tracker.db"]
         options = ["--heartbeat", str(HEARTBEAT_S), "--json", "--until-eof"]
         tracker = await self._processes.start(origin, "tracker", "p2pfill.cli", ["tracker", *where, *options])
@@ -83,7 +108,8 @@ class P2PFill:
             while sum(node.alive for node in await client.nodes()) < there:
                 self._processes.check()
                 await trio.sleep(0.1)
-            await client.put_title(self._manifest.title_id.hex(), self._manifest.encode())
+            for offer in self._offers:
+                await client.put_title(offer.manifest.title_id.hex(), offer.manifest.encode())
 
     async def _start_cache(self, host: Host) -> None:
         settings = {
@@ -107,40 +133,74 @@ class P2PFill:
         await self._processes.peers[host].read_ready()
 
     async def fill(self, course: Course) -> None:
-        """Order the fill for all caches and watch it."""
-        request = FillRequest(
-            title=self._manifest.title_id.hex(), selector="all", origins=[f"http://{self._address}:{ORIGIN_PORT}/"]
-        )
+        """Order the fills for all caches, each at its time, and watch them."""
+        waiting = sorted(self._offers, key=lambda offer: offer.at_s)
         async with TrackerClient(self._tracker_url) as client:
             await client.health()  # so that the order need not wait for a connection
             course.begin()
-            created = await client.post_fill(request)
             while not course.done.is_set():
-                await trio.sleep(POLL_S)
+                while waiting and waiting[0].at_s <= course.elapsed_s():
+                    await self._order(client, waiting.pop(0))
+                await trio.sleep(min(POLL_S, waiting[0].at_s - course.elapsed_s()) if waiting else POLL_S)
                 self._processes.check()
-                self._status = await client.fill(created.fill_id)
-                self._note(self._status, course)
+                for ordered in self._ordered:
+                    self._statuses[ordered.offer.name] = await client.fill(ordered.fill_id)
+                self._note(course)
 
-    def _note(self, status: FillStatus, course: Course) -> None:
-        for node in status.nodes:
-            report = node.report
-            if report is None:
-                continue
-            if report.state == "failed":
-                raise RunFailed(f"{node.node.id} failed: {report.error}")
-            if report.state == "live":
-                course.note_live(node.node.id, report.finished_at)
+    async def _order(self, client: TrackerClient, offer: Offer) -> None:
+        port, at = ORIGIN_PORT + self._offers.index(offer), time.time()
+        request = FillRequest(
+            title=offer.manifest.title_id.hex(),
+            selector="all",
+            origins=[f"http://{self._address}:{port}/"],
+            priority=offer.priority,
+        )
+        self._ordered.append(Ordered(offer, (await client.post_fill(request)).fill_id, at))
+
+    def _reports(self) -> dict[str, list[TitleReport]]:
+        """Return cache -> what it has reported of the titles. Raises `RunFailed` where it has failed."""
+        found: dict[str, list[TitleReport]] = {}
+        for status in self._statuses.values():
+            for node in status.nodes:
+                if node.report is None:
+                    continue
+                if node.report.state == "failed":
+                    raise RunFailed(f"{node.node.id} failed: {node.report.error}")
+                found.setdefault(node.node.id, []).append(node.report)
+        return found
+
+    def _note(self, course: Course) -> None:
+        for cache, reports in self._reports().items():
+            if len(reports) == len(self._offers) and all(report.state == "live" for report in reports):
+                course.note_live(cache, max(report.finished_at for report in reports))
             else:
-                course.note_progress(node.node.id, report.have_bytes / max(1, report.title_bytes))
+                have_bytes = sum(report.have_bytes for report in reports)
+                course.note_progress(cache, have_bytes / self._topology.size)
 
     def payload(self) -> Payload:
         """Return the sums over the caches' own reports."""
-        if self._status is None:
-            return Payload()
-        totals = self._status.totals
-        return Payload(
-            origin=totals.bytes_origin,
-            tiers={"peer": totals.bytes_peer, "regional": totals.bytes_regional, "origin": totals.bytes_origin},
-            duplicate=totals.duplicate_bytes,
-            escalations=dict(totals.escalations),
-        )
+        found = Payload(tiers=dict.fromkeys(("peer", "regional", "origin"), 0))
+        escalations: Counter[str] = Counter()
+        for totals in (status.totals for status in self._statuses.values()):
+            found.origin += totals.bytes_origin
+            found.tiers["peer"] += totals.bytes_peer
+            found.tiers["regional"] += totals.bytes_regional
+            found.tiers["origin"] += totals.bytes_origin
+            found.duplicate += totals.duplicate_bytes
+            escalations.update(totals.escalations)
+        found.escalations = dict(escalations)
+        if len(self._offers) > 1:
+            counted = {host.name for host in self._topology.counted()}
+            for offer, _, at in self._ordered:
+                nodes = self._statuses[offer.name].nodes
+                ends = [node.report.finished_at for node in nodes if node.report and node.node.id in counted]
+                found.titles_s[offer.name] = max(ends) - at
+        return found
+
+
+def make_offer(name: str, source: Path, work: Path) -> Offer:
+    """Publish a title and write its manifest into `work`."""
+    manifest = publish(source, name=name).manifest
+    fill_file = work / f"{name}.fill"
+    fill_file.write_bytes(manifest.encode())
+    return Offer(name, manifest, source, fill_file)

@@ -41,6 +41,8 @@ class Run(msgspec.Struct):
     duplicate: int = 0
     escalations: dict[str, int] = {}
     joined_s: dict[str, float] = {}
+    titles_s: dict[str, float] = {}
+    """Of several titles: name -> seconds from its own order until all caches that count had it."""
     borders: list[tuple[float, dict[str, int]]] = []
     """(seconds, ISP -> bytes that have come in over its border since the order)."""
     isp_copies: dict[str, float] = {}

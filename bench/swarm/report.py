@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from rich.table import Table
 
-from bench.swarm import summary
+from bench.swarm import summary, titles
 from bench.swarm.bounds import bound_s, cache_bound_s, cuts
 from bench.swarm.records import Report, Run, Surroundings
 from bench.swarm.summary import Figure
@@ -61,8 +61,12 @@ def surroundings(
 def encode_report(report: Report) -> str:
     """Return a report as JSON with a line a run, curves of the median runs only, and the summary."""
     record: dict[str, Any] = msgspec.to_builtins(_slim(report))
-    runs = record.pop("runs")
+    runs = [_without_empty(run, "titles_s") for run in record.pop("runs")]
+    record["topology"] = _without_empty(record["topology"], "titles")
     record["summary"] = _rounded(summary.as_record(report))
+    if report.topology.titles:
+        record["summary"]["titles"] = _rounded(titles.as_record(report))
+        del record["summary"]["ratios"]  # the runs are of different titles
     head = msgspec.json.format(msgspec.json.encode(record), indent=1).decode()
     lines = ",\n  ".join(msgspec.json.encode(_rounded(run)).decode() for run in runs)
     return f'{head.removesuffix("}").rstrip()},\n "runs": [\n  {lines}\n ]\n}}\n'
@@ -83,6 +87,11 @@ def _slim(report: Report) -> Report:
 def _without_curves(run: Run) -> Run:
     caches = {name: msgspec.structs.replace(cache, curve=[]) for name, cache in run.caches.items()}
     return msgspec.structs.replace(run, caches=caches, borders=[])
+
+
+def _without_empty(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a record without a field that only reports of several titles need."""
+    return record if record[key] else {name: value for name, value in record.items() if name != key}
 
 
 def _rounded(value: Any) -> Any:
@@ -156,16 +165,32 @@ def terminal_table(report: Report) -> Table:
     return table
 
 
+def titles_table(report: Report) -> Table | None:
+    """Return the second table, where there are several titles: what each takes beside the others."""
+    made = titles.rows(report, _show)
+    if not made:
+        return None
+    table = Table(title="Titles side by side", title_justify="left")
+    for number, column in enumerate(titles.HEAD):
+        table.add_column(column, justify="right" if number > 1 else "left")
+    for row in made:
+        table.add_row(*row)
+    return table
+
+
 def bound_line(report: Report) -> str:
     """Return the bound and where it comes from, in words."""
     name, _ = report.cuts[0]
-    return f"{report.topology.size_mib} MiB, bound {report.bound_s:.1f} s ({name})"
+    what = f"{report.topology.size >> 20} MiB" + (" in all" if report.topology.titles else "")
+    return f"{what}, bound {report.bound_s:.1f} s ({name})"
 
 
 def ratio_lines(report: Report) -> list[str]:
     """Return a line for each pair of contenders, in words."""
     names = summary.contenders(report)
-    lines = []
+    lines: list[str] = []
+    if report.topology.titles:
+        return lines
     for other in names[1:]:
         found = summary.ratios(report, names[0], other)
         words = {"seconds": "the time", "origin_border_copies": "the bytes out of the origin"}
@@ -178,11 +203,18 @@ def ratio_lines(report: Report) -> list[str]:
 
 def markdown_table(report: Report) -> str:
     """Return the table in Markdown."""
-    head = columns(report)
+    return _in_markdown(columns(report), rows(report))
+
+
+def titles_markdown(report: Report) -> str:
+    """Return the table of several titles in Markdown, nothing where there is none."""
+    made = titles.rows(report, _show)
+    return _in_markdown(titles.HEAD, made) if made else ""
+
+
+def _in_markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    lines += [
-        "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in rows(report)
-    ]
+    lines += ["| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in body]
     return "\n".join(lines) + "\n"
 
 
@@ -198,6 +230,7 @@ def markdown_page(report: Report, key: str, guide: str) -> str:
         else f"[How to read this and repeat it]({guide}). One run each.",
         f"{bound_line(report)}, counted with {where.goodput:.3f} of link rates{measured}.",
         markdown_table(report).rstrip(),
+        titles_markdown(report).rstrip(),
         *ratio_lines(report),
         f"![Completion of each cache over time]({key}-curves.svg)",
         f"![Copies of the title by where caches took them from]({key}-bytes.svg)",
@@ -230,7 +263,8 @@ def overview(reports: dict[str, Report], guide: str) -> str:
     ]
     for key, report in sorted(reports.items()):
         parts += [f"## [{report.topology.name}]({key}.md)", f"{bound_line(report)}."]
-        parts += [_events(report), markdown_table(report).rstrip(), *ratio_lines(report)]
+        parts += [_events(report), markdown_table(report).rstrip(), titles_markdown(report).rstrip()]
+        parts += ratio_lines(report)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -51,12 +51,18 @@ def failures(report: Report, contender: str) -> list[str]:
     return [run.failed for run in report.runs if run.contender == contender and run.failed]
 
 
+def size_of(report: Report, contender: str) -> int:
+    """Return the bytes that a contender fills each cache with: those of one title, where it is one of several alone."""
+    of_titles = {f"{title.name} alone": title.size_mib << 20 for title in report.topology.titles}
+    return of_titles.get(contender, report.topology.size)
+
+
 def figures(report: Report, contender: str) -> dict[str, Figure]:
     """Return all figures of a contender; empty where no run came to its end."""
     runs = good_runs(report, contender)
     found = {}
     for name, figure_of in FIGURES.items() if runs else ():
-        values = [figure_of(run, report.topology.size) for run in runs]
+        values = [figure_of(run, size_of(report, contender)) for run in runs]
         found[name] = Figure(statistics.median(values), min(values), max(values))
     return found
 

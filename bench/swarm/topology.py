@@ -27,6 +27,13 @@ A topology file has these keys; all but `isps` and `host_mbit` may be left out:
     factor = 0.1                of "slow": what is left of the rate
     way = "both"                of "slow": "up" (what it sends), "down" or "both"
 
+    [[titles]]                  several titles instead of one of size_mib, at least two; then there are no events
+    name = "news"
+    size_mib = 64
+    priority = 10               as in the order; by default 0
+    at = 0.3                    when it is ordered, as a fraction of the bound of all titles together; or
+    at_s = 4.0                  in seconds after the first order; by default 0, which one of them must be
+
 The caches that count are all but those that are `apart`, are killed, or have their download slowed: a run ends when the
 last of them has the title, and its time is compared with the bound of these.
 """
@@ -44,6 +51,8 @@ HOSTS_MAX: Final = 250
 """Of one ISP: each has a /24."""
 
 SIZE_MIB_MAX: Final = 1 << 20
+
+TITLES_MAX: Final = 16
 
 REGION: Final = "region"
 """Where an ISP is that names none."""
@@ -81,6 +90,30 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.at * bound_s if self.at is not None else self.at_s or 0.0
 
 
+class Title(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of several titles; the keys are explained at the top of this file."""
+
+    name: str
+    size_mib: int
+    priority: int = 0
+    at: float | None = None
+    at_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not HOST_NAME.fullmatch(self.name):
+            raise ValueError(f"title name {self.name!r}: use lower-case letters, digits and '-', at most 31")
+        if not 1 <= self.size_mib <= SIZE_MIB_MAX:
+            raise ValueError(f"size_mib of title {self.name!r} must be 1 to {SIZE_MIB_MAX}")
+        if self.at is not None and self.at_s is not None:
+            raise ValueError(f"title {self.name!r} has both `at` (fraction of the bound) and `at_s` (seconds)")
+        if not 0 <= self.at_seconds(1.0) < 3600:
+            raise ValueError(f"title {self.name!r} must be ordered at 0 or later")
+
+    def at_seconds(self, bound_s: float) -> float:
+        """Return when it is ordered, in seconds after the first order; `bound_s` is that of all titles together."""
+        return self.at * bound_s if self.at is not None else self.at_s or 0.0
+
+
 class Host(msgspec.Struct, frozen=True):
     """One machine of the lab; rates in Mbit/s, 0 is not shaped."""
 
@@ -109,6 +142,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     origin: str = "origin"
     apart: list[str] = []
     events: list[Event] = []
+    titles: list[Title] = []
 
     def __post_init__(self) -> None:
         names = [host for hosts in self.isps.values() for host in hosts]
@@ -123,10 +157,22 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"the origin {self.origin!r} is in no ISP")
         if not 1 <= self.size_mib <= SIZE_MIB_MAX:
             raise ValueError(f"size_mib must be 1 to {SIZE_MIB_MAX}")
+        self._check_titles()
         self._check_names(names)
         self._check_numbers()
         if not self.counted():
             raise ValueError("no cache is left that counts: at least one must be neither apart, killed nor slowed")
+
+    def _check_titles(self) -> None:
+        names = [title.name for title in self.titles]
+        if len(set(names)) != len(names):
+            raise ValueError("names of titles must be unique")
+        if len(names) == 1 or len(names) > TITLES_MAX:
+            raise ValueError(f"there must be 2 to {TITLES_MAX} titles; for one alone, size_mib says how large it is")
+        if self.titles and self.events:
+            raise ValueError("there are no events where there are several titles")
+        if self.titles and min(title.at_seconds(1.0) for title in self.titles) > 0:
+            raise ValueError("one of the titles must be ordered at 0")
 
     def _check_names(self, names: list[str]) -> None:
         caches = [name for name in names if name != self.origin]
@@ -160,8 +206,12 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def size(self) -> int:
-        """The title's bytes."""
-        return self.size_mib * 1024 * 1024
+        """The bytes of the title, or of all titles together."""
+        return (sum(title.size_mib for title in self.titles) or self.size_mib) * 1024 * 1024
+
+    def with_title(self, title: Title) -> Topology:
+        """Return the same lab with one of its titles alone."""
+        return msgspec.structs.replace(self, titles=[], size_mib=title.size_mib)
 
     def hosts(self) -> list[Host]:
         """Return all hosts with their addresses."""

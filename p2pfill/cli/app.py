@@ -205,12 +205,24 @@ def fill(
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="With --wait: exit code 4 after that.")
     ] = None,
-    priority: Annotated[int, typer.Option("--priority", help="Larger is more urgent.")] = 0,
+    priority: Annotated[
+        int, typer.Option("--priority", help="Larger is more urgent: other titles of a cache wait meanwhile.")
+    ] = 0,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline",
+            metavar="TIME",
+            help="When all should hold it, as 2030-01-31T06:00:00Z, or +90m from now; of one priority the earlier "
+            "goes first.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
 
-    Caches that start later and match are added. Asking for the same again shows the fill that exists.
+    Caches that start later and match are added. Asking for the same again shows the fill that exists; with another
+    priority or deadline, the most urgent of a title's fills counts, also while it runs.
     """
     from p2pfill.cli.fill import order_fill
 
@@ -220,6 +232,7 @@ def fill(
         origin or [],
         to,
         priority=priority,
+        deadline=deadline,
         wait=wait,
         timeout_s=timeout_s,
         as_json=as_json,

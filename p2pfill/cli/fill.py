@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ import trio
 from rich.console import Console
 
 from p2pfill.cli.board import fill_board
+from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.model.selector import Selector
@@ -33,6 +35,7 @@ def order_fill(
     selector: str,
     *,
     priority: int,
+    deadline: str | None,
     wait: bool,
     timeout_s: float | None,
     as_json: bool,
@@ -41,7 +44,13 @@ def order_fill(
     Selector.parse(selector)
     manifest = read_manifest(fill)
     bases = [absolute_origin(origin) for origin in origins]
-    request = FillRequest(title=manifest.title_id.hex(), selector=selector, origins=bases, priority=priority)
+    request = FillRequest(
+        title=manifest.title_id.hex(),
+        selector=selector,
+        origins=bases,
+        priority=priority,
+        deadline=None if deadline is None else parse_deadline(deadline, time.time()),
+    )
     trio.run(_order, tracker, manifest, request, wait, timeout_s, as_json)
 
 

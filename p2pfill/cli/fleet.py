@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
+from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import TITLE_ID_BYTES
@@ -21,6 +22,8 @@ from p2pfill.tracker.records import Explanation, Status
 if TYPE_CHECKING:
     from p2pfill.model.reports import TitleReport
     from p2pfill.tracker.records import TitleRecord
+
+OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 
 ID_PREFIX_MIN: Final = 4
 """Digits of a title id that are enough to type."""
@@ -89,6 +92,9 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
             f"  {'done' if fill.done else 'running'}",
             style="dim",
         )
+        if request.deadline is not None:
+            head.append(f"  deadline {show_deadline(request.deadline)} ", style="dim")
+            head.append(fill.outlook, style=OUTLOOK_STYLES.get(fill.outlook, "dim"))
         parts += [head, fill_table(fill, rows_max=rows_max, width=width)]
     return Group(*parts)
 

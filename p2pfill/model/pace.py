@@ -19,6 +19,9 @@ and 0.06 s the simulator's fills are equally long."""
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
 
+AGENDA_S: Final = 0.25
+"""How often a cache that fills several titles looks whether one of them has got stuck, so that others may go on."""
+
 ORIGIN_READS_MAX: Final = 8
 """Chunks read from origins at a time, by all fills of a node: each costs a thread and a chunk of memory."""
 

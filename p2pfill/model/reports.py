@@ -12,6 +12,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "failed"]
 
@@ -104,6 +105,13 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     """Larger is more urgent."""
     policy: FillPolicy
     roster: list[RosterEntry]
+    deadline: float | None = None
+    """When the title should be live; among orders of one priority the earlier goes first. None: whenever it can."""
+
+    @property
+    def urgency(self) -> Urgency:
+        """Where it stands among all orders."""
+        return Urgency.of(self.priority, self.deadline)
 
 
 class Orders(msgspec.Struct, forbid_unknown_fields=True):

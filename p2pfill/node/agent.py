@@ -100,7 +100,8 @@ class TrackerAgent:
             if (filling := self._node.filling(title_id_from_hex(title))) is not None:
                 filling.withdraw()
         self._ordered = ordered
-        for order in sorted(orders.orders, key=lambda order: -order.priority):
+        self._node.set_urgencies({title_id_from_hex(order.title): order.urgency for order in orders.orders})
+        for order in sorted(orders.orders, key=lambda order: order.urgency):
             try:
                 await self._fill(order)
             except (TrackerError, ManifestError, StoreError) as error:
@@ -118,9 +119,15 @@ class TrackerAgent:
             return
         stored = self._node.stored(title_id)
         if stored is None or not stored.live:
-            manifest = await self._manifest(title_id)
-            holders = [entry.node for entry in order.roster if entry.have_chunks]
-            await self._node.start_fill(manifest, order.origins, order.policy, members, holders)
+            # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
+            self._node.take_turn(title_id)
+            try:
+                manifest = await self._manifest(title_id)
+                holders = [entry.node for entry in order.roster if entry.have_chunks]
+                await self._node.start_fill(manifest, order.origins, order.policy, members, holders)
+            except (TrackerError, ManifestError, StoreError):
+                self._node.yield_turn(title_id)
+                raise
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
         manifest = Manifest.decode(await self._client.manifest(title_id.hex()))

@@ -133,6 +133,12 @@ class Filling:
             self.fill.handle(trio.current_time(), event)
             if self.fill.wants_poll:
                 self._wake.set()
+            if isinstance(event, events.ChunkReceived):
+                self.note_moved()
+
+    def note_moved(self) -> None:
+        """Note that payload of this title is arriving: less urgent ones wait."""
+        self._node.note_moved(self.title_id)
 
     def handle_soon(self, event: events.Event) -> None:
         """Take in an event at the next turn: for use while actions are being performed."""
@@ -288,7 +294,9 @@ class Filling:
         try:
             # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is out of `_reading`.
             event = await trio.to_thread.run_sync(
-                read_and_write, limiter=self._node.origin_limiter, abandon_on_cancel=True
+                read_and_write,
+                limiter=self._node.origin_turns.limiter(lambda: self._node.urgency(self.title_id)),
+                abandon_on_cancel=True,
             )
         except OriginError as error:
             event = events.RequestFailed(request, str(error), error.bytes_received)
@@ -369,6 +377,7 @@ class Filling:
         self.finished_at = time.time()
         self.done.set()
         self._wake.set()
+        self._node.yield_turn(self.title_id)
 
     # ---- what others are told
 

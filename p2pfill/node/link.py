@@ -29,6 +29,7 @@ from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.transport.data import Delivery, Receiver, Sender, Upload
+from p2pfill.transport.uploads import UploadQueue
 
 if TYPE_CHECKING:
     from p2pfill.node.filling import Filling
@@ -83,7 +84,7 @@ class Link:
         """Data streams that are open towards us or asked for."""
         self._moved_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
-        self._uploads: OrderedDict[int, tuple[TitleId, int]] = OrderedDict()
+        self._uploads = UploadQueue(node.urgency)
         self._outgoing: dict[Sender, trio.CancelScope] = {}
 
     # ---- the control link
@@ -118,7 +119,7 @@ class Link:
             case m.Request(handle, request_id, chunk):
                 self._enqueue(handle, request_id, chunk)
             case m.Cancel(request_id):
-                self._uploads.pop(request_id, None)
+                self._uploads.withdraw(request_id)
             case m.StreamOpen(stream_id):
                 self._grant_stream(stream_id)
             case _:
@@ -160,10 +161,14 @@ class Link:
         self._moved_bytes = moved_bytes
         for filling in {expected.filling for expected in self._expected.values()}:
             filling.handle(events.SourceProgressed(self.remote.id))
+        for receiver in self._receivers:
+            # The source lives for all of them, but only these get on.
+            if (begun := receiver.begun) is not None and (expected := self._expected.get(begun[0])) is not None:
+                expected.filling.note_moved()
 
     def is_idle(self) -> bool:
         """Tell whether nothing is owed to the remote."""
-        return not self._uploads and not self.uploading
+        return not len(self._uploads) and not self.uploading
 
     @property
     def uploading(self) -> int:
@@ -385,14 +390,18 @@ class Link:
         if title_id is None or held is None or not held[chunk]:
             self._channel.reject_request(request_id, "missing")
             return
-        self._uploads[request_id] = (title_id, chunk)
+        self._uploads.put(request_id, title_id, chunk)
+        if not any(sender.wake() for sender in self._outgoing):
+            self.hurry_uploads()
+
+    def hurry_uploads(self) -> None:
+        """Note that something that the remote waits for may have become more urgent than what it waited for before."""
         for sender in self._outgoing:
-            if sender.wake():
-                break
+            sender.hurry()
 
     async def send_stream(self, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
-        sender = Sender(sock, self._node.plane, self._take_upload, self._sent)
+        sender = Sender(sock, self._node.plane, self._take_upload, self._uploads.urgency, self._sent)
         with trio.CancelScope() as scope:
             self._outgoing[sender] = scope
             try:
@@ -407,14 +416,11 @@ class Link:
 
     def _take_upload(self) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""
-        while self._uploads:
-            try:
-                request_id, (title_id, chunk) = self._uploads.popitem(last=False)
-            except KeyError:
-                break  # withdrawn by the event loop in this very moment
-            stored = self._node.stored(title_id)
+        while (asked := self._uploads.take()) is not None:
+            stored = self._node.stored(asked.title)
             if stored is not None:
-                return Upload(DataHeader(request_id, chunk, stored.manifest.chunk_length(chunk)), stored)
+                header = DataHeader(asked.request_id, asked.chunk, stored.manifest.chunk_length(asked.chunk))
+                return Upload(header, stored, self._node.urgency(asked.title))
         return None
 
     def _sent(self, header: DataHeader) -> None:

@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,16 +19,20 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ORIGIN_READS_MAX
+from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.model.urgency import Urgency
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.filling import Filling
 from p2pfill.node.link import Link
 from p2pfill.node.peers import Peers
+from p2pfill.node.turns import Turns
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
+from p2pfill.swarm import events
+from p2pfill.swarm.agenda import Agenda
 from p2pfill.transport.plane import DataPlane
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
 
 DRAIN_STEP_S: Final = 0.02
+
+NOT_ORDERED: Final = Urgency()
+"""Of titles that are filled without a tracker, or served though nobody orders them any more."""
 
 
 class Node:
@@ -56,12 +63,15 @@ class Node:
         self.random = random.Random()  # noqa: S311 (spreads retries)
         self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
         self.plane = plane
-        self.origin_limiter = trio.CapacityLimiter(ORIGIN_READS_MAX)
+        self.origin_turns = Turns(ORIGIN_READS_MAX)
         self.upload_bytes = 0
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
         self._refused: dict[TitleId, StoreError] = {}
+        self._urgencies: dict[TitleId, Urgency] = {}
+        """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
+        self._agenda = Agenda()
         self._sequence = 0
         self.stopping = False
         """No more requests are taken."""
@@ -99,11 +109,13 @@ class Node:
         policy: FillPolicy | None = None,
         members: Iterable[NodeInfo] = (),
         holders: Iterable[NodeInfo] = (),
+        urgency: Urgency | None = None,
     ) -> Filling:
         """Begin to fill a title, or resume, and return at once; `Filling.progress` and `Filling.wait` follow it.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         `holders` have it, or a part of it: nothing is fetched across borders before they were asked.
+        While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
         title_id = manifest.title_id
@@ -124,12 +136,63 @@ class Node:
         # Before the first decision: a node that knows of nobody else is master of everything.
         filling.set_members([*members, self.info])
         self._fillings[title_id] = filling
-        self.peers.follow(filling)
+        if urgency is not None:
+            self._urgencies = self._urgencies | {title_id: urgency}
         if stored.live:
             filling.done.set()
+            self.yield_turn(title_id)
         else:
+            # Before the first decision: a more urgent title may be under way. And anew: it was not there to be told.
+            self._agenda.drop(title_id)
+            self.take_turn(title_id)
             self.nursery.start_soon(filling.run)
+        self.peers.follow(filling)
         return filling
+
+    # ---- several titles at once
+
+    def urgency(self, title_id: TitleId) -> Urgency:
+        """Return how urgent a title is here. Callable from any thread."""
+        return self._urgencies.get(title_id, NOT_ORDERED)
+
+    def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
+        """Note how urgent everything is that is ordered here; what runs follows at once."""
+        if urgencies == self._urgencies:
+            return
+        self._urgencies = dict(urgencies)
+        now = trio.current_time()
+        for title_id in self._agenda.titles():
+            self._agenda.put(now, title_id, self.urgency(title_id))
+        self._look_at_agenda()
+        for link in self.peers.links():
+            link.hurry_uploads()
+
+    def take_turn(self, title_id: TitleId) -> None:
+        """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
+        self._agenda.put(trio.current_time(), title_id, self.urgency(title_id))
+        self._look_at_agenda()
+
+    def note_moved(self, title_id: TitleId) -> None:
+        """Note that payload of a title is arriving."""
+        if self._agenda.saw(trio.current_time(), title_id):
+            self._look_at_agenda()
+
+    def yield_turn(self, title_id: TitleId) -> None:
+        """Let less urgent titles ask: this one has nothing to ask for, or cannot."""
+        self._agenda.drop(title_id)
+        self._look_at_agenda()
+
+    async def watch_agenda(self) -> None:
+        """Look again and again whether a title has got stuck; runs until cancelled."""
+        while True:
+            await trio.sleep(AGENDA_S)
+            if len(self._agenda) > 1:
+                self._look_at_agenda()
+
+    def _look_at_agenda(self) -> None:
+        for title_id, held in self._agenda.look(trio.current_time()).items():
+            if (filling := self._fillings.get(title_id)) is not None:
+                filling.handle(events.HeldBack() if held else events.Released())
 
     def fillings(self) -> list[Filling]:
         """Return the fills that still run."""
@@ -239,6 +302,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 node = Node(config, store, info, nursery, plane)
                 await node.open_stored()
                 nursery.start_soon(plane.watch_slots)
+                nursery.start_soon(node.watch_agenda)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)

@@ -148,6 +148,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read a scenario, or a topology of the lab. Raises `ConfigError`."""
         try:
             settings: dict[str, Any] = tomllib.loads(path.read_text())
+            if "titles" in settings:
+                raise ConfigError("it has several titles, and the simulator fills one: leave out [[titles]]")
             scenario = msgspec.convert(settings, cls, strict=False)
             scenario.check()
         except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, ConfigError) as error:

@@ -106,6 +106,16 @@ class ChunksCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Occurs when a more urgent title of this cache moves: until `Released` nothing new is to be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Occurs when no more urgent title of this cache moves any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Occurs when the moment that `Fill.next_wakeup` named has come."""
 
@@ -124,5 +134,7 @@ Event = (
     | ChunkReceived
     | RequestFailed
     | ChunksCommitted
+    | HeldBack
+    | Released
     | TimePassed
 )

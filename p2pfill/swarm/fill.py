@@ -14,6 +14,9 @@ The rules, in the order in which they bind:
    chunk taken on such grounds is an escalation and is counted with its reason.
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
+
+Above all of them stand more urgent titles of the same cache (`swarm.agenda`): between `HeldBack` and `Released` nothing
+is asked for, and no time passes for what waits. What is in flight goes on, and others are told of it as ever.
 """
 
 from __future__ import annotations
@@ -113,6 +116,7 @@ class Fill:
         self.duplicate_bytes = 0
         self._random = random
         self._heard = heard
+        self._is_held = False
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
@@ -170,6 +174,10 @@ class Fill:
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     self.ledger.commit(chunk)
+            case events.HeldBack():
+                self._is_held = True
+            case events.Released():
+                self._release(now)
             case events.TimePassed():
                 pass
             case _:
@@ -197,6 +205,7 @@ class Fill:
                 | events.InterestShown()
                 | events.SourceProgressed()
                 | events.ChunksCommitted()
+                | events.HeldBack()
                 | events.TimePassed()
             ):
                 pass
@@ -254,11 +263,14 @@ class Fill:
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
         counts = self.ledger.counts
-        missing = self.ledger.missing
+        missing, held_back = self.ledger.missing, 0
+        if self._is_held:
+            missing, held_back = Bitmap(self.manifest.chunk_count), missing.count()
         in_isp = missing & self.available.held[Scope.ISP]
         elsewhere = missing.and_not(self.available.held[Scope.ISP])
         mine = (elsewhere & self._masters.duties()[Scope.REGION]).count()
         waits = {
+            "a more urgent title": held_back,
             "room at a peer": in_isp.count(),
             "the ISP's fill master": elsewhere.count() - mine,
             "a source beyond the ISP": mine,
@@ -371,6 +383,20 @@ class Fill:
             chunks = tuple(request.chunk for request in source.requests.values())
             self._out.append(actions.ClaimChunks(chunks))
 
+    # ---- holding back
+
+    def _release(self, now: float) -> None:
+        """Ask again. Whoever has let this cache wait meanwhile was not asked, or has served more urgent titles first.
+
+        So all waits begin anew: a source, or a master, that is dead is found out later, but none is taken for dead.
+        """
+        if self._is_held:
+            self._is_held = False
+            self._starved_at = None
+            self._masters.wait_anew(now)
+            for source in self.sources.values():
+                source.wait_anew(now)
+
     # ---- requests end
 
     def _receive(self, now: float, number: int) -> None:
@@ -379,7 +405,10 @@ class Fill:
             return
         source = self.sources[request.source]
         length = self.manifest.chunk_length(request.chunk)
-        source.note_delivery(now, request, length)
+        if self._is_held:
+            source.count(now, length)
+        else:
+            source.note_delivery(now, request, length)
         source.faults = 0
         self._masters.saw(now, source.id)
         del self._requests[number], source.requests[number]
@@ -411,12 +440,14 @@ class Fill:
         for source in self.sources.values():
             if source.barred_reason and now >= source.barred_until:
                 self._unbar(source)
-            if source.requests and now >= self._deadline(source):
+            if source.requests and not self._is_held and now >= self._deadline(source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
+        self._masters.forget_claims(now - CLAIM_S)
+        if self._is_held:
+            return
         if self.policy.escalate:
             self._pass_over_slow(now)
             self._end_starvation(now)
-        self._masters.forget_claims(now - CLAIM_S)
         if self.policy.escalate:
             owing = {source.id for source in self.sources.values() if source.requests}
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
@@ -482,6 +513,8 @@ class Fill:
 
     def _ask(self, now: float, names: Iterable[str]) -> None:
         """Ask the sources `names` for what they may deliver."""
+        if self._is_held:
+            return
         size = self.manifest.chunk_size
         sources = [self.sources[name] for name in names if name in self.sources]
         open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]

@@ -99,6 +99,12 @@ class Masters:
         for chunk in chunks:
             self._claims[chunk] = (node_id, now)
 
+    def wait_anew(self, now: float) -> None:
+        """Give everybody who is relied on the usual time again to show life, or to catch up."""
+        self._seen_at.update(dict.fromkeys(self.members, now))
+        self._elected_at = now
+        self._lags_since.clear()
+
     def lose(self, node_id: str) -> None:
         """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
         self.leave_out(node_id, "master-lost")

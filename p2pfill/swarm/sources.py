@@ -128,8 +128,18 @@ class Source:
             sample = self.last_rate = self.sample_bytes / max(self.sample_s, SAMPLE_S)
             self.rate_bytes_s += (sample - self.rate_bytes_s) * (RATE_WEIGHT if self.rate_bytes_s else 1.0)
             self.sample_bytes, self.sample_s = 0, 0.0
+        self.count(now, length)
+
+    def count(self, now: float, length: int) -> None:
+        """Count a delivered chunk of `length` bytes into the totals alone: when it came says nothing of the source."""
         self.delivered_at = self.progress_at = now
         self.bytes_kept += length
+
+    def wait_anew(self, now: float) -> None:
+        """Measure from now on how long what is outstanding takes, and whether it is slow."""
+        self.slow_since = float("inf")
+        for request in self.requests.values():
+            request.asked_at = now
 
     def pace(self, now: float, chunk_size: int) -> float:
         """Return the bytes per second that it delivers, or at most can be delivering, for each unit of its weight.

@@ -35,6 +35,8 @@ ORIGINS_MAX: Final = 16
 ORIGIN_CHARS_MAX: Final = 2048
 PRIORITY_MAX: Final = 1_000_000
 POLICY_S_MAX: Final = 7 * 86400.0
+DEADLINE_MAX: Final = 253402300799.0
+"""The last second of the year 9999, which every calendar can show."""
 COUNTER_MAX: Final = 1 << 62
 """Fits SQLite and JSON readers alike, and sums of two of them fit 64 bits."""
 
@@ -129,6 +131,8 @@ def check_fill(request: FillRequest) -> Selector:
         fits = 0 < len(url) <= ORIGIN_CHARS_MAX and url.isprintable()
         require(fits, f"origin {url[:80]!r} is not a URL of 1 to {ORIGIN_CHARS_MAX} printable characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
+    if (deadline := request.deadline) is not None:
+        require(0 < deadline <= DEADLINE_MAX, f"deadline is not within 1970 to 9999, in seconds: {deadline:g}")
     for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
         value = getattr(request.policy, key)
         require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")

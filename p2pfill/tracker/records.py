@@ -5,11 +5,14 @@ Same conventions: titles as 64 hexadecimal digits, sizes in bytes, times in seco
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import TitleReport
+from p2pfill.model.urgency import Urgency
 
 
 class TitleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +41,10 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origins: list[str]
     """Base URLs below which the title's files lie; may be empty where some cache holds the title."""
     priority: int = 0
+    """Larger is more urgent."""
     policy: FillPolicy = FillPolicy()
+    deadline: float | None = None
+    """When the title should be live on all nodes; among fills of one priority the earlier goes first."""
 
 
 class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,6 +61,11 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fill_id: str
     request: FillRequest
     created_at: float
+
+    @property
+    def urgency(self) -> Urgency:
+        """Where it stands among all fills."""
+        return Urgency.of(self.request.priority, self.request.deadline)
 
 
 class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
@@ -84,6 +95,11 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     escalations: dict[str, int] = {}
 
 
+Outlook = Literal["", "due", "late", "kept", "missed"]
+"""`due`: nothing speaks against the deadline; `late`: at the present rate of some node it will be missed; `kept` and
+`missed` are final."""
+
+
 class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     """A fill with its progress."""
 
@@ -94,6 +110,8 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     """At least one node is assigned and all of them are live with the title."""
     totals: FillTotals
     nodes: list[NodeProgress]
+    outlook: Outlook = ""
+    """What has become, or will become, of the deadline; empty where there is none."""
 
 
 class Fills(msgspec.Struct, forbid_unknown_fields=True):

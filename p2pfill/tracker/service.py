@@ -24,6 +24,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
 from p2pfill.model.selector import Selector
+from p2pfill.model.urgency import Urgency
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_title, require
@@ -347,6 +348,7 @@ class Service:
                 priority=fill.request.priority,
                 policy=fill.request.policy,
                 roster=self.roster(node_id, title),
+                deadline=fill.request.deadline,
             )
             for title, fill in best.items()
         ]
@@ -405,9 +407,9 @@ class Service:
             state.changed.set()
 
 
-def urgency(fill: FillRecord) -> tuple[int, float, str]:
-    """Return the sort key of fills: larger priority first, then the older."""
-    return -fill.request.priority, fill.created_at, fill.fill_id
+def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:
+    """Return the sort key of fills: the most urgent first, then the older, and no two alike."""
+    return fill.urgency, fill.created_at, fill.fill_id
 
 
 def _holds(report: TitleReport) -> bool:

@@ -14,6 +14,7 @@ from p2pfill.tracker.records import (
     FillTotals,
     NodeProgress,
     NodeStatus,
+    Outlook,
     RankedSource,
     Sources,
     Status,
@@ -43,7 +44,23 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         done=totals.nodes > 0 and totals.live == totals.nodes,
         totals=totals,
         nodes=nodes,
+        outlook=_outlook(fill.request.deadline, totals, nodes, time.time()),
     )
+
+
+def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgress], now: float) -> Outlook:
+    """Return what becomes of a deadline, as far as the nodes' own clocks and rates tell."""
+    if deadline is None:
+        return ""
+    reports = [node.report for node in nodes if node.report is not None]
+    if any(report.finished_at > deadline for report in reports):
+        return "missed"
+    if 0 < totals.nodes == totals.live:
+        return "kept"
+    if now > deadline:
+        return "missed"
+    left_s = [(r.title_bytes - r.have_bytes) / r.rate_bytes_s for r in reports if r.rate_bytes_s >= 1]
+    return "late" if now + max(left_s, default=0.0) > deadline else "due"
 
 
 def _add(totals: FillTotals, progress: NodeProgress) -> None:

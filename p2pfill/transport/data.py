@@ -20,6 +20,7 @@ import trio
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
+from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, check_header, decode_header, encode_header
 from p2pfill.transport.plane import DataPlane, Next, Stream
 
@@ -114,8 +115,9 @@ class Receiver(Stream):
 
     @property
     def begun(self) -> tuple[int, int] | None:
-        """Request id and bytes of a chunk that has come in part, once the stream is over: payload without use."""
-        return (self._header.request_id, self._taken) if self._header is not None and self._taken else None
+        """Request id and bytes of a chunk that has come in part; once the stream is over, payload without use."""
+        header = self._header  # looked at once: while the stream runs, a thread of the plane may be done with it
+        return (header.request_id, self._taken) if header is not None and self._taken else None
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
@@ -221,12 +223,18 @@ class Upload(NamedTuple):
 
     header: DataHeader
     title: ChunkStore
+    urgency: Urgency = Urgency()
+
+
+_HEARD: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Sender(Stream):
     """The end that a node serves chunks on. Run it once; `wake` it when there is something to send.
 
     `take()` is called in a thread of the plane and returns the next chunk to send, or None where none waits.
+    `urgency()` tells, in any thread, how urgent that chunk is, or None: a chunk is taken only once there is a slot for
+    it, so what is more urgent and comes meanwhile goes first.
     `sent(header)` is called in the event loop for each chunk whose last byte was handed to the kernel.
     """
 
@@ -235,10 +243,12 @@ class Sender(Stream):
         sock: trio.socket.SocketType,
         plane: DataPlane,
         take: Callable[[], Upload | None],
+        urgency: Callable[[], Urgency | None],
         sent: Callable[[DataHeader], None],
     ) -> None:
         super().__init__(sock, plane)
         self._take = take
+        self._urgency = urgency
         self._sent = sent
         self._upload: Upload | None = None
         self._idle = False
@@ -266,6 +276,11 @@ class Sender(Stream):
         self.plane.arm(self)
         return True
 
+    def hurry(self) -> None:
+        """Note that something more urgent may be there to be sent: it waits for its slot among its like."""
+        if self.place is not None and (urgency := self._urgency()) is not None:
+            self.plane.hurry(self, urgency)
+
     @property
     def is_busy(self) -> bool:
         """Whether a chunk is being sent."""
@@ -281,42 +296,59 @@ class Sender(Stream):
 
     def work(self, ready: int) -> Next:
         """Send what is to be sent."""
-        if self._upload is None:
-            if ready & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
-                return self._hear()
-            self._take_next()
-            if self._upload is None:
-                return Next.WAIT
-        if not self.has_slot and not self.plane.take_slot(self):
-            return Next.PARK
+        if self._upload is None and ready & _HEARD:
+            return self._hear()
+        urgency = self._next_urgency()
+        if urgency is None:
+            self.plane.release_slot(self)
+            return Next.WAIT
+        if not self.has_slot and not self.plane.take_slot(self, urgency):
+            return self._park()
         for _ in range(RUN_CHUNKS):
+            if self._upload is None and not self._take_next():
+                break
             if self._upload is None or not self._send(self._upload):
                 break
             self.plane.tell(partial(self._sent, self._upload.header))
             self._upload = None
-            self._take_next()
             if self.plane.has_slot_queue:
                 break
         return self._rest()
 
     def _rest(self) -> Next:
-        """Keep the slot inside a chunk, pass it on between chunks."""
+        """Keep the slot inside a chunk; between chunks keep it only where nobody waits for something as urgent."""
         if self._upload is not None and self._moved:
             return Next.WAIT
-        self.plane.release_slot(self)
-        if self._upload is not None and not self.plane.take_slot(self):
-            return Next.PARK
-        return Next.WAIT
+        urgency = self._next_urgency()
+        if urgency is None:
+            self.plane.release_slot(self)
+            return Next.WAIT
+        return Next.WAIT if self.plane.renew_slot(self, urgency) else self._park()
 
-    def _take_next(self) -> None:
-        self._upload = self._take()
-        if self._upload is None:
+    def _park(self) -> Next:
+        # What came between the question how urgent it is and the queue has found nobody there to hurry.
+        self.hurry()
+        return Next.PARK
+
+    def _next_urgency(self) -> Urgency | None:
+        """Return how urgent what it sends next is; None where nothing is to be sent, and then it is idle."""
+        if self._upload is not None:
+            return self._upload.urgency
+        urgency = self._urgency()
+        if urgency is None:
             # In this order: a request that comes in between finds either the flag or this second look.
             self._idle = True
-            self._upload = self._take()
-        if self._upload is not None:
+            urgency = self._urgency()
+        if urgency is not None:
             self._idle = False
-            self._head, self._moved = encode_header(self._upload.header), 0
+        return urgency
+
+    def _take_next(self) -> bool:
+        self._upload = self._take()
+        if self._upload is None:
+            return False
+        self._head, self._moved = encode_header(self._upload.header), 0
+        return True
 
     def _hear(self) -> Next:
         try:

@@ -11,6 +11,8 @@ time than hashing and copying; a thread per stream, which 64 peers would make 64
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import select
 import threading
@@ -20,12 +22,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from p2pfill.errors import TransferError
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.urgency import Urgency
 
 EAGER_MS: Final = 1
 """How long a thread may wait for one socket while there are threads for all streams: saves arming it again."""
@@ -39,6 +42,15 @@ class Next(Enum):
     END = "nothing more will come"
 
 
+class Place(NamedTuple):
+    """Where a stream stands in the queue for upload slots."""
+
+    urgency: Urgency
+    number: int
+    """Grows with each that queues, so that equals go in order of arrival."""
+    stream: Stream
+
+
 class Stream(ABC):
     """One data stream of a plane. `work` runs in the plane's threads, all else in the event loop."""
 
@@ -50,6 +62,8 @@ class Stream(ABC):
         """Held by the thread that serves the stream."""
         self.closed = False
         self.has_slot = False
+        self.place: Place | None = None
+        """Where it waits for a slot, if it does."""
         self.moved_bytes = 0
         """Payload bytes moved so far; grows inside a chunk too."""
         self.moved_at_look = 0
@@ -110,7 +124,9 @@ class DataPlane:
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
         self._slots_free = upload_slots
-        self._slot_queue: deque[Stream] = deque()
+        self._slot_queue: list[Place] = []
+        """A heap. A place that its stream has left for a better one stays until it comes up."""
+        self._slot_numbers = itertools.count()
         self._token = trio.lowlevel.current_trio_token()
         self._news: deque[Callable[[], object]] = deque()
         self._has_told = False
@@ -184,33 +200,66 @@ class DataPlane:
         """Whether a stream waits for an upload slot."""
         return bool(self._slot_queue)
 
-    def take_slot(self, stream: Stream) -> bool:
-        """Give an upload slot to `stream`, which has none, or queue it for one."""
+    def take_slot(self, stream: Stream, urgency: Urgency) -> bool:
+        """Give an upload slot to `stream`, which has none, or queue it for one: the most urgent goes first."""
         with self._slot_lock:
             if self._slots_free:
                 self._slots_free -= 1
                 stream.has_slot = True
-            elif stream not in self._slot_queue:
-                self._slot_queue.append(stream)
+            elif stream.place is None:
+                self._queue(stream, urgency)
             return stream.has_slot
 
+    def hurry(self, stream: Stream, urgency: Urgency) -> None:
+        """Let `stream` wait as something more urgent, if it waits: what it is to send has changed."""
+        with self._slot_lock:
+            if stream.place is not None and urgency < stream.place.urgency:
+                self._queue(stream, urgency)
+
+    def renew_slot(self, stream: Stream, urgency: Urgency) -> bool:
+        """Leave `stream` its slot for a next chunk unless somebody waits whose chunk is as urgent; then queue it."""
+        with self._slot_lock:
+            if not stream.has_slot:
+                return True  # it was taken away meanwhile; the next turn asks for another
+            heir = self._first_waiting()
+            if heir is None or urgency < heir.urgency:
+                return True
+            heapq.heappop(self._slot_queue)
+            stream.has_slot = False
+            self._queue(stream, urgency)
+            self._hand_to(heir.stream)
+        self.arm(heir.stream)
+        return False
+
     def release_slot(self, stream: Stream) -> None:
-        """Take the slot from `stream`, if it has one, and give it to the one that waits longest."""
-        heir: Stream | None = None
+        """Take the slot from `stream`, if it has one, and give it to the most urgent one that waits."""
         with self._slot_lock:
             if not stream.has_slot:
                 return
             stream.has_slot = False
-            while self._slot_queue and heir is None:
-                heir = self._slot_queue.popleft()
-                if heir.closed:
-                    heir = None
+            heir = self._first_waiting()
             if heir is None:
                 self._slots_free += 1
-            else:
-                heir.has_slot = True
-        if heir is not None:
-            self.arm(heir)
+                return
+            heapq.heappop(self._slot_queue)
+            self._hand_to(heir.stream)
+        self.arm(heir.stream)
+
+    def _queue(self, stream: Stream, urgency: Urgency) -> None:
+        stream.place = Place(urgency, next(self._slot_numbers), stream)
+        heapq.heappush(self._slot_queue, stream.place)
+
+    def _first_waiting(self) -> Place | None:
+        """Return the first place in the queue whose stream still waits there, and remove those before it."""
+        while self._slot_queue:
+            place = self._slot_queue[0]
+            if place is place.stream.place and not place.stream.closed:
+                return place
+            heapq.heappop(self._slot_queue)
+        return None
+
+    def _hand_to(self, heir: Stream) -> None:
+        heir.has_slot, heir.place = True, None
 
     async def watch_slots(self) -> None:
         """Take upload slots from streams that stand still; runs until cancelled."""

@@ -30,6 +30,18 @@ isp-a = ["a1", "a2"]
 isp-b = ["b1", "b2"]
 """
 
+TITLES = """
+[[titles]]
+name = "bulk"
+size_mib = 6
+
+[[titles]]
+name = "urgent"
+size_mib = 2
+priority = 1
+at = 0.3
+"""
+
 
 @pytest.fixture(autouse=True)
 def _can_make_namespaces() -> None:
@@ -75,6 +87,23 @@ def test_both_contenders_fill_the_lab(command: list[str], tmp_path: Path) -> Non
     assert fill["contender"] == "p2pfill"
     assert sum(fill["payload_tiers"].values()) == 4 * 4 * 1024 * 1024
     assert (tmp_path / "out" / "test.md").is_file()
+
+
+def test_several_titles_fill_the_lab_alone_and_together(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "test.toml").write_text(TOPOLOGY + TITLES)
+    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert [run["contender"] for run in record["runs"]] == ["bulk alone", "urgent alone", "all together"]
+    for run, mib in zip(record["runs"], (6, 2, 8), strict=True):
+        assert not run["failed"]
+        assert sum(run["payload_tiers"].values()) == 4 * mib << 20
+    together = record["runs"][-1]
+    assert 0 < together["titles_s"]["urgent"] < together["seconds"]
+    assert together["titles_s"]["bulk"] <= together["seconds"] + 0.01
+    found = record["summary"]["titles"]["urgent"]
+    assert found["alone_s"]["median"] == record["runs"][1]["seconds"]
+    assert found["beside_s"]["median"] == together["titles_s"]["urgent"]
 
 
 def test_nothing_is_left_of_a_run_that_is_interrupted(command: list[str], tmp_path: Path) -> None:

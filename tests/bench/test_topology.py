@@ -11,11 +11,12 @@ from docs.pages import ROOT, blocks, read
 
 from bench.swarm import topology as module
 from bench.swarm.__main__ import parse_arguments
-from bench.swarm.topology import Event, Topology, TopologyError, load_topology, parse_topology
+from bench.swarm.topology import Event, Title, Topology, TopologyError, load_topology, parse_topology
 
 FILES = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
 PAGE = ROOT / "docs" / "swarm-benchmark.md"
 BASE = 'host_mbit = 100\n[isps]\ncloud = ["origin"]\nisp-a = ["a1", "a2"]\nisp-b = ["b1"]\n'
+TITLES = "[[titles]]\nname = 'bulk'\nsize_mib = 256\n[[titles]]\nname = 'urgent'\nsize_mib = 64\n"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -23,6 +24,16 @@ def test_committed_topologies_load(path: Path) -> None:
     topology = load_topology(path)
     assert topology.counted()
     assert len({host.address for host in topology.hosts()}) == len(topology.hosts())
+
+
+def test_several_titles_share_a_lab() -> None:
+    topology = parse_topology(BASE + TITLES + "priority = 3\nat = 0.5\n", "x")
+    bulk, urgent = topology.titles
+    assert topology.size == 320 << 20
+    assert (bulk.priority, bulk.at_seconds(8.0), urgent.priority, urgent.at_seconds(8.0)) == (0, 0.0, 3, 4.0)
+    by_itself = topology.with_title(urgent)
+    assert (by_itself.size, by_itself.titles, by_itself.hosts()) == (64 << 20, [], topology.hosts())
+    assert Title(name="x", size_mib=1, at_s=2.0).at_seconds(8.0) == 2.0
 
 
 def test_what_is_left_out_has_its_default() -> None:
@@ -86,6 +97,14 @@ def test_when_events_happen() -> None:
         ("origin = 'o'\n" + BASE, "the origin 'o' is in no ISP"),
         ("size_mib = 0\n" + BASE, "size_mib must be"),
         ("apart = ['a1', 'a2', 'b1']\n" + BASE, "no cache is left that counts"),
+        (BASE + TITLES[: TITLES.rindex("[[")], "there must be 2 to 16 titles"),
+        (BASE + TITLES.replace("urgent", "bulk"), "names of titles must be unique"),
+        (BASE + TITLES.replace("urgent", "u 1"), "title name 'u 1'"),
+        (BASE + TITLES.replace("size_mib = 64", "size_mib = 0"), "size_mib of title 'urgent' must be"),
+        (BASE + TITLES + "at = -1\n", "title 'urgent' must be ordered at 0 or later"),
+        (BASE + TITLES + "at = 1\nat_s = 1\n", "title 'urgent' has both `at`"),
+        (BASE + TITLES.replace("size", "at = 1\nsize"), "one of the titles must be ordered at 0"),
+        (BASE + TITLES + "[[events]]\nkind = 'kill'\nhost = 'a1'\nat = 1\n", "there are no events where"),
         (BASE + 'isp-c = ["a1"]\n', "host names must be unique"),
         (BASE + 'isp-c = ["C 1"]\n', "host name 'C 1'"),
         (BASE + "isp-c = []\n", "ISPs of 1 to 250 hosts"),
@@ -110,16 +129,17 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
 
 def test_every_key_is_described() -> None:
     page, docstring = read(PAGE), module.__doc__ or ""
-    for kind in (Topology, Event):
+    for kind in (Topology, Event, Title):
         for field in msgspec.structs.fields(kind):
             assert f"`{field.name}`" in page, field.name
             assert re.search(rf"\b{field.name}\b", docstring), field.name
 
 
 def test_the_topology_of_the_page_loads() -> None:
-    (example,) = [block for block in blocks(PAGE) if block.language == "text"]
+    example, titles = [block for block in blocks(PAGE) if block.language == "text"]
     topology = parse_topology(example.text, "page")
     assert [cache.name for cache in topology.counted()] == ["a1", "a2", "b1", "b2"]
+    assert [title.name for title in parse_topology(BASE + titles.text, "page").titles] == ["bulk", "urgent"]
 
 
 def test_the_options_of_the_page_exist(capsys: pytest.CaptureFixture[str]) -> None:

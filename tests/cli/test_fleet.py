@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from p2pfill.cli import main
+from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.fleet import pick_title
 from p2pfill.errors import ConfigError
 from p2pfill.tracker.records import TitleRecord
@@ -82,6 +83,40 @@ def test_status_for_people(fleet: Any, film: Path, make: Any, capsys: pytest.Cap
     assert "2 of 2 caches alive · 1 title · 1 fill" in said
     assert "75 %" in said
     assert "isp-b" in said
+
+
+def test_a_deadline_is_ordered_and_shown(
+    fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fill(fleet, film, "--deadline", "2033-05-18T05:33:20+02:00", "--priority", "2") == 0
+    fleet.beat("a1", make.report(make.manifest(), "filling", 3))
+    capsys.readouterr()
+    assert main(["status", "--tracker", fleet.url, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["fills"]
+    assert (one["fill"]["request"]["deadline"], one["outlook"]) == (2e9, "due")
+    assert main(["status", "--tracker", fleet.url]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "priority 2 running deadline 2033-05-18 03:33:20 UTC due" in said
+    assert fill(fleet, film, "--deadline", "tomorrow") == 2
+    assert "as in +90m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("+90m", 1000.0 + 5400), ("+1d12h", 1000.0 + 129600), ("+0s", 1000.0), ("+1h2m3s", 1000.0 + 3723),
+        ("1970-01-01T01:00:00Z", 3600.0), ("1970-01-01T01:00:00.5+01:00", 0.5), ("1970-01-02 00:00:00-00:00", 86400.0),
+    ],
+)  # fmt: skip
+def test_deadlines_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_deadline(text, 1000.0) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "+", "90m", "+90", "+5m3h", "-5m", "2030-01-31T06:00:00", "2030-01-31", "x" * 99])
+def test_deadlines_that_mean_nothing_or_not_one_instant_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="offset") as refused:
+        parse_deadline(text, 1000.0)
+    assert len(str(refused.value)) < 300
 
 
 @pytest.mark.process

@@ -14,11 +14,13 @@ from sim.worlds import CHAOS, ROOT, SMALL, run, world
 
 from bench.swarm.bounds import bound_s
 from bench.swarm.topology import load_topology
+from p2pfill.errors import ConfigError
 from p2pfill.sim.scenario import Fleet, LabEvent, Scenario
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.world import World
 
-LAB = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
+FILES = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
+LAB = [path for path in FILES if not load_topology(path).titles]
 
 
 @pytest.mark.parametrize("wire", [False, True])
@@ -39,6 +41,12 @@ def test_messages_as_bytes_or_as_objects_make_no_difference() -> None:
     plain, wired = run(wire=False), run(wire=True)
     assert plain.trace_digest == wired.trace_digest
     assert plain.messages == wired.messages
+
+
+@pytest.mark.parametrize("path", sorted({*FILES} - {*LAB}), ids=lambda path: path.stem)
+def test_several_titles_are_refused_in_words(path: Path) -> None:
+    with pytest.raises(ConfigError, match="several titles, and the simulator fills one"):
+        Scenario.load(path)
 
 
 @pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)

@@ -18,6 +18,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.recording import RecordingFill, play
 
 CHUNK_SIZE = 65536
 ORIGIN = "http://origin/"
@@ -393,3 +394,104 @@ def test_a_source_far_slower_than_others_is_passed_over() -> None:
     assert not fill.sources["a1"].requests
     assert not any(fill.sources[f"a{n}"].barred_reason for n in (2, 3, 4))
     fill.ledger.check()
+
+
+# ---- behind a more urgent title
+
+
+def held_fill(*, members: int = 3, record: list[bytes] | None = None) -> tuple[Fill, list[actions.RequestChunk]]:
+    """Return a fill of a1 in an ISP of `members` that has asked and is held back then, with what it has asked."""
+    nodes = [NodeInfo(NodeId(f"a{n}"), "a", "r") for n in range(1, members + 1)]
+    start = (title(60), nodes[0], FillPolicy(), random.Random("s"), 0.0, Bitmap(60))
+    fill = Fill(*start) if record is None else RecordingFill(record.append, "s", *start)
+    fill.handle(0.0, events.RosterChanged(tuple(nodes)))
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    for node in nodes[1:]:
+        fill.handle(0.0, events.CacheConnected(node))
+        fill.handle(0.0, events.HoldingsArrived(node.id, Bitmap(60)))
+    fill.handle(0.1, events.ChunksGained("a2", range(0, 60, 2)))
+    asked = asked_of(fill, 0.1)
+    assert {action.source for action in asked} >= {ORIGIN, "a2"}
+    fill.handle(0.2, events.HeldBack())
+    return fill, asked
+
+
+def test_a_fill_that_is_held_back_asks_nothing_and_takes_what_is_on_its_way() -> None:
+    fill, asked = held_fill()
+    fill.handle(0.3, events.ChunksGained("a3", range(60)))
+    assert not asked_of(fill, 0.3)
+    assert fill.waits()["a more urgent title"] == 60 - len(asked)
+    for action in asked:
+        fill.handle(0.4, events.ChunkReceived(action.request))
+    done = fill.poll_actions(0.4)
+    assert [type(action) for action in done] == [actions.AnnounceChunks]
+    assert fill.ledger.have.count() == len(asked)
+    fill.handle(0.5, events.Released())
+    assert fill.wants_poll
+    assert {action.source for action in asked_of(fill, 0.5)} >= {"a2", "a3"}
+    assert "a more urgent title" not in fill.waits()
+    fill.ledger.check()
+
+
+def test_a_fill_that_is_held_back_says_what_it_is_fetching_across_borders() -> None:
+    fill, asked = held_fill()
+    fill.handle(1.0, events.SourceProgressed(ORIGIN))
+    (claim,) = fill.poll_actions(1.0)
+    assert claim == actions.ClaimChunks(tuple(action.chunk for action in asked if action.source == ORIGIN))
+
+
+def test_no_wait_ends_while_a_fill_is_held_back() -> None:
+    """Neither are silent masters passed over, nor silent sources barred, nor does it starve, however long it takes."""
+    fill, asked = held_fill()
+    now = 0.2
+    while now < 100.0:
+        assert fill.poll_actions(now) == []
+        now += 0.25
+    fill.handle(now, events.Released())
+    later = now + FillPolicy().stall_wait_s - 0.5
+    while now < later:
+        assert not [a for a in fill.poll_actions(now) if isinstance(a, actions.CancelRequest)]
+        fill.handle(now, events.SourceProgressed(ORIGIN))
+        now += 0.25
+    assert not any(source.barred_reason for source in fill.sources.values())
+    assert not fill.escalations
+    assert fill.ledger.counts[1] >= len(asked)
+
+
+def test_a_master_that_died_meanwhile_is_passed_over_after_the_usual_wait() -> None:
+    fill, asked = held_fill()
+    fill.handle(100.0, events.Released())
+    now = 100.0
+    while now < 101.0 + FillPolicy().request_timeout_s:
+        for action in [*asked, *asked_of(fill, now)]:
+            if action.source == ORIGIN:
+                fill.handle(now, events.ChunkReceived(action.request))
+        now += 0.25
+    assert fill.escalations["master-stalled"] > 0
+    assert fill.sources["a2"].barred_reason == "delivered nothing in time"
+
+
+def test_what_came_late_behind_a_more_urgent_title_is_no_measure_of_its_source() -> None:
+    fill, asked = held_fill()
+    (first, *rest) = (action for action in asked if action.source == "a2")
+    for action, at in ((first, 30.0), (rest[0], 31.0)):
+        fill.handle(at, events.ChunkReceived(action.request))
+    assert fill.sources["a2"].rate_bytes_s == 0.0
+    assert fill.sources["a2"].bytes_kept == 2 * CHUNK_SIZE
+    fill.handle(40.0, events.Released())
+    fill.handle(40.1, events.ChunkReceived(rest[1].request))
+    assert fill.sources["a2"].rate_bytes_s == pytest.approx(CHUNK_SIZE / 0.1)
+
+
+def test_a_recorded_fill_that_was_held_back_plays_to_the_same_actions() -> None:
+    lines: list[bytes] = []
+    fill, asked = held_fill(record=lines)
+    for number, action in enumerate(asked):
+        fill.handle(1.0 + number, events.ChunkReceived(action.request))
+        fill.poll_actions(1.0 + number)
+    fill.handle(20.0, events.Released())
+    assert asked_of(fill, 20.0)
+    again, played, difference = play(lines, random.Random)
+    assert difference is None
+    assert played == len(lines) - 1
+    assert again.ledger.have == fill.ledger.have

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from p2pfill.tracker.api import Api
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import parse_listen, serve_tracker
+
+DUE = b'{"title": "' + b"0" * 64 + b'", "selector": "all", "origins": [], "deadline": %s}'
 
 
 async def publish(client: TrackerClient, make: Any, name: str = "film") -> str:
@@ -67,6 +70,57 @@ async def test_orders_reach_matching_nodes_and_those_that_join_later(client: Tra
     assert (await client.orders("n1", after=second.version, wait_s=5)).orders == []
     with pytest.raises(TrackerRefused):
         await client.fill(created.fill_id)
+
+
+async def test_orders_come_by_priority_then_deadline_then_age(client: TrackerClient, make: Any) -> None:
+    titles = {name: await publish(client, make, name) for name in ("old", "new", "soon", "later", "first")}
+    await client.heartbeat(make.report(make.info("n1")))
+    deadlines = {"soon": 2e9, "later": 3e9}
+    for name, title in titles.items():
+        priority = 1 if name == "first" else 0
+        await client.post_fill(FillRequest(title, "all", [], priority=priority, deadline=deadlines.get(name)))
+    found = await client.orders("n1")
+    names = {title: name for name, title in titles.items()}
+    assert [names[order.title] for order in found.orders] == ["first", "soon", "later", "old", "new"]
+    assert [order.deadline for order in found.orders] == [None, 2e9, 3e9, None, None]
+    assert [order.urgency for order in found.orders] == sorted(order.urgency for order in found.orders)
+    # Another order of a title that is ordered already: the more urgent one counts, and nodes hear of it.
+    await client.post_fill(FillRequest(titles["new"], "all", [], priority=2))
+    again = await client.orders("n1", after=found.version, wait_s=5)
+    assert names[again.orders[0].title] == "new"
+    assert len(again.orders) == 5
+
+
+async def test_what_becomes_of_a_deadline_is_shown(client: TrackerClient, make: Any) -> None:
+    title = await publish(client, make)
+    now = time.time()
+
+    async def outlook(deadline: float | None, *titles: TitleReport) -> str:
+        made = await client.post_fill(FillRequest(title, "all", [], deadline=deadline))
+        nonlocal sequence
+        for number, report in enumerate(titles):
+            sequence += 1
+            await client.heartbeat(make.report(make.info(f"n{number}"), sequence, report))
+        found = (await client.fill(made.fill_id)).outlook
+        await client.delete_fill(made.fill_id)
+        return found
+
+    def filling(rate_bytes_s: float) -> TitleReport:
+        return TitleReport(title, "filling", 4, 1, have_bytes=100, title_bytes=1100, rate_bytes_s=rate_bytes_s)
+
+    def live(at: float) -> TitleReport:
+        return TitleReport(title, "live", 4, 4, have_bytes=1100, title_bytes=1100, finished_at=at)
+
+    sequence = 0
+    assert await outlook(None, filling(1.0)) == ""
+    assert await outlook(now + 100, filling(0.0)) == "due"
+    assert await outlook(now + 100, filling(50.0)) == "due"
+    assert await outlook(now + 100, filling(50.0), filling(5.0)) == "late"
+    assert await outlook(now + 100, live(now), filling(500.0)) == "due"
+    assert await outlook(now + 100, live(now), live(now + 99)) == "kept"
+    assert await outlook(now - 100, live(now - 101), filling(500.0)) == "missed"
+    assert await outlook(now - 100, live(now - 101), live(now - 99)) == "missed"
+    assert await outlook(now - 100, live(now - 101), live(now - 101)) == "kept"
 
 
 async def test_a_long_poll_without_news_ends_in_time(client: TrackerClient, make: Any) -> None:
@@ -134,6 +188,9 @@ async def test_progress_is_summed_by_tier_and_explained(client: TrackerClient, m
         ("POST", "/v1/fills", b"{", 400, "FillRequest"),
         ("POST", "/v1/fills", b'{"title": "x", "selector": "all", "origins": []}', 400, "title id"),
         ("POST", "/v1/fills", b'{"title":"%s","selector":"who","origins":[]}' % (b"0" * 64), 400, "selector"),
+        ("POST", "/v1/fills", DUE % b"0", 400, "1970"),
+        ("POST", "/v1/fills", DUE % b"1e12", 400, "9999"),
+        ("POST", "/v1/fills", DUE % b'"soon"', 400, "float"),
         ("POST", "/v1/nodes/..%20/heartbeat", b"{}", 400, "node id"),
         ("POST", "/v1/nodes/n1/heartbeat", b"[" * 100_000, 400, "NodeReport"),
         ("GET", "/v1/nodes/n1/orders?after=x", b"", 400, "not a number"),

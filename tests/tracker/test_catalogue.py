@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -55,6 +56,21 @@ async def test_assignments_of_a_deleted_fill_do_not_come_back(catalogue: Catalog
     await catalogue.delete_fill("f1")
     await catalogue.save([], [("f1", "n2")])
     assert (await catalogue.load()).assignments == []
+
+
+async def test_fills_that_were_stored_before_there_were_deadlines_load(catalogue: Catalogue) -> None:
+    record = {
+        "fill_id": "f1",
+        "request": {"title": "ab" * 32, "selector": "all", "origins": [], "priority": 3, "policy": {"escalate": False}},
+        "created_at": 1.0,
+    }
+    await catalogue.call(lambda db: db.execute("INSERT INTO fills VALUES ('f1', ?)", [json.dumps(record).encode()]))
+    due = FillRecord("f2", FillRequest("ab" * 32, "all", [], deadline=2e9), 2.0)
+    await catalogue.add_fill(due, [])
+    old, new = (await catalogue.load()).fills
+    assert (old.request.priority, old.request.deadline, old.request.policy.escalate) == (3, None, False)
+    assert new == due
+    assert old.urgency < new.urgency
 
 
 async def test_a_closed_catalogue_refuses(catalogue: Catalogue) -> None:

@@ -12,6 +12,7 @@ import trio
 import xxhash
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
+from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
 from p2pfill.transport import plane as plane_module
@@ -69,10 +70,13 @@ class Outbox:
         self.sent: list[DataHeader] = []
         self.done = trio.Event()
         self._left = len(uploads)
-        self.sender = data.Sender(sock, plane, self.take, self.note)
+        self.sender = data.Sender(sock, plane, self.take, self.urgency, self.note)
 
     def take(self) -> data.Upload | None:
         return self.uploads.pop(0) if self.uploads else None
+
+    def urgency(self) -> Urgency | None:
+        return self.uploads[0].urgency if self.uploads else None
 
     def note(self, header: DataHeader) -> None:
         self.sent.append(header)
@@ -242,6 +246,36 @@ async def test_a_stream_that_stands_still_gives_its_slot_to_another(
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
     assert inbox.got == [(2, "")]
+
+
+async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: DataPlane, tmp_path: Path) -> None:
+    source, target, payload = two_titles(tmp_path)
+    frozen, _nobody = trio.socket.socketpair()
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(target, payload)
+    with frozen, _nobody, near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+            nursery.start_soon(stuck.sender.run)
+            while not stuck.sender.has_slot:
+                await trio.sleep(0.01)
+            bulk, urgent = (
+                data.Upload(DataHeader(number, 3, len(payload)), source, Urgency(rank))
+                for number, rank in ((2, 0), (3, -1))
+            )
+            outbox = Outbox(plane, near, [bulk])
+            nursery.start_soon(outbox.sender.run)
+            nursery.start_soon(inbox.receiver(plane, far).run)
+            while outbox.sender.place is None:
+                await trio.sleep(0.01)
+            outbox.uploads.insert(0, urgent)
+            outbox.sender.hurry()
+            assert outbox.sender.place.urgency == Urgency(-1)
+            plane.release_slot(stuck.sender)
+            while len(inbox.got) < 2:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert inbox.got == [(3, ""), (2, "")]
 
 
 async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, tmp_path: Path) -> None:

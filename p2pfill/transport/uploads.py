@@ -1,0 +1,76 @@
+"""What one remote has asked for and was not sent yet: the most urgent first, of one urgency in order of arrival.
+
+The event loop puts and withdraws, threads of the data plane take; a lock is held for a few dictionary operations. How
+urgent a title is gets looked up when something is taken, so a change takes effect with the next chunk. The cost of a
+chunk grows with the titles that the remote waits for, not with its requests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from p2pfill.model.ids import TitleId
+from p2pfill.model.urgency import Urgency
+
+
+class Asked(NamedTuple):
+    """A request that waits."""
+
+    request_id: int
+    title: TitleId
+    chunk: int
+
+
+class UploadQueue:
+    """The requests of one remote; how many there are at most is the link's rule."""
+
+    def __init__(self, urgency_of: Callable[[TitleId], Urgency]) -> None:
+        """`urgency_of` is called from several threads."""
+        self._urgency_of = urgency_of
+        self._lock = threading.Lock()
+        self._title_of: dict[int, TitleId] = {}
+        self._waiting: dict[TitleId, OrderedDict[int, int]] = {}
+        """Title -> request -> chunk, in order of arrival."""
+
+    def __len__(self) -> int:
+        return len(self._title_of)
+
+    def put(self, request_id: int, title: TitleId, chunk: int) -> None:
+        """Add a request, whose id is larger than all before."""
+        with self._lock:
+            self._title_of[request_id] = title
+            self._waiting.setdefault(title, OrderedDict())[request_id] = chunk
+
+    def withdraw(self, request_id: int) -> None:
+        """Remove a request, if it still waits."""
+        with self._lock:
+            title = self._title_of.pop(request_id, None)
+            if title is not None:
+                del self._waiting[title][request_id]
+                self._forget_if_empty(title)
+
+    def urgency(self) -> Urgency | None:
+        """Return that of what would be taken now; None where nothing waits."""
+        with self._lock:
+            return min(map(self._urgency_of, self._waiting), default=None)
+
+    def take(self) -> Asked | None:
+        """Remove and return the request that is to be served next."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            title = min(self._waiting, key=self._turn_of)
+            request_id, chunk = self._waiting[title].popitem(last=False)
+            del self._title_of[request_id]
+            self._forget_if_empty(title)
+            return Asked(request_id, title, chunk)
+
+    def _turn_of(self, title: TitleId) -> tuple[Urgency, int]:
+        return self._urgency_of(title), next(iter(self._waiting[title]))
+
+    def _forget_if_empty(self, title: TitleId) -> None:
+        if not self._waiting[title]:
+            del self._waiting[title]
