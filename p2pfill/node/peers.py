@@ -151,9 +151,9 @@ class Peers:
             await link.send_stream(sock)
 
     def _make_room(self) -> None:
-        """Give up the oldest link that no roster names any more; whoever was refused for it tries again."""
+        """Give up the oldest link that the rosters name no more; whoever was refused for want of room tries again."""
         for node_id, link in self._links.items():
-            if node_id not in self._wanted:
+            if self._wanted and node_id not in self._wanted:
                 link.close(GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
                 return
 

@@ -150,7 +150,7 @@ class Neighbourhoods:
         for (region, name), group in groups.items():
             isp = self._isps[region, name] = _Isp(self._rings)
             isp.load(group)
-            isp.border = isp.first()
+            isp.settle()
             self._weigh(region, name)
             borders[_REGION + region].extend((node_id, name) for node_id in isp.border)
             borders[_WORLD].extend((node_id, region) for node_id in isp.border)
@@ -171,15 +171,16 @@ class Neighbourhoods:
         """Let rings and weights follow what an ISP is now; return whom that concerns."""
         region, name = key
         isp = self._isps[key]
-        before, isp.border = isp.border, isp.first()
+        before, sworn = isp.border, isp.sworn
+        isp.settle()
         changed: set[str] = set()
         for node_id in before.keys() - isp.border.keys():
             changed |= self._level(_REGION + region).remove(node_id) | self._level(_WORLD).remove(node_id)
         for node_id in isp.border.keys() - before.keys():
             changed |= self._level(_REGION + region).add(node_id, name)
             changed |= self._level(_WORLD).add(node_id, region)
-        if isp.electors is None:
-            changed |= isp.border.keys()
+        if isp.sworn != sworn:
+            changed |= isp.sworn.keys()
         vanished = self._weigh(region, name)
         if vanished:
             changed |= self._level(vanished).everybody()
@@ -190,7 +191,6 @@ class Neighbourhoods:
     def _weigh(self, region: str, name: str) -> str:
         """Add an ISP up; return the name of the ring whose caches must hear that a group is gone, if one is."""
         isp = self._isps[region, name]
-        isp.electors = None
         weights = self._isps_of[region]
         if isp.weight:
             weights[name] = isp.weight
@@ -246,7 +246,7 @@ class Neighbourhoods:
     def _electors(self, isp: _Isp) -> list[Elector]:
         """Return an ISP's electors with weights that add up to that of the whole ISP."""
         if isp.electors is None:
-            steps = {node_id: isp.counting[node_id] for node_id in isp.border if node_id in isp.counting}
+            steps = dict(isp.sworn)
             total = sum(steps.values())
             if total != isp.weight:
                 steps = {node_id: max(1, count * isp.weight // total) for node_id, count in steps.items()}
@@ -298,6 +298,8 @@ class _Isp:
         self.counting: dict[str, int] = {}
         """Those that take part in elections, each with its weight in steps."""
         self.border: dict[str, None] = {}
+        self.sworn: dict[str, int] = {}
+        """Those at the border that take part in elections, likewise."""
         self.weight = 0
         """Of all that count, in steps."""
         self.electors: list[Elector] | None = None
@@ -337,9 +339,11 @@ class _Isp:
         self.weight -= steps
         del self._order[bisect_left(self._order, (not steps, points[0], node_id))]
 
-    def first(self) -> dict[str, None]:
-        """Return the caches that stand at the border."""
-        return dict.fromkeys(node_id for _, _, node_id in self._order[:ELECTORS_MAX])
+    def settle(self) -> None:
+        """Choose anew who stands at the border."""
+        self.border = dict.fromkeys(node_id for _, _, node_id in self._order[:ELECTORS_MAX])
+        self.sworn = {node_id: self.counting[node_id] for node_id in self.border if node_id in self.counting}
+        self.electors = None
 
     def links(self, node_id: str) -> set[str]:
         """Return the neighbours of a cache, which need not be on the rings."""

@@ -122,8 +122,11 @@ def test_whoever_is_not_told_of_a_change_is_linked_as_before(
     built = around(make(sizes))
     before = graph(built)
     newcomer = NodeInfo(NodeId("newcomer"), f"isp{isp}", f"region{region}")
+    assert all(built.election(member.info) for member in built.members.values())
     told = built.put(newcomer, counts=True)
     during = graph(built)
+    place = newcomer.region, newcomer.isp
+    assert {name for name, (info, _) in built.members.items() if (info.region, info.isp) == place} <= told
     assert {name for name in before if before[name] != during[name]} <= told
     told = built.drop("newcomer")
     after = graph(built)
