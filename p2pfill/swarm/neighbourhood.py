@@ -53,7 +53,7 @@ on average, and that of none is one in three thousand."""
 
 ELECTORS_MAX: Final = 256
 """Caches of one ISP that take part in elections and have links across its border: the work at a border is shared finely
-enough by then, and an order stays near 10 KiB for them."""
+enough by then."""
 
 FINGERS_MAX: Final = 128
 """Of one cache that stands alone in its ISP among large ones, on each of the two rings."""
