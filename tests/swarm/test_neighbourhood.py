@@ -163,11 +163,11 @@ def test_the_last_cache_of_an_isp_or_region_is_news_for_all_who_count_with_it() 
 @pytest.mark.parametrize(
     ("sizes", "most"),
     [
-        ([(0, 100)] * 25, 64),
-        ([(isp // 25, 100) for isp in range(200)], 96),
+        ([(0, 100)] * 25, 96),
+        ([(isp // 25, 100) for isp in range(200)], 128),
         ([(0, 400), (0, 400), (1, 1)], DEGREE_MAX),
-        ([(0, 1)] * 1000, 96),
-        ([(region, 30) for region in range(8) for _ in range(10)], 96),
+        ([(0, 1)] * 1000, 128),
+        ([(region, 30) for region in range(8) for _ in range(10)], 128),
     ],
 )
 def test_the_degree_does_not_grow_with_the_fleet(sizes: list[tuple[int, int]], most: int) -> None:

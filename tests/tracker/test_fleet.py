@@ -87,7 +87,7 @@ async def test_an_answer_of_a_large_fleet_is_small_and_names_both_ends(tmp_path:
             rosters[node_id] = {entry.node.id for entry in order.roster}
         assert all(node_id in rosters[other] for node_id, others in rosters.items() for other in others)
         assert max(map(len, rosters.values())) <= 96
-        assert sum(map(len, rosters.values())) <= 36 * 3000
+        assert sum(map(len, rosters.values())) <= 44 * 3000
         answer = Orders(1, [fleet.order("c00000")])
         encoded = msgspec.json.encode(answer)
         assert len(encoded) < 24 * 1024
