@@ -396,41 +396,57 @@ class _Level:
         self._starts.sort()
 
     def add(self, node_id: str, group: str) -> set[str]:
-        """Add a cache; return whose links change."""
+        """Add a cache; return whose links change, and at times some more."""
         spot = self._place(node_id)
-        sources = {source for _, source in self._window(spot)}
-        before = {source: self._out(source) for source in sources}
+        before = self._aims(self._window(spot))
         insort(self._spots, spot)
         self._groups[group][node_id] = None
         self._group_of[node_id] = group
         self._begun[node_id] = self._starts_of(node_id, self._counts.setdefault(group, self._fingers))
         for start in self._begun[node_id]:
             insort(self._starts, start)
-        changed = self._resize(group)
-        return changed | self._differ(before) | self._linked(node_id) | {node_id}
+        changed = self._moved(before) | self._ends(self._begun[node_id]) | {node_id}
+        return changed | self._resize(group)
 
     def remove(self, node_id: str) -> set[str]:
-        """Remove a cache; return whose links change."""
+        """Remove a cache; return whose links change, and at times some more."""
         group = self._group_of[node_id]
-        changed = self._linked(node_id)
         spot = self._at[node_id]
-        sources = {source for _, source in self._window(spot)} - {node_id}
-        before = {source: self._out(source) for source in sources}
+        changed = self._ends(self._begun[node_id])
+        before = self._aims(start for start in self._window(spot) if start[1] != node_id)
         for start in self._begun.pop(node_id):
             del self._starts[bisect_left(self._starts, start)]
         del self._spots[bisect_left(self._spots, spot)]
         del self._groups[group][node_id], self._group_of[node_id], self._at[node_id]
         if not self._groups[group]:
             del self._groups[group], self._counts[group]
-        return changed | self._resize(group) | self._differ(before)
+        return changed | self._moved(before) | self._resize(group)
 
-    def _differ(self, before: dict[str, set[str]]) -> set[str]:
+    def _aims(self, starts: Iterable[Spot]) -> dict[Spot, str]:
+        return {start: self._target(start, self._group_of[start[1]]) for start in starts}
+
+    def _moved(self, before: dict[Spot, str]) -> set[str]:
+        """Return whose links change where fingers mean others than `before`."""
         changed: set[str] = set()
-        for source, then in before.items():
-            other = then ^ self._out(source)
-            if other:
-                changed |= other | {source}
+        for start, then in before.items():
+            now = self._target(start, self._group_of[start[1]])
+            if now != then:
+                changed |= {start[1]} | self._around(then) | self._around(now)
         return changed
+
+    def _ends(self, starts: Iterable[Spot]) -> set[str]:
+        """Return the caches at both ends of fingers."""
+        changed: set[str] = set()
+        for start, target in self._aims(starts).items():
+            changed |= {start[1]} | self._around(target)
+        return changed
+
+    def _around(self, target: str) -> set[str]:
+        """Return whom one finger more or less that means `target` concerns: where it is crowded, others give way."""
+        if target not in self._at:
+            return set()
+        aimed = self._aimed(target) if self._is_crowded(target) else []
+        return {target} | ({source for _, source in aimed} if len(aimed) >= POINTERS_MAX else set())
 
     def _resize(self, group: str) -> set[str]:
         """Give each cache the fingers that its group's size calls for; return whose links change."""
@@ -444,15 +460,15 @@ class _Level:
             before, self._counts[name] = self._counts[name], self._count(name)
             few, many = sorted((before, self._counts[name]))
             for node_id in self._groups[name]:
-                changed |= self._linked(node_id)
                 starts = self._begun[node_id] if many == before else self._starts_of(node_id, many)
                 self._begun[node_id] = starts[: self._counts[name]]
+                changed |= self._ends(starts[few:])
                 for start in starts[few:]:
                     if many == before:
                         del self._starts[bisect_left(self._starts, start)]
                     else:
                         insort(self._starts, start)
-                changed |= self._linked(node_id) | {node_id}
+                changed |= self._ends(starts[few:])
         return changed
 
     def _usual_size(self) -> int:
@@ -495,13 +511,16 @@ class _Level:
         return len(self._window(self._at[node_id])) > POINTERS_MAX
 
     def _pointers(self, node_id: str) -> list[Spot]:
-        """Return the fingers that mean a cache and that it takes: the nearest ones."""
-        found = [
+        """Return the fingers that mean a cache and that it takes."""
+        return self._aimed(node_id)[:POINTERS_MAX]
+
+    def _aimed(self, node_id: str) -> list[Spot]:
+        """Return the fingers that mean a cache, the nearest first."""
+        return [
             start
             for start in reversed(self._window(self._at[node_id]))
             if self._target(start, self._group_of[start[1]]) == node_id
         ]
-        return found[:POINTERS_MAX]
 
     def _window(self, spot: Spot) -> list[Spot]:
         """Return the fingers that may mean whoever is at `spot`, the nearest last."""

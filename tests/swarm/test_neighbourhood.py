@@ -94,7 +94,7 @@ def test_a_cache_alone_in_its_isp_has_ways_to_its_region_and_to_others(sizes: li
     assert others - {"region0"}
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(sizes, st.integers(0, 1 << 32), st.integers(0, 100))
 def test_the_answer_follows_from_who_is_there_and_not_from_what_was_before(
     sizes: list[tuple[int, int]], seed: int, everybody_max: int
