@@ -12,13 +12,13 @@ Links go both ways by construction and come in three kinds:
   next cache of another group on a ring of all. Only border caches have them, at most `ELECTORS_MAX` an ISP.
 
 A small ISP has more fingers for each of its caches: what it fetches for the others has to reach one of their masters,
-of whom there is one an ISP, and a chance of one in a thousand for each of a few fingers would leave it lying there.
+of whom each ISP has one, and a few fingers among many caches would as a rule mean none of them.
 
 Elections look at nothing but the weights of groups (`swarm.election.Duties`), so a cache needs the names of its own
 ISP's electors, and of every other ISP of the region and every other region no more than the weight: all elect the same
-as with the whole roster. That weight is told as that of a stand-in which is no cache. A real cache in its place would
-be judged by what it does, though it does no more than its own share; and when it died the weight of its group would be
-gone with it. Who stands for a group of which nobody is left, the tracker knows.
+as with the whole roster. In the elections a stand-in has that weight, which is no cache: a real one in its place would
+be judged by what it does, though it does no more than its own share, and when it died the weight of its group would be
+gone with it. When nobody of a group is left, the tracker says so.
 
 Weights are counted in steps of `1 / WEIGHT_STEPS`: sums of those are exact, in whatever order they are made.
 
