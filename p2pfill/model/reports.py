@@ -86,7 +86,7 @@ class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
 
     node: NodeInfo
     filling: bool
-    """It wants the title too, and so takes part in the election of fill masters."""
+    """It wants the title too, and so takes part in the election of fill masters; see `Order.election`."""
     have_chunks: int
     rank: int
     """0 is the best source."""
@@ -94,7 +94,32 @@ class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
     """Why it ranks there, in words."""
 
 
-class Order(msgspec.Struct, forbid_unknown_fields=True):
+class Elector(msgspec.Struct, forbid_unknown_fields=True):
+    """One cache of the own ISP that takes part in its elections."""
+
+    id: str
+    weight: float
+
+
+class GroupWeight(msgspec.Struct, forbid_unknown_fields=True):
+    """What another ISP of the region counts for in elections, or all of another region (`isp` is empty)."""
+
+    region: str
+    isp: str
+    weight: float
+
+
+class Election(msgspec.Struct, forbid_unknown_fields=True):
+    """Who takes part in the election of fill masters, where a fleet is too large to name everybody."""
+
+    weight: float
+    """What the node itself counts for; 0: it is not elected."""
+    electors: list[Elector]
+    """Of its own ISP, it among them. They need not be in the roster."""
+    groups: list[GroupWeight]
+
+
+class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One entry of a node's fill manifest: hold this title."""
 
     fill_id: str
@@ -105,6 +130,9 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     """Larger is more urgent."""
     policy: FillPolicy
     roster: list[RosterEntry]
+    """The nodes to be linked with."""
+    election: Election | None = None
+    """Absent in a small fleet, where those of the roster that fill elect masters with their own weights."""
     deadline: float | None = None
     """When the title should be live; among orders of one priority the earlier goes first. None: whenever it can."""
 

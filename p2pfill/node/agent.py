@@ -13,6 +13,7 @@ import trio
 from p2pfill.errors import ManifestError, StoreError, TrackerError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
+from p2pfill.swarm.neighbourhood import electorate
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.records import FillRequest
 
@@ -111,10 +112,10 @@ class TrackerAgent:
 
     async def _fill(self, order: Order) -> None:
         title_id = title_id_from_hex(order.title)
-        members = [entry.node for entry in order.roster if entry.filling]
+        members, unlinked = _members(order, self._node.info)
         filling = self._node.filling(title_id)
         if filling is not None and not filling.error:
-            filling.set_members([*members, self._node.info])
+            filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
             return
         stored = self._node.stored(title_id)
@@ -124,7 +125,7 @@ class TrackerAgent:
             try:
                 manifest = await self._manifest(title_id)
                 holders = [entry.node for entry in order.roster if entry.have_chunks]
-                await self._node.start_fill(manifest, order.origins, order.policy, members, holders)
+                await self._node.start_fill(manifest, order.origins, order.policy, members, holders, unlinked)
             except (TrackerError, ManifestError, StoreError):
                 self._node.yield_turn(title_id)
                 raise
@@ -151,3 +152,10 @@ class TrackerAgent:
                 raise error
             await self._taken.wait()
         return filling
+
+
+def _members(order: Order, me: NodeInfo) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:
+    """Return over whom masters are elected, and the ids of those of them that are not to be linked with."""
+    if order.election is None:
+        return (*(entry.node for entry in order.roster if entry.filling), me), ()
+    return electorate(me, order.election, [entry.node for entry in order.roster])

@@ -30,7 +30,7 @@ from p2pfill.swarm.recording import RecordingFill
 from p2pfill.transport.data import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from p2pfill.model.policy import FillPolicy
     from p2pfill.node.node import Node
@@ -152,9 +152,9 @@ class Filling:
                 self._origins[url] = None
                 self.handle(events.OriginConfigured(url))
 
-    def set_members(self, members: Iterable[NodeInfo]) -> None:
-        """Take in the caches that want this title."""
-        self.handle(events.RosterChanged(tuple(members)))
+    def set_members(self, members: Iterable[NodeInfo], unlinked: Sequence[str] = ()) -> None:
+        """Take in the caches that want this title, and the ids of those that this one is not to be linked with."""
+        self.handle(events.RosterChanged(tuple(members), tuple(unlinked)))
 
     def hear(self, neighbour: str) -> None:
         """Note that a cache has said what it holds, be it nothing."""

@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -109,12 +109,14 @@ class Node:
         policy: FillPolicy | None = None,
         members: Iterable[NodeInfo] = (),
         holders: Iterable[NodeInfo] = (),
+        unlinked: Sequence[str] = (),
         urgency: Urgency | None = None,
     ) -> Filling:
         """Begin to fill a title, or resume, and return at once; `Filling.progress` and `Filling.wait` follow it.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
-        `holders` have it, or a part of it: nothing is fetched across borders before they were asked.
+        `holders` have it, or a part of it: nothing is fetched across borders before they were asked, and the members,
+        but for those that are `unlinked`, whom this node only knows by name.
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
@@ -132,9 +134,11 @@ class Node:
         self._fillings.pop(title_id, None)
         self._open[title_id] = stored
         members = list(members)
-        filling = Filling(self, stored, policy or FillPolicy(), list(origins), [*members, *holders])
+        apart = set(unlinked)
+        neighbours = [node for node in (*members, *holders) if node.id not in apart]
+        filling = Filling(self, stored, policy or FillPolicy(), list(origins), neighbours)
         # Before the first decision: a node that knows of nobody else is master of everything.
-        filling.set_members([*members, self.info])
+        filling.set_members(members, unlinked)
         self._fillings[title_id] = filling
         if urgency is not None:
             self._urgencies = self._urgencies | {title_id: urgency}

@@ -150,8 +150,16 @@ class Peers:
             self._newcomers.pop(stream, None)
             await link.send_stream(sock)
 
+    def _make_room(self) -> None:
+        """Give up the oldest link that the rosters name no more; whoever was refused for want of room tries again."""
+        for node_id, link in self._links.items():
+            if self._wanted and node_id not in self._wanted:
+                link.close(GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
+                return
+
     async def _run_link(self, stream: trio.SocketStream, received: bytes = b"") -> None:
         if self._open >= LINKS_MAX:
+            self._make_room()
             await trio.aclose_forcefully(stream)
             return
         info = self._node.info

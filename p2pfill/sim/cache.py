@@ -79,9 +79,11 @@ class SimCache:
 
     # ---- its process
 
-    def start_fill(self, members: Iterable[NodeInfo], neighbours: Iterable[NodeInfo]) -> None:
+    def start_fill(
+        self, members: Iterable[NodeInfo], neighbours: Iterable[NodeInfo], unlinked: tuple[str, ...] = ()
+    ) -> None:
         """Take the order to hold the title."""
-        self.filling = SimFilling(self, members, neighbours)
+        self.filling = SimFilling(self, members, neighbours, unlinked)
         self.filling.start()
 
     def crash(self, *, seen: bool) -> None:

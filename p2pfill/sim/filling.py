@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 class SimFilling:
     """The fill of the scenario's title on `cache`, which has committed `cache.durable` already."""
 
-    def __init__(self, cache: SimCache, members: Iterable[NodeInfo], neighbours: Iterable[NodeInfo]) -> None:
+    def __init__(
+        self,
+        cache: SimCache,
+        members: Iterable[NodeInfo],
+        neighbours: Iterable[NodeInfo],
+        unlinked: tuple[str, ...] = (),
+    ) -> None:
         """`members` want the title; `neighbours` may hold a part of it already."""
         world = cache.world
         self.cache = cache
@@ -53,7 +59,7 @@ class SimFilling:
         policy = world.scenario.policy
         self.fill = Fill(world.manifest, cache.info, policy, seed, self._now(), cache.durable.copy(), heard=heard)
         self.handle(events.OriginConfigured(world.scenario.origin))
-        self.set_members(members)
+        self.set_members(members, unlinked)
 
     def start(self) -> None:
         """Begin: ask the linked caches for their holdings, and whoever is due for its chunks."""
@@ -86,11 +92,11 @@ class SimFilling:
                 self.asked.lose(source)
         self.fill.handle(self._now(), event)
 
-    def set_members(self, members: Iterable[NodeInfo]) -> None:
+    def set_members(self, members: Iterable[NodeInfo], unlinked: tuple[str, ...] = ()) -> None:
         """Take in the caches that want the title."""
         told = tuple(members)
         self.cache.world.checkers.told_members(self.cache, told)
-        self.handle(events.RosterChanged(told))
+        self.handle(events.RosterChanged(told, unlinked))
 
     def hear(self, neighbour: str) -> None:
         """Note that a cache has said what it holds, be it nothing."""

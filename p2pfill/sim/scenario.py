@@ -19,6 +19,7 @@ from p2pfill.model.manifest import FileEntry, Manifest, default_chunk_size
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import UPLOAD_SLOTS
 from p2pfill.model.policy import FillPolicy
+from p2pfill.swarm.neighbourhood import FAR_NEIGHBOURS
 
 CACHES_MAX: Final = 100_000
 """Beyond this not even the smallest title fits into a machine's memory."""
@@ -126,9 +127,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll_s: float = 25.0
     """After which a cache is told its roster again though nothing has changed; 0: never."""
     neighbours: int = 0
-    """About how many caches of its own ISP each is linked with; 0: everybody is linked with everybody."""
-    far_neighbours: int = 8
-    """And about how many of other ISPs, half of them in its own region."""
+    """About how many caches of its own ISP each is linked with, however small the fleet; 0: as a tracker decides."""
+    far_neighbours: int = FAR_NEIGHBOURS
+    """And about how many of other ISPs of its region, and as many of other regions."""
     exact: bool = True
     """Sharing of bandwidth worked out over the whole network; see `p2pfill.sim.flows`."""
     wire: bool = False

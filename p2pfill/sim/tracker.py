@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pfill.sim.roster import neighbourhoods
+from p2pfill.swarm.neighbourhood import Member, electorate
 
 if TYPE_CHECKING:
     from p2pfill.sim.cache import SimCache
@@ -20,8 +21,8 @@ class SimTracker:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._around = neighbourhoods(world.scenario, [cache.info for cache in world.caches.values()], world.random)
-        self._alive: dict[str, bool] = {name: cache.running for name, cache in world.caches.items()}
+        self._around = neighbourhoods(world.scenario)
+        self._around.put_all(Member(cache.info, True) for cache in world.caches.values() if cache.running)
         self._down = 0
         self._untold: dict[str, None] = {}
 
@@ -42,9 +43,7 @@ class SimTracker:
         if not self._down:
             untold, self._untold = self._untold, {}
             for cache in self._world.caches.values():
-                state = cache.running
-                if self._alive[cache.info.id] != state:
-                    self._set_alive(cache, state)
+                self._set_alive(cache, cache.running)
             for name in untold:
                 self._tell_soon(self._world.caches[name])
 
@@ -63,10 +62,11 @@ class SimTracker:
             self._set_alive(cache, False)
 
     def _set_alive(self, cache: SimCache, alive: bool) -> None:
-        if self._alive[cache.info.id] != alive:
-            self._alive[cache.info.id] = alive
-            for other in self._world.caches.values():
-                self._tell_soon(other)
+        if (cache.info.id in self._around.members) == alive:
+            return
+        changed = self._around.put(cache.info, counts=True) if alive else self._around.drop(cache.info.id)
+        for name in self._world.caches if self._around.is_small else sorted(changed):
+            self._tell_soon(self._world.caches[name])
 
     # ---- what it tells
 
@@ -84,23 +84,23 @@ class SimTracker:
                 self._untold[cache.info.id] = None
             return
         world = self._world
-        around = self._around[cache.info.id]
-        cache.peers.want(info for info in around.links if self._alive[info.id])
-        members = [info for info in around.members if self._alive[info.id] and self._is_filling(info.id)]
+        links = [world.caches[name].info for name in self._around.links(cache.info)]
+        cache.peers.want(links)
+        election = self._around.election(cache.info)
+        unlinked: tuple[str, ...] = ()
+        if election is not None:
+            members, unlinked = electorate(cache.info, election, links)
+        else:
+            members = (*(info for info in links if world.caches[info.id].live_at is None), cache.info)
         if cache.filling is not None:
             if not cache.filling.over:
-                cache.filling.set_members([*members, cache.info])
+                cache.filling.set_members(members, unlinked)
                 cache.pump()
         elif cache.live_at is None:
-            known = [info for info in around.links if self._alive[info.id]]
-            cache.start_fill([*members, cache.info], known)
+            cache.start_fill(members, links, unlinked)
         if world.scenario.poll_s and not cache.polled:
             cache.polled = True
             world.schedule.after(world.scenario.poll_s, self._poll, cache, cache.boots)
-
-    def _is_filling(self, name: str) -> bool:
-        # A stand-in counts for its whole group, of which others may still be filling.
-        return bool(self._world.scenario.neighbours) or self._world.caches[name].live_at is None
 
     def _poll(self, cache: SimCache, boots: int) -> None:
         """Tell anew what a long poll brings when it ends without news."""

@@ -78,6 +78,8 @@ class Duties:
     as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
     not do without the same ones, would elect otherwise and each side wait for the other.
 
+    Members of the weight 0 count for nothing.
+
     Group elections are worked out when first asked for and kept: the answer for one cache needs three of them (its
     ISP's, its region's, the world's).
     """
@@ -90,7 +92,7 @@ class Duties:
         self._regions: dict[str, float] = defaultdict(float)
         self._isps: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-        nodes = {node.id: node for node in members}.values()
+        nodes = [node for node in {node.id: node for node in members}.values() if node.weight]
         for node in nodes:
             if node.id not in without:
                 self._caches[node.region, node.isp][node.id] = node.weight
@@ -109,6 +111,8 @@ class Duties:
 
     def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
         """Return the chunks that the last name of `path` has won in `group`."""
+        if path not in self._won and not group:
+            return Bitmap(self._chunk_count)
         if path not in self._won:
             lots = lot_count(self._chunk_count)
             names, owners = elect(self._title_id, lots, group)

@@ -14,6 +14,8 @@ class RosterChanged:
     """Occurs when the tracker names the caches that want the title (this one may be among them)."""
 
     members: tuple[NodeInfo, ...]
+    unlinked: tuple[str, ...] = ()
+    """Those of them with whom this cache is not to be linked, in a large fleet."""
 
 
 @dataclass(frozen=True, slots=True)

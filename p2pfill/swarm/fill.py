@@ -144,8 +144,8 @@ class Fill:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
         self._note_change(event)
         match event:
-            case events.RosterChanged(members):
-                self._masters.set_members(now, members)
+            case events.RosterChanged(members, unlinked):
+                self._masters.set_members(now, members, unlinked)
             case events.CacheConnected(node):
                 self._connect(now, node)
             case events.OriginConfigured(url):

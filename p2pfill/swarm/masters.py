@@ -25,6 +25,10 @@ STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
 the world's, the region's and the ISP's master have each had their turn by then."""
 
+STANDSTILL: Final = 4
+"""A member with whom this cache is not to be linked shows its life through what others announce. So it is passed over
+only when nobody at all has shown any for this many times the usual wait: several hops."""
+
 LAG: Final = 4.0
 """A cache of the own ISP lags when the part of its share that is still to come is this many times that of the others:
 by then they have spread most of theirs, and would soon wait for it alone."""
@@ -50,6 +54,9 @@ class Masters:
         """Members that no sign of life readmits before then: they live, and are slow."""
         self._lags_since: dict[str, float] = {}
         self._seen_at: dict[str, float] = {me.id: 0.0}
+        self._unlinked: frozenset[str] = frozenset()
+        self._life_at = 0.0
+        """When any other cache was last seen to do something."""
         self._claims: dict[int, tuple[str, float]] = {}
         self._stale = True
         self._changed = False
@@ -63,17 +70,25 @@ class Masters:
 
     # ---- what is seen
 
-    def set_members(self, now: float, members: Iterable[NodeInfo]) -> None:
-        """Take in the caches that want the title; this one is always among them."""
-        self.members = {**{node.id: node for node in members}, self._me.id: self._me}
+    def set_members(self, now: float, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
+        """Take in the caches that want the title; this one is always among them.
+
+        `unlinked` are those with whom this cache is not to be linked: it hears nothing of them, so their silence means
+        little, and each new roster is a new chance for them.
+        """
+        self.members = {node.id: node for node in members}
+        self.members.setdefault(self._me.id, self._me)
+        self._unlinked = frozenset(unlinked)
+        self._life_at = self._life_at or now
         for node_id in self.members:
             self._seen_at.setdefault(node_id, now)
-        self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in self.members}
+        known = self.members.keys() - self._unlinked
+        self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in known}
         self._stale = True
 
     def saw(self, now: float, node_id: str) -> None:
         """Note that a cache delivered, announced or claimed something."""
-        self._seen_at[node_id] = now
+        self._seen_at[node_id] = self._life_at = now
 
     def leave_out(self, node_id: str, reason: str) -> None:
         """Stop relying on a cache."""
@@ -133,7 +148,7 @@ class Masters:
         shares = {
             node_id: self._present.within(node)[Scope.REGION]
             for node_id, node in self.members.items()
-            if node_id not in self.left_out and self._scope_of(node_id) == Scope.ISP
+            if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
         }
         return {node_id: (share, share.count()) for node_id, share in shares.items()}
 
@@ -173,14 +188,19 @@ class Masters:
         if self._changed:
             self._changed, self._elected_at = False, now
         for node_id, node in self.members.items():
-            if node_id == self._me.id or node_id in self.left_out or now < self._seen_at[node_id] + patience_s:
+            if node_id == self._me.id or node_id in self.left_out or not node.weight:
+                continue
+            seen_at = self._seen_at[node_id]
+            if node_id in self._unlinked:
+                seen_at = self._life_at + (STANDSTILL - 1) * patience_s
+            if now < seen_at + patience_s:
                 continue
             stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
             if (
                 node_id in owing
                 or self._is_due(node, self._by_right.within(node), available)
                 or (stands_in and self._is_due(node, self._present.within(node), available))
-                or (now >= self._seen_at[node_id] + STUCK * patience_s and self._is_stuck(node, available))
+                or (now >= seen_at + STUCK * patience_s and self._is_stuck(node, available))
             ):
                 self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
         if self._changed:

@@ -5,8 +5,8 @@ nobody can say afterwards why. From first to last: tier (route cost), site (same
 health, holdings in tenths, load, and at the end a hash of both names, so that equals are not all ranked
 alike by everybody.
 
-Which nodes are in a bounded roster is decided apart from their rank, and from nothing that changes from one heartbeat
-to the next: members of a group must elect the same fill masters, so they must see the same group.
+Which nodes are in a roster is decided apart from their rank (`swarm.neighbourhood`), and from nothing that changes from
+one heartbeat to the next.
 """
 
 from __future__ import annotations
@@ -17,12 +17,6 @@ from zlib import crc32
 
 from p2pfill.model.node import NodeInfo, Tier, tier_between
 from p2pfill.model.reports import RosterEntry
-
-ROSTER_MAX: Final = 256
-"""Entries of one roster. A node keeps links to far fewer; 256 of about 200 bytes keep an order near 50 KiB."""
-
-ROSTER_FOREIGN_MIN: Final = 64
-"""Entries kept for other ISPs where there are as many, so that a large ISP still knows ways across its border."""
 
 QUEUE_BUSY: Final = 16
 """Queued uploads from which a source counts as busy: four times what it serves at once."""
@@ -89,34 +83,9 @@ def reason_of(receiver: NodeInfo, source: Candidate) -> str:
     return f"{tier}, {site}; {health}; {holdings}{doing}; {source.upload_active} uploads running"
 
 
-def select_roster(
-    receiver: NodeInfo, candidates: Iterable[Candidate], entries_max: int = ROSTER_MAX
-) -> list[Candidate]:
-    """Return at most `entries_max` candidates, without the receiver: those of its own ISP first.
-
-    The choice depends on names and on who has the whole title only, see the file's head.
-    """
-    own: list[Candidate] = []
-    foreign: list[Candidate] = []
-    for candidate in candidates:
-        if candidate.node.id != receiver.id:
-            (own if candidate.node.isp == receiver.isp else foreign).append(candidate)
-    if len(own) + len(foreign) <= entries_max:
-        return own + foreign
-    reserved = min(len(foreign), ROSTER_FOREIGN_MIN * entries_max // ROSTER_MAX)
-    own = sorted(own, key=_select_key)[: entries_max - reserved]
-    return own + sorted(foreign, key=_select_key)[: entries_max - len(own)]
-
-
-def _select_key(candidate: Candidate) -> tuple[bool, int, str]:
-    return candidate.filling, crc32(candidate.node.id.encode()), candidate.node.id
-
-
-def rank_sources(
-    receiver: NodeInfo, candidates: Iterable[Candidate], entries_max: int = ROSTER_MAX
-) -> list[RosterEntry]:
-    """Return the roster of one title for `receiver`, best source first."""
-    chosen = select_roster(receiver, candidates, entries_max)
+def rank_sources(receiver: NodeInfo, candidates: Iterable[Candidate]) -> list[RosterEntry]:
+    """Return the roster of one title for `receiver`, best source first, and without itself."""
+    chosen = [source for source in candidates if source.node.id != receiver.id]
     chosen.sort(key=lambda source: rank_of(receiver, source))
     return [
         RosterEntry(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import hypercorn.trio
@@ -16,6 +17,7 @@ import trio
 from hypercorn.config import Config
 
 from p2pfill.errors import ConfigError, StoreError
+from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.service import Service
@@ -76,11 +78,13 @@ async def serve_tracker(
     db_url: str,
     *,
     heartbeat_s: float = HEARTBEAT_S,
+    make_around: Callable[[], Neighbourhoods] = Neighbourhoods,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
 
-    Reports its own URL through `task_status` once it answers; port 0 picks a free one. Raises `ConfigError` with one
+    Reports its own URL through `task_status` once it answers; port 0 picks a free one. `make_around` makes the
+    neighbourhoods of each title, by default with bounds for fleets of any size. Raises `ConfigError` with one
     clear line where the port is taken or the database cannot be used.
     """
     if not HEARTBEAT_S_MIN <= heartbeat_s <= HEARTBEAT_S_MAX:
@@ -88,16 +92,18 @@ async def serve_tracker(
     with bind(listen) as sock:
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
-            service = await _load(catalogue, db_url, heartbeat_s)
+            service = await _load(catalogue, db_url, heartbeat_s, make_around)
             await _run(service, sock, task_status)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(catalogue.close)
 
 
-async def _load(catalogue: Catalogue, db_url: str, heartbeat_s: float) -> Service:
+async def _load(
+    catalogue: Catalogue, db_url: str, heartbeat_s: float, make_around: Callable[[], Neighbourhoods]
+) -> Service:
     try:
-        return Service(catalogue, await catalogue.load(), heartbeat_s=heartbeat_s)
+        return Service(catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, make_around=make_around)
     except (msgspec.MsgspecError, StoreError) as error:
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error
 

@@ -8,6 +8,12 @@ A node's orders have a version of their own. It grows when the node's orders or 
 change: a node joins, leaves, moves, comes to hold a title or gives one up. It does not grow with progress, nor when a
 member completes: nodes tell each other about chunks, and a fleet that polls for each would be quadratic. Versions
 start above all those of earlier runs, as the catalogue counts them.
+
+Who stands in whose roster is kept for each title (`swarm.neighbourhood`) and follows each change at the cost of a few
+dozen nodes, so in a large fleet one that comes or goes wakes its ISP and its neighbours only, and a poll costs as much
+as a node has links. What has changed further away is in the answer to the next poll, which nodes hold for half a minute
+at most. Elections in a large fleet are held over those who want the title or have got it by its orders: whoever
+completes has every chunk that it is master of, and nobody has to elect anew.
 """
 
 from __future__ import annotations
@@ -22,9 +28,10 @@ import trio
 
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
+from p2pfill.model.reports import Election, HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
+from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_title, require
@@ -73,7 +80,10 @@ class NodeState:
 
 
 class Service:
-    """All state of a tracker, used from one Trio run. `now` is a monotonic clock in seconds."""
+    """All state of a tracker, used from one Trio run. `now` is a monotonic clock in seconds.
+
+    `make_around` makes the neighbourhoods of a title, by default with the usual bounds.
+    """
 
     def __init__(
         self,
@@ -81,6 +91,7 @@ class Service:
         snapshot: Snapshot,
         *,
         heartbeat_s: float,
+        make_around: Callable[[], Neighbourhoods] = Neighbourhoods,
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self.heartbeat_s = heartbeat_s
@@ -97,7 +108,8 @@ class Service:
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
-        self._holders: dict[str, set[str]] = defaultdict(set)  # title -> nodes that have a part, dead ones too
+        self._around: dict[str, Neighbourhoods] = defaultdict(make_around)  # title -> those in its rosters
+        self._stands: dict[str, dict[str, Member]] = defaultdict(dict)  # node -> title -> what it is in its rosters
         self._dirty_nodes: set[str] = set()
         self._dirty_assignments: set[tuple[str, str]] = set()
         for fill in snapshot.fills:
@@ -110,7 +122,7 @@ class Service:
                 stored.report, seen_at=stored.seen_at, lease_from=self.started_at, version=self._next_version()
             )
             self.nodes[state.info.id] = state
-            self._index_holdings(state.info.id, (), state.titles.values())
+        self._enrol(self.nodes)
 
     # ---- titles and fills
 
@@ -170,7 +182,9 @@ class Service:
         for node_id in nodes:
             self._assign(fill.fill_id, node_id)
             self._dirty_assignments.add((fill.fill_id, node_id))
-        self._touch_titles({request.title})
+        self._enrol(nodes, {request.title})
+        for node_id in self._receivers(request.title):
+            self._touch(node_id)
         return FillCreated(fill.fill_id, sorted(nodes))
 
     async def delete_fill(self, fill_id: str) -> None:
@@ -180,11 +194,15 @@ class Service:
         fill = self.fills.pop(fill_id, None)
         if fill is None:
             return  # somebody else was faster
-        self._touch_titles({fill.request.title})
+        title = fill.request.title
+        receivers = self._receivers(title)
         del self._selectors[fill_id]
-        self._fills_by_title[fill.request.title].discard(fill_id)
-        for node_id in self._assigned.pop(fill_id, set()):
+        self._fills_by_title[title].discard(fill_id)
+        assigned = self._assigned.pop(fill_id, set())
+        for node_id in assigned:
             self._fills_of[node_id].discard(fill_id)
+        self._enrol(assigned, {title})
+        for node_id in receivers:
             self._touch(node_id)
 
     def fill(self, fill_id: str) -> FillRecord:
@@ -218,9 +236,8 @@ class Service:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
             state = NodeState(report, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
             self.nodes[node_id] = state
-            self._index_holdings(node_id, (), report.titles)
             self._join_fills(node_id)
-            self._touch_titles({title for title, _ in self._memberships(state)})
+            self._enrol([node_id])
         elif report.boot in state.old_boots:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
@@ -232,12 +249,10 @@ class Service:
 
     def _update(self, state: NodeState, report: NodeReport) -> None:
         node_id = state.info.id
-        before = self._memberships(state) if state.alive else frozenset()
         moved = report.info != state.info
         if report.boot != state.report.boot:
             state.old_boots.append(state.report.boot)
         joins = moved or not state.alive
-        self._index_holdings(node_id, state.titles.values(), report.titles)
         state.report = report
         state.titles = {title.title: title for title in report.titles}
         state.seen_at = time.time()
@@ -245,9 +260,7 @@ class Service:
         state.alive = True
         if joins:
             self._join_fills(node_id)
-        after = self._memberships(state)
-        changed = before | after if moved else before ^ after
-        self._touch_titles({title for title, _ in changed})
+        self._enrol([node_id])
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -260,9 +273,8 @@ class Service:
             return []
         lost = [node_id for node_id, state in self.nodes.items() if state.alive and self._age_s(state) > self._lease_s]
         for node_id in lost:
-            state = self.nodes[node_id]
-            state.alive = False
-            self._touch_titles({title for title, _ in self._memberships(state)})
+            self.nodes[node_id].alive = False
+            self._enrol([node_id])
         return lost
 
     @property
@@ -287,19 +299,46 @@ class Service:
                 self._dirty_assignments.add((fill_id, node_id))
                 self._touch(node_id)
 
-    def _index_holdings(self, node_id: str, old: Iterable[TitleReport], new: Iterable[TitleReport]) -> None:
-        for report in old:
-            self._holders[report.title].discard(node_id)
-        for report in new:
-            if _holds(report):
-                self._holders[report.title].add(node_id)
-
-    def _memberships(self, state: NodeState) -> frozenset[tuple[str, bool]]:
-        """Return the titles in whose rosters a node stands, each with whether it wants the title (or has wanted it)."""
+    def _memberships(self, state: NodeState) -> dict[str, Member]:
+        """Return the titles in whose rosters a node stands; it counts where it wants the title, or has wanted it."""
+        if not state.alive:
+            return {}
         ordered = {self.fills[fill_id].request.title for fill_id in self._fills_of[state.info.id]}
         failed = {title for title, report in state.titles.items() if report.state == "failed"}
         held = {title for title, report in state.titles.items() if _holds(report)}
-        return frozenset((title, title in ordered and title not in failed) for title in held | (ordered - failed))
+        return {
+            title: Member(state.info, title in ordered and title not in failed) for title in held | (ordered - failed)
+        }
+
+    def _enrol(self, node_ids: Iterable[str], titles: set[str] | None = None) -> None:
+        """Let rosters (all, or those of `titles`) follow what these nodes are now, and wake whom that concerns."""
+        coming: dict[str, list[Member]] = defaultdict(list)
+        woken: dict[str, set[str]] = defaultdict(set)
+        for node_id in node_ids:
+            if node_id not in self.nodes:
+                continue  # assigned before a restart, and its first report never reached the disk
+            before, after = self._stands[node_id], self._memberships(self.nodes[node_id])
+            for title in (before.keys() | after.keys()) if titles is None else titles:
+                if title in after and before.get(title) != after[title]:
+                    before[title] = after[title]
+                    coming[title].append(after[title])
+                elif title in before and title not in after:
+                    del before[title]
+                    woken[title] |= self._around[title].drop(node_id)
+        for title, members in coming.items():
+            woken[title] |= self._around[title].put_all(members)
+        for title, told in woken.items():
+            for node_id in told & self._receivers(title, told):
+                self._touch(node_id)
+            if not self._around[title].members:
+                del self._around[title]
+
+    def _receivers(self, title: str, among: set[str] | None = None) -> set[str]:
+        """Return the nodes (all, or those `among` some) that have an order for a title."""
+        fills = self._fills_by_title.get(title, set())
+        if among is None:
+            return {node_id for fill_id in fills for node_id in self._assigned[fill_id]}
+        return {node_id for node_id in among if not fills.isdisjoint(self._fills_of[node_id])}
 
     # ---- orders
 
@@ -313,11 +352,6 @@ class Service:
             state.version = self._next_version()
             state.changed.set()
             state.changed = trio.Event()
-
-    def _touch_titles(self, titles: set[str]) -> None:
-        fills = {fill_id for title in titles for fill_id in self._fills_by_title.get(title, ())}
-        for node_id in {node_id for fill_id in fills for node_id in self._assigned[fill_id]}:
-            self._touch(node_id)
 
     async def wait_orders(self, node_id: str, after: int, wait_s: float) -> Orders:
         """Return the orders of a node, at once where their version is not `after`, else when they change.
@@ -349,38 +383,39 @@ class Service:
                 policy=fill.request.policy,
                 roster=self.roster(node_id, title),
                 deadline=fill.request.deadline,
+                election=self._election(node_id, title),
             )
             for title, fill in best.items()
         ]
 
     def roster(self, node_id: str, title: str) -> list[RosterEntry]:
-        """Return the ranked sources of a title for a node: the living who have a part of it or shall have it."""
-        return ranking.rank_sources(self.node(node_id).info, self._candidates(title))
+        """Return the ranked sources of a title for a node, with which it is to be linked.
 
-    def _candidates(self, title: str) -> list[ranking.Candidate]:
-        ordered = {node for fill in self._fills_by_title.get(title, ()) for node in self._assigned[fill]}
+        They are the living who have a part of it or shall have it: all of them, or its neighbours in a large fleet.
+        """
+        receiver = self.node(node_id).info
+        around = self._around.get(title)
+        linked = [] if around is None else around.links(receiver)
+        return ranking.rank_sources(receiver, [self._candidate(other, title) for other in linked])
+
+    def _candidate(self, node_id: str, title: str) -> ranking.Candidate:
+        state = self.nodes[node_id]
         record = self.titles.get(title)
-        candidates = []
-        for node_id in ordered | self._holders.get(title, set()):
-            state = self.nodes.get(node_id)
-            if state is None or not state.alive:
-                continue
-            report = state.titles.get(title)
-            held = 0 if report is None else report.have_chunks
-            if report is not None and report.state == "failed" and not held:
-                continue
-            candidates.append(
-                ranking.Candidate(
-                    node=state.info,
-                    filling=node_id in ordered and (report is None or report.state not in ("live", "failed")),
-                    have_chunks=held,
-                    chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,
-                    upload_active=state.report.upload_active,
-                    upload_queued=state.report.upload_queued,
-                    late=self._age_s(state) > LATE_INTERVALS * self.heartbeat_s,
-                )
-            )
-        return candidates
+        report = state.titles.get(title)
+        ordered = self._stands[node_id][title].counts
+        return ranking.Candidate(
+            node=state.info,
+            filling=ordered and (report is None or report.state != "live"),
+            have_chunks=0 if report is None else report.have_chunks,
+            chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,
+            upload_active=state.report.upload_active,
+            upload_queued=state.report.upload_queued,
+            late=self._age_s(state) > LATE_INTERVALS * self.heartbeat_s,
+        )
+
+    def _election(self, node_id: str, title: str) -> Election | None:
+        around = self._around.get(title)
+        return None if around is None else around.election(self.node(node_id).info)
 
     # ---- running
 

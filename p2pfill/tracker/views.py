@@ -158,7 +158,7 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
     elif report.state != "live":
         notes.extend(f"{count} chunks wait: {reason}." for reason, count in sorted(report.waits.items()))
         if not any(source.have_chunks for source in found):
-            notes.append("No living cache has a chunk of it, and the fill names no origin: it waits for a source.")
+            notes.append("No cache of its roster has a chunk of it, and no origin is named: it waits for a source.")
     if report is not None:
         notes.extend(
             f"{count} chunks came from further out: {why}." for why, count in sorted(report.escalations.items())

@@ -21,10 +21,13 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import SourceReport, TitleReport
+from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.peers import LINKS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
+from p2pfill.swarm.masters import STANDSTILL
+from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, FINGERS_MAX, NEIGHBOURS, POINTERS_MAX
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
 
@@ -272,6 +275,26 @@ def test_chunk_sizes_are_those_of_the_code() -> None:
     for title, chunk_size, chunks in rows:
         assert default_chunk_size(size_of(title)) == size_of(chunk_size)
         assert -(-size_of(title) // size_of(chunk_size)) == int(chunks.rstrip(" |"))
+
+
+def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
+    degree_max = NEIGHBOURS + 2 * (FINGERS_MAX + POINTERS_MAX)
+    assert degree_max < LINKS_MAX
+    assert f"Up to {EVERYBODY_MAX} caches of a title" in ARCHITECTURE
+    assert f"In an ISP of more than {ELECTORS_MAX} caches" in ARCHITECTURE
+    assert f"less than the {LINKS_MAX} links of a node" in ARCHITECTURE
+    assert "its neighbours on eight rings of hashes" in ARCHITECTURE
+    assert NEIGHBOURS == 2 * 8
+    assert STANDSTILL == 4  # "for four times the usual wait"
+    api = read(ROOT / "docs" / "tracker-api.md")
+    assert f"Where more than {EVERYBODY_MAX} nodes have or want a title" in api
+    example = api[api.index('{"weight"') :].split("```")[0]
+    election = msgspec.json.decode(example, type=Election)
+    assert {field.name for field in msgspec.structs.fields(Election)} == {
+        row[0].strip("`") for row in table_rows(api[api.index(example) :], "| field | meaning |")
+    }
+    assert [group.isp for group in election.groups] == ["isp-b", ""]
+    assert f"with more than {EVERYBODY_MAX} caches each is linked" in read(ROOT / "CHANGELOG.md")
 
 
 def test_limits_are_those_of_the_code() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node import peers as peers_module
 from p2pfill.store.publish import publish
 from p2pfill.store.verify import verify_tree
+from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
@@ -65,6 +69,69 @@ async def test_five_nodes_fill_in_tier_order(tmp_path: Path) -> None:
         entered = sum(r.bytes_origin + r.bytes_regional for n, r in reports.items() if LAYOUT[n] == isp)
         assert entered <= 1.10 * size
     assert all(r.bytes_origin + r.bytes_regional + r.bytes_peer == size for r in reports.values())
+
+
+async def test_nodes_with_bounded_rosters_fill_with_one_copy_an_isp(tmp_path: Path) -> None:
+    """The bounds of a large fleet, made so low that twelve nodes are one."""
+    make_tree(tmp_path / "src")
+    manifest = publish(tmp_path / "src", name="demo", chunk_size=65536).manifest
+    layout = {**{f"a{n}": "a" for n in range(7)}, **{f"b{n}": "b" for n in range(4)}, "hub": "hub"}
+    title = manifest.title_id.hex()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            serve = partial(
+                serve_tracker, make_around=lambda: Neighbourhoods(everybody_max=3, neighbours=2, far=2)
+            )
+            url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+            async with AsyncExitStack() as stack:
+                nodes: dict[str, Node] = {}
+                for name, isp in layout.items():
+                    config = NodeConfig(id=name, isp=isp, data=str(tmp_path / name), tracker=url)
+                    nodes[name] = await stack.enter_async_context(open_node(config))
+                client = await stack.enter_async_context(TrackerClient(url))
+                while len(await client.nodes()) < len(layout):
+                    await trio.sleep(0.05)
+                await client.put_title(title, manifest.encode())
+                await client.post_fill(FillRequest(title=title, selector="all", origins=[str(tmp_path / "src")]))
+                reports = {}
+                for name, node in nodes.items():
+                    while (filling := node.filling(manifest.title_id)) is None:
+                        await trio.sleep(0.02)
+                    await filling.wait()
+                    reports[name] = filling.report()
+                for name, node in nodes.items():
+                    (order,) = (await client.orders(name)).orders
+                    assert {link.remote.id for link in node.peers.links() if link.remote is not None} == {
+                        entry.node.id for entry in order.roster
+                    }
+                assert len(nodes["a0"].peers.links()) < len(layout) - 1
+            nursery.cancel_scope.cancel()
+    for name in layout:
+        assert verify_tree(tmp_path / name / "live" / "demo", manifest).ok
+    assert sum(report.bytes_origin for report in reports.values()) <= 1.1 * manifest.size
+    for isp in set(layout.values()):
+        entered = sum(r.bytes_origin + r.bytes_regional for n, r in reports.items() if layout[n] == isp)
+        assert manifest.size <= entered <= 1.15 * manifest.size
+
+
+async def test_a_link_that_no_roster_names_makes_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers_module, "LINKS_MAX", 1)
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for name in ("a1", "a2", "a3"):
+            config = NodeConfig(id=name, isp="a", data=str(tmp_path / name))
+            nodes.append(await stack.enter_async_context(open_node(config)))
+        hub, first, second = nodes
+        with trio.fail_after(20):
+            hub.peers.want([first.info])
+            while hub.peers.link("a2") is None:
+                await trio.sleep(0.02)
+            hub.peers.want([second.info])
+            while hub.peers.link("a3") is None:
+                await trio.sleep(0.02)
+        assert hub.peers.link("a2") is None
 
 
 async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path) -> None:

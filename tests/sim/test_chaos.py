@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from sim.worlds import CHAOS, world
 
 from p2pfill.cli.sim import repeat_command
 from p2pfill.errors import ConfigError
 from p2pfill.sim.faults import KINDS, draw
-from p2pfill.sim.scenario import FaultSpec, Scenario
+from p2pfill.sim.scenario import FaultSpec, Fleet, Scenario
 from p2pfill.sim.world import World
 
 SCENARIO = Scenario.load(CHAOS)
@@ -36,6 +37,19 @@ def test_seeds(first: int) -> None:
 @pytest.mark.parametrize("seed", ONCE_FAILED)
 def test_seeds_that_once_failed(seed: int) -> None:
     pass_seed(seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seeds_with_bounded_neighbourhoods(seed: int) -> None:
+    """Tier order is checked against the rosters that caches are told, stand-ins and all."""
+    scenario = msgspec.structs.replace(
+        SCENARIO,
+        isps={"cloud": ["origin"]},
+        fleet=Fleet(caches=24, isps=4, regions=2),
+        neighbours=4,
+        far_neighbours=4,
+    )
+    World(scenario, seed).run()
 
 
 def test_the_seeds_draw_every_kind_of_fault() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.selector import Selector, matches_glob
-from p2pfill.tracker.ranking import QUEUE_BUSY, ROSTER_FOREIGN_MIN, ROSTER_MAX, Candidate, rank_sources
+from p2pfill.tracker.ranking import QUEUE_BUSY, Candidate, rank_sources
 
 
 def node(name: str, isp: str = "a", region: str = "eu", cluster: str = "") -> NodeInfo:
@@ -51,22 +51,6 @@ def test_reasons_say_what_decided() -> None:
 
 def test_the_receiver_is_no_source_of_its_own() -> None:
     assert rank_sources(ME, [source("me")]) == []
-
-
-def test_rosters_are_bounded_own_isp_first_and_keep_ways_out() -> None:
-    own = [source(f"own{n}") for n in range(1000)]
-    foreign = [source(f"far{n}", "b") for n in range(1000)]
-    chosen = rank_sources(ME, foreign + own)
-    isps = [entry.node.isp for entry in chosen]
-    assert isps == ["a"] * (ROSTER_MAX - ROSTER_FOREIGN_MIN) + ["b"] * ROSTER_FOREIGN_MIN
-    few = rank_sources(ME, foreign + own[:10])
-    assert [entry.node.isp for entry in few] == ["a"] * 10 + ["b"] * (ROSTER_MAX - 10)
-
-
-def test_who_is_in_a_bounded_roster_does_not_depend_on_load() -> None:
-    idle = {entry.node.id for entry in rank_sources(ME, [source(f"n{n}") for n in range(600)])}
-    loaded = {entry.node.id for entry in rank_sources(ME, [source(f"n{n}", upload_active=n) for n in range(600)])}
-    assert idle == loaded
 
 
 @pytest.mark.parametrize(

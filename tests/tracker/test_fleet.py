@@ -1,0 +1,237 @@
+"""A tracker of thousands of nodes: small answers, little work for each, and few that are woken."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from p2pfill.model.ids import NodeId
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.reports import NodeReport, Order, Orders, TitleReport
+from p2pfill.swarm import neighbourhood
+from p2pfill.swarm.neighbourhood import EVERYBODY_MAX
+from p2pfill.tracker import ranking
+from p2pfill.tracker.catalogue import Catalogue
+from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.service import Service
+
+ISP_CACHES = 50
+
+
+class Fleet:
+    """A service without its server, in front of nodes that are reports only. Its clock is turned by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.title = ""
+        self.reports: dict[str, NodeReport] = {}
+        self.service: Service
+
+    async def begin(self, catalogue: Catalogue, make: Any) -> None:
+        self.service = Service(catalogue, await catalogue.load(), heartbeat_s=2.0, now=lambda: self.now_s)
+        manifest = make.manifest()
+        self.title = manifest.title_id.hex()
+        await self.service.add_title(self.title, manifest, manifest.encode())
+
+    def beat(self, node_id: str, *titles: TitleReport, isp: int = 0, host: str = "10.0.0.1") -> None:
+        before = self.reports.get(node_id)
+        info = NodeInfo(NodeId(node_id), f"isp{isp}", f"region{isp // 10}", host=host, port=4000)
+        sequence = 1 if before is None else before.sequence + 1
+        report = NodeReport(before.info if before is not None else info, "boot", sequence, titles=list(titles))
+        self.reports[node_id] = report
+        self.service.handle_heartbeat(node_id, report)
+
+    async def grow(self, caches: int) -> None:
+        for number in range(caches):
+            self.beat(f"c{number:05}", isp=number // ISP_CACHES)
+        await self.service.add_fill(FillRequest(self.title, "all", ["http://origin/"]))
+
+    def order(self, node_id: str) -> Order:
+        (order,) = self.service.orders(node_id)
+        return order
+
+    def versions(self) -> dict[str, int]:
+        return {node_id: state.version for node_id, state in self.service.nodes.items()}
+
+    def woken(self, before: dict[str, int]) -> set[str]:
+        return {node_id for node_id, version in self.versions().items() if before.get(node_id) != version}
+
+
+@asynccontextmanager
+async def fleet_of(tmp_path: Path, make: Any, caches: int) -> AsyncIterator[Fleet]:
+    catalogue = Catalogue.open(f"sqlite:///{tmp_path}/{caches}.db")
+    try:
+        fleet = Fleet()
+        await fleet.begin(catalogue, make)
+        await fleet.grow(caches)
+        yield fleet
+    finally:
+        await trio.to_thread.run_sync(catalogue.close)
+
+
+async def test_an_answer_of_a_large_fleet_is_small_and_names_both_ends(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 3000) as fleet:
+        rosters: dict[str, set[str]] = {}
+        for node_id in fleet.reports:
+            order = fleet.order(node_id)
+            assert order.election is not None
+            assert len(order.election.electors) == ISP_CACHES
+            assert len(order.election.groups) == 9 + 5
+            rosters[node_id] = {entry.node.id for entry in order.roster}
+        assert all(node_id in rosters[other] for node_id, others in rosters.items() for other in others)
+        assert max(map(len, rosters.values())) <= 96
+        assert sum(map(len, rosters.values())) <= 44 * 3000
+        answer = Orders(1, [fleet.order("c00000")])
+        encoded = msgspec.json.encode(answer)
+        assert len(encoded) < 24 * 1024
+        assert msgspec.json.decode(encoded, type=Orders) == answer
+
+
+async def test_a_small_fleet_is_named_whole_and_its_answer_has_no_new_fields(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, EVERYBODY_MAX) as fleet:
+        order = fleet.order("c00000")
+        assert {entry.node.id for entry in order.roster} == fleet.reports.keys() - {"c00000"}
+        assert order.election is None
+        assert "election" not in msgspec.to_builtins(order)
+
+
+async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+    rank_of, target = ranking.rank_of, neighbourhood._Level._target
+
+    def counting_rank_of(*given: Any) -> Any:
+        counts["ranked"] += 1
+        return rank_of(*given)
+
+    def counting_target(*given: Any) -> Any:
+        counts["fingers"] += 1
+        return target(*given)
+
+    monkeypatch.setattr(ranking, "rank_of", counting_rank_of)
+    monkeypatch.setattr(neighbourhood._Level, "_target", counting_target)
+    work = []
+    for caches in (1000, 4000):
+        async with fleet_of(tmp_path, make, caches) as fleet:
+            told: list[Counter[str]] = []
+            for deed in ("poll", "progress", "join", "leave"):
+                counts.clear()
+                for number in range(10):
+                    if deed == "poll":
+                        fleet.order(f"c{37 * number:05}")
+                    elif deed == "progress":
+                        fleet.beat(f"c{37 * number:05}", TitleReport(fleet.title, "filling", 4, 1))
+                    elif deed == "join":
+                        fleet.beat(f"late{number}", isp=number)
+                    else:
+                        fleet.now_s += 1.0
+                        fleet.service.node(f"c{53 * number:05}").alive = False
+                        fleet.service._enrol([f"c{53 * number:05}"])
+                told.append(counts.copy())
+            work.append(told)
+    few, many = work
+    assert few[0]["ranked"] > 0
+    assert few[2]["fingers"] > 0
+    assert many[1].total() == 0
+    for before, after in zip(few, many, strict=True):
+        assert after.total() <= 1.5 * before.total()
+
+
+async def test_who_comes_or_goes_wakes_its_isp_and_its_neighbours_only(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 3000) as fleet:
+        isp = {f"c{number:05}" for number in range(5 * ISP_CACHES, 6 * ISP_CACHES)}
+        before = fleet.versions()
+        fleet.beat("late", isp=5)
+        linked = {entry.node.id for entry in fleet.order("late").roster}
+        woken = fleet.woken(before)
+        assert woken >= isp | {"late"} | linked
+        assert len(woken) < 4 * ISP_CACHES
+        # What the ISP weighs is in the next answer of everybody, woken or not.
+        far = next(node_id for node_id in fleet.reports if fleet.reports[node_id].info.isp == "isp7")
+        weights = {group.isp: group.weight for group in fleet.order(far).election.groups}  # type: ignore[union-attr]
+        assert weights["isp5"] == ISP_CACHES + 1
+
+        before = fleet.versions()
+        fleet.beat("late", TitleReport(fleet.title, "filling", 4, 2))
+        fleet.beat("late", TitleReport(fleet.title, "live", 4, 4))
+        assert not fleet.woken(before)
+        assert any(entry.node.id == "late" and not entry.filling for entry in fleet.order(min(linked)).roster)
+
+        before = fleet.versions()
+        fleet.beat("late", TitleReport(fleet.title, "failed", 4, 0))
+        assert fleet.woken(before) >= isp | linked
+        assert "late" not in {entry.node.id for entry in fleet.order(min(linked)).roster}
+        weights = {group.isp: group.weight for group in fleet.order(far).election.groups}  # type: ignore[union-attr]
+        assert weights["isp5"] == ISP_CACHES
+
+
+async def test_the_dead_are_replaced_and_their_weight_is_gone(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 1000) as fleet:
+        dead = [entry.node.id for entry in fleet.order("c00000").roster if entry.node.isp == "isp0"]
+        for _ in range(8):
+            fleet.now_s += 1.0
+            for node_id in set(fleet.reports) - set(dead):
+                fleet.beat(node_id)
+            fleet.service.expire()
+        order = fleet.order("c00000")
+        assert not {entry.node.id for entry in order.roster} & set(dead)
+        assert len([entry for entry in order.roster if entry.node.isp == "isp0"]) > len(dead) // 2
+        assert order.election is not None
+        assert {elector.id for elector in order.election.electors}.isdisjoint(dead)
+        groups = fleet.order("c00999").election.groups  # type: ignore[union-attr]
+        assert sum(group.weight for group in groups if group.region == "region0") == 500 - len(dead)
+
+
+async def test_a_late_joiner_sees_who_has_the_title_first(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 1000) as fleet:
+        holders = {f"c{number:05}" for number in range(0, 1000, 3)}
+        for node_id in holders:
+            fleet.beat(node_id, TitleReport(fleet.title, "live", 4, 4))
+        fleet.beat("late", isp=3)
+        roster = fleet.order("late").roster
+        own = [entry.have_chunks for entry in roster if entry.node.isp == "isp3"]
+        assert own == sorted(own, reverse=True)
+        assert own[0] == 4
+        assert [entry.rank for entry in roster] == list(range(len(roster)))
+        # A node that is not of the fill may ask for sources too, and gets as few.
+        assert 0 < len(fleet.service.roster("c00000", fleet.title)) <= 96
+
+
+async def test_a_moved_node_is_told_to_those_who_are_linked_with_it(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 1000) as fleet:
+        linked = {entry.node.id for entry in fleet.order("c00500").roster}
+        before = fleet.versions()
+        report = fleet.reports["c00500"]
+        moved = msgspec.structs.replace(report.info, host="10.9.9.9")
+        fleet.reports["c00500"] = msgspec.structs.replace(report, info=moved)
+        fleet.beat("c00500")
+        assert fleet.woken(before) >= linked
+        assert all(
+            entry.node.host == "10.9.9.9"
+            for node_id in linked
+            for entry in fleet.order(node_id).roster
+            if entry.node.id == "c00500"
+        )
+
+
+async def test_a_restarted_tracker_answers_as_before(tmp_path: Path, make: Any) -> None:
+    async with fleet_of(tmp_path, make, 1000) as fleet:
+        before = {node_id: fleet.order(node_id) for node_id in list(fleet.reports)[::50]}
+        await fleet.service.flush()
+    catalogue = Catalogue.open(f"sqlite:///{tmp_path}/1000.db")
+    try:
+        service = Service(catalogue, await catalogue.load(), heartbeat_s=2.0)
+        for node_id, order in before.items():
+            (again,) = service.orders(node_id)
+            assert {entry.node.id for entry in again.roster} == {entry.node.id for entry in order.roster}
+            assert again.election == order.election
+    finally:
+        await trio.to_thread.run_sync(catalogue.close)
