@@ -11,6 +11,9 @@ def neighbourhoods(scenario: Scenario) -> Neighbourhoods:
 
     With `Scenario.neighbours` they are bounded however few caches there are.
     """
+    manifest = scenario.manifest()
     if not scenario.neighbours:
-        return Neighbourhoods()
-    return Neighbourhoods(everybody_max=0, neighbours=scenario.neighbours, far=scenario.far_neighbours)
+        return Neighbourhoods(manifest.title_id, manifest.chunk_count)
+    return Neighbourhoods(
+        manifest.title_id, manifest.chunk_count, everybody_max=0, neighbours=scenario.neighbours
+    )

@@ -19,7 +19,6 @@ from p2pfill.model.manifest import FileEntry, Manifest, default_chunk_size
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import UPLOAD_SLOTS
 from p2pfill.model.policy import FillPolicy
-from p2pfill.swarm.neighbourhood import FAR_NEIGHBOURS
 
 CACHES_MAX: Final = 100_000
 """Beyond this not even the smallest title fits into a machine's memory."""
@@ -128,8 +127,6 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """After which a cache is told its roster again though nothing has changed; 0: never."""
     neighbours: int = 0
     """About how many caches of its own ISP each is linked with, however small the fleet; 0: as a tracker decides."""
-    far_neighbours: int = FAR_NEIGHBOURS
-    """And about how many of other ISPs of its region, and as many of other regions."""
     exact: bool = True
     """Sharing of bandwidth worked out over the whole network; see `p2pfill.sim.flows`."""
     wire: bool = False

@@ -8,7 +8,9 @@ that no loss of one cache cuts others off.
 
 So the links follow the elections: a chunk goes from master to master without a detour through caches that happen to be
 linked. All of it is worked out when asked for, from one election an ISP, a region and the world; nothing is kept for a
-cache but its lots.
+cache but its lots. A cache that stands alone in its ISP is master of all lots there and would be linked with most of
+the region: `FAR_MAX` of those links are kept, the same ones for both ends, and what it is master of beyond them comes
+from others who hold it.
 
 Rejected: far links by chance. In the simulator's fleet of 2,600 a chunk then reached half of the ISPs only when most
 caches of those before had it, a second later than this way. Rejected too: everybody at the leader. Of 25 ISPs the last
@@ -17,6 +19,7 @@ gets a chunk 24 chunk times later; in a tree of threes after 3 x 3.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -26,6 +29,12 @@ from p2pfill.swarm.election import elect, lot_count, rank
 
 CHILDREN: Final = 3
 """Branches of a tree. With b of them the last of n members waits for about b log_b n chunks: the least for 3."""
+
+FAR_MAX: Final = 256
+"""Links of one cache across borders; half of `node.peers.LINKS_MAX`."""
+
+LOTS_FEW: Final = FAR_MAX // (2 * (2 + CHILDREN + CHILDREN**2))
+"""A master of so few lots keeps all of its links: in each tree a lot gives it two upwards, and children and theirs."""
 
 Group = Mapping[str, float]
 IspKey = tuple[str, str]
@@ -38,19 +47,26 @@ class Tree:
     def __init__(self, title_id: TitleId, lots: int, weights: Group, before: Tree | None = None) -> None:
         """What can be had from `before`, a tree of the same title, is not worked out again."""
         self.weights = dict(weights)
+        leading = {name: weight for name, weight in weights.items() if weight > 0}
+        names, leaders = elect(title_id, lots if leading else 0, leading)
+        self._leaders = [names[leader] for leader in leaders] or [""] * lots
+        """Lot -> who leads; empty where nobody does."""
         self._ranks: list[list[str]]
+        self.order: list[list[str]]
+        """Lot -> names, the one that leads first."""
+        self.turned: Iterable[int] = range(lots)
+        """The lots whose order differs from that before."""
         if before is not None and before.weights.keys() == weights.keys():
             self._ranks = before._ranks
+            self.order = list(before.order)
+            self.turned = [lot for lot in range(lots) if self._leaders[lot] != before._leaders[lot]]
         else:
             equal = dict.fromkeys(weights, 1.0)
             self._ranks = [rank(title_id, lot, equal) for lot in range(lots)]
-        leading = {name: weight for name, weight in weights.items() if weight > 0}
-        names, leaders = elect(title_id, lots if leading else 0, leading)
-        self.order = [
-            [names[leader], *(name for name in ranked if name != names[leader])]
-            for leader, ranked in zip(leaders, self._ranks, strict=False)
-        ] or self._ranks
-        """Lot -> names, the one that leads first."""
+            self.order = list(self._ranks)
+        for lot in self.turned:
+            if leader := self._leaders[lot]:
+                self.order[lot] = [leader, *(name for name in self._ranks[lot] if name != leader)]
 
     def around(self, lot: int, name: str) -> Iterator[str]:
         """Yield the parent, the grandparent, the children and the grandchildren of a group."""
@@ -83,7 +99,10 @@ class Borders:
         self._lots = lot_count(chunk_count)
         self._isps: dict[IspKey, _Masters] = {}
         self._regions: dict[str, Tree] = {}
-        self._world = Tree(title_id, 0, {})
+        self._world = Tree(title_id, self._lots, {})
+        self._isp_of: dict[str, IspKey] = {}
+        self._kept: dict[str, frozenset[str]] = {}
+        """With whom a cache would be linked for its own part, as far as it was asked for."""
 
     def load(self, borders: Mapping[IspKey, Border]) -> None:
         """Begin anew with all ISPs at once."""
@@ -93,6 +112,8 @@ class Borders:
             weights[region][isp] = borders[region, isp].weight
         self._regions = {region: Tree(self._title_id, self._lots, group) for region, group in weights.items()}
         self._world = Tree(self._title_id, self._lots, _sums(self._regions))
+        self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.lots_of}
+        self._kept.clear()
 
     def put(self, key: IspKey, border: Border) -> set[str]:
         """Take in how an ISP's border is now, be it that there is nobody left; return the ids of those to be told.
@@ -101,38 +122,41 @@ class Borders:
         """
         region, isp = key
         isps, regions = dict(self._isps), dict(self._regions)
-        isps.pop(key, None)
-        weights = dict(regions[region].weights) if region in regions else {}
+        before = isps.pop(key, None)
+        tree = regions.pop(region, None)
+        weights = dict(tree.weights) if tree is not None else {}
         weights.pop(isp, None)
         if border.caches:
             isps[key] = self._elect(border)
             weights[isp] = border.weight
-        regions.pop(region, None)
+        turned: Iterable[int] = range(self._lots)
         if weights:
-            regions[region] = Tree(self._title_id, self._lots, weights, self._regions.get(region))
+            regions[region] = Tree(self._title_id, self._lots, weights, tree)
+            turned = regions[region].turned
         world = Tree(self._title_id, self._lots, _sums(regions), self._world)
-        near = [
-            lot
-            for lot in range(self._lots)
-            if _at(isps.get(key), lot) != _at(self._isps.get(key), lot)
-            or _order(regions.get(region), lot) != _order(self._regions.get(region), lot)
-        ]
-        far = {*near, *(lot for lot in range(self._lots) if _order(world, lot) != _order(self._world, lot))}
-        changed = self._masters_of(region, near) | self._leaders_of(far)
+        near = set(turned)
+        if before is not None and border.caches:
+            after = isps[key].master
+            near.update(lot for lot, name in enumerate(before.master) if name != after[lot])
+        far = near.union(world.turned)
+        changed = self._concerned(region, near, far)
         self._isps, self._regions, self._world = isps, regions, world
-        return changed | self._masters_of(region, near) | self._leaders_of(far)
+        for name in before.lots_of if before is not None else ():
+            del self._isp_of[name]
+        self._isp_of.update(dict.fromkeys(isps[key].lots_of if key in isps else (), key))
+        self._kept.clear()
+        return changed | self._concerned(region, near, far)
 
-    def links(self, key: IspKey, node_id: str) -> set[str]:
-        """Return the ids of the caches of other ISPs with which a cache at the border of `key` is to be linked."""
-        found: set[str] = set()
-        region, isp = key
-        masters = self._isps.get(key)
-        for lot in masters.lots_of.get(node_id, ()) if masters is not None else ():
-            tree = self._regions[region]
-            found.update(self._isps[region, other].master[lot] for other in tree.around(lot, isp))
-            if tree.order[lot][0] == isp:
-                found.update(self._leader(other, lot) for other in self._world.around(lot, region))
-        return found
+    def links(self, node_id: str) -> set[str]:
+        """Return the ids of the caches of other ISPs with which a cache is to be linked; none for one at no border."""
+        return {other for other in self._keeps(node_id) if self._has_few(other) or node_id in self._keeps(other)}
+
+    def some(self, region: str, count: int) -> list[str]:
+        """Return up to `count` caches of a region, or else of any, with which a stranger to it might be linked."""
+        key = region if region in self._regions else next(iter(self._regions), None)
+        if key is None:
+            return []
+        return list(dict.fromkeys(self._leader(key, lot) for lot in range(self._lots)))[:count]
 
     def _elect(self, border: Border) -> _Masters:
         names, owners = elect(self._title_id, self._lots, border.caches)
@@ -141,15 +165,40 @@ class Borders:
             masters.lots_of[name].append(lot)
         return masters
 
+    def _keeps(self, node_id: str) -> frozenset[str]:
+        """Return with whom a cache would be linked for its own part."""
+        if node_id not in self._isp_of:
+            return frozenset()
+        if node_id not in self._kept:
+            region, isp = self._isp_of[node_id]
+            tree = self._regions[region]
+            found: set[str] = set()
+            for lot in self._isps[region, isp].lots_of[node_id]:
+                found.update(self._isps[region, other].master[lot] for other in tree.around(lot, isp))
+                if tree.order[lot][0] == isp:
+                    found.update(self._leader(other, lot) for other in self._world.around(lot, region))
+            nearest = sorted(found, key=lambda other: _distance(node_id, other)) if len(found) > FAR_MAX else found
+            self._kept[node_id] = frozenset(list(nearest)[:FAR_MAX])
+        return self._kept[node_id]
+
+    def _has_few(self, node_id: str) -> bool:
+        """Tell whether a cache keeps all of its links for sure."""
+        return len(self._isps[self._isp_of[node_id]].lots_of[node_id]) <= LOTS_FEW
+
     def _leader(self, region: str, lot: int) -> str:
         return self._isps[region, self._regions[region].order[lot][0]].master[lot]
 
-    def _masters_of(self, region: str, lots: Iterable[int]) -> set[str]:
-        rows = [masters.master for (where, _), masters in self._isps.items() if where == region]
-        return {row[lot] for lot in lots for row in rows}
+    def _concerned(self, region: str, near: Iterable[int], far: Iterable[int]) -> set[str]:
+        """Return the masters in a region of the lots `near`, the leaders of all regions for the lots `far`, and more.
 
-    def _leaders_of(self, lots: Iterable[int]) -> set[str]:
-        return {self._leader(region, lot) for lot in lots for region in self._regions}
+        Where one of them keeps only some of its links, those with whom it is linked may change.
+        """
+        rows = [masters.master for (where, _), masters in self._isps.items() if where == region]
+        found = {row[lot] for lot in near for row in rows}
+        found |= {self._leader(other, lot) for lot in far for other in self._regions}
+        for node_id in [name for name in found if not self._has_few(name)]:
+            found |= self._keeps(node_id)
+        return found
 
 
 class _Masters(NamedTuple):
@@ -160,13 +209,10 @@ class _Masters(NamedTuple):
     lots_of: dict[str, list[int]]
 
 
-def _at(masters: _Masters | None, lot: int) -> str:
-    return masters.master[lot] if masters is not None else ""
-
-
-def _order(tree: Tree | None, lot: int) -> list[str]:
-    return tree.order[lot] if tree is not None and tree.order else []
-
-
 def _sums(regions: Mapping[str, Tree]) -> dict[str, float]:
     return {region: sum(tree.weights.values()) for region, tree in regions.items()}
+
+
+def _distance(one: str, other: str) -> bytes:
+    """Return a hash of a pair, the same for both."""
+    return hashlib.blake2b("\0".join(sorted((one, other))).encode(), digest_size=8).digest()

@@ -17,6 +17,7 @@ import trio
 from hypercorn.config import Config
 
 from p2pfill.errors import ConfigError, StoreError
+from p2pfill.model.ids import TitleId
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
@@ -78,7 +79,7 @@ async def serve_tracker(
     db_url: str,
     *,
     heartbeat_s: float = HEARTBEAT_S,
-    make_around: Callable[[], Neighbourhoods] = Neighbourhoods,
+    make_around: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
@@ -100,7 +101,7 @@ async def serve_tracker(
 
 
 async def _load(
-    catalogue: Catalogue, db_url: str, heartbeat_s: float, make_around: Callable[[], Neighbourhoods]
+    catalogue: Catalogue, db_url: str, heartbeat_s: float, make_around: Callable[[TitleId, int], Neighbourhoods]
 ) -> Service:
     try:
         return Service(catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, make_around=make_around)

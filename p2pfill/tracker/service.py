@@ -26,6 +26,7 @@ from typing import Final
 
 import trio
 
+from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import Election, HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
@@ -91,7 +92,7 @@ class Service:
         snapshot: Snapshot,
         *,
         heartbeat_s: float,
-        make_around: Callable[[], Neighbourhoods] = Neighbourhoods,
+        make_around: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self.heartbeat_s = heartbeat_s
@@ -108,7 +109,8 @@ class Service:
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
-        self._around: dict[str, Neighbourhoods] = defaultdict(make_around)  # title -> those in its rosters
+        self._make_around = make_around
+        self._around: dict[str, Neighbourhoods] = {}  # title -> those in its rosters
         self._stands: dict[str, dict[str, Member]] = defaultdict(dict)  # node -> title -> what it is in its rosters
         self._dirty_nodes: set[str] = set()
         self._dirty_assignments: set[tuple[str, str]] = set()
@@ -145,6 +147,10 @@ class Service:
         )
         await self._catalogue.add_title(record, encoded)
         self.titles[title] = record
+        if (around := self._around.get(title)) is not None:
+            # Some hold it already, and till now it was not known of how many chunks it is.
+            self._around[title] = self._new_around(title)
+            self._around[title].put_all(around.members.values())
         return record, True
 
     async def manifest(self, title: str) -> bytes:
@@ -326,12 +332,19 @@ class Service:
                     del before[title]
                     woken[title] |= self._around[title].drop(node_id)
         for title, members in coming.items():
+            if title not in self._around:
+                self._around[title] = self._new_around(title)
             woken[title] |= self._around[title].put_all(members)
         for title, told in woken.items():
             for node_id in told & self._receivers(title, told):
                 self._touch(node_id)
             if not self._around[title].members:
                 del self._around[title]
+
+    def _new_around(self, title: str) -> Neighbourhoods:
+        # Of a title that some hold and nobody has published, no neighbourhood is ever asked for.
+        record = self.titles.get(title)
+        return self._make_around(title_id_from_hex(title), record.chunk_count if record is not None else 1)
 
     def _receivers(self, title: str, among: set[str] | None = None) -> set[str]:
         """Return the nodes (all, or those `among` some) that have an order for a title."""

@@ -47,7 +47,6 @@ def test_seeds_with_bounded_neighbourhoods(seed: int) -> None:
         isps={"cloud": ["origin"]},
         fleet=Fleet(caches=24, isps=4, regions=2),
         neighbours=4,
-        far_neighbours=4,
     )
     World(scenario, seed).run()
 

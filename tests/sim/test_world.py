@@ -113,7 +113,7 @@ def test_a_report_has_series_for_plots() -> None:
 def test_a_fleet_with_bounded_neighbourhoods_fills() -> None:
     fleet = Fleet(caches=60, isps=6, regions=2)
     scenario = msgspec.structs.replace(
-        SMALL, isps={"cloud": ["origin"]}, fleet=fleet, neighbours=6, far_neighbours=6, exact=False, poll_s=0.0
+        SMALL, isps={"cloud": ["origin"]}, fleet=fleet, neighbours=6, exact=False, poll_s=0.0
     )
     built = World(scenario, 1)
     report = built.run()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.borders import CHILDREN, Border, Borders, IspKey
-from p2pfill.swarm.election import Duties, Scope, lot_count
+from p2pfill.swarm.borders import CHILDREN, FAR_MAX, Border, Borders, IspKey
+from p2pfill.swarm.election import LOTS_MAX, Duties, Scope, lot_count
 
 TITLE = TitleId(bytes(range(32)))
 CHUNKS = 90
@@ -27,7 +27,7 @@ def fleet(shape: dict[str, list[int]]) -> Fleet:
 
 
 def all_links(borders: Borders, caches: Fleet) -> dict[str, set[str]]:
-    return {name: borders.links(key, name) for key, border in caches.items() for name in border.caches}
+    return {name: borders.links(name) for border in caches.values() for name in border.caches}
 
 
 def loaded(caches: Fleet, chunk_count: int = CHUNKS) -> Borders:
@@ -105,16 +105,30 @@ def test_a_cache_has_few_links_however_large_the_fleet_is() -> None:
 
 def test_many_chunks_make_lots() -> None:
     assert lot_count(0) == 0
-    assert lot_count(1024) == 1024
-    assert lot_count(1500) == 750
-    assert lot_count(25_600) == 1024
+    assert lot_count(LOTS_MAX) == LOTS_MAX
+    assert lot_count(600) == 200
+    assert lot_count(25_600) == LOTS_MAX
     caches = fleet({"eu": [4] * 3})
     infos = nodes(caches)
-    duties = Duties(TITLE, 1500, infos.values())
+    duties = Duties(TITLE, 600, infos.values())
     for info in infos.values():
         mine = duties.within(info)[Scope.REGION]
-        assert all(mine[chunk] == mine[chunk + 750] for chunk in range(750))
-        assert abs(mine.count() - 1500 / 4) <= 2
+        assert all(mine[chunk] == mine[chunk + 200] for chunk in range(400))
+        assert abs(mine.count() - 600 / 4) <= 3
+
+
+def test_a_cache_that_is_its_whole_isp_keeps_a_bounded_part_of_its_links() -> None:
+    caches = fleet({"eu": [1, 1, *[60] * 12]})
+    borders = loaded(caches, 256)
+    links = all_links(borders, caches)
+    for lonely in ("eu-0-0", "eu-1-0"):
+        assert FAR_MAX // 2 < len(links[lonely]) <= FAR_MAX
+        assert all(lonely in links[other] for other in links[lonely])
+    key = "eu", "eu-5"
+    told = borders.put(key, Border({**caches[key].caches, "newcomer": 1.0}, 61.0))
+    caches[key] = Border({**caches[key].caches, "newcomer": 1.0}, 61.0)
+    after = all_links(borders, caches)
+    assert {name for name in after if links.get(name, set()) != after[name]} <= told
 
 
 @settings(deadline=None, max_examples=60)

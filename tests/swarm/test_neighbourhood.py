@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.borders import FAR_MAX
 from p2pfill.swarm.election import Duties, Scope
 from p2pfill.swarm.masters import STANDSTILL, Masters
 from p2pfill.swarm.neighbourhood import (
     ELECTORS_MAX,
     EVERYBODY_MAX,
-    FINGERS_MAX,
     NEIGHBOURS,
-    POINTERS_MAX,
     Member,
     Neighbourhoods,
     electorate,
 )
 
 TITLE = TitleId(bytes(range(32)))
-DEGREE_MAX = NEIGHBOURS + 2 * (FINGERS_MAX + POINTERS_MAX)
+DEGREE_MAX = NEIGHBOURS + FAR_MAX
+CHUNKS = 200
 
 sizes = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=16)
 """For each ISP its region, and how many caches it has."""
@@ -46,7 +46,7 @@ def fleet(caches: int, isps: int, regions: int) -> list[NodeInfo]:
 
 
 def around(nodes: Iterable[NodeInfo], everybody_max: int = 0) -> Neighbourhoods:
-    built = Neighbourhoods(everybody_max=everybody_max)
+    built = Neighbourhoods(TITLE, CHUNKS, everybody_max=everybody_max)
     built.put_all(Member(node, True) for node in nodes)
     return built
 
@@ -101,7 +101,7 @@ def test_the_answer_follows_from_who_is_there_and_not_from_what_was_before(
 ) -> None:
     nodes = make(sizes)
     whole = around(nodes, everybody_max)
-    grown = Neighbourhoods(everybody_max=everybody_max)
+    grown = Neighbourhoods(TITLE, CHUNKS, everybody_max=everybody_max)
     shuffled = Random(seed).sample(nodes, len(nodes))
     for node in shuffled:
         grown.put(node, counts=True)
@@ -146,7 +146,7 @@ def test_one_cache_more_or_less_changes_few_links_and_wakes_few() -> None:
         assert len(woken) <= 100 + 3 * DEGREE_MAX // 4
         after = graph(built)
         changed = sum(len(before[name] ^ after[name]) for name in before) + len(after[newcomer.id])
-        assert changed <= 6 * len(after[newcomer.id])
+        assert changed <= 12 * len(after[newcomer.id])
         before = after
     # What an ISP weighs is not news for others.
     assert sum(told[node.id] for node in nodes if node.isp != "isp7") < 8 * 100
@@ -176,24 +176,9 @@ def test_the_degree_does_not_grow_with_the_fleet(sizes: list[tuple[int, int]], m
     assert max(len(built.links(member.info)) for member in sample) <= most
 
 
-def test_a_small_isp_is_linked_with_a_good_part_of_the_others() -> None:
-    """What it fetches first must meet one of the masters of other ISPs, and only one in a hundred is."""
-    nodes = {node.id: node for node in make([(0, 1), (0, 10), *[(0, 100)] * 10])}
-    built = around(nodes.values())
-    for isp in ("isp0", "isp1"):
-        beyond = {
-            other
-            for node in nodes.values()
-            if node.isp == isp
-            for other in built.links(node)
-            if nodes[other].isp not in ("isp0", "isp1")
-        }
-        assert len(beyond) > 100  # a tenth of them, so that a chunk meets at least one of ten masters as a rule
-
-
 def test_everybody_knows_everybody_in_a_small_fleet() -> None:
     nodes = make([(0, EVERYBODY_MAX // 2), (1, EVERYBODY_MAX // 2)])
-    built = Neighbourhoods()
+    built = Neighbourhoods(TITLE, CHUNKS)
     for node in nodes[:-1]:
         built.put(node, counts=True)
     assert built.put(nodes[-1], counts=True) == {node.id for node in nodes}
@@ -257,7 +242,7 @@ def test_in_a_huge_isp_some_elect_for_all_and_with_the_weight_of_all() -> None:
 
 def test_sources_that_do_not_want_the_title_are_linked_and_elect_nothing() -> None:
     nodes = make([(0, 50), (0, 50)])
-    built = Neighbourhoods()
+    built = Neighbourhoods(TITLE, CHUNKS)
     built.put_all(Member(node, number % 50 != 0) for number, node in enumerate(nodes))
     holder = nodes[0]
     assert built.links(holder)
