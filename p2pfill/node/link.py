@@ -28,8 +28,9 @@ from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
+from p2pfill.swarm.election import Scope
 from p2pfill.transport.data import Delivery, Receiver, Sender, Upload
-from p2pfill.transport.uploads import UploadQueue
+from p2pfill.transport.uploads import UploadQueue, Wanted
 
 if TYPE_CHECKING:
     from p2pfill.node.filling import Filling
@@ -399,9 +400,17 @@ class Link:
         for sender in self._outgoing:
             sender.hurry()
 
+    def _scope(self) -> Scope:
+        me, remote = self._node.info, self.remote
+        if remote is None or remote.region != me.region:
+            return Scope.WORLD
+        return Scope.ISP if remote.isp == me.isp else Scope.REGION
+
     async def send_stream(self, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
-        sender = Sender(sock, self._node.plane, self._take_upload, self._uploads.urgency, self._sent)
+        sender = Sender(
+            sock, self._node.plane, self._take_upload, self._uploads.wanted, self._sent, nearness=-self._scope()
+        )
         with trio.CancelScope() as scope:
             self._outgoing[sender] = scope
             try:
@@ -420,7 +429,7 @@ class Link:
             stored = self._node.stored(asked.title)
             if stored is not None:
                 header = DataHeader(asked.request_id, asked.chunk, stored.manifest.chunk_length(asked.chunk))
-                return Upload(header, stored, self._node.urgency(asked.title))
+                return Upload(header, stored, Wanted(self._node.urgency(asked.title), asked.title))
         return None
 
     def _sent(self, header: DataHeader) -> None:

@@ -6,14 +6,17 @@ checkers compare with what is said: the chunks whose right bytes are there.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING
 
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.pace import ORIGIN_READS_MAX
+from p2pfill.model.pace import ORIGIN_READS_MAX, slots_for
 from p2pfill.sim.filling import SimFilling
 from p2pfill.sim.peers import SimPeers
 from p2pfill.swarm import events
+from p2pfill.swarm.ledger import ChunkState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,8 +65,10 @@ class SimCache:
         self.upload_bytes = 0
         self.messages_before = 0
         """Control messages sent on links that have ended."""
-        self._slots_free = world.scenario.upload_slots
-        self._slot_queue: deque[SimLink] = deque()
+        self._slots_taken = 0
+        self._slot_queue: list[tuple[int, int, SimLink]] = []
+        """A heap, as in `transport.plane`."""
+        self._slot_numbers = itertools.count()
         self._reads: dict[OriginRead, None] = {}
         self._read_queue: deque[OriginRead] = deque()
 
@@ -112,7 +117,7 @@ class SimCache:
                     self.durable.add(chunk)
         self.syncing.clear()
         self.verified = self.durable.copy()
-        self._slots_free = self.world.scenario.upload_slots
+        self._slots_taken = 0
         self._reads.clear()
         self.lie = ""
 
@@ -218,18 +223,32 @@ class SimCache:
 
     def take_slot(self, link: SimLink) -> bool:
         """Give `link` an upload slot, or queue it for one."""
-        if self._slots_free > 0:
-            self._slots_free -= 1
+        if self._slots_taken < self._slots():
+            self._slots_taken += 1
             return True
-        self._slot_queue.append(link)
+        heapq.heappush(self._slot_queue, (-link.route.scope, next(self._slot_numbers), link))
         return False
 
     def free_slot(self) -> None:
-        """Pass a slot on to whoever has waited longest."""
-        while self._slot_queue:
-            if self._slot_queue.popleft().give_slot():
-                return
-        self._slots_free += 1
+        """Pass a slot on to who is farthest away, and of those to who has waited longest."""
+        self._slots_taken -= 1
+        self.give_slots()
+
+    def _slots(self) -> int:
+        slots = self.world.scenario.upload_slots
+        if self.filling is None:
+            return slots
+        have = self.filling.fill.ledger.counts
+        return slots_for(have[ChunkState.VERIFIED] + have[ChunkState.DURABLE], slots)
+
+    def give_slots(self) -> None:
+        """Serve who waits, as far as there are slots."""
+        slots = self._slots()
+        while self._slot_queue and self._slots_taken < slots:
+            # Before it is given: whoever begins to send may be through at once.
+            self._slots_taken += 1
+            if not heapq.heappop(self._slot_queue)[2].give_slot():
+                self._slots_taken -= 1
 
     def sync_s(self) -> float:
         """Return how long a commit takes now."""

@@ -116,6 +116,7 @@ class SimFilling:
         if not self.over:
             self.cache.verified.add(chunk)
             self.handle(events.ChunkReceived(request))
+            self.cache.give_slots()
 
     # ---- output
 

@@ -20,9 +20,9 @@ import trio
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
-from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, check_header, decode_header, encode_header
 from p2pfill.transport.plane import DataPlane, Next, Stream
+from p2pfill.transport.uploads import Wanted
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
@@ -223,7 +223,7 @@ class Upload(NamedTuple):
 
     header: DataHeader
     title: ChunkStore
-    urgency: Urgency = Urgency()
+    wanted: Wanted
 
 
 _HEARD: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -233,8 +233,8 @@ class Sender(Stream):
     """The end that a node serves chunks on. Run it once; `wake` it when there is something to send.
 
     `take()` is called in a thread of the plane and returns the next chunk to send, or None where none waits.
-    `urgency()` tells, in any thread, how urgent that chunk is, or None: a chunk is taken only once there is a slot for
-    it, so what is more urgent and comes meanwhile goes first.
+    `wanted()` tells, in any thread, what that will be, or None: a chunk is taken only once there is a slot for it, so
+    what is more urgent and comes meanwhile goes first.
     `sent(header)` is called in the event loop for each chunk whose last byte was handed to the kernel.
     """
 
@@ -243,12 +243,13 @@ class Sender(Stream):
         sock: trio.socket.SocketType,
         plane: DataPlane,
         take: Callable[[], Upload | None],
-        urgency: Callable[[], Urgency | None],
+        wanted: Callable[[], Wanted | None],
         sent: Callable[[DataHeader], None],
+        nearness: int = 0,
     ) -> None:
-        super().__init__(sock, plane)
+        super().__init__(sock, plane, nearness)
         self._take = take
-        self._urgency = urgency
+        self._wanted = wanted
         self._sent = sent
         self._upload: Upload | None = None
         self._idle = False
@@ -278,8 +279,8 @@ class Sender(Stream):
 
     def hurry(self) -> None:
         """Note that something more urgent may be there to be sent: it waits for its slot among its like."""
-        if self.place is not None and (urgency := self._urgency()) is not None:
-            self.plane.hurry(self, urgency)
+        if self.place is not None and (wanted := self._wanted()) is not None:
+            self.plane.hurry(self, wanted)
 
     @property
     def is_busy(self) -> bool:
@@ -298,11 +299,11 @@ class Sender(Stream):
         """Send what is to be sent."""
         if self._upload is None and ready & _HEARD:
             return self._hear()
-        urgency = self._next_urgency()
-        if urgency is None:
+        wanted = self._next_wanted()
+        if wanted is None:
             self.plane.release_slot(self)
             return Next.WAIT
-        if not self.has_slot and not self.plane.take_slot(self, urgency):
+        if not self.has_slot and not self.plane.take_slot(self, wanted):
             return self._park()
         for _ in range(RUN_CHUNKS):
             if self._upload is None and not self._take_next():
@@ -319,29 +320,29 @@ class Sender(Stream):
         """Keep the slot inside a chunk; between chunks keep it only where nobody waits for something as urgent."""
         if self._upload is not None and self._moved:
             return Next.WAIT
-        urgency = self._next_urgency()
-        if urgency is None:
+        wanted = self._next_wanted()
+        if wanted is None:
             self.plane.release_slot(self)
             return Next.WAIT
-        return Next.WAIT if self.plane.renew_slot(self, urgency) else self._park()
+        return Next.WAIT if self.plane.renew_slot(self, wanted) else self._park()
 
     def _park(self) -> Next:
         # What came between the question how urgent it is and the queue has found nobody there to hurry.
         self.hurry()
         return Next.PARK
 
-    def _next_urgency(self) -> Urgency | None:
-        """Return how urgent what it sends next is; None where nothing is to be sent, and then it is idle."""
+    def _next_wanted(self) -> Wanted | None:
+        """Return what it sends next; None where nothing is to be sent, and then it is idle."""
         if self._upload is not None:
-            return self._upload.urgency
-        urgency = self._urgency()
-        if urgency is None:
+            return self._upload.wanted
+        wanted = self._wanted()
+        if wanted is None:
             # In this order: a request that comes in between finds either the flag or this second look.
             self._idle = True
-            urgency = self._urgency()
-        if urgency is not None:
+            wanted = self._wanted()
+        if wanted is not None:
             self._idle = False
-        return urgency
+        return wanted
 
     def _take_next(self) -> bool:
         self._upload = self._take()

@@ -17,7 +17,7 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -27,8 +27,10 @@ from typing import Final, NamedTuple
 import trio
 
 from p2pfill.errors import TransferError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
+from p2pfill.transport.uploads import Wanted
 
 EAGER_MS: Final = 1
 """How long a thread may wait for one socket while there are threads for all streams: saves arming it again."""
@@ -46,22 +48,27 @@ class Place(NamedTuple):
     """Where a stream stands in the queue for upload slots."""
 
     urgency: Urgency
+    nearness: int
     number: int
     """Grows with each that queues, so that equals go in order of arrival."""
     stream: Stream
+    title: TitleId
 
 
 class Stream(ABC):
     """One data stream of a plane. `work` runs in the plane's threads, all else in the event loop."""
 
-    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane) -> None:
+    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, nearness: int = 0) -> None:
+        """Among streams that wait for a slot for something as urgent, the one with the least `nearness` goes first."""
         self.sock = sock
         self.fd = sock.fileno()
         self.plane = plane
         self.lock = threading.Lock()
         """Held by the thread that serves the stream."""
         self.closed = False
-        self.has_slot = False
+        self.nearness = nearness
+        self.slot_title: TitleId | None = None
+        """The title for which it has an upload slot, if it has one."""
         self.place: Place | None = None
         """Where it waits for a slot, if it does."""
         self.moved_bytes = 0
@@ -69,6 +76,11 @@ class Stream(ABC):
         self.moved_at_look = 0
         self._ended = trio.Event()
         self._fault: Exception | None = None
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it may send now."""
+        return self.slot_title is not None
 
     @abstractmethod
     def interest(self) -> int:
@@ -124,6 +136,10 @@ class DataPlane:
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
         self._slots_free = upload_slots
+        self._sending: Counter[TitleId] = Counter()
+        """Slots that each title has now."""
+        self._limits: dict[TitleId, int] = {}
+        """And how many it may have, where that is not all."""
         self._slot_queue: list[Place] = []
         """A heap. A place that its stream has left for a better one stays until it comes up."""
         self._slot_numbers = itertools.count()
@@ -200,66 +216,112 @@ class DataPlane:
         """Whether a stream waits for an upload slot."""
         return bool(self._slot_queue)
 
-    def take_slot(self, stream: Stream, urgency: Urgency) -> bool:
-        """Give an upload slot to `stream`, which has none, or queue it for one: the most urgent goes first."""
+    def limit(self, title: TitleId, slots: int | None) -> None:
+        """Let a title take `slots` slots, at least one; None: as many as there are."""
         with self._slot_lock:
-            if self._slots_free:
+            if slots is None:
+                self._limits.pop(title, None)
+            else:
+                self._limits[title] = slots
+            heirs = []
+            while self._slots_free and (heir := self._first_waiting()) is not None:
                 self._slots_free -= 1
-                stream.has_slot = True
+                self._hand_to(heir.stream, heir.title)
+                heirs.append(heir.stream)
+        for stream in heirs:
+            self.arm(stream)
+
+    def take_slot(self, stream: Stream, wanted: Wanted) -> bool:
+        """Give an upload slot to `stream`, which has none, or queue it for one.
+
+        The most urgent goes first, among equals who is farthest away: it waits for its whole network.
+        """
+        with self._slot_lock:
+            if self._slots_free and self._may_send(wanted.title):
+                self._slots_free -= 1
+                self._hand_to(stream, wanted.title)
             elif stream.place is None:
-                self._queue(stream, urgency)
+                self._queue(stream, wanted)
             return stream.has_slot
 
-    def hurry(self, stream: Stream, urgency: Urgency) -> None:
-        """Let `stream` wait as something more urgent, if it waits: what it is to send has changed."""
+    def hurry(self, stream: Stream, wanted: Wanted) -> None:
+        """Let `stream` wait for something more urgent, if it waits: what it is to send has changed."""
         with self._slot_lock:
-            if stream.place is not None and urgency < stream.place.urgency:
-                self._queue(stream, urgency)
+            if stream.place is not None and wanted.urgency < stream.place.urgency:
+                self._queue(stream, wanted)
+            if stream.place is None or not self._slots_free or not self._may_send(stream.place.title):
+                return
+            self._slots_free -= 1
+            self._hand_to(stream, stream.place.title)
+        self.arm(stream)
 
-    def renew_slot(self, stream: Stream, urgency: Urgency) -> bool:
-        """Leave `stream` its slot for a next chunk unless somebody waits whose chunk is as urgent; then queue it."""
+    def renew_slot(self, stream: Stream, wanted: Wanted) -> bool:
+        """Leave `stream` its slot for a next chunk unless somebody waits whose turn it is as much; then queue it."""
         with self._slot_lock:
             if not stream.has_slot:
                 return True  # it was taken away meanwhile; the next turn asks for another
+            self._take_from(stream)
             heir = self._first_waiting()
-            if heir is None or urgency < heir.urgency:
+            mine = wanted.urgency, stream.nearness
+            if self._may_send(wanted.title) and (heir is None or mine < (heir.urgency, heir.nearness)):
+                if heir is not None:
+                    heapq.heappush(self._slot_queue, heir)
+                self._hand_to(stream, wanted.title)
                 return True
-            heapq.heappop(self._slot_queue)
-            stream.has_slot = False
-            self._queue(stream, urgency)
-            self._hand_to(heir.stream)
+            self._queue(stream, wanted)
+            if heir is None:
+                self._slots_free += 1
+                return False
+            self._hand_to(heir.stream, heir.title)
         self.arm(heir.stream)
         return False
 
     def release_slot(self, stream: Stream) -> None:
-        """Take the slot from `stream`, if it has one, and give it to the most urgent one that waits."""
+        """Take the slot from `stream`, if it has one, and give it to the one that waits and is to be first."""
         with self._slot_lock:
             if not stream.has_slot:
                 return
-            stream.has_slot = False
+            self._take_from(stream)
             heir = self._first_waiting()
             if heir is None:
                 self._slots_free += 1
                 return
-            heapq.heappop(self._slot_queue)
-            self._hand_to(heir.stream)
+            self._hand_to(heir.stream, heir.title)
         self.arm(heir.stream)
 
-    def _queue(self, stream: Stream, urgency: Urgency) -> None:
-        stream.place = Place(urgency, next(self._slot_numbers), stream)
+    def _queue(self, stream: Stream, wanted: Wanted) -> None:
+        stream.place = Place(wanted.urgency, stream.nearness, next(self._slot_numbers), stream, wanted.title)
         heapq.heappush(self._slot_queue, stream.place)
 
-    def _first_waiting(self) -> Place | None:
-        """Return the first place in the queue whose stream still waits there, and remove those before it."""
-        while self._slot_queue:
-            place = self._slot_queue[0]
-            if place is place.stream.place and not place.stream.closed:
-                return place
-            heapq.heappop(self._slot_queue)
-        return None
+    def _may_send(self, title: TitleId) -> bool:
+        return title not in self._limits or self._sending[title] < self._limits[title]
 
-    def _hand_to(self, heir: Stream) -> None:
-        heir.has_slot, heir.place = True, None
+    def _first_waiting(self) -> Place | None:
+        """Take the first place out of the queue whose stream still waits there and whose title may be sent."""
+        held_up: list[Place] = []
+        found: Place | None = None
+        while self._slot_queue and found is None:
+            place = heapq.heappop(self._slot_queue)
+            if place is not place.stream.place or place.stream.closed:
+                continue
+            if self._may_send(place.title):
+                found = place
+            else:
+                held_up.append(place)
+        for place in held_up:
+            heapq.heappush(self._slot_queue, place)
+        return found
+
+    def _hand_to(self, stream: Stream, title: TitleId) -> None:
+        stream.slot_title, stream.place = title, None
+        self._sending[title] += 1
+
+    def _take_from(self, stream: Stream) -> None:
+        if stream.slot_title is not None:
+            self._sending[stream.slot_title] -= 1
+            if not self._sending[stream.slot_title]:
+                del self._sending[stream.slot_title]
+            stream.slot_title = None
 
     async def watch_slots(self) -> None:
         """Take upload slots from streams that stand still; runs until cancelled."""

@@ -16,6 +16,13 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 
 
+class Wanted(NamedTuple):
+    """What would be sent next."""
+
+    urgency: Urgency
+    title: TitleId
+
+
 class Asked(NamedTuple):
     """A request that waits."""
 
@@ -52,10 +59,13 @@ class UploadQueue:
                 del self._waiting[title][request_id]
                 self._forget_if_empty(title)
 
-    def urgency(self) -> Urgency | None:
-        """Return that of what would be taken now; None where nothing waits."""
+    def wanted(self) -> Wanted | None:
+        """Return what would be taken now; None where nothing waits."""
         with self._lock:
-            return min(map(self._urgency_of, self._waiting), default=None)
+            if not self._waiting:
+                return None
+            title = min(self._waiting, key=self._turn_of)
+            return Wanted(self._urgency_of(title), title)
 
     def take(self) -> Asked | None:
         """Remove and return the request that is to be served next."""

@@ -12,11 +12,16 @@ import trio
 import xxhash
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
 from p2pfill.transport import plane as plane_module
 from p2pfill.transport.plane import DataPlane
+from p2pfill.transport.uploads import Wanted
+
+TITLE = TitleId(bytes(32))
+WANTED = Wanted(Urgency(), TITLE)
 
 
 class Files:
@@ -70,13 +75,13 @@ class Outbox:
         self.sent: list[DataHeader] = []
         self.done = trio.Event()
         self._left = len(uploads)
-        self.sender = data.Sender(sock, plane, self.take, self.urgency, self.note)
+        self.sender = data.Sender(sock, plane, self.take, self.wanted, self.note)
 
     def take(self) -> data.Upload | None:
         return self.uploads.pop(0) if self.uploads else None
 
-    def urgency(self) -> Urgency | None:
-        return self.uploads[0].urgency if self.uploads else None
+    def wanted(self) -> Wanted | None:
+        return self.uploads[0].wanted if self.uploads else None
 
     def note(self, header: DataHeader) -> None:
         self.sent.append(header)
@@ -108,7 +113,7 @@ class Inbox:
 async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, tmp_path: Path) -> None:
     source, target, payload = two_titles(tmp_path)
     near, far = trio.socket.socketpair()
-    uploads = [data.Upload(DataHeader(number, 3, len(payload)), source) for number in range(40)]
+    uploads = [data.Upload(DataHeader(number, 3, len(payload)), source, WANTED) for number in range(40)]
     inbox = Inbox(target, payload)
     inbox.withdrawn = {5, 39}
     with near, far, trio.fail_after(20):
@@ -138,7 +143,7 @@ async def test_wrong_digests_are_told_apart(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(inbox.receiver(plane, far).run)
             async with trio.open_nursery() as sending:
-                outbox = Outbox(plane, near, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+                outbox = Outbox(plane, near, [data.Upload(DataHeader(1, 3, len(payload)), source, WANTED)])
                 sending.start_soon(outbox.sender.run)
                 await outbox.done.wait()
                 sending.cancel_scope.cancel()
@@ -203,7 +208,7 @@ async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, tmp_path
 
             nursery.start_soon(drain)
             with pytest.raises(TransferError):
-                await Outbox(plane, near, [data.Upload(DataHeader(1, 0, len(payload)), source)]).sender.run()
+                await Outbox(plane, near, [data.Upload(DataHeader(1, 0, len(payload)), source, WANTED)]).sender.run()
             near.close()
 
 
@@ -217,7 +222,7 @@ async def test_a_stalled_stream_is_given_up(
     header = DataHeader(1, 3, len(payload))
     with near, far, trio.fail_after(20):
         await near.send(encode_header(header))
-        outbox = Outbox(plane, near, [data.Upload(header, source)])
+        outbox = Outbox(plane, near, [data.Upload(header, source, WANTED)])
         end = Inbox(target, payload).receiver(plane, far) if receiving else outbox.sender
         with pytest.raises(TransferError, match="no byte moved"):
             await end.run()
@@ -234,12 +239,12 @@ async def test_a_stream_that_stands_still_gives_its_slot_to_another(
     with frozen, _nobody, near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(plane.watch_slots)
-            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source, WANTED)])
             nursery.start_soon(stuck.sender.run)
             while not stuck.sender.has_slot:
                 await trio.sleep(0.01)
             nursery.start_soon(inbox.receiver(plane, far).run)
-            outbox = Outbox(plane, near, [data.Upload(DataHeader(2, 3, len(payload)), source)])
+            outbox = Outbox(plane, near, [data.Upload(DataHeader(2, 3, len(payload)), source, WANTED)])
             nursery.start_soon(outbox.sender.run)
             await outbox.done.wait()
             while not inbox.got:
@@ -255,12 +260,12 @@ async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: 
     inbox = Inbox(target, payload)
     with frozen, _nobody, near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source)])
+            stuck = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source, WANTED)])
             nursery.start_soon(stuck.sender.run)
             while not stuck.sender.has_slot:
                 await trio.sleep(0.01)
             bulk, urgent = (
-                data.Upload(DataHeader(number, 3, len(payload)), source, Urgency(rank))
+                data.Upload(DataHeader(number, 3, len(payload)), source, Wanted(Urgency(rank), TITLE))
                 for number, rank in ((2, 0), (3, -1))
             )
             outbox = Outbox(plane, near, [bulk])
@@ -289,7 +294,7 @@ async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, tmp
             async with trio.open_nursery() as receiving:
                 receiving.start_soon(inbox.receiver(plane, far).run)
                 for number in range(20):
-                    outbox.uploads.append(data.Upload(DataHeader(number, 3, len(payload)), source))
+                    outbox.uploads.append(data.Upload(DataHeader(number, 3, len(payload)), source, WANTED))
                     outbox.sender.wake()
                     while len(inbox.got) <= number:
                         await trio.sleep(0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,9 +15,14 @@ from hypothesis import strategies as st
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.transport.plane import DataPlane, Next, Stream
-from p2pfill.transport.uploads import UploadQueue
+from p2pfill.transport.uploads import UploadQueue, Wanted
 
 TITLES = [TitleId(bytes([number]) * 32) for number in range(3)]
+
+
+def wanted(rank: int = 0, title: TitleId = TITLES[0]) -> Wanted:
+    return Wanted(Urgency(rank), title)
+
 
 steps = st.lists(
     st.one_of(
@@ -48,14 +54,14 @@ def test_the_most_urgent_goes_first_and_what_is_equal_in_order_of_arrival(plan: 
                 ranks[value[0]] = value[1]
             case _:
                 first = min(waiting, key=lambda one: (ranks[one[1]], one[0]), default=None)
-                expected = queue.urgency()
+                expected = queue.wanted()
                 asked = queue.take()
                 if first is None:
                     assert (asked, expected) == (None, None)
                     continue
                 waiting.remove(first)
                 assert asked == (*first, first[0] + 100)
-                assert expected == Urgency(ranks[first[1]])
+                assert expected == Wanted(Urgency(ranks[first[1]]), first[1])
         assert len(queue) == len(waiting)
 
 
@@ -115,7 +121,7 @@ def owner(found: list[Stream]) -> int:
 async def test_slots_go_to_the_most_urgent_and_among_equals_to_who_came_first(plane: DataPlane) -> None:
     found = streams(plane, 5)
     ranks = [0, 0, -5, 3, -5]
-    assert [plane.take_slot(stream, Urgency(rank)) for stream, rank in zip(found, ranks, strict=True)] == [
+    assert [plane.take_slot(stream, wanted(rank)) for stream, rank in zip(found, ranks, strict=True)] == [
         True, False, False, False, False,
     ]  # fmt: skip
     order = []
@@ -123,15 +129,15 @@ async def test_slots_go_to_the_most_urgent_and_among_equals_to_who_came_first(pl
         order.append(owner(found))
         plane.release_slot(found[order[-1]])
     assert order == [0, 2, 4, 1, 3]
-    assert plane.take_slot(found[0], Urgency())
+    assert plane.take_slot(found[0], wanted())
 
 
 async def test_a_stream_that_waits_moves_up_when_something_more_urgent_comes(plane: DataPlane) -> None:
     found = streams(plane, 4)
     for stream in found:
-        plane.take_slot(stream, Urgency())
-    plane.hurry(found[3], Urgency(-1))
-    plane.hurry(found[2], Urgency(1))  # what it waits for already is more urgent
+        plane.take_slot(stream, wanted())
+    plane.hurry(found[3], wanted(-1))
+    plane.hurry(found[2], wanted(1))  # what it waits for already is more urgent
     found[1].closed = True
     order = []
     while any(stream.has_slot for stream in found):
@@ -143,10 +149,100 @@ async def test_a_stream_that_waits_moves_up_when_something_more_urgent_comes(pla
 async def test_a_stream_keeps_its_slot_from_those_that_are_less_urgent_only(plane: DataPlane) -> None:
     found = streams(plane, 2)
     for stream in found:
-        plane.take_slot(stream, Urgency())
-    assert plane.renew_slot(found[0], Urgency(-1))
+        plane.take_slot(stream, wanted())
+    assert plane.renew_slot(found[0], wanted(-1))
     assert owner(found) == 0
-    assert not plane.renew_slot(found[0], Urgency())
+    assert not plane.renew_slot(found[0], wanted())
     assert owner(found) == 1
     plane.release_slot(found[1])
     assert owner(found) == 0
+
+
+async def test_who_is_farthest_away_goes_first_among_what_is_as_urgent(plane: DataPlane) -> None:
+    found = streams(plane, 4)
+    for stream, nearness in zip(found, (0, 0, -2, -1), strict=True):
+        stream.nearness = nearness
+        plane.take_slot(stream, wanted())
+    order = []
+    while any(stream.has_slot for stream in found):
+        order.append(owner(found))
+        plane.release_slot(found[order[-1]])
+    assert order == [0, 2, 3, 1]
+
+
+async def test_a_title_takes_no_more_slots_than_it_may_and_others_take_the_rest() -> None:
+    async with DataPlane(workers=1, upload_slots=4).running() as plane:
+        found = streams(plane, 6)
+        plane.limit(TITLES[0], 2)
+        for stream in found[:4]:
+            plane.take_slot(stream, wanted())
+        assert [stream.has_slot for stream in found] == [True, True, False, False, False, False]
+        assert plane.take_slot(found[4], wanted(5, TITLES[1]))
+        plane.release_slot(found[0])
+        assert [stream.has_slot for stream in found] == [False, True, True, False, True, False]
+        # Between chunks: what may go on does, and a title over its limit waits.
+        assert plane.renew_slot(found[4], wanted(5, TITLES[1]))
+        assert not plane.renew_slot(found[1], wanted())
+        assert found[3].has_slot
+        plane.limit(TITLES[0], 1)
+        assert not plane.renew_slot(found[2], wanted())
+        assert [stream.has_slot for stream in found[:4]] == [False, False, False, True]
+        plane.limit(TITLES[0], None)
+        assert [stream.has_slot for stream in found[:4]] == [False, True, True, True]
+        for stream in found:
+            plane.release_slot(stream)
+        assert not any(stream.has_slot for stream in found)
+        for stream in found[:4]:
+            assert plane.take_slot(stream, wanted())
+        assert not plane.take_slot(found[4], wanted())
+        assert not plane.take_slot(found[5], wanted(-1))
+
+
+async def test_who_waits_for_a_title_at_its_limit_is_served_when_it_waits_for_something_else() -> None:
+    async with DataPlane(workers=1, upload_slots=4).running() as plane:
+        found = streams(plane, 2)
+        plane.limit(TITLES[0], 1)
+        for stream in found:
+            plane.take_slot(stream, wanted())
+        assert not found[1].has_slot
+        plane.hurry(found[1], wanted(-1, TITLES[1]))
+        assert found[1].slot_title == TITLES[1]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["take", "renew", "release", "limit", "hurry"]),
+            st.integers(0, 5), st.integers(-1, 1), st.sampled_from(TITLES), st.none() | st.integers(1, 3),
+        ),
+        max_size=60,
+    )
+)  # fmt: skip
+def test_slots_are_neither_lost_nor_made_and_none_is_free_while_somebody_may_have_it(steps: list[Any]) -> None:
+    async def play() -> None:
+        plane = DataPlane(workers=1, upload_slots=3)
+        found = streams(plane, 6)
+        for what, number, rank, title, slots in steps:
+            stream, need = found[number], wanted(rank, title)
+            match what:
+                case "take" if not stream.has_slot and stream.place is None:
+                    plane.take_slot(stream, need)
+                case "renew" if stream.has_slot:
+                    plane.renew_slot(stream, need)
+                case "hurry":
+                    plane.hurry(stream, need)
+                case "release":
+                    plane.release_slot(stream)
+                case "limit":
+                    plane.limit(title, slots)
+            busy = [stream.slot_title for stream in found if stream.slot_title is not None]
+            assert plane._slots_free + len(busy) == 3
+            assert plane._sending == {title: busy.count(title) for title in set(busy)}
+            if plane._slots_free:
+                for waiting in found:
+                    if waiting.place is not None:
+                        assert busy.count(waiting.place.title) >= plane._limits[waiting.place.title]
+        plane._epoll.close()
+        os.close(plane._stop_fd)
+
+    trio.run(play)
