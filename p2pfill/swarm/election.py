@@ -25,10 +25,10 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 
-LOTS_MAX: Final = 256
+LOTS_MAX: Final = 1024
 """Masters are elected for lots, not for chunks, where a title has more chunks than this: an election costs lots x
 members, and whoever are masters of one lot in their ISPs are linked with each other (`swarm.borders`). In an ISP of a
-hundred caches some then do half as much again as others at the border, but that is a hundredth of the title."""
+hundred caches some then do a tenth more than others at the border, which is a hundredth of the title."""
 
 
 class Scope(IntEnum):
@@ -44,7 +44,7 @@ class Scope(IntEnum):
 def lot_count(chunk_count: int) -> int:
     """Return how many lots a title's chunks make; chunk k is in lot k % lots.
 
-    No more than `LOTS_MAX`, and all of the same size to within one chunk: 600 chunks make 200 lots of three.
+    No more than `LOTS_MAX`, and all of the same size to within one chunk: 1,500 chunks make 750 lots of two.
     """
     return -(-chunk_count // max(1, -(-chunk_count // LOTS_MAX)))
 

@@ -106,15 +106,15 @@ def test_a_cache_has_few_links_however_large_the_fleet_is() -> None:
 def test_many_chunks_make_lots() -> None:
     assert lot_count(0) == 0
     assert lot_count(LOTS_MAX) == LOTS_MAX
-    assert lot_count(600) == 200
+    assert lot_count(1500) == 750
     assert lot_count(25_600) == LOTS_MAX
     caches = fleet({"eu": [4] * 3})
     infos = nodes(caches)
-    duties = Duties(TITLE, 600, infos.values())
+    duties = Duties(TITLE, 1500, infos.values())
     for info in infos.values():
         mine = duties.within(info)[Scope.REGION]
-        assert all(mine[chunk] == mine[chunk + 200] for chunk in range(400))
-        assert abs(mine.count() - 600 / 4) <= 3
+        assert all(mine[chunk] == mine[chunk + 750] for chunk in range(750))
+        assert abs(mine.count() - 1500 / 4) <= 6
 
 
 def test_a_cache_that_is_its_whole_isp_keeps_a_bounded_part_of_its_links() -> None:
