@@ -29,8 +29,8 @@ cdef double ln(double x) noexcept nogil
 cdef double score(uint64_t chunk_mix, uint64_t seed, double weight) noexcept nogil
 cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const uint16_t* avail,
                             int64_t low, int64_t high, uint32_t* best_avail) noexcept nogil
-cdef void assign_loop(const uint64_t* seeds, const double* weights, uint32_t* quotas, uint32_t* members,
-                      size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil
+cdef void assign_loop(const uint32_t* chunks, const uint64_t* seeds, const double* weights, uint32_t* quotas,
+                      uint32_t* members, size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil
 
 cdef int64_t now_ns() noexcept nogil
 cdef bint wait_ready(int fd, short events, int64_t* left_ns) noexcept nogil

@@ -134,15 +134,15 @@ cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const ui
     return best
 
 
-cdef void assign_loop(const uint64_t* seeds, const double* weights, uint32_t* quotas, uint32_t* members,
-                      size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil:
+cdef void assign_loop(const uint32_t* chunks, const uint64_t* seeds, const double* weights, uint32_t* quotas,
+                      uint32_t* members, size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil:
     # `members` lists those with quota left, ascending, so that of equal scores the earlier member wins.
-    cdef size_t chunk, j, best_j
+    cdef size_t i, j, best_j
     cdef uint64_t chunk_mix
     cdef double best_score, this_score
     cdef uint32_t best
-    for chunk in range(chunk_count):
-        chunk_mix = mix(chunk)
+    for i in range(chunk_count):
+        chunk_mix = mix(chunks[i])
         best_j = 0
         best_score = score(chunk_mix, seeds[members[0]], weights[members[0]])
         for j in range(1, member_count):
@@ -151,7 +151,7 @@ cdef void assign_loop(const uint64_t* seeds, const double* weights, uint32_t* qu
                 best_score = this_score
                 best_j = j
         best = members[best_j]
-        out[chunk] = <uint16_t>best
+        out[i] = <uint16_t>best
         quotas[best] -= 1
         if quotas[best] == 0:
             member_count -= 1
@@ -211,8 +211,8 @@ def scores(uint64_t chunk, seeds, weights, out):
             chunk_mix, (<uint64_t*>seeds_lent.view.buf)[i], (<double*>weights_lent.view.buf)[i])
 
 
-def assign(seeds, weights, quotas, out):
-    cdef Lent seeds_lent = Lent(seeds), weights_lent = Lent(weights)
+def assign(chunks, seeds, weights, quotas, out):
+    cdef Lent chunks_lent = Lent(chunks), seeds_lent = Lent(seeds), weights_lent = Lent(weights)
     cdef Lent quotas_lent = Lent(quotas, True), out_lent = Lent(out, True)
     cdef size_t n = <size_t>quotas_lent.view.len // 4, chunk_count = <size_t>out_lent.view.len // 2
     cdef size_t i, member_count = 0
@@ -220,6 +220,8 @@ def assign(seeds, weights, quotas, out):
     cdef uint32_t* quota_data = <uint32_t*>quotas_lent.view.buf
     if <size_t>seeds_lent.view.len != 8 * n or <size_t>weights_lent.view.len != 8 * n or n > 65535:
         raise ValueError("seeds, weights and quotas differ in number")
+    if <size_t>chunks_lent.view.len != 4 * chunk_count:
+        raise ValueError("chunks and owners differ in number")
     for i in range(n):
         total += quota_data[i]
     if total != chunk_count:
@@ -232,8 +234,9 @@ def assign(seeds, weights, quotas, out):
             members[member_count] = <uint32_t>i
             member_count += 1
     with nogil:
-        assign_loop(<const uint64_t*>seeds_lent.view.buf, <const double*>weights_lent.view.buf, quota_data,
-                    members, member_count, <uint16_t*>out_lent.view.buf, chunk_count)
+        assign_loop(<const uint32_t*>chunks_lent.view.buf, <const uint64_t*>seeds_lent.view.buf,
+                    <const double*>weights_lent.view.buf, quota_data, members, member_count,
+                    <uint16_t*>out_lent.view.buf, chunk_count)
     free(members)
 
 

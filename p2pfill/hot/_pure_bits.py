@@ -68,10 +68,12 @@ def scores(chunk: int, seeds: "array[int]", weights: "array[float]", out: "array
         out[i] = _score(chunk_mix, seed, weight)
 
 
-def assign(seeds: "array[int]", weights: "array[float]", quotas: "array[int]", out: "array[int]") -> None:
+def assign(
+    chunks: "array[int]", seeds: "array[int]", weights: "array[float]", quotas: "array[int]", out: "array[int]"
+) -> None:
     """Write the owner of each chunk to `out`. `quotas` (array('I')) adds up to len(out); it is used up."""
     members = [i for i, quota in enumerate(quotas) if quota]
-    for chunk in range(len(out)):
+    for place, chunk in enumerate(chunks):
         chunk_mix = _mix(chunk)
         best = members[0]
         best_score = _score(chunk_mix, seeds[best], weights[best])
@@ -79,7 +81,7 @@ def assign(seeds: "array[int]", weights: "array[float]", quotas: "array[int]", o
             score = _score(chunk_mix, seeds[i], weights[i])
             if score < best_score:
                 best, best_score = i, score
-        out[chunk] = best
+        out[place] = best
         quotas[best] -= 1
         if not quotas[best]:
             members.remove(best)

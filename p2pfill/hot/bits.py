@@ -74,18 +74,22 @@ def quotas(chunk_count: int, weights: Sequence[float]) -> "array[int]":
     return result
 
 
-def assign(chunk_count: int, seeds: Sequence[int], weights: Sequence[float]) -> "array[int]":
-    """Owner of each chunk as an array('H') of member indexes.
+def assign(chunks: Sequence[int], seeds: Sequence[int], weights: Sequence[float]) -> "array[int]":
+    """Owner of each of `chunks` (numbers) as an array('H') of member indexes.
 
-    In ascending order each chunk goes to its best-scored member that has quota left (`quotas`), so every member owns
-    its share of the title to within one chunk. `seeds` are 64-bit numbers, one per member, well mixed or not;
-    `weights` are positive and finite. Raises ValueError if these do not hold, for more than MEMBERS_MAX members, and
-    for chunks without members. Cost: chunks x members; the native twin drops the GIL.
+    In the order given each chunk goes to its best-scored member that has quota left (`quotas`), so every member owns
+    its share of them to within one. `seeds` are 64-bit numbers, one per member, well mixed or not; `weights` are
+    positive and finite. Raises ValueError if these do not hold, for more than MEMBERS_MAX members, for numbers beyond
+    CHUNKS_MAX and for chunks without members. Cost: chunks x members; the native twin drops the GIL.
     """
     seed_array, weight_array = _members(seeds, weights)
-    quota_array = quotas(chunk_count, weights)
-    out = array("H", bytes(2 * chunk_count))
-    _twin.assign(seed_array, weight_array, quota_array, out)
+    quota_array = quotas(len(chunks), weights)
+    try:
+        chunk_array = array("I", chunks)
+    except OverflowError as error:
+        raise ValueError(f"a chunk is not within 0..{CHUNKS_MAX}: {error}") from error
+    out = array("H", bytes(2 * len(chunk_array)))
+    _twin.assign(chunk_array, seed_array, weight_array, quota_array, out)
     return out
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from p2pfill.model.ids import TitleId
-from p2pfill.swarm.election import elect, lot_count, rank
+from p2pfill.swarm.election import elect, elect_masters, lot_count, rank
 
 CHILDREN: Final = 3
 """Branches of a tree. With b of them the last of n members waits for about b log_b n chunks: the least for 3."""
@@ -48,7 +48,7 @@ class Tree:
         """What can be had from `before`, a tree of the same title, is not worked out again."""
         self.weights = dict(weights)
         leading = {name: weight for name, weight in weights.items() if weight > 0}
-        names, leaders = elect(title_id, lots if leading else 0, leading)
+        names, leaders = elect(title_id, range(lots if leading else 0), leading)
         self._leaders = [names[leader] for leader in leaders] or [""] * lots
         """Lot -> who leads; empty where nobody does."""
         self._ranks: list[list[str]]
@@ -106,12 +106,13 @@ class Borders:
 
     def load(self, borders: Mapping[IspKey, Border]) -> None:
         """Begin anew with all ISPs at once."""
-        self._isps = {key: self._elect(border) for key, border in borders.items() if border.caches}
         weights: dict[str, dict[str, float]] = defaultdict(dict)
-        for region, isp in self._isps:
+        groups = {key: border.caches for key, border in borders.items() if border.caches}
+        for region, isp in groups:
             weights[region][isp] = borders[region, isp].weight
         self._regions = {region: Tree(self._title_id, self._lots, group) for region, group in weights.items()}
         self._world = Tree(self._title_id, self._lots, _sums(self._regions))
+        self._isps = {key: self._elect(key, group, self._regions, self._world) for key, group in groups.items()}
         self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.lots_of}
         self._kept.clear()
 
@@ -121,31 +122,48 @@ class Borders:
         Those are all whose links change, and some who are masters of the same lots.
         """
         region, isp = key
-        isps, regions = dict(self._isps), dict(self._regions)
-        before = isps.pop(key, None)
+        regions = dict(self._regions)
         tree = regions.pop(region, None)
         weights = dict(tree.weights) if tree is not None else {}
         weights.pop(isp, None)
         if border.caches:
-            isps[key] = self._elect(border)
             weights[isp] = border.weight
         turned: Iterable[int] = range(self._lots)
         if weights:
             regions[region] = Tree(self._title_id, self._lots, weights, tree)
             turned = regions[region].turned
         world = Tree(self._title_id, self._lots, _sums(regions), self._world)
-        near = set(turned)
-        if before is not None and border.caches:
-            after = isps[key].master
-            near.update(lot for lot, name in enumerate(before.master) if name != after[lot])
-        far = near.union(world.turned)
-        changed = self._concerned(region, near, far)
+        isps = {other: masters for other, masters in self._isps.items() if other != key}
+        if border.caches:
+            isps[key] = self._elect(key, border.caches, regions, world)
+        # Who leads for other lots than before shares them out anew.
+        leaders: set[IspKey] = set()
+        for trees, lots in ((self._regions, turned), (regions, turned)):
+            if region in trees:
+                leaders.update((region, trees[region].order[lot][0]) for lot in lots)
+        for trees, top in ((self._regions, self._world), (regions, world)):
+            for lot in world.turned if top.weights else ():
+                first = top.order[lot][0]
+                leaders.add((first, trees[first].order[lot][0]))
+        for other in leaders - {key}:
+            if other in isps:
+                isps[other] = self._elect(other, isps[other].caches, regions, world)
+        near: dict[str, set[int]] = defaultdict(set)
+        near[region].update(turned)
+        for other in leaders | {key}:
+            before, after = self._isps.get(other), isps.get(other)
+            if before is not None and after is not None:
+                pairs = enumerate(zip(before.master, after.master, strict=True))
+                near[other[0]].update(lot for lot, (old, new) in pairs if old != new)
+        far = set(world.turned).union(*near.values())
+        changed = self._concerned(near, far)
+        old, new = self._isps.get(key), isps.get(key)
         self._isps, self._regions, self._world = isps, regions, world
-        for name in before.lots_of if before is not None else ():
-            del self._isp_of[name]
-        self._isp_of.update(dict.fromkeys(isps[key].lots_of if key in isps else (), key))
+        for name in old.caches if old is not None else ():
+            self._isp_of.pop(name, None)
+        self._isp_of.update(dict.fromkeys(new.caches if new is not None else (), key))
         self._kept.clear()
-        return changed | self._concerned(region, near, far)
+        return changed | self._concerned(near, far)
 
     def links(self, node_id: str) -> set[str]:
         """Return the ids of the caches of other ISPs with which a cache is to be linked; none for one at no border."""
@@ -158,9 +176,14 @@ class Borders:
             return []
         return list(dict.fromkeys(self._leader(key, lot) for lot in range(self._lots)))[:count]
 
-    def _elect(self, border: Border) -> _Masters:
-        names, owners = elect(self._title_id, self._lots, border.caches)
-        masters = _Masters([names[owner] for owner in owners], defaultdict(list))
+    def _elect(self, key: IspKey, caches: Group, regions: Mapping[str, Tree], world: Tree) -> _Masters:
+        region, isp = key
+        tree = regions[region]
+        reaches = [0] * self._lots
+        for lot in range(self._lots) if tree.weights[isp] else ():
+            if tree.order[lot][0] == isp:
+                reaches[lot] = 2 if world.order[lot][0] == region else 1
+        masters = _Masters(caches, elect_masters(self._title_id, reaches, caches), defaultdict(list))
         for lot, name in enumerate(masters.master):
             masters.lots_of[name].append(lot)
         return masters
@@ -173,7 +196,7 @@ class Borders:
             region, isp = self._isp_of[node_id]
             tree = self._regions[region]
             found: set[str] = set()
-            for lot in self._isps[region, isp].lots_of[node_id]:
+            for lot in self._isps[region, isp].lots_of.get(node_id, ()):
                 found.update(self._isps[region, other].master[lot] for other in tree.around(lot, isp))
                 if tree.order[lot][0] == isp:
                     found.update(self._leader(other, lot) for other in self._world.around(lot, region))
@@ -183,19 +206,19 @@ class Borders:
 
     def _has_few(self, node_id: str) -> bool:
         """Tell whether a cache keeps all of its links for sure."""
-        return len(self._isps[self._isp_of[node_id]].lots_of[node_id]) <= LOTS_FEW
+        return len(self._isps[self._isp_of[node_id]].lots_of.get(node_id, ())) <= LOTS_FEW
 
     def _leader(self, region: str, lot: int) -> str:
         return self._isps[region, self._regions[region].order[lot][0]].master[lot]
 
-    def _concerned(self, region: str, near: Iterable[int], far: Iterable[int]) -> set[str]:
-        """Return the masters in a region of the lots `near`, the leaders of all regions for the lots `far`, and more.
+    def _concerned(self, near: Mapping[str, Iterable[int]], far: Iterable[int]) -> set[str]:
+        """Return the masters of the lots `near` in each region, all regions' leaders for the lots `far`, and more.
 
         Where one of them keeps only some of its links, those with whom it is linked may change.
         """
-        rows = [masters.master for (where, _), masters in self._isps.items() if where == region]
-        found = {row[lot] for lot in near for row in rows}
-        found |= {self._leader(other, lot) for lot in far for other in self._regions}
+        found = {self._leader(region, lot) for lot in far for region in self._regions}
+        for (region, _), masters in self._isps.items():
+            found.update(masters.master[lot] for lot in near.get(region, ()))
         for node_id in [name for name in found if not self._has_few(name)]:
             found |= self._keeps(node_id)
         return found
@@ -204,6 +227,7 @@ class Borders:
 class _Masters(NamedTuple):
     """Who are the masters in one ISP."""
 
+    caches: Group
     master: list[str]
     """Lot -> cache."""
     lots_of: dict[str, list[int]]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -49,15 +49,33 @@ def lot_count(chunk_count: int) -> int:
     return -(-chunk_count // max(1, -(-chunk_count // LOTS_MAX)))
 
 
-def elect(title_id: TitleId, lots: int, group: Mapping[str, float]) -> tuple[list[str], array[int]]:
-    """Elect one of `group` (name -> weight above 0) as master of each of `lots` lots.
+def elect(
+    title_id: TitleId, lots: Sequence[int], group: Mapping[str, float], first: int = 0
+) -> tuple[list[str], array[int]]:
+    """Elect one of `group` (name -> weight above 0) as master of each of `lots` (numbers).
 
-    Returns the names in order and, per lot, the master's place among them. Shares follow the weights to within
-    one lot.
+    Returns the names and, per lot, the master's place among them. Shares follow the weights to within one lot; what is
+    left over goes to those first who come first in order of names, counted from the place `first` on.
     """
     names = sorted(group)
+    names = names[first:] + names[:first]
     owners = bits.assign(lots, [_seed(title_id, name) for name in names], [group[name] for name in names])
     return names, owners
+
+
+def elect_masters(title_id: TitleId, reaches: Sequence[int], group: Mapping[str, float]) -> list[str]:
+    """Elect a cache of an ISP as master of each lot, of which `reaches` tells how far its master has to go.
+
+    The lots of each reach are shared out by themselves. All in one, some caches had a fifth more to fetch from the
+    origin than others, and in the simulator a fill of 2 x 8 caches took 3 % longer.
+    """
+    masters = [""] * len(reaches)
+    for number, reach_ in enumerate(sorted(set(reaches))):
+        lots = [lot for lot, this in enumerate(reaches) if this == reach_]
+        names, owners = elect(title_id, lots, group, number * len(group) // len(Scope))
+        for lot, owner in zip(lots, owners, strict=True):
+            masters[lot] = names[owner]
+    return masters
 
 
 def rank(title_id: TitleId, lot: int, group: Mapping[str, float]) -> list[str]:
@@ -90,6 +108,7 @@ class Duties:
     ) -> None:
         self._title_id = title_id
         self._chunk_count = chunk_count
+        self._lots = lot_count(chunk_count)
         self._regions: dict[str, float] = defaultdict(float)
         self._isps: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
@@ -105,25 +124,39 @@ class Duties:
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
         """Return, per scope beyond the ISP, the chunks for which `node` may go that far."""
-        mine = self._lot((node.region, node.isp, node.id), self._caches[node.region, node.isp])
-        leads_region = mine & self._lot((node.region, node.isp), self._isps[node.region])
-        leads_world = leads_region & self._lot((node.region,), self._regions)
-        return {Scope.REGION: mine, Scope.WORLD: leads_region, Scope.ORIGIN: leads_world}
+        mine = self._share(node.region, node.isp, node.id)
+        leads_region, leads_world = self._leads(node.region, node.isp)
+        return {Scope.REGION: mine, Scope.WORLD: mine & leads_region, Scope.ORIGIN: mine & leads_world}
+
+    def _leads(self, region: str, isp: str) -> tuple[Bitmap, Bitmap]:
+        """Return the chunks of which an ISP is the region's master, and those of which it is the world's."""
+        leads = self._lot((region, isp), self._isps[region])
+        return leads, leads & self._lot((region,), self._regions)
+
+    def _share(self, region: str, isp: str, cache: str) -> Bitmap:
+        """Return the chunks of which a cache is master in its ISP."""
+        group = self._caches[region, isp]
+        if group and (region, isp, next(iter(group))) not in self._won:
+            leads_region, leads_world = self._leads(region, isp)
+            reaches = [leads_region[lot] + leads_world[lot] for lot in range(self._lots)]
+            self._keep((region, isp), group, elect_masters(self._title_id, reaches, group))
+        return self._won.get((region, isp, cache)) or Bitmap(self._chunk_count)
 
     def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
         """Return the chunks that the last name of `path` has won in `group`."""
-        if path not in self._won and not group:
-            return Bitmap(self._chunk_count)
         if path not in self._won:
-            lots = lot_count(self._chunk_count)
-            names, owners = elect(self._title_id, lots, group)
-            won = [Bitmap(self._chunk_count) for _ in names]
-            for lot, owner in enumerate(owners):
-                for chunk in range(lot, self._chunk_count, lots):
-                    won[owner].add(chunk)
-            self._won.update({(*path[:-1], name): share for name, share in zip(names, won, strict=True)})
-            self._won.setdefault(path, Bitmap(self._chunk_count))
+            if path[-1] not in group:
+                return Bitmap(self._chunk_count)
+            names, owners = elect(self._title_id, range(self._lots), group)
+            self._keep(path[:-1], group, [names[owner] for owner in owners])
         return self._won[path]
+
+    def _keep(self, path: tuple[str, ...], group: Mapping[str, float], masters: Sequence[str]) -> None:
+        won = {name: Bitmap(self._chunk_count) for name in group}
+        for lot, name in enumerate(masters):
+            for chunk in range(lot, self._chunk_count, self._lots):
+                won[name].add(chunk)
+        self._won.update({(*path, name): share for name, share in won.items()})
 
 
 def reach(within: Mapping[Scope, Bitmap], chunk: int) -> Scope:
