@@ -11,7 +11,6 @@ that a slow transfer is not taken for a stalled one and a change of the roster d
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -20,6 +19,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Duties, Scope, reach
+from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards
 
 STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
@@ -28,16 +28,6 @@ the world's, the region's and the ISP's master have each had their turn by then.
 STANDSTILL: Final = 4
 """A member with whom this cache is not to be linked shows its life through what others announce. So it is passed over
 only when nobody at all has shown any for this many times the usual wait: several hops."""
-
-LAG: Final = 4.0
-"""A cache of the own ISP lags when the part of its share that is still to come is this many times that of the others:
-by then they have spread most of theirs, and would soon wait for it alone."""
-
-LAG_PART: Final = 1 / 16
-"""And this part of its share more: towards the end, when others have nothing left, a little is no lag."""
-
-LAG_CHUNKS: Final = 8
-"""Fewer chunks than this are had from it sooner than from anybody else."""
 
 
 class Masters:
@@ -52,7 +42,7 @@ class Masters:
         """Member -> why it does not count."""
         self._passed_over_until: dict[str, float] = {}
         """Members that no sign of life readmits before then: they live, and are slow."""
-        self._lags_since: dict[str, float] = {}
+        self._laggards = Laggards()
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
         self._life_at = 0.0
@@ -118,7 +108,7 @@ class Masters:
         """Give everybody who is relied on the usual time again to show life, or to catch up."""
         self._seen_at.update(dict.fromkeys(self.members, now))
         self._elected_at = now
-        self._lags_since.clear()
+        self._laggards = Laggards()
 
     def lose(self, node_id: str) -> None:
         """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
@@ -213,20 +203,13 @@ class Masters:
         shows no life is not slow but silent, which `watch` finds.
         """
         self.duties()
-        if not any(count >= LAG_CHUNKS for _, count in self._shares.values()):
+        shares = {node_id: count for node_id, (_, count) in self._shares.items()}
+        if not any(count >= LAG_CHUNKS for count in shares.values()):
             return []
-        left: dict[str, int] = {
-            node_id: share.and_not(here).count() for node_id, (share, _) in self._shares.items()
-        }
-        parts = {node_id: count / max(1, self._shares[node_id][1]) for node_id, count in left.items()}
-        in_order = sorted(parts.values())
-        since, self._lags_since = self._lags_since, {}
-        for node_id, count in left.items():
-            if node_id == self._me.id or count < LAG_CHUNKS or len(in_order) < 2:
-                continue
-            if parts[node_id] > LAG * _median_without(in_order, parts[node_id]) + LAG_PART:
-                self._lags_since[node_id] = since.get(node_id, now)
-        return [node_id for node_id, began in self._lags_since.items() if self._seen_at[node_id] > began]
+        left = {node_id: share.and_not(here).count() for node_id, (share, _) in self._shares.items()}
+        since = self._laggards.look(now, shares, left)
+        since.pop(self._me.id, None)
+        return [node_id for node_id, began in since.items() if self._seen_at[node_id] > began]
 
     def _is_due(self, node: NodeInfo, within: Mapping[Scope, Bitmap], available: Availability) -> bool:
         """Tell whether `node`, which may go as far as `within`, is master of a chunk that it lacks and could get."""
@@ -252,11 +235,3 @@ class Masters:
         if node is None or node.region != self._me.region:
             return Scope.WORLD
         return Scope.ISP if node.isp == self._me.isp else Scope.REGION
-
-
-def _median_without(in_order: Sequence[float], one: float) -> float:
-    """Return the median of sorted figures, at least two, but for one of those that equal `one`."""
-    place = bisect_left(in_order, one)
-    count = len(in_order) - 1
-    low, high = (count - 1) // 2, count // 2
-    return (in_order[low + (low >= place)] + in_order[high + (high >= place)]) / 2

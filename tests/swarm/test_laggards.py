@@ -1,0 +1,74 @@
+"""Who is far behind with its share: by what is left, and by the pace; and nobody else."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfill.swarm.laggards import LAG_CHUNKS, SPAN_S, Laggards, median_without
+
+NAMES = ["a", "b", "c", "d"]
+SHARES = dict.fromkeys(NAMES, 100)
+
+
+def test_one_that_becomes_slow_half_way_is_found_while_others_have_much_left() -> None:
+    laggards = Laggards()
+    for tick in range(100):
+        now = tick / 4
+        left = dict.fromkeys(NAMES, max(0, 100 - 2 * tick))
+        if tick > 20:
+            left["b"] = 60 - (tick - 20) // 5
+        lagging = laggards.look(now, SHARES, left)
+        assert set(lagging) <= {"b"}
+        if lagging:
+            break
+    assert lagging
+    assert now <= 5 + 2 * SPAN_S
+    assert left["a"] > 30
+
+
+def test_one_that_was_always_a_little_slow_is_found_by_what_is_left() -> None:
+    laggards = Laggards()
+    found = []
+    for tick in range(101):
+        left = dict.fromkeys(NAMES, 100 - tick)
+        left["c"] = 100 - tick // 2
+        found += laggards.look(tick / 4, SHARES, left)
+    assert set(found) == {"c"}
+
+
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(1, 4))
+def test_whoever_keeps_step_within_a_factor_of_three_does_not_lag(seed: int, count: int, weight: int) -> None:
+    random = Random(seed)
+    names = [f"n{number}" for number in range(count)]
+    shares = {name: 200 * (weight if number == 0 else 1) for number, name in enumerate(names)}
+    done = dict.fromkeys(names, 0.0)
+    laggards = Laggards()
+    for tick in range(60):
+        for name in names:
+            done[name] += random.uniform(0.006, 0.018)
+        left = {name: max(0, round(shares[name] * (1 - done[name]))) for name in names}
+        if min(left.values()) < 60:
+            break
+        assert laggards.look(tick / 4, shares, left) == {}
+
+
+def test_two_caches_are_not_compared_by_their_pace_and_a_few_chunks_are_no_lag() -> None:
+    laggards = Laggards()
+    for tick in range(20):
+        assert laggards.look(tick / 4, {"a": 100, "b": 100}, {"a": 100 - tick, "b": 100}) == {}
+    few = LAG_CHUNKS - 1
+    for tick in range(20):
+        left = {**dict.fromkeys(NAMES, max(0, few - tick)), "d": few}
+        assert Laggards().look(tick / 4, dict.fromkeys(NAMES, few), left) == {}
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.data())
+def test_the_median_of_the_others(figures: list[float], data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(figures) - 1))
+    others = sorted(figures[:place] + figures[place + 1 :])
+    middle = len(others) // 2
+    expected = others[middle] if len(others) % 2 else (others[middle - 1] + others[middle]) / 2
+    assert median_without(sorted(figures), figures[place]) == expected
