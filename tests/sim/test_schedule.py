@@ -10,7 +10,9 @@ from p2pfill.sim.schedule import BUCKET_S, Schedule
 delays = st.one_of(st.just(0.0), st.floats(0.0, 3 * BUCKET_S), st.floats(0.0, 5.0), st.sampled_from([BUCKET_S, 1.0]))
 
 
-@given(st.lists(st.tuples(delays, st.lists(delays, max_size=3)), max_size=20), st.lists(st.floats(0.0, 12.0), max_size=4))
+@given(
+    st.lists(st.tuples(delays, st.lists(delays, max_size=3)), max_size=20), st.lists(st.floats(0.0, 12.0), max_size=4)
+)
 def test_deeds_are_done_in_order(plan: list[tuple[float, list[float]]], stops: list[float]) -> None:
     schedule = Schedule()
     entered: list[tuple[float, int]] = []
