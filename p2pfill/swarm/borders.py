@@ -65,8 +65,9 @@ class Tree:
             self._ranks = [rank(title_id, lot, equal) for lot in range(lots)]
             self.order = list(self._ranks)
         for lot in self.turned:
-            if leader := self._leaders[lot]:
-                self.order[lot] = [leader, *(name for name in self._ranks[lot] if name != leader)]
+            leader = self._leaders[lot]
+            others = [name for name in self._ranks[lot] if name != leader]
+            self.order[lot] = [leader, *others] if leader else others
 
     def around(self, lot: int, name: str) -> Iterator[str]:
         """Yield the parent, the grandparent, the children and the grandchildren of a group."""

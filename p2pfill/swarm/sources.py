@@ -26,7 +26,7 @@ WINDOW_MAX: Final = 8
 
 QUEUE_S: Final = 0.05
 """Requests are kept outstanding for this much of a source's measured rate: several times the delay of a national
-network, little against the time in which stealing matters."""
+network, little against the time in which it matters what waits where."""
 
 RATE_WEIGHT: Final = 0.2
 """Weight of the newest sample in a source's smoothed rate: about the last ten count."""

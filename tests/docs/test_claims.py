@@ -26,8 +26,10 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.peers import LINKS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
+from p2pfill.swarm.borders import CHILDREN, FAR_MAX
+from p2pfill.swarm.election import LOTS_MAX
 from p2pfill.swarm.masters import STANDSTILL
-from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, FINGERS_MAX, NEIGHBOURS, POINTERS_MAX
+from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
 
@@ -278,11 +280,13 @@ def test_chunk_sizes_are_those_of_the_code() -> None:
 
 
 def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
-    degree_max = NEIGHBOURS + 2 * (FINGERS_MAX + POINTERS_MAX)
-    assert degree_max < LINKS_MAX
+    assert NEIGHBOURS + FAR_MAX < LINKS_MAX
     assert f"Up to {EVERYBODY_MAX} caches of a title" in ARCHITECTURE
     assert f"In an ISP of more than {ELECTORS_MAX} caches" in ARCHITECTURE
-    assert f"less than the {LINKS_MAX} links of a node" in ARCHITECTURE
+    assert f"at most {FAR_MAX} links across borders (`FAR_MAX`), half of the {LINKS_MAX} of a node" in ARCHITECTURE
+    assert f"more than {LOTS_MAX} chunks (`LOTS_MAX`)" in ARCHITECTURE
+    assert CHILDREN == 3  # "of three branches"
+    assert "a tree of three branches" in ARCHITECTURE
     assert "its neighbours on eight rings of hashes" in ARCHITECTURE
     assert NEIGHBOURS == 2 * 8
     assert STANDSTILL == 4  # "for four times the usual wait"

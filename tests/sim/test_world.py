@@ -18,6 +18,8 @@ from p2pfill.errors import ConfigError
 from p2pfill.sim.scenario import Fleet, LabEvent, Scenario
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.world import World
+from p2pfill.swarm.election import LOTS_MAX, lot_count
+from p2pfill.swarm.neighbourhood import EVERYBODY_MAX
 
 FILES = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
 LAB = [path for path in FILES if not load_topology(path).titles]
@@ -120,6 +122,26 @@ def test_a_fleet_with_bounded_neighbourhoods_fills() -> None:
     assert report.complete == 60
     assert report.origin_copies < 1.5
     assert max(len(cache.links) for cache in built.caches.values()) < 40
+
+
+@pytest.mark.parametrize(
+    ("fleet", "size_mib"),
+    [(Fleet(caches=12, isps=4, regions=2), 40), (Fleet(caches=70, isps=7, regions=2), 20)],
+    ids=["everybody linked", "neighbourhoods"],
+)
+def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(fleet: Fleet, size_mib: int) -> None:
+    """640 chunks are 214 lots, the last of them smaller than the others; 320 are 160 lots of two."""
+    scenario = msgspec.structs.replace(
+        SMALL, isps={"cloud": ["origin"]}, fleet=fleet, size_mib=size_mib, chunk_kib=64, exact=False
+    )
+    built = World(scenario, 1)
+    report = built.run()
+    fewest = min(len(cache.links) for cache in built.caches.values())
+    assert (fewest < fleet.caches - 1) == (fleet.caches > EVERYBODY_MAX)
+    assert lot_count(report.chunk_count) < LOTS_MAX < report.chunk_count
+    assert report.complete == fleet.caches
+    assert report.origin_copies == report.isp_copies.min == report.isp_copies.max == 1.0
+    assert not report.escalations
 
 
 def test_a_uplink_is_the_limit_where_it_is_narrow() -> None:

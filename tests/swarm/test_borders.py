@@ -149,6 +149,15 @@ def test_whoever_gets_other_links_is_told(caches: Fleet, data: st.DataObject) ->
         assert all_links(fresh, caches) == after
 
 
+def test_a_region_where_nobody_counts_any_more_stands_as_if_nobody_ever_had() -> None:
+    caches = fleet({"eu": [2] * 6, "us": [2]})
+    borders = loaded(caches)
+    for key in [key for key in caches if key[0] == "eu"]:
+        caches[key] = Border(caches[key].caches, 0.0)
+        borders.put(key, caches[key])
+    assert all_links(borders, caches) == all_links(loaded(caches), caches)
+
+
 def test_a_newcomer_in_a_large_fleet_concerns_few() -> None:
     caches = fleet({"eu": [40] * 25, "us": [40] * 25})
     borders = loaded(caches)

@@ -396,6 +396,45 @@ def test_a_source_far_slower_than_others_is_passed_over() -> None:
     fill.ledger.check()
 
 
+def test_a_request_in_line_moves_to_an_idle_source_that_has_come_to_hold_the_chunk() -> None:
+    world = World({"a": ["a1", "a2", "a3"]}, chunk_count=12)
+    fill = one_fill(world)
+    for name, held in (("a2", Bitmap.full(12)), ("a3", Bitmap(12))):
+        fill.handle(0.0, events.CacheConnected(world.nodes[name]))
+        fill.handle(0.0, events.HoldingsArrived(name, held))
+    line = asked_of(fill, 0.0)
+    assert [request.source for request in line] == ["a2"] * 3
+
+    fill.handle(0.1, events.ChunksGained("a3", (line[0].chunk,)))
+    assert not fill.poll_actions(0.1)
+    fill.handle(0.1, events.ChunksGained("a3", (line[2].chunk,)))
+    withdrawn, moved = fill.poll_actions(0.1)
+    assert withdrawn == actions.CancelRequest(line[2].request, "a2")
+    assert isinstance(moved, actions.RequestChunk)
+    assert (moved.source, moved.chunk) == ("a3", line[2].chunk)
+    assert list(fill.sources["a2"].requests) == [line[0].request, line[1].request]
+    assert list(fill.sources["a3"].requests) == [moved.request]
+    fill.ledger.check()
+
+    # It comes from both, since the first source had not heard yet: it counts for the second one, and once.
+    fill.handle(0.2, events.ChunkReceived(line[2].request))
+    assert fill.ledger.have.count() == 0
+    due = [*line[:2], moved, *asked_of(fill, 0.2)]
+    asked = Counter(request.chunk for request in due)
+    while due:
+        fill.handle(0.3, events.ChunkReceived(due.pop(0).request))
+        more = asked_of(fill, 0.3)
+        asked.update(request.chunk for request in more)
+        due += more
+        fill.ledger.check()
+    assert asked == Counter(range(12))
+    assert fill.bytes_by_scope[Scope.ISP] == sum(fill.bytes_by_scope.values()) == world.manifest.size
+    assert sum(source.bytes_kept for source in fill.sources.values()) == world.manifest.size
+    assert fill.sources["a3"].bytes_kept >= world.manifest.chunk_length(moved.chunk)
+    assert fill.duplicate_bytes == 0
+    assert not fill.escalations
+
+
 # ---- behind a more urgent title
 
 

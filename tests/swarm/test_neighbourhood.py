@@ -166,7 +166,7 @@ def test_the_last_cache_of_an_isp_or_region_is_news_for_all_who_count_with_it() 
         ([(0, 100)] * 25, 96),
         ([(isp // 25, 100) for isp in range(200)], 128),
         ([(0, 400), (0, 400), (1, 1)], DEGREE_MAX),
-        ([(0, 1)] * 1000, 128),
+        ([(0, 1)] * 1000, DEGREE_MAX),
         ([(region, 30) for region in range(8) for _ in range(10)], 128),
     ],
 )

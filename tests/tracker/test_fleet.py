@@ -15,7 +15,7 @@ import trio
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import NodeReport, Order, Orders, TitleReport
-from p2pfill.swarm import neighbourhood
+from p2pfill.swarm import borders
 from p2pfill.swarm.neighbourhood import EVERYBODY_MAX
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue
@@ -23,6 +23,9 @@ from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.service import Service
 
 ISP_CACHES = 50
+
+LOTS = 200
+"""Chunks where masters matter: four for each cache of an ISP."""
 
 
 class Fleet:
@@ -34,9 +37,9 @@ class Fleet:
         self.reports: dict[str, NodeReport] = {}
         self.service: Service
 
-    async def begin(self, catalogue: Catalogue, make: Any) -> None:
+    async def begin(self, catalogue: Catalogue, make: Any, chunks: int) -> None:
         self.service = Service(catalogue, await catalogue.load(), heartbeat_s=2.0, now=lambda: self.now_s)
-        manifest = make.manifest()
+        manifest = make.manifest(chunks=chunks)
         self.title = manifest.title_id.hex()
         await self.service.add_title(self.title, manifest, manifest.encode())
 
@@ -65,11 +68,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet_of(tmp_path: Path, make: Any, caches: int) -> AsyncIterator[Fleet]:
+async def fleet_of(tmp_path: Path, make: Any, caches: int, chunks: int = 4) -> AsyncIterator[Fleet]:
     catalogue = Catalogue.open(f"sqlite:///{tmp_path}/{caches}.db")
     try:
         fleet = Fleet()
-        await fleet.begin(catalogue, make)
+        await fleet.begin(catalogue, make, chunks)
         await fleet.grow(caches)
         yield fleet
     finally:
@@ -105,22 +108,26 @@ async def test_a_small_fleet_is_named_whole_and_its_answer_has_no_new_fields(tmp
 async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A poll and a heartbeat hold no election, and look at a cache's own lots; a change is a few elections."""
     counts: Counter[str] = Counter()
-    rank_of, target = ranking.rank_of, neighbourhood._Level._target
 
-    def counting_rank_of(*given: Any) -> Any:
-        counts["ranked"] += 1
-        return rank_of(*given)
+    def count(owner: Any, name: str) -> None:
+        counted = getattr(owner, name)
 
-    def counting_target(*given: Any) -> Any:
-        counts["fingers"] += 1
-        return target(*given)
+        def counting(*given: Any) -> Any:
+            counts[name] += 1
+            return counted(*given)
 
-    monkeypatch.setattr(ranking, "rank_of", counting_rank_of)
-    monkeypatch.setattr(neighbourhood._Level, "_target", counting_target)
+        monkeypatch.setattr(owner, name, counting)
+
+    count(ranking, "rank_of")
+    count(borders, "elect")
+    count(borders, "rank")
+    count(borders.Tree, "around")
     work = []
     for caches in (1000, 4000):
-        async with fleet_of(tmp_path, make, caches) as fleet:
+        async with fleet_of(tmp_path, make, caches, LOTS) as fleet:
+            fleet.order("c00000")  # the first answer of all works out the borders
             told: list[Counter[str]] = []
             for deed in ("poll", "progress", "join", "leave"):
                 counts.clear()
@@ -128,7 +135,7 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
                     if deed == "poll":
                         fleet.order(f"c{37 * number:05}")
                     elif deed == "progress":
-                        fleet.beat(f"c{37 * number:05}", TitleReport(fleet.title, "filling", 4, 1))
+                        fleet.beat(f"c{37 * number:05}", TitleReport(fleet.title, "filling", LOTS, 1))
                     elif deed == "join":
                         fleet.beat(f"late{number}", isp=number)
                     else:
@@ -138,11 +145,18 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
                 told.append(counts.copy())
             work.append(told)
     few, many = work
-    assert few[0]["ranked"] > 0
-    assert few[2]["fingers"] > 0
-    assert many[1].total() == 0
+    polls, beats, *changes = many
+    assert few[0]["rank_of"] > 0
+    assert few[0]["around"] > 0
+    assert polls["elect"] == polls["rank"] == 0
+    assert beats.total() == 0
+    for change in changes:
+        # In the ISP, among those of the region, and among regions; who stands in for whom is as it was.
+        assert change["elect"] == 3 * 10
+        assert change["rank"] == 0
     for before, after in zip(few, many, strict=True):
-        assert after.total() <= 1.5 * before.total()
+        for what in after:
+            assert after[what] <= 1.5 * before[what]
 
 
 async def test_who_comes_or_goes_wakes_its_isp_and_its_neighbours_only(tmp_path: Path, make: Any) -> None:
