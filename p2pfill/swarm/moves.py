@@ -25,33 +25,34 @@ OVERDUE_S: Final = 1.0
 WAIT: Final = 2.0
 """What waits in line must have this many times longer to wait than it would take elsewhere."""
 
-SURELY_WAITS: Final = 0.5
-"""The second in line stays where the first has used up more than this part of its usual time: it may have begun to
-come before the source hears that it is not wanted. Beyond the ISP it always stays: nothing is to cross a border
-twice. Keeps what is sent for nothing below 3 thousandths of a fill in the
-simulator, of six thousandths and more without."""
+AHEAD_S: Final = 0.05
+"""What is ahead of it in line must take so much longer: before it begins to come, the source must have heard that it is
+not wanted. As long as a round trip between caches of one ISP, and a queue at a full link, take at most. With less, and
+beyond the ISP, chunks came twice in the simulator, up to a hundredth of them."""
 
 
 def find_lines(sources: Iterable[Source], chunk_size: int) -> list[Source]:
-    """Return the caches of which more than one chunk is awaited, the longest wait first."""
-    lines = [source for source in sources if len(source.requests) > 1 and source.scope != Scope.ORIGIN]
+    """Return the caches of the ISP of which more than one chunk is awaited, the longest wait first."""
+    lines = [source for source in sources if len(source.requests) > 1 and source.scope == Scope.ISP]
     return sorted(lines, key=lambda source: _wait_s(source, chunk_size), reverse=True)
 
 
 def find_waiting(idle: Source, lines: Sequence[Source], now: float, chunk_size: int) -> Request | None:
     """Return what of `lines` (see `find_lines`) is best moved to `idle`, which owes nothing."""
+    if idle.scope != Scope.ISP:
+        return None
     least_s = WAIT * chunk_size / idle.rate_bytes_s if idle.rate_bytes_s else 0.0
     for owner in lines:
         if _wait_s(owner, chunk_size) < least_s:
             return None
-        if idle.scope > owner.scope:
-            continue
         line = list(owner.requests.values())
-        used = (now - _owed_since(line[0], owner)) * owner.rate_bytes_s / chunk_size if line else 0.0
-        second_waits = owner.scope == Scope.ISP and used <= SURELY_WAITS
-        for request in reversed(line[1:] if second_waits else line[2:]):
-            if idle.holdings[request.chunk]:
-                return request
+        each_s = chunk_size / owner.rate_bytes_s if owner.rate_bytes_s else float("inf")
+        used_s = min(each_s, now - _owed_since(line[0], owner)) if line else 0.0
+        for place in range(len(line) - 1, 0, -1):
+            if place * each_s - used_s < AHEAD_S:
+                break
+            if idle.holdings[line[place].chunk]:
+                return line[place]
     return None
 
 

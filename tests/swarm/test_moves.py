@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
-from p2pfill.swarm.moves import OVERDUE, OVERDUE_S, SURELY_WAITS, WAIT, find_lines, find_overdue, find_waiting
+from p2pfill.swarm.moves import AHEAD_S, OVERDUE, OVERDUE_S, WAIT, find_lines, find_overdue, find_waiting
 from p2pfill.swarm.sources import Request, Source
 
 CHUNK = 1 << 18
@@ -72,14 +72,22 @@ def test_lines_are_those_of_caches_that_owe_several_chunks_the_longest_wait_firs
     sources = all_busy(drawn)
     found = find_lines(sources, CHUNK)
     assert {owner.id for owner in found} == {
-        owner.id for owner in sources if len(owner.requests) >= 2 and owner.scope != Scope.ORIGIN
+        owner.id for owner in sources if len(owner.requests) >= 2 and owner.scope == Scope.ISP
     }
     waits = [wait_s(owner) for owner in found]
     assert waits == sorted(waits, reverse=True)
 
 
+def ahead_s(owner: Source, place: int) -> float:
+    """Return how long it surely takes until what stands at a place in line begins to come."""
+    if not owner.rate_bytes_s:
+        return float("inf")
+    each_s = CHUNK / owner.rate_bytes_s
+    return place * each_s - min(each_s, NOW - owner.delivered_at)
+
+
 @given(long_lines, cache_scopes, rates, st.sets(st.integers(0, CHUNKS - 1), min_size=CHUNKS // 2))
-def test_what_moves_waits_in_line_no_nearer_than_where_it_goes(
+def test_what_moves_has_surely_not_begun_and_stays_in_the_isp(
     drawn: list[Line], scope: Scope, rate: float, held: set[int]
 ) -> None:
     sources = all_busy(drawn)
@@ -90,31 +98,31 @@ def test_what_moves_waits_in_line_no_nearer_than_where_it_goes(
     owner = next(owner for owner in sources if owner.id == request.source)
     line = list(owner.requests.values())
     place = line.index(request)
-    assert idle.scope <= owner.scope != Scope.ORIGIN
+    assert idle.scope == owner.scope == Scope.ISP
     assert idle.holdings[request.chunk]
-    assert place >= (1 if owner.scope == Scope.ISP else 2)
+    assert place >= 1
+    assert ahead_s(owner, place) >= AHEAD_S
     # Nobody waits longer for anything behind it in line, or in a longer line, that could have moved as well.
     assert not any(idle.holdings[later.chunk] for later in line[place + 1 :])
     for longer in sources:
-        if wait_s(longer) > wait_s(owner) and longer.scope not in (Scope.ORIGIN, *range(idle.scope)):
-            assert not any(idle.holdings[other.chunk] for other in list(longer.requests.values())[2:])
+        if wait_s(longer) > wait_s(owner) and longer.scope == Scope.ISP:
+            for behind, other in enumerate(longer.requests.values()):
+                assert not (behind and ahead_s(longer, behind) >= AHEAD_S and idle.holdings[other.chunk])
     if idle.rate_bytes_s:
         assert wait_s(owner) >= WAIT * CHUNK / idle.rate_bytes_s
 
 
-@given(lines, cache_scopes, rates, holdings)
-def test_nothing_stays_that_surely_waits_and_could_go(
-    drawn: list[Line], scope: Scope, rate: float, held: set[int]
-) -> None:
+@given(lines, rates, holdings)
+def test_nothing_stays_that_surely_waits_and_could_go(drawn: list[Line], rate: float, held: set[int]) -> None:
     sources = all_busy(drawn)
-    idle = source("idle", scope, rate * CHUNK, held)
+    idle = source("idle", Scope.ISP, rate * CHUNK, held)
     least_s = WAIT * CHUNK / idle.rate_bytes_s if idle.rate_bytes_s else 0.0
     could_go = [
         request
         for owner in sources
-        if owner.scope != Scope.ORIGIN and owner.scope >= idle.scope and wait_s(owner) >= least_s
-        for request in list(owner.requests.values())[2:]
-        if idle.holdings[request.chunk]
+        if owner.scope == Scope.ISP and wait_s(owner) >= least_s
+        for place, request in enumerate(owner.requests.values())
+        if place and ahead_s(owner, place) >= AHEAD_S and idle.holdings[request.chunk]
     ]
     if could_go:
         assert find_waiting(idle, find_lines(sources, CHUNK), NOW, CHUNK) is not None
@@ -136,8 +144,9 @@ def test_the_last_of_the_longest_line_moves_first() -> None:
     ("scope", "used", "moves"),
     [
         (Scope.ISP, 0.0, True),
-        (Scope.ISP, SURELY_WAITS, True),
-        (Scope.ISP, SURELY_WAITS + 0.1, False),
+        (Scope.ISP, 1.0 - 2 * AHEAD_S, True),
+        (Scope.ISP, 1.0 - AHEAD_S / 2, False),
+        (Scope.ISP, 2.0, False),
         (Scope.REGION, 0.0, False),
         (Scope.WORLD, 0.0, False),
     ],
