@@ -471,7 +471,8 @@ class Fill:
         """Let this cache fetch its share from anywhere, where it has had nothing to ask for too long.
 
         Caches may differ in whom they rely on, so that each waits for another, and all of them show life. Whoever is
-        master for its ISP ends that; what it costs at most is one more copy for each ISP of what is left.
+        master for its ISP, as things are for it or by right, ends that: who is so by right all of them agree on. It
+        costs one more copy for each ISP of what is left at most.
         """
         if self._requests or not self._heard or not self.ledger.missing.any():
             self._starved_at = None
@@ -479,8 +480,8 @@ class Fill:
             self._starved_at = now
         elif now >= self._starved_at + self._patience_s:
             self._starved_at = None
-            left = (self.ledger.missing & self._masters.duties()[Scope.REGION]).and_not(self.available.held[Scope.ISP])
-            self._freed = self._freed | left
+            share = self._masters.duties()[Scope.REGION] | self._masters.rights()[Scope.REGION]
+            self._freed = self._freed | (self.ledger.missing & share).and_not(self.available.held[Scope.ISP])
             if all(source.scope != Scope.ORIGIN for source in self.sources.values()):
                 for source in self.sources.values():
                     if source.is_slow:

@@ -134,13 +134,21 @@ class Masters:
         return self._duties
 
     def _share_out(self) -> dict[str, tuple[Bitmap, int]]:
-        """Return what each cache of this ISP that is relied on is master of for it, and how much that is."""
+        """Return what each cache of this ISP that is relied on is master of by right, and how much that is.
+
+        Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged.
+        """
         shares = {
-            node_id: self._present.within(node)[Scope.REGION]
+            node_id: self._by_right.within(node)[Scope.REGION]
             for node_id, node in self.members.items()
             if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
         }
         return {node_id: (share, share.count()) for node_id, share in shares.items()}
+
+    def rights(self) -> dict[Scope, Bitmap]:
+        """Return how far this cache might go for which chunks if everybody could be relied on."""
+        self.duties()
+        return self._rights
 
     def forget_claims(self, before: float) -> None:
         """Forget claims that were last made before a time: whoever made them has stopped saying so."""
@@ -148,8 +156,15 @@ class Masters:
             self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[1] >= before}
 
     def claimed(self, scope: Scope) -> list[int]:
-        """Return the chunks that a cache nearer than `scope` is fetching now."""
-        return [chunk for chunk, (node_id, _) in self._claims.items() if self._scope_of(node_id) < scope]
+        """Return the chunks that a cache nearer than `scope`, and relied on, is fetching now.
+
+        For one that is slow nobody waits: what it is at comes twice at most, and else the whole ISP would wait for it.
+        """
+        return [
+            chunk
+            for chunk, (node_id, _) in self._claims.items()
+            if node_id not in self.left_out and self._scope_of(node_id) < scope
+        ]
 
     def escalation(self, chunk: int, scope: Scope) -> str:
         """Return the reason for which going to `scope` for `chunk` is an escalation; empty where it is a duty."""
