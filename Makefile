@@ -10,7 +10,10 @@ ARGS ?=
 # What `make bench-swarm` fills, and where its reports go.
 SWARM ?= bench/topologies/*.toml --out docs/reports/swarm
 
-.PHONY: help demo test lint bench-swarm clean
+# Options of `python -m bench.fleet`.
+FLEET ?=
+
+.PHONY: help demo test lint bench-swarm bench-fleet clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -19,6 +22,8 @@ help:
 	@echo "make lint   ruff and mypy only"
 	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
+	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
+	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -37,6 +42,9 @@ lint: $(VENV)/.built
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench-fleet: $(VENV)/.built
+	@$(BIN)/python -m bench.fleet $(FLEET)
 
 bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }

@@ -114,7 +114,7 @@ class Borders:
         self._regions = {region: Tree(self._title_id, self._lots, group) for region, group in weights.items()}
         self._world = Tree(self._title_id, self._lots, _sums(self._regions))
         self._isps = {key: self._elect(key, group, self._regions, self._world) for key, group in groups.items()}
-        self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.lots_of}
+        self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.caches}
         self._kept.clear()
 
     def put(self, key: IspKey, border: Border) -> set[str]:

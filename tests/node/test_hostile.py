@@ -183,5 +183,5 @@ async def test_a_node_asks_another_isp_for_news_of_its_share_only(tmp_path: Path
         while not peer.interests:
             await trio.sleep(0.01)
         share = Bitmap.from_bytes(peer.interests[-1].bitmap, 40)
-        assert share.count() == 20  # of two caches in the ISP
+        assert 19 <= share.count() <= 21  # of two caches, in two parts that are shared out apart
         nursery.cancel_scope.cancel()

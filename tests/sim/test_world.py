@@ -18,7 +18,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.sim.scenario import Fleet, LabEvent, Scenario
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.world import World
-from p2pfill.swarm.election import LOTS_MAX, lot_count
+from p2pfill.swarm import election
 from p2pfill.swarm.neighbourhood import EVERYBODY_MAX
 
 FILES = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
@@ -129,8 +129,11 @@ def test_a_fleet_with_bounded_neighbourhoods_fills() -> None:
     [(Fleet(caches=12, isps=4, regions=2), 40), (Fleet(caches=70, isps=7, regions=2), 20)],
     ids=["everybody linked", "neighbourhoods"],
 )
-def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(fleet: Fleet, size_mib: int) -> None:
-    """640 chunks are 214 lots, the last of them smaller than the others; 320 are 160 lots of two."""
+def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(
+    fleet: Fleet, size_mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With at most 256 lots 640 chunks are 214, the last of them smaller than the others; 320 are 160 lots of two."""
+    monkeypatch.setattr(election, "LOTS_MAX", 256)
     scenario = msgspec.structs.replace(
         SMALL, isps={"cloud": ["origin"]}, fleet=fleet, size_mib=size_mib, chunk_kib=64, exact=False
     )
@@ -138,7 +141,7 @@ def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(fleet
     report = built.run()
     fewest = min(len(cache.links) for cache in built.caches.values())
     assert (fewest < fleet.caches - 1) == (fleet.caches > EVERYBODY_MAX)
-    assert lot_count(report.chunk_count) < LOTS_MAX < report.chunk_count
+    assert election.lot_count(report.chunk_count) < 256 < report.chunk_count
     assert report.complete == fleet.caches
     assert report.origin_copies == report.isp_copies.min == report.isp_copies.max == 1.0
     assert not report.escalations

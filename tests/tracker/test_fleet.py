@@ -122,6 +122,7 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
 
     count(ranking, "rank_of")
     count(borders, "elect")
+    count(borders, "elect_masters")
     count(borders, "rank")
     count(borders.Tree, "around")
     work = []
@@ -148,11 +149,13 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
     polls, beats, *changes = many
     assert few[0]["rank_of"] > 0
     assert few[0]["around"] > 0
-    assert polls["elect"] == polls["rank"] == 0
+    assert polls["elect"] == polls["elect_masters"] == polls["rank"] == 0
     assert beats.total() == 0
     for change in changes:
-        # In the ISP, among those of the region, and among regions; who stands in for whom is as it was.
-        assert change["elect"] == 3 * 10
+        # Among the ISPs of the region, and among regions; in the ISP, and in those that lead for other lots by that.
+        # Who stands in for whom is as it was.
+        assert change["elect"] == 2 * 10
+        assert 10 <= change["elect_masters"] <= 8 * 10
         assert change["rank"] == 0
     for before, after in zip(few, many, strict=True):
         for what in after:
