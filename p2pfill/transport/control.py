@@ -8,6 +8,7 @@ with wrong holdings.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -37,6 +38,7 @@ class ControlChannel:
     def __init__(self, stream: trio.abc.Stream, hello: Hello, received: bytes = b"") -> None:
         """Take over `stream`, on which nothing has been written and nothing read but `received`."""
         self._stream = stream
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._received = received
         self._link = ControlLink(hello)
         self._output = trio.Event()
@@ -137,7 +139,7 @@ class ControlChannel:
         data, self._received = self._received, b""
         while not self._ended:
             if not data:
-                data = bytes(await self._stream.receive_some(READ_BYTES))
+                data = await self._receive()
                 self._heard_at = trio.current_time()
             if not data:
                 self._link.handle_eof()
@@ -156,9 +158,36 @@ class ControlChannel:
         while not self._ended:
             await self._output.wait()
             self._output = trio.Event()
-            if output := self._link.poll_output():
-                await self._stream.send_all(output)
+            output = self._link.poll_output()
+            if unsent := output[self._write_now(output) :]:
+                await self._stream.send_all(unsent)
         reader.cancel()
+
+    async def _receive(self) -> bytes:
+        """Return what has come; empty at the end of the stream."""
+        if self._socket is None:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        # Not through the stream: it would try to read before it waits, which is in vain nearly always and costs as much
+        # as all the rest.
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return os.read(self._socket.fileno(), READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+
+    def _write_now(self, output: bytes) -> int:
+        """Write what the socket takes at once, which is all of it as a rule; return how many bytes that were."""
+        if self._socket is None or not output:
+            return 0
+        try:
+            return os.write(self._socket.fileno(), output)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
 
     async def _keep_alive(self) -> None:
         await trio.sleep(HANDSHAKE_TIMEOUT_S)
