@@ -1,8 +1,8 @@
 """Which caches of an ISP are far behind the others with what they fetch for it. Pure.
 
 Shares follow weights, so equal parts of them should be done at any time, and in any time. A cache lags when the part
-that it still has to fetch is `LAG` times that of the others, or when it has got on `LAG` times less than they have over
-the last `SPAN_S`. The second is seen long before the first where a link has become narrow in the middle of a fill; the
+that it still has to fetch is `LAG` times that of the others, or when it has got on `PACE` times less than they have
+over the last `SPAN_S`. The second is seen long before the first where a link has become narrow in the middle of a fill; the
 first finds who has always been a little too slow.
 """
 
@@ -26,6 +26,10 @@ LAG_CHUNKS: Final = 8
 SPAN_S: Final = 2.0
 """Over which the pace is taken: hiccups last for less. Over 1.5 s some caches of healthy fills in the lab were taken
 for slow, where sixteen shared two processors."""
+
+PACE: Final = 2.5
+"""A cache lags when the others have got on by so many times the part that it has. Where a link drops to a tenth its
+pace drops by less, since what is left of it goes to what the ISP lacks first."""
 
 PACE_CHUNKS: Final = 12
 """The least that the others must have fetched in that time: fewer do not tell a pace."""
@@ -64,7 +68,7 @@ class Laggards:
             lags = part > LAG * median_without(left_in_order, part) + LAG_PART
             if not lags and name in done:
                 usual = median_without(done_in_order, done[name])
-                lags = usual * shares[name] >= PACE_CHUNKS and done[name] * LAG < usual
+                lags = usual * shares[name] >= PACE_CHUNKS and done[name] * PACE < usual
             if lags:
                 lagging[name] = self._since.get(name, now)
         self._since = lagging
