@@ -17,16 +17,16 @@ def test_one_that_becomes_slow_half_way_is_found_while_others_have_much_left() -
     laggards = Laggards()
     for tick in range(100):
         now = tick / 4
-        left = dict.fromkeys(NAMES, max(0, 100 - 2 * tick))
+        left = dict.fromkeys(NAMES, max(0, 500 - 10 * tick))
         if tick > 20:
-            left["b"] = 60 - (tick - 20) // 5
-        lagging = laggards.look(now, SHARES, left)
+            left["b"] = 300 - 4 * (tick - 20)
+        lagging = laggards.look(now, dict.fromkeys(NAMES, 500), left)
         assert set(lagging) <= {"b"}
         if lagging:
             break
     assert lagging
     assert now <= 5 + 2 * SPAN_S
-    assert left["a"] > 30
+    assert left["a"] > 150
 
 
 def test_one_that_was_always_a_little_slow_is_found_by_what_is_left() -> None:
