@@ -95,7 +95,8 @@ class Duties:
 
     `members` are the caches that take part, but for those `without` whom their ISP must do: their weight stays with it
     as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
-    not do without the same ones, would elect otherwise and each side wait for the other.
+    not do without the same ones, would elect otherwise and each side wait for the other. Nor does it change how an
+    ISP shares out its lots: the loss of a whole other ISP would, if that went by what is left.
 
     Members of the weight 0 count for nothing.
 
@@ -120,6 +121,9 @@ class Duties:
             if (node.region, node.isp) in self._caches:
                 self._regions[node.region] += node.weight
                 self._isps[node.region][node.isp] += node.weight
+        is_whole = all((node.region, node.isp) in self._caches for node in nodes)
+        self._by_right = self if is_whole else Duties(title_id, chunk_count, nodes)
+        """With those of ISPs that are gone altogether."""
         self._won: dict[tuple[str, ...], Bitmap] = {}
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
@@ -137,7 +141,7 @@ class Duties:
         """Return the chunks of which a cache is master in its ISP."""
         group = self._caches[region, isp]
         if group and (region, isp, next(iter(group))) not in self._won:
-            leads_region, leads_world = self._leads(region, isp)
+            leads_region, leads_world = self._by_right._leads(region, isp)
             reaches = [leads_region[lot] + leads_world[lot] for lot in range(self._lots)]
             self._keep((region, isp), group, elect_masters(self._title_id, reaches, group))
         return self._won.get((region, isp, cache)) or Bitmap(self._chunk_count)

@@ -154,6 +154,13 @@ def test_a_uplink_is_the_limit_where_it_is_narrow() -> None:
     assert report.isp_copies.max == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("name", "most"), [("regional", 1.3), ("3x4-faults", 1.3), ("full-uplink", 1.1)])
+def test_uneven_fleets_cope(name: str, most: float) -> None:
+    report = World(Scenario.load(ROOT / "bench" / "topologies" / f"{name}.toml"), 1).run()
+    assert report.time_over_bound < most
+    assert report.origin_copies < 1.1
+
+
 def test_figures_of_the_pages_are_what_the_simulator_gives() -> None:
     report = World(Scenario.load(ROOT / "bench" / "topologies" / "3x4.toml"), 1).run()
     page = (ROOT / "docs" / "swarm-benchmark.md").read_text()

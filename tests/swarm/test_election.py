@@ -67,3 +67,16 @@ def test_each_chunk_crosses_each_border_once(title: TitleId, places: list[tuple[
         assert into_regions == Counter({node.region for node in nodes})
         into_isps = Counter(node.isp for node, reach in reaches.items() if reach >= Scope.REGION)
         assert into_isps == Counter({node.isp for node in nodes})
+
+
+def test_doing_without_a_whole_isp_changes_no_shares_in_others() -> None:
+    """Others of the ISP may rely on it, and each would wait for another who does not know that it is master."""
+    title = TitleId(bytes(range(32)))
+    nodes = [NodeInfo(NodeId("hub"), "hub", "r", weight=10.0)]
+    nodes += [NodeInfo(NodeId(f"{isp}{number}"), isp, "r") for isp in ("a", "b") for number in range(4)]
+    whole, less = Duties(title, 400, nodes), Duties(title, 400, nodes, {"hub"})
+    for node in nodes[1:]:
+        assert less.within(node)[Scope.REGION] == whole.within(node)[Scope.REGION]
+    # Who goes further out for it does change.
+    led = sum(less.within(node)[Scope.ORIGIN].count() for node in nodes[1:])
+    assert led == 400 > sum(whole.within(node)[Scope.ORIGIN].count() for node in nodes[1:])
