@@ -118,9 +118,10 @@ class Borders:
         self._kept.clear()
 
     def put(self, key: IspKey, border: Border) -> set[str]:
-        """Take in how an ISP's border is now, be it that there is nobody left; return the ids of those to be told.
+        """Take in how an ISP's border is now, be it that there is nobody left; return the ids of those to be told soon.
 
-        Those are all whose links change, and some who are masters of the same lots.
+        Those are the masters there of the lots that move, before and after, and who is linked with them for these. That
+        an ISP weighs more or less may also turn a few trees and move a few lots elsewhere: that is news that can wait.
         """
         region, isp = key
         regions = dict(self._regions)
@@ -149,22 +150,17 @@ class Borders:
         for other in leaders - {key}:
             if other in isps:
                 isps[other] = self._elect(other, isps[other].caches, regions, world)
-        near: dict[str, set[int]] = defaultdict(set)
-        near[region].update(turned)
-        for other in leaders | {key}:
-            before, after = self._isps.get(other), isps.get(other)
-            if before is not None and after is not None:
-                pairs = enumerate(zip(before.master, after.master, strict=True))
-                near[other[0]].update(lot for lot, (old, new) in pairs if old != new)
-        far = set(world.turned).union(*near.values())
-        changed = self._concerned(near, far)
         old, new = self._isps.get(key), isps.get(key)
+        moved = list(range(self._lots))
+        if old is not None and new is not None:
+            moved = [lot for lot in moved if old.master[lot] != new.master[lot]]
+        changed = self._touching(key, moved)
         self._isps, self._regions, self._world = isps, regions, world
         for name in old.caches if old is not None else ():
             self._isp_of.pop(name, None)
         self._isp_of.update(dict.fromkeys(new.caches if new is not None else (), key))
         self._kept.clear()
-        return changed | self._concerned(near, far)
+        return changed | self._touching(key, moved)
 
     def links(self, node_id: str) -> set[str]:
         """Return the ids of the caches of other ISPs with which a cache is to be linked; none for one at no border."""
@@ -194,13 +190,10 @@ class Borders:
         if node_id not in self._isp_of:
             return frozenset()
         if node_id not in self._kept:
-            region, isp = self._isp_of[node_id]
-            tree = self._regions[region]
+            key = self._isp_of[node_id]
             found: set[str] = set()
-            for lot in self._isps[region, isp].lots_of.get(node_id, ()):
-                found.update(self._isps[region, other].master[lot] for other in tree.around(lot, isp))
-                if tree.order[lot][0] == isp:
-                    found.update(self._leader(other, lot) for other in self._world.around(lot, region))
+            for lot in self._isps[key].lots_of.get(node_id, ()):
+                found.update(self._around(key, lot))
             nearest = sorted(found, key=lambda other: _distance(node_id, other)) if len(found) > FAR_MAX else found
             self._kept[node_id] = frozenset(list(nearest)[:FAR_MAX])
         return self._kept[node_id]
@@ -212,17 +205,26 @@ class Borders:
     def _leader(self, region: str, lot: int) -> str:
         return self._isps[region, self._regions[region].order[lot][0]].master[lot]
 
-    def _concerned(self, near: Mapping[str, Iterable[int]], far: Iterable[int]) -> set[str]:
-        """Return the masters of the lots `near` in each region, all regions' leaders for the lots `far`, and more.
-
-        Where one of them keeps only some of its links, those with whom it is linked may change.
-        """
-        found = {self._leader(region, lot) for lot in far for region in self._regions}
-        for (region, _), masters in self._isps.items():
-            found.update(masters.master[lot] for lot in near.get(region, ()))
-        for node_id in [name for name in found if not self._has_few(name)]:
-            found |= self._keeps(node_id)
+    def _touching(self, key: IspKey, lots: Iterable[int]) -> set[str]:
+        """Return the masters of `lots` in an ISP and those with whom each of them is linked for its lot."""
+        found: set[str] = set()
+        masters = self._isps.get(key)
+        if masters is None:
+            return found
+        for lot in lots:
+            found.add(masters.master[lot])
+            found.update(self._around(key, lot))
         return found
+
+    def _around(self, key: IspKey, lot: int) -> Iterator[str]:
+        """Yield the caches with which the master of a lot in an ISP is to be linked for it."""
+        region, isp = key
+        tree = self._regions[region]
+        for other in tree.around(lot, isp):
+            yield self._isps[region, other].master[lot]
+        if tree.order[lot][0] == isp:
+            for other in self._world.around(lot, region):
+                yield self._leader(other, lot)
 
 
 class _Masters(NamedTuple):
