@@ -8,7 +8,7 @@ a scope only if no smaller scope holds it. Origins hold everything and are not c
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
@@ -25,20 +25,23 @@ class Availability:
 
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
-        outer = [(self.count[s], self.held[s]) for s in _CACHE_SCOPES if s >= scope]
-        for chunk in chunks:
-            for count, held in outer:
+        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        for outer in _CACHE_SCOPES[scope:]:
+            count, held = self.count[outer], self.held[outer]
+            for chunk in known:
+                if not count[chunk]:
+                    held.add(chunk)
                 count[chunk] += 1
-                held[chunk] = True
 
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
-        outer = [(self.count[s], self.held[s]) for s in _CACHE_SCOPES if s >= scope]
-        for chunk in chunks:
-            for count, held in outer:
+        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        for outer in _CACHE_SCOPES[scope:]:
+            count, held = self.count[outer], self.held[outer]
+            for chunk in known:
                 count[chunk] -= 1
                 if not count[chunk]:
-                    held[chunk] = False
+                    held.discard(chunk)
 
     def held_within(self, scope: Scope) -> Bitmap:
         """Return the chunks that some cache nearer than `scope` holds; `scope` is REGION or further."""

@@ -362,7 +362,7 @@ class Fill:
         fresh = [chunk for chunk in chunks if not source.holdings[chunk]]
         for chunk in fresh:
             source.holdings.add(chunk)
-            self._masters.settle(chunk)
+        self._masters.settle(fresh)
         if source.counted:
             self.available.add(source.scope, fresh)
         self._saw_progress(now, source_id)
