@@ -1,8 +1,8 @@
 """The course of one cache's fill as its scheduler sees it, without bytes and sockets.
 
-A `Course` plays the driver of one `swarm.Fill`, in the order in which `node/filling.py` would: news of all sources each
-`ANNOUNCE_S`, a poll after each chunk that comes, what to tell each of the linked caches, commits, ticks. All caches
-stand in one ISP. Time is virtual and passes as at 5 GB/s, so windows, rates and ticks are those of a fill of that speed.
+A `Course` plays the driver of one `swarm.Fill`, in the order in which `node/filling.py` would: news of all sources
+each `ANNOUNCE_S`, a poll after each chunk that comes, what to tell each of the linked caches, commits, ticks. All
+caches stand in one ISP. Time is virtual and passes as at 5 GB/s, so windows, rates and ticks are those of such a fill.
 
 Two courses: sources that hold the whole title, and sources that are filling as well. In the second each chunk is had
 by half of the others before this cache gets it, and each of these says so, as among equals.
@@ -31,6 +31,9 @@ CHUNKS_S: Final = 5e9 / CHUNK_BYTES
 LEAD: Final = 500
 """Chunks that some source holds and this cache lacks, where sources are filling: the choice that it has."""
 
+HALVES: Final = 97
+"""Groups of half of the sources, each of which gets every 97th chunk first."""
+
 ORIGIN: Final = "http://origin/"
 
 
@@ -48,19 +51,16 @@ class Course:
         chance = random.Random(1)
         nodes = [NodeInfo(NodeId(f"c{number:03}"), "isp", "eu") for number in range(source_count + 1)]
         self._sources = [node.id for node in nodes[1:]]
-        self.fill = Fill(
-            make_manifest(chunk_count), nodes[0], FillPolicy(), random.Random(1), 0.0, Bitmap(chunk_count)
-        )
+        self.fill = Fill(make_manifest(chunk_count), nodes[0], FillPolicy(), random.Random(1), 0.0, Bitmap(chunk_count))
         self._now = 0.0
-        self._told_at = 0.0
-        self._committed_at = 0.0
+        self._told_at = self._committed_at = 0.0
         self._asked: deque[int] = deque()
         self._to_tell: list[int] = []
         self._to_commit: list[int] = []
         self.complete = False
         self._coming = list(range(chunk_count))
         chance.shuffle(self._coming)
-        self._holders = [chance.sample(self._sources, (source_count + 1) // 2) for _ in range(chunk_count)]
+        self._halves = [chance.sample(self._sources, (source_count + 1) // 2) for _ in range(HALVES)]
         self._handle(events.RosterChanged(tuple(nodes)))
         self._handle(events.OriginConfigured(ORIGIN))
         for node in nodes[1:]:
@@ -72,11 +72,16 @@ class Course:
             self._coming.clear()
         self._poll()
 
-    def run(self, chunk_count: int) -> None:
-        """Let `chunk_count` chunks come, or as many as are left. Those that were asked for first come first."""
-        for _ in range(chunk_count):
+    def run(self, chunk_count: int) -> int:
+        """Let `chunk_count` chunks come, or as many as are left; return how many. What was asked for first comes first.
+
+        After the last the cache has announced all of them and made them durable.
+        """
+        for done in range(chunk_count):
             if not self._asked:
-                break
+                self._tell()
+                self._commit()
+                return done
             self._now += 1 / CHUNKS_S
             self._handle(events.ChunkReceived(self._asked.popleft()))
             self._poll()
@@ -88,13 +93,7 @@ class Course:
             if wakeup is not None and self._now >= wakeup:
                 self._handle(events.TimePassed())
                 self._poll()
-
-    def finish(self) -> None:
-        """Let all come that is left."""
-        while not self.complete:
-            self.run(len(self._asked) or 1)
-            self._tell()
-            self._commit()
+        return chunk_count
 
     def _handle(self, event: events.Event) -> None:
         self.fill.handle(self._now, event)
@@ -129,7 +128,7 @@ class Course:
         gained: dict[str, list[int]] = {}
         for chunk in coming:
             if not self.fill.ledger.is_verified(chunk):
-                for source in self._holders[chunk]:
+                for source in self._halves[chunk % HALVES]:
                     gained.setdefault(source, []).append(chunk)
         for source, chunks in gained.items():
             self._handle(events.ChunksGained(source, chunks))

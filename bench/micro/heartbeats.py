@@ -1,8 +1,8 @@
 """Heartbeats of a large fleet to a tracker: the reports, and a real tracker process under load.
 
-`measure` runs `p2pfill tracker` over an SQLite file and plays the nodes: each has a connection of its own that it keeps,
-as real ones do, and sends the request that `TrackerClient.heartbeat` would. Those who play need a processor too, so what
-counts is the tracker's own processor time for each heartbeat, writing to the database included.
+`measure` runs `p2pfill tracker` over an SQLite file and plays the nodes: each has a connection of its own that it
+keeps, as real ones do, and sends the request that `TrackerClient.heartbeat` would. Those who play need a processor too,
+so what counts is the tracker's own processor time for each heartbeat, writing to the database included.
 """
 
 from __future__ import annotations
