@@ -39,7 +39,7 @@ from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from random import Random
 
     from p2pfill.model.manifest import Manifest
@@ -248,13 +248,13 @@ class Fill:
         """Return when `poll_actions` must be called again though nothing happened; None where nothing is awaited."""
         return None if self._completed else self._tick_at
 
-    def news(self, source_id: str, chunks: Iterable[int]) -> list[int]:
+    def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
         source = self.sources.get(source_id)
         if source is None:
             return list(chunks)
-        held, interest = source.holdings, source.interest
-        return [chunk for chunk in chunks if not held[chunk] and (interest is None or interest[chunk])]
+        lacking, interest = source.holdings.lacking(chunks), source.interest
+        return lacking if interest is None else [chunk for chunk in lacking if interest[chunk]]
 
     def border_chunks(self) -> list[int]:
         """Return the chunks that are on their way across a border."""
@@ -359,9 +359,7 @@ class Fill:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
-        fresh = [chunk for chunk in chunks if not source.holdings[chunk]]
-        for chunk in fresh:
-            source.holdings.add(chunk)
+        fresh = source.holdings.add_all(chunks)
         self._masters.settle(fresh)
         if source.counted:
             self.available.add(source.scope, fresh)
