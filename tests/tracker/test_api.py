@@ -15,7 +15,7 @@ import trio
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model.reports import TitleReport
-from p2pfill.tracker import openapi
+from p2pfill.tracker import openapi, views
 from p2pfill.tracker.api import Api
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -44,6 +44,21 @@ async def test_a_title_is_published_once_and_comes_back_whole(client: TrackerCli
         await client.put_title(title, b"rubbish")
     with pytest.raises(TrackerRefused, match="not in the catalogue"):
         await client.manifest("0" * 64)
+
+
+async def test_a_fault_of_the_tracker_is_logged_and_ends_one_call_only(
+    client: TrackerClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(views, "status", fail)
+        with pytest.raises(TrackerRefused) as refused:
+            await client.status()
+    assert refused.value.status == 500
+    assert "a fault of ours" in caplog.text
+    assert (await client.status()).nodes == []
 
 
 async def test_orders_reach_matching_nodes_and_those_that_join_later(client: TrackerClient, make: Any) -> None:
