@@ -8,7 +8,6 @@ so what counts is the tracker's own processor time for each heartbeat, writing t
 from __future__ import annotations
 
 import json
-import os
 import resource
 import select
 import socket
@@ -151,8 +150,8 @@ def tracker(directory: Path) -> Iterator[tuple[str, int]]:
 
 def cpu_s_of(pid: int) -> float:
     """Return the processor seconds that all threads of a process have used, in user and in kernel mode."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # What clock_getcpuclockid(3) makes of a process id; /proc counts in hundredths of a second.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def order_fill(url: str) -> str:
