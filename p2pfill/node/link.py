@@ -103,6 +103,9 @@ class Link:
             case m.Fetching(handle, chunks):
                 if self.remote is not None and (filling := self._wanted.get(handle)):
                     filling.handle(events.ChunksClaimed(self.remote.id, chunks))
+            case m.Slow(handle, node_id):
+                if self.remote is not None and (filling := self._wanted.get(handle)):
+                    filling.handle(events.SlowReported(self.remote.id, node_id))
             case m.Interest(handle, chunk_count, bitmap):
                 self._take_interest(handle, chunk_count, bitmap)
             case m.Reject(request_id, code):
@@ -348,6 +351,11 @@ class Link:
                 self._channel.send(m.Fetching(handle, batch))
             for batch in m.batches(gained):
                 self._channel.send(m.Have(handle, batch))
+
+    def report_slow(self, title_id: TitleId, node_id: str) -> None:
+        """Tell that this cache does without another one for a title."""
+        for handle in self._handles(title_id):
+            self._channel.send(m.Slow(handle, node_id))
 
     def show_interest(self, filling: Filling, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough. The remote answers with its holdings."""
