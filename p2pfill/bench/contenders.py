@@ -77,7 +77,7 @@ class Contender(ABC):
     def start(self) -> Tree:
         """Start the sender, and return its processes once it can send."""
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 (a program that is started for each fetch has nothing to prepare)
         """Make a receiver ready that stays up; not timed."""
 
     @abstractmethod
@@ -113,8 +113,8 @@ class Program(Contender):
         lacking = {name: package for name, package in cls.binaries.items() if find_program(name) is None}
         if not lacking:
             return ""
-        names = " and ".join(lacking)
-        return f"{names} {'is' if len(lacking) == 1 else 'are'} not installed; apt-get install {' '.join(lacking.values())}"
+        names, are = " and ".join(lacking), "is" if len(lacking) == 1 else "are"
+        return f"{names} {are} not installed; apt-get install {' '.join(lacking.values())}"
 
     @classmethod
     def version(cls) -> str:
@@ -150,8 +150,8 @@ class Floor(Program):
 
     @classmethod
     def missing(cls) -> str:
-        header = "" if _xxhash_include_dir() else "xxhash.h is not there; apt-get install libxxhash-dev, or pip install pyarrow"
-        return super().missing() or header
+        lacking = "there is no xxhash.h; apt-get install libxxhash-dev, or pip install pyarrow"
+        return super().missing() or ("" if _xxhash_include_dir() else lacking)
 
     @classmethod
     def version(cls) -> str:
@@ -229,7 +229,7 @@ class Aria2(Nginx):
     name = "aria2"
     title = "nginx, aria2 with 4 connections"
     checks = "nothing"
-    durable = False
+    durable = True
     binaries: ClassVar = {"nginx": "nginx-light", "aria2c": "aria2"}
 
     def command(self) -> Sequence[str]:
@@ -426,9 +426,9 @@ def start_node(work: Path, role: str, name: str, *arguments: Path) -> Child:
     return Child(name, [*module, *map(str, arguments)], work)
 
 
-def live_file(work: Path, name: str) -> Path:
+def live_file(work: Path, name: str, title: str = "title") -> Path:
     """Return where a node's copy of the file is once its title is live."""
-    return work / name / "live" / "title" / FILE
+    return work / name / "live" / title / FILE
 
 
 def find_program(name: str) -> str | None:
@@ -448,10 +448,9 @@ def _version_of(name: str) -> str:
 def _xxhash_include_dir() -> str:
     """Return the directory of xxhash.h, the system's or the one that pyarrow carries; empty if there is neither."""
     candidates = [Path(directory) for directory in SYSTEM_INCLUDE_DIRS]
-    with suppress(ImportError):
-        import pyarrow
-
-        candidates.append(Path(pyarrow.get_include()) / "arrow" / "vendored" / "xxhash")
+    arrow = find_spec("pyarrow")
+    for directory in (arrow.submodule_search_locations or ()) if arrow else ():
+        candidates.append(Path(directory) / "include" / "arrow" / "vendored" / "xxhash")
     return next((str(directory) for directory in candidates if (directory / "xxhash.h").is_file()), "")
 
 

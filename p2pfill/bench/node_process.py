@@ -1,7 +1,7 @@
 """One node of a benchmark, as an embedder would run it: default settings, no tracker.
 
-    python -m p2pfill.bench.node_process serve ID DATA ORIGIN FILL...   fills from directory ORIGIN, then serves
-    python -m p2pfill.bench.node_process fetch ID DATA FILL             fills once, when told to
+    python -m p2pfill.bench.node_process serve ID DATA [ORIGIN FILL]...   fills from directories, then serves
+    python -m p2pfill.bench.node_process fetch ID DATA FILL               fills once, when told to
 
 Both print one line of JSON when they are ready, with the node's address, and end with their standard input. A fetching
 node takes one line of JSON, {"sources": [...]} with the addresses of the nodes to fetch from; that is the order. It
@@ -38,10 +38,10 @@ async def hear() -> str:
     return await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
 
 
-async def serve(config: NodeConfig, origin: str, manifests: list[Manifest]) -> None:
-    """Hold all titles and serve them."""
+async def serve(config: NodeConfig, titles: list[tuple[str, Manifest]]) -> None:
+    """Hold all titles, each from its origin, and serve them."""
     async with open_node(config) as node:
-        for manifest in manifests:
+        for origin, manifest in titles:
             await node.fill(manifest, [origin])
         say(node.info)
         await hear()
@@ -70,7 +70,8 @@ def main() -> None:
     role, name, data, *rest = sys.argv[1:]
     config = NodeConfig(id=name, isp=ISP, data=data)
     if role == "serve":
-        trio.run(serve, config, rest[0], [_manifest(fill) for fill in rest[1:]])
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        trio.run(serve, config, [(origin, _manifest(fill)) for origin, fill in pairs])
     else:
         trio.run(fetch, config, _manifest(rest[0]))
 

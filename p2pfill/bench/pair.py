@@ -21,8 +21,8 @@ from p2pfill.bench.source import MIB, make_source
 from p2pfill.errors import ConfigError
 
 RATIOS: Final = (
-    "xxh3/floor", "default/floor", "default/floor-synced", "default/curl", "default/aria2", "default/libtorrent",
-    "default/rsync",
+    "xxh3/floor", "default/floor", "xxh3/floor-synced", "default/floor-synced", "default/curl", "default/aria2",
+    "default/libtorrent", "default/rsync",
 )  # fmt: skip
 """Of rates, which reports always hold; null where one of the two is absent."""
 
@@ -30,7 +30,7 @@ COSTS: Final = (("sender", "xxh3/floor"), ("receiver", "xxh3/floor"), ("receiver
 """Ratios of processor seconds per GB."""
 
 COPIES: Final = 6
-"""Of the file that lie on the disk at most: the source, two seeds, one copy, and what the file system has yet to free."""
+"""Of the file that lie on the disk at most: source, two seeds, a copy, and what the file system has yet to free."""
 
 Said = Callable[[str], object]
 """Told what is being done, for people who wait."""
@@ -190,19 +190,15 @@ def cost_ratios(report: PairReport) -> dict[str, float | None]:
 
 
 def as_record(report: PairReport) -> dict[str, Any]:
-    """Return the report and what it says, as JSON has it."""
+    """Return what the report says, and the report itself, as JSON has it."""
+    said: dict[str, Any] = msgspec.to_builtins(
+        {
+            "ratios": ratios(report),
+            "cost_ratios": cost_ratios(report),
+            "rate_gb_s": rates(report),
+            "cpu_s_per_gb": costs(report),
+            "peak_bytes": peaks(report),
+        }
+    )
     record: dict[str, Any] = msgspec.to_builtins(report)
-    said = {
-        "ratios": ratios(report),
-        "cost_ratios": cost_ratios(report),
-        "rate_gb_s": rates(report),
-        "cpu_s_per_gb": costs(report),
-        "peak_bytes": peaks(report),
-    }
-    return {**said_builtins(said), **record}
-
-
-def said_builtins(said: dict[str, Any]) -> dict[str, Any]:
-    """Return figures as plain data."""
-    plain: dict[str, Any] = msgspec.to_builtins(said)
-    return plain
+    return said | record

@@ -155,7 +155,9 @@ def run_program(name: str, command: Sequence[str], work: Path, beside: Sequence[
             process.wait()
     if process.returncode:
         raise BenchFailed(f"{name} ended with code {process.returncode}: {_tail(log)}")
-    return Ended(seconds, usage.ru_utime + usage.ru_stime, tree.peak_bytes())
+    # One that ended before the first look; this is too much rather than nothing.
+    peak_bytes = tree.peak_bytes() or usage.ru_maxrss * 1024
+    return Ended(seconds, usage.ru_utime + usage.ru_stime, peak_bytes)
 
 
 def _tail(log: Path) -> str:

@@ -8,8 +8,9 @@ of JSON:
     {"connect": [["10.1.0.2", 6881], ...]}     connect to these peers: begin
     {"report": true}                           print a line with its counters
 
-While it downloads it prints {"part": 0.25} a few times a second where it has more, and {"live_at": TIME} at once when the last piece is checked, and {"written": TIME} when all that
-it has received is in its file: pieces are checked before they are written. It ends with its standard input.
+While it downloads it prints {"part": 0.25} a few times a second where it has more, {"live_at": TIME} at once when the
+last piece is checked, and {"written": TIME} (monotonic clock) when all is in the files, since pieces are checked before
+they are written. It ends with its standard input.
 
 Nothing here knows of ISPs: libtorrent has no notion of locality, and choosing its peers by hand would be a scheduler of
 our own.
@@ -105,12 +106,13 @@ def open_torrent(address: str, torrent: str, save_dir: str, settings: dict[str, 
     """
     host, _, port = address.partition(":")
     category = lt.alert.category_t
+    alerts = category.status_notification | category.error_notification | category.storage_notification
     session = lt.session(
         {
             **SETTINGS,
             **settings,
             "listen_interfaces": f"{host}:{port or PORT}",
-            "alert_mask": int(category.status_notification | category.error_notification | category.storage_notification),
+            "alert_mask": int(alerts),
         }
     )
     parameters = lt.add_torrent_params()
