@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -46,7 +45,6 @@ static void serve(const char *path) {
     printf("{\"port\": %d}\n", ntohs(address.sin_port));
     fflush(stdout);
     signal(SIGPIPE, SIG_IGN);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
     for (;;) {
         int sock = accept(listener, NULL, NULL);
         if (sock < 0) die("accept");

@@ -1,7 +1,8 @@
 """The processes of a benchmark: spoken to in lines of JSON where they are ours, watched, and ended.
 
-Each is in a process group of its own, so Ctrl-C reaches the benchmark only, which then ends them in order. Ours read
-their standard input from a pipe that the benchmark holds and end with it. Whatever a process ends with that it should
+Each is in a process group of its own, so Ctrl-C reaches the benchmark only, which then ends them in order. None that
+stays up outlives a benchmark that is killed: ours end with their standard input, a pipe that the benchmark holds, and
+the kernel ends the others (`TIED`). Whatever a process ends with that it should
 not is an error of the whole benchmark: a contender that crashes must not look like one that is fast.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -27,6 +29,8 @@ STOP_S: Final = 10.0
 """From the end of its input, and from SIGTERM, until more is done."""
 LOOK_MS: Final = 20
 """Between two looks at the memory of a program that ends by itself: little work, and little is missed."""
+TIED: Final = ("setpriv", "--pdeathsig", "TERM")
+"""What makes a program end with its parent; a part of util-linux, and so of nearly every Linux."""
 LINE_BYTES_MAX: Final = 65536
 LOG_TAIL_BYTES: Final = 400
 
@@ -38,10 +42,11 @@ class Child:
         """Start `command` in directory `work`, where its log is kept as `NAME.log`."""
         self.name = name
         self._log = work / f"{name}.log"
+        tied = TIED if shutil.which(TIED[0]) else ()
         with self._log.open("wb") as log:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=log, cwd=work, process_group=0, bufsize=0
+                [*tied, *command], stdin=pipe, stdout=pipe, stderr=log, cwd=work, process_group=0, bufsize=0
             )
         self.tree = Tree(self._process.pid)
         self._buffer = b""

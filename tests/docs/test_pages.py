@@ -105,7 +105,8 @@ def test_benchmark(tmp_path: Path) -> None:
 
 
 TESTED = {
-    "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md", "docs/benchmark.md",
+    "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
+    "docs/benchmark.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
