@@ -53,8 +53,8 @@ def test_a_receiver_that_is_wrong_makes_the_run_fail(tmp_path: Path, monkeypatch
 
 
 def test_titles_are_smaller_where_all_copies_would_be_too_much() -> None:
-    assert fanout.sizes_mib("out", [1, 16, 64], 512) == {1: 512, 16: 512, 64: 128}
-    assert fanout.sizes_mib("in", [1, 64], 512) == {1: 128, 64: 128}
+    assert fanout.sizes_mib("out", [1, 16, 64], 512) == {1: 512, 16: 256, 64: 64}
+    assert fanout.sizes_mib("in", [1, 64], 512) == {1: 64, 64: 64}
     assert fanout.sizes_mib("out", [1, 64], 4) == {1: 4, 64: 4}
 
 
