@@ -94,7 +94,7 @@ def draw_fanout(report: fanout.FanReport) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("nodes on the other side")
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        axes.legend(loc="lower left", frameon=False, fontsize=8)
+        axes.legend(loc="lower left" if axes is left else "upper left", frameon=False, fontsize=8)
     left.set_title("rate of all / rate of one pair", loc="left", fontsize=11)
     right.set_title("processor seconds per GB, medians", loc="left", fontsize=11)
     return figure
