@@ -13,13 +13,18 @@ SWARM ?= bench/topologies/*.toml --out docs/reports/swarm
 # Options of `python -m bench.fleet`.
 FLEET ?=
 
-.PHONY: help demo test lint bench-swarm bench-fleet clean
+# Where `make bench` writes its reports, and options for both of its commands.
+BENCH ?= --out docs/reports/bench
+
+.PHONY: help demo test lint bench bench-swarm bench-fleet clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
 	@echo '            options of p2pfill demo go in ARGS: make demo ARGS="--size 64 --json"'
 	@echo "make test   build, lint and run all tests"
 	@echo "make lint   ruff and mypy only"
+	@echo "make bench  p2pfill beside other programs, and one node with many; takes ten minutes"
+	@echo '            smaller, and without a report: make bench BENCH="--mib 64 --runs 1"'
 	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
@@ -42,6 +47,10 @@ lint: $(VENV)/.built
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.built
+	@$(BIN)/p2pfill bench pair $(BENCH)
+	@$(BIN)/p2pfill bench fanout $(BENCH)
 
 bench-fleet: $(VENV)/.built
 	@$(BIN)/python -m bench.fleet $(FLEET)

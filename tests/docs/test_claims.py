@@ -118,7 +118,7 @@ def test_ledger_diagram_is_drawn_from_the_ledger() -> None:
 # ---- commands and settings
 
 
-COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ([a-z]+)\b([^\n`]*)", re.MULTILINE)
+COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ((?:bench )?[a-z]+)\b([^\n`]*)", re.MULTILINE)
 SAID = [
     (command, arguments)
     for page in PAGES
@@ -132,12 +132,13 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 
 def test_the_pages_name_all_commands() -> None:
-    assert set(COMMANDS) == {"demo", "explain", "fill", "node", "publish", "sim", "status", "tracker", "verify"}
+    fleet = {"demo", "explain", "fill", "node", "publish", "status", "tracker", "verify"}
+    assert set(COMMANDS) == fleet | {"bench", "bench pair", "bench fanout", "bench redraw", "sim"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_and_options_of_the_pages_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     said = capsys.readouterr().out
     for option in {option for name, text in SAID if name == command for option in re.findall(r"--[a-z-]+", text)}:
         assert option in said, f"p2pfill {command} has no {option}"
