@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -146,3 +147,13 @@ async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path) -> None:
         node.peers._links.update(b1=BusyLink(), b2=BusyLink())  # type: ignore[dict-item]
         report = node.report()
     assert (report.upload_active, report.upload_queued) == (2, 10)
+
+
+async def test_a_node_tells_how_late_its_loop_is(tmp_path: Path) -> None:
+    async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path))) as node:
+        assert node.report().loop_lag.max_us == 0
+        await trio.sleep(0.3)
+        time.sleep(0.8)  # noqa: ASYNC251 (an embedder's mistake)
+        await trio.sleep(0.3)
+        assert node.loop_lag.max_us >= 600_000
+        assert node.report().loop_lag == node.loop_lag
