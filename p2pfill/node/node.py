@@ -122,7 +122,8 @@ class Node:
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
-        title_id = manifest.title_id
+        # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
+        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
         running = self._fillings.get(title_id)
         if running is not None and running.state != "failed":
             running.set_origins(list(origins))
