@@ -61,6 +61,16 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True):
     error: str = ""
 
 
+class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How late an event loop woke in the last minute, in microseconds; zeros where it was not looked at yet."""
+
+    last_us: int = 0
+    """The last time that it was looked at."""
+    p99_us: int = 0
+    """What 99 of 100 looks did not exceed."""
+    max_us: int = 0
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
     """A heartbeat."""
 
@@ -73,6 +83,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
     upload_active: int = 0
     upload_queued: int = 0
     upload_bytes: int = 0
+    loop_lag: LoopLag = LoopLag()
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.filling import Filling
@@ -33,6 +33,7 @@ from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm import events
 from p2pfill.swarm.agenda import Agenda
+from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Node:
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
         self._agenda = Agenda()
         self._sequence = 0
+        self.lag = LagMonitor()
         self.stopping = False
         """No more requests are taken."""
         self.tracker: TrackerAgent | None = None
@@ -120,7 +122,8 @@ class Node:
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
-        title_id = manifest.title_id
+        # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
+        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
         running = self._fillings.get(title_id)
         if running is not None and running.state != "failed":
             running.set_origins(list(origins))
@@ -278,7 +281,17 @@ class Node:
             upload_active=sum(link.uploading for link in links),
             upload_queued=sum(link.upload_queued for link in links),
             upload_bytes=self.upload_bytes,
+            loop_lag=self.loop_lag,
         )
+
+    @property
+    def loop_lag(self) -> LoopLag:
+        """How late the event loop that the node runs in has woken in the last minute, in microseconds.
+
+        Where it is large, links are slow to answer, whatever it is that keeps the loop: a program that embeds the node
+        finds its own blocking calls here.
+        """
+        return self.lag.report()
 
 
 @asynccontextmanager
@@ -305,6 +318,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             async with plane.running(), trio.open_nursery() as nursery:
                 node = Node(config, store, info, nursery, plane)
                 await node.open_stored()
+                nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.watch_agenda)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
