@@ -27,8 +27,9 @@ from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
-from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.model.manifest import Manifest
 from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, translated
 from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.title import StoredTitle, preallocated

@@ -23,7 +23,8 @@ from p2pfill.errors import StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.manifest import FileEntry, Manifest, Segment
+from p2pfill.model.files import FileEntry
+from p2pfill.model.manifest import Manifest, Segment
 from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated
 from p2pfill.store.journal import Journal
 
