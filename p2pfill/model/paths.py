@@ -82,7 +82,8 @@ def collision_key(path: str) -> str:
     Canonical caseless matching of the Unicode standard (section 3.13, D145), composed at the end.
     """
     if path.isascii():
-        return path.lower()
+        # Itself where it can be: of a million paths the copies would be the larger part.
+        return path if path.islower() else path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 

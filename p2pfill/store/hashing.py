@@ -75,12 +75,11 @@ class _Pass:
                 self.done_bytes += length
 
     def _hash(self, chunk: int, view: memoryview) -> Digests | StoreError:
-        filled = 0
+        files, filled = self._manifest.files, 0
         for index, offset, length in self._manifest.segments(chunk):
-            path = self._manifest.files[index].path
             part = view[filled : filled + length]
             try:
-                if length == self._manifest.files[index].size:
+                if length == files.size(index):
                     # No other chunk has a part of this file, so its descriptor is not worth keeping.
                     fd = self._open_file(index)
                     try:
@@ -91,9 +90,9 @@ class _Pass:
                     with self._files.pinned(index) as fd:
                         got = read_into(fd, part, offset)
             except (OSError, StoreError) as error:
-                return StoreError(f"cannot read {path!r}: {error}")
+                return StoreError(f"cannot read {files.path(index)!r}: {error}")
             if got != length:
-                return StoreError(f"{path!r} is shorter than it was: it ends {length - got} bytes early")
+                return StoreError(f"{files.path(index)!r} is shorter than it was: it ends {length - got} bytes early")
             filled += length
         return Digests(xxhash.xxh3_128(view).digest(), blake3(view).digest())
 

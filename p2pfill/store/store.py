@@ -295,7 +295,7 @@ class Store:
                 replace_file(directory_fd, "manifest", manifest.encode())
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
                 with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-                    _allocate_files(tree, filter(preallocated, manifest.files))
+                    _allocate_files(tree, (entry for entry in manifest.files if preallocated(entry.size)))
                     # Sizes and directory entries must be durable before the journal claims that the fill began.
                     sync_fs(tree.fd)
                 Journal.create(directory_fd, manifest.title_id).close()
@@ -353,17 +353,22 @@ def _chunks_of(entry: FileEntry, manifest: Manifest) -> range:
 
 def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:
     """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
-    lost = []
-    for entry in manifest.files if have.any() else filter(preallocated, manifest.files):
-        least = entry.size if preallocated(entry) else 0
-        for chunk in reversed(_chunks_of(entry, manifest)):
-            if have[chunk]:
-                least = max(least, min((chunk + 1) * manifest.chunk_size - entry.offset, entry.size))
-                break
+    files, lost = manifest.files, []
+    for index in range(len(files)):
+        start, end = files.span(index)
         # A file that is made by its first write may be absent, or of any length, until then.
-        if least and not least <= tree.size(entry.path) <= entry.size:
-            lost.append(entry)
+        least = end - start if preallocated(end - start) else _least_bytes(start, end, manifest.chunk_size, have)
+        if least and not least <= tree.size(files.path(index)) <= end - start:
+            lost.append(files[index])
     return lost
+
+
+def _least_bytes(start: int, end: int, chunk_size: int, have: Bitmap) -> int:
+    """Return how long the file at `start` to `end` of the stream is at least, if the chunks in `have` were written."""
+    for chunk in range(-(-end // chunk_size) - 1, start // chunk_size - 1, -1):
+        if have[chunk]:
+            return min((chunk + 1) * chunk_size, end) - start
+    return 0
 
 
 def _allocate_files(tree: Tree, entries: Iterable[FileEntry]) -> None:
@@ -371,7 +376,7 @@ def _allocate_files(tree: Tree, entries: Iterable[FileEntry]) -> None:
     for entry in entries:
         fd = tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            if preallocated(entry):
+            if preallocated(entry.size):
                 os.posix_fallocate(fd, 0, entry.size)
         finally:
             os.close(fd)
