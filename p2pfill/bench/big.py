@@ -63,6 +63,8 @@ START_LIMIT_S: Final = 120.0
 """For a process to get ready, far above what it takes."""
 DIAL_PAUSE_S: Final = 0.002
 POLL_S: Final = 0.05
+WATCH_S: Final = 0.01
+"""How often a command's memory is looked at; its time is known no better than that."""
 
 
 # ---- sources
@@ -113,13 +115,18 @@ def run_command(*arguments: str) -> Finished:
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(_command(*arguments), stdout=output, stderr=output)  # noqa: S603 (our own)
-        _, status, usage = os.wait4(process.pid, 0)
+        ended, rss_mib = 0, 0.0
+        while not ended:
+            # Not from rusage: that counts what this process had when it forked.
+            rss_mib = max(rss_mib, memory_mib(process.pid)[1])
+            time.sleep(WATCH_S)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
             raise subprocess.CalledProcessError(process.returncode, process.args, output.read())
     took = time.monotonic() - began
-    return Finished(took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Finished(took, usage.ru_utime + usage.ru_stime, rss_mib)
 
 
 @contextmanager
@@ -151,9 +158,10 @@ def wait_ready(process: subprocess.Popen[str]) -> Record:
 
 
 def memory_mib(pid: int) -> tuple[float, float]:
-    """Return what a process has resident now and at most so far."""
+    """Return what a process has resident now and at most so far; 0 for one that has ended and was not waited for."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return tuple(int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    now, most = (int(fields.get(name, "0").split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return now, most
 
 
 def free_port() -> int:
