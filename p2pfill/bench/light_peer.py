@@ -65,6 +65,8 @@ class LightPeer:
         self.held = trio.Event()
         """Set when the node has said which chunks it holds."""
         self.holdings: Bitmap | None = None
+        self.answers = 0
+        """How often the node has said what it holds, be it nothing."""
         self.sent_chunks = 0
 
     async def run(self) -> None:
@@ -127,9 +129,11 @@ class LightPeer:
                 self.linked.set()
                 self._handle = channel.next_handle()
                 channel.send(m.Want(self._handle, self._manifest.title_id))
-            case m.Holdings(_, True, chunk_count, bitmap):
-                self.holdings = Bitmap.from_bytes(bitmap, chunk_count)
-                self.held.set()
+            case m.Holdings(_, known, chunk_count, bitmap):
+                self.answers += 1
+                if known:
+                    self.holdings = Bitmap.from_bytes(bitmap, chunk_count)
+                    self.held.set()
             case m.Want(handle, title_id):
                 known = title_id == self._manifest.title_id
                 holdings = (len(self._holds), self._holds.to_bytes()) if known else (0, b"")
