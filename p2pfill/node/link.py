@@ -384,6 +384,8 @@ class Link:
         return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
 
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
+        if self._node.is_opening(title_id):
+            return
         held = self._node.holdings(title_id)
         if held is None:
             self._channel.send(m.Holdings(handle, False))

@@ -69,6 +69,7 @@ class Node:
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
+        self._opening: set[TitleId] = set()
         self._refused: dict[TitleId, StoreError] = {}
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
@@ -225,11 +226,22 @@ class Node:
         stored = self._open.get(title_id)
         return stored.have if stored is not None else None
 
+    def is_opening(self, title_id: TitleId) -> bool:
+        """Tell whether a title is live on disk and about to be served: who asks for it is answered then."""
+        return title_id in self._opening
+
     async def open_stored(self) -> None:
-        """Open the titles that are live on disk, so that they are served."""
-        for title_id, status in (await trio.to_thread.run_sync(self.store.titles)).items():
-            if status.live and not status.error:
+        """Open the titles that are live on disk, one after the other; each is served from then on."""
+        found = await trio.to_thread.run_sync(self.store.live_ids)
+        self._opening.update(found)
+        for title_id in found:
+            try:
                 self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
+            except StoreError as error:
+                self.log.error("cannot serve title %s: %s", title_id.hex(), error)
+            self._opening.discard(title_id)
+            for link in self.peers.links():
+                link.show(title_id)
 
     # ---- what links and fills need
 
@@ -317,11 +329,13 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             plane = DataPlane(config.data_workers, config.upload_slots)
             async with plane.running(), trio.open_nursery() as nursery:
                 node = Node(config, store, info, nursery, plane)
-                await node.open_stored()
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.watch_agenda)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
+                # After the listener: a title of a million files must not hold up all others. And before the tracker,
+                # which would order what it is not told of.
+                await node.open_stored()
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
                     nursery.start_soon(node.tracker.run)

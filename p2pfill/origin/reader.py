@@ -47,7 +47,8 @@ from p2pfill.origin.settings import OriginSettings
 if TYPE_CHECKING:
     from obstore import Bytes, GetOptions
 
-    from p2pfill.model.manifest import FileEntry, Manifest
+    from p2pfill.model.files import FileEntry
+    from p2pfill.model.manifest import Manifest
 
 _STREAM_BYTES_MIN: Final = 1
 """Hand buffers over as they arrive (some 300 KiB each on a fast line, as fast as larger ones): what obstore gathers

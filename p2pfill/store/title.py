@@ -23,7 +23,7 @@ from p2pfill.errors import StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.manifest import FileEntry, Manifest, Segment
+from p2pfill.model.manifest import Manifest, Segment
 from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated
 from p2pfill.store.journal import Journal
 
@@ -80,7 +80,7 @@ class StoredTitle:
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
         cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
         for index, offset, length in segments:
-            if length == self.manifest.files[index].size:
+            if length == self.manifest.files.size(index):
                 # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
                 fd = self._open(index, flags)
                 try:
@@ -181,7 +181,7 @@ class StoredTitle:
             os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
-        path = self.manifest.files[index].path
+        path = self.manifest.files.path(index)
         try:
             return self._tree.open(path, flags)
         except OSError as error:
@@ -200,7 +200,7 @@ class StoredTitle:
         for chunk in chunks:
             for segment in self.manifest.segments(chunk):
                 indexes.add(segment.file_index)
-                if len(indexes) > SYNC_FILES_MAX or not preallocated(self.manifest.files[segment.file_index]):
+                if len(indexes) > SYNC_FILES_MAX or not preallocated(self.manifest.files.size(segment.file_index)):
                     sync_fs(self._tree.fd)
                     return
         for index in indexes:
@@ -208,6 +208,6 @@ class StoredTitle:
                 os.fdatasync(fd)
 
 
-def preallocated(entry: FileEntry) -> bool:
-    """Tell whether a file is made, with all of its space, before its title's fill begins."""
-    return entry.size >= PREALLOCATE_BYTES_MIN
+def preallocated(size: int) -> bool:
+    """Tell whether a file of `size` bytes is made, with all of its space, before its title's fill begins."""
+    return size >= PREALLOCATE_BYTES_MIN

@@ -12,7 +12,7 @@ import pytest
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
-from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
@@ -29,7 +29,7 @@ def title(chunk_count: int) -> Manifest:
     return Manifest(
         name="t",
         chunk_size=CHUNK_SIZE,
-        files=(FileEntry("a", size, 0),),
+        files=layout([("a", size)]),
         xxh3=bytes(16 * chunk_count),
         blake3=bytes(32 * chunk_count),
         integrity="blake3",
