@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from p2pfill._version import __version__
+from p2pfill.cli.bench import bench
 from p2pfill.cli.exits import EXIT_CODES_HELP
 
 app = typer.Typer(
@@ -336,3 +337,6 @@ def sim(
         replay_file(replay, as_json=as_json)
     elif scenario is not None:
         run_sim(scenario, seed, seeds, jobs=jobs, trace_file=trace, as_json=as_json)
+
+
+app.add_typer(bench, name="bench")

@@ -1,0 +1,1 @@
+"""Benchmarks that run the product: real nodes, real sockets, real disks."""
