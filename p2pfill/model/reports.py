@@ -71,6 +71,14 @@ class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_us: int = 0
 
 
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node's process has used since it started; zeros where that is not known."""
+
+    processor_s: float = 0.0
+    memory_peak_bytes: int = 0
+    """The most memory that it has had resident."""
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
     """A heartbeat."""
 
@@ -84,6 +92,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
     upload_queued: int = 0
     upload_bytes: int = 0
     loop_lag: LoopLag = LoopLag()
+    usage: Usage = Usage()
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):

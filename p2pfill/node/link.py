@@ -29,7 +29,7 @@ from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope
-from p2pfill.transport.data import Delivery, Receiver, Sender, Upload
+from p2pfill.transport.data import Delivery, Receiver, Sender, Spent, Upload
 from p2pfill.transport.uploads import UploadQueue, Wanted
 
 if TYPE_CHECKING:
@@ -156,6 +156,11 @@ class Link:
     def close(self, code: m.GoodbyeCode, reason: str) -> None:
         """End the link in good order."""
         self._channel.close(code, reason)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """What each data stream that is open towards us has done with its time."""
+        return [receiver.spent for receiver in self._receivers]
 
     def report_progress(self) -> None:
         """Tell the fills that payload is arriving, if some has since the last call."""
@@ -295,6 +300,7 @@ class Link:
                     expected.filling.abort(error)
             finally:
                 self._receivers.remove(receiver)
+                self._node.spent_before = self._node.spent_before.plus(receiver.spent)
                 self._streams_asked -= 1
                 if (begun := receiver.begun) is not None:
                     self._count_waste(*begun)

@@ -28,11 +28,13 @@ from p2pfill.node.filling import Filling
 from p2pfill.node.link import Link
 from p2pfill.node.peers import Peers
 from p2pfill.node.turns import Turns
+from p2pfill.node.usage import process_usage
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm import events
 from p2pfill.swarm.agenda import Agenda
+from p2pfill.transport.data import Spent
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
 
@@ -66,6 +68,8 @@ class Node:
         self.plane = plane
         self.origin_turns = Turns(ORIGIN_READS_MAX)
         self.upload_bytes = 0
+        self.spent_before = Spent()
+        """Of the data streams that have ended."""
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
@@ -294,7 +298,17 @@ class Node:
             upload_queued=sum(link.upload_queued for link in links),
             upload_bytes=self.upload_bytes,
             loop_lag=self.loop_lag,
+            usage=process_usage(),
         )
+
+    @property
+    def spent(self) -> Spent:
+        """What the data streams on which this node receives have done with their time."""
+        total = self.spent_before
+        for link in self.peers.links():
+            for spent in link.spent:
+                total = total.plus(spent)
+        return total
 
     @property
     def loop_lag(self) -> LoopLag:

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, TitleReport
+from p2pfill.model.reports import LoopLag, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -135,6 +135,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     upload_bytes: int
     loop_lag: LoopLag = LoopLag()
     """Of the node's event loop."""
+    usage: Usage = Usage()
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

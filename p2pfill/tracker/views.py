@@ -100,6 +100,7 @@ def node_status(state: NodeState) -> NodeStatus:
         upload_queued=state.report.upload_queued,
         upload_bytes=state.report.upload_bytes,
         loop_lag=state.report.loop_lag,
+        usage=state.report.usage,
     )
 
 

@@ -24,19 +24,33 @@ LOOK_S: Final = 0.1
 LOOKS_MAX: Final = 600
 """How many looks back the figures go, which is a minute: a percentile of fewer would be one bad look."""
 
+LATE_US: Final = 5_000
+"""From here on a look is late: a thread may keep the interpreter for as long at a time, and a poll may round up."""
+
 
 class LagMonitor:
     """Watches the event loop in which `run` runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_s: float = LOOK_S) -> None:
+        """Look every `look_s` seconds."""
+        self._look_s = look_s
         self._looks_us: deque[int] = deque(maxlen=LOOKS_MAX)
+        self._looks = self._late_looks = 0
+
+    @property
+    def late_share(self) -> float:
+        """The share of all looks that were late, which is that of the time in which the loop was held up: 0 to 1."""
+        return self._late_looks / max(1, self._looks)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            due = trio.current_time() + LOOK_S
+            due = trio.current_time() + self._look_s
             await trio.sleep_until(due)
-            self._looks_us.append(round((trio.current_time() - due) * 1e6))
+            late_us = round((trio.current_time() - due) * 1e6)
+            self._looks_us.append(late_us)
+            self._looks += 1
+            self._late_looks += late_us >= LATE_US
 
     def report(self) -> LoopLag:
         """Return the figures of the last minute; zeros before the first look."""

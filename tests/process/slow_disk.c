@@ -2,6 +2,7 @@
 
    SLOW_DISK_ROOT  the directory; only calls on what lies below it are held
    SLOW_DISK_GATE  while a file of this name exists, those calls wait before they are made
+   SLOW_DISK_US    each of those calls takes so many microseconds longer, gate or no gate
    SLOW_DISK_LOG   gets a line "THREAD CALL" for each call that was held, and for each call at all of the first thread
 
    The calls are the real ones on a real file system; they only begin late, as they would behind a full queue. */
@@ -42,6 +43,8 @@ static void hold(const char *call) {
     const struct timespec pause = {0, 5000000};
     const char *gate = getenv("SLOW_DISK_GATE");
     int saved = errno, held = 0;
+    if (getenv("SLOW_DISK_US"))
+        usleep((useconds_t)atoi(getenv("SLOW_DISK_US")));
     while (gate && !access(gate, F_OK)) {
         if (!held++)
             note(call);

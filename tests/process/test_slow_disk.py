@@ -90,7 +90,7 @@ def test_a_stall_in_the_midst_of_a_fill(
     wait_until("a2 has a part", lambda: slow.report("a2", title).get("have_chunks", 0) > 8)
     with slow.disk.stalled():
         origin.allow(None)
-        wait_until("a2 would write", lambda: slow.disk.holds("pwrite"))
+        wait_until("a2 would write", slow.disk.holds)
         slow.check_answers(title)
         assert slow.report("a2", title)["state"] == "filling"
     reports = slow.live(["a1", "a2"], title)
@@ -105,7 +105,7 @@ def test_stalls_at_the_beginning_and_at_the_end(slow: SlowFleet, make_title: Cal
     slow.live(["a1"], title)
     with slow.disk.stalled():
         slow.order(title, [], to="id=a2")
-        wait_until("a2 would make files", lambda: slow.disk.calls())
+        wait_until("a2 would make files", slow.disk.holds)
         slow.check_answers(title)
     slow.live(["a2"], title)
     slow.check_loop()
@@ -113,7 +113,7 @@ def test_stalls_at_the_beginning_and_at_the_end(slow: SlowFleet, make_title: Cal
     assert slow.nodes["a2"].end() == 0
     with slow.disk.stalled():
         slow.begin_restart("a2")
-        wait_until("a2 would open its store", lambda: slow.disk.calls())
+        wait_until("a2 would open its store", slow.disk.holds)
         time.sleep(STALL_S)
     assert slow.nodes["a2"].ready
     slow.live(["a2"], title)
@@ -130,7 +130,7 @@ def test_a_fill_is_withdrawn_in_a_stall(
     wait_until("a2 has a part", lambda: slow.report("a2", title).get("have_chunks", 0) > 4)
     with slow.disk.stalled():
         origin.allow(None)
-        wait_until("a2 would write", lambda: slow.disk.holds("pwrite"))
+        wait_until("a2 would write", slow.disk.holds)
         slow.withdraw(fill)
         wait_until("a2 gives up", lambda: slow.report("a2", title)["state"] == "failed")
         slow.check_answers(title)
