@@ -16,7 +16,10 @@ FLEET ?=
 # Where `make bench` writes its reports, and options for both of its commands.
 BENCH ?= --out docs/reports/bench
 
-.PHONY: help demo test lint bench bench-swarm bench-fleet clean
+# Options of `python -m bench.micro`.
+MICRO ?=
+
+.PHONY: help demo test lint bench bench-swarm bench-fleet bench-micro clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -29,6 +32,7 @@ help:
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
 	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
+	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -54,6 +58,9 @@ bench: $(VENV)/.built
 
 bench-fleet: $(VENV)/.built
 	@$(BIN)/python -m bench.fleet $(FLEET)
+
+bench-micro: $(VENV)/.built
+	@$(BIN)/python -m bench.micro $(MICRO)
 
 bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench_ends
+from p2pfill.cli import bench
 from p2pfill.cli.exits import EXIT_CODES_HELP
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ UntilEof = Annotated[
 ]
 FillFile = Annotated[Path, typer.Argument(metavar="FILE.fill", help="A manifest that `p2pfill publish` wrote.")]
 
-app.add_typer(bench_ends.app, name="bench")
+app.add_typer(bench.app, name="bench")
 
 
 @app.callback(invoke_without_command=True)

@@ -7,10 +7,12 @@ in the last bit between libraries, and in glibc between processors with and with
 
 import math
 from array import array
+from itertools import chain, compress
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _LN2 = 0.6931471805599453
 _SQRT_HALF = 0.7071067811865476
+_ONE = "1"
 
 
 def _mix(value: int) -> int:
@@ -49,16 +51,16 @@ def popcount(buf: bytes | bytearray) -> int:
 def pick_rarest(have: bytes | bytearray, wanted: bytes | bytearray, avail: "array[int]", start: int) -> int:
     """Contract in `bits.pick_rarest`; all lengths are checked there."""
     both = int.from_bytes(have, "little") & int.from_bytes(wanted, "little")
-    best, best_avail, n = -1, 0x10000, len(avail)
-    for low, high in ((start, n), (0, start)):
-        part = (both & ((1 << high) - 1)) >> low
-        while part:
-            bit = part & -part
-            k = low + bit.bit_length() - 1
-            if avail[k] < best_avail:
-                best, best_avail = k, avail[k]
-            part ^= bit
-    return best
+    n = len(avail)
+    # Of equals min() takes the first.
+    after = compress(range(start, n), map(_ONE.__eq__, _bits(both >> start, n - start)))
+    before = compress(range(start), map(_ONE.__eq__, _bits(both, start)))
+    return min(chain(after, before), key=avail.__getitem__, default=-1)
+
+
+def _bits(value: int, count: int) -> str:
+    """The lowest `count` bits of `value` as text, the lowest first."""
+    return f"{value & ((1 << count) - 1):0{count}b}"[::-1] if count else ""
 
 
 def scores(chunk: int, seeds: "array[int]", weights: "array[float]", out: "array[float]") -> None:

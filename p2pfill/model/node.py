@@ -20,7 +20,7 @@ class Tier(IntEnum):
     """The cloud origin."""
 
 
-class NodeInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NodeInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What the fleet knows of a node without asking it. Immutable while the node runs."""
 
     id: NodeId

@@ -2,6 +2,8 @@
 
 Titles are named by 64 hexadecimal digits here: these records are read by people with curl.
 All sizes are bytes, all rates bytes per second, all times seconds since the epoch unless a name says otherwise.
+Those of a heartbeat are left out when cycles of objects are looked for (`gc=False`): they are in none, and a tracker
+keeps a dozen of them for each node.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from p2pfill.model.urgency import Urgency
 TitleState = Literal["waiting", "filling", "verifying", "live", "failed"]
 
 
-class SourceReport(msgspec.Struct, forbid_unknown_fields=True):
+class SourceReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What one node says of one source of one title."""
 
     id: str
@@ -34,7 +36,7 @@ class SourceReport(msgspec.Struct, forbid_unknown_fields=True):
     """Why it is in that state, for people."""
 
 
-class TitleReport(msgspec.Struct, forbid_unknown_fields=True):
+class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """How far one node is with one title, and why not further."""
 
     title: str
@@ -79,7 +81,7 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most memory that it has had resident."""
 
 
-class NodeReport(msgspec.Struct, forbid_unknown_fields=True):
+class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A heartbeat."""
 
     info: NodeInfo

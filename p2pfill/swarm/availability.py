@@ -9,7 +9,7 @@ those it does not depend on one alone. Origins hold everything and are not count
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
@@ -27,24 +27,31 @@ class Availability:
 
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
-        outer = [(self.count[s], self.held[s]) for s in _CACHE_SCOPES if s >= scope]
-        for chunk in chunks:
-            for count, held in outer:
+        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        for outer in _CACHE_SCOPES[scope:]:
+            count, held = self.count[outer], self.held[outer]
+            for chunk in known:
+                if not count[chunk]:
+                    held.add(chunk)
                 count[chunk] += 1
-                held[chunk] = True
-            if scope == Scope.ISP and self.count[scope][chunk] > 1:
-                self.shared[chunk] = True
+        if scope == Scope.ISP:
+            for chunk in known:
+                if self.count[scope][chunk] > 1:
+                    self.shared.add(chunk)
 
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
-        outer = [(self.count[s], self.held[s]) for s in _CACHE_SCOPES if s >= scope]
-        for chunk in chunks:
-            for count, held in outer:
+        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        for outer in _CACHE_SCOPES[scope:]:
+            count, held = self.count[outer], self.held[outer]
+            for chunk in known:
                 count[chunk] -= 1
                 if not count[chunk]:
-                    held[chunk] = False
-            if scope == Scope.ISP and self.count[scope][chunk] < 2:
-                self.shared[chunk] = False
+                    held.discard(chunk)
+        if scope == Scope.ISP:
+            for chunk in known:
+                if self.count[scope][chunk] < 2:
+                    self.shared.discard(chunk)
 
     def held_within(self, scope: Scope) -> Bitmap:
         """Return the chunks that some cache nearer than `scope` holds; `scope` is REGION or further."""

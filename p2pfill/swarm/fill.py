@@ -40,7 +40,7 @@ from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
 from p2pfill.swarm.verdicts import Verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from random import Random
 
     from p2pfill.model.manifest import Manifest
@@ -253,13 +253,13 @@ class Fill:
         """Return when `poll_actions` must be called again though nothing happened; None where nothing is awaited."""
         return None if self._completed else self._tick_at
 
-    def news(self, source_id: str, chunks: Iterable[int]) -> list[int]:
+    def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
         source = self.sources.get(source_id)
         if source is None:
             return list(chunks)
-        held, interest = source.holdings, source.interest
-        return [chunk for chunk in chunks if not held[chunk] and (interest is None or interest[chunk])]
+        lacking, interest = source.holdings.lacking(chunks), source.interest
+        return lacking if interest is None else [chunk for chunk in lacking if interest[chunk]]
 
     def border_chunks(self) -> list[int]:
         """Return the chunks that are on their way across a border."""
@@ -364,10 +364,8 @@ class Fill:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
-        fresh = [chunk for chunk in chunks if not source.holdings[chunk]]
-        for chunk in fresh:
-            source.holdings.add(chunk)
-            self._masters.settle(chunk)
+        fresh = source.holdings.add_all(chunks)
+        self._masters.settle(fresh)
         if source.counted:
             self.available.add(source.scope, fresh)
         self._saw_progress(now, source_id)

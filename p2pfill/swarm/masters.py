@@ -121,9 +121,11 @@ class Masters:
         self.leave_out(node_id, "master-lost")
         self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[0] != node_id}
 
-    def settle(self, chunk: int) -> None:
-        """Note that a chunk has arrived somewhere, so that nobody is still fetching it."""
-        self._claims.pop(chunk, None)
+    def settle(self, chunks: Iterable[int]) -> None:
+        """Note that chunks have arrived somewhere, so that nobody is still fetching them."""
+        if self._claims:
+            for chunk in chunks:
+                self._claims.pop(chunk, None)
 
     # ---- what follows
 

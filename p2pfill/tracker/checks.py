@@ -122,9 +122,8 @@ def _check_title_report(report: TitleReport) -> None:
             all(len(key) <= REPORT_TEXT_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
             f"title {name}: a reason or its count is out of range",
         )
-    for source in report.sources:
-        lengths = (len(source.id), len(source.state), len(source.reason))
-        require(max(lengths) <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
+    longest = max((len(text) for one in report.sources for text in (one.id, one.state, one.reason)), default=0)
+    require(longest <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
 
 
 def check_fill(request: FillRequest) -> Selector:

@@ -41,6 +41,10 @@ def test_is_a_set_of_integers(case: tuple[int, set[int], set[int]]) -> None:
     assert set(left.indexes()) == a
     assert Bitmap.full(n).count() == n
     assert all(k in left for k in a)
+    assert left.lacking(sorted(b)) == sorted(b - a)
+    assert left.lacking(sorted(b, reverse=True)) == sorted(b - a, reverse=True)
+    assert left.add_all([*b, *b]) == [k for k in b if k not in a]
+    assert set(left.indexes()) == a | b
 
 
 def test_bit_order_is_lsb_first() -> None:

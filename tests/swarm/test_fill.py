@@ -276,6 +276,18 @@ def test_nothing_crosses_a_border_before_the_neighbours_were_heard() -> None:
     assert {action.source for action in asked_of(fill, 0.2)} == {ORIGIN}
 
 
+def test_a_chunk_that_is_announced_twice_is_held_once() -> None:
+    """Else it would count as held when its only holder has gone, and nobody would fetch it."""
+    world = World({"a": ["a1", "a2"]})
+    fill = one_fill(world)
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    fill.handle(0.0, events.CacheConnected(world.nodes["a2"]))
+    fill.handle(0.0, events.ChunksGained("a2", (7, 7, 3, 7)))
+    assert fill.available.count[Scope.ISP][7] == fill.available.count[Scope.ISP][3] == 1
+    fill.handle(0.1, events.SourceLost("a2"))
+    assert not fill.available.held[Scope.ISP].any()
+
+
 def test_a_liar_is_not_trusted_again_for_a_new_link_or_new_holdings() -> None:
     world = World({"a": ["a1", "a2"]})
     full = Bitmap.full(world.manifest.chunk_count)
