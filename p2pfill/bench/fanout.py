@@ -1,9 +1,9 @@
 """One node serving many receivers, and one receiver fetching from many nodes: real processes, default settings.
 
 Receivers know of the sources alone, so nothing moves between them. The rate is that of all together, from the order to
-the end of the last, and is compared with that of one pair which moves the same title in the same rounds. All share the processors of one machine,
-and all receivers write to its disk and wait until everything is there; so the report says what the machine did
-meanwhile: where processors or disk were busy all the time, it is they that were measured.
+the end of the last, and is compared with that of one pair which moves the same title in the same rounds. All share the
+processors of one machine, and all receivers write to its disk and wait until everything is there; so the report says
+what the machine did meanwhile: where processors or disk were busy all the time, it is they that were measured.
 
 So that the copies of many receivers fit into memory beside the source, a title is made smaller than asked for where
 they would be more than `TOTAL_MIB_MAX` together.
