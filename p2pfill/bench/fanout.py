@@ -1,9 +1,9 @@
 """One node serving many receivers, and one receiver fetching from many nodes: real processes, default settings.
 
 Receivers know of the sources alone, so nothing moves between them. The rate is that of all together, from the order to
-the end of the last, and is compared with that of one pair in the same rounds. All share the processors of one machine,
-and all receivers write to its disk and wait until everything is there; so the report says what the machine did
-meanwhile: where processors or disk were busy all the time, it is they that were measured.
+the end of the last, and is compared with that of one pair which moves the same title in the same rounds. All share the
+processors of one machine, and all receivers write to its disk and wait until everything is there; so the report says
+what the machine did meanwhile: where processors or disk were busy all the time, it is they that were measured.
 
 So that the copies of many receivers fit into memory beside the source, a title is made smaller than asked for where
 they would be more than `TOTAL_MIB_MAX` together.
@@ -117,16 +117,19 @@ def _run_direction(
     check_room(work, (sum(set(sizes.values())) * (1 + held) + fetched) * MIB)
     said(f"{DIRECTIONS[direction]} {', '.join(map(str, counts))}: writing the titles")
     titles = {size: _Title(work, size) for size in set(sizes.values())}
-    found: dict[int, list[FanRun]] = {count: [] for count in counts}
+    # A small title is slower in itself, so there is a pair for each size.
+    plan = sorted({*sizes.items(), *((PAIR, size) for size in sizes.values())}, key=lambda one: (one[0], -one[1]))
+    found: dict[tuple[int, int], list[FanRun]] = {one: [] for one in plan}
     with ExitStack() as stack:
         servers = [_start_server(work, number, titles.values(), stack) for number in range(held)]
         for number in range(runs + 1):
-            for count in counts if number % 2 else reversed(counts):
-                said(f"{f'run {number} of {runs}' if number else 'warm-up'}: {DIRECTIONS[direction]} {count}")
-                run = _run_once(work, direction, count, servers, titles[sizes[count]])
+            for count, size in plan if number % 2 else reversed(plan):
+                what = f"{DIRECTIONS[direction]} {count}, {size} MiB"
+                said(f"{f'run {number} of {runs}' if number else 'warm-up'}: {what}")
+                run = _run_once(work, direction, count, servers, titles[size])
                 if number:
-                    found[count].append(run)
-    return [Point(direction, count, sizes[count] * MIB, found[count]) for count in counts]
+                    found[count, size].append(run)
+    return [Point(direction, count, size * MIB, found[count, size]) for count, size in plan]
 
 
 def sizes_mib(direction: Direction, counts: Sequence[int], mib: int) -> dict[int, int]:
@@ -217,12 +220,17 @@ def limit_of(point: Point) -> str:
     return " and ".join(found)
 
 
+def over_pair(report: FanReport, point: Point) -> float:
+    """Return the rate of a point over that of the pair that moved the same title in the same rounds."""
+    beside = (point.direction, PAIR, point.size_bytes)
+    base = next(one for one in report.points if (one.direction, one.count, one.size_bytes) == beside)
+    return rate(point).median / rate(base).median
+
+
 def ratios(report: FanReport) -> dict[str, float]:
-    """Return the rate of each number of receivers (`16 receivers/pair`) or sources over that of the pair beside it."""
-    pairs = {point.direction: rate(point).median for point in report.points if point.count == PAIR}
+    """Return the rate of each number of receivers (`16 receivers/pair`) or sources over that of its pair."""
     return {
-        f"{point.count} {'receivers' if point.direction == 'out' else 'sources'}/pair": rate(point).median
-        / pairs[point.direction]
+        f"{point.count} {'receivers' if point.direction == 'out' else 'sources'}/pair": over_pair(report, point)
         for point in report.points
         if point.count != PAIR
     }
@@ -234,6 +242,7 @@ def as_record(report: FanReport) -> dict[str, Any]:
         {
             "direction": point.direction,
             "count": point.count,
+            "size_bytes": point.size_bytes,
             "rate_gb_s": rate(point),
             "cpu_s_per_gb": cost(point),
             "one_peak_bytes": one_peak_bytes(point),

@@ -72,20 +72,22 @@ def draw_fanout(report: fanout.FanReport) -> Figure:
     figure, (left, right) = _frame(10.0, 4.0, 2)
     counts = sorted({point.count for point in report.points})
     for direction, colour in DIRECTION_COLOURS.items():
-        points = [point for point in report.points if point.direction == direction]
+        # Of the pairs, whose ratio is 1, the first: it has the largest title.
+        points = {point.count: point for point in reversed(report.points) if point.direction == direction}
         if not points:
             continue
-        base = fanout.rate(points[0]).median
-        rates = [fanout.rate(point) for point in points]
+        points = dict(sorted(points.items()))
+        medians = [fanout.over_pair(report, point) for point in points.values()]
+        rates = [fanout.rate(point) for point in points.values()]
         label = "receivers of one node" if direction == "out" else "sources of one receiver"
         reach = [
-            [(one.median - one.min) / base for one in rates],
-            [(one.max - one.median) / base for one in rates],
+            [ratio * (1 - one.min / one.median) for ratio, one in zip(medians, rates, strict=True)],
+            [ratio * (one.max / one.median - 1) for ratio, one in zip(medians, rates, strict=True)],
         ]
-        shown, medians = [point.count for point in points], [one.median / base for one in rates]
+        shown = list(points)
         left.errorbar(shown, medians, reach, fmt="o-", color=colour, label=label, capsize=3)
         for side, style in (("sender", "--"), ("receiver", "-")):
-            spent = [fanout.cost(point)[side].median for point in points]
+            spent = [fanout.cost(point)[side].median for point in points.values()]
             right.plot(shown, spent, f"o{style}", color=colour, label=f"{label}: {side} side", linewidth=1.3)
     left.axhline(1.0, color="#333333", linestyle=":", linewidth=1.2, label="one pair")
     for axes in (left, right):
@@ -95,7 +97,7 @@ def draw_fanout(report: fanout.FanReport) -> Figure:
         axes.set_xlabel("nodes on the other side")
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.legend(loc="lower left" if axes is left else "upper left", frameon=False, fontsize=8)
-    left.set_title("rate of all / rate of one pair", loc="left", fontsize=11)
+    left.set_title("rate of all / rate of a pair with the same title", loc="left", fontsize=11)
     right.set_title("processor seconds per GB, medians", loc="left", fontsize=11)
     return figure
 

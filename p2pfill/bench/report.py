@@ -209,14 +209,13 @@ def _part(part: float | None) -> str:
 
 
 FAN_HEAD: Final = [
-    "", "MiB each", "GB/s together", "of one pair", "cpu s/GB, senders", "receivers", "peak MiB of the one",
+    "", "MiB each", "GB/s together", "of its pair", "cpu s/GB, senders", "receivers", "peak MiB of the one",
     "cpus busy", "disk busy",
 ]  # fmt: skip
 
 
 def fan_rows(report: fanout.FanReport, show: Callable[[Spread], str] = show) -> list[list[str]]:
     """Return a row for each number of nodes, under `FAN_HEAD`; `show` writes a figure and its range."""
-    pairs = {point.direction: fanout.rate(point).median for point in report.points if point.count == fanout.PAIR}
     rows = []
     for point in report.points:
         cost, load = fanout.cost(point), mean_load([run.load for run in point.runs])
@@ -225,7 +224,7 @@ def fan_rows(report: fanout.FanReport, show: Callable[[Spread], str] = show) -> 
                 f"{fanout.DIRECTIONS[point.direction]} {point.count}",
                 f"{point.size_bytes // MIB}",
                 show(fanout.rate(point)),
-                f"{fanout.rate(point).median / pairs[point.direction]:.2f}",
+                f"{fanout.over_pair(report, point):.2f}",
                 show(cost["sender"]),
                 show(cost["receiver"]),
                 f"{fanout.one_peak_bytes(point) / MIB:.0f}",

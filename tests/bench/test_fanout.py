@@ -37,6 +37,16 @@ def test_two_receivers_and_two_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_each_size_of_a_title_has_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "TOTAL_MIB_MAX", 4)
+    made = fanout.run_fanout(tmp_path, 4, 1, [1, 2], [])
+    assert [(point.count, point.size_bytes // MIB) for point in made.points] == [(1, 4), (1, 2), (2, 2)]
+    assert fanout.ratios(made)["2 receivers/pair"] == pytest.approx(
+        fanout.rate(made.points[2]).median / fanout.rate(made.points[1]).median
+    )
+
+
+@pytest.mark.process
 def test_a_receiver_that_is_wrong_makes_the_run_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live_file = fanout.live_file
 
@@ -65,15 +75,16 @@ def test_rates_are_of_all_together_and_over_the_pair_beside_them() -> None:
     made = FanReport(
         MACHINE,
         [
-            Point("out", 1, 500_000_000, runs(0.5, 0.5, 0.5)),
+            Point("out", 1, 500_000_000, runs(0.1, 0.5, 0.5)),
+            Point("out", 1, 250_000_000, runs(0.25, 0.5, 0.5)),
             Point("out", 16, 250_000_000, runs(5.0, 0.95, 0.92)),
             Point("in", 1, 500_000_000, runs(0.4, 0.5, None)),
             Point("in", 4, 500_000_000, runs(0.5, 0.5, 0.95)),
         ],
     )
     assert fanout.ratios(made) == {"16 receivers/pair": pytest.approx(0.8), "4 sources/pair": pytest.approx(0.8)}
-    assert fanout.cost(made.points[1])["receiver"].median == pytest.approx(0.5)
-    assert [fanout.limit_of(point) for point in made.points] == ["", "processors and disk", "", "disk"]
+    assert fanout.cost(made.points[2])["receiver"].median == pytest.approx(0.5)
+    assert [fanout.limit_of(point) for point in made.points] == ["", "", "processors and disk", "", "disk"]
     text = report.page({"fanout": made})
     assert "| 16 receivers/pair | 0.80 | at least 1 | **no** |" in text
     assert "one node serves 16: processors and disk; one receiver fetches from 4: disk." in text
