@@ -19,7 +19,7 @@ BENCH ?= --out docs/reports/bench
 # Options of `python -m bench.micro`.
 MICRO ?=
 
-.PHONY: help demo test lint bench bench-swarm bench-fleet bench-micro clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-micro clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -28,6 +28,7 @@ help:
 	@echo "make lint   ruff and mypy only"
 	@echo "make bench  p2pfill beside other programs, and one node with many; takes ten minutes"
 	@echo '            smaller, and without a report: make bench BENCH="--mib 64 --runs 1"'
+	@echo "make bench-big  titles of up to 100 GiB and 200,000 files; takes six minutes"
 	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
@@ -55,6 +56,9 @@ test: lint
 bench: $(VENV)/.built
 	@$(BIN)/p2pfill bench pair $(BENCH)
 	@$(BIN)/p2pfill bench fanout $(BENCH)
+
+bench-big: $(VENV)/.built
+	@$(BIN)/p2pfill bench big --out docs/reports/bench
 
 bench-fleet: $(VENV)/.built
 	@$(BIN)/python -m bench.fleet $(FLEET)

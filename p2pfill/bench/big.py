@@ -1,7 +1,5 @@
 """Big titles: how publishing, verifying, serving and resuming grow with bytes and with files, and what a node needs.
 
-    python -m p2pfill.bench.big [--gib 1,10,100] [--files 2000,20000,200000] [--peers 64] [--work DIR] [--json]
-
 The commands of the product do the work, each a process of its own: `p2pfill publish`, `verify`, `tracker`, `fill`,
 `node`. Titles of many bytes are sparse files, of which one page a MiB is written, so that they fit any disk; all of
 their bytes are read and hashed. A store is laid out by renaming the published tree into it, as a fill would have
@@ -13,7 +11,6 @@ Growth is the exponent of time over size between the two largest titles of a kin
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -467,37 +464,3 @@ def measure_big(
                 shutil.rmtree(place)
             record["growth"][kind] = growth(record[kind], size_name)
     return record
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",") if part]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("--gib", type=_numbers, default=list(GIB_SIZES), help="sizes of sparse titles, as in 1,10,100")
-    parser.add_argument("--files", type=_numbers, default=list(FILE_COUNTS), help="counts of small files")
-    parser.add_argument("--peers", type=int, default=PEERS, help="peers of the node that holds the largest title")
-    parser.add_argument("--runs", type=int, default=RUNS, help="starts of a node, of which the median counts")
-    parser.add_argument("--work", type=Path, default=None, help="where to put the titles meanwhile")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the record."""
-    parser = argparse.ArgumentParser(prog="p2pfill bench big", description="Big titles: times, growth and memory.")
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
-    record = measure_big(
-        gib_sizes=options.gib,
-        file_counts=[int(count) for count in options.files],
-        peers=options.peers,
-        runs=options.runs,
-        work=options.work,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )
-    print(json.dumps(record, indent=None if options.json else 2))
-
-
-if __name__ == "__main__":
-    main()

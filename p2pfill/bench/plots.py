@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pfill.bench import fanout, pair
 
@@ -99,6 +99,29 @@ def draw_fanout(report: fanout.FanReport) -> Figure:
         axes.legend(loc="lower left" if axes is left else "upper left", frameon=False, fontsize=8)
     left.set_title("rate of all / rate of a pair with the same title", loc="left", fontsize=11)
     right.set_title("processor seconds per GB, medians", loc="left", fontsize=11)
+    return figure
+
+
+def draw_big(report: dict[str, Any]) -> Figure:
+    """Draw how long everything takes over the size of sparse titles, and over the number of small files."""
+    figure, axes_of = _frame(10.0, 4.0, 2)
+    for axes, kind, size, label in (
+        (axes_of[0], "sparse", "chunks", "chunks of a sparse title"),
+        (axes_of[1], "small_files", "files", "small files"),
+    ):
+        titles = report[kind]
+        sizes = [one[size] for one in titles]
+        for name, colour, values in (
+            ("publish", OURS, [one["publish_s"] for one in titles]),
+            ("verify", THEIRS, [one["verify_s"] for one in titles]),
+            ("first chunk, complete", "#d1495b", [one["complete"]["chunk_s"] for one in titles]),
+            ("first chunk, half there", "#f2b750", [one["half"]["chunk_s"] for one in titles]),
+        ):
+            axes.plot(sizes, values, "o-", color=colour, label=name)
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.set_title("seconds", loc="left", fontsize=11)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.legend(loc="upper left", frameon=False, fontsize=8)
     return figure
 
 

@@ -44,11 +44,11 @@ class Section(NamedTuple):
     name: str
     """Of its JSON file and its plots."""
     kind: Any
-    """The type of its report, which has a field `machine`."""
+    """The type of its report; where that has a field `machine`, the page says so."""
     lines: Callable[[Any], list[str]]
-    """Its part of the page, from a heading on, with a picture `NAME.svg`."""
-    draw: Callable[[Any], Any]
-    """Its plot, as a figure of matplotlib."""
+    """Its part of the page, from a heading on."""
+    draw: Callable[[Any], Any] | None
+    """Its plot, as a figure of matplotlib, which the page shows as `NAME.svg`."""
 
 
 def write(directory: Path, name: str, record: dict[str, Any]) -> list[str]:
@@ -65,7 +65,7 @@ def redraw(directory: Path) -> list[str]:
     if why := plots.missing():
         return [f"no plots: {why}"]
     for section in SECTIONS:
-        if section.name in found:
+        if section.name in found and section.draw is not None:
             plots.save(section.draw(found[section.name]), directory, section.name)
     return []
 
@@ -96,8 +96,11 @@ def page(found: dict[str, Any]) -> str:
     for section in SECTIONS:
         if section.name in found:
             report = found[section.name]
-            lines += ["", *section.lines(report), "", f"![{section.name}]({section.name}.svg)", ""]
-            lines += [machine_line(report.machine)]
+            lines += ["", *section.lines(report)]
+            if section.draw is not None:
+                lines += ["", f"![{section.name}]({section.name}.svg)"]
+            if hasattr(report, "machine"):
+                lines += ["", machine_line(report.machine)]
     return "\n".join(lines) + "\n"
 
 
@@ -266,8 +269,96 @@ def fan_lines(report: fanout.FanReport) -> list[str]:
     return lines
 
 
+# ---- big titles
+
+
+BIG_HEAD: Final = [
+    "", "publish s", "verify s", "first chunk s, complete", "half there", "peak MiB: publish", "node",
+    "node and peers", "node half there and peers",
+]  # fmt: skip
+
+
+def big_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each title, under `BIG_HEAD`; the last columns for the largest of each kind."""
+    rows = []
+    for kind in ("sparse", "small_files"):
+        for one in report[kind]:
+            size = f"{one['bytes'] / (1 << 30):.0f} GiB, {one['chunks']:,} chunks" if kind == "sparse" else ""
+            crowds = [one[state].get("crowd") for state in ("complete", "half")]
+            rows.append(
+                [
+                    size or f"{one['files']:,} files, {one['chunks']:,} chunks",
+                    f"{one['publish_s']:.2f}",
+                    f"{one['verify_s']:.2f}",
+                    f"{one['complete']['chunk_s']:.2f}",
+                    f"{one['half']['chunk_s']:.2f}",
+                    f"{one['publish_rss_mib']:.0f}",
+                    f"{one['complete']['rss_mib']:.0f}",
+                    *(f"{crowd['peak_rss_mib']:.0f}" if crowd else "" for crowd in crowds),
+                ]
+            )
+    return rows
+
+
+def big_lines(report: dict[str, Any]) -> list[str]:
+    """Return the part of the page about big titles."""
+    growth = {
+        kind: ", ".join(f"{name.replace('_s', '')} {value:.2f}" for name, value in report["growth"][kind].items())
+        for kind in ("sparse", "small_files")
+    }
+    return [
+        "## Big titles",
+        "",
+        "A sparse file, and many small ones: real commands, real peers. *First chunk* is the time from the start of a "
+        "node's process, with the title in its store, until a peer has its first chunk; a node with an empty store "
+        f"listens after {report['start_empty_s']:.2f} s. Half of a title needs the tracker's order too.",
+        "",
+        *table(BIG_HEAD, big_rows(report)),
+        "",
+        "Growth from the second largest to the largest, as the power of the size (1 is linear): "
+        f"sparse: {growth['sparse']}; small files: {growth['small_files']}.",
+    ]
+
+
+# ---- micro benchmarks
+
+
+MICRO_HEAD: Final = ["", "us", "a second", "GB/s", "pure Python, times as long"]
+
+
+def micro_lines(report: dict[str, Any]) -> list[str]:
+    """Return the part of the page about single functions."""
+    scheduler, tracker = report["scheduler"], report["tracker"]
+    rows = [
+        [
+            f"**{work['name']}**: {work['unit']}",
+            f"{work['median_s'] * 1e6:,.1f}",
+            f"{work['per_s']:,.0f}",
+            f"{work['bytes_s'] / 1e9:.1f}" if work["bytes_s"] else "",
+            f"{work['pure_over_native']:.1f}" if work["pure_over_native"] else "",
+        ]
+        for work in report["works"]
+    ]
+    return [
+        "## Parts",
+        "",
+        *table(MICRO_HEAD, rows),
+        "",
+        f"**Scheduler**, {scheduler['sources']} sources and {scheduler['chunks']:,} chunks: all that a fill works out "
+        f"for a chunk takes {scheduler['holding_us']:.0f} us where sources have all, {scheduler['filling_us']:.0f} us "
+        "where they fill too and tell of each chunk. 5 GB/s of 4 MiB chunks are "
+        f"{scheduler['core_part_at_5_gb_s']:.1%} of a core then (aim: 5%).",
+        "",
+        f"**Tracker**, {tracker['nodes']:,} nodes, SQLite: {tracker['http_per_cpu_s']:,.0f} heartbeats per second of "
+        f"processor through HTTP (aim: {tracker['wanted_http_per_cpu_s_min']:,}), "
+        f"{tracker['service_per_cpu_s']:,.0f} without it.",
+    ]
+
+
 SECTIONS: Final = (
     Section("pair", pair.PairReport, pair_lines, plots.draw_pair),
     Section("fanout", fanout.FanReport, fan_lines, plots.draw_fanout),
+    Section("big", dict[str, Any], big_lines, plots.draw_big),
+    Section("micro", dict[str, Any], micro_lines, None),
 )
 """In the order of the page."""

@@ -107,6 +107,28 @@ def fanout(
 
 
 @app.command(epilog=EXIT_CODES_HELP)
+def big(
+    gib: Annotated[str, typer.Option("--gib", metavar="N,N", help="Sizes of sparse titles.")] = "1,10,100",
+    files: Annotated[str, typer.Option("--files", metavar="N,N", help="How many small files.")] = "2000,20000,200000",
+    peers: Annotated[int, typer.Option("--peers", metavar="N", min=1, help="Peers of the node with the largest.")] = 64,
+    runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="Starts of a node, for the median.")] = RUNS,
+    work: Work = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish, verify and serve titles of many chunks and of many files, and see how times and memory grow.
+
+    Takes about six minutes, 2 GiB on the disk, and reads up to 100 GiB of nothing: the large titles are sparse.
+    """
+    from p2pfill.bench.big import measure_big
+
+    sizes, counts = _counts(gib, "--gib"), _counts(files, "--files", 10_000_000)
+    with _workplace(work) as place, _progress() as said:
+        record = measure_big(gib_sizes=sizes, file_counts=counts, peers=peers, runs=runs, work=place, say=said)
+    _give("big", record, lambda: _show_big(record), out, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
 def redraw(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where --out of another run has written.")],
 ) -> None:
@@ -156,10 +178,10 @@ def _progress() -> Iterator[Callable[[str], None]]:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _counts(text: str, option: str) -> list[int]:
+def _counts(text: str, option: str, most: int = 999) -> list[int]:
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() and 0 < int(word) < 1000 for word in words):
-        raise ConfigError(f"{option} {text!r} is not a list of numbers from 1 to 999, as in 1,4,16")
+    if not all(word.isdigit() and 0 < int(word) <= most for word in words):
+        raise ConfigError(f"{option} {text!r} is not a list of numbers from 1 to {most}, as in 1,4,16")
     return [int(word) for word in words]
 
 
@@ -229,3 +251,10 @@ def _show_fanout(report: FanReport) -> None:
     _print_table(FAN_HEAD, fan_rows(report, lambda spread: f"{spread.median:.2f}"))
     print(f"\n{limits_line(report)}")
     print(f"\n{machine_line(report.machine)}")
+
+
+def _show_big(record: dict[str, Any]) -> None:
+    from p2pfill.bench.report import BIG_HEAD, big_lines, big_rows
+
+    _print_table(BIG_HEAD, big_rows(record))
+    print(f"\n{big_lines(record)[-1]}")

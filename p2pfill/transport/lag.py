@@ -2,8 +2,9 @@
 
 A task sleeps until a time and looks how much later it is. Whatever keeps the loop shows there: a call that waits for a
 disk, a long computation, another thread that will not let go of the interpreter, a machine short of processors. Ten
-looks a second are a few hundred microseconds of a processor, by the price of a wake-up. A block shorter than the pause between two looks is met by chance, so
-the figures are of many looks; one longer is met always, and shows short by one pause at most.
+looks a second are ten wake-ups, which is nothing beside the messages of one link. A block shorter than the pause
+between two looks is met by chance, so the figures are of many looks; one longer is met always, and shows short by one
+pause at most.
 
 Rejected: timing every step of every task (Trio's instrumentation), which costs more than the steps of a busy loop and
 says nothing of a machine that does not let the loop run.

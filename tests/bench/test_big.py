@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from p2pfill.bench import big
+from p2pfill.bench import big, report
 
 PEERS = 8
 
 pytestmark = pytest.mark.process
 
 
-def test_small_titles_are_measured_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--gib", "0.05", "--files", "500,4000", "--peers", str(PEERS), "--runs", "1", "--work", str(tmp_path)]
-    big.main([*arguments, "--json"])
-    said = capsys.readouterr()
-    record = json.loads(said.out.splitlines()[-1])
-    assert "publishing" in said.err
+def test_small_titles_are_measured_in_every_way(tmp_path: Path) -> None:
+    said: list[str] = []
+    record = big.measure_big(
+        gib_sizes=[0.05], file_counts=[500, 4000], peers=PEERS, runs=1, work=tmp_path, say=said.append
+    )
+    record = json.loads(json.dumps(record))
+    assert any("publishing" in line for line in said)
     assert [title["files"] for title in record["small_files"]] == [500, 4000]
     (sparse,) = record["sparse"]
     assert sparse["bytes"] == int(0.05 * big.GIB)
@@ -34,6 +35,16 @@ def test_small_titles_are_measured_in_every_way(tmp_path: Path, capsys: pytest.C
         assert title["half"]["crowd"]["chunks_filled"] >= min(big.EXTRA_CHUNKS, title["chunks"] // 2)
     assert set(record["growth"]["small_files"]) == set(big.GROWING)
     assert not record["growth"]["sparse"]
+
+
+def test_the_page_tells_of_every_title() -> None:
+    record = json.loads((Path(__file__).parents[2] / "docs/reports/bench/big.json").read_text())
+    lines = "\n".join(report.big_lines(record))
+    for title in (*record["sparse"], *record["small_files"]):
+        assert f"{title['chunks']:,} chunks" in lines
+        assert f"| {title['publish_s']:.2f} |" in lines
+    for kind in ("sparse", "small_files"):
+        assert f"{record[kind][-1]['half']['crowd']['peak_rss_mib']:.0f} |" in lines
 
 
 def test_growth_is_the_exponent_between_the_two_largest() -> None:
