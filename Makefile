@@ -55,6 +55,7 @@ test: lint
 
 bench: $(VENV)/.built
 	@$(BIN)/p2pfill bench pair $(BENCH)
+	@test ! -d /dev/shm || $(BIN)/p2pfill bench pair --work /dev/shm $(BENCH)
 	@$(BIN)/p2pfill bench fanout $(BENCH)
 
 bench-big: $(VENV)/.built

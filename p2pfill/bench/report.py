@@ -148,6 +148,16 @@ PAIR_HEAD: Final = [
 ]  # fmt: skip
 
 
+def is_in_memory(report: pair.PairReport) -> bool:
+    """Tell whether no disk took part. The two are different questions, so a page may answer both."""
+    return report.machine.file_system in ("tmpfs", "ramfs")
+
+
+def pair_name(report: pair.PairReport) -> str:
+    """Return the name of the section to which a report belongs."""
+    return "pair-memory" if is_in_memory(report) else "pair"
+
+
 def pair_rows(report: pair.PairReport) -> list[list[str]]:
     """Return a row for each contender, under `PAIR_HEAD`."""
     rates, costs, peaks = pair.rates(report), pair.costs(report), pair.peaks(report)
@@ -169,11 +179,12 @@ def pair_rows(report: pair.PairReport) -> list[list[str]]:
 def pair_lines(report: pair.PairReport) -> list[str]:
     """Return the pair's part of the page."""
     runs = max(len(one.runs) for one in report.contenders.values())
+    place = "a file system in memory, where no disk is waited for" if is_in_memory(report) else "a disk"
     return [
-        "## One pair",
+        f"## One pair{' in memory' if is_in_memory(report) else ''}",
         "",
-        f"A file of {report.size_bytes // MIB:,} MiB from one process to another over loopback, {runs} runs of each by "
-        "turns; medians, ranges in brackets.",
+        f"A file of {report.size_bytes // MIB:,} MiB from one process to another over loopback, on {place}; {runs} "
+        "runs of each by turns; medians, ranges in brackets.",
         "",
         *table(PAIR_HEAD, pair_rows(report)),
         "",
@@ -357,6 +368,7 @@ def micro_lines(report: dict[str, Any]) -> list[str]:
 
 SECTIONS: Final = (
     Section("pair", pair.PairReport, pair_lines, plots.draw_pair),
+    Section("pair-memory", pair.PairReport, pair_lines, plots.draw_pair),
     Section("fanout", fanout.FanReport, fan_lines, plots.draw_fanout),
     Section("big", dict[str, Any], big_lines, plots.draw_big),
     Section("micro", dict[str, Any], micro_lines, None),

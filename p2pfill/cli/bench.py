@@ -71,10 +71,11 @@ def pair(
     out and named. Takes about two minutes, and six times the file's size on the disk.
     """
     from p2pfill.bench.pair import as_record, run_pair
+    from p2pfill.bench.report import pair_name
 
     with _workplace(work) as place, _progress() as said:
         report = run_pair(place, mib, runs, [name.strip() for name in only.split(",") if name.strip()], said)
-    _give("pair", as_record(report), lambda: _show_pair(report), out, as_json=as_json)
+    _give(pair_name(report), as_record(report), lambda: _show_pair(report), out, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

@@ -245,7 +245,10 @@ def test_committed_plots_can_be_drawn_again(tmp_path: Path) -> None:
     for section in report.SECTIONS:
         shutil.copy(REPORT / f"{section.name}.json", tmp_path)
     assert report.redraw(tmp_path) == []
+    assert (tmp_path / "README.md").read_text() == (REPORT / "README.md").read_text()
     for section in report.SECTIONS:
+        if section.draw is None:
+            continue
         for kind in ("svg", "png"):
             assert (tmp_path / f"{section.name}.{kind}").stat().st_size > 10_000
             assert (REPORT / f"{section.name}.{kind}").is_file()
