@@ -345,20 +345,21 @@ class Fill:
         source.quarantined = source.is_slow = False
         if not source.counted:
             source.counted = True
-            self.available.add(source.scope, source.holdings.indexes())
+            self.available.add_holdings(source.scope, source.holdings)
 
     def _hold(self, now: float, source_id: str, holdings: Bitmap) -> None:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
-        given_up = list(source.holdings.and_not(holdings).indexes())
-        for chunk in given_up:
-            source.holdings.discard(chunk)
-            self._stale = True
-        if source.counted:
-            self.available.remove(source.scope, given_up)
+        given_up, fresh = source.holdings.and_not(holdings), holdings.and_not(source.holdings)
+        self._stale = self._stale or given_up.any()
+        source.holdings = holdings.copy()
         source.answers_at = 0.0
-        self._gain(now, source_id, holdings.indexes())
+        self._masters.settle_all(fresh)
+        if source.counted:
+            self.available.remove(source.scope, given_up.indexes())
+            self.available.add_holdings(source.scope, fresh)
+        self._saw_progress(now, source_id)
 
     def _gain(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
         source = self.sources.get(source_id)

@@ -127,6 +127,10 @@ class Masters:
             for chunk in chunks:
                 self._claims.pop(chunk, None)
 
+    def settle_all(self, holdings: Bitmap) -> None:
+        """Note that all of `holdings` have arrived somewhere."""
+        self.settle([chunk for chunk in self._claims if holdings[chunk]])
+
     # ---- what follows
 
     def duties(self) -> dict[Scope, Bitmap]:

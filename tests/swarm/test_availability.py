@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
 
@@ -18,7 +19,12 @@ holders = st.lists(st.tuples(scopes, st.sets(st.integers(0, CHUNKS - 1))))
 def test_what_is_held_and_shared_follows_from_who_holds_it(added: list[Holder], data: st.DataObject) -> None:
     available = Availability(CHUNKS)
     for scope, chunks in added:
-        available.add(scope, chunks)
+        if data.draw(st.booleans()):
+            holdings = Bitmap(CHUNKS)
+            holdings.add_all(chunks)
+            available.add_holdings(scope, holdings)
+        else:
+            available.add(scope, chunks)
     gone = data.draw(st.sets(st.integers(0, len(added) - 1)) if added else st.just(set()))
     for number in gone:
         available.remove(*added[number])
