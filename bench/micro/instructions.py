@@ -111,7 +111,7 @@ def compare(counts: dict[str, int], baseline: dict[str, Any]) -> list[str]:
         before, after = baseline["counts"].get(name), counts.get(name)
         if before is None or after is None:
             faults.append(f"{name}: is not in the baseline" if before is None else f"{name}: is no longer counted")
-        elif abs(after / before - 1) > TOLERANCE:
+        elif abs(after - before) > TOLERANCE * before:
             faults.append(f"{name}: {after:,} instructions, {after / before - 1:+.1%} against {before:,}")
     others = {name: held for name, held in baseline["libraries"].items() if libraries()[name] != held}
     if faults and others:

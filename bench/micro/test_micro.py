@@ -22,5 +22,5 @@ def test_micro(benchmark: Any, work: Work, twin: str) -> None:
     times = 1 if benchmark.disabled else work.times if twin == "native" else work.times_pure
     benchmark.group = work.name
     benchmark.extra_info.update(work=work.name, unit=work.unit, twin=twin, times=times, bytes_each=work.bytes_each)
-    with open_work(work, twin) as run:
+    with open_work(work, twin, small=benchmark.disabled) as run:
         benchmark.pedantic(run, args=(times,), rounds=ROUNDS, warmup_rounds=1)
