@@ -32,16 +32,19 @@ class Availability:
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
         known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        for outer in _CACHE_SCOPES[scope:]:
+        if scope == Scope.ISP:
+            count, reached = self.count[scope], (self.held[scope], self.shared)
+            for chunk in known:
+                before = count[chunk]
+                if before < 2:
+                    reached[before].add(chunk)
+                count[chunk] = before + 1
+        for outer in _CACHE_SCOPES[max(scope, Scope.REGION) :]:
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
                 if not count[chunk]:
                     held.add(chunk)
                 count[chunk] += 1
-        if scope == Scope.ISP:
-            for chunk in known:
-                if self.count[scope][chunk] > 1:
-                    self.shared.add(chunk)
 
     def add_holdings(self, scope: Scope, holdings: Bitmap) -> None:
         """Count one more holder inside `scope` for each of the chunks in `holdings`, all at once.
