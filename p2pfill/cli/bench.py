@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from p2pfill.cli import bench_ends
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.errors import ConfigError
 
@@ -139,6 +140,10 @@ def redraw(
     for line in report.redraw(directory):
         print(line, file=sys.stderr)
     print(f"made {directory / report.PAGE}")
+
+
+for command in (bench_ends.serve, bench_ends.fetch):
+    app.command(epilog=EXIT_CODES_HELP)(command)
 
 
 # ---- shared by the commands

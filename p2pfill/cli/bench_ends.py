@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfill.cli.bench import app
-from p2pfill.cli.exits import EXIT_CODES_HELP
-
 if TYPE_CHECKING:
     from p2pfill.bench.ends import EndsReport, Fetched
     from p2pfill.model.manifest import Manifest
@@ -21,7 +18,6 @@ Data = Annotated[
 ]
 
 
-@app.command(epilog=EXIT_CODES_HELP)
 def serve(
     listen: Annotated[
         str, typer.Option("--listen", metavar="HOST:PORT", help="Where to serve; the port after it is used too.")
@@ -57,7 +53,6 @@ def serve(
     trio.run(run)
 
 
-@app.command(epilog=EXIT_CODES_HELP)
 def fetch(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="What `p2pfill bench serve` has printed.")],
     runs: Annotated[int, typer.Option("--runs", metavar="N", min=1, help="How often; medians are shown.")] = 5,

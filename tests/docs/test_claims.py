@@ -15,7 +15,7 @@ from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
 from p2pfill.cli import main
-from p2pfill.cli.bench_ends import app as bench
+from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
 from p2pfill.model.ids import NodeId
