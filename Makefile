@@ -13,16 +13,22 @@ SWARM ?= bench/topologies/*.toml --out docs/reports/swarm
 # Options of `python -m bench.fleet`.
 FLEET ?=
 
+# Where `make bench` writes its reports, and options for both of its commands.
+BENCH ?= --out docs/reports/bench
+
 # Options of `python -m bench.micro`.
 MICRO ?=
 
-.PHONY: help demo test lint bench-swarm bench-fleet bench-micro clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-micro clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
 	@echo '            options of p2pfill demo go in ARGS: make demo ARGS="--size 64 --json"'
 	@echo "make test   build, lint and run all tests"
 	@echo "make lint   ruff and mypy only"
+	@echo "make bench  p2pfill beside other programs, and one node with many; takes ten minutes"
+	@echo '            smaller, and without a report: make bench BENCH="--mib 64 --runs 1"'
+	@echo "make bench-big  titles of up to 100 GiB and 200,000 files; takes six minutes"
 	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
@@ -46,6 +52,14 @@ lint: $(VENV)/.built
 
 test: lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.built
+	@$(BIN)/p2pfill bench pair $(BENCH)
+	@test ! -d /dev/shm || $(BIN)/p2pfill bench pair --work /dev/shm $(BENCH)
+	@$(BIN)/p2pfill bench fanout $(BENCH)
+
+bench-big: $(VENV)/.built
+	@$(BIN)/p2pfill bench big --out docs/reports/bench
 
 bench-fleet: $(VENV)/.built
 	@$(BIN)/python -m bench.fleet $(FLEET)

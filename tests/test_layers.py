@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "p2pfill"
 
 LAYERS = [
-    "errors", "hot", "model", "protocol", "swarm", "sim", "store", "origin", "transport", "tracker", "node", "cli",
+    "errors", "hot", "model", "protocol", "swarm", "sim", "store", "origin", "transport", "tracker", "node", "bench",
+    "cli",
 ]  # fmt: skip
 """From the ground up. A module may import from its own layer and from those before it."""
 

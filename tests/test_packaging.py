@@ -40,8 +40,10 @@ def test_sdist_and_wheel_build(tmp_path: Path) -> None:
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
     assert "-abi3-" in wheel.name
     inside = zipfile.ZipFile(wheel).namelist()
-    assert {"p2pfill/_native.abi3.so", "p2pfill/py.typed", "p2pfill/cli/__main__.py"} <= set(inside)
+    assert {"p2pfill/_native.abi3.so", "p2pfill/cli/__main__.py"} <= set(inside)
+    assert {"p2pfill/py.typed", "p2pfill/bench/floor.c"} <= set(inside)
     assert not [name for name in inside if name.startswith(("tests/", "bench/", "cext/"))]
     with tarfile.open(sdist) as archive:
         sources = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"cext/p2pfill/_native.pyx", "cext/p2pfill/_native.pxd", "setup.py", "README.md"} <= sources
+    assert "p2pfill/bench/floor.c" in sources

@@ -253,7 +253,7 @@ def elect_by_reach() -> Iterator[Run]:
     """Elect the masters of all lots of an ISP of 50 caches, by how far each has to go."""
     title, caches = course.make_manifest(LOTS_MAX).title_id, group(50)
     chance = random.Random(1)
-    reaches = [chance.randrange(3) for _ in range(LOTS_MAX)]
+    reaches = {lot: chance.randrange(3) for lot in range(LOTS_MAX)}
     yield repeat(lambda: elect_masters(title, reaches, caches))
 
 

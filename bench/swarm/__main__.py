@@ -20,7 +20,6 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from bench.pair import write_source
 from bench.swarm import plots, report
 from bench.swarm.bounds import GOODPUT
 from bench.swarm.contender import Contender
@@ -32,6 +31,7 @@ from bench.swarm.p2pfill_fleet import P2PFill
 from bench.swarm.records import Report, Run
 from bench.swarm.titles import run_titles
 from bench.swarm.topology import Topology, TopologyError, load_topology
+from p2pfill.bench.source import write_source
 
 CONTENDERS: Final[dict[str, type[Contender]]] = {"p2pfill": P2PFill, "libtorrent": LibTorrent}
 

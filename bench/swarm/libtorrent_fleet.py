@@ -18,10 +18,6 @@ from bench.swarm.processes import Peer, Processes, RunFailed
 from bench.swarm.topology import Topology
 
 PORT: Final = 6881
-PIECE_BYTES_MIN: Final = 256 << 10
-PIECE_BYTES_MAX: Final = 1 << 20
-PIECES: Final = 1024
-"""Aimed at: enough for every peer to have something that others lack, few enough to cost little."""
 
 REPORT_S: Final = 10.0
 """For a peer to say its counters."""
@@ -51,18 +47,11 @@ class LibTorrent:
 
     @staticmethod
     def prepare(source: Path, work: Path) -> Path:
-        """Make the torrent: version 1, whose hashes cost the least."""
-        import libtorrent as lt
+        """Make the torrent."""
+        from p2pfill.bench.torrent_peer import make_torrent
 
-        files = lt.list_files(str(source))
-        total = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-        piece = PIECE_BYTES_MIN
-        while piece < PIECE_BYTES_MAX and total / piece > PIECES:
-            piece *= 2
-        torrent = lt.create_torrent(files, piece, lt.create_torrent.v1_only)
-        lt.set_piece_hashes(torrent, str(source.parent))
         made = work / "title.torrent"
-        made.write_bytes(lt.bencode(torrent.generate()))
+        make_torrent(source, made)
         return made
 
     async def start(self) -> None:
@@ -82,7 +71,7 @@ class LibTorrent:
             save_dir = self._torrent.parent
         save_dir.mkdir(exist_ok=True)
         arguments = [self._addresses[host], str(self._torrent), str(save_dir)]
-        await self._processes.start(host, host, "bench.swarm.torrent_peer", arguments)
+        await self._processes.start(host, host, "p2pfill.bench.torrent_peer", arguments)
 
     async def join(self, host: str, course: Course) -> None:
         """Connect a late peer to all others."""

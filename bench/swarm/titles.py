@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from bench.pair import write_source
 from bench.swarm.bounds import bound_s
 from bench.swarm.measure import run_contender
 from bench.swarm.p2pfill_fleet import Offer, P2PFill, make_offer
 from bench.swarm.records import Report, Run
 from bench.swarm.summary import Figure
 from bench.swarm.topology import Title, Topology
+from p2pfill.bench.source import write_source
 
 TOGETHER: Final = "all together"
 """What the run of all titles is called where a contender has its name."""

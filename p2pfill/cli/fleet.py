@@ -13,7 +13,7 @@ from rich.text import Text
 
 from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
 from p2pfill.cli.deadline import show_deadline
-from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
+from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import TITLE_ID_BYTES
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
@@ -103,7 +103,7 @@ def _nodes_table(status: Status, rows_max: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cache", "isp", "region", "cluster", "address", "seen"):
         table.add_column(name, no_wrap=True)
-    for name in ("live", "filling", "uploads", "uploaded"):
+    for name in ("live", "filling", "uploads", "uploaded", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
     for node in status.nodes[:rows_max]:
         info = node.info
@@ -117,6 +117,7 @@ def _nodes_table(status: Status, rows_max: int) -> Table:
             str(len(node.titles) - live),
             f"{node.upload_active}+{node.upload_queued}",
             show_bytes(node.upload_bytes),
+            show_micros(node.loop_lag.p99_us),
         )
     return table
 

@@ -51,6 +51,13 @@ def show_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def show_micros(micros: int) -> str:
+    """Return a short time: `0.4 ms`, `75 ms`, `2.5 s`; nothing where it is 0, which means not measured."""
+    if micros >= 1_000_000:
+        return show_seconds(micros / 1e6)
+    return f"{micros / 1000:.{0 if micros >= 10_000 else 1}f} ms" if micros else ""
+
+
 def printable(text: str) -> str:
     """Return foreign text without anything that would move a terminal's cursor or change its colours."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)

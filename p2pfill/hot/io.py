@@ -102,6 +102,10 @@ class ChunkReceiver:
         """XXH3-128 of all bytes since the last reset: 16 bytes, big endian."""
         return self._receiver.digest()
 
+    def spent_ns(self) -> tuple[int, int]:
+        """Return what hashing and what writing has taken since this was made, in nanoseconds."""
+        return self._receiver.spent_ns()
+
     def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
         """Take at most `length` bytes from the socket and write them to the file at `offset`; bytes taken.
 

@@ -12,8 +12,6 @@ passes the checks of `__post_init__`, and what comes from a remote can only ever
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +22,9 @@ from blake3 import blake3 as _blake3
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
+from p2pfill.model.files import Files
 from p2pfill.model.ids import TitleId
-from p2pfill.model.paths import check_collisions, check_component, check_path, show
+from p2pfill.model.paths import check_component, show
 
 Integrity = Literal["blake3", "xxh3"]
 """Which digest a cache checks before it announces a chunk. Both digests are always in the manifest."""
@@ -38,14 +37,6 @@ CHUNKS_AIM: Final = 1024
 """Enough chunks that striping over a fleet is even, few enough that their messages cost nothing."""
 DEFAULT_CHUNK_SIZE_MIN: Final = 256 * limits.KIB
 DEFAULT_CHUNK_SIZE_MAX: Final = 4 * limits.MIB
-
-
-class FileEntry(NamedTuple):
-    """One file of a title; `size` and `offset` (of its first byte in the title stream) in bytes."""
-
-    path: str
-    size: int
-    offset: int
 
 
 class Segment(NamedTuple):
@@ -88,23 +79,9 @@ def default_chunk_size(size: int) -> int:
     return chunk_size
 
 
-def layout(files: Iterable[tuple[str, int]]) -> tuple[FileEntry, ...]:
-    """Return (path, size) pairs in canonical order with their offsets. Raises `ManifestError` for a bad path."""
-    pairs = list(files)
-    for path, _ in pairs:
-        check_path(path)
-    # Code point order equals the order of UTF-8 bytes for every text that UTF-8 can encode.
-    pairs.sort()
-    return _with_offsets(pairs)
-
-
-def _with_offsets(pairs: Iterable[tuple[str, int]]) -> tuple[FileEntry, ...]:
-    entries = []
-    offset = 0
-    for path, size in pairs:
-        entries.append(FileEntry(path, size, offset))
-        offset += size
-    return tuple(entries)
+def layout(files: Iterable[tuple[str, int]]) -> Files:
+    """Return (path, size) pairs, which may come in any order, as the files of a title. Raises `ManifestError`."""
+    return Files(sorted(files))
 
 
 @dataclass(frozen=True)
@@ -116,7 +93,7 @@ class Manifest:
 
     name: str
     chunk_size: int
-    files: tuple[FileEntry, ...]
+    files: Files
     xxh3: bytes
     blake3: bytes
     integrity: Integrity = "blake3"
@@ -130,7 +107,6 @@ class Manifest:
             raise ManifestError(
                 f"chunk size {size} is not a power of two from {limits.CHUNK_SIZE_MIN} to {limits.CHUNK_SIZE_MAX}"
             )
-        _check_files(self.files)
         count = self.chunk_count
         if count > limits.CHUNK_COUNT_MAX:
             raise ManifestError(
@@ -143,8 +119,7 @@ class Manifest:
     @cached_property
     def size(self) -> int:
         """The length of the title stream in bytes."""
-        last = self.files[-1]
-        return last.offset + last.size
+        return self.files.total_bytes
 
     @cached_property
     def chunk_count(self) -> int:
@@ -156,13 +131,9 @@ class Manifest:
         """The BLAKE3 digest of the canonical encoding."""
         return TitleId(_blake3(self.encode()).digest())
 
-    @cached_property
-    def _offsets(self) -> array[int]:
-        return array("Q", [entry.offset for entry in self.files])
-
     def encode(self) -> bytes:
         """Return the canonical encoding."""
-        files = [(entry.path, entry.size) for entry in self.files]
+        files = list(self.files.pairs())
         wire = _Wire(FORMAT, self.name, self.chunk_size, self.integrity, files, self.xxh3, self.blake3)
         return _ENCODER.encode(wire)
 
@@ -180,10 +151,11 @@ class Manifest:
             raise ManifestError(f"not a manifest: {error}") from error
         if wire.format != FORMAT:
             raise ManifestError(f"manifest format {show(wire.format)} is unknown; this release reads {FORMAT!r}")
-        files = _with_offsets(wire.files)
-        manifest = cls(wire.name, wire.chunk_size, files, wire.xxh3, wire.blake3, wire.integrity)
-        if manifest.encode() != data:
+        manifest = cls(wire.name, wire.chunk_size, Files(wire.files), wire.xxh3, wire.blake3, wire.integrity)
+        if _ENCODER.encode(wire) != data:
             raise ManifestError(f"manifest of {show(wire.name)} is not in canonical encoding")
+        # Known now, and it would cost another encoding.
+        manifest.__dict__["title_id"] = TitleId(_blake3(data).digest())
         return manifest
 
     def chunk_length(self, chunk: int) -> int:
@@ -212,14 +184,12 @@ class Manifest:
         return self._segments(chunk * self.chunk_size + start, chunk * self.chunk_size + length)
 
     def _segments(self, position: int, end: int) -> Iterator[Segment]:
-        # The last file that starts at or before a byte of the stream holds it: empty files before it share its
-        # offset but come earlier, and empty ones at the end of the stream start after every byte.
-        index = bisect_right(self._offsets, position) - 1
+        index = self.files.find(position)
         while position < end:
-            entry = self.files[index]
-            length = min(entry.offset + entry.size, end) - position
+            file_start, file_end = self.files.span(index)
+            length = min(file_end, end) - position
             if length > 0:
-                yield Segment(index, position - entry.offset, length)
+                yield Segment(index, position - file_start, length)
                 position += length
             index += 1
 
@@ -236,26 +206,3 @@ def _check_name(name: str) -> None:
         check_component(name, name)
     except ManifestError as error:
         raise ManifestError(f"the title's name cannot be used: {error}") from error
-
-
-def _check_files(files: tuple[FileEntry, ...]) -> None:
-    if not files:
-        raise ManifestError("a title without files is not possible")
-    if len(files) > limits.FILE_COUNT_MAX:
-        raise ManifestError(f"{len(files)} files are too many; at most {limits.FILE_COUNT_MAX} are allowed")
-    offset = 0
-    previous = ""
-    for path, size, file_offset in files:
-        check_path(path)
-        if path <= previous:
-            what = "is listed twice" if path == previous else f"is out of order: it follows {show(previous)}"
-            raise ManifestError(f"path {show(path)} {what}")
-        previous = path
-        if not 0 <= size <= limits.TITLE_BYTES_MAX:
-            raise ManifestError(f"file {show(path)} has the impossible size {size}")
-        if file_offset != offset:
-            raise ManifestError(f"file {show(path)} starts at {file_offset} where {offset} is right")
-        offset += size
-    if offset > limits.TITLE_BYTES_MAX:
-        raise ManifestError(f"a title of {offset} bytes is too large; at most {limits.TITLE_BYTES_MAX} are allowed")
-    check_collisions([entry.path for entry in files])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -82,15 +82,38 @@ def collision_key(path: str) -> str:
     Canonical caseless matching of the Unicode standard (section 3.13, D145), composed at the end.
     """
     if path.isascii():
-        return path.lower()
+        # Itself where it can be: of a million paths the copies would be the larger part.
+        return path if path.islower() else path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
 def check_collisions(paths: Sequence[str]) -> None:
     """Check that no two of `paths` (each already safe) collide and that none is a directory of another.
 
+    Raises `ManifestError` naming both.
+    """
+    keys = {collision_key(path) for path in paths}
+    if len(keys) < len(paths) or not keys.isdisjoint(_directories(keys)):
+        _name_collision(paths)
+
+
+def _directories(keys: Iterable[str]) -> set[str]:
+    """Return all that files with these keys lie in, at any depth."""
+    found: set[str] = set()
+    for key in keys:
+        directory = key.rpartition("/")[0]
+        # Whoever is in has brought those above along.
+        while directory and directory not in found:
+            found.add(directory)
+            directory = directory.rpartition("/")[0]
+    return found
+
+
+def _name_collision(paths: Sequence[str]) -> None:
+    """Raise `ManifestError` for the first two paths that collide.
+
     '/' is sorted as the lowest character, which no safe path contains otherwise: everything below a path
-    then follows it directly, so looking at neighbours is enough. Raises `ManifestError` naming both.
+    then follows it directly, so looking at neighbours is enough.
     """
     keyed = sorted((collision_key(path).replace("/", "\x00"), path) for path in paths)
     for (key, path), (key_next, path_next) in pairwise(keyed):

@@ -63,6 +63,24 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     error: str = ""
 
 
+class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How late an event loop woke in the last minute, in microseconds; zeros where it was not looked at yet."""
+
+    last_us: int = 0
+    """The last time that it was looked at."""
+    p99_us: int = 0
+    """What 99 of 100 looks did not exceed."""
+    max_us: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node's process has used since it started; zeros where that is not known."""
+
+    processor_s: float = 0.0
+    memory_peak_bytes: int = 0
+    """The most memory that it has had resident."""
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A heartbeat."""
 
@@ -75,6 +93,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     upload_active: int = 0
     upload_queued: int = 0
     upload_bytes: int = 0
+    loop_lag: LoopLag = LoopLag()
+    usage: Usage = Usage()
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):

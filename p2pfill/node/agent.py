@@ -131,17 +131,18 @@ class TrackerAgent:
                 raise
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
-        manifest = Manifest.decode(await self._client.manifest(title_id.hex()))
-        if manifest.title_id != title_id:
-            raise ManifestError(f"the tracker sent another manifest than that of title {title_id.hex()}")
-        return manifest
+        encoded = await self._client.manifest(title_id.hex())
+        # That of a million files takes seconds, for which links would stay without an answer.
+        return await trio.to_thread.run_sync(_decode, encoded, title_id)
 
     async def order(self, title: TitleId | Manifest, origins: list[str]) -> Filling:
         """Order a title for this node, and return its fill once it has begun. Raises `TrackerError`, `StoreError`."""
         await self._known.wait()
         if isinstance(title, Manifest):
-            await self._client.put_title(title.title_id.hex(), title.encode())
-        title_id = title.title_id if isinstance(title, Manifest) else title
+            title_id = await trio.to_thread.run_sync(lambda: title.title_id)
+            await self._client.put_title(title_id.hex(), await trio.to_thread.run_sync(title.encode))
+        else:
+            title_id = title
         request = FillRequest(title=title_id.hex(), selector=f"id={self._node.info.id}", origins=origins)
         await self._client.post_fill(request)
         while (filling := self._node.filling(title_id)) is None:
@@ -152,6 +153,14 @@ class TrackerAgent:
                 raise error
             await self._taken.wait()
         return filling
+
+
+def _decode(encoded: bytes, title_id: TitleId) -> Manifest:
+    """Return the manifest of a title. Raises `ManifestError` where it is none, or another's."""
+    manifest = Manifest.decode(encoded)
+    if manifest.title_id != title_id:
+        raise ManifestError(f"the tracker sent another manifest than that of title {title_id.hex()}")
+    return manifest
 
 
 def _members(order: Order, me: NodeInfo) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:

@@ -286,6 +286,9 @@ class Filling:
             case actions.ShowInterest(source, wanted):
                 if (link := self._node.peers.link(source)) is not None:
                     link.show_interest(self, wanted)
+            case actions.ReportSlow(node):
+                for link in self._node.peers.links():
+                    link.report_slow(self.title_id, node)
             case actions.CompleteTitle():
                 self._tell()
                 await self._go_live()

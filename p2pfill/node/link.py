@@ -29,7 +29,7 @@ from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope
-from p2pfill.transport.data import Delivery, Receiver, Sender, Upload
+from p2pfill.transport.data import Delivery, Receiver, Sender, Spent, Upload
 from p2pfill.transport.uploads import UploadQueue, Wanted
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class Link:
             case m.Fetching(handle, chunks):
                 if self.remote is not None and (filling := self._wanted.get(handle)):
                     filling.handle(events.ChunksClaimed(self.remote.id, chunks))
+            case m.Slow(handle, node_id):
+                if self.remote is not None and (filling := self._wanted.get(handle)):
+                    filling.handle(events.SlowReported(self.remote.id, node_id))
             case m.Interest(handle, chunk_count, bitmap):
                 self._take_interest(handle, chunk_count, bitmap)
             case m.Reject(request_id, code):
@@ -153,6 +156,11 @@ class Link:
     def close(self, code: m.GoodbyeCode, reason: str) -> None:
         """End the link in good order."""
         self._channel.close(code, reason)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """What each data stream that is open towards us has done with its time."""
+        return [receiver.spent for receiver in self._receivers]
 
     def report_progress(self) -> None:
         """Tell the fills that payload is arriving, if some has since the last call."""
@@ -292,6 +300,7 @@ class Link:
                     expected.filling.abort(error)
             finally:
                 self._receivers.remove(receiver)
+                self._node.spent_before = self._node.spent_before.plus(receiver.spent)
                 self._streams_asked -= 1
                 if (begun := receiver.begun) is not None:
                     self._count_waste(*begun)
@@ -349,6 +358,11 @@ class Link:
             for batch in m.batches(gained):
                 self._channel.send(m.Have(handle, batch))
 
+    def report_slow(self, title_id: TitleId, node_id: str) -> None:
+        """Tell that this cache does without another one for a title."""
+        for handle in self._handles(title_id):
+            self._channel.send(m.Slow(handle, node_id))
+
     def show_interest(self, filling: Filling, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough. The remote answers with its holdings."""
         for handle in self._holding:
@@ -376,6 +390,8 @@ class Link:
         return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
 
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
+        if self._node.is_opening(title_id):
+            return
         held = self._node.holdings(title_id)
         if held is None:
             self._channel.send(m.Holdings(handle, False))

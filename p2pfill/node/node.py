@@ -21,18 +21,21 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.filling import Filling
 from p2pfill.node.link import Link
 from p2pfill.node.peers import Peers
 from p2pfill.node.turns import Turns
+from p2pfill.node.usage import process_usage
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm import events
 from p2pfill.swarm.agenda import Agenda
+from p2pfill.transport.data import Spent
+from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
 
 if TYPE_CHECKING:
@@ -65,14 +68,18 @@ class Node:
         self.plane = plane
         self.origin_turns = Turns(ORIGIN_READS_MAX)
         self.upload_bytes = 0
+        self.spent_before = Spent()
+        """Of the data streams that have ended."""
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
+        self._opening: set[TitleId] = set()
         self._refused: dict[TitleId, StoreError] = {}
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
         self._agenda = Agenda()
         self._sequence = 0
+        self.lag = LagMonitor()
         self.stopping = False
         """No more requests are taken."""
         self.tracker: TrackerAgent | None = None
@@ -120,7 +127,8 @@ class Node:
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
-        title_id = manifest.title_id
+        # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
+        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
         running = self._fillings.get(title_id)
         if running is not None and running.state != "failed":
             running.set_origins(list(origins))
@@ -222,11 +230,22 @@ class Node:
         stored = self._open.get(title_id)
         return stored.have if stored is not None else None
 
+    def is_opening(self, title_id: TitleId) -> bool:
+        """Tell whether a title is live on disk and about to be served: who asks for it is answered then."""
+        return title_id in self._opening
+
     async def open_stored(self) -> None:
-        """Open the titles that are live on disk, so that they are served."""
-        for title_id, status in (await trio.to_thread.run_sync(self.store.titles)).items():
-            if status.live and not status.error:
+        """Open the titles that are live on disk, one after the other; each is served from then on."""
+        found = await trio.to_thread.run_sync(self.store.live_ids)
+        self._opening.update(found)
+        for title_id in found:
+            try:
                 self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
+            except StoreError as error:
+                self.log.error("cannot serve title %s: %s", title_id.hex(), error)
+            self._opening.discard(title_id)
+            for link in self.peers.links():
+                link.show(title_id)
 
     # ---- what links and fills need
 
@@ -278,7 +297,27 @@ class Node:
             upload_active=sum(link.uploading for link in links),
             upload_queued=sum(link.upload_queued for link in links),
             upload_bytes=self.upload_bytes,
+            loop_lag=self.loop_lag,
+            usage=process_usage(),
         )
+
+    @property
+    def spent(self) -> Spent:
+        """What the data streams on which this node receives have done with their time."""
+        total = self.spent_before
+        for link in self.peers.links():
+            for spent in link.spent:
+                total = total.plus(spent)
+        return total
+
+    @property
+    def loop_lag(self) -> LoopLag:
+        """How late the event loop that the node runs in has woken in the last minute, in microseconds.
+
+        Where it is large, links are slow to answer, whatever it is that keeps the loop: a program that embeds the node
+        finds its own blocking calls here.
+        """
+        return self.lag.report()
 
 
 @asynccontextmanager
@@ -304,10 +343,13 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             plane = DataPlane(config.data_workers, config.upload_slots)
             async with plane.running(), trio.open_nursery() as nursery:
                 node = Node(config, store, info, nursery, plane)
-                await node.open_stored()
+                nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.watch_agenda)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
+                # After the listener: a title of a million files must not hold up all others. And before the tracker,
+                # which would order what it is not told of.
+                await node.open_stored()
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
                     nursery.start_soon(node.tracker.run)

@@ -47,7 +47,8 @@ from p2pfill.origin.settings import OriginSettings
 if TYPE_CHECKING:
     from obstore import Bytes, GetOptions
 
-    from p2pfill.model.manifest import FileEntry, Manifest
+    from p2pfill.model.files import FileEntry
+    from p2pfill.model.manifest import Manifest
 
 _STREAM_BYTES_MIN: Final = 1
 """Hand buffers over as they arrive (some 300 KiB each on a fast line, as fast as larger ones): what obstore gathers
@@ -150,6 +151,8 @@ class StoreOrigin:
         self._rng = rng
         self._http = http
         self._lock = threading.Lock()
+        """Held for a few operations in memory only: an event loop closes the origin."""
+        self._probe_lock = threading.Lock()
         self._closed = False
         self._hold_until = 0.0
         """Monotonic time before which the origin asked not to be called."""
@@ -371,7 +374,7 @@ class StoreOrigin:
 
     def _back_off(self, fetch: _Fetch, job: _Job, status: int, begun: float) -> None:
         """Learn how long the origin wants to be left alone and hold every job back; raise if that is too long."""
-        with self._lock:
+        with self._probe_lock:
             # Requests that were under way when another job looked learn nothing new by looking again.
             if self._probed_at < begun:
                 fetch.count(requests=1)

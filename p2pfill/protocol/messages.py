@@ -52,9 +52,6 @@ TOKEN_BYTES: Final = 16
 WEIGHT_MAX: Final = 1e6
 """Weights are relative; a larger one would let a single node claim all border work of a group."""
 
-HEALTH_COUNT_MAX: Final = 1 << 20
-"""More uploads than any node can have; a larger number is nonsense, not load."""
-
 
 class GoodbyeCode(IntEnum):
     """Why a link ends. Codes that a receiver does not know are to be treated as `INTERNAL`."""
@@ -86,7 +83,6 @@ Label = Annotated[str, Meta(max_length=LABEL_CHARS_MAX, pattern=_NO_CONTROLS)]
 Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX, pattern=_NO_CONTROLS)]
 Host = Annotated[str, Meta(max_length=HOST_CHARS_MAX, pattern=r"\A[A-Za-z0-9._:%-]*\Z")]
 RejectCode = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]*\Z", max_length=CODE_CHARS_MAX)]
-Count = Annotated[int, Meta(ge=0, le=HEALTH_COUNT_MAX)]
 NodeName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=NODE_ID_CHARS_MAX)]
 
 
@@ -192,12 +188,11 @@ class StreamRefuse(_Record, frozen=True, tag=12):
     reason: Reason = ""
 
 
-class Health(_Record, frozen=True, tag=13):
-    """Occurs when the sender's room for uploads has changed."""
+class Slow(_Record, frozen=True, tag=13):
+    """Occurs when the sender does without a cache for a while, since it is slow: others may find the same later."""
 
-    active: Count
-    queued: Count
-    slots: Count
+    handle: U32
+    node_id: NodeName
 
 
 class Ping(_Record, frozen=True, tag=14):
@@ -244,7 +239,7 @@ Message = (
     | StreamOpen
     | StreamGrant
     | StreamRefuse
-    | Health
+    | Slow
     | Ping
     | Pong
     | Goodbye

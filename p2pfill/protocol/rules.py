@@ -24,7 +24,6 @@ from p2pfill.protocol.messages import (
     Fetching,
     Goodbye,
     Have,
-    Health,
     Hello,
     Holdings,
     Interest,
@@ -33,6 +32,7 @@ from p2pfill.protocol.messages import (
     Pong,
     Reject,
     Request,
+    Slow,
     StreamGrant,
     StreamOpen,
     StreamRefuse,
@@ -194,6 +194,9 @@ class RuleBook:
             _check_chunks(handle, max(message.chunks), asked.wants[handle])
         return verdict
 
+    def _judge_slow(self, message: Slow, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+        return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
+
     def _judge_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         _check_new("stream", message.stream_id, own.stream_last, len(own.streams), self._limits.streams_max)
         return Verdict.VALID
@@ -282,7 +285,7 @@ _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
     StreamRefuse: RuleBook._judge_stream_answer,
     Ping: RuleBook._judge_ping,
     Pong: RuleBook._judge_pong,
-    Health: RuleBook._judge_free,
+    Slow: RuleBook._judge_slow,
     Goodbye: RuleBook._judge_free,
     Hello: RuleBook._judge_hello,
 }

@@ -184,6 +184,9 @@ class SimFilling:
             case actions.ShowInterest(source, wanted):
                 if (link := cache.links.get(source)) is not None:
                     link.show_interest(wanted)
+            case actions.ReportSlow(node):
+                for link in cache.links.values():
+                    link.report_slow(node)
             case actions.CompleteTitle():
                 world.note(cache, "complete")
                 self._tell()

@@ -202,6 +202,10 @@ class SimLink:
         if message.handle == self._want and self.remote is not None:
             self._cache.handle(events.ChunksClaimed(self.remote.id, message.chunks))
 
+    def _take_slow(self, message: m.Slow) -> None:
+        if message.handle == self._want and self.remote is not None:
+            self._cache.handle(events.SlowReported(self.remote.id, message.node_id))
+
     def _take_reject(self, message: m.Reject) -> None:
         expected = self._expected.pop(message.request_id, None)
         if expected is not None:
@@ -255,6 +259,11 @@ class SimLink:
             self._post(self._channel.send(m.Fetching(self._subscription, batch)))
         for batch in m.batches(gained):
             self._post(self._channel.send(m.Have(self._subscription, batch)))
+
+    def report_slow(self, node_id: str) -> None:
+        """Tell that this cache does without another one."""
+        if self._subscription >= 0:
+            self._post(self._channel.send(m.Slow(self._subscription, node_id)))
 
     def show_interest(self, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough; the remote answers with its holdings."""
@@ -458,6 +467,7 @@ _HANDLERS: Final[dict[type, Callable[[SimLink, Any], None]]] = {
     m.Holdings: SimLink._take_holdings,
     m.Have: SimLink._take_have,
     m.Fetching: SimLink._take_fetching,
+    m.Slow: SimLink._take_slow,
     m.Interest: SimLink._take_interest,
     m.Request: SimLink._take_request,
     m.Cancel: SimLink._take_cancel,

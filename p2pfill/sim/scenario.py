@@ -15,7 +15,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
-from p2pfill.model.manifest import FileEntry, Manifest, default_chunk_size
+from p2pfill.model.manifest import Manifest, default_chunk_size, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import UPLOAD_SLOTS
 from p2pfill.model.policy import FillPolicy
@@ -217,7 +217,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size = int(self.size_mib * MIB)
         chunk_size = self.chunk_kib * KIB or default_chunk_size(size)
         count = -(-size // chunk_size)
-        files = (FileEntry("file", size, 0),)
+        files = layout([("file", size)])
         return Manifest("simulated", chunk_size, files, bytes(16 * count), bytes(32 * count), "blake3")
 
     def counted(self) -> list[NodeInfo]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from p2pfill.errors import StoreError
+from p2pfill.model.files import Files
 from p2pfill.model.manifest import BLAKE3_BYTES, XXH3_BYTES, Integrity, Manifest, default_chunk_size, layout
 from p2pfill.store.disk import store_error
 from p2pfill.store.hashing import Digests, Progress, hash_chunks
@@ -25,19 +27,26 @@ class PublishResult(NamedTuple):
     skipped: list[str]
 
 
-class _Source(NamedTuple):
-    path: str
-    size: int
-    stamp: tuple[int, int, int, int]
+_STAMP: Final = struct.Struct("=QQqq")
+
+Stamp = bytes
+"""What tells whether a file is still the one that was seen: device, inode, size and time of the last change. Packed,
+since one is kept for each file of the tree."""
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _stamp(status: os.stat_result) -> Stamp:
+    return _STAMP.pack(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def scan(root: Path) -> tuple[dict[str, _Source], list[str]]:
-    """Return the regular files below `root` by their path in the title, and what was skipped. Raises `StoreError`."""
-    found: dict[str, _Source] = {}
+def size_of(stamp: Stamp) -> int:
+    """Return the size in bytes of a file that has this stamp."""
+    size: int = _STAMP.unpack(stamp)[2]
+    return size
+
+
+def scan(root: Path) -> tuple[dict[str, Stamp], list[str]]:
+    """Return the regular files below `root` by their path there, and what was skipped. Raises `StoreError`."""
+    found: dict[str, Stamp] = {}
     skipped: list[str] = []
     waiting = [("", str(root))]
     while waiting:
@@ -54,7 +63,7 @@ def scan(root: Path) -> tuple[dict[str, _Source], list[str]]:
 def _scan_entry(
     entry: os.DirEntry[str],
     path: str,
-    found: dict[str, _Source],
+    found: dict[str, Stamp],
     skipped: list[str],
     waiting: list[tuple[str, str]],
 ) -> None:
@@ -74,21 +83,22 @@ def _scan_entry(
     else:
         status = entry.stat()
     if stat.S_ISREG(status.st_mode):
-        found[path] = _Source(entry.path, status.st_size, _stamp(status))
+        found[path] = _stamp(status)
     else:
         skipped.append(f"{path} (not a regular file)")
 
 
-def _sources(path: Path) -> tuple[dict[str, _Source], list[str]]:
+def _sources(path: Path) -> tuple[Path, dict[str, Stamp], list[str]]:
+    """Return the directory of the title, its files and what was skipped."""
     try:
         status = path.stat()
     except OSError as error:
         raise store_error(f"publish {str(path)!r}", error) from error
     if stat.S_ISDIR(status.st_mode):
-        return scan(path)
+        return path, *scan(path)
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"cannot publish {str(path)!r}: it is neither a file nor a directory")
-    return {path.name: _Source(str(path), status.st_size, _stamp(status))}, []
+    return path.parent, {path.name: _stamp(status)}, []
 
 
 def publish(
@@ -105,12 +115,12 @@ def publish(
     `chunk_size` in bytes, by default from the size; `workers` threads, by default one a core. Raises `StoreError`
     where something cannot be read or changes meanwhile, and `ManifestError` where names or sizes are not allowed.
     """
-    sources, skipped = _sources(path)
+    root, sources, skipped = _sources(path)
     if not sources:
         raise StoreError(f"cannot publish {str(path)!r}: there is no file in it")
-    files = layout((title_path, source.size) for title_path, source in sources.items())
-    ordered = [sources[entry.path] for entry in files]
-    size = files[-1].offset + files[-1].size
+    files = layout((title_path, size_of(stamp)) for title_path, stamp in sources.items())
+    stamps = [sources.pop(entry.path) for entry in files]
+    size = files.total_bytes
     chunk_size = default_chunk_size(size) if chunk_size is None else chunk_size
     # A chunk size of 0 is refused by the manifest; it must only not divide here.
     count = -(-size // max(chunk_size, 1))
@@ -118,8 +128,8 @@ def publish(
     xxh3, blake3 = bytearray(draft.xxh3), bytearray(draft.blake3)
 
     def open_file(index: int) -> int:
-        fd = os.open(ordered[index].path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        if _stamp(os.fstat(fd)) != ordered[index].stamp:
+        fd = os.open(f"{root}/{files.path(index)}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if _stamp(os.fstat(fd)) != stamps[index]:
             os.close(fd)
             raise StoreError("it changed while it was being published")
         return fd
@@ -131,15 +141,16 @@ def publish(
         blake3[chunk * BLAKE3_BYTES : (chunk + 1) * BLAKE3_BYTES] = result.blake3
 
     hash_chunks(draft, open_file, found, progress=progress, workers=workers)
-    _check_unchanged(ordered)
+    _check_unchanged(root, files, stamps)
     return PublishResult(replace(draft, xxh3=bytes(xxh3), blake3=bytes(blake3)), skipped)
 
 
-def _check_unchanged(sources: list[_Source]) -> None:
-    for source in sources:
+def _check_unchanged(root: Path, files: Files, stamps: list[Stamp]) -> None:
+    for index, stamp in enumerate(stamps):
+        path = f"{root}/{files.path(index)}"
         try:
-            unchanged = _stamp(os.stat(source.path)) == source.stamp
+            unchanged = _stamp(os.stat(path)) == stamp
         except OSError:
             unchanged = False
         if not unchanged:
-            raise StoreError(f"{source.path!r} changed while it was being published; publish again when it is at rest")
+            raise StoreError(f"{path!r} changed while it was being published; publish again when it is at rest")

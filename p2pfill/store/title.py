@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from threading import RLock
+from threading import RLock, local
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -23,7 +23,7 @@ from p2pfill.errors import StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.manifest import FileEntry, Manifest, Segment
+from p2pfill.model.manifest import Manifest, Segment
 from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated
 from p2pfill.store.journal import Journal
 
@@ -34,9 +34,14 @@ OPEN_FILES_MAX: Final = 128
 """Per title. A process may open 1024 files by default and needs most of them for sockets."""
 SYNC_FILES_MAX: Final = 16
 """A commit that touched more files than this asks for one sync of the whole file system instead."""
-READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 256 * limits.KIB
+"""What is read back is hashed out of a buffer that each thread keeps: a new one of 1 MiB for each chunk costs 7 % more
+of the check, for pages that the kernel must clear. Hashing a mapped file would cost 5 % less than this, and make a disk
+that fails a signal instead of an error."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
+
+_kept = local()
 
 _READ: Final = os.O_RDONLY
 _WRITE: Final = os.O_RDWR | os.O_CREAT
@@ -80,7 +85,7 @@ class StoredTitle:
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
         cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
         for index, offset, length in segments:
-            if length == self.manifest.files[index].size:
+            if length == self.manifest.files.size(index):
                 # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
                 fd = self._open(index, flags)
                 try:
@@ -104,7 +109,9 @@ class StoredTitle:
     def check_blake3(self, chunk: int) -> bool:
         """Re-read a chunk, from the page cache as a rule, and tell whether its BLAKE3 is the manifest's."""
         hasher = blake3()
-        view = memoryview(bytearray(min(READ_BYTES, self.manifest.chunk_length(chunk))))
+        if not hasattr(_kept, "buffer"):
+            _kept.buffer = memoryview(bytearray(READ_BYTES))
+        view = _kept.buffer
         try:
             for fd, offset, length in self.ranges(chunk):
                 while length:
@@ -181,7 +188,7 @@ class StoredTitle:
             os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
-        path = self.manifest.files[index].path
+        path = self.manifest.files.path(index)
         try:
             return self._tree.open(path, flags)
         except OSError as error:
@@ -200,7 +207,7 @@ class StoredTitle:
         for chunk in chunks:
             for segment in self.manifest.segments(chunk):
                 indexes.add(segment.file_index)
-                if len(indexes) > SYNC_FILES_MAX or not preallocated(self.manifest.files[segment.file_index]):
+                if len(indexes) > SYNC_FILES_MAX or not preallocated(self.manifest.files.size(segment.file_index)):
                     sync_fs(self._tree.fd)
                     return
         for index in indexes:
@@ -208,6 +215,6 @@ class StoredTitle:
                 os.fdatasync(fd)
 
 
-def preallocated(entry: FileEntry) -> bool:
-    """Tell whether a file is made, with all of its space, before its title's fill begins."""
-    return entry.size >= PREALLOCATE_BYTES_MIN
+def preallocated(size: int) -> bool:
+    """Tell whether a file of `size` bytes is made, with all of its space, before its title's fill begins."""
+    return size >= PREALLOCATE_BYTES_MIN

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.hashing import Digests, Progress, hash_chunks
-from p2pfill.store.publish import scan
+from p2pfill.store.publish import scan, size_of
 
 
 class BadChunk(NamedTuple):
@@ -58,15 +58,15 @@ def verify_tree(
     report = VerifyReport()
     present, _ = scan(root)
     for entry in manifest.files:
-        source = present.pop(entry.path, None)
-        if source is None:
+        stamp = present.pop(entry.path, None)
+        if stamp is None:
             report.missing.append(entry.path)
-        elif source.size != entry.size:
-            report.wrong_size.append(WrongSize(entry.path, entry.size, source.size))
+        elif size_of(stamp) != entry.size:
+            report.wrong_size.append(WrongSize(entry.path, entry.size, size_of(stamp)))
     report.extra.extend(sorted(present))
 
     def open_file(index: int) -> int:
-        fd = os.open(f"{root}/{manifest.files[index].path}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(f"{root}/{manifest.files.path(index)}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise StoreError("not a regular file")
@@ -79,7 +79,7 @@ def verify_tree(
             reason = "its bytes have another digest than the title's"
         else:
             return
-        files = tuple(manifest.files[segment.file_index].path for segment in manifest.segments(chunk))
+        files = tuple(manifest.files.path(segment.file_index) for segment in manifest.segments(chunk))
         report.bad.append(BadChunk(chunk, files, reason))
 
     hash_chunks(manifest, open_file, found, progress=progress, workers=workers)

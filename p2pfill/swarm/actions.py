@@ -47,8 +47,15 @@ class ShowInterest:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportSlow:
+    """Tell all linked caches that this one does without a cache, since it is slow."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompleteTitle:
     """Every chunk is durable: the title can go live."""
 
 
-Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | CompleteTitle
+Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | ReportSlow | CompleteTitle

@@ -176,11 +176,12 @@ class Borders:
     def _elect(self, key: IspKey, caches: Group, regions: Mapping[str, Tree], world: Tree) -> _Masters:
         region, isp = key
         tree = regions[region]
-        reaches = [0] * self._lots
+        reaches = dict.fromkeys(range(self._lots), 0)
         for lot in range(self._lots) if tree.weights[isp] else ():
             if tree.order[lot][0] == isp:
                 reaches[lot] = 2 if world.order[lot][0] == region else 1
-        masters = _Masters(caches, elect_masters(self._title_id, reaches, caches), defaultdict(list))
+        elected = elect_masters(self._title_id, reaches, caches)
+        masters = _Masters(caches, [elected[lot] for lot in range(self._lots)], defaultdict(list))
         for lot, name in enumerate(masters.master):
             masters.lots_of[name].append(lot)
         return masters

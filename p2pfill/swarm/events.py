@@ -77,6 +77,14 @@ class ChunksClaimed:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowReported:
+    """Occurs when a cache tells that it does without another one (which may be this one), since that is slow."""
+
+    source: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceProgressed:
     """Occurs at most once a second per source while payload that was asked of it is arriving."""
 
@@ -132,6 +140,7 @@ Event = (
     | ChunksGained
     | InterestShown
     | ChunksClaimed
+    | SlowReported
     | SourceProgressed
     | ChunkReceived
     | RequestFailed

@@ -37,6 +37,7 @@ from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
+from p2pfill.swarm.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -118,6 +119,7 @@ class Fill:
         self._heard = heard
         self._is_held = False
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
+        self._verdicts = Verdicts()
         self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
         """Since when nothing has been outstanding though chunks are missing."""
@@ -146,6 +148,7 @@ class Fill:
         match event:
             case events.RosterChanged(members, unlinked):
                 self._masters.set_members(now, members, unlinked)
+                self._verdicts.keep(self._masters.members)
             case events.CacheConnected(node):
                 self._connect(now, node)
             case events.OriginConfigured(url):
@@ -165,6 +168,8 @@ class Fill:
             case events.ChunksClaimed(source, chunks):
                 self._masters.claim(now, source, [c for c in chunks if 0 <= c < self.manifest.chunk_count])
                 self._saw_progress(now, source)
+            case events.SlowReported(source, node):
+                self._hear_slow(now, source, node)
             case events.SourceProgressed(source):
                 self._progress(now, source)
             case events.ChunkReceived(request):
@@ -340,20 +345,21 @@ class Fill:
         source.quarantined = source.is_slow = False
         if not source.counted:
             source.counted = True
-            self.available.add(source.scope, source.holdings.indexes())
+            self.available.add_holdings(source.scope, source.holdings)
 
     def _hold(self, now: float, source_id: str, holdings: Bitmap) -> None:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
-        given_up = list(source.holdings.and_not(holdings).indexes())
-        for chunk in given_up:
-            source.holdings.discard(chunk)
-            self._stale = True
-        if source.counted:
-            self.available.remove(source.scope, given_up)
+        given_up, fresh = source.holdings.and_not(holdings), holdings.and_not(source.holdings)
+        self._stale = self._stale or given_up.any()
+        source.holdings = holdings.copy()
         source.answers_at = 0.0
-        self._gain(now, source_id, holdings.indexes())
+        self._masters.settle_all(fresh)
+        if source.counted:
+            self.available.remove(source.scope, given_up.indexes())
+            self.available.add_holdings(source.scope, fresh)
+        self._saw_progress(now, source_id)
 
     def _gain(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
         source = self.sources.get(source_id)
@@ -440,6 +446,7 @@ class Fill:
                 self._unbar(source)
             if source.requests and not self._is_held and now >= self._deadline(source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
+        self._masters.readmit(now, self.me.id)
         self._masters.forget_claims(now - CLAIM_S)
         if self._is_held:
             return
@@ -461,8 +468,30 @@ class Fill:
         for source in find_slow(self.sources.values(), now, self.manifest.chunk_size):
             others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
             if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
-                self._bar(now, source.id, Fault.SLOW, f"{SLOW:g} times slower than others")
-        for node_id in self._masters.lagging(now, self.available.held[Scope.ISP] | self.ledger.have):
+                self._find_slow(now, source.id, f"{SLOW:g} times slower than others")
+        fetching, sending = self._masters.lagging(now, self.ledger.have, self.available)
+        for node_id in fetching:
+            self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
+        for node_id in sending:
+            self._find_slow(now, node_id, f"sends on {SLOW:g} times slower than others of its ISP")
+
+    def _find_slow(self, now: float, node_id: str, reason: str) -> None:
+        self._bar(now, node_id, Fault.SLOW, reason)
+        self._out.append(actions.ReportSlow(node_id))
+
+    def _hear_slow(self, now: float, source_id: str, node_id: str) -> None:
+        """Do without a cache, or without this one, where half of the others of its ISP do."""
+        known = self._masters.members
+        if not self.policy.escalate or source_id not in self.sources or not known.keys() >= {source_id, node_id}:
+            return
+        mates = self._masters.mates_of(node_id)
+        self._verdicts.note(source_id, node_id, now + self.policy.quarantine_s)
+        judges = [mate for mate in mates if mate in self.sources]
+        if node_id in self._masters.left_out or not self._verdicts.is_agreed(now, node_id, judges):
+            return
+        if node_id in self.sources:
+            self._find_slow(now, node_id, "others of its ISP do without it")
+        else:
             self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
 
     def _end_starvation(self, now: float) -> None:

@@ -1,7 +1,7 @@
-"""Which caches of an ISP are far behind the others with what they fetch for it. Pure.
+"""Which caches of an ISP are far behind the others with what they fetch for it, or send on in it. Pure.
 
 Shares follow weights, so equal parts of them should be done at any time, and in any time. A cache lags when the part
-that it still has to fetch is `LAG` times that of the others, or when it has got on `PACE` times less than they have
+that is still to come of it is `LAG` times that of the others, or when it has got on `PACE` times less than they have
 over the last `SPAN_S`. The second is seen long before the first where a link has become narrow in the middle of a
 fill; the first finds who has always been a little too slow.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from statistics import median
+from typing import Final, NamedTuple
 
 LAG: Final = 4.0
 """When the part of its share that is still to come is this many times that of the others, they have spread most of
@@ -35,45 +36,80 @@ PACE_CHUNKS: Final = 32
 """The least that the others must have fetched in that time. Half of so many is three standard deviations off where
 chunks come by chance; with 12, healthy caches were taken for slow in the simulator."""
 
+SPAN_MAX_S: Final = 8.0
+"""On slow links it is taken over as long as it takes until the others have fetched `PACE_CHUNKS`, up to this."""
+
+GRAIN_S: Final = 0.9
+"""How far apart the moments are that are remembered, a little less than some ticks."""
+
 COMPARED_MIN: Final = 3
 """Of two caches nobody knows which one has an unusual pace."""
+
+
+class _Moment(NamedTuple):
+    at: float
+    parts: dict[str, float]
+    """The part of each cache's share that was still to come."""
+    usual: float
+    """Their median."""
 
 
 class Laggards:
     """The caches of one ISP with their shares, as one of them sees what comes in."""
 
-    def __init__(self) -> None:
-        self._course: deque[tuple[float, dict[str, float]]] = deque()
-        """Moments, and the part of each cache's share that was still to come; the first is `SPAN_S` ago, or the only
-        one."""
+    def __init__(self, pace: float = PACE, behind_pace: float = 0.0) -> None:
+        """`pace` is the factor of `PACE`; one that is far behind lags only if it is also `behind_pace` times slower."""
+        self._pace = pace
+        self._behind_pace = behind_pace
+        self._course: deque[_Moment] = deque()
+        """Of the last `SPAN_MAX_S`, and one before."""
         self._since: dict[str, float] = {}
 
     def look(self, now: float, shares: Mapping[str, int], left: Mapping[str, int]) -> dict[str, float]:
         """Return the caches that lag, each with since when. To be called each tick.
 
-        `shares` are the chunks that each is master of, `left` those of them that the ISP does not hold yet.
+        `shares` are the chunks that each is master of, `left` those of them that are still to come.
         """
         parts = {name: count / max(1, shares[name]) for name, count in left.items()}
-        self._course.append((now, parts))
-        while len(self._course) > 1 and self._course[1][0] <= now - SPAN_S:
-            self._course.popleft()
-        began, before = self._course[0]
-        done = {name: before[name] - part for name, part in parts.items() if name in before}
-        if now - began < SPAN_S or len(done) < COMPARED_MIN:
-            done = {}
-        left_in_order, done_in_order = sorted(parts.values()), sorted(done.values())
+        left_in_order = sorted(parts.values())
+        done = self._done(now, parts, left_in_order, shares)
+        done_in_order = sorted(done.values())
+
+        def is_slower(name: str, factor: float) -> bool:
+            if name not in done:
+                return False
+            usual = median_without(done_in_order, done[name])
+            return usual * shares[name] >= PACE_CHUNKS and done[name] * factor < usual
+
         lagging = {}
         for name, part in parts.items():
             if left[name] < LAG_CHUNKS or len(parts) < 2:
                 continue
             lags = part > LAG * median_without(left_in_order, part) + LAG_PART
-            if not lags and name in done:
-                usual = median_without(done_in_order, done[name])
-                lags = usual * shares[name] >= PACE_CHUNKS and done[name] * PACE < usual
-            if lags:
+            lags = lags and (not self._behind_pace or is_slower(name, self._behind_pace))
+            if lags or is_slower(name, self._pace):
                 lagging[name] = self._since.get(name, now)
         self._since = lagging
         return dict(lagging)
+
+    def _done(
+        self, now: float, parts: dict[str, float], in_order: Sequence[float], shares: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Return the part that each has got on by since the last moment that tells a pace; empty where none does."""
+        if not in_order:
+            return {}
+        usual, typical_share = median(in_order), median(shares.values())
+        while len(self._course) > 1 and self._course[1].at <= now - SPAN_MAX_S:
+            self._course.popleft()
+        found: dict[str, float] = {}
+        for moment in reversed(self._course):
+            if now - moment.at >= SPAN_S and (moment.usual - usual) * typical_share >= PACE_CHUNKS:
+                before = moment.parts
+                found = {name: before[name] - part for name, part in parts.items() if name in before}
+                break
+        if not self._course or now - self._course[-1].at >= GRAIN_S:
+            self._course.append(_Moment(now, parts, usual))
+        return found if len(found) >= COMPARED_MIN else {}
 
 
 def median_without(in_order: Sequence[float], one: float) -> float:

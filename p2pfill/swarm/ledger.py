@@ -18,6 +18,7 @@ both views. One object per chunk was rejected: 25,600 chunks a title would cost 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 from p2pfill.errors import InternalError
 from p2pfill.model.bitmap import Bitmap
@@ -32,18 +33,24 @@ class ChunkState(IntEnum):
     DURABLE = 3
 
 
+_STATES: Final = [
+    bytes(ChunkState.DURABLE if byte >> bit & 1 else ChunkState.MISSING for bit in range(8)) for byte in range(256)
+]
+"""The states at the start that a byte of the bitmap stands for."""
+
+
 class ChunkLedger:
     """States of `chunk_count` chunks, of which `durable` (a bitmap of that length) are on disk already."""
 
     def __init__(self, chunk_count: int, durable: Bitmap | None = None) -> None:
         self.chunk_count = chunk_count
-        self.missing = Bitmap.full(chunk_count)
-        self.have = Bitmap(chunk_count)
+        self.have = Bitmap(chunk_count) if durable is None else durable.copy()
+        self.missing = Bitmap.full(chunk_count).and_not(self.have)
         self.counts = [0] * len(ChunkState)
-        self.counts[ChunkState.MISSING] = chunk_count
-        self._state = bytearray(chunk_count)
-        for chunk in durable.indexes() if durable is not None else ():
-            self._enter(chunk, ChunkState.DURABLE)
+        self.counts[ChunkState.DURABLE] = self.have.count()
+        self.counts[ChunkState.MISSING] = chunk_count - self.have.count()
+        # Eight chunks at a time: the event loop waits for this when a title is resumed.
+        self._state = bytearray(b"".join(map(_STATES.__getitem__, self.have.buffer)))[:chunk_count]
 
     def state(self, chunk: int) -> ChunkState:
         """Return the state of `chunk`."""

@@ -20,6 +20,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Duties, Scope, reach
 from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards
+from p2pfill.swarm.sources import SLOW
 
 STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
@@ -28,6 +29,11 @@ the world's, the region's and the ISP's master have each had their turn by then.
 STANDSTILL: Final = 4
 """A member with whom this cache is not to be linked shows its life through what others announce. So it is passed over
 only when nobody at all has shown any for this many times the usual wait: several hops."""
+
+SENDS_SLOWLY: Final = 2.0
+"""A master that is far behind with what it has sent on, and so many times slower at that, is done without. Towards the
+end the last few chunks of each are on their way, so being behind alone says nothing; and with 1.5, fast caches that
+fetch more than their share of others' attention were taken for slow in the simulator."""
 
 
 class Masters:
@@ -42,7 +48,7 @@ class Masters:
         """Member -> why it does not count."""
         self._passed_over_until: dict[str, float] = {}
         """Members that no sign of life readmits before then: they live, and are slow."""
-        self._laggards = Laggards()
+        self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
         self._life_at = 0.0
@@ -108,7 +114,7 @@ class Masters:
         """Give everybody who is relied on the usual time again to show life, or to catch up."""
         self._seen_at.update(dict.fromkeys(self.members, now))
         self._elected_at = now
-        self._laggards = Laggards()
+        self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
 
     def lose(self, node_id: str) -> None:
         """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
@@ -121,6 +127,10 @@ class Masters:
             for chunk in chunks:
                 self._claims.pop(chunk, None)
 
+    def settle_all(self, holdings: Bitmap) -> None:
+        """Note that all of `holdings` have arrived somewhere."""
+        self.settle([chunk for chunk in self._claims if holdings[chunk]])
+
     # ---- what follows
 
     def duties(self) -> dict[Scope, Bitmap]:
@@ -130,10 +140,24 @@ class Masters:
             self._by_right = self._present = Duties(self._title_id, self._chunk_count, self.members.values())
             self._rights = self._duties = self._by_right.within(self._me)
             if self.left_out:
-                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self.left_out)
+                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self._without())
                 self._duties = self._present.within(self._me)
             self._shares = self._share_out()
         return self._duties
+
+    def _without(self) -> Container[str]:
+        """Return who does not count: this cache does where it is the last one of its ISP, whatever others say of it."""
+        mates = (node_id for node_id in self.members if self._scope_of(node_id) == Scope.ISP)
+        if self._me.id in self.left_out and all(node_id in self.left_out for node_id in mates):
+            return self.left_out.keys() - {self._me.id}
+        return self.left_out
+
+    def mates_of(self, node_id: str) -> list[str]:
+        """Return the other caches of a cache's ISP; none where it is not a member."""
+        node = self.members.get(node_id)
+        if node is None:
+            return []
+        return [n.id for n in self.members.values() if (n.isp, n.region) == (node.isp, node.region) and n is not node]
 
     def _share_out(self) -> dict[str, tuple[Bitmap, int]]:
         """Return what each cache of this ISP that is relied on is master of by right, and how much that is.
@@ -213,18 +237,25 @@ class Masters:
         if self._changed:
             self._changed, self._elected_at = False, now
 
-    def lagging(self, now: float, here: Bitmap) -> list[str]:
+    def lagging(self, now: float, have: Bitmap, available: Availability) -> tuple[list[str], list[str]]:
         """Return the caches of this ISP that are far behind the others with what they fetch for it, and show life.
 
-        `here` are the chunks that the ISP holds. Shares follow weights, so equal parts of them should be done. One that
-        shows no life is not slow but silent, which `watch` finds.
+        And those that are so with what they have sent on, though they do not lag with fetching: of a chunk that only
+        one cache holds nobody else has anything yet. This cache `have`, and the ISP holds, what is `available`. Shares
+        follow weights, so equal parts of them should be done. One that shows no life is not slow but silent, which
+        `watch` finds.
         """
         self.duties()
         shares = {node_id: count for node_id, (_, count) in self._shares.items()}
         if not any(count >= LAG_CHUNKS for count in shares.values()):
-            return []
-        left = {node_id: share.and_not(here).count() for node_id, (share, _) in self._shares.items()}
-        since = self._laggards.look(now, shares, left)
+            return [], []
+        fetching = self._left_of_shares(self._fetching, now, shares, have | available.held[Scope.ISP])
+        sending = self._left_of_shares(self._sending, now, shares, have | available.shared)
+        return fetching, [node_id for node_id in sending if node_id not in fetching]
+
+    def _left_of_shares(self, laggards: Laggards, now: float, shares: Mapping[str, int], done: Bitmap) -> list[str]:
+        left = {node_id: share.and_not(done).count() for node_id, (share, _) in self._shares.items()}
+        since = laggards.look(now, shares, left)
         since.pop(self._me.id, None)
         return [node_id for node_id, began in since.items() if self._seen_at[node_id] > began]
 

@@ -21,7 +21,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
-from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
@@ -147,7 +147,7 @@ def _fill_of(line: bytes, make_random: Callable[[str], Random]) -> Fill:
         if header.format != FORMAT:
             raise ConfigError(f"line 1 is of format {header.format[:40]!r}, not {FORMAT!r}")
         count = -(-header.size // header.chunk_size)
-        files = (FileEntry("title", header.size, 0),)
+        files = layout([("title", header.size)])
         manifest = Manifest("recorded", header.chunk_size, files, bytes(16 * count), bytes(32 * count))
         # A cached property: what is there already is not worked out from the digests.
         manifest.__dict__["title_id"] = TitleId(header.title_id)

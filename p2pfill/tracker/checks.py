@@ -96,6 +96,10 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(len(report.titles) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles in one heartbeat")
     for value in (report.upload_active, report.upload_queued, report.upload_bytes):
         require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
+    for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
+        require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
+    for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
+        require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
     seen = set()
     for title in report.titles:
         _check_title_report(title)

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import TitleReport
+from p2pfill.model.reports import LoopLag, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -133,6 +133,9 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     upload_active: int
     upload_queued: int
     upload_bytes: int
+    loop_lag: LoopLag = LoopLag()
+    """Of the node's event loop."""
+    usage: Usage = Usage()
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):
@@ -184,6 +187,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     titles: list[TitleRecord]
     fills: list[FillStatus]
     nodes: list[NodeStatus]
+    loop_lag: LoopLag = LoopLag()
+    """Of the tracker's own event loop."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):

@@ -123,6 +123,7 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     async with trio.open_nursery() as nursery:
         # The server is shielded so that a cancel becomes a request to stop, which lets open calls end.
+        nursery.start_soon(service.lag.run)
         nursery.start_soon(_sweep, service)
         nursery.start_soon(_flush_often, service)
         with trio.CancelScope(shield=True) as server_scope:

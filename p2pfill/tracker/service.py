@@ -37,6 +37,7 @@ from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_title, require
 from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, TitleRecord
+from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
 """Heartbeats that may be missed before a node is no longer a source."""
@@ -102,6 +103,8 @@ class Service:
         self._swept_at = self.started_at
         self._version = snapshot.epoch * EPOCH_VERSIONS
         self._closing = False
+        self.lag = LagMonitor()
+        """Of the event loop that serves; whoever runs the service runs it."""
         self.titles: dict[str, TitleRecord] = {record.title: record for record in snapshot.titles}
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from p2pfill._version import __version__
 from p2pfill.model.node import tier_between
@@ -20,6 +21,9 @@ from p2pfill.tracker.records import (
     Status,
 )
 from p2pfill.tracker.service import NodeState, Service, urgency
+
+LAG_NOTED_US: Final = 250_000
+"""An event loop that is this late is said to be so: others see it as a slow answer to everything."""
 
 
 def fill_status(service: Service, fill: FillRecord) -> FillStatus:
@@ -95,6 +99,8 @@ def node_status(state: NodeState) -> NodeStatus:
         upload_active=state.report.upload_active,
         upload_queued=state.report.upload_queued,
         upload_bytes=state.report.upload_bytes,
+        loop_lag=state.report.loop_lag,
+        usage=state.report.usage,
     )
 
 
@@ -151,6 +157,11 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         notes.append("No fill orders this title on this node.")
     if not state.alive:
         notes.append("The node's heartbeats have stopped: it is no source, and what is shown here is its last report.")
+    if (late_us := state.report.loop_lag.max_us) >= LAG_NOTED_US:
+        notes.append(
+            f"The node's event loop was up to {late_us / 1e6:.1f} s late within a minute: the machine is short of "
+            "processors, or the program around the node blocks it."
+        )
     if report is None:
         notes.append("The node has reported nothing of this title yet.")
     elif report.state == "failed":
@@ -186,4 +197,5 @@ def status(service: Service, now: float) -> Status:
         titles=sorted(service.titles.values(), key=lambda record: record.name),
         fills=[fill_status(service, fill) for fill in all_fills(service)],
         nodes=all_nodes(service),
+        loop_lag=service.lag.report(),
     )

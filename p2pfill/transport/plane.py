@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -31,9 +31,6 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.transport.uploads import Wanted
-
-EAGER_MS: Final = 1
-"""How long a thread may wait for one socket while there are threads for all streams: saves arming it again."""
 
 
 class Next(Enum):
@@ -187,10 +184,6 @@ class DataPlane:
             while armed != (interest := stream.interest()):
                 self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
                 armed = interest
-
-    def eager_ms(self) -> int:
-        """Return how long a thread may wait inside a turn."""
-        return EAGER_MS if len(self._streams) < self._workers else 0
 
     def tell(self, news: Callable[[], object]) -> None:
         """Have `news` called in the event loop, in order. Callable from any thread.

@@ -22,6 +22,8 @@ def test_no_work_takes_more_instructions_than_its_baseline() -> None:
         pytest.skip(why)
     if (build := instructions.build_name()) not in BASELINES:
         pytest.skip(f"no baseline for {build}; to make one: python -m bench.micro.instructions --update")
+    if (libraries := instructions.libraries()) != (held := BASELINES[build]["libraries"]):
+        pytest.skip(f"the baseline was made with other libraries: {held}, and here are {libraries}")
     faults = instructions.compare(instructions.count_works(), BASELINES[build])
     assert not faults, "\n".join(faults)
 

@@ -5,6 +5,7 @@
 | name | what it does instead |
 | --- | --- |
 | `p2pfill tracker`, `p2pfill node` | runs it in the background, as in a terminal of its own, until the test ends |
+| `p2pfill bench` | runs it once, with a small file and few nodes |
 | `sudo` | runs the command as the same user |
 | `python3 -m venv DIR` | makes DIR/bin with `p2pfill` and `pip`, which only checks that it was given the project |
 | `systemctl` | runs `ExecStart` of the unit file in the background; `nginx` is the real one, on the pages' settings |
@@ -28,6 +29,7 @@ from typing import Any
 MACHINE = Path(os.environ.get("DOCS_MACHINE", ""))
 PROJECT = Path(os.environ.get("DOCS_PROJECT", ""))
 READY_S = 30.0
+FEW = {"fanout": ("--receivers", "2", "--sources", "2")}
 
 
 def call(command: list[str], **options: Any) -> int:
@@ -36,6 +38,8 @@ def call(command: list[str], **options: Any) -> int:
 
 
 def p2pfill(*arguments: str) -> int:
+    if arguments[:1] == ("bench",):
+        arguments += ("--mib", "4", "--runs", "1", *FEW.get(arguments[1], ()))
     command = [sys.executable, "-m", "p2pfill.cli", *arguments]
     if not arguments or arguments[0] not in ("tracker", "node") or "--help" in arguments:
         return call(command)

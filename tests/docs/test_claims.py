@@ -15,6 +15,7 @@ from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
 from p2pfill.cli import main
+from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
 from p2pfill.model.ids import NodeId
@@ -118,7 +119,7 @@ def test_ledger_diagram_is_drawn_from_the_ledger() -> None:
 # ---- commands and settings
 
 
-COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ([a-z]+)\b([^\n`]*)", re.MULTILINE)
+COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ((?:bench )?[a-z]+)\b([^\n`]*)", re.MULTILINE)
 SAID = [
     (command, arguments)
     for page in PAGES
@@ -132,12 +133,16 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 
 def test_the_pages_name_all_commands() -> None:
-    assert set(COMMANDS) == {"demo", "explain", "fill", "node", "publish", "sim", "status", "tracker", "verify"}
+    assert {command for command in COMMANDS if not command.startswith("bench")} == {
+        "demo", "explain", "fill", "node", "publish", "sim", "status", "tracker", "verify"
+    }  # fmt: skip
+    names = {one.name or getattr(one.callback, "__name__", "") for one in bench.registered_commands}
+    assert {command for command in COMMANDS if command.startswith("bench ")} == {f"bench {name}" for name in names}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_and_options_of_the_pages_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     said = capsys.readouterr().out
     for option in {option for name, text in SAID if name == command for option in re.findall(r"--[a-z-]+", text)}:
         assert option in said, f"p2pfill {command} has no {option}"

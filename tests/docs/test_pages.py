@@ -97,7 +97,17 @@ def test_simulator(tmp_path: Path) -> None:
     assert "the same actions" in said
 
 
-TESTED = {"README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md"}
+def test_benchmark(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "benchmark.md", box)
+    assert "XXH3-128 and BLAKE3 of each chunk" in said
+    assert "one receiver fetches from 2" in said
+
+
+TESTED = {
+    "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
+    "docs/benchmark.md",
+}  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 

@@ -253,3 +253,25 @@ def test_a_send_cut_short_pushes_what_is_corked(hot: SimpleNamespace, source: in
             while hot.io.send_file(near.fileno(), source, 0, len(DATA), 0) == len(DATA):
                 assert not near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_receiver_says_what_hashing_and_writing_took(hot: SimpleNamespace, target: int) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        receiver = hot.io.ChunkReceiver()
+        assert receiver.spent_ns() == (0, 0)
+        sending = threading.Thread(target=far.sendall, args=(DATA,))
+        began_ns = time.monotonic_ns()
+        sending.start()
+        time.sleep(0.1)  # what waiting takes is neither
+        taken = 0
+        while taken < len(DATA):
+            taken += receiver.recv_to_file(near.fileno(), target, taken, len(DATA) - taken, 1000)
+        took_ns = time.monotonic_ns() - began_ns
+        sending.join()
+    hash_ns, write_ns = receiver.spent_ns()
+    assert hash_ns > 0
+    assert write_ns > 0
+    assert hash_ns + write_ns <= took_ns - 90_000_000
+    receiver.reset()
+    assert receiver.spent_ns() == (hash_ns, write_ns)

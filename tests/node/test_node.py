@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node import peers as peers_module
 from p2pfill.store.publish import publish
@@ -146,3 +149,43 @@ async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path) -> None:
         node.peers._links.update(b1=BusyLink(), b2=BusyLink())  # type: ignore[dict-item]
         report = node.report()
     assert (report.upload_active, report.upload_queued) == (2, 10)
+
+
+async def test_a_node_tells_how_late_its_loop_is(tmp_path: Path) -> None:
+    async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path))) as node:
+        assert node.report().loop_lag.max_us == 0
+        await trio.sleep(0.3)
+        time.sleep(0.8)  # noqa: ASYNC251 (an embedder's mistake)
+        await trio.sleep(0.3)
+        assert node.loop_lag.max_us >= 600_000
+        assert node.report().loop_lag == node.loop_lag
+
+
+async def test_manifests_are_decoded_and_hashed_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a large title takes seconds, in the tracker as in the node."""
+    make_tree(tmp_path / "src")
+    # Not yet hashed, as an embedder has it that has just read it from a file.
+    fresh = Manifest.decode(publish(tmp_path / "src", name="demo", chunk_size=65536).manifest.encode())
+    loop, on_loop = threading.get_ident(), []
+    decode, encode = Manifest.decode, Manifest.encode
+
+    def watched_decode(data: bytes) -> Manifest:
+        on_loop.append(threading.get_ident() == loop)
+        return decode(data)
+
+    def watched_encode(self: Manifest) -> bytes:
+        on_loop.append(threading.get_ident() == loop)
+        return encode(self)
+
+    monkeypatch.setattr(Manifest, "decode", watched_decode)
+    monkeypatch.setattr(Manifest, "encode", watched_encode)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+            async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), tracker=url)) as node:
+                assert (await node.fill(fresh, [str(tmp_path / "src")])).state == "live"
+            nursery.cancel_scope.cancel()
+    assert len(on_loop) >= 3
+    assert not any(on_loop)

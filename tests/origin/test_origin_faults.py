@@ -301,3 +301,34 @@ def test_verify_names_files(make_title: Make, tmp_path: Path) -> None:
     for wrong in (b"", title.stream[:-1], b"y" * 9):
         with pytest.raises(OriginObjectChanged, match="'f0', 'f1', 'f2' and others changed"):
             verify_chunk("u", title.manifest, 0, wrong)
+
+
+def test_closing_does_not_wait_for_an_origin_that_is_asked_how_long_to_wait(
+    scripted: Start, make_title: Make
+) -> None:
+    """An event loop closes; the origin, overloaded, answers the question late."""
+    title = make_title({"a": blob(70_000)})
+    asked, closed = threading.Event(), threading.Event()
+    answered_after_close = []
+
+    def script(path: str, wanted: tuple[int, int] | None) -> Answer:
+        if wanted is None:  # the HEAD that asks for Retry-After
+            asked.set()
+            answered_after_close.append(closed.wait(5))
+        return Answer(429)
+
+    server = scripted(script)
+    origin = open_origin(server.url, settings=QUICK)
+    reading = threading.Thread(target=_read_in_vain, args=(origin, title))
+    reading.start()
+    assert asked.wait(10)
+    origin.close()
+    closed.set()
+    reading.join()
+    assert answered_after_close
+    assert all(answered_after_close)
+
+
+def _read_in_vain(origin: Any, title: Any) -> None:
+    with pytest.raises(OriginError):
+        origin.read_chunk(title.manifest, 0)

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -267,6 +267,7 @@ class Fleet:
         self.directory = directory
         self.nodes: dict[str, Proc] = {}
         self._settings: dict[str, tuple[str, ...]] = {}
+        self._environments: dict[str, dict[str, str]] = {}
         self._old: list[Proc] = []
         self.tracker = self._start_tracker("127.0.0.1:0")
         self.url: str = self.tracker.ready["url"]
@@ -284,10 +285,16 @@ class Fleet:
         self.tracker = self._start_tracker(urllib.parse.urlsplit(self.url).netloc)
         assert self.tracker.ready["url"] == self.url
 
-    def start(self, *names_and_isps: tuple[str, str], options: tuple[str, ...] = ()) -> None:
-        """Start caches side by side, and return once all of them listen."""
+    def start(
+        self,
+        *names_and_isps: tuple[str, str],
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start caches side by side, and return once all of them listen. `environment` is added to this process's."""
         for name, isp in names_and_isps:
             self._settings[name] = ("--isp", isp, *options)
+            self._environments[name] = {**os.environ, **(environment or {})}
             self._start_node(name)
         for name, _ in names_and_isps:
             assert self.nodes[name].ready["id"] == name
@@ -295,15 +302,23 @@ class Fleet:
     def _start_node(self, name: str) -> None:
         arguments = ["node", "--id", name, "--data", str(self.data(name)), "--tracker", self.url, *self._settings[name]]
         self.nodes[name] = Proc(
-            name, "p2pfill.cli", [*arguments, "--until-eof", "--json"], self.directory / f"{name}.log"
+            name,
+            "p2pfill.cli",
+            [*arguments, "--until-eof", "--json"],
+            self.directory / f"{name}.log",
+            env=self._environments[name],
         )
 
     def restart(self, name: str) -> None:
         """Start a cache that has ended again, on its data directory."""
+        self.begin_restart(name)
+        assert self.nodes[name].ready["id"] == name
+
+    def begin_restart(self, name: str) -> None:
+        """Start a cache that has ended again, and do not wait for it."""
         assert not self.nodes[name].running()
         self._old.append(self.nodes[name])
         self._start_node(name)
-        assert self.nodes[name].ready["id"] == name
 
     def stop(self, name: str) -> int:
         """End a cache in good order, take it out of the fleet, and return its exit code."""
@@ -358,6 +373,12 @@ class Fleet:
         self._send("PUT", f"/v1/titles/{title.id}", title.manifest.encode())
         body = {"title": title.id, "selector": to, "origins": list(origins), "policy": policy}
         return str(self._send("POST", "/v1/fills", json.dumps(body).encode())["fill_id"])
+
+    def withdraw(self, fill_id: str) -> None:
+        """Take back an order."""
+        request = urllib.request.Request(f"{self.url}/v1/fills/{fill_id}", method="DELETE")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 204
 
     def _send(self, method: str, path: str, body: bytes) -> Any:
         request = urllib.request.Request(self.url + path, data=body, method=method)

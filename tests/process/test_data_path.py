@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.pair import write_source
+from p2pfill.bench.source import write_source
 from p2pfill.store.publish import publish
 
 pytestmark = pytest.mark.process
@@ -41,8 +41,13 @@ def start_traced(trace: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start one side of the pair under strace."""
     strace = ["strace", "-f", "-qq", "-y", "-e", "trace=" + ",".join(sorted(BLOCKING)), "-o", str(trace)]
     pipe = subprocess.PIPE
-    command = [*strace, sys.executable, "-m", "bench.pair_node", *arguments]
+    command = [*strace, sys.executable, "-m", "p2pfill.bench.node_process", *arguments]
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+
+
+def child_of(pid: int) -> int:
+    """Return the process that strace has started."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def test_payload_goes_by_sendfile_and_the_event_loop_waits_for_no_disk(tmp_path: Path) -> None:
@@ -55,12 +60,15 @@ def test_payload_goes_by_sendfile_and_the_event_loop_waits_for_no_disk(tmp_path:
     fill = tmp_path / "t.fill"
     fill.write_bytes(publish(tmp_path / "source", name="pair").manifest.encode())
     traces = {side: tmp_path / f"{side}.trace" for side in ("seed", "fetch")}
-    with start_traced(traces["seed"], "seed", str(fill), str(tmp_path / "seed"), str(tmp_path / "source")) as seed:
+    seeding = ("serve", "seed", str(tmp_path / "seed"), str(tmp_path / "source"), str(fill))
+    with start_traced(traces["seed"], *seeding) as seed:
         assert seed.stdout is not None
-        address = json.loads(seed.stdout.readline())
-        place = [address["host"], str(address["port"])]
-        with start_traced(traces["fetch"], "fetch", str(fill), str(tmp_path / "fetch"), *place) as fetch:
-            result = json.loads(fetch.communicate(timeout=60)[0])
+        address = seed.stdout.readline()
+        with start_traced(traces["fetch"], "fetch", "fetch", str(tmp_path / "fetch"), str(fill)) as fetch:
+            assert fetch.stdout is not None
+            fetch.stdout.readline()
+            loops = {"seed": child_of(seed.pid), "fetch": child_of(fetch.pid)}
+            result = json.loads(fetch.communicate('{"sources": [' + address.strip() + "]}\n", timeout=60)[0])
         seed.communicate(timeout=60)
     assert result["bytes"] == MIB << 20
     calls = {side: calls_of(trace) for side, trace in traces.items()}
@@ -70,7 +78,7 @@ def test_payload_goes_by_sendfile_and_the_event_loop_waits_for_no_disk(tmp_path:
     written = sum(count for (_, call), count in calls["fetch"].items() if call == "pwrite64")
     assert written >= MIB << 20
     # The event loop runs in a process's first thread, whose id is the process's.
-    for side, loop in (("seed", address["pid"]), ("fetch", result["pid"])):
+    for side, loop in loops.items():
         lines = [line for line in traces[side].read_text().splitlines() if line.startswith(f"{loop} ")]
         assert lines, "the trace does not show the loop's thread at all"
         assert not [line for line in lines if str(tmp_path) in line], f"the loop of {side} waits for a disk"

@@ -16,7 +16,6 @@ reason = st.text(printable, max_size=m.REASON_CHARS_MAX)
 node_id = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 host = st.from_regex(r"\A[A-Za-z0-9._:%-]{0,253}\Z")
 weight = st.floats(min_value=0, exclude_min=True, max_value=m.WEIGHT_MAX)
-count = st.integers(0, m.HEALTH_COUNT_MAX)
 token = st.binary(min_size=16, max_size=16)
 
 hellos = st.builds(m.Hello, node_id, label, label, label, host, st.integers(0, 65535), weight, label, label)
@@ -33,7 +32,7 @@ messages = st.one_of(
     st.builds(m.StreamOpen, u32),
     st.builds(m.StreamGrant, u32, token),
     st.builds(m.StreamRefuse, u32, reason),
-    st.builds(m.Health, count, count, count),
+    st.builds(m.Slow, u32, node_id),
     st.builds(m.Ping, u32),
     st.builds(m.Pong, u32),
     st.builds(m.Goodbye, st.integers(0, 255), reason),

@@ -86,8 +86,8 @@ def test_a_fill() -> None:
     pair = Pair(piece=3).wanted()
     pair.b.send(m.Fetching(3, (1, 2)))
     pair.b.send(m.Have(3, (1, 11)))
-    pair.b.send(m.Health(1, 0, 4))
-    assert pair.to_a() == [m.Fetching(3, (1, 2)), m.Have(3, (1, 11)), m.Health(1, 0, 4)]
+    pair.b.send(m.Slow(3, "b7"))
+    assert pair.to_a() == [m.Fetching(3, (1, 2)), m.Have(3, (1, 11)), m.Slow(3, "b7")]
     pair.a.send(m.StreamOpen(1))
     pair.a.send(m.StreamOpen(2))
     pair.to_b()
@@ -151,6 +151,7 @@ ILLEGAL_FROM_B: list[m.Message] = [
     m.Have(4, (1,)),
     m.Have(3, (12,)),
     m.Fetching(3, (1, 12)),
+    m.Slow(4, "b7"),
     m.Holdings(4, False),
     m.Holdings(3, True, 13, bytes(2)),
     m.Holdings(3, True, 12, bytes(3)),

@@ -290,7 +290,7 @@ def test_too_large_a_title_is_refused_early(store: Store, manifest: Manifest, mo
     huge = Manifest(
         "huge",
         limits.CHUNK_SIZE_MAX,
-        (manifest.files[0]._replace(size=limits.TITLE_BYTES_MAX),),
+        layout([(manifest.files[0].path, limits.TITLE_BYTES_MAX)]),
         bytes(16 * count),
         bytes(32 * count),
     )

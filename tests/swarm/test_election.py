@@ -39,6 +39,26 @@ def test_a_newcomer_moves_little_more_than_its_share(title: TitleId, group: set[
 
 
 @settings(deadline=None, max_examples=50)
+@given(title=titles, group=st.sets(st.from_regex(r"[a-z]{1,6}", fullmatch=True), min_size=3, max_size=9))
+def test_doing_without_a_cache_moves_its_chunks_alone(title: TitleId, group: set[str]) -> None:
+    """Others may not do without the same one: what else moved, nobody would fetch (found in the lab)."""
+    nodes = {name: NodeInfo(NodeId(name), "isp", "r") for name in sorted(group)}
+    first, second, *_ = nodes
+
+    def masters(without: set[str]) -> dict[int, str]:
+        duties = Duties(title, 150, nodes.values(), without)
+        shares = {name: duties.within(node)[Scope.REGION] for name, node in nodes.items()}
+        owners = {chunk: name for name, share in shares.items() for chunk in share.indexes()}
+        assert sum(share.count() for share in shares.values()) == len(owners) == 150
+        return owners
+
+    whole, less, least = masters(set()), masters({first}), masters({first, second})
+    assert {c: n for c, n in whole.items() if n != first} == {c: n for c, n in less.items() if whole[c] != first}
+    assert {c: n for c, n in less.items() if n != second} == {c: n for c, n in least.items() if less[c] != second}
+    assert max(Counter(less.values()).values()) - min(Counter(less.values()).values()) <= 6
+
+
+@settings(deadline=None, max_examples=50)
 @given(title=titles, group=names, chunk=st.integers(0, 10_000))
 def test_losing_a_member_leaves_the_order_of_the_others(title: TitleId, group: set[str], chunk: int) -> None:
     order = rank(title, chunk, dict.fromkeys(group, 1.0))

@@ -12,7 +12,7 @@ import pytest
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
-from p2pfill.model.manifest import FileEntry, Manifest
+from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
@@ -29,7 +29,7 @@ def title(chunk_count: int) -> Manifest:
     return Manifest(
         name="t",
         chunk_size=CHUNK_SIZE,
-        files=(FileEntry("a", size, 0),),
+        files=layout([("a", size)]),
         xxh3=bytes(16 * chunk_count),
         blake3=bytes(32 * chunk_count),
         integrity="blake3",
@@ -117,6 +117,10 @@ class World:
                 if source in self.fills:
                     self.tell(node, events.ChunksClaimed(source, self.fills[source].border_chunks()), 0.002)
                     self.tell(node, events.HoldingsArrived(source, self.fills[source].ledger.have.copy()), 0.002)
+            case actions.ReportSlow(accused):
+                for other in self.fills:
+                    if other != node:
+                        self.tell(other, events.SlowReported(node, accused), 0.002)
             case actions.CompleteTitle():
                 self.finished[node] = self.now
 
@@ -546,3 +550,63 @@ def test_a_recorded_fill_that_was_held_back_plays_to_the_same_actions() -> None:
     assert difference is None
     assert played == len(lines) - 1
     assert again.ledger.have == fill.ledger.have
+
+
+def joined(layout: dict[str, list[str]], me: str) -> Fill:
+    """A fill of `me` that is linked with all others, which hold everything."""
+    nodes = [NodeInfo(NodeId(n), isp, "r") for isp, names in layout.items() for n in names]
+    mine = next(node for node in nodes if node.id == me)
+    fill = Fill(title(400), mine, FillPolicy(), random.Random(1), 0.0, Bitmap(400))
+    fill.handle(0.0, events.RosterChanged(tuple(nodes)))
+    for node in nodes:
+        if node.id != me:
+            fill.handle(0.0, events.CacheConnected(node))
+            fill.handle(0.0, events.HoldingsArrived(node.id, Bitmap.full(400)))
+    return fill
+
+
+def asked(fill: Fill, now: float) -> set[str]:
+    return {a.source for a in fill.poll_actions(now) if isinstance(a, actions.RequestChunk)}
+
+
+@pytest.mark.parametrize("me", ["a1", "b1"])
+def test_everybody_does_without_a_cache_once_half_of_its_isp_do(me: str) -> None:
+    fill = joined({"a": ["a1", "a2", "a3", "a4", "a5"], "b": ["b1"]}, me)
+    for by in ("a3", "a3", "b1", "stranger"):
+        fill.handle(0.1, events.SlowReported(by, "a2"))
+    assert not fill.sources["a2"].barred_reason
+    for by in ("a4", "a5"):
+        fill.handle(0.2, events.SlowReported(by, "a2"))
+    assert fill.sources["a2"].barred_reason
+    told = [a for a in fill.poll_actions(0.2) if isinstance(a, actions.ReportSlow)]
+    assert told == [actions.ReportSlow("a2")]
+    fill.handle(0.3, events.SlowReported("a5", "a2"))
+    assert not [a for a in fill.poll_actions(0.3) if isinstance(a, actions.ReportSlow)]
+
+
+def test_a_cache_that_others_do_without_leaves_its_share_to_them_for_a_while() -> None:
+    fill = joined({"a": ["a1", "a2", "a3"], "b": ["b1"]}, "a1")
+    for node in ("a2", "a3"):
+        fill.handle(0.0, events.HoldingsArrived(node, Bitmap(400)))
+    assert asked(fill, 0.0) == {"b1"}
+    for request in list(fill._requests):
+        fill.handle(0.0, events.ChunkReceived(request))
+    fill.handle(0.1, events.SlowReported("a2", "a1"))
+    assert asked(fill, 0.1) == set()
+    assert asked(fill, 2.0) == set()
+    later = FillPolicy().quarantine_s + 0.1
+    assert asked(fill, later - 0.5) == set()
+    assert asked(fill, later + 0.5) == {"b1"}
+
+
+def test_one_that_slanders_everybody_does_not_hold_up_a_fill() -> None:
+    world = World({"a": [f"a{n}" for n in range(6)], "b": [f"b{n}" for n in range(3)]}, chunk_count=120)
+    for moment in range(1, 20):
+        for accused in world.fills:
+            for other in world.fills:
+                if other != "a0" and accused != "a0":
+                    world.tell(other, events.SlowReported("a0", accused), moment / 20)
+    world.run()
+    assert len(world.finished) == 9
+    assert world.from_origin <= 1.1 * 120
+    assert not any(fill.escalations for fill in world.fills.values())

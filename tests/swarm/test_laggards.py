@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfill.swarm.laggards import LAG_CHUNKS, SPAN_S, Laggards, median_without
+from p2pfill.swarm.laggards import LAG_CHUNKS, SPAN_MAX_S, SPAN_S, Laggards, median_without
 
 NAMES = ["a", "b", "c", "d"]
 SHARES = dict.fromkeys(NAMES, 100)
@@ -53,6 +53,31 @@ def test_whoever_keeps_step_within_a_factor_of_three_does_not_lag(seed: int, cou
         if min(left.values()) < 60:
             break
         assert laggards.look(tick / 4, shares, left) == {}
+
+
+def test_on_slow_links_the_pace_is_taken_over_longer() -> None:
+    laggards = Laggards()
+    lagging: dict[str, float] = {}
+    for tick in range(40):
+        left = dict.fromkeys(NAMES, 200 - 2 * tick)
+        left["b"] = 200 - tick // 2
+        lagging = laggards.look(tick / 4, dict.fromkeys(NAMES, 200), left)
+        if lagging:
+            break
+    assert set(lagging) == {"b"}
+    assert tick / 4 <= SPAN_MAX_S
+
+
+def test_one_that_is_behind_but_keeps_pace_does_not_lag_where_both_are_asked_for() -> None:
+    both, either = Laggards(5.0, behind_pace=2.0), Laggards()
+    by_both, by_either = [], []
+    for tick in range(20):
+        left = dict.fromkeys(NAMES, max(0, 60 - 6 * tick))
+        left["c"] = 120 - 6 * tick
+        by_both += both.look(tick / 4, SHARES, left)
+        by_either += either.look(tick / 4, SHARES, left)
+    assert by_both == []
+    assert set(by_either) == {"c"}
 
 
 def test_two_caches_are_not_compared_by_their_pace_and_a_few_chunks_are_no_lag() -> None:

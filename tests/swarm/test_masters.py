@@ -43,10 +43,10 @@ def test_a_cache_that_lags_with_its_share_is_found_while_it_shows_life() -> None
     here = Bitmap.full(400)
     for chunk in list(shares.within(nodes[2])[Scope.REGION].indexes())[:40]:
         here.discard(chunk)
-    assert masters.lagging(1.0, here) == []
-    assert masters.lagging(2.0, here) == []
+    assert masters.lagging(1.0, here, Availability(400)) == ([], [])
+    assert masters.lagging(2.0, here, Availability(400)) == ([], [])
     masters.saw(2.5, "a2")
-    assert masters.lagging(3.0, here) == ["a2"]
+    assert masters.lagging(3.0, here, Availability(400)) == (["a2"], [])
     masters.pass_over("a2", "master-slow", until=60.0)
     masters.readmit(4.0, "a2")
     assert masters.left_out == {"a2": "master-slow"}
@@ -61,7 +61,38 @@ def test_caches_in_step_do_not_lag() -> None:
         here.add(chunk)
         for number in range(1, 4):
             masters.saw(chunk + 0.5, f"a{number}")
-        assert masters.lagging(float(chunk), here) == []
+        assert masters.lagging(float(chunk), here, Availability(400)) == ([], [])
+
+
+def test_one_that_fetches_its_share_and_hardly_sends_it_on_is_found() -> None:
+    nodes, masters = isp_of_four()
+    shares = [list(Duties(TitleId(bytes(32)), 400, nodes).within(node)[Scope.REGION].indexes()) for node in nodes]
+    available, have = Availability(400), Bitmap(400)
+    found: list[str] = []
+    for turn in range(80):
+        now = turn / 4
+        for number, share in enumerate(shares):
+            chunk = share[turn]
+            available.add(Scope.ISP, [chunk])
+            if number != 2 or turn % 10 == 0:
+                available.add(Scope.ISP, [chunk])
+                have.add(chunk)
+            masters.saw(now, f"a{number}")
+        fetching, found = masters.lagging(now, have, available)
+        assert fetching == []
+        if found:
+            break
+    assert found == ["a2"]
+    assert now < 10.0
+
+
+def test_the_last_one_of_an_isp_works_for_it_whatever_others_say_of_it() -> None:
+    nodes, masters = isp_of_four()
+    masters.pass_over("a0", "master-slow", until=60.0)
+    assert not masters.duties()[Scope.ORIGIN].any()
+    for node in nodes[1:]:
+        masters.lose(node.id)
+    assert masters.duties()[Scope.ORIGIN] == Bitmap.full(400)
 
 
 def test_doing_without_a_cache_changes_nothing_between_isps() -> None:

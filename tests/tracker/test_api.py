@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from p2pfill.errors import ConfigError, TrackerError
-from p2pfill.model.reports import TitleReport
+from p2pfill.model.reports import LoopLag, TitleReport
 from p2pfill.tracker import openapi, views
 from p2pfill.tracker.api import Api
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
@@ -351,3 +351,22 @@ async def test_answers_are_of_the_described_kind(client: TrackerClient, make: An
                 answer = await http.get(client.url + one.path.format(**values))
                 kind = openapi.MANIFEST_TYPE if one.response is bytes else openapi.JSON_TYPE
                 assert (answer.status_code, answer.headers["content-type"]) == (one.status, kind), one.name
+
+
+async def test_lag_of_loops_is_told_and_explained(client: TrackerClient, make: Any) -> None:
+    title = await publish(client, make)
+    report = make.report(make.info("n1"))
+    report.loop_lag = LoopLag(last_us=900, p99_us=1_100, max_us=2_500_000)
+    await client.heartbeat(report)
+    status = await client.status()
+    assert [node.loop_lag for node in status.nodes] == [report.loop_lag]
+    with trio.fail_after(10):
+        while not (await client.status()).loop_lag.max_us:
+            await trio.sleep(0.05)
+    assert any("up to 2.5 s late" in note for note in (await client.explain("n1", title)).notes)
+    report.sequence, report.loop_lag = 2, LoopLag(last_us=900, p99_us=1_100, max_us=90_000)
+    await client.heartbeat(report)
+    assert not any("late" in note for note in (await client.explain("n1", title)).notes)
+    report.sequence, report.loop_lag = 3, LoopLag(last_us=-1)
+    with pytest.raises(TrackerRefused, match="loop_lag"):
+        await client.heartbeat(report)

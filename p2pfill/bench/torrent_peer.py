@@ -1,14 +1,16 @@
-"""One libtorrent peer as a process, tuned for a fleet of one owner on shaped links.
+"""One libtorrent peer as a process, tuned for a fleet of one owner.
 
-    python -m bench.swarm.torrent_peer ADDRESS TORRENT SAVE_DIR
+    python -m p2pfill.bench.torrent_peer HOST[:PORT] TORRENT SAVE_DIR [SETTING=NUMBER ...]
 
-Prints one line of JSON when it is up (a seed has checked its files by then), and takes commands as lines of JSON:
+Prints one line of JSON with its port when it is up (a seed has checked its files by then), and takes commands as lines
+of JSON:
 
     {"connect": [["10.1.0.2", 6881], ...]}     connect to these peers: begin
     {"report": true}                           print a line with its counters
 
-While it downloads it prints {"part": 0.25} a few times a second where it has more, and {"live_at": TIME} at once when
-the last piece is checked. It ends with its standard input.
+While it downloads it prints {"part": 0.25} a few times a second where it has more, {"live_at": TIME} at once when the
+last piece is checked, and {"written": TIME} (monotonic clock) when all is in the files, since pieces are checked before
+they are written. It ends with its standard input.
 
 Nothing here knows of ISPs: libtorrent has no notion of locality, and choosing its peers by hand would be a scheduler of
 our own.
@@ -22,11 +24,18 @@ import queue
 import sys
 import threading
 import time
-from typing import Any, Final, cast
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
 
-import libtorrent as lt
+# By name: there are wheels for some machines only, and types must be checked on the others too.
+lt: Any = import_module("libtorrent")
 
 PORT: Final = 6881
+PIECE_BYTES_MIN: Final = 256 << 10
+PIECE_BYTES_MAX: Final = 1 << 20
+PIECES: Final = 1024
+"""Aimed at: enough for every peer to have something that others lack, few enough to cost little."""
 
 PROGRESS_S: Final = 0.2
 IDLE_MS: Final = 20
@@ -79,17 +88,32 @@ def read_commands(commands: queue.SimpleQueue[dict[str, Any]]) -> None:
     os._exit(0)
 
 
-def open_torrent(address: str, torrent: str, save_dir: str) -> tuple[lt.session, lt.torrent_handle]:
-    """Start a session on `address` with the torrent, and wait until the files that are there have been checked."""
+def make_torrent(source: Path, made: Path) -> None:
+    """Write the torrent of directory `source` to `made`: version 1, whose hashes cost the least."""
+    total = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    piece = PIECE_BYTES_MIN
+    while piece < PIECE_BYTES_MAX and total / piece > PIECES:
+        piece *= 2
+    torrent = lt.create_torrent(lt.list_files(str(source)), piece, lt.create_torrent.v1_only)
+    lt.set_piece_hashes(torrent, str(source.parent))
+    made.write_bytes(lt.bencode(torrent.generate()))
+
+
+def open_torrent(address: str, torrent: str, save_dir: str, settings: dict[str, int]) -> tuple[Any, Any]:
+    """Start a session on `address` with the torrent, and wait until the files that are there have been checked.
+
+    Returns session and torrent. `settings` go before `SETTINGS`.
+    """
+    host, _, port = address.partition(":")
+    category = lt.alert.category_t
+    alerts = category.status_notification | category.error_notification | category.storage_notification
     session = lt.session(
-        cast(
-            Any,
-            {
-                **SETTINGS,
-                "listen_interfaces": f"{address}:{PORT}",
-                "alert_mask": int(lt.alert.category_t.status_notification | lt.alert.category_t.error_notification),
-            },
-        )
+        {
+            **SETTINGS,
+            **settings,
+            "listen_interfaces": f"{host}:{port or PORT}",
+            "alert_mask": int(alerts),
+        }
     )
     parameters = lt.add_torrent_params()
     parameters.ti = lt.torrent_info(torrent)
@@ -103,7 +127,7 @@ def open_torrent(address: str, torrent: str, save_dir: str) -> tuple[lt.session,
     return session, handle
 
 
-def counters(handle: lt.torrent_handle) -> dict[str, int]:
+def counters(handle: Any) -> dict[str, int]:
     """Return what the torrent has moved, in bytes of payload."""
     status = handle.status()
     return {
@@ -115,13 +139,14 @@ def counters(handle: lt.torrent_handle) -> dict[str, int]:
 
 def main() -> None:
     """Run as a process; see the top of this file."""
-    address, torrent, save_dir = sys.argv[1:]
-    session, handle = open_torrent(address, torrent, save_dir)
+    address, torrent, save_dir, *pairs = sys.argv[1:]
+    settings = {name: int(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+    session, handle = open_torrent(address, torrent, save_dir, settings)
     live = handle.status().is_seeding
     session.pop_alerts()
     commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=read_commands, args=(commands,), daemon=True).start()
-    say({"ready": address, "seed": live})
+    say({"ready": address, "port": session.listen_port(), "seed": live})
     part, told_at, begun = 0.0, 0.0, False
     while True:
         # A command waits for this to end; the first one, to begin, must not wait for long.
@@ -130,7 +155,10 @@ def main() -> None:
             if isinstance(alert, lt.torrent_finished_alert) and not live:
                 live = True
                 say({"live_at": time.time()})
-            elif isinstance(alert, lt.torrent_error_alert | lt.file_error_alert):
+                handle.flush_cache()
+            elif isinstance(alert, lt.cache_flushed_alert) and live:
+                say({"written": time.monotonic()})
+            elif isinstance(alert, (lt.torrent_error_alert, lt.file_error_alert)):
                 print(alert.message(), file=sys.stderr, flush=True)
         while not commands.empty():
             command = commands.get()

@@ -1,0 +1,74 @@
+"""The packed files of a title: what a plain list would say, in little memory, and every collision found."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfill.errors import ManifestError
+from p2pfill.model.files import FileEntry, Files
+from p2pfill.model.paths import check_collisions, collision_key
+
+names = st.text("abAB.ß ", min_size=1, max_size=3).filter(lambda text: text not in (".", ".."))
+paths = st.lists(names, min_size=1, max_size=3).map("/".join)
+
+
+def collides(one: str, other: str) -> bool:
+    """Tell, by the rule as it is written down, whether two paths cannot be files of one title."""
+    one, other = collision_key(one), collision_key(other)
+    return one == other or one.startswith(other + "/") or other.startswith(one + "/")
+
+
+@given(st.lists(paths, min_size=1, max_size=6, unique=True))
+def test_collisions_are_found_and_nothing_else(found: list[str]) -> None:
+    expected = any(collides(one, other) for k, one in enumerate(found) for other in found[:k])
+    if expected:
+        with pytest.raises(ManifestError):
+            check_collisions(found)
+    else:
+        check_collisions(found)
+
+
+@given(st.dictionaries(st.text("abcä日", min_size=1, max_size=6), st.integers(0, 5), min_size=1, max_size=9), st.data())
+def test_it_says_what_a_list_would(sizes: dict[str, int], data: st.DataObject) -> None:
+    pairs = sorted(sizes.items())
+    plain, offset = [], 0
+    for path, size in pairs:
+        plain.append(FileEntry(path, size, offset))
+        offset += size
+    files = Files(pairs)
+    assert list(files) == plain
+    assert list(files.pairs()) == pairs
+    assert files.total_bytes == offset
+    assert files == Files(pairs)
+    assert hash(files) == hash(Files(pairs))
+    start, stop = (data.draw(st.integers(-10, 10)) for _ in range(2))
+    assert files[start:stop] == tuple(plain[start:stop])
+    index = data.draw(st.integers(-len(plain), len(plain) - 1))
+    assert files[index] == plain[index]
+    for outside in (len(plain), -len(plain) - 1):
+        with pytest.raises(IndexError):
+            files[outside]
+    for position in range(offset):
+        found = plain[files.find(position)]
+        assert found.offset <= position < found.offset + found.size
+
+
+def kept_bytes(count: int) -> int:
+    pairs = [(f"{number // 1000:04d}/segment-{number:07d}.ts", 5000) for number in range(count)]
+    tracemalloc.start()
+    try:
+        files = Files(pairs)
+        assert len(files) == count
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_costs_little_more_than_its_path() -> None:
+    few, many = kept_bytes(5_000), kept_bytes(20_000)
+    assert many < 20_000 * 60  # its path is 23 bytes
+    assert many < 5 * few
