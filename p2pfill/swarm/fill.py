@@ -466,31 +466,33 @@ class Fill:
         share only is still a good source of what it has.
         """
         for source in find_slow(self.sources.values(), now, self.manifest.chunk_size):
-            others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
-            if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
-                self._find_slow(now, source.id, f"{SLOW:g} times slower than others")
+            self._do_without(now, source, f"{SLOW:g} times slower than others")
         fetching, sending = self._masters.lagging(now, self.ledger.have, self.available)
         for node_id in fetching:
             self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
         for node_id in sending:
-            self._find_slow(now, node_id, f"sends on {SLOW:g} times slower than others of its ISP")
+            if (mate := self.sources.get(node_id)) is not None and not mate.barred_reason:
+                self._do_without(now, mate, f"sends on {SLOW:g} times slower than others of its ISP")
 
-    def _find_slow(self, now: float, node_id: str, reason: str) -> None:
-        self._bar(now, node_id, Fault.SLOW, reason)
-        self._out.append(actions.ReportSlow(node_id))
+    def _do_without(self, now: float, source: Source, reason: str) -> None:
+        """Leave a slow cache alone, if others have what it owes, and say so to those who may wait for it alone."""
+        others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
+        if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
+            self._bar(now, source.id, Fault.SLOW, reason)
+            if source.scope == Scope.ISP:
+                self._out.append(actions.ReportSlow(source.id))
 
     def _hear_slow(self, now: float, source_id: str, node_id: str) -> None:
         """Do without a cache, or without this one, where half of the others of its ISP do."""
-        known = self._masters.members
-        if not self.policy.escalate or source_id not in self.sources or not known.keys() >= {source_id, node_id}:
-            return
         mates = self._masters.mates_of(node_id)
+        if not self.policy.escalate or source_id not in mates or source_id not in self.sources:
+            return
         self._verdicts.note(source_id, node_id, now + self.policy.quarantine_s)
         judges = [mate for mate in mates if mate in self.sources]
         if node_id in self._masters.left_out or not self._verdicts.is_agreed(now, node_id, judges):
             return
-        if node_id in self.sources:
-            self._find_slow(now, node_id, "others of its ISP do without it")
+        if (source := self.sources.get(node_id)) is not None:
+            self._do_without(now, source, "others of its ISP do without it")
         else:
             self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
 
