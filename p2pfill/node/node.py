@@ -73,7 +73,8 @@ class Node:
         self.peers = Peers(self)
         self._fillings: dict[TitleId, Filling] = {}
         self._open: dict[TitleId, StoredTitle] = {}
-        self._opening: set[TitleId] = set()
+        self._opening: dict[TitleId, None] = {}
+        """In the order in which they are opened."""
         self._refused: dict[TitleId, StoreError] = {}
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
@@ -234,16 +235,18 @@ class Node:
         """Tell whether a title is live on disk and about to be served: who asks for it is answered then."""
         return title_id in self._opening
 
+    async def find_stored(self) -> None:
+        """Note which titles are live on disk, before anybody can ask: who hears of none goes to the origin."""
+        self._opening = dict.fromkeys(await trio.to_thread.run_sync(self.store.live_ids))
+
     async def open_stored(self) -> None:
-        """Open the titles that are live on disk, one after the other; each is served from then on."""
-        found = await trio.to_thread.run_sync(self.store.live_ids)
-        self._opening.update(found)
-        for title_id in found:
+        """Open the titles that were found, one after the other; each is served from then on."""
+        for title_id in list(self._opening):
             try:
                 self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
             except StoreError as error:
                 self.log.error("cannot serve title %s: %s", title_id.hex(), error)
-            self._opening.discard(title_id)
+            del self._opening[title_id]
             for link in self.peers.links():
                 link.show(title_id)
 
@@ -343,6 +346,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             plane = DataPlane(config.data_workers, config.upload_slots)
             async with plane.running(), trio.open_nursery() as nursery:
                 node = Node(config, store, info, nursery, plane)
+                await node.find_stored()
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.watch_agenda)

@@ -98,3 +98,40 @@ async def test_a_damaged_title_is_said_to_be_absent(tmp_path: Path, caplog: pyte
                 await trio.sleep(0.01)
             assert peer.holdings is None
             nursery.cancel_scope.cancel()
+
+
+async def test_nobody_is_answered_before_it_is_known_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    stock = lay_out(tmp_path / "title", 20, data)
+    gate, waiting = threading.Event(), threading.Event()
+    really_find = Store.live_ids
+
+    def live_ids(store: Store) -> list[TitleId]:
+        waiting.set()
+        assert gate.wait(LIMIT_S)
+        return really_find(store)
+
+    monkeypatch.setattr(Store, "live_ids", live_ids)
+    with trio.socket.socket() as sock:
+        await sock.bind(("127.0.0.1", 0))
+        address: tuple[str, int] = sock.getsockname()
+    config = NodeConfig(id="node", isp="isp", data=str(data), listen=f"127.0.0.1:{address[1]}")
+
+    async def run() -> None:
+        async with open_node(config):
+            await trio.sleep_forever()
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await trio.to_thread.run_sync(waiting.wait)
+            peer = peer_of(stock, address, "peer")
+            nursery.start_soon(peer.run)
+            await trio.sleep(0.3)
+            assert not peer.answers
+            gate.set()
+            await peer.fetch([0])
+            assert peer.answers == 1
+            nursery.cancel_scope.cancel()
