@@ -185,3 +185,25 @@ async def test_a_node_asks_another_isp_for_news_of_its_share_only(tmp_path: Path
         share = Bitmap.from_bytes(peer.interests[-1].bitmap, 40)
         assert 19 <= share.count() <= 21  # of two caches, in two parts that are shared out apart
         nursery.cancel_scope.cancel()
+
+
+async def test_what_neighbours_say_of_a_slow_cache_is_heard_and_told_on(tmp_path: Path) -> None:
+    """One of three neighbours is slow, in the words of another; this node does without it too, and says so."""
+    manifest = make_title(tmp_path, chunks=40)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        names = ("a9", "zz-peer", "zz-slow")
+        members = [NodeInfo(NodeId(name), "isp-a", "default") for name in names]
+        filling = await node.start_fill(manifest, members=members)
+        peer, slow = Peer(manifest, holds_nothing=True), Peer(manifest, holds_nothing=True, node_id="zz-slow")
+        for one in (peer, slow):
+            await nursery.start(one.run, address)
+            await one.want()
+        assert peer.channel is not None
+        while len(filling.fill.sources) < 2 or not peer.asked_by:
+            await trio.sleep(0.01)
+        peer.channel.send(m.Slow(peer.asked_by[0], "zz-slow"))
+        while not (peer.slow and slow.slow):
+            await trio.sleep(0.01)
+        assert {said.node_id for said in (*peer.slow, *slow.slow)} == {"zz-slow"}
+        assert filling.fill.sources["zz-slow"].barred_reason
+        nursery.cancel_scope.cancel()

@@ -42,6 +42,7 @@ class Peer:
         self.heard: list[int] = []
         """Chunks that the node has told it of."""
         self.interests: list[m.Interest] = []
+        self.slow: list[m.Slow] = []
         self.linked = trio.Event()
         self.ended = trio.Event()
         self.end_reason = ""
@@ -91,6 +92,8 @@ class Peer:
                     self.holdings = message
                 case m.Have(_, chunks):
                     self.heard.extend(chunks)
+                case m.Slow():
+                    self.slow.append(message)
                 case m.Interest():
                     self.interests.append(message)
                 case m.StreamOpen(stream_id):
@@ -104,6 +107,11 @@ class Peer:
                     pass
 
         return handle
+
+    @property
+    def asked_by(self) -> list[int]:
+        """The handles under which the node has asked for titles."""
+        return list(self._titles)
 
     def all_of_it(self, handle: int) -> m.Holdings:
         count = self.manifest.chunk_count
