@@ -254,11 +254,12 @@ class SimLink:
         """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
         if self._subscription < 0 or self.remote is None:
             return
-        gained = fill.news(self.remote.id, gained)
-        for batch in m.batches(claimed):
-            self._post(self._channel.send(m.Fetching(self._subscription, batch)))
-        for batch in m.batches(gained):
-            self._post(self._channel.send(m.Have(self._subscription, batch)))
+        if claimed:
+            for batch in m.batches(claimed):
+                self._post(self._channel.send(m.Fetching(self._subscription, batch)))
+        if gained and (gained := fill.news(self.remote.id, gained)):
+            for batch in m.batches(gained):
+                self._post(self._channel.send(m.Have(self._subscription, batch)))
 
     def report_slow(self, node_id: str) -> None:
         """Tell that this cache does without another one."""

@@ -41,6 +41,10 @@ class Scope(IntEnum):
     ORIGIN = 3
 
 
+SCOPES: Final = tuple(Scope)
+"""From near to far. Going through the enumeration itself makes a list of it each time."""
+
+
 def lot_count(chunk_count: int) -> int:
     """Return how many lots a title's chunks make; chunk k is in lot k % lots.
 

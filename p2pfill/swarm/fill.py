@@ -31,7 +31,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.pace import PROGRESS_S
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import SCOPES, Scope
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
@@ -444,7 +444,7 @@ class Fill:
         for source in self.sources.values():
             if source.barred_reason and now >= source.barred_until:
                 self._unbar(source)
-            if source.requests and not self._is_held and now >= self._deadline(source):
+            if source.requests and not self._is_held and self._is_silent(now, source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
         self._masters.readmit(now, self.me.id)
         self._masters.forget_claims(now - CLAIM_S)
@@ -524,10 +524,12 @@ class Fill:
         typical = sorted(rates)[len(rates) // 2]
         return max(self.policy.stall_wait_s, STALL_CHUNKS * self.manifest.chunk_size / typical)
 
-    def _deadline(self, source: Source) -> float:
-        oldest = min(request.asked_at for request in source.requests.values())
-        wait = max(self.policy.request_timeout_s, self._patience_s)
-        return max(oldest, source.delivered_at, source.progress_at) + wait
+    def _is_silent(self, now: float, source: Source) -> bool:
+        """Tell whether a source that owes something has not shown for too long that it is at it."""
+        before = now - max(self.policy.request_timeout_s, self._patience_s)
+        if source.delivered_at > before or source.progress_at > before:
+            return False
+        return min(request.asked_at for request in source.requests.values()) <= before
 
     # ---- decisions
 
@@ -549,7 +551,7 @@ class Fill:
         sources = [self.sources[name] for name in names if name in self.sources]
         open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
         idle: list[Source] = []
-        for scope in Scope:
+        for scope in SCOPES:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue

@@ -51,6 +51,8 @@ class Masters:
         self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
+        self._seen_since = float("-inf")
+        """A moment since which every linked member that is relied on has been seen: nobody is silent for longer."""
         self._life_at = 0.0
         """When any other cache was last seen to do something."""
         self._claims: dict[int, tuple[str, float]] = {}
@@ -61,7 +63,8 @@ class Masters:
         """When that was last so: stand-ins have been in office since then at most."""
         self._by_right = self._present = Duties(title_id, chunk_count, [me])
         self._rights = self._duties = self._by_right.within(me)
-        self._shares: dict[str, tuple[Bitmap, int]] = {}
+        self._shares: dict[str, Bitmap] = {}
+        self._share_counts: dict[str, int] = {}
         """As `_share_out` said when the duties were worked out."""
 
     # ---- what is seen
@@ -80,6 +83,7 @@ class Masters:
             self._seen_at.setdefault(node_id, now)
         known = self.members.keys() - self._unlinked
         self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in known}
+        self._seen_since = float("-inf")
         self._stale = True
 
     def saw(self, now: float, node_id: str) -> None:
@@ -103,6 +107,7 @@ class Masters:
             return
         self._passed_over_until.pop(node_id, None)
         if self.left_out.pop(node_id, None) is not None:
+            self._seen_since = min(self._seen_since, self._seen_at[node_id])
             self._stale = self._changed = True
 
     def claim(self, now: float, node_id: str, chunks: Sequence[int]) -> None:
@@ -143,6 +148,7 @@ class Masters:
                 self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self._without())
                 self._duties = self._present.within(self._me)
             self._shares = self._share_out()
+            self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
         return self._duties
 
     def _without(self) -> Container[str]:
@@ -159,17 +165,16 @@ class Masters:
             return []
         return [n.id for n in self.members.values() if (n.isp, n.region) == (node.isp, node.region) and n is not node]
 
-    def _share_out(self) -> dict[str, tuple[Bitmap, int]]:
-        """Return what each cache of this ISP that is relied on is master of by right, and how much that is.
+    def _share_out(self) -> dict[str, Bitmap]:
+        """Return what each cache of this ISP that is relied on is master of by right.
 
         Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged.
         """
-        shares = {
+        return {
             node_id: self._by_right.within(node)[Scope.REGION]
             for node_id, node in self.members.items()
             if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
         }
-        return {node_id: (share, share.count()) for node_id, share in shares.items()}
 
     def rights(self) -> dict[Scope, Bitmap]:
         """Return how far this cache might go for which chunks if everybody could be relied on."""
@@ -218,12 +223,18 @@ class Masters:
         self.duties()
         if self._changed:
             self._changed, self._elected_at = False, now
+        if now < self._seen_since + patience_s:
+            return
+        # Of those who are not linked there may be hundreds, and none can be silent before one who is.
+        self._seen_since = self._life_at
         for node_id, node in self.members.items():
             if node_id == self._me.id or node_id in self.left_out or not node.weight:
                 continue
-            seen_at = self._seen_at[node_id]
             if node_id in self._unlinked:
                 seen_at = self._life_at + (STANDSTILL - 1) * patience_s
+            else:
+                seen_at = self._seen_at[node_id]
+                self._seen_since = min(self._seen_since, seen_at)
             if now < seen_at + patience_s:
                 continue
             stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
@@ -246,16 +257,15 @@ class Masters:
         `watch` finds.
         """
         self.duties()
-        shares = {node_id: count for node_id, (_, count) in self._shares.items()}
-        if not any(count >= LAG_CHUNKS for count in shares.values()):
+        if max(self._share_counts.values(), default=0) < LAG_CHUNKS:
             return [], []
-        fetching = self._left_of_shares(self._fetching, now, shares, have | available.held[Scope.ISP])
-        sending = self._left_of_shares(self._sending, now, shares, have | available.shared)
+        fetching = self._left_of_shares(self._fetching, now, have | available.held[Scope.ISP])
+        sending = self._left_of_shares(self._sending, now, have | available.shared)
         return fetching, [node_id for node_id in sending if node_id not in fetching]
 
-    def _left_of_shares(self, laggards: Laggards, now: float, shares: Mapping[str, int], done: Bitmap) -> list[str]:
-        left = {node_id: share.and_not(done).count() for node_id, (share, _) in self._shares.items()}
-        since = laggards.look(now, shares, left)
+    def _left_of_shares(self, laggards: Laggards, now: float, done: Bitmap) -> list[str]:
+        left = {node_id: share.and_not(done).count() for node_id, share in self._shares.items()}
+        since = laggards.look(now, self._share_counts, left)
         since.pop(self._me.id, None)
         return [node_id for node_id, began in since.items() if self._seen_at[node_id] > began]
 

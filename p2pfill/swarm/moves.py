@@ -61,6 +61,8 @@ def find_overdue(sources: Collection[Source], now: float, chunk_size: int) -> It
     late = [
         (request, owner)
         for owner in sources
+        # Whoever has just delivered owes nothing for long.
+        if now - owner.delivered_at > OVERDUE_S
         for request in owner.requests.values()
         if now - _owed_since(request, owner) > OVERDUE_S
     ]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import SCOPES, Scope
 
 WINDOW_MIN: Final = 3
 """For a cache, which sends one chunk after the other: one on the wire and two behind it, so that it never waits for a
@@ -106,7 +106,8 @@ class Source:
         """Return how many requests to keep outstanding here: at a cache from its rate, at an origin from its times."""
         if self.scope == Scope.ORIGIN:
             return self.origin_window
-        return min(WINDOW_MAX, max(WINDOW_MIN, 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)))
+        window = 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)
+        return WINDOW_MIN if window < WINDOW_MIN else min(WINDOW_MAX, window)
 
     def room(self, chunk_size: int) -> int:
         """Return how many more requests it may be given now."""
@@ -165,7 +166,7 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
         for source in sources
         if source.scope != Scope.ORIGIN and not source.barred_reason
     }
-    known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in Scope}
+    known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in SCOPES}
     known[Scope.ISP] = [pace for pace in paces.values() if pace]
     # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
     usual = {scope: median(group) if len(group) > SLOW_OTHERS_MIN else 0.0 for scope, group in known.items()}
