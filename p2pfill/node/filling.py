@@ -336,9 +336,9 @@ class Filling:
     async def _tell_often(self) -> None:
         while True:
             await self._has_news.wait()
-            await trio.sleep(ANNOUNCE_S)
             self._has_news = trio.Event()
             self._tell()
+            await trio.sleep(ANNOUNCE_S)
 
     def _tell(self) -> None:
         """Tell all linked caches what has happened here since the last time, as far as it concerns them."""

@@ -48,6 +48,7 @@ class SimFilling:
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
         self._is_telling = False
+        self._told_at = float("-inf")
         self._to_commit: list[int] = []
         self._commit_at = -1.0
         self._committing = False
@@ -195,10 +196,12 @@ class SimFilling:
     def _tell_soon(self) -> None:
         if not self._is_telling:
             self._is_telling = True
-            self.cache.world.schedule.after(ANNOUNCE_S, self._tell)
+            schedule = self.cache.world.schedule
+            schedule.at(max(schedule.now, self._told_at + ANNOUNCE_S), self._tell)
 
     def _tell(self) -> None:
         self._is_telling = False
+        self._told_at = self.cache.world.schedule.now
         gained, claimed = self._to_announce, self._to_claim
         self._to_announce, self._to_claim = [], []
         if (gained or claimed) and self.cache.filling is self:

@@ -292,8 +292,8 @@ def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
     assert f"more than {LOTS_MAX} chunks (`LOTS_MAX`)" in ARCHITECTURE
     assert CHILDREN == 3  # "of three branches"
     assert "a tree of three branches" in ARCHITECTURE
-    assert "its neighbours on five rings of hashes" in ARCHITECTURE
-    assert NEIGHBOURS == 2 * 5
+    assert "its neighbours on four rings of hashes" in ARCHITECTURE
+    assert NEIGHBOURS == 2 * 4
     assert STANDSTILL == 4  # "for four times the usual wait"
     api = read(ROOT / "docs" / "tracker-api.md")
     assert f"Where more than {EVERYBODY_MAX} nodes have or want a title" in api
