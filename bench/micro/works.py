@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import tempfile
 import threading
@@ -131,6 +132,20 @@ def tcp_pair(other_side: Callable[[socket.socket], None]) -> Iterator[socket.soc
     thread.join()
 
 
+def move_chunk(sock: socket.socket, event: int, move: Callable[[int, int], int]) -> Run:
+    """Return a function that moves so many chunks; where `move` of an offset and a length does less, it waits."""
+    poll = select.poll()
+    poll.register(sock, event)
+
+    def do() -> None:
+        moved = move(0, CHUNK_BYTES)
+        while moved < CHUNK_BYTES:
+            poll.poll()
+            moved += move(moved, CHUNK_BYTES - moved)
+
+    return repeat(do)
+
+
 @contextmanager
 def send() -> Iterator[Run]:
     """Send a chunk from a file over TCP to a thread that throws it away."""
@@ -141,7 +156,7 @@ def send() -> Iterator[Run]:
                 pass
 
     with chunk_file() as file, tcp_pair(swallow) as sock:
-        yield repeat(lambda: io.send_file(sock.fileno(), file, 0, CHUNK_BYTES, 60_000))
+        yield move_chunk(sock, select.POLLOUT, partial(io.send_file, sock.fileno(), file))
 
 
 @contextmanager
@@ -158,7 +173,7 @@ def receive() -> Iterator[Run]:
 
     with chunk_file() as file, tcp_pair(feed) as sock:
         receiver = io.ChunkReceiver()
-        yield repeat(lambda: receiver.recv_to_file(sock.fileno(), file, 0, CHUNK_BYTES, 60_000))
+        yield move_chunk(sock, select.POLLIN, partial(receiver.recv_to_file, sock.fileno(), file))
 
 
 @contextmanager
@@ -171,8 +186,8 @@ def move_slice() -> Iterator[Run]:
         receiver = io.ChunkReceiver()
 
         def move() -> None:
-            io.send_file(left.fileno(), source, 0, SLICE_BYTES, 0)
-            receiver.recv_to_file(right.fileno(), target, 0, SLICE_BYTES, 0)
+            io.send_file(left.fileno(), source, 0, SLICE_BYTES)
+            receiver.recv_to_file(right.fileno(), target, 0, SLICE_BYTES)
 
         yield repeat(move)
 

@@ -37,14 +37,12 @@ cdef struct Spent:
     int64_t write_ns
 
 cdef int64_t now_ns() noexcept nogil
-cdef bint wait_ready(int fd, short events, int64_t* left_ns) noexcept nogil
 cdef int write_all(int fd, const uint8_t* data, size_t size, int64_t offset) noexcept nogil
 cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t length,
                         uint8_t* buffer, size_t buffer_bytes, int* error) noexcept nogil
-cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length,
-                            int64_t wait_ns, int* error) noexcept nogil
+cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length, int* error) noexcept nogil
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, int64_t wait_ns, Spent* spent, int* error) noexcept nogil
+                       int64_t offset, int64_t length, Spent* spent, int* error) noexcept nogil
 
 cdef class ChunkReceiver:
     cdef uint8_t* buffer

@@ -13,15 +13,6 @@ from libc.string cimport memcpy
 
 import os
 
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd*, unsigned long, int)
-    const short POLLIN
-    const short POLLOUT
-
 cdef extern from "<sys/types.h>" nogil:
     ctypedef long ssize_t
     ctypedef long off_t
@@ -248,22 +239,6 @@ cdef int64_t now_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
-cdef bint wait_ready(int fd, short events, int64_t* left_ns) noexcept nogil:
-    """Sleep until fd is ready or left_ns is used up; what was slept is taken off. A signal counts as ready."""
-    cdef pollfd entry
-    cdef int64_t began_ns
-    cdef int ready
-    if left_ns[0] <= 0:
-        return False
-    entry.fd = fd
-    entry.events = events
-    entry.revents = 0
-    began_ns = now_ns()
-    ready = poll(&entry, 1, <int>((left_ns[0] + 999999) // 1000000))
-    left_ns[0] -= now_ns() - began_ns
-    return ready != 0
-
-
 cdef int write_all(int fd, const uint8_t* data, size_t size, int64_t offset) noexcept nogil:
     """0, or the errno."""
     cdef ssize_t n
@@ -298,8 +273,7 @@ cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t len
     return done
 
 
-cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length,
-                            int64_t wait_ns, int* error) noexcept nogil:
+cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length, int* error) noexcept nogil:
     cdef int64_t sent = 0
     cdef off_t position = offset
     cdef ssize_t n
@@ -317,8 +291,7 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
             # it stays until a timer of 200 ms ends it, and the socket is not writable meanwhile. Setting TCP_NODELAY
             # pushes it out. Other kinds of socket refuse, and need no push.
             setsockopt(sock_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
-            if not wait_ready(sock_fd, POLLOUT, &wait_ns):
-                break
+            break
         elif errno != EINTR:
             error[0] = errno
             return FAULT_ERRNO
@@ -326,7 +299,7 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
 
 
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, int64_t wait_ns, Spent* spent, int* error) noexcept nogil:
+                       int64_t offset, int64_t length, Spent* spent, int* error) noexcept nogil:
     cdef int64_t taken = 0, began_ns, hashed_ns
     cdef ssize_t n
     while taken < length:
@@ -349,8 +322,7 @@ cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes
                 return FAULT_EOF
             break
         elif errno == EAGAIN:
-            if not wait_ready(sock_fd, POLLIN, &wait_ns):
-                break
+            break
         elif errno != EINTR:
             if taken:
                 break
@@ -408,11 +380,11 @@ def send_bytes(int sock_fd, data, size_t start, bint more):
     raise os_error(error)
 
 
-def send_file(int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
+def send_file(int sock_fd, int file_fd, int64_t offset, int64_t length):
     cdef int error = 0
     cdef int64_t sent
     with nogil:
-        sent = send_file_loop(sock_fd, file_fd, offset, length, wait_ms * 1000000, &error)
+        sent = send_file_loop(sock_fd, file_fd, offset, length, &error)
     if sent == FAULT_EOF:
         raise EOFError(f"file ends before {offset + length}")
     if sent == FAULT_ERRNO:
@@ -454,14 +426,14 @@ cdef class ChunkReceiver:
     def spent_ns(self):
         return self.spent.hash_ns, self.spent.write_ns
 
-    def recv_to_file(self, int sock_fd, int file_fd, int64_t offset, int64_t length, int64_t wait_ms):
+    def recv_to_file(self, int sock_fd, int file_fd, int64_t offset, int64_t length):
         cdef int error = 0
         cdef int64_t taken
         self.check_idle()
         self.busy = True
         with nogil:
             taken = recv_loop(self.state, self.buffer, self.buffer_bytes, sock_fd, file_fd,
-                              offset, length, wait_ms * 1000000, &self.spent, &error)
+                              offset, length, &self.spent, &error)
         self.busy = False
         if taken == FAULT_EOF:
             raise ConnectionResetError("the peer closed the connection")

@@ -6,7 +6,6 @@ detached again, so the descriptor stays the caller's.
 
 import ctypes
 import os
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -16,24 +15,6 @@ import xxhash
 
 _SLICE_BYTES = 256 * 1024
 _SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
-
-
-class _Patience:
-    """How long a call may still sleep in poll, in total."""
-
-    def __init__(self, wait_ms: int) -> None:
-        self._left_s = wait_ms / 1000.0
-
-    def wait(self, fd: int, events: int) -> bool:
-        """Sleep until `fd` is ready; False if the patience has run out first."""
-        if self._left_s <= 0:
-            return False
-        poll = select.poll()
-        poll.register(fd, events)
-        began_s = time.monotonic()
-        ready = poll.poll(self._left_s * 1000.0)
-        self._left_s -= time.monotonic() - began_s
-        return bool(ready)
 
 
 @contextmanager
@@ -70,17 +51,14 @@ def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, m
             return 0
 
 
-def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
-    patience = _Patience(wait_ms)
+def send_file(sock_fd: int, file_fd: int, offset: int, length: int) -> int:
     sent = 0
     while sent < length:
         try:
             n = os.sendfile(sock_fd, file_fd, offset + sent, min(length - sent, _SENDFILE_BYTES_MAX))
         except BlockingIOError:
             _push(sock_fd)
-            if not patience.wait(sock_fd, select.POLLOUT):
-                break
-            continue
+            break
         if n == 0:
             raise EOFError(f"file ends at {offset + sent}, {length - sent} bytes early")
         sent += n
@@ -108,17 +86,14 @@ class ChunkReceiver:
     def digest(self) -> bytes:
         return self._state.digest()
 
-    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
-        patience = _Patience(wait_ms)
+    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int) -> int:
         taken = 0
         with _borrowed_socket(sock_fd) as sock:
             while taken < length:
                 try:
                     n = sock.recv_into(self._buffer, min(length - taken, len(self._buffer)), socket.MSG_DONTWAIT)
                 except BlockingIOError:
-                    if not patience.wait(sock_fd, select.POLLIN):
-                        break
-                    continue
+                    break
                 except OSError:
                     if taken:
                         break  # the bytes are good; the next call meets the broken connection again

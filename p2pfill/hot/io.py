@@ -2,10 +2,12 @@
 
 The receiver reads into one small buffer, hashes it while it is in the cache of the processor, and writes it to the
 file, without the GIL in the native twin. Rejected: splice from socket to file, which cannot be hashed on the way and
-was slower on loopback; a GIL hand-over per slice, which costs up to 5 ms each under load.
+was slower on loopback; a GIL hand-over per slice, which costs up to 5 ms each under load; waiting for the socket for
+1 ms inside a call, which saves its caller arming it again: one pair on loopback took as long, and a fill of the lab 5 %
+more processor time.
 
-Sockets are non-blocking descriptors and stay the caller's. A call sleeps in poll at most `wait_ms` in total,
-however many times it has to wait, so a worker thread is never lost to a stalled peer. Every call may raise OSError.
+Sockets are non-blocking descriptors and stay the caller's. A call never waits for one: it moves what can be moved and
+returns how much, so a worker thread is never lost to a stalled peer. Every call may raise OSError.
 Call these from worker threads: a file may block on a cold page or on writeback.
 """
 
@@ -31,18 +33,12 @@ __all__ = [
 
 BUFFER_BYTES = 256 * 1024  # fits in L2 beside the socket's own pages
 BUFFER_BYTES_MAX = 64 * 1024 * 1024  # more is a mistake: it would only leave the cache
-WAIT_MS_MAX = 24 * 3600 * 1000  # longer than any sane wait, and fits poll's 32-bit milliseconds
 FILE_OFFSET_MAX = (1 << 63) - 1  # off_t
 
 
 def _check_range(offset: int, length: int) -> None:
     if offset < 0 or length < 0 or offset + length > FILE_OFFSET_MAX:
         raise ValueError(f"{length} bytes at offset {offset} are no range of a file")
-
-
-def _check_wait(wait_ms: int) -> None:
-    if not 0 <= wait_ms <= WAIT_MS_MAX:
-        raise ValueError(f"a wait of {wait_ms} ms is not within 0..{WAIT_MS_MAX}")
 
 
 def xxh3_128(data: bytes | bytearray | memoryview) -> bytes:
@@ -57,7 +53,7 @@ def xxh3_128_range(fd: int, offset: int, length: int) -> bytes:
 
 
 def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, more: bool) -> int:
-    """Send `data` from byte `start` on, never waiting; bytes sent, 0 if the socket is full.
+    """Send `data` from byte `start` on; bytes sent, 0 if the socket is full.
 
     `more` (MSG_MORE) says that a file follows at once, so that a header shares its packet.
     Raises ValueError if `start` is outside `data`, OSError if the connection is broken.
@@ -68,15 +64,14 @@ def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, m
     return _twin.send_bytes(sock_fd, data, start, more) if start < size else 0
 
 
-def send_file(sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+def send_file(sock_fd: int, file_fd: int, offset: int, length: int) -> int:
     """Send `length` bytes of a file from `offset` with sendfile(2); bytes sent, 0..length.
 
-    Fewer than `length` only when the waits add up to `wait_ms`. Raises EOFError if the file is shorter (bytes may
-    have gone out by then: the stream is of no more use), OSError if the connection is broken.
+    Fewer than `length` only when the socket is full. Raises EOFError if the file is shorter (bytes may have gone out
+    by then: the stream is of no more use), OSError if the connection is broken.
     """
     _check_range(offset, length)
-    _check_wait(wait_ms)
-    return _twin.send_file(sock_fd, file_fd, offset, length, wait_ms)
+    return _twin.send_file(sock_fd, file_fd, offset, length)
 
 
 class ChunkReceiver:
@@ -106,16 +101,15 @@ class ChunkReceiver:
         """Return what hashing and what writing has taken since this was made, in nanoseconds."""
         return self._receiver.spent_ns()
 
-    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int, wait_ms: int) -> int:
+    def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int) -> int:
         """Take at most `length` bytes from the socket and write them to the file at `offset`; bytes taken.
 
-        Fewer than `length` when the waits add up to `wait_ms`, or when the connection ended after some bytes: those
-        count, and the next call raises. Raises ConnectionResetError if the peer closed and nothing was left to take,
-        OSError of the socket or the file. It never takes a byte beyond `length`.
+        Fewer than `length` when no more has come, 0 if nothing has, or when the connection ended after some bytes:
+        those count, and the next call raises. Raises ConnectionResetError if the peer closed and nothing was left to
+        take, OSError of the socket or the file. It never takes a byte beyond `length`.
         """
         _check_range(offset, length)
-        _check_wait(wait_ms)
-        return self._receiver.recv_to_file(sock_fd, file_fd, offset, length, wait_ms)
+        return self._receiver.recv_to_file(sock_fd, file_fd, offset, length)
 
 
 def sync_fs(fd: int) -> None:

@@ -28,10 +28,6 @@ from p2pfill.transport.uploads import Wanted
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
 
-WAIT_MS: Final = 0
-"""How long a thread waits for one socket inside a turn. With 1 ms, which saves arming it again, one pair on loopback
-took as long, and a fill of the lab 5 % more processor time."""
-
 LOW_WATER_BYTES: Final = 256 * 1024
 """Inside a chunk a stream is not woken for less: on a slow link each packet would cost a turn."""
 
@@ -227,7 +223,7 @@ class Receiver(Stream):
 
     def _write(self, header: DataHeader, delivery: Delivery) -> bool:
         for file_fd, offset, length in delivery.title.ranges(header.chunk, self._taken, write=True):
-            moved = self._receiver.recv_to_file(self.fd, file_fd, offset, length, WAIT_MS)
+            moved = self._receiver.recv_to_file(self.fd, file_fd, offset, length)
             self._taken += moved
             self.moved_bytes += moved
             if moved < length:
@@ -411,7 +407,7 @@ class Sender(Stream):
             if self._moved < HEADER_BYTES:
                 return False
         for file_fd, offset, length in upload.title.ranges(upload.header.chunk, self._moved - HEADER_BYTES):
-            moved = io.send_file(self.fd, file_fd, offset, length, WAIT_MS)
+            moved = io.send_file(self.fd, file_fd, offset, length)
             self._moved += moved
             self.moved_bytes += moved
             if moved < length:
