@@ -28,6 +28,7 @@ from p2pfill import _native
 from p2pfill.hot import _pure_bits, _pure_io, bits, io
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import ANNOUNCE_S
 from p2pfill.model.reports import NodeReport
 from p2pfill.protocol.framing import Deframer, VersionRange, encode_frame, encode_preamble
 from p2pfill.protocol.messages import Have, Message, Ping, Request, decode_payload, encode_payload
@@ -47,6 +48,9 @@ SLICE_BYTES: Final = 64 * 1024
 FEW_CHUNKS: Final = 1500
 FEW_NODES: Final = 50
 """Of smaller courses and fleets, for counting."""
+
+NEWS_CHUNKS: Final = round(3 * ANNOUNCE_S * course.CHUNKS_S)
+"""Chunks that come while news is exchanged three times. A part of a round would count as much as that round's place."""
 
 TWINS: Final = {"native": (_native, _native), "pure": (_pure_bits, _pure_io)}
 
@@ -336,7 +340,7 @@ def _works() -> Iterator[Work]:
     yield Work("pick-rarest", "pick of 25,000 chunks", pick_rarest, 200, True, 1, times_counted=4)
     yield Work("elect", f"election of {LOTS_MAX} lots by 50 caches", elect_one_group, 10, True, 1, times_counted=1)
     yield Work("elect-masters", f"election of {LOTS_MAX} lots by reach", elect_by_reach, 10, True, 1, times_counted=1)
-    for count, times, counted in ((1, 3000, 100), (50, 3000, 100), (500, 400, 0)):
+    for count, times, counted in ((1, 3000, NEWS_CHUNKS), (50, 3000, NEWS_CHUNKS), (500, 400, 0)):
         for filling, state in ((False, "have all"), (True, "are filling too")):
             name, unit = f"schedule-{count}{'-filling' * filling}", f"chunk from {count} caches that {state}"
             make = partial(schedule, count, filling=filling)
