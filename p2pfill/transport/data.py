@@ -185,13 +185,17 @@ class Receiver(Stream):
             if delivery is None:
                 done = self._skip(header)
             if not done:
-                self._set_low_water(min(header.length - self._taken, LOW_WATER_BYTES))
+                self._set_low_water(min(header.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
                 return Next.WAIT
             self._set_low_water(1)
             fault = self.WITHDRAWN if delivery is None else self._fault_of(delivery)
             self._header = self._delivery = None
             self.plane.tell(partial(self._deliver, header, fault))
         return Next.WAIT
+
+    def _buffer_bytes(self) -> int:
+        """Return how large the kernel's buffer is by now, about half of which is the window that the remote may fill."""
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     def _set_low_water(self, count: int) -> None:
         """Have the socket count as readable only once `count` bytes are there, or the remote is done or cannot send."""
