@@ -100,7 +100,7 @@ async def test_what_is_no_address_is_refused(tmp_path: Path, address: str) -> No
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:7900", "[::]:7900", "127.0.0.1:65535"])
 async def test_what_nobody_could_fetch_from_is_refused_before_any_work(tmp_path: Path, listen: str) -> None:
-    with pytest.raises(ConfigError, match=r"write the one|port after"):
+    with pytest.raises(ConfigError, match=r"write the one|port after"), trio.fail_after(10):
         await ends.serve(listen, tmp_path / "serve", None, MIB, lambda address, manifest: None)
     assert not (tmp_path / "serve").exists()
 
