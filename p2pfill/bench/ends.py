@@ -35,10 +35,11 @@ from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import LoopLag
-from p2pfill.node import NodeConfig, open_node
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node.config import WILDCARDS
 from p2pfill.node.usage import process_usage
 from p2pfill.store.publish import publish
-from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import NodeStatus
 from p2pfill.tracker.server import parse_listen, serve_tracker
 from p2pfill.transport.lag import LagMonitor
@@ -48,11 +49,17 @@ SERVE_ID: Final = "serve"
 
 ISP: Final = "bench"
 
+PORT_MAX: Final = 65535
+
 HEARTBEAT_S: Final = 0.2
 """How soon the fetching end learns what a fetch has cost the serving one."""
 
 LOOK_S: Final = 0.01
 """Between two looks at the loop's lag during a fetch, which may last a second only."""
+
+UNLINKED_S: Final = 20.0
+"""After so long without a link a fetch is given up: enough to dial a lost one several times, or once in vain where
+packets are swallowed."""
 
 Part = Literal["disk", "hash", "socket", "loop"]
 
@@ -106,9 +113,17 @@ async def serve(
     """Serve a title on `listen` (HOST:PORT) until cancelled; `ready` gets what to fetch from and the manifest.
 
     The title is `file` (or a directory), or `mib` MiB of noise. `data` is made where it is not there, and holds a copy
-    of the title meanwhile. The node listens on the port after that of `listen`. Raises what opening a node raises.
+    of the title meanwhile. The node listens on the port after that of `listen`. Raises
+    `ConfigError` for a `listen` that the other machine could not be told, and what opening a node raises.
     """
     host, port = parse_listen(listen)
+    if port == PORT_MAX:
+        raise ConfigError(f"cannot listen on {listen}: the port after it is used too, so take {PORT_MAX - 1} at most")
+    if host in WILDCARDS:
+        raise ConfigError(
+            f"cannot serve on {listen}, which is every address of this machine: write the one at which the other "
+            "machine reaches it, as in 192.0.2.10:7900"
+        )
     node_port = port + 1 if port else 0
     with _work_directory(data, "serve") as work:
         noise = work / "noise"
@@ -167,32 +182,58 @@ def _work_directory(parent: Path | None, name: str) -> Iterator[Path]:
 # ---- the fetching end
 
 
-async def fetch(address: str, data: Path | None, runs: int, heard: Callable[[int, Fetched], None]) -> EndsReport:
+async def fetch(
+    address: str, data: Path | None, runs: int, begun: Callable[[int], None], heard: Callable[[int, Fetched], None]
+) -> EndsReport:
     """Fetch what is served at `address` (HOST:PORT) `runs` times, and return what that took.
 
-    Each time into a new directory below `data`, which is removed again. `heard` gets the size and each run. Raises
-    `TrackerError` where nobody serves there, `StoreError` where the disk refuses and `TransferError`.
+    Each time into a new directory below `data`, which is removed again. `begun` gets the size, `heard` that and each
+    run. Raises `ConfigError` for what is no address of a serving end, `TrackerUnreachable` where nobody serves there,
+    `StoreError` where the disk refuses and `TransferError`.
     """
+    _check_address(address)
     async with TrackerClient(f"http://{address}") as client:
-        records = await client.titles()
-        serving = next((node for node in await client.nodes() if node.info.id == SERVE_ID), None)
-        if len(records) != 1 or serving is None or not _is_ready(serving):
-            raise ConfigError(f"what answers at {address} is no `p2pfill bench serve` that has said what to type here")
-        encoded = await client.manifest(records[0].title)
-        manifest = await trio.to_thread.run_sync(Manifest.decode, encoded)
-        if manifest.title_id != title_id_from_hex(records[0].title):
-            raise TransferError(f"{address} sent another manifest than that of its title")
+        manifest, source = await _find(client, address)
+        begun(manifest.size)
         fetched, lags = [], []
         for _ in range(runs):
             before = await client.node(SERVE_ID)
             with _work_directory(data, "fetch") as work:
-                run, lag = await _fetch_once(manifest, before.info, work)
+                run, lag = await _fetch_once(manifest, source, work)
             after = await _report_after(client, before, manifest.size)
             run.serve_processor_s = after.usage.processor_s - before.usage.processor_s
             fetched.append(run)
             lags.append(lag)
             heard(manifest.size, run)
     return _summary(manifest, fetched, lags, after)
+
+
+def _check_address(address: str) -> None:
+    try:
+        host, _ = parse_listen(address)
+        if "/" in host:
+            raise ConfigError("a URL")
+    except ConfigError as error:
+        raise ConfigError(f"cannot fetch from {address[:100]!r}: write HOST:PORT, as bench serve prints it") from error
+
+
+async def _find(client: TrackerClient, address: str) -> tuple[Manifest, NodeInfo]:
+    """Return what is served at `address`, and by whom."""
+    try:
+        records = await client.titles()
+    except TrackerUnreachable as error:
+        raise TrackerUnreachable(
+            f"nothing answers at {address}: check that `p2pfill bench serve` runs there and has printed this address, "
+            "and that a firewall lets in this port and the one after it"
+        ) from error
+    serving = next((node for node in await client.nodes() if node.info.id == SERVE_ID), None)
+    if len(records) != 1 or serving is None or not _is_ready(serving):
+        raise ConfigError(f"what answers at {address} is no `p2pfill bench serve` that has said what to type here")
+    encoded = await client.manifest(records[0].title)
+    manifest = await trio.to_thread.run_sync(Manifest.decode, encoded)
+    if manifest.title_id != title_id_from_hex(records[0].title):
+        raise TransferError(f"{address} sent another manifest than that of its title")
+    return manifest, serving.info
 
 
 async def _report_after(client: TrackerClient, before: NodeStatus, size: int) -> NodeStatus:
@@ -209,6 +250,7 @@ async def _fetch_once(manifest: Manifest, source: NodeInfo, work: Path) -> tuple
     async with open_node(config) as node, trio.open_nursery() as nursery:
         monitor = LagMonitor(LOOK_S)
         nursery.start_soon(monitor.run)
+        nursery.start_soon(_fail_unlinked, node, source)
         began, used_before = trio.current_time(), process_usage().processor_s
         filling = await node.start_fill(manifest, members=[source])
         reserved = trio.current_time()
@@ -232,6 +274,19 @@ async def _fetch_once(manifest: Manifest, source: NodeInfo, work: Path) -> tuple
         "loop": loop_s,
     }
     return Fetched(live - began, used_after - used_before, 0.0, parts), monitor.report()
+
+
+async def _fail_unlinked(node: Node, source: NodeInfo) -> None:
+    """Raise `TransferError` once there has been no link with `source` for `UNLINKED_S`: a node dials for ever."""
+    linked_at = trio.current_time()
+    while trio.current_time() < linked_at + UNLINKED_S:
+        if node.peers.link(source.id) is not None:
+            linked_at = trio.current_time()
+        await trio.sleep(UNLINKED_S / 20)
+    raise TransferError(
+        f"no link with {_bracketed(source.host)}:{source.port} for {UNLINKED_S:g} s: check that `p2pfill bench serve` "
+        "still runs there, and that a firewall lets in this port too"
+    )
 
 
 def _summary(manifest: Manifest, runs: list[Fetched], lags: list[LoopLag], served: NodeStatus) -> EndsReport:

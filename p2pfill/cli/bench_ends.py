@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,9 @@ def serve(
     from p2pfill.cli.text import show_bytes
 
     def ready(address: str, manifest: Manifest) -> None:
-        text = f"serves {show_bytes(manifest.size)}; on the other machine type: p2pfill bench fetch {address}"
+        text = (
+            f"serves {show_bytes(manifest.size)} until Ctrl-C; on the other machine type: p2pfill bench fetch {address}"
+        )
         announce({"address": address, "title_bytes": manifest.size}, text, as_json=as_json)
 
     async def run() -> None:
@@ -50,6 +53,7 @@ def serve(
                     break
                 nursery.cancel_scope.cancel()
 
+    print("preparing what is to be served", file=sys.stderr)
     trio.run(run)
 
 
@@ -68,11 +72,15 @@ def fetch(
     import trio
 
     from p2pfill.bench import ends
+    from p2pfill.cli.text import plural, show_bytes
+
+    def begun(size: int) -> None:
+        print(f"fetching {show_bytes(size)} from {address}, {plural(runs, 'time')}", file=sys.stderr)
 
     def heard(size: int, run: Fetched) -> None:
-        print(f"{size / run.seconds / 1e9:.2f} GB/s in {run.seconds:.2f} s", flush=True)
+        print(f"{_show_rate(size / run.seconds / 1e9)} in {run.seconds:.2f} s", flush=True)
 
-    report = trio.run(ends.fetch, address, data, runs, heard)
+    report = trio.run(ends.fetch, address, data, runs, begun, heard)
     print(msgspec.json.encode(report).decode() if as_json else ends_text(report))
 
 
@@ -84,17 +92,25 @@ ADVICE = {
 }
 
 
+def _show_rate(rate_gb_s: float) -> str:
+    """Return a rate in units of 10^9 or 10^6 bytes, and as links are named: `25.0 MB/s (200 Mbit/s)`."""
+    if rate_gb_s >= 1:
+        return f"{rate_gb_s:.2f} GB/s ({rate_gb_s * 8:.1f} Gbit/s)"
+    digits = 0 if rate_gb_s >= 0.1 else 1
+    return f"{rate_gb_s * 1e3:.{digits}f} MB/s ({rate_gb_s * 8e3:.{digits}f} Mbit/s)"
+
+
 def ends_text(report: EndsReport) -> str:
     """Return a report for people."""
-    from p2pfill.cli.text import show_bytes, show_micros
+    from p2pfill.cli.text import plural, show_bytes, show_micros
 
     rate, used, peak = report.rate_gb_s, report.processor_s_per_gb, report.memory_peak_bytes
     lag = {end: f"{show_micros(lag.p99_us)} (most: {show_micros(lag.max_us)})" for end, lag in report.loop_lag.items()}
     shares = ", ".join(f"{part} {share:.0%}" for part, share in sorted(report.shares.items(), key=lambda one: -one[1]))
     return "\n".join(
         [
-            f"{show_bytes(report.title_bytes)}, {len(report.runs)} times: "
-            f"{rate.median:.2f} GB/s ({rate.min:.2f} to {rate.max:.2f})",
+            f"{show_bytes(report.title_bytes)}, {plural(len(report.runs), 'time')}: {_show_rate(rate.median)}; "
+            f"slowest {_show_rate(rate.min)}, fastest {_show_rate(rate.max)}",
             f"processor seconds a GB: {used['fetch']:.2f} here, {used['serve']:.2f} there",
             f"peak memory: {show_bytes(peak['fetch'])} here, {show_bytes(peak['serve'])} there",
             f"event-loop lag, 99 of 100 at most: {lag['fetch']} here, {lag['serve']} there",

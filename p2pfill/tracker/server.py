@@ -6,6 +6,7 @@ last reports are written and the file is closed.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -69,7 +70,8 @@ def bind(listen: str) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        advice = "choose another port or stop what uses it" if port else "choose another address"
+        is_foreign = error.errno == errno.EADDRNOTAVAIL
+        advice = "choose another port or stop what uses it" if port and not is_foreign else "choose another address"
         raise ConfigError(f"cannot listen on {listen}: {error.strerror}; {advice}") from error
     return sock
 

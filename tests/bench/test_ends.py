@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ import pytest
 import trio
 from process.slow_disk import SlowDisk
 
+from bench.swarm.lab import Lab
+from bench.swarm.topology import Topology
 from p2pfill.bench import ends
-from p2pfill.errors import ConfigError, TrackerError
+from p2pfill.errors import ConfigError, TrackerError, TransferError
 from p2pfill.node import Node
 from p2pfill.store.title import StoredTitle
 from p2pfill.tracker.server import serve_tracker
@@ -46,7 +50,7 @@ async def serving(tmp_path: Path, file: Path | None = None, mib: int = MIB) -> A
 
 async def fetch(address: str, tmp_path: Path, runs: int = 3) -> ends.EndsReport:
     with trio.fail_after(120):
-        report = await ends.fetch(address, tmp_path / "fetch", runs, lambda size, run: None)
+        report = await ends.fetch(address, tmp_path / "fetch", runs, lambda size: None, lambda size, run: None)
     assert list((tmp_path / "fetch").iterdir()) == []
     for run in report.runs:
         assert sum(run.parts_s.values()) == pytest.approx(run.seconds)
@@ -83,9 +87,33 @@ async def test_a_file_or_a_directory_is_served_and_left_alone(tmp_path: Path) ->
 async def test_what_is_no_serving_end_is_refused(tmp_path: Path, nursery: trio.Nursery) -> None:
     url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
     with pytest.raises(ConfigError, match="bench serve"):
-        await ends.fetch(url.removeprefix("http://"), tmp_path, 1, lambda size, run: None)
-    with pytest.raises(TrackerError, match="cannot be reached"):
-        await ends.fetch("127.0.0.1:1", tmp_path, 1, lambda size, run: None)
+        await ends.fetch(url.removeprefix("http://"), tmp_path, 1, lambda size: None, lambda size, run: None)
+    with pytest.raises(TrackerError, match="firewall"):
+        await ends.fetch("127.0.0.1:1", tmp_path, 1, lambda size: None, lambda size, run: None)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.10", "http://192.0.2.10:7900", "192.0.2.10:7900/x"])
+async def test_what_is_no_address_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        await fetch(address, tmp_path)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:7900", "[::]:7900", "127.0.0.1:65535"])
+async def test_what_nobody_could_fetch_from_is_refused_before_any_work(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"write the one|port after"), trio.fail_after(10):
+        await ends.serve(listen, tmp_path / "serve", None, MIB, lambda address, manifest: None)
+    assert not (tmp_path / "serve").exists()
+
+
+async def test_a_node_that_cannot_be_reached_ends_a_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(self: Node, address: tuple[str, int]) -> trio.socket.SocketType:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(Node, "connect", refused)
+    monkeypatch.setattr(ends, "UNLINKED_S", 0.5)
+    async with serving(tmp_path) as address:
+        with pytest.raises(TransferError, match="firewall"):
+            await fetch(address, tmp_path)
 
 
 # ---- the bottleneck
@@ -118,15 +146,15 @@ async def test_slow_digests_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @contextmanager
-def commands(tmp_path: Path) -> Iterator[str]:
-    """Run `p2pfill bench serve`; gives the address that it announces."""
-    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", "--listen", "127.0.0.1:0", "--mib", str(MIB)]
+def commands(tmp_path: Path, listen: str = "127.0.0.1:0", prefix: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Run `p2pfill bench serve`, below another command if there is a `prefix`; gives what it announces."""
+    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", "--listen", listen, "--mib", str(MIB)]
     with subprocess.Popen(
-        [*command, "--data", str(tmp_path / "serve"), "--json"], stdout=subprocess.PIPE, text=True
+        [*prefix, *command, "--data", str(tmp_path / "serve"), "--json"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["address"]
+            yield json.loads(process.stdout.readline())
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == 0
         finally:
@@ -134,8 +162,10 @@ def commands(tmp_path: Path) -> Iterator[str]:
     assert list((tmp_path / "serve").iterdir()) == []
 
 
-def run_fetch(address: str, data: Path, *options: str, environment: dict[str, str] | None = None) -> str:
-    command = [sys.executable, "-m", "p2pfill.cli", "bench", "fetch", address, "--data", str(data), *options]
+def run_fetch(
+    address: str, data: Path, *options: str, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> str:
+    command = [*prefix, sys.executable, "-m", "p2pfill.cli", "bench", "fetch", address, "--data", str(data), *options]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **(environment or {})}, check=False
     )
@@ -145,9 +175,10 @@ def run_fetch(address: str, data: Path, *options: str, environment: dict[str, st
 
 @pytest.mark.process
 def test_commands_and_a_slow_disk(tmp_path: Path) -> None:
-    with commands(tmp_path) as address:
+    with commands(tmp_path) as announced:
+        address = announced["address"]
         said = run_fetch(address, tmp_path / "fetch", "--runs", "2")
-        assert said.count(" GB/s in ") == 2
+        assert len(re.findall(r"^[0-9.]+ [MG]B/s \([0-9.]+ [MG]bit/s\) in ", said, re.MULTILINE)) == 2
         assert "bottleneck: " in said
         disk = SlowDisk(tmp_path / "slow", tmp_path, call_us=5_000)
         said = run_fetch(address, tmp_path / "slow", "--runs", "2", "--json", environment=disk.environment)
@@ -163,10 +194,47 @@ async def test_a_loop_that_is_held_up_is_found(tmp_path: Path) -> None:
             time.sleep(0.02)  # noqa: ASYNC251 (lets go of the interpreter, but not of the loop)
             await trio.lowlevel.checkpoint()
 
-    with commands(tmp_path) as address:
+    with commands(tmp_path) as announced:
+        address = announced["address"]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hold_up)
             report = await fetch(address, tmp_path, runs=1)
             nursery.cancel_scope.cancel()
     assert report.bottleneck == "loop", report
     assert report.loop_lag["fetch"].max_us >= 10_000
+
+
+# ---- on two machines
+
+LINK_MBIT = 200
+
+NETWORK = Topology(isps={"there": ["origin"], "here": ["fetching"]}, host_mbit=LINK_MBIT)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """Two machines, each with a link of its own."""
+    lacking = "root" if os.geteuid() else "iproute2" if not shutil.which("ip") or not shutil.which("tc") else ""
+    if lacking:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(f"the lab needs {lacking}")
+        pytest.skip(f"the lab needs {lacking}")
+    with Lab(NETWORK) as built:
+        yield built
+
+
+@pytest.mark.process
+@pytest.mark.netns
+def test_a_narrow_link_between_two_machines_is_found_and_used(tmp_path: Path, lab: Lab) -> None:
+    host = next(host.address for host in NETWORK.hosts() if host.name == "origin")
+    before = lab.isp_bytes()["here"].delivered
+    with commands(tmp_path, f"{host}:7900", lab.command("origin", [])) as announced:
+        assert announced["address"] == f"{host}:7900"
+        prefix = lab.command("fetching", [])
+        said = run_fetch(announced["address"], tmp_path / "fetch", "--runs", "2", "--json", prefix=prefix)
+    report: dict[str, Any] = json.loads(said.splitlines()[-1])
+    assert report["bottleneck"] == "socket", report
+    assert report["title_bytes"] == announced["title_bytes"] == MIB << 20
+    delivered = lab.isp_bytes()["here"].delivered - before
+    assert 1 < delivered / (2 * report["title_bytes"]) < 1.2, "twice the title, with headers"
+    assert 0.7 < report["rate_gb_s"]["median"] * 8000 / LINK_MBIT < 1.05, report

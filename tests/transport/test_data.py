@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -128,6 +129,23 @@ async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, tmp_path: Path) 
     assert inbox.got == [(n, "withdrawn" if n in inbox.withdrawn else "") for n in range(40)]
     assert [header.request_id for header in outbox.sent] == list(range(40))
     assert target.read() == payload
+
+
+async def test_a_stream_wakes_before_its_window_is_full(plane: DataPlane, tmp_path: Path) -> None:
+    """A remote that may send no more before it is read from, and a reader that waits for more, stand still."""
+    _, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    buffer_bytes = far.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    with near, far:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Inbox(target, payload).receiver(plane, far).run)
+            await near.send(encode_header(DataHeader(0, 3, len(payload))))
+            with trio.fail_after(10):
+                while (low_water := far.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)) == 1:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert low_water == buffer_bytes // 4
 
 
 @pytest.mark.parametrize(("forged", "checks", "fault"), [(True, True, "XXH3"), (False, False, "BLAKE3")])
