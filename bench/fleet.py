@@ -41,6 +41,10 @@ SEED: Final = 1
 KRAKEN_S: Final = {"p50_s": 10.0, "p99_s": 18.0, "p999_s": 22.0}
 """What Uber has published of Kraken: 3 GB to 2,600 hosts, each held to 300 MB/s (README of uber/kraken)."""
 
+HUGE_PAGES: Final = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Environment of the processes: a fleet is gigabytes of small objects, found sooner in large pages. Runs of 1,000 and
+3,000 caches took 5 and some 20 % less time, for 5 % more memory. Without glibc it does nothing."""
+
 CURVES: Final = {
     "time_over_bound": "time / bound",
     "messages_per_chunk": "control messages per chunk and cache",
@@ -166,6 +170,7 @@ def measure(sizes: list[int], *, large: bool, jobs: int) -> Results:
     todo += [("", smaller(load[GROWTH], size)) for size in sizes if not (shared and size == _size(load[GROWTH]))]
     todo.sort(key=lambda item: -_size(item[1]))
     results = Results(platform.machine(), platform.python_version(), {}, [])
+    os.environ.update(HUGE_PAGES)
     # A process for each: memory is measured as the most that a process has had.
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
         waiting = [(name, pool.apply_async(run, (scenario,))) for name, scenario in todo]

@@ -25,9 +25,9 @@ WINDOW_MAX: Final = 8
 """More would only lengthen a source's queue, where a chunk cannot be given to anyone else."""
 
 QUEUE_S: Final = 0.1
-"""Requests are kept outstanding for this much of a source's measured rate: twice the round trip of a continent's network,
-since what a source can do shows only while enough is asked of it; little against the time in which it matters what
-waits where."""
+"""Requests are kept outstanding for this much of a source's measured rate: twice the round trip of a continent's
+network, since what a source can do shows only while enough is asked of it; little against the time in which it matters
+what waits where."""
 
 RATE_WEIGHT: Final = 0.2
 """Weight of the newest sample in a source's smoothed rate: about the last ten count."""
