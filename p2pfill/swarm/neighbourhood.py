@@ -53,8 +53,8 @@ ELECTORS_MAX: Final = 256
 enough by then."""
 
 SPARE_REACH: Final = 4
-"""Steps on the last ring within which a cache makes up for links that it lacks. Of a hundred caches eight are neighbours
-already: four steps find as many as are lacking, as a rule."""
+"""Steps on the last ring within which a cache makes up for links that it lacks. Of a hundred caches eight are
+neighbours already: four steps find as many as are lacking, as a rule."""
 
 STRANGERS: Final = 16
 """Caches of other ISPs with which one is linked in whose ISP there is nobody yet."""
