@@ -117,8 +117,9 @@ class Neighbourhoods:
         self.members[info.id] = Member(info, counts)
         key = info.region, info.isp
         isp = self._isps.setdefault(key, _Isp(self._rings))
+        changed |= isp.concerned(info.id)
         isp.add(info.id, steps_of(info.weight) if counts else 0)
-        changed |= self._settle(key) | isp.links(info.id)
+        changed |= self._settle(key) | isp.concerned(info.id)
         return set(self.members) if was_small else changed
 
     def drop(self, node_id: str) -> set[str]:
@@ -155,9 +156,10 @@ class Neighbourhoods:
         info = self.members[node_id].info
         key = info.region, info.isp
         isp = self._isps[key]
-        changed = isp.links(node_id)
+        changed = isp.concerned(node_id)
         isp.remove(node_id)
         del self.members[node_id]
+        changed |= isp.concerned(node_id)
         return changed | self._settle(key)
 
     def _settle(self, key: tuple[str, str]) -> set[str]:
@@ -342,6 +344,18 @@ class _Isp:
         spare = self._around(node_id, range(-SPARE_REACH, 0))
         made_up_for = {other for other in spare if node_id in self._made_up(other, self._beside(other))}
         return found | self._made_up(node_id, found) | made_up_for
+
+    def concerned(self, node_id: str) -> set[str]:
+        """Return whose links may be others where `node_id` comes or goes; to be asked before and after.
+
+        Those are its neighbours, whoever is beside it or may make up for links with it, and their neighbours.
+        """
+        if not self._order:
+            return set()
+        found = self.links(node_id)
+        for other in self._beside(node_id).union(self._around(node_id, range(-SPARE_REACH, 0))):
+            found |= {other} | self.links(other)
+        return found
 
     def _beside(self, node_id: str) -> set[str]:
         """Return the neighbours of a cache on all rings but the last."""

@@ -153,6 +153,30 @@ def test_one_cache_more_or_less_changes_few_links_and_wakes_few() -> None:
     assert sum(told[node.id] for node in nodes if node.isp != "isp7") < 8 * 100
 
 
+def test_in_a_huge_isp_all_whose_links_change_are_told_and_no_more_than_are_near() -> None:
+    """There not everybody elects, so not everybody hears of each newcomer; and links are made up for at a distance."""
+    built = around(make([(0, 3 * ELECTORS_MAX)]))
+    before = graph(built)
+    assert min(map(len, before.values())) >= NEIGHBOURS
+    for number in range(40):
+        newcomer = NodeInfo(NodeId(f"newcomer{number}"), "isp0", "region0")
+        told = built.put(newcomer, counts=False)
+        during = graph(built)
+        assert {name for name in before if before[name] != during[name]} <= told
+        assert len(told) <= 16 * NEIGHBOURS
+        told = built.drop(newcomer.id)
+        assert {name for name in before if before[name] != during[name]} <= told
+        assert graph(built) == before
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(20, 60))
+def test_hardly_anybody_has_fewer_neighbours_than_others(count: int) -> None:
+    degrees = [len(others) for others in graph(around(make([(0, count)]))).values()]
+    assert sum(degree < NEIGHBOURS for degree in degrees) <= 1
+    assert max(degrees) <= 2 * NEIGHBOURS
+
+
 def test_the_last_cache_of_an_isp_or_region_is_news_for_all_who_count_with_it() -> None:
     nodes = [*fleet(600, 6, 2), *make([(0, 0)] * 6 + [(0, 1), (5, 1)])]
     built = around(nodes)
