@@ -24,10 +24,11 @@ one at all times makes that of a single cache three times as long as this does."
 WINDOW_MAX: Final = 8
 """More would only lengthen a source's queue, where a chunk cannot be given to anyone else."""
 
-QUEUE_S: Final = 0.1
-"""Requests are kept outstanding for this much of a source's measured rate: twice the round trip of a continent's
-network, since what a source can do shows only while enough is asked of it; little against the time in which it matters
-what waits where."""
+QUEUE_S: Final = 0.05
+"""Requests are kept outstanding for this much of a source's measured rate: several times the delay of a national
+network, little against the time in which it matters what waits where. No more than `moves.AHEAD_S`, so that what a fast
+source is about to send is not taken for a line: with 0.1 a late cache on loopback had chunks twice, in one fill of
+three."""
 
 RATE_WEIGHT: Final = 0.2
 """Weight of the newest sample in a source's smoothed rate: about the last ten count."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.moves import AHEAD_S, OVERDUE, OVERDUE_S, WAIT, find_lines, find_overdue, find_waiting
-from p2pfill.swarm.sources import Request, Source
+from p2pfill.swarm.sources import QUEUE_S, WINDOW_MIN, Request, Source
 
 CHUNK = 1 << 18
 CHUNKS = 25
@@ -203,3 +203,14 @@ def test_the_oldest_overdue_request_moves_and_not_to_a_source_that_is_barred() -
         (1, "idle")
     ]
     assert not list(find_overdue([owner, barred, idle], NOW - 25.0, CHUNK))
+
+
+@given(st.floats(WINDOW_MIN / QUEUE_S * 1.01, 1e3))
+def test_what_a_fast_source_is_about_to_send_is_not_moved(rate_chunks_s: float) -> None:
+    """As much is outstanding as its window allows, it has just delivered, and others have nothing to do."""
+    owner = source("owner", Scope.ISP, rate_chunks_s * CHUNK)
+    owner.delivered_at = NOW
+    for number in range(owner.window(CHUNK) - 1):
+        owner.requests[number] = Request(number, "owner", number, NOW - 0.01, Scope.ISP)
+    idle = source("idle", Scope.ISP, 1e12)
+    assert find_waiting(idle, find_lines([owner, idle], CHUNK), NOW, CHUNK) is None
