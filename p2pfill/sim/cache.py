@@ -36,6 +36,8 @@ class SimCache:
         self.info = info
         self.place = place
         self.origin_route = world.internet.route(world.internet.origin, place)
+        self.request_route = world.internet.route(place, world.internet.origin)
+        """The way of a request to the origin."""
         self.running = True
         """Its process runs."""
         self.boots = 0

@@ -42,8 +42,8 @@ class OriginRead:
     def begin(self) -> None:
         """Send the request; the cache has room for another read."""
         world = self._filling.cache.world
-        route = self._filling.cache.origin_route
-        world.schedule.after(world.scenario.read_ms * 1e-3 + 2 * route.delay_s(), self._answer, self._attempt)
+        asked_s = self._filling.cache.request_route.delay_s()
+        world.schedule.after(asked_s + world.scenario.read_ms * 1e-3, self._answer, self._attempt)
 
     def _answer(self, attempt: int) -> None:
         world = self._filling.cache.world

@@ -36,7 +36,7 @@ from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
-from p2pfill.swarm.sources import SLOW, Request, Source, find_slow
+from p2pfill.swarm.sources import SLOW, Request, Source, find_slow, origin_window
 from p2pfill.swarm.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -441,7 +441,10 @@ class Fill:
         """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
         self._tick_at = now + TICK_S
         self._patience_s = self._measure_patience()
+        share = self._masters.duties()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
+            if source.scope == Scope.ORIGIN:
+                source.origin_window = origin_window(share)
             if source.barred_reason and now >= source.barred_until:
                 self._unbar(source)
             if source.requests and not self._is_held and self._is_silent(now, source):

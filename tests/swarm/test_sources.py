@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId
+from p2pfill.model.manifest import Manifest, layout
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
-from p2pfill.swarm.sources import SLOW_S, WINDOW_MAX, Request, Source, find_slow
+from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.sources import SLOW_S, Request, Source, find_slow
 
 CHUNK = 1 << 18
 
@@ -15,15 +23,15 @@ def deliver(source: Source, asked_at: float, took_s: float) -> None:
     source.note_delivery(asked_at + took_s, Request(1, source.id, 0, asked_at, source.scope), CHUNK)
 
 
-def test_an_origin_that_answers_late_is_asked_for_more_at_a_time_and_a_crowded_one_for_less() -> None:
-    origin = Source("http://origin/", Scope.ORIGIN, Bitmap.full(9), 0.0)
-    assert origin.window(CHUNK) == 1
-    for turn in range(20):
-        deliver(origin, float(turn), 0.1)
-    assert origin.window(CHUNK) == WINDOW_MAX
-    for turn in range(20, 40):
-        deliver(origin, float(turn), 0.3)
-    assert origin.window(CHUNK) == 1
+@pytest.mark.parametrize(("caches", "each"), [(1, 8), (2, 4), (4, 2), (12, 1), (400, 1)])
+def test_the_caches_of_a_fill_share_what_is_asked_of_an_origin(caches: int, each: int) -> None:
+    manifest = Manifest("t", CHUNK, layout([("a", 400 * CHUNK)]), bytes(16 * 400), bytes(32 * 400), "blake3")
+    members = tuple(NodeInfo(NodeId(f"c{n}"), "isp", "region") for n in range(caches))
+    fill = Fill(manifest, members[0], FillPolicy(), Random(1), 0.0, Bitmap(400))
+    fill.handle(0.0, events.RosterChanged(members))
+    fill.handle(0.0, events.OriginConfigured("http://origin/"))
+    asked = [action for action in fill.poll_actions(0.0) if isinstance(action, actions.RequestChunk)]
+    assert len(asked) == each
 
 
 def fleet(paces: dict[str, float], scope: Scope) -> dict[str, Source]:
