@@ -27,8 +27,9 @@ from bench.swarm.topology import Host, Topology
 BURST_S: Final = 0.008
 """A link's token bucket holds this much of its rate: two timer ticks at 250 Hz, so that the rate is reached."""
 
-BURST_BYTES_MIN: Final = 64 * 1024
-"""One segment as large as segmentation offload makes them."""
+BURST_BYTES_MIN: Final = 72 * 1024
+"""One segment as large as segmentation offload makes them: 64 KiB, and headers for each packet that it stands for. A
+bucket that is made smaller than what already waits before it never lets that through, nor anything behind it."""
 
 QUEUE_MS: Final = 40
 """How long a packet may queue at a shaped link before it is dropped."""

@@ -6,16 +6,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from docs.pages import ROOT
 
-from bench.swarm.lab import PREFIX, remove_leftovers
+from bench.swarm.lab import PREFIX, Lab, entered, remove_leftovers
 from bench.swarm.libtorrent_fleet import LibTorrent
+from bench.swarm.topology import load_topology
 
 pytestmark = [pytest.mark.process, pytest.mark.netns]
 
@@ -132,3 +136,37 @@ def test_what_a_killed_lab_has_left_is_removed_and_nothing_else() -> None:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
+
+
+def move_for_ever(sock: socket.socket, *, sends: bool) -> None:
+    payload = bytes(1 << 20)
+    with suppress(OSError):
+        while sock.send(payload) if sends else sock.recv(len(payload)):
+            pass
+
+
+def test_a_link_that_is_slowed_down_under_load_still_carries_something(tmp_path: Path) -> None:
+    """What waits before the link was cut into segments for a faster one, and must fit through the slower one."""
+    path = tmp_path / "test.toml"
+    path.write_text(TOPOLOGY.replace("host_mbit = 100", "host_mbit = 200"))
+    topology = load_topology(path)
+    receiver = topology.host("a2")
+    with Lab(topology) as lab, ExitStack() as sockets:
+        with entered(lab.space("a2")):
+            listener = sockets.enter_context(socket.create_server((receiver.address, 7000)))
+        for host in ("a1", "b1", "b2") * 2:
+            with entered(lab.space(host)):
+                sender = sockets.enter_context(socket.create_connection(listener.getsockname()))
+                # It does not pace, so that segments are as large as they can be.
+                sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            accepted = sockets.enter_context(listener.accept()[0])
+            threading.Thread(target=move_for_ever, args=[sender], kwargs={"sends": True}, daemon=True).start()
+            threading.Thread(target=move_for_ever, args=[accepted], kwargs={"sends": False}, daemon=True).start()
+        for _ in range(4):
+            time.sleep(1.0)
+            lab.slow(receiver, 0.1, "down")
+            time.sleep(1.0)
+            before = lab.isp_bytes()["isp-a"].delivered
+            time.sleep(1.0)
+            assert lab.isp_bytes()["isp-a"].delivered > before + 1_000_000  # of 2.5 million
+            lab.slow(receiver, 1.0, "down")
