@@ -16,10 +16,13 @@ FLEET ?=
 # Where `make bench` writes its reports, and options for both of its commands.
 BENCH ?= --out docs/reports/bench
 
+# Options of `python -m bench.model`.
+MODEL ?= --out docs/reports/model
+
 # Options of `python -m bench.micro`.
 MICRO ?=
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-micro clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -33,6 +36,7 @@ help:
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
 	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
+	@echo "make bench-model  the simulator beside what bench-swarm has measured; takes three minutes"
 	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
 	@echo "make clean  remove what the build made"
 
@@ -63,6 +67,9 @@ bench-big: $(VENV)/.built
 
 bench-fleet: $(VENV)/.built
 	@$(BIN)/python -m bench.fleet $(FLEET)
+
+bench-model: $(VENV)/.built
+	@$(BIN)/python -m bench.model $(MODEL)
 
 bench-micro: $(VENV)/.built
 	@$(BIN)/python -m bench.micro $(MICRO)

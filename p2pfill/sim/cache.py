@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 class SimCache:
     """One cache of the world."""
 
-    def __init__(self, world: World, info: NodeInfo, place: Place) -> None:
+    def __init__(self, world: World, info: NodeInfo, place: Place, origin_weight: float = 1.0) -> None:
         self.world = world
         self.info = info
         self.place = place
         self.origin_route = world.internet.route(world.internet.origin, place)
         self.request_route = world.internet.route(place, world.internet.origin)
         """The way of a request to the origin."""
+        self.origin_weight = origin_weight
+        """What its streams get of the origin's link beside those of others."""
         self.running = True
         """Its process runs."""
         self.boots = 0

@@ -3,11 +3,11 @@
 Two models of sharing, with the same calls:
 
 - `ExactNetwork`: max-min fair (progressive filling; Bertsekas and Gallager, "Data Networks", 6.5.2) over all flows,
-  worked out anew when one begins or ends. What TCP comes near to over equal round trips. Costs pipes x flows a change:
-  for labs, up to some hundred flows.
+  worked out anew when one begins or ends. A flow of twice the weight gets twice as much of a pipe that they share. What
+  TCP comes near to over equal round trips. Costs pipes x flows a change: for labs, up to some hundred flows.
 - `LocalNetwork`: each pipe works out by itself what it can offer to each of its flows, and a flow takes the least of
   its offers. What a change frees in pipes further off is noticed when those change next, which at thousands of changes
-  a second is soon. Costs the flows of a few pipes a change, whatever the fleet's size.
+  a second is soon. Knows no weights. Costs the flows of a few pipes a change, whatever the fleet's size.
 
 Invariant of both: the rates of a pipe's flows never sum up to more than the pipe's. Changes of one moment are worked
 out together, at its end: a source that ends one chunk and begins the next disturbs nobody.
@@ -56,12 +56,20 @@ class Pipe:
 class Flow:
     """One transfer under way."""
 
-    __slots__ = ("arguments", "done", "due_at", "left_bytes", "number", "pipes", "rate", "size", "updated_at")
+    __slots__ = ("arguments", "done", "due_at", "left_bytes", "number", "pipes", "rate", "size", "updated_at", "weight")
 
     def __init__(
-        self, number: int, pipes: tuple[Pipe, ...], size: float, now: float, done: Callable[..., None], arguments: Any
+        self,
+        number: int,
+        pipes: tuple[Pipe, ...],
+        size: float,
+        weight: float,
+        now: float,
+        done: Callable[..., None],
+        arguments: Any,
     ) -> None:
         self.number = number
+        self.weight = weight
         self.pipes = pipes
         self.size = size
         self.left_bytes = size
@@ -86,10 +94,15 @@ class Network:
         self._numbers = 0
         self._changed: dict[int, Pipe] = {}
 
-    def start(self, pipes: tuple[Pipe, ...], size: float, done: Callable[..., None], *arguments: Any) -> Flow:
-        """Begin to move `size` bytes through all of `pipes` (at least one); then `done(*arguments)` is called."""
+    def start(
+        self, pipes: tuple[Pipe, ...], size: float, done: Callable[..., None], *arguments: Any, weight: float = 1.0
+    ) -> Flow:
+        """Begin to move `size` bytes through all of `pipes` (at least one); then `done(*arguments)` is called.
+
+        Of a pipe that it shares it gets as much as others, times its `weight` above 0.
+        """
         self._numbers += 1
-        flow = Flow(self._numbers, pipes, size, self._schedule.now, done, arguments)
+        flow = Flow(self._numbers, pipes, size, weight, self._schedule.now, done, arguments)
         self._enter(flow)
         return flow
 
@@ -193,23 +206,29 @@ class ExactNetwork(Network):
         self._pipes.update(self._changed)
         self._changed.clear()
         self._pipes = {key: pipe for key, pipe in self._pipes.items() if pipe.flows}
-        left = {key: [pipe.rate, len(pipe.flows)] for key, pipe in self._pipes.items()}
+        # What a pipe has left, the weights that wait for a share of it, and how many they are: sums of floats may keep a
+        # little when all have theirs.
+        left = {
+            key: [pipe.rate, sum(flow.weight for flow in pipe.flows.values()), len(pipe.flows)]
+            for key, pipe in self._pipes.items()
+        }
         rates: dict[int, float] = {}
         while left:
             key = min(left, key=lambda k: left[k][0] / left[k][1])
-            room, count = left[key]
+            room, weights, _ = left[key]
             pipe = self._pipes[key]
             # Never nothing: taking shares from one another, rounding may have eaten the last of a pipe's room.
-            level = pipe.level = max(room / count, TRICKLE * pipe.rate / len(pipe.flows))
+            level = pipe.level = max(room / weights, TRICKLE * pipe.rate / len(pipe.flows))
             for flow in pipe.flows.values():
                 if flow.number in rates:
                     continue
-                rates[flow.number] = level
+                rate = rates[flow.number] = level * flow.weight
                 for other in flow.pipes:
                     share = left[id(other)]
-                    share[0] -= level
-                    share[1] -= 1
-            left = {k: share for k, share in left.items() if share[1] > 0}
+                    share[0] -= rate
+                    share[1] -= flow.weight
+                    share[2] -= 1
+            left = {k: share for k, share in left.items() if share[2]}
         for pipe in self._pipes.values():
             for number, flow in pipe.flows.items():
                 if flow.pipes[0] is pipe and flow.rate != rates[number]:

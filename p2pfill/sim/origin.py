@@ -57,7 +57,8 @@ class OriginRead:
             world.internet.flows.resume(self._flow)
         else:
             length = world.manifest.chunk_length(self.chunk)
-            self._flow = world.internet.flows.start(route.pipes, length, self._end)
+            weight = self._filling.cache.origin_weight
+            self._flow = world.internet.flows.start(route.pipes, length, self._end, weight=weight)
         world.origin_reads[self] = None
         self.look_at_cut()
 

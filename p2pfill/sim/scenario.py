@@ -119,6 +119,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A commit."""
     order_ms: float = 50.0
     """Within which the order to fill reaches the caches, one after the other."""
+    origin_spread: float = 0.0
+    """How unequally caches share the origin's link: the standard deviation of the logarithms of what each one's stream
+    gets beside others, for the whole of a fill. TCP is not fair to streams that compete for so long; 0: all alike."""
     upload_slots: int = UPLOAD_SLOTS
     policy: FillPolicy = FillPolicy()
     lease_s: float = 6.0
@@ -171,6 +174,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"the event of {event.host!r} needs one of at (part of the bound) and at_s (seconds)")
         if self.size_mib <= 0:
             raise ConfigError("the title is empty")
+        if self.origin_spread < 0 or (self.origin_spread and not self.exact):
+            raise ConfigError("origin_spread is not below 0, and needs exact sharing of bandwidth: leave out `exact`")
 
     def infos(self) -> list[NodeInfo]:
         """Return all caches."""

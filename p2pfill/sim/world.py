@@ -7,6 +7,7 @@ and nothing here depends on the order of hashes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp
 from random import Random
 
 from p2pfill.sim.cache import SimCache
@@ -40,8 +41,10 @@ class World:
             self.manifest, ledger_every=8 if scenario.chaos is not None else 64, tiers=scenario.check_tiers
         )
         self.caches: dict[str, SimCache] = {}
+        shares = Random(f"shares {seed}")  # noqa: S311
         for info in infos:
-            self.caches[info.id] = SimCache(self, info, self.internet.places[info.id])
+            weight = exp(shares.gauss(0.0, scenario.origin_spread))
+            self.caches[info.id] = SimCache(self, info, self.internet.places[info.id], weight)
         for event in scenario.events:
             if event.kind == "join":
                 self.caches[event.host].running = False

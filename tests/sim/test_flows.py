@@ -11,6 +11,7 @@ from p2pfill.sim.schedule import Schedule
 
 MODELS = [ExactNetwork, LocalNetwork]
 Plan = tuple[list[float], list[tuple[list[int], float, float]]]
+WEIGHTS = st.lists(st.floats(0.1, 10.0), min_size=14, max_size=14)
 
 
 @st.composite
@@ -23,7 +24,8 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 class Setup:
-    def __init__(self, model: type[Network], plan: Plan) -> None:
+    def __init__(self, model: type[Network], plan: Plan, weights: list[float] | None = None) -> None:
+        self.weights = weights or [1.0] * len(plan[1])
         self.schedule = Schedule()
         self.network = model(self.schedule)
         self.pipes = [Pipe(f"p{number}", rate) for number, rate in enumerate(plan[0])]
@@ -34,7 +36,7 @@ class Setup:
 
     def start(self, number: int, places: list[int], size: float) -> None:
         pipes = tuple(self.pipes[place] for place in places)
-        self.flows.append(self.network.start(pipes, size, self.end, number))
+        self.flows.append(self.network.start(pipes, size, self.end, number, weight=self.weights[number]))
 
     def end(self, number: int) -> None:
         self.ended.append((self.schedule.now, number))
@@ -55,18 +57,20 @@ def test_no_pipe_carries_more_than_it_can(model: type[Network], plan: Plan, unti
         assert carried == pytest.approx(pipe.used, rel=1e-6, abs=1e-6 * pipe.rate)
 
 
-@given(plan=plans(), until=st.floats(0.0, 8.0))
+@given(plan=plans(), weights=st.none() | WEIGHTS, until=st.floats(0.0, 8.0))
 @settings(deadline=None)
-def test_exact_sharing_is_max_min_fair(plan: Plan, until: float) -> None:
-    """A flow is held back by a full pipe in which nobody gets more than it (Bertsekas and Gallager, 6.5.2)."""
-    setup = Setup(ExactNetwork, plan)
+def test_exact_sharing_is_max_min_fair(plan: Plan, weights: list[float] | None, until: float) -> None:
+    """A flow is held back by a full pipe in which nobody gets more for its weight (Bertsekas and Gallager, 6.5.2)."""
+    setup = Setup(ExactNetwork, plan, weights)
     setup.advance(until)
     for flow in setup.flows:
         if flow.done is None:
             continue
         full = [pipe for pipe in flow.pipes if pipe.used >= pipe.rate * (1 - 1e-6)]
-        most = [max(other.rate for other in pipe.flows.values()) for pipe in full]
-        assert any(flow.rate >= rate * (1 - 1e-6) for rate in most)
+        most = [max(other.rate / other.weight for other in pipe.flows.values()) for pipe in full]
+        assert any(flow.rate / flow.weight >= rate * (1 - 1e-6) for rate in most)
+        for pipe in flow.pipes:
+            assert sum(other.rate for other in pipe.flows.values()) <= pipe.rate * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -184,3 +184,18 @@ def test_an_origin_that_answers_late_is_read_from_in_parallel() -> None:
     """One chunk at a time, each waiting 0.1 s for its first byte, would take 0.1 s for each of 256."""
     scenario = Scenario(isps={"cloud": ["origin"], "a": ["a1"]}, host_mbit=400.0, size_mib=64, read_ms=100.0)
     assert World(scenario, 1).run().seconds < 0.5 * 256 * 0.1
+
+
+def test_an_origin_that_is_shared_unequally_makes_a_fill_longer_and_costs_nothing_where_one_cache_fills() -> None:
+    topology = ROOT / "bench" / "topologies" / "3x4.toml"
+    fair = Scenario.load(topology)
+    uneven = msgspec.structs.replace(fair, origin_spread=0.6)
+    first, again = (World(uneven, 1).run() for _ in range(2))
+    assert first.seconds == again.seconds
+    assert first.seconds > 1.02 * World(fair, 1).run().seconds
+    alone = Scenario(isps={"cloud": ["origin"], "a": ["a1"]}, host_mbit=400.0, size_mib=16)
+    lucky = msgspec.structs.replace(alone, origin_spread=0.6)
+    assert World(lucky, 1).run().seconds == pytest.approx(World(alone, 1).run().seconds)
+    for wrong in (msgspec.structs.replace(uneven, exact=False), msgspec.structs.replace(fair, origin_spread=-0.1)):
+        with pytest.raises(ConfigError, match="origin_spread"):
+            wrong.check()
