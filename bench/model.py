@@ -80,7 +80,7 @@ def predict(reports: dict[str, Report], seeds: int) -> Iterator[Prediction]:
 
 def rows(found: list[Prediction]) -> list[tuple[str, ...]]:
     """Return the table's rows under `HEAD`."""
-    return [(one.title, f"{one.lab:.2f}", f"{one.simulated:.2f}", f"{one.off:+.0%}", f"{one.fair:.2f}") for one in found]
+    return [(p.title, f"{p.lab:.2f}", f"{p.simulated:.2f}", f"{p.off:+.0%}", f"{p.fair:.2f}") for p in found]
 
 
 HEAD: Final = ("topology", "lab", "simulator", "off by", "simulator, a fair origin")
@@ -94,8 +94,8 @@ def page(found: list[Prediction], lab: str) -> str:
         [
             "# The simulator beside the lab",
             "",
-            f"Time over the bound: medians of what [the lab]({lab}/README.md) has measured, and of {found[0].seeds} seeds"
-            f" of the simulator, with caches whose streams share the origin's link unequally (`origin_spread ="
+            f"Time over the bound: medians of what [the lab]({lab}/README.md) has measured, and of {found[0].seeds}"
+            f" seeds of the simulator, with caches whose streams share the origin's link unequally (`origin_spread ="
             f" {ORIGIN_SPREAD:g}`), as they do in the lab. The last column is for an origin that all share alike.",
             "",
             *lines,

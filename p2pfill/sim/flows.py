@@ -206,8 +206,8 @@ class ExactNetwork(Network):
         self._pipes.update(self._changed)
         self._changed.clear()
         self._pipes = {key: pipe for key, pipe in self._pipes.items() if pipe.flows}
-        # What a pipe has left, the weights that wait for a share of it, and how many they are: sums of floats may keep a
-        # little when all have theirs.
+        # What a pipe has left, the weights that wait for a share of it, and how many flows they are: of a sum of floats
+        # a little may be left when all have theirs.
         left = {
             key: [pipe.rate, sum(flow.weight for flow in pipe.flows.values()), len(pipe.flows)]
             for key, pipe in self._pipes.items()
