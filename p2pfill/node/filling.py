@@ -405,6 +405,7 @@ class Filling:
             self.abort(error)
             return
         self.state = "live"
+        self._node.cached.note_used(self.title_id)
         self._finish()
 
     def _finish(self) -> None:

@@ -187,6 +187,25 @@ class StoredTitle:
             self._journal.close()
             self._journal = None
 
+    def drop_pages(self, chunks: Iterable[int]) -> None:
+        """Drop a live title's chunks from the page cache: a later reader waits for the disk.
+
+        Does nothing to a title that is still being filled, nor where the file system lies in memory. Single pages that
+        were sent last may stay: sockets hold them a little longer than it takes to send them.
+        """
+        if not self.live:
+            return
+        with translated(f"drop cached pages of title {self.manifest.name!r}"):
+            for chunk in chunks:
+                for index, offset, length in self.manifest.segments(chunk):
+                    fd = self._open(index, _READ)
+                    try:
+                        # From the file's start: the kernel spares pages that lie in the range in part only, as the last
+                        # one of the chunk before. Looking for pages that have gone already costs nothing.
+                        os.posix_fadvise(fd, 0, offset + length, os.POSIX_FADV_DONTNEED)
+                    finally:
+                        os.close(fd)
+
     def close(self) -> None:
         """Close all descriptors; those in use are closed when their users are done. May be called twice."""
         with self._lock:
