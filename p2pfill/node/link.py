@@ -185,6 +185,12 @@ class Link:
         return sum(sender.is_busy for sender in self._outgoing)
 
     @property
+    def upload_titles(self) -> set[TitleId]:
+        """The titles of which the remote is being sent something, or waits for something."""
+        sending = {sender.title for sender in self._outgoing}
+        return self._uploads.titles() | {title for title in sending if title is not None}
+
+    @property
     def upload_queued(self) -> int:
         """Requests of the remote that wait to be sent."""
         return len(self._uploads)
@@ -444,6 +450,7 @@ class Link:
         while (asked := self._uploads.take()) is not None:
             stored = self._node.stored(asked.title)
             if stored is not None:
+                self._node.cached.note_used(asked.title)
                 header = DataHeader(asked.request_id, asked.chunk, stored.manifest.chunk_length(asked.chunk))
                 return Upload(header, stored, Wanted(self._node.urgency(asked.title), asked.title))
         return None

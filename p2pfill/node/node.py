@@ -23,6 +23,7 @@ from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
 from p2pfill.model.urgency import Urgency
+from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.filling import Filling
 from p2pfill.node.link import Link
@@ -79,6 +80,7 @@ class Node:
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
         self._agenda = Agenda()
+        self.cached = CachedTitles(self)
         self._sequence = 0
         self.lag = LagMonitor()
         self.stopping = False
@@ -350,6 +352,8 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.watch_agenda)
+                if config.drop_pages:
+                    nursery.start_soon(node.cached.drop_often)
                 nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.

@@ -14,13 +14,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from threading import RLock, local
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
 from p2pfill.errors import StoreError
-from p2pfill.hot.io import sync_fs
+from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest, Segment
@@ -130,6 +131,19 @@ class StoredTitle:
             raise
         return hasher.digest() == self.manifest.chunk_blake3(chunk)
 
+    def begin_write_out(self, chunks: Iterable[int]) -> None:
+        """Have the disk begin to write chunks, so that their commit finds little left to wait for. Never fails.
+
+        Small files are left to the sync of the whole file system, for which each would have to be opened here. What the
+        disk refuses it says to the commit as well.
+        """
+        sizes = self.manifest.files.size
+        with suppress(OSError, StoreError):
+            for chunk in chunks:
+                segments = (part for part in self.manifest.segments(chunk) if preallocated(sizes(part.file_index)))
+                for fd, offset, length in self._ranges(segments, write=False):
+                    begin_write_out(fd, offset, length)
+
     def commit(self, chunks: Sequence[int]) -> None:
         """Make verified chunks durable: first their bytes, then the journal's record of them, then `have`."""
         with self._lock:
@@ -172,6 +186,25 @@ class StoredTitle:
             self._writers.close()
             self._journal.close()
             self._journal = None
+
+    def drop_pages(self, chunks: Iterable[int]) -> None:
+        """Drop a live title's chunks from the page cache: a later reader waits for the disk.
+
+        Does nothing to a title that is still being filled, nor where the file system lies in memory. Single pages that
+        were sent last may stay: sockets hold them a little longer than it takes to send them.
+        """
+        if not self.live:
+            return
+        with translated(f"drop cached pages of title {self.manifest.name!r}"):
+            for chunk in chunks:
+                for index, offset, length in self.manifest.segments(chunk):
+                    fd = self._open(index, _READ)
+                    try:
+                        # From the file's start: the kernel spares pages that lie in the range in part only, as the last
+                        # one of the chunk before. Looking for pages that have gone already costs nothing.
+                        os.posix_fadvise(fd, 0, offset + length, os.POSIX_FADV_DONTNEED)
+                    finally:
+                        os.close(fd)
 
     def close(self) -> None:
         """Close all descriptors; those in use are closed when their users are done. May be called twice."""

@@ -21,6 +21,7 @@ import trio
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
+from p2pfill.model.ids import TitleId
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, check_header, decode_header, encode_header
 from p2pfill.transport.plane import DataPlane, Next, Stream
 from p2pfill.transport.uploads import Wanted
@@ -333,6 +334,12 @@ class Sender(Stream):
     def is_busy(self) -> bool:
         """Whether a chunk is being sent."""
         return self._upload is not None
+
+    @property
+    def title(self) -> TitleId | None:
+        """The title of the chunk that is being sent, if one is."""
+        upload = self._upload  # looked at once: a thread of the plane may be done with it
+        return upload.wanted.title if upload is not None else None
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes room for a chunk that was begun."""

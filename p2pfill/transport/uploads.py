@@ -67,6 +67,11 @@ class UploadQueue:
             title = min(self._waiting, key=self._turn_of)
             return Wanted(self._urgency_of(title), title)
 
+    def titles(self) -> set[TitleId]:
+        """Return the titles for which something waits."""
+        with self._lock:
+            return set(self._waiting)
+
     def take(self) -> Asked | None:
         """Remove and return the request that is to be served next."""
         with self._lock:

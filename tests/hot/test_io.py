@@ -201,6 +201,17 @@ def test_sync_fs(hot: SimpleNamespace, target: int) -> None:
     assert caught.value.errno == errno.EBADF
 
 
+def test_begin_write_out(hot: SimpleNamespace, target: int) -> None:
+    os.pwrite(target, DATA, 0)
+    hot.io.begin_write_out(target, 0, len(DATA))
+    hot.io.begin_write_out(target, 1 << 40, 1)
+    with pytest.raises(OSError) as caught:
+        hot.io.begin_write_out(-1, 0, 1)
+    assert caught.value.errno == errno.EBADF
+    with pytest.raises(ValueError):
+        hot.io.begin_write_out(target, 0, -1)
+
+
 def test_two_threads_cannot_share_a_receiver(pair: tuple[socket.socket, socket.socket], target: int) -> None:
     """Whoever sees it in use also has the GIL meanwhile. A byte at a time, a call takes long enough to be seen."""
     left, right = pair

@@ -16,6 +16,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node import peers as peers_module
 from p2pfill.store.publish import publish
+from p2pfill.store.title import StoredTitle
 from p2pfill.store.verify import verify_tree
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.client import TrackerClient
@@ -189,3 +190,32 @@ async def test_manifests_are_decoded_and_hashed_beside_the_loop(
             nursery.cancel_scope.cancel()
     assert len(on_loop) >= 3
     assert not any(on_loop)
+
+
+async def test_the_disk_begins_with_each_chunk_long_before_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path / "src")
+    manifest = publish(tmp_path / "src", name="demo", chunk_size=65536).manifest
+    begun: list[int] = []
+    threads: set[int] = set()
+    has_all = threading.Event()
+    commit = StoredTitle.commit
+
+    def begin(title: StoredTitle, chunks: list[int]) -> None:
+        begun.extend(chunks)
+        threads.add(threading.get_ident())
+        if len(begun) == manifest.chunk_count:
+            has_all.set()
+
+    def commit_late(title: StoredTitle, chunks: list[int]) -> None:
+        assert has_all.wait(20)
+        commit(title, chunks)
+
+    monkeypatch.setattr(StoredTitle, "begin_write_out", begin)
+    monkeypatch.setattr(StoredTitle, "commit", commit_late)
+    async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"))) as node:
+        with trio.fail_after(60):
+            await node.fill(manifest, [str(tmp_path / "src")])
+    assert sorted(begun) == list(range(manifest.chunk_count))
+    assert threading.get_ident() not in threads

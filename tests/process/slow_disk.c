@@ -98,6 +98,7 @@ ON_FD(ssize_t, write, fd, (int fd, const void *data, size_t size), (fd, data, si
 ON_FD(int, fdatasync, fd, (int fd), (fd))
 ON_FD(int, fsync, fd, (int fd), (fd))
 ON_FD(int, syncfs, fd, (int fd), (fd))
+ON_FD(int, sync_file_range, fd, (int fd, off64_t at, off64_t size, unsigned how), (fd, at, size, how))
 ON_FD(int, posix_fallocate, fd, (int fd, off_t at, off_t size), (fd, at, size))
 ON_FD(int, posix_fallocate64, fd, (int fd, off64_t at, off64_t size), (fd, at, size))
 ON_FD(int, ftruncate, fd, (int fd, off_t size), (fd, size))

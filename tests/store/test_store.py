@@ -392,6 +392,40 @@ def test_a_commit_with_new_files_syncs_their_directories_too(
         assert synced[0] == what
 
 
+def test_the_disk_begins_with_large_files_before_the_commit(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = store.begin_fill(manifest)
+    fill(title, tree)
+    begun: list[tuple[int, int, int]] = []
+
+    def begin(fd: int, offset: int, length: int) -> None:
+        begun.append((os.fstat(fd).st_size, offset, length))
+
+    monkeypatch.setattr(title_module, "begin_write_out", begin)
+    title.begin_write_out(range(manifest.chunk_count))
+    assert {size for size, _, _ in begun} == {5 * CHUNK + 77}
+    assert sum(length for _, _, length in begun) == 5 * CHUNK + 77
+    assert len({offset for _, offset, _ in begun}) == len(begun)
+
+
+def test_what_a_disk_refuses_early_is_left_for_the_commit_to_say(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    title = store.begin_fill(manifest)
+    write_chunk(title, tree, 5)
+    monkeypatch.setattr(title_module, "begin_write_out", fail)
+    title.begin_write_out([5])
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(StoreError, match="input/output error"):
+        title.commit([5])
+    title.close()
+    title.begin_write_out([5])
+
+
 def test_deep_and_many_directories(store: Store, tmp_path: Path) -> None:
     root = tmp_path / "wide"
     for k in range(100):
