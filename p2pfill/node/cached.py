@@ -48,7 +48,8 @@ class CachedTitles:
 
     def note_used(self, title_id: TitleId) -> None:
         """Note that a title has become live, or that a chunk of it is about to be sent. Callable from any thread."""
-        self._used_at[title_id] = time.monotonic()
+        if self._node.config.drop_pages:
+            self._used_at[title_id] = time.monotonic()
 
     async def drop_often(self) -> None:
         """Drop the pages of live titles as they come to rest; runs until cancelled."""
@@ -65,7 +66,9 @@ class CachedTitles:
         before = time.monotonic() - IDLE_S
         for title_id, used_at in list(self._used_at.items()):  # copied at once: threads add to it
             stored = self._node.stored(title_id)
-            if stored is not None and stored.live and used_at <= before:
+            if stored is None:
+                self._used_at.pop(title_id, None)
+            elif stored.live and used_at <= before:
                 return stored
         return None
 

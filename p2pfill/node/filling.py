@@ -20,7 +20,7 @@ import trio
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S, slots_for
+from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S, WRITE_OUT_S, slots_for
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
@@ -374,6 +374,7 @@ class Filling:
             chunks, self._to_write_out = self._to_write_out, []
             # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
             await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+            await trio.sleep(WRITE_OUT_S)
 
     async def _commit_often(self) -> None:
         took_s = 0.0
