@@ -88,8 +88,6 @@ HEAD: Final = ("topology", "lab", "simulator", "off by", "simulator, a fair orig
 
 def page(found: list[Prediction], lab: str) -> str:
     """Return the page in Markdown; `lab` is the path to the lab's reports."""
-    lines = ["| " + " | ".join(HEAD) + " |", "| --- |" + " ---: |" * (len(HEAD) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(found)]
     return "\n".join(
         [
             "# The simulator beside the lab",
@@ -98,8 +96,7 @@ def page(found: list[Prediction], lab: str) -> str:
             f" seeds of the simulator, with caches whose streams share the origin's link unequally (`origin_spread ="
             f" {ORIGIN_SPREAD:g}`), as they do in the lab. The last column is for an origin that all share alike.",
             "",
-            *lines,
-            "",
+            lab_report.table_in_markdown(HEAD, rows(found)),
             "Made by `make bench-model`. As data: [model.json](model.json).",
             "",
         ]

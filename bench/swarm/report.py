@@ -203,16 +203,17 @@ def ratio_lines(report: Report) -> list[str]:
 
 def markdown_table(report: Report) -> str:
     """Return the table in Markdown."""
-    return _in_markdown(columns(report), rows(report))
+    return table_in_markdown(columns(report), rows(report))
 
 
 def titles_markdown(report: Report) -> str:
     """Return the table of several titles in Markdown, nothing where there is none."""
     made = titles.rows(report, _show)
-    return _in_markdown(titles.HEAD, made) if made else ""
+    return table_in_markdown(titles.HEAD, made) if made else ""
 
 
-def _in_markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+def table_in_markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown: names to the left, figures to the right."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     lines += ["| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in body]
     return "\n".join(lines) + "\n"
