@@ -84,8 +84,9 @@ class Filling:
         self._wake = trio.Event()
         self._late: list[events.Event] = []
         self._to_commit: list[int] = []
-        self._to_write_out: list[int] = []
-        self._has_verified = trio.Event()
+        self._begun = 0
+        """How many of those the disk was told to begin with."""
+        self._may_begin = trio.Event()
         self._to_announce: list[int] = []
         self._to_claim: list[int] = []
         self._has_news = trio.Event()
@@ -281,9 +282,8 @@ class Filling:
                 self._to_commit.extend(chunks)
                 self._to_announce.extend(chunks)
                 self._has_news.set()
-                self._to_write_out.extend(chunks)
-                if len(self._to_write_out) * self.manifest.chunk_size >= WRITE_OUT_BYTES:
-                    self._has_verified.set()
+                if (len(self._to_commit) - self._begun) * self.manifest.chunk_size >= WRITE_OUT_BYTES:
+                    self._may_begin.set()
                 if not self.fill.ledger.counts[0] and not self.fill.ledger.counts[1]:
                     nursery.start_soon(self._commit)
             case actions.ClaimChunks(chunks):
@@ -370,11 +370,12 @@ class Filling:
         of 4 GiB, which the disk's rate bounds, as long, with commits of a ninth of the length.
         """
         while True:
-            await self._has_verified.wait()
-            self._has_verified = trio.Event()
-            chunks, self._to_write_out = self._to_write_out, []
-            # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
-            await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+            await self._may_begin.wait()
+            self._may_begin = trio.Event()
+            chunks, self._begun = self._to_commit[self._begun :], len(self._to_commit)
+            if chunks:  # or a commit came first
+                # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
+                await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
 
     async def _commit_often(self) -> None:
         took_s = 0.0
@@ -386,8 +387,7 @@ class Filling:
             took_s = trio.current_time() - began
 
     async def _commit(self) -> None:
-        chunks, self._to_commit = self._to_commit, []
-        self._to_write_out.clear()  # the commit does it
+        chunks, self._to_commit, self._begun = self._to_commit, [], 0
         if not chunks or isinstance(self._fault, StoreError):
             return
         try:
