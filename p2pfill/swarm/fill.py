@@ -444,7 +444,8 @@ class Fill:
         share = self._masters.duties()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:
-                source.origin_window = origin_window(share)
+                behind = self._masters.behind_at_origin(self.ledger.have, self.available)
+                source.origin_window = origin_window(share, behind)
             if source.barred_reason and now >= source.barred_until:
                 self._unbar(source)
             if source.requests and not self._is_held and self._is_silent(now, source):

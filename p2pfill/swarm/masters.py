@@ -19,7 +19,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Duties, Scope, reach
-from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards
+from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards, median_without
 from p2pfill.swarm.sources import SLOW
 
 STUCK: Final = 4
@@ -66,6 +66,8 @@ class Masters:
         self._shares: dict[str, Bitmap] = {}
         self._share_counts: dict[str, int] = {}
         """As `_share_out` said when the duties were worked out."""
+        self._origin_shares: dict[str, Bitmap] | None = None
+        """What each cache of this ISP that is relied on fetches from the origin; worked out when asked for."""
 
     # ---- what is seen
 
@@ -149,6 +151,7 @@ class Masters:
                 self._duties = self._present.within(self._me)
             self._shares = self._share_out()
             self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
+            self._origin_shares = None
         return self._duties
 
     def _without(self) -> Container[str]:
@@ -180,6 +183,24 @@ class Masters:
         """Return how far this cache might go for which chunks if everybody could be relied on."""
         self.duties()
         return self._rights
+
+    def behind_at_origin(self, have: Bitmap, available: Availability) -> float:
+        """Return how many chunks this cache is behind where others of its ISP are with what each fetches from origins.
+
+        Negative where it is ahead, 0 where nobody else of its ISP shares in that. This cache `have`, and the ISP holds,
+        what is `available`. Shares follow weights, so equal parts of them should be done.
+        """
+        mine = self.duties()[Scope.ORIGIN].count()
+        if not mine:
+            return 0.0
+        if self._origin_shares is None:
+            within = {node_id: self._present.within(self.members[node_id])[Scope.ORIGIN] for node_id in self._shares}
+            self._origin_shares = {node_id: share for node_id, share in within.items() if share.any()}
+        done = have | available.held[Scope.ISP]
+        left = {node_id: share.and_not(done).count() / share.count() for node_id, share in self._origin_shares.items()}
+        if self._me.id not in left or len(left) < 2:
+            return 0.0
+        return (left[self._me.id] - median_without(sorted(left.values()), left[self._me.id])) * mine
 
     def forget_claims(self, before: float) -> None:
         """Forget claims that were last made before a time: whoever made them has stopped saying so."""
