@@ -147,6 +147,16 @@ def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(
     assert not report.escalations
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_unequal_shares_of_the_origin_do_not_make_a_fill_longer(seed: int) -> None:
+    """Whoever is behind has a request more; without it these fills ended at 1.15 and 1.14 of the bound."""
+    scenario = Scenario.load(ROOT / "bench" / "topologies" / "3x4.toml")
+    report = World(msgspec.structs.replace(scenario, origin_spread=0.4), seed).run()
+    assert report.time_over_bound < 1.1
+    assert report.isp_copies.max == 1.0
+    assert not report.escalations
+
+
 def test_a_uplink_is_the_limit_where_it_is_narrow() -> None:
     report = run(uplink_mbit=10)
     assert report.bound_s == pytest.approx(4 * 1024 * 1024 / (10e6 / 8 * SMALL.goodput))

@@ -54,6 +54,33 @@ def test_a_cache_that_lags_with_its_share_is_found_while_it_shows_life() -> None
     assert masters.left_out == {}
 
 
+def test_how_far_others_are_ahead_at_the_origin_is_counted_in_chunks_of_the_own_share() -> None:
+    nodes, masters = isp_of_four()
+    shares = [list(Duties(TitleId(bytes(32)), 400, nodes).within(node)[Scope.ORIGIN].indexes()) for node in nodes]
+    assert [len(share) for share in shares] == [100] * 4
+    have, available = Bitmap(400), Availability(400)
+    assert masters.behind_at_origin(have, available) == 0
+    for number, fetched in ((1, 10), (2, 30), (3, 90)):
+        available.add(Scope.ISP, shares[number][:fetched])
+    have.add_all(shares[0][:20])
+    assert masters.behind_at_origin(have, available) == pytest.approx(10)
+    have.add_all(shares[0][:70])
+    assert masters.behind_at_origin(have, available) == pytest.approx(-40)
+    # What others hold of this one's share was fetched too, whoever did it; and one that does not count is not looked at.
+    available.add(Scope.ISP, shares[0][70:75])
+    masters.leave_out("a3", "master-lost")
+    assert masters.behind_at_origin(have, available) < -45
+
+
+def test_who_shares_an_origin_with_nobody_of_its_isp_is_not_behind() -> None:
+    nodes = [NodeInfo(NodeId(name), isp, "eu") for name, isp in LAYOUTS[1].items()]
+    for me in (nodes[0], nodes[1]):
+        masters = Masters(TitleId(bytes(32)), 400, me)
+        masters.set_members(0.0, nodes if me is nodes[0] else [me])
+        assert masters.duties()[Scope.ORIGIN].any()
+        assert masters.behind_at_origin(Bitmap(400), Availability(400)) == 0
+
+
 def test_caches_in_step_do_not_lag() -> None:
     _, masters = isp_of_four()
     here = Bitmap(400)

@@ -12,11 +12,12 @@ from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import Duties, Scope
 from p2pfill.swarm.fill import Fill
-from p2pfill.swarm.sources import SLOW_S, Request, Source, find_slow
+from p2pfill.swarm.sources import CATCH_UP_CHUNKS, SLOW_S, Request, Source, find_slow
 
 CHUNK = 1 << 18
+ORIGIN = "http://origin/"
 
 
 def deliver(source: Source, asked_at: float, took_s: float) -> None:
@@ -25,13 +26,41 @@ def deliver(source: Source, asked_at: float, took_s: float) -> None:
 
 @pytest.mark.parametrize(("caches", "each"), [(1, 8), (2, 4), (4, 2), (12, 1), (400, 1)])
 def test_the_caches_of_a_fill_share_what_is_asked_of_an_origin(caches: int, each: int) -> None:
+    fill, _ = fill_with_origin(caches)
+    assert len(asked_of_origin(fill, 0.0)) == each
+
+
+@pytest.mark.parametrize(("caches", "each"), [(4, 2), (12, 1), (400, 1)])
+def test_a_cache_that_is_behind_its_isp_asks_an_origin_for_one_chunk_more(caches: int, each: int) -> None:
+    fill, members = fill_with_origin(caches)
+    duties = Duties(fill.manifest.title_id, 400, members)
+    shares = [list(duties.within(node)[Scope.ORIGIN].indexes()) for node in members]
+    asked = asked_of_origin(fill, 0.0)
+    for fetched, in_all in ((1, each), (CATCH_UP_CHUNKS, each + (len(shares[0]) >= CATCH_UP_CHUNKS))):
+        for node, share in zip(members[1:], shares[1:], strict=True):
+            if fetched == 1:
+                fill.handle(0.0, events.CacheConnected(node))
+            held = Bitmap(400)
+            held.add_all(share[:fetched])
+            fill.handle(0.0, events.HoldingsArrived(node.id, held))
+        asked += asked_of_origin(fill, float(fetched))
+        assert len(asked) == in_all
+
+
+def fill_with_origin(caches: int) -> tuple[Fill, tuple[NodeInfo, ...]]:
+    """A fill of 400 chunks in an ISP of so many caches, and all of them."""
     manifest = Manifest("t", CHUNK, layout([("a", 400 * CHUNK)]), bytes(16 * 400), bytes(32 * 400), "blake3")
-    members = tuple(NodeInfo(NodeId(f"c{n}"), "isp", "region") for n in range(caches))
+    members = tuple(NodeInfo(NodeId(f"c{n:03}"), "isp", "region") for n in range(caches))
     fill = Fill(manifest, members[0], FillPolicy(), Random(1), 0.0, Bitmap(400))
     fill.handle(0.0, events.RosterChanged(members))
-    fill.handle(0.0, events.OriginConfigured("http://origin/"))
-    asked = [action for action in fill.poll_actions(0.0) if isinstance(action, actions.RequestChunk)]
-    assert len(asked) == each
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    return fill, members
+
+
+def asked_of_origin(fill: Fill, now: float) -> list[actions.RequestChunk]:
+    """What is asked of the origin at a time."""
+    asked = [action for action in fill.poll_actions(now) if isinstance(action, actions.RequestChunk)]
+    return [action for action in asked if action.source == ORIGIN]
 
 
 def fleet(paces: dict[str, float], scope: Scope) -> dict[str, Source]:
