@@ -66,7 +66,7 @@ def test_how_far_others_are_ahead_at_the_origin_is_counted_in_chunks_of_the_own_
     assert masters.behind_at_origin(have, available) == pytest.approx(10)
     have.add_all(shares[0][:70])
     assert masters.behind_at_origin(have, available) == pytest.approx(-40)
-    # What others hold of this one's share was fetched too, whoever did it; and one that does not count is not looked at.
+    # What others hold of this one's share counts as fetched, and who is left out is not looked at.
     available.add(Scope.ISP, shares[0][70:75])
     masters.leave_out("a3", "master-lost")
     assert masters.behind_at_origin(have, available) < -45
