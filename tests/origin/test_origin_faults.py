@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -332,3 +334,36 @@ def test_closing_does_not_wait_for_an_origin_that_is_asked_how_long_to_wait(
 def _read_in_vain(origin: Any, title: Any) -> None:
     with pytest.raises(OriginError):
         origin.read_chunk(title.manifest, 0)
+
+
+READ_NOTHING = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from p2pfill.model.manifest import Manifest, layout
+from p2pfill.origin import OriginObjectMissing, open_origin
+
+size = 4 << 20
+manifest = Manifest("t", size, layout([("a", 64 * size)]), bytes(16 * 64), bytes(32 * 64), "blake3")
+origin = open_origin(sys.argv[1])
+
+def read(chunk):
+    try:
+        origin.read_chunk(manifest, chunk)
+    except OriginObjectMissing:
+        return 1
+
+read(0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(8) as pool:
+    missing = sum(pool.map(read, range(64)))
+print(missing, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_chunks_that_an_origin_lacks_take_no_memory(tmp_path: Path) -> None:
+    """Each thread kept room for two or three of them: a node that was ordered a title of large chunks, 80 MiB."""
+    command = [sys.executable, "-c", READ_NOTHING, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    missing, grown_mib = map(int, said.split())
+    assert missing == 64
+    assert grown_mib < 8
