@@ -169,8 +169,8 @@ class StoreOrigin:
         `cancelled` is asked from several threads, between buffers and while waiting. Raises a subclass of
         `OriginError`, which carries the bytes that had arrived.
         """
-        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A node
-        # that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
+        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A
+        # node that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
         data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
         fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
         jobs = list(self._jobs(manifest, k, data))
