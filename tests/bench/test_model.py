@@ -48,6 +48,8 @@ def test_the_report_is_what_the_simulator_says(committed: list[model.Prediction]
         if one.topology in ("2x8", "full-uplink"):
             path = model.TOPOLOGIES / f"{one.topology}.toml"
             assert model.simulate(path, one.seeds, model.ORIGIN_SPREAD) == pytest.approx(one.simulated, abs=1e-4)
+            if one.topology == "full-uplink":
+                assert model.simulate(path, one.seeds, 0.0) == pytest.approx(one.fair, abs=1e-4)
 
 
 def run(lab: Path, *options: str) -> subprocess.CompletedProcess[str]:
