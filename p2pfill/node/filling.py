@@ -28,7 +28,8 @@ from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.ledger import ChunkState
 from p2pfill.swarm.recording import RecordingFill
-from p2pfill.transport.data import Turn
+from p2pfill.swarm.requests import RequestStep
+from p2pfill.transport.receives import Receive, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -91,12 +92,11 @@ class Filling:
         self._to_claim: list[int] = []
         self._has_news = trio.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
-        self._turns: dict[int, Turn] = {}
         self._slots = 0
         """Upload slots that this title may take."""
         self._open_slots()
-        self._reading: dict[int, str] = {}
-        """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
+        self._reading: dict[int, tuple[str, Receive]] = {}
+        """Request -> URL and the right to write, of the origin reads under way."""
         self._origins_lock = threading.Lock()
         self._origins: dict[str, Origin | None] = {}
         """None until it is first read; a directory may be there on some caches only, or come to be."""
@@ -183,10 +183,6 @@ class Filling:
         known = self.fill.sources.get(source)
         return known.rate_bytes_s if known is not None else 0.0
 
-    def turn(self, chunk: int) -> Turn:
-        """Return whose turn it is to write `chunk`, which has been requested."""
-        return self._turns[chunk]
-
     def count_waste(self, length: int) -> None:
         """Count payload that came and was of no use."""
         self.fill.duplicate_bytes += length
@@ -230,8 +226,9 @@ class Filling:
                 try:
                     await self.done.wait()
                 finally:
-                    # Threads that read from origins look here; whoever stops does not wait for a slow one.
-                    self._reading.clear()
+                    # Threads that read from origins look at this; whoever stops does not wait for a slow one.
+                    for _, receive in self._reading.values():
+                        receive.step(RequestStep.ABANDON)
                 nursery.cancel_scope.cancel()
         finally:
             for origin in self._origins.values():
@@ -266,17 +263,19 @@ class Filling:
     async def _perform(self, action: actions.Action, nursery: trio.Nursery) -> None:
         match action:
             case actions.RequestChunk(request, source, chunk):
-                self._turns.setdefault(chunk, Turn()).holder = request
                 if source in self._origins:
-                    self._reading[request] = source
-                    nursery.start_soon(self._fetch, request, source, chunk)
+                    receive = Receive(request, self.stored, chunk, self.manifest.chunk_length(chunk), b"")
+                    receive.step(RequestStep.BEGIN)
+                    self._reading[request] = source, receive
+                    nursery.start_soon(self._fetch, source, receive)
                 elif (link := self._node.peers.link(source)) is not None:
                     link.request(self, request, chunk)
                 else:
                     self.handle_soon(events.RequestFailed(request, "not linked"))
             case actions.CancelRequest(request, source):
-                # Its Turn passes to the next request of the chunk; until then nobody else writes it.
-                if self._reading.pop(request, None) is None and (link := self._node.peers.link(source)):
+                if (reading := self._reading.get(request)) is not None:
+                    reading[1].step(RequestStep.ABANDON)
+                elif (link := self._node.peers.link(source)) is not None:
                     link.cancel(self, request)
             case actions.AnnounceChunks(chunks):
                 self._to_commit.extend(chunks)
@@ -299,22 +298,22 @@ class Filling:
                 self._tell()
                 await self._go_live()
 
-    async def _fetch(self, request: int, url: str, chunk: int) -> None:
+    async def _fetch(self, url: str, receive: Receive) -> None:
+        request, chunk = receive.request_id, receive.chunk
+
         def read_and_write() -> events.Event:
             origin = self._open_origin(url)
-            got = origin.read_chunk(self.manifest, chunk, lambda: request not in self._reading)
+            got = origin.read_chunk(self.manifest, chunk, lambda: not receive.is_wanted)
             try:
                 verify_chunk(url, self.manifest, chunk, got.data)
             except OriginObjectChanged as error:
                 return events.RequestFailed(request, str(error), got.bytes_received, corrupt=True)
-            with self.turn(chunk).lock:
-                if self.turn(chunk).holder != request or request not in self._reading:
-                    return events.RequestFailed(request, "given up", got.bytes_received)
-                self.stored.write_chunk(chunk, got.data)
+            if not write_whole(receive, got.data, lambda: self.stored.write_chunk(chunk, got.data)):
+                return events.RequestFailed(request, "given up", got.bytes_received)
             return events.ChunkReceived(request)
 
         try:
-            # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is out of `_reading`.
+            # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is abandoned.
             event = await trio.to_thread.run_sync(
                 read_and_write,
                 limiter=self._node.origin_turns.limiter(lambda: self._node.urgency(self.title_id)),
@@ -329,6 +328,8 @@ class Filling:
             return
         finally:
             self._reading.pop(request, None)
+        if isinstance(event, events.ChunkReceived) and not self.fill.is_outstanding(request):
+            event = events.ChunkFound(chunk)
         self.handle(event)
 
     def _open_origin(self, url: str) -> Origin:
@@ -359,7 +360,7 @@ class Filling:
             await trio.sleep(PROGRESS_S)
             for link in self._node.peers.links():
                 link.report_progress()
-            for url in set(self._reading.values()):
+            for url in {url for url, _ in self._reading.values()}:
                 # The origin's own time-outs see to it that a read which stands still is not one for long.
                 self.handle(events.SourceProgressed(url))
 

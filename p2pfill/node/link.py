@@ -7,19 +7,12 @@ What it wants of us: its Wants are subscriptions, its Requests queue until its d
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from p2pfill.errors import (
-    LocalProtocolError,
-    ProtocolError,
-    RemoteProtocolError,
-    StoreError,
-    TransferError,
-)
+from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError, StoreError, TransferError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
@@ -29,7 +22,8 @@ from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope
-from p2pfill.transport.data import Delivery, Receiver, Sender, Spent, Upload
+from p2pfill.transport.data import Receiver, Sender, Spent, Upload
+from p2pfill.transport.receives import Arrival, Outcome, Receive, Receives
 from p2pfill.transport.uploads import UploadQueue, Wanted
 
 if TYPE_CHECKING:
@@ -46,17 +40,13 @@ FAST_BYTES_S: Final = 250e6
 DATA_STREAMS_MAX: Final = 4
 """Data streams that a remote may hold open here; it needs one, and another while a broken one is noticed."""
 
-WITHDRAWN_MAX: Final = 2048
-"""Withdrawn requests whose payload may still come. More than a link can have outstanding."""
 
-
-class Expected(NamedTuple):
-    """A request of ours on its way."""
+class Owner(NamedTuple):
+    """For whom a chunk was asked."""
 
     filling: Filling
     request: int
     """Its number in the fill."""
-    chunk: int
 
 
 class Link:
@@ -78,8 +68,7 @@ class Link:
         self._wanted: dict[int, Filling] = {}
         self._holding: set[int] = set()
         """Those of our handles for which the remote has told holdings."""
-        self._expected: dict[int, Expected] = {}
-        self._withdrawn: OrderedDict[int, Filling] = OrderedDict()
+        self._receives = Receives(lambda: node.plane.tell(self._reap))
         self._receivers: list[Receiver] = []
         self._streams_asked = 0
         """Data streams that are open towards us or asked for."""
@@ -168,12 +157,12 @@ class Link:
         if self.remote is None or moved_bytes == self._moved_bytes:
             return
         self._moved_bytes = moved_bytes
-        for filling in {expected.filling for expected in self._expected.values()}:
+        for filling in {_owner(receive).filling for receive in self._receives.outstanding()}:
             filling.handle(events.SourceProgressed(self.remote.id))
         for receiver in self._receivers:
             # The source lives for all of them, but only these get on.
-            if (begun := receiver.begun) is not None and (expected := self._expected.get(begun[0])) is not None:
-                expected.filling.note_moved()
+            if (number := receiver.receiving) is not None and (receive := self._receives.get(number)) is not None:
+                _owner(receive).filling.note_moved()
 
     def is_idle(self) -> bool:
         """Tell whether nothing is owed to the remote."""
@@ -202,7 +191,8 @@ class Link:
 
     def end(self) -> None:
         """Tell the fills that this source is gone."""
-        self._expected.clear()
+        for receive in self._receives.outstanding():
+            self._receives.abandon(receive.request_id)
         if self.remote is not None:
             for filling in set(self._wanted.values()):
                 filling.handle(events.SourceLost(self.remote.id))
@@ -222,37 +212,38 @@ class Link:
             del self._wanted[handle]
             self._holding.discard(handle)
             self._channel.send(m.Unwant(handle))
-        for number in [number for number, expected in self._expected.items() if expected.filling is filling]:
-            self._withdraw(number)
+        for receive in self._receives.outstanding():
+            if _owner(receive).filling is filling:
+                self._receives.abandon(receive.request_id)
 
     def request(self, filling: Filling, request: int, chunk: int) -> None:
         """Ask for a chunk on behalf of `filling`."""
         handle = next((h for h, wanted in self._wanted.items() if wanted is filling), None)
         number = self._channel.next_request_id()
+        stored, manifest = filling.stored, filling.manifest
+        check = stored.check_blake3 if manifest.integrity == "blake3" else None
+        length, xxh3 = manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk)
+        # Before the request goes out: its answer may be faster than this thread.
+        self._receives.post(Receive(number, stored, chunk, length, xxh3, check, Owner(filling, request)))
         if handle is None or not self._channel.send(m.Request(handle, number, chunk)):
+            self._receives.retract(number)
             filling.handle_soon(events.RequestFailed(request, "link is ending"))
             return
-        self._expected[number] = Expected(filling, request, chunk)
         if self._streams_asked < self._streams_wanted(filling):
             self._streams_asked += 1
             self._channel.send(m.StreamOpen(self._channel.next_stream_id()))
 
     def _streams_wanted(self, filling: Filling) -> int:
-        if self.remote is None or len(self._expected) <= 2 * self._streams_asked:
+        if self.remote is None or len(self._receives) <= 2 * self._streams_asked:
             return 1
         return STREAMS_FAST if filling.rate_of(self.remote.id) > FAST_BYTES_S else 1
 
     def cancel(self, filling: Filling, request: int) -> None:
         """Withdraw a request of `filling`."""
-        for number, expected in list(self._expected.items()):
-            if expected.filling is filling and expected.request == request:
-                self._withdraw(number)
-                self._channel.cancel_request(number)
-
-    def _withdraw(self, number: int) -> None:
-        self._withdrawn[number] = self._expected.pop(number).filling
-        while len(self._withdrawn) > WITHDRAWN_MAX:
-            self._withdrawn.popitem(last=False)
+        owner = Owner(filling, request)
+        for receive in self._receives.outstanding():
+            if receive.owner == owner and self._receives.abandon(receive.request_id):
+                self._channel.cancel_request(receive.request_id)
 
     def _take_holdings(self, handle: int, known: bool, chunk_count: int, bitmap: bytes) -> None:
         filling = self._wanted.get(handle)
@@ -273,15 +264,25 @@ class Link:
         filling.handle(events.HoldingsArrived(self.remote.id, holdings))
 
     def _fail(self, number: int, reason: str) -> None:
-        expected = self._expected.pop(number, None)
-        if expected is not None:
-            expected.filling.handle(events.RequestFailed(expected.request, reason))
+        receive = self._receives.retract(number)
+        if receive is not None:
+            filling, request = _owner(receive)
+            filling.handle(events.RequestFailed(request, reason))
 
     def _fail_all(self, reason: str) -> None:
-        for number, expected in list(self._expected.items()):
-            self._withdraw(number)
-            self._channel.cancel_request(number)
-            expected.filling.handle(events.RequestFailed(expected.request, reason))
+        for receive in self._receives.outstanding():
+            if self._receives.abandon(receive.request_id):
+                self._channel.cancel_request(receive.request_id)
+                filling, request = _owner(receive)
+                filling.handle(events.RequestFailed(request, reason))
+
+    def _distrust(self, reason: str) -> None:
+        """End the link of a remote that breaks the rules of a data stream, and quarantine it as a source."""
+        if self.remote is not None:
+            self._node.log.warning("%s breaks the protocol: %s", self.remote.id, reason)
+            for filling in set(self._wanted.values()):
+                filling.handle(events.SourceMisbehaved(self.remote.id, reason))
+        self.close(m.GoodbyeCode.PROTOCOL_ERROR, reason[: m.REASON_CHARS_MAX])
 
     async def _receive_stream(self, token: bytes) -> None:
         try:
@@ -293,23 +294,20 @@ class Link:
             self._fail_all(f"data stream cannot be opened: {error}")
             return
         reason = "data stream ended"
-        receiver = Receiver(sock, self._node.plane, self._expect, self._deliver)
+        receiver = Receiver(sock, self._node.plane, self._receives)
         self._receivers.append(receiver)
         with sock:
             try:
                 await receiver.run()
-            except (TransferError, ProtocolError) as error:
+            except TransferError as error:
                 reason = str(error)
-            except StoreError as error:
-                reason = str(error)
-                for expected in list(self._expected.values()):
-                    expected.filling.abort(error)
+            except RemoteProtocolError as error:
+                self._distrust(str(error))
             finally:
                 self._receivers.remove(receiver)
                 self._node.spent_before = self._node.spent_before.plus(receiver.spent)
                 self._streams_asked -= 1
-                if (begun := receiver.begun) is not None:
-                    self._count_waste(*begun)
+        self._reap()
         self._fail_all(reason)
 
     def _data_address(self) -> tuple[str, int]:
@@ -317,38 +315,28 @@ class Link:
             raise OSError("the remote has not introduced itself")
         return self.remote.host, self.remote.port
 
-    def _expect(self, header: DataHeader) -> Delivery | None:
-        """Say what a header announces. Runs in a worker thread: it only looks."""
-        expected = self._expected.get(header.request_id)
-        if expected is None:
-            if header.request_id not in self._withdrawn:
-                raise RemoteProtocolError(f"chunk for request {header.request_id}, which was never made")
-            return None
-        stored, manifest, chunk = expected.filling.stored, expected.filling.manifest, expected.chunk
-        check = stored.check_blake3 if manifest.integrity == "blake3" else None
-        turn = expected.filling.turn(chunk)
-        return Delivery(
-            stored, turn, expected.request, chunk, manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), check
-        )
+    def _reap(self) -> None:
+        """Take in what has become of chunks that were asked for."""
+        for arrival in self._receives.reap():
+            filling, request = _owner(arrival.receive)
+            self._channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+            self._take_arrival(filling, request, arrival)
 
-    def _deliver(self, header: DataHeader, fault: str) -> None:
-        number = header.request_id
-        self._channel.finish_request(Side.LOCAL, number)
-        expected = self._expected.pop(number, None)
-        if expected is None:
-            self._count_waste(number, header.length)
-        elif fault:
-            corrupt = fault != Receiver.WITHDRAWN
-            failed = events.RequestFailed(expected.request, fault, header.length, corrupt)
-            expected.filling.handle(failed)
-        else:
-            expected.filling.handle(events.ChunkReceived(expected.request))
-
-    def _count_waste(self, number: int, length: int) -> None:
-        expected = self._expected.get(number)
-        filling = expected.filling if expected is not None else self._withdrawn.pop(number, None)
-        if filling is not None:
-            filling.count_waste(length)
+    def _take_arrival(self, filling: Filling, request: int, arrival: Arrival) -> None:
+        match arrival.outcome:
+            case Outcome.VERIFIED if filling.fill.is_outstanding(request):
+                filling.handle(events.ChunkReceived(request))
+            case Outcome.VERIFIED:
+                filling.handle(events.ChunkFound(arrival.receive.chunk))
+            case Outcome.STORE:
+                filling.abort(StoreError(arrival.fault))
+            case outcome:
+                if filling.fill.is_outstanding(request):
+                    corrupt = outcome is Outcome.CORRUPT
+                    reason = arrival.fault or "no longer wanted"
+                    filling.handle(events.RequestFailed(request, reason, arrival.length, corrupt))
+                else:
+                    filling.count_waste(arrival.length)
 
     # ---- what the remote wants
 
@@ -458,3 +446,10 @@ class Link:
     def _sent(self, header: DataHeader) -> None:
         self._channel.finish_request(Side.REMOTE, header.request_id)
         self._node.upload_bytes += header.length
+
+
+def _owner(receive: Receive) -> Owner:
+    """Return for whom a chunk was asked."""
+    if not isinstance(receive.owner, Owner):
+        raise InternalError(f"request {receive.request_id} belongs to nobody")
+    return receive.owner

@@ -3,10 +3,14 @@
 Both sides run this same class and obey the same table; nothing here knows who connected. Contract:
 
 - `start()` queues our preamble and Hello; `send()` queues one message; `poll_output()` hands over what is queued.
-- `handle_bytes()` takes what was received and returns the messages in it; `handle_eof()` says that no more will come.
-- An illegal local call raises `LocalProtocolError` and changes nothing.
-- Anything illegal from the remote raises `RemoteProtocolError`, once. The link is then CLOSING with a Goodbye queued
-  that names the fault; messages that came in the same call before the fault are dropped with the link.
+- `handle_bytes()` takes what was received and returns an iterator over the messages in it; `handle_eof()` says that no
+  more will come.
+- The rules advance message by message: each is judged when the iterator reaches it, after the driver has handled the
+  one before and has answered it. So an answer never meets the end of its subject that was read along with it.
+- A message about something that is over is dropped and counted: both sides speak at once, and what ends a subject may
+  cross what is said about it. Any other illegal local call raises `LocalProtocolError` and changes nothing.
+- Anything illegal from the remote raises `RemoteProtocolError` out of the iterator, once, after the messages before it.
+  The link is then CLOSING with a Goodbye queued that names the fault.
 - After `poll_output()` has been written in CLOSING or CLOSED, shut down writing; close once the remote has (or soon).
 
 Memory is bounded by one frame of input, the limits of `rules.py`, and by what the driver queues before it polls.
@@ -16,6 +20,8 @@ still be queueing.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
@@ -115,7 +121,11 @@ class ControlLink:
         self._versions = versions
         self._opening = encode_preamble(versions) + encode_frame(encode_payload(hello))
         self._deframer = Deframer()
+        self._payloads: deque[bytes] = deque()
+        """Frames that were received and not looked at yet."""
         self._rules = RuleBook(limits)
+        self.dropped = 0
+        """Messages that were not sent since what they were about was over."""
         self._output = bytearray()
 
     # ---- output
@@ -125,8 +135,11 @@ class ControlLink:
         self.state = self._next_state(LinkEvent.SEND_HELLO)
         self._output += self._opening
 
-    def send(self, message: Message) -> None:
-        """Queue `message`. Raises `LocalProtocolError`, and changes nothing, where state, rules or limits forbid it."""
+    def send(self, message: Message) -> bool:
+        """Queue `message`; False where what it is about is over, so that it is dropped and counted.
+
+        Raises `LocalProtocolError`, and changes nothing, where state, rules or limits forbid it.
+        """
         if isinstance(message, Hello):
             raise LocalProtocolError("Hello is sent by start(), once")
         event = LinkEvent.SEND_GOODBYE if isinstance(message, Goodbye) else LinkEvent.SEND_MESSAGE
@@ -137,11 +150,13 @@ class ControlLink:
         except RuleBrokenError as error:
             raise LocalProtocolError(f"cannot send {type(message).__name__}: {error}") from error
         if verdict is Verdict.STALE:
-            raise LocalProtocolError(f"cannot send {type(message).__name__}: what it is about is over: {message}")
+            self.dropped += 1
+            return False
         frame = encode_frame(payload)
         self._rules.record(message, Side.LOCAL)
         self._output += frame
         self.state = state
+        return True
 
     def poll_output(self) -> bytes:
         """Return the bytes to write now, and forget them; empty where there are none."""
@@ -156,38 +171,47 @@ class ControlLink:
 
     # ---- input
 
-    def handle_bytes(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """Take received bytes, in whatever pieces; return the messages that they complete, in order.
+    def handle_bytes(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
+        """Take received bytes, in whatever pieces; return an iterator over the messages that they complete, in order.
 
         The remote's Hello is the first of them and its Goodbye the last. Messages that crossed the end of their
-        subject on the way are left out. Raises `RemoteProtocolError` where the remote is at fault, and
-        `LocalProtocolError` before `start()`.
+        subject on the way are left out. What is not iterated over stays for the next call. The iterator raises
+        `RemoteProtocolError` where the remote is at fault; the call `LocalProtocolError` before `start()`.
         """
         if self.state is LinkState.START:
             raise LocalProtocolError("call start() before the link is given bytes")
-        messages: list[Message] = []
-        if not self._is_listening():
-            return messages
-        try:
+        if self._is_listening():
             self._deframer.feed(data)
-            if self.version is None:
-                theirs = self._deframer.poll_preamble()
-                if theirs is None:
-                    return messages
-                self.version = negotiate(self._versions, theirs)
-            while self._is_listening() and (payloads := self._deframer.poll_frames()):
-                for payload in payloads:
-                    message = decode_payload(payload)
-                    if self._receive(message):
-                        messages.append(message)
-                    if not self._is_listening():
-                        break
-        except RemoteProtocolError as error:
-            strangers = self.version is None and self._deframer.versions is not None
-            code = GoodbyeCode.VERSION if strangers else GoodbyeCode.PROTOCOL_ERROR
-            self._fail(code, str(error))
-            raise
-        return messages
+        return self._messages()
+
+    def _messages(self) -> Iterator[Message]:
+        while self._is_listening():
+            try:
+                message = self._next_message()
+            except RemoteProtocolError as error:
+                strangers = self.version is None and self._deframer.versions is not None
+                code = GoodbyeCode.VERSION if strangers else GoodbyeCode.PROTOCOL_ERROR
+                self._fail(code, str(error))
+                raise
+            if message is None:
+                return
+            yield message
+
+    def _next_message(self) -> Message | None:
+        """Judge and record frames until one is to be seen by the driver; None where there is none."""
+        if self.version is None:
+            theirs = self._deframer.poll_preamble()
+            if theirs is None:
+                return None
+            self.version = negotiate(self._versions, theirs)
+        while True:
+            if not self._payloads:
+                self._payloads.extend(self._deframer.poll_frames())
+                if not self._payloads:
+                    return None
+            message = decode_payload(self._payloads.popleft())
+            if self._receive(message):
+                return message
 
     def handle_eof(self) -> None:
         """Take note that the remote has ended its stream.

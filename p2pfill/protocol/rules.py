@@ -78,7 +78,7 @@ class Verdict(Enum):
 
     VALID = "valid"
     STALE = "stale"
-    """About something that its asker has ended already: to be dropped when received, an error when sent."""
+    """About something that is over already: dropped, whether received or about to be sent."""
 
 
 class RuleBrokenError(Exception):
@@ -157,21 +157,23 @@ class RuleBook:
         _check_new("handle", message.handle, own.handle_last, len(own.wants), self._limits.wants_max)
         return Verdict.VALID
 
-    def _judge_unwant(self, message: Unwant, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
-        _check_live("handle", message.handle, message.handle in own.wants)
-        return Verdict.VALID
+    def _judge_unwant(self, message: Unwant, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+        return _verdict_of_asker("handle", message.handle, message.handle in own.wants, own.handle_last, by)
 
-    def _judge_interest(self, message: Interest, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _judge_interest(self, message: Interest, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         handle = message.handle
-        _check_live("handle", handle, handle in own.wants)
-        _check_interest(handle, message.chunk_count, message.bitmap, own.wants[handle])
-        return Verdict.VALID
+        verdict = _verdict_of_asker("handle", handle, handle in own.wants, own.handle_last, by)
+        if verdict is Verdict.VALID:
+            _check_interest(handle, message.chunk_count, message.bitmap, own.wants[handle])
+        return verdict
 
     def _judge_request(self, message: Request, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         allowed = self._limits.requests_max
         if by is Side.REMOTE:
             allowed += self._limits.requests_slack
-        _check_live("handle", message.handle, message.handle in own.wants)
+        handle = message.handle
+        if _verdict_of_asker("handle", handle, handle in own.wants, own.handle_last, by) is Verdict.STALE:
+            return Verdict.STALE
         _check_chunks(message.handle, message.chunk, own.wants[message.handle])
         _check_new("request", message.request_id, own.request_last, len(own.requests), allowed)
         return Verdict.VALID
@@ -201,11 +203,8 @@ class RuleBook:
         _check_new("stream", message.stream_id, own.stream_last, len(own.streams), self._limits.streams_max)
         return Verdict.VALID
 
-    def _judge_stream_answer(
-        self, message: StreamGrant | StreamRefuse, _by: Side, _own: _Asks, asked: _Asks
-    ) -> Verdict:
-        _check_live("stream", message.stream_id, message.stream_id in asked.streams)
-        return Verdict.VALID
+    def _judge_stream_answer(self, message: StreamGrant | StreamRefuse, by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+        return _verdict_of_asker("stream", message.stream_id, message.stream_id in asked.streams, asked.stream_last, by)
 
     def _judge_ping(self, message: Ping, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         if message.nonce in own.pings or len(own.pings) >= self._limits.pings_max:
@@ -213,7 +212,8 @@ class RuleBook:
         return Verdict.VALID
 
     def _judge_pong(self, message: Pong, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        _check_live("ping", message.nonce, message.nonce in asked.pings)
+        if message.nonce not in asked.pings:
+            raise RuleBrokenError(f"ping {message.nonce} is not open")
         return Verdict.VALID
 
     def _judge_hello(self, _message: Hello, _by: Side, _own: _Asks, _asked: _Asks) -> Verdict:
@@ -312,9 +312,16 @@ def _check_new(what: str, number: int, last: int, held: int, allowed: int) -> No
         raise RuleBrokenError(f"{what} {number} is one too many: {held} are open, {allowed} are allowed")
 
 
-def _check_live(what: str, number: int, live: bool) -> None:
-    if not live:
+def _verdict_of_asker(what: str, number: int, live: bool, last: int, by: Side) -> Verdict:
+    """Judge what only the one side says who knows best whether the subject is open.
+
+    From the remote it is a breach. Of our own it is stale: a part of us that had not heard of the end yet.
+    """
+    if live:
+        return Verdict.VALID
+    if by is Side.REMOTE or number > last:
         raise RuleBrokenError(f"{what} {number} is not open")
+    return Verdict.STALE
 
 
 def _verdict(what: str, number: int, live: bool, last: int) -> Verdict:

@@ -4,7 +4,8 @@ Files of less than `PREALLOCATE_BYTES_MIN` are made by their first write and emp
 hundred thousand files before the first byte takes longer than to fetch some titles. So a directory entry may be
 as young as the bytes, and a commit that touches such a file syncs the file system, which covers both.
 
-Invariants: a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is
+Invariants: a chunk that was sealed, because its digests hold, is never written to again, whoever asks; a chunk is in
+`have` only after its bytes were made durable and the journal said so durably; a file is
 below `titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
 again, because the kernel may have dropped the very pages that it could not write and would report success.
 """
@@ -15,7 +16,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from threading import RLock, local
+from threading import Lock, RLock, local
 from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
@@ -41,6 +42,13 @@ of the check, for pages that the kernel must clear. Hashing a mapped file would 
 that fails a signal instead of an error."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
+
+WRITE_LOCKS: Final = 64
+"""Chunks of a title share so many locks for writing: more than there are threads that write, and a lock for each chunk
+would cost a large title megabytes."""
+
+_BITS: Final = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
+"""The bits of a byte, lowest first, each as a byte."""
 
 _kept = local()
 
@@ -72,15 +80,20 @@ class StoredTitle:
         self._failed = ""
         self.live = journal is None
         self.closed = False
+        self._write_locks = [Lock() for _ in range(WRITE_LOCKS)] if not self.live else []
+        # A byte a chunk: threads set them side by side, which they cannot with bits.
+        self._sealed = bytearray() if self.live else bytearray(b"".join(map(_BITS.__getitem__, have.buffer)))
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
 
         A descriptor is good only until the iterator moves on or is closed: use it inside the loop. Raises `StoreError`
-        for writing into a live title and `IndexError` for a chunk that is not there.
+        for writing into a live title or a sealed chunk, and `IndexError` for a chunk that is not there.
         """
         if write and self.live:
             raise StoreError(f"title {self.manifest.name!r} is live and cannot be written to")
+        if write and self._sealed[chunk]:
+            raise StoreError(f"chunk {chunk} of title {self.manifest.name!r} is verified and cannot be written to")
         return self._ranges(self.manifest.segments(chunk, start), write)
 
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
@@ -96,6 +109,18 @@ class StoredTitle:
             else:
                 with cache.pinned(index) as fd:
                     yield fd, offset, length
+
+    def write_lock(self, chunk: int) -> Lock:
+        """Return the lock that a writer of a chunk holds for each slice, and whoever seals it."""
+        return self._write_locks[chunk % WRITE_LOCKS]
+
+    def is_sealed(self, chunk: int) -> bool:
+        """Tell whether a chunk takes no more writes."""
+        return self.live or bool(self._sealed[chunk])
+
+    def seal(self, chunk: int) -> None:
+        """Refuse writes to a chunk from now on: its digests hold. Its `write_lock` is held."""
+        self._sealed[chunk] = 1
 
     def write_chunk(self, chunk: int, data: bytes | bytearray | memoryview) -> None:
         """Write a whole chunk that is at hand in memory; nothing of it is durable before `commit`."""

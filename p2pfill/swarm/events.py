@@ -99,6 +99,24 @@ class ChunkReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkFound:
+    """Occurs when a chunk turns out to be verified on disk though nothing is outstanding that brought it.
+
+    Its request was given up while the last byte came.
+    """
+
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMisbehaved:
+    """Occurs when a source breaks the rules of a data stream, so that nothing of it is to be trusted."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFailed:
     """Occurs when a request will not be answered: refused, broken off, or a wrong digest (`corrupt`)."""
 
@@ -143,6 +161,8 @@ Event = (
     | SlowReported
     | SourceProgressed
     | ChunkReceived
+    | ChunkFound
+    | SourceMisbehaved
     | RequestFailed
     | ChunksCommitted
     | HeldBack

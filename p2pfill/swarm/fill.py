@@ -174,6 +174,10 @@ class Fill:
                 self._progress(now, source)
             case events.ChunkReceived(request):
                 self._receive(now, request)
+            case events.ChunkFound(chunk):
+                self._find(chunk)
+            case events.SourceMisbehaved(source, reason):
+                self._bar(now, source, Fault.CORRUPT, reason)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
                 self._fail(now, request, reason, wasted_bytes, corrupt)
             case events.ChunksCommitted(chunks):
@@ -260,6 +264,10 @@ class Fill:
             return list(chunks)
         lacking, interest = source.holdings.lacking(chunks), source.interest
         return lacking if interest is None else [chunk for chunk in lacking if interest[chunk]]
+
+    def is_outstanding(self, request: int) -> bool:
+        """Tell whether a request still waits for its end."""
+        return request in self._requests
 
     def border_chunks(self) -> list[int]:
         """Return the chunks that are on their way across a border."""
@@ -419,6 +427,19 @@ class Fill:
         self.ledger.verify(request.chunk)
         self.bytes_by_scope[request.borders] += length
         self._fresh.append(request.chunk)
+
+    def _find(self, chunk: int) -> None:
+        """Take in a chunk that is there, and do without whoever was asked for it since."""
+        if self.ledger.is_verified(chunk):
+            return
+        for request in self._requests.values():
+            if request.chunk == chunk:
+                self._out.append(actions.CancelRequest(request.number, request.source))
+                self._drop(request)
+                break
+        self.ledger.request(chunk)
+        self.ledger.verify(chunk)
+        self._fresh.append(chunk)
 
     def _fail(self, now: float, number: int, reason: str, wasted_bytes: int, corrupt: bool) -> None:
         self.duplicate_bytes += wasted_bytes

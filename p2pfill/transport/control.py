@@ -54,13 +54,12 @@ class ControlChannel:
         return self._link.remote_hello
 
     def send(self, message: Message) -> bool:
-        """Queue `message`; False where the link is ending and it will not be sent.
+        """Queue `message`; False where the link is ending, or what it is about is over, and it will not be sent.
 
         Raises `LocalProtocolError` where the rules forbid the message.
         """
-        if self._ended or self._link.state is not LinkState.OPEN:
+        if self._ended or self._link.state is not LinkState.OPEN or not self._link.send(message):
             return False
-        self._link.send(message)
         if self._link.output_bytes > OUTPUT_BYTES_MAX:
             self._end("the remote has stopped reading")
             return False

@@ -11,19 +11,20 @@ import errno
 import os
 import select
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import trio
 
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
 from p2pfill.model.ids import TitleId
-from p2pfill.protocol.data import HEADER_BYTES, DataHeader, check_header, decode_header, encode_header
+from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
+from p2pfill.swarm.requests import RequestStep
 from p2pfill.transport.plane import DataPlane, Next, Stream
+from p2pfill.transport.receives import Arrival, ChunkStore, Outcome, Receive, Receives
 from p2pfill.transport.uploads import Wanted
 
 RUN_CHUNKS: Final = 16
@@ -36,43 +37,6 @@ window. Over 200 Mbit/s with a round trip of 40 ms such a fetch came to a fifth 
 
 DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""
-
-
-class ChunkStore(Protocol):
-    """What the data path needs of a title on disk; `store.StoredTitle` is one."""
-
-    def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
-        """Yield (descriptor, offset, length) for the bytes of `chunk` from byte `start` on."""
-        ...
-
-
-class Turn:
-    """Whose turn it is to write one chunk of a title.
-
-    Payload goes into the title's file before it is verified, and a request that was given up may still be receiving
-    when the next one begins, or has finished. So a writer holds `lock` for each slice and looks first whether `holder`
-    is still its own request; taking the turn away needs no lock, since the next writer waits for the slice under way.
-    """
-
-    __slots__ = ("holder", "lock")
-
-    def __init__(self) -> None:
-        self.holder = 0
-        self.lock = threading.Lock()
-
-
-class Delivery(NamedTuple):
-    """What a receiving end needs to know of a chunk that it has asked for."""
-
-    title: ChunkStore
-    turn: Turn
-    holder: int
-    """What `turn.holder` is as long as this request may write."""
-    chunk: int
-    length: int
-    xxh3: bytes
-    check: Callable[[int], bool] | None
-    """Checks what the title asks for beyond XXH3, on the bytes written; None where it asks for nothing more."""
 
 
 class Spent(NamedTuple):
@@ -96,28 +60,20 @@ class Spent(NamedTuple):
 class Receiver(Stream):
     """The end that a node opens to be sent chunks. Run it once.
 
-    `expect(header)` is called in a thread of the plane and must only look: it says what a header announces, or None for
-    a chunk whose request was withdrawn; it may raise `RemoteProtocolError`. `deliver(header, fault)` is called in the
-    event loop for each chunk that came in full: `fault` is empty, or says which digest is wrong. Withdrawn chunks are
-    delivered with the fault `withdrawn`.
+    Each header claims what it announces from `receives`, and what became of it arrives there.
     """
 
-    WITHDRAWN: Final = "withdrawn"
-
-    def __init__(
-        self,
-        sock: trio.socket.SocketType,
-        plane: DataPlane,
-        expect: Callable[[DataHeader], Delivery | None],
-        deliver: Callable[[DataHeader, str], None],
-    ) -> None:
+    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, receives: Receives) -> None:
         super().__init__(sock, plane)
-        self._expect = expect
-        self._deliver = deliver
+        self._receives = receives
         self._receiver = io.ChunkReceiver()
         self._head = b""
-        self._header: DataHeader | None = None
-        self._delivery: Delivery | None = None
+        self._receive: Receive | None = None
+        """What the payload that comes is for."""
+        self._skips = False
+        """It is of no use and read past."""
+        self._refusal = ""
+        """Why the disk does not take it, if so."""
         self._taken = 0
         self._low_water_bytes = 1
         self._rested_ns = time.monotonic_ns()
@@ -128,26 +84,36 @@ class Receiver(Stream):
     async def run(self) -> None:
         """Receive until the remote ends the stream between chunks.
 
-        Raises `TransferError` where the stream broke or stalled, `RemoteProtocolError` where what comes is not what was
-        asked for, and `StoreError` where the disk refuses. After any of them the stream must be closed.
+        Raises `TransferError` where the stream broke or stalled, or where the disk refused in the middle of a chunk,
+        and `RemoteProtocolError` where what comes is not what was asked for. After any of them the stream must be
+        closed; what it was receiving has arrived as broken, or as refused by the disk.
         """
+        outcome, fault = Outcome.BROKEN, "data stream ended"
         try:
             await self._run()
         except OSError as error:
-            if error.errno in DISK_ERRNOS:
-                raise StoreError(f"cannot write chunk to disk: {_name(error)}") from error
-            where = f"inside chunk {self._header.chunk} after {self._taken} bytes" if self._header else "between chunks"
-            raise TransferError(f"data stream broke {where}: {_name(error)}") from error
+            within = self._receive
+            where = f"inside chunk {within.chunk} after {self._taken} bytes" if within is not None else "between chunks"
+            fault = f"data stream broke {where}: {_name(error)}"
+            if error.errno in DISK_ERRNOS and self._receive is not None:
+                outcome, fault = Outcome.STORE, f"cannot write chunk to disk: {_name(error)}"
+            raise TransferError(fault) from error
+        except (TransferError, RemoteProtocolError) as error:
+            fault = str(error)
+            raise
+        finally:
+            if self._receive is not None:
+                self._arrive(self._receive, outcome, fault)
 
     @property
-    def begun(self) -> tuple[int, int] | None:
-        """Request id and bytes of a chunk that has come in part; once the stream is over, payload without use."""
-        header = self._header  # looked at once: while the stream runs, a thread of the plane may be done with it
-        return (header.request_id, self._taken) if header is not None and self._taken else None
+    def receiving(self) -> int | None:
+        """Request id of the chunk that is coming."""
+        receive = self._receive  # looked at once: while the stream runs, a thread of the plane may be done with it
+        return receive.request_id if receive is not None else None
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
-        return self._header is not None or bool(self._head)
+        return self._receive is not None or bool(self._head)
 
     def interest(self) -> int:
         """Wait for bytes, or for the end."""
@@ -171,26 +137,39 @@ class Receiver(Stream):
 
     def _work(self) -> Next:
         for _ in range(RUN_CHUNKS):
-            if self._header is None:
+            if self._receive is None:
                 step = self._take_header()
                 if step is not None:
                     return step
-            header, delivery = self._header, self._delivery
-            if header is None:
+            receive = self._receive
+            if receive is None:
                 return Next.WAIT
-            if delivery is not None:
-                done = self._take(header, delivery)
-                delivery = self._delivery
-            if delivery is None:
-                done = self._skip(header)
+            done = not self._skips and self._take(receive)
+            if self._skips:
+                done = self._skip(receive)
             if not done:
-                self._set_low_water(min(header.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
+                self._set_low_water(min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
                 return Next.WAIT
             self._set_low_water(1)
-            fault = self.WITHDRAWN if delivery is None else self._fault_of(delivery)
-            self._header = self._delivery = None
-            self.plane.tell(partial(self._deliver, header, fault))
+            self._finish(receive)
         return Next.WAIT
+
+    def _finish(self, receive: Receive) -> None:
+        """Check a chunk, all of which has come."""
+        outcome, fault = Outcome.WITHDRAWN, self._refusal
+        try:
+            if self._refusal:
+                outcome = Outcome.STORE
+            elif not self._skips:
+                outcome, fault = receive.verify(partial(self._fault_of, receive))
+        except StoreError as error:
+            outcome, fault = Outcome.STORE, str(error)
+        self._receive = None
+        self._arrive(receive, outcome, fault)
+
+    def _arrive(self, receive: Receive, outcome: Outcome, fault: str) -> None:
+        receive.step(RequestStep.FAIL)  # if it has not ended otherwise
+        self._receives.arrive(Arrival(receive, outcome, self._taken, fault))
 
     def _buffer_bytes(self) -> int:
         """Return how large the kernel's buffer is by now; about half of it is the window that the remote may fill."""
@@ -214,22 +193,27 @@ class Receiver(Stream):
                 return Next.END
             self._head += part
         header = decode_header(self._head)
-        delivery = self._expect(header)
-        if delivery is not None:
-            check_header(header, delivery.chunk, delivery.length)
-        self._head, self._header, self._delivery, self._taken = b"", header, delivery, 0
+        receive = self._receives.claim(header)
+        self._head, self._taken, self._refusal = b"", 0, ""
+        self._skips = not receive.is_wanted
+        self._receive = receive
         self._receiver.reset()
         return None
 
-    def _take(self, header: DataHeader, delivery: Delivery) -> bool:
-        with delivery.turn.lock:
-            if delivery.turn.holder == delivery.holder:
-                return self._write(header, delivery)
-        self._delivery = None  # the request was given up meanwhile: read past the rest
+    def _take(self, receive: Receive) -> bool:
+        """Write what has come; True with the last byte. Where nothing may be written, the rest is to be skipped."""
+        try:
+            with receive.title.write_lock(receive.chunk):
+                if receive.may_write:
+                    return self._write(receive)
+        except StoreError as error:
+            # Refused before a byte of it left the socket, so the stream can go on, and with it other titles.
+            self._refusal = str(error)
+        self._skips = True
         return False
 
-    def _write(self, header: DataHeader, delivery: Delivery) -> bool:
-        for file_fd, offset, length in delivery.title.ranges(header.chunk, self._taken, write=True):
+    def _write(self, receive: Receive) -> bool:
+        for file_fd, offset, length in receive.title.ranges(receive.chunk, self._taken, write=True):
             moved = self._receiver.recv_to_file(self.fd, file_fd, offset, length)
             self._taken += moved
             self.moved_bytes += moved
@@ -237,9 +221,9 @@ class Receiver(Stream):
                 return False
         return True
 
-    def _skip(self, header: DataHeader) -> bool:
-        while self._taken < header.length:
-            part = self._read(min(header.length - self._taken, io.BUFFER_BYTES))
+    def _skip(self, receive: Receive) -> bool:
+        while self._taken < receive.length:
+            part = self._read(min(receive.length - self._taken, io.BUFFER_BYTES))
             if part is None:
                 return False
             if not part:
@@ -248,13 +232,13 @@ class Receiver(Stream):
             self.moved_bytes += len(part)
         return True
 
-    def _fault_of(self, delivery: Delivery) -> str:
-        if self._receiver.digest() != delivery.xxh3:
+    def _fault_of(self, receive: Receive) -> str:
+        if self._receiver.digest() != receive.xxh3:
             return "wrong XXH3 digest"
-        if delivery.check is None:
+        if receive.check is None:
             return ""
         began_ns = time.monotonic_ns()
-        is_right = delivery.check(delivery.chunk)
+        is_right = receive.check(receive.chunk)
         self._checked_ns += time.monotonic_ns() - began_ns
         return "" if is_right else "wrong BLAKE3 digest"
 

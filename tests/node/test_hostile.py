@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+import pytest
 import trio
 from process.peer import Peer
 
@@ -19,7 +21,7 @@ from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node import link as link_module
 from p2pfill.node import peers as peers_module
 from p2pfill.protocol import messages as m
-from p2pfill.protocol.data import HEADER_BYTES
+from p2pfill.protocol.data import HEADER_BYTES, DataHeader, encode_header
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
@@ -206,4 +208,53 @@ async def test_what_neighbours_say_of_a_slow_cache_is_heard_and_told_on(tmp_path
             await trio.sleep(0.01)
         assert {said.node_id for said in (*peer.slow, *slow.slow)} == {"zz-slow"}
         assert filling.fill.sources["zz-slow"].barred_reason
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_interest_and_the_end_of_its_handle_in_one_segment(tmp_path: Path) -> None:
+    """What answers the first is about something that is over by the time it is written; a node that fills lives on."""
+    manifest = make_title(tmp_path, chunks=40)
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        filling = await node.start_fill(manifest)
+        for number in range(20):
+            peer = Peer(manifest, isp="isp-b", holds_nothing=True, node_id=f"zz-peer{number}")
+            await nursery.start(peer.run, address)
+            handle = await peer.want()
+            assert peer.channel is not None
+            peer.channel.send(m.Interest(handle, 40, bytes([255] * 5)))
+            peer.channel.send(m.Unwant(handle))
+        filling.set_origins([str(tmp_path / "src")])
+        await filling.wait()
+        assert len(node.peers.links()) == 20
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("integrity", ["blake3", "xxh3"])
+@pytest.mark.parametrize("good_first", [True, False])
+async def test_a_source_that_answers_twice_has_nothing_written_over(
+    tmp_path: Path, integrity: Literal["blake3", "xxh3"], good_first: bool
+) -> None:
+    (tmp_path / "src").mkdir()
+    content = os.urandom(24 * CHUNK)
+    (tmp_path / "src" / "big.bin").write_bytes(content)
+    manifest = publish(tmp_path / "src", name="t", chunk_size=CHUNK, integrity=integrity).manifest
+
+    def twice(request: m.Request) -> bytes:
+        good = content[request.chunk * CHUNK : (request.chunk + 1) * CHUNK]
+        header = encode_header(DataHeader(request.request_id, request.chunk, CHUNK))
+        answers = [header + good, header + bytes(CHUNK)]
+        return b"".join(answers if good_first else answers[::-1])
+
+    async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        filling = await node.start_fill(manifest)
+        peer = Peer(manifest, answer=twice)
+        await nursery.start(peer.run, address)
+        await peer.ended.wait()
+        assert "second answer" in peer.end_reason or not good_first
+        source = next(source for source in filling.report().sources if source.id == "zz-peer")
+        assert source.state == "quarantined"
+        assert source.reason
+        filling.set_origins([str(tmp_path / "src")])
+        await filling.wait()
+        assert (tmp_path / "a1" / "live" / "t" / "big.bin").read_bytes() == content
         nursery.cancel_scope.cancel()

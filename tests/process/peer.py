@@ -30,7 +30,10 @@ class Peer:
         host: str = "127.0.0.1",
         payload: Callable[[int, int], bytes] = lambda chunk, length: os.urandom(length),
         holds_nothing: bool = False,
+        answer: Callable[[m.Request], bytes] | None = None,
     ) -> None:
+        """`answer` makes all that it sends for a request, header and all; it goes before `payload`."""
+        self.answer = answer
         self.manifest = manifest
         self.node_id = node_id
         self.isp = isp
@@ -129,6 +132,9 @@ class Peer:
                 preface += await stream.receive_some(PREFACE_BYTES - len(preface))
             decode_preface(preface)
             async for request in requests:
+                if self.answer is not None:
+                    await stream.send_all(self.answer(request))
+                    continue
                 length = self.manifest.chunk_length(request.chunk)
                 header = encode_header(DataHeader(request.request_id, request.chunk, length))
                 await stream.send_all(header + self.payload(request.chunk, length))

@@ -135,8 +135,50 @@ def test_messages_that_crossed_are_dropped() -> None:
     assert pair.to_a() == []
     assert pair.to_b() == [m.Unwant(3)]
     for late in (m.Have(3, (4,)), m.Reject(1, "busy")):
-        with pytest.raises(LocalProtocolError, match="is over"):
-            pair.b.send(late)
+        assert not pair.b.send(late)
+    assert (pair.b.dropped, pair.b.output_bytes) == (2, 0)
+
+
+def test_what_is_said_of_something_that_is_over_is_dropped_and_counted() -> None:
+    pair = Pair().wanted()
+    pair.a.send(m.StreamOpen(0))
+    pair.to_b()
+    pair.b.send(m.StreamRefuse(0))
+    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Ping(1))
+    over = [m.Unwant(3), m.Interest(3, 12, bytes(2)), m.Request(3, 0, 1)]
+    assert [pair.a.send(message) for message in over] == [False] * 3
+    assert [pair.b.send(message) for message in (m.StreamGrant(0, b"k" * 16), m.StreamRefuse(0))] == [False] * 2
+    assert (pair.a.dropped, pair.b.dropped) == (3, 2)
+    assert pair.to_b() == [m.Unwant(3), m.Ping(1)]
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 20])
+def test_each_message_is_judged_after_the_one_before_was_answered(piece: int) -> None:
+    """Interest and the end of its handle in one segment: what answers the first is about something that is open."""
+    pair = Pair(piece).wanted()
+    pair.a.send(m.Interest(3, 12, bytes(2)))
+    pair.a.send(m.Request(3, 0, 1))
+    pair.a.send(m.Unwant(3))
+    answered = []
+    for message in pair.b.handle_bytes(pair.a.poll_output()):
+        if isinstance(message, m.Interest):
+            answered += [pair.b.send(m.Fetching(3, (1,))), pair.b.send(m.Holdings(3, True, 12, bytes(2)))]
+        elif isinstance(message, m.Request):
+            answered.append(pair.b.send(m.Reject(0, "missing")))
+        else:
+            answered.append(pair.b.send(m.Have(3, (1,))))
+    assert answered == [True, True, True, False]
+    assert pair.to_a() == []
+
+
+def test_what_was_not_iterated_over_stays_for_the_next_call() -> None:
+    pair = Pair().wanted()
+    pair.a.send(m.Ping(1))
+    pair.a.send(m.Unwant(3))
+    messages = pair.b.handle_bytes(pair.a.poll_output())
+    assert next(messages) == m.Ping(1)
+    assert list(pair.b.handle_bytes(b"")) == [m.Unwant(3)]
 
 
 def test_request_survives_holdings_going_away() -> None:
@@ -176,14 +218,14 @@ def test_both_sides_obey_the_same_rules(message: m.Message) -> None:
     assert pair.b.output_bytes == 0
     assert pair.b.state is LinkState.OPEN
     with pytest.raises(RemoteProtocolError, match=type(message).__name__):
-        pair.a.handle_bytes(encode_frame(m.encode_payload(message)))
+        list(pair.a.handle_bytes(encode_frame(m.encode_payload(message))))
     assert pair.a.state is LinkState.CLOSING
     (goodbye,) = pair.to_b()
     assert isinstance(goodbye, m.Goodbye)
     assert goodbye.code == m.GoodbyeCode.PROTOCOL_ERROR
     assert type(message).__name__ in goodbye.reason
     # The failed link is deaf, and its end is no surprise.
-    assert pair.a.handle_bytes(b"\xff" * 50) == []
+    assert list(pair.a.handle_bytes(b"\xff" * 50)) == []
     pair.a.handle_eof()
 
 
@@ -244,9 +286,9 @@ def test_limits_hold_on_both_sides() -> None:
             pair.a.send(many)
     pair.to_b()
     # The asked side tolerates what it may not have seen the end of, and no more.
-    assert pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 3, 0)))) == [m.Request(3, 3, 0)]
+    assert list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 3, 0))))) == [m.Request(3, 3, 0)]
     with pytest.raises(RemoteProtocolError, match="one too many"):
-        pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 4, 0))))
+        list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 4, 0)))))
 
 
 def test_no_common_version_is_told_to_both() -> None:
@@ -254,9 +296,9 @@ def test_no_common_version_is_told_to_both() -> None:
     old.start()
     new.start()
     with pytest.raises(RemoteProtocolError, match="upgrade the local node"):
-        old.handle_bytes(new.poll_output())
+        list(old.handle_bytes(new.poll_output()))
     with pytest.raises(RemoteProtocolError, match="upgrade the remote node"):
-        new.handle_bytes(old.poll_output())
+        list(new.handle_bytes(old.poll_output()))
     assert old.state is new.state is LinkState.CLOSING
 
 
@@ -267,7 +309,7 @@ def test_message_before_hello_and_second_hello() -> None:
         link = ControlLink(hello("a"))
         link.start()
         with pytest.raises(RemoteProtocolError, match="in state"):
-            link.handle_bytes(b"P2FC\x01\x01" + frames)
+            list(link.handle_bytes(b"P2FC\x01\x01" + frames))
 
 
 def test_eof() -> None:
@@ -283,7 +325,7 @@ def test_eof() -> None:
 def test_bytes_after_goodbye_are_ignored() -> None:
     pair = Pair().open()
     pair.a.send(m.Goodbye(3))
-    assert pair.b.handle_bytes(pair.a.poll_output() + b"\xff" * 9) == [m.Goodbye(3)]
+    assert list(pair.b.handle_bytes(pair.a.poll_output() + b"\xff" * 9)) == [m.Goodbye(3)]
 
 
 @settings(deadline=None)
@@ -293,7 +335,7 @@ def test_arbitrary_bytes(data: bytes, preambled: bool) -> None:
     link.start()
     link.poll_output()
     try:
-        link.handle_bytes(b"P2FC\x01\x01" * preambled + data)
+        list(link.handle_bytes(b"P2FC\x01\x01" * preambled + data))
     except RemoteProtocolError:
         assert link.state is LinkState.CLOSING
         assert link.output_bytes > 0
@@ -305,7 +347,7 @@ def test_arbitrary_messages_raise_only_protocol_errors(batch: list[m.Message]) -
     pair = Pair().wanted()
     for message in batch:
         with contextlib.suppress(ProtocolError):
-            pair.a.handle_bytes(encode_frame(m.encode_payload(message)))
+            list(pair.a.handle_bytes(encode_frame(m.encode_payload(message))))
         with contextlib.suppress(LocalProtocolError):
             pair.a.send(message)
 

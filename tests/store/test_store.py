@@ -68,7 +68,8 @@ def write_chunk(title: StoredTitle, tree: Path, chunk: int) -> None:
 
 def fill(title: StoredTitle, tree: Path) -> None:
     for chunk in range(title.manifest.chunk_count):
-        write_chunk(title, tree, chunk)
+        if not title.is_sealed(chunk):
+            write_chunk(title, tree, chunk)
         assert title.check_blake3(chunk)
     title.commit(range(title.manifest.chunk_count))
 
@@ -188,6 +189,23 @@ def test_files_changed_behind_our_back_are_filled_again(tmp_path: Path, tree: Pa
         fill(title, tree)
         title.go_live()
         assert verify_tree(tmp_path / "live" / NAME, manifest).ok
+
+
+def test_a_sealed_chunk_takes_no_more_writes(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        for chunk in (0, 1):
+            write_chunk(title, tree, chunk)
+        with title.write_lock(0):
+            title.seal(0)
+        with pytest.raises(StoreError, match="chunk 0 .* is verified"):
+            title.write_chunk(0, bytes(CHUNK))
+        title.write_chunk(1, chunk_bytes(tree, manifest, 1))
+        assert title.check_blake3(0)
+        title.commit([1])
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        assert [title.is_sealed(chunk) for chunk in (0, 1, 2)] == [False, True, False]
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path, tree: Path, manifest: Manifest) -> None:
