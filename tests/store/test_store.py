@@ -198,7 +198,7 @@ def test_a_sealed_chunk_takes_no_more_writes(tmp_path: Path, tree: Path, manifes
             write_chunk(title, tree, chunk)
         with title.write_lock(0):
             title.seal(0)
-        with pytest.raises(StoreError, match="chunk 0 .* is verified"):
+        with pytest.raises(StoreError, match=r"chunk 0 .* is verified"):
             title.write_chunk(0, bytes(CHUNK))
         title.write_chunk(1, chunk_bytes(tree, manifest, 1))
         assert title.check_blake3(0)
