@@ -7,7 +7,7 @@ The clock and the random source are arguments. Rejected: signed tokens without a
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -39,6 +39,7 @@ class TokenRegistry(Generic[OwnerT]):
         self._count_max = count_max
         # All live equally long, so the order of issue is the order of expiry.
         self._live: OrderedDict[bytes, tuple[float, OwnerT]] = OrderedDict()
+        self._held: Counter[OwnerT] = Counter()
 
     def __len__(self) -> int:
         """Tokens held, those that expired since the last call among them."""
@@ -53,7 +54,13 @@ class TokenRegistry(Generic[OwnerT]):
         if len(token) != TOKEN_BYTES or token in self._live:
             raise LocalProtocolError("the random source for tokens is broken: wrong length, or a token came twice")
         self._live[token] = (now + self._lifetime_s, owner)
+        self._held[owner] += 1
         return token
+
+    def held_by(self, owner: OwnerT, now: float) -> int:
+        """Return how many live tokens an owner has."""
+        self.expire(now)
+        return self._held[owner]
 
     def spend(self, token: bytes, now: float) -> OwnerT:
         """Return whom `token` was issued for, and forget it. Raises `RemoteProtocolError` where it is not live."""
@@ -62,16 +69,18 @@ class TokenRegistry(Generic[OwnerT]):
         if entry is None:
             # The token itself stays out of the message: logs are read by more people than tokens should be.
             raise RemoteProtocolError("data stream with a token that was never issued, has expired or was used before")
+        self._count_down(entry[1])
         return entry[1]
 
     def expire(self, now: float) -> int:
         """Forget tokens whose time is over; return how many."""
         gone = 0
         while self._live:
-            token, (deadline, _) = next(iter(self._live.items()))
+            token, (deadline, owner) = next(iter(self._live.items()))
             if deadline > now:
                 break
             del self._live[token]
+            self._count_down(owner)
             gone += 1
         return gone
 
@@ -80,4 +89,10 @@ class TokenRegistry(Generic[OwnerT]):
         tokens = [token for token, (_, holder) in self._live.items() if holder == owner]
         for token in tokens:
             del self._live[token]
+        self._held.pop(owner, None)
         return len(tokens)
+
+    def _count_down(self, owner: OwnerT) -> None:
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]

@@ -45,6 +45,13 @@ SCOPES: Final = tuple(Scope)
 """From near to far. Going through the enumeration itself makes a list of it each time."""
 
 
+def scope_between(one: NodeInfo, other: NodeInfo) -> Scope:
+    """Return the smallest group that holds both caches: how far apart they are."""
+    if one.region != other.region:
+        return Scope.WORLD
+    return Scope.ISP if one.isp == other.isp else Scope.REGION
+
+
 def lot_count(chunk_count: int) -> int:
     """Return how many lots a title's chunks make; chunk k is in lot k % lots.
 

@@ -117,7 +117,7 @@ class Fill:
         self.duplicate_bytes = 0
         self._random = random
         self._heard = heard
-        self._is_held = False
+        self.is_held = False
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._verdicts = Verdicts()
         self._interest = Interest(manifest.chunk_count)
@@ -184,7 +184,7 @@ class Fill:
                 for chunk in chunks:
                     self.ledger.commit(chunk)
             case events.HeldBack():
-                self._is_held = True
+                self.is_held = True
             case events.Released():
                 self._release(now)
             case events.TimePassed():
@@ -277,7 +277,7 @@ class Fill:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
         counts = self.ledger.counts
         missing, held_back = self.ledger.missing, 0
-        if self._is_held:
+        if self.is_held:
             missing, held_back = Bitmap(self.manifest.chunk_count), missing.count()
         in_isp = missing & self.available.held[Scope.ISP]
         elsewhere = missing.and_not(self.available.held[Scope.ISP])
@@ -402,8 +402,8 @@ class Fill:
 
         So all waits begin anew: a source, or a master, that is dead is found out later, but none is taken for dead.
         """
-        if self._is_held:
-            self._is_held = False
+        if self.is_held:
+            self.is_held = False
             self._starved_at = None
             self._masters.wait_anew(now)
             for source in self.sources.values():
@@ -417,7 +417,7 @@ class Fill:
             return
         source = self.sources[request.source]
         length = self.manifest.chunk_length(request.chunk)
-        if self._is_held:
+        if self.is_held:
             source.count(now, length)
         else:
             source.note_delivery(now, request, length)
@@ -469,11 +469,11 @@ class Fill:
                 source.origin_window = origin_window(share, behind)
             if source.barred_reason and now >= source.barred_until:
                 self._unbar(source)
-            if source.requests and not self._is_held and self._is_silent(now, source):
+            if source.requests and not self.is_held and self._is_silent(now, source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
         self._masters.readmit(now, self.me.id)
         self._masters.forget_claims(now - CLAIM_S)
-        if self._is_held:
+        if self.is_held:
             return
         if self.policy.escalate:
             self._pass_over_slow(now)
@@ -570,7 +570,7 @@ class Fill:
 
     def _ask(self, now: float, names: Iterable[str]) -> None:
         """Ask the sources `names` for what they may deliver."""
-        if self._is_held:
+        if self.is_held:
             return
         size = self.manifest.chunk_size
         sources = [self.sources[name] for name in names if name in self.sources]

@@ -18,14 +18,13 @@ from typing import Final, NamedTuple
 
 import trio
 
+from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, RequestBook, RequestStep
+from p2pfill.engine.uploads import Wanted
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
 from p2pfill.model.ids import TitleId
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
-from p2pfill.swarm.requests import RequestStep
-from p2pfill.transport.plane import DataPlane, Next, Stream
-from p2pfill.transport.receives import Arrival, ChunkStore, Outcome, Receive, Receives
-from p2pfill.transport.uploads import Wanted
+from p2pfill.transport.plane import DataPlane, Poll, Stream
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
@@ -60,12 +59,12 @@ class Spent(NamedTuple):
 class Receiver(Stream):
     """The end that a node opens to be sent chunks. Run it once.
 
-    Each header claims what it announces from `receives`, and what became of it arrives there.
+    Each header claims what it announces from `book`, and what became of it arrives there.
     """
 
-    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, receives: Receives) -> None:
+    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, book: RequestBook) -> None:
         super().__init__(sock, plane)
-        self._receives = receives
+        self._book = book
         self._receiver = io.ChunkReceiver()
         self._head = b""
         self._receive: Receive | None = None
@@ -126,7 +125,7 @@ class Receiver(Stream):
         hash_ns += self._checked_ns
         return Spent(self._turned_ns - hash_ns - write_ns, hash_ns, write_ns)
 
-    def work(self, ready: int) -> Next:
+    def work(self, ready: int) -> Poll:
         """Take what has come: headers, payload, digests."""
         try:
             return self._work()
@@ -135,7 +134,7 @@ class Receiver(Stream):
             self._turned_ns += now_ns - self._rested_ns
             self._rested_ns = now_ns
 
-    def _work(self) -> Next:
+    def _work(self) -> Poll:
         for _ in range(RUN_CHUNKS):
             if self._receive is None:
                 step = self._take_header()
@@ -143,16 +142,16 @@ class Receiver(Stream):
                     return step
             receive = self._receive
             if receive is None:
-                return Next.WAIT
+                return Poll.WAIT
             done = not self._skips and self._take(receive)
             if self._skips:
                 done = self._skip(receive)
             if not done:
                 self._set_low_water(min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
-                return Next.WAIT
+                return Poll.WAIT
             self._set_low_water(1)
             self._finish(receive)
-        return Next.WAIT
+        return Poll.WAIT
 
     def _finish(self, receive: Receive) -> None:
         """Check a chunk, all of which has come."""
@@ -169,7 +168,7 @@ class Receiver(Stream):
 
     def _arrive(self, receive: Receive, outcome: Outcome, fault: str) -> None:
         receive.step(RequestStep.FAIL)  # if it has not ended otherwise
-        self._receives.arrive(Arrival(receive, outcome, self._taken, fault))
+        self._book.arrive(Arrival(receive, outcome, self._taken, fault))
 
     def _buffer_bytes(self) -> int:
         """Return how large the kernel's buffer is by now; about half of it is the window that the remote may fill."""
@@ -181,19 +180,19 @@ class Receiver(Stream):
             self._low_water_bytes = count
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
-    def _take_header(self) -> Next | None:
+    def _take_header(self) -> Poll | None:
         """Take a header; return None once it is there, or what to do meanwhile."""
         while len(self._head) < HEADER_BYTES:
             part = self._read(HEADER_BYTES - len(self._head))
             if part is None:
-                return Next.WAIT
+                return Poll.WAIT
             if not part:
                 if self._head:
                     raise RemoteProtocolError("data stream ended inside a header")
-                return Next.END
+                return Poll.END
             self._head += part
         header = decode_header(self._head)
-        receive = self._receives.claim(header)
+        receive = self._book.claim(header)
         self._head, self._taken, self._refusal = b"", 0, ""
         self._skips = not receive.is_wanted
         self._receive = receive
@@ -312,7 +311,7 @@ class Sender(Stream):
     def hurry(self) -> None:
         """Note that something more urgent may be there to be sent: it waits for its slot among its like."""
         if self.place is not None and (wanted := self._wanted()) is not None:
-            self.plane.hurry(self, wanted)
+            self.plane.reprioritise(self, wanted)
 
     @property
     def is_busy(self) -> bool:
@@ -333,14 +332,14 @@ class Sender(Stream):
         """Wait for room where there is something to send, else for the remote to close."""
         return select.EPOLLRDHUP | (select.EPOLLIN if self._idle else select.EPOLLOUT)
 
-    def work(self, ready: int) -> Next:
+    def work(self, ready: int) -> Poll:
         """Send what is to be sent."""
         if self._upload is None and ready & _HEARD:
             return self._hear()
         wanted = self._next_wanted()
         if wanted is None:
             self.plane.release_slot(self)
-            return Next.WAIT
+            return Poll.WAIT
         if not self.has_slot and not self.plane.take_slot(self, wanted):
             return self._park()
         for _ in range(RUN_CHUNKS):
@@ -354,20 +353,20 @@ class Sender(Stream):
                 break
         return self._rest()
 
-    def _rest(self) -> Next:
+    def _rest(self) -> Poll:
         """Keep the slot inside a chunk; between chunks keep it only where nobody waits for something as urgent."""
         if self._upload is not None and self._moved:
-            return Next.WAIT
+            return Poll.WAIT
         wanted = self._next_wanted()
         if wanted is None:
             self.plane.release_slot(self)
-            return Next.WAIT
-        return Next.WAIT if self.plane.renew_slot(self, wanted) else self._park()
+            return Poll.WAIT
+        return Poll.WAIT if self.plane.renew_slot(self, wanted) else self._park()
 
-    def _park(self) -> Next:
+    def _park(self) -> Poll:
         # What came between the question how urgent it is and the queue has found nobody there to hurry.
         self.hurry()
-        return Next.PARK
+        return Poll.PARK
 
     def _next_wanted(self) -> Wanted | None:
         """Return what it sends next; None where nothing is to be sent, and then it is idle."""
@@ -389,14 +388,14 @@ class Sender(Stream):
         self._head, self._moved = encode_header(self._upload.header), 0
         return True
 
-    def _hear(self) -> Next:
+    def _hear(self) -> Poll:
         try:
             said = os.read(self.fd, 1)
         except BlockingIOError:
-            return Next.WAIT
+            return Poll.WAIT
         if said:
             raise RemoteProtocolError("the receiver of a data stream has nothing to say on it but its preface")
-        return Next.END
+        return Poll.END
 
     def _send(self, upload: Upload) -> bool:
         if self._moved < HEADER_BYTES:

@@ -11,29 +11,26 @@ time than hashing and copying; a thread per stream, which 64 peers would make 64
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
-from typing import NamedTuple
 
 import trio
 
+from p2pfill.engine.slots import Uploader, UploadSlots
+from p2pfill.engine.uploads import Wanted
 from p2pfill.errors import TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
-from p2pfill.model.urgency import Urgency
-from p2pfill.transport.uploads import Wanted
 
 
-class Next(Enum):
+class Poll(Enum):
     """What a stream wants after a thread has served it."""
 
     WAIT = "arm it again"
@@ -41,50 +38,28 @@ class Next(Enum):
     END = "nothing more will come"
 
 
-class Place(NamedTuple):
-    """Where a stream stands in the queue for upload slots."""
-
-    urgency: Urgency
-    nearness: int
-    number: int
-    """Grows with each that queues, so that equals go in order of arrival."""
-    stream: Stream
-    title: TitleId
-
-
-class Stream(ABC):
+class Stream(Uploader, ABC):
     """One data stream of a plane. `work` runs in the plane's threads, all else in the event loop."""
 
     def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, nearness: int = 0) -> None:
-        """Among streams that wait for a slot for something as urgent, the one with the least `nearness` goes first."""
+        super().__init__(nearness)
         self.sock = sock
         self.fd = sock.fileno()
         self.plane = plane
         self.lock = threading.Lock()
         """Held by the thread that serves the stream."""
-        self.closed = False
-        self.nearness = nearness
-        self.slot_title: TitleId | None = None
-        """The title for which it has an upload slot, if it has one."""
-        self.place: Place | None = None
-        """Where it waits for a slot, if it does."""
         self.moved_bytes = 0
         """Payload bytes moved so far; grows inside a chunk too."""
         self.moved_at_look = 0
         self._ended = trio.Event()
         self._fault: Exception | None = None
 
-    @property
-    def has_slot(self) -> bool:
-        """Whether it may send now."""
-        return self.slot_title is not None
-
     @abstractmethod
     def interest(self) -> int:
         """Return the epoll events that the stream waits for."""
 
     @abstractmethod
-    def work(self, ready: int) -> Next:
+    def work(self, ready: int) -> Poll:
         """Move what can be moved now; `ready` are the events that came. Raises what ends the stream."""
 
     @abstractmethod
@@ -132,14 +107,7 @@ class DataPlane:
         self._stopping = False
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
-        self._slots_free = upload_slots
-        self._sending: Counter[TitleId] = Counter()
-        """Slots that each title has now."""
-        self._limits: dict[TitleId, int] = {}
-        """And how many it may have, where that is not all."""
-        self._slot_queue: list[Place] = []
-        """A heap. A place that its stream has left for a better one stays until it comes up."""
-        self._slot_numbers = itertools.count()
+        self._slots = UploadSlots(upload_slots)
         self._token = trio.lowlevel.current_trio_token()
         self._news: deque[Callable[[], object]] = deque()
         self._has_told = False
@@ -202,119 +170,48 @@ class DataPlane:
         while self._news:
             self._news.popleft()()
 
-    # ---- upload slots
+    # ---- upload slots, which threads take and give back
 
     @property
     def has_slot_queue(self) -> bool:
         """Whether a stream waits for an upload slot."""
-        return bool(self._slot_queue)
+        return self._slots.has_queue
 
     def limit(self, title: TitleId, slots: int | None) -> None:
         """Let a title take `slots` slots, at least one; None: as many as there are."""
         with self._slot_lock:
-            if slots is None:
-                self._limits.pop(title, None)
-            else:
-                self._limits[title] = slots
-            heirs = []
-            while self._slots_free and (heir := self._first_waiting()) is not None:
-                self._slots_free -= 1
-                self._hand_to(heir.stream, heir.title)
-                heirs.append(heir.stream)
-        for stream in heirs:
-            self.arm(stream)
+            served = self._slots.limit(title, slots)
+        for stream in served:
+            self._serve_next(stream)
 
     def take_slot(self, stream: Stream, wanted: Wanted) -> bool:
-        """Give an upload slot to `stream`, which has none, or queue it for one.
-
-        The most urgent goes first, among equals who is farthest away: it waits for its whole network.
-        """
+        """Give an upload slot to `stream`, which has none, or queue it for one."""
         with self._slot_lock:
-            if self._slots_free and self._may_send(wanted.title):
-                self._slots_free -= 1
-                self._hand_to(stream, wanted.title)
-            elif stream.place is None:
-                self._queue(stream, wanted)
-            return stream.has_slot
+            return self._slots.take(stream, wanted)
 
-    def hurry(self, stream: Stream, wanted: Wanted) -> None:
+    def reprioritise(self, stream: Stream, wanted: Wanted) -> None:
         """Let `stream` wait for something more urgent, if it waits: what it is to send has changed."""
         with self._slot_lock:
-            if stream.place is not None and wanted.urgency < stream.place.urgency:
-                self._queue(stream, wanted)
-            if stream.place is None or not self._slots_free or not self._may_send(stream.place.title):
-                return
-            self._slots_free -= 1
-            self._hand_to(stream, stream.place.title)
-        self.arm(stream)
+            has_slot = self._slots.reprioritise(stream, wanted)
+        if has_slot:
+            self.arm(stream)
 
     def renew_slot(self, stream: Stream, wanted: Wanted) -> bool:
         """Leave `stream` its slot for a next chunk unless somebody waits whose turn it is as much; then queue it."""
         with self._slot_lock:
-            if not stream.has_slot:
-                return True  # it was taken away meanwhile; the next turn asks for another
-            self._take_from(stream)
-            heir = self._first_waiting()
-            mine = wanted.urgency, stream.nearness
-            if self._may_send(wanted.title) and (heir is None or mine < (heir.urgency, heir.nearness)):
-                if heir is not None:
-                    heapq.heappush(self._slot_queue, heir)
-                self._hand_to(stream, wanted.title)
-                return True
-            self._queue(stream, wanted)
-            if heir is None:
-                self._slots_free += 1
-                return False
-            self._hand_to(heir.stream, heir.title)
-        self.arm(heir.stream)
-        return False
+            kept, other = self._slots.renew(stream, wanted)
+        self._serve_next(other)
+        return kept
 
     def release_slot(self, stream: Stream) -> None:
         """Take the slot from `stream`, if it has one, and give it to the one that waits and is to be first."""
         with self._slot_lock:
-            if not stream.has_slot:
-                return
-            self._take_from(stream)
-            heir = self._first_waiting()
-            if heir is None:
-                self._slots_free += 1
-                return
-            self._hand_to(heir.stream, heir.title)
-        self.arm(heir.stream)
+            other = self._slots.release(stream)
+        self._serve_next(other)
 
-    def _queue(self, stream: Stream, wanted: Wanted) -> None:
-        stream.place = Place(wanted.urgency, stream.nearness, next(self._slot_numbers), stream, wanted.title)
-        heapq.heappush(self._slot_queue, stream.place)
-
-    def _may_send(self, title: TitleId) -> bool:
-        return title not in self._limits or self._sending[title] < self._limits[title]
-
-    def _first_waiting(self) -> Place | None:
-        """Take the first place out of the queue whose stream still waits there and whose title may be sent."""
-        held_up: list[Place] = []
-        found: Place | None = None
-        while self._slot_queue and found is None:
-            place = heapq.heappop(self._slot_queue)
-            if place is not place.stream.place or place.stream.closed:
-                continue
-            if self._may_send(place.title):
-                found = place
-            else:
-                held_up.append(place)
-        for place in held_up:
-            heapq.heappush(self._slot_queue, place)
-        return found
-
-    def _hand_to(self, stream: Stream, title: TitleId) -> None:
-        stream.slot_title, stream.place = title, None
-        self._sending[title] += 1
-
-    def _take_from(self, stream: Stream) -> None:
-        if stream.slot_title is not None:
-            self._sending[stream.slot_title] -= 1
-            if not self._sending[stream.slot_title]:
-                del self._sending[stream.slot_title]
-            stream.slot_title = None
+    def _serve_next(self, uploader: Uploader | None) -> None:
+        if isinstance(uploader, Stream):
+            self.arm(uploader)
 
     async def watch_slots(self) -> None:
         """Take upload slots from streams that stand still; runs until cancelled."""
@@ -342,9 +239,9 @@ class DataPlane:
             try:
                 turn = stream.work(ready)
             except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
-                turn, fault = Next.END, error
-            if turn is Next.WAIT:
+                turn, fault = Poll.END, error
+            if turn is Poll.WAIT:
                 self.arm(stream)
-            elif turn is Next.END:
+            elif turn is Poll.END:
                 stream.closed = True
                 self.tell(partial(stream.end, fault))

@@ -1,15 +1,16 @@
 """What one remote has asked for and was not sent yet: the most urgent first, of one urgency in order of arrival.
 
-The event loop puts and withdraws, threads of the data plane take; a lock is held for a few dictionary operations. How
+The engine puts and withdraws, whoever sends takes, in a thread of its own; a lock is held for a few dictionary
+operations. How
 urgent a title is gets looked up when something is taken, so a change takes effect with the next chunk. The cost of a
 chunk grows with the titles that the remote waits for, not with its requests.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from p2pfill.model.ids import TitleId
@@ -34,10 +35,10 @@ class Asked(NamedTuple):
 class UploadQueue:
     """The requests of one remote; how many there are at most is the link's rule."""
 
-    def __init__(self, urgency_of: Callable[[TitleId], Urgency]) -> None:
-        """`urgency_of` is called from several threads."""
+    def __init__(self, urgency_of: Callable[[TitleId], Urgency], lock: AbstractContextManager[object]) -> None:
+        """`urgency_of` is called by whoever sends, in whatever thread."""
         self._urgency_of = urgency_of
-        self._lock = threading.Lock()
+        self._lock = lock
         self._title_of: dict[int, TitleId] = {}
         self._waiting: dict[TitleId, OrderedDict[int, int]] = {}
         """Title -> request -> chunk, in order of arrival."""
@@ -58,6 +59,12 @@ class UploadQueue:
             if title is not None:
                 del self._waiting[title][request_id]
                 self._forget_if_empty(title)
+
+    def withdraw_title(self, title: TitleId) -> None:
+        """Remove all that waits of a title."""
+        with self._lock:
+            for request_id in self._waiting.pop(title, ()):
+                del self._title_of[request_id]
 
     def wanted(self) -> Wanted | None:
         """Return what would be taken now; None where nothing waits."""

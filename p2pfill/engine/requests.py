@@ -1,22 +1,33 @@
-"""What may come on the data streams of one remote, and who may write it: the border between the loop and the threads.
+"""The book of requests: what was asked for, what may come of it, and who may write it.
 
-The event loop posts what it has asked for (`Receives.post`) and reaps what has come of it, in batches
-(`Receives.reap`). A thread that reads a header claims what it announces (`Receives.claim`). A posted receive is used up
-by its first answer, whatever becomes of that: a second one, on the same stream or on another, finds nothing, and is a
-breach of the protocol. Threads read nothing else of the loop's.
+One request is in exactly one state (`TRANSITIONS`):
 
-The right to write belongs to one (receive, stream) while the request is RECEIVING (`swarm.requests`). A slice is
-written under the lock of its chunk (`ChunkStore.write_lock`) after a look at that state, so giving a request up needs
-no wait: the slice under way ends, the next writer of the chunk waits for it, and the one that was given up writes no
-more. A chunk whose digests held is sealed in the store under the same lock, which then refuses every writer.
+    ASKED       the source was asked; nothing of the answer has come
+    RECEIVING   one stream has begun to answer, and no other may
+    WRITTEN     the last byte is in the title's file; nobody may write for this request any more
+    VERIFIED    every digest that the title asks for holds
+    FAILED      the answer was refused, broke off, or is not the chunk
+    ABANDONED   whoever asked does not want it any more
 
-Rejected: looking at the loop's tables from the threads. Whatever the loop moves from one table to another is in neither
-for a moment, in which honest remotes are accused; and what it has heard of late is written over.
+A `RequestBook` is the border between the engine, which owns it, and those who move bytes. The engine posts what it has
+asked for and reaps what has come of it, in batches. Whoever reads a header claims what it announces; a posted receive
+is used up by its first answer, whatever becomes of that: a second one, on the same stream or on another, finds nothing,
+and is a breach of the protocol. Those who move bytes read nothing else of the engine's, so this is the seam for a data
+plane of another kind. Reads of origins are receives too, each begun as it is made.
+
+The right to write belongs to one (receive, stream) while the request is RECEIVING. A slice is written under the lock of
+its chunk (`ChunkStore.write_lock`) after a look at that state, so giving a request up needs no wait: the slice under
+way ends, the next writer of the chunk waits for it, and the one that was given up writes no more. A chunk whose digests
+held is sealed in the store under the same lock, which then refuses every writer. So what is VERIFIED is never
+ABANDONED, or the other way round, and nothing is written over what is verified.
+
+Pure: the lock is an argument, since nodes move bytes in threads and the simulator does not.
+Rejected: looking at the engine's tables from the threads. Whatever moves from one table to another is in neither for a
+moment, in which honest remotes are accused; and what was heard of late is written over.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,10 +36,58 @@ from typing import Final, NamedTuple, Protocol
 
 from p2pfill.errors import RemoteProtocolError, StoreError
 from p2pfill.protocol.data import DataHeader, check_header
-from p2pfill.swarm.requests import TRANSITIONS, RequestState, RequestStep
+
+Lock = AbstractContextManager[object]
+"""One that its holder may take again (`threading.RLock`), or none at all (`contextlib.nullcontext`)."""
 
 ABANDONED_MAX: Final = 2048
 """Requests of a link that were given up and whose payload may yet come. More than a link can have outstanding."""
+
+
+class RequestState(Enum):
+    """Where one request stands; see the file's head."""
+
+    ASKED = "ASKED"
+    RECEIVING = "RECEIVING"
+    WRITTEN = "WRITTEN"
+    VERIFIED = "VERIFIED"
+    FAILED = "FAILED"
+    ABANDONED = "ABANDONED"
+
+    __hash__ = object.__hash__
+
+
+class RequestStep(Enum):
+    """What moves a request on."""
+
+    BEGIN = "a stream begins to answer"
+    END = "the last byte is written"
+    VERIFY = "the digests hold"
+    FAIL = "refused, broken off, or wrong"
+    ABANDON = "not wanted any more"
+
+    __hash__ = object.__hash__
+
+
+TRANSITIONS: Final[dict[tuple[RequestState, RequestStep], RequestState]] = {
+    (RequestState.ASKED, RequestStep.BEGIN): RequestState.RECEIVING,
+    (RequestState.ASKED, RequestStep.FAIL): RequestState.FAILED,
+    (RequestState.ASKED, RequestStep.ABANDON): RequestState.ABANDONED,
+    (RequestState.RECEIVING, RequestStep.END): RequestState.WRITTEN,
+    (RequestState.RECEIVING, RequestStep.FAIL): RequestState.FAILED,
+    (RequestState.RECEIVING, RequestStep.ABANDON): RequestState.ABANDONED,
+    (RequestState.WRITTEN, RequestStep.VERIFY): RequestState.VERIFIED,
+    (RequestState.WRITTEN, RequestStep.FAIL): RequestState.FAILED,
+    (RequestState.WRITTEN, RequestStep.ABANDON): RequestState.ABANDONED,
+}
+"""All that may happen. What the table lacks does not happen: `step` leaves the state as it is and says so."""
+
+
+def state_diagram() -> str:
+    """Return the table as a Mermaid state diagram, for ARCHITECTURE.md."""
+    lines = ["stateDiagram-v2", f"    [*] --> {RequestState.ASKED.value}"]
+    lines += [f"    {state.value} --> {to.value}: {step.value}" for (state, step), to in TRANSITIONS.items()]
+    return "\n".join(lines)
 
 
 class ChunkStore(Protocol):
@@ -41,7 +100,7 @@ class ChunkStore(Protocol):
         """
         ...
 
-    def write_lock(self, chunk: int) -> AbstractContextManager[object]:
+    def write_lock(self, chunk: int) -> Lock:
         """Return the lock under which a chunk is written and sealed."""
         ...
 
@@ -51,6 +110,10 @@ class ChunkStore(Protocol):
 
     def seal(self, chunk: int) -> None:
         """Refuse all writes to a chunk from now on; its `write_lock` is held."""
+        ...
+
+    def check_blake3(self, chunk: int) -> bool:
+        """Read a chunk back and tell whether its BLAKE3 is the manifest's. Raises `StoreError`."""
         ...
 
 
@@ -70,7 +133,7 @@ class Outcome(Enum):
 
 
 class Arrival(NamedTuple):
-    """What a thread tells the loop of a receive that is used up."""
+    """What the engine is told of a receive that is used up."""
 
     receive: Receive
     outcome: Outcome
@@ -91,12 +154,13 @@ class Receive:
         chunk: int,
         length: int,
         xxh3: bytes,
-        check: Callable[[int], bool] | None = None,
-        owner: object = None,
+        check: Callable[[int], bool] | None,
+        owner: object,
+        lock: Lock,
     ) -> None:
         """`check` reads the chunk back and checks what the title asks for beyond XXH3; None for nothing more.
 
-        `owner` is the loop's; threads do not look at it.
+        `owner` is the engine's; those who move bytes do not look at it.
         """
         self.request_id = request_id
         self.title = title
@@ -106,7 +170,7 @@ class Receive:
         self.check = check
         self.owner = owner
         self.state = RequestState.ASKED
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def step(self, step: RequestStep) -> bool:
         """Move on as the table says; False, and nothing changes, where it says nothing. Callable from any thread."""
@@ -143,19 +207,19 @@ class Receive:
         return Outcome.VERIFIED, ""
 
 
-class Receives:
-    """The receives of one link; `wake` is called from a thread when there is something to reap."""
+class RequestBook:
+    """The receives of one link; `wake` is called, in whatever thread, when there is something to reap."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], object], lock: Lock) -> None:
         self._wake = wake
-        self._lock = threading.Lock()
+        self.lock = lock
         self._posted: dict[int, Receive] = {}
-        """Outstanding, and those that have come and were not reaped; the loop alone adds and removes."""
+        """Outstanding, and those that have come and were not reaped; the engine alone adds and removes."""
         self._abandoned: OrderedDict[int, Receive] = OrderedDict()
         """Of those only whose payload has not begun to come: what has is used up."""
         self._arrived: deque[Arrival] = deque()
 
-    # ---- the event loop
+    # ---- the engine
 
     def __len__(self) -> int:
         """Return how many are outstanding, or have come and were not reaped."""
@@ -171,12 +235,12 @@ class Receives:
 
     def post(self, receive: Receive) -> None:
         """Let the answer to a request come, once."""
-        with self._lock:
+        with self.lock:
             self._posted[receive.request_id] = receive
 
     def abandon(self, request_id: int) -> bool:
         """Give a request up: its payload is read past when it comes. False where all of it has come already."""
-        with self._lock:
+        with self.lock:
             receive = self._posted.get(request_id)
             if receive is None:
                 return False
@@ -195,7 +259,7 @@ class Receives:
 
         None where it is being answered, or was given up.
         """
-        with self._lock:
+        with self.lock:
             self._abandoned.pop(request_id, None)
             receive = self._posted.get(request_id)
             if receive is None or receive.state is not RequestState.ASKED:
@@ -212,7 +276,7 @@ class Receives:
             arrived.append(arrival)
         return arrived
 
-    # ---- threads of the data plane
+    # ---- those who move bytes
 
     def claim(self, header: DataHeader) -> Receive:
         """Use up the receive that a header answers, which is the caller's from now on; it may be abandoned already.
@@ -221,7 +285,7 @@ class Receives:
         where it is not for the chunk, or not of the length, that was asked for.
         """
         number = header.request_id
-        with self._lock:
+        with self.lock:
             receive = self._posted.get(number)
             if receive is None:
                 receive = self._abandoned.pop(number, None)
@@ -238,8 +302,8 @@ class Receives:
         return receive
 
     def arrive(self, arrival: Arrival) -> None:
-        """Tell the loop what became of a receive, once."""
-        # Woken for each that finds nothing before it; the loop takes all that is there by then.
+        """Tell the engine what became of a receive, once."""
+        # Woken for each that finds nothing before it; it takes all that is there by then.
         is_first = not self._arrived
         self._arrived.append(arrival)
         if is_first:

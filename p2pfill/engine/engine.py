@@ -1,0 +1,563 @@
+"""One cache's engine: the titles that it fills, its links, and what is to be done for them. Pure.
+
+Contract: the driver tells the engine what happens, with the time (`now`, which never goes back) as the first argument;
+at the end of the moment it calls `poll(now)` and performs what that returns, in order; and it calls `poll` again no
+later than `next_wakeup()`. Nothing here reads a clock, opens a socket, touches a file or draws chance but from the
+`Random` that it is given, so the node's driver (`p2pfill.node`, Trio) and the simulator's (`p2pfill.sim`, virtual time)
+run the same engine, and neither decides.
+
+Messages go out through the `Channel` of each link, which queues them. What a remote does wrong leaves as
+`RemoteProtocolError`, and the driver ends that link. An exception of any other kind is ours.
+
+A driver that was stopped for a while (a virtual machine that moves) has all waits begin anew: nobody was silent but
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+from typing import Final
+
+from p2pfill.engine.dialler import NEVER, Dial, Dialler
+from p2pfill.engine.link import Channel, Link, OpenStream, Owner, WakeUploads
+from p2pfill.engine.requests import Arrival, ChunkStore, Lock, Outcome, Receive, RequestBook, RequestStep
+from p2pfill.engine.task import (
+    BeginWriteOut,
+    Commit,
+    EndFill,
+    FillTask,
+    GoLive,
+    LimitSlots,
+    ReadOrigin,
+    StopRead,
+    withdrawn,
+)
+from p2pfill.errors import P2PFillError, RemoteProtocolError, StoreError
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import AGENDA_S, PROGRESS_S
+from p2pfill.model.urgency import Urgency
+from p2pfill.protocol import messages as m
+from p2pfill.protocol.tokens import TokenRegistry
+from p2pfill.swarm import actions, events
+from p2pfill.swarm.agenda import Agenda
+from p2pfill.swarm.fill import Fill
+
+Effect = (
+    Dial
+    | OpenStream
+    | WakeUploads
+    | ReadOrigin
+    | StopRead
+    | Commit
+    | BeginWriteOut
+    | GoLive
+    | LimitSlots
+    | EndFill
+)
+
+NOT_ORDERED: Final = Urgency()
+"""Of titles that are filled without a tracker, or served though nobody orders them any more."""
+
+FROZEN_S: Final = 1.5
+"""An engine that is polled so much later than it asked for was stopped: no event loop lags so long by itself."""
+
+PROBE_S: Final = 3.0
+"""For a remote that is linked to answer a Ping, when somebody else introduces himself by its name: a few round trips
+and a busy event loop."""
+
+PROBE_NONCE: Final = 1 << 31
+"""Pings that the engine sends are numbered from here on, those that keep a link alive from 1."""
+
+
+class Engine:
+    """The engine of the cache `me`."""
+
+    def __init__(
+        self,
+        me: NodeInfo,
+        random: Random,
+        random_bytes: Callable[[int], bytes],
+        new_lock: Callable[[], Lock],
+        upload_slots: int,
+    ) -> None:
+        """`random_bytes(n)` makes tokens that nobody can predict; `new_lock` guards what threads look at."""
+        self.me = me
+        self.now = 0.0
+        """The moment that is being dealt with."""
+        self.is_stopping = False
+        """No more requests are taken."""
+        self.links: dict[str, Link] = {}
+        """By the id of the remote, which has introduced itself."""
+        self.tasks: dict[TitleId, FillTask] = {}
+        """The fills that run."""
+        self.live: dict[TitleId, Bitmap] = {}
+        """Titles that are served whole."""
+        self.opening: dict[TitleId, None] = {}
+        """Titles that are live on disk and about to be served, in the order in which they are opened."""
+        self.dialler = Dialler(me.id, random)
+        self._random_bytes = random_bytes
+        self._tokens: TokenRegistry[Link] = TokenRegistry(random_bytes)
+        self._new_lock = new_lock
+        self._upload_slots = upload_slots
+        self._urgencies: Mapping[TitleId, Urgency] = {}
+        """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
+        self._agenda = Agenda()
+        self._agenda_at = NEVER
+        self._progress_at = NEVER
+        self._awake_at = NEVER
+        """When the driver was to poll at the latest."""
+        self._probes: dict[Link, tuple[Link, float]] = {}
+        """A link whose remote is being asked whether it lives -> who came by its name, and until when."""
+        self._probe_nonce = PROBE_NONCE
+        self._dirty: dict[FillTask, None] = {}
+        """Fills that want to decide."""
+        self._effects: list[Effect] = []
+
+    # ---- titles
+
+    def begin_fill(
+        self,
+        now: float,
+        fill: Fill,
+        stored: ChunkStore,
+        origins: Iterable[str] = (),
+        members: Iterable[NodeInfo] = (),
+        unlinked: Sequence[str] = (),
+        unheard: Iterable[str] = (),
+        urgency: Urgency | None = None,
+    ) -> FillTask:
+        """Begin to fill a title into `stored`, or resume.
+
+        `members` are the other caches that want it, `unlinked` those of them that this one knows by name only, and
+        `unheard` those that may hold a part of it and were not heard yet.
+        """
+        self.now = now
+        task = FillTask(fill, stored, now, unheard)
+        self.tasks[task.title_id] = task
+        if urgency is not None:
+            self._urgencies = {**self._urgencies, task.title_id: urgency}
+        self.set_origins(now, task, origins)
+        # Before the first decision: a cache that knows of nobody else is master of everything.
+        self.set_members(now, task, members, unlinked)
+        # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
+        self._agenda.drop(task.title_id)
+        self.activate(now, task.title_id)
+        self._progress_at = min(self._progress_at, now + PROGRESS_S)
+        self._limit_slots(task)
+        self._dirty[task] = None
+        for link in self.links.values():
+            link.want(task)
+            link.show(task.title_id)
+        return task
+
+    def serve(self, now: float, title_id: TitleId, chunk_count: int) -> None:
+        """Serve a title that is whole on disk."""
+        self.now = now
+        self.live[title_id] = Bitmap.full(chunk_count)
+        self.opening.pop(title_id, None)
+        for link in self.links.values():
+            link.show(title_id)
+
+    def set_origins(self, now: float, task: FillTask, urls: Iterable[str]) -> None:
+        """Use these origins besides those already known."""
+        self.now = now
+        for url in urls:
+            if url not in task.origins:
+                task.origins[url] = None
+                self.handle_event(task, events.OriginConfigured(url))
+
+    def set_members(
+        self, now: float, task: FillTask, members: Iterable[NodeInfo], unlinked: Sequence[str] = ()
+    ) -> None:
+        """Take in the caches that want a title, and the ids of those that this one is not to be linked with."""
+        self.now = now
+        self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked)))
+
+    def withdraw(self, now: float, task: FillTask) -> None:
+        """Stop a fill; what is verified stays on disk for another time."""
+        self.fail(now, task, withdrawn())
+
+    def fail(self, now: float, task: FillTask, error: P2PFillError) -> None:
+        """End a fill that cannot go on."""
+        self.now = now
+        if not task.is_over:
+            task.fail(error)
+            self._end(task)
+
+    def committed(self, now: float, task: FillTask, chunks: Sequence[int], took_s: float) -> None:
+        """Take note that chunks are durable."""
+        self.now = now
+        task.committed(now, took_s)
+        self.handle_event(task, events.ChunksCommitted(chunks))
+        self._dirty[task] = None
+
+    def write_out_begun(self, now: float, task: FillTask) -> None:
+        """Take note that the disk has taken what it was given to begin with."""
+        self.now = now
+        task.write_out_begun()
+        self._dirty[task] = None
+
+    def went_live(self, now: float, task: FillTask) -> None:
+        """Take note that a title is shown."""
+        self.now = now
+        if not task.is_over:
+            task.state = "live"
+            self.live[task.title_id] = Bitmap.full(task.manifest.chunk_count)
+            self._end(task)
+
+    def _end(self, task: FillTask) -> None:
+        """A fill is over: its links and its reads are told, and less urgent titles go on."""
+        for receive in task.stop_reads():
+            self.emit(StopRead(task, receive))
+        self.tasks.pop(task.title_id, None)
+        for link in self.links.values():
+            link.unwant(task)
+            if task.state == "failed":
+                link.show(task.title_id)  # it is served no more
+        self._dirty.pop(task, None)
+        if not self.tasks:
+            self._progress_at = NEVER
+        self.emit(EndFill(task))
+        self.yield_to_others(self.now, task.title_id)
+
+    # ---- several titles at once
+
+    def urgency(self, title_id: TitleId) -> Urgency:
+        """Return how urgent a title is here. Callable from any thread."""
+        return self._urgencies.get(title_id, NOT_ORDERED)
+
+    def set_urgencies(self, now: float, urgencies: Mapping[TitleId, Urgency]) -> None:
+        """Note how urgent everything is that is ordered here; what runs follows at once."""
+        self.now = now
+        if urgencies == self._urgencies:
+            return
+        self._urgencies = dict(urgencies)
+        for title_id in self._agenda.titles():
+            self._agenda.put(now, title_id, self.urgency(title_id))
+        self._look_at_agenda()
+        for link in self.links.values():
+            self.emit(WakeUploads(link))
+
+    def activate(self, now: float, title_id: TitleId) -> None:
+        """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
+        self.now = now
+        self._agenda.put(now, title_id, self.urgency(title_id))
+        self._look_at_agenda()
+
+    def yield_to_others(self, now: float, title_id: TitleId) -> None:
+        """Let less urgent titles ask: this one has nothing to ask for, or cannot."""
+        self.now = now
+        self._agenda.drop(title_id)
+        self._look_at_agenda()
+
+    def note_moved(self, task: FillTask) -> None:
+        """Note that payload of a title is arriving: less urgent ones wait."""
+        if self._agenda.saw(self.now, task.title_id):
+            self._look_at_agenda()
+
+    def _look_at_agenda(self) -> None:
+        self._agenda_at = self.now + AGENDA_S if len(self._agenda) > 1 else NEVER
+        for title_id, held in self._agenda.look(self.now).items():
+            if (task := self.tasks.get(title_id)) is not None:
+                self.handle_event(task, events.HeldBack() if held else events.Released())
+
+    # ---- links
+
+    def want_links(self, now: float, nodes: Iterable[NodeInfo]) -> None:
+        """Be linked with the caches that the roster names."""
+        self.now = now
+        self.dialler.want(now, nodes)
+
+    def dial_failed(self, now: float, node_id: str) -> None:
+        """Take note that a cache could not be connected to."""
+        self.now = now
+        self.dialler.failed(now, node_id)
+
+    def open_link(self, channel: Channel, wake: Callable[[Link], object], dialled: str = "") -> Link:
+        """Return the link over a channel that has just been opened.
+
+        `wake` is called, in whatever thread, when there is something to reap; `dialled` is whom we have dialled.
+        """
+        # The book calls for the link that it belongs to, which is made with it.
+        book = RequestBook(lambda: wake(link), self._new_lock())
+        link = Link(self, channel, book, self._new_lock(), dialled)
+        return link
+
+    def handle(self, now: float, link: Link, message: m.Message) -> None:
+        """Take in one message of a link. Raises `RemoteProtocolError`."""
+        self.now = now
+        link.handle(message)
+
+    def link_ended(self, now: float, link: Link) -> None:
+        """Take note that a link is no more, introduced or not."""
+        self.now = now
+        self._tokens.revoke(link)
+        probe = self._probes.pop(link, None)
+        if link.remote is not None and self.links.get(link.remote.id) is link:
+            del self.links[link.remote.id]
+            link.end()
+        else:
+            link.is_over = True
+        if link.dialled:
+            self.dialler.failed(now, link.dialled)
+        if probe is not None and not probe[0].is_over:
+            self._take_in(probe[0])
+
+    def admit(self, link: Link) -> None:
+        """Take in a link whose Hello has come. Raises `RemoteProtocolError` where it must not be.
+
+        Where another link with that name is there, its remote is asked whether it lives, and is replaced if not: a
+        stranger must not take a name by saying it, and a cache that has lost its connections must not wait long.
+        """
+        if link.remote is None or link.remote.id == self.me.id:
+            raise RemoteProtocolError("a node cannot be linked with itself; are two nodes running under one id?")
+        before = self.links.get(link.remote.id)
+        if before is None:
+            self._take_in(link)
+        elif before in self._probes:
+            raise RemoteProtocolError(f"{link.remote.id} is linked already")
+        else:
+            self._probe_nonce = PROBE_NONCE + (self._probe_nonce + 1) % PROBE_NONCE
+            before.channel.send(m.Ping(self._probe_nonce))
+            self._probes[before] = link, self.now + PROBE_S
+
+    def ponged(self, link: Link) -> None:
+        """Take note that a remote has answered a Ping: it lives, and whoever came by its name goes."""
+        probe = self._probes.pop(link, None)
+        if probe is not None:
+            probe[0].close(m.GoodbyeCode.DUPLICATE, "a cache of that name is linked, and lives")
+
+    def _take_in(self, link: Link) -> None:
+        if link.remote is None:
+            return
+        self.links[link.remote.id] = link
+        for task in self.tasks.values():
+            link.want(task)
+
+    def _end_probes(self, now: float) -> None:
+        for before, (link, until) in list(self._probes.items()):
+            if now < until:
+                continue
+            del self._probes[before]
+            if link.is_over or link.remote is None:
+                continue
+            before.close(m.GoodbyeCode.DUPLICATE, "a newer link takes over")
+            del self.links[link.remote.id]
+            before.end()
+            self._take_in(link)
+
+    def issue_token(self, link: Link) -> bytes:
+        """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
+        return self._tokens.issue(link, self.now)
+
+    def tokens_of(self, link: Link) -> int:
+        """Return how many tokens a link's remote holds and has not shown."""
+        return self._tokens.held_by(link, self.now)
+
+    def spend_token(self, now: float, token: bytes) -> Link:
+        """Return the link that a data stream belongs to. Raises `RemoteProtocolError` where its token is not good."""
+        self.now = now
+        return self._tokens.spend(token, now)
+
+    # ---- the data plane
+
+    def reap(self, now: float, link: Link) -> None:
+        """Take in what has become of chunks that were asked for over a link."""
+        self.now = now
+        link.reap()
+
+    def stream_ended(self, now: float, link: Link, reason: str, *, breach: bool = False) -> None:
+        """Take note that a data stream towards us has ended, or could not be opened; `breach` by the remote's fault."""
+        self.now = now
+        if breach:
+            link.distrust(reason)
+        link.stream_ended(reason)
+
+    def sent(self, now: float, link: Link, request_id: int) -> None:
+        """Take note that a chunk was sent whole."""
+        self.now = now
+        link.sent(request_id)
+
+    def read_ended(self, now: float, task: FillTask, arrival: Arrival) -> None:
+        """Take in what has become of a read of an origin."""
+        self.now = now
+        task.reads.pop(arrival.receive.request_id, None)
+        self.arrived(Owner(task, arrival.receive.request_id), arrival)
+
+    def arrived(self, owner: Owner, arrival: Arrival) -> None:
+        """Take in what became of a receive."""
+        task, request = owner
+        is_awaited = task.fill.is_outstanding(request)
+        match arrival.outcome:
+            case Outcome.VERIFIED if is_awaited:
+                self.handle_event(task, events.ChunkReceived(request))
+            case Outcome.VERIFIED:
+                self.handle_event(task, events.ChunkFound(arrival.receive.chunk))
+            case Outcome.STORE:
+                self.fail(self.now, task, StoreError(arrival.fault))
+            case outcome if is_awaited:
+                corrupt, reason = outcome is Outcome.CORRUPT, arrival.fault or "no longer wanted"
+                self.handle_event(task, events.RequestFailed(request, reason, arrival.length, corrupt))
+            case _:
+                task.fill.duplicate_bytes += arrival.length
+
+    # ---- what links ask of their host
+
+    def handle_event(self, task: FillTask, event: events.Event) -> None:
+        """Hand an event to a fill."""
+        if task.is_over:
+            return
+        task.fill.handle(self.now, event)
+        if task.fill.wants_poll:
+            self._dirty[task] = None
+        if isinstance(event, events.ChunkReceived | events.ChunkFound):
+            self.note_moved(task)
+            self._limit_slots(task)
+
+    def heard(self, task: FillTask, node_id: str) -> None:
+        """Note that a cache has said what it holds."""
+        if task.hear(node_id):
+            self.handle_event(task, events.NeighboursHeard())
+
+    def task(self, title_id: TitleId) -> FillTask | None:
+        """Return a title's fill, if one runs."""
+        return self.tasks.get(title_id)
+
+    def shown(self, title_id: TitleId) -> Bitmap | None:
+        """Return which chunks of a title can be served; None where the title is unknown here."""
+        task = self.tasks.get(title_id)
+        return task.fill.ledger.have if task is not None else self.live.get(title_id)
+
+    def is_opening(self, title_id: TitleId) -> bool:
+        """Tell whether a title is about to be served: who asks for it is answered then."""
+        return title_id in self.opening
+
+    def emit(self, effect: Effect) -> None:
+        """Have something done."""
+        self._effects.append(effect)
+
+    def _limit_slots(self, task: FillTask) -> None:
+        """Serve more receivers side by side the more there is to serve."""
+        slots = task.next_slots(self._upload_slots)
+        if slots is not None:
+            self.emit(LimitSlots(task, slots if slots < self._upload_slots else None))
+
+    # ---- output
+
+    def next_wakeup(self) -> float:
+        """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
+        wake_at = min(self._agenda_at, self._progress_at, self.dialler.next_at)
+        for task in self.tasks.values():
+            wake_at = min(wake_at, task.next_wakeup())
+        for _, until in self._probes.values():
+            wake_at = min(wake_at, until)
+        self._awake_at = wake_at
+        return wake_at
+
+    def poll(self, now: float) -> list[Effect]:
+        """Decide what to do now, and return it in order."""
+        self.now = now
+        if now > self._awake_at + FROZEN_S:
+            self._thaw()
+        self._awake_at = NEVER
+        self._advance(now)
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for task in dirty:
+                self._decide(task)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _thaw(self) -> None:
+        """Begin all waits anew: this cache was stopped, and the others were not silent meanwhile."""
+        for task in self.tasks.values():
+            held = task.fill.is_held
+            self.handle_event(task, events.HeldBack())
+            self.handle_event(task, events.Released())
+            if held:
+                self.handle_event(task, events.HeldBack())
+
+    def _advance(self, now: float) -> None:
+        """Take note of what the time has brought."""
+        if now >= self.dialler.next_at:
+            self._effects.extend(self.dialler.poll(now))
+        if self._probes:
+            self._end_probes(now)
+        if now >= self._agenda_at:
+            self._look_at_agenda()
+        if now >= self._progress_at:
+            self._progress_at = now + PROGRESS_S
+            for link in self.links.values():
+                link.report_progress()
+            for task in self.tasks.values():
+                for url in dict.fromkeys(url for url, _ in task.reads.values()):
+                    self.handle_event(task, events.SourceProgressed(url))
+        for task in self.tasks.values():
+            if task.is_discovery_over(now):
+                self.handle_event(task, events.NeighboursHeard())
+            if now >= task.next_wakeup():
+                self._dirty[task] = None
+
+    def _decide(self, task: FillTask) -> None:
+        """Have a fill decide, and do what it wants done."""
+        while not task.is_over:
+            late, task.late = task.late, []
+            for event in late:
+                self.handle_event(task, event)
+            for action in task.fill.poll_actions(self.now):
+                self._perform(task, action)
+            if not task.late:
+                break
+        self._tell(task)
+        if not task.is_over:
+            if (chunks := task.take_write_out()) is not None:
+                self.emit(BeginWriteOut(task, chunks))
+            if (chunks := task.take_commit(self.now)) is not None:
+                self.emit(Commit(task, chunks))
+
+    def _perform(self, task: FillTask, action: actions.Action) -> None:
+        match action:
+            case actions.RequestChunk(request, source, chunk):
+                if source in task.origins:
+                    self._read(task, request, source, chunk)
+                elif (link := self.links.get(source)) is None or not link.request(task, request, chunk):
+                    task.late.append(events.RequestFailed(request, "not linked"))
+            case actions.CancelRequest(request, source):
+                if (read := task.reads.pop(request, None)) is not None:
+                    if read[1].step(RequestStep.ABANDON):
+                        self.emit(StopRead(task, read[1]))
+                elif (link := self.links.get(source)) is not None:
+                    link.cancel(task, request)
+            case actions.AnnounceChunks(chunks):
+                task.verified(self.now, chunks)
+            case actions.ClaimChunks(chunks):
+                task.to_claim.extend(chunks)
+            case actions.ShowInterest(source, wanted):
+                if (link := self.links.get(source)) is not None:
+                    link.show_interest(task, wanted)
+            case actions.ReportSlow(node):
+                for link in self.links.values():
+                    link.report_slow(task.title_id, node)
+            case actions.CompleteTitle():
+                self._tell(task, at_once=True)
+                task.state = "verifying"
+                self.emit(GoLive(task))
+
+    def _read(self, task: FillTask, request: int, url: str, chunk: int) -> None:
+        manifest = task.manifest
+        length, xxh3 = manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk)
+        owner = Owner(task, request)
+        receive = Receive(request, task.stored, chunk, length, xxh3, None, owner, self._new_lock())
+        receive.step(RequestStep.BEGIN)
+        task.reads[request] = url, receive
+        self.emit(ReadOrigin(task, url, receive))
+
+    def _tell(self, task: FillTask, *, at_once: bool = False) -> None:
+        """Tell linked caches what has happened here since the last time, as far as it concerns them."""
+        news = task.take_news(self.now, at_once=at_once)
+        if news is not None:
+            for link in self.links.values():
+                link.tell(task, *news)

@@ -1,0 +1,500 @@
+"""One other cache: what it and we want of each other, over a control link and the data streams beside it. Pure.
+
+What we want of it: for each title a Want with a handle; its Holdings and Haves become events of our fill. Requests go
+over the control link, payload comes back over a data stream that we open, once, when we first request something.
+What it wants of us: its Wants are subscriptions, its Requests wait in a queue for its data stream and an upload slot.
+
+The link reaches the rest of the cache through `LinkHost` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from p2pfill.engine.requests import Arrival, Lock, Receive, RequestBook
+from p2pfill.engine.task import FillTask
+from p2pfill.engine.uploads import UploadQueue
+from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId, TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.urgency import Urgency
+from p2pfill.protocol import messages as m
+from p2pfill.protocol.rules import WANTS_MAX, Side
+from p2pfill.swarm import events
+from p2pfill.swarm.election import Scope, scope_between
+
+STREAMS_FAST: Final = 2
+"""Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
+
+FAST_BYTES_S: Final = 250e6
+"""A source is fast above this; below it one stream does, and every stream costs both sides memory."""
+
+DATA_STREAMS_MAX: Final = 4
+"""Data streams that a remote may hold open here, or hold tokens for; it needs one, and another while a broken one is
+noticed."""
+
+
+class Channel(Protocol):
+    """Our end of a control link. Sending never waits; what cannot be sent any more is dropped."""
+
+    def send(self, message: m.Message) -> bool:
+        """Queue a message; False where the link is ending, or what the message is about is over."""
+
+    def next_handle(self) -> int:
+        """Return a handle for our next Want."""
+
+    def next_request_id(self) -> int:
+        """Return an id for our next Request."""
+
+    def next_stream_id(self) -> int:
+        """Return an id for our next StreamOpen."""
+
+    def cancel_request(self, request_id: int) -> None:
+        """Withdraw a request of ours, unless it is over."""
+
+    def reject_request(self, request_id: int, code: str) -> None:
+        """Refuse a request of theirs, unless it is over."""
+
+    def finish_request(self, side: Side, request_id: int) -> None:
+        """Note that the payload of a request of `side` has gone over."""
+
+    def close(self, code: m.GoodbyeCode, reason: str) -> None:
+        """Say Goodbye and end the link."""
+
+
+class DataStreams(Protocol):
+    """The data streams of one link that are open towards us, as whoever moves bytes sees them."""
+
+    def moved_bytes(self) -> int:
+        """Return how many payload bytes have come so far, those of chunks that are still coming among them."""
+
+    def receiving(self) -> list[int]:
+        """Return the request ids of the chunks that are coming."""
+
+
+class Owner(NamedTuple):
+    """For whom a chunk was asked."""
+
+    task: FillTask
+    request: int
+    """Its number in the fill."""
+
+
+class LinkHost(Protocol):
+    """What a link needs of its cache."""
+
+    me: NodeInfo
+    now: float
+    is_stopping: bool
+
+    def handle_event(self, task: FillTask, event: events.Event) -> None:
+        """Hand an event to a fill."""
+
+    def arrived(self, owner: Owner, arrival: Arrival) -> None:
+        """Take in what became of a receive."""
+
+    def heard(self, task: FillTask, node_id: str) -> None:
+        """Note that a cache has said what it holds."""
+
+    def task(self, title_id: TitleId) -> FillTask | None:
+        """Return a title's fill, if one runs."""
+
+    def shown(self, title_id: TitleId) -> Bitmap | None:
+        """Return which chunks of a title can be served; None where the title is unknown here."""
+
+    def is_opening(self, title_id: TitleId) -> bool:
+        """Tell whether a title is about to be served: who asks for it is answered then."""
+
+    def urgency(self, title_id: TitleId) -> Urgency:
+        """Return how urgent a title is here. Callable from any thread."""
+
+    def tokens_of(self, link: Link) -> int:
+        """Return how many tokens a link's remote holds and has not shown."""
+
+    def issue_token(self, link: Link) -> bytes:
+        """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
+
+    def note_moved(self, task: FillTask) -> None:
+        """Note that payload of a title is arriving."""
+
+    def admit(self, link: Link) -> None:
+        """Take in a link whose Hello has come. Raises `RemoteProtocolError` where it must not be."""
+
+    def ponged(self, link: Link) -> None:
+        """Take note that a link's remote has answered a Ping of ours."""
+
+    def emit(self, effect: OpenStream | WakeUploads) -> None:
+        """Have something done."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Open a data stream to a link's remote and show the token; then receive what `link.book` lets come.
+
+    Say when it has ended, or could not be opened (`Engine.stream_ended`).
+    """
+
+    link: Link
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUploads:
+    """What is to be sent to a link's remote has changed (`link.uploads`), or has become more urgent."""
+
+    link: Link
+
+
+class Link:
+    """Everything between this cache and one other while their control link is open."""
+
+    __slots__ = (
+        "_handles", "_holding", "_host", "_moved_bytes", "_streams_asked", "_subscriptions", "_wanted", "book",
+        "channel", "dialled", "is_over", "remote", "streams", "upload_streams", "uploads",
+    )  # fmt: skip
+
+    def __init__(self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "") -> None:
+        """`dialled` is the cache that we have dialled, empty where the remote has; `lock` is the upload queue's."""
+        self._host = host
+        self.channel = channel
+        self.book = book
+        self.dialled = dialled
+        self.remote: NodeInfo | None = None
+        self.is_over = False
+        self.streams: DataStreams | None = None
+        """Of whoever moves bytes."""
+        self.uploads = UploadQueue(host.urgency, lock)
+        self.upload_streams = 0
+        """Data streams that the remote has open here."""
+        self._wanted: dict[int, FillTask] = {}
+        self._handles: dict[TitleId, int] = {}
+        """Ours, by title."""
+        self._holding: set[int] = set()
+        """Those of our handles for which the remote has told holdings."""
+        self._streams_asked = 0
+        """Data streams that are open towards us or asked for."""
+        self._moved_bytes = 0
+        self._subscriptions: dict[int, TitleId] = {}
+
+    # ---- the control link
+
+    def handle(self, message: m.Message) -> None:
+        """Take one message of the remote. Raises `RemoteProtocolError`."""
+        take = _TAKES.get(type(message))
+        if take is not None:
+            take(self, message)
+
+    def close(self, code: m.GoodbyeCode, reason: str) -> None:
+        """End the link in good order."""
+        self.channel.close(code, reason)
+
+    def end(self) -> None:
+        """Tell the fills that this source is gone."""
+        self.is_over = True
+        for receive in self.book.outstanding():
+            self.book.abandon(receive.request_id)
+        tasks = list(self._wanted.values())
+        self._wanted.clear()
+        self._handles.clear()
+        if self.remote is not None:
+            for task in tasks:
+                self._host.handle_event(task, events.SourceLost(self.remote.id))
+
+    def distrust(self, reason: str) -> None:
+        """End the link of a remote that breaks the rules of a data stream, and quarantine it as a source."""
+        if self.remote is not None:
+            for task in list(self._wanted.values()):
+                self._host.handle_event(task, events.SourceMisbehaved(self.remote.id, reason))
+        self.close(m.GoodbyeCode.PROTOCOL_ERROR, reason[: m.REASON_CHARS_MAX])
+
+    def _take_hello(self, hello: m.Hello) -> None:
+        self.remote = NodeInfo(
+            id=NodeId(hello.node_id),
+            isp=hello.isp,
+            region=hello.region,
+            cluster=hello.cluster,
+            host=hello.host,
+            port=hello.port,
+            weight=hello.weight,
+        )
+        self._host.admit(self)
+
+    def _take_pong(self, _: m.Pong) -> None:
+        self._host.ponged(self)
+
+    @property
+    def scope(self) -> Scope:
+        """The smallest group that holds both this cache and the remote."""
+        return scope_between(self._host.me, self.remote) if self.remote is not None else Scope.WORLD
+
+    # ---- what we want
+
+    def want(self, task: FillTask) -> None:
+        """Subscribe to the remote's holdings of the title that `task` fills."""
+        if len(self._wanted) >= WANTS_MAX:
+            return  # others of the roster are asked; there is room again when one of them is over
+        handle = self.channel.next_handle()
+        if self.channel.send(m.Want(handle, task.title_id)):
+            self._wanted[handle] = task
+            self._handles[task.title_id] = handle
+
+    def unwant(self, task: FillTask) -> None:
+        """End the subscription that `want` began."""
+        handle = self._handles.pop(task.title_id, None)
+        if handle is not None:
+            del self._wanted[handle]
+            self._holding.discard(handle)
+            self.channel.send(m.Unwant(handle))
+        self._abandon(task)
+
+    def _abandon(self, task: FillTask) -> None:
+        for receive in self.book.outstanding():
+            if owner_of(receive).task is task and self.book.abandon(receive.request_id):
+                self.channel.cancel_request(receive.request_id)
+
+    def request(self, task: FillTask, request: int, chunk: int) -> bool:
+        """Ask for a chunk on behalf of `task`; False where the link is ending."""
+        handle = self._handles.get(task.title_id)
+        if handle is None:
+            return False
+        number = self.channel.next_request_id()
+        stored, manifest = task.stored, task.manifest
+        check = stored.check_blake3 if manifest.integrity == "blake3" else None
+        length, xxh3, owner = manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), Owner(task, request)
+        # Before the request goes out: its answer may be faster than we are.
+        self.book.post(Receive(number, stored, chunk, length, xxh3, check, owner, self.book.lock))
+        if not self.channel.send(m.Request(handle, number, chunk)):
+            self.book.retract(number)
+            return False
+        if self._streams_asked < self._streams_wanted(task):
+            self._streams_asked += 1
+            self.channel.send(m.StreamOpen(self.channel.next_stream_id()))
+        return True
+
+    def _streams_wanted(self, task: FillTask) -> int:
+        if self.remote is None or len(self.book) <= 2 * self._streams_asked:
+            return 1
+        source = task.fill.sources.get(self.remote.id)
+        return STREAMS_FAST if source is not None and source.rate_bytes_s > FAST_BYTES_S else 1
+
+    def cancel(self, task: FillTask, request: int) -> None:
+        """Withdraw a request of `task`."""
+        owner = Owner(task, request)
+        for receive in self.book.outstanding():
+            if receive.owner == owner and self.book.abandon(receive.request_id):
+                self.channel.cancel_request(receive.request_id)
+
+    def show_interest(self, task: FillTask, chunks: Bitmap) -> None:
+        """Tell that news of `chunks` is enough. The remote answers with its holdings."""
+        handle = self._handles.get(task.title_id)
+        if handle in self._holding:
+            self.channel.send(m.Interest(handle, len(chunks), chunks.to_bytes()))
+
+    def report_progress(self) -> None:
+        """Tell the fills that payload is arriving, if some has since the last call."""
+        if self.remote is None or self.streams is None:
+            return
+        moved_bytes = self.streams.moved_bytes()
+        if moved_bytes == self._moved_bytes:
+            return
+        self._moved_bytes = moved_bytes
+        # In the order of the requests, and each once.
+        for task in dict.fromkeys(owner_of(receive).task for receive in self.book.outstanding()):
+            self._host.handle_event(task, events.SourceProgressed(self.remote.id))
+        for number in self.streams.receiving():
+            # The source lives for all of them, but only these get on.
+            if (receive := self.book.get(number)) is not None:
+                self._host.note_moved(owner_of(receive).task)
+
+    def _task_of(self, handle: int) -> FillTask | None:
+        """Return the fill that news under a handle concerns, if it still runs and the remote is known."""
+        return self._wanted.get(handle) if self.remote is not None else None
+
+    def _take_holdings(self, message: m.Holdings) -> None:
+        task = self._task_of(message.handle)
+        if task is None or self.remote is None:
+            return
+        if message.known and message.chunk_count != task.manifest.chunk_count:
+            raise RemoteProtocolError(
+                f"holdings of {message.chunk_count} chunks, title has {task.manifest.chunk_count}"
+            )
+        self._host.heard(task, self.remote.id)
+        if not message.known:
+            if message.handle in self._holding:
+                # It had the title, and has it no more.
+                self._holding.discard(message.handle)
+                self._host.handle_event(task, events.SourceLost(self.remote.id))
+                self._abandon(task)
+            return
+        try:
+            holdings = Bitmap.from_bytes(message.bitmap, message.chunk_count)
+        except ValueError as error:
+            raise RemoteProtocolError(f"holdings: {error}") from error
+        if message.handle not in self._holding:
+            self._holding.add(message.handle)
+            self._host.handle_event(task, events.CacheConnected(self.remote))
+        self._host.handle_event(task, events.HoldingsArrived(self.remote.id, holdings))
+
+    def _take_have(self, message: m.Have) -> None:
+        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+            self._host.handle_event(task, events.ChunksGained(self.remote.id, message.chunks))
+
+    def _take_fetching(self, message: m.Fetching) -> None:
+        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+            self._host.handle_event(task, events.ChunksClaimed(self.remote.id, message.chunks))
+
+    def _take_slow(self, message: m.Slow) -> None:
+        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+            self._host.handle_event(task, events.SlowReported(self.remote.id, message.node_id))
+
+    def _take_reject(self, message: m.Reject) -> None:
+        receive = self.book.retract(message.request_id)
+        if receive is not None:
+            owner = owner_of(receive)
+            self._host.handle_event(owner.task, events.RequestFailed(owner.request, f"refused: {message.code}"))
+
+    # ---- data streams towards us
+
+    def _take_grant(self, message: m.StreamGrant) -> None:
+        self._host.emit(OpenStream(self, message.token))
+
+    def _take_refuse(self, message: m.StreamRefuse) -> None:
+        self.stream_ended(f"no data stream: {message.reason}")
+
+    def stream_ended(self, reason: str) -> None:
+        """Take note that a data stream that was asked for has ended, or was not to be had."""
+        self._streams_asked -= 1
+        self.reap()
+        for receive in self.book.outstanding():
+            if self.book.abandon(receive.request_id):
+                self.channel.cancel_request(receive.request_id)
+                owner = owner_of(receive)
+                self._host.handle_event(owner.task, events.RequestFailed(owner.request, reason))
+
+    def reap(self) -> None:
+        """Take in what has become of chunks that were asked for."""
+        for arrival in self.book.reap():
+            self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+            self._host.arrived(owner_of(arrival.receive), arrival)
+
+    # ---- what the remote wants
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits to be sent to the remote."""
+        return not len(self.uploads)
+
+    def tell(self, task: FillTask, gained: Sequence[int], claimed: Sequence[int]) -> None:
+        """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
+        if self.remote is None or not (handles := self._subscribed(task.title_id)):
+            return
+        gained = task.fill.news(self.remote.id, gained) if gained else ()
+        for handle in handles:
+            # In this order: what was claimed and has come since is no longer being fetched.
+            for batch in m.batches(claimed):
+                self.channel.send(m.Fetching(handle, batch))
+            for batch in m.batches(gained):
+                self.channel.send(m.Have(handle, batch))
+
+    def report_slow(self, title_id: TitleId, node_id: str) -> None:
+        """Tell that this cache does without another one for a title."""
+        for handle in self._subscribed(title_id):
+            self.channel.send(m.Slow(handle, node_id))
+
+    def show(self, title_id: TitleId) -> None:
+        """Send our holdings of a title anew, since we now have it where we had not."""
+        for handle in self._subscribed(title_id):
+            self._send_holdings(handle, title_id)
+
+    def _subscribed(self, title_id: TitleId) -> list[int]:
+        return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+
+    def _send_holdings(self, handle: int, title_id: TitleId) -> None:
+        if self._host.is_opening(title_id):
+            return
+        held = self._host.shown(title_id)
+        if held is None:
+            self.channel.send(m.Holdings(handle, False))
+        else:
+            self.channel.send(m.Holdings(handle, True, len(held), held.to_bytes()))
+
+    def _take_want(self, message: m.Want) -> None:
+        title_id = TitleId(message.title_id)
+        self._subscriptions[message.handle] = title_id
+        self._send_holdings(message.handle, title_id)
+
+    def _take_unwant(self, message: m.Unwant) -> None:
+        title_id = self._subscriptions.pop(message.handle, None)
+        if title_id is not None and not self._subscribed(title_id):
+            self.uploads.withdraw_title(title_id)
+
+    def _take_interest(self, message: m.Interest) -> None:
+        title_id = self._subscriptions.get(message.handle)
+        if title_id is None or self.remote is None:
+            return
+        task = self._host.task(title_id)
+        if task is not None and message.chunk_count == task.manifest.chunk_count:
+            wanted = Bitmap.from_bytes(message.bitmap, message.chunk_count)
+            self._host.handle_event(task, events.InterestShown(self.remote.id, wanted))
+            # Before the holdings: with them the remote has its answer, and asks.
+            self.tell(task, (), task.fill.border_chunks())
+        self._send_holdings(message.handle, title_id)
+
+    def _take_request(self, message: m.Request) -> None:
+        if self._host.is_stopping:
+            self.channel.reject_request(message.request_id, "stopping")
+            return
+        title_id = self._subscriptions.get(message.handle)
+        held = self._host.shown(title_id) if title_id is not None else None
+        if title_id is None or held is None or not held[message.chunk]:
+            self.channel.reject_request(message.request_id, "missing")
+            return
+        self.uploads.put(message.request_id, title_id, message.chunk)
+        self._host.emit(WakeUploads(self))
+
+    def _take_cancel(self, message: m.Cancel) -> None:
+        self.uploads.withdraw(message.request_id)
+
+    def _take_stream_open(self, message: m.StreamOpen) -> None:
+        if self.upload_streams + self._host.tokens_of(self) >= DATA_STREAMS_MAX:
+            self.channel.send(m.StreamRefuse(message.stream_id, "too many data streams are open"))
+            return
+        try:
+            token = self._host.issue_token(self)
+        except LocalProtocolError as error:
+            self.channel.send(m.StreamRefuse(message.stream_id, str(error)[: m.REASON_CHARS_MAX]))
+            return
+        self.channel.send(m.StreamGrant(message.stream_id, token))
+
+    def sent(self, request_id: int) -> None:
+        """Take note that a chunk was sent to the remote whole."""
+        self.channel.finish_request(Side.REMOTE, request_id)
+
+
+def owner_of(receive: Receive) -> Owner:
+    """Return for whom a chunk was asked."""
+    if not isinstance(receive.owner, Owner):
+        raise InternalError(f"request {receive.request_id} belongs to nobody")
+    return receive.owner
+
+
+# By type: every message passes here, and a chain of cases costs a part of the event loop's time.
+_TAKES: Final[dict[type, Callable[[Link, Any], None]]] = {
+    m.Hello: Link._take_hello,
+    m.Holdings: Link._take_holdings,
+    m.Have: Link._take_have,
+    m.Fetching: Link._take_fetching,
+    m.Slow: Link._take_slow,
+    m.Interest: Link._take_interest,
+    m.Reject: Link._take_reject,
+    m.StreamGrant: Link._take_grant,
+    m.StreamRefuse: Link._take_refuse,
+    m.Want: Link._take_want,
+    m.Unwant: Link._take_unwant,
+    m.Request: Link._take_request,
+    m.Cancel: Link._take_cancel,
+    m.StreamOpen: Link._take_stream_open,
+    m.Pong: Link._take_pong,
+}

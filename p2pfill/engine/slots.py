@@ -1,0 +1,166 @@
+"""Upload slots: how many chunks a cache sends at a time, and who is next. Pure; who calls from threads holds a lock.
+
+A slot goes to the most urgent title that waits, among equals to whoever is farthest away, since its whole network waits
+for it, and of those to whoever came first. A title may be held to fewer slots than there are, where little of it is
+here. Whoever is handed a slot is returned, for the caller to set to work.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from typing import NamedTuple
+
+from p2pfill.engine.uploads import Wanted
+from p2pfill.model.ids import TitleId
+from p2pfill.model.urgency import Urgency
+
+
+class QueueEntry(NamedTuple):
+    """Where somebody stands in the queue for slots."""
+
+    urgency: Urgency
+    nearness: int
+    number: int
+    """Grows with each that queues, so that equals go in order of arrival."""
+    uploader: Uploader
+    title: TitleId
+
+
+class Uploader:
+    """Somebody who may have a slot: one stream to one remote."""
+
+    def __init__(self, nearness: int = 0) -> None:
+        """Among those that wait for something as urgent, the one with the least `nearness` goes first."""
+        self.nearness = nearness
+        self.slot_title: TitleId | None = None
+        """The title for which it has a slot, if it has one."""
+        self.place: QueueEntry | None = None
+        """Where it waits for a slot, if it does."""
+        self.closed = False
+        """It sends no more."""
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it may send now."""
+        return self.slot_title is not None
+
+
+class UploadSlots:
+    """The slots of one cache."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._sending: Counter[TitleId] = Counter()
+        """Slots that each title has now."""
+        self._limits: dict[TitleId, int] = {}
+        """And how many it may have, where that is not all."""
+        self._queue: list[QueueEntry] = []
+        """A heap. A place that its uploader has left for a better one stays until it comes up."""
+        self._numbers = itertools.count()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether somebody waits for a slot."""
+        return bool(self._queue)
+
+    def limit(self, title: TitleId, slots: int | None) -> list[Uploader]:
+        """Let a title take `slots` slots, at least one; None: as many as there are. Returns who is handed one."""
+        if slots is None:
+            self._limits.pop(title, None)
+        else:
+            self._limits[title] = slots
+        served = []
+        while self._free and (entry := self._next_waiting()) is not None:
+            self._free -= 1
+            self._hand_to(entry.uploader, entry.title)
+            served.append(entry.uploader)
+        return served
+
+    def take(self, uploader: Uploader, wanted: Wanted) -> bool:
+        """Give a slot to `uploader`, which has none, or queue it for one; True where it has one now."""
+        if self._free and self._may_send(wanted.title):
+            self._free -= 1
+            self._hand_to(uploader, wanted.title)
+        elif uploader.place is None:
+            self._enqueue(uploader, wanted)
+        return uploader.has_slot
+
+    def reprioritise(self, uploader: Uploader, wanted: Wanted) -> bool:
+        """Let `uploader` wait for something more urgent, if it waits; True where that gets it a slot."""
+        if uploader.place is not None and wanted.urgency < uploader.place.urgency:
+            self._enqueue(uploader, wanted)
+        if uploader.place is None or not self._free or not self._may_send(uploader.place.title):
+            return False
+        self._free -= 1
+        self._hand_to(uploader, uploader.place.title)
+        return True
+
+    def renew(self, uploader: Uploader, wanted: Wanted) -> tuple[bool, Uploader | None]:
+        """Leave `uploader` its slot for a next chunk unless somebody waits whose turn it is as much; then queue it.
+
+        Returns whether it still has one, and who was handed it instead.
+        """
+        if not uploader.has_slot:
+            return True, None  # it was taken away meanwhile; the next turn asks for another
+        self._take_from(uploader)
+        entry = self._next_waiting()
+        mine = wanted.urgency, uploader.nearness
+        if self._may_send(wanted.title) and (entry is None or mine < (entry.urgency, entry.nearness)):
+            if entry is not None:
+                heapq.heappush(self._queue, entry)
+            self._hand_to(uploader, wanted.title)
+            return True, None
+        self._enqueue(uploader, wanted)
+        if entry is None:
+            self._free += 1
+            return False, None
+        self._hand_to(entry.uploader, entry.title)
+        return False, entry.uploader
+
+    def release(self, uploader: Uploader) -> Uploader | None:
+        """Take the slot from `uploader`, if it has one, and hand it to the one that waits and is to be first."""
+        if not uploader.has_slot:
+            return None
+        self._take_from(uploader)
+        entry = self._next_waiting()
+        if entry is None:
+            self._free += 1
+            return None
+        self._hand_to(entry.uploader, entry.title)
+        return entry.uploader
+
+    def _enqueue(self, uploader: Uploader, wanted: Wanted) -> None:
+        uploader.place = QueueEntry(wanted.urgency, uploader.nearness, next(self._numbers), uploader, wanted.title)
+        heapq.heappush(self._queue, uploader.place)
+
+    def _may_send(self, title: TitleId) -> bool:
+        return title not in self._limits or self._sending[title] < self._limits[title]
+
+    def _next_waiting(self) -> QueueEntry | None:
+        """Take the first place out of the queue whose uploader still waits there and whose title may be sent."""
+        held_up: list[QueueEntry] = []
+        found: QueueEntry | None = None
+        while self._queue and found is None:
+            entry = heapq.heappop(self._queue)
+            if entry is not entry.uploader.place or entry.uploader.closed:
+                continue
+            if self._may_send(entry.title):
+                found = entry
+            else:
+                held_up.append(entry)
+        for entry in held_up:
+            heapq.heappush(self._queue, entry)
+        return found
+
+    def _hand_to(self, uploader: Uploader, title: TitleId) -> None:
+        uploader.slot_title, uploader.place = title, None
+        self._sending[title] += 1
+
+    def _take_from(self, uploader: Uploader) -> None:
+        if uploader.slot_title is not None:
+            self._sending[uploader.slot_title] -= 1
+            if not self._sending[uploader.slot_title]:
+                del self._sending[uploader.slot_title]
+            uploader.slot_title = None
