@@ -155,8 +155,12 @@ class Engine:
 
     def serve(self, now: float, title_id: TitleId, chunk_count: int) -> None:
         """Serve a title that is whole on disk."""
-        self.now = now
         self.live[title_id] = Bitmap.full(chunk_count)
+        self.opened(now, title_id)
+
+    def opened(self, now: float, title_id: TitleId) -> None:
+        """Take note that a title that was found on disk can be served now, or cannot: who has asked is answered."""
+        self.now = now
         self.opening.pop(title_id, None)
         for link in self.links.values():
             link.show(title_id)

@@ -34,7 +34,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
-from p2pfill.errors import RemoteProtocolError, StoreError
+from p2pfill.errors import RemoteProtocolError
 from p2pfill.protocol.data import DataHeader, check_header
 
 Lock = AbstractContextManager[object]
@@ -310,17 +310,17 @@ class RequestBook:
             self._wake()
 
 
-def write_whole(receive: Receive, data: bytes | bytearray | memoryview, write: Callable[[], object]) -> bool:
-    """Write a whole chunk at hand in memory whose digests were checked, and seal it; False where it is not wanted.
+def write_whole(receive: Receive, write: Callable[[], object]) -> bool:
+    """Write a chunk at hand in memory whose digests were checked, and seal it; False where it is not wanted.
 
-    Runs in a thread. `write` does the writing. Raises `StoreError`.
+    Runs in a thread. `write` does the writing, and what it raises leaves here.
     """
     with receive.title.write_lock(receive.chunk):
         if not receive.may_write:
             return False
         try:
             write()
-        except StoreError:
+        except BaseException:
             receive.step(RequestStep.FAIL)
             raise
         if not (receive.step(RequestStep.END) and receive.step(RequestStep.VERIFY)):

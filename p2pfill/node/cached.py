@@ -14,18 +14,17 @@ Rejected: dropping each chunk behind the writer, since neighbours ask for it wit
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import trio
 
-from p2pfill.errors import StoreError
 from p2pfill.model import limits
-
-if TYPE_CHECKING:
-    from p2pfill.model.ids import TitleId
-    from p2pfill.node.node import Node
-    from p2pfill.store.title import StoredTitle
+from p2pfill.model.ids import TitleId
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.store.title import StoredTitle
 
 IDLE_S: Final = 30.0
 """Without a chunk sent, begun or asked for. As long as a stream may stand still inside a chunk before it counts as
@@ -41,14 +40,25 @@ SLICE_BYTES: Final = 64 * limits.MIB
 class CachedTitles:
     """The titles that were filled or sent, and when last. Belongs to the event loop, but for `note_used`."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(
+        self,
+        stored: Callable[[TitleId], StoredTitle | None],
+        being_sent: Callable[[], set[TitleId]],
+        log: logging.Logger,
+        *,
+        drops: bool,
+    ) -> None:
+        """`being_sent` returns the titles that are sent or waited for now; without `drops` nothing is noted."""
+        self._stored = stored
+        self._being_sent = being_sent
+        self._log = log
+        self._drops = drops
         self._used_at: dict[TitleId, float] = {}
         """Monotonic time. A title leaves when its pages are dropped."""
 
     def note_used(self, title_id: TitleId) -> None:
         """Note that a title has become live, or that a chunk of it is about to be sent. Callable from any thread."""
-        if self._node.config.drop_pages:
+        if self._drops:
             self._used_at[title_id] = time.monotonic()
 
     async def drop_often(self) -> None:
@@ -60,12 +70,11 @@ class CachedTitles:
                 await self._drop(stored)
 
     def _next_at_rest(self) -> StoredTitle | None:
-        for link in self._node.peers.links():
-            for title_id in link.upload_titles:
-                self.note_used(title_id)
+        for title_id in self._being_sent():
+            self.note_used(title_id)
         before = time.monotonic() - IDLE_S
         for title_id, used_at in list(self._used_at.items()):  # copied at once: threads add to it
-            stored = self._node.stored(title_id)
+            stored = self._stored(title_id)
             if stored is None:
                 self._used_at.pop(title_id, None)
             elif stored.live and used_at <= before:
@@ -76,10 +85,8 @@ class CachedTitles:
         title_id, chunks = stored.manifest.title_id, range(stored.manifest.chunk_count)
         step = max(1, SLICE_BYTES // stored.manifest.chunk_size)
         del self._used_at[title_id]
-        try:
+        async with ErrorBoundary(self._log, f"drop cached pages of title {title_id.hex()}", level=logging.INFO):
             for first in chunks[::step]:
                 if title_id in self._used_at:
                     return  # in use again; it will come to rest again
                 await trio.to_thread.run_sync(stored.drop_pages, chunks[first : first + step])
-        except StoreError as error:
-            self._node.log.info("%s", error)

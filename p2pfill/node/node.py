@@ -1,54 +1,52 @@
-"""The node: one store, its links with other caches, and the fills that run between them."""
+"""The node: one store, its engine, the sockets and the fills that the engine drives, and its tracker."""
 
 from __future__ import annotations
 
 import logging
 import random
 import secrets
-import socket
+import threading
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from p2pfill._version import __version__
-from p2pfill.errors import ConfigError, P2PFillError, StoreError
+from p2pfill.engine.dialler import NEVER, Dial
+from p2pfill.engine.engine import Effect, Engine
+from p2pfill.engine.link import OpenStream, WakeUploads
+from p2pfill.engine.task import FillTask, LimitSlots, StopRead
+from p2pfill.errors import ConfigError, P2PFillError, StoreError, leaves_of
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
+from p2pfill.model.pace import ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
+from p2pfill.model.reports import LoopLag, NodeReport, TitleReport, clipped
 from p2pfill.model.urgency import Urgency
+from p2pfill.node.agent import TrackerAgent
+from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
-from p2pfill.node.filling import Filling
-from p2pfill.node.link import Link
-from p2pfill.node.peers import Peers
-from p2pfill.node.turns import Turns
+from p2pfill.node.fill import FillDriver, make_fill
+from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.node.links import Links
 from p2pfill.node.usage import process_usage
-from p2pfill.protocol.tokens import TokenRegistry
+from p2pfill.protocol.messages import Hello
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
-from p2pfill.swarm import events
-from p2pfill.swarm.agenda import Agenda
 from p2pfill.transport.data import Spent
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
-
-if TYPE_CHECKING:
-    from p2pfill.node.agent import TrackerAgent
 
 DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
 
 DRAIN_STEP_S: Final = 0.02
-
-NOT_ORDERED: Final = Urgency()
-"""Of titles that are filled without a tracker, or served though nobody orders them any more."""
 
 
 class Node:
@@ -60,32 +58,35 @@ class Node:
         self.config = config
         self.store = store
         self.info = info
-        self.nursery = nursery
-        self.agent = f"p2pfill/{__version__}"
         self.boot = secrets.token_hex(8)
         self.log = logging.getLogger(f"p2pfill.node.{config.id}")
-        self.random = random.Random()  # noqa: S311 (spreads retries)
-        self.tokens: TokenRegistry[Link] = TokenRegistry(secrets.token_bytes)
-        self.plane = plane
-        self.origin_turns = Turns(ORIGIN_READS_MAX)
-        self.upload_bytes = 0
-        self.spent_before = Spent()
-        """Of the data streams that have ended."""
-        self.peers = Peers(self)
-        self._fillings: dict[TitleId, Filling] = {}
-        self._open: dict[TitleId, StoredTitle] = {}
-        self._opening: dict[TitleId, None] = {}
-        """In the order in which they are opened."""
-        self._refused: dict[TitleId, StoreError] = {}
-        self._urgencies: dict[TitleId, Urgency] = {}
-        """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
-        self._agenda = Agenda()
-        self.cached = CachedTitles(self)
-        self._sequence = 0
+        chance = random.Random()  # noqa: S311 (spreads retries)
+        self.engine = Engine(info, chance, secrets.token_bytes, threading.RLock, config.upload_slots)
         self.lag = LagMonitor()
-        self.stopping = False
-        """No more requests are taken."""
         self.tracker: TrackerAgent | None = None
+        self._nursery = nursery
+        self._plane = plane
+        self._wakeup = trio.Event()
+        self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
+        self._fills: dict[TitleId, FillDriver] = {}
+        self._open: dict[TitleId, StoredTitle] = {}
+        self._refused: dict[TitleId, P2PFillError] = {}
+        self._sequence = 0
+        self.cached = CachedTitles(self.stored, self._being_sent, self.log, drops=config.drop_pages)
+        hello = Hello(
+            node_id=info.id,
+            isp=info.isp,
+            region=info.region,
+            cluster=info.cluster,
+            host=info.host,
+            port=info.port,
+            weight=info.weight,
+            agent=f"p2pfill/{__version__}",
+            boot=self.boot,
+        )
+        self.links = Links(
+            self.engine, hello, plane, nursery, self.stored, self.cached.note_used, self.wake, self.log
+        )
 
     # ---- titles
 
@@ -95,11 +96,11 @@ class Node:
         `title` and `origins` as for `order`. Raises what `order` raises, `StoreError` where the disk refuses and
         `TransferError` where the fill was withdrawn.
         """
-        filling = await self.order(title, origins)
-        await filling.wait()
-        return filling.report()
+        fill = await self.order(title, origins)
+        await fill.wait()
+        return fill.report()
 
-    async def order(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> Filling:
+    async def order(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> FillDriver:
         """Begin to hold a title and return its fill, whose `progress` and `wait` follow it.
 
         With a tracker the title may be named by its id, and other caches take part; without one `title` is a manifest
@@ -121,8 +122,8 @@ class Node:
         holders: Iterable[NodeInfo] = (),
         unlinked: Sequence[str] = (),
         urgency: Urgency | None = None,
-    ) -> Filling:
-        """Begin to fill a title, or resume, and return at once; `Filling.progress` and `Filling.wait` follow it.
+    ) -> FillDriver:
+        """Begin to fill a title, or resume, and return at once; its `progress` and `wait` follow it.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         `holders` have it, or a part of it: nothing is fetched across borders before they were asked, and the members,
@@ -132,151 +133,145 @@ class Node:
         """
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
         title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
-        running = self._fillings.get(title_id)
+        running = self._fills.get(title_id)
         if running is not None and running.state != "failed":
             running.set_origins(list(origins))
             return running
         try:
             stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
         except StoreError as error:
-            self._refused[title_id] = error
+            self.refuse(title_id, error)
             raise
         self._refused.pop(title_id, None)
-        self._fillings.pop(title_id, None)
         self._open[title_id] = stored
         members = list(members)
-        apart = set(unlinked)
-        neighbours = [node for node in (*members, *holders) if node.id not in apart]
-        filling = Filling(self, stored, policy or FillPolicy(), list(origins), neighbours)
-        # Before the first decision: a node that knows of nobody else is master of everything.
-        filling.set_members(members, unlinked)
-        self._fillings[title_id] = filling
-        if urgency is not None:
-            self._urgencies = self._urgencies | {title_id: urgency}
+        apart = {*unlinked, self.info.id}
+        unheard = {node.id for node in (*members, *holders) if node.id not in apart}
+        now = trio.current_time()
+        logic, record = make_fill(
+            stored, self.info, policy or FillPolicy(), now, self.log, self.config.record, heard=not unheard
+        )
         if stored.live:
-            filling.done.set()
-            self.yield_turn(title_id)
+            task = FillTask(logic, stored, now)
+            task.state = "live"
+            driver = FillDriver(self.engine, stored, task, self.wake, self._origin_reads, self.log)
+            driver.done.set()
+            self.engine.serve(now, title_id, manifest.chunk_count)
+            self.engine.yield_to_others(now, title_id)
         else:
-            # Before the first decision: a more urgent title may be under way. And anew: it was not there to be told.
-            self._agenda.drop(title_id)
-            self.take_turn(title_id)
-            self.nursery.start_soon(filling.run)
-        self.peers.follow(filling)
-        return filling
-
-    # ---- several titles at once
-
-    def urgency(self, title_id: TitleId) -> Urgency:
-        """Return how urgent a title is here. Callable from any thread."""
-        return self._urgencies.get(title_id, NOT_ORDERED)
+            task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, urgency)
+            driver = FillDriver(self.engine, stored, task, self.wake, self._origin_reads, self.log, record)
+            self._nursery.start_soon(driver.bounds.run, driver.run)
+        self._fills[title_id] = driver
+        self.wake()
+        return driver
 
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered here; what runs follows at once."""
-        if urgencies == self._urgencies:
-            return
-        self._urgencies = dict(urgencies)
-        now = trio.current_time()
-        for title_id in self._agenda.titles():
-            self._agenda.put(now, title_id, self.urgency(title_id))
-        self._look_at_agenda()
-        for link in self.peers.links():
-            link.hurry_uploads()
+        self.engine.set_urgencies(trio.current_time(), urgencies)
+        self.wake()
 
-    def take_turn(self, title_id: TitleId) -> None:
-        """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
-        self._agenda.put(trio.current_time(), title_id, self.urgency(title_id))
-        self._look_at_agenda()
+    def activate(self, title_id: TitleId) -> None:
+        """Let less urgent titles wait for one that is to be filled in a moment."""
+        self.engine.activate(trio.current_time(), title_id)
+        self.wake()
 
-    def note_moved(self, title_id: TitleId) -> None:
-        """Note that payload of a title is arriving."""
-        if self._agenda.saw(trio.current_time(), title_id):
-            self._look_at_agenda()
+    def yield_to_others(self, title_id: TitleId) -> None:
+        """Let less urgent titles ask again: this one cannot be filled."""
+        self.engine.yield_to_others(trio.current_time(), title_id)
+        self.wake()
 
-    def yield_turn(self, title_id: TitleId) -> None:
-        """Let less urgent titles ask: this one has nothing to ask for, or cannot."""
-        self._agenda.drop(title_id)
-        self._look_at_agenda()
+    def want_links(self, nodes: Iterable[NodeInfo]) -> None:
+        """Be linked with the caches that the roster names."""
+        self.engine.want_links(trio.current_time(), nodes)
+        self.wake()
 
-    async def watch_agenda(self) -> None:
-        """Look again and again whether a title has got stuck; runs until cancelled."""
-        while True:
-            await trio.sleep(AGENDA_S)
-            if len(self._agenda) > 1:
-                self._look_at_agenda()
-
-    def _look_at_agenda(self) -> None:
-        for title_id, held in self._agenda.look(trio.current_time()).items():
-            if (filling := self._fillings.get(title_id)) is not None:
-                filling.handle(events.HeldBack() if held else events.Released())
-
-    def fillings(self) -> list[Filling]:
+    def running_fills(self) -> list[FillDriver]:
         """Return the fills that still run."""
-        return [filling for filling in self._fillings.values() if not filling.done.is_set()]
+        return [fill for fill in self._fills.values() if not fill.done.is_set()]
 
-    def filling(self, title_id: TitleId) -> Filling | None:
+    def fill_of(self, title_id: TitleId) -> FillDriver | None:
         """Return a title's fill, finished or not."""
-        return self._fillings.get(title_id)
+        return self._fills.get(title_id)
 
-    def refusal(self, title_id: TitleId) -> StoreError | None:
+    def refusal(self, title_id: TitleId) -> P2PFillError | None:
         """Return why a fill could not begin, if so."""
         return self._refused.get(title_id)
 
+    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
+        """Note why a title can be neither filled nor served, until it can; the tracker is told."""
+        self._refused[title_id] = error
+        self.yield_to_others(title_id)
+
     def stored(self, title_id: TitleId) -> StoredTitle | None:
-        """Return a title's files, where this node has them open."""
+        """Return a title's files, where this node has them open. Callable from any thread."""
         return self._open.get(title_id)
 
     def holdings(self, title_id: TitleId) -> Bitmap | None:
         """Return which chunks of a title can be served; None where the title is unknown here."""
-        filling = self._fillings.get(title_id)
-        if filling is not None:
-            return filling.fill.ledger.have
-        stored = self._open.get(title_id)
-        return stored.have if stored is not None else None
-
-    def is_opening(self, title_id: TitleId) -> bool:
-        """Tell whether a title is live on disk and about to be served: who asks for it is answered then."""
-        return title_id in self._opening
+        return self.engine.shown(title_id)
 
     async def find_stored(self) -> None:
         """Note which titles are live on disk, before anybody can ask: who hears of none goes to the origin."""
-        self._opening = dict.fromkeys(await trio.to_thread.run_sync(self.store.live_ids))
+        self.engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self.store.live_ids))
 
     async def open_stored(self) -> None:
         """Open the titles that were found, one after the other; each is served from then on."""
-        for title_id in list(self._opening):
-            try:
-                self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
-            except StoreError as error:
-                self.log.error("cannot serve title %s: %s", title_id.hex(), error)
-            del self._opening[title_id]
-            for link in self.peers.links():
-                link.show(title_id)
+        for title_id in list(self.engine.opening):
+            async with ErrorBoundary(self.log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
+                stored = await trio.to_thread.run_sync(self.store.open_title, title_id)
+                self._open[title_id] = stored
+                self.engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
+            if title_id in self.engine.opening:
+                self.engine.opened(trio.current_time(), title_id)
+            self.wake()
 
-    # ---- what links and fills need
+    # ---- the engine
 
-    async def connect(self, address: tuple[str, int]) -> trio.socket.SocketType:
-        """Connect to another node. Raises `OSError`."""
-        host, port = address
-        with trio.move_on_after(10) as scope:
-            try:
-                stream = await trio.open_tcp_stream(host, port)
-            except UnicodeError as error:
-                # Raised by name look-up; the name is what another node says of itself.
-                raise OSError(f"{host!r} is not a host name ({error})") from error
-        if scope.cancelled_caught:
-            raise OSError(f"{host}:{port} did not answer within 10 s")
-        self.tune(stream.socket)
-        return stream.socket
+    def wake(self) -> None:
+        """Have the engine decide: something has happened."""
+        self._wakeup.set()
 
-    def tune(self, sock: trio.socket.SocketType) -> None:
-        """Set the socket's options for the data path."""
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    async def drive(self) -> None:
+        """Have the engine decide whenever something has happened, and do what it wants; runs until cancelled."""
+        while True:
+            self._wakeup = trio.Event()
+            for effect in self.engine.poll(trio.current_time()):
+                self._perform(effect)
+            wake_at = self.engine.next_wakeup()
+            if wake_at < NEVER:
+                with trio.move_on_at(wake_at):
+                    await self._wakeup.wait()
+            else:
+                await self._wakeup.wait()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Dial():
+                self.links.dial(effect)
+            case OpenStream():
+                self.links.open_stream(effect)
+            case WakeUploads():
+                self.links.wake_uploads(effect)
+            case LimitSlots(task, slots):
+                self._plane.limit(task.title_id, slots)
+            case StopRead():
+                pass  # the thread that reads looks at the receive
+            case _:
+                driver = self._fills.get(effect.task.title_id)
+                if driver is not None and driver.task is effect.task:
+                    driver.perform(effect)
+                    if driver.done.is_set() and driver.state == "live":
+                        self.cached.note_used(driver.title_id)
+
+    def _being_sent(self) -> set[TitleId]:
+        return {title_id for one in self.links.sockets() for title_id in one.upload_titles()}
 
     async def drain(self) -> None:
         """Take no more requests, and wait until those accepted are served, but not for long."""
-        self.stopping = True
+        self.engine.is_stopping = True
         with trio.move_on_after(DRAIN_S):
-            while not self.peers.is_idle():  # noqa: ASYNC110 (over in seconds; an event per link would be more state)
+            while not self.links.is_idle():  # noqa: ASYNC110 (over in seconds; an event per link would be more state)
                 await trio.sleep(DRAIN_STEP_S)
 
     # ---- what the tracker is told
@@ -284,36 +279,39 @@ class Node:
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
         self._sequence += 1
-        titles = [filling.report() for filling in self._fillings.values()]
-        titles += [TitleReport(title_id.hex(), "failed", error=str(why)) for title_id, why in self._refused.items()]
-        told = {*self._fillings, *self._refused}
+        # Each title once, or the tracker refuses the heartbeat: of one that was tried again in vain, what came of that.
+        titles = [self._report_of(one) for one in self._fills.values() if one.title_id not in self._refused]
+        titles += [
+            TitleReport(title_id.hex(), "failed", error=clipped(str(why)) or type(why).__name__)
+            for title_id, why in self._refused.items()
+        ]
+        told = {*self._fills, *self._refused}
         for title_id, stored in self._open.items():
             if title_id not in told:
                 size, count = stored.manifest.size, stored.manifest.chunk_count
-                titles.append(
-                    TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size)
-                )
-        links = self.peers.links()
+                titles.append(TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size))
+        sockets = self.links.sockets()
         return NodeReport(
             info=self.info,
             boot=self.boot,
             sequence=self._sequence,
             titles=titles,
-            upload_active=sum(link.uploading for link in links),
-            upload_queued=sum(link.upload_queued for link in links),
-            upload_bytes=self.upload_bytes,
+            upload_active=sum(sender.is_busy for one in sockets for sender in one.senders),
+            upload_queued=sum(len(one.link.uploads) for one in sockets),
+            upload_bytes=self.links.upload_bytes,
             loop_lag=self.loop_lag,
             usage=process_usage(),
         )
 
+    def _report_of(self, fill: FillDriver) -> TitleReport:
+        with fill.bounds:
+            return fill.report()
+        return TitleReport(fill.title_id.hex(), "failed", error=fill.error or "its state cannot be told")
+
     @property
     def spent(self) -> Spent:
         """What the data streams on which this node receives have done with their time."""
-        total = self.spent_before
-        for link in self.peers.links():
-            for spent in link.spent:
-                total = total.plus(spent)
-        return total
+        return self.links.spent()
 
     @property
     def loop_lag(self) -> LoopLag:
@@ -331,8 +329,6 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
 
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
     """
-    from p2pfill.node.agent import TrackerAgent
-
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
     try:
         host, port = config.listen_address()
@@ -351,10 +347,10 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 await node.find_stored()
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
-                nursery.start_soon(node.watch_agenda)
+                nursery.start_soon(node.drive)
                 if config.drop_pages:
                     nursery.start_soon(node.cached.drop_often)
-                nursery.start_soon(trio.serve_listeners, node.peers.accept, listeners)
+                nursery.start_soon(trio.serve_listeners, node.links.accept, listeners)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.
                 await node.open_stored()
@@ -366,20 +362,13 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 finally:
                     with trio.CancelScope(shield=True):
                         await node.drain()
-                    node.peers.close("the node stops")
+                    node.links.close("the node stops")
                     nursery.cancel_scope.cancel()
         except* P2PFillError as group:
-            fault = _first(group)
+            fault = next(leaf for leaf in leaves_of(group) if isinstance(leaf, P2PFillError))
         # Not from inside except*, which would wrap it in a group.
         if fault is not None:
             raise fault
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(store.close)
-
-
-def _first(group: BaseExceptionGroup[P2PFillError]) -> P2PFillError:
-    error: P2PFillError | BaseExceptionGroup[P2PFillError] = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -19,7 +19,7 @@ class _Waiter:
         self.let_in = trio.Event()
 
 
-class Turns:
+class PriorityLimiter:
     """At most `count` at a time."""
 
     def __init__(self, count: int) -> None:
@@ -27,10 +27,10 @@ class Turns:
         self._waiting: list[_Waiter] = []
         """In order of arrival. Each is a chunk on request, so there are as many as the fills' windows allow."""
 
-    def limiter(self, urgency: Callable[[], Urgency]) -> trio.CapacityLimiter:
+    def entry(self, urgency: Callable[[], Urgency]) -> trio.CapacityLimiter:
         """Return what to give to `run_sync` as its limiter, once. `urgency` is asked whenever somebody is let in."""
         # Trio takes anything with the two methods, but its types do not say so.
-        return cast("trio.CapacityLimiter", _Limiter(self, urgency))
+        return cast("trio.CapacityLimiter", _Entry(self, urgency))
 
     async def take(self, urgency: Callable[[], Urgency]) -> None:
         """Wait to be let in."""
@@ -59,17 +59,17 @@ class Turns:
         first.let_in.set()
 
 
-class _Limiter:
+class _Entry:
     """What `trio.to_thread.run_sync` needs of a limiter."""
 
-    def __init__(self, turns: Turns, urgency: Callable[[], Urgency]) -> None:
-        self._turns = turns
+    def __init__(self, owner: PriorityLimiter, urgency: Callable[[], Urgency]) -> None:
+        self._owner = owner
         self._urgency = urgency
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         """Wait to be let in."""
-        await self._turns.take(self._urgency)
+        await self._owner.take(self._urgency)
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """Let the next one in."""
-        self._turns.give_back()
+        self._owner.give_back()

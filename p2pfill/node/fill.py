@@ -1,0 +1,368 @@
+"""One title being filled: the Trio driver of an `engine.task.FillTask` against origins and the store.
+
+The engine says what is to be read, written out, committed and shown; here it is done, in worker threads, and what came
+of it goes back. All that this title raises ends here and becomes its state.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Literal
+
+import trio
+
+from p2pfill.engine.engine import Engine
+from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
+from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, ReadOrigin
+from p2pfill.errors import P2PFillError, StoreError
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import SourceReport, TitleReport, TitleState
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.recording import RecordingFill
+
+if TYPE_CHECKING:
+    from p2pfill.origin import Origin
+    from p2pfill.store.title import StoredTitle
+    from p2pfill.swarm.sources import Source
+
+RECORD_BUFFER_BYTES: Final = 1024 * 1024
+"""So seldom does a recording write to its file: the event loop waits for it, which is the price of a recording."""
+
+RATE_SPAN_S: Final = 2.0
+RATE_SAMPLES_MAX: Final = 64
+
+_TIER: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
+    Scope.ISP: "peer",
+    Scope.REGION: "regional",
+    Scope.WORLD: "regional",
+    Scope.ORIGIN: "origin",
+}
+
+
+class FillDriver:
+    """The fill of `task` into `stored`. `progress` and `wait` follow it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        stored: StoredTitle,
+        task: FillTask,
+        wake: Callable[[], object],
+        limiter: PriorityLimiter,
+        log: logging.Logger,
+        record: FillRecord | None = None,
+    ) -> None:
+        """`wake` has the engine polled; `limiter` lets in who may read from origins."""
+        self.task = task
+        self.stored = stored
+        self.manifest = stored.manifest
+        self.title_id = task.title_id
+        self.done = trio.Event()
+        """Set when the title is live or the fill has failed."""
+        self.started_at = time.time()
+        self.finished_at = 0.0
+        self.bounds = ErrorBoundary(log, f"fill title {self.manifest.name!r}", self.fail)
+        self._engine = engine
+        self._wake = wake
+        self._limiter = limiter
+        self._log = log
+        self._record = record
+        self._nursery: trio.Nursery | None = None
+        self._early: list[ReadOrigin | Commit | BeginWriteOut | GoLive] = []
+        """What was to be done before `run` had begun."""
+        self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
+        self._origins_lock = threading.Lock()
+        self._origins: dict[str, Origin] = {}
+        """Opened when first read; a directory may be there on some caches only, or come to be."""
+
+    # ---- for people and for programs that embed the node
+
+    @property
+    def fill(self) -> Fill:
+        """The fill logic."""
+        return self.task.fill
+
+    @property
+    def state(self) -> TitleState:
+        """Where the fill stands."""
+        return self.task.state
+
+    @property
+    def error(self) -> str:
+        """Why it has failed, if so."""
+        return self.task.error
+
+    async def progress(self, interval_s: float = 0.5) -> AsyncIterator[TitleReport]:
+        """Yield a report every `interval_s` seconds, and a last one when the title is live or the fill has failed."""
+        while not self.done.is_set():
+            yield self.report()
+            with trio.move_on_after(interval_s):
+                await self.done.wait()
+        yield self.report()
+
+    async def wait(self) -> None:
+        """Wait until the title is live. Raises `StoreError`, `TransferError` or `InternalError` where it cannot be."""
+        await self.done.wait()
+        if self.task.fault is not None:
+            raise self.task.fault
+
+    def set_origins(self, urls: Iterable[str]) -> None:
+        """Use these origins besides those already known."""
+        with self.bounds:
+            self._engine.set_origins(trio.current_time(), self.task, urls)
+        self._wake()
+
+    def set_members(self, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
+        """Take in the caches that want this title, and the ids of those that this one is not to be linked with."""
+        with self.bounds:
+            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked))
+        self._wake()
+
+    def withdraw(self) -> None:
+        """Stop filling; what is verified stays on disk for another time."""
+        self._engine.withdraw(trio.current_time(), self.task)
+        self._wake()
+
+    def fail(self, error: P2PFillError) -> None:
+        """Give up: the disk will not take this title, or something in it went wrong."""
+        self._engine.fail(trio.current_time(), self.task, error)
+        self._wake()
+
+    # ---- what the engine wants done
+
+    async def run(self) -> None:
+        """Do what the engine wants done, until the fill is over. What is verified is committed, also when cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                early, self._early = self._early, []
+                for effect in early:
+                    self.perform(effect)
+                await self.done.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            with self.bounds:
+                await self._finish()
+
+    async def _finish(self) -> None:
+        # Threads that read from origins look at this; whoever stops does not wait for a slow one.
+        self.task.stop_reads()
+        for origin in self._origins.values():
+            with self.bounds:
+                origin.close()
+        chunks, self.task.to_commit = self.task.to_commit, []
+        if chunks and not self.stored.live and not isinstance(self.task.fault, StoreError):
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.stored.commit, chunks)
+        if self._record is not None:
+            self._record.close()
+
+    def perform(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive | EndFill) -> None:
+        """Begin with what the engine wants done."""
+        if isinstance(effect, EndFill):
+            self.finished_at = time.time()
+            self.done.set()
+        elif self._nursery is None:
+            if not self.done.is_set():
+                self._early.append(effect)
+        else:
+            self._nursery.start_soon(self.bounds.run, self._work_for(effect))
+
+    def _work_for(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive) -> Callable[[], Awaitable[None]]:
+        match effect:
+            case ReadOrigin(_, url, receive):
+                return lambda: self._read(url, receive)
+            case Commit(_, chunks):
+                return lambda: self._commit(chunks)
+            case BeginWriteOut(_, chunks):
+                return lambda: self._begin_write_out(chunks)
+            case _:
+                return self._go_live
+
+    async def _commit(self, chunks: list[int]) -> None:
+        began = trio.current_time()
+        # Shielded: chunks that are on the way to the thread must not be lost to a cancel.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.stored.commit, chunks)
+        now = trio.current_time()
+        self._engine.committed(now, self.task, chunks, now - began)
+        self._wake()
+
+    async def _begin_write_out(self, chunks: list[int]) -> None:
+        # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
+        await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+        self._engine.write_out_begun(trio.current_time(), self.task)
+        self._wake()
+
+    async def _go_live(self) -> None:
+        await trio.to_thread.run_sync(self.stored.go_live)
+        self._engine.went_live(trio.current_time(), self.task)
+        self._wake()
+
+    async def _read(self, url: str, receive: Receive) -> None:
+        """Read a chunk from an origin; whatever that raises is the origin's fault, or the disk's."""
+        arrival = Arrival(receive, Outcome.WITHDRAWN, 0, "given up")
+
+        def failed(error: P2PFillError) -> None:
+            nonlocal arrival
+            wasted_bytes = error.bytes_received if isinstance(error, OriginError) else 0
+            arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, str(error))
+
+        try:
+            async with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {url}", failed, logging.DEBUG):
+                # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is abandoned.
+                arrival = await trio.to_thread.run_sync(
+                    self._read_and_write,
+                    url,
+                    receive,
+                    limiter=self._limiter.entry(lambda: self._engine.urgency(self.title_id)),
+                    abandon_on_cancel=True,
+                )
+        finally:
+            self._engine.read_ended(trio.current_time(), self.task, arrival)
+            self._wake()
+
+    def _read_and_write(self, url: str, receive: Receive) -> Arrival:
+        """Read, check and write a chunk. Runs in a thread. Raises `OriginError` and `ConfigError`."""
+        chunk = receive.chunk
+        got = self._open_origin(url).read_chunk(self.manifest, chunk, lambda: not receive.is_wanted)
+        try:
+            verify_chunk(url, self.manifest, chunk, got.data)
+        except OriginObjectChanged as error:
+            return Arrival(receive, Outcome.CORRUPT, got.bytes_received, str(error))
+        refused: list[P2PFillError] = []
+        # Not the origin's fault, so it does not end as that.
+        with ErrorBoundary(self._log, f"write chunk {chunk} of {self.manifest.name!r}", refused.append):
+            if write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data)):
+                return Arrival(receive, Outcome.VERIFIED, got.bytes_received)
+            return Arrival(receive, Outcome.WITHDRAWN, got.bytes_received, "given up")
+        return Arrival(receive, Outcome.STORE, got.bytes_received, str(refused[0]))
+
+    def _open_origin(self, url: str) -> Origin:
+        """Return an origin, opened now where it was not. For worker threads. Raises `ConfigError`."""
+        with self._origins_lock:
+            origin = self._origins.get(url)
+            if origin is None:
+                origin = self._origins[url] = open_origin(url)
+            return origin
+
+    # ---- what others are told
+
+    def _rate(self, have_bytes: int) -> float:
+        """Return bytes per second since a report at least `RATE_SPAN_S` ago."""
+        now = trio.current_time()
+        self._samples.append((now, have_bytes))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_SPAN_S:
+            self._samples.popleft()
+        began, before = self._samples[0]
+        return (have_bytes - before) / max(now - began, 1e-3) if not self.done.is_set() else 0.0
+
+    def report(self) -> TitleReport:
+        """Return how far this fill is, for the tracker."""
+        fill = self.task.fill
+        have = fill.ledger.have.count()
+        have_bytes = min(have * self.manifest.chunk_size, self.manifest.size)
+        sources = [_source_report(source, "ok") for source in fill.sources.values()]
+        sources += [_source_report(source, "lost") for source in fill.past.values()]
+        return TitleReport(
+            title=self.title_id.hex(),
+            state=self.state,
+            chunk_count=self.manifest.chunk_count,
+            have_chunks=have,
+            have_bytes=have_bytes,
+            title_bytes=self.manifest.size,
+            bytes_peer=fill.bytes_by_scope[Scope.ISP],
+            bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
+            bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
+            duplicate_bytes=fill.duplicate_bytes,
+            rate_bytes_s=self._rate(have_bytes),
+            escalations=dict(fill.escalations),
+            waits=fill.waits(),
+            sources=sources,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            error=self.error,
+        )
+
+
+class FillRecord:
+    """A file to which a fill's life is written (`swarm.recording`); what the disk refuses ends it, not the fill."""
+
+    def __init__(self, path: Path, log: logging.Logger) -> None:
+        self._log = log
+        self._file: IO[bytes] | None = None
+        try:
+            self._file = path.open("wb", buffering=RECORD_BUFFER_BYTES)
+        except OSError as error:
+            log.error("cannot record the fill to %s: %s; it goes on without", path, error.strerror)
+
+    def write(self, line: bytes) -> None:
+        """Write one line."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            self._log.error("the recording of a fill ends here: %s; the fill goes on", error.strerror)
+            self.close()
+
+    def close(self) -> None:
+        """End the recording. May be called twice."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # said when it was written, or not worth a fill
+                file.close()
+
+
+def make_fill(
+    stored: StoredTitle,
+    me: NodeInfo,
+    policy: FillPolicy,
+    now: float,
+    log: logging.Logger,
+    directory: str,
+    *,
+    heard: bool,
+) -> tuple[Fill, FillRecord | None]:
+    """Return the fill logic for a title on disk; with a `directory` its life is recorded there."""
+    manifest = stored.manifest
+    seed = f"{me.id}{manifest.title_id.hex()}"
+    chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
+    have = stored.have.copy()
+    if not directory or stored.live:
+        return Fill(manifest, me, policy, chance, now, have, heard=heard), None
+    name = f"{me.id}-{manifest.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
+    record = FillRecord(Path(directory) / name, log)
+    return RecordingFill(record.write, seed, manifest, me, policy, chance, now, have, heard=heard), record
+
+
+def _source_report(source: Source, state: str) -> SourceReport:
+    reason = source.barred_reason
+    if source.quarantined:
+        state = "quarantined"
+    elif state == "lost":
+        reason = reason or "the link to it has ended"
+    elif reason:
+        state = "slow"
+    return SourceReport(
+        id=source.id,
+        tier=_TIER[source.scope],
+        bytes=source.bytes_kept,
+        rate_bytes_s=source.rate_bytes_s,
+        in_flight=len(source.requests),
+        state=state,
+        reason=reason,
+    )

@@ -1,0 +1,355 @@
+"""The sockets between this node and others: control links, and the data streams beside them. Drives `engine.Link`.
+
+What comes in is told to the engine, and what the engine wants opened is opened here. Each link has a nursery of its own
+below the node's, and a boundary: whatever it raises ends it, and its fills ask others.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from p2pfill.engine.dialler import Dial
+from p2pfill.engine.engine import Engine
+from p2pfill.engine.link import Link, OpenStream, WakeUploads
+from p2pfill.engine.uploads import Wanted
+from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
+from p2pfill.model.ids import TitleId
+from p2pfill.model.pace import CONNECT_TIMEOUT_S
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
+from p2pfill.protocol.framing import CONTROL_MAGIC
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Message
+from p2pfill.store.title import StoredTitle
+from p2pfill.transport.control import ControlChannel
+from p2pfill.transport.data import Receiver, Sender, Spent, Upload
+from p2pfill.transport.plane import DataPlane
+
+LINKS_MAX: Final = 512
+"""Control links of one node; each costs a few tens of KiB."""
+
+NEWCOMERS_MAX: Final = 128
+"""Connections that came in and have not said yet who they are; an honest one has within a round trip. One more makes
+the oldest go: strangers that say nothing cost little, and keep nobody out."""
+
+PREFACE_TIMEOUT_S: Final = 10.0
+"""For a newcomer to say what it wants."""
+
+
+class LinkSockets:
+    """The connections of one link. `engine.link.DataStreams` of the engine's side of it."""
+
+    def __init__(self, link: Link, nursery: trio.Nursery) -> None:
+        self.link = link
+        self.nursery = nursery
+        self.receivers: list[Receiver] = []
+        self.senders: dict[Sender, trio.CancelScope] = {}
+        self.spent_before = Spent()
+        """Of the receivers that have ended."""
+        self.bytes_before = 0
+
+    def moved_bytes(self) -> int:
+        """Return how many payload bytes have come so far."""
+        return self.bytes_before + sum(receiver.moved_bytes for receiver in self.receivers)
+
+    def receiving(self) -> list[int]:
+        """Return the request ids of the chunks that are coming."""
+        return [number for receiver in self.receivers if (number := receiver.receiving) is not None]
+
+    def spent(self) -> Spent:
+        """Return what the data streams towards us have done with their time."""
+        total = self.spent_before
+        for receiver in self.receivers:
+            total = total.plus(receiver.spent)
+        return total
+
+    def upload_titles(self) -> set[TitleId]:
+        """Return the titles of which the remote is being sent something, or waits for something."""
+        return self.link.uploads.titles() | {sender.title for sender in self.senders if sender.title is not None}
+
+
+class Links:
+    """All connections of one node."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        hello: Hello,
+        plane: DataPlane,
+        nursery: trio.Nursery,
+        stored: Callable[[TitleId], StoredTitle | None],
+        note_used: Callable[[TitleId], object],
+        wake: Callable[[], object],
+        log: logging.Logger,
+    ) -> None:
+        """`stored` and `note_used` are called from threads; `wake` has the engine polled."""
+        self._engine = engine
+        self._hello = hello
+        self._plane = plane
+        self._nursery = nursery
+        self._stored = stored
+        self._note_used = note_used
+        self._wake = wake
+        self._log = log
+        self._sockets: dict[Link, LinkSockets] = {}
+        self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
+        self._spent_before = Spent()
+        self.upload_bytes = 0
+
+    # ---- what others ask
+
+    def sockets(self) -> list[LinkSockets]:
+        """Return the connections of each link."""
+        return list(self._sockets.values())
+
+    def is_idle(self) -> bool:
+        """Tell whether no link owes its remote anything."""
+        return all(one.link.is_idle() and not any(s.is_busy for s in one.senders) for one in self._sockets.values())
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to all."""
+        for link in list(self._sockets):
+            link.close(GoodbyeCode.SHUTDOWN, reason)
+
+    def spent(self) -> Spent:
+        """Return what all data streams on which this node receives have done with their time."""
+        total = self._spent_before
+        for one in self._sockets.values():
+            total = total.plus(one.spent())
+        return total
+
+    # ---- what the engine wants done
+
+    def dial(self, effect: Dial) -> None:
+        """Connect to a cache."""
+        self._nursery.start_soon(self._dial, effect)
+
+    def open_stream(self, effect: OpenStream) -> None:
+        """Open a data stream on which chunks come."""
+        sockets = self._sockets.get(effect.link)
+        if sockets is not None:
+            sockets.nursery.start_soon(self._receive_stream, sockets, effect.token)
+
+    def wake_uploads(self, effect: WakeUploads) -> None:
+        """Look for something to send to a remote, or for something more urgent."""
+        sockets = self._sockets.get(effect.link)
+        if sockets is not None and not any(sender.wake() for sender in sockets.senders):
+            for sender in sockets.senders:
+                sender.hurry()
+
+    # ---- control links
+
+    async def _dial(self, effect: Dial) -> None:
+        name = effect.node.id
+        opened = False
+        async with ErrorBoundary(self._log, f"link with {name}", level=logging.DEBUG):
+            try:
+                sock = await connect(effect.node.host, effect.node.port)
+            except OSError as error:
+                self._log.debug("cannot link with %s: %s", name, error)
+            else:
+                opened = await self._run_link(trio.SocketStream(sock), dialled=name)
+        if not opened:
+            self._engine.dial_failed(trio.current_time(), name)
+            self._wake()
+
+    async def accept(self, stream: trio.SocketStream) -> None:
+        """Serve one connection that came in, whatever it is."""
+        with trio.CancelScope() as scope:
+            self._newcomers[stream] = scope
+            if len(self._newcomers) > NEWCOMERS_MAX:
+                oldest = next(iter(self._newcomers))
+                self._newcomers.pop(oldest).cancel()
+            try:
+                await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream)
+            finally:
+                self._newcomers.pop(stream, None)
+
+    async def _welcome(self, stream: trio.SocketStream) -> None:
+        sock = stream.socket
+        link = None
+        try:
+            with trio.fail_after(PREFACE_TIMEOUT_S):
+                first = await _receive_exactly(sock, len(CONTROL_MAGIC))
+                if first == DATA_MAGIC:
+                    preface = decode_preface(first + await _receive_exactly(sock, PREFACE_BYTES - len(first)))
+                    link = self._engine.spend_token(trio.current_time(), preface.token)
+                tune(sock)
+        except (OSError, ProtocolError) as error:
+            self._log.info("a connection was refused: %s", error)
+            return
+        except trio.TooSlowError:
+            self._log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
+            return
+        if link is None:
+            await self._run_link(stream, received=first)
+        else:
+            self._newcomers.pop(stream, None)
+            await self._send_stream(link, sock)
+
+    def _make_room(self) -> None:
+        """Give up the oldest link that the rosters name no more; whoever was refused for want of room tries again."""
+        for node_id, link in self._engine.links.items():
+            if not self._engine.dialler.is_wanted(node_id):
+                link.close(GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
+                return
+
+    async def _run_link(self, stream: trio.SocketStream, received: bytes = b"", dialled: str = "") -> bool:
+        """Serve a link until it ends; False where there was no room for it."""
+        if len(self._sockets) >= LINKS_MAX:
+            self._make_room()
+            await trio.aclose_forcefully(stream)
+            return False
+        channel = ControlChannel(stream, self._hello, received)
+        link = self._engine.open_link(channel, self._reap_soon, dialled)
+        bounds = ErrorBoundary(self._log, "serve a link", lambda error: self._fail(link, error))
+        try:
+            async with bounds, trio.open_nursery() as nursery:
+                self._sockets[link] = LinkSockets(link, nursery)
+                link.streams = self._sockets[link]
+                try:
+                    await channel.run(partial(self._handle, link, stream))
+                except (ProtocolError, ConnectionError) as error:
+                    name = link.remote.id if link.remote else "a stranger"
+                    self._log.info("link with %s failed: %s", name, error)
+                nursery.cancel_scope.cancel()
+        finally:
+            sockets = self._sockets.pop(link, None)
+            if sockets is not None:
+                for scope in sockets.senders.values():
+                    scope.cancel()
+                self._spent_before = self._spent_before.plus(sockets.spent())
+            self._engine.link_ended(trio.current_time(), link)
+            self._wake()
+        return True
+
+    async def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
+        self._engine.handle(trio.current_time(), link, message)
+        if link.remote is not None:
+            self._newcomers.pop(stream, None)
+        self._wake()
+
+    def _fail(self, link: Link, error: P2PFillError) -> None:
+        link.close(GoodbyeCode.INTERNAL, str(error)[:200])
+
+    def _reap_soon(self, link: Link) -> None:
+        """Have the loop take in what has come; called from threads."""
+        self._plane.tell(partial(self._reap, link))
+
+    def _reap(self, link: Link) -> None:
+        self._engine.reap(trio.current_time(), link)
+        self._wake()
+
+    # ---- data streams
+
+    async def _receive_stream(self, sockets: LinkSockets, token: bytes) -> None:
+        """Be sent chunks on a data stream of our own, until it ends; what it raises fails what it owed."""
+        link, reason, breach = sockets.link, "data stream ended", False
+        name = link.remote.id if link.remote is not None else "a stranger"
+
+        def failed(error: P2PFillError) -> None:
+            nonlocal reason, breach
+            reason, breach = str(error), isinstance(error, RemoteProtocolError)
+            if breach:
+                self._log.warning("%s breaks the protocol, and is quarantined: %s", name, reason)
+
+        bounds = ErrorBoundary(self._log, f"receive from {name}", failed, level=logging.INFO)
+        await bounds.run(self._receive, sockets, token)
+        self._engine.stream_ended(trio.current_time(), link, reason, breach=breach)
+        self._wake()
+
+    async def _receive(self, sockets: LinkSockets, token: bytes) -> None:
+        """Receive until the stream ends. Raises `TransferError`, and `RemoteProtocolError` for a broken rule."""
+        remote = sockets.link.remote
+        if remote is None:
+            raise TransferError("the remote has not introduced itself")
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT_S):
+                sock = await connect(remote.host, remote.port)
+                await sock.send(encode_preface(token))
+        except (OSError, trio.TooSlowError) as error:
+            raise TransferError(f"data stream cannot be opened: {error}") from error
+        with sock:
+            receiver = Receiver(sock, self._plane, sockets.link.book)
+            sockets.receivers.append(receiver)
+            try:
+                await receiver.run()
+            finally:
+                sockets.receivers.remove(receiver)
+                sockets.spent_before = sockets.spent_before.plus(receiver.spent)
+                sockets.bytes_before += receiver.moved_bytes
+
+    async def _send_stream(self, link: Link, sock: trio.socket.SocketType) -> None:
+        """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
+        sockets = self._sockets.get(link)
+        if sockets is None:
+            return
+        sender = Sender(
+            sock,
+            self._plane,
+            partial(self._take_upload, link),
+            link.uploads.wanted,
+            partial(self._sent, link),
+            nearness=-link.scope,
+        )
+        link.upload_streams += 1
+        with trio.CancelScope() as scope:
+            sockets.senders[sender] = scope
+            try:
+                await sender.run()
+            except (TransferError, RemoteProtocolError) as error:
+                self._log.info("upload broke off: %s", error)
+            finally:
+                link.upload_streams -= 1
+                del sockets.senders[sender]
+        # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
+        for other in sockets.senders:
+            other.wake()
+
+    def _take_upload(self, link: Link) -> Upload | None:
+        """Return the next chunk to send. Runs in a worker thread."""
+        while (asked := link.uploads.take()) is not None:
+            stored = self._stored(asked.title)
+            if stored is not None:
+                self._note_used(asked.title)
+                header = DataHeader(asked.request_id, asked.chunk, stored.manifest.chunk_length(asked.chunk))
+                return Upload(header, stored, Wanted(self._engine.urgency(asked.title), asked.title))
+        return None
+
+    def _sent(self, link: Link, header: DataHeader) -> None:
+        self.upload_bytes += header.length
+        self._engine.sent(trio.current_time(), link, header.request_id)
+
+
+async def connect(host: str, port: int) -> trio.socket.SocketType:
+    """Connect to another node. Raises `OSError`."""
+    with trio.move_on_after(CONNECT_TIMEOUT_S) as scope:
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except (ValueError, OverflowError) as error:
+            # Raised by name look-up; name and port are what another node says of itself.
+            raise OSError(f"{host!r} is not a host name, or {port} not a port ({error})") from error
+    if scope.cancelled_caught:
+        raise OSError(f"{host}:{port} did not answer within {CONNECT_TIMEOUT_S:g} s")
+    tune(stream.socket)
+    return stream.socket
+
+
+def tune(sock: trio.socket.SocketType) -> None:
+    """Set the socket's options for the data path."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def _receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        part = await sock.recv(count - len(got))
+        if not part:
+            raise RemoteProtocolError("the connection ended inside its preface")
+        got += part
+    return got
