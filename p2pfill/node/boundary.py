@@ -1,0 +1,125 @@
+"""Where whatever one unit of work raises ends, and becomes the state of that unit.
+
+A unit is one title's fill, one read from an origin, one link, one data stream, one stored title, one order, one call to
+the tracker. All of them are tasks below one nursery, and what leaves a task ends the node. So each unit runs inside a
+boundary:
+
+    async with ErrorBoundary(log, "fill title 1f2e...", self.abort):
+        ...
+
+Faults (`errors.is_fault`) end there. They are logged once, those that nobody foresaw with their traceback, and handed
+to a callback as one `P2PFillError`, whose text is the reason that people are shown. A cancellation goes on, and so do
+KeyboardInterrupt and SystemExit. Trio may raise them in one group with faults: the group is then split, the faults end
+here and the rest goes on.
+
+Rejected: one boundary at the top of the node that starts a failed task again. It knows nothing of units, so it cannot
+say which of them has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TypeVarTuple
+
+from p2pfill.errors import InternalError, LocalProtocolError, P2PFillError, is_fault, leaves_of
+from p2pfill.model.limits import REASON_CHARS_MAX
+from p2pfill.model.reports import clipped
+
+Arguments = TypeVarTuple("Arguments")
+
+
+class ErrorBoundary:
+    """Ends what the block raises; may be used again, also while it is in use, and in any thread.
+
+    `doing` says what the unit does, as in "read chunk 3 from http://origin/". `ended` is called, in the thread of the
+    block, with what the unit's state is to be made of.
+    """
+
+    def __init__(
+        self, log: logging.Logger, doing: str, ended: Callable[[P2PFillError], object] = lambda error: None
+    ) -> None:
+        self._log = log
+        self._doing = doing
+        self._ended = ended
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            return False
+        fault, rest = _split(error)
+        if fault is not None:
+            self._end(fault)
+        if rest is error:
+            return False
+        if rest is not None:
+            # Without its context: the faults in it are dealt with, and must not be told again.
+            raise rest from None
+        return True
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self.__exit__(kind, error, trace)
+
+    async def run(self, work: Callable[[*Arguments], Awaitable[object]], *arguments: *Arguments) -> None:
+        """Await `work(*arguments)` inside the boundary."""
+        async with self:
+            await work(*arguments)
+
+    def _end(self, fault: BaseException) -> None:
+        error = as_p2pfill_error(self._doing, fault)
+        if is_foreseen(fault):
+            self._log.warning("cannot %s: %s", self._doing, error)
+        else:
+            self._log.error("%s", error, exc_info=fault)
+        try:
+            self._ended(error)
+        except Exception as second:  # noqa: BLE001  (logged, with its traceback)
+            # A unit that cannot even note its end must not end the others for that.
+            self._log.exception("cannot note that it failed to %s: %r", self._doing, second)
+
+
+def is_foreseen(fault: BaseException) -> bool:
+    """Tell whether all of `fault` is what p2pfill raises on purpose about something else than itself."""
+    return all(
+        isinstance(leaf, P2PFillError) and not isinstance(leaf, (InternalError, LocalProtocolError))
+        for leaf in leaves_of(fault)
+    )
+
+
+def as_p2pfill_error(doing: str, fault: BaseException) -> P2PFillError:
+    """Return the one error that stands for `fault`, which may be a group: its first foreseen one, or `InternalError`.
+
+    Its text is a line that fits a report.
+    """
+    leaves = leaves_of(fault)
+    # Several tasks that fail together mostly fail of one cause; a bug goes before all else.
+    first = next((leaf for leaf in leaves if not is_foreseen(leaf)), leaves[0])
+    if isinstance(first, P2PFillError):
+        return first
+    said = clipped(str(first), REASON_CHARS_MAX // 2)
+    name = type(first).__name__
+    error = InternalError(
+        f"could not {clipped(doing, REASON_CHARS_MAX // 4)}: unexpected {name}{': ' if said else ''}{said}; "
+        "the log of the cache has the traceback, please report it"
+    )
+    error.__cause__ = first
+    return error
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Return the faults in `error`, and what must go on."""
+    if is_fault(error):
+        return error, None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(is_fault)
+    return None, error
