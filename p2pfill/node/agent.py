@@ -2,24 +2,27 @@
 
 Two loops: one reports at the interval that the tracker asks for, the other holds a long poll open for orders. A tracker
 that is away stops neither the fills that run nor the links that are open; both loops try again with growing pauses.
+Each call and each order has a boundary of its own: what cannot be understood keeps nothing else from being done.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from p2pfill.errors import ManifestError, StoreError, TrackerError
+from p2pfill.errors import ManifestError, P2PFillError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
+from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.swarm.neighbourhood import electorate
-from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 
 if TYPE_CHECKING:
     from p2pfill.model.node import NodeInfo
-    from p2pfill.model.reports import Order, Orders
+    from p2pfill.model.reports import HeartbeatReply, Order, Orders
     from p2pfill.node.filling import Filling
     from p2pfill.node.node import Node
 
@@ -36,7 +39,7 @@ class TrackerAgent:
         self._node = node
         self._client = TrackerClient(url)
         self._known = trio.Event()
-        self._ordered: set[str] = set()
+        self._ordered: set[TitleId] = set()
         self._taken = trio.Event()
 
     async def run(self) -> None:
@@ -48,10 +51,10 @@ class TrackerAgent:
     async def _report(self) -> None:
         pause_s = RETRY_S
         while True:
-            try:
+            reply: HeartbeatReply | None = None
+            async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
                 reply = await self._client.heartbeat(self._node.report())
-            except TrackerError as error:
-                self._node.log.warning("goes on without the tracker: %s", error)
+            if reply is None:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -78,43 +81,64 @@ class TrackerAgent:
         version: int | None = None
         pause_s = RETRY_S
         while True:
-            try:
-                orders = await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
-            except TrackerError as error:
-                if not (isinstance(error, TrackerRefused) and error.status == 404):
-                    self._node.log.debug("no orders: %s", error)
+            orders: Orders | None = None
+            async with ErrorBoundary(self._node.log, "learn its orders"):
+                orders = await self._orders(version)
+            if orders is None:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
             version = orders.version
             # Also where nothing has changed: a fill that the disk refused is tried again this way.
-            await self._take(orders)
+            await ErrorBoundary(self._node.log, "take its orders").run(self._take, orders)
+            self._taken.set()
+            self._taken = trio.Event()
+
+    async def _orders(self, version: int | None) -> Orders | None:
+        """Return the orders once they are others than those of `version`; None where the tracker has none to give."""
+        try:
+            return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+        except (TrackerRefused, TrackerUnreachable) as error:
+            if isinstance(error, TrackerRefused) and error.status != 404:
+                raise
+            # It does not know this node yet, or it is away, which the heartbeat says.
+            self._node.log.debug("no orders: %s", error)
+            return None
 
     async def _take(self, orders: Orders) -> None:
+        if isinstance(orders, ReadableOrders):
+            for why in orders.unreadable:
+                self._node.log.error("cannot take an order: %s", why)
         others: dict[str, NodeInfo] = {}
+        ordered: dict[TitleId, Order] = {}
         for order in orders.orders:
-            others.update({entry.node.id: entry.node for entry in order.roster})
+            with ErrorBoundary(self._node.log, f"take the order for title {order.title[:80]!r}"):
+                ordered[title_id_from_hex(order.title)] = order
+                others.update({entry.node.id: entry.node for entry in order.roster})
         self._node.peers.want(others.values())
-        ordered = {order.title for order in orders.orders}
-        for title in self._ordered - ordered:
-            if (filling := self._node.filling(title_id_from_hex(title))) is not None:
-                filling.withdraw()
-        self._ordered = ordered
-        self._node.set_urgencies({title_id_from_hex(order.title): order.urgency for order in orders.orders})
-        for order in sorted(orders.orders, key=lambda order: order.urgency):
-            try:
-                await self._fill(order)
-            except (TrackerError, ManifestError, StoreError) as error:
-                self._node.log.error("cannot fill title %s: %s", order.title, error)
-        self._taken.set()
-        self._taken = trio.Event()
+        # An order that cannot be read may be for any of them.
+        if len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders):
+            for title_id in self._ordered - ordered.keys():
+                if (filling := self._node.filling(title_id)) is not None:
+                    filling.withdraw()
+            self._ordered = set()
+        self._ordered |= ordered.keys()
+        self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
+        for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
+            bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
+            await bounds.run(self._fill, title_id, order)
 
-    async def _fill(self, order: Order) -> None:
-        title_id = title_id_from_hex(order.title)
+    def _note_refusal(self, title_id: TitleId, error: P2PFillError) -> None:
+        filling = self._node.filling(title_id)
+        # A tracker that is away says nothing of the title.
+        if not isinstance(error, TrackerUnreachable) and (filling is None or filling.state == "failed"):
+            self._node.refuse(title_id, error)
+
+    async def _fill(self, title_id: TitleId, order: Order) -> None:
         members, unlinked = _members(order, self._node.info)
         filling = self._node.filling(title_id)
-        if filling is not None and not filling.error:
+        if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
             return
@@ -126,9 +150,10 @@ class TrackerAgent:
                 manifest = await self._manifest(title_id)
                 holders = [entry.node for entry in order.roster if entry.have_chunks]
                 await self._node.start_fill(manifest, order.origins, order.policy, members, holders, unlinked)
-            except (TrackerError, ManifestError, StoreError):
-                self._node.yield_turn(title_id)
-                raise
+            finally:
+                begun = self._node.filling(title_id)
+                if begun is None or begun.done.is_set():
+                    self._node.yield_turn(title_id)
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
         encoded = await self._client.manifest(title_id.hex())
@@ -136,7 +161,10 @@ class TrackerAgent:
         return await trio.to_thread.run_sync(_decode, encoded, title_id)
 
     async def order(self, title: TitleId | Manifest, origins: list[str]) -> Filling:
-        """Order a title for this node, and return its fill once it has begun. Raises `TrackerError`, `StoreError`."""
+        """Order a title for this node, and return its fill once it has begun.
+
+        Raises `TrackerError`, `StoreError`, and `ManifestError` where the tracker's manifest cannot be used.
+        """
         await self._known.wait()
         if isinstance(title, Manifest):
             title_id = await trio.to_thread.run_sync(lambda: title.title_id)

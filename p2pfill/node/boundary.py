@@ -20,29 +20,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from types import TracebackType
-from typing import TypeVarTuple
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
 from p2pfill.errors import InternalError, LocalProtocolError, P2PFillError, is_fault, leaves_of
 from p2pfill.model.limits import REASON_CHARS_MAX
 from p2pfill.model.reports import clipped
 
 Arguments = TypeVarTuple("Arguments")
+Parameters = ParamSpec("Parameters")
+UnitT = TypeVar("UnitT", bound="Unit")
 
 
 class ErrorBoundary:
     """Ends what the block raises; may be used again, also while it is in use, and in any thread.
 
-    `doing` says what the unit does, as in "read chunk 3 from http://origin/". `ended` is called, in the thread of the
-    block, with what the unit's state is to be made of.
+    `doing` says what the unit does, as in "read chunk 3 from an origin", and may be set anew. `ended` is called, in
+    the thread of the block, with what the unit's state is to be made of. `level` is that of foreseen faults in the log:
+    low for those that are all in the day's work, and in the unit's state anyway.
     """
 
     def __init__(
-        self, log: logging.Logger, doing: str, ended: Callable[[P2PFillError], object] = lambda error: None
+        self,
+        log: logging.Logger,
+        doing: str,
+        ended: Callable[[P2PFillError], object] = lambda error: None,
+        level: int = logging.WARNING,
     ) -> None:
         self._log = log
-        self._doing = doing
+        self.doing = doing
         self._ended = ended
+        self._level = level
 
     def __enter__(self) -> None:
         return None
@@ -76,16 +85,37 @@ class ErrorBoundary:
             await work(*arguments)
 
     def _end(self, fault: BaseException) -> None:
-        error = as_p2pfill_error(self._doing, fault)
+        error = as_p2pfill_error(self.doing, fault)
         if is_foreseen(fault):
-            self._log.warning("cannot %s: %s", self._doing, error)
+            self._log.log(self._level, "cannot %s: %s", self.doing, error)
         else:
             self._log.error("%s", error, exc_info=fault)
         try:
             self._ended(error)
         except Exception as second:  # noqa: BLE001  (logged, with its traceback)
             # A unit that cannot even note its end must not end the others for that.
-            self._log.exception("cannot note that it failed to %s: %r", self._doing, second)
+            self._log.exception("cannot note that it failed to %s: %r", self.doing, second)
+
+
+class Unit(Protocol):
+    """An object that is a unit of work by itself."""
+
+    @property
+    def bounds(self) -> ErrorBoundary:
+        """Where what its methods raise ends."""
+
+
+def bounded(
+    method: Callable[Concatenate[UnitT, Parameters], None],
+) -> Callable[Concatenate[UnitT, Parameters], None]:
+    """Have a method of a unit, which other units call, raise nothing: its faults are its own unit's end."""
+
+    @wraps(method)
+    def inside(unit: UnitT, /, *arguments: Parameters.args, **named: Parameters.kwargs) -> None:
+        with unit.bounds:
+            method(unit, *arguments, **named)
+
+    return inside
 
 
 def is_foreseen(fault: BaseException) -> bool:

@@ -14,13 +14,14 @@ Rejected: dropping each chunk behind the writer, since neighbours ask for it wit
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from p2pfill.errors import StoreError
 from p2pfill.model import limits
+from p2pfill.node.boundary import ErrorBoundary
 
 if TYPE_CHECKING:
     from p2pfill.model.ids import TitleId
@@ -76,10 +77,8 @@ class CachedTitles:
         title_id, chunks = stored.manifest.title_id, range(stored.manifest.chunk_count)
         step = max(1, SLICE_BYTES // stored.manifest.chunk_size)
         del self._used_at[title_id]
-        try:
+        async with ErrorBoundary(self._node.log, f"drop cached pages of title {title_id.hex()}", level=logging.INFO):
             for first in chunks[::step]:
                 if title_id in self._used_at:
                     return  # in use again; it will come to rest again
                 await trio.to_thread.run_sync(stored.drop_pages, chunks[first : first + step])
-        except StoreError as error:
-            self._node.log.info("%s", error)

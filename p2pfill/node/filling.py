@@ -7,6 +7,7 @@ sync and one journal record cover all chunks verified since the last.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -17,11 +18,13 @@ from typing import IO, TYPE_CHECKING, Final, Literal
 
 import trio
 
-from p2pfill.errors import ConfigError, P2PFillError, StoreError, TransferError
+from p2pfill.errors import P2PFillError, StoreError, TransferError
+from p2pfill.model import limits
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, PROGRESS_S, WRITE_OUT_BYTES, slots_for
-from p2pfill.model.reports import SourceReport, TitleReport, TitleState
+from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
+from p2pfill.node.boundary import ErrorBoundary, bounded
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
@@ -76,6 +79,8 @@ class Filling:
         self.started_at = time.time()
         self.finished_at = 0.0
         self._node = node
+        self.bounds = ErrorBoundary(node.log, f"fill title {self.manifest.name!r}", self.abort)
+        """Where what this fill raises ends: it has failed then, and a new order tries again."""
         now = trio.current_time()
         self._unheard = {neighbour.id for neighbour in neighbours} - {node.info.id}
         self._met = trio.Event()
@@ -134,6 +139,7 @@ class Filling:
 
     # ---- input
 
+    @bounded
     def handle(self, event: events.Event) -> None:
         """Take in an event now."""
         if not self.done.is_set():
@@ -187,14 +193,26 @@ class Filling:
         """Return whose turn it is to write `chunk`, which has been requested."""
         return self._turns[chunk]
 
+    def news(self, source: str, gained: Sequence[int]) -> Sequence[int]:
+        """Return those of the chunks that were gained which a cache needs to be told of."""
+        with self.bounds:
+            return self.fill.news(source, gained)
+        return ()
+
+    def border_chunks(self) -> Sequence[int]:
+        """Return the chunks that are on their way across a border."""
+        with self.bounds:
+            return self.fill.border_chunks()
+        return ()
+
     def count_waste(self, length: int) -> None:
         """Count payload that came and was of no use."""
         self.fill.duplicate_bytes += length
 
     def abort(self, error: P2PFillError) -> None:
-        """Give up: the disk will not take this title, or it was withdrawn."""
+        """Give up: the disk will not take this title, it was withdrawn, or something in it went wrong."""
         if not self.done.is_set():
-            self.state, self.error, self._fault = "failed", str(error), error
+            self.state, self.error, self._fault = "failed", clipped(str(error)) or type(error).__name__, error
             self._finish()
 
     def withdraw(self) -> None:
@@ -210,7 +228,7 @@ class Filling:
         yield self.report()
 
     async def wait(self) -> None:
-        """Wait until the title is live. Raises `StoreError` or `TransferError` where it cannot be."""
+        """Wait until the title is live. Raises `StoreError`, `TransferError` or `InternalError` where it cannot be."""
         await self.done.wait()
         if self._fault is not None:
             raise self._fault
@@ -219,6 +237,9 @@ class Filling:
 
     async def run(self) -> None:
         """Fill until the title is live or cannot be. Verified chunks are committed also when cancelled."""
+        await self.bounds.run(self._run)
+
+    async def _run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_out_early)
@@ -236,7 +257,8 @@ class Filling:
         finally:
             for origin in self._origins.values():
                 if origin is not None:
-                    origin.close()
+                    with self.bounds:
+                        origin.close()
             for link in self._node.peers.links():
                 link.unwant(self)
             with trio.CancelScope(shield=True):
@@ -300,6 +322,9 @@ class Filling:
                 await self._go_live()
 
     async def _fetch(self, request: int, url: str, chunk: int) -> None:
+        event: events.Event = events.RequestFailed(request, "given up")
+        refused: list[P2PFillError] = []
+
         def read_and_write() -> events.Event:
             origin = self._open_origin(url)
             got = origin.read_chunk(self.manifest, chunk, lambda: request not in self._reading)
@@ -307,28 +332,32 @@ class Filling:
                 verify_chunk(url, self.manifest, chunk, got.data)
             except OriginObjectChanged as error:
                 return events.RequestFailed(request, str(error), got.bytes_received, corrupt=True)
-            with self.turn(chunk).lock:
+            # Not the origin's fault, so it does not end as that.
+            writing = ErrorBoundary(self._node.log, f"write chunk {chunk} of {self.manifest.name!r}", refused.append)
+            with writing, self.turn(chunk).lock:
                 if self.turn(chunk).holder != request or request not in self._reading:
                     return events.RequestFailed(request, "given up", got.bytes_received)
                 self.stored.write_chunk(chunk, got.data)
-            return events.ChunkReceived(request)
+                return events.ChunkReceived(request)
+            return events.RequestFailed(request, "not written", got.bytes_received)
+
+        def failed(error: P2PFillError) -> None:
+            nonlocal event
+            wasted_bytes = error.bytes_received if isinstance(error, OriginError) else 0
+            event = events.RequestFailed(request, str(error), wasted_bytes)
 
         try:
             # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is out of `_reading`.
-            event = await trio.to_thread.run_sync(
-                read_and_write,
-                limiter=self._node.origin_turns.limiter(lambda: self._node.urgency(self.title_id)),
-                abandon_on_cancel=True,
-            )
-        except OriginError as error:
-            event = events.RequestFailed(request, str(error), error.bytes_received)
-        except ConfigError as error:
-            event = events.RequestFailed(request, str(error))
-        except StoreError as error:
-            self.abort(error)
-            return
+            async with ErrorBoundary(self._node.log, f"read chunk {chunk} from {url}", failed, logging.DEBUG):
+                event = await trio.to_thread.run_sync(
+                    read_and_write,
+                    limiter=self._node.origin_turns.limiter(lambda: self._node.urgency(self.title_id)),
+                    abandon_on_cancel=True,
+                )
         finally:
             self._reading.pop(request, None)
+        if refused:
+            self.abort(refused[0])
         self.handle(event)
 
     def _open_origin(self, url: str) -> Origin:
@@ -390,25 +419,19 @@ class Filling:
         chunks, self._to_commit, self._begun = self._to_commit, [], 0
         if not chunks or isinstance(self._fault, StoreError):
             return
-        try:
+        async with self.bounds:
             # Shielded: chunks that were taken from the list must not be lost to a cancel on the way to the thread.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.stored.commit, chunks)
-        except StoreError as error:
-            self.abort(error)
-            return
-        self.handle(events.ChunksCommitted(chunks))
+            self.handle(events.ChunksCommitted(chunks))
 
     async def _go_live(self) -> None:
         self.state = "verifying"
-        try:
+        async with self.bounds:
             await trio.to_thread.run_sync(self.stored.go_live)
-        except StoreError as error:
-            self.abort(error)
-            return
-        self.state = "live"
-        self._node.cached.note_used(self.title_id)
-        self._finish()
+            self.state = "live"
+            self._node.cached.note_used(self.title_id)
+            self._finish()
 
     def _finish(self) -> None:
         self.finished_at = time.time()
@@ -433,6 +456,8 @@ class Filling:
         have = ledger.have.count()
         sources = [_source_report(source, "ok") for source in fill.sources.values()]
         sources += [_source_report(source, "lost") for source in fill.past.values()]
+        # A tracker refuses the whole heartbeat where one title in it breaks a bound.
+        del sources[limits.REPORT_SOURCES_MAX :]
         return TitleReport(
             title=self.title_id.hex(),
             state=self.state,
@@ -463,11 +488,11 @@ def _source_report(source: Source, state: str) -> SourceReport:
     elif reason:
         state = "slow"
     return SourceReport(
-        id=source.id,
+        id=clipped(source.id),
         tier=_TIER[source.scope],
         bytes=source.bytes_kept,
         rate_bytes_s=source.rate_bytes_s,
         in_flight=len(source.requests),
         state=state,
-        reason=reason,
+        reason=clipped(reason),
     )

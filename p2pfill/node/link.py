@@ -7,6 +7,7 @@ What it wants of us: its Wants are subscriptions, its Requests queue until its d
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,6 +16,7 @@ import trio
 
 from p2pfill.errors import (
     LocalProtocolError,
+    P2PFillError,
     ProtocolError,
     RemoteProtocolError,
     StoreError,
@@ -24,8 +26,10 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import CONNECT_TIMEOUT_S
+from p2pfill.node.boundary import ErrorBoundary, bounded
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import DataHeader, encode_preface
+from p2pfill.protocol.messages import GoodbyeCode
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope
@@ -71,6 +75,10 @@ class Link:
     ) -> None:
         """`introduced` is called once the remote has said who it is and was taken in."""
         self._node = node
+        self.bounds = ErrorBoundary(node.log, "serve a link", self.fail)
+        """Where what this link raises ends: it is closed then, and its fills ask others."""
+        self.failure = ""
+        """What went wrong with it, for people."""
         self._introduced = introduced
         self._channel = channel
         self._nursery = nursery
@@ -150,9 +158,19 @@ class Link:
             port=hello.port,
             weight=hello.weight,
         )
+        self.bounds.doing = f"serve the link with {self.remote.id}"
         self._node.peers.admit(self)
         self._introduced()
 
+    def fail(self, error: P2PFillError) -> None:
+        """End the link: it has raised what it should not."""
+        self.failure = self.failure or str(error)
+        # Cancelled whatever the farewell comes to; what is said so far is written all the same.
+        self._nursery.cancel_scope.cancel()
+        with ErrorBoundary(self._node.log, "say goodbye"):
+            self._channel.close(GoodbyeCode.INTERNAL, "an internal fault")
+
+    @bounded
     def close(self, code: m.GoodbyeCode, reason: str) -> None:
         """End the link in good order."""
         self._channel.close(code, reason)
@@ -162,6 +180,7 @@ class Link:
         """What each data stream that is open towards us has done with its time."""
         return [receiver.spent for receiver in self._receivers]
 
+    @bounded
     def report_progress(self) -> None:
         """Tell the fills that payload is arriving, if some has since the last call."""
         moved_bytes = sum(receiver.moved_bytes for receiver in self._receivers)
@@ -195,27 +214,31 @@ class Link:
         """Requests of the remote that wait to be sent."""
         return len(self._uploads)
 
+    @bounded
     def stop_streams(self) -> None:
         """Stop serving: the link that authorised it is gone."""
         for scope in self._outgoing.values():
             scope.cancel()
 
+    @bounded
     def end(self) -> None:
         """Tell the fills that this source is gone."""
         self._expected.clear()
         if self.remote is not None:
             for filling in set(self._wanted.values()):
-                filling.handle(events.SourceLost(self.remote.id))
+                filling.handle(events.SourceLost(self.remote.id, self.failure))
         self._wanted.clear()
 
     # ---- what we want
 
+    @bounded
     def want(self, filling: Filling) -> None:
         """Subscribe to the remote's holdings of the title that `filling` fills."""
         handle = self._channel.next_handle()
         if self._channel.send(m.Want(handle, filling.title_id)):
             self._wanted[handle] = filling
 
+    @bounded
     def unwant(self, filling: Filling) -> None:
         """End the subscription that `want` began."""
         for handle in [handle for handle, wanted in self._wanted.items() if wanted is filling]:
@@ -225,6 +248,7 @@ class Link:
         for number in [number for number, expected in self._expected.items() if expected.filling is filling]:
             self._withdraw(number)
 
+    @bounded
     def request(self, filling: Filling, request: int, chunk: int) -> None:
         """Ask for a chunk on behalf of `filling`."""
         handle = next((h for h, wanted in self._wanted.items() if wanted is filling), None)
@@ -242,6 +266,7 @@ class Link:
             return 1
         return STREAMS_FAST if filling.rate_of(self.remote.id) > FAST_BYTES_S else 1
 
+    @bounded
     def cancel(self, filling: Filling, request: int) -> None:
         """Withdraw a request of `filling`."""
         for number, expected in list(self._expected.items()):
@@ -284,6 +309,13 @@ class Link:
             expected.filling.handle(events.RequestFailed(expected.request, reason))
 
     async def _receive_stream(self, token: bytes) -> None:
+        """Be sent chunks on a data stream of our own, until it ends; whatever it raises fails what it owed."""
+        name = self.remote.id if self.remote is not None else "a stranger"
+        await ErrorBoundary(self._node.log, f"receive from {name}", lambda error: self._fail_all(str(error))).run(
+            self._receive, token
+        )
+
+    async def _receive(self, token: bytes) -> None:
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 sock = await self._node.connect(self._data_address())
@@ -293,16 +325,16 @@ class Link:
             self._fail_all(f"data stream cannot be opened: {error}")
             return
         reason = "data stream ended"
-        receiver = Receiver(sock, self._node.plane, self._expect, self._deliver)
-        self._receivers.append(receiver)
         with sock:
+            receiver = Receiver(sock, self._node.plane, self._expect, self._deliver)
+            self._receivers.append(receiver)
             try:
                 await receiver.run()
             except (TransferError, ProtocolError) as error:
                 reason = str(error)
             except StoreError as error:
-                reason = str(error)
-                for expected in list(self._expected.values()):
+                # The title's alone: others come over the same stream.
+                if (expected := self._expected.get(-1 if receiver.at is None else receiver.at)) is not None:
                     expected.filling.abort(error)
             finally:
                 self._receivers.remove(receiver)
@@ -331,6 +363,7 @@ class Link:
             stored, turn, expected.request, chunk, manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), check
         )
 
+    @bounded
     def _deliver(self, header: DataHeader, fault: str) -> None:
         number = header.request_id
         self._channel.finish_request(Side.LOCAL, number)
@@ -352,11 +385,12 @@ class Link:
 
     # ---- what the remote wants
 
+    @bounded
     def tell(self, filling: Filling, gained: Sequence[int], claimed: Sequence[int]) -> None:
         """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
         if self.remote is None or not (handles := self._handles(filling.title_id)):
             return
-        gained = filling.fill.news(self.remote.id, gained)
+        gained = filling.news(self.remote.id, gained)
         for handle in handles:
             # In this order: what was claimed and has come since is no longer being fetched.
             for batch in m.batches(claimed):
@@ -364,11 +398,13 @@ class Link:
             for batch in m.batches(gained):
                 self._channel.send(m.Have(handle, batch))
 
+    @bounded
     def report_slow(self, title_id: TitleId, node_id: str) -> None:
         """Tell that this cache does without another one for a title."""
         for handle in self._handles(title_id):
             self._channel.send(m.Slow(handle, node_id))
 
+    @bounded
     def show_interest(self, filling: Filling, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough. The remote answers with its holdings."""
         for handle in self._holding:
@@ -384,9 +420,10 @@ class Link:
             filling.handle(events.InterestShown(self.remote.id, Bitmap.from_bytes(bitmap, chunk_count)))
             if not filling.done.is_set():
                 # Before the holdings: with them the remote has its answer, and asks.
-                self.tell(filling, (), filling.fill.border_chunks())
+                self.tell(filling, (), filling.border_chunks())
         self._send_holdings(handle, title_id)
 
+    @bounded
     def show(self, title_id: TitleId) -> None:
         """Send our holdings of a title anew, since we now have it where we had not."""
         for handle in self._handles(title_id):
@@ -417,6 +454,7 @@ class Link:
         if not any(sender.wake() for sender in self._outgoing):
             self.hurry_uploads()
 
+    @bounded
     def hurry_uploads(self) -> None:
         """Note that something that the remote waits for may have become more urgent than what it waited for before."""
         for sender in self._outgoing:
@@ -436,9 +474,7 @@ class Link:
         with trio.CancelScope() as scope:
             self._outgoing[sender] = scope
             try:
-                await sender.run()
-            except (TransferError, RemoteProtocolError) as error:
-                self._node.log.info("upload broke off: %s", error)
+                await ErrorBoundary(self._node.log, "send on a data stream", level=logging.INFO).run(sender.run)
             finally:
                 del self._outgoing[sender]
         # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
@@ -455,6 +491,7 @@ class Link:
                 return Upload(header, stored, Wanted(self._node.urgency(asked.title), asked.title))
         return None
 
+    @bounded
     def _sent(self, header: DataHeader) -> None:
         self._channel.finish_request(Side.REMOTE, header.request_id)
         self._node.upload_bytes += header.length

@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +22,9 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import AGENDA_S, ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
+from p2pfill.model.reports import LoopLag, NodeReport, TitleReport, clipped
 from p2pfill.model.urgency import Urgency
+from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.filling import Filling
@@ -76,7 +78,7 @@ class Node:
         self._open: dict[TitleId, StoredTitle] = {}
         self._opening: dict[TitleId, None] = {}
         """In the order in which they are opened."""
-        self._refused: dict[TitleId, StoreError] = {}
+        self._refused: dict[TitleId, P2PFillError] = {}
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
         self._agenda = Agenda()
@@ -139,7 +141,7 @@ class Node:
         try:
             stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
         except StoreError as error:
-            self._refused[title_id] = error
+            self.refuse(title_id, error)
             raise
         self._refused.pop(title_id, None)
         self._fillings.pop(title_id, None)
@@ -217,9 +219,14 @@ class Node:
         """Return a title's fill, finished or not."""
         return self._fillings.get(title_id)
 
-    def refusal(self, title_id: TitleId) -> StoreError | None:
+    def refusal(self, title_id: TitleId) -> P2PFillError | None:
         """Return why a fill could not begin, if so."""
         return self._refused.get(title_id)
+
+    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
+        """Note why a title can be neither filled nor served, until it can; the tracker is told."""
+        self._refused[title_id] = error
+        self.yield_turn(title_id)
 
     def stored(self, title_id: TitleId) -> StoredTitle | None:
         """Return a title's files, where this node has them open."""
@@ -244,10 +251,8 @@ class Node:
     async def open_stored(self) -> None:
         """Open the titles that were found, one after the other; each is served from then on."""
         for title_id in list(self._opening):
-            try:
+            async with ErrorBoundary(self.log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
                 self._open[title_id] = await trio.to_thread.run_sync(self.store.open_title, title_id)
-            except StoreError as error:
-                self.log.error("cannot serve title %s: %s", title_id.hex(), error)
             del self._opening[title_id]
             for link in self.peers.links():
                 link.show(title_id)
@@ -260,9 +265,9 @@ class Node:
         with trio.move_on_after(10) as scope:
             try:
                 stream = await trio.open_tcp_stream(host, port)
-            except UnicodeError as error:
-                # Raised by name look-up; the name is what another node says of itself.
-                raise OSError(f"{host!r} is not a host name ({error})") from error
+            except (ValueError, OverflowError) as error:
+                # Raised by name look-up; name and port are what another node says of itself.
+                raise OSError(f"{host!r} is not a host name, or {port} not a port ({error})") from error
         if scope.cancelled_caught:
             raise OSError(f"{host}:{port} did not answer within 10 s")
         self.tune(stream.socket)
@@ -284,8 +289,12 @@ class Node:
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
         self._sequence += 1
-        titles = [filling.report() for filling in self._fillings.values()]
-        titles += [TitleReport(title_id.hex(), "failed", error=str(why)) for title_id, why in self._refused.items()]
+        # Each title once, or the tracker refuses the heartbeat: of one that was tried again in vain, what came of that.
+        titles = [self._report_of(one) for one in self._fillings.values() if one.title_id not in self._refused]
+        titles += [
+            TitleReport(title_id.hex(), "failed", error=clipped(str(why)) or type(why).__name__)
+            for title_id, why in self._refused.items()
+        ]
         told = {*self._fillings, *self._refused}
         for title_id, stored in self._open.items():
             if title_id not in told:
@@ -305,6 +314,11 @@ class Node:
             loop_lag=self.loop_lag,
             usage=process_usage(),
         )
+
+    def _report_of(self, filling: Filling) -> TitleReport:
+        with filling.bounds:
+            return filling.report()
+        return TitleReport(filling.title_id.hex(), "failed", error=filling.error or "its state cannot be told")
 
     @property
     def spent(self) -> Spent:

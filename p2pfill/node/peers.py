@@ -13,6 +13,7 @@ import trio
 from p2pfill.errors import ProtocolError, RemoteProtocolError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import REDIAL_MAX_S, REDIAL_S
+from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.link import Link
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, decode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
@@ -102,12 +103,7 @@ class Peers:
         pause_s = REDIAL_S
         while (node := self._wanted.get(node_id)) is not None:
             started = trio.current_time()
-            try:
-                sock = await self._node.connect((node.host, node.port))
-            except OSError as error:
-                self._node.log.debug("cannot link with %s: %s", node_id, error)
-            else:
-                await self._run_link(trio.SocketStream(sock))
+            await ErrorBoundary(self._node.log, f"link with {node_id}").run(self._connect, node)
             if trio.current_time() - started > REDIAL_MAX_S:
                 pause_s = REDIAL_S
             with trio.move_on_after(pause_s * (1 + self._node.random.random())) as pause:
@@ -115,6 +111,14 @@ class Peers:
             self._dialling[node_id] = trio.Event()
             pause_s = min(2 * pause_s, REDIAL_MAX_S) if pause.cancelled_caught else REDIAL_S
         del self._dialling[node_id]
+
+    async def _connect(self, node: NodeInfo) -> None:
+        try:
+            sock = await self._node.connect((node.host, node.port))
+        except OSError as error:
+            self._node.log.debug("cannot link with %s: %s", node.id, error)
+        else:
+            await self._run_link(trio.SocketStream(sock))
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""
@@ -124,7 +128,7 @@ class Peers:
                 oldest = next(iter(self._newcomers))
                 self._newcomers.pop(oldest).cancel()
             try:
-                await self._welcome(stream)
+                await ErrorBoundary(self._node.log, "serve a connection").run(self._welcome, stream)
             finally:
                 self._newcomers.pop(stream, None)
 
@@ -179,11 +183,13 @@ class Peers:
         try:
             async with trio.open_nursery() as nursery:
                 link = Link(self._node, channel, nursery, lambda: self._newcomers.pop(stream, None))
-                try:
-                    await channel.run(link.handle)
-                except (ProtocolError, ConnectionError) as error:
-                    name = link.remote.id if link.remote else "a stranger"
-                    self._node.log.info("link with %s failed: %s", name, error)
+                async with link.bounds:
+                    try:
+                        await channel.run(link.handle)
+                    except (ProtocolError, ConnectionError) as error:
+                        link.failure = link.failure or str(error)
+                        name = link.remote.id if link.remote else "a stranger"
+                        self._node.log.info("link with %s failed: %s", name, error)
                 nursery.cancel_scope.cancel()
         finally:
             self._open -= 1

@@ -167,8 +167,12 @@ async def _stop_on_cancel(
 async def _sweep(service: Service) -> None:
     while True:
         await trio.sleep(service.heartbeat_s / SWEEPS_PER_HEARTBEAT)
-        for node_id in service.expire():
-            _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+        try:
+            for node_id in service.expire():
+                _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+        except Exception:
+            # What one node has said must not end the tracker; the next sweep looks at all of them again.
+            _log.exception("cannot look which nodes are alive")
 
 
 async def _flush_often(service: Service) -> None:
@@ -183,3 +187,5 @@ async def _flush(service: Service, *, shield: bool) -> None:
             await service.flush()
         except StoreError as error:
             _log.error("%s; the last reports stay in memory", error)
+        except Exception:
+            _log.exception("the last reports cannot be saved; they stay in memory")

@@ -145,6 +145,12 @@ class Receiver(Stream):
         header = self._header  # looked at once: while the stream runs, a thread of the plane may be done with it
         return (header.request_id, self._taken) if header is not None and self._taken else None
 
+    @property
+    def at(self) -> int | None:
+        """The request whose chunk is being received; once the stream has failed, the one with which it did."""
+        header = self._header
+        return header.request_id if header is not None else None
+
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
         return self._header is not None or bool(self._head)
@@ -189,7 +195,7 @@ class Receiver(Stream):
             self._set_low_water(1)
             fault = self.WITHDRAWN if delivery is None else self._fault_of(delivery)
             self._header = self._delivery = None
-            self.plane.tell(partial(self._deliver, header, fault))
+            self.plane.tell(self, partial(self._deliver, header, fault))
         return Next.WAIT
 
     def _buffer_bytes(self) -> int:
@@ -364,7 +370,7 @@ class Sender(Stream):
                 break
             if self._upload is None or not self._send(self._upload):
                 break
-            self.plane.tell(partial(self._sent, self._upload.header))
+            self.plane.tell(self, partial(self._sent, self._upload.header))
             self._upload = None
             if self.plane.has_slot_queue:
                 break

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import trio
 
-from p2pfill.errors import TransferError
+from p2pfill.errors import InternalError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
@@ -93,8 +93,8 @@ class Stream(ABC):
 
     async def _run(self) -> None:
         """Have the stream served until it ends; raises what ended it, `TransferError` where it stands still."""
-        self.plane.add(self)
         try:
+            self.plane.add(self)
             while not self._ended.is_set():
                 moved_bytes = self.moved_bytes
                 with trio.move_on_after(PROGRESS_TIMEOUT_S):
@@ -102,9 +102,9 @@ class Stream(ABC):
                 if not self._ended.is_set() and self.is_inside_chunk() and self.moved_bytes == moved_bytes:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:
-            self.closed = True
+            is_served_no_more, self.closed = self.closed, True
             self.plane.remove(self)
-            if not self._ended.is_set():
+            if not is_served_no_more:
                 # A thread may be inside `work`; the socket must stay until it is out.
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._wait_unserved)
@@ -116,8 +116,8 @@ class Stream(ABC):
             pass
 
     def end(self, fault: Exception | None) -> None:
-        """Note in the event loop that the stream is over."""
-        self._fault = fault
+        """Note in the event loop that the stream is over, and the first reason why."""
+        self._fault = self._fault or fault
         self._ended.set()
 
 
@@ -141,7 +141,7 @@ class DataPlane:
         """A heap. A place that its stream has left for a better one stays until it comes up."""
         self._slot_numbers = itertools.count()
         self._token = trio.lowlevel.current_trio_token()
-        self._news: deque[Callable[[], object]] = deque()
+        self._news: deque[tuple[Stream, Callable[[], object]]] = deque()
         self._has_told = False
 
     @asynccontextmanager
@@ -185,12 +185,13 @@ class DataPlane:
                 self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
                 armed = interest
 
-    def tell(self, news: Callable[[], object]) -> None:
-        """Have `news` called in the event loop, in order. Callable from any thread.
+    def tell(self, stream: Stream, news: Callable[[], object]) -> None:
+        """Have `news` of a stream called in the event loop, in order. Callable from any thread.
 
-        What gathers before the loop looks is handed over at once: waking it costs more than most news do.
+        What gathers before the loop looks is handed over at once: waking it costs more than most news do. What `news`
+        raises ends its stream: raised from here it would end the whole Trio run.
         """
-        self._news.append(news)
+        self._news.append((stream, news))
         if not self._has_told:
             self._has_told = True
             with suppress(trio.RunFinishedError):
@@ -200,7 +201,11 @@ class DataPlane:
         # In this order: news that comes in between finds either the flag down or this loop still looking.
         self._has_told = False
         while self._news:
-            self._news.popleft()()
+            stream, news = self._news.popleft()
+            try:
+                news()
+            except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
+                stream.end(error)
 
     # ---- upload slots
 
@@ -341,10 +346,13 @@ class DataPlane:
             fault: Exception | None = None
             try:
                 turn = stream.work(ready)
+                if turn is Next.WAIT:
+                    self.arm(stream)
             except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
                 turn, fault = Next.END, error
-            if turn is Next.WAIT:
-                self.arm(stream)
-            elif turn is Next.END:
+            except BaseException as error:  # noqa: BLE001  (a panic of a library; a thread has nobody else to tell)
+                turn, fault = Next.END, InternalError(f"a data stream ended with {type(error).__name__}: {error}")
+                fault.__cause__ = error
+            if turn is Next.END:
                 stream.closed = True
-                self.tell(partial(stream.end, fault))
+                self.tell(stream, partial(stream.end, fault))
