@@ -43,3 +43,19 @@ class TrackerError(P2PFillError):
 
 class InternalError(P2PFillError):
     """An invariant of our own is broken. Always a bug; please report it."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Tell whether `error` is a fault of the work that was done, and no demand that the work should end.
+
+    A panic of a library written in Rust is a fault too: PyO3 lets it derive from `BaseException`, and its class can be
+    imported from nowhere.
+    """
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the exceptions in a group, nested ones too, in order; of one that is no group itself alone."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in leaves_of(inner)]

@@ -254,7 +254,7 @@ async def _fetch_once(manifest: Manifest, source: NodeInfo, work: Path) -> tuple
         began, used_before = trio.current_time(), process_usage().processor_s
         filling = await node.start_fill(manifest, members=[source])
         reserved = trio.current_time()
-        node.peers.want([source])
+        node.want_links([source])
         # An event for this would serve nobody else; a look is one count of bits.
         while not filling.done.is_set() and filling.fill.ledger.have.count() < manifest.chunk_count:  # noqa: ASYNC110
             await trio.sleep(LOOK_S)
@@ -280,7 +280,7 @@ async def _fail_unlinked(node: Node, source: NodeInfo) -> None:
     """Raise `TransferError` once there has been no link with `source` for `UNLINKED_S`: a node dials for ever."""
     linked_at = trio.current_time()
     while trio.current_time() < linked_at + UNLINKED_S:
-        if node.peers.link(source.id) is not None:
+        if node.engine.links.get(source.id) is not None:
             linked_at = trio.current_time()
         await trio.sleep(UNLINKED_S / 20)
     raise TransferError(

@@ -55,7 +55,7 @@ async def fetch(config: NodeConfig, manifest: Manifest) -> None:
         began = time.monotonic()
         sources = msgspec.convert(msgspec.json.decode(order)["sources"], list[NodeInfo])
         filling = await node.start_fill(manifest, members=[node.info], holders=sources)
-        node.peers.want(sources)
+        node.want_links(sources)
         await filling.wait()
         live = time.monotonic()
         report = filling.report()

@@ -33,5 +33,12 @@ MANIFEST_BYTES_MAX: Final = 512 * MIB
 
 TITLE_NAME_CHARS_MAX: Final = 200
 
+REASON_CHARS_MAX: Final = 2000
+"""One reason in a report, for people. It holds the longest URL that can be ordered only in part, which is still enough
+to know it by; a tracker refuses a heartbeat with a longer one, so nodes cut theirs."""
+
+REPORT_SOURCES_MAX: Final = 1024
+"""Sources in the report of one title: twice what a node has links."""
+
 FRAME_BYTES_MAX: Final = 1 * MIB
 """One control frame. Holds the largest bitmap and the longest batch of chunk indexes with room to spare."""

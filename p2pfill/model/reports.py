@@ -12,11 +12,21 @@ from typing import Literal
 
 import msgspec
 
+from p2pfill.model import limits
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "failed"]
+
+
+def clipped(text: str, chars_max: int = limits.REASON_CHARS_MAX) -> str:
+    """Return `text` as a report can carry it: not longer than that, and nothing in it that UTF-8 cannot say.
+
+    The text of an error may name a path of any length and of any bytes.
+    """
+    said = text.encode("utf-8", "backslashreplace").decode()
+    return said if len(said) <= chars_max else said[: chars_max - 1] + "…"
 
 
 class SourceReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):

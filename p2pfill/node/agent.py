@@ -2,26 +2,33 @@
 
 Two loops: one reports at the interval that the tracker asks for, the other holds a long poll open for orders. A tracker
 that is away stops neither the fills that run nor the links that are open; both loops try again with growing pauses.
+Each call and each order has a boundary of its own: what cannot be understood keeps nothing else from being done.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from p2pfill.errors import ManifestError, StoreError, TrackerError
+from p2pfill.errors import ManifestError, P2PFillError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.urgency import Urgency
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.fill import FillDriver
 from p2pfill.swarm.neighbourhood import electorate
-from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 
 if TYPE_CHECKING:
-    from p2pfill.model.node import NodeInfo
-    from p2pfill.model.reports import Order, Orders
-    from p2pfill.node.filling import Filling
-    from p2pfill.node.node import Node
+    from p2pfill.model.policy import FillPolicy
+    from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders
+    from p2pfill.store.title import StoredTitle
 
 RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
@@ -29,29 +36,78 @@ POLL_S: Final = 25.0
 """How long one request for orders waits: below the usual time-out of middleboxes."""
 
 
+class FillingNode(Protocol):
+    """What an agent needs of its node."""
+
+    info: NodeInfo
+    log: logging.Logger
+
+    def report(self) -> NodeReport:
+        """Return the next heartbeat."""
+
+    def running_fills(self) -> list[FillDriver]:
+        """Return the fills that still run."""
+
+    def fill_of(self, title_id: TitleId) -> FillDriver | None:
+        """Return a title's fill, finished or not."""
+
+    def stored(self, title_id: TitleId) -> StoredTitle | None:
+        """Return a title's files, where the node has them open."""
+
+    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
+        """Note why a title can be neither filled nor served."""
+
+    def refusal(self, title_id: TitleId) -> P2PFillError | None:
+        """Return why a fill could not begin, if so."""
+
+    def want_links(self, nodes: Iterable[NodeInfo]) -> None:
+        """Be linked with the caches that the roster names."""
+
+    def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
+        """Note how urgent everything is that is ordered."""
+
+    def activate(self, title_id: TitleId) -> None:
+        """Let less urgent titles wait for one that is to be filled in a moment."""
+
+    def yield_to_others(self, title_id: TitleId) -> None:
+        """Let less urgent titles ask again."""
+
+    async def start_fill(
+        self,
+        manifest: Manifest,
+        origins: Iterable[str] = (),
+        policy: FillPolicy | None = None,
+        members: Iterable[NodeInfo] = (),
+        holders: Iterable[NodeInfo] = (),
+        unlinked: Sequence[str] = (),
+    ) -> FillDriver:
+        """Begin to fill a title, or resume."""
+        ...
+
+
 class TrackerAgent:
     """Speaks to the tracker at `url` for `node`."""
 
-    def __init__(self, node: Node, url: str) -> None:
+    def __init__(self, node: FillingNode, url: str) -> None:
         self._node = node
         self._client = TrackerClient(url)
         self._known = trio.Event()
-        self._ordered: set[str] = set()
+        self._ordered: set[TitleId] = set()
         self._taken = trio.Event()
 
     async def run(self) -> None:
         """Report and take orders until cancelled."""
         async with self._client, trio.open_nursery() as nursery:
             nursery.start_soon(self._report)
-            nursery.start_soon(self._obey)
+            nursery.start_soon(self._poll_orders)
 
     async def _report(self) -> None:
         pause_s = RETRY_S
         while True:
-            try:
+            reply: HeartbeatReply | None = None
+            async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
                 reply = await self._client.heartbeat(self._node.report())
-            except TrackerError as error:
-                self._node.log.warning("goes on without the tracker: %s", error)
+            if reply is None:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -62,7 +118,7 @@ class TrackerAgent:
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
         with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
-            running = self._node.fillings()
+            running = self._node.running_fills()
             if not running:
                 await trio.sleep_forever()
             async with trio.open_nursery() as nursery:
@@ -73,70 +129,95 @@ class TrackerAgent:
         await done.wait()
         scope.cancel()
 
-    async def _obey(self) -> None:
+    async def _poll_orders(self) -> None:
         await self._known.wait()
         version: int | None = None
         pause_s = RETRY_S
         while True:
-            try:
-                orders = await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
-            except TrackerError as error:
-                if not (isinstance(error, TrackerRefused) and error.status == 404):
-                    self._node.log.debug("no orders: %s", error)
+            orders: Orders | None = None
+            async with ErrorBoundary(self._node.log, "learn its orders"):
+                orders = await self._orders(version)
+            if orders is None:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
             version = orders.version
             # Also where nothing has changed: a fill that the disk refused is tried again this way.
-            await self._take(orders)
+            await ErrorBoundary(self._node.log, "take its orders").run(self._take, orders)
+            self._taken.set()
+            self._taken = trio.Event()
+
+    async def _orders(self, version: int | None) -> Orders | None:
+        """Return the orders once they are others than those of `version`; None where the tracker has none to give."""
+        try:
+            return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+        except (TrackerRefused, TrackerUnreachable) as error:
+            if isinstance(error, TrackerRefused) and error.status != 404:
+                raise
+            # It does not know this node yet, or it is away, which the heartbeat says.
+            self._node.log.debug("no orders: %s", error)
+            return None
 
     async def _take(self, orders: Orders) -> None:
+        if isinstance(orders, ReadableOrders):
+            for why in orders.unreadable:
+                self._node.log.error("cannot take an order: %s", why)
         others: dict[str, NodeInfo] = {}
+        ordered: dict[TitleId, Order] = {}
         for order in orders.orders:
-            others.update({entry.node.id: entry.node for entry in order.roster})
-        self._node.peers.want(others.values())
-        ordered = {order.title for order in orders.orders}
-        for title in self._ordered - ordered:
-            if (filling := self._node.filling(title_id_from_hex(title))) is not None:
-                filling.withdraw()
-        self._ordered = ordered
-        self._node.set_urgencies({title_id_from_hex(order.title): order.urgency for order in orders.orders})
-        for order in sorted(orders.orders, key=lambda order: order.urgency):
-            try:
-                await self._fill(order)
-            except (TrackerError, ManifestError, StoreError) as error:
-                self._node.log.error("cannot fill title %s: %s", order.title, error)
-        self._taken.set()
-        self._taken = trio.Event()
+            with ErrorBoundary(self._node.log, f"take the order for title {order.title[:80]!r}"):
+                ordered[title_id_from_hex(order.title)] = order
+                others.update({entry.node.id: entry.node for entry in order.roster})
+        self._node.want_links(others.values())
+        # An order that cannot be read may be for any of them.
+        if len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders):
+            for title_id in self._ordered - ordered.keys():
+                if (filling := self._node.fill_of(title_id)) is not None:
+                    filling.withdraw()
+            self._ordered = set()
+        self._ordered |= ordered.keys()
+        self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
+        for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
+            bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
+            await bounds.run(self._fill, title_id, order)
 
-    async def _fill(self, order: Order) -> None:
-        title_id = title_id_from_hex(order.title)
+    def _note_refusal(self, title_id: TitleId, error: P2PFillError) -> None:
+        filling = self._node.fill_of(title_id)
+        # A tracker that is away says nothing of the title.
+        if not isinstance(error, TrackerUnreachable) and (filling is None or filling.state == "failed"):
+            self._node.refuse(title_id, error)
+
+    async def _fill(self, title_id: TitleId, order: Order) -> None:
         members, unlinked = _members(order, self._node.info)
-        filling = self._node.filling(title_id)
-        if filling is not None and not filling.error:
+        filling = self._node.fill_of(title_id)
+        if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
             return
         stored = self._node.stored(title_id)
         if stored is None or not stored.live:
             # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
-            self._node.take_turn(title_id)
+            self._node.activate(title_id)
             try:
                 manifest = await self._manifest(title_id)
                 holders = [entry.node for entry in order.roster if entry.have_chunks]
                 await self._node.start_fill(manifest, order.origins, order.policy, members, holders, unlinked)
-            except (TrackerError, ManifestError, StoreError):
-                self._node.yield_turn(title_id)
-                raise
+            finally:
+                begun = self._node.fill_of(title_id)
+                if begun is None or begun.done.is_set():
+                    self._node.yield_to_others(title_id)
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
         encoded = await self._client.manifest(title_id.hex())
         # That of a million files takes seconds, for which links would stay without an answer.
         return await trio.to_thread.run_sync(_decode, encoded, title_id)
 
-    async def order(self, title: TitleId | Manifest, origins: list[str]) -> Filling:
-        """Order a title for this node, and return its fill once it has begun. Raises `TrackerError`, `StoreError`."""
+    async def order(self, title: TitleId | Manifest, origins: list[str]) -> FillDriver:
+        """Order a title for this node, and return its fill once it has begun.
+
+        Raises `TrackerError`, `StoreError`, and `ManifestError` where the tracker's manifest cannot be used.
+        """
         await self._known.wait()
         if isinstance(title, Manifest):
             title_id = await trio.to_thread.run_sync(lambda: title.title_id)
@@ -145,7 +226,7 @@ class TrackerAgent:
             title_id = title
         request = FillRequest(title=title_id.hex(), selector=f"id={self._node.info.id}", origins=origins)
         await self._client.post_fill(request)
-        while (filling := self._node.filling(title_id)) is None:
+        while (filling := self._node.fill_of(title_id)) is None:
             stored = self._node.stored(title_id)
             if stored is not None and stored.live:
                 return await self._node.start_fill(stored.manifest)

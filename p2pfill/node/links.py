@@ -234,12 +234,12 @@ class Links:
             self._newcomers.pop(stream, None)
         self._wake()
 
-    def _fail(self, link: Link, error: P2PFillError) -> None:
+    def _fail(self, link: Link, error: Exception) -> None:
         link.close(GoodbyeCode.INTERNAL, str(error)[:200])
 
     def _reap_soon(self, link: Link) -> None:
         """Have the loop take in what has come; called from threads."""
-        self._plane.tell(partial(self._reap, link))
+        self._plane.tell(partial(self._reap, link), lambda error: self._fail(link, error))
 
     def _reap(self, link: Link) -> None:
         self._engine.reap(trio.current_time(), link)

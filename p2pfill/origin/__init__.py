@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfill.origin.errors import (
     OriginCancelled,
     OriginError,
+    OriginFault,
     OriginObjectChanged,
     OriginObjectMissing,
     OriginRefused,
@@ -30,6 +31,7 @@ __all__ = [
     "OriginCancelled",
     "OriginChunk",
     "OriginError",
+    "OriginFault",
     "OriginObjectChanged",
     "OriginObjectMissing",
     "OriginRefused",

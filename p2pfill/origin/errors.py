@@ -2,12 +2,13 @@
 
 The classes answer one question each: is it worth asking again later (`OriginUnavailable`), is the object not the
 one that was published (`OriginObjectMissing`, `OriginObjectChanged`: a person must republish or repair), will this
-origin never answer this request (`OriginRefused`), or did we stop by ourselves (`OriginCancelled`).
+origin never answer this request (`OriginRefused`), or did we stop by ourselves (`OriginCancelled`). What nobody
+foresaw, of ours or of a library, is an `OriginFault`.
 """
 
 from __future__ import annotations
 
-from p2pfill.errors import TransferError
+from p2pfill.errors import InternalError, TransferError
 
 
 class OriginError(TransferError):
@@ -47,3 +48,7 @@ class OriginRefused(OriginError):
 
 class OriginCancelled(OriginError):
     """The caller's `cancelled()` became true, or the origin was closed."""
+
+
+class OriginFault(OriginError, InternalError):
+    """Reading failed in a way that nobody foresaw: a bug, of which the traceback says more than the message."""

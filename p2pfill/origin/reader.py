@@ -33,10 +33,12 @@ from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedErr
 from obstore.store import HTTPStore, LocalStore
 
 from p2pfill._version import __version__
+from p2pfill.errors import ConfigError, is_fault
 from p2pfill.origin import urls
 from p2pfill.origin.errors import (
     OriginCancelled,
     OriginError,
+    OriginFault,
     OriginObjectChanged,
     OriginObjectMissing,
     OriginRefused,
@@ -166,13 +168,26 @@ class StoreOrigin:
     def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = lambda: False) -> OriginChunk:
         """Return chunk `k` of the title, unverified.
 
-        `cancelled` is asked from several threads, between buffers and while waiting. Raises a subclass of
-        `OriginError`, which carries the bytes that had arrived.
+        `cancelled` is asked from several threads, between buffers and while waiting. Whatever goes wrong, also what
+        obstore raises or the system refuses, is a subclass of `OriginError`, which carries the bytes that had arrived.
         """
+        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
+        try:
+            return self._read_chunk(fetch, manifest, k)
+        except OriginError as err:
+            err.bytes_received, err.requests = fetch.bytes_received, fetch.requests
+            raise
+        except BaseException as err:
+            if not is_fault(err):
+                raise
+            failure = self._unforeseen(f"{self.url}: chunk {k}", err)
+            failure.bytes_received, failure.requests = fetch.bytes_received, fetch.requests
+            raise failure from err
+
+    def _read_chunk(self, fetch: _Fetch, manifest: Manifest, k: int) -> OriginChunk:
         # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A
         # node that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
         data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
-        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
         # The caller's thread works too, so a chunk of one file needs no other thread.
@@ -182,8 +197,6 @@ class StoreOrigin:
             if future is not None:
                 future.result()
         if fetch.failure is not None:
-            fetch.failure.bytes_received = fetch.bytes_received
-            fetch.failure.requests = fetch.requests
             raise fetch.failure
         return OriginChunk(data, fetch.bytes_received, fetch.requests)
 
@@ -208,13 +221,27 @@ class StoreOrigin:
                 at += segment.length
 
     def _work(self, fetch: _Fetch, jobs: Iterator[_Job]) -> None:
-        """Run jobs until there are none or one failed. Never raises what belongs to a remote."""
+        """Run jobs until there are none or one failed. Raises nothing: a failure is for the whole chunk."""
         for job in jobs:
             try:
                 self._run(fetch, job)
             except OriginError as err:
                 fetch.fail(err)
                 return
+            except BaseException as err:
+                if not is_fault(err):
+                    raise
+                failure = self._unforeseen(self._name(job), err)
+                failure.__cause__ = err
+                fetch.fail(failure)
+                return
+
+    def _unforeseen(self, what: str, err: BaseException) -> OriginError:
+        """Return what stands for an exception that no rule of `_judge` names; the caller sets its cause."""
+        said = _reason(str(err)) or type(err).__name__
+        if isinstance(err, MemoryError | OSError):
+            return OriginUnavailable(f"{what}: cannot be read now: {said}; check this machine's memory and limits")
+        return OriginFault(f"{what}: cannot be read: unexpected {type(err).__name__}: {said}; please report it")
 
     def _run(self, fetch: _Fetch, job: _Job) -> None:
         """Fill `job.target`, over as many requests as the settings allow."""
@@ -430,12 +457,26 @@ class _Shared(Iterator[_Job]):
 
 
 def open_store_origin(url: str, settings: OriginSettings, rng: random.Random) -> StoreOrigin:
-    """Open the origin that `url` names; no request is made yet. Raises `ConfigError`."""
-    if not urls.is_http(url):
+    """Open the origin that `url` names; no request is made yet. Raises `ConfigError`, whatever the reason."""
+    try:
+        if urls.is_http(url):
+            base = urls.http_base(url)
+            return StoreOrigin(base, _http_store(base, settings), settings, rng, http=True)
         path = urls.directory(url)
         return StoreOrigin(str(path), LocalStore(path), settings, rng, http=False)
-    base = urls.http_base(url)
-    store = HTTPStore.from_url(
+    except ConfigError:
+        raise
+    except BaseException as err:
+        if not is_fault(err):
+            raise
+        raise ConfigError(
+            f"origin {url[:200]!r} cannot be opened: {_reason(str(err)) or type(err).__name__}; check that it is "
+            "written as http://HOST[:PORT]/PATH, or names a directory that can be read here"
+        ) from err
+
+
+def _http_store(base: str, settings: OriginSettings) -> HTTPStore:
+    return HTTPStore.from_url(
         base,
         client_options={
             "allow_http": base.startswith("http://"),
@@ -447,4 +488,3 @@ def open_store_origin(url: str, settings: OriginSettings, rng: random.Random) ->
         },
         retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=settings.total_max_s)},
     )
-    return StoreOrigin(base, store, settings, rng, http=True)

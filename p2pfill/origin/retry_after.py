@@ -22,18 +22,21 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
         return min(float(text), RETRY_AFTER_MAX_S)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return min(max((when - now).total_seconds(), 0.0), RETRY_AFTER_MAX_S)
+    except (ValueError, OverflowError):  # a year or a zone beyond any integer
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return min(max((when - now).total_seconds(), 0.0), RETRY_AFTER_MAX_S)
 
 
 def probe_retry_after(url: str, timeout_s: float) -> float | None:
     """Ask `url` once and return its `Retry-After` in seconds; None where it gives none or cannot be reached."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+    try:
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
     try:
         connection.request("HEAD", parts.path or "/", headers={"User-Agent": "p2pfill"})
         response = connection.getresponse()

@@ -2,16 +2,49 @@
 
 Credentials, queries and fragments are refused: origin URLs travel through the tracker and are shown in status
 screens and logs, so a secret in one would be everywhere.
+
+`check_origin` looks at the text alone, so the tracker can refuse a mistyped origin when it is ordered. What it lets
+through may still be of no use on some cache: a directory that is not there, a name that nobody knows.
 """
 
 from __future__ import annotations
 
+import re
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from p2pfill.errors import ConfigError
 
 _SAFE = "/%:@!$&'()*+,;=~-._"
+
+_HOST_CHARS_MAX: Final = 253
+"""The longest DNS name."""
+
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+"""One part of a DNS name. The underscore is no letter of host names, but some private networks use it."""
+
+_NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*", re.IGNORECASE)
+"""A host whose last part is one of these is read as an IPv4 address everywhere, since no top-level domain is."""
+
+_SHOWN_CHARS_MAX: Final = 200
+
+
+def check_origin(url: str) -> str:
+    """Return the normalised origin that `url` names: a base URL, or an absolute directory. Raises `ConfigError`.
+
+    Nothing but the text is looked at: no name is looked up, no directory opened.
+    """
+    if is_http(url):
+        return http_base(url)
+    path = _directory_text(url)
+    _check_encoding(url)
+    if not path.startswith("/"):
+        raise ConfigError(
+            f"origin {_shown(url)} is no URL and no absolute directory: write http://HOST[:PORT]/PATH, or /DIRECTORY"
+        )
+    return path
 
 
 def is_http(url: str) -> bool:
@@ -21,26 +54,33 @@ def is_http(url: str) -> bool:
 
 def http_base(url: str) -> str:
     """Return `url` normalised, percent-encoded and without a trailing slash. Raises `ConfigError`."""
+    _check_text(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as err:
-        raise ConfigError(f"origin URL {url[:200]!r} cannot be read: {err}") from err
+        raise ConfigError(f"origin URL {_shown(url)} cannot be read: {err}") from err
     host = parts.hostname
-    shown = f"{parts.scheme}://{host or ''}{f':{port}' if port else ''}{parts.path}"[:200]
+    bracketed = "[" in parts.netloc
+    shown_host = f"[{host}]" if bracketed else host or ""
+    shown = _shown(f"{parts.scheme}://{shown_host}{f':{port}' if port is not None else ''}{parts.path}")
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            f"origin URL {shown!r} carries credentials: origin URLs are shown in status screens and logs; "
+            f"origin URL {shown} carries credentials: origin URLs are shown in status screens and logs; "
             "give the URL without user and password and allow the caches by address or client certificate"
         )
     if "?" in url or "#" in url:
         raise ConfigError(
-            f"origin URL {shown!r} has a query or fragment: give the plain base URL below which the title's files lie"
+            f"origin URL {shown} has a query or fragment: give the plain base URL below which the title's files lie"
         )
     if not host:
-        raise ConfigError(f"origin URL {shown!r} has no host: write http://HOST[:PORT]/PATH")
+        raise ConfigError(f"origin URL {shown} has no host: write http://HOST[:PORT]/PATH")
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in parts.netloc):
-        raise ConfigError(f"origin URL {shown!r} has a blank or control character in its host")
+        raise ConfigError(f"origin URL {shown} has a blank or control character in its host")
+    if port == 0:
+        raise ConfigError(f"origin URL {shown} has port 0, on which nothing can listen: give the server's port")
+    if fault := _host_fault(host, bracketed=bracketed):
+        raise ConfigError(f"origin URL {shown} cannot be used: {fault}")
     return f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe=_SAFE).rstrip('/')}"
 
 
@@ -51,17 +91,83 @@ def file_url(base: str, path: str) -> str:
 
 def directory(url: str) -> Path:
     """Return the absolute directory that a file:// URL or a plain path names. Raises `ConfigError`."""
+    text = _directory_text(url)
+    try:
+        path = Path(text).absolute()
+        # For some errors `is_dir` returns, for others it raises: a name too long, no right to look.
+        is_there = path.is_dir()
+    except OSError as err:
+        raise ConfigError(
+            f"origin {_shown(url)} cannot be used: {err.strerror or err}; give the directory that was published, and "
+            "let this user read it"
+        ) from err
+    if not is_there:
+        raise ConfigError(f"origin {_shown(url)}: {path} is not a directory; give the directory that was published")
+    return path
+
+
+def _directory_text(url: str) -> str:
+    """Return the path that a file:// URL or a plain path spells. Raises `ConfigError`."""
     text = url
     if url[:5].lower() == "file:":
-        parts = urlsplit(url)
+        _check_text(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as err:
+            raise ConfigError(f"origin URL {_shown(url)} cannot be read: {err}") from err
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise ConfigError(f"origin URL {url[:200]!r} cannot be used: write file:///ABSOLUTE/DIRECTORY")
+            raise ConfigError(f"origin URL {_shown(url)} cannot be used: write file:///ABSOLUTE/DIRECTORY")
         text = unquote(parts.path)
     elif "://" in url:
-        raise ConfigError(f"origin URL {url[:200]!r} cannot be used: its scheme must be http, https or file")
+        raise ConfigError(f"origin URL {_shown(url)} cannot be used: its scheme must be http, https or file")
+    elif re.match("https?:", url, re.IGNORECASE):
+        raise ConfigError(f"origin URL {_shown(url)} cannot be used: write http://HOST[:PORT]/PATH")
     if not text or "\0" in text:
-        raise ConfigError(f"origin {url[:200]!r} does not name a directory")
-    path = Path(text).absolute()
-    if not path.is_dir():
-        raise ConfigError(f"origin {url[:200]!r}: {path} is not a directory; give the directory that was published")
-    return path
+        raise ConfigError(f"origin {_shown(url)} does not name a directory")
+    return text
+
+
+def _check_text(url: str) -> None:
+    # `urlsplit` leaves out tabs and line ends without a word, so the URL would not be the one that was given.
+    if any(char in url for char in "\t\r\n"):
+        raise ConfigError(f"origin {_shown(url)} has a tab or a line end in it")
+    _check_encoding(url)
+
+
+def _check_encoding(url: str) -> None:
+    try:
+        url.encode()
+    except UnicodeEncodeError as err:
+        raise ConfigError(f"origin {_shown(url)} has a character that UTF-8 cannot say ({err.reason})") from err
+
+
+def _host_fault(host: str, *, bracketed: bool) -> str:
+    """Return why a host cannot be one, empty where it can."""
+    if bracketed or ":" in host:
+        try:
+            IPv6Address(host)
+        except ValueError as err:
+            return f"its host is no IPv6 address ({err})"
+        return "its host is an IPv6 address with a zone, which only one machine can use" if "%" in host else ""
+    try:
+        name = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError as err:
+        return f"its host is no international domain name ({err})"
+    labels = name.removesuffix(".").split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        try:
+            IPv4Address(name)
+        except ValueError:
+            return "its host is no IPv4 address: write four numbers of 0 to 255, as in 192.0.2.11"
+        return ""
+    if len(name) > _HOST_CHARS_MAX or not all(_LABEL.fullmatch(label) for label in labels):
+        return (
+            f"{_shown(host)} is no host name: write letters, digits and hyphens between dots, each part of 1 to 63 "
+            "characters"
+        )
+    return ""
+
+
+def _shown(url: str) -> str:
+    # Also one that cannot be read may have a password in it.
+    return repr(re.sub("//[^/]*@", "//", url)[:_SHOWN_CHARS_MAX])

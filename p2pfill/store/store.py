@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -112,8 +112,12 @@ class Store:
         with self._lock, translated(f"read {str(self.root)!r}"):
             sizes = {}
             for title_id in self._ids("titles"):
-                with suppress(FileNotFoundError):
+                try:
                     sizes[title_id] = (self.root / "titles" / title_id.hex() / "manifest").stat().st_size
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    sizes[title_id] = 0  # opening it says what is wrong, and of it alone
             return sorted(sizes, key=sizes.__getitem__)
 
     def open_title(self, title_id: TitleId) -> StoredTitle:
@@ -179,14 +183,22 @@ class Store:
 
     def _recover(self) -> None:
         for entry in (self.root / "filling").iterdir():
+            # What cannot be cleared away takes room and no more.
             if entry.name.endswith(".gone"):
-                shutil.rmtree(entry)
+                shutil.rmtree(entry, ignore_errors=True)
             elif entry.name.endswith(".link"):
-                entry.unlink()
+                with suppress(OSError):
+                    entry.unlink()
         for title_id in self._ids("titles"):
-            directory = self.root / "titles" / title_id.hex()
-            if (directory / JOURNAL).exists():
-                self._show(title_id, self._read_manifest(directory, title_id).name)
+            # A title that cannot be shown keeps no other from being served: opening it tries again, and says why.
+            with suppress(OSError, StoreError):
+                self._finish(title_id, self._read_manifest)
+
+    def _finish(self, title_id: TitleId, read: Callable[[Path, TitleId], Manifest]) -> None:
+        """Finish a go-live that was cut short, if it was. Raises `OSError` and what `read`, the manifest's, raises."""
+        directory = self.root / "titles" / title_id.hex()
+        if (directory / JOURNAL).exists():
+            self._show(title_id, read(directory, title_id).name)
 
     def _ids(self, place: str) -> list[TitleId]:
         found = []
@@ -249,6 +261,8 @@ class Store:
     def _open(self, directory: Path, title_id: TitleId, known: Manifest | None, *, live: bool) -> StoredTitle:
         manifest = self._read_manifest(directory, title_id, known)
         with translated(f"open {str(directory)!r}"):
+            if live:
+                self._finish(title_id, lambda *_: manifest)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
                 journal, have = None, Bitmap.full(manifest.chunk_count)

@@ -37,6 +37,8 @@ class SourceLost:
     """Occurs when the link to a cache closes or an origin is withdrawn; all its requests are void."""
 
     source: str
+    reason: str = ""
+    """What was wrong with it, for people; empty where nothing was."""
 
 
 @dataclass(frozen=True, slots=True)

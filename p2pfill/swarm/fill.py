@@ -154,8 +154,8 @@ class Fill:
             case events.OriginConfigured(url):
                 full = Bitmap.full(self.manifest.chunk_count)
                 self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
-            case events.SourceLost(source):
-                self._lose_source(source)
+            case events.SourceLost(source, reason):
+                self._lose_source(source, reason)
             case events.HoldingsArrived(source, holdings):
                 self._hold(now, source, holdings)
             case events.NeighboursHeard():
@@ -308,7 +308,7 @@ class Fill:
                 source.barred_reason, source.quarantined, source.counted = before.barred_reason, True, False
         self._saw_progress(now, node.id)
 
-    def _lose_source(self, source_id: str) -> None:
+    def _lose_source(self, source_id: str, reason: str = "") -> None:
         source = self.sources.pop(source_id, None)
         if source is None:
             return
@@ -318,6 +318,7 @@ class Fill:
         if source.counted and source.scope != Scope.ORIGIN:
             self.available.remove(source.scope, source.holdings.indexes())
         self._masters.lose(source_id)
+        source.barred_reason = source.barred_reason or reason
         self.past[source_id] = source
         if len(self.past) > PAST_SOURCES_MAX:
             del self.past[next(iter(self.past))]

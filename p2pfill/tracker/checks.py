@@ -14,6 +14,7 @@ from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.model.selector import Selector
+from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.records import FillRequest
 
 LABEL_CHARS_MAX: Final = 64
@@ -26,9 +27,7 @@ WEIGHT_MAX: Final = 1e6
 """Relative capacity; anything larger is a unit mixed up."""
 
 REPORT_TITLES_MAX: Final = 10_000
-REPORT_SOURCES_MAX: Final = 1024
 REPORT_REASONS_MAX: Final = 256
-REPORT_TEXT_CHARS_MAX: Final = 2000
 """Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
 
 ORIGINS_MAX: Final = 16
@@ -114,12 +113,13 @@ def _check_title_report(report: TitleReport) -> None:
     require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
     for key in ("have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin", "duplicate_bytes"):
         require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
-    require(len(report.sources) <= REPORT_SOURCES_MAX, f"title {name}: more than {REPORT_SOURCES_MAX} sources")
-    require(len(report.error) <= REPORT_TEXT_CHARS_MAX, f"title {name}: error is too long")
+    sources_max = limits.REPORT_SOURCES_MAX
+    require(len(report.sources) <= sources_max, f"title {name}: more than {sources_max} sources")
+    require(len(report.error) <= limits.REASON_CHARS_MAX, f"title {name}: error is too long")
     for reasons in (report.escalations, report.waits):
         require(len(reasons) <= REPORT_REASONS_MAX, f"title {name}: more than {REPORT_REASONS_MAX} reasons")
         require(
-            all(len(key) <= REPORT_TEXT_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
+            all(len(key) <= limits.REASON_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
             f"title {name}: a reason or its count is out of range",
         )
     longest = max((len(text) for one in report.sources for text in (one.id, one.state, one.reason)), default=0)
@@ -133,6 +133,10 @@ def check_fill(request: FillRequest) -> Selector:
     for url in request.origins:
         fits = 0 < len(url) <= ORIGIN_CHARS_MAX and url.isprintable()
         require(fits, f"origin {url[:80]!r} is not a URL of 1 to {ORIGIN_CHARS_MAX} printable characters")
+        try:
+            check_origin(url)
+        except ConfigError as error:
+            raise RequestRefused(str(error)) from error
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:
         require(0 < deadline <= DEADLINE_MAX, f"deadline is not within 1970 to 9999, in seconds: {deadline:g}")

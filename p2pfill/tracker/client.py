@@ -14,7 +14,7 @@ import msgspec
 
 from p2pfill.errors import TrackerError
 from p2pfill.model import limits
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders
 from p2pfill.tracker import records
 
 T = TypeVar("T")
@@ -39,6 +39,18 @@ class TrackerRefused(TrackerError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ReadableOrders(Orders):
+    """Those of a node's orders that could be read, where some could not."""
+
+    unreadable: list[str]
+    """What is wrong with each of the others."""
+
+
+class _RawOrders(msgspec.Struct):
+    version: int
+    orders: list[msgspec.Raw]
 
 
 class TrackerClient:
@@ -115,12 +127,19 @@ class TrackerClient:
         return await self._call("POST", path, HeartbeatReply, body=msgspec.json.encode(report))
 
     async def orders(self, node_id: str, *, after: int | None = None, wait_s: float = 30.0) -> Orders:
-        """Return a node's orders: at once without `after`, else when their version differs or `wait_s` is over."""
-        path = f"/v1/nodes/{node_id}/orders"
-        if after is None:
-            return await self._call("GET", path, Orders)
-        query = f"?after={after}&wait_s={wait_s:.3f}"
-        return await self._call("GET", path + query, Orders, timeout_s=wait_s + max(POLL_MARGIN_S, self._timeout_s))
+        """Return a node's orders: at once without `after`, else when their version differs or `wait_s` is over.
+
+        One that cannot be read keeps no other from being read: then they are `ReadableOrders`.
+        """
+        path, timeout_s = f"/v1/nodes/{node_id}/orders", None
+        if after is not None:
+            path += f"?after={after}&wait_s={wait_s:.3f}"
+            timeout_s = wait_s + max(POLL_MARGIN_S, self._timeout_s)
+        answer = await self._fetch("GET", path, timeout_s=timeout_s)
+        try:
+            return msgspec.json.decode(answer, type=Orders)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _readable(self._decode(answer, _RawOrders, f"GET {path}"))
 
     async def nodes(self) -> list[records.NodeStatus]:
         """Return all nodes."""
@@ -153,12 +172,14 @@ class TrackerClient:
     async def _call(
         self, method: str, path: str, kind: type[T], *, body: bytes | None = None, timeout_s: float | None = None
     ) -> T:
-        answer = await self._fetch(method, path, body=body, timeout_s=timeout_s)
+        return self._decode(await self._fetch(method, path, body=body, timeout_s=timeout_s), kind, f"{method} {path}")
+
+    def _decode(self, answer: bytes, kind: type[T], call: str) -> T:
         try:
             return msgspec.json.decode(answer, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TrackerError(
-                f"tracker {self.url}: the answer to {method} {path} cannot be read ({error}); "
+                f"tracker {self.url}: the answer to {call} cannot be read ({error}); "
                 "is it a p2pfill tracker of the same version?"
             ) from error
 
@@ -190,6 +211,16 @@ class TrackerClient:
         if not response.is_success:
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
+
+
+def _readable(raw: _RawOrders) -> ReadableOrders:
+    orders, unreadable = [], []
+    for number, one in enumerate(raw.orders):
+        try:
+            orders.append(msgspec.json.decode(one, type=Order))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
+    return ReadableOrders(raw.version, orders, unreadable)
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

@@ -10,14 +10,18 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
-import hypercorn.trio
 import msgspec
 import trio
 from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
 
-from p2pfill.errors import ConfigError, StoreError
+from p2pfill.errors import ConfigError, StoreError, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
@@ -113,11 +117,9 @@ async def _load(
 
 async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStatus[str]) -> None:
     config = Config()
-    config.bind = [f"fd://{sock.fileno()}"]
     config.accesslog = None
     config.errorlog = _log
     config.graceful_timeout = GRACE_S
-    config.backlog = BACKLOG
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
     stop = trio.Event()
@@ -130,8 +132,7 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
         nursery.start_soon(_flush_often, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
-                await server.start(_serve, service, config, stop)
-                sock.detach()  # the server owns the descriptor now, and closes it
+                await server.start(_serve, service, config, sock, stop)
                 task_status.started(url)
                 server.start_soon(_stop_on_cancel, nursery, service, stop, server_scope)
         await _flush(service, shield=True)
@@ -139,10 +140,35 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
 
 
 async def _serve(
-    service: Service, config: Config, stop: trio.Event, *, task_status: trio.TaskStatus[list[str]]
+    service: Service, config: Config, sock: socket.socket, stop: trio.Event, *, task_status: trio.TaskStatus[None]
 ) -> None:
+    """Serve calls until `stop`, and then those in progress for `GRACE_S`.
+
+    Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
+    a WebSocket handshake is enough for that.
+    """
     app: Any = build_app(service)  # both sides speak ASGI, each with types of its own
-    await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    context = WorkerContext(None)
+
+    async def serve_connection(stream: Any) -> None:  # as Hypercorn types it, all are encrypted
+        try:
+            await TCPServer(wrapped, config, context, ConnectionState({}), stream)
+        except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
+            # What the application raises is logged by then, and answered: this is what the caller has sent.
+            _log.warning("a connection broke off: %s", "; ".join(map(repr, leaves_of(faults))))
+
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, serve_connection, [listener], handler_nursery=connections)
+            )
+            task_status.started()
+            await stop.wait()
+            accepting.cancel_scope.cancel()
+        await context.terminated.set()
+        connections.cancel_scope.deadline = trio.current_time() + GRACE_S
 
 
 async def _stop_on_cancel(
@@ -167,8 +193,12 @@ async def _stop_on_cancel(
 async def _sweep(service: Service) -> None:
     while True:
         await trio.sleep(service.heartbeat_s / SWEEPS_PER_HEARTBEAT)
-        for node_id in service.expire():
-            _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+        try:
+            for node_id in service.expire():
+                _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+        except Exception:  # noqa: BLE001  (logged, with its traceback)
+            # What one node has said must not end the tracker; the next sweep looks at all of them again.
+            _log.exception("cannot look which nodes are alive")
 
 
 async def _flush_often(service: Service) -> None:
@@ -183,3 +213,5 @@ async def _flush(service: Service, *, shield: bool) -> None:
             await service.flush()
         except StoreError as error:
             _log.error("%s; the last reports stay in memory", error)
+        except Exception:  # noqa: BLE001  (logged, with its traceback)
+            _log.exception("the last reports cannot be saved; they stay in memory")

@@ -25,7 +25,7 @@ import trio
 
 from p2pfill.engine.slots import Uploader, UploadSlots
 from p2pfill.engine.uploads import Wanted
-from p2pfill.errors import TransferError
+from p2pfill.errors import InternalError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 
@@ -68,8 +68,8 @@ class Stream(Uploader, ABC):
 
     async def _run(self) -> None:
         """Have the stream served until it ends; raises what ended it, `TransferError` where it stands still."""
-        self.plane.add(self)
         try:
+            self.plane.add(self)
             while not self._ended.is_set():
                 moved_bytes = self.moved_bytes
                 with trio.move_on_after(PROGRESS_TIMEOUT_S):
@@ -77,9 +77,9 @@ class Stream(Uploader, ABC):
                 if not self._ended.is_set() and self.is_inside_chunk() and self.moved_bytes == moved_bytes:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:
-            self.closed = True
+            is_served_no_more, self.closed = self.closed, True
             self.plane.remove(self)
-            if not self._ended.is_set():
+            if not is_served_no_more:
                 # A thread may be inside `work`; the socket must stay until it is out.
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._wait_unserved)
@@ -91,8 +91,8 @@ class Stream(Uploader, ABC):
             pass
 
     def end(self, fault: Exception | None) -> None:
-        """Note in the event loop that the stream is over."""
-        self._fault = fault
+        """Note in the event loop that the stream is over, and the first reason why."""
+        self._fault = self._fault or fault
         self._ended.set()
 
 
@@ -109,7 +109,7 @@ class DataPlane:
         self._slot_lock = threading.Lock()
         self._slots = UploadSlots(upload_slots)
         self._token = trio.lowlevel.current_trio_token()
-        self._news: deque[Callable[[], object]] = deque()
+        self._news: deque[tuple[Callable[[], object], Callable[[Exception], object]]] = deque()
         self._has_told = False
 
     @asynccontextmanager
@@ -153,12 +153,13 @@ class DataPlane:
                 self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
                 armed = interest
 
-    def tell(self, news: Callable[[], object]) -> None:
+    def tell(self, news: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """Have `news` called in the event loop, in order. Callable from any thread.
 
-        What gathers before the loop looks is handed over at once: waking it costs more than most news do.
+        What gathers before the loop looks is handed over at once: waking it costs more than most news do. What `news`
+        raises is given to `failed`: raised from here it would end the whole Trio run.
         """
-        self._news.append(news)
+        self._news.append((news, failed))
         if not self._has_told:
             self._has_told = True
             with suppress(trio.RunFinishedError):
@@ -168,7 +169,11 @@ class DataPlane:
         # In this order: news that comes in between finds either the flag down or this loop still looking.
         self._has_told = False
         while self._news:
-            self._news.popleft()()
+            news, failed = self._news.popleft()
+            try:
+                news()
+            except Exception as error:  # noqa: BLE001  (raised again by the task that owns what it is about)
+                failed(error)
 
     # ---- upload slots, which threads take and give back
 
@@ -238,10 +243,13 @@ class DataPlane:
             fault: Exception | None = None
             try:
                 turn = stream.work(ready)
+                if turn is Poll.WAIT:
+                    self.arm(stream)
             except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
                 turn, fault = Poll.END, error
-            if turn is Poll.WAIT:
-                self.arm(stream)
-            elif turn is Poll.END:
+            except BaseException as error:  # noqa: BLE001  (a panic of a library; a thread has nobody else to tell)
+                turn, fault = Poll.END, InternalError(f"a data stream ended with {type(error).__name__}: {error}")
+                fault.__cause__ = error
+            if turn is Poll.END:
                 stream.closed = True
-                self.tell(partial(stream.end, fault))
+                self.tell(partial(stream.end, fault), stream.end)

@@ -24,7 +24,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.node.config import NodeConfig
-from p2pfill.node.peers import LINKS_MAX
+from p2pfill.node.links import LINKS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
 from p2pfill.swarm.borders import CHILDREN, FAR_MAX

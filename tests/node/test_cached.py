@@ -99,7 +99,7 @@ async def fetch(disk: Path, manifest: Manifest, name: str, source: Node) -> None
     """Have another node fill from `source`; its name must come first, since it dials."""
     async with open_node(config(disk, name)) as node:
         filling = await node.start_fill(manifest, members=[node.info], holders=[source.info])
-        node.peers.want([source.info])
+        node.want_links([source.info])
         await filling.wait()
 
 
@@ -169,9 +169,9 @@ async def test_a_title_stays_while_it_is_sent(disk: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(StoredTitle, "check_blake3", check_late)
         nursery.start_soon(fetch, disk, manifest, "a0", node)
         try:
-            await until(lambda: any(link.uploading for link in node.peers.links()))
+            await until(lambda: any(sender.is_busy for one in node.links.sockets() for sender in one.senders))
             await trio.sleep(3 * IDLE_S)
-            assert any(link.upload_titles for link in node.peers.links())
+            assert any(one.upload_titles() for one in node.links.sockets())
             assert share(live) > 0.9
         finally:
             goes_on.set()

@@ -13,13 +13,13 @@ import pytest
 import trio
 from process.peer import Peer
 
+from p2pfill.engine import link as link_module
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.node import Node, NodeConfig, open_node
-from p2pfill.node import link as link_module
-from p2pfill.node import peers as peers_module
+from p2pfill.node import links as links_module
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, encode_header
 from p2pfill.store.publish import publish
@@ -107,7 +107,7 @@ async def test_strangers_that_say_nothing_do_not_keep_others_out(tmp_path: Path)
     manifest = make_title(tmp_path)
     async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
         strangers = []
-        for number in range(2 * peers_module.NEWCOMERS_MAX):
+        for number in range(2 * links_module.NEWCOMERS_MAX):
             stream = await trio.open_tcp_stream(*address)
             await stream.send_all((b"P", b"P2FC\x01\x01", b"P2FD\x01", b"")[number % 4])
             strangers.append(stream)
@@ -225,7 +225,7 @@ async def test_an_interest_and_the_end_of_its_handle_in_one_segment(tmp_path: Pa
             peer.channel.send(m.Unwant(handle))
         filling.set_origins([str(tmp_path / "src")])
         await filling.wait()
-        assert len(node.peers.links()) == 20
+        assert len(node.engine.links) == 20
         nursery.cancel_scope.cancel()
 
 

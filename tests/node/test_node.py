@@ -8,14 +8,15 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
+from p2pfill.engine import task as task_module
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, open_node
-from p2pfill.node import filling as filling_module
-from p2pfill.node import peers as peers_module
+from p2pfill.node import links as links_module
 from p2pfill.store.publish import publish
 from p2pfill.store.title import StoredTitle
 from p2pfill.store.verify import verify_tree
@@ -55,13 +56,13 @@ async def test_five_nodes_fill_in_tier_order(tmp_path: Path) -> None:
                     order = FillRequest(title=title, selector="all", origins=[str(tmp_path / "src")])
                     await client.post_fill(order)
                     for node in nodes:
-                        while (filling := node.filling(manifest.title_id)) is None:
+                        while (filling := node.fill_of(manifest.title_id)) is None:
                             await trio.sleep(0.02)
                         await filling.done.wait()
                         assert filling.state == "live", filling.error
                 reports = {}
                 for node in nodes:
-                    filling = node.filling(manifest.title_id)
+                    filling = node.fill_of(manifest.title_id)
                     assert filling is not None
                     filling.fill.ledger.check()
                     reports[node.info.id] = filling.report()
@@ -100,16 +101,16 @@ async def test_nodes_with_bounded_rosters_fill_with_one_copy_an_isp(tmp_path: Pa
                 await client.post_fill(FillRequest(title=title, selector="all", origins=[str(tmp_path / "src")]))
                 reports = {}
                 for name, node in nodes.items():
-                    while (filling := node.filling(manifest.title_id)) is None:
+                    while (filling := node.fill_of(manifest.title_id)) is None:
                         await trio.sleep(0.02)
                     await filling.wait()
                     reports[name] = filling.report()
                 for name, node in nodes.items():
                     (order,) = (await client.orders(name)).orders
-                    assert {link.remote.id for link in node.peers.links() if link.remote is not None} == {
+                    assert set(node.engine.links) == {
                         entry.node.id for entry in order.roster
                     }
-                assert len(nodes["a0"].peers.links()) < len(layout) - 1
+                assert len(nodes["a0"].engine.links) < len(layout) - 1
             nursery.cancel_scope.cancel()
     for name in layout:
         assert verify_tree(tmp_path / name / "live" / "demo", manifest).ok
@@ -122,7 +123,7 @@ async def test_nodes_with_bounded_rosters_fill_with_one_copy_an_isp(tmp_path: Pa
 async def test_a_link_that_no_roster_names_makes_room_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers_module, "LINKS_MAX", 1)
+    monkeypatch.setattr(links_module, "LINKS_MAX", 1)
     async with AsyncExitStack() as stack:
         nodes = []
         for name in ("a1", "a2", "a3"):
@@ -130,25 +131,22 @@ async def test_a_link_that_no_roster_names_makes_room_for_others(
             nodes.append(await stack.enter_async_context(open_node(config)))
         hub, first, second = nodes
         with trio.fail_after(20):
-            hub.peers.want([first.info])
-            while hub.peers.link("a2") is None:
+            hub.want_links([first.info])
+            while hub.engine.links.get("a2") is None:
                 await trio.sleep(0.02)
-            hub.peers.want([second.info])
-            while hub.peers.link("a3") is None:
+            hub.want_links([second.info])
+            while hub.engine.links.get("a3") is None:
                 await trio.sleep(0.02)
-        assert hub.peers.link("a2") is None
+        assert hub.engine.links.get("a2") is None
 
 
-async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path) -> None:
-    class BusyLink:
-        uploading, upload_queued = 1, 5
-
-        def close(self, *_: object) -> None: ...
-        def is_idle(self) -> bool:
-            return True
+async def test_a_heartbeat_tells_the_load_of_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(sending: int, waiting: int) -> SimpleNamespace:
+        link = SimpleNamespace(uploads=range(waiting))
+        return SimpleNamespace(link=link, senders=[SimpleNamespace(is_busy=n < sending) for n in range(2)])
 
     async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path))) as node:
-        node.peers._links.update(b1=BusyLink(), b2=BusyLink())  # type: ignore[dict-item]
+        monkeypatch.setattr(node.links, "sockets", lambda: [busy(1, 5), busy(1, 5)])
         report = node.report()
     assert (report.upload_active, report.upload_queued) == (2, 10)
 
@@ -212,8 +210,8 @@ async def test_the_disk_begins_with_what_is_verified_before_a_commit(
         assert has_begun.wait(20)
         commit(title, chunks)
 
-    monkeypatch.setattr(filling_module, "WRITE_OUT_BYTES", 3 * manifest.chunk_size)
-    monkeypatch.setattr(filling_module, "COMMIT_INTERVAL_S", 60.0)  # only the last, which leaves nothing to begin
+    monkeypatch.setattr(task_module, "WRITE_OUT_BYTES", 3 * manifest.chunk_size)
+    monkeypatch.setattr(task_module, "COMMIT_INTERVAL_S", 60.0)  # only the last, which leaves nothing to begin
     monkeypatch.setattr(StoredTitle, "begin_write_out", begin)
     monkeypatch.setattr(StoredTitle, "commit", commit_late)
     async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"))) as node:

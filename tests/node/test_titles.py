@@ -19,7 +19,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.urgency import Urgency
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.agent import TrackerAgent
-from p2pfill.node.filling import Filling
+from p2pfill.node.fill import FillDriver
 from p2pfill.origin import Origin, OriginChunk
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import HEADER_BYTES, decode_header
@@ -73,8 +73,8 @@ class SlowOrigin:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All origins are slow; what is read from them."""
     SlowOrigin.reads = []
-    really_open = Filling._open_origin
-    monkeypatch.setattr(Filling, "_open_origin", lambda self, url: SlowOrigin(really_open(self, url)))
+    really_open = FillDriver._open_origin
+    monkeypatch.setattr(FillDriver, "_open_origin", lambda self, url: SlowOrigin(really_open(self, url)))
     return SlowOrigin.reads
 
 
@@ -156,9 +156,9 @@ async def test_a_new_order_of_a_running_title_takes_effect_at_once(tmp_path: Pat
             for (name, manifest), priority in zip(titles.items(), (1, 0), strict=True):
                 await client.put_title(manifest.title_id.hex(), manifest.encode())
                 await order(client, name, priority)
-            while node.filling(titles["late"].title_id) is None or len(reads) < 20:
+            while node.fill_of(titles["late"].title_id) is None or len(reads) < 20:
                 await trio.sleep(0.01)
-            bulk, late = (node.filling(manifest.title_id) for manifest in titles.values())
+            bulk, late = (node.fill_of(manifest.title_id) for manifest in titles.values())
             assert bulk is not None
             assert late is not None
             assert late.report().waits == {"a more urgent title": 60}
@@ -194,16 +194,16 @@ async def test_others_hold_back_from_the_order_on_unless_nothing_comes_of_it(
                 while manifest is bulk and len(reads) < 20:
                     await trio.sleep(0.01)
             await ordered.wait()
-            filling = node.filling(bulk.title_id)
+            filling = node.fill_of(bulk.title_id)
             assert filling is not None
             assert "a more urgent title" in filling.report().waits
             refused.set()
             while "a more urgent title" in filling.report().waits:
                 await trio.sleep(0.01)
-            assert node.filling(urgent.title_id) is None
+            assert node.fill_of(urgent.title_id) is None
             # Tried again with the next orders, here those that another fill brings.
             await client.post_fill(FillRequest(urgent.title_id.hex(), "id=a1", [], priority=1))
-            while (fast := node.filling(urgent.title_id)) is None:
+            while (fast := node.fill_of(urgent.title_id)) is None:
                 await trio.sleep(0.01)
             await fast.wait()
         nursery.cancel_scope.cancel()
@@ -227,8 +227,8 @@ async def test_a_node_sends_the_more_urgent_title_first(tmp_path: Path) -> None:
         for name in ("bulk", "urgent"):
             for chunk in range(5):
                 peer.request(handles[name], chunk)
-        (link,) = node.peers.links()
-        while link.upload_queued < 10:
+        (link,) = node.engine.links.values()
+        while len(link.uploads) < 10:
             await trio.sleep(0.01)
         came = []
         async with await peer.open_stream((node.info.host, node.info.port)) as stream:

@@ -42,7 +42,7 @@ async def fill_for_real(tmp_path: Path, manifest: Manifest) -> None:
                 await client.put_title(title, manifest.encode())
                 await client.post_fill(FillRequest(title=title, selector="all", origins=[str(tmp_path / "src")]))
                 for node in nodes:
-                    while (filling := node.filling(manifest.title_id)) is None:
+                    while (filling := node.fill_of(manifest.title_id)) is None:
                         await trio.sleep(0.02)
                     await filling.wait()
         nursery.cancel_scope.cancel()

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,16 +15,15 @@ import trio
 import trio.testing
 import xxhash
 
+from p2pfill.engine.requests import Outcome, Receive, RequestBook, RequestState
+from p2pfill.engine.uploads import Wanted
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
-from p2pfill.swarm.requests import RequestState
 from p2pfill.transport import data
 from p2pfill.transport import plane as plane_module
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.receives import Outcome, Receive, Receives
-from p2pfill.transport.uploads import Wanted
 
 TITLE = TitleId(bytes(32))
 WANTED = Wanted(Urgency(), TITLE)
@@ -60,6 +59,9 @@ class Files:
         assert self.lock.locked()
         if self.seals:
             self.sealed.add(chunk)
+
+    def check_blake3(self, chunk: int) -> bool:
+        raise NotImplementedError
 
     def write(self, payload: bytes) -> None:
         at = 0
@@ -111,6 +113,16 @@ class Outbox:
             self.done.set()
 
 
+def receive(
+    number: int, title: Files, digest: bytes = bytes(16), check: Callable[[int], bool] | None = None
+) -> Receive:
+    return Receive(number, title, 3, sum(SIZES), digest, check, None, threading.RLock())
+
+
+def raise_it(error: Exception) -> None:
+    raise error
+
+
 class Inbox:
     """What a receiver may be sent, and gets: requests `numbers`, each for all of `title` as chunk 3."""
 
@@ -124,19 +136,19 @@ class Inbox:
         withdrawn: Iterable[int] = (),
     ) -> None:
         self.plane = plane
-        self.receives = Receives(lambda: plane.tell(self.reap))
+        self.book = RequestBook(lambda: plane.tell(self.reap, raise_it), threading.RLock())
         self.got: list[tuple[int, Outcome, str]] = []
         digest = xxhash.xxh3_128_digest(payload)
         for number in numbers:
-            self.receives.post(Receive(number, title, 3, len(payload), digest, lambda chunk: checks))
+            self.book.post(receive(number, title, digest, lambda chunk: checks))
         for number in withdrawn:
-            assert self.receives.abandon(number)
+            assert self.book.abandon(number)
 
     def reap(self) -> None:
-        self.got += [(a.receive.request_id, a.outcome, a.fault) for a in self.receives.reap()]
+        self.got += [(a.receive.request_id, a.outcome, a.fault) for a in self.book.reap()]
 
     def receiver(self, sock: trio.socket.SocketType) -> data.Receiver:
-        return data.Receiver(sock, self.plane, self.receives)
+        return data.Receiver(sock, self.plane, self.book)
 
 
 async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, tmp_path: Path) -> None:
@@ -207,7 +219,7 @@ async def test_a_request_that_was_given_up_writes_no_more(plane: DataPlane, tmp_
             await near.send(encode_header(DataHeader(1, 3, len(payload))) + bytes(1000))
             while target.read()[:1000] != bytes(1000):
                 await trio.sleep(0.01)
-            assert inbox.receives.abandon(1)
+            assert inbox.book.abandon(1)
             with target.lock:
                 target.write(payload)
             rest = memoryview(bytes(len(payload) - 1000))
@@ -252,11 +264,12 @@ async def test_a_second_answer_is_a_breach_and_writes_nothing(
                 with suppress(OSError):  # whoever has broken a rule is read from no more
                     await send_all(pairs[number % streams][0], encode_header(DataHeader(1, 3, len(payload))))
                     await send_all(pairs[number % streams][0], bodies[answer])
-                while inbox.receives.outstanding() and inbox.receives.outstanding()[0].state in UNDER_WAY:
+                while inbox.book.outstanding() and inbox.book.outstanding()[0].state in UNDER_WAY:
                     await trio.sleep(0.001)
-            for near, far in pairs:
+            for near, _ in pairs:
                 near.close()
-                far.close()
+    for _, far in pairs:
+        far.close()
     assert len(breaches) == 1
     assert "request 1: a second answer" in breaches[0]
     outcome = Outcome.VERIFIED if answers[0] == "good" else Outcome.CORRUPT
@@ -277,7 +290,7 @@ async def test_answers_to_one_request_cannot_interleave(plane: DataPlane, tmp_pa
             nursery.start_soon(breach_of, inbox, far, breaches)
             nursery.start_soon(breach_of, inbox, other_far, breaches)
             await send_all(near, head + payload[:1000])
-            while inbox.receives.outstanding()[0].state is RequestState.ASKED:
+            while inbox.book.outstanding()[0].state is RequestState.ASKED:
                 await trio.sleep(0.001)
             await send_all(other_near, head + bytes(1000))
             while not breaches:
@@ -313,7 +326,7 @@ async def test_what_the_disk_refuses_ends_neither_the_stream_nor_other_titles(pl
     refusing.ranges = refuse  # type: ignore[method-assign]
     near, far = trio.socket.socketpair()
     inbox = Inbox(plane, target, payload, numbers=[2])
-    inbox.receives.post(Receive(1, refusing, 3, len(payload), bytes(16)))
+    inbox.book.post(receive(1, refusing))
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(inbox.receiver(far).run)
@@ -328,11 +341,11 @@ def test_a_request_is_never_both_verified_and_abandoned(tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
 
     def race() -> None:
-        receives = Receives(lambda: None)
-        receives.post(Receive(1, target, 3, len(payload), bytes(16)))
-        receive = receives.claim(DataHeader(1, 3, len(payload)))
+        receives = RequestBook(lambda: None, threading.RLock())
+        receives.post(receive(1, target))
+        claimed = receives.claim(DataHeader(1, 3, len(payload)))
         came: list[Outcome] = []
-        thread = threading.Thread(target=lambda: came.append(receive.verify(lambda: "")[0]))
+        thread = threading.Thread(target=lambda: came.append(claimed.verify(lambda: "")[0]))
         thread.start()
         abandoned = receives.abandon(1)
         thread.join()
@@ -344,14 +357,14 @@ def test_a_request_is_never_both_verified_and_abandoned(tmp_path: Path) -> None:
 
 def test_an_abandoned_request_may_still_be_answered_once(tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
-    receives = Receives(lambda: None)
+    receives = RequestBook(lambda: None, threading.RLock())
     header = DataHeader(1, 3, len(payload))
-    receives.post(Receive(1, target, 3, len(payload), bytes(16)))
+    receives.post(receive(1, target))
     assert receives.abandon(1)
     assert not receives.claim(header).is_wanted
     with pytest.raises(RemoteProtocolError, match="a second answer"):
         receives.claim(header)
-    receives.post(Receive(2, target, 3, len(payload), bytes(16)))
+    receives.post(receive(2, target))
     assert receives.retract(2) is not None
     with pytest.raises(RemoteProtocolError):
         receives.claim(DataHeader(2, 3, len(payload)))
@@ -517,9 +530,9 @@ async def test_a_wake_that_comes_while_a_stream_is_armed_is_not_lost(plane: Data
                 plane._epoll.modify(self.fd, select.EPOLLOUT | select.EPOLLONESHOT)
             return select.EPOLLIN if idle else select.EPOLLOUT
 
-        def work(self, ready: int) -> plane_module.Next:
-            plane.tell(worked.set)
-            return plane_module.Next.END
+        def work(self, ready: int) -> plane_module.Poll:
+            plane.tell(worked.set, raise_it)
+            return plane_module.Poll.END
 
         def is_inside_chunk(self) -> bool:
             return False

@@ -12,10 +12,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pfill.engine.uploads import UploadQueue, Wanted
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
-from p2pfill.transport.plane import DataPlane, Next, Stream
-from p2pfill.transport.uploads import UploadQueue, Wanted
+from p2pfill.transport.plane import DataPlane, Poll, Stream
 
 TITLES = [TitleId(bytes([number]) * 32) for number in range(3)]
 
@@ -38,7 +38,7 @@ steps = st.lists(
 @given(steps)
 def test_the_most_urgent_goes_first_and_what_is_equal_in_order_of_arrival(plan: list[Any]) -> None:
     ranks = dict.fromkeys(TITLES, 0)
-    queue = UploadQueue(lambda title: Urgency(ranks[title]))
+    queue = UploadQueue(lambda title: Urgency(ranks[title]), threading.Lock())
     waiting: list[tuple[int, TitleId]] = []
     number = 0
     for what, value in plan:
@@ -66,7 +66,7 @@ def test_the_most_urgent_goes_first_and_what_is_equal_in_order_of_arrival(plan: 
 
 
 def test_threads_that_take_get_each_request_once() -> None:
-    queue = UploadQueue(lambda title: Urgency())
+    queue = UploadQueue(lambda title: Urgency(), threading.Lock())
     took: list[int] = []
     done = threading.Event()
 
@@ -94,8 +94,8 @@ class Idle(Stream):
     def interest(self) -> int:
         return 0
 
-    def work(self, ready: int) -> Next:
-        return Next.PARK
+    def work(self, ready: int) -> Poll:
+        return Poll.PARK
 
     def is_inside_chunk(self) -> bool:
         return False
@@ -136,8 +136,8 @@ async def test_a_stream_that_waits_moves_up_when_something_more_urgent_comes(pla
     found = streams(plane, 4)
     for stream in found:
         plane.take_slot(stream, wanted())
-    plane.hurry(found[3], wanted(-1))
-    plane.hurry(found[2], wanted(1))  # what it waits for already is more urgent
+    plane.reprioritise(found[3], wanted(-1))
+    plane.reprioritise(found[2], wanted(1))  # what it waits for already is more urgent
     found[1].closed = True
     order = []
     while any(stream.has_slot for stream in found):
@@ -205,7 +205,7 @@ async def test_who_waits_for_a_title_at_its_limit_is_served_when_it_waits_for_so
         for stream in found:
             plane.take_slot(stream, wanted())
         assert not found[1].has_slot
-        plane.hurry(found[1], wanted(-1, TITLES[1]))
+        plane.reprioritise(found[1], wanted(-1, TITLES[1]))
         assert found[1].slot_title == TITLES[1]
 
 
@@ -230,18 +230,18 @@ def test_slots_are_neither_lost_nor_made_and_none_is_free_while_somebody_may_hav
                 case "renew" if stream.has_slot:
                     plane.renew_slot(stream, need)
                 case "hurry":
-                    plane.hurry(stream, need)
+                    plane.reprioritise(stream, need)
                 case "release":
                     plane.release_slot(stream)
                 case "limit":
                     plane.limit(title, slots)
             busy = [stream.slot_title for stream in found if stream.slot_title is not None]
-            assert plane._slots_free + len(busy) == 3
-            assert plane._sending == {title: busy.count(title) for title in set(busy)}
-            if plane._slots_free:
+            assert plane._slots._free + len(busy) == 3
+            assert plane._slots._sending == {title: busy.count(title) for title in set(busy)}
+            if plane._slots._free:
                 for waiting in found:
                     if waiting.place is not None:
-                        assert busy.count(waiting.place.title) >= plane._limits[waiting.place.title]
+                        assert busy.count(waiting.place.title) >= plane._slots._limits[waiting.place.title]
         plane._epoll.close()
         os.close(plane._stop_fd)
 

@@ -8,19 +8,19 @@ import trio
 import trio.testing
 
 from p2pfill.model.urgency import Urgency
-from p2pfill.node.turns import Turns
+from p2pfill.node.limiter import PriorityLimiter
 
 
 async def test_the_most_urgent_is_let_in_first_by_its_urgency_then() -> None:
-    turns, order, ranks = Turns(1), list[str](), {"a": 0, "b": 1, "c": 0, "d": 2}
+    turns, order, ranks = PriorityLimiter(1), list[str](), {"a": 0, "b": 1, "c": 0, "d": 2}
     go = threading.Event()
 
     async def read(name: str) -> None:
-        await trio.to_thread.run_sync(order.append, name, limiter=turns.limiter(lambda: Urgency(ranks[name])))
+        await trio.to_thread.run_sync(order.append, name, limiter=turns.entry(lambda: Urgency(ranks[name])))
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.to_thread.run_sync(go.wait, limiter=turns.limiter(Urgency)))
+            nursery.start_soon(lambda: trio.to_thread.run_sync(go.wait, limiter=turns.entry(Urgency)))
             await trio.testing.wait_all_tasks_blocked()
             for name in "abcd":
                 nursery.start_soon(read, name)
@@ -31,7 +31,7 @@ async def test_the_most_urgent_is_let_in_first_by_its_urgency_then() -> None:
 
 
 async def test_one_that_gives_up_waiting_is_passed_over_and_loses_no_turn() -> None:
-    turns = Turns(2)
+    turns = PriorityLimiter(2)
     entered, most = 0, 0
     lock = threading.Lock()
 
@@ -46,7 +46,7 @@ async def test_one_that_gives_up_waiting_is_passed_over_and_loses_no_turn() -> N
 
     async def read(number: int) -> None:
         with trio.move_on_after(0.001 * number if number % 3 else 60):
-            await trio.to_thread.run_sync(work, limiter=turns.limiter(Urgency), abandon_on_cancel=True)
+            await trio.to_thread.run_sync(work, limiter=turns.entry(Urgency), abandon_on_cancel=True)
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -57,6 +57,6 @@ async def test_one_that_gives_up_waiting_is_passed_over_and_loses_no_turn() -> N
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(
-                    lambda: trio.to_thread.run_sync(both.wait, limiter=turns.limiter(Urgency))
+                    lambda: trio.to_thread.run_sync(both.wait, limiter=turns.entry(Urgency))
                 )
     assert most <= 2
