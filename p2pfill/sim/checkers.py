@@ -1,5 +1,7 @@
 """What must hold in every run, looked at from outside: what caches say and ask for, against the truth of the model.
 
+Each cache's engine is given a `CheckedFill`, the fill logic as it ships with the checkers around it.
+
 1. No chunk is announced, shown or live that was not verified (`announced`, `showed`, `went_live`).
 2. Each chunk is in exactly one state of the ledger, and one that is asked for is asked of one source (`decided`).
 3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and whoever goes further out
@@ -15,20 +17,18 @@ Left alone: a chunk that is taken from a slow source and asked of another one, n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Sequence
+from random import Random
+from typing import Final, NamedTuple, Protocol
 
 from p2pfill.errors import InternalError
-from p2pfill.swarm import actions
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Duties, Scope, reach
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from p2pfill.model.bitmap import Bitmap
-    from p2pfill.model.manifest import Manifest
-    from p2pfill.model.node import NodeInfo
-    from p2pfill.sim.cache import SimCache
-    from p2pfill.sim.filling import SimFilling
+from p2pfill.swarm.fill import Fill
 
 LEDGER_EVERY: Final = 64
 """Decisions of a fleet between two looks at a whole ledger; each costs as much as some dozen decisions."""
@@ -94,82 +94,82 @@ class Checkers:
 
     # ---- 1: what is said
 
-    def announced(self, cache: SimCache, chunks: Sequence[int]) -> None:
-        """Look at chunks that a cache is about to announce."""
+    def announced(self, name: str, verified: Bitmap, chunks: Sequence[int]) -> None:
+        """Look at chunks that a cache is about to announce, against those that it has verified."""
         for chunk in chunks:
-            if not cache.verified[chunk]:
-                raise InvariantBroken(f"{cache.info.id} announces chunk {chunk}, which it has not verified")
+            if not verified[chunk]:
+                raise InvariantBroken(f"{name} announces chunk {chunk}, which it has not verified")
 
-    def showed(self, cache: SimCache, held: Bitmap) -> None:
+    def showed(self, name: str, verified: Bitmap, held: Bitmap) -> None:
         """Look at holdings that a cache is about to show."""
-        if held.and_not(cache.verified).any():
-            wrong = next(held.and_not(cache.verified).indexes())
-            raise InvariantBroken(f"{cache.info.id} shows chunk {wrong}, which it has not verified")
+        if held.and_not(verified).any():
+            wrong = next(held.and_not(verified).indexes())
+            raise InvariantBroken(f"{name} shows chunk {wrong}, which it has not verified")
 
-    def went_live(self, cache: SimCache) -> None:
+    def went_live(self, name: str, verified: Bitmap, durable: Bitmap) -> None:
         """Look at a title that goes live."""
-        if not cache.verified.all() or not cache.durable.all():
+        if not verified.all() or not durable.all():
             raise InvariantBroken(
-                f"{cache.info.id} goes live with {cache.verified.count()} chunks verified and {cache.durable.count()} "
+                f"{name} goes live with {verified.count()} chunks verified and {durable.count()} "
                 f"durable of {self._manifest.chunk_count}"
             )
 
     # ---- 2 and 3: what is decided
 
-    def told_members(self, cache: SimCache, members: tuple[NodeInfo, ...]) -> None:
+    def told_members(self, name: str, members: tuple[NodeInfo, ...]) -> None:
         """Take note of the roster that a cache is given."""
-        self._rosters[cache.info.id] = members
-        self._rights.pop(cache.info.id, None)
+        self._rosters[name] = members
+        self._rights.pop(name, None)
 
-    def decided(self, filling: SimFilling, made: Sequence[actions.Action], escalations_before: int) -> None:
+    def decided(self, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int) -> None:
         """Look at what a fill has decided, before it is done."""
         self._decisions += 1
         beyond = 0
         given_up: dict[int, Scope] = {}
         for action in made:
             if isinstance(action, actions.RequestChunk):
-                scope = filling.fill.sources[action.source].scope
-                self._check_request(filling, action, scope, given_up.get(action.chunk))
-                if scope > Scope.ISP and self._tiers and scope > reach(self._rights_of(filling), action.chunk):
+                scope = fill.sources[action.source].scope
+                self._check_request(fill, action, scope, given_up.get(action.chunk))
+                if scope > Scope.ISP and self._tiers and scope > reach(self._rights_of(fill.me), action.chunk):
                     beyond += 1
-                filling.asked.add(action.request, action.chunk, action.source, scope)
-            elif isinstance(action, actions.CancelRequest) and (ended := filling.asked.end(action.request)):
+                fill.asked.add(action.request, action.chunk, action.source, scope)
+            elif isinstance(action, actions.CancelRequest) and (ended := fill.asked.end(action.request)):
                 given_up[ended.chunk] = ended.scope
-        counted = filling.fill.escalations.total() - escalations_before
+            elif isinstance(action, actions.AnnounceChunks):
+                self.announced(fill.me.id, fill.verified, action.chunks)
+        counted = fill.escalations.total() - escalations_before
         if self._tiers and counted != beyond:
-            name = filling.cache.info.id
             raise InvariantBroken(
-                f"{name} went further out than its roster lets it {beyond} times, and counted {counted}"
+                f"{fill.me.id} went further out than its roster lets it {beyond} times, and counted {counted}"
             )
         if self._decisions % self._ledger_every == 0:
-            self.check_ledger(filling)
+            self.check_ledger(fill)
 
-    def check_ledger(self, filling: SimFilling) -> None:
+    def check_ledger(self, fill: Fill) -> None:
         """Look at a whole ledger. Raises `InvariantBroken`."""
         try:
-            filling.fill.ledger.check()
+            fill.ledger.check()
         except InternalError as error:
-            raise InvariantBroken(f"{filling.cache.info.id}: {error}") from error
+            raise InvariantBroken(f"{fill.me.id}: {error}") from error
 
     def _check_request(
-        self, filling: SimFilling, action: actions.RequestChunk, scope: Scope, given_up: Scope | None
+        self, fill: CheckedFill, action: actions.RequestChunk, scope: Scope, given_up: Scope | None
     ) -> None:
-        name, chunk = filling.cache.info.id, action.chunk
-        if (owes := filling.asked.source_of(chunk)) is not None:
+        name, chunk = fill.me.id, action.chunk
+        if (owes := fill.asked.source_of(chunk)) is not None:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which {owes} owes it")
-        if filling.cache.verified[chunk]:
+        if fill.verified[chunk]:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it has verified")
         if scope is Scope.ISP or (given_up is not None and scope <= given_up):
             return
-        for source in filling.fill.sources.values():
+        for source in fill.sources.values():
             if source.scope < scope and source.counted and source.holdings[chunk]:
                 raise InvariantBroken(
                     f"{name} asks {action.source} for chunk {chunk}, though {source.id}, which is nearer, holds it"
                 )
 
-    def _rights_of(self, filling: SimFilling) -> dict[Scope, Bitmap]:
+    def _rights_of(self, info: NodeInfo) -> dict[Scope, Bitmap]:
         """Return how far the roster that it was told lets a cache go for each chunk."""
-        info = filling.cache.info
         rights = self._rights.get(info.id)
         if rights is None:
             members = self._rosters[info.id]
@@ -182,17 +182,78 @@ class Checkers:
 
     # ---- 4: the end
 
-    def completed(self, caches: Sequence[SimCache], limit_s: float) -> None:
-        """Look at the end of a run, `limit_s` seconds after the last fault was healed."""
-        late = [cache for cache in caches if not cache.lost and cache.live_at is None]
+    def completed(self, late: Sequence[str], limit_s: float) -> None:
+        """Look at the end of a run, `limit_s` seconds after the last fault was healed: who is not complete, and why."""
         if late:
             raise InvariantBroken(
                 f"{len(late)} caches are not complete {limit_s:g} s after the last fault was healed: "
-                + ", ".join(_stuck(cache) for cache in late[:4])
+                + ", ".join(late[:4])
             )
 
 
-def _stuck(cache: SimCache) -> str:
-    if cache.filling is None:
-        return f"{cache.info.id} (no order)"
-    return f"{cache.info.id} ({cache.filling.fill.ledger.counts} of {cache.filling.fill.waits()})"
+class CheckedWorld(Protocol):
+    """What a checked fill tells of itself."""
+
+    checkers: Checkers
+    decisions: int
+    """Requests made."""
+
+    def note(self, who: str, what: str) -> None:
+        """Write a line into the trace."""
+
+    def received(self, scope: Scope, chunk: int) -> None:
+        """Count a chunk that a cache has received and verified."""
+
+
+class CheckedFill(Fill):
+    """The fill logic, with all that goes in and comes out looked at."""
+
+    def __init__(
+        self,
+        world: CheckedWorld,
+        manifest: Manifest,
+        me: NodeInfo,
+        policy: FillPolicy,
+        random: Random,
+        now: float,
+        durable: Bitmap,
+        *,
+        heard: bool,
+        verified: Bitmap,
+    ) -> None:
+        """As `Fill`; `verified` is the truth about the disk."""
+        super().__init__(manifest, me, policy, random, now, durable, heard=heard)
+        self.world = world
+        self.verified = verified
+        self.asked = Outstanding()
+
+    def handle(self, now: float, event: events.Event) -> None:
+        """Take in one event."""
+        match event:
+            case events.RosterChanged(members):
+                self.world.checkers.told_members(self.me.id, members)
+            case events.ChunkReceived(request):
+                if (asked := self.asked.end(request)) is not None:
+                    self.world.received(asked.scope, asked.chunk)
+            case events.RequestFailed(request):
+                self.asked.end(request)
+            case events.SourceLost(source):
+                self.asked.lose(source)
+        super().handle(now, event)
+
+    def poll_actions(self, now: float) -> list[actions.Action]:
+        """Decide and return what to do now, in order."""
+        before = self.escalations.total()
+        made = super().poll_actions(now)
+        if made:
+            for action in made:
+                match action:
+                    case actions.RequestChunk(request, source, chunk):
+                        self.world.note(self.me.id, f"request {request} of {chunk} from {source}")
+                        self.world.decisions += 1
+                    case actions.CancelRequest(request, source):
+                        self.world.note(self.me.id, f"cancel {request} at {source}")
+                    case actions.AnnounceChunks(chunks):
+                        self.world.note(self.me.id, f"verified {chunks}")
+        self.world.checkers.decided(self, made, before)
+        return made

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from p2pfill.errors import ConfigError
-from p2pfill.sim.scenario import FaultSpec
-
-if TYPE_CHECKING:
-    from p2pfill.sim.cache import SimCache
-    from p2pfill.sim.scenario import Scenario
-    from p2pfill.sim.world import World
+from p2pfill.sim.cache import SimCache, SimWorld
+from p2pfill.sim.scenario import FaultSpec, Scenario
+from p2pfill.sim.tracker import SimTracker
 
 Undo = Callable[[], None]
 
@@ -24,10 +21,31 @@ SHORTEST_S: Final = 0.2
 """A fault that is healed sooner is hardly one."""
 
 
+class FaultyWorld(SimWorld, Protocol):
+    """What faults befall."""
+
+    tracker: SimTracker
+
+    def isps(self) -> set[str]:
+        """Return the names of all ISPs, that of the origin among them."""
+
+    def cut(self, name: str) -> None:
+        """Cut a cache or an ISP off."""
+
+    def mend(self, name: str) -> None:
+        """Undo one cut."""
+
+    def set_origin(self, *, up: bool) -> None:
+        """Begin or end an outage of the origin; several add up."""
+
+    def cache_is_lost(self, cache: SimCache) -> None:
+        """Take note that a cache will never complete."""
+
+
 class Faults:
     """The faults of one run."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: FaultyWorld) -> None:
         self._world = world
         self._holds: dict[str, int] = {}
         """Cache -> how many faults keep it down."""
@@ -48,13 +66,13 @@ class Faults:
 
     def _begin(self, spec: FaultSpec) -> None:
         self.begun += 1
-        self._world.note(None, f"fault {spec.kind} {spec.node} for {spec.for_s!r} s")
+        self._world.note("-", f"fault {spec.kind} {spec.node} for {spec.for_s!r} s")
         undo = KINDS[spec.kind](self, spec)
         if undo is not None:
             self._world.schedule.after(spec.for_s, self._heal, spec, undo)
 
     def _heal(self, spec: FaultSpec, undo: Undo) -> None:
-        self._world.note(None, f"healed {spec.kind} {spec.node}")
+        self._world.note("-", f"healed {spec.kind} {spec.node}")
         undo()
 
     # ---- the kinds
@@ -143,11 +161,25 @@ class Faults:
         self._world.tracker.go_down()
         return self._world.tracker.come_back
 
+    def freeze(self, spec: FaultSpec) -> Undo | None:
+        """Its process stands still, as one that is stopped, or whose machine is moved; then it goes on."""
+        cache = self._cache(spec)
+        if not cache.running or cache.frozen:
+            return None
+        boots = cache.boots
+        cache.freeze()
+
+        def undo() -> None:
+            if cache.boots == boots:
+                cache.thaw()
+
+        return undo
+
     def link(self, spec: FaultSpec) -> Undo | None:
         """One of its links breaks."""
-        links = list(self._cache(spec).links.values())
-        if links:
-            self._world.random.choice(links).break_off()
+        connections = list(self._cache(spec).connections.values())
+        if connections:
+            self._world.random.choice(connections).break_off()
         return None
 
     # ---- helpers
@@ -172,9 +204,7 @@ class Faults:
             self._world.tracker.cache_booted(cache)
 
     def _lie(self, cache: SimCache, how: str) -> Undo:
-        cache.lie = how
-        for link in cache.links.values():
-            link.show()
+        cache.tell_lies(how)
 
         def undo() -> None:
             # What it has said cannot be taken back but by starting anew.
@@ -199,6 +229,7 @@ KINDS: Final[dict[str, Callable[[Faults, FaultSpec], Undo | None]]] = {
     "origin-corrupt": Faults.origin_corrupt,
     "tracker-outage": Faults.tracker_outage,
     "link": Faults.link,
+    "freeze": Faults.freeze,
 }
 
 

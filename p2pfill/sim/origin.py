@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
 
+from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.sim.flows import Flow
-from p2pfill.swarm import events
-
-if TYPE_CHECKING:
-    from p2pfill.sim.filling import SimFilling
+from p2pfill.sim.host import Surroundings
+from p2pfill.sim.network import Route
 
 ATTEMPTS_MAX: Final = 5
 """Requests for one chunk before its read has failed."""
@@ -21,15 +22,41 @@ BACKOFF_MAX_S: Final = 5.0
 """The pause before attempt n is uniform in [0, min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**n)]."""
 
 
+class OriginWorld(Surroundings, Protocol):
+    """What a read needs of the world."""
+
+    random: Random
+    origin_up: bool
+    origin_corrupts: bool
+    origin_reads: dict[OriginRead, None]
+    """Reads of which bytes are moving."""
+
+
+class Reader(Protocol):
+    """The cache that reads."""
+
+    @property
+    def world(self) -> OriginWorld:
+        """Where it is."""
+
+    origin_route: Route
+    request_route: Route
+    origin_weight: float
+
+    def end_read(self, read: OriginRead) -> None:
+        """Make room for another read."""
+
+
 class OriginRead:
-    """One chunk being read for a request of a fill."""
+    """One chunk being read; what came of it is told to `ended`."""
 
-    __slots__ = ("_attempt", "_filling", "_flow", "_request", "_stopped", "chunk")
+    __slots__ = ("_attempt", "_cache", "_ended", "_flow", "_receive", "_stopped", "chunk")
 
-    def __init__(self, filling: SimFilling, request: int, chunk: int) -> None:
+    def __init__(self, cache: Reader, chunk: int, ended: Callable[[Arrival], None], receive: Receive) -> None:
         self.chunk = chunk
-        self._filling = filling
-        self._request = request
+        self._cache = cache
+        self._ended = ended
+        self._receive = receive
         self._attempt = 0
         self._flow: Flow | None = None
         self._stopped = False
@@ -41,36 +68,36 @@ class OriginRead:
 
     def begin(self) -> None:
         """Send the request; the cache has room for another read."""
-        world = self._filling.cache.world
-        asked_s = self._filling.cache.request_route.delay_s()
+        world = self._cache.world
+        asked_s = self._cache.request_route.delay_s()
         world.schedule.after(asked_s + world.scenario.read_ms * 1e-3, self._answer, self._attempt)
 
     def _answer(self, attempt: int) -> None:
-        world = self._filling.cache.world
+        world = self._cache.world
         if self._stopped or attempt != self._attempt:
             return
         if not world.origin_up:
             self._try_again("the origin is down")
             return
-        route = self._filling.cache.origin_route
+        route = self._cache.origin_route
         if self._flow is not None:
             world.internet.flows.resume(self._flow)
         else:
             length = world.manifest.chunk_length(self.chunk)
-            weight = self._filling.cache.origin_weight
+            weight = self._cache.origin_weight
             self._flow = world.internet.flows.start(route.pipes, length, self._end, weight=weight)
         world.origin_reads[self] = None
         self.look_at_cut()
 
     def look_at_cut(self) -> None:
         """Take note that what is cut off, or whether the origin is up, has changed while bytes were moving."""
-        world = self._filling.cache.world
+        world = self._cache.world
         if self._flow is None or self._stopped:
             return
         if not world.origin_up:
             self._break()
             self._try_again("the origin closed the connection")
-        elif world.internet.is_cut(self._filling.cache.origin_route):
+        elif world.internet.is_cut(self._cache.origin_route):
             world.internet.flows.pause(self._flow)
             world.schedule.after(STALL_MAX_S, self._look_at_stall, self._attempt)
         else:
@@ -82,22 +109,22 @@ class OriginRead:
             self._try_again("the origin sent nothing")
 
     def _break(self) -> None:
-        world = self._filling.cache.world
+        world = self._cache.world
         world.origin_reads.pop(self, None)
         if self._flow is not None:
             world.internet.flows.pause(self._flow)
 
     def _try_again(self, reason: str) -> None:
-        world = self._filling.cache.world
+        world = self._cache.world
         self._attempt += 1
         if self._attempt >= ATTEMPTS_MAX:
-            self._finish(events.RequestFailed(self._request, reason, self._discard()))
+            self._finish(Arrival(self._receive, Outcome.BROKEN, self._discard(), reason))
             return
         roof_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**self._attempt)
         world.schedule.after(world.random.uniform(0.0, roof_s), self._answer, self._attempt)
 
     def _end(self) -> None:
-        cache = self._filling.cache
+        cache = self._cache
         world = cache.world
         world.origin_reads.pop(self, None)
         length = world.manifest.chunk_length(self.chunk)
@@ -109,36 +136,29 @@ class OriginRead:
         if self._stopped:
             return
         if corrupt:
-            why = "the origin's file has changed"
-            self._finish(events.RequestFailed(self._request, why, length, corrupt=True))
+            self._finish(Arrival(self._receive, Outcome.CORRUPT, length, "the origin's file has changed"))
+        elif write_whole(self._receive, lambda: None):
+            self._finish(Arrival(self._receive, Outcome.VERIFIED, length))
         else:
-            self._finish(None)
+            self._finish(Arrival(self._receive, Outcome.WITHDRAWN, length, "given up"))
 
-    def _finish(self, failed: events.RequestFailed | None) -> None:
-        filling = self._filling
+    def _finish(self, arrival: Arrival) -> None:
         self._stopped = True
-        filling.reading.pop(self._request, None)
-        filling.cache.end_read(self)
-        if failed is None:
-            filling.take_chunk(self._request, self.chunk)
-        else:
-            filling.handle(failed)
-        filling.pump()
+        self._cache.end_read(self)
+        self._ended(arrival)
 
     def _discard(self) -> int:
         """End the transfer; return the bytes that have come for nothing."""
-        world = self._filling.cache.world
+        world = self._cache.world
         world.origin_reads.pop(self, None)
         if self._flow is None:
             return 0
         moved_bytes = world.internet.flows.stop(self._flow)
-        world.internet.count(self._filling.cache.origin_route, moved_bytes)
+        world.internet.count(self._cache.origin_route, moved_bytes)
         self._flow = None
         return int(moved_bytes)
 
     def cancel(self) -> None:
         """Stop reading: nobody wants it any more."""
         if not self._stopped:
-            self._stopped = True
-            self._filling.fill.duplicate_bytes += self._discard()
-            self._filling.cache.end_read(self)
+            self._finish(Arrival(self._receive, Outcome.WITHDRAWN, self._discard(), "given up"))

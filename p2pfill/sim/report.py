@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 
+from p2pfill.sim.cache import SimWorld
+from p2pfill.sim.faults import Faults
+from p2pfill.sim.trace import Trace
 from p2pfill.swarm.election import Scope
-
-if TYPE_CHECKING:
-    from p2pfill.sim.world import World
 
 SAMPLES_A_BOUND: Final = 50
 """How many samples of the series fall into the least time that the run can take."""
@@ -79,10 +79,21 @@ class Report(msgspec.Struct, frozen=True):
     samples: list[Sample]
 
 
+class SampledWorld(SimWorld, Protocol):
+    """What the samples look at."""
+
+    faults: Faults
+    trace: Trace
+
+    @property
+    def live_count(self) -> int:
+        """How many caches are complete, or lost for good."""
+
+
 class Samples:
     """Counts what a run does, and looks at it at regular times."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SampledWorld) -> None:
         self._world = world
         self._bytes = dict.fromkeys(Scope, 0)
         self._escalations: Counter[str] = Counter()
@@ -125,8 +136,8 @@ class Samples:
         world = self._world
         caches = list(world.caches.values())
         for cache in caches:
-            if cache.filling is not None:
-                self.fill_ended(cache.filling.fill.escalations, cache.filling.fill.duplicate_bytes)
+            if cache.task is not None:
+                self.fill_ended(cache.task.fill.escalations, cache.task.fill.duplicate_bytes)
         size, chunk_count = world.manifest.size, world.manifest.chunk_count
         completions: dict[str, float] = {cache.info.id: cache.live_at for cache in caches if cache.live_at is not None}
         times = sorted(completions.values())

@@ -6,20 +6,15 @@ nothing is told, and what has changed meanwhile is told when it is back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from p2pfill.sim.cache import SimCache, SimWorld
 from p2pfill.sim.roster import neighbourhoods
 from p2pfill.swarm.neighbourhood import Member, electorate
-
-if TYPE_CHECKING:
-    from p2pfill.sim.cache import SimCache
-    from p2pfill.sim.world import World
 
 
 class SimTracker:
     """Knows all caches, and tells each of its neighbourhood."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: SimWorld) -> None:
         self._world = world
         self._around = neighbourhoods(world.scenario)
         self._around.put_all(Member(cache.info, True) for cache in world.caches.values() if cache.running)
@@ -85,17 +80,15 @@ class SimTracker:
             return
         world = self._world
         links = [world.caches[name].info for name in self._around.links(cache.info)]
-        cache.peers.want(links)
+        cache.want_links(links)
         election = self._around.election(cache.info)
         unlinked: tuple[str, ...] = ()
         if election is not None:
             members, unlinked = electorate(cache.info, election, links)
         else:
             members = (*(info for info in links if world.caches[info.id].live_at is None), cache.info)
-        if cache.filling is not None:
-            if not cache.filling.over:
-                cache.filling.set_members(members, unlinked)
-                cache.pump()
+        if cache.task is not None:
+            cache.set_members(members, unlinked)
         elif cache.live_at is None:
             cache.start_fill(members, links, unlinked)
         if world.scenario.poll_s and not cache.polled:

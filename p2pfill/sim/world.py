@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import exp
 from random import Random
 
+from p2pfill.engine.task import FillTask
 from p2pfill.sim.cache import SimCache
 from p2pfill.sim.checkers import Checkers
 from p2pfill.sim.faults import Faults, draw
@@ -20,6 +21,7 @@ from p2pfill.sim.scenario import Chaos, LabEvent, Scenario
 from p2pfill.sim.schedule import Schedule
 from p2pfill.sim.trace import Trace
 from p2pfill.sim.tracker import SimTracker
+from p2pfill.swarm.election import Scope
 
 Progress = Callable[[float, int, int], None]
 """Is told the virtual seconds, the caches that are complete, and how many there are."""
@@ -41,6 +43,8 @@ class World:
             self.manifest, ledger_every=8 if scenario.chaos is not None else 64, tiers=scenario.check_tiers
         )
         self.caches: dict[str, SimCache] = {}
+        self.decisions = 0
+        """Requests made."""
         shares = Random(f"shares {seed}")  # noqa: S311
         for info in infos:
             weight = exp(shares.gauss(0.0, scenario.origin_spread))
@@ -54,9 +58,6 @@ class World:
         self.origin_corrupts = False
         self.origin_reads: dict[OriginRead, None] = {}
         """Reads of which bytes are moving."""
-        self.decisions = 0
-        """Requests made."""
-        self.pauses = 0
         self._origin_outages = 0
         self._awaited = dict.fromkeys(self.caches)
         """Caches that shall complete and have not."""
@@ -90,10 +91,11 @@ class World:
             self.schedule.run(step_at, self._is_over)
             if progress is not None:
                 progress(self.schedule.now, self.live_count, len(self.caches))
-        self.checkers.completed(list(self.caches.values()), self.scenario.limit_s)
+        late = [cache for cache in self.caches.values() if not cache.lost and cache.live_at is None]
+        self.checkers.completed([_stuck(cache) for cache in late], self.scenario.limit_s)
         for cache in self.caches.values():
-            if cache.filling is not None:
-                self.checkers.check_ledger(cache.filling)
+            if cache.task is not None:
+                self.checkers.check_ledger(cache.task.fill)
         return self.samples.report()
 
     def _is_over(self) -> bool:
@@ -106,7 +108,7 @@ class World:
             self.schedule.at(self.scenario.at_s(event), self._happen, event)
 
     def _happen(self, event: LabEvent) -> None:
-        self.note(None, f"event {event.kind} {event.host}")
+        self.note("-", f"event {event.kind} {event.host}")
         if event.kind == "slow":
             place = self.internet.origin if event.host == self.scenario.origin else self.caches[event.host].place
             self.internet.set_pace(place, event.factor, up=event.way != "down", down=event.way != "up")
@@ -120,9 +122,17 @@ class World:
             cache.crash(seen=True)
             self.tracker.cache_ended(cache)
 
-    def note(self, cache: SimCache | None, what: str) -> None:
-        """Write a line into the trace."""
-        self.trace.add(self.schedule.now, cache.info.id if cache is not None else "-", what)
+    def note(self, who: str, what: str) -> None:
+        """Write a line into the trace: what a cache does, or what happens to the world (`-`)."""
+        self.trace.add(self.schedule.now, who, what)
+
+    def received(self, scope: Scope, chunk: int) -> None:
+        """Count a chunk that a cache has received and verified."""
+        self.samples.received(scope, chunk)
+
+    def fill_is_over(self, task: FillTask) -> None:
+        """Count what a fill has done that a crash has ended."""
+        self.samples.fill_ended(task.fill.escalations, task.fill.duplicate_bytes)
 
     @property
     def live_count(self) -> int:
@@ -165,7 +175,13 @@ class World:
 
     def _look_at_cuts(self) -> None:
         for cache in self.caches.values():
-            for link in [*cache.links.values(), *cache.opening]:
-                link.look_at_cut()
+            for connection in list(cache.connections.values()):
+                connection.look_at_cut()
         for read in list(self.origin_reads):
             read.look_at_cut()
+
+
+def _stuck(cache: SimCache) -> str:
+    if cache.task is None:
+        return f"{cache.info.id} (no order)"
+    return f"{cache.info.id} ({cache.task.fill.ledger.counts} of {cache.task.fill.waits()})"

@@ -1,0 +1,343 @@
+"""The connection of two caches, seen from one of them: what is on its way, what is cut off, and the data streams.
+
+It is what sockets and their kernels are to a node. What arrives is told to the cache's engine, and what the engine
+wants opened or sent is done here, with the delays and rates of the network.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Final
+
+from p2pfill.engine.link import Link
+from p2pfill.engine.requests import Arrival, Outcome
+from p2pfill.engine.slots import Uploader
+from p2pfill.errors import RemoteProtocolError
+from p2pfill.model.pace import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.protocol.data import DataHeader
+from p2pfill.protocol.messages import Goodbye
+from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of
+from p2pfill.sim.flows import Flow
+from p2pfill.sim.host import Host
+from p2pfill.sim.network import Route
+
+RETRANSMIT_S: Final = 0.4
+"""What was on its way when a cut began arrives this long after its end at the earliest: TCP has backed off."""
+
+NO_LOCK: Final = nullcontext()
+
+
+class Upload:
+    """A chunk that is being sent."""
+
+    __slots__ = ("chunk", "flow", "request_id")
+
+    def __init__(self, request_id: int, chunk: int) -> None:
+        self.request_id = request_id
+        self.chunk = chunk
+        self.flow: Flow | None = None
+
+
+class DataStream(Uploader):
+    """A data stream on which the cache of `end` sends; the other end has opened it."""
+
+    __slots__ = ("closed", "end", "nearness", "place", "slot_title", "upload")
+
+    def __init__(self, end: Connection) -> None:
+        super().__init__(-end.link.scope)
+        self.end = end
+        self.upload: Upload | None = None
+
+    def wake(self) -> None:
+        """Look for something to send, if it is not at it already."""
+        end = self.end
+        if self.closed or self.upload is not None:
+            return
+        wanted = end.link.uploads.wanted()
+        if wanted is None:
+            return
+        if self.place is not None:
+            if end.host.slots.reprioritise(self, wanted):
+                self.serve()
+        elif self.has_slot or end.host.slots.take(self, wanted):
+            self._send_next(end.host.world.scenario.start_ms * 1e-3)
+
+    def serve(self) -> None:
+        """Send the next chunk: it has been handed a slot."""
+        self._send_next(0.0)
+
+    def _send_next(self, pause_s: float) -> None:
+        end = self.end
+        while (asked := end.link.uploads.take()) is not None:
+            if end.host.can_send(end.link, asked.request_id, asked.chunk):
+                self.upload = Upload(asked.request_id, asked.chunk)
+                if pause_s:
+                    end.host.world.schedule.after(pause_s, self._begin, self.upload)
+                else:
+                    self._begin(self.upload)
+                return
+        self._release()
+
+    def _release(self) -> None:
+        self.end.host.serve(self.end.host.slots.release(self))
+
+    def _begin(self, upload: Upload) -> None:
+        if self.upload is not upload:
+            return
+        end = self.end
+        length = end.host.world.manifest.chunk_length(upload.chunk)
+        upload.flow = end.host.world.internet.flows.start(end.route.pipes, length, self._sent, upload)
+        if end.is_held_up():
+            self.hold_up()
+
+    def _sent(self, upload: Upload) -> None:
+        """Go on with the next chunk: the last byte of this one has left."""
+        end = self.end
+        world = end.host.world
+        length = world.manifest.chunk_length(upload.chunk)
+        world.internet.count(end.route, length)
+        end.host.sent(end.link, upload.request_id, length)
+        world.schedule.after(end.route.delay_s(), end.peer.deliver, upload, end.host.fault_of_next())
+        self.upload = None
+        wanted = end.link.uploads.wanted()
+        if wanted is None:
+            self._release()
+            return
+        kept, other = end.host.slots.renew(self, wanted)
+        end.host.serve(other)
+        if kept and self.has_slot:
+            self._send_next(0.0)
+        elif kept:
+            self.wake()
+
+    def hold_up(self) -> None:
+        """Stop a transfer that nothing gets through for; its stream and its slot are given up in time."""
+        world = self.end.host.world
+        if self.upload is not None and self.upload.flow is not None:
+            world.internet.flows.pause(self.upload.flow)
+            world.schedule.after(2 * SLOT_WATCH_S, self._give_up_slot, self.upload)
+            world.schedule.after(PROGRESS_TIMEOUT_S, self._give_up, self.upload)
+
+    def resume(self) -> None:
+        """Go on: something gets through again."""
+        if self.upload is not None and self.upload.flow is not None:
+            self.end.host.world.internet.flows.resume(self.upload.flow)
+
+    def _stands_still(self, upload: Upload) -> bool:
+        return self.upload is upload and upload.flow is not None and upload.flow.is_paused
+
+    def _give_up_slot(self, upload: Upload) -> None:
+        if self._stands_still(upload):
+            self._release()
+
+    def _give_up(self, upload: Upload) -> None:
+        if self._stands_still(upload):
+            self.close()
+            self.end.peer.lose_stream("data stream stood still")
+
+    def close(self) -> None:
+        """Break off what is being sent."""
+        self.closed = True
+        world = self.end.host.world
+        upload, self.upload = self.upload, None
+        if self in self.end.uploads:
+            self.end.uploads.remove(self)
+            self.end.link.upload_streams -= 1
+        if upload is not None and upload.flow is not None:
+            moved_bytes = world.internet.flows.stop(upload.flow)
+            world.internet.count(self.end.route, moved_bytes)
+            self.end.peer.host.waste(int(moved_bytes))
+        self._release()
+
+
+class Connection:
+    """One end, that of `host`. `peer` is the other."""
+
+    __slots__ = (
+        "_arrival_at", "_cut_at", "_held", "_moved_bytes", "_outbox", "_outbox_at", "channel", "ended", "host", "link",
+        "peer", "route", "uploads",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, route: Route, dialled: str = "") -> None:
+        """`route` leads to the remote; `dialled` is its name where `host` has dialled it."""
+        self.host = host
+        self.route = route
+        self.peer: Connection = self
+        self.ended = False
+        self.uploads: list[DataStream] = []
+        """Data streams on which this end sends."""
+        kind = WireChannel if host.world.scenario.wire else PlainChannel
+        self.channel: WireChannel | PlainChannel = kind(
+            hello_of(host.info, f"boot{host.boots}"), lambda: host.has_output(self)
+        )
+        self.link: Link = host.engine.open_link(self.channel, lambda _: None, dialled)
+        self.link.streams = self
+        self._moved_bytes = 0
+        self._outbox: list[Any] | None = None
+        self._outbox_at = -1.0
+        self._arrival_at = 0.0
+        self._held: list[list[Any]] = []
+        self._cut_at: float | None = None
+
+    # ---- messages
+
+    def post(self) -> None:
+        """Send what is queued; all of one moment travels together."""
+        parcels, self.channel.outbox = self.channel.outbox, []
+        if self.ended or not parcels:
+            return
+        schedule = self.host.world.schedule
+        if self._outbox is not None and self._outbox_at == schedule.now:
+            self._outbox += parcels
+        else:
+            self._outbox, self._outbox_at = parcels, schedule.now
+            # Never before what was sent earlier: it is one stream.
+            at = schedule.now + self.route.delay_s() + self.host.world.jitter_s()
+            self._arrival_at = max(at, self._arrival_at)
+            schedule.at(self._arrival_at, self.peer.arrive, self._outbox)
+        if self.channel.is_ending:
+            schedule.at(self._arrival_at, self.peer.end)
+            self.end()
+
+    def arrive(self, outbox: list[Any]) -> None:
+        """Take what the other end has sent."""
+        if self.peer._outbox is outbox:
+            self.peer._outbox = None
+        if self.ended:
+            return
+        if self._held or self.is_held_up():
+            self._held.append(outbox)
+        else:
+            self._take(outbox)
+
+    def _take(self, outbox: list[Any]) -> None:
+        host = self.host
+        for message in self.channel.receive(outbox):
+            if self.ended:
+                return
+            if isinstance(message, Goodbye):
+                self.end()
+                break
+            host.engine.handle(host.local_time(), self.link, message)
+        host.tick()
+
+    # ---- data streams towards us
+
+    def open_stream(self) -> None:
+        """Open a data stream on which the other end sends."""
+        world = self.host.world
+        if world.internet.is_cut(self.route):
+            world.schedule.after(CONNECT_TIMEOUT_S, self.lose_stream, "data stream cannot be opened")
+        else:
+            # There, back, and there again with the token.
+            world.schedule.after(3 * self.route.delay_s(), self.peer.add_upload)
+
+    def add_upload(self) -> None:
+        """Send on a data stream that the other end has opened."""
+        if not self.ended:
+            stream = DataStream(self)
+            self.uploads.append(stream)
+            self.link.upload_streams += 1
+            stream.wake()
+
+    def deliver(self, upload: Upload, fault: str) -> None:
+        """Take a chunk whose last byte is here."""
+        host = self.host
+        if self.ended:
+            return
+        if self.is_frozen_out(self.deliver, upload, fault):
+            return
+        length = host.world.manifest.chunk_length(upload.chunk)
+        self._moved_bytes += length
+        try:
+            receive = self.link.book.claim(DataHeader(upload.request_id, upload.chunk, length))
+        except RemoteProtocolError as error:
+            host.engine.stream_ended(host.local_time(), self.link, str(error), breach=True)
+        else:
+            outcome, why = receive.verify(lambda: fault) if receive.is_wanted else (Outcome.WITHDRAWN, "")
+            self.link.book.arrive(Arrival(receive, outcome, length, why))
+            host.engine.reap(host.local_time(), self.link)
+        host.tick()
+
+    def is_frozen_out(self, deed: Any, *arguments: Any) -> bool:
+        """Tell whether the process is frozen; the deed is then done when it is not any more."""
+        if not self.host.frozen:
+            return False
+        self.host.frozen_deeds.append((deed, arguments))
+        return True
+
+    def lose_stream(self, reason: str) -> None:
+        """Take note that a data stream towards us is no more."""
+        if not self.ended:
+            self.host.engine.stream_ended(self.host.local_time(), self.link, reason)
+            self.host.tick()
+
+    def moved_bytes(self) -> int:
+        """Return how many payload bytes have come, with one more for each chunk that is coming."""
+        return self._moved_bytes + sum(int(self.host.world.schedule.now * 1e3) for _ in self.receiving()[:1])
+
+    def receiving(self) -> list[int]:
+        """Return the request ids of the chunks that are coming."""
+        coming = [stream.upload for stream in self.peer.uploads if stream.upload is not None]
+        return [one.request_id for one in coming if one.flow is not None and not one.flow.is_paused]
+
+    # ---- cuts and ends
+
+    def is_held_up(self) -> bool:
+        """Tell whether nothing gets through now, in either direction, or the process is frozen."""
+        return self.host.frozen or self.peer.host.frozen or self.host.world.internet.is_cut(self.route)
+
+    def look_at_cut(self) -> None:
+        """Take note that what is cut off has changed."""
+        if self.ended:
+            return
+        world = self.host.world
+        if self.is_held_up():
+            if self._cut_at is not None:
+                return
+            self._cut_at = world.schedule.now
+            for stream in self.uploads:
+                stream.hold_up()
+            # Found out by whoever hears no answer to a Ping for so long.
+            world.schedule.after(SILENCE_TIMEOUT_S, self._look_at_silence, world.schedule.now)
+            return
+        if self._cut_at is None:
+            return
+        self._cut_at = None
+        for stream in self.uploads:
+            stream.resume()
+        if self.peer.ended:
+            # The machine there knows nothing of this connection any more, and says so.
+            world.schedule.after(RETRANSMIT_S, self.end)
+        elif self._held:
+            world.schedule.after(RETRANSMIT_S, self._release)
+
+    def _look_at_silence(self, since: float) -> None:
+        if not self.ended and self._cut_at == since:
+            self.end()
+
+    def _release(self) -> None:
+        if self.ended or self.is_held_up():
+            return
+        held, self._held = self._held, []
+        for outbox in held:
+            if not self.ended:
+                self._take(outbox)
+
+    def break_off(self) -> None:
+        """End the connection at both ends; the other learns of it after what a message takes, if one gets through."""
+        if self.ended:
+            return
+        if not self.host.world.internet.is_cut(self.route):
+            self.host.world.schedule.after(self.route.delay_s(), self.peer.end)
+        self.end()
+
+    def end(self) -> None:
+        """Take note that the connection is gone."""
+        if self.ended:
+            return
+        self.ended = True
+        for stream in [*self.uploads, *self.peer.uploads]:
+            stream.close()
+        self._held.clear()
+        self.host.lose(self)
