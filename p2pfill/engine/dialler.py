@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import REDIAL_MAX_S, REDIAL_S
+
+if TYPE_CHECKING:
+    from random import Random
 
 NEVER: Final = float("inf")
 

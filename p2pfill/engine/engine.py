@@ -9,15 +9,16 @@ run the same engine, and neither decides.
 Messages go out through the `Channel` of each link, which queues them. What a remote does wrong leaves as
 `RemoteProtocolError`, and the driver ends that link. An exception of any other kind is ours.
 
-A driver that was stopped for a while (a virtual machine that moves) has all waits begin anew: nobody was silent but
-itself.
+What one title raises fails that title, and what one link raises ends that link (`Faulted` says so); nothing else is
+touched. A driver that was stopped for a while, as when a virtual machine moves, has all waits begin anew: nobody was
+silent but itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from random import Random
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from p2pfill.engine.dialler import NEVER, Dial, Dialler
 from p2pfill.engine.link import Channel, Link, OpenStream, Owner, WakeUploads
@@ -33,7 +34,7 @@ from p2pfill.engine.task import (
     StopRead,
     withdrawn,
 )
-from p2pfill.errors import P2PFillError, RemoteProtocolError, StoreError
+from p2pfill.errors import InternalError, P2PFillError, RemoteProtocolError, StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
@@ -44,6 +45,18 @@ from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.agenda import Agenda
 from p2pfill.swarm.fill import Fill
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """Something in here has raised what it should not, and what it was done for has ended: write it into the log."""
+
+    doing: str
+    error: Exception
+
 
 Effect = (
     Dial
@@ -56,6 +69,7 @@ Effect = (
     | GoLive
     | LimitSlots
     | EndFill
+    | Faulted
 )
 
 NOT_ORDERED: Final = Urgency()
@@ -148,9 +162,8 @@ class Engine:
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
         self._limit_slots(task)
         self._dirty[task] = None
-        for link in self.links.values():
-            link.want(task)
-            link.show(task.title_id)
+        self._each_link(lambda link: link.want(task))
+        self._each_link(lambda link: link.show(task.title_id))
         return task
 
     def serve(self, now: float, title_id: TitleId, chunk_count: int) -> None:
@@ -162,8 +175,7 @@ class Engine:
         """Take note that a title that was found on disk can be served now, or cannot: who has asked is answered."""
         self.now = now
         self.opening.pop(title_id, None)
-        for link in self.links.values():
-            link.show(title_id)
+        self._each_link(lambda link: link.show(title_id))
 
     def set_origins(self, now: float, task: FillTask, urls: Iterable[str]) -> None:
         """Use these origins besides those already known."""
@@ -217,10 +229,9 @@ class Engine:
         for receive in task.stop_reads():
             self.emit(StopRead(task, receive))
         self.tasks.pop(task.title_id, None)
-        for link in self.links.values():
-            link.unwant(task)
-            if task.state == "failed":
-                link.show(task.title_id)  # it is served no more
+        self._each_link(lambda link: link.unwant(task))
+        if task.state == "failed":
+            self._each_link(lambda link: link.show(task.title_id))  # it is served no more
         self._dirty.pop(task, None)
         if not self.tasks:
             self._progress_at = NEVER
@@ -414,7 +425,11 @@ class Engine:
         """Hand an event to a fill."""
         if task.is_over:
             return
-        task.fill.handle(self.now, event)
+        try:
+            task.fill.handle(self.now, event)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is this title's)
+            self.task_faulted(task, error)
+            return
         if task.fill.wants_poll:
             self._dirty[task] = None
         if isinstance(event, events.ChunkReceived | events.ChunkFound):
@@ -471,7 +486,10 @@ class Engine:
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for task in dirty:
-                self._decide(task)
+                try:
+                    self._decide(task)
+                except Exception as error:  # noqa: BLE001  (whatever it is, it is this title's)
+                    self.task_faulted(task, error)
         effects, self._effects = self._effects, []
         return effects
 
@@ -494,8 +512,7 @@ class Engine:
             self._look_at_agenda()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_S
-            for link in self.links.values():
-                link.report_progress()
+            self._each_link(Link.report_progress)
             for task in self.tasks.values():
                 for url in dict.fromkeys(url for url, _ in task.reads.values()):
                     self.handle_event(task, events.SourceProgressed(url))
@@ -543,8 +560,7 @@ class Engine:
                 if (link := self.links.get(source)) is not None:
                     link.show_interest(task, wanted)
             case actions.ReportSlow(node):
-                for link in self.links.values():
-                    link.report_slow(task.title_id, node)
+                self._each_link(lambda link: link.report_slow(task.title_id, node))
             case actions.CompleteTitle():
                 self._tell(task, at_once=True)
                 task.state = "verifying"
@@ -563,5 +579,28 @@ class Engine:
         """Tell linked caches what has happened here since the last time, as far as it concerns them."""
         news = task.take_news(self.now, at_once=at_once)
         if news is not None:
-            for link in self.links.values():
-                link.tell(task, *news)
+            gained, claimed = news
+            self._each_link(lambda link: link.tell(task, gained, claimed))
+
+    # ---- boundaries
+
+    def _each_link(self, call: Callable[[Link], object]) -> None:
+        """Do something with each link; what one raises ends that one."""
+        for link in list(self.links.values()):
+            try:
+                call(link)
+            except Exception as error:  # noqa: BLE001  (whatever it is, it is this link's)
+                self.link_faulted(link, error)
+
+    def link_faulted(self, link: Link, error: Exception) -> None:
+        """End a link that has raised what it should not."""
+        name = link.remote.id if link.remote is not None else "a stranger"
+        self.emit(Faulted(f"serve the link with {name}", error))
+        link.close(m.GoodbyeCode.INTERNAL, "an internal fault")
+
+    def task_faulted(self, task: FillTask, error: Exception) -> None:
+        """Fail a title that has raised what it should not."""
+        if not task.is_over:
+            self.emit(Faulted(f"fill title {task.manifest.name!r}", error))
+            fault = error if isinstance(error, P2PFillError) else None
+            self.fail(self.now, task, fault or InternalError(f"unexpected {type(error).__name__}: {error}"))

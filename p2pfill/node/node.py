@@ -16,7 +16,7 @@ import trio
 
 from p2pfill._version import __version__
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import Effect, Engine
+from p2pfill.engine.engine import Effect, Engine, Faulted
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import FillTask, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, leaves_of
@@ -47,6 +47,9 @@ DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
 
 DRAIN_STEP_S: Final = 0.02
+
+FAULT_PAUSE_S: Final = 1.0
+"""Before the engine is asked again where it could not say when: only a bug has it come to that."""
 
 
 class Node:
@@ -236,9 +239,12 @@ class Node:
         """Have the engine decide whenever something has happened, and do what it wants; runs until cancelled."""
         while True:
             self._wakeup = trio.Event()
-            for effect in self.engine.poll(trio.current_time()):
-                self._perform(effect)
-            wake_at = self.engine.next_wakeup()
+            wake_at = trio.current_time() + FAULT_PAUSE_S
+            with ErrorBoundary(self.log, "decide what to do"):
+                for effect in self.engine.poll(trio.current_time()):
+                    with ErrorBoundary(self.log, f"begin with {type(effect).__name__}"):
+                        self._perform(effect)
+                wake_at = self.engine.next_wakeup()
             if wake_at < NEVER:
                 with trio.move_on_at(wake_at):
                     await self._wakeup.wait()
@@ -257,6 +263,8 @@ class Node:
                 self._plane.limit(task.title_id, slots)
             case StopRead():
                 pass  # the thread that reads looks at the receive
+            case Faulted(doing, error):
+                self.log.error("could not %s: %r; please report it", doing, error, exc_info=error)
             case _:
                 driver = self._fills.get(effect.task.title_id)
                 if driver is not None and driver.task is effect.task:

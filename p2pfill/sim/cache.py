@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Protocol
 
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import Effect, Engine
+from p2pfill.engine.engine import Effect, Engine, Faulted
 from p2pfill.engine.link import Link, OpenStream, WakeUploads
 from p2pfill.engine.requests import Arrival, Lock
 from p2pfill.engine.slots import Uploader, UploadSlots
@@ -72,14 +72,27 @@ class SimStore:
 
 
 class SimEngine(Engine):
-    """An engine of a cache that may lie."""
+    """An engine whose holdings are looked at, of a cache that may lie."""
 
-    lies = False
+    cache: SimCache
+
+    def task_faulted(self, task: FillTask, error: Exception) -> None:
+        """A fault ends the run: it is ours."""
+        raise error
+
+    def link_faulted(self, link: Link, error: Exception) -> None:
+        """A fault ends the run: it is ours."""
+        raise error
 
     def shown(self, title_id: TitleId) -> Bitmap | None:
         """Return what others are told; a liar claims everything."""
-        held = super().shown(title_id)
-        return Bitmap.full(len(held)) if self.lies and held is not None else held
+        held, cache = super().shown(title_id), self.cache
+        if held is None:
+            return None
+        if cache.lie:
+            return Bitmap.full(len(held))
+        cache.world.checkers.showed(cache.info.id, cache.verified, held)
+        return held
 
 
 class SimCache:
@@ -132,6 +145,7 @@ class SimCache:
         world = self.world
         chance = Random(f"engine {world.seed} {self.info.id} {self.boots}")  # noqa: S311 (a simulation)
         self.engine = SimEngine(self.info, chance, self._token_bytes, lambda: NO_LOCK, world.scenario.upload_slots)
+        self.engine.cache = self
         self.slots = UploadSlots(world.scenario.upload_slots)
         self.connections: dict[Link, Connection] = {}
         self._tokens = 0
@@ -213,7 +227,7 @@ class SimCache:
             case GoLive(task):
                 self.world.note(self.info.id, "complete")
                 schedule.after(self.world.scenario.sync_ms * 1e-3, self.go_live, self.engine, task)
-            case EndFill():
+            case EndFill() | Faulted():
                 pass
 
     def _later(self, deed: Callable[..., object], *arguments: Any) -> bool:
@@ -328,7 +342,7 @@ class SimCache:
 
     def tell_lies(self, how: str) -> None:
         """Claim to hold everything from now on."""
-        self.lie, self.engine.lies = how, True
+        self.lie = how
         for link in self.engine.links.values():
             link.show(self.world.manifest.title_id)
         self.tick()

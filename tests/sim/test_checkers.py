@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sim.worlds import world
 
+from p2pfill.engine.engine import Engine
+from p2pfill.engine.task import FillTask
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.sim.cache import SimCache
+from p2pfill.sim.cache import SimCache, SimStore
 from p2pfill.sim.checkers import InvariantBroken
-from p2pfill.sim.filling import SimFilling
 from p2pfill.sim.world import World
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
@@ -25,30 +26,25 @@ def test_a_sound_world_passes() -> None:
 
 
 def test_announcing_what_was_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_chunk = SimFilling.take_chunk
-
-    def corrupt(filling: SimFilling, request: int, chunk: int) -> None:
-        take_chunk(filling, request, chunk)
-        filling.cache.verified.discard(chunk)
-
-    monkeypatch.setattr(SimFilling, "take_chunk", corrupt)
+    monkeypatch.setattr(SimStore, "seal", lambda *_: None)
     with pytest.raises(InvariantBroken, match="announces chunk"):
         world().run()
 
 
 def test_showing_what_was_not_verified() -> None:
     broken = world()
-    cache = broken.caches["a1"]
-    with pytest.raises(InvariantBroken, match="shows chunk 0"):
-        broken.checkers.showed(cache, Bitmap.full(broken.manifest.chunk_count))
+    full = Bitmap.full(broken.manifest.chunk_count)
+    broken.caches["a1"].engine.live[broken.manifest.title_id] = full
+    with pytest.raises(InvariantBroken, match="a1 shows chunk 0"):
+        broken.run()
 
 
 def test_going_live_with_a_chunk_that_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     go_live = SimCache.go_live
 
-    def lose_one(cache: SimCache) -> None:
+    def lose_one(cache: SimCache, engine: Engine, task: FillTask) -> None:
         cache.durable.discard(3)
-        go_live(cache)
+        go_live(cache, engine, task)
 
     monkeypatch.setattr(SimCache, "go_live", lose_one)
     with pytest.raises(InvariantBroken, match="goes live with"):
@@ -131,10 +127,10 @@ def cut_off(broken: World, name: str) -> None:
 
 
 def test_a_cache_that_never_completes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(filling: SimFilling, event: events.Event, handle: Any = SimFilling.handle) -> None:
-        if not (filling.cache.info.id == "a2" and isinstance(event, events.ChunksCommitted)):
-            handle(filling, event)
+    def never(fill: Fill, now: float, event: events.Event, handle: Any = Fill.handle) -> None:
+        if not (fill.me.id == "a2" and isinstance(event, events.ChunksCommitted)):
+            handle(fill, now, event)
 
-    monkeypatch.setattr(SimFilling, "handle", never)
+    monkeypatch.setattr(Fill, "handle", never)
     with pytest.raises(InvariantBroken, match="1 caches are not complete 20 s after the last fault"):
         world(limit_s=20.0).run()

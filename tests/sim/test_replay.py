@@ -14,9 +14,10 @@ from sim.worlds import CHAOS
 
 from p2pfill.cli import main
 from p2pfill.errors import ConfigError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import NodeConfig, open_node
-from p2pfill.sim import filling as sim_filling
+from p2pfill.sim import cache as cache_module
 from p2pfill.sim.scenario import Scenario
 from p2pfill.sim.world import World
 from p2pfill.store.publish import publish
@@ -72,15 +73,15 @@ async def test_a_fill_of_real_nodes_replays_to_the_same_actions(
 def record_simulated(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[list[bytes]]:
     recordings: list[list[bytes]] = []
 
-    def make(*arguments: object, **options: object) -> RecordingFill:
+    def make(*arguments: object, heard: bool, verified: Bitmap) -> RecordingFill:
         lines: list[bytes] = []
         recordings.append(lines)
-        manifest, me, policy, _, now, durable = arguments
+        _, manifest, me, policy, _, now, durable = arguments
         return RecordingFill(
-            lines.append, "s", manifest, me, policy, Random("s"), now, durable, **options  # type: ignore[arg-type]
+            lines.append, "s", manifest, me, policy, Random("s"), now, durable, heard=heard  # type: ignore[arg-type]
         )  # fmt: skip
 
-    monkeypatch.setattr(sim_filling, "Fill", make)
+    monkeypatch.setattr(cache_module, "CheckedFill", make)
     World(Scenario.load(CHAOS), seed).run()
     return recordings
 

@@ -121,7 +121,7 @@ def test_a_fleet_with_bounded_neighbourhoods_fills() -> None:
     report = built.run()
     assert report.complete == 60
     assert report.origin_copies < 1.5
-    assert max(len(cache.links) for cache in built.caches.values()) < 40
+    assert max(len(cache.engine.links) for cache in built.caches.values()) < 40
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(
     )
     built = World(scenario, 1)
     report = built.run()
-    fewest = min(len(cache.links) for cache in built.caches.values())
+    fewest = min(len(cache.engine.links) for cache in built.caches.values())
     assert (fewest < fleet.caches - 1) == (fleet.caches > EVERYBODY_MAX)
     assert election.lot_count(report.chunk_count) < 256 < report.chunk_count
     assert report.complete == fleet.caches
