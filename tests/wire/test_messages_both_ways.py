@@ -172,7 +172,7 @@ HOSTILE = {
     "number for a bool": b"\x93\x03\x01\x01",
     "nil for a default": b"\x93\x10\x00\xc0",
     "negative": b"\x92\x06\xff",
-    "negative zero bits": b"\x92\x06\xd3" + bytes(7) + b"\x01",
+    "a number in a signed form": b"\x92\x06\xd3" + bytes(7) + b"\x01",
     "text for bytes": b"\x93\x0b\x01\xb00123456789abcdef",
     "base64 for bytes": b"\x93\x0b\x01\xb8" + b"AAAAAAAAAAAAAAAAAAAAAA==",
     "bytes for text": b"\x93\x10\x00\xc4\x04done",
@@ -180,12 +180,15 @@ HOSTILE = {
     "an encoded surrogate": b"\x93\x10\x00\xa3\xed\xa0\x80",
     "an overlong slash": b"\x93\x10\x00\xa2\xc0\xaf",
     "a zero byte in a text": b"\x93\x10\x00\xa1\x00",
+    "a weight that is no number": b"\x98\x01\xa1n\xa1i\xa1r\xa0\xa0\x00\xcb\x7f\xf8" + bytes(6),
+    "an endless weight": b"\x98\x01\xa1n\xa1i\xa1r\xa0\xa0\x00\xcb\x7f\xf0" + bytes(6),
+    "a whole number as weight": b"\x98\x01\xa1n\xa1i\xa1r\xa0\xa0\x00\x02",
     "tag as a wide integer": b"\x92\xcc\x06\x01",
     "header as a wide array": b"\xdc\x00\x02\x06\x01",
     "an empty array": b"\x90\x06",
 }
-ALLOWED = {"negative zero bits"}
-"""A positive number in a signed form: any width of integer is good."""
+ALLOWED = {"a number in a signed form", "a whole number as weight"}
+"""Any width of integer is good, and an integer is a number."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)
