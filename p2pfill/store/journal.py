@@ -1,39 +1,49 @@
 """Which chunks of a fill are durable.
 
-A header (magic, title id), then records: count (u32), `count` chunk indexes (u32 each), XXH3-64 over the title id,
-the record's position and its body. All little endian. A record is appended only after its chunks' bytes are
-durable, and is durable itself before anybody relies on it. The journal ends at the first record that is torn or
-wrong: what follows was never acknowledged, so cutting it loses nothing but work. Rewriting a bitmap in place was
-rejected: a torn write could then claim chunks that are not there.
+A header (magic, title id), then records, each a msgpack array of two: the chunk indexes as an array, and XXH3-64 over
+the title id, the record's position in the file and the bytes of that inner array. A record is appended only after its
+chunks' bytes are durable, and is durable itself before anybody relies on it. The journal ends at the first record that
+is torn or is not what `Journal.append` writes: what follows was never acknowledged, so cutting it loses nothing but
+work. Rewriting a bitmap in place was rejected: a torn write could then claim chunks that are not there.
+
+A journal of the first format, whose records are fixed-width numbers, is read once and replaced by one of this format.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
+import msgpack  # type: ignore[import-untyped]
+import msgspec
 import xxhash
 
 from p2pfill.errors import StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
+from p2pfill.model.packing import UNPACK_ERRORS, open_unpacker
 from p2pfill.store.disk import FILE_FLAGS, replace_file, write_all
 
-MAGIC: Final = b"p2pfjrn1"
+MAGIC: Final = b"p2pfjrn2"
+MAGIC_FIRST: Final = b"p2pfjrn1"
 _HEADER_BYTES: Final = len(MAGIC) + 32
+_FIELDS: Final = 2
+"""Of a record: the chunks and the checksum."""
 _CHECK_BYTES: Final = 8
 JOURNAL: Final = "journal"
-
 
 def _check(title_id: TitleId, position: int, body: bytes) -> bytes:
     return xxhash.xxh3_64(title_id + position.to_bytes(8, "little") + body).digest()
 
 
 def _record(title_id: TitleId, position: int, chunks: Sequence[int]) -> bytes:
-    body = struct.pack(f"<I{len(chunks)}I", len(chunks), *chunks)
-    return body + _check(title_id, position, body)
+    packer = msgpack.Packer()
+    body: bytes = packer.pack(list(chunks))
+    head: bytes = packer.pack_array_header(_FIELDS)
+    check: bytes = packer.pack(_check(title_id, position, body))
+    return head + body + check
 
 
 class Journal:
@@ -58,25 +68,34 @@ class Journal:
     def open(cls, directory_fd: int, title_id: TitleId, chunk_count: int) -> tuple[Journal, Bitmap]:
         """Open a journal, cut its torn tail and return it with the durable chunks.
 
+        One of the first format is replaced, durably.
+
         Raises `OSError`, and `StoreError` where the header is not this title's.
         """
         fd = os.open(JOURNAL, os.O_RDWR | FILE_FLAGS, dir_fd=directory_fd)
         try:
             with os.fdopen(os.dup(fd), "rb") as file:
                 data = file.read()
-            if data[:_HEADER_BYTES] != MAGIC + title_id:
+            magic = data[: len(MAGIC)]
+            if magic not in _READERS or data[len(MAGIC) : _HEADER_BYTES] != title_id:
                 raise StoreError(
                     f"the journal of title {title_id.hex()} is not its own; remove the title and fill again"
                 )
             have = Bitmap(chunk_count)
-            end = _replay(data, title_id, have)
-            if end != len(data):
+            end = _HEADER_BYTES
+            for end, chunks in _READERS[magic](data, title_id, chunk_count):  # noqa: B007  the last one counts
+                for chunk in chunks:
+                    have.add(chunk)
+            if magic == MAGIC and end != len(data):
                 os.ftruncate(fd, end)
                 os.fsync(fd)
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, title_id, end), have
+        if magic == MAGIC:
+            return cls(fd, title_id, end), have
+        os.close(fd)
+        return cls.create(directory_fd, title_id, list(have.indexes())), have
 
     def append(self, chunks: Sequence[int]) -> None:
         """Add a record and make it durable. Raises `OSError`; the journal then is as it was before."""
@@ -94,21 +113,55 @@ class Journal:
         os.close(self._fd)
 
 
-def _replay(data: bytes, title_id: TitleId, have: Bitmap) -> int:
-    """Add the chunks of all whole records to `have` and return where they end."""
-    position = _HEADER_BYTES
-    while position + 4 <= len(data):
-        (count,) = struct.unpack_from("<I", data, position)
-        body_end = position + 4 + 4 * count
-        if count == 0 or body_end + _CHECK_BYTES > len(data):
-            break
-        body = data[position:body_end]
-        if data[body_end : body_end + _CHECK_BYTES] != _check(title_id, position, body):
-            break
-        chunks = struct.unpack_from(f"<{count}I", data, position + 4)
-        if max(chunks) >= len(have):
-            break
-        for chunk in chunks:
-            have.add(chunk)
-        position = body_end + _CHECK_BYTES
-    return position
+Records = Iterator[tuple[int, Sequence[int]]]
+"""Where each record ends, and its chunks; up to the first that is torn or wrong."""
+
+
+def _read(data: bytes, title_id: TitleId, chunk_count: int) -> Records:
+    records = data[_HEADER_BYTES:]
+    unpacker = open_unpacker(records, str_bytes_max=0, bin_bytes_max=_CHECK_BYTES, array_len_max=0)
+    end = _HEADER_BYTES
+    while end < len(data):
+        try:
+            chunks = _read_record(unpacker, chunk_count)
+        except UNPACK_ERRORS:
+            return
+        start, end = end, _HEADER_BYTES + unpacker.tell()
+        # Written again it is the same to the last bit, checksum and widths and all, or it is not ours.
+        if data[start:end] != _record(title_id, start, chunks):
+            return
+        yield end, chunks
+
+
+def _read_record(unpacker: Any, chunk_count: int) -> list[int]:
+    """Return the chunks of a record, whose checksum is yet to be compared. Raises `UNPACK_ERRORS`."""
+    if unpacker.read_array_header() != _FIELDS:
+        raise ValueError("not a record")
+    # Read as a header, since a broken one may announce any number.
+    count = unpacker.read_array_header()
+    if not 1 <= count <= chunk_count:
+        raise ValueError(f"a record of {count} chunks")
+    chunks = msgspec.convert([unpacker.unpack() for _ in range(count)], list[int])
+    if min(chunks) < 0 or max(chunks) >= chunk_count:
+        raise ValueError("a chunk that the title does not have")
+    unpacker.unpack()
+    return chunks
+
+
+def _read_first(data: bytes, title_id: TitleId, chunk_count: int) -> Records:
+    """Read the first format: count (u32), as many chunks (u32 each), checksum; all little endian."""
+    start = _HEADER_BYTES
+    while start + 4 <= len(data):
+        (count,) = struct.unpack_from("<I", data, start)
+        body_end = start + 4 + 4 * count
+        end = body_end + _CHECK_BYTES
+        if count == 0 or end > len(data) or data[body_end:end] != _check(title_id, start, data[start:body_end]):
+            return
+        chunks = struct.unpack_from(f"<{count}I", data, start + 4)
+        if max(chunks) >= chunk_count:
+            return
+        yield end, chunks
+        start = end
+
+
+_READERS: Final = {MAGIC: _read, MAGIC_FIRST: _read_first}

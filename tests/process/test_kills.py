@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from process.fleet import Fleet, HeldOrigin, Title, wait_until
+from wire.independent import decode_journal
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +22,8 @@ def half_way(fleet: Fleet, title: Title, origin: HeldOrigin, name: str) -> int:
     def quiet() -> int:
         # A report says what is verified; the journal follows within a commit or two.
         have = fleet.report(name, title).get("have_chunks", 0)
-        return have if have > 4 and journal.stat().st_size >= 40 + 4 * have else 0
+        durable = decode_journal(journal.read_bytes(), bytes.fromhex(title.id), title.manifest.chunk_count)
+        return have if have > 4 and sum(map(len, durable)) >= have else 0
 
     return int(wait_until(f"{name} has a part", quiet))
 
