@@ -1,0 +1,471 @@
+"""Attacks over a control link: floods within the rules, flapping, claims, slander, and messages that break a rule."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import trio
+import trio.lowlevel
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.protocol import messages as m
+from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
+from tests.hostile.attack import MIB, Scene, attack
+from tests.hostile.data_attacks import END_S, for_each_request, wait_end
+from tests.hostile.peer import DataStream, Peer, PeerGone, answer, frame
+
+BATCH = 500
+"""Messages of a flood in one segment."""
+
+SERVE_S = 0.02
+"""Between two chunks of a source that takes its time, so that a fill goes on while it is attacked."""
+
+
+async def flood(scene: Scene, peer: Peer, *messages: m.Message, pause_s: float = 0.0) -> None:
+    """Send the same messages again and again until all is over."""
+    data = b"".join(map(frame, messages))
+    scene.strike()
+    while scene.on:
+        await peer.send_raw(data)
+        await trio.sleep(pause_s)
+
+
+async def serve_slowly(scene: Scene, peer: Peer) -> None:
+    """Answer rightly, and with time between the chunks; ends with the link."""
+    stream = await peer.next_stream()
+    while True:
+        request = await peer.next_request()
+        await trio.sleep(SERVE_S)
+        await stream.send(answer(request, scene.title.chunk(request.chunk)))
+
+
+# ---- what ends together
+
+
+@attack(needs="fill")
+async def interest_and_unwant(scene: Scene) -> None:
+    """Shows Interest in a title that is being filled and unsubscribes from it in one segment, link after link."""
+    count = scene.title.manifest.chunk_count
+    everything = Bitmap.full(count).to_bytes()
+
+    async def strike(number: int) -> None:
+        while scene.on:
+            async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
+                for _ in range(20):
+                    handle = await peer.want(scene.title.id)
+                    await peer.send(m.Interest(handle, count, everything), m.Unwant(handle))
+                    scene.strike()
+
+    async def strike_on(number: int) -> None:
+        while scene.on:
+            try:
+                await strike(number)
+            except* (PeerGone, OSError):
+                await trio.sleep(0.005)
+
+    async with scene.source() as peer, trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(strike_on, number)
+        await serve_slowly(scene, peer)
+
+
+@attack(needs="fill")
+async def want_flaps(scene: Scene) -> None:
+    """Subscribes to a title that is being filled, unsubscribes and subscribes again, without end."""
+    async with scene.source() as peer, trio.open_nursery() as nursery:
+        nursery.start_soon(serve_slowly, scene, peer)
+        scene.strike()
+        while scene.on:
+            handles = [next(peer.next_handle) for _ in range(BATCH)]
+            await peer.send(
+                *(
+                    said
+                    for handle in handles
+                    for said in (m.Want(handle, scene.title.id), m.Unwant(handle))
+                )
+            )
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+@attack(growth_max_bytes=16 * MIB)
+async def unwant_with_uploads(scene: Scene) -> None:
+    """Asks for a title as often as is allowed, reads nothing, unsubscribes and asks anew."""
+    async with scene.link() as peer:
+        await peer.open_stream()
+        rounds = 0
+        while scene.on or rounds < 30:
+            handle = await peer.want(scene.live.id)
+            requests = [m.Request(handle, next(peer.next_request_id), number % 24) for number in range(1000)]
+            await peer.send(*requests, m.Unwant(handle))
+            rounds += 1
+            if rounds > 5:
+                scene.strike()
+
+
+@attack()
+async def request_and_cancel(scene: Scene) -> None:
+    """Requests a chunk and cancels it, without end, with a data stream open that it does not read."""
+    async with scene.link() as peer:
+        await peer.open_stream()
+        handle = await peer.want(scene.live.id)
+        scene.strike()
+        while scene.on:
+            numbers = [next(peer.next_request_id) for _ in range(BATCH)]
+            await peer.send(*(said for n in numbers for said in (m.Request(handle, n, n % 24), m.Cancel(n))))
+            await trio.lowlevel.checkpoint()
+
+
+@attack()
+async def goodbye_and_more(scene: Scene) -> None:
+    """Says Goodbye and goes on talking, in the same segment and after it."""
+    for number in range(20):
+        try:
+            async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
+                await peer.want(scene.live.id)
+                more = (m.Want(9, scene.title.id), m.StreamOpen(9), m.Request(0, 9, 0), m.Ping(9))
+                scene.strike()
+                await peer.send(m.Goodbye(0), *more)
+                for _ in range(20):
+                    await peer.send(*more)
+                    await trio.lowlevel.checkpoint()
+        except* PeerGone:
+            pass
+
+
+# ---- floods
+
+
+@attack()
+async def ping_flood(scene: Scene) -> None:
+    """Pings without end, each answered before the next batch."""
+    async with scene.link() as peer:
+        peer.heard = type(peer.heard)(maxlen=10)
+        await flood(scene, peer, *(m.Ping(nonce) for nonce in range(BATCH)))
+
+
+@attack(named="{name} .*one too many", ends_link=True)
+async def want_flood(scene: Scene) -> None:
+    """Subscribes to more titles than are allowed."""
+    async with scene.link() as peer:
+        scene.strike()
+        for _ in range(1100):
+            await peer.send(m.Want(next(peer.next_handle), os.urandom(32)))
+        await wait_end(peer)
+
+
+@attack(needs="fill")
+async def want_of_one_title_under_many_handles(scene: Scene) -> None:
+    """Subscribes to one title as often as handles are allowed while it is being filled: all news comes so often."""
+    async with scene.source() as peer:
+        await peer.send(*(m.Want(next(peer.next_handle), scene.title.id) for _ in range(1000)))
+        scene.strike()
+        with trio.move_on_after(2.0):
+            await serve_slowly(scene, peer)
+
+
+@attack(named="{name} .*one too many", ends_link=True)
+async def request_flood(scene: Scene) -> None:
+    """Requests more than is allowed, without a data stream."""
+    async with scene.link() as peer:
+        handle = await peer.want(scene.live.id)
+        scene.strike()
+        for _ in range(9):
+            await peer.send(*(m.Request(handle, next(peer.next_request_id), 0) for _ in range(BATCH)))
+        await wait_end(peer)
+
+
+@attack()
+async def token_flood(scene: Scene) -> None:
+    """Asks for data streams without end and opens none: more tokens than a node has for everybody."""
+    async with scene.link() as peer:
+        for sent in itertools.count():
+            if sent > 140:
+                scene.strike()
+                await trio.sleep(0.01)
+            await peer.send(*(m.StreamOpen(next(peer.next_stream_id)) for _ in range(32)))
+            while peer.tokens.statistics().current_buffer_used:
+                peer.tokens.receive_nowait()
+            await trio.lowlevel.checkpoint()
+            if not scene.on:
+                return
+
+
+@attack(needs="many", origin=False)
+async def holdings_that_flap(scene: Scene) -> None:
+    """Holds everything, then nothing, then everything of a title of thousands of chunks, without end."""
+    count, everything = scene.title.all_of_it()
+    async with scene.source() as peer:
+        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        handle = peer.handles[scene.title.id]
+        nothing = bytes(len(everything))
+        full, empty = m.Holdings(handle, True, count, everything), m.Holdings(handle, True, count, nothing)
+        await flood(scene, peer, *[empty, full] * 20)
+
+
+@attack(needs="many", origin=False)
+async def have_flood(scene: Scene) -> None:
+    """Says that it has the same four thousand chunks, without end."""
+    peer = Peer(scene.name)
+    count = scene.title.manifest.chunk_count
+    peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+    async with scene.source(peer):
+        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        handle = peer.handles[scene.title.id]
+        await flood(scene, peer, *[m.Have(handle, tuple(range(4096)))] * 20)
+
+
+@attack(needs="many", origin=False)
+async def interest_flood(scene: Scene) -> None:
+    """Shows Interest in everything and in nothing of a title of thousands of chunks; each is answered at length."""
+    count, everything = scene.title.all_of_it()
+    async with scene.source() as peer:
+        handle = await peer.want(scene.title.id)
+        nothing = bytes(len(everything))
+        await flood(scene, peer, m.Interest(handle, count, everything), m.Interest(handle, count, nothing))
+
+
+@attack(named="{name}.*read", ends_link=True)
+async def never_reads(scene: Scene) -> None:
+    """Asks and never reads an answer: what waits for it must not pile up."""
+    stream = await trio.open_tcp_stream(*scene.address)
+    try:
+        await stream.send_all(Peer(scene.name).opening())
+        data = b"".join(frame(m.Ping(nonce)) for nonce in range(BATCH))
+        scene.strike()
+        with trio.move_on_after(END_S):
+            while True:
+                await stream.send_all(data)
+    except (trio.BrokenResourceError, OSError) as error:
+        raise PeerGone(str(error)) from error
+    finally:
+        await scene.over.wait()
+        await trio.aclose_forcefully(stream)
+
+
+@attack()
+async def slots_hogged(scene: Scene) -> None:
+    """Opens data streams on many links, asks for much and reads nothing, so that all upload slots are taken."""
+    async with trio.open_nursery() as nursery:
+        ready: list[int] = []
+
+        async def hog(number: int) -> None:
+            async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
+                handle = await peer.want(scene.live.id)
+                for _ in range(4):
+                    await peer.open_stream()
+                await peer.send(*(m.Request(handle, next(peer.next_request_id), n % 24) for n in range(1000)))
+                ready.append(number)
+                await scene.over.wait()
+
+        for number in range(6):
+            nursery.start_soon(hog, number)
+        while len(ready) < 6:
+            await trio.sleep(0.01)
+        scene.strike()
+
+
+# ---- lies
+
+
+async def claim_without_end(scene: Scene, peer: Peer) -> None:
+    """Claim all chunks again and again."""
+    count = scene.title.manifest.chunk_count
+    peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+    async with scene.source(peer):
+        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        claim = m.Fetching(peer.handles[scene.title.id], tuple(range(count)))
+        scene.strike()
+        for _ in range(40):
+            await peer.send(claim)
+            await trio.sleep(0.1)
+
+
+@attack(needs="fill", named="{name} ", completes_s=1.5)
+async def claims_without_end(scene: Scene) -> None:
+    """Says again and again that it is fetching all chunks, as a member of the roster, and fetches nothing."""
+    await claim_without_end(scene, Peer(scene.name))
+
+
+@attack(needs="fill", named="{name} ", completes_s=1.5)
+async def claims_from_another_isp(scene: Scene) -> None:
+    """Says again and again that it is fetching all chunks, as a member of another ISP of the region."""
+    await claim_without_end(scene, Peer(scene.name, isp="isp-b"))
+
+
+@attack(needs="fill", named="{name} ", completes_s=1.5)
+async def claims_from_another_region(scene: Scene) -> None:
+    """Says again and again that it is fetching all chunks, as a member of another region."""
+    await claim_without_end(scene, Peer(scene.name, isp="isp-c", region="far"))
+
+
+@attack(needs="fill")
+async def slander(scene: Scene) -> None:
+    """Holds everything, serves rightly, and says all the time that the honest cache is slow."""
+    peer = Peer(scene.name)
+    peer.holds[scene.title.id] = scene.title.all_of_it()
+    async with peer.linked(scene.address), trio.open_nursery() as nursery:
+        scene.honest_helps = True
+        await scene.fill(peer)
+        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        said = m.Slow(peer.handles[scene.title.id], scene.honest)
+        nursery.start_soon(serve_slowly, scene, peer)
+        scene.strike()
+        for _ in range(40):
+            await peer.send(said)
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+@attack(needs="fill", named="{name} .*chunks", ends_link=True)
+async def holdings_of_another_count(scene: Scene) -> None:
+    """Holds a title of the same id with one chunk more."""
+    peer = Peer(scene.name)
+    peer.holds[scene.title.id] = (scene.title.manifest.chunk_count + 1, b"\xff\xff\xff\x01")
+    async with scene.source(peer):
+        scene.strike()
+        await wait_end(peer)
+
+
+@attack(needs="fill", named="{name} .*chunk count", ends_link=True)
+async def holdings_that_change_count(scene: Scene) -> None:
+    """Holds a title, and then one of the same id with fewer chunks."""
+    async with scene.source() as peer:
+        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        scene.strike()
+        await peer.send(m.Holdings(peer.handles[scene.title.id], True, 8, b"\xff"))
+        await wait_end(peer)
+
+
+@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True)
+async def slander_and_garbage(scene: Scene) -> None:
+    """Says that the honest cache is slow, and sends garbage itself."""
+    peer = Peer(scene.name)
+    peer.hook = lambda said: m.Slow(said.handle, scene.honest) if isinstance(said, m.Want) else None
+    scene.honest_helps = True
+
+    async def serve(stream: DataStream, request: m.Request, right: bytes) -> None:
+        await stream.send(answer(request, os.urandom(len(right))))
+
+    await for_each_request(scene, serve, peer)
+
+
+# ---- rules broken, one link each
+
+
+async def break_each(scene: Scene, faults: dict[str, bytes], before: bytes = b"") -> None:
+    """Send each of `faults` over a link of its own; complain of each that the node takes."""
+    for number, (what, data) in enumerate(faults.items()):
+        ended = False
+        try:
+            async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
+                await peer.send_raw(before)
+                await peer.send_raw(data)
+                scene.strike()
+                with trio.move_on_after(1.0):
+                    await peer.ended.wait()
+                ended = peer.ended.is_set()
+        except* PeerGone:
+            ended = True
+        if not ended:
+            scene.complaints.append(f"{what}: the link stays")
+
+
+@attack(named="{name}-0 failed: .*\\bPong|{name}-0 failed: .*ping", both=False)
+async def messages_out_of_place(scene: Scene) -> None:
+    """Sends, each over a link of its own, messages about what was never opened, and ids that do not grow."""
+    token = os.urandom(16)
+    faults = {
+        "Pong": m.Pong(5),
+        "Cancel": m.Cancel(99),
+        "Reject": m.Reject(99, "busy"),
+        "Holdings": m.Holdings(99, False),
+        "Have": m.Have(99, (1,)),
+        "Fetching": m.Fetching(99, (1,)),
+        "Slow": m.Slow(99, scene.honest),
+        "StreamGrant": m.StreamGrant(99, token),
+        "StreamRefuse": m.StreamRefuse(99),
+        "Unwant": m.Unwant(99),
+        "Interest": m.Interest(99, 8, b"\xff"),
+        "Request": m.Request(99, 0, 0),
+        "second Hello": Peer(scene.name).hello(),
+    }
+    pairs = {
+        "handle that shrinks": (m.Want(5, token * 2), m.Want(3, token * 2)),
+        "stream id that repeats": (m.StreamOpen(5), m.StreamOpen(5)),
+        "request before holdings": (m.Want(5, token * 2), m.Request(5, 0, 0)),
+    }
+    raw = {what: frame(said) for what, said in faults.items()}
+    raw |= {what: b"".join(map(frame, said)) for what, said in pairs.items()}
+    await break_each(scene, raw)
+
+
+@attack(named="{name}-0 failed: .*bytes")
+async def frames_that_are_none(scene: Scene) -> None:
+    """Sends frames of nested arrays, too long and empty ones, maps, and messages of the wrong types."""
+    await break_each(
+        scene,
+        {
+            "nested arrays": encode_frame(b"\x92\x04" + b"\x91" * 30_000),
+            "wide nested arrays": encode_frame(b"\x93\x04\x00" + b"\xdc\x0f\xff" + b"\x91" * 30_000),
+            "a megabyte of arrays": encode_frame(b"\x92\x03" + b"\x91" * (MIB - 2)),
+            "four gigabytes": b"\xff\xff\xff\xff" + bytes(1000),
+            "one byte too long": (MIB + 1).to_bytes(4, "big") + bytes(1000),
+            "no bytes": bytes(4),
+            "a map": encode_frame(b"\x81\x01\x02"),
+            "an extension": encode_frame(b"\xd4\x01\x02"),
+            "an array of 4 G": encode_frame(b"\x92\x04\xdd\xff\xff\xff\xff"),
+            "an unknown tag": encode_frame(b"\x92\x7f\x01"),
+            "text for a number": encode_frame(b"\x92\x0e\xa1a"),
+            "too few fields": encode_frame(b"\x91\x07"),
+            "too many fields": encode_frame(b"\x93\x0e\x01\x02"),
+            "two values": encode_frame(b"\x92\x0e\x01\x92\x0e\x02"),
+            "a negative chunk": encode_frame(b"\x94\x07\x00\x00\xff"),
+            "a bitmap without end": encode_frame(b"\x95\x03\x00\xc3\x08\xc6\xff\xff\xff\xff"),
+        },
+    )
+
+
+@attack(named="not a known message|not a valid|impossible|itself")
+async def absurd_hellos(scene: Scene) -> None:
+    """Introduces itself with absurd weights, names, hosts and versions, and as the node itself."""
+
+    def hello(node_id: bytes = b"\xa1z", weight: bytes = b"\xcb" + bytes(8), isp: bytes = b"\xa1i") -> bytes:
+        payload = b"\x98\x01" + node_id + isp + b"\xa1r\xa0\xa0\x00" + weight
+        return encode_preamble(OUR_VERSIONS) + encode_frame(payload)
+
+    one = b"\xcb\x3f\xf0" + bytes(6)
+    absurd = {
+        "weight 0": hello(),
+        "weight -1": hello(weight=b"\xcb\xbf\xf0" + bytes(6)),
+        "weight inf": hello(weight=b"\xcb\x7f\xf0" + bytes(6)),
+        "weight nan": hello(weight=b"\xcb\x7f\xf8" + bytes(6)),
+        "weight 1e300": hello(weight=b"\xcb\x7e\x37\xe4\x3c\x88\x00\x75\x9c"),
+        "no name": hello(b"\xa0", one),
+        "a path": hello(b"\xa5../..", one),
+        "a name of 300": hello(b"\xda\x01\x2c" + b"a" * 300, one),
+        "a line break": hello(b"\xa2a\n", one),
+        "control characters": hello(isp=b"\xa2\x1b[", weight=one),
+        "no UTF-8": hello(isp=b"\xa2\xff\xfe", weight=one),
+        "the node's own name": hello(b"\xa2n1", one),
+        "versions 0 to 0": b"P2FC\x00\x00" + hello(weight=one)[6:],
+        "versions 9 to 9": b"P2FC\x09\x09" + hello(weight=one)[6:],
+        "versions 2 to 1": b"P2FC\x02\x01" + hello(weight=one)[6:],
+        "another message first": encode_preamble(OUR_VERSIONS) + frame(m.Ping(1)),
+    }
+    for what, data in absurd.items():
+        scene.strike()
+        stream = await trio.open_tcp_stream(*scene.address)
+        async with stream:
+            await stream.send_all(data)
+            ended = False
+            with trio.move_on_after(1.0):
+                try:
+                    while await stream.receive_some(4096):
+                        pass
+                except trio.BrokenResourceError:
+                    pass
+                ended = True
+            if not ended:
+                scene.complaints.append(f"{what}: the link stays")
