@@ -37,10 +37,12 @@ NOISE_S = 0.5
 HONEST_MAX_S = 8.0
 STRIKE_S = 6.0
 FETCH_MAX_S = 2.0
-LINK_END_S = 3.0
 LOOK_S = 0.03
 SETTLE_S = 0.1
 """For what was sent last to be handled, before anything is looked at."""
+
+HARMLESS = {"wrong bytes", "not quarantined", "unnamed", "link stays", "incomplete", "no attack", "honest accused"}
+"""Faults after which the node is as good for the next attack as before."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MEANINGLESS = re.compile(r"connection broke|without a Goodbye|the link to it has ended")
@@ -243,7 +245,7 @@ class Arena:
             if group.subgroup(lambda e: not isinstance(e, ChildGoneError)) is not None and not case.is_dead():
                 raise
             case.fault("died", f"the node is gone; {self.log_since(case.log_at)[-1500:]}")
-        if case.faults:
+        if not case.kinds <= HARMLESS:
             self.renew()
         return Outcome(case.faults, case.figures)
 
@@ -263,8 +265,12 @@ class Case:
         self.figures: dict[str, float] = {}
         self.log_at = arena.log.stat().st_size
         self._filling = False
+        self._begun = trio.Event()
+        self._report: dict[str, Any] = {}
+        self._reasons: dict[str, None] = {}
+        """All that the node's report has said of the attacker, in order."""
+        self._accusations: dict[str, None] = {}
         self._link_ended = False
-        self._done = False
         host, port = arena.target.ready["address"]
         self.scene = Scene((host, port), title, live, f"zz-{title.manifest.name}")
         if attack.needs != "nothing":
@@ -273,6 +279,11 @@ class Case:
     def fault(self, kind: str, text: str) -> None:
         """Note something that must not be."""
         self.faults.append((kind, text))
+
+    @property
+    def kinds(self) -> set[str]:
+        """What went wrong, in a word each."""
+        return {kind for kind, _ in self.faults}
 
     def is_dead(self) -> bool:
         """Tell whether the node's process has ended."""
@@ -286,6 +297,7 @@ class Case:
             members = [*members, await self.arena._have_held(self.title)]
         await self.arena._begin(self.title, origins, members, policy=dict(self.attack.policy))
         self._filling = True
+        self._begun.set()
 
     async def run(self) -> None:
         """Attack and check."""
@@ -294,6 +306,7 @@ class Case:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_memory, before)
             nursery.start_soon(self._watch_queue)
+            nursery.start_soon(self._watch_title)
             async with trio.open_nursery() as inner:
                 inner.start_soon(self._attack)
                 inner.start_soon(self._others)
@@ -307,7 +320,6 @@ class Case:
                 await attack.run(self.scene)
             except* PeerGone:
                 self._link_ended = True
-        self._done = True
         if not self.scene.struck.is_set():
             self.fault("no attack", "the attack found nothing to strike at")
             self.scene.strike()
@@ -322,9 +334,7 @@ class Case:
             if took_s > limit_s:
                 self.fault("honest slow", f"{took_s:.2f} s, {self.arena.baseline_s:.2f} s without the attack")
             live = self.scene.live.manifest
-            said = await self.arena._honest.ask(
-                "fetch", title=live.title_id.hex(), chunk_bytes=live.chunk_length(0)
-            )
+            said = await self.arena._honest.ask("fetch", title=live.title_id.hex(), chunk_bytes=live.chunk_length(0))
             self.figures["fetch_s"] = said["took_s"]
             if said["fault"] or said["took_s"] > FETCH_MAX_S:
                 self.fault("others not served", f"{said['took_s']:.2f} s: {said['fault']}")
@@ -350,19 +360,41 @@ class Case:
             self.figures["late_s"] = said["late_s"]
             await trio.sleep(0.1)
 
+    async def _watch_title(self) -> None:
+        """Follow the attacked title: when it is live, and all that is said of the attacker meanwhile."""
+        await self._begun.wait()
+        while not self.scene.title_done.is_set():
+            await self._look_at_title()
+            await trio.sleep(LOOK_S)
+
+    async def _look_at_title(self) -> None:
+        said = await self.arena.target.ask("report", title=self.title.manifest.title_id.hex())
+        self._report = said["title"]
+        for source in self._report["sources"]:
+            if source["id"].startswith(self.scene.name) and source["reason"]:
+                self._reasons[f"{source['id']} {source['state']}: {source['reason']}"] = None
+            elif source["id"] == self.scene.honest and source["state"] != "ok" and not self.attack.may_accuse:
+                self._accusations[str(source)] = None
+        if self._report["state"] in ("live", "failed"):
+            self.figures["title_s"] = self._report["finished_at"] - self._report["started_at"]
+            self.scene.title_done.set()
+
     # ---- checks
 
     async def _check(self) -> None:
         attack, figures = self.attack, self.figures
-        report: dict[str, Any] = {}
-        if self._filling:
-            report = await self.arena._wait_live(self.title, attack.completes_s if attack.origin else 0.2)
+        if self._filling and attack.origin:
+            with trio.move_on_after(attack.completes_s):
+                await self.scene.title_done.wait()
         await trio.sleep(SETTLE_S)
+        if self._filling:
+            await self._look_at_title()
+        report = self._report
         await self._check_bytes(report)
         self._check_named(report)
         if self._filling:
-            if attack.origin and report.get("state") != "live":
-                self.fault("incomplete", f"{report.get('have_chunks')} chunks after {attack.completes_s:g} s more")
+            if attack.origin and (report["state"] != "live" or figures["title_s"] > attack.completes_s):
+                self.fault("incomplete", f"{report['have_chunks']} chunks, {figures.get('title_s', 'too many')} s")
             if report.get("state") != "live":
                 await self.arena.target.ask("withdraw", title=self.title.manifest.title_id.hex())
         figures["late_s"] = (await self.arena.target.ask("figures"))["late_s"]
@@ -408,12 +440,11 @@ class Case:
     def _check_named(self, report: dict[str, Any]) -> None:
         sources = {source["id"]: source for source in report.get("sources", [])}
         mine = [source for name, source in sources.items() if name.startswith(self.scene.name)]
-        if any(source["state"] != "ok" for name, source in sources.items() if name == self.scene.honest):
-            self.fault("honest accused", str(sources[self.scene.honest]))
+        for accusation in self._accusations:
+            self.fault("honest accused", accusation)
         if self.attack.quarantines and not any(source["state"] == "quarantined" for source in mine):
             self.fault("not quarantined", f"{mine}")
-        said = [f"{s['id']} {s['state']}: {s['reason']}" for s in mine if s["reason"]]
-        lines = [*said, *self.arena.log_since(self.log_at).splitlines()]
+        lines = [*self._reasons, *self.arena.log_since(self.log_at).splitlines()]
         evidence = [line for line in lines if not MEANINGLESS.search(line)]
         if self.attack.named is not None:
             wanted = self.attack.named.format(name=re.escape(self.scene.name))

@@ -43,6 +43,8 @@ class Scene:
     begin_fill: Callable[[list[NodeInfo]], Awaitable[None]] | None = None
     honest_helps: bool = False
     """The honest cache is to hold the attacked title too; set it before `fill`."""
+    title_done: trio.Event = field(default_factory=trio.Event)
+    """Set when the attacked title is live; never, by hand."""
     complaints: list[str] = field(default_factory=list)
     """What the attack itself saw the node do wrong."""
     struck: trio.Event = field(default_factory=trio.Event)
@@ -101,7 +103,9 @@ class Attack:
     ends_link: bool = False
     quarantines: bool = False
     completes_s: float = COMPLETE_S
-    """For the attacked title to be live."""
+    """From the beginning of the attacked title's fill to its end."""
+    may_accuse: bool = False
+    """The attack may have the honest cache taken for slow: by the rules of the vote it has the votes."""
     late_max_s: float = LATE_MAX_S
     growth_max_bytes: int = GROWTH_MAX_BYTES
     queued_max: int = 2048
@@ -119,7 +123,8 @@ def attack(**expected: object) -> Callable[[Script], Script]:
 
     def enter(script: Script) -> Script:
         name = script.__name__
-        assert name not in ATTACKS and script.__doc__, name
+        assert name not in ATTACKS
+        assert script.__doc__
         text = " ".join(script.__doc__.split())
         ATTACKS[name] = Attack(name, text, script, **expected)  # type: ignore[arg-type]
         return script

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import AsyncExitStack
 
 import trio
 import trio.lowlevel
@@ -17,6 +18,12 @@ from tests.hostile.peer import DataStream, Peer, PeerGone, answer, frame
 
 BATCH = 500
 """Messages of a flood in one segment."""
+
+TOKENS = 4500
+"""More than a node has for everybody (4096)."""
+
+CLAIMS_S = 4.0
+"""Ten times the wait after which a master that fetches nothing is passed over."""
 
 SERVE_S = 0.02
 """Between two chunks of a source that takes its time, so that a fill goes on while it is attacked."""
@@ -79,11 +86,7 @@ async def want_flaps(scene: Scene) -> None:
         while scene.on:
             handles = [next(peer.next_handle) for _ in range(BATCH)]
             await peer.send(
-                *(
-                    said
-                    for handle in handles
-                    for said in (m.Want(handle, scene.title.id), m.Unwant(handle))
-                )
+                *(said for handle in handles for said in (m.Want(handle, scene.title.id), m.Unwant(handle)))
             )
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -139,10 +142,25 @@ async def goodbye_and_more(scene: Scene) -> None:
 
 @attack()
 async def ping_flood(scene: Scene) -> None:
-    """Pings without end, each answered before the next batch."""
+    """Pings without end, as many at a time as may be unanswered."""
     async with scene.link() as peer:
         peer.heard = type(peer.heard)(maxlen=10)
-        await flood(scene, peer, *(m.Ping(nonce) for nonce in range(BATCH)))
+        scene.strike()
+        for nonce in itertools.count():
+            await peer.send(*(m.Ping(16 * nonce + place) for place in range(16)))
+            last = m.Pong(16 * nonce + 15)
+            await peer.wait_for(lambda last=last: last in peer.heard)  # type: ignore[misc]
+            if not scene.on:
+                return
+
+
+@attack(named="{name} .*[Pp]ing", ends_link=True)
+async def pings_without_waiting(scene: Scene) -> None:
+    """Sends more Pings in one segment than may be unanswered."""
+    async with scene.link() as peer:
+        scene.strike()
+        await peer.send(*(m.Ping(nonce) for nonce in range(BATCH)))
+        await wait_end(peer, END_S)
 
 
 @attack(named="{name} .*one too many", ends_link=True)
@@ -152,7 +170,7 @@ async def want_flood(scene: Scene) -> None:
         scene.strike()
         for _ in range(1100):
             await peer.send(m.Want(next(peer.next_handle), os.urandom(32)))
-        await wait_end(peer)
+        await wait_end(peer, END_S)
 
 
 @attack(needs="fill")
@@ -173,21 +191,28 @@ async def request_flood(scene: Scene) -> None:
         scene.strike()
         for _ in range(9):
             await peer.send(*(m.Request(handle, next(peer.next_request_id), 0) for _ in range(BATCH)))
-        await wait_end(peer)
+        await wait_end(peer, END_S)
 
 
 @attack()
 async def token_flood(scene: Scene) -> None:
     """Asks for data streams without end and opens none: more tokens than a node has for everybody."""
     async with scene.link() as peer:
-        for sent in itertools.count():
-            if sent > 140:
-                scene.strike()
-                await trio.sleep(0.01)
+        answered = 0
+
+        def count(said: m.Message) -> None:
+            nonlocal answered
+            answered += isinstance(said, (m.StreamGrant, m.StreamRefuse))
+
+        peer.hook = count
+        for sent in range(32, 1_000_000, 32):
             await peer.send(*(m.StreamOpen(next(peer.next_stream_id)) for _ in range(32)))
+            await peer.wait_for(lambda sent=sent: answered >= sent)  # type: ignore[misc]
             while peer.tokens.statistics().current_buffer_used:
                 peer.tokens.receive_nowait()
-            await trio.lowlevel.checkpoint()
+            if sent > TOKENS:
+                scene.strike()
+                await trio.sleep(0.01)
             if not scene.on:
                 return
 
@@ -226,25 +251,23 @@ async def interest_flood(scene: Scene) -> None:
         await flood(scene, peer, m.Interest(handle, count, everything), m.Interest(handle, count, nothing))
 
 
-@attack(named="{name}.*read", ends_link=True)
+@attack(needs="many", origin=False, named="{name}.*read", ends_link=True)
 async def never_reads(scene: Scene) -> None:
-    """Asks and never reads an answer: what waits for it must not pile up."""
-    stream = await trio.open_tcp_stream(*scene.address)
-    try:
-        await stream.send_all(Peer(scene.name).opening())
-        data = b"".join(frame(m.Ping(nonce)) for nonce in range(BATCH))
+    """Asks for holdings of thousands of chunks and never reads an answer: what waits for it must not pile up."""
+    count, everything = scene.title.all_of_it()
+    async with scene.source() as peer:
+        handle = await peer.want(scene.title.id)
+        peer.reads = False
+        data = frame(m.Interest(handle, count, everything)) * 20
         scene.strike()
-        with trio.move_on_after(END_S):
-            while True:
-                await stream.send_all(data)
-    except (trio.BrokenResourceError, OSError) as error:
-        raise PeerGone(str(error)) from error
-    finally:
-        await scene.over.wait()
-        await trio.aclose_forcefully(stream)
+        for _ in range(500):
+            await peer.send_raw(data)
+            await trio.sleep(0.002)
+        while True:
+            await peer.send_raw(data)
 
 
-@attack()
+@attack(queued_max=6 * 2048)
 async def slots_hogged(scene: Scene) -> None:
     """Opens data streams on many links, asks for much and reads nothing, so that all upload slots are taken."""
     async with trio.open_nursery() as nursery:
@@ -277,37 +300,37 @@ async def claim_without_end(scene: Scene, peer: Peer) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         claim = m.Fetching(peer.handles[scene.title.id], tuple(range(count)))
         scene.strike()
-        for _ in range(40):
-            await peer.send(claim)
-            await trio.sleep(0.1)
+        with trio.move_on_after(CLAIMS_S):
+            while not scene.title_done.is_set():
+                await peer.send(claim)
+                await trio.sleep(0.05)
 
 
-@attack(needs="fill", named="{name} ", completes_s=1.5)
+@attack(needs="fill", named="{name} ", completes_s=CLAIMS_S)
 async def claims_without_end(scene: Scene) -> None:
     """Says again and again that it is fetching all chunks, as a member of the roster, and fetches nothing."""
     await claim_without_end(scene, Peer(scene.name))
 
 
-@attack(needs="fill", named="{name} ", completes_s=1.5)
+@attack(needs="fill", named="{name} ", completes_s=CLAIMS_S)
 async def claims_from_another_isp(scene: Scene) -> None:
     """Says again and again that it is fetching all chunks, as a member of another ISP of the region."""
     await claim_without_end(scene, Peer(scene.name, isp="isp-b"))
 
 
-@attack(needs="fill", named="{name} ", completes_s=1.5)
+@attack(needs="fill", named="{name} ", completes_s=CLAIMS_S)
 async def claims_from_another_region(scene: Scene) -> None:
     """Says again and again that it is fetching all chunks, as a member of another region."""
     await claim_without_end(scene, Peer(scene.name, isp="isp-c", region="far"))
 
 
-@attack(needs="fill")
-async def slander(scene: Scene) -> None:
-    """Holds everything, serves rightly, and says all the time that the honest cache is slow."""
+async def report_slow(scene: Scene, *bystanders: Peer) -> None:
+    """Hold everything, serve rightly, and say all the time that the honest cache is slow."""
     peer = Peer(scene.name)
     peer.holds[scene.title.id] = scene.title.all_of_it()
+    scene.honest_helps = True
     async with peer.linked(scene.address), trio.open_nursery() as nursery:
-        scene.honest_helps = True
-        await scene.fill(peer)
+        await scene.fill(peer, *bystanders)
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         said = m.Slow(peer.handles[scene.title.id], scene.honest)
         nursery.start_soon(serve_slowly, scene, peer)
@@ -318,6 +341,24 @@ async def slander(scene: Scene) -> None:
         nursery.cancel_scope.cancel()
 
 
+@attack(needs="fill")
+async def slander(scene: Scene) -> None:
+    """Says all the time that the honest cache is slow, as one of four of an ISP."""
+    count = scene.title.manifest.chunk_count
+    bystanders = [Peer(f"zz-bystander-{number}") for number in range(2)]
+    async with AsyncExitStack() as stack:
+        for peer in bystanders:
+            peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+            await stack.enter_async_context(peer.linked(scene.address))
+        await report_slow(scene, *bystanders)
+
+
+@attack(needs="fill", may_accuse=True)
+async def slander_of_the_only_other(scene: Scene) -> None:
+    """Says all the time that the honest cache is slow, as the only other one of its ISP: half of all votes."""
+    await report_slow(scene)
+
+
 @attack(needs="fill", named="{name} .*chunks", ends_link=True)
 async def holdings_of_another_count(scene: Scene) -> None:
     """Holds a title of the same id with one chunk more."""
@@ -325,7 +366,7 @@ async def holdings_of_another_count(scene: Scene) -> None:
     peer.holds[scene.title.id] = (scene.title.manifest.chunk_count + 1, b"\xff\xff\xff\x01")
     async with scene.source(peer):
         scene.strike()
-        await wait_end(peer)
+        await wait_end(peer, END_S)
 
 
 @attack(needs="fill", named="{name} .*chunk count", ends_link=True)
@@ -335,20 +376,7 @@ async def holdings_that_change_count(scene: Scene) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         scene.strike()
         await peer.send(m.Holdings(peer.handles[scene.title.id], True, 8, b"\xff"))
-        await wait_end(peer)
-
-
-@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True)
-async def slander_and_garbage(scene: Scene) -> None:
-    """Says that the honest cache is slow, and sends garbage itself."""
-    peer = Peer(scene.name)
-    peer.hook = lambda said: m.Slow(said.handle, scene.honest) if isinstance(said, m.Want) else None
-    scene.honest_helps = True
-
-    async def serve(stream: DataStream, request: m.Request, right: bytes) -> None:
-        await stream.send(answer(request, os.urandom(len(right))))
-
-    await for_each_request(scene, serve, peer)
+        await wait_end(peer, END_S)
 
 
 # ---- rules broken, one link each

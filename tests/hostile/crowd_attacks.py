@@ -164,7 +164,7 @@ async def slow_loris(scene: Scene) -> None:
     await close_all(streams)
 
 
-@attack(growth_max_bytes=64 * MIB)
+@attack(growth_max_bytes=64 * MIB, late_max_s=1.0)
 async def half_open_links(scene: Scene) -> None:
     """Links under hundreds of names, more than a node keeps, and neither says nor reads anything more."""
     streams: list[trio.SocketStream] = []
@@ -188,5 +188,5 @@ async def links_that_replace_each_other(scene: Scene) -> None:
             streams.append(stream)
         if len(streams) > 100:
             await trio.aclose_forcefully(streams.pop(0))
-        await trio.sleep(0.002)
+        await trio.sleep(0.01)
     await close_all(streams)

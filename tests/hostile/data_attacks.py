@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import trio
 
@@ -16,8 +17,11 @@ from p2pfill.protocol.data import DataHeader
 from tests.hostile.attack import Scene, attack
 from tests.hostile.peer import DataStream, Peer, PeerGone, answer, raw_header
 
-END_S = 3.0
+END_S = 2.0
 """For the node to end the link with who has attacked it."""
+
+QUIET_S = 0.5
+"""A node that asks for nothing for so long has what it wants, or wants nothing of this source any more."""
 
 DRIP_S = 0.05
 SECOND_STREAM_S = 5.0
@@ -30,9 +34,9 @@ def garbage(length: int) -> bytes:
     return os.urandom(length)
 
 
-async def wait_end(peer: Peer) -> None:
+async def wait_end(peer: Peer, limit_s: float = QUIET_S) -> None:
     """Give the node time to end the link. Raises `PeerGone` when it does."""
-    with trio.move_on_after(END_S):
+    with trio.move_on_after(limit_s):
         await peer.ended.wait()
         raise PeerGone(str(peer.goodbye))
 
@@ -44,17 +48,16 @@ async def for_each_request(
     async with scene.source(peer) as linked:
         stream = await linked.next_stream()
         while True:
-            with trio.move_on_after(END_S) as waited:
+            with trio.move_on_after(QUIET_S) as waited:
                 request = await linked.next_request()
             if waited.cancelled_caught:
-                return
-            try:
+                break
+            while linked.streams.statistics().current_buffer_used:
+                stream = await linked.next_stream()
+            scene.strike()
+            with suppress(PeerGone):  # the stream alone may be over, and another one come
                 await serve(stream, request, scene.title.chunk(request.chunk))
-            except PeerGone:
-                await wait_end(linked)
-                return
-            finally:
-                scene.strike()
+        await wait_end(linked)
 
 
 def halves(data: bytes) -> tuple[bytes, bytes]:
@@ -91,8 +94,8 @@ async def second_answer_begun(scene: Scene) -> None:
 
     async def serve(stream: DataStream, request: m.Request, right: bytes) -> None:
         await stream.send(answer(request, right), raw_header(header_of(request, right)), garbage(len(right) // 2))
-        await stream.wait_end()
-        raise PeerGone
+        with trio.move_on_after(QUIET_S):
+            await stream.wait_end()
 
     await for_each_request(scene, serve)
 
@@ -121,7 +124,7 @@ async def garbage_for_all(scene: Scene) -> None:
     await for_each_request(scene, serve)
 
 
-@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True)
+@attack(needs="fill", named="{name} quarantined: ", quarantines=True)
 async def last_byte_wrong(scene: Scene) -> None:
     """Answers each request with one byte changed, the last one."""
 
@@ -134,7 +137,7 @@ async def last_byte_wrong(scene: Scene) -> None:
 # ---- headers
 
 
-def header_of(request: m.Request, payload: bytes) -> DataHeader:
+def header_of(request: m.Request, payload: bytes | memoryview) -> DataHeader:
     """Return the right header."""
     return DataHeader(request.request_id, request.chunk, len(payload))
 
@@ -149,7 +152,7 @@ async def answer_never_asked(scene: Scene) -> None:
     await for_each_request(scene, serve)
 
 
-@attack(needs="fill", both=True, named="{name} .*chunk")
+@attack(needs="fill", named="{name} .*chunk")
 async def header_of_another_chunk(scene: Scene) -> None:
     """Answers each request with the id it was asked under and the number of another chunk."""
 
@@ -160,7 +163,7 @@ async def header_of_another_chunk(scene: Scene) -> None:
     await for_each_request(scene, serve)
 
 
-@attack(needs="fill", both=True, named="{name} ")
+@attack(needs="fill", named="{name} ")
 async def bytes_of_another_chunk(scene: Scene) -> None:
     """Answers each request with the right header and the right bytes of another chunk of the same length."""
 
@@ -229,7 +232,9 @@ class TwoStreams:
                     if not self.waiting:
                         self.waiting.append(await self.peer.next_request())
                     request = self.waiting.pop(0)
-                    await self.streams[0].send(answer(request, self.scene.title.chunk(request.chunk)))
+                    right = self.scene.title.view(request.chunk)
+                    await self.streams[0].send(raw_header(header_of(request, right)))
+                    await self.streams[0].send(right)
                     # The node asks for the next one, and for the stream, once it has this one.
                     with trio.move_on_after(0.05):
                         self.streams.append(await self.peer.next_stream())
@@ -267,7 +272,7 @@ def on_two_streams(order: Callable[[TwoStreams], Pieces]) -> Callable[[Scene], A
 
 
 TWO = {"needs": "big", "both": True, "named": "{name} quarantined: ", "quarantines": True, "ends_link": True}
-TWO_MIB = {"growth_max_bytes": 64 << 20, "completes_s": 8.0, "policy": (("stall_wait_s", 0.5),)}
+TWO_MIB = {"growth_max_bytes": 256 << 20, "completes_s": 8.0, "policy": (("stall_wait_s", 0.5),)}
 
 
 @attack(**TWO, **TWO_MIB)
@@ -368,7 +373,7 @@ async def silence_in_mid_chunk(scene: Scene) -> None:
         await stream.send(answer(request, halves(right)[0], length=len(right)))
         scene.strike()
         await scene.over.wait()
-        await trio.sleep(1.0)
+        await scene.title_done.wait()
 
 
 @attack(needs="fill", named="{name} ", policy=SLOW_NOTICE, completes_s=6.0)
@@ -381,8 +386,26 @@ async def drip(scene: Scene) -> None:
         await stream.send(answer(request, b"", length=len(right)))
         scene.strike()
         for start in range(0, 2000, 20):
-            await stream.send(right[start : start + 20])
-            await trio.sleep(DRIP_S)
+            if not scene.title_done.is_set():
+                await stream.send(right[start : start + 20])
+                await trio.sleep(DRIP_S)
+
+
+@attack(needs="fill", named="{name} ", completes_s=6.0)
+async def crawl(scene: Scene) -> None:
+    """Sends the right bytes of each chunk, one chunk a second: a fill from it alone would take half a minute."""
+    async with scene.source() as peer:
+        stream = await peer.next_stream()
+        for _ in range(6):
+            request = await peer.next_request()
+            right = scene.title.chunk(request.chunk)
+            for start in range(0, len(right), len(right) // 10):
+                await stream.send(b"" if start else answer(request, b"", length=len(right)))
+                await stream.send(right[start : start + len(right) // 10])
+                await trio.sleep(0.1)
+                scene.strike()
+                if scene.title_done.is_set():
+                    return
 
 
 @attack(needs="fill", named="{name} ")

@@ -44,10 +44,10 @@ class DataStream:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
 
-    async def send(self, *parts: bytes) -> None:
+    async def send(self, *parts: bytes | memoryview) -> None:
         """Send raw bytes. Raises `PeerGone`."""
         try:
-            await self.stream.send_all(b"".join(parts))
+            await self.stream.send_all(parts[0] if len(parts) == 1 else b"".join(parts))
         except GONE as error:
             raise PeerGone(f"data stream: {error}") from error
 
@@ -89,6 +89,8 @@ class Peer:
         self.port = port
         self.holds: dict[bytes, tuple[int, bytes]] = {}
         """Title -> chunk count and bitmap, as it tells who asks."""
+        self.reads = True
+        """Once it is False, nothing more is read of the control link."""
         self.answers_pings = self.answers_wants = self.grants_streams = True
         self.hook: Callable[[m.Message], m.Message | None] = lambda message: None
         """Called with each message that comes; what it returns is sent at once."""
@@ -171,6 +173,8 @@ class Peer:
         deframer = Deframer()
         try:
             while data := await self._stream.receive_some(READ_BYTES):
+                if not self.reads:
+                    await trio.sleep_forever()
                 deframer.feed(data)
                 if deframer.poll_preamble() is not None:
                     for payload in deframer.poll_frames():
@@ -271,8 +275,10 @@ class Peer:
         await self.send(m.StreamOpen(stream_id))
         refused = m.StreamRefuse
         await self.wait_for(
-            lambda: self.tokens.statistics().current_buffer_used
-            or any(isinstance(said, refused) and said.stream_id == stream_id for said in self.heard)
+            lambda: (
+                self.tokens.statistics().current_buffer_used
+                or any(isinstance(said, refused) and said.stream_id == stream_id for said in self.heard)
+            )
         )
         try:
             token = self.tokens.receive_nowait()

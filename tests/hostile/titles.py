@@ -36,6 +36,11 @@ class Title:
         start = index * self.manifest.chunk_size
         return self.stream[start : start + self.manifest.chunk_length(index)]
 
+    def view(self, index: int) -> memoryview:
+        """Return the right bytes of a chunk without copying them."""
+        start = index * self.manifest.chunk_size
+        return memoryview(self.stream)[start : start + self.manifest.chunk_length(index)]
+
     def all_of_it(self) -> tuple[int, bytes]:
         """Return chunk count and bitmap of somebody who holds everything."""
         count = self.manifest.chunk_count
