@@ -28,15 +28,17 @@ from tests.hostile.titles import Content, Title, made_up, wrong_chunks
 
 ROOT = Path(__file__).parent.parent.parent
 HONEST_CHUNKS = 64
-BIG_CHUNKS, BIG_CHUNK = 6, 16 * 1024 * 1024
+BIG_CHUNKS, BIG_CHUNK = 8, 16 * 1024 * 1024
 MANY_CHUNKS = 16_384
 SLOWER_MAX = 1.5
 NOISE_S = 0.5
 """A fill may take so much longer whatever it took before: on a machine that others use, less says nothing."""
 
-HONEST_MAX_S = 8.0
+HONEST_MAX_S = 2.0
+ANSWER_S = 6.0
+"""For a process to answer: a node that takes longer is held up by somebody."""
+
 STRIKE_S = 6.0
-FETCH_MAX_S = 2.0
 LOOK_S = 0.03
 SETTLE_S = 0.1
 """For what was sent last to be handled, before anything is looked at."""
@@ -51,6 +53,10 @@ MEANINGLESS = re.compile(r"connection broke|without a Goodbye|the link to it has
 
 class ChildGoneError(Exception):
     """A process has ended, or does not answer."""
+
+
+class ChildStuckError(Exception):
+    """A process lives and does not answer."""
 
 
 class Child:
@@ -86,10 +92,10 @@ class Child:
             return self._read()
 
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have the process do something, and return what it says. Raises `ChildGoneError`."""
-        with trio.move_on_after(15):
+        """Have the process do something, and return what it says. Raises `ChildGoneError` and `ChildStuckError`."""
+        with trio.move_on_after(ANSWER_S):
             return await trio.to_thread.run_sync(self._ask, {"do": do, **arguments}, abandon_on_cancel=True)
-        raise ChildGoneError(f"no answer to {do!r} within 15 s")
+        raise ChildStuckError(f"no answer to {do!r} within {ANSWER_S:g} s")
 
     @property
     def memory_bytes(self) -> int:
@@ -115,6 +121,8 @@ class Outcome:
 
     faults: list[tuple[str, str]]
     figures: dict[str, float]
+    missed: str = ""
+    """Why the attack could not be made, where that is nobody's fault."""
 
     @property
     def kinds(self) -> set[str]:
@@ -239,15 +247,17 @@ class Arena:
         case = Case(self, attack, title, live)
         try:
             await case.run()
-        except ChildGoneError as error:
-            case.fault("died", f"the node is gone: {error}; {self.log_since(case.log_at)[-1500:]}")
-        except BaseExceptionGroup as group:
-            if group.subgroup(lambda e: not isinstance(e, ChildGoneError)) is not None and not case.is_dead():
+        except* ChildGoneError as group:
+            case.fault("died", f"{group.exceptions}: {self.log_since(case.log_at)[-1500:]}")
+        except* ChildStuckError as group:
+            case.fault("late", f"{group.exceptions}")
+        except* (PeerGone, OSError) as group:
+            if not case.is_dead():
                 raise
-            case.fault("died", f"the node is gone; {self.log_since(case.log_at)[-1500:]}")
+            case.fault("died", f"{group.exceptions}: {self.log_since(case.log_at)[-1500:]}")
         if not case.kinds <= HARMLESS:
             self.renew()
-        return Outcome(case.faults, case.figures)
+        return Outcome(case.faults, case.figures, case.scene.missed)
 
     def log_since(self, at: int) -> str:
         """Return what the node has logged since the log had `at` bytes."""
@@ -321,7 +331,7 @@ class Case:
             except* PeerGone:
                 self._link_ended = True
         if not self.scene.struck.is_set():
-            self.fault("no attack", "the attack found nothing to strike at")
+            self.fault("no attack", self.scene.missed or "the attack found nothing to strike at")
             self.scene.strike()
 
     async def _others(self) -> None:
@@ -336,7 +346,7 @@ class Case:
             live = self.scene.live.manifest
             said = await self.arena._honest.ask("fetch", title=live.title_id.hex(), chunk_bytes=live.chunk_length(0))
             self.figures["fetch_s"] = said["took_s"]
-            if said["fault"] or said["took_s"] > FETCH_MAX_S:
+            if said["fault"] or said["took_s"] > self.attack.fetch_max_s:
                 self.fault("others not served", f"{said['took_s']:.2f} s: {said['fault']}")
         except TimeoutError as error:
             self.fault("honest slow", str(error))

@@ -45,6 +45,8 @@ class Scene:
     """The honest cache is to hold the attacked title too; set it before `fill`."""
     title_done: trio.Event = field(default_factory=trio.Event)
     """Set when the attacked title is live; never, by hand."""
+    missed: str = ""
+    """Why the attack could not be made, where that is nobody's fault."""
     complaints: list[str] = field(default_factory=list)
     """What the attack itself saw the node do wrong."""
     struck: trio.Event = field(default_factory=trio.Event)
@@ -108,6 +110,8 @@ class Attack:
     """The attack may have the honest cache taken for slow: by the rules of the vote it has the votes."""
     late_max_s: float = LATE_MAX_S
     growth_max_bytes: int = GROWTH_MAX_BYTES
+    fetch_max_s: float = 2.0
+    """For an honest cache that opens a connection meanwhile to be sent a chunk."""
     queued_max: int = 2048
     """Requests of all remotes that may wait at the node: what one link may have outstanding."""
     policy: tuple[tuple[str, float], ...] = tuple(HASTY.items())

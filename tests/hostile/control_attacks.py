@@ -13,8 +13,8 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
 from tests.hostile.attack import MIB, Scene, attack
-from tests.hostile.data_attacks import END_S, for_each_request, wait_end
-from tests.hostile.peer import DataStream, Peer, PeerGone, answer, frame
+from tests.hostile.data_attacks import END_S, wait_end
+from tests.hostile.peer import Peer, PeerGone, answer, frame
 
 BATCH = 500
 """Messages of a flood in one segment."""
@@ -22,8 +22,11 @@ BATCH = 500
 TOKENS = 4500
 """More than a node has for everybody (4096)."""
 
-CLAIMS_S = 4.0
-"""Ten times the wait after which a master that fetches nothing is passed over."""
+NEVER_READS_S = 2.5
+"""Long enough for several times as much as may wait for a remote."""
+
+CLAIMS_S = 2.0
+"""Six times the wait after which a master that fetches nothing is passed over."""
 
 SERVE_S = 0.02
 """Between two chunks of a source that takes its time, so that a fill goes on while it is attacked."""
@@ -219,14 +222,20 @@ async def token_flood(scene: Scene) -> None:
 
 @attack(needs="many", origin=False)
 async def holdings_that_flap(scene: Scene) -> None:
-    """Holds everything, then nothing, then everything of a title of thousands of chunks, without end."""
+    """Holds everything, then nothing, then everything of a title of thousands of chunks, without end, on two links."""
     count, everything = scene.title.all_of_it()
-    async with scene.source() as peer:
+
+    async def flap(peer: Peer) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
-        handle = peer.handles[scene.title.id]
-        nothing = bytes(len(everything))
+        handle, nothing = peer.handles[scene.title.id], bytes(len(everything))
         full, empty = m.Holdings(handle, True, count, everything), m.Holdings(handle, True, count, nothing)
         await flood(scene, peer, *[empty, full] * 20)
+
+    other = Peer(f"{scene.name}-2")
+    other.holds[scene.title.id] = count, everything
+    async with other.linked(scene.address), scene.source() as peer, trio.open_nursery() as nursery:
+        nursery.start_soon(flap, other)
+        nursery.start_soon(flap, peer)
 
 
 @attack(needs="many", origin=False)
@@ -243,12 +252,18 @@ async def have_flood(scene: Scene) -> None:
 
 @attack(needs="many", origin=False)
 async def interest_flood(scene: Scene) -> None:
-    """Shows Interest in everything and in nothing of a title of thousands of chunks; each is answered at length."""
+    """Shows Interest in everything and nothing by turns, on three links; each is answered with all holdings."""
     count, everything = scene.title.all_of_it()
-    async with scene.source() as peer:
-        handle = await peer.want(scene.title.id)
-        nothing = bytes(len(everything))
-        await flood(scene, peer, m.Interest(handle, count, everything), m.Interest(handle, count, nothing))
+
+    async def show(number: int) -> None:
+        async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
+            handle = await peer.want(scene.title.id)
+            nothing = bytes(len(everything))
+            await flood(scene, peer, *[m.Interest(handle, count, some) for some in (everything, nothing)])
+
+    async with scene.source(), trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(show, number)
 
 
 @attack(needs="many", origin=False, named="{name}.*read", ends_link=True)
@@ -259,12 +274,12 @@ async def never_reads(scene: Scene) -> None:
         handle = await peer.want(scene.title.id)
         peer.reads = False
         data = frame(m.Interest(handle, count, everything)) * 20
-        scene.strike()
-        for _ in range(500):
-            await peer.send_raw(data)
-            await trio.sleep(0.002)
-        while True:
-            await peer.send_raw(data)
+        with trio.move_on_after(NEVER_READS_S):
+            while True:
+                await peer.send_raw(data)
+                # So slowly that nothing else is late: this is about what piles up.
+                await trio.sleep(0.002)
+                scene.strike()
 
 
 @attack(queued_max=6 * 2048)
@@ -453,6 +468,15 @@ async def frames_that_are_none(scene: Scene) -> None:
             "a bitmap without end": encode_frame(b"\x95\x03\x00\xc3\x08\xc6\xff\xff\xff\xff"),
         },
     )
+
+
+@attack(named="link with {name} failed: .*Pong")
+async def fault_beside_the_hello(scene: Scene) -> None:
+    """Breaks a rule in the segment in which it introduces itself."""
+    peer = Peer(scene.name)
+    async with peer.linked(scene.address, peer.opening() + frame(m.Pong(5))):
+        scene.strike()
+        await wait_end(peer, END_S)
 
 
 @attack(named="not a known message|not a valid|impossible|itself")

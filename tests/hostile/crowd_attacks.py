@@ -122,7 +122,8 @@ async def says_more_on_a_data_stream(scene: Scene) -> None:
                 await trio.sleep(0.005)
 
 
-@attack(growth_max_bytes=64 * MIB)
+# Who comes meanwhile stands behind all of them in the kernel's queue.
+@attack(growth_max_bytes=64 * MIB, fetch_max_s=8.0)
 async def crowd(scene: Scene) -> None:
     """Opens thousands of connections that say nothing, or the beginning of something."""
     begun = [b"", b"P", b"P2FC", b"P2FC\x01\x01", b"P2FC\x01\x01\0\0\0\x40", b"P2FD", b"P2FD\x01\0\0\0", b"GET / HTTP"]

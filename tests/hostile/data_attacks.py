@@ -20,10 +20,14 @@ from tests.hostile.peer import DataStream, Peer, PeerGone, answer, raw_header
 END_S = 2.0
 """For the node to end the link with who has attacked it."""
 
-QUIET_S = 0.5
+QUIET_S = 0.3
 """A node that asks for nothing for so long has what it wants, or wants nothing of this source any more."""
 
 DRIP_S = 0.05
+
+CHECKED_S = 0.1
+"""For a chunk of 16 MiB to be written and checked."""
+
 SECOND_STREAM_S = 5.0
 SLOW_NOTICE = (("stall_wait_s", 0.5), ("request_timeout_s", 2.5))
 """A policy under which a chunk of which a byte comes now and then is not silent: progress is told each second."""
@@ -78,7 +82,7 @@ async def second_answer_good_then_garbage(scene: Scene) -> None:
     await for_each_request(scene, serve)
 
 
-@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True)
+@attack(needs="fill", named="{name} quarantined: ", quarantines=True)
 async def second_answer_garbage_then_good(scene: Scene) -> None:
     """Answers each request twice in one segment: wrong bytes, then the right ones."""
 
@@ -100,7 +104,7 @@ async def second_answer_begun(scene: Scene) -> None:
     await for_each_request(scene, serve)
 
 
-@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True, ends_link=True)
+@attack(needs="fill", named="{name} quarantined: ", quarantines=True, ends_link=True)
 async def second_answer_later(scene: Scene) -> None:
     """Answers all requests rightly and, when the title is nearly there, the first ones once more with garbage."""
     answered: list[m.Request] = []
@@ -142,7 +146,7 @@ def header_of(request: m.Request, payload: bytes | memoryview) -> DataHeader:
     return DataHeader(request.request_id, request.chunk, len(payload))
 
 
-@attack(needs="fill", both=True, named="{name} .*never made|never used|{name}.*not asked")
+@attack(needs="fill", named="{name} .*never made|never used|{name}.*not asked")
 async def answer_never_asked(scene: Scene) -> None:
     """Answers a request that was never made, for a chunk that is missing, before each right answer."""
 
@@ -249,7 +253,7 @@ class TwoStreams:
 
 
 Pieces = Iterator[tuple[int, bytes]]
-"""What is sent in which order: number of the stream, bytes."""
+"""What is sent in which order: number of the stream, bytes; none for a pause in which a chunk may be checked."""
 
 
 def on_two_streams(order: Callable[[TwoStreams], Pieces]) -> Callable[[Scene], Awaitable[None]]:
@@ -259,10 +263,13 @@ def on_two_streams(order: Callable[[TwoStreams], Pieces]) -> Callable[[Scene], A
         async with scene.source() as peer:
             two = TwoStreams(scene, peer)
             if not await two.make():
+                scene.missed = "the node took the source for slow and opened no second stream"
                 return
             try:
                 for number, data in order(two):
                     await two.streams[number].send(data)
+                    if not data:
+                        await trio.sleep(CHECKED_S)
             finally:
                 scene.strike()
             await wait_end(peer)
@@ -271,7 +278,7 @@ def on_two_streams(order: Callable[[TwoStreams], Pieces]) -> Callable[[Scene], A
     return script
 
 
-TWO = {"needs": "big", "both": True, "named": "{name} quarantined: ", "quarantines": True, "ends_link": True}
+TWO = {"needs": "big", "named": "{name} quarantined: ", "quarantines": True, "ends_link": True}
 TWO_MIB = {"growth_max_bytes": 256 << 20, "completes_s": 8.0, "policy": (("stall_wait_s", 0.5),)}
 
 
@@ -296,7 +303,7 @@ def second_answer_crosswise(two: TwoStreams) -> Pieces:
     yield 1, answer(first, garbage(len(two.right(first))))
 
 
-@attack(**TWO, **TWO_MIB)
+@attack(both=True, **TWO, **TWO_MIB)
 @on_two_streams
 def second_answer_interleaved(two: TwoStreams) -> Pieces:
     """Answers one request on two streams at once, slice by slice: the right bytes and garbage."""
@@ -307,8 +314,20 @@ def second_answer_interleaved(two: TwoStreams) -> Pieces:
     yield 1, answer(first, b"", length=len(right))
     step = 1 << 20
     for start in range(0, len(right), step):
-        yield 1, wrong[start : start + step]
         yield 0, right[start : start + step]
+        yield 1, wrong[start : start + step]
+
+
+@attack(both=True, **TWO, **TWO_MIB)
+@on_two_streams
+def second_answer_announced_first(two: TwoStreams) -> Pieces:
+    """Sends the header of a second answer on one stream, the right answer on the other, and then the garbage."""
+    first = two.waiting[0]
+    right = two.right(first)
+    yield 1, answer(first, b"", length=len(right))
+    yield 0, answer(first, right)
+    yield 1, b""
+    yield 1, garbage(len(right))
 
 
 # ---- what comes late, or not at all
@@ -327,7 +346,7 @@ async def let_cancel(scene: Scene, peer: Peer, first: bytes = b"") -> tuple[Data
     return stream, requests
 
 
-@attack(needs="fill", both=True, named="{name} .*in time")
+@attack(needs="fill", named="{name} .*in time")
 async def answer_after_cancel(scene: Scene) -> None:
     """Answers with garbage what was cancelled, when others have delivered it: late, but not forbidden."""
     async with scene.source() as peer:
@@ -339,7 +358,7 @@ async def answer_after_cancel(scene: Scene) -> None:
         await trio.sleep(0.2)
 
 
-@attack(needs="fill", both=True, named="{name} quarantined: ", quarantines=True, ends_link=True)
+@attack(needs="fill", named="{name} quarantined: ", quarantines=True, ends_link=True)
 async def answer_twice_after_cancel(scene: Scene) -> None:
     """Answers with garbage what was cancelled, and once more."""
     async with scene.source() as peer:
@@ -391,12 +410,12 @@ async def drip(scene: Scene) -> None:
                 await trio.sleep(DRIP_S)
 
 
-@attack(needs="fill", named="{name} ", completes_s=6.0)
+@attack(needs="fill", named="{name} ", policy=SLOW_NOTICE, completes_s=3.5)
 async def crawl(scene: Scene) -> None:
     """Sends the right bytes of each chunk, one chunk a second: a fill from it alone would take half a minute."""
     async with scene.source() as peer:
         stream = await peer.next_stream()
-        for _ in range(6):
+        for _ in range(4):
             request = await peer.next_request()
             right = scene.title.chunk(request.chunk)
             for start in range(0, len(right), len(right) // 10):

@@ -23,6 +23,8 @@ from p2pfill.protocol.data import PREFACE_BYTES, DataHeader, decode_preface, enc
 from p2pfill.protocol.framing import OUR_VERSIONS, Deframer, encode_frame, encode_preamble
 
 READ_BYTES = 256 * 1024
+HANDSHAKE_S = 5.0
+FIRST_NONCE = m.U32_MAX
 HEARD_MAX = 10_000
 """Messages that are kept for scripts to look at."""
 
@@ -134,8 +136,12 @@ class Peer:
             await self.send_raw(self.opening() if hello is None else hello)
             nursery.start_soon(self._read)
             try:
-                with trio.move_on_after(5):
+                with trio.move_on_after(HANDSHAKE_S):
                     await self.met.wait()
+                    if hello is None:
+                        # Once this is answered, the node has taken in the Hello and knows who breaks its rules.
+                        await self.send(m.Ping(FIRST_NONCE))
+                        await self.wait_for(lambda: m.Pong(FIRST_NONCE) in self.heard)
                 yield self
             finally:
                 with trio.move_on_after(0.2) as farewell, suppress(PeerGone):

@@ -69,7 +69,7 @@ class Target:
 
     async def withdraw(self, title: str) -> dict[str, Any]:
         """Fill a title no more."""
-        self.fillings.pop(title).withdraw()
+        self.fillings[title].withdraw()
         return {}
 
     async def mark(self) -> dict[str, Any]:
