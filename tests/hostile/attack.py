@@ -9,6 +9,7 @@ from typing import Literal
 
 import trio
 
+from p2pfill.model.manifest import Integrity
 from p2pfill.model.node import NodeInfo
 from tests.hostile.peer import Peer
 from tests.hostile.titles import Title
@@ -99,6 +100,8 @@ class Attack:
     thousands of chunks that nobody has, or nothing."""
     both: bool = False
     """It matters whether BLAKE3 is checked: run with and without."""
+    integrity: Integrity = "blake3"
+    """Where it is run once."""
     named: str | None = None
     """What the node's log or its report says of it, as a regular expression; None where no rule is broken and nothing
     but the bounds is to be seen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from contextlib import AsyncExitStack
 
@@ -32,13 +31,12 @@ SERVE_S = 0.02
 """Between two chunks of a source that takes its time, so that a fill goes on while it is attacked."""
 
 
-async def flood(scene: Scene, peer: Peer, *messages: m.Message, pause_s: float = 0.0) -> None:
-    """Send the same messages again and again until all is over."""
+async def flood(scene: Scene, peer: Peer, *messages: m.Message) -> None:
+    """Send the same messages again and again, as fast as the node takes them, until all is over."""
     data = b"".join(map(frame, messages))
     scene.strike()
     while scene.on:
-        await peer.send_raw(data)
-        await trio.sleep(pause_s)
+        await peer.send_and_wait(data)
 
 
 async def serve_slowly(scene: Scene, peer: Peer) -> None:
@@ -126,7 +124,7 @@ async def request_and_cancel(scene: Scene) -> None:
 @attack()
 async def goodbye_and_more(scene: Scene) -> None:
     """Says Goodbye and goes on talking, in the same segment and after it."""
-    for number in range(20):
+    for number in range(8):
         try:
             async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
                 await peer.want(scene.live.id)
@@ -147,14 +145,7 @@ async def goodbye_and_more(scene: Scene) -> None:
 async def ping_flood(scene: Scene) -> None:
     """Pings without end, as many at a time as may be unanswered."""
     async with scene.link() as peer:
-        peer.heard = type(peer.heard)(maxlen=10)
-        scene.strike()
-        for nonce in itertools.count():
-            await peer.send(*(m.Ping(16 * nonce + place) for place in range(16)))
-            last = m.Pong(16 * nonce + 15)
-            await peer.wait_for(lambda last=last: last in peer.heard)  # type: ignore[misc]
-            if not scene.on:
-                return
+        await flood(scene, peer, *(m.Ping(nonce) for nonce in range(1 << 20, (1 << 20) + 15)))
 
 
 @attack(named="{name} .*[Pp]ing", ends_link=True)
@@ -181,9 +172,12 @@ async def want_of_one_title_under_many_handles(scene: Scene) -> None:
     """Subscribes to one title as often as handles are allowed while it is being filled: all news comes so often."""
     async with scene.source() as peer:
         await peer.send(*(m.Want(next(peer.next_handle), scene.title.id) for _ in range(1000)))
-        scene.strike()
-        with trio.move_on_after(2.0):
-            await serve_slowly(scene, peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_slowly, scene, peer)
+            scene.strike()
+            with trio.move_on_after(END_S):
+                await scene.title_done.wait()
+            nursery.cancel_scope.cancel()
 
 
 @attack(named="{name} .*one too many", ends_link=True)
@@ -247,7 +241,7 @@ async def have_flood(scene: Scene) -> None:
     async with scene.source(peer):
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         handle = peer.handles[scene.title.id]
-        await flood(scene, peer, *[m.Have(handle, tuple(range(4096)))] * 20)
+        await flood(scene, peer, *[m.Have(handle, tuple(range(4096)))] * 5)
 
 
 @attack(needs="many", origin=False)
@@ -259,7 +253,7 @@ async def interest_flood(scene: Scene) -> None:
         async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
             handle = await peer.want(scene.title.id)
             nothing = bytes(len(everything))
-            await flood(scene, peer, *[m.Interest(handle, count, some) for some in (everything, nothing)])
+            await flood(scene, peer, *[m.Interest(handle, count, some) for some in (everything, nothing)] * 20)
 
     async with scene.source(), trio.open_nursery() as nursery:
         for number in range(3):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+import struct
 from contextlib import suppress
 
 import trio
+import trio.lowlevel
 
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import encode_preface
 from tests.hostile.attack import MIB, Scene, attack
 from tests.hostile.peer import GONE, Peer, PeerGone, answer, frame
 
-CROWD = 3000
+CROWD = 2000
+CONNECT_S = 5.0
 LINKS = 600
 """More than a node keeps (512)."""
 
@@ -21,20 +25,42 @@ TAKEN_CHUNKS = 64
 """What the stranger says that the titles of the one whose name it takes have."""
 
 
-async def connect(scene: Scene, first: bytes) -> trio.SocketStream | None:
-    """Open a connection that begins with `first`; None where the node does not want it."""
-    try:
-        stream = await trio.open_tcp_stream(*scene.address)
-        await stream.send_all(first)
-    except GONE:
-        return None
-    return stream
+class Crowd:
+    """Connections that are all dropped at the end of the block. Plain sockets: making them must cost little."""
 
+    def __init__(self, scene: Scene) -> None:
+        self._address = scene.address
+        self.sockets: list[socket.socket] = []
 
-async def close_all(streams: list[trio.SocketStream]) -> None:
-    """Drop connections."""
-    for stream in streams:
-        await trio.aclose_forcefully(stream)
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.sockets:
+            self.drop()
+
+    async def connect(self, first: bytes) -> None:
+        """Open a connection that begins with `first`, unless the node does not want it."""
+        sock = socket.socket()
+        self.sockets.append(sock)
+        sock.settimeout(CONNECT_S)
+        with suppress(OSError):
+            sock.connect(self._address)
+            sock.sendall(first)
+        await trio.lowlevel.checkpoint()
+
+    def say(self, what: bytes) -> None:
+        """Send something on each of them."""
+        for sock in self.sockets:
+            with suppress(OSError):
+                sock.sendall(what)
+
+    def drop(self) -> None:
+        """Reset the oldest connection."""
+        sock = self.sockets.pop(0)
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
 
 
 @attack(growth_max_bytes=64 * MIB)
@@ -72,25 +98,24 @@ async def takeover(scene: Scene) -> None:
 @attack()
 async def takeover_in_silence(scene: Scene) -> None:
     """Says Hello in the name of an honest source that is linked, many times, and nothing more."""
-    streams: list[trio.SocketStream] = []
     opening = Peer(scene.honest, port=1).opening()
-    while scene.on and len(streams) < 300:
-        if (stream := await connect(scene, opening)) is not None:
-            streams.append(stream)
-        if len(streams) == 5:
-            scene.strike()
-        await trio.sleep(0.005)
-    await scene.over.wait()
-    await close_all(streams)
+    with Crowd(scene) as crowd:
+        while scene.on:
+            if len(crowd.sockets) < 300:
+                await crowd.connect(opening)
+            if len(crowd.sockets) == 5:
+                scene.strike()
+            await trio.sleep(0.005)
 
 
 @attack(named="connection was refused: .*token")
 async def tokens_guessed(scene: Scene) -> None:
     """Opens data streams with tokens that nobody has issued."""
-    scene.strike()
-    while scene.on:
-        streams = [await connect(scene, encode_preface(os.urandom(16))) for _ in range(20)]
-        await close_all([stream for stream in streams if stream is not None])
+    with Crowd(scene) as crowd:
+        scene.strike()
+        while scene.on:
+            await crowd.connect(encode_preface(os.urandom(16)))
+            await trio.sleep(0.001)
 
 
 @attack(named="connection was refused: .*token")
@@ -99,7 +124,7 @@ async def token_used_twice(scene: Scene) -> None:
     async with scene.link() as peer:
         await peer.send(m.StreamOpen(next(peer.next_stream_id)))
         token = await peer.tokens.receive()
-        first = await peer.connect(encode_preface(token))
+        await peer.connect(encode_preface(token))
         second = await peer.connect(encode_preface(token))
         scene.strike()
         ended = False
@@ -107,7 +132,6 @@ async def token_used_twice(scene: Scene) -> None:
             ended = not await second.receive_some(1)
         if not ended:
             scene.complaints.append("the second stream stays open")
-        await close_all([first, second])
 
 
 @attack(named="upload broke off")
@@ -127,67 +151,63 @@ async def says_more_on_a_data_stream(scene: Scene) -> None:
 async def crowd(scene: Scene) -> None:
     """Opens thousands of connections that say nothing, or the beginning of something."""
     begun = [b"", b"P", b"P2FC", b"P2FC\x01\x01", b"P2FC\x01\x01\0\0\0\x40", b"P2FD", b"P2FD\x01\0\0\0", b"GET / HTTP"]
-    streams: list[trio.SocketStream] = []
-    for number in range(CROWD):
-        if (stream := await connect(scene, begun[number % len(begun)])) is not None:
-            streams.append(stream)
-        if number == 500:
-            scene.strike()
-    await close_all(streams)
+    with Crowd(scene) as strangers:
+        for number in range(CROWD):
+            await strangers.connect(begun[number % len(begun)])
+            if number == 500:
+                scene.strike()
+        await scene.over.wait()
 
 
 @attack()
 async def connections_that_come_and_go(scene: Scene) -> None:
     """Connects and resets the connection, before, in and after its Hello, without end."""
-    opening = Peer(scene.name).opening()
-    scene.strike()
-    for number in itertools.count():
-        if not scene.on:
-            return
-        if (stream := await connect(scene, opening[: (0, 3, 20, len(opening))[number % 4]])) is not None:
-            await trio.aclose_forcefully(stream)
+    opening = Peer(scene.name, port=1).opening()
+    with Crowd(scene) as strangers:
+        scene.strike()
+        for number in itertools.count():
+            if not scene.on:
+                return
+            await strangers.connect(opening[: (0, 3, 20, len(opening))[number % 4]])
+            strangers.drop()
+            await trio.sleep(0.002)
 
 
 @attack()
 async def slow_loris(scene: Scene) -> None:
     """Sends preamble and Hello one byte at a time, on two hundred connections."""
-    opening = Peer(scene.name).opening()
-    streams = [stream for _ in range(200) if (stream := await connect(scene, b"")) is not None]
-    scene.strike()
-    for place in range(len(opening) - 1):
-        if not scene.on:
-            break
-        for stream in streams:
-            with suppress(*GONE):
-                await stream.send_all(opening[place : place + 1])
-        await trio.sleep(0.02)
-    await scene.over.wait()
-    await close_all(streams)
+    opening = Peer(scene.name, port=1).opening()
+    with Crowd(scene) as strangers:
+        for _ in range(200):
+            await strangers.connect(b"")
+        scene.strike()
+        for place in range(len(opening) - 1):
+            strangers.say(opening[place : place + 1])
+            if not scene.on:
+                return
+            await trio.sleep(0.05)
+        await scene.over.wait()
 
 
 @attack(growth_max_bytes=64 * MIB, late_max_s=1.0)
 async def half_open_links(scene: Scene) -> None:
     """Links under hundreds of names, more than a node keeps, and neither says nor reads anything more."""
-    streams: list[trio.SocketStream] = []
-    for number in range(LINKS):
-        if (stream := await connect(scene, Peer(f"{scene.name}-{number}", port=1).opening())) is not None:
-            streams.append(stream)
-        if number == 100:
-            scene.strike()
-    await scene.over.wait()
-    await close_all(streams)
+    with Crowd(scene) as strangers:
+        for number in range(LINKS):
+            await strangers.connect(Peer(f"{scene.name}-{number}", port=1).opening())
+            if number == 100:
+                scene.strike()
+        await scene.over.wait()
 
 
 @attack()
 async def links_that_replace_each_other(scene: Scene) -> None:
     """Links again and again under one name, its own, each time with the last link still open."""
-    streams: list[trio.SocketStream] = []
     hello = Peer(scene.name, port=1)
-    scene.strike()
-    while scene.on:
-        if (stream := await connect(scene, hello.opening() + frame(m.Want(0, scene.live.id)))) is not None:
-            streams.append(stream)
-        if len(streams) > 100:
-            await trio.aclose_forcefully(streams.pop(0))
-        await trio.sleep(0.01)
-    await close_all(streams)
+    with Crowd(scene) as strangers:
+        scene.strike()
+        while scene.on:
+            await strangers.connect(hello.opening() + frame(m.Want(0, scene.live.id)))
+            if len(strangers.sockets) > 100:
+                strangers.drop()
+            await trio.sleep(0.01)

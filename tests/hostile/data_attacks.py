@@ -29,7 +29,7 @@ CHECKED_S = 0.1
 """For a chunk of 16 MiB to be written and checked."""
 
 SECOND_STREAM_S = 5.0
-SLOW_NOTICE = (("stall_wait_s", 0.5), ("request_timeout_s", 2.5))
+SLOW_NOTICE = (("stall_wait_s", 0.5), ("request_timeout_s", 1.6))
 """A policy under which a chunk of which a byte comes now and then is not silent: progress is told each second."""
 
 
@@ -227,26 +227,36 @@ class TwoStreams:
 
     async def make(self) -> bool:
         """Return whether the node has opened a second stream and waits for two chunks at least."""
-        self.streams.append(await self.peer.next_stream())
-        with trio.move_on_after(SECOND_STREAM_S):
-            while len(self.streams) < 2:
-                while len(self.waiting) < 3 and self.peer.requests.statistics().current_buffer_used:
-                    self.waiting.append(await self.peer.next_request())
-                if not self.peer.streams.statistics().current_buffer_used:
-                    if not self.waiting:
-                        self.waiting.append(await self.peer.next_request())
-                    request = self.waiting.pop(0)
-                    right = self.scene.title.view(request.chunk)
-                    await self.streams[0].send(raw_header(header_of(request, right)))
-                    await self.streams[0].send(right)
-                    # The node asks for the next one, and for the stream, once it has this one.
-                    with trio.move_on_after(0.05):
-                        self.streams.append(await self.peer.next_stream())
-                else:
-                    self.streams.append(await self.peer.next_stream())
-            while len(self.waiting) < 2:
-                self.waiting.append(await self.peer.next_request())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_up, nursery.cancel_scope)
+            await self._make()
+            nursery.cancel_scope.cancel()
         return len(self.streams) == 2 and len(self.waiting) >= 2
+
+    async def _give_up(self, scope: trio.CancelScope) -> None:
+        with trio.move_on_after(SECOND_STREAM_S):
+            await self.scene.title_done.wait()
+        scope.cancel()
+
+    async def _make(self) -> None:
+        self.streams.append(await self.peer.next_stream())
+        while len(self.streams) < 2:
+            while len(self.waiting) < 3 and self.peer.requests.statistics().current_buffer_used:
+                self.waiting.append(await self.peer.next_request())
+            if not self.peer.streams.statistics().current_buffer_used:
+                if not self.waiting:
+                    self.waiting.append(await self.peer.next_request())
+                request = self.waiting.pop(0)
+                right = self.scene.title.view(request.chunk)
+                await self.streams[0].send(raw_header(header_of(request, right)))
+                await self.streams[0].send(right)
+                # The node asks for the next one, and for the stream, once it has this one.
+                with trio.move_on_after(0.05):
+                    self.streams.append(await self.peer.next_stream())
+            else:
+                self.streams.append(await self.peer.next_stream())
+        while len(self.waiting) < 2:
+            self.waiting.append(await self.peer.next_request())
 
     def right(self, request: m.Request) -> bytes:
         return self.scene.title.chunk(request.chunk)
@@ -278,7 +288,7 @@ def on_two_streams(order: Callable[[TwoStreams], Pieces]) -> Callable[[Scene], A
     return script
 
 
-TWO = {"needs": "big", "named": "{name} quarantined: ", "quarantines": True, "ends_link": True}
+TWO = {"needs": "big", "integrity": "xxh3", "named": "{name} quarantined: ", "quarantines": True, "ends_link": True}
 TWO_MIB = {"growth_max_bytes": 256 << 20, "completes_s": 8.0, "policy": (("stall_wait_s", 0.5),)}
 
 
@@ -410,12 +420,12 @@ async def drip(scene: Scene) -> None:
                 await trio.sleep(DRIP_S)
 
 
-@attack(needs="fill", named="{name} ", policy=SLOW_NOTICE, completes_s=3.5)
+@attack(needs="fill", named="{name} ", policy=SLOW_NOTICE, completes_s=3.0)
 async def crawl(scene: Scene) -> None:
     """Sends the right bytes of each chunk, one chunk a second: a fill from it alone would take half a minute."""
     async with scene.source() as peer:
         stream = await peer.next_stream()
-        for _ in range(4):
+        for _ in range(3):
             request = await peer.next_request()
             right = scene.title.chunk(request.chunk)
             for start in range(0, len(right), len(right) // 10):

@@ -24,8 +24,9 @@ from p2pfill.protocol.framing import OUR_VERSIONS, Deframer, encode_frame, encod
 
 READ_BYTES = 256 * 1024
 HANDSHAKE_S = 5.0
+FAREWELL_S = 0.2
 FIRST_NONCE = m.U32_MAX
-HEARD_MAX = 10_000
+HEARD_MAX = 2000
 """Messages that are kept for scripts to look at."""
 
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
@@ -97,6 +98,7 @@ class Peer:
         self.hook: Callable[[m.Message], m.Message | None] = lambda message: None
         """Called with each message that comes; what it returns is sent at once."""
         self.heard: deque[m.Message] = deque(maxlen=HEARD_MAX)
+        self.last_pong: m.Pong | None = None
         self.told: dict[int, m.Holdings] = {}
         """Handle of ours -> the holdings that the node told last."""
         self.handles: dict[bytes, int] = {}
@@ -111,9 +113,11 @@ class Peer:
         self._requests, self.requests = trio.open_memory_channel[m.Request](100_000)
         self._streams, self.streams = trio.open_memory_channel[DataStream](10_000)
         self._tokens, self.tokens = trio.open_memory_channel[bytes](100_000)
+        self._nonces = itertools.count()
         self._news = trio.Event()
         self._turn = trio.Lock()
         self._address = ("", 0)
+        self._opened: list[trio.SocketStream] = []
 
     @property
     def info(self) -> NodeInfo:
@@ -127,28 +131,41 @@ class Peer:
         At the end it says Goodbye, so that nobody is told off for leaving.
         """
         self._address = address
-        async with trio.open_nursery() as nursery:
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            if self.port is None:
-                self.port = listeners[0].socket.getsockname()[1]
-            nursery.start_soon(trio.serve_listeners, self._take_stream, listeners)
-            self._stream = await trio.open_tcp_stream(*address)
-            await self.send_raw(self.opening() if hello is None else hello)
-            nursery.start_soon(self._read)
-            try:
-                with trio.move_on_after(HANDSHAKE_S):
-                    await self.met.wait()
-                    if hello is None:
-                        # Once this is answered, the node has taken in the Hello and knows who breaks its rules.
-                        await self.send(m.Ping(FIRST_NONCE))
-                        await self.wait_for(lambda: m.Pong(FIRST_NONCE) in self.heard)
-                yield self
-            finally:
-                with trio.move_on_after(0.2) as farewell, suppress(PeerGone):
-                    farewell.shield = True
-                    await self.send(m.Goodbye(0))
-                await trio.aclose_forcefully(self._stream)
-                nursery.cancel_scope.cancel()
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        if self.port is None:
+            self.port = listeners[0].socket.getsockname()[1]
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.serve_listeners, self._take_stream, listeners)
+                self._stream = await trio.open_tcp_stream(*address)
+                self._opened.append(self._stream)
+                nursery.start_soon(self._read)
+                await self._introduce(hello)
+                try:
+                    yield self
+                finally:
+                    with trio.move_on_after(FAREWELL_S) as farewell, suppress(PeerGone):
+                        farewell.shield = True
+                        await self.send(m.Goodbye(0))
+                    nursery.cancel_scope.cancel()
+        finally:
+            for opened in (*self._opened, *listeners):
+                await trio.aclose_forcefully(opened)
+
+    async def _introduce(self, hello: bytes | None) -> None:
+        await self.send_raw(self.opening() if hello is None else hello)
+        with trio.move_on_after(HANDSHAKE_S):
+            await self.met.wait()
+            if hello is None:
+                # Once this is answered, the node has taken in the Hello and knows who breaks its rules.
+                await self.send(m.Ping(FIRST_NONCE))
+                await self.wait_for(lambda: self.last_pong)
+
+    async def send_and_wait(self, data: bytes) -> None:
+        """Send raw bytes, and wait until the node has got so far: it is never more behind than by these."""
+        nonce = next(self._nonces)
+        await self.send_raw(data + frame(m.Ping(nonce)))
+        await self.wait_for(lambda: m.Pong(nonce) == self.last_pong)
 
     def opening(self) -> bytes:
         """Return preamble and Hello."""
@@ -210,6 +227,8 @@ class Peer:
                 self.goodbye = message
             case m.Ping(nonce) if self.answers_pings:
                 await self.send(m.Pong(nonce))
+            case m.Pong():
+                self.last_pong = message
             case m.Want(handle, title_id):
                 self.handles[title_id], self.titles[handle] = handle, title_id
                 if self.answers_wants:
@@ -296,6 +315,7 @@ class Peer:
         """Open a TCP connection to the node that begins with `first`. Raises `PeerGone`."""
         try:
             stream = await trio.open_tcp_stream(*self._address)
+            self._opened.append(stream)
             await stream.send_all(first)
         except GONE as error:
             raise PeerGone(f"connection: {error}") from error
