@@ -43,8 +43,8 @@ LOOK_S = 0.03
 SETTLE_S = 0.1
 """For what was sent last to be handled, before anything is looked at."""
 
-HARMLESS = {"wrong bytes", "not quarantined", "unnamed", "link stays", "incomplete", "no attack", "honest accused"}
-"""Faults after which the node is as good for the next attack as before."""
+HARMFUL = {"died", "traceback", "memory"}
+"""Faults after which the node is not as good for the next attack as before."""
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MEANINGLESS = re.compile(r"connection broke|without a Goodbye|the link to it has ended")
@@ -255,7 +255,7 @@ class Arena:
             if not case.is_dead():
                 raise
             case.fault("died", f"{group.exceptions}: {self.log_since(case.log_at)[-1500:]}")
-        if not case.kinds <= HARMLESS:
+        if case.kinds & HARMFUL:
             self.renew()
         return Outcome(case.faults, case.figures, case.scene.missed)
 

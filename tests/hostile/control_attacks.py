@@ -15,8 +15,8 @@ from tests.hostile.attack import MIB, Scene, attack
 from tests.hostile.data_attacks import END_S, wait_end
 from tests.hostile.peer import Peer, PeerGone, answer, frame
 
-BATCH = 500
-"""Messages of a flood in one segment."""
+BATCH = 100
+"""Messages of a flood in one segment, for each of which the node is asked whether it has got so far."""
 
 TOKENS = 4500
 """More than a node has for everybody (4096)."""
@@ -86,10 +86,8 @@ async def want_flaps(scene: Scene) -> None:
         scene.strike()
         while scene.on:
             handles = [next(peer.next_handle) for _ in range(BATCH)]
-            await peer.send(
-                *(said for handle in handles for said in (m.Want(handle, scene.title.id), m.Unwant(handle)))
-            )
-            await trio.lowlevel.checkpoint()
+            pairs = (frame(m.Want(handle, scene.title.id)) + frame(m.Unwant(handle)) for handle in handles)
+            await peer.send_and_wait(b"".join(pairs))
         nursery.cancel_scope.cancel()
 
 
@@ -186,7 +184,7 @@ async def request_flood(scene: Scene) -> None:
     async with scene.link() as peer:
         handle = await peer.want(scene.live.id)
         scene.strike()
-        for _ in range(9):
+        for _ in range(30):
             await peer.send(*(m.Request(handle, next(peer.next_request_id), 0) for _ in range(BATCH)))
         await wait_end(peer, END_S)
 
@@ -223,7 +221,7 @@ async def holdings_that_flap(scene: Scene) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         handle, nothing = peer.handles[scene.title.id], bytes(len(everything))
         full, empty = m.Holdings(handle, True, count, everything), m.Holdings(handle, True, count, nothing)
-        await flood(scene, peer, *[empty, full] * 20)
+        await flood(scene, peer, *[empty, full] * 10)
 
     other = Peer(f"{scene.name}-2")
     other.holds[scene.title.id] = count, everything
@@ -340,7 +338,9 @@ async def report_slow(scene: Scene, *bystanders: Peer) -> None:
     scene.honest_helps = True
     async with peer.linked(scene.address), trio.open_nursery() as nursery:
         await scene.fill(peer, *bystanders)
-        await peer.wait_for(lambda: scene.title.id in peer.handles)
+        for each in (*bystanders, peer):
+            await each.wait_for(lambda each=each: scene.title.id in each.handles)  # type: ignore[misc]
+            await each.send_and_wait(b"")
         said = m.Slow(peer.handles[scene.title.id], scene.honest)
         nursery.start_soon(serve_slowly, scene, peer)
         scene.strike()
@@ -350,16 +350,28 @@ async def report_slow(scene: Scene, *bystanders: Peer) -> None:
         nursery.cancel_scope.cancel()
 
 
-@attack(needs="fill")
-async def slander(scene: Scene) -> None:
-    """Says all the time that the honest cache is slow, as one of four of an ISP."""
+async def slander_among(scene: Scene, bystanders_speak: bool) -> None:
+    """Report the honest cache as slow, as one of four of an ISP."""
     count = scene.title.manifest.chunk_count
     bystanders = [Peer(f"zz-bystander-{number}") for number in range(2)]
     async with AsyncExitStack() as stack:
         for peer in bystanders:
             peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+            peer.answers_wants = bystanders_speak
             await stack.enter_async_context(peer.linked(scene.address))
         await report_slow(scene, *bystanders)
+
+
+@attack(needs="fill")
+async def slander(scene: Scene) -> None:
+    """Says all the time that the honest cache is slow, as one of four of an ISP."""
+    await slander_among(scene, bystanders_speak=True)
+
+
+@attack(needs="fill")
+async def slander_before_others_speak(scene: Scene) -> None:
+    """Says that the honest cache is slow, as one of four of an ISP of whom two have not said what they hold."""
+    await slander_among(scene, bystanders_speak=False)
 
 
 @attack(needs="fill", may_accuse=True)

@@ -25,6 +25,8 @@ QUIET_S = 0.3
 
 DRIP_S = 0.05
 
+GRANT_S = 0.002
+
 CHECKED_S = 0.1
 """For a chunk of 16 MiB to be written and checked."""
 
@@ -250,8 +252,8 @@ class TwoStreams:
                 right = self.scene.title.view(request.chunk)
                 await self.streams[0].send(raw_header(header_of(request, right)))
                 await self.streams[0].send(right)
-                # The node asks for the next one, and for the stream, once it has this one.
-                with trio.move_on_after(0.05):
+                # The node may open the stream once it has this one; a source that waits for that is slow.
+                with trio.move_on_after(GRANT_S):
                     self.streams.append(await self.peer.next_stream())
             else:
                 self.streams.append(await self.peer.next_stream())

@@ -55,6 +55,7 @@ KNOWN_OPEN: dict[str, Open] = {
     "token_flood": Open({"others not served"}, "4096 tokens for all remotes together, and one may take them all"),
     "holdings_that_flap": Open(TIMING, "each Holdings costs the loop milliseconds, as many as come"),
     "never_reads": Open({"link stays"}, "a link whose remote has stopped reading ends only when the remote ends it"),
+    "slander_before_others_speak": Open({"honest accused"}, "who has not said what it holds has no vote: one is half"),
     "claims_without_end": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
     "claims_from_another_isp": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
     "claims_from_another_region": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
@@ -102,10 +103,12 @@ def test_attack(arena: Arena, attack: Attack, integrity: Integrity) -> None:
     for _ in range(RUNS):
         outcome = run_attack(arena, attack, integrity)
         if outcome.missed:
-            pytest.skip(outcome.missed)
+            continue
         # Known harm must be absent each time, and what may be the machine's doing must be there each time.
         if outcome.faults if known else not outcome.kinds or not outcome.kinds <= TIMING:
             break
+    if outcome.missed:
+        pytest.skip(outcome.missed)
     if known is not None and outcome.faults:
         assert outcome.kinds <= known.kinds | TIMING, outcome.faults
         raise StillOpenError(outcome.faults)
