@@ -149,8 +149,9 @@ class Peer:
                         await self.send(m.Goodbye(0))
                     nursery.cancel_scope.cancel()
         finally:
+            # Without a checkpoint, at which a cancelled task would leave the rest of them open.
             for opened in (*self._opened, *listeners):
-                await trio.aclose_forcefully(opened)
+                opened.socket.close()
 
     async def _introduce(self, hello: bytes | None) -> None:
         await self.send_raw(self.opening() if hello is None else hello)
