@@ -404,7 +404,9 @@ class Filling:
             chunks, self._begun = self._to_commit[self._begun :], len(self._to_commit)
             if chunks:  # or a commit came first
                 # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
-                await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+                # The fill can do without it: what is wrong with the disk, the commit says.
+                async with ErrorBoundary(self._node.log, f"begin to write out {self.manifest.name!r}"):
+                    await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
 
     async def _commit_often(self) -> None:
         took_s = 0.0
