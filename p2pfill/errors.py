@@ -46,11 +46,13 @@ class InternalError(P2PFillError):
 
 
 def is_fault(error: BaseException) -> bool:
-    """Tell whether `error` is a fault of the work that was done, and no demand that the work should end.
+    """Tell whether `error`, or all of a group, is a fault of the work that was done, and no demand that it should end.
 
     A panic of a library written in Rust is a fault too: PyO3 lets it derive from `BaseException`, and its class can be
     imported from nowhere.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_fault(inner) for inner in error.exceptions)
     return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"
 
 

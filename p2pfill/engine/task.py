@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from p2pfill.engine.requests import ChunkStore, Receive, RequestStep
 from p2pfill.errors import P2PFillError, TransferError
 from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, WRITE_OUT_BYTES, slots_for
+from p2pfill.model.reports import TitleState, clipped
 from p2pfill.swarm import events
 from p2pfill.swarm.ledger import ChunkState
 
 if TYPE_CHECKING:
-    from p2pfill.model.reports import TitleState
     from p2pfill.swarm.fill import Fill
 
 NEVER: Final = float("inf")
@@ -134,7 +134,7 @@ class FillTask:
 
     def fail(self, error: P2PFillError) -> None:
         """Give up."""
-        self.state, self.error, self.fault = "failed", str(error), error
+        self.state, self.error, self.fault = "failed", clipped(str(error)) or type(error).__name__, error
 
     def stop_reads(self) -> list[Receive]:
         """Abandon what is being read from origins, and return it."""

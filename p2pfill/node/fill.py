@@ -22,9 +22,10 @@ from p2pfill.engine.engine import Engine
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, ReadOrigin
 from p2pfill.errors import P2PFillError, StoreError
+from p2pfill.model import limits
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import SourceReport, TitleReport, TitleState
+from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
@@ -203,7 +204,9 @@ class FillDriver:
 
     async def _begin_write_out(self, chunks: list[int]) -> None:
         # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
-        await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
+        # The fill can do without it: what is wrong with the disk, the commit says.
+        async with ErrorBoundary(self._log, f"begin to write out {self.manifest.name!r}"):
+            await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
         self._engine.write_out_begun(trio.current_time(), self.task)
         self._wake()
 
@@ -277,6 +280,8 @@ class FillDriver:
         have_bytes = min(have * self.manifest.chunk_size, self.manifest.size)
         sources = [_source_report(source, "ok") for source in fill.sources.values()]
         sources += [_source_report(source, "lost") for source in fill.past.values()]
+        # A tracker refuses the whole heartbeat where one title in it breaks a bound.
+        del sources[limits.REPORT_SOURCES_MAX :]
         return TitleReport(
             title=self.title_id.hex(),
             state=self.state,
@@ -358,11 +363,11 @@ def _source_report(source: Source, state: str) -> SourceReport:
     elif reason:
         state = "slow"
     return SourceReport(
-        id=source.id,
+        id=clipped(source.id),
         tier=_TIER[source.scope],
         bytes=source.bytes_kept,
         rate_bytes_s=source.rate_bytes_s,
         in_flight=len(source.requests),
         state=state,
-        reason=reason,
+        reason=clipped(reason),
     )

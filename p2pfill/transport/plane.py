@@ -25,7 +25,7 @@ import trio
 
 from p2pfill.engine.slots import Uploader, UploadSlots
 from p2pfill.engine.uploads import Wanted
-from p2pfill.errors import InternalError, TransferError
+from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 
@@ -172,8 +172,10 @@ class DataPlane:
             news, failed = self._news.popleft()
             try:
                 news()
-            except Exception as error:  # noqa: BLE001  (raised again by the task that owns what it is about)
-                failed(error)
+            except BaseException as error:
+                if not is_fault(error):
+                    raise
+                failed(_as_exception(error))
 
     # ---- upload slots, which threads take and give back
 
@@ -245,11 +247,18 @@ class DataPlane:
                 turn = stream.work(ready)
                 if turn is Poll.WAIT:
                     self.arm(stream)
-            except Exception as error:  # noqa: BLE001  (raised again by the task that owns the stream)
-                turn, fault = Poll.END, error
-            except BaseException as error:  # noqa: BLE001  (a panic of a library; a thread has nobody else to tell)
-                turn, fault = Poll.END, InternalError(f"a data stream ended with {type(error).__name__}: {error}")
-                fault.__cause__ = error
+            except BaseException as error:  # noqa: BLE001  (raised again by the task that owns the stream)
+                turn, fault = Poll.END, _as_exception(error)
             if turn is Poll.END:
                 stream.closed = True
                 self.tell(partial(stream.end, fault), stream.end)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Return what a task may raise for `error`, which a panic of a library is not (`errors.is_fault`)."""
+    if isinstance(error, Exception):
+        return error
+    first = leaves_of(error)[0]
+    stands = InternalError(f"a data stream ended with {type(first).__name__}: {first}")
+    stands.__cause__ = error
+    return stands
