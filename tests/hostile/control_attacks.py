@@ -236,14 +236,23 @@ async def holdings_that_flap(scene: Scene) -> None:
 
 @attack(needs="many", origin=False)
 async def have_flood(scene: Scene) -> None:
-    """Says that it has the same four thousand chunks, without end."""
-    peer = Peer(scene.name)
+    """Says that it has the same four thousand chunks, without end, on five links."""
     count = scene.title.manifest.chunk_count
-    peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
-    async with scene.source(peer):
+    said = tuple(range(m.CHUNKS_PER_MESSAGE_MAX))
+    peers = [Peer(f"{scene.name}-{number}") for number in range(5)]
+
+    async def tell(peer: Peer) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
-        handle = peer.handles[scene.title.id]
-        await flood(scene, peer, *[m.Have(handle, tuple(range(4096)))] * 5)
+        await flood(scene, peer, *[m.Have(peer.handles[scene.title.id], said)] * 5)
+
+    async with AsyncExitStack() as stack:
+        for peer in peers:
+            peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+            await stack.enter_async_context(peer.linked(scene.address))
+        await scene.fill(*peers)
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(tell, peer)
 
 
 @attack(needs="many", origin=False)

@@ -54,6 +54,7 @@ KNOWN_OPEN: dict[str, Open] = {
     "request_and_cancel": Open(TIMING, "all messages of one read are handled in one turn of the loop"),
     "token_flood": Open({"others not served"}, "4096 tokens for all remotes together, and one may take them all"),
     "holdings_that_flap": Open(TIMING, "each Holdings costs the loop milliseconds, as many as come"),
+    "have_flood": Open(TIMING, "each Have of thousands of chunks costs the loop a millisecond, as many as come"),
     "interest_flood": Open(TIMING, "each Interest is answered with all holdings, as many as come"),
     "never_reads": Open({"link stays"}, "a link whose remote has stopped reading ends only when the remote ends it"),
     "slander_before_others_speak": Open({"honest accused"}, "who has not said what it holds has no vote: one is half"),
