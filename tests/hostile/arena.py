@@ -34,7 +34,7 @@ SLOWER_MAX = 1.5
 NOISE_S = 0.5
 """A fill may take so much longer whatever it took before: on a machine that others use, less says nothing."""
 
-HONEST_MAX_S = 2.0
+HONEST_MAX_S = 1.5
 ANSWER_S = 6.0
 """For a process to answer: a node that takes longer is held up by somebody."""
 
@@ -251,6 +251,7 @@ class Arena:
             case.fault("died", f"{group.exceptions}: {self.log_since(case.log_at)[-1500:]}")
         except* ChildStuckError as group:
             case.fault("late", f"{group.exceptions}")
+            self.renew()
         except* (PeerGone, OSError) as group:
             if not case.is_dead():
                 raise

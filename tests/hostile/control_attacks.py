@@ -15,7 +15,12 @@ from tests.hostile.data_attacks import END_S, wait_end
 from tests.hostile.peer import Peer, PeerGone, answer, frame
 
 BATCH = 100
-"""Messages of a flood in one segment, for each of which the node is asked whether it has got so far."""
+
+AHEAD = 4
+"""Segments of a flood that the node may be behind: it never waits for the attacker, and has soon done with it."""
+
+PAIRS = 1200
+"""So many short messages and their opposites fill what a node reads at a time (64 KiB)."""
 
 TOKENS = 4500
 """More than a node has for everybody (4096)."""
@@ -35,7 +40,7 @@ async def flood(scene: Scene, peer: Peer, *messages: m.Message) -> None:
     data = b"".join(map(frame, messages))
     scene.strike()
     while scene.on:
-        await peer.send_and_wait(data)
+        await peer.send_and_wait(data, AHEAD)
 
 
 async def serve_slowly(scene: Scene, peer: Peer) -> None:
@@ -84,7 +89,7 @@ async def want_flaps(scene: Scene) -> None:
         nursery.start_soon(serve_slowly, scene, peer)
         scene.strike()
         while scene.on:
-            handles = [next(peer.next_handle) for _ in range(BATCH)]
+            handles = [next(peer.next_handle) for _ in range(PAIRS)]
             pairs = (frame(m.Want(handle, scene.title.id)) + frame(m.Unwant(handle)) for handle in handles)
             await peer.send_and_wait(b"".join(pairs))
         nursery.cancel_scope.cancel()
@@ -113,9 +118,9 @@ async def request_and_cancel(scene: Scene) -> None:
         handle = await peer.want(scene.live.id)
         scene.strike()
         while scene.on:
-            numbers = [next(peer.next_request_id) for _ in range(BATCH)]
-            await peer.send(*(said for n in numbers for said in (m.Request(handle, n, n % 24), m.Cancel(n))))
-            await trio.lowlevel.checkpoint()
+            numbers = [next(peer.next_request_id) for _ in range(PAIRS)]
+            pairs = (frame(m.Request(handle, n, n % 24)) + frame(m.Cancel(n)) for n in numbers)
+            await peer.send_and_wait(b"".join(pairs), AHEAD)
 
 
 @attack()
@@ -220,7 +225,7 @@ async def holdings_that_flap(scene: Scene) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
         handle, nothing = peer.handles[scene.title.id], bytes(len(everything))
         full, empty = m.Holdings(handle, True, count, everything), m.Holdings(handle, True, count, nothing)
-        await flood(scene, peer, *[empty, full] * 10)
+        await flood(scene, peer, *[empty, full] * 8)
 
     other = Peer(f"{scene.name}-2")
     other.holds[scene.title.id] = count, everything
@@ -231,19 +236,28 @@ async def holdings_that_flap(scene: Scene) -> None:
 
 @attack(needs="many", origin=False)
 async def have_flood(scene: Scene) -> None:
-    """Says that it has the same four thousand chunks, without end."""
-    peer = Peer(scene.name)
+    """Says that it has the same four thousand chunks, without end, on five links."""
     count = scene.title.manifest.chunk_count
-    peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
-    async with scene.source(peer):
+    said = tuple(range(m.CHUNKS_PER_MESSAGE_MAX))
+    peers = [Peer(f"{scene.name}-{number}") for number in range(5)]
+
+    async def tell(peer: Peer) -> None:
         await peer.wait_for(lambda: scene.title.id in peer.handles)
-        handle = peer.handles[scene.title.id]
-        await flood(scene, peer, *[m.Have(handle, tuple(range(4096)))] * 5)
+        await flood(scene, peer, *[m.Have(peer.handles[scene.title.id], said)] * 5)
+
+    async with AsyncExitStack() as stack:
+        for peer in peers:
+            peer.holds[scene.title.id] = (count, bytes((count + 7) // 8))
+            await stack.enter_async_context(peer.linked(scene.address))
+        await scene.fill(*peers)
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(tell, peer)
 
 
 @attack(needs="many", origin=False)
 async def interest_flood(scene: Scene) -> None:
-    """Shows Interest in everything and nothing by turns, on three links; each is answered with all holdings."""
+    """Shows Interest in everything and nothing by turns, on six links; each is answered with all holdings."""
     count, everything = scene.title.all_of_it()
 
     async def show(number: int) -> None:
@@ -253,7 +267,7 @@ async def interest_flood(scene: Scene) -> None:
             await flood(scene, peer, *[m.Interest(handle, count, some) for some in (everything, nothing)] * 20)
 
     async with scene.source(), trio.open_nursery() as nursery:
-        for number in range(3):
+        for number in range(6):
             nursery.start_soon(show, number)
 
 

@@ -20,7 +20,7 @@ from tests.hostile.peer import DataStream, Peer, PeerGone, answer, raw_header
 END_S = 2.0
 """For the node to end the link with who has attacked it."""
 
-QUIET_S = 0.3
+QUIET_S = 0.2
 """A node that asks for nothing for so long has what it wants, or wants nothing of this source any more."""
 
 DRIP_S = 0.05

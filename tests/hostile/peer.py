@@ -26,6 +26,9 @@ READ_BYTES = 256 * 1024
 HANDSHAKE_S = 5.0
 FAREWELL_S = 0.2
 FIRST_NONCE = m.U32_MAX
+SCRIPT_NONCES = 1 << 20
+"""Nonces from here on are the scripts' own."""
+
 HEARD_MAX = 2000
 """Messages that are kept for scripts to look at."""
 
@@ -99,6 +102,8 @@ class Peer:
         """Called with each message that comes; what it returns is sent at once."""
         self.heard: deque[m.Message] = deque(maxlen=HEARD_MAX)
         self.last_pong: m.Pong | None = None
+        self.answered = -1
+        """The last call of `send_and_wait` up to which the node has got."""
         self.told: dict[int, m.Holdings] = {}
         """Handle of ours -> the holdings that the node told last."""
         self.handles: dict[bytes, int] = {}
@@ -162,11 +167,11 @@ class Peer:
                 await self.send(m.Ping(FIRST_NONCE))
                 await self.wait_for(lambda: self.last_pong)
 
-    async def send_and_wait(self, data: bytes) -> None:
-        """Send raw bytes, and wait until the node has got so far: it is never more behind than by these."""
+    async def send_and_wait(self, data: bytes, ahead: int = 0) -> None:
+        """Send raw bytes, and wait until the node has got so far, but for the last `ahead` of such calls."""
         nonce = next(self._nonces)
         await self.send_raw(data + frame(m.Ping(nonce)))
-        await self.wait_for(lambda: m.Pong(nonce) == self.last_pong)
+        await self.wait_for(lambda: self.answered >= nonce - ahead)
 
     def opening(self) -> bytes:
         """Return preamble and Hello."""
@@ -228,8 +233,9 @@ class Peer:
                 self.goodbye = message
             case m.Ping(nonce) if self.answers_pings:
                 await self.send(m.Pong(nonce))
-            case m.Pong():
+            case m.Pong(nonce):
                 self.last_pong = message
+                self.answered = max(self.answered, nonce if nonce < SCRIPT_NONCES else -1)
             case m.Want(handle, title_id):
                 self.handles[title_id], self.titles[handle] = handle, title_id
                 if self.answers_wants:
