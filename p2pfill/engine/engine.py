@@ -128,6 +128,8 @@ class Engine:
         self._probe_nonce = PROBE_NONCE
         self._dirty: dict[FillTask, None] = {}
         """Fills that want to decide."""
+        self._to_wake: dict[Link, None] = {}
+        """Links to whose remotes more is to be sent than before, or something more urgent."""
         self._effects: list[Effect] = []
 
     # ---- titles
@@ -253,8 +255,7 @@ class Engine:
         for title_id in self._agenda.titles():
             self._agenda.put(now, title_id, self.urgency(title_id))
         self._look_at_agenda()
-        for link in self.links.values():
-            self.emit(WakeUploads(link))
+        self._to_wake.update(dict.fromkeys(self.links.values()))
 
     def activate(self, now: float, title_id: TitleId) -> None:
         """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
@@ -454,6 +455,10 @@ class Engine:
         """Tell whether a title is about to be served: who asks for it is answered then."""
         return title_id in self.opening
 
+    def wake_uploads(self, link: Link) -> None:
+        """Have a look at what waits to be sent to a link's remote, at the end of the moment."""
+        self._to_wake[link] = None
+
     def emit(self, effect: Effect) -> None:
         """Have something done."""
         self._effects.append(effect)
@@ -490,6 +495,9 @@ class Engine:
                     self._decide(task)
                 except Exception as error:  # noqa: BLE001  (whatever it is, it is this title's)
                     self.task_faulted(task, error)
+        if self._to_wake:
+            self._effects.extend(map(WakeUploads, self._to_wake))
+            self._to_wake.clear()
         effects, self._effects = self._effects, []
         return effects
 

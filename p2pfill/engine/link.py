@@ -126,7 +126,10 @@ class LinkHost(Protocol):
     def ponged(self, link: Link) -> None:
         """Take note that a link's remote has answered a Ping of ours."""
 
-    def emit(self, effect: OpenStream | WakeUploads) -> None:
+    def wake_uploads(self, link: Link) -> None:
+        """Have a look at what waits to be sent to a link's remote, at the end of the moment."""
+
+    def emit(self, effect: OpenStream) -> None:
         """Have something done."""
 
 
@@ -426,9 +429,8 @@ class Link:
         self._send_holdings(message.handle, title_id)
 
     def _take_unwant(self, message: m.Unwant) -> None:
-        title_id = self._subscriptions.pop(message.handle, None)
-        if title_id is not None and not self._subscribed(title_id):
-            self.uploads.withdraw_title(title_id)
+        if self._subscriptions.pop(message.handle, None) is not None:
+            self.uploads.withdraw_handle(message.handle)
 
     def _take_interest(self, message: m.Interest) -> None:
         title_id = self._subscriptions.get(message.handle)
@@ -451,8 +453,8 @@ class Link:
         if title_id is None or held is None or not held[message.chunk]:
             self.channel.reject_request(message.request_id, "missing")
             return
-        self.uploads.put(message.request_id, title_id, message.chunk)
-        self._host.emit(WakeUploads(self))
+        self.uploads.put(message.request_id, title_id, message.chunk, message.handle)
+        self._host.wake_uploads(self)
 
     def _take_cancel(self, message: m.Cancel) -> None:
         self.uploads.withdraw(message.request_id)

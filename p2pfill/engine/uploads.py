@@ -40,31 +40,37 @@ class UploadQueue:
         self._urgency_of = urgency_of
         self._lock = lock
         self._title_of: dict[int, TitleId] = {}
+        self._handle_of: dict[int, int] = {}
         self._waiting: dict[TitleId, OrderedDict[int, int]] = {}
         """Title -> request -> chunk, in order of arrival."""
 
     def __len__(self) -> int:
         return len(self._title_of)
 
-    def put(self, request_id: int, title: TitleId, chunk: int) -> None:
-        """Add a request, whose id is larger than all before."""
+    def put(self, request_id: int, title: TitleId, chunk: int, handle: int = 0) -> None:
+        """Add a request, whose id is larger than all before, made under `handle`."""
         with self._lock:
+            self._handle_of[request_id] = handle
             self._title_of[request_id] = title
             self._waiting.setdefault(title, OrderedDict())[request_id] = chunk
 
     def withdraw(self, request_id: int) -> None:
         """Remove a request, if it still waits."""
         with self._lock:
-            title = self._title_of.pop(request_id, None)
-            if title is not None:
-                del self._waiting[title][request_id]
-                self._forget_if_empty(title)
+            self._remove(request_id)
 
-    def withdraw_title(self, title: TitleId) -> None:
-        """Remove all that waits of a title."""
+    def withdraw_handle(self, handle: int) -> None:
+        """Remove all that waits under a handle."""
         with self._lock:
-            for request_id in self._waiting.pop(title, ()):
-                del self._title_of[request_id]
+            for request_id in [number for number, under in self._handle_of.items() if under == handle]:
+                self._remove(request_id)
+
+    def _remove(self, request_id: int) -> None:
+        title = self._title_of.pop(request_id, None)
+        if title is not None:
+            del self._handle_of[request_id]
+            del self._waiting[title][request_id]
+            self._forget_if_empty(title)
 
     def wanted(self) -> Wanted | None:
         """Return what would be taken now; None where nothing waits."""
@@ -86,7 +92,7 @@ class UploadQueue:
                 return None
             title = min(self._waiting, key=self._turn_of)
             request_id, chunk = self._waiting[title].popitem(last=False)
-            del self._title_of[request_id]
+            del self._title_of[request_id], self._handle_of[request_id]
             self._forget_if_empty(title)
             return Asked(request_id, title, chunk)
 

@@ -28,6 +28,10 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Room for the largest bitmap many times over; a remote that lets this much pile up has stopped reading."""
 
+TURN_S: Final = 0.002
+"""Of the event loop's time, for the messages of one remote, before others have their turn: a flood of any kind makes
+everybody wait for one turn of each link, and not for all that one remote has sent."""
+
 FAREWELL_TIMEOUT_S: Final = 2.0
 """For the Goodbye to be written; the remote gets no more of our time than that."""
 
@@ -44,6 +48,8 @@ class ControlChannel:
         self._output = trio.Event()
         self._heard_at = 0.0
         self._ended = False
+        self._scope = trio.CancelScope()
+        """Of all that is done for the link."""
         self._pings = itertools.count(1)
         self.end_reason = ""
         """Why the link ended, for people; empty while it runs."""
@@ -62,6 +68,7 @@ class ControlChannel:
             return False
         if self._link.output_bytes > OUTPUT_BYTES_MAX:
             self._end("the remote has stopped reading")
+            self._scope.cancel()  # whoever writes would wait for it
             return False
         self._output.set()
         return True
@@ -101,7 +108,7 @@ class ControlChannel:
         self._end(reason)
 
     async def run(self, handle: Callable[[Message], Awaitable[None]]) -> None:
-        """Drive the link until it ends, handing each message of the remote to `handle`, its Hello first.
+        """Drive the link until it ends, handing each message of the remote but its Pings to `handle`, its Hello first.
 
         Returns when either side ended the link in good order. Raises `ProtocolError` for a broken rule and
         `ConnectionError` for a broken or silent connection; then only this link is of no more use.
@@ -113,11 +120,12 @@ class ControlChannel:
             # Written before anything is read, so that a stranger learns whom it talks to before it is told off.
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 await self._stream.send_all(self._link.poll_output())
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, nursery.cancel_scope)
-                nursery.start_soon(self._keep_alive)
-                await self._read(handle)
-                self._end("the remote said goodbye")
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_alive)
+                    await self._read(handle)
+                    self._end("the remote said goodbye")
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end("the connection broke")
             fault = ConnectionError(self.end_reason)
@@ -144,23 +152,29 @@ class ControlChannel:
                 self._link.handle_eof()
                 return
             arrived, data = data, b""
+            began = trio.current_time()
             for message in self._link.handle_bytes(arrived):
+                if self._ended:
+                    return
+                if trio.current_time() > began + TURN_S:
+                    await trio.lowlevel.checkpoint()
+                    began = trio.current_time()
                 if isinstance(message, Goodbye):
                     self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                     return
                 if isinstance(message, Ping):
                     self.send(Pong(message.nonce))
-                elif not isinstance(message, Pong):
+                else:
                     await handle(message)
 
-    async def _write(self, reader: trio.CancelScope) -> None:
+    async def _write(self) -> None:
         while not self._ended:
             await self._output.wait()
             self._output = trio.Event()
             output = self._link.poll_output()
             if unsent := output[self._write_now(output) :]:
                 await self._stream.send_all(unsent)
-        reader.cancel()
+        self._scope.cancel()
 
     async def _receive(self) -> bytes:
         """Return what has come; empty at the end of the stream."""
@@ -194,7 +208,10 @@ class ControlChannel:
             self.close(GoodbyeCode.IDLE, f"no Hello within {HANDSHAKE_TIMEOUT_S:g} s")
         while not self._ended:
             self.send(Ping(next(self._pings)))
-            await trio.sleep(KEEPALIVE_S)
+            woken_at = trio.current_time() + KEEPALIVE_S
+            await trio.sleep_until(woken_at)
+            if trio.current_time() > woken_at + KEEPALIVE_S:
+                self._heard_at = trio.current_time()  # we were stopped: what the remote has said is not read yet
             if trio.current_time() - self._heard_at > SILENCE_TIMEOUT_S:
                 self.close(GoodbyeCode.IDLE, f"silent for {SILENCE_TIMEOUT_S:g} s")
 

@@ -68,7 +68,7 @@ def test_each_kind_of_fault_is_overcome(kind: str) -> None:
 
 
 def test_a_restart_fetches_nothing_twice_that_was_durable() -> None:
-    built = world(faults=(FaultSpec(kind="crash", at_s=0.5, for_s=0.5, node="a1"),))
+    built = world(faults=(FaultSpec(kind="crash", at_s=0.6, for_s=0.5, node="a1"),))
     durable: list[int] = []
     crash = type(built.caches["a1"]).crash
 
