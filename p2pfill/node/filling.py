@@ -97,6 +97,8 @@ class Filling:
         self._open_slots()
         self._reading: dict[int, str] = {}
         """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
+        self._arriving: set[str] = set()
+        """Origins of which bytes have come since `_watch_progress` looked; worker threads add to it."""
         self._origins_lock = threading.Lock()
         self._origins: dict[str, Origin | None] = {}
         """None until it is first read; a directory may be there on some caches only, or come to be."""
@@ -295,6 +297,13 @@ class Filling:
             case actions.ReportSlow(node):
                 for link in self._node.peers.links():
                     link.report_slow(self.title_id, node)
+            case actions.ReportWays(closed, reason):
+                if reason:
+                    self._node.log.warning(
+                        "the origin cannot be reached from here, others of the ISP take its part: %s", reason
+                    )
+                for link in self._node.peers.links():
+                    link.report_ways(self.title_id, closed)
             case actions.CompleteTitle():
                 self._tell()
                 await self._go_live()
@@ -302,7 +311,9 @@ class Filling:
     async def _fetch(self, request: int, url: str, chunk: int) -> None:
         def read_and_write() -> events.Event:
             origin = self._open_origin(url)
-            got = origin.read_chunk(self.manifest, chunk, lambda: request not in self._reading)
+            got = origin.read_chunk(
+                self.manifest, chunk, lambda: request not in self._reading, lambda: self._arriving.add(url)
+            )
             try:
                 verify_chunk(url, self.manifest, chunk, got.data)
             except OriginObjectChanged as error:
@@ -359,8 +370,8 @@ class Filling:
             await trio.sleep(PROGRESS_S)
             for link in self._node.peers.links():
                 link.report_progress()
-            for url in set(self._reading.values()):
-                # The origin's own time-outs see to it that a read which stands still is not one for long.
+            arriving, self._arriving = self._arriving, set()
+            for url in arriving.intersection(self._reading.values()):
                 self.handle(events.SourceProgressed(url))
 
     async def _write_out_early(self) -> None:
@@ -460,8 +471,10 @@ def _source_report(source: Source, state: str) -> SourceReport:
         state = "quarantined"
     elif state == "lost":
         reason = reason or "the link to it has ended"
-    elif reason:
+    elif source.is_slow:
         state = "slow"
+    elif source.faults:
+        state, reason = "failing", source.fault_reason
     return SourceReport(
         id=source.id,
         tier=_TIER[source.scope],

@@ -29,6 +29,7 @@ from p2pfill.protocol.data import DataHeader, encode_preface
 from p2pfill.protocol.rules import Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope
+from p2pfill.swarm.ways import as_number, from_number
 from p2pfill.transport.data import Delivery, Receiver, Sender, Spent, Upload
 from p2pfill.transport.uploads import UploadQueue, Wanted
 
@@ -106,6 +107,9 @@ class Link:
             case m.Slow(handle, node_id):
                 if self.remote is not None and (filling := self._wanted.get(handle)):
                     filling.handle(events.SlowReported(self.remote.id, node_id))
+            case m.Ways(handle, closed):
+                if self.remote is not None and (filling := self._wanted.get(handle)):
+                    filling.handle(events.WaysReported(self.remote.id, from_number(closed)))
             case m.Interest(handle, chunk_count, bitmap):
                 self._take_interest(handle, chunk_count, bitmap)
             case m.Reject(request_id, code):
@@ -118,6 +122,8 @@ class Link:
             case m.Want(handle, title_id):
                 self._subscriptions[handle] = TitleId(title_id)
                 self._send_holdings(handle, TitleId(title_id))
+                if (filling := self._node.filling(TitleId(title_id))) is not None and filling.fill.ways.closed:
+                    self._channel.send(m.Ways(handle, as_number(filling.fill.ways.closed)))
             case m.Unwant(handle):
                 self._subscriptions.pop(handle, None)
             case m.Request(handle, request_id, chunk):
@@ -368,6 +374,11 @@ class Link:
         """Tell that this cache does without another one for a title."""
         for handle in self._handles(title_id):
             self._channel.send(m.Slow(handle, node_id))
+
+    def report_ways(self, title_id: TitleId, closed: Sequence[Scope]) -> None:
+        """Tell from where this cache cannot take chunks of a title."""
+        for handle in self._handles(title_id):
+            self._channel.send(m.Ways(handle, as_number(closed)))
 
     def show_interest(self, filling: Filling, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough. The remote answers with its holdings."""

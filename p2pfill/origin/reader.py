@@ -118,18 +118,21 @@ class _Body:
 class _Fetch:
     """The state that the jobs of one `read_chunk` share: counters, deadline, first failure."""
 
-    def __init__(self, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, deadline: float, cancelled: Callable[[], bool], arrived: Callable[[], object]) -> None:
         self.deadline = deadline
         self.bytes_received = 0
         self.requests = 0
         self.failure: OriginError | None = None
         self._cancelled = cancelled
+        self._arrived = arrived
         self._lock = threading.Lock()
 
     def count(self, *, received: int = 0, requests: int = 0) -> None:
         with self._lock:
             self.bytes_received += received
             self.requests += requests
+        if received:
+            self._arrived()
 
     def fail(self, failure: OriginError) -> None:
         with self._lock:
@@ -163,16 +166,23 @@ class StoreOrigin:
         self._kept: list[tuple[str, _Body]] = []
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
 
-    def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = lambda: False) -> OriginChunk:
+    def read_chunk(
+        self,
+        manifest: Manifest,
+        k: int,
+        cancelled: Callable[[], bool] = lambda: False,
+        arrived: Callable[[], object] = lambda: None,
+    ) -> OriginChunk:
         """Return chunk `k` of the title, unverified.
 
-        `cancelled` is asked from several threads, between buffers and while waiting. Raises a subclass of
+        `cancelled` is asked from several threads, between buffers and while waiting, and `arrived` is called from them
+        when bytes have come. Raises a subclass of
         `OriginError`, which carries the bytes that had arrived.
         """
         # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A
         # node that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
         data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
-        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
+        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled(), arrived)
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
         # The caller's thread works too, so a chunk of one file needs no other thread.

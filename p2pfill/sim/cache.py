@@ -62,7 +62,10 @@ class SimCache:
         self.clock_rate = 1.0
         """Seconds of its clock a second."""
         self.lie = ""
-        """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks."""
+        """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks. `claim`: it
+        says that it is fetching everything, and asks for nothing."""
+        self.is_refused = False
+        """What it asks the origin for is refused at once, as by a dead proxy."""
         self.corrupts = False
         """What it sends is not what it should be."""
         self.slow_sync = 1.0
@@ -210,7 +213,7 @@ class SimCache:
 
     def shown_holdings(self) -> Bitmap | None:
         """Return what others are told; None where the title is unknown here."""
-        if self.lie:
+        if self.lie in ("reject", "silent"):
             return Bitmap.full(self.world.manifest.chunk_count)
         if self.filling is not None:
             held = self.filling.fill.ledger.have

@@ -160,6 +160,8 @@ class SimFilling:
             case actions.RequestChunk(request, source, chunk):
                 world.note(cache, f"request {request} of {chunk} from {source}")
                 world.decisions += 1
+                if cache.lie == "claim":
+                    return
                 if source == world.scenario.origin:
                     self.reading[request] = OriginRead(self, request, chunk)
                     cache.queue_read(self.reading[request])
@@ -188,6 +190,10 @@ class SimFilling:
             case actions.ReportSlow(node):
                 for link in cache.links.values():
                     link.report_slow(node)
+            case actions.ReportWays(closed):
+                world.note(cache, f"ways closed: {[scope.name for scope in closed]}")
+                for link in cache.links.values():
+                    link.report_ways(closed)
             case actions.CompleteTitle():
                 world.note(cache, "complete")
                 self._tell()
@@ -213,7 +219,7 @@ class SimFilling:
             return
         for link in self.cache.links.values():
             link.report_progress()
-        if self.reading:
+        if any(read.is_moving for read in self.reading.values()):
             self.handle(events.SourceProgressed(self.cache.world.scenario.origin))
         self.cache.world.schedule.after(PROGRESS_S, self._watch_progress)
         self.pump()

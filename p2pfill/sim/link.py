@@ -17,6 +17,7 @@ from p2pfill.protocol import messages as m
 from p2pfill.protocol.rules import Side
 from p2pfill.sim.flows import Flow
 from p2pfill.swarm import events
+from p2pfill.swarm.ways import as_number, from_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from p2pfill.sim.cache import SimCache
     from p2pfill.sim.channel import End
     from p2pfill.sim.network import Route
+    from p2pfill.swarm.election import Scope
     from p2pfill.swarm.fill import Fill
 
 RETRANSMIT_S: Final = 0.4
@@ -119,7 +121,7 @@ class SimLink:
             self.peer._outbox = None
         if self.ended:
             return
-        if self._held or self._cache.world.internet.is_cut(self.route):
+        if self._held or self._cache.world.internet.is_lost(self.route.receiver, self.route.sender):
             self._held.append(outbox)
             return
         self._take(outbox)
@@ -206,6 +208,10 @@ class SimLink:
         if message.handle == self._want and self.remote is not None:
             self._cache.handle(events.SlowReported(self.remote.id, message.node_id))
 
+    def _take_ways(self, message: m.Ways) -> None:
+        if message.handle == self._want and self.remote is not None:
+            self._cache.handle(events.WaysReported(self.remote.id, from_number(message.closed)))
+
     def _take_reject(self, message: m.Reject) -> None:
         expected = self._expected.pop(message.request_id, None)
         if expected is not None:
@@ -266,6 +272,17 @@ class SimLink:
         if self._subscription >= 0:
             self._post(self._channel.send(m.Slow(self._subscription, node_id)))
 
+    def report_ways(self, closed: Sequence[Scope]) -> None:
+        """Tell from where this cache cannot take chunks."""
+        if self._subscription >= 0:
+            self._post(self._channel.send(m.Ways(self._subscription, as_number(closed))))
+
+    def claim(self, chunks: Sequence[int]) -> None:
+        """Tell that chunks are being fetched, whether they are or not."""
+        if self._subscription >= 0:
+            for batch in m.batches(chunks):
+                self._post(self._channel.send(m.Fetching(self._subscription, batch)))
+
     def show_interest(self, chunks: Bitmap) -> None:
         """Tell that news of `chunks` is enough; the remote answers with its holdings."""
         if self._want >= 0 and self._holding:
@@ -294,6 +311,9 @@ class SimLink:
     def _take_want(self, message: m.Want) -> None:
         self._subscription = message.handle
         self.show()
+        filling = self._cache.filling
+        if filling is not None and filling.fill.ways.closed:
+            self.report_ways(tuple(filling.fill.ways.closed))
 
     def _take_unwant(self, message: m.Unwant) -> None:
         if self._subscription == message.handle:
@@ -469,6 +489,7 @@ _HANDLERS: Final[dict[type, Callable[[SimLink, Any], None]]] = {
     m.Have: SimLink._take_have,
     m.Fetching: SimLink._take_fetching,
     m.Slow: SimLink._take_slow,
+    m.Ways: SimLink._take_ways,
     m.Interest: SimLink._take_interest,
     m.Request: SimLink._take_request,
     m.Cancel: SimLink._take_cancel,

@@ -39,6 +39,11 @@ class OriginRead:
         """Whether anybody still waits for it."""
         return not self._stopped
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether bytes of it are arriving."""
+        return self._flow is not None and not self._flow.is_paused
+
     def begin(self) -> None:
         """Send the request; the cache has room for another read."""
         world = self._filling.cache.world
@@ -49,8 +54,8 @@ class OriginRead:
         world = self._filling.cache.world
         if self._stopped or attempt != self._attempt:
             return
-        if not world.origin_up:
-            self._try_again("the origin is down")
+        if not world.origin_up or self._filling.cache.is_refused:
+            self._try_again("the origin is down" if not world.origin_up else "connection refused")
             return
         route = self._filling.cache.origin_route
         if self._flow is not None:
@@ -67,7 +72,7 @@ class OriginRead:
         world = self._filling.cache.world
         if self._flow is None or self._stopped:
             return
-        if not world.origin_up:
+        if not world.origin_up or self._filling.cache.is_refused:
             self._break()
             self._try_again("the origin closed the connection")
         elif world.internet.is_cut(self._filling.cache.origin_route):

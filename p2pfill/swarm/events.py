@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
+from p2pfill.swarm.election import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class InterestShown:
 
 @dataclass(frozen=True, slots=True)
 class ChunksClaimed:
-    """Occurs when a cache tells that it has begun to fetch chunks across a border."""
+    """Occurs when a cache tells that it is fetching chunks across a border."""
 
     source: str
     chunks: Sequence[int]
@@ -82,6 +83,14 @@ class SlowReported:
 
     source: str
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaysReported:
+    """Occurs when a cache tells from where it cannot take chunks, since its own way there is dead; or no longer."""
+
+    source: str
+    closed: tuple[Scope, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,7 @@ Event = (
     | InterestShown
     | ChunksClaimed
     | SlowReported
+    | WaysReported
     | SourceProgressed
     | ChunkReceived
     | RequestFailed
