@@ -99,6 +99,8 @@ class Filling:
         """Request -> URL of the origin reads that are wanted; one that is taken out is cancelled."""
         self._arriving: set[str] = set()
         """Origins of which bytes have come since `_watch_progress` looked; worker threads add to it."""
+        self._failing: dict[str, str] = {}
+        """Origins that were asked in vain since then, and why; likewise."""
         self._origins_lock = threading.Lock()
         self._origins: dict[str, Origin | None] = {}
         """None until it is first read; a directory may be there on some caches only, or come to be."""
@@ -312,7 +314,11 @@ class Filling:
         def read_and_write() -> events.Event:
             origin = self._open_origin(url)
             got = origin.read_chunk(
-                self.manifest, chunk, lambda: request not in self._reading, lambda: self._arriving.add(url)
+                self.manifest,
+                chunk,
+                lambda: request not in self._reading,
+                lambda: self._arriving.add(url),
+                lambda reason: self._failing.update({url: reason}),
             )
             try:
                 verify_chunk(url, self.manifest, chunk, got.data)
@@ -373,6 +379,10 @@ class Filling:
             arriving, self._arriving = self._arriving, set()
             for url in arriving.intersection(self._reading.values()):
                 self.handle(events.SourceProgressed(url))
+            failing, self._failing = self._failing, {}
+            for url, reason in failing.items():
+                if url not in arriving:
+                    self.handle(events.OriginFailing(url, reason))
 
     async def _write_out_early(self) -> None:
         """Have the disk begin with what is verified: between two commits it would wait, and then they for it.
@@ -473,7 +483,7 @@ def _source_report(source: Source, state: str) -> SourceReport:
         reason = reason or "the link to it has ended"
     elif source.is_slow:
         state = "slow"
-    elif source.faults:
+    elif source.fault_reason:
         state, reason = "failing", source.fault_reason
     return SourceReport(
         id=source.id,

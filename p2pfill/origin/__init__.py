@@ -53,6 +53,7 @@ class Origin(Protocol):
         k: int,
         cancelled: Callable[[], bool] = ...,
         arrived: Callable[[], object] = ...,
+        failing: Callable[[str], object] = ...,
     ) -> OriginChunk:
         """Return chunk `k`, of the right length, unverified. Raises a subclass of `OriginError`."""
 

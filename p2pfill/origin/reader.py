@@ -33,6 +33,7 @@ from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedErr
 from obstore.store import HTTPStore, LocalStore
 
 from p2pfill._version import __version__
+from p2pfill.model.pace import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.errors import (
     OriginCancelled,
@@ -118,7 +119,14 @@ class _Body:
 class _Fetch:
     """The state that the jobs of one `read_chunk` share: counters, deadline, first failure."""
 
-    def __init__(self, deadline: float, cancelled: Callable[[], bool], arrived: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        cancelled: Callable[[], bool],
+        arrived: Callable[[], object],
+        failing: Callable[[str], object],
+    ) -> None:
+        self.failing = failing
         self.deadline = deadline
         self.bytes_received = 0
         self.requests = 0
@@ -172,17 +180,19 @@ class StoreOrigin:
         k: int,
         cancelled: Callable[[], bool] = lambda: False,
         arrived: Callable[[], object] = lambda: None,
+        failing: Callable[[str], object] = lambda reason: None,
     ) -> OriginChunk:
         """Return chunk `k` of the title, unverified.
 
         `cancelled` is asked from several threads, between buffers and while waiting, and `arrived` is called from them
-        when bytes have come. Raises a subclass of
+        when bytes have come, `failing` with the reason when requests fail again and again. Raises a subclass of
         `OriginError`, which carries the bytes that had arrived.
         """
         # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A
         # node that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
         data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
-        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled(), arrived)
+        deadline = time.monotonic() + self._settings.total_max_s
+        fetch = _Fetch(deadline, lambda: self._closed or cancelled(), arrived, failing)
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
         # The caller's thread works too, so a chunk of one file needs no other thread.
@@ -251,6 +261,8 @@ class StoreOrigin:
                 if done == len(job.target):  # all is here; only the end of the body was missing
                     return
                 reason = self._judge(fetch, job, err, begun)
+            if attempt == FAILING_ATTEMPTS and not done:
+                fetch.failing(f"{self._name(job)}: {reason}")
             if attempt < self._settings.attempts_max:
                 roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2**attempt)
                 self._wait(fetch, self._rng.uniform(0.0, roof), job, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from p2pfill.model.pace import FAILING_ATTEMPTS
 from p2pfill.sim.flows import Flow
 from p2pfill.swarm import events
 
@@ -98,6 +99,11 @@ class OriginRead:
         if self._attempt >= ATTEMPTS_MAX:
             self._finish(events.RequestFailed(self._request, reason, self._discard()))
             return
+        if self._attempt == FAILING_ATTEMPTS:
+            self._filling.handle(events.OriginFailing(world.scenario.origin, reason))
+            self._filling.pump()
+            if self._stopped:
+                return
         roof_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**self._attempt)
         world.schedule.after(world.random.uniform(0.0, roof_s), self._answer, self._attempt)
 

@@ -34,6 +34,8 @@ class _Claim:
     times: int
     """How many times the usual time it has."""
     counts: bool = False
+    is_broken: bool = False
+    """Its time has passed, and the chunk has not come."""
 
 
 class Claims:
@@ -79,7 +81,8 @@ class Claims:
         for chunk, made in list(self._made.items()):
             for node_id, claim in list(made.items()):
                 used_up_at = claim.since + claim.times * self.time_s
-                claim.counts = claim.counts and now < used_up_at and now <= claim.at + CLAIM_S
+                claim.is_broken = now >= used_up_at
+                claim.counts = claim.counts and not claim.is_broken and now <= claim.at + CLAIM_S
                 if now > max(used_up_at, claim.at + claim.times * self.time_s):
                     del made[node_id]
             if not made:
@@ -90,6 +93,13 @@ class Claims:
         for chunk, made in self._made.items():
             for node_id, claim in made.items():
                 if claim.counts:
+                    yield chunk, node_id
+
+    def broken(self) -> Iterator[tuple[int, str]]:
+        """Yield the claims whose time has passed in vain: a chunk, and who made it."""
+        for chunk, made in self._made.items():
+            for node_id, claim in made.items():
+                if claim.is_broken:
                     yield chunk, node_id
 
     def allowances(self) -> dict[str, float]:

@@ -101,6 +101,14 @@ class SourceProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginFailing:
+    """Occurs when a chunk was asked of an origin in vain for the second time in a row; it is tried again by itself."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkReceived:
     """Occurs when all bytes of a request are written and every digest that the title asks for holds."""
 
@@ -152,6 +160,7 @@ Event = (
     | SlowReported
     | WaysReported
     | SourceProgressed
+    | OriginFailing
     | ChunkReceived
     | RequestFailed
     | ChunksCommitted

@@ -152,6 +152,10 @@ class Fill:
                 self._hear_slow(now, source, node)
             case events.SourceProgressed(source):
                 self._progress(now, source)
+            case events.OriginFailing(source, reason):
+                if (origin := self.sources.get(source)) is not None:
+                    origin.is_failing, origin.fault_reason = True, reason
+                    self._tick_at = now
             case events.ChunkReceived(request):
                 self._receive(now, request)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
@@ -360,6 +364,7 @@ class Fill:
         if source is None:
             return
         source.progress_at = now
+        source.is_failing = False
         self._masters.saw(now, source_id)
         if source.scope != Scope.ISP and source.requests:
             chunks = tuple(request.chunk for request in source.requests.values())
@@ -392,9 +397,9 @@ class Fill:
         else:
             source.note_delivery(now, request, length)
         if not source.was_slow:
-            if source.faults and source.scope == Scope.ORIGIN:
+            if source.fault_reason and source.scope == Scope.ORIGIN:
                 self._tick_at = now  # others are told at once that it can be reached again
-            source.faults, source.fault_reason = 0, ""
+            source.faults, source.fault_reason, source.is_failing = 0, "", False
         self._masters.saw(now, source.id)
         self._masters.claims.settle((request.chunk,))
         del self._requests[number], source.requests[number]
@@ -540,7 +545,7 @@ class Fill:
             self._starved_at = None
             share = self._masters.duties()[Scope.REGION] | self._masters.rights()[Scope.REGION]
             self._freed = self._freed | (self.ledger.missing & share).and_not(self.available.held[Scope.ISP])
-            if all(source.scope != Scope.ORIGIN or source.faults for source in self.sources.values()):
+            if all(source.scope != Scope.ORIGIN or source.fault_reason for source in self.sources.values()):
                 for source in self.sources.values():
                     if source.is_slow:
                         source.barred_until = now  # better than none

@@ -378,6 +378,10 @@ class Masters:
                     parts[node_id] = part[Scope.REGION].and_not(here)
                     gettable = part[Scope.ORIGIN] | (part[Scope.WORLD] & far) | (part[Scope.REGION] & nearby)
                     due[node_id] = gettable.and_not(here)
+        for chunk, node_id in self.claims.broken():
+            # Nobody here may know otherwise that such a chunk could be had.
+            if node_id in parts and parts[node_id][chunk]:
+                due[node_id].add(chunk)
         found = [
             node_id
             for stalls, left, wait_s in ((self._stalls, due, patience_s), (self._stuck, parts, STUCK * patience_s))

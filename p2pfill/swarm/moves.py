@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from p2pfill.swarm.election import Scope
-from p2pfill.swarm.sources import Request, Source
+from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, Request, Source
 
 OVERDUE: Final = 8.0
 """A chunk is overdue after this many times what an idle source would need for it."""
@@ -62,7 +62,7 @@ def find_overdue(
 ) -> Iterator[tuple[Request, Source]]:
     """Yield overdue requests, each with the idle source that it is to be moved to.
 
-    To one whose rate is not known goes what comes from a source of which nothing at all has come for `wait_s`.
+    To one whose rate is not known goes what comes at less than the least rate, or from where nothing came for `wait_s`.
     """
     late = [
         (request, owner)
@@ -78,9 +78,10 @@ def find_overdue(
     for idle in [s for s in sources if not s.requests and not s.barred_reason]:
         overdue_s = OVERDUE * chunk_size / idle.rate_bytes_s if idle.rate_bytes_s else wait_s
         for request, owner in late:
-            if not idle.rate_bytes_s and (idle.scope == Scope.ORIGIN or now - owner.progress_at <= wait_s):
-                continue
             waited_s = now - _owed_since(request, owner)
+            crawls = waited_s * LEAST_RATE_BYTES_S > chunk_size or now - owner.progress_at > wait_s
+            if not idle.rate_bytes_s and (idle.scope == Scope.ORIGIN or not crawls):
+                continue
             # One that is as fast as a rule is late by its own measure, too.
             usual_s = chunk_size / owner.rate_bytes_s if owner.rate_bytes_s else 0.0
             slower = 2 * chunk_size < usual_s * idle.rate_bytes_s or waited_s > OVERDUE * usual_s

@@ -111,6 +111,8 @@ class Source:
     """It was barred for that, and has not shown since that it is faster: it gets one request at a time."""
     fault_reason: str = ""
     """What it did wrong last; empty once it has delivered since."""
+    is_failing: bool = False
+    """An origin that is asked again and again in vain."""
     quarantined: bool = False
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True

@@ -41,7 +41,7 @@ class Ways:
         """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes."""
         before, linked, failing = self.closed, set(), []
         for source in sources:
-            if source.scope != Scope.ORIGIN or not source.faults:
+            if source.scope != Scope.ORIGIN or not (source.faults or source.is_failing):
                 linked.add(source.scope)
             else:
                 failing.append(source)

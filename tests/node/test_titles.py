@@ -60,12 +60,17 @@ class SlowOrigin:
         self._origin = origin
 
     def read_chunk(
-        self, manifest: Manifest, k: int, cancelled: Callable[[], bool], arrived: Callable[[], object]
+        self,
+        manifest: Manifest,
+        k: int,
+        cancelled: Callable[[], bool],
+        arrived: Callable[[], object],
+        failing: Callable[[str], object],
     ) -> OriginChunk:
         with self.lock:
             self.reads.append(manifest.name)
         time.sleep(0.02)
-        return self._origin.read_chunk(manifest, k, cancelled, arrived)
+        return self._origin.read_chunk(manifest, k, cancelled, arrived, failing)
 
     def close(self) -> None:
         self._origin.close()
