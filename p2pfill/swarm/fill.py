@@ -29,13 +29,13 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.claims import CLAIM_S
 from p2pfill.swarm.election import SCOPES, Scope
 from p2pfill.swarm.faults import ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
+from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
 from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, SLOW, Request, Source, find_crawling, find_slow, origin_window
 from p2pfill.swarm.verdicts import Verdicts
 from p2pfill.swarm.waits import count_waits
@@ -49,14 +49,8 @@ if TYPE_CHECKING:
     from p2pfill.model.node import NodeInfo
     from p2pfill.model.policy import FillPolicy
 
-STALL_CHUNKS: Final = 8
-"""A master counts as stalled after the time in which it used to deliver this many chunks (or the policy's wait)."""
-
 TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
-
-CLAIM_TIMES: Final = 2
-"""A chunk that another cache claims may take so many times as long as this cache's own chunks take across borders."""
 
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
@@ -429,7 +423,8 @@ class Fill:
     def _tick(self, now: float) -> None:
         """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
         self._tick_at = now + TICK_S
-        self._patience_s = self._measure_patience()
+        sources, size = self.sources.values(), self.manifest.chunk_size
+        self._patience_s = patience_s(sources, size, self.policy.stall_wait_s)
         share = self._masters.duties()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:
@@ -440,7 +435,7 @@ class Fill:
             if source.requests and not self._is_held and self._is_silent(now, source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
         self._masters.readmit(now, self.me.id)
-        self._masters.claims.time_s = self._patience_s + self._crossing_s(now)
+        self._masters.claims.time_s = self._patience_s + crossing_s(sources, now, size)
         self._masters.claims.look(now)
         self._masters.look_at_ways(now)
         if self._is_held:
@@ -450,40 +445,16 @@ class Fill:
             self._pass_over_slow(now)
             self._end_starvation(now)
             # Not stretched: whoever fetches slowly says that it is at it, and has the time that a claim gives it.
-            wait_s = self.policy.stall_wait_s + self._unanswered_s(now)
+            wait_s = self.policy.stall_wait_s + unanswered_s(sources, now)
             self._masters.watch_parts(now, wait_s, self._lacking(), self.available)
             owing = {source.id for source in self.sources.values() if source.requests}
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
-        for late, source in find_overdue(self.sources.values(), now, self.manifest.chunk_size, self._patience_s):
+        for late, source in find_overdue(sources, now, size, self._patience_s):
             self._move(now, late, source)
 
     def _lacking(self) -> Bitmap:
         """Return the chunks that are not verified here."""
         return Bitmap.full(self.manifest.chunk_count).and_not(self.ledger.have)
-
-    def _crossing_s(self, now: float) -> float:
-        """Return how long a chunk that another cache claims may take to come across a border.
-
-        At the least rate, or as it goes for this cache itself where that is slower.
-        """
-        size = self.manifest.chunk_size
-        longest_s = size / LEAST_RATE_BYTES_S
-        for source in self.sources.values():
-            if source.scope != Scope.ISP and not source.barred_reason and (source.requests or source.rate_bytes_s):
-                pace = source.pace(now, size) * source.weight
-                is_moving = max(source.progress_at, source.delivered_at) + CLAIM_S > now
-                if pace and (is_moving or not source.requests):
-                    longest_s = max(longest_s, CLAIM_TIMES * size / pace)
-        return longest_s
-
-    def _unanswered_s(self, now: float) -> float:
-        """Return for how long an origin has not begun to answer this cache either: so long others may wait as well."""
-        waits_s = [
-            now - max(source.progress_at, source.delivered_at, min(r.asked_at for r in source.requests.values()))
-            for source in self.sources.values()
-            if source.scope == Scope.ORIGIN and source.requests
-        ]
-        return max(waits_s, default=0.0)
 
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
@@ -549,14 +520,6 @@ class Fill:
                 for source in self.sources.values():
                     if source.is_slow:
                         source.barred_until = now  # better than none
-
-    def _measure_patience(self) -> float:
-        """Return the seconds without progress after which a master is passed over."""
-        rates = [source.rate_bytes_s for source in self.sources.values() if source.rate_bytes_s]
-        if not rates:
-            return self.policy.stall_wait_s
-        typical = sorted(rates)[len(rates) // 2]
-        return max(self.policy.stall_wait_s, STALL_CHUNKS * self.manifest.chunk_size / typical)
 
     def _is_silent(self, now: float, source: Source) -> bool:
         """Tell whether a source that owes something has not shown for too long that it is at it."""
