@@ -484,7 +484,8 @@ def _source_report(source: Source, state: str) -> SourceReport:
     elif source.is_slow:
         state = "slow"
     elif source.fault_reason:
-        state, reason = "failing", source.fault_reason
+        state = "failing"
+        reason = source.fault_reason
     return SourceReport(
         id=source.id,
         tier=_TIER[source.scope],
