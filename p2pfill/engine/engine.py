@@ -58,6 +58,13 @@ class Faulted:
     error: Exception
 
 
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something that people should know: write it into the log."""
+
+    text: str
+
+
 Effect = (
     Dial
     | OpenStream
@@ -70,6 +77,7 @@ Effect = (
     | LimitSlots
     | EndFill
     | Faulted
+    | Warn
 )
 
 NOT_ORDERED: Final = Urgency()
@@ -403,6 +411,11 @@ class Engine:
         task.reads.pop(arrival.receive.request_id, None)
         self.arrived(Owner(task, arrival.receive.request_id), arrival)
 
+    def origin_failing(self, now: float, task: FillTask, url: str, reason: str) -> None:
+        """Take note that an origin has failed again and again."""
+        self.now = now
+        self.handle_event(task, events.OriginFailing(url, reason))
+
     def arrived(self, owner: Owner, arrival: Arrival) -> None:
         """Take in what became of a receive."""
         task, request = owner
@@ -522,8 +535,12 @@ class Engine:
             self._progress_at = now + PROGRESS_S
             self._each_link(Link.report_progress)
             for task in self.tasks.values():
-                for url in dict.fromkeys(url for url, _ in task.reads.values()):
+                arriving, failing = task.origin_news()
+                for url in dict.fromkeys(url for url, _ in task.reads.values() if url in arriving):
                     self.handle_event(task, events.SourceProgressed(url))
+                for url, reason in failing.items():
+                    if url not in arriving:
+                        self.handle_event(task, events.OriginFailing(url, reason))
         for task in self.tasks.values():
             if task.is_discovery_over(now):
                 self.handle_event(task, events.NeighboursHeard())
@@ -569,6 +586,12 @@ class Engine:
                     link.show_interest(task, wanted)
             case actions.ReportSlow(node):
                 self._each_link(lambda link: link.report_slow(task.title_id, node))
+            case actions.ReportWays(closed, reason):
+                if reason:
+                    self.emit(
+                        Warn(f"the origin cannot be reached from here, others of the ISP take its part: {reason}")
+                    )
+                self._each_link(lambda link: link.report_ways(task.title_id, closed))
             case actions.CompleteTitle():
                 self._tell(task, at_once=True)
                 task.state = "verifying"

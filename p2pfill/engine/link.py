@@ -9,7 +9,7 @@ The link reaches the rest of the cache through `LinkHost` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from p2pfill.protocol import messages as m
 from p2pfill.protocol.rules import WANTS_MAX, Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope, scope_between
+from p2pfill.swarm.ways import as_number, from_number
 
 STREAMS_FAST: Final = 2
 """Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
@@ -353,6 +354,10 @@ class Link:
         if (task := self._task_of(message.handle)) is not None and self.remote is not None:
             self._host.handle_event(task, events.SlowReported(self.remote.id, message.node_id))
 
+    def _take_ways(self, message: m.Ways) -> None:
+        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+            self._host.handle_event(task, events.WaysReported(self.remote.id, from_number(message.closed)))
+
     def _take_reject(self, message: m.Reject) -> None:
         receive = self.book.retract(message.request_id)
         if receive is not None:
@@ -406,6 +411,11 @@ class Link:
         for handle in self._subscribed(title_id):
             self.channel.send(m.Slow(handle, node_id))
 
+    def report_ways(self, title_id: TitleId, closed: Collection[Scope]) -> None:
+        """Tell from where this cache cannot take chunks of a title."""
+        for handle in self._subscribed(title_id):
+            self.channel.send(m.Ways(handle, as_number(closed)))
+
     def show(self, title_id: TitleId) -> None:
         """Send our holdings of a title anew, since we now have it where we had not."""
         for handle in self._subscribed(title_id):
@@ -427,6 +437,9 @@ class Link:
         title_id = TitleId(message.title_id)
         self._subscriptions[message.handle] = title_id
         self._send_holdings(message.handle, title_id)
+        task = self._host.task(title_id)
+        if task is not None and task.fill.ways.closed:
+            self.channel.send(m.Ways(message.handle, as_number(task.fill.ways.closed)))
 
     def _take_unwant(self, message: m.Unwant) -> None:
         if self._subscriptions.pop(message.handle, None) is not None:
@@ -489,6 +502,7 @@ _TAKES: Final[dict[type, Callable[[Link, Any], None]]] = {
     m.Have: Link._take_have,
     m.Fetching: Link._take_fetching,
     m.Slow: Link._take_slow,
+    m.Ways: Link._take_ways,
     m.Interest: Link._take_interest,
     m.Reject: Link._take_reject,
     m.StreamGrant: Link._take_grant,

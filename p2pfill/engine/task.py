@@ -7,7 +7,7 @@ anything crosses a border, announcements keep a pace, commits are batched, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -84,8 +84,8 @@ class FillTask:
 
     __slots__ = (
         "_begun", "_commit_at", "_committing", "_discover_until", "_told_at", "_unheard", "_writing_out", "error",
-        "fault", "fill", "late", "manifest", "origins", "reads", "slots", "state", "stored", "title_id", "to_announce",
-        "to_claim", "to_commit",
+        "fault", "fill", "late", "manifest", "origin_news", "origins", "reads", "slots", "state", "stored",
+        "title_id", "to_announce", "to_claim", "to_commit",
     )  # fmt: skip
 
     def __init__(self, fill: Fill, stored: ChunkStore, now: float, unheard: Iterable[str] = ()) -> None:
@@ -103,6 +103,8 @@ class FillTask:
         """Request -> URL and receive, of the reads under way."""
         self.late: list[events.Event] = []
         """What became known while the fill's actions were performed."""
+        self.origin_news: Callable[[], tuple[Collection[str], Mapping[str, str]]] = lambda: ((), {})
+        """Of whoever reads: origins of which bytes have come since the last call, and those that fail, with why."""
         self.to_announce: list[int] = []
         self.to_claim: list[int] = []
         self.to_commit: list[int] = []

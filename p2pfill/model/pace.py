@@ -34,6 +34,10 @@ AGENDA_S: Final = 0.25
 ORIGIN_READS_MAX: Final = 8
 """Chunks read from origins at a time, by all fills of a node: each costs a thread and a chunk of memory."""
 
+FAILING_ATTEMPTS: Final = 2
+"""So many requests in a row for a part of a chunk must have failed before others are told that an origin cannot be
+reached: one that breaks off is nothing."""
+
 REDIAL_S: Final = 0.5
 """The first pause before a node is dialled again; doubles up to `REDIAL_MAX_S`."""
 

@@ -41,7 +41,7 @@ class SourceReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     in_flight: int = 0
     """Chunks requested and not yet here."""
     state: str = "ok"
-    """`ok`, `connecting`, `slow`, `quarantined`, `lost`, `full`."""
+    """`ok`, `slow`, `failing`, `quarantined`, `lost`."""
     reason: str = ""
     """Why it is in that state, for people."""
 

@@ -84,6 +84,11 @@ class FillDriver:
         self._early: list[ReadOrigin | Commit | BeginWriteOut | GoLive] = []
         """What was to be done before `run` had begun."""
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
+        self._arriving: set[str] = set()
+        """Origins of which bytes have come since the engine asked; worker threads add to it."""
+        self._failing: dict[str, str] = {}
+        """Origins that were asked in vain since then, and why; likewise."""
+        task.origin_news = self._take_origin_news
         self._origins_lock = threading.Lock()
         self._origins: dict[str, Origin] = {}
         """Opened when first read; a directory may be there on some caches only, or come to be."""
@@ -241,7 +246,13 @@ class FillDriver:
     def _read_and_write(self, url: str, receive: Receive) -> Arrival:
         """Read, check and write a chunk. Runs in a thread. Raises `OriginError` and `ConfigError`."""
         chunk = receive.chunk
-        got = self._open_origin(url).read_chunk(self.manifest, chunk, lambda: not receive.is_wanted)
+        got = self._open_origin(url).read_chunk(
+            self.manifest,
+            chunk,
+            lambda: not receive.is_wanted,
+            lambda: self._arriving.add(url),
+            lambda reason: self._failing.update({url: reason}),
+        )
         try:
             verify_chunk(url, self.manifest, chunk, got.data)
         except OriginObjectChanged as error:
@@ -253,6 +264,11 @@ class FillDriver:
                 return Arrival(receive, Outcome.VERIFIED, got.bytes_received)
             return Arrival(receive, Outcome.WITHDRAWN, got.bytes_received, "given up")
         return Arrival(receive, Outcome.STORE, got.bytes_received, str(refused[0]))
+
+    def _take_origin_news(self) -> tuple[set[str], dict[str, str]]:
+        arriving, self._arriving = self._arriving, set()
+        failing, self._failing = self._failing, {}
+        return arriving, failing
 
     def _open_origin(self, url: str) -> Origin:
         """Return an origin, opened now where it was not. For worker threads. Raises `ConfigError`."""
@@ -360,8 +376,11 @@ def _source_report(source: Source, state: str) -> SourceReport:
         state = "quarantined"
     elif state == "lost":
         reason = reason or "the link to it has ended"
-    elif reason:
+    elif source.is_slow:
         state = "slow"
+    elif source.fault_reason:
+        state = "failing"
+        reason = source.fault_reason
     return SourceReport(
         id=clipped(source.id),
         tier=_TIER[source.scope],

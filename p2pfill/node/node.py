@@ -16,7 +16,7 @@ import trio
 
 from p2pfill._version import __version__
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import Effect, Engine, Faulted
+from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import FillTask, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, leaves_of
@@ -263,6 +263,8 @@ class Node:
                 self._plane.limit(task.title_id, slots)
             case StopRead():
                 pass  # the thread that reads looks at the receive
+            case Warn(text):
+                self.log.warning("%s", text)
             case Faulted(doing, error):
                 self.log.error("could not %s: %r; please report it", doing, error, exc_info=error)
             case _:

@@ -49,7 +49,14 @@ class Origin(Protocol):
     def url(self) -> str:
         """The normalised base URL or directory, for messages."""
 
-    def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = ...) -> OriginChunk:
+    def read_chunk(
+        self,
+        manifest: Manifest,
+        k: int,
+        cancelled: Callable[[], bool] = ...,
+        arrived: Callable[[], object] = ...,
+        failing: Callable[[str], object] = ...,
+    ) -> OriginChunk:
         """Return chunk `k`, of the right length, unverified. Raises a subclass of `OriginError`."""
 
     def close(self) -> None:

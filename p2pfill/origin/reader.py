@@ -34,6 +34,7 @@ from obstore.store import HTTPStore, LocalStore
 
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError, is_fault
+from p2pfill.model.pace import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.errors import (
     OriginCancelled,
@@ -120,18 +121,28 @@ class _Body:
 class _Fetch:
     """The state that the jobs of one `read_chunk` share: counters, deadline, first failure."""
 
-    def __init__(self, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        deadline: float,
+        cancelled: Callable[[], bool],
+        arrived: Callable[[], object],
+        failing: Callable[[str], object],
+    ) -> None:
+        self.failing = failing
         self.deadline = deadline
         self.bytes_received = 0
         self.requests = 0
         self.failure: OriginError | None = None
         self._cancelled = cancelled
+        self._arrived = arrived
         self._lock = threading.Lock()
 
     def count(self, *, received: int = 0, requests: int = 0) -> None:
         with self._lock:
             self.bytes_received += received
             self.requests += requests
+        if received:
+            self._arrived()
 
     def fail(self, failure: OriginError) -> None:
         with self._lock:
@@ -165,13 +176,23 @@ class StoreOrigin:
         self._kept: list[tuple[str, _Body]] = []
         self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
 
-    def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool] = lambda: False) -> OriginChunk:
+    def read_chunk(
+        self,
+        manifest: Manifest,
+        k: int,
+        cancelled: Callable[[], bool] = lambda: False,
+        arrived: Callable[[], object] = lambda: None,
+        failing: Callable[[str], object] = lambda reason: None,
+    ) -> OriginChunk:
         """Return chunk `k` of the title, unverified.
 
-        `cancelled` is asked from several threads, between buffers and while waiting. Whatever goes wrong, also what
-        obstore raises or the system refuses, is a subclass of `OriginError`, which carries the bytes that had arrived.
+        `cancelled` is asked from several threads, between buffers and while waiting, and `arrived` is called from them
+        when bytes have come, `failing` with the reason when requests fail again and again. Whatever goes wrong, also
+        what obstore raises or the system refuses, is a subclass of `OriginError`, which carries the bytes that had
+        arrived.
         """
-        fetch = _Fetch(time.monotonic() + self._settings.total_max_s, lambda: self._closed or cancelled())
+        deadline = time.monotonic() + self._settings.total_max_s
+        fetch = _Fetch(deadline, lambda: self._closed or cancelled(), arrived, failing)
         try:
             return self._read_chunk(fetch, manifest, k)
         except OriginError as err:
@@ -268,6 +289,8 @@ class StoreOrigin:
                 if done == len(job.target):  # all is here; only the end of the body was missing
                     return
                 reason = self._judge(fetch, job, err, begun)
+            if attempt == FAILING_ATTEMPTS and not done:
+                fetch.failing(f"{self._name(job)}: {reason}")
             if attempt < self._settings.attempts_max:
                 roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2**attempt)
                 self._wait(fetch, self._rng.uniform(0.0, roof), job, reason)

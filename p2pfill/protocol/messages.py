@@ -52,6 +52,9 @@ TOKEN_BYTES: Final = 16
 WEIGHT_MAX: Final = 1e6
 """Weights are relative; a larger one would let a single node claim all border work of a group."""
 
+WAYS_ALL: Final = 7
+"""One bit each for the region, for other regions, and for origins."""
+
 
 class GoodbyeCode(IntEnum):
     """Why a link ends. Codes that a receiver does not know are to be treated as `INTERNAL`."""
@@ -134,7 +137,7 @@ class Have(_Record, frozen=True, tag=4):
 
 
 class Fetching(_Record, frozen=True, tag=5):
-    """Occurs when the sender begins to take chunks across a border: others of its group wait for it."""
+    """Occurs while bytes of chunks reach the sender across a border: others of its group wait for it, for a time."""
 
     handle: U32
     chunks: Chunks
@@ -226,6 +229,17 @@ class Interest(_Record, frozen=True, tag=17):
     """As in Holdings."""
 
 
+class Ways(_Record, frozen=True, tag=18):
+    """Occurs when the sender finds that it cannot take chunks from somewhere, or can again.
+
+    Replaces what it said before under the handle; before the first one all ways are open.
+    """
+
+    handle: U32
+    closed: Annotated[int, Meta(ge=0, le=WAYS_ALL)]
+    """A sum: 1 from other ISPs of its region, 2 from other regions, 4 from origins."""
+
+
 Message = (
     Hello
     | Want
@@ -244,6 +258,7 @@ Message = (
     | Pong
     | Goodbye
     | Interest
+    | Ways
 )
 
 
@@ -259,7 +274,7 @@ PAYLOAD_BYTES_MAX: Final = 4096
 """All other messages; Hello with the longest texts has 2 KiB. A megabyte of nested arrays would cost the
 unpacker half a second to build and refuse."""
 
-_TAG_MAX: Final = 17
+_TAG_MAX: Final = 18
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

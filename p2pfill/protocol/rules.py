@@ -38,6 +38,7 @@ from p2pfill.protocol.messages import (
     StreamRefuse,
     Unwant,
     Want,
+    Ways,
 )
 
 WANTS_MAX: Final = 1024
@@ -196,7 +197,7 @@ class RuleBook:
             _check_chunks(handle, max(message.chunks), asked.wants[handle])
         return verdict
 
-    def _judge_slow(self, message: Slow, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+    def _judge_word(self, message: Slow | Ways, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
         return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
 
     def _judge_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
@@ -285,7 +286,8 @@ _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
     StreamRefuse: RuleBook._judge_stream_answer,
     Ping: RuleBook._judge_ping,
     Pong: RuleBook._judge_pong,
-    Slow: RuleBook._judge_slow,
+    Slow: RuleBook._judge_word,
+    Ways: RuleBook._judge_word,
     Goodbye: RuleBook._judge_free,
     Hello: RuleBook._judge_hello,
 }

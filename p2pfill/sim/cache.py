@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Protocol
 
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import Effect, Engine, Faulted
+from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import Link, OpenStream, WakeUploads
 from p2pfill.engine.requests import Arrival, Lock
 from p2pfill.engine.slots import Uploader, UploadSlots
@@ -29,6 +29,7 @@ from p2pfill.sim.checkers import CheckedFill, CheckedWorld
 from p2pfill.sim.connection import NO_LOCK, Connection, DataStream
 from p2pfill.sim.network import Place
 from p2pfill.sim.origin import OriginRead, OriginWorld
+from p2pfill.swarm import actions
 
 
 class SimWorld(OriginWorld, CheckedWorld, Protocol):
@@ -84,12 +85,17 @@ class SimEngine(Engine):
         """A fault ends the run: it is ours."""
         raise error
 
+    def _perform(self, task: FillTask, action: actions.Action) -> None:
+        """Do what a fill wants done; who claims without fetching asks for nothing."""
+        if self.cache.lie != "claim" or not isinstance(action, actions.RequestChunk):
+            super()._perform(task, action)
+
     def shown(self, title_id: TitleId) -> Bitmap | None:
         """Return what others are told; a liar claims everything."""
         held, cache = super().shown(title_id), self.cache
         if held is None:
             return None
-        if cache.lie:
+        if cache.lie in ("reject", "silent"):
             return Bitmap.full(len(held))
         cache.world.checkers.showed(cache.info.id, cache.verified, held)
         return held
@@ -130,7 +136,10 @@ class SimCache:
         self.clock_rate = 1.0
         """Seconds of its clock a second."""
         self.lie = ""
-        """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks."""
+        """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks. `claim`: it
+        says that it is fetching everything, and asks for nothing."""
+        self.is_refused = False
+        """What it asks the origin for is refused at once, as by a dead proxy."""
         self.corrupts = False
         """What it sends is not what it should be."""
         self.slow_sync = 1.0
@@ -227,7 +236,7 @@ class SimCache:
             case GoLive(task):
                 self.world.note(self.info.id, "complete")
                 schedule.after(self.world.scenario.sync_ms * 1e-3, self.go_live, self.engine, task)
-            case EndFill() | Faulted():
+            case EndFill() | Faulted() | Warn():
                 pass
 
     def _later(self, deed: Callable[..., object], *arguments: Any) -> bool:
@@ -271,7 +280,26 @@ class SimCache:
         )  # fmt: skip
         origins = [world.scenario.origin]
         self.task = self.engine.begin_fill(now, fill, SimStore(self), origins, members, unlinked, unheard)
+        self.task.origin_news = self._origin_news
         self.tick()
+
+    def _origin_news(self) -> tuple[list[str], dict[str, str]]:
+        """Return the origins of which bytes are arriving; what fails is told as it does."""
+        return [self.world.scenario.origin] if any(read.is_moving for read in self.reads.values()) else [], {}
+
+    def origin_failing(self, reason: str) -> None:
+        """Take note that the origin has failed again and again."""
+        if self.task is not None and self.running and not self._later(self.origin_failing, reason):
+            self.engine.origin_failing(self.local_time(), self.task, self.world.scenario.origin, reason)
+            self.tick()
+
+    def claim_everything(self) -> None:
+        """Say that all that it lacks is on its way."""
+        if self.task is not None and not self.task.is_over:
+            lacking = Bitmap.full(len(self.verified)).and_not(self.verified)
+            for link in self.engine.links.values():
+                link.tell(self.task, (), tuple(lacking.indexes()))
+            self.tick()
 
     def set_members(self, members: Sequence[NodeInfo], unlinked: tuple[str, ...] = ()) -> None:
         """Take in the caches that want the title."""

@@ -205,7 +205,8 @@ class Connection:
             self.peer._outbox = None
         if self.ended:
             return
-        if self._held or self.is_held_up():
+        internet = self.host.world.internet
+        if self._held or self.host.frozen or internet.is_lost(self.route.receiver, self.route.sender):
             self._held.append(outbox)
         else:
             self._take(outbox)

@@ -7,10 +7,12 @@ complete (`checkers`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isinf
 from random import Random
 from typing import Final, Protocol
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.pace import PROGRESS_S
 from p2pfill.sim.cache import SimCache, SimWorld
 from p2pfill.sim.scenario import FaultSpec, Scenario
 from p2pfill.sim.tracker import SimTracker
@@ -38,8 +40,26 @@ class FaultyWorld(SimWorld, Protocol):
     def set_origin(self, *, up: bool) -> None:
         """Begin or end an outage of the origin; several add up."""
 
+    def lose_way(self, sender: str, receiver: str) -> None:
+        """Lose what goes one way between two hosts."""
+
+    def mend_way(self, sender: str, receiver: str) -> None:
+        """Undo one loss."""
+
+    def refuse(self, cache: SimCache, *, refused: bool) -> None:
+        """Have the origin refuse what a cache asks it for, or no longer."""
+
     def cache_is_lost(self, cache: SimCache) -> None:
         """Take note that a cache will never complete."""
+
+LOOK_S: Final = 0.01
+"""How often it is looked whether a cache has as much as a fault waits for."""
+
+DRIP_BYTES_S: Final = 32 * 1024
+"""What a source gives that drips: 256 KiB each 8 s."""
+
+FLAP_S: Final = 1.0
+"""How often a link that flaps breaks."""
 
 
 class Faults:
@@ -61,14 +81,27 @@ class Faults:
                 raise ConfigError(f"there is no fault of kind {spec.kind!r}; there are: {', '.join(KINDS)}")
             if spec.node and spec.node not in self._world.caches and spec.node not in self._world.isps():
                 raise ConfigError(f"fault {spec.kind}: there is no cache and no ISP {spec.node!r}")
-            self.healed_at = max(self.healed_at, spec.at_s + spec.for_s)
-            self._world.schedule.at(spec.at_s, self._begin, spec)
+            if spec.at_part is not None:
+                self._cache(spec)
+            for_s = 0.0 if isinf(spec.for_s) else spec.for_s
+            self.healed_at = max(self.healed_at, spec.at_s + for_s)
+            self._world.schedule.at(spec.at_s, self._begin_when_due, spec)
+
+    def _begin_when_due(self, spec: FaultSpec) -> None:
+        """Begin a fault, once the cache has as much as it says."""
+        if spec.at_part is not None:
+            cache, count = self._cache(spec), self._world.manifest.chunk_count
+            if cache.verified.count() < min(int(spec.at_part * count), count - 1):
+                self._world.schedule.after(LOOK_S, self._begin_when_due, spec)
+                return
+        self._begin(spec)
 
     def _begin(self, spec: FaultSpec) -> None:
         self.begun += 1
         self._world.note("-", f"fault {spec.kind} {spec.node} for {spec.for_s!r} s")
         undo = KINDS[spec.kind](self, spec)
-        if undo is not None:
+        if undo is not None and not isinf(spec.for_s):
+            self.healed_at = max(self.healed_at, self._world.schedule.now + spec.for_s)
             self._world.schedule.after(spec.for_s, self._heal, spec, undo)
 
     def _heal(self, spec: FaultSpec, undo: Undo) -> None:
@@ -182,6 +215,66 @@ class Faults:
             self._world.random.choice(connections).break_off()
         return None
 
+    def origin_refused(self, spec: FaultSpec) -> Undo | None:
+        """What it asks the origin for is refused at once: its proxy is dead."""
+        cache = self._cache(spec)
+        self._world.refuse(cache, refused=True)
+        return lambda: self._world.refuse(cache, refused=False)
+
+    def origin_lost(self, spec: FaultSpec) -> Undo | None:
+        """Nothing that the origin sends reaches it, and nobody says so: a firewall."""
+        ends = self._world.scenario.origin, self._cache(spec).info.id
+        self._world.lose_way(*ends)
+        return lambda: self._world.mend_way(*ends)
+
+    def one_way(self, spec: FaultSpec) -> Undo | None:
+        """What it sends to one other cache is lost, and that one's messages reach it."""
+        cache = self._cache(spec)
+        others = [name for name in cache.engine.links if not spec.peer or name == spec.peer]
+        if not others:
+            return None
+        ends = cache.info.id, self._world.random.choice(others)
+        self._world.lose_way(*ends)
+        return lambda: self._world.mend_way(*ends)
+
+    def lie_claim(self, spec: FaultSpec) -> Undo | None:
+        """It says again and again that it is fetching all that it lacks, and fetches nothing."""
+        cache = self._cache(spec)
+        undo = self._lie(cache, "claim")
+        self._claim(cache, cache.boots)
+        return undo
+
+    def _claim(self, cache: SimCache, boots: int) -> None:
+        if cache.running and cache.boots == boots and cache.lie == "claim":
+            cache.claim_everything()
+            self._world.schedule.after(PROGRESS_S, self._claim, cache, boots)
+
+    def drip(self, spec: FaultSpec) -> Undo | None:
+        """What it sends drips: it shows that it is at it, and hardly anything comes."""
+        place = self._cache(spec).place
+        self._world.internet.flows.set_rate(place.up, min(place.up_rate, DRIP_BYTES_S))
+        return lambda: self._world.internet.set_pace(place, 1.0, down=False)
+
+    def slow_origin(self, spec: FaultSpec) -> Undo | None:
+        """The origin's link carries less."""
+        internet = self._world.internet
+        internet.set_pace(internet.origin, spec.factor)
+        return lambda: internet.set_pace(internet.origin, 1.0)
+
+    def flap(self, spec: FaultSpec) -> Undo | None:
+        """All of its links break, again and again."""
+        cache = self._cache(spec)
+        until = self._world.schedule.now + spec.for_s
+
+        def again() -> None:
+            if self._world.schedule.now < until:
+                for connection in list(cache.connections.values()):
+                    connection.break_off()
+                self._world.schedule.after(FLAP_S, again)
+
+        again()
+        return lambda: None
+
     # ---- helpers
 
     def _cache(self, spec: FaultSpec) -> SimCache:
@@ -208,7 +301,9 @@ class Faults:
 
         def undo() -> None:
             # What it has said cannot be taken back but by starting anew.
-            if cache.running and cache.lie:
+            if not cache.running:
+                cache.lie = ""
+            elif cache.lie:
                 self._take_down(cache, seen=True)
                 self._world.schedule.after(SHORTEST_S, self._bring_up, cache)
 
@@ -230,6 +325,13 @@ KINDS: Final[dict[str, Callable[[Faults, FaultSpec], Undo | None]]] = {
     "tracker-outage": Faults.tracker_outage,
     "link": Faults.link,
     "freeze": Faults.freeze,
+    "origin-refused": Faults.origin_refused,
+    "origin-lost": Faults.origin_lost,
+    "one-way": Faults.one_way,
+    "lie-claim": Faults.lie_claim,
+    "drip": Faults.drip,
+    "slow-origin": Faults.slow_origin,
+    "flap": Faults.flap,
 }
 
 

@@ -71,6 +71,8 @@ class Internet:
             if rate is not None and info.isp not in self._uplinks:
                 self._uplinks[info.isp] = (Pipe(f"{info.isp} out", rate), Pipe(f"{info.isp} in", rate))
         self._cut: Counter[str] = Counter()
+        self._lost_ways: Counter[tuple[str, str]] = Counter()
+        """Sender, receiver -> how many faults lose what goes this way."""
         self.origin_bytes = 0.0
         """Bytes that have left the origin."""
         self.isp_bytes: dict[str, float] = {info.isp: 0.0 for info in infos}
@@ -115,12 +117,33 @@ class Internet:
         if not self._cut[name]:
             del self._cut[name]
 
+    def lose_way(self, sender: str, receiver: str) -> None:
+        """Lose what goes one way between two hosts; losses of one way add up."""
+        self._lost_ways[sender, receiver] += 1
+
+    def mend_way(self, sender: str, receiver: str) -> None:
+        """Undo one loss."""
+        self._lost_ways[sender, receiver] -= 1
+        if not self._lost_ways[sender, receiver]:
+            del self._lost_ways[sender, receiver]
+
+    def is_lost(self, sender: Place, receiver: Place) -> bool:
+        """Tell whether a message of an open connection does not arrive now: answers may be lost alone."""
+        return (sender.name, receiver.name) in self._lost_ways or self._is_cut(sender, receiver)
+
     def is_cut(self, route: Route) -> bool:
-        """Tell whether nothing gets through between two places now."""
+        """Tell whether nothing can be connected and no payload moves between two places now: both ways are needed."""
+        sender, receiver = route.sender, route.receiver
+        if self._lost_ways:
+            ways = self._lost_ways
+            if (sender.name, receiver.name) in ways or (receiver.name, sender.name) in ways:
+                return True
+        return self._is_cut(sender, receiver)
+
+    def _is_cut(self, sender: Place, receiver: Place) -> bool:
         cut = self._cut
         if not cut:
             return False
-        sender, receiver = route.sender, route.receiver
         if sender.name in cut or receiver.name in cut:
             return True
         return sender.isp != receiver.isp and (sender.isp in cut or receiver.isp in cut)

@@ -7,6 +7,7 @@ from random import Random
 from typing import Final, Protocol
 
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
+from p2pfill.model.pace import FAILING_ATTEMPTS
 from p2pfill.sim.flows import Flow
 from p2pfill.sim.host import Surroundings
 from p2pfill.sim.network import Route
@@ -42,6 +43,10 @@ class Reader(Protocol):
     origin_route: Route
     request_route: Route
     origin_weight: float
+    is_refused: bool
+
+    def origin_failing(self, reason: str) -> None:
+        """Take note that the origin has failed again and again."""
 
     def end_read(self, read: OriginRead) -> None:
         """Make room for another read."""
@@ -66,6 +71,11 @@ class OriginRead:
         """Whether anybody still waits for it."""
         return not self._stopped
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether bytes of it are arriving."""
+        return self._flow is not None and not self._flow.is_paused
+
     def begin(self) -> None:
         """Send the request; the cache has room for another read."""
         world = self._cache.world
@@ -76,8 +86,8 @@ class OriginRead:
         world = self._cache.world
         if self._stopped or attempt != self._attempt:
             return
-        if not world.origin_up:
-            self._try_again("the origin is down")
+        if not world.origin_up or self._cache.is_refused:
+            self._try_again("the origin is down" if not world.origin_up else "connection refused")
             return
         route = self._cache.origin_route
         if self._flow is not None:
@@ -94,7 +104,7 @@ class OriginRead:
         world = self._cache.world
         if self._flow is None or self._stopped:
             return
-        if not world.origin_up:
+        if not world.origin_up or self._cache.is_refused:
             self._break()
             self._try_again("the origin closed the connection")
         elif world.internet.is_cut(self._cache.origin_route):
@@ -120,6 +130,10 @@ class OriginRead:
         if self._attempt >= ATTEMPTS_MAX:
             self._finish(Arrival(self._receive, Outcome.BROKEN, self._discard(), reason))
             return
+        if self._attempt == FAILING_ATTEMPTS:
+            self._cache.origin_failing(reason)
+            if self._stopped:
+                return
         roof_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**self._attempt)
         world.schedule.after(world.random.uniform(0.0, roof_s), self._answer, self._attempt)
 

@@ -35,11 +35,16 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     """A name of `p2pfill.sim.faults`."""
     at_s: float = 0.0
+    at_part: float | None = None
+    """It begins once `node` has this part of the title's chunks, and not before `at_s`; 1: all but one of them."""
     for_s: float = 10.0
+    """inf: it is never healed, and what does not need to be is to complete all the same."""
     node: str = ""
     """The cache, or for a partition the cache or ISP, that it befalls."""
+    peer: str = ""
+    """For `one-way`: who does not hear it; empty: one of the caches with which it is linked."""
     factor: float = 0.1
-    """For `slow`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
+    """For `slow` and `slow-origin`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
 
 
 class LabEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

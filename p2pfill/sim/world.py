@@ -84,9 +84,8 @@ class World:
         self.tracker.begin()
         self._begin_events()
         self.samples.begin()
-        end_at = self.faults.healed_at + self.scenario.limit_s
         step_at = 0.0
-        while not self._is_over() and step_at < end_at:
+        while not self._is_over() and step_at < (end_at := self.faults.healed_at + self.scenario.limit_s):
             step_at = min(step_at + step_s, end_at)
             self.schedule.run(step_at, self._is_over)
             if progress is not None:
@@ -165,6 +164,22 @@ class World:
         """Undo one cut."""
         self.internet.mend(name)
         self._look_at_cuts()
+
+    def lose_way(self, sender: str, receiver: str) -> None:
+        """Lose what goes one way between two hosts."""
+        self.internet.lose_way(sender, receiver)
+        self._look_at_cuts()
+
+    def mend_way(self, sender: str, receiver: str) -> None:
+        """Undo one loss."""
+        self.internet.mend_way(sender, receiver)
+        self._look_at_cuts()
+
+    def refuse(self, cache: SimCache, *, refused: bool) -> None:
+        """Have the origin refuse what a cache asks it for, or no longer."""
+        cache.is_refused = refused
+        for read in list(self.origin_reads):
+            read.look_at_cut()
 
     def set_origin(self, *, up: bool) -> None:
         """Begin or end an outage of the origin; several add up."""

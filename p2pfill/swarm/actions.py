@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.swarm.election import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,19 @@ class ReportSlow:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportWays:
+    """Tell all linked caches from where this one cannot take chunks; replaces what it told before."""
+
+    closed: tuple[Scope, ...]
+    reason: str
+    """For people here; empty where nothing is closed."""
+
+
+@dataclass(frozen=True, slots=True)
 class CompleteTitle:
     """Every chunk is durable: the title can go live."""
 
 
-Action = RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | ReportSlow | CompleteTitle
+Action = (
+    RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | ReportSlow | ReportWays | CompleteTitle
+)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final
 
 from p2pfill.hot import bits
@@ -50,6 +51,14 @@ def scope_between(one: NodeInfo, other: NodeInfo) -> Scope:
     if one.region != other.region:
         return Scope.WORLD
     return Scope.ISP if one.isp == other.isp else Scope.REGION
+
+
+_BEYOND: Final = (Scope.REGION, Scope.WORLD, Scope.ORIGIN)
+
+Closed = Mapping[str, Collection[Scope]]
+"""Cache -> scopes from which it cannot take chunks, since its way there is dead."""
+
+NOTHING_CLOSED: Final[Closed] = MappingProxyType({})
 
 
 def lot_count(chunk_count: int) -> int:
@@ -107,6 +116,22 @@ def elect_stand_ins(
     return masters
 
 
+def hand_on(
+    title_id: TitleId, masters: dict[int, str], lots: Container[int], group: Mapping[str, float], unable: Container[str]
+) -> None:
+    """Elect others of `group` in the place of those who are `unable` to do what `lots` ask for; changes `masters`.
+
+    The lots of one after the other, in order of names, go to those who are able; nothing changes where nobody is.
+    """
+    left = {name: weight for name, weight in group.items() if name not in unable}
+    if not left or len(left) == len(group):
+        return
+    for name in sorted(group):
+        if name in unable and (own := [lot for lot, master in masters.items() if master == name and lot in lots]):
+            names, owners = elect(title_id, own, left)
+            masters.update({lot: names[owner] for lot, owner in zip(own, owners, strict=True)})
+
+
 def rank(title_id: TitleId, lot: int, group: Mapping[str, float]) -> list[str]:
     """Return `group` in the order in which its members stand in for a lost master of `lot`."""
     names = sorted(group)
@@ -127,6 +152,10 @@ class Duties:
     not do without the same ones, would elect otherwise and each side wait for the other. Nor does it change how an
     ISP shares out its lots but for theirs: the loss of a whole other ISP would, if that went by what is left.
 
+    So it is with caches whose own ways are `closed` (name -> scopes that they cannot take chunks from): each hands on
+    only the lots for which it would have to go there, and so does an ISP, or a region, in which all are so. Where a way
+    is closed for everybody nobody hands on anything.
+
     Members of the weight 0 count for nothing.
 
     Group elections are worked out when first asked for and kept: the answer for one cache needs three of them (its
@@ -134,7 +163,12 @@ class Duties:
     """
 
     def __init__(
-        self, title_id: TitleId, chunk_count: int, members: Iterable[NodeInfo], without: Container[str] = ()
+        self,
+        title_id: TitleId,
+        chunk_count: int,
+        members: Iterable[NodeInfo],
+        without: Container[str] = (),
+        closed: Closed = NOTHING_CLOSED,
     ) -> None:
         self._title_id = title_id
         self._chunk_count = chunk_count
@@ -150,9 +184,18 @@ class Duties:
                 self._caches[node.region, node.isp][node.id] = node.weight
                 self._regions[node.region] += node.weight
                 self._isps[node.region][node.isp] += node.weight
-        is_whole = all((node.region, node.isp) in present for node in nodes)
+        is_whole = not closed and all((node.region, node.isp) in present for node in nodes)
         self._by_right = self if is_whole else Duties(title_id, chunk_count, nodes)
-        """With those of ISPs that are gone altogether."""
+        """With those of ISPs that are gone altogether, and all ways open."""
+        self._closed = closed
+        self._open: dict[tuple[str, ...], set[Scope]] = defaultdict(set)
+        """ISP or region -> the scopes that somebody there can take chunks from; worked out where any is closed."""
+        if closed:
+            for node in nodes:
+                if node.id not in without:
+                    ways = set(_BEYOND).difference(closed.get(node.id, ()))
+                    self._open[node.region, node.isp] |= ways
+                    self._open[node.region,] |= ways
         self._won: dict[tuple[str, ...], Bitmap] = {}
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
@@ -172,7 +215,15 @@ class Duties:
         if group and (region, isp, next(iter(group))) not in self._won:
             leads_region, leads_world = self._by_right._leads(region, isp)
             reaches = {lot: leads_region[lot] + leads_world[lot] for lot in range(self._lots)}
-            self._keep((region, isp), group, elect_stand_ins(self._title_id, reaches, group, self._without))
+            masters = elect_stand_ins(self._title_id, reaches, group, self._without)
+            if self._closed:
+                leads_region, leads_world = self._leads(region, isp)
+                present = {name: weight for name, weight in group.items() if name not in self._without} or group
+                for needed in _BEYOND:
+                    lots = {lot for lot in range(self._lots) if 1 + leads_region[lot] + leads_world[lot] == needed}
+                    unable = {name for name in present if needed in self._closed.get(name, ())}
+                    hand_on(self._title_id, masters, lots, present, unable)
+            self._keep((region, isp), group, masters)
         return self._won.get((region, isp, cache)) or Bitmap(self._chunk_count)
 
     def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
@@ -181,8 +232,21 @@ class Duties:
             if path[-1] not in group:
                 return Bitmap(self._chunk_count)
             names, owners = elect(self._title_id, range(self._lots), group)
-            self._keep(path[:-1], group, {lot: names[owner] for lot, owner in enumerate(owners)})
+            winners = {lot: names[owner] for lot, owner in enumerate(owners)}
+            if self._closed:
+                to_world = self._world_lots(path[:-1])
+                for needed, lots in ((Scope.ORIGIN, to_world), (Scope.WORLD, set(range(self._lots)) - to_world)):
+                    unable = {name for name in group if needed not in self._open[*path[:-1], name]}
+                    hand_on(self._title_id, winners, lots, group, unable)
+            self._keep(path[:-1], group, winners)
         return self._won[path]
+
+    def _world_lots(self, path: tuple[str, ...]) -> set[int]:
+        """Return the lots for which whoever wins among those below `path` has to go to an origin."""
+        if not path:
+            return set(range(self._lots))
+        won = self._lot(path, self._regions)
+        return {lot for lot in range(self._lots) if won[lot]}
 
     def _keep(self, path: tuple[str, ...], group: Mapping[str, float], masters: Mapping[int, str]) -> None:
         won = {name: Bitmap(self._chunk_count) for name in group}

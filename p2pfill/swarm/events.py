@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
+from p2pfill.swarm.election import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class InterestShown:
 
 @dataclass(frozen=True, slots=True)
 class ChunksClaimed:
-    """Occurs when a cache tells that it has begun to fetch chunks across a border."""
+    """Occurs when a cache tells that it is fetching chunks across a border."""
 
     source: str
     chunks: Sequence[int]
@@ -87,10 +88,26 @@ class SlowReported:
 
 
 @dataclass(frozen=True, slots=True)
+class WaysReported:
+    """Occurs when a cache tells from where it cannot take chunks, since its own way there is dead; or no longer."""
+
+    source: str
+    closed: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceProgressed:
     """Occurs at most once a second per source while payload that was asked of it is arriving."""
 
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class OriginFailing:
+    """Occurs when a chunk was asked of an origin in vain for the second time in a row; it is tried again by itself."""
+
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +178,9 @@ Event = (
     | InterestShown
     | ChunksClaimed
     | SlowReported
+    | WaysReported
     | SourceProgressed
+    | OriginFailing
     | ChunkReceived
     | ChunkFound
     | SourceMisbehaved

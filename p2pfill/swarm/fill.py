@@ -10,8 +10,8 @@ The rules, in the order in which they bind:
 2. Tier order: a chunk that a trusted cache of the ISP holds is taken inside the ISP. One that nobody there holds may be
    taken from the region by the ISP's fill master for it, from another region by the region's, from the origin by the
    world's (`Duties`). Everyone else waits.
-3. Masters that are lost, barred, stalled or far behind are left out of the election, so the next in rank takes over. A
-   chunk taken on such grounds is an escalation and is counted with its reason.
+3. Masters that are lost, barred, stalled, far behind, or cannot reach what is to be had, are left out of the election,
+   so the next in rank takes over. A chunk taken on such grounds is an escalation and is counted with its reason.
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
 
@@ -22,22 +22,24 @@ is asked for, and no time passes for what waits. What is in flight goes on, and 
 from __future__ import annotations
 
 from collections import Counter, deque
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from p2pfill.errors import InternalError
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.pace import PROGRESS_S
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import SCOPES, Scope
+from p2pfill.swarm.faults import ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.interest import Interest
-from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
-from p2pfill.swarm.sources import SLOW, Request, Source, find_slow, origin_window
+from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
+from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, SLOW, Request, Source, find_crawling, find_slow, origin_window
 from p2pfill.swarm.verdicts import Verdicts
+from p2pfill.swarm.waits import count_waits
+from p2pfill.swarm.ways import Ways
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -47,43 +49,11 @@ if TYPE_CHECKING:
     from p2pfill.model.node import NodeInfo
     from p2pfill.model.policy import FillPolicy
 
-STALL_CHUNKS: Final = 8
-"""A master counts as stalled after the time in which it used to deliver this many chunks (or the policy's wait)."""
-
 TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
 
-BACKOFF_S: Final = 0.5
-"""A source that refuses is left alone this long; doubles with each fault in a row."""
-
-DOUBLINGS_MAX: Final = 6
-"""Stops the doubling at 64 times the first wait: half a minute after refusals, an hour after wrong digests."""
-
-REFUSALS_MAX: Final = 3
-"""After this many refusals in a row a source's holdings no longer count, so that its chunks are had elsewhere."""
-
-CLAIM_S: Final = 2.25 * PROGRESS_S
-"""A claim that was not repeated for so long is void: it was repeated each `PROGRESS_S`, and two may be late."""
-
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
-
-
-class Fault(Enum):
-    """What a source did wrong."""
-
-    REFUSED = "refused"
-    SILENT = "silent"
-    CORRUPT = "corrupt"
-    SLOW = "slow"
-
-
-_ESCALATION: Final = {
-    Fault.REFUSED: "master-refusing",
-    Fault.SILENT: "master-silent",
-    Fault.CORRUPT: "master-quarantined",
-    Fault.SLOW: "master-slow",
-}
 
 
 class Fill:
@@ -111,7 +81,7 @@ class Fill:
         self.available = Availability(manifest.chunk_count)
         self.sources: dict[str, Source] = {}
         self.past: dict[str, Source] = {}
-        """Sources that were lost: what they gave, and whether they lied."""
+        """Sources that were lost, with all that was learnt of them."""
         self.escalations: Counter[str] = Counter()
         self.bytes_by_scope: dict[Scope, int] = dict.fromkeys(Scope, 0)
         self.duplicate_bytes = 0
@@ -120,6 +90,7 @@ class Fill:
         self.is_held = False
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._verdicts = Verdicts()
+        self.ways = Ways()
         self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
         """Since when nothing has been outstanding though chunks are missing."""
@@ -137,6 +108,7 @@ class Fill:
         self._next_request = 0
         self._tick_at = now
         self._patience_s = policy.stall_wait_s
+        self._masters.claims.time_s = policy.stall_wait_s + manifest.chunk_size / LEAST_RATE_BYTES_S
         self._out: deque[actions.Action] = deque()
         self._completed = False
 
@@ -155,7 +127,7 @@ class Fill:
                 full = Bitmap.full(self.manifest.chunk_count)
                 self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
             case events.SourceLost(source, reason):
-                self._lose_source(source, reason)
+                self._lose_source(now, source, reason)
             case events.HoldingsArrived(source, holdings):
                 self._hold(now, source, holdings)
             case events.NeighboursHeard():
@@ -166,12 +138,18 @@ class Fill:
                 if source in self.sources:
                     self.sources[source].interest = wanted
             case events.ChunksClaimed(source, chunks):
-                self._masters.claim(now, source, [c for c in chunks if 0 <= c < self.manifest.chunk_count])
-                self._saw_progress(now, source)
+                self._take_claim(now, source, chunks)
+            case events.WaysReported(source, closed):
+                if source in self.sources:
+                    self._masters.set_ways(now, source, frozenset(closed))
             case events.SlowReported(source, node):
                 self._hear_slow(now, source, node)
             case events.SourceProgressed(source):
                 self._progress(now, source)
+            case events.OriginFailing(source, reason):
+                if (origin := self.sources.get(source)) is not None:
+                    origin.is_failing, origin.fault_reason = True, reason
+                    self._tick_at = now
             case events.ChunkReceived(request):
                 self._receive(now, request)
             case events.ChunkFound(chunk):
@@ -275,40 +253,23 @@ class Fill:
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
-        counts = self.ledger.counts
-        missing, held_back = self.ledger.missing, 0
-        if self.is_held:
-            missing, held_back = Bitmap(self.manifest.chunk_count), missing.count()
-        in_isp = missing & self.available.held[Scope.ISP]
-        elsewhere = missing.and_not(self.available.held[Scope.ISP])
-        mine = (elsewhere & self._masters.duties()[Scope.REGION]).count()
-        waits = {
-            "a more urgent title": held_back,
-            "room at a peer": in_isp.count(),
-            "the ISP's fill master": elsewhere.count() - mine,
-            "a source beyond the ISP": mine,
-            "bytes on their way": counts[ChunkState.REQUESTED],
-        }
-        return {reason: count for reason, count in waits.items() if count}
+        return count_waits(self.ledger, self.available, self._masters, self.ways, is_held=self.is_held)
 
     # ---- sources come, go and misbehave
 
     def _connect(self, now: float, node: NodeInfo) -> None:
         if node.id in self.sources:
-            self._lose_source(node.id)
+            self._lose_source(now, node.id)
         scope = Scope.WORLD
         if node.region == self.me.region:
             scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now)
         self.sources[node.id] = source
         if (before := self.past.pop(node.id, None)) is not None:
-            source.bytes_kept = before.bytes_kept
-            if before.quarantined and now < before.barred_until:
-                source.faults, source.barred_until = before.faults, before.barred_until
-                source.barred_reason, source.quarantined, source.counted = before.barred_reason, True, False
+            source.learn(before, now)
         self._saw_progress(now, node.id)
 
-    def _lose_source(self, source_id: str, reason: str = "") -> None:
+    def _lose_source(self, now: float, source_id: str, reason: str = "") -> None:
         source = self.sources.pop(source_id, None)
         if source is None:
             return
@@ -317,7 +278,7 @@ class Fill:
         source.requests.clear()
         if source.counted and source.scope != Scope.ORIGIN:
             self.available.remove(source.scope, source.holdings.indexes())
-        self._masters.lose(source_id)
+        self._masters.lose(now, source_id, self._patience_s)
         source.barred_reason = source.barred_reason or reason
         self.past[source_id] = source
         if len(self.past) > PAST_SOURCES_MAX:
@@ -329,22 +290,18 @@ class Fill:
         if source is None:
             return
         source.faults += 1
-        first = {
-            Fault.REFUSED: BACKOFF_S,
-            Fault.SILENT: self.policy.request_timeout_s,
-            Fault.CORRUPT: self.policy.quarantine_s,
-            Fault.SLOW: self.policy.quarantine_s,
-        }[fault]
-        source.barred_until = now + first * 2.0 ** min(source.faults - 1, DOUBLINGS_MAX)
+        source.barred_until = now + rest_s(fault, source.faults, self.policy)
+        source.fault_reason = reason
         source.barred_reason = reason
         source.quarantined = source.quarantined or fault is Fault.CORRUPT
         source.is_slow = fault is Fault.SLOW
+        source.was_slow = source.was_slow or source.is_slow
         distrusted = fault is not Fault.REFUSED or source.faults >= REFUSALS_MAX
         if distrusted and source.counted and source.scope != Scope.ORIGIN:
             # What it alone holds must be had elsewhere, and so must what it is master of.
             source.counted = False
             self.available.remove(source.scope, source.holdings.indexes())
-            self._masters.leave_out(source_id, _ESCALATION[fault])
+            self._masters.leave_out(source_id, ESCALATION[fault])
         for request in list(source.requests.values()):
             self._out.append(actions.CancelRequest(request.number, source_id))
             self._drop(request)
@@ -360,11 +317,12 @@ class Fill:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
+        self._note_fetched(now, source, holdings.and_not(source.holdings))
         given_up, fresh = source.holdings.and_not(holdings), holdings.and_not(source.holdings)
         self._stale = self._stale or given_up.any()
         source.holdings = holdings.copy()
         source.answers_at = 0.0
-        self._masters.settle_all(fresh)
+        self._masters.claims.settle_all(fresh)
         if source.counted:
             self.available.remove(source.scope, given_up.indexes())
             self.available.add_holdings(source.scope, fresh)
@@ -375,9 +333,27 @@ class Fill:
         if source is None or source.scope == Scope.ORIGIN:
             return
         fresh = source.holdings.add_all(chunks)
-        self._masters.settle(fresh)
+        self._masters.claims.settle(fresh)
+        if self._masters.is_doubted(source_id):
+            gained = Bitmap(self.manifest.chunk_count)
+            gained.add_all(fresh)
+            self._note_fetched(now, source, gained)
         if source.counted:
             self.available.add(source.scope, fresh)
+        self._saw_progress(now, source_id)
+
+    def _note_fetched(self, now: float, source: Source, gained: Bitmap) -> None:
+        """Rely on a master again that has got what nobody on this side of its border had."""
+        if self._masters.is_doubted(source.id):
+            here = self.available.held[Scope.ISP if source.scope == Scope.ISP else Scope.WORLD]
+            if gained.and_not(here | self.ledger.have).any():
+                self._masters.fetched(now, source.id)
+
+    def _take_claim(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
+        """Take in what a cache says that it is fetching, if it is linked and on the roster."""
+        count, have = self.manifest.chunk_count, self.ledger.have
+        if source_id in self.sources and source_id in self._masters.members:
+            self._masters.claims.note(now, source_id, [c for c in chunks if 0 <= c < count and not have[c]])
         self._saw_progress(now, source_id)
 
     def _saw_progress(self, now: float, source_id: str) -> None:
@@ -391,6 +367,7 @@ class Fill:
         if source is None:
             return
         source.progress_at = now
+        source.is_failing = False
         self._masters.saw(now, source_id)
         if source.scope != Scope.ISP and source.requests:
             chunks = tuple(request.chunk for request in source.requests.values())
@@ -422,8 +399,12 @@ class Fill:
             source.count(now, length)
         else:
             source.note_delivery(now, request, length)
-        source.faults = 0
+        if not source.was_slow:
+            if source.fault_reason and source.scope == Scope.ORIGIN:
+                self._tick_at = now  # others are told at once that it can be reached again
+            source.faults, source.fault_reason, source.is_failing = 0, "", False
         self._masters.saw(now, source.id)
+        self._masters.claims.settle((request.chunk,))
         del self._requests[number], source.requests[number]
         self.ledger.verify(request.chunk)
         self.bytes_by_scope[request.borders] += length
@@ -449,6 +430,8 @@ class Fill:
             return
         self._drop(request)
         self._bar(now, request.source, Fault.CORRUPT if corrupt else Fault.REFUSED, reason)
+        if request.borders == Scope.ORIGIN:
+            self._tick_at = now  # others are told at once that it cannot be reached from here
 
     def _drop(self, request: Request) -> None:
         del self._requests[request.number]
@@ -462,7 +445,8 @@ class Fill:
     def _tick(self, now: float) -> None:
         """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
         self._tick_at = now + TICK_S
-        self._patience_s = self._measure_patience()
+        sources, size = self.sources.values(), self.manifest.chunk_size
+        self._patience_s = patience_s(sources, size, self.policy.stall_wait_s)
         share = self._masters.duties()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:
@@ -473,17 +457,32 @@ class Fill:
             if source.requests and not self.is_held and self._is_silent(now, source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
         self._masters.readmit(now, self.me.id)
-        self._masters.forget_claims(now - CLAIM_S)
+        self._masters.claims.time_s = self._patience_s + crossing_s(sources, now, size)
+        self._masters.claims.look(now)
+        self._masters.look_at_ways(now)
         if self.is_held:
             return
+        self._look_at_own_ways(now)
         if self.policy.escalate:
             self._pass_over_slow(now)
             self._end_starvation(now)
-        if self.policy.escalate:
+            # Not stretched: whoever fetches slowly says that it is at it, and has the time that a claim gives it.
+            wait_s = self.policy.stall_wait_s + unanswered_s(sources, now)
+            self._masters.watch_parts(now, wait_s, self._lacking(), self.available)
             owing = {source.id for source in self.sources.values() if source.requests}
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
-        for late, source in find_overdue(self.sources.values(), now, self.manifest.chunk_size):
+        for late, source in find_overdue(sources, now, size, self._patience_s):
             self._move(now, late, source)
+
+    def _lacking(self) -> Bitmap:
+        """Return the chunks that are not verified here."""
+        return Bitmap.full(self.manifest.chunk_count).and_not(self.ledger.have)
+
+    def _look_at_own_ways(self, now: float) -> None:
+        """Tell others from where this cache cannot take chunks, where that has changed."""
+        if self.ways.look(now, self.sources.values(), self._masters.around):
+            self._masters.set_ways(now, self.me.id, self.ways.closed)
+            self._out.append(actions.ReportWays(tuple(sorted(self.ways.closed)), self.ways.reason))
 
     def _pass_over_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
@@ -493,9 +492,11 @@ class Fill:
         """
         for source in find_slow(self.sources.values(), now, self.manifest.chunk_size):
             self._do_without(now, source, f"{SLOW:g} times slower than others")
+        for source in find_crawling(self.sources.values(), now, self.manifest.chunk_size, self._patience_s):
+            self._bar(now, source.id, Fault.SLOW, f"gives less than {LEAST_RATE_BYTES_S // 1024} KiB/s")
         fetching, sending = self._masters.lagging(now, self.ledger.have, self.available)
         for node_id in fetching:
-            self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
+            self._masters.pass_over(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
         for node_id in sending:
             if (mate := self.sources.get(node_id)) is not None and not mate.barred_reason:
                 self._do_without(now, mate, f"sends on {SLOW:g} times slower than others of its ISP")
@@ -520,7 +521,7 @@ class Fill:
         if (source := self.sources.get(node_id)) is not None:
             self._do_without(now, source, "others of its ISP do without it")
         else:
-            self._masters.pass_over(node_id, _ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
+            self._masters.pass_over(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
 
     def _end_starvation(self, now: float) -> None:
         """Let this cache fetch its share from anywhere, where it has had nothing to ask for too long.
@@ -537,18 +538,10 @@ class Fill:
             self._starved_at = None
             share = self._masters.duties()[Scope.REGION] | self._masters.rights()[Scope.REGION]
             self._freed = self._freed | (self.ledger.missing & share).and_not(self.available.held[Scope.ISP])
-            if all(source.scope != Scope.ORIGIN for source in self.sources.values()):
+            if all(source.scope != Scope.ORIGIN or source.fault_reason for source in self.sources.values()):
                 for source in self.sources.values():
                     if source.is_slow:
                         source.barred_until = now  # better than none
-
-    def _measure_patience(self) -> float:
-        """Return the seconds without progress after which a master is passed over."""
-        rates = [source.rate_bytes_s for source in self.sources.values() if source.rate_bytes_s]
-        if not rates:
-            return self.policy.stall_wait_s
-        typical = sorted(rates)[len(rates) // 2]
-        return max(self.policy.stall_wait_s, STALL_CHUNKS * self.manifest.chunk_size / typical)
 
     def _is_silent(self, now: float, source: Source) -> bool:
         """Tell whether a source that owes something has not shown for too long that it is at it."""
@@ -564,6 +557,9 @@ class Fill:
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
         mine = self._masters.duties()[scope] | self._freed
+        if scope in self.ways.closed:
+            # Others do this in its place; it goes on to try, to learn whether the way is open again.
+            mine = mine | self._masters.rights()[scope]
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)

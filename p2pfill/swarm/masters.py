@@ -1,26 +1,35 @@
 """Which caches may be relied on to fetch what across borders, as one cache sees it.
 
 A member of the roster is left out of the election while it is lost, barred, stalled (silent for longer than is usual
-although it owes a chunk, or could be fetching one that it is master of) or passed over, because it lives but is far
-behind with its share. One that only waits for others is silent by right.
+although it owes a chunk, or could be fetching one that it is master of; or alive, while nothing of its part comes, see
+`swarm.stalls`) or passed over, because it lives but is far behind with its share. One that only waits for others is
+silent by right. One that says that its way to somewhere is dead counts, but not for what must come from there.
 Whoever then is elected in its place goes further out than the full roster would let it, and that is an escalation.
 
 Claims are the other half: a cache says what it is fetching across a border, again and again while bytes are moving, so
-that a slow transfer is not taken for a stalled one and a change of the roster does not have a chunk fetched twice.
+that a slow transfer is not taken for a stalled one and a change of the roster does not have a chunk fetched twice. Each
+has its time (`swarm.claims`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.claims import Claims
 from p2pfill.swarm.election import Duties, Scope, reach
 from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards, median_without
 from p2pfill.swarm.sources import SLOW
+from p2pfill.swarm.stalls import Stalls
+
+STALLED: Final = "master-stalled"
+LOST: Final = "master-lost"
+NO_ROUTE: Final = "master-no-route"
+"""Reasons for escalations; the last one of somebody who says so itself."""
 
 STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
@@ -34,6 +43,14 @@ SENDS_SLOWLY: Final = 2.0
 """A master that is far behind with what it has sent on, and so many times slower at that, is done without. Towards the
 end the last few chunks of each are on their way, so being behind alone says nothing; and with 1.5, fast caches that
 fetch more than their share of others' attention were taken for slow in the simulator."""
+
+STALLED_AGAIN_MAX: Final = 6
+"""A member that stalls, or whose link is lost, again and again without having fetched anything in between is done
+without for twice as long each time, up to 64 times the usual wait. Or a link that flaps would cost the others a wait
+each time."""
+
+REOPEN_S: Final = 1.0
+"""A way that is said to be open again counts after this at the earliest: each change is an election."""
 
 
 class Masters:
@@ -51,11 +68,22 @@ class Masters:
         self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
+        self.around: frozenset[Scope] = frozenset()
+        """The scopes in which there are members with whom this cache is to be linked."""
         self._seen_since = float("-inf")
         """A moment since which every linked member that is relied on has been seen: nobody is silent for longer."""
         self._life_at = 0.0
         """When any other cache was last seen to do something."""
-        self._claims: dict[int, tuple[str, float]] = {}
+        self.claims = Claims(0.0)
+        self.closed: dict[str, frozenset[Scope]] = {}
+        """Member -> scopes from which it says that it cannot take chunks."""
+        self._closed_at: dict[str, float] = {}
+        """When a way of a member was closed last."""
+        self._to_open: dict[str, frozenset[Scope]] = {}
+        """What remains closed of those who have said since that a way is open again."""
+        self._stalls, self._stuck = Stalls(), Stalls()
+        self._failures: dict[str, int] = {}
+        """How often a member has stalled or was lost since it last fetched something."""
         self._stale = True
         self._changed = False
         """Somebody was left out or readmitted since `watch` looked."""
@@ -66,8 +94,9 @@ class Masters:
         self._shares: dict[str, Bitmap] = {}
         self._share_counts: dict[str, int] = {}
         """As `_share_out` said when the duties were worked out."""
-        self._origin_shares: dict[str, Bitmap] | None = None
-        """What each cache of this ISP that is relied on fetches from the origin; worked out when asked for."""
+        self._parts: dict[str, Mapping[Scope, Bitmap]] | None = None
+        """How far each cache of this ISP that is relied on may go for which chunks, as things are; worked out when
+        asked for."""
 
     # ---- what is seen
 
@@ -80,11 +109,17 @@ class Masters:
         self.members = {node.id: node for node in members}
         self.members.setdefault(self._me.id, self._me)
         self._unlinked = frozenset(unlinked)
+        linkable = self.members.keys() - self._unlinked
+        self.around = frozenset(self._scope_of(node_id) for node_id in linkable)
         self._life_at = self._life_at or now
         for node_id in self.members:
             self._seen_at.setdefault(node_id, now)
         known = self.members.keys() - self._unlinked
         self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in known}
+        self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
+        self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
+        self._stalls.keep(self.members)
+        self._stuck.keep(self.members)
         self._seen_since = float("-inf")
         self._stale = True
 
@@ -112,31 +147,64 @@ class Masters:
             self._seen_since = min(self._seen_since, self._seen_at[node_id])
             self._stale = self._changed = True
 
-    def claim(self, now: float, node_id: str, chunks: Sequence[int]) -> None:
-        """Note that a cache is fetching `chunks` across a border."""
-        for chunk in chunks:
-            self._claims[chunk] = (node_id, now)
+    def fetched(self, now: float, node_id: str) -> None:
+        """Note that a cache has got something across a border: though it had stalled or was lost, rely on it."""
+        self._failures.pop(node_id, None)
+        if self.left_out.get(node_id) in (STALLED, LOST):
+            self._passed_over_until.pop(node_id, None)
+            self.readmit(now, node_id)
+
+    def _note_failure(self, now: float, node_id: str, patience_s: float) -> None:
+        """Note that a member has stalled or was lost; whoever does so again and again is done without for a while."""
+        if node_id in self.members:
+            times = self._failures[node_id] = self._failures.get(node_id, 0) + 1
+            if times > 1 or self.left_out.get(node_id) == STALLED:
+                until = now + patience_s * 2.0 ** min(times, STALLED_AGAIN_MAX)
+                self._passed_over_until[node_id] = max(until, self._passed_over_until.get(node_id, until))
+
+    def set_ways(self, now: float, node_id: str, closed: frozenset[Scope]) -> None:
+        """Take in from where a cache, which may be this one, cannot take chunks; replaces what it has said before."""
+        if node_id not in self.members:
+            return
+        before = self.closed.get(node_id, frozenset())
+        self._to_open.pop(node_id, None)
+        if closed - before:
+            self._set_closed(node_id, before | closed)
+            self._closed_at[node_id] = now
+        if closed != before | closed:
+            self._to_open[node_id] = closed
+
+    def _set_closed(self, node_id: str, closed: frozenset[Scope]) -> None:
+        if closed:
+            self.closed[node_id] = closed
+        else:
+            self.closed.pop(node_id, None)
+        self._stale = self._changed = True
+
+    def look_at_ways(self, now: float) -> None:
+        """Let count what was said to be open again. To be called each tick."""
+        for node_id, closed in list(self._to_open.items()):
+            if now >= self._closed_at[node_id] + REOPEN_S:
+                del self._to_open[node_id]
+                self._set_closed(node_id, closed)
 
     def wait_anew(self, now: float) -> None:
         """Give everybody who is relied on the usual time again to show life, or to catch up."""
         self._seen_at.update(dict.fromkeys(self.members, now))
         self._elected_at = now
         self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
+        self._stalls.start_anew()
+        self._stuck.start_anew()
 
-    def lose(self, node_id: str) -> None:
+    def lose(self, now: float, node_id: str, patience_s: float) -> None:
         """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
-        self.leave_out(node_id, "master-lost")
-        self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[0] != node_id}
-
-    def settle(self, chunks: Iterable[int]) -> None:
-        """Note that chunks have arrived somewhere, so that nobody is still fetching them."""
-        if self._claims:
-            for chunk in chunks:
-                self._claims.pop(chunk, None)
-
-    def settle_all(self, holdings: Bitmap) -> None:
-        """Note that all of `holdings` have arrived somewhere."""
-        self.settle([chunk for chunk in self._claims if holdings[chunk]])
+        self.leave_out(node_id, LOST)
+        self._note_failure(now, node_id, patience_s)
+        self.claims.lose(node_id)
+        # Over a new link it says so anew.
+        self._to_open.pop(node_id, None)
+        if node_id in self.closed:
+            self._set_closed(node_id, frozenset())
 
     # ---- what follows
 
@@ -146,12 +214,13 @@ class Masters:
             self._stale = False
             self._by_right = self._present = Duties(self._title_id, self._chunk_count, self.members.values())
             self._rights = self._duties = self._by_right.within(self._me)
-            if self.left_out:
-                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), self._without())
+            if self.left_out or self.closed:
+                without = self._without()
+                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), without, self.closed)
                 self._duties = self._present.within(self._me)
             self._shares = self._share_out()
             self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
-            self._origin_shares = None
+            self._parts = None
         return self._duties
 
     def _without(self) -> Container[str]:
@@ -160,6 +229,14 @@ class Masters:
         if self._me.id in self.left_out and all(node_id in self.left_out for node_id in mates):
             return self.left_out.keys() - {self._me.id}
         return self.left_out
+
+    def is_doubted(self, node_id: str) -> bool:
+        """Tell whether a member has stalled or was lost since it last fetched something."""
+        return node_id in self._failures
+
+    def mates(self) -> list[str]:
+        """Return the other caches of this one's ISP."""
+        return self.mates_of(self._me.id)
 
     def mates_of(self, node_id: str) -> list[str]:
         """Return the other caches of a cache's ISP; none where it is not a member."""
@@ -171,13 +248,28 @@ class Masters:
     def _share_out(self) -> dict[str, Bitmap]:
         """Return what each cache of this ISP that is relied on is master of by right.
 
-        Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged.
+        Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged. Nor
+        is one that cannot reach what it would be master of.
         """
         return {
             node_id: self._by_right.within(node)[Scope.REGION]
             for node_id, node in self.members.items()
-            if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
+            if node_id not in self.left_out
+            and node_id not in self.closed
+            and node.weight
+            and self._scope_of(node_id) == Scope.ISP
         }
+
+    def _parts_now(self) -> dict[str, Mapping[Scope, Bitmap]]:
+        """Return how far each cache of this ISP that is relied on may go for which chunks, as things are."""
+        self.duties()
+        if self._parts is None:
+            self._parts = {
+                node_id: self._present.within(node)
+                for node_id, node in self.members.items()
+                if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
+            }
+        return self._parts
 
     def rights(self) -> dict[Scope, Bitmap]:
         """Return how far this cache might go for which chunks if everybody could be relied on."""
@@ -193,19 +285,14 @@ class Masters:
         mine = self.duties()[Scope.ORIGIN].count()
         if not mine:
             return 0.0
-        if self._origin_shares is None:
-            within = {node_id: self._present.within(self.members[node_id])[Scope.ORIGIN] for node_id in self._shares}
-            self._origin_shares = {node_id: share for node_id, share in within.items() if share.any()}
         done = have | available.held[Scope.ISP]
-        left = {node_id: share.and_not(done).count() / share.count() for node_id, share in self._origin_shares.items()}
+        shares = {node_id: part[Scope.ORIGIN] for node_id, part in self._parts_now().items()}
+        left = {
+            node_id: share.and_not(done).count() / share.count() for node_id, share in shares.items() if share.any()
+        }
         if self._me.id not in left or len(left) < 2:
             return 0.0
         return (left[self._me.id] - median_without(sorted(left.values()), left[self._me.id])) * mine
-
-    def forget_claims(self, before: float) -> None:
-        """Forget claims that were last made before a time: whoever made them has stopped saying so."""
-        if self._claims:
-            self._claims = {chunk: claim for chunk, claim in self._claims.items() if claim[1] >= before}
 
     def claimed(self, scope: Scope) -> list[int]:
         """Return the chunks that a cache nearer than `scope`, and relied on, is fetching now.
@@ -214,7 +301,7 @@ class Masters:
         """
         return [
             chunk
-            for chunk, (node_id, _) in self._claims.items()
+            for chunk, node_id in self.claims.standing()
             if node_id not in self.left_out and self._scope_of(node_id) < scope
         ]
 
@@ -225,7 +312,10 @@ class Masters:
         for node_id, why in self.left_out.items():
             if reach(self._by_right.within(self.members[node_id]), chunk) >= scope:
                 return why
-        return next(iter(self.left_out.values()), "roster-changed")
+        for node_id, closed in self.closed.items():
+            if scope in closed and reach(self._by_right.within(self.members[node_id]), chunk) >= scope:
+                return NO_ROUTE
+        return next(iter(self.left_out.values()), NO_ROUTE if self.closed else "roster-changed")
 
     def watch(
         self,
@@ -265,9 +355,78 @@ class Masters:
                 or (stands_in and self._is_due(node, self._present.within(node), available))
                 or (now >= seen_at + STUCK * patience_s and self._is_stuck(node, available))
             ):
-                self.leave_out(node_id, "master-stalled" if node_id in linked else "master-unreachable")
+                self.leave_out(node_id, STALLED if node_id in linked else "master-unreachable")
+                if node_id in linked and node_id not in owing:
+                    # That it answers what it is asked now is no reason to rely on it again.
+                    self._note_failure(now, node_id, patience_s)
         if self._changed:
             self._changed, self._elected_at = False, now
+
+    def watch_parts(self, now: float, patience_s: float, missing: Bitmap, available: Availability) -> None:
+        """Leave out the members of whose part nothing has come for `patience_s`, whatever life they show.
+
+        This cache lacks what is `missing`. Whoever makes claims has the time that they give it besides. To be called
+        each tick.
+        """
+        here = Bitmap.full(self._chunk_count).and_not(missing.and_not(available.held[Scope.ISP]))
+        allowed_s = self.claims.allowances()
+        nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
+        due, parts = {}, {}
+        if not here.all():
+            for node_id, part in self._parts_now().items():
+                if node_id != self._me.id:
+                    parts[node_id] = part[Scope.REGION].and_not(here)
+                    gettable = part[Scope.ORIGIN] | (part[Scope.WORLD] & far) | (part[Scope.REGION] & nearby)
+                    due[node_id] = gettable.and_not(here)
+        for chunk, node_id in self.claims.broken():
+            # Nobody here may know otherwise that such a chunk could be had.
+            if node_id in parts and parts[node_id][chunk]:
+                due[node_id].add(chunk)
+        found = [
+            node_id
+            for stalls, left, wait_s in ((self._stalls, due, patience_s), (self._stuck, parts, STUCK * patience_s))
+            for node_id, since in stalls.look(now, left, here).items()
+            if now >= since + wait_s + allowed_s.get(node_id, 0.0)
+        ]
+        found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
+        for node_id in dict.fromkeys(found):
+            self.leave_out(node_id, STALLED)
+            self._note_failure(now, node_id, patience_s)
+            self._stalls.forget(node_id)
+            self._stuck.forget(node_id)
+
+    def _stalled_beyond(
+        self,
+        now: float,
+        patience_s: float,
+        missing: Bitmap,
+        available: Availability,
+        allowed_s: Mapping[str, float],
+    ) -> list[str]:
+        """Return the caches beyond the ISP that are to bring nearer what this one waits for, where nothing comes."""
+        duties = self.duties()
+        lacking = missing & duties[Scope.REGION]
+        nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
+        have = Bitmap.full(self._chunk_count).and_not(missing)
+        from_origin = lacking.and_not(duties[Scope.ORIGIN] | far)
+        from_world = (lacking & far).and_not(duties[Scope.WORLD] | nearby)
+        for chunk, _ in self.claims.standing():
+            from_origin.discard(chunk)
+        found = []
+        for scope, awaited, gone in (
+            (Scope.ORIGIN, from_origin, have | far),
+            (Scope.WORLD, from_world, have | nearby),
+        ):
+            since = self._stalls.look_beyond(now, scope, awaited, gone)
+            if now < since + patience_s:
+                continue
+            for node_id, node in self.members.items():
+                if node_id in self.left_out or not node.weight or self._scope_of(node_id) == Scope.ISP:
+                    continue
+                late = now >= since + patience_s + allowed_s.get(node_id, 0.0)
+                if late and (self._present.within(node)[scope] & awaited).any():
+                    found.append(node_id)
+        return found
 
     def lagging(self, now: float, have: Bitmap, available: Availability) -> tuple[list[str], list[str]]:
         """Return the caches of this ISP that are far behind the others with what they fetch for it, and show life.

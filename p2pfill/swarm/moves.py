@@ -5,7 +5,8 @@ Never farther out than the first source is: a move must not cross a border that 
 - What waits in line behind another chunk has not begun to come, since a source sends one chunk to a cache after the
   other. It moves to a source of which nothing else can be asked as soon as there is one (`find_waiting`), and nothing
   is lost by that. Without it a fleet's fill ends with most caches idle and all of them in line at a few.
-- What is on its way moves only when it is long overdue (`find_overdue`): what has come of it is thrown away.
+- What is on its way moves only when it is long overdue (`find_overdue`): what has come of it is thrown away. So moves,
+  too, what an origin owes and does not bring while a neighbour has got it elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from p2pfill.swarm.election import Scope
-from p2pfill.swarm.sources import Request, Source
+from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, Request, Source
 
 OVERDUE: Final = 8.0
 """A chunk is overdue after this many times what an idle source would need for it."""
@@ -56,8 +57,13 @@ def find_waiting(idle: Source, lines: Sequence[Source], now: float, chunk_size: 
     return None
 
 
-def find_overdue(sources: Collection[Source], now: float, chunk_size: int) -> Iterator[tuple[Request, Source]]:
-    """Yield overdue requests, each with the idle source that it is to be moved to."""
+def find_overdue(
+    sources: Collection[Source], now: float, chunk_size: int, wait_s: float
+) -> Iterator[tuple[Request, Source]]:
+    """Yield overdue requests, each with the idle source that it is to be moved to.
+
+    To one whose rate is not known goes what comes at less than the least rate, or from where nothing came for `wait_s`.
+    """
     late = [
         (request, owner)
         for owner in sources
@@ -69,11 +75,17 @@ def find_overdue(sources: Collection[Source], now: float, chunk_size: int) -> It
     if not late:
         return
     late.sort(key=lambda pair: pair[0].asked_at)
-    for idle in [s for s in sources if s.rate_bytes_s and not s.requests and not s.barred_reason]:
-        overdue_s = OVERDUE * chunk_size / idle.rate_bytes_s
+    for idle in [s for s in sources if not s.requests and not s.barred_reason]:
+        overdue_s = OVERDUE * chunk_size / idle.rate_bytes_s if idle.rate_bytes_s else wait_s
         for request, owner in late:
-            slower = owner.rate_bytes_s * 2 < idle.rate_bytes_s and now - _owed_since(request, owner) > overdue_s
-            if slower and idle.holdings[request.chunk] and idle.scope <= owner.scope:
+            waited_s = now - _owed_since(request, owner)
+            crawls = waited_s * LEAST_RATE_BYTES_S > chunk_size or now - owner.progress_at > wait_s
+            if not idle.rate_bytes_s and (idle.scope == Scope.ORIGIN or not crawls):
+                continue
+            # One that is as fast as a rule is late by its own measure, too.
+            usual_s = chunk_size / owner.rate_bytes_s if owner.rate_bytes_s else 0.0
+            slower = 2 * chunk_size < usual_s * idle.rate_bytes_s or waited_s > OVERDUE * usual_s
+            if slower and waited_s > overdue_s and idle.holdings[request.chunk] and idle.scope <= owner.scope:
                 late.remove((request, owner))
                 yield request, idle
                 break

@@ -154,9 +154,7 @@ def _fill_of(line: bytes, make_random: Callable[[str], Random]) -> Fill:
         durable = Bitmap.from_bytes(header.durable, count)
     except (msgspec.MsgspecError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"line 1 is not the beginning of a recording: {error}") from error
-    return Fill(
-        manifest, header.node, header.policy, make_random(header.seed), header.now, durable, heard=header.heard
-    )
+    return Fill(manifest, header.node, header.policy, make_random(header.seed), header.now, durable, heard=header.heard)
 
 
 def _call_of(number: int, line: bytes) -> _Handled | _Polled:

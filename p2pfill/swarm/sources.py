@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
@@ -51,6 +51,14 @@ Sources that are alike differ by up to three, by what else they are sending."""
 SLOW_S: Final = 2.0
 """How long it must have been so: a machine that is held up for a second is not a slow one."""
 
+LEAST_RATE_BYTES_S: Final = 64 * 1024
+"""A source that gives less than this for longer than the usual wait is left alone where what it owes can be had from
+another one that is not known to be slower still. Half a megabit a second: less than any cache in operation has, and a
+title of 10 GiB would take two days."""
+
+LESS_SLOW: Final = 2.0
+"""Of sources that are all slower than that, one is left for another that is so many times faster."""
+
 SLOW_OTHERS_MIN: Final = 2
 """Sources to compare with; of two nobody knows which of them is unusual."""
 
@@ -95,8 +103,16 @@ class Source:
     """The latest sample of the rate."""
     slow_since: float = float("inf")
     """Since when it has been much slower than others like it; see `find_slow`."""
+    crawls_since: float = float("inf")
+    """Since when it has given less than `LEAST_RATE_BYTES_S`; see `find_crawling`."""
     is_slow: bool = False
     """It is barred for being slow, not for any harm."""
+    was_slow: bool = False
+    """It was barred for that, and has not shown since that it is faster: it gets one request at a time."""
+    fault_reason: str = ""
+    """What it did wrong last; empty once it has delivered since."""
+    is_failing: bool = False
+    """An origin that is asked again and again in vain."""
     quarantined: bool = False
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True
@@ -114,6 +130,8 @@ class Source:
         """Return how many requests to keep outstanding here; at a cache that goes by its rate."""
         if self.scope == Scope.ORIGIN:
             return self.origin_window
+        if self.was_slow:
+            return 1
         window = 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)
         return WINDOW_MIN if window < WINDOW_MIN else min(WINDOW_MAX, window)
 
@@ -133,6 +151,7 @@ class Source:
             sample = self.last_rate = self.sample_bytes / max(self.sample_s, SAMPLE_S)
             self.rate_bytes_s += (sample - self.rate_bytes_s) * (RATE_WEIGHT if self.rate_bytes_s else 1.0)
             self.sample_bytes, self.sample_s = 0, 0.0
+            self.was_slow = self.was_slow and sample < LEAST_RATE_BYTES_S
         self.count(now, length)
 
     def count(self, now: float, length: int) -> None:
@@ -142,9 +161,18 @@ class Source:
 
     def wait_anew(self, now: float) -> None:
         """Measure from now on how long what is outstanding takes, and whether it is slow."""
-        self.slow_since = float("inf")
+        self.slow_since = self.crawls_since = float("inf")
         for request in self.requests.values():
             request.asked_at = now
+
+    def learn(self, before: Source, now: float) -> None:
+        """Take over what was learnt over a link that has ended, but for what may have been that link's fault."""
+        self.bytes_kept = before.bytes_kept
+        self.rate_bytes_s, self.last_rate = before.rate_bytes_s, before.last_rate
+        self.was_slow, self.faults, self.fault_reason = before.was_slow, before.faults, before.fault_reason
+        if before.barred_reason and not before.counted and now < before.barred_until:
+            self.barred_until, self.barred_reason = before.barred_until, before.barred_reason
+            self.quarantined, self.is_slow, self.counted = before.quarantined, before.is_slow, False
 
     def pace(self, now: float, chunk_size: int) -> float:
         """Return the bytes per second that it delivers, or at most can be delivering, for each unit of its weight.
@@ -188,3 +216,33 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
         is_slow = bool(source.requests) and is_moving and pace * SLOW < usual[source.scope]
         source.slow_since = min(source.slow_since, now) if is_slow else float("inf")
     return [source for source in paces if now >= source.slow_since + SLOW_S]
+
+
+def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait_s: float) -> list[Source]:
+    """Return the sources that have given less than `LEAST_RATE_BYTES_S` for `wait_s`, where others may be faster.
+
+    Those must have what it owes, and not be known to be as slow. An origin is left for other origins only: what caches
+    have of what it owes is moved by itself (`swarm.moves`). To be called each tick.
+    """
+    rates = {source: source.pace(now, chunk_size) * source.weight for source in sources if not source.barred_reason}
+    found = []
+    for source in sources:
+        rate = rates.get(source, 0.0)
+        # One from which nothing comes at all is silent, see `find_slow`.
+        asked_at = min((request.asked_at for request in source.requests.values()), default=now)
+        if not 0 < rate < LEAST_RATE_BYTES_S or source.progress_at <= asked_at:
+            source.crawls_since = float("inf")
+            continue
+        source.crawls_since = min(source.crawls_since, now)
+        others = [
+            other
+            for other, known in rates.items()
+            # Of one that was never asked nothing is known.
+            if other is not source and (not known or known > LESS_SLOW * rate)
+            if source.scope != Scope.ORIGIN or other.scope == Scope.ORIGIN
+        ]
+        if now >= source.crawls_since + wait_s and all(
+            any(other.holdings[request.chunk] for other in others) for request in source.requests.values()
+        ):
+            found.append(source)
+    return found

@@ -154,7 +154,7 @@ class ControlChannel:
             arrived, data = data, b""
             began = trio.current_time()
             for message in self._link.handle_bytes(arrived):
-                if self._ended:
+                if self.end_reason:
                     return
                 if trio.current_time() > began + TURN_S:
                     await trio.lowlevel.checkpoint()

@@ -59,11 +59,18 @@ class SlowOrigin:
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
 
-    def read_chunk(self, manifest: Manifest, k: int, cancelled: Callable[[], bool]) -> OriginChunk:
+    def read_chunk(
+        self,
+        manifest: Manifest,
+        k: int,
+        cancelled: Callable[[], bool],
+        arrived: Callable[[], object],
+        failing: Callable[[str], object],
+    ) -> OriginChunk:
         with self.lock:
             self.reads.append(manifest.name)
         time.sleep(0.02)
-        return self._origin.read_chunk(manifest, k, cancelled)
+        return self._origin.read_chunk(manifest, k, cancelled, arrived, failing)
 
     def close(self) -> None:
         self._origin.close()

@@ -36,5 +36,6 @@ messages = st.one_of(
     st.builds(m.Ping, u32),
     st.builds(m.Pong, u32),
     st.builds(m.Goodbye, st.integers(0, 255), reason),
+    st.builds(m.Ways, u32, st.integers(0, m.WAYS_ALL)),
     st.builds(m.Interest, u32, st.integers(0, CHUNK_COUNT_MAX), st.binary(max_size=200)),
 )

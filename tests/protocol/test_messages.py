@@ -111,7 +111,7 @@ def test_broken_msgpack_is_refused(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\x92", b"\xdc\x00\x02\x0e\x01", b"\x92\x00\x01", b"\x92\x12\x01", b"\x80\x01"]
+    "payload", [b"", b"\x92", b"\xdc\x00\x02\x0e\x01", b"\x92\x00\x01", b"\x92\x13\x01", b"\x80\x01"]
 )
 def test_wrong_outside_is_refused_before_it_is_unpacked(payload: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="not a short array"):

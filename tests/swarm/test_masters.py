@@ -118,7 +118,7 @@ def test_the_last_one_of_an_isp_works_for_it_whatever_others_say_of_it() -> None
     masters.pass_over("a0", "master-slow", until=60.0)
     assert not masters.duties()[Scope.ORIGIN].any()
     for node in nodes[1:]:
-        masters.lose(node.id)
+        masters.lose(1.0, node.id, PATIENCE_S)
     assert masters.duties()[Scope.ORIGIN] == Bitmap.full(400)
 
 

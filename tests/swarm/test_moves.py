@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.moves import AHEAD_S, OVERDUE, OVERDUE_S, WAIT, find_lines, find_overdue, find_waiting
-from p2pfill.swarm.sources import QUEUE_S, WINDOW_MIN, Request, Source
+from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, QUEUE_S, WINDOW_MIN, Request, Source
 
 CHUNK = 1 << 18
 CHUNKS = 25
 RATE = 1e6
 CHUNK_S = CHUNK / RATE
 NOW = 100.0
+WAIT_S = 3.0
 
 
 class Line(NamedTuple):
@@ -180,15 +181,21 @@ def test_overdue_requests_go_to_idle_sources_that_are_faster_and_no_farther(
     owners = all_busy(drawn)
     idle = [source(f"i{place}", scope, rate * CHUNK, held) for place, (scope, rate, held) in enumerate(idlers)]
     now = NOW + later_s
-    moves = list(find_overdue([*owners, *idle], now, CHUNK))
+    moves = list(find_overdue([*owners, *idle], now, CHUNK, WAIT_S))
     for request, taker in moves:
         owner = next(owner for owner in owners if owner.id == request.source)
         since = max(request.asked_at, owner.delivered_at)
         assert not taker.requests
         assert taker.scope <= owner.scope
         assert taker.holdings[request.chunk]
-        assert taker.rate_bytes_s > 2 * owner.rate_bytes_s
-        assert now - since > max(OVERDUE_S, OVERDUE * CHUNK / taker.rate_bytes_s)
+        late = owner.rate_bytes_s * (now - since) > OVERDUE * CHUNK
+        assert taker.rate_bytes_s > 2 * owner.rate_bytes_s or late or not owner.rate_bytes_s
+        if taker.rate_bytes_s:
+            assert now - since > max(OVERDUE_S, OVERDUE * CHUNK / taker.rate_bytes_s)
+        else:
+            assert taker.scope != Scope.ORIGIN
+            assert now - owner.progress_at > WAIT_S or (now - since) * LEAST_RATE_BYTES_S > CHUNK
+            assert now - since > max(OVERDUE_S, WAIT_S)
     assert len({taker.id for _, taker in moves}) == len(moves)
     assert len({request.number for request, _ in moves}) == len(moves)
 
@@ -199,10 +206,9 @@ def test_the_oldest_overdue_request_moves_and_not_to_a_source_that_is_barred() -
     owner.requests[0].asked_at, owner.requests[1].asked_at = NOW - 20.0, NOW - 30.0
     barred, idle = source("barred", Scope.ISP, CHUNK), source("idle", Scope.ISP, CHUNK)
     barred.barred_reason = "refused"
-    assert [(request.chunk, taker.id) for request, taker in find_overdue([owner, barred, idle], NOW, CHUNK)] == [
-        (1, "idle")
-    ]
-    assert not list(find_overdue([owner, barred, idle], NOW - 25.0, CHUNK))
+    moves = find_overdue([owner, barred, idle], NOW, CHUNK, WAIT_S)
+    assert [(request.chunk, taker.id) for request, taker in moves] == [(1, "idle")]
+    assert not list(find_overdue([owner, barred, idle], NOW - 25.0, CHUNK, WAIT_S))
 
 
 @given(st.floats(WINDOW_MIN / QUEUE_S * 1.01, 1e3))

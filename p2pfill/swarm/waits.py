@@ -1,0 +1,50 @@
+"""What the chunks of a fill wait for, in words for people. Pure."""
+
+from __future__ import annotations
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.masters import Masters
+from p2pfill.swarm.ways import Ways
+
+REASON_CHARS_MAX = 160
+"""What is shown of an origin's own words: a line."""
+
+
+def count_waits(
+    ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, *, is_held: bool
+) -> dict[str, int]:
+    """Return how many chunks wait, by what they wait for; counts every chunk that is not verified."""
+    missing, held_back = ledger.missing, 0
+    if is_held:
+        missing, held_back = Bitmap(ledger.chunk_count), missing.count()
+    in_isp = missing & available.held[Scope.ISP]
+    elsewhere = missing.and_not(available.held[Scope.ISP])
+    duties = masters.duties()
+    # By right, since others stand in for a cache that cannot reach the origin; unless nobody can.
+    unreachable = elsewhere & (duties[Scope.ORIGIN] | masters.rights()[Scope.ORIGIN])
+    unreachable = unreachable.and_not(available.held[Scope.WORLD])
+    if Scope.ORIGIN not in ways.closed:
+        unreachable = Bitmap(ledger.chunk_count)
+    mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
+    others = elsewhere.and_not(unreachable | mine)
+    waits = {
+        "a more urgent title": held_back,
+        "room at a peer": in_isp.count(),
+        f"the origin, which cannot be reached from here: {ways.reason[:REASON_CHARS_MAX]}": unreachable.count(),
+        f"the ISP's fill master{_who_cannot(masters)}": others.count(),
+        "a source beyond the ISP": mine.count(),
+        "bytes on their way": ledger.counts[ChunkState.REQUESTED],
+    }
+    return {reason: count for reason, count in waits.items() if count}
+
+
+def _who_cannot(masters: Masters) -> str:
+    """Return who of the own ISP has said that it cannot reach the origin, as the end of a reason."""
+    names = sorted(name for name in masters.mates() if Scope.ORIGIN in masters.closed.get(name, ()))
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f" (cache {names[0]}{more} cannot reach the origin)"

@@ -1,0 +1,58 @@
+"""From where a cache can take chunks: whether its own way to the origin, and to caches beyond its ISP, is open. Pure.
+
+A cache whose way is dead says so (`actions.ReportWays`), so that the others do not elect it for what must come from
+there. It goes on to try with its own part, at the rate at which a source that fails is asked again, and says when the
+way is open again. That is better than to wait until others notice: they would for a while, each time, for every chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from p2pfill.model.pace import MEET_S
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.sources import Source
+
+UNLINKED_S: Final = 2 * MEET_S
+"""So long there must be no link to any cache of a group with which there should be some: links are made in less."""
+
+
+def as_number(closed: Iterable[Scope]) -> int:
+    """Return scopes as a message has them: see `protocol.messages.Ways`."""
+    return sum(1 << scope - 1 for scope in closed)
+
+
+def from_number(number: int) -> tuple[Scope, ...]:
+    """Return what `as_number` has made a number of."""
+    return tuple(scope for scope in (Scope.REGION, Scope.WORLD, Scope.ORIGIN) if number >> scope - 1 & 1)
+
+
+class Ways:
+    """What one fill knows of its own ways."""
+
+    def __init__(self) -> None:
+        self.closed: frozenset[Scope] = frozenset()
+        self.reason = ""
+        """Why the way to the origin is closed, for people; empty where it is not."""
+        self._alone_since: dict[Scope, float] = {}
+
+    def look(self, now: float, sources: Iterable[Source], expected: Collection[Scope]) -> bool:
+        """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes."""
+        before, linked, failing = self.closed, set(), []
+        for source in sources:
+            if source.scope != Scope.ORIGIN or not (source.faults or source.is_failing):
+                linked.add(source.scope)
+            else:
+                failing.append(source)
+        closed = set()
+        if failing and Scope.ORIGIN not in linked:
+            closed.add(Scope.ORIGIN)
+        for scope in (Scope.REGION, Scope.WORLD):
+            if scope in linked or scope not in expected:
+                self._alone_since.pop(scope, None)
+            elif now >= self._alone_since.setdefault(scope, now) + UNLINKED_S:
+                closed.add(scope)
+        self.closed = frozenset(closed)
+        self.reason = failing[0].fault_reason if Scope.ORIGIN in closed else ""
+        return self.closed != before

@@ -1,0 +1,77 @@
+"""A claim is believed for its time, however often it is repeated."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.swarm.claims import CLAIM_S, Claims
+
+TIME_S = 7.0
+
+
+def repeat(claims: Claims, name: str, chunks: list[int], begin: float, end: float) -> None:
+    now = begin
+    while now <= end:
+        claims.note(now, name, chunks)
+        claims.look(now)
+        now += 1.0
+
+
+def test_a_claim_that_is_repeated_for_ever_counts_for_its_time() -> None:
+    claims = Claims(TIME_S)
+    repeat(claims, "a1", [3, 4], 0.0, TIME_S - 1.0)
+    assert set(claims.standing()) == {(3, "a1"), (4, "a1")}
+    assert claims.allowances() == {"a1": TIME_S}
+    repeat(claims, "a1", [3, 4], TIME_S, 500.0)
+    assert not list(claims.standing())
+    assert set(claims.broken()) == {(3, "a1"), (4, "a1")}
+    assert not claims.allowances()
+
+
+def test_a_claim_that_is_not_repeated_is_void() -> None:
+    claims = Claims(TIME_S)
+    claims.note(0.0, "a1", [3])
+    claims.look(CLAIM_S)
+    assert list(claims.standing()) == [(3, "a1")]
+    claims.look(CLAIM_S + 0.1)
+    assert not list(claims.standing())
+
+
+@given(st.floats(0.5, 4.0), st.floats(0.1, CLAIM_S))
+def test_pauses_and_new_links_bring_no_more_time(pause_s: float, claim_s: float) -> None:
+    """Until the cache has said nothing for as long as it had time; others have fetched the chunk by then."""
+    claims, counted, now = Claims(TIME_S), 0.0, 0.0
+    while now < 3 * TIME_S:
+        claims.note(now, "a1", [0])
+        counted += claim_s if list(claims.standing()) else 0.0
+        now += claim_s
+        claims.look(now)
+        claims.lose("a1")
+        assert not list(claims.standing())
+        now += pause_s
+        claims.look(now)
+    assert counted <= TIME_S + claim_s
+
+
+def test_the_next_claimant_of_a_chunk_has_twice_the_time() -> None:
+    claims = Claims(TIME_S)
+    repeat(claims, "a1", [0], 0.0, TIME_S)
+    repeat(claims, "a2", [0], TIME_S, 3 * TIME_S - 1.0)
+    assert list(claims.standing()) == [(0, "a2")]
+    repeat(claims, "a2", [0], 3 * TIME_S, 4 * TIME_S)
+    assert not list(claims.standing())
+
+
+def test_what_has_arrived_is_claimed_by_nobody_and_memory_ends() -> None:
+    claims = Claims(TIME_S)
+    claims.note(0.0, "a1", range(8))
+    claims.settle([1])
+    here = Bitmap(8)
+    here.add_all([2, 3])
+    claims.settle_all(here)
+    assert {chunk for chunk, _ in claims.standing()} == {0, 4, 5, 6, 7}
+    claims.look(3 * TIME_S)
+    assert not list(claims.broken())
+    assert not claims._made

@@ -1,0 +1,117 @@
+"""A cache of whose part nothing comes has stalled, whatever other life it shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId, TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, Masters
+from p2pfill.swarm.stalls import Stalls
+
+TITLE = TitleId(bytes(32))
+PATIENCE_S = 3.0
+
+
+def chunks(*chosen: int) -> Bitmap:
+    bitmap = Bitmap(8)
+    bitmap.add_all(chosen)
+    return bitmap
+
+
+def test_a_clock_starts_anew_with_what_arrives_and_not_with_what_moves_to_others() -> None:
+    stalls = Stalls()
+    assert stalls.look(0.0, {"a1": chunks(0, 1, 2)}, chunks()) == {"a1": 0.0}
+    assert stalls.look(1.0, {"a1": chunks(1, 2)}, chunks(0)) == {"a1": 1.0}
+    assert stalls.look(2.0, {"a1": chunks(2)}, chunks(0)) == {"a1": 1.0}
+    assert stalls.look(3.0, {"a1": chunks()}, chunks(0)) == {}
+    assert stalls.look(9.0, {"a1": chunks(5)}, chunks(0)) == {"a1": 9.0}
+    stalls.look(10.0, {"a1": chunks(5)}, chunks(0))
+    stalls.forget("a1")
+    assert stalls.look(11.0, {"a1": chunks(5)}, chunks(0)) == {"a1": 11.0}
+
+
+def isp(count: int, chunk_count: int) -> tuple[list[NodeInfo], Masters]:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp", "eu") for n in range(count)]
+    masters = Masters(TITLE, chunk_count, nodes[0])
+    masters.set_members(0.0, nodes)
+    return nodes, masters
+
+
+@pytest.mark.parametrize("chunk_count", [1, 2, 5, 40])
+def test_a_master_that_shows_life_and_fetches_nothing_is_passed_over(chunk_count: int) -> None:
+    nodes, masters = isp(3, chunk_count)
+    here = Availability(chunk_count)
+    missing = Bitmap.full(chunk_count)
+    now = 0.0
+    while now < 2 * PATIENCE_S + 1.0:
+        for node in nodes[1:]:
+            masters.saw(now, node.id)
+            masters.readmit(now, node.id)
+        masters.watch_parts(now, PATIENCE_S, missing, here)
+        now += 0.25
+    assert masters.duties()[Scope.ORIGIN] == missing
+    assert set(masters.left_out.values()) <= {STALLED}
+
+
+def test_it_is_relied_on_again_once_it_has_fetched_something() -> None:
+    _, masters = isp(2, 4)
+    for now in (0.0, PATIENCE_S):
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(4), Availability(4))
+    assert masters.left_out == {"a1": STALLED}
+    masters.readmit(PATIENCE_S + 1.0, "a1")
+    assert masters.left_out == {"a1": STALLED}
+    masters.fetched(PATIENCE_S + 1.0, "a1")
+    assert masters.left_out == {}
+
+
+def test_one_that_stalls_again_and_again_is_done_without_for_longer_each_time() -> None:
+    _, masters = isp(2, 4)
+    now, out = 0.0, []
+    for _ in range(4000):
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(4), Availability(4))
+        out.append(bool(masters.left_out))
+        masters.readmit(now, "a1")
+        now += 0.25
+    assert sum(out) > 0.9 * len(out)
+
+
+def test_who_cannot_reach_the_origin_keeps_the_rest_of_its_part() -> None:
+    nodes = [NodeInfo(NodeId(name), f"isp-{name[0]}", "eu") for name in ("a1", "a2", "b1", "b2")]
+    masters = Masters(TITLE, 80, nodes[1])
+    masters.set_members(0.0, nodes)
+    before = {scope: part.copy() for scope, part in masters.duties().items()}
+    theirs = Duties(TITLE, 80, nodes).within(nodes[0])
+    masters.set_ways(1.0, "a1", frozenset({Scope.ORIGIN}))
+    after = masters.duties()
+    assert after[Scope.ORIGIN] == before[Scope.ORIGIN] | theirs[Scope.ORIGIN]
+    assert after[Scope.REGION] == before[Scope.REGION] | theirs[Scope.ORIGIN]
+    chunk = next(theirs[Scope.ORIGIN].indexes())
+    assert masters.escalation(chunk, Scope.ORIGIN) == NO_ROUTE
+    # A way that is open again counts after a while: each change is an election.
+    masters.set_ways(1.5, "a1", frozenset())
+    masters.look_at_ways(1.5)
+    assert masters.closed
+    masters.look_at_ways(1.0 + REOPEN_S)
+    assert masters.duties() == before
+
+
+def test_an_isp_in_which_nobody_can_reach_the_origin_hands_its_part_to_another() -> None:
+    nodes = [NodeInfo(NodeId(name), f"isp-{name[0]}", region) for name, region in
+             (("a1", "x"), ("a2", "x"), ("b1", "x"), ("c1", "y"))]  # fmt: skip
+    shut = frozenset({Scope.ORIGIN})
+    duties = Duties(TITLE, 90, nodes, (), {"a1": shut, "a2": shut})
+    parts = {node.id: duties.within(node) for node in nodes}
+    assert not parts["a1"][Scope.ORIGIN].any()
+    assert not parts["a2"][Scope.ORIGIN].any()
+    assert parts["b1"][Scope.ORIGIN] | parts["c1"][Scope.ORIGIN] == Bitmap.full(90)
+    assert parts["a1"][Scope.REGION] | parts["a2"][Scope.REGION] == Bitmap.full(90)
+    # A whole region, and then everybody: nobody hands on what nobody can do.
+    all_of_x = dict.fromkeys(("a1", "a2", "b1"), shut)
+    assert Duties(TITLE, 90, nodes, (), all_of_x).within(nodes[3])[Scope.ORIGIN] == Bitmap.full(90)
+    everybody = Duties(TITLE, 90, nodes, (), dict.fromkeys((node.id for node in nodes), shut))
+    for node in nodes:
+        assert everybody.within(node) == Duties(TITLE, 90, nodes).within(node)
