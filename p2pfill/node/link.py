@@ -311,19 +311,20 @@ class Link:
     async def _receive_stream(self, token: bytes) -> None:
         """Be sent chunks on a data stream of our own, until it ends; whatever it raises fails what it owed."""
         name = self.remote.id if self.remote is not None else "a stranger"
-        await ErrorBoundary(self._node.log, f"receive from {name}", lambda error: self._fail_all(str(error))).run(
-            self._receive, token
-        )
+        reasons: list[str] = []
+        async with ErrorBoundary(self._node.log, f"receive from {name}", lambda error: reasons.append(str(error))):
+            reasons.append(await self._receive(token))
+        self._streams_asked -= 1
+        self._fail_all(reasons[0])
 
-    async def _receive(self, token: bytes) -> None:
+    async def _receive(self, token: bytes) -> str:
+        """Return why the stream has ended."""
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
                 sock = await self._node.connect(self._data_address())
                 await sock.send(encode_preface(token))
         except (OSError, trio.TooSlowError) as error:
-            self._streams_asked -= 1
-            self._fail_all(f"data stream cannot be opened: {error}")
-            return
+            return f"data stream cannot be opened: {error}"
         reason = "data stream ended"
         with sock:
             receiver = Receiver(sock, self._node.plane, self._expect, self._deliver)
@@ -341,10 +342,9 @@ class Link:
             finally:
                 self._receivers.remove(receiver)
                 self._node.spent_before = self._node.spent_before.plus(receiver.spent)
-                self._streams_asked -= 1
                 if (begun := receiver.begun) is not None:
                     self._count_waste(*begun)
-        self._fail_all(reason)
+        return reason
 
     def _data_address(self) -> tuple[str, int]:
         if self.remote is None:

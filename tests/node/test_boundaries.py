@@ -743,6 +743,7 @@ async def test_an_answer_that_cannot_be_read_ends_nothing(
             await order(client, titles[0])
             await until(lambda: any("/orders" in one for one in asked) and any("heartbeat" in one for one in asked))
             await trio.sleep(0.1)
+        await order(client, titles[0], priority=1)
         await told(client, titles[0], "live")
 
 
