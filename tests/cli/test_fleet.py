@@ -174,3 +174,14 @@ def test_a_tracker_that_is_gone(film: Path, capsys: pytest.CaptureFixture[str]) 
     ):
         assert main([*command, "--tracker", "http://127.0.0.1:1"]) == 3
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "cause"),
+    [("http://127.0.0.300/", "no IPv4 address"), ("http://h:0/", "port 0"), ("http:h", "write http://HOST")],
+)
+def test_a_mistyped_origin_is_an_error_of_usage(
+    fleet: Any, film: Path, origin: str, cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fill(fleet, film, "--origin", origin) == 2
+    assert cause in capsys.readouterr().err

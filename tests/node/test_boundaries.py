@@ -126,8 +126,9 @@ async def still_runs(node: Node, title: Title) -> None:
     check_report(node.info.id, node.report())
 
 
-def pairs(titles: list[Title]) -> Iterator[tuple[BaseException, Title, Title]]:
-    for number, fault in enumerate(FAULTS):
+def pairs(titles: list[Title], place: str = "", step: int = 1) -> Iterator[tuple[BaseException, Title, Title]]:
+    """Yield each fault with its titles; at a place that takes its time only one in `step`, which ones by turns."""
+    for number, fault in list(enumerate(FAULTS))[len(place) % step :: step]:
         yield fault, titles[2 * number], titles[2 * number + 1]
 
 
@@ -254,7 +255,7 @@ async def test_a_title_fails_alone_and_is_tried_again(
     kind: Any, name: str, titles: list[Title], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with node_at(tmp_path) as node:
-        for fault, bad, good in pairs(titles):
+        for fault, bad, good in pairs(titles, name, step=2):
             with monkeypatch.context() as patched:
                 inject(patched, kind, name, fault, lambda one, bad=bad: one.manifest.title_id == bad.manifest.title_id)
                 filling = await node.start_fill(bad.manifest, [bad.root])
@@ -407,8 +408,7 @@ async def test_a_link_or_a_stream_fails_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    # Every second, which ones by turns: two nodes for each take their time.
-    for fault, bad, good in list(pairs(titles))[len(name) % 2 :: 2]:
+    for fault, bad, good in pairs(titles, name, step=4):
         place = tmp_path / str(FAULTS.index(fault))
         async with node_at(place, "a1") as node, node_at(place, "a2") as other:
             await still_runs(other, bad)
@@ -446,7 +446,7 @@ async def test_a_connection_that_fails_is_the_only_one(
 ) -> None:
     """Dialling and being dialled: the other cache is linked with as soon as it can be."""
     async with node_at(tmp_path, "a1") as node, node_at(tmp_path, "a2") as other:
-        for fault, _, good in pairs(titles):
+        for fault, _, good in pairs(titles, name, step=2):
             with monkeypatch.context() as patched:
                 inject(patched, Node, name, fault, lambda one: one is (node if name == "connect" else other))
                 node.want_links([other.info])
@@ -484,13 +484,20 @@ async def test_a_link_that_fails_while_the_node_stops_keeps_it_from_nothing(
 ) -> None:
     """The cancel of the whole node meets the fault in one group; only the fault may end in the boundary."""
 
-    async def receive(self: ControlChannel) -> bytes:
+    real = peers_module.Peers._run_link
+
+    async def run_link(self: Any, stream: trio.SocketStream, received: bytes = b"") -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(real, self, stream, received)
+            nursery.start_soon(fail_at_end)
+
+    async def fail_at_end() -> None:
         try:
             await trio.sleep_forever()
         finally:
             raise OSError(errno.EPIPE, "Broken pipe at the end")
 
-    monkeypatch.setattr(ControlChannel, "_receive", receive)
+    monkeypatch.setattr(peers_module.Peers, "_run_link", run_link)
     async with node_at(tmp_path, "a1") as node, node_at(tmp_path, "a2") as other:
         node.want_links([other.info])
         await still_runs(node, titles[0])
@@ -661,7 +668,7 @@ async def test_an_order_that_fails_keeps_no_other_from_being_taken(
     kind: Any, name: str, titles: list[Title], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with with_tracker(tmp_path) as (_, client):
-        for fault, bad, good in pairs(titles):
+        for fault, bad, good in pairs(titles, name, step=2):
             wanted = bad.manifest.title_id
             with monkeypatch.context() as patched:
                 real = getattr(kind, name)
@@ -737,6 +744,7 @@ async def test_an_answer_that_cannot_be_read_ends_nothing(
             await order(client, titles[0])
             await until(lambda: any("/orders" in one for one in asked) and any("heartbeat" in one for one in asked))
             await trio.sleep(0.1)
+        await order(client, titles[0], priority=1)
         await told(client, titles[0], "live")
 
 
