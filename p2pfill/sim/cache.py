@@ -371,9 +371,10 @@ class SimCache:
     def tell_lies(self, how: str) -> None:
         """Claim to hold everything from now on."""
         self.lie = how
-        for link in self.engine.links.values():
-            link.show(self.world.manifest.title_id)
-        self.tick()
+        if self.running:
+            for link in self.engine.links.values():
+                link.show(self.world.manifest.title_id)
+            self.tick()
 
     # ---- its connections
 

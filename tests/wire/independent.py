@@ -91,6 +91,7 @@ MESSAGES: dict[int, tuple[str, list[Field]]] = {
     15: ("Pong", [("nonce", u32, REQUIRED)]),
     16: ("Goodbye", [("code", number(0, 255), REQUIRED), ("reason", reason, "")]),
     17: ("Interest", [("handle", u32, REQUIRED), ("chunk_count", count, REQUIRED), ("bitmap", bitmap, REQUIRED)]),
+    18: ("Ways", [("handle", u32, REQUIRED), ("closed", number(0, 7), REQUIRED)]),
 }  # fmt: skip
 TAGS = {name: tag for tag, (name, _) in MESSAGES.items()}
 PAYLOAD_BYTES_MAX = {3: 262_208, 17: 262_208, 4: 36_928, 5: 36_928}
