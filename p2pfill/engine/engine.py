@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from p2pfill.engine.dialler import NEVER, Dial, Dialler
 from p2pfill.engine.link import Channel, Link, OpenStream, Owner, WakeUploads
@@ -34,11 +35,13 @@ from p2pfill.engine.task import (
     StopRead,
     withdrawn,
 )
-from p2pfill.errors import InternalError, P2PFillError, RemoteProtocolError, StoreError
+from p2pfill.errors import P2PFillError, RemoteProtocolError, StoreError, is_fault
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.pace import AGENDA_S, PROGRESS_S
+from p2pfill.model.reports import clipped
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.tokens import TokenRegistry
@@ -50,12 +53,15 @@ if TYPE_CHECKING:
     from random import Random
 
 
+Said = TypeVar("Said")
+
+
 @dataclass(frozen=True, slots=True)
 class Faulted:
     """Something in here has raised what it should not, and what it was done for has ended: write it into the log."""
 
     doing: str
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +172,13 @@ class Engine:
         self.set_origins(now, task, origins)
         # Before the first decision: a cache that knows of nobody else is master of everything.
         self.set_members(now, task, members, unlinked)
+        if task.is_over:
+            return task  # it cannot even be told what to fill
         # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
         self._agenda.drop(task.title_id)
         self.activate(now, task.title_id)
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
-        self._limit_slots(task)
+        self._in_task(task, lambda: self._limit_slots(task), None)
         self._dirty[task] = None
         self._each_link(lambda link: link.want(task))
         self._each_link(lambda link: link.show(task.title_id))
@@ -313,7 +321,16 @@ class Engine:
     def handle(self, now: float, link: Link, message: m.Message) -> None:
         """Take in one message of a link. Raises `RemoteProtocolError`."""
         self.now = now
-        link.handle(message)
+        try:
+            link.handle(message)
+        except RemoteProtocolError:
+            raise
+        except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+            self.link_faulted(link, error)
+
+    def close_link(self, link: Link, code: m.GoodbyeCode, reason: str) -> None:
+        """End a link in good order."""
+        self._in_link(link, lambda: link.close(code, reason))
 
     def link_ended(self, now: float, link: Link) -> None:
         """Take note that a link is no more, introduced or not."""
@@ -322,13 +339,13 @@ class Engine:
         probe = self._probes.pop(link, None)
         if link.remote is not None and self.links.get(link.remote.id) is link:
             del self.links[link.remote.id]
-            link.end()
+            self._in_link(link, link.end)
         else:
             link.is_over = True
         if link.dialled:
             self.dialler.failed(now, link.dialled)
         if probe is not None and not probe[0].is_over:
-            self._take_in(probe[0])
+            self._in_link(probe[0], lambda: self._take_in(probe[0]))
 
     def admit(self, link: Link) -> None:
         """Take in a link whose Hello has come. Raises `RemoteProtocolError` where it must not be.
@@ -345,20 +362,20 @@ class Engine:
             raise RemoteProtocolError(f"{link.remote.id} is linked already")
         else:
             self._probe_nonce = PROBE_NONCE + (self._probe_nonce + 1) % PROBE_NONCE
-            before.channel.send(m.Ping(self._probe_nonce))
             self._probes[before] = link, self.now + PROBE_S
+            self._in_link(before, lambda: before.channel.send(m.Ping(self._probe_nonce)))
 
     def ponged(self, link: Link) -> None:
         """Take note that a remote has answered a Ping: it lives, and whoever came by its name goes."""
         probe = self._probes.pop(link, None)
         if probe is not None:
-            probe[0].close(m.GoodbyeCode.DUPLICATE, "a cache of that name is linked, and lives")
+            self.close_link(probe[0], m.GoodbyeCode.DUPLICATE, "a cache of that name is linked, and lives")
 
     def _take_in(self, link: Link) -> None:
         if link.remote is None:
             return
         self.links[link.remote.id] = link
-        for task in self.tasks.values():
+        for task in list(self.tasks.values()):
             link.want(task)
 
     def _end_probes(self, now: float) -> None:
@@ -368,10 +385,10 @@ class Engine:
             del self._probes[before]
             if link.is_over or link.remote is None:
                 continue
-            before.close(m.GoodbyeCode.DUPLICATE, "a newer link takes over")
+            self.close_link(before, m.GoodbyeCode.DUPLICATE, "a newer link takes over")
             del self.links[link.remote.id]
-            before.end()
-            self._take_in(link)
+            self._in_link(before, before.end)
+            self._in_link(link, partial(self._take_in, link))
 
     def issue_token(self, link: Link) -> bytes:
         """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
@@ -391,19 +408,19 @@ class Engine:
     def reap(self, now: float, link: Link) -> None:
         """Take in what has become of chunks that were asked for over a link."""
         self.now = now
-        link.reap()
+        self._in_link(link, link.reap)
 
     def stream_ended(self, now: float, link: Link, reason: str, *, breach: bool = False) -> None:
         """Take note that a data stream towards us has ended, or could not be opened; `breach` by the remote's fault."""
         self.now = now
         if breach:
-            link.distrust(reason)
-        link.stream_ended(reason)
+            self._in_link(link, lambda: link.distrust(reason))
+        self._in_link(link, lambda: link.stream_ended(reason))
 
     def sent(self, now: float, link: Link, request_id: int) -> None:
         """Take note that a chunk was sent whole."""
         self.now = now
-        link.sent(request_id)
+        self._in_link(link, lambda: link.sent(request_id))
 
     def read_ended(self, now: float, task: FillTask, arrival: Arrival) -> None:
         """Take in what has become of a read of an origin."""
@@ -419,7 +436,7 @@ class Engine:
     def arrived(self, owner: Owner, arrival: Arrival) -> None:
         """Take in what became of a receive."""
         task, request = owner
-        is_awaited = task.fill.is_outstanding(request)
+        is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:
                 self.handle_event(task, events.ChunkReceived(request))
@@ -441,14 +458,13 @@ class Engine:
             return
         try:
             task.fill.handle(self.now, event)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is this title's)
+            if task.fill.wants_poll:
+                self._dirty[task] = None
+            if isinstance(event, events.ChunkReceived | events.ChunkFound):
+                self.note_moved(task)
+                self._limit_slots(task)
+        except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
             self.task_faulted(task, error)
-            return
-        if task.fill.wants_poll:
-            self._dirty[task] = None
-        if isinstance(event, events.ChunkReceived | events.ChunkFound):
-            self.note_moved(task)
-            self._limit_slots(task)
 
     def heard(self, task: FillTask, node_id: str) -> None:
         """Note that a cache has said what it holds."""
@@ -463,6 +479,14 @@ class Engine:
         """Return which chunks of a title can be served; None where the title is unknown here."""
         task = self.tasks.get(title_id)
         return task.fill.ledger.have if task is not None else self.live.get(title_id)
+
+    def news(self, task: FillTask, node_id: str, gained: Sequence[int]) -> Sequence[int]:
+        """Return those of newly verified chunks that concern a cache."""
+        return self._in_task(task, lambda: task.fill.news(node_id, gained), [])
+
+    def border_chunks(self, task: FillTask) -> Sequence[int]:
+        """Return the chunks that this cache fetches across a border."""
+        return self._in_task(task, task.fill.border_chunks, [])
 
     def is_opening(self, title_id: TitleId) -> bool:
         """Tell whether a title is about to be served: who asks for it is answered then."""
@@ -487,8 +511,9 @@ class Engine:
     def next_wakeup(self) -> float:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
         wake_at = min(self._agenda_at, self._progress_at, self.dialler.next_at)
-        for task in self.tasks.values():
-            wake_at = min(wake_at, task.next_wakeup())
+        for task in list(self.tasks.values()):
+            # Where it cannot say, it has failed, and that is to be done now.
+            wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
         for _, until in self._probes.values():
             wake_at = min(wake_at, until)
         self._awake_at = wake_at
@@ -497,17 +522,14 @@ class Engine:
     def poll(self, now: float) -> list[Effect]:
         """Decide what to do now, and return it in order."""
         self.now = now
-        if now > self._awake_at + FROZEN_S:
+        was_frozen, self._awake_at = now > self._awake_at + FROZEN_S, NEVER
+        if was_frozen:
             self._thaw()
-        self._awake_at = NEVER
         self._advance(now)
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for task in dirty:
-                try:
-                    self._decide(task)
-                except Exception as error:  # noqa: BLE001  (whatever it is, it is this title's)
-                    self.task_faulted(task, error)
+                self._in_task(task, partial(self._decide, task), None)
         if self._to_wake:
             self._effects.extend(map(WakeUploads, self._to_wake))
             self._to_wake.clear()
@@ -516,7 +538,7 @@ class Engine:
 
     def _thaw(self) -> None:
         """Begin all waits anew: this cache was stopped, and the others were not silent meanwhile."""
-        for task in self.tasks.values():
+        for task in list(self.tasks.values()):
             held = task.fill.is_held
             self.handle_event(task, events.HeldBack())
             self.handle_event(task, events.Released())
@@ -534,17 +556,17 @@ class Engine:
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_S
             self._each_link(Link.report_progress)
-            for task in self.tasks.values():
+            for task in list(self.tasks.values()):
                 arriving, failing = task.origin_news()
                 for url in dict.fromkeys(url for url, _ in task.reads.values() if url in arriving):
                     self.handle_event(task, events.SourceProgressed(url))
                 for url, reason in failing.items():
                     if url not in arriving:
                         self.handle_event(task, events.OriginFailing(url, reason))
-        for task in self.tasks.values():
+        for task in list(self.tasks.values()):
             if task.is_discovery_over(now):
                 self.handle_event(task, events.NeighboursHeard())
-            if now >= task.next_wakeup():
+            if now >= self._in_task(task, task.next_wakeup, NEVER):
                 self._dirty[task] = None
 
     def _decide(self, task: FillTask) -> None:
@@ -569,21 +591,23 @@ class Engine:
             case actions.RequestChunk(request, source, chunk):
                 if source in task.origins:
                     self._read(task, request, source, chunk)
-                elif (link := self.links.get(source)) is None or not link.request(task, request, chunk):
+                elif (link := self.links.get(source)) is None or not self._in_link(
+                    link, partial(link.request, task, request, chunk)
+                ):
                     task.late.append(events.RequestFailed(request, "not linked"))
             case actions.CancelRequest(request, source):
                 if (read := task.reads.pop(request, None)) is not None:
                     if read[1].step(RequestStep.ABANDON):
                         self.emit(StopRead(task, read[1]))
                 elif (link := self.links.get(source)) is not None:
-                    link.cancel(task, request)
+                    self._in_link(link, partial(link.cancel, task, request))
             case actions.AnnounceChunks(chunks):
                 task.verified(self.now, chunks)
             case actions.ClaimChunks(chunks):
                 task.to_claim.extend(chunks)
             case actions.ShowInterest(source, wanted):
                 if (link := self.links.get(source)) is not None:
-                    link.show_interest(task, wanted)
+                    self._in_link(link, partial(link.show_interest, task, wanted))
             case actions.ReportSlow(node):
                 self._each_link(lambda link: link.report_slow(task.title_id, node))
             case actions.ReportWays(closed, reason):
@@ -615,23 +639,48 @@ class Engine:
 
     # ---- boundaries
 
+    def _in_task(self, task: FillTask, call: Callable[[], Said], otherwise: Said) -> Said:
+        """Return what a title's `call` returns; `otherwise` where it raises, and then the title has failed."""
+        try:
+            return call()
+        except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+            self.task_faulted(task, error)
+            return otherwise
+
+    def _in_link(self, link: Link, call: Callable[[], Said]) -> Said | None:
+        """Return what a link's `call` returns; None where it raises, and then the link ends."""
+        try:
+            return call()
+        except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+            self.link_faulted(link, error)
+            return None
+
     def _each_link(self, call: Callable[[Link], object]) -> None:
         """Do something with each link; what one raises ends that one."""
         for link in list(self.links.values()):
-            try:
-                call(link)
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is this link's)
-                self.link_faulted(link, error)
+            self._in_link(link, partial(call, link))
 
-    def link_faulted(self, link: Link, error: Exception) -> None:
-        """End a link that has raised what it should not."""
-        name = link.remote.id if link.remote is not None else "a stranger"
-        self.emit(Faulted(f"serve the link with {name}", error))
-        link.close(m.GoodbyeCode.INTERNAL, "an internal fault")
+    def link_faulted(self, link: Link, error: BaseException) -> None:
+        """End a link that has raised what it should not. Raises `error` where it is no fault (`errors.is_fault`)."""
+        if not is_fault(error):
+            raise error
+        if link.fault:
+            return  # until its end it may do so time and again
+        doing = f"serve the link with {link.remote.id if link.remote is not None else 'a stranger'}"
+        self.emit(Faulted(doing, error))
+        self.fail_link(link, as_p2pfill_error(doing, error))
 
-    def task_faulted(self, task: FillTask, error: Exception) -> None:
-        """Fail a title that has raised what it should not."""
+    def fail_link(self, link: Link, error: P2PFillError) -> None:
+        """End a link that cannot go on, for a reason that its fills tell."""
+        if not link.fault:
+            link.fault = clipped(str(error)) or type(error).__name__
+            self._in_link(link, lambda: link.close(m.GoodbyeCode.INTERNAL, m.INTERNAL_FAULT))
+
+    def task_faulted(self, task: FillTask, error: BaseException) -> None:
+        """Fail a title that has raised what it should not. Raises `error` where it is no fault (`errors.is_fault`)."""
+        if not is_fault(error):
+            raise error
         if not task.is_over:
-            self.emit(Faulted(f"fill title {task.manifest.name!r}", error))
-            fault = error if isinstance(error, P2PFillError) else None
-            self.fail(self.now, task, fault or InternalError(f"unexpected {type(error).__name__}: {error}"))
+            doing = f"fill title {task.manifest.name!r}"
+            self.emit(Faulted(doing, error))
+            self.fail(self.now, task, as_p2pfill_error(doing, error))

@@ -106,6 +106,12 @@ class LinkHost(Protocol):
     def shown(self, title_id: TitleId) -> Bitmap | None:
         """Return which chunks of a title can be served; None where the title is unknown here."""
 
+    def news(self, task: FillTask, node_id: str, gained: Sequence[int]) -> Sequence[int]:
+        """Return those of newly verified chunks that concern a cache."""
+
+    def border_chunks(self, task: FillTask) -> Sequence[int]:
+        """Return the chunks that this cache fetches across a border."""
+
     def is_opening(self, title_id: TitleId) -> bool:
         """Tell whether a title is about to be served: who asks for it is answered then."""
 
@@ -157,7 +163,7 @@ class Link:
 
     __slots__ = (
         "_handles", "_holding", "_host", "_moved_bytes", "_streams_asked", "_subscriptions", "_wanted", "book",
-        "channel", "dialled", "is_over", "remote", "streams", "upload_streams", "uploads",
+        "channel", "dialled", "fault", "is_over", "remote", "streams", "upload_streams", "uploads",
     )  # fmt: skip
 
     def __init__(self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "") -> None:
@@ -168,6 +174,8 @@ class Link:
         self.dialled = dialled
         self.remote: NodeInfo | None = None
         self.is_over = False
+        self.fault = ""
+        """What has ended it, for people; empty while it is in order, and where its end was."""
         self.streams: DataStreams | None = None
         """Of whoever moves bytes."""
         self.uploads = UploadQueue(host.urgency, lock)
@@ -205,14 +213,14 @@ class Link:
         self._handles.clear()
         if self.remote is not None:
             for task in tasks:
-                self._host.handle_event(task, events.SourceLost(self.remote.id))
+                self._host.handle_event(task, events.SourceLost(self.remote.id, self.fault))
 
     def distrust(self, reason: str) -> None:
         """End the link of a remote that breaks the rules of a data stream, and quarantine it as a source."""
         if self.remote is not None:
             for task in list(self._wanted.values()):
                 self._host.handle_event(task, events.SourceMisbehaved(self.remote.id, reason))
-        self.close(m.GoodbyeCode.PROTOCOL_ERROR, reason[: m.REASON_CHARS_MAX])
+        self.close(m.GoodbyeCode.PROTOCOL_ERROR, m.plain_reason(reason))
 
     def _take_hello(self, hello: m.Hello) -> None:
         self.remote = NodeInfo(
@@ -384,9 +392,12 @@ class Link:
 
     def reap(self) -> None:
         """Take in what has become of chunks that were asked for."""
-        for arrival in self.book.reap():
-            self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+        arrivals = self.book.reap()
+        # First, whatever becomes of the link: a sealed chunk that its fill never hears of cannot come again.
+        for arrival in arrivals:
             self._host.arrived(owner_of(arrival.receive), arrival)
+        for arrival in arrivals:
+            self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
 
     # ---- what the remote wants
 
@@ -398,7 +409,7 @@ class Link:
         """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
         if self.remote is None or not (handles := self._subscribed(task.title_id)):
             return
-        gained = task.fill.news(self.remote.id, gained) if gained else ()
+        gained = self._host.news(task, self.remote.id, gained) if gained else ()
         for handle in handles:
             # In this order: what was claimed and has come since is no longer being fetched.
             for batch in m.batches(claimed):
@@ -454,7 +465,7 @@ class Link:
             wanted = Bitmap.from_bytes(message.bitmap, message.chunk_count)
             self._host.handle_event(task, events.InterestShown(self.remote.id, wanted))
             # Before the holdings: with them the remote has its answer, and asks.
-            self.tell(task, (), task.fill.border_chunks())
+            self.tell(task, (), self._host.border_chunks(task))
         self._send_holdings(message.handle, title_id)
 
     def _take_request(self, message: m.Request) -> None:

@@ -24,9 +24,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple
 
-from p2pfill.errors import InternalError, LocalProtocolError, P2PFillError, is_fault, leaves_of
-from p2pfill.model.limits import REASON_CHARS_MAX
-from p2pfill.model.reports import clipped
+from p2pfill.errors import P2PFillError, is_fault
+from p2pfill.model.faults import as_p2pfill_error, is_foreseen
 
 Arguments = TypeVarTuple("Arguments")
 Parameters = ParamSpec("Parameters")
@@ -92,7 +91,9 @@ class ErrorBoundary:
             self._log.error("%s", error, exc_info=fault)
         try:
             self._ended(error)
-        except Exception as second:  # noqa: BLE001  (logged, with its traceback)
+        except BaseException as second:
+            if not is_fault(second):
+                raise
             # A unit that cannot even note its end must not end the others for that.
             self._log.exception("cannot note that it failed to %s: %r", self.doing, second)
 
@@ -116,34 +117,6 @@ def bounded(
             method(unit, *arguments, **named)
 
     return inside
-
-
-def is_foreseen(fault: BaseException) -> bool:
-    """Tell whether all of `fault` is what p2pfill raises on purpose about something else than itself."""
-    return all(
-        isinstance(leaf, P2PFillError) and not isinstance(leaf, (InternalError, LocalProtocolError))
-        for leaf in leaves_of(fault)
-    )
-
-
-def as_p2pfill_error(doing: str, fault: BaseException) -> P2PFillError:
-    """Return the one error that stands for `fault`, which may be a group: its first foreseen one, or `InternalError`.
-
-    Its text is a line that fits a report.
-    """
-    leaves = leaves_of(fault)
-    # Several tasks that fail together mostly fail of one cause; a bug goes before all else.
-    first = next((leaf for leaf in leaves if not is_foreseen(leaf)), leaves[0])
-    if isinstance(first, P2PFillError):
-        return first
-    said = clipped(str(first), REASON_CHARS_MAX // 2)
-    name = type(first).__name__
-    error = InternalError(
-        f"could not {clipped(doing, REASON_CHARS_MAX // 4)}: unexpected {name}{': ' if said else ''}{said}; "
-        "the log of the cache has the traceback, please report it"
-    )
-    error.__cause__ = first
-    return error
 
 
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:

@@ -66,8 +66,9 @@ class CachedTitles:
         while True:
             await trio.sleep(LOOK_S)
             # Looked at anew after each: it takes a while, and the next may be in use again.
-            while (stored := self._next_at_rest()) is not None:
-                await self._drop(stored)
+            async with ErrorBoundary(self._log, "look which titles are in use"):
+                while (stored := self._next_at_rest()) is not None:
+                    await self._drop(stored)
 
     def _next_at_rest(self) -> StoredTitle | None:
         for title_id in self._being_sent():

@@ -72,6 +72,8 @@ class FillDriver:
         self.title_id = task.title_id
         self.done = trio.Event()
         """Set when the title is live or the fill has failed."""
+        self.ended = trio.Event()
+        """Set when nothing is read, written or committed any more."""
         self.started_at = time.time()
         self.finished_at = 0.0
         self.bounds = ErrorBoundary(log, f"fill title {self.manifest.name!r}", self.fail)
@@ -160,8 +162,13 @@ class FillDriver:
                 nursery.cancel_scope.cancel()
         finally:
             self._nursery = None
-            with self.bounds:
-                await self._finish()
+            try:
+                with self.bounds:
+                    await self._finish()
+            finally:
+                if self._record is not None:
+                    self._record.close()
+                self.ended.set()
 
     async def _finish(self) -> None:
         # Threads that read from origins look at this; whoever stops does not wait for a slow one.
@@ -173,8 +180,6 @@ class FillDriver:
         if chunks and not self.stored.live and not isinstance(self.task.fault, StoreError):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.stored.commit, chunks)
-        if self._record is not None:
-            self._record.close()
 
     def perform(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive | EndFill) -> None:
         """Begin with what the engine wants done."""

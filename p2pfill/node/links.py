@@ -21,6 +21,7 @@ from p2pfill.engine.uploads import Wanted
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import CONNECT_TIMEOUT_S
+from p2pfill.model.reports import clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
@@ -114,7 +115,7 @@ class Links:
     def close(self, reason: str) -> None:
         """Say goodbye to all."""
         for link in list(self._sockets):
-            link.close(GoodbyeCode.SHUTDOWN, reason)
+            self._engine.close_link(link, GoodbyeCode.SHUTDOWN, reason)
 
     def spent(self) -> Spent:
         """Return what all data streams on which this node receives have done with their time."""
@@ -196,7 +197,7 @@ class Links:
         """Give up the oldest link that the rosters name no more; whoever was refused for want of room tries again."""
         for node_id, link in self._engine.links.items():
             if not self._engine.dialler.is_wanted(node_id):
-                link.close(GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
+                self._engine.close_link(link, GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
                 return
 
     async def _run_link(self, stream: trio.SocketStream, received: bytes = b"", dialled: str = "") -> bool:
@@ -207,7 +208,7 @@ class Links:
             return False
         channel = ControlChannel(stream, self._hello, received)
         link = self._engine.open_link(channel, self._reap_soon, dialled)
-        bounds = ErrorBoundary(self._log, "serve a link", lambda error: self._fail(link, error))
+        bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:
             async with bounds, trio.open_nursery() as nursery:
                 self._sockets[link] = LinkSockets(link, nursery)
@@ -217,16 +218,21 @@ class Links:
                 except (ProtocolError, ConnectionError) as error:
                     name = link.remote.id if link.remote else "a stranger"
                     self._log.info("link with %s failed: %s", name, error)
+                    link.fault = link.fault or clipped(str(error))
                 nursery.cancel_scope.cancel()
         finally:
-            sockets = self._sockets.pop(link, None)
-            if sockets is not None:
-                for scope in sockets.senders.values():
-                    scope.cancel()
-                self._spent_before = self._spent_before.plus(sockets.spent())
+            with bounds:
+                self._forget(link)
             self._engine.link_ended(trio.current_time(), link)
             self._wake()
         return True
+
+    def _forget(self, link: Link) -> None:
+        sockets = self._sockets.pop(link, None)
+        if sockets is not None:
+            for scope in sockets.senders.values():
+                scope.cancel()
+            self._spent_before = self._spent_before.plus(sockets.spent())
 
     async def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
         self._engine.handle(trio.current_time(), link, message)
@@ -234,12 +240,9 @@ class Links:
             self._newcomers.pop(stream, None)
         self._wake()
 
-    def _fail(self, link: Link, error: Exception) -> None:
-        link.close(GoodbyeCode.INTERNAL, str(error)[:200])
-
     def _reap_soon(self, link: Link) -> None:
         """Have the loop take in what has come; called from threads."""
-        self._plane.tell(partial(self._reap, link), lambda error: self._fail(link, error))
+        self._plane.tell(partial(self._reap, link), partial(self._engine.link_faulted, link))
 
     def _reap(self, link: Link) -> None:
         self._engine.reap(trio.current_time(), link)
@@ -307,9 +310,9 @@ class Links:
             finally:
                 link.upload_streams -= 1
                 del sockets.senders[sender]
-        # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
-        for other in sockets.senders:
-            other.wake()
+                # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
+                for other in sockets.senders:
+                    other.wake()
 
     def _take_upload(self, link: Link) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""
@@ -336,7 +339,11 @@ async def connect(host: str, port: int) -> trio.socket.SocketType:
             raise OSError(f"{host!r} is not a host name, or {port} not a port ({error})") from error
     if scope.cancelled_caught:
         raise OSError(f"{host}:{port} did not answer within {CONNECT_TIMEOUT_S:g} s")
-    tune(stream.socket)
+    try:
+        tune(stream.socket)
+    except BaseException:
+        stream.socket.close()
+        raise
     return stream.socket
 
 

@@ -18,7 +18,7 @@ from p2pfill._version import __version__
 from p2pfill.engine.dialler import NEVER, Dial
 from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import OpenStream, WakeUploads
-from p2pfill.engine.task import FillTask, LimitSlots, StopRead
+from p2pfill.engine.task import EndFill, FillTask, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, StoreError, leaves_of
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
@@ -49,7 +49,7 @@ DRAIN_S: Final = 3.0
 DRAIN_STEP_S: Final = 0.02
 
 FAULT_PAUSE_S: Final = 1.0
-"""Before the engine is asked again where it could not say when: only a bug has it come to that."""
+"""Before the engine is asked again where it could not decide: only a bug has it come to that, and it may last."""
 
 
 class Node:
@@ -136,15 +136,18 @@ class Node:
         """
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
         title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
-        running = self._fills.get(title_id)
-        if running is not None and running.state != "failed":
-            running.set_origins(list(origins))
+        if (running := self._running(title_id, origins)) is not None:
             return running
+        if (failed := self._fills.get(title_id)) is not None:
+            await failed.ended.wait()  # it may be writing yet, and what it commits need not be fetched
         try:
             stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
         except StoreError as error:
             self.refuse(title_id, error)
             raise
+        if (running := self._running(title_id, origins)) is not None:
+            return running  # somebody else has ordered it meanwhile
+        stored.begin_again()
         self._refused.pop(title_id, None)
         self._open[title_id] = stored
         members = list(members)
@@ -159,6 +162,7 @@ class Node:
             task.state = "live"
             driver = FillDriver(self.engine, stored, task, self.wake, self._origin_reads, self.log)
             driver.done.set()
+            driver.ended.set()
             self.engine.serve(now, title_id, manifest.chunk_count)
             self.engine.yield_to_others(now, title_id)
         else:
@@ -168,6 +172,14 @@ class Node:
         self._fills[title_id] = driver
         self.wake()
         return driver
+
+    def _running(self, title_id: TitleId, origins: Iterable[str]) -> FillDriver | None:
+        """Return a title's fill where it has not failed, with these origins besides its own."""
+        running = self._fills.get(title_id)
+        if running is None or running.state == "failed":
+            return None
+        running.set_origins(list(origins))
+        return running
 
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered here; what runs follows at once."""
@@ -239,17 +251,37 @@ class Node:
         """Have the engine decide whenever something has happened, and do what it wants; runs until cancelled."""
         while True:
             self._wakeup = trio.Event()
-            wake_at = trio.current_time() + FAULT_PAUSE_S
+            wake_at: float | None = None
             with ErrorBoundary(self.log, "decide what to do"):
                 for effect in self.engine.poll(trio.current_time()):
-                    with ErrorBoundary(self.log, f"begin with {type(effect).__name__}"):
+                    failed = partial(self._effect_failed, effect)
+                    with ErrorBoundary(self.log, f"begin with {type(effect).__name__}", failed):
                         self._perform(effect)
                 wake_at = self.engine.next_wakeup()
-            if wake_at < NEVER:
+            if wake_at is None:
+                # Whatever happens meanwhile, or it would fail, and fill the log, with each message that comes.
+                await trio.sleep(FAULT_PAUSE_S)
+            elif wake_at < NEVER:
                 with trio.move_on_at(wake_at):
                     await self._wakeup.wait()
             else:
                 await self._wakeup.wait()
+
+    def _effect_failed(self, effect: Effect, error: P2PFillError) -> None:
+        """Fail what waits for an effect that could not be begun with; it would wait for ever."""
+        match effect:
+            case Dial(node):
+                self.engine.dial_failed(trio.current_time(), node.id)
+            case OpenStream(link) | WakeUploads(link):
+                self.engine.fail_link(link, error)
+            case Faulted():
+                pass
+            case EndFill(task):
+                if (driver := self._fills.get(task.title_id)) is not None and driver.task is task:
+                    driver.done.set()
+            case _:
+                self.engine.fail(trio.current_time(), effect.task, error)
+        self.wake()
 
     def _perform(self, effect: Effect) -> None:
         match effect:

@@ -28,13 +28,13 @@ from typing import Final
 from p2pfill.errors import LocalProtocolError, RemoteProtocolError
 from p2pfill.protocol.framing import OUR_VERSIONS, Deframer, VersionRange, encode_frame, encode_preamble, negotiate
 from p2pfill.protocol.messages import (
-    REASON_CHARS_MAX,
     Goodbye,
     GoodbyeCode,
     Hello,
     Message,
     decode_payload,
     encode_payload,
+    plain_reason,
 )
 from p2pfill.protocol.rules import LinkLimits, RuleBook, RuleBrokenError, Side, Verdict
 
@@ -298,7 +298,5 @@ class ControlLink:
 
     def _fail(self, code: GoodbyeCode, reason: str) -> None:
         """Queue the last frame of a link whose remote is at fault."""
-        # What the remote sent may be quoted in the reason; only plain characters go back.
-        plain = "".join(letter if letter.isprintable() else "?" for letter in reason)
         self.state = self._next_state(LinkEvent.REMOTE_FAULT)
-        self._output += encode_frame(encode_payload(Goodbye(int(code), plain[:REASON_CHARS_MAX])))
+        self._output += encode_frame(encode_payload(Goodbye(int(code), plain_reason(reason))))

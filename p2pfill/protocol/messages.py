@@ -37,6 +37,9 @@ LABEL_CHARS_MAX: Final = 64
 HOST_CHARS_MAX: Final = 253
 """The longest DNS name."""
 
+INTERNAL_FAULT: Final = "an internal fault"
+"""All that a remote is told of a fault of our own: its text is for our log, and may name paths."""
+
 REASON_CHARS_MAX: Final = 200
 """A reason is one line in a log."""
 
@@ -84,6 +87,13 @@ ChunkIndex = Annotated[int, Meta(ge=0, lt=CHUNK_COUNT_MAX)]
 Chunks = Annotated[tuple[ChunkIndex, ...], Meta(min_length=1, max_length=CHUNKS_PER_MESSAGE_MAX)]
 Label = Annotated[str, Meta(max_length=LABEL_CHARS_MAX, pattern=_NO_CONTROLS)]
 Reason = Annotated[str, Meta(max_length=REASON_CHARS_MAX, pattern=_NO_CONTROLS)]
+
+
+def plain_reason(text: str) -> str:
+    """Return `text` as a message can carry it: what a remote sent, or a path, may be quoted in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:REASON_CHARS_MAX])
+
+
 Host = Annotated[str, Meta(max_length=HOST_CHARS_MAX, pattern=r"\A[A-Za-z0-9._:%-]*\Z")]
 RejectCode = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]*\Z", max_length=CODE_CHARS_MAX)]
 NodeName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=NODE_ID_CHARS_MAX)]

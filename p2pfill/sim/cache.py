@@ -77,11 +77,11 @@ class SimEngine(Engine):
 
     cache: SimCache
 
-    def task_faulted(self, task: FillTask, error: Exception) -> None:
+    def task_faulted(self, task: FillTask, error: BaseException) -> None:
         """A fault ends the run: it is ours."""
         raise error
 
-    def link_faulted(self, link: Link, error: Exception) -> None:
+    def link_faulted(self, link: Link, error: BaseException) -> None:
         """A fault ends the run: it is ours."""
         raise error
 

@@ -4,9 +4,9 @@ Files of less than `PREALLOCATE_BYTES_MIN` are made by their first write and emp
 hundred thousand files before the first byte takes longer than to fetch some titles. So a directory entry may be
 as young as the bytes, and a commit that touches such a file syncs the file system, which covers both.
 
-Invariants: a chunk that was sealed, because its digests hold, is never written to again, whoever asks; a chunk is in
-`have` only after its bytes were made durable and the journal said so durably; a file is
-below `titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
+Invariants: a chunk that was sealed, because its digests hold, is never written to again while that fill lasts, whoever
+asks; a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is below
+`titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
 again, because the kernel may have dropped the very pages that it could not write and would report success.
 """
 
@@ -82,7 +82,7 @@ class StoredTitle:
         self.closed = False
         self._write_locks = [Lock() for _ in range(WRITE_LOCKS)] if not self.live else []
         # A byte a chunk: threads set them side by side, which they cannot with bits.
-        self._sealed = bytearray() if self.live else bytearray(b"".join(map(_BITS.__getitem__, have.buffer)))
+        self._sealed = bytearray() if self.live else _seals(have)
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
@@ -121,6 +121,12 @@ class StoredTitle:
     def seal(self, chunk: int) -> None:
         """Refuse writes to a chunk from now on: its digests hold. Its `write_lock` is held."""
         self._sealed[chunk] = 1
+
+    def begin_again(self) -> None:
+        """Let what is not durable be written once more, since a new fill fetches it. The fill before has ended."""
+        with self._lock:
+            if not self.live:
+                self._sealed = _seals(self.have)
 
     def write_chunk(self, chunk: int, data: bytes | bytearray | memoryview) -> None:
         """Write a whole chunk that is at hand in memory; nothing of it is durable before `commit`."""
@@ -271,6 +277,11 @@ class StoredTitle:
         for index in indexes:
             with self._writers.pinned(index) as fd:
                 os.fdatasync(fd)
+
+
+def _seals(have: Bitmap) -> bytearray:
+    """Return a byte for each chunk, 1 where it is in `have`."""
+    return bytearray(b"".join(map(_BITS.__getitem__, have.buffer)))
 
 
 def preallocated(size: int) -> bool:

@@ -14,10 +14,21 @@ from typing import Final
 
 import trio
 
-from p2pfill.errors import ProtocolError
+from p2pfill.errors import ProtocolError, RemoteProtocolError, is_fault
 from p2pfill.model.pace import KEEPALIVE_S, SILENCE_TIMEOUT_S
 from p2pfill.protocol.link import ControlLink, LinkState
-from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Ping, Pong, Reject
+from p2pfill.protocol.messages import (
+    INTERNAL_FAULT,
+    Cancel,
+    Goodbye,
+    GoodbyeCode,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Reject,
+    plain_reason,
+)
 from p2pfill.protocol.rules import Side
 
 READ_BYTES: Final = 64 * 1024
@@ -100,12 +111,14 @@ class ControlChannel:
         self._link.finish_request(side, request_id)
 
     def close(self, code: GoodbyeCode, reason: str) -> None:
-        """Say Goodbye and end the link. May be called more than once."""
+        """Say Goodbye and end the link. May be called more than once. It ends whatever the saying raises."""
         if self._ended:
             return
-        if self._link.state in (LinkState.HANDSHAKE, LinkState.OPEN):
-            self._link.send(Goodbye(int(code), reason))
-        self._end(reason)
+        try:
+            if self._link.state in (LinkState.HANDSHAKE, LinkState.OPEN):
+                self._link.send(Goodbye(int(code), plain_reason(reason)))
+        finally:
+            self._end(reason)
 
     async def run(self, handle: Callable[[Message], Awaitable[None]]) -> None:
         """Drive the link until it ends, handing each message of the remote but its Pings to `handle`, its Hello first.
@@ -131,13 +144,20 @@ class ControlChannel:
             fault = ConnectionError(self.end_reason)
         except* ProtocolError as group:
             fault = _first(group)
-            self._end(str(fault))
+            is_theirs = isinstance(fault, RemoteProtocolError)
+            self.close(GoodbyeCode.PROTOCOL_ERROR if is_theirs else GoodbyeCode.INTERNAL, str(fault))
+        except* BaseException as group:
+            if group.split(is_fault)[0] is not None:
+                self.close(GoodbyeCode.INTERNAL, INTERNAL_FAULT)
+            raise
         finally:
             self._ended = True
-            with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
-                scope.shield = True
-                await self._flush_farewell()
-            await trio.aclose_forcefully(self._stream)
+            try:
+                with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
+                    scope.shield = True
+                    await self._flush_farewell()
+            finally:
+                await trio.aclose_forcefully(self._stream)
         # Not from inside except*, which would wrap it in a group.
         if fault is not None:
             raise fault

@@ -146,18 +146,27 @@ class DataPlane:
 
     def arm(self, stream: Stream) -> None:
         """Have a thread take the stream once what it waits for has come. Callable from any thread."""
-        with suppress(OSError, ValueError):  # it is being removed
+        try:
             armed = -1
             # What it waits for may change before the kernel is told, and whoever changed it may have been faster.
             while armed != (interest := stream.interest()):
-                self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
+                self._arm(stream, interest)
                 armed = interest
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            # Whoever arms it may be another stream, which gives it its slot.
+            self.tell(partial(stream.end, _as_exception(error)), stream.end)
+
+    def _arm(self, stream: Stream, interest: int) -> None:
+        with suppress(OSError, ValueError):  # it is being removed
+            self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
 
     def tell(self, news: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """Have `news` called in the event loop, in order. Callable from any thread.
 
         What gathers before the loop looks is handed over at once: waking it costs more than most news do. What `news`
-        raises is given to `failed`: raised from here it would end the whole Trio run.
+        raises is given to `failed`, which must raise nothing: raised from here it would end the whole Trio run.
         """
         self._news.append((news, failed))
         if not self._has_told:
