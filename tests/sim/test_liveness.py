@@ -63,7 +63,7 @@ def test_it_may_stand_alone_in_its_isp_or_serve_another_region(kind: str, victim
 
 
 def test_who_says_so_is_not_elected_and_takes_part_again_when_its_way_is_open() -> None:
-    fault = FaultSpec(kind="origin-refused", node="a1", at_s=0.1, for_s=8.0)
+    fault = FaultSpec(kind="origin-refused", node="a1", at_s=0.1, for_s=2.0)
     built = world(size_mib=64, faults=(fault,))
     report = built.run()
     assert report.complete == 6
