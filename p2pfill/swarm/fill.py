@@ -53,7 +53,7 @@ TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
 
 LATE_S: Final = 0.5
-"""A cache that is itself so late with a look was held up, and has not heard what others did: it judges nobody by that."""
+"""A cache that is itself so late with a look was held up and has not heard of others meanwhile: it judges nobody."""
 
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
