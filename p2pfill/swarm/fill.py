@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.25
 """How often deadlines and silent masters are looked at; all the waits concerned are seconds."""
 
+LATE_S: Final = 0.5
+"""A cache that is itself so late with a look was held up and has not heard of others meanwhile: it judges nobody."""
+
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
 
@@ -444,6 +447,8 @@ class Fill:
 
     def _tick(self, now: float) -> None:
         """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
+        if now > self._tick_at + LATE_S:
+            self._masters.start_clocks_anew()
         self._tick_at = now + TICK_S
         sources, size = self.sources.values(), self.manifest.chunk_size
         self._patience_s = patience_s(sources, size, self.policy.stall_wait_s)

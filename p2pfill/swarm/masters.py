@@ -193,6 +193,10 @@ class Masters:
         self._seen_at.update(dict.fromkeys(self.members, now))
         self._elected_at = now
         self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
+        self.start_clocks_anew()
+
+    def start_clocks_anew(self) -> None:
+        """Give everybody the whole time again until something of its part must have come."""
         self._stalls.start_anew()
         self._stuck.start_anew()
 
