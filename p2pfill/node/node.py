@@ -274,7 +274,7 @@ class Node:
                 self.engine.dial_failed(trio.current_time(), node.id)
             case OpenStream(link) | WakeUploads(link):
                 self.engine.fail_link(link, error)
-            case Faulted():
+            case Faulted() | Warn():
                 pass
             case EndFill(task):
                 if (driver := self._fills.get(task.title_id)) is not None and driver.task is task:
