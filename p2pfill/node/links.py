@@ -27,7 +27,7 @@ from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message
 from p2pfill.store.title import StoredTitle
-from p2pfill.transport.control import ControlChannel
+from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, Spent, Upload
 from p2pfill.transport.plane import DataPlane
 
@@ -97,6 +97,7 @@ class Links:
         self._note_used = note_used
         self._wake = wake
         self._log = log
+        self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
         self._spent_before = Spent()
@@ -206,7 +207,7 @@ class Links:
             self._make_room()
             await trio.aclose_forcefully(stream)
             return False
-        channel = ControlChannel(stream, self._hello, received)
+        channel = ControlChannel(stream, self._hello, received, self._shares)
         link = self._engine.open_link(channel, self._reap_soon, dialled)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:

@@ -464,6 +464,9 @@ class Fill:
         self._masters.readmit(now, self.me.id)
         self._masters.claims.time_s = self._patience_s + crossing_s(sources, now, size)
         self._masters.claims.look(now)
+        for _, node_id in self._masters.claims.broken():
+            if (claimant := self.sources.get(node_id)) is not None and not claimant.fault_reason:
+                claimant.fault_reason = "says that it fetches chunks that do not come"
         self._masters.look_at_ways(now)
         if self.is_held:
             return
@@ -520,7 +523,8 @@ class Fill:
         if not self.policy.escalate or source_id not in mates or source_id not in self.sources:
             return
         self._verdicts.note(source_id, node_id, now + self.policy.quarantine_s)
-        judges = [mate for mate in mates if mate in self.sources]
+        # Those too that have not said anything yet: else the first one to speak would be half of all.
+        judges = [mate for mate in mates if mate in self.sources or self._masters.is_to_be_linked(mate)]
         if node_id in self._masters.left_out or not self._verdicts.is_agreed(now, node_id, judges):
             return
         if (source := self.sources.get(node_id)) is not None:

@@ -242,6 +242,10 @@ class Masters:
         """Return the other caches of this one's ISP."""
         return self.mates_of(self._me.id)
 
+    def is_to_be_linked(self, node_id: str) -> bool:
+        """Tell whether this cache is to be linked with a member."""
+        return node_id != self._me.id and node_id not in self._unlinked
+
     def mates_of(self, node_id: str) -> list[str]:
         """Return the other caches of a cache's ISP; none where it is not a member."""
         node = self.members.get(node_id)

@@ -422,7 +422,7 @@ async def drip(scene: Scene) -> None:
                 await trio.sleep(DRIP_S)
 
 
-@attack(needs="fill", named="{name} ", policy=SLOW_NOTICE, completes_s=3.0)
+@attack(needs="fill", policy=SLOW_NOTICE, completes_s=6.0)
 async def crawl(scene: Scene) -> None:
     """Sends the right bytes of each chunk, one chunk a second: a fill from it alone would take half a minute."""
     async with scene.source() as peer:

@@ -30,44 +30,6 @@ class Open(NamedTuple):
 _UNPUNISHED = {"not quarantined", "unnamed", "link stays"}
 
 KNOWN_OPEN: dict[str, Open] = {
-    "second_answer_good_then_garbage": Open(
-        {"wrong bytes", *_UNPUNISHED}, "a second answer in the same segment is written over verified bytes"
-    ),
-    "second_answer_begun": Open(
-        {"wrong bytes", *_UNPUNISHED}, "a second answer in the same segment is written over verified bytes"
-    ),
-    "second_answer_later": Open(_UNPUNISHED, "the stream ends, but a second answer is no fault of the source"),
-    "second_answer_on_another_stream": Open(_UNPUNISHED, "as second_answer_later"),
-    "second_answer_crosswise": Open(_UNPUNISHED, "as second_answer_later"),
-    "second_answer_interleaved": Open(
-        {"wrong bytes", *_UNPUNISHED}, "two streams write one chunk, and XXH3 is of what came, not of what was written"
-    ),
-    "second_answer_announced_first": Open(
-        {"wrong bytes", *_UNPUNISHED}, "a stream may write from its header on, also when the chunk has been verified"
-    ),
-    "answer_twice_after_cancel": Open(_UNPUNISHED, "the second answer to a request that was cancelled is read past"),
-    "crawl": Open(
-        {"unnamed", "incomplete"}, "a source that gives a chunk a second is waited for beside an idle origin"
-    ),
-    "interest_and_unwant": Open({"died"}, "news is sent under a handle that the rule book has closed already"),
-    "unwant_with_uploads": Open({"queue", "memory"}, "Unwant leaves its requests in the queue for uploads"),
-    "request_and_cancel": Open(TIMING, "all messages of one read are handled in one turn of the loop"),
-    "token_flood": Open({"others not served"}, "4096 tokens for all remotes together, and one may take them all"),
-    "holdings_that_flap": Open(TIMING, "each Holdings costs the loop milliseconds, as many as come"),
-    "have_flood": Open(TIMING, "each Have of thousands of chunks costs the loop a millisecond, as many as come"),
-    "interest_flood": Open(TIMING, "each Interest is answered with all holdings, as many as come"),
-    "never_reads": Open({"link stays"}, "a link whose remote has stopped reading ends only when the remote ends it"),
-    "slander_before_others_speak": Open({"honest accused"}, "who has not said what it holds has no vote: one is half"),
-    "claims_without_end": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
-    "claims_from_another_isp": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
-    "claims_from_another_region": Open({"unnamed", "incomplete"}, "a claim is believed as often as it is repeated"),
-    "fault_beside_the_hello": Open({"unnamed"}, "a fault in the segment of the Hello is logged as a stranger's"),
-    "takeover": Open(
-        {"honest slow", "honest link lost", "honest accused", "others not served"}, "the newest link of a name wins"
-    ),
-    "takeover_in_silence": Open(
-        {"honest slow", "honest link lost", "honest accused", "others not served"}, "the newest link of a name wins"
-    ),
 }
 """Attacks that this release does not withstand. One that it does withstand must be taken out of here."""
 
