@@ -45,7 +45,7 @@ TURN_S: Final = 0.002
 everybody wait for one turn of each link, and not for all that one remote has sent."""
 
 MANY_BYTES: Final = 4096
-"""Read at once: so much is counted as this remote's time. A few messages are not worth the two looks at a clock."""
+"""Read at once: so much is counted as this remote's time. A few messages are not worth the looks at a clock."""
 
 OWN_SHARE: Final = 0.3
 """Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in chunks of 256 KiB needs less."""
