@@ -169,9 +169,9 @@ class Engine:
         self.tasks[task.title_id] = task
         if urgency is not None:
             self._urgencies = {**self._urgencies, task.title_id: urgency}
-        self.set_origins(now, task, origins)
+        self._in_task(task, lambda: self.set_origins(now, task, origins), None)
         # Before the first decision: a cache that knows of nobody else is master of everything.
-        self.set_members(now, task, members, unlinked)
+        self._in_task(task, lambda: self.set_members(now, task, members, unlinked), None)
         if task.is_over:
             return task  # it cannot even be told what to fill
         # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
@@ -594,7 +594,7 @@ class Engine:
                 elif (link := self.links.get(source)) is None or not self._in_link(
                     link, partial(link.request, task, request, chunk)
                 ):
-                    task.late.append(events.RequestFailed(request, "not linked"))
+                    task.late.append(events.RequestFailed(request, (link and link.fault) or "not linked"))
             case actions.CancelRequest(request, source):
                 if (read := task.reads.pop(request, None)) is not None:
                     if read[1].step(RequestStep.ABANDON):

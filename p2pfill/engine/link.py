@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from p2pfill.engine.requests import Arrival, Lock, Receive, RequestBook
+from p2pfill.engine.requests import Arrival, Lock, Outcome, Receive, RequestBook
 from p2pfill.engine.task import FillTask
 from p2pfill.engine.uploads import UploadQueue
 from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
@@ -206,6 +206,7 @@ class Link:
     def end(self) -> None:
         """Tell the fills that this source is gone."""
         self.is_over = True
+        self._take_arrivals()
         for receive in self.book.outstanding():
             self.book.abandon(receive.request_id)
         tasks = list(self._wanted.values())
@@ -388,16 +389,21 @@ class Link:
             if self.book.abandon(receive.request_id):
                 self.channel.cancel_request(receive.request_id)
                 owner = owner_of(receive)
-                self._host.handle_event(owner.task, events.RequestFailed(owner.request, reason))
+                self._host.handle_event(owner.task, events.RequestFailed(owner.request, self.fault or reason))
 
     def reap(self) -> None:
         """Take in what has become of chunks that were asked for."""
-        arrivals = self.book.reap()
-        # First, whatever becomes of the link: a sealed chunk that its fill never hears of cannot come again.
-        for arrival in arrivals:
-            self._host.arrived(owner_of(arrival.receive), arrival)
-        for arrival in arrivals:
+        for arrival in self._take_arrivals():
             self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+
+    def _take_arrivals(self) -> list[Arrival]:
+        # Whatever becomes of the link: a sealed chunk that its fill never hears of cannot come again.
+        arrivals = self.book.reap()
+        for arrival in arrivals:
+            # A stream that was cut off with the link knows no cause.
+            known = arrival._replace(fault=self.fault) if self.fault and arrival.outcome is Outcome.BROKEN else arrival
+            self._host.arrived(owner_of(arrival.receive), known)
+        return arrivals
 
     # ---- what the remote wants
 

@@ -135,7 +135,9 @@ class Links:
         """Open a data stream on which chunks come."""
         sockets = self._sockets.get(effect.link)
         if sockets is not None:
-            sockets.nursery.start_soon(self._receive_stream, sockets, effect.token)
+            # Inside the link's nursery a fault would cut the link off before its Goodbye.
+            bounds = ErrorBoundary(self._log, "receive chunks", partial(self._engine.fail_link, effect.link))
+            sockets.nursery.start_soon(bounds.run, self._receive_stream, sockets, effect.token)
 
     def wake_uploads(self, effect: WakeUploads) -> None:
         """Look for something to send to a remote, or for something more urgent."""

@@ -22,6 +22,7 @@ from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, Reque
 from p2pfill.engine.uploads import Wanted
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
+from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
 from p2pfill.transport.plane import DataPlane, Poll, Stream
@@ -97,8 +98,8 @@ class Receiver(Stream):
             if error.errno in DISK_ERRNOS and self._receive is not None:
                 outcome, fault = Outcome.STORE, f"cannot write chunk to disk: {_name(error)}"
             raise TransferError(fault) from error
-        except (TransferError, RemoteProtocolError) as error:
-            fault = str(error)
+        except Exception as error:
+            fault = str(as_p2pfill_error("receive a chunk", error))
             raise
         finally:
             if self._receive is not None:
