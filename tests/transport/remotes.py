@@ -280,8 +280,10 @@ class Remote:
         """Answer a second time, be it what is being answered on another stream right now."""
         if not self.begun:
             return None
-        request_id = self.begun[-1 - int(pick * len(self.begun) * 0.999)]
         coming = {line.answer.header.request_id for line in self.lines if line.answer and line.answer.header}
+        known = [number for number in self.begun if number in coming] if pick * 10 % 1 < 0.5 else []
+        known = known or self.begun
+        request_id = known[int(pick * len(known))]
         kind = "interleaved" if request_id in coming else "second"
         if pick * 100 % 1 < 0.4:
             return self._right(request_id, kind)
@@ -311,6 +313,8 @@ class Remote:
         return self._right(request_id, "after reject")
 
     def _never_asked(self, pick: float) -> Answer | None:
+        if pick > 0.5:
+            return None
         chunk = int(pick * self.title.manifest.chunk_count)
         return self._answer("never asked", NEVER_ASKED + chunk, chunk, _garbled(self.title.chunk(chunk), pick))
 
