@@ -442,6 +442,10 @@ class Engine:
                 self.handle_event(task, events.ChunkReceived(request))
             case Outcome.VERIFIED:
                 self.handle_event(task, events.ChunkFound(arrival.receive.chunk))
+            case Outcome.WITHDRAWN if is_awaited and arrival.receive.title.is_sealed(arrival.receive.chunk):
+                # It came of a request that was given up too late, and of that we have yet to hear: nobody's fault.
+                task.fill.duplicate_bytes += arrival.length
+                self.handle_event(task, events.ChunkFound(arrival.receive.chunk))
             case Outcome.STORE:
                 self.fail(self.now, task, StoreError(arrival.fault))
             case outcome if is_awaited:

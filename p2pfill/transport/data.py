@@ -189,7 +189,8 @@ class Receiver(Stream):
                 return Poll.WAIT
             if not part:
                 if self._head:
-                    raise RemoteProtocolError("data stream ended inside a header")
+                    # No broken rule: a source that dies may have sent a part of it.
+                    raise TransferError("data stream ended inside a header")
                 return Poll.END
             self._head += part
         header = decode_header(self._head)

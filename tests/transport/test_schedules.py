@@ -1,0 +1,121 @@
+"""Random schedules of the data plane, and whether they would find what they are there for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import trio
+
+from p2pfill.engine.requests import ABANDONED_MAX, Outcome, Receive, RequestBook, RequestState, RequestStep
+from p2pfill.errors import RemoteProtocolError
+from p2pfill.model.manifest import Integrity
+from p2pfill.protocol.data import DataHeader, check_header
+from p2pfill.store.title import StoredTitle
+from tests.transport.schedules import WrongError, draw, run_seeds
+
+SEEDS = 200
+FAULT_SEEDS_MAX = 3000
+"""After so many schedules a fault that was put back must have been found; each is, within a tenth of that as a rule."""
+
+ONCE_FAILED = {
+    113: "a chunk that had come of a request given up too late made the next source's answer a failure of that source",
+    249: "a source that died inside a header was taken for one that breaks the rules",
+}
+
+
+@pytest.mark.parametrize("integrity", get_args(Integrity))
+def test_schedules(tmp_path: Path, integrity: Integrity) -> None:
+    count, made = trio.run(run_seeds, tmp_path, range(SEEDS), [integrity])
+    assert count == SEEDS
+    assert made.breaches["second"] > SEEDS / 20
+    assert made.outcomes[Outcome.WITHDRAWN.value] > SEEDS / 2
+
+
+@pytest.mark.parametrize("seed", ONCE_FAILED)
+def test_seeds_that_once_failed(tmp_path: Path, seed: int) -> None:
+    trio.run(run_seeds, tmp_path, [seed] * 5, get_args(Integrity))
+
+
+def test_a_seed_makes_the_same_choices_each_time() -> None:
+    assert draw(7) == draw(7)
+    assert len({draw(seed) for seed in range(100)}) == 100
+
+
+# ---- faults of old, put back
+
+
+def claim_again(self: RequestBook, header: DataHeader) -> Receive:
+    """Use nothing up."""
+    with self.lock:
+        receive = self._posted.get(header.request_id) or self._abandoned.get(header.request_id)
+        if receive is None:
+            raise RemoteProtocolError(f"chunk for request {header.request_id} was never asked for")
+        if receive.is_wanted:
+            receive.state = RequestState.RECEIVING
+    check_header(header, receive.chunk, receive.length)
+    return receive
+
+
+def abandon_without_lock(self: RequestBook, request_id: int) -> bool:
+    """Take a request out of one table before it is in the other."""
+    receive = self._posted.pop(request_id, None)
+    if receive is None:
+        return False
+    if receive.state in (RequestState.VERIFIED, RequestState.FAILED):
+        self._posted[request_id] = receive
+        return False
+    is_unanswered = receive.state is RequestState.ASKED
+    time.sleep(0)  # as long as it takes another thread to have its turn
+    receive.step(RequestStep.ABANDON)
+    if is_unanswered and len(self._abandoned) < ABANDONED_MAX:
+        self._abandoned[request_id] = receive
+    return True
+
+
+def seal_nothing(self: StoredTitle, chunk: int) -> None:
+    """Leave a verified chunk open to writers."""
+
+
+def may_always_write(self: Receive) -> bool:
+    """Give the right to write to a chunk, not to one request for it."""
+    return not self.title.is_sealed(self.chunk)
+
+
+def verify_what_was_given_up(self: Receive, fault_of: Callable[[], str]) -> tuple[Outcome, str]:
+    """Do not look whether it is wanted yet."""
+    if fault := fault_of():
+        return Outcome.CORRUPT, fault
+    with self.title.write_lock(self.chunk):
+        self.state = RequestState.VERIFIED
+        self.title.seal(self.chunk)
+    return Outcome.VERIFIED, ""
+
+
+FAULTS = {
+    "claim that uses nothing up": (RequestBook, "claim", claim_again, "answers to request|no breach|arrived twice"),
+    "abandon outside of the lock": (RequestBook, "abandon", abandon_without_lock, "honest"),
+    "seal that does not refuse": (StoredTitle, "seal", seal_nothing, "WRONG BYTES"),
+    "write lease by chunk": (Receive, "may_write", property(may_always_write), "WRONG BYTES"),
+    "verified though given up": (Receive, "verify", verify_what_was_given_up, "WRONG BYTES|honest"),
+}
+
+
+@pytest.fixture
+def no_stray_threads() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() <= before + 8  # Trio keeps some of its own for a while
+
+
+@pytest.mark.usefixtures("no_stray_threads")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_that_is_put_back_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    owner, attribute, fault, text = FAULTS[name]
+    monkeypatch.setattr(owner, attribute, fault)
+    with pytest.raises(WrongError, match=text):
+        trio.run(run_seeds, tmp_path, range(FAULT_SEEDS_MAX), ["xxh3"])
