@@ -31,8 +31,8 @@ RUN_CHUNKS: Final = 16
 
 LOW_WATER_BYTES: Final = 256 * 1024
 """Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
-for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from widening
-the window. See docs/experiments.md, "The data path"."""
+for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
+widening the window. See docs/experiments.md, "The data path"."""
 
 DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""

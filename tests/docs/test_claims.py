@@ -186,6 +186,14 @@ def test_the_architecture_is_read_in_ten_minutes() -> None:
     assert len([word for word in text.split() if re.search(r"\w", word)]) <= WORDS_MAX
 
 
+BANNED = r"(?i)\bwhoever\b|\bbe it\b|\b(?:do|does|done|doing|did) without\b|\bof the moment\b"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "docs/experiments.md", "docs/fill-logic.md"])
+def test_prose_is_plain(page: str) -> None:
+    assert not re.findall(BANNED, " ".join(read(ROOT / page).split()))
+
+
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "docs/experiments.md", "docs/fill-logic.md"])
 def test_prose_is_wrapped(page: str) -> None:
     text = re.sub(r"(?s)```.*?```", "", read(ROOT / page))
