@@ -1,6 +1,6 @@
 """The course of one cache's fill as its scheduler sees it, without bytes and sockets.
 
-A `Course` plays the driver of one `swarm.Fill`, in the order in which `node/filling.py` would: news of all sources
+A `Course` plays the driver of one `swarm.Fill`, in the order in which `engine/engine.py` would: news of all sources
 each `ANNOUNCE_S`, a poll after each chunk that comes, what to tell each of the linked caches, commits, ticks. All
 caches stand in one ISP. Time is virtual and passes as at 5 GB/s, so windows, rates and ticks are those of such a fill.
 

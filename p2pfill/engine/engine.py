@@ -1,7 +1,7 @@
 """One cache's engine: the titles that it fills, its links, and what is to be done for them. Pure.
 
 Contract: the driver tells the engine what happens, with the time (`now`, which never goes back) as the first argument;
-at the end of the moment it calls `poll(now)` and performs what that returns, in order; and it calls `poll` again no
+at the end of the tick it calls `poll(now)` and performs what that returns, in order; and it calls `poll` again no
 later than `next_wakeup()`. Nothing here reads a clock, opens a socket, touches a file or draws chance but from the
 `Random` that it is given, so the node's driver (`p2pfill.node`, Trio) and the simulator's (`p2pfill.sim`, virtual time)
 run the same engine, and neither decides.
@@ -114,7 +114,7 @@ class Engine:
         """`random_bytes(n)` makes tokens that nobody can predict; `new_lock` guards what threads look at."""
         self.me = me
         self.now = 0.0
-        """The moment that is being dealt with."""
+        """The time of the tick that is being dealt with."""
         self.is_stopping = False
         """No more requests are taken."""
         self.links: dict[str, Link] = {}
@@ -138,7 +138,7 @@ class Engine:
         self._awake_at = NEVER
         """When the driver was to poll at the latest."""
         self._probes: dict[Link, tuple[Link, float]] = {}
-        """A link whose remote is being asked whether it lives -> who came by its name, and until when."""
+        """A link whose remote is being asked whether it lives -> the link that came by its name, and until when."""
         self._probe_nonce = PROBE_NONCE
         self._dirty: dict[FillTask, None] = {}
         """Fills that want to decide."""
@@ -190,7 +190,7 @@ class Engine:
         self.opened(now, title_id)
 
     def opened(self, now: float, title_id: TitleId) -> None:
-        """Take note that a title that was found on disk can be served now, or cannot: who has asked is answered."""
+        """Take note that a title found on disk can be served now, or cannot: remotes that asked are answered."""
         self.now = now
         self.opening.pop(title_id, None)
         self._each_link(lambda link: link.show(title_id))
@@ -366,7 +366,7 @@ class Engine:
             self._in_link(before, lambda: before.channel.send(m.Ping(self._probe_nonce)))
 
     def ponged(self, link: Link) -> None:
-        """Take note that a remote has answered a Ping: it lives, and whoever came by its name goes."""
+        """Take note that a remote has answered a Ping: it lives, and the link that came by its name goes."""
         probe = self._probes.pop(link, None)
         if probe is not None:
             self.close_link(probe[0], m.GoodbyeCode.DUPLICATE, "a cache of that name is linked, and lives")
@@ -493,11 +493,11 @@ class Engine:
         return self._in_task(task, task.fill.border_chunks, [])
 
     def is_opening(self, title_id: TitleId) -> bool:
-        """Tell whether a title is about to be served: who asks for it is answered then."""
+        """Tell whether a title is about to be served: a remote that asks for it is answered then."""
         return title_id in self.opening
 
     def wake_uploads(self, link: Link) -> None:
-        """Have a look at what waits to be sent to a link's remote, at the end of the moment."""
+        """Have a look at what waits to be sent to a link's remote, at the end of the tick."""
         self._to_wake[link] = None
 
     def emit(self, effect: Effect) -> None:

@@ -67,7 +67,7 @@ class Channel(Protocol):
 
 
 class DataStreams(Protocol):
-    """The data streams of one link that are open towards us, as whoever moves bytes sees them."""
+    """The data streams of one link that are open towards us, as the driver that moves bytes sees them."""
 
     def moved_bytes(self) -> int:
         """Return how many payload bytes have come so far, those of chunks that are still coming among them."""
@@ -113,7 +113,7 @@ class LinkHost(Protocol):
         """Return the chunks that this cache fetches across a border."""
 
     def is_opening(self, title_id: TitleId) -> bool:
-        """Tell whether a title is about to be served: who asks for it is answered then."""
+        """Tell whether a title is about to be served: a remote that asks for it is answered then."""
 
     def urgency(self, title_id: TitleId) -> Urgency:
         """Return how urgent a title is here. Callable from any thread."""
@@ -134,7 +134,7 @@ class LinkHost(Protocol):
         """Take note that a link's remote has answered a Ping of ours."""
 
     def wake_uploads(self, link: Link) -> None:
-        """Have a look at what waits to be sent to a link's remote, at the end of the moment."""
+        """Have a look at what waits to be sent to a link's remote, at the end of the tick."""
 
     def emit(self, effect: OpenStream) -> None:
         """Have something done."""
@@ -177,7 +177,7 @@ class Link:
         self.fault = ""
         """What has ended it, for people; empty while it is in order, and where its end was."""
         self.streams: DataStreams | None = None
-        """Of whoever moves bytes."""
+        """Of the driver that moves bytes."""
         self.uploads = UploadQueue(host.urgency, lock)
         self.upload_streams = 0
         """Data streams that the remote has open here."""
@@ -424,7 +424,7 @@ class Link:
                 self.channel.send(m.Have(handle, batch))
 
     def report_slow(self, title_id: TitleId, node_id: str) -> None:
-        """Tell that this cache does without another one for a title."""
+        """Tell that this cache leaves another one out for a title."""
         for handle in self._subscribed(title_id):
             self.channel.send(m.Slow(handle, node_id))
 

@@ -7,10 +7,10 @@ One request is in exactly one state (`TRANSITIONS`):
     WRITTEN     the last byte is in the title's file; nobody may write for this request any more
     VERIFIED    every digest that the title asks for holds
     FAILED      the answer was refused, broke off, or is not the chunk
-    ABANDONED   whoever asked does not want it any more
+    ABANDONED   the fill does not want it any more
 
 A `RequestBook` is the border between the engine, which owns it, and those who move bytes. The engine posts what it has
-asked for and reaps what has come of it, in batches. Whoever reads a header claims what it announces; a posted receive
+asked for and reaps what has come of it, in batches. A thread that reads a header claims what it announces; a receive
 is used up by its first answer, whatever becomes of that: a second one, on the same stream or on another, finds nothing,
 and is a breach of the protocol. Those who move bytes read nothing else of the engine's, so this is the seam for a data
 plane of another kind. Reads of origins are receives too, each begun as it is made.
@@ -183,7 +183,7 @@ class Receive:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether whoever asked still waits for it."""
+        """Whether the fill still waits for it."""
         return self.state is not RequestState.ABANDONED
 
     @property

@@ -1,8 +1,8 @@
-"""Upload slots: how many chunks a cache sends at a time, and who is next. Pure; who calls from threads holds a lock.
+"""Upload slots: how many chunks a cache sends at a time, and who is next. Pure; callers in threads hold a lock.
 
-A slot goes to the most urgent title that waits, among equals to whoever is farthest away, since its whole network waits
-for it, and of those to whoever came first. A title may be held to fewer slots than there are, where little of it is
-here. Whoever is handed a slot is returned, for the caller to set to work.
+A slot goes to the most urgent title that waits, among equals to the uploader that is farthest away, since its whole
+network waits for it, and of those to the one that came first. A title may be held to fewer slots than there are, where
+little of it is here. An uploader that is handed a slot is returned, for the caller to set to work.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class UploadSlots:
         return True
 
     def renew(self, uploader: Uploader, wanted: Wanted) -> tuple[bool, Uploader | None]:
-        """Leave `uploader` its slot for a next chunk unless somebody waits whose turn it is as much; then queue it.
+        """Leave `uploader` its slot for a next chunk unless another waits that is as urgent and as far; then queue it.
 
         Returns whether it still has one, and who was handed it instead.
         """

@@ -66,7 +66,7 @@ class GoLive:
 
 @dataclass(frozen=True, slots=True)
 class EndFill:
-    """The fill is over, be it live or failed; its state says which."""
+    """The fill is over; its state says whether the title is live or the fill has failed."""
 
     task: FillTask
 
@@ -104,7 +104,7 @@ class FillTask:
         self.late: list[events.Event] = []
         """What became known while the fill's actions were performed."""
         self.origin_news: Callable[[], tuple[Collection[str], Mapping[str, str]]] = lambda: ((), {})
-        """Of whoever reads: origins of which bytes have come since the last call, and those that fail, with why."""
+        """Of the driver: origins of which bytes have come since the last call, and those that fail, with the reason."""
         self.to_announce: list[int] = []
         self.to_claim: list[int] = []
         self.to_commit: list[int] = []
@@ -175,7 +175,7 @@ class FillTask:
         return wake_at
 
     def is_discovery_over(self, now: float) -> bool:
-        """Tell, once, that who may hold a part of the title has had the time to say so."""
+        """Tell, once, that the caches that may hold a part of the title have had the time to say so."""
         if now < self._discover_until:
             return False
         self._discover_until = NEVER
@@ -210,8 +210,7 @@ class FillTask:
     def take_write_out(self) -> list[int] | None:
         """Return the chunks with which the disk is to begin: between two commits it would wait, and then they for it.
 
-        A fill of 1 GiB to a disk takes 0.78 of the time, with XXH3 alone 0.68, for as much processor time (medians of
-        five by turns); one of 4 GiB, which the disk's rate bounds, as long, with commits of a ninth of the length.
+        See docs/experiments.md, "Disks and the page cache".
         """
         if self._writing_out or (len(self.to_commit) - self._begun) * self.manifest.chunk_size < WRITE_OUT_BYTES:
             return None

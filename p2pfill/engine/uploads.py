@@ -1,9 +1,8 @@
 """What one remote has asked for and was not sent yet: the most urgent first, of one urgency in order of arrival.
 
-The engine puts and withdraws, whoever sends takes, in a thread of its own; a lock is held for a few dictionary
-operations. How
-urgent a title is gets looked up when something is taken, so a change takes effect with the next chunk. The cost of a
-chunk grows with the titles that the remote waits for, not with its requests.
+The engine puts and withdraws, a sender takes in a thread of its own; a lock is held for a few dictionary operations.
+How urgent a title is gets looked up when something is taken, so a change takes effect with the next chunk. The cost of
+a chunk grows with the titles that the remote waits for, not with its requests.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class UploadQueue:
     """The requests of one remote; how many there are at most is the link's rule."""
 
     def __init__(self, urgency_of: Callable[[TitleId], Urgency], lock: AbstractContextManager[object]) -> None:
-        """`urgency_of` is called by whoever sends, in whatever thread."""
+        """`urgency_of` is called by senders, in their threads."""
         self._urgency_of = urgency_of
         self._lock = lock
         self._title_of: dict[int, TitleId] = {}

@@ -1,10 +1,9 @@
 """Operations on descriptors: hashing, zero-copy sending, and receiving with the hash in the same pass.
 
 The receiver reads into one small buffer, hashes it while it is in the cache of the processor, and writes it to the
-file, without the GIL in the native twin. Rejected: splice from socket to file, which cannot be hashed on the way and
-was slower on loopback; a GIL hand-over per slice, which costs up to 5 ms each under load; waiting for the socket for
-1 ms inside a call, which saves its caller arming it again: one pair on loopback took as long, and a fill of the lab 5 %
-more processor time.
+file, without the GIL in the native twin. Rejected: splice from socket to file, which cannot be hashed on the way; a GIL
+hand-over per slice, which waits for the interpreter; waiting for the socket for 1 ms inside a call, which saves its
+caller arming it again and costs processor time. See docs/experiments.md, "The data path".
 
 Sockets are non-blocking descriptors and stay the caller's. A call never waits for one: it moves what can be moved and
 returns how much, so a worker thread is never lost to a stalled peer. Every call may raise OSError.

@@ -2,7 +2,8 @@
 
 A title may have a million of them, and a cache keeps its titles open for as long as it runs. So paths are one run of
 UTF-8 and offsets one array, which is 12 bytes a file beside the path itself, and entries are made when they are asked
-for. A tuple of entries took ten times as much, and the garbage collector walked over all of it again and again.
+for. A tuple of entries would take more, and the garbage collector would walk over all of it again and again: see
+docs/experiments.md, "Memory".
 
 A `Files` that exists is valid: it obeys `p2pfill.model.paths` and the limits, and its order is canonical.
 """

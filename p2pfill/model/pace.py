@@ -14,19 +14,16 @@ Takes milliseconds as a rule; a cache that is down must not hold up the fill for
 
 ANNOUNCE_S: Final = 0.06
 """The least time between two announcements: what comes meanwhile shares a message, which costs both sides more than it
-carries. The first one after a pause goes out at once: at the head of a fill each hop between caches waits for it, and
-in the simulator half of a fleet of 600 is ready 0.06 s sooner than if every announcement waits. With 0.04 s fills of a
-dozen caches are no shorter and cost a sixth more messages, with 0.08 s they are a hundredth longer."""
+carries. The first one after a pause goes out at once, since at the head of a fill each hop between caches waits for it.
+See docs/experiments.md, "Announcements"."""
 
 COMMIT_INTERVAL_S: Final = 0.25
 """How much work a crash may undo, against one sync of the disk each time."""
 
 WRITE_OUT_BYTES: Final = 16 * 1024 * 1024
-"""A disk is told to begin with verified chunks when so many bytes have come since the last commit: some 8 ms of what a
-fast disk takes. Each call is a change of thread, and small writes cost more processor time than large ones: when told
-of each chunk of 256 KiB by itself, a pair is as fast for a tenth more of the receiver's time, and 16 caches that share
-two processors take 1.13 times as long (medians of five by turns). A cache that gets less than this between two commits
-leaves all of it to them."""
+"""A disk begins with verified chunks when so many bytes have come since the last commit. Each call is a change
+of thread, and small writes cost more processor time than large ones. A cache that gets less than this between two
+commits leaves all of it to them. See docs/experiments.md, "Disks and the page cache"."""
 
 AGENDA_S: Final = 0.25
 """How often a cache that fills several titles looks whether one of them has got stuck, so that others may go on."""
@@ -59,14 +56,13 @@ SLOT_WATCH_S: Final = 1.0
 """An upload slot whose stream has moved nothing between two looks goes to another."""
 
 SLOTS_A_CHUNK: Final = 2
-"""Receivers of a title that are served side by side for each chunk of it that is held. Who holds little is asked by all
-for the same: if two get it whole, they serve others sooner than if sixteen get a part of it. In the simulator a fleet
-of 600 is ready a twentieth sooner this way, and a fleet of 12 as soon as before."""
+"""Receivers of a title that are served side by side for each chunk of it that is held. A cache that holds little is
+asked by all for the same: if two get it whole, they serve others sooner than if sixteen get a part of it. See
+docs/experiments.md, "Upload slots"."""
 
 UPLOAD_SLOTS: Final = 16
 """Chunks that a node sends at a time, if it is not told otherwise. Few would be held by receivers behind slow links,
-while the uplink has room for others: with 4, a fill over uplinks of half a host's rate took a third longer in the
-simulator."""
+while the uplink has room for others. See docs/experiments.md, "Upload slots"."""
 
 
 def slots_for(chunks_held: int, slots: int) -> int:

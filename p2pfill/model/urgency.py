@@ -2,7 +2,7 @@
 
 The larger priority goes first, then the earlier deadline. Titles that are alike in both are one class and share the
 links. Rejected: the age of the order as a third key, by which they would take turns. The beginning and the end of a
-fill leave links idle, which a title that is under way beside it uses; in turns, many small titles took longer in all.
+fill leave links idle, which a title that is under way beside it uses (docs/experiments.md, "Several titles").
 """
 
 from __future__ import annotations

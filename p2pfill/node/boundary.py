@@ -1,4 +1,4 @@
-"""Where whatever one unit of work raises ends, and becomes the state of that unit.
+"""Where everything that one unit of work raises ends, and becomes the state of that unit.
 
 A unit is one title's fill, one read from an origin, one link, one data stream, one stored title, one order, one call to
 the tracker. All of them are tasks below one nursery, and what leaves a task ends the node. So each unit runs inside a

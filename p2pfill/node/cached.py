@@ -4,10 +4,9 @@ With `NodeConfig.drop_pages` a title's pages go once it is live and no other cac
 once for each time that it was in use, so that what viewers read afterwards stays. Titles that still fill are left
 alone, and those of which nothing was fetched or sent since the node began: only viewers can have read them.
 
-It is off by default. A fill of 1 GiB from a node that had dropped the title took 2.1 times as long as from one that had
-not, the kernel gives pages up by itself where memory is short, and what was filled last may be what is watched next.
-Whoever knows better sets it. Dropping 1 GiB takes 0.04 s of a worker thread, 20,000 files of 1000 bytes 0.12 s; 38 s
-after a fill none of its pages were left, instead of 94 %.
+It is off by default. A fill from a node that has dropped the title waits for its disk, the kernel gives pages up by
+itself where memory is short, and what was filled last may be what is watched next. An operator who knows better sets
+it. See docs/experiments.md, "Disks and the page cache".
 
 Rejected: dropping each chunk behind the writer, since neighbours ask for it within seconds.
 """
@@ -28,7 +27,7 @@ from p2pfill.store.title import StoredTitle
 
 IDLE_S: Final = 30.0
 """Without a chunk sent, begun or asked for. As long as a stream may stand still inside a chunk before it counts as
-dead: whoever is still at the title has shown life by then."""
+dead: a cache that is still at the title has shown life by then."""
 
 LOOK_S: Final = 5.0
 """How often a node looks which titles are in use."""

@@ -40,7 +40,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Threads that move payload between sockets and disk."""
     drop_pages: bool = False
     """Whether titles leave the page cache once no other cache asks for them. By default they stay, as what was filled
-    last is what is watched next, and whoever asks late is served out of memory: see `node.cached`."""
+    last is what is watched next, and a cache that asks late is served out of memory: see `node.cached`."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 

@@ -171,7 +171,7 @@ class FillDriver:
                 self.ended.set()
 
     async def _finish(self) -> None:
-        # Threads that read from origins look at this; whoever stops does not wait for a slow one.
+        # Threads that read from origins look at this, so that a node that stops does not wait for a slow one.
         self.task.stop_reads()
         for origin in self._origins.values():
             with self.bounds:
@@ -214,7 +214,7 @@ class FillDriver:
 
     async def _begin_write_out(self, chunks: list[int]) -> None:
         # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
-        # The fill can do without it: what is wrong with the disk, the commit says.
+        # The fill does not need it: what is wrong with the disk, the commit says.
         async with ErrorBoundary(self._log, f"begin to write out {self.manifest.name!r}"):
             await trio.to_thread.run_sync(self.stored.begin_write_out, chunks)
         self._engine.write_out_begun(trio.current_time(), self.task)

@@ -1,6 +1,6 @@
-"""A limit on how much is done at a time, where who waits is let in by urgency and not by arrival.
+"""A limit on how much is done at a time, where waiters are let in by urgency and not by arrival.
 
-Stands in for `trio.CapacityLimiter`, which lets in whoever came first, at `trio.to_thread.run_sync`.
+Stands in for `trio.CapacityLimiter`, which lets in the first that came, at `trio.to_thread.run_sync`.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class Links:
             await self._send_stream(link, sock)
 
     def _make_room(self) -> None:
-        """Give up the oldest link that the rosters name no more; whoever was refused for want of room tries again."""
+        """Give up the oldest link that the rosters name no more; a cache that found no room tries again."""
         for node_id, link in self._engine.links.items():
             if not self._engine.dialler.is_wanted(node_id):
                 self._engine.close_link(link, GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")

@@ -227,7 +227,7 @@ class Node:
         return self.engine.shown(title_id)
 
     async def find_stored(self) -> None:
-        """Note which titles are live on disk, before anybody can ask: who hears of none goes to the origin."""
+        """Note which titles are live on disk, before a remote can ask: one that hears of none goes to the origin."""
         self.engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self.store.live_ids))
 
     async def open_stored(self) -> None:

@@ -206,8 +206,8 @@ class StoreOrigin:
             raise failure from err
 
     def _read_chunk(self, fetch: _Fetch, manifest: Manifest, k: int) -> OriginChunk:
-        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. A
-        # node that asked an empty origin for eight chunks of 4 MiB at a time took 80 MiB more that way.
+        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. See
+        # docs/experiments.md, "Memory".
         data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
@@ -360,7 +360,7 @@ class StoreOrigin:
         position, end = result.range
         if position != (0 if wanted is None else wanted[0]):
             raise OriginRefused(f"{self._name(job)}: the origin answers with another range; check the server's set-up")
-        # From a directory at once: 10 times as fast there as in pieces.
+        # From a directory at once, which is faster there: see docs/experiments.md, "Disks and the page cache".
         pieces: Iterable[Bytes | bytes] = (
             result.stream(min_chunk_size=_STREAM_BYTES_MIN) if self._http else (result.bytes(),)
         )

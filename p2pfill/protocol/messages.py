@@ -6,8 +6,8 @@ its limits, and both check the limits: a record built by hand is not checked unt
 
 The decoder knows the type of every field, so what does not fit is refused before anything is built of it. Rejected:
 one map per message with named fields, which costs more bytes than a Have of one chunk carries, and leaves the order of
-keys to each implementation; and unpacking into plain objects first, which took 50 times as long and let a hostile
-frame choose what is allocated.
+keys to each implementation; and unpacking into plain objects first, which is slower (docs/experiments.md, "Codecs")
+and lets a hostile frame choose what is allocated.
 """
 
 from __future__ import annotations

@@ -270,7 +270,8 @@ def _record_pong(message: Pong, _own: _Asks, asked: _Asks) -> None:
     asked.pings.discard(message.nonce)
 
 
-# By type, since every message passes here twice: a chain of cases took a tenth of the event loop's time.
+# By type, since every message passes here twice, and a chain of cases costs a part of the event loop's time: see
+# docs/experiments.md, "The data path".
 _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]]] = {
     Want: RuleBook._judge_want,
     Unwant: RuleBook._judge_unwant,

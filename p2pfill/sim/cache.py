@@ -86,7 +86,7 @@ class SimEngine(Engine):
         raise error
 
     def _perform(self, task: FillTask, action: actions.Action) -> None:
-        """Do what a fill wants done; who claims without fetching asks for nothing."""
+        """Do what a fill wants done; a cache that claims without fetching asks for nothing."""
         if self.cache.lie != "claim" or not isinstance(action, actions.RequestChunk):
             super()._perform(task, action)
 
@@ -408,7 +408,7 @@ class SimCache:
             cache.tick()
 
     def has_output(self, connection: Connection) -> None:
-        """Note that a connection has something to send at the end of the moment."""
+        """Note that a connection has something to send at the end of the tick."""
         self._output.append(connection)
 
     def lose(self, connection: Connection) -> None:
@@ -433,7 +433,7 @@ class SimCache:
     # ---- what it serves
 
     def serve(self, uploader: Uploader | None) -> None:
-        """Have somebody send who was handed an upload slot."""
+        """Have an uploader send that was handed a slot."""
         if isinstance(uploader, DataStream):
             uploader.serve()
 

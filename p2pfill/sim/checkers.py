@@ -4,8 +4,8 @@ Each cache's engine is given a `CheckedFill`, the fill logic as it ships with th
 
 1. No chunk is announced, shown or live that was not verified (`announced`, `showed`, `went_live`).
 2. Each chunk is in exactly one state of the ledger, and one that is asked for is asked of one source (`decided`).
-3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and whoever goes further out
-   than the roster that he was told gives him leave to has counted an escalation for it (`decided`).
+3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and a cache that goes
+   further out than the roster that it was told lets it has counted an escalation for it (`decided`).
 4. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
 
 A broken one raises `InvariantBroken`, an error of ours and never of a scenario. Tier order is worked out anew here,

@@ -299,7 +299,7 @@ class Connection:
             self._cut_at = world.schedule.now
             for stream in self.uploads:
                 stream.hold_up()
-            # Found out by whoever hears no answer to a Ping for so long.
+            # Found out by the end that hears no answer to a Ping for so long.
             world.schedule.after(SILENCE_TIMEOUT_S, self._look_at_silence, world.schedule.now)
             return
         if self._cut_at is None:

@@ -51,7 +51,7 @@ class Host(Protocol):
         """Have the engine decide, and do what it wants."""
 
     def has_output(self, connection: Any) -> None:
-        """Note that a connection has something to send at the end of the moment."""
+        """Note that a connection has something to send at the end of the tick."""
 
     def can_send(self, link: Link, request_id: int, chunk: int) -> bool:
         """Tell whether it has a chunk to send; a liar does with the request what it does."""
@@ -60,7 +60,7 @@ class Host(Protocol):
         """Take note that a chunk was sent whole."""
 
     def serve(self, uploader: Uploader | None) -> None:
-        """Have somebody send who was handed an upload slot."""
+        """Have an uploader send that was handed a slot."""
 
     def fault_of_next(self) -> str:
         """Return what a receiver finds wrong with the chunk that was just sent; nothing as a rule."""

@@ -1,4 +1,4 @@
-"""Whoever can finish finishes, and in time: a run with faults that are never healed beside the same run without them.
+"""Every cache that can finish finishes in time: a run with faults that never heal beside the same run without them.
 
 The property: where every chunk that somebody lacks can be had by some cache of each group, and the members of a group
 reach each other, all of them complete within `TIMES` the time that it takes without the faults, and the waits of the

@@ -1,4 +1,4 @@
-"""Who is told of whom in the simulator: the code of the tracker, with the bounds of the scenario where it names any."""
+"""Which caches are told of which in the simulator: the tracker's code, with the scenario's bounds where it has any."""
 
 from __future__ import annotations
 

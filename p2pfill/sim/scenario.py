@@ -42,7 +42,7 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: str = ""
     """The cache, or for a partition the cache or ISP, that it befalls."""
     peer: str = ""
-    """For `one-way`: who does not hear it; empty: one of the caches with which it is linked."""
+    """For `one-way`: the cache that does not hear it; empty: one of the caches with which it is linked."""
     factor: float = 0.1
     """For `slow` and `slow-origin`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
 

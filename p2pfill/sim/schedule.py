@@ -3,7 +3,7 @@
 Of two things at one moment the one that was entered first happens first, so a run depends on nothing but what was
 entered: no clock, no threads, no order of hashes.
 
-What is far off lies unsorted in buckets of `BUCKET_S`, and only the one of the moment is a heap: a heap of all that a
+What is far off lies unsorted in buckets of `BUCKET_S`, and only the present one is a heap: a heap of all that a
 fleet of thousands has planned is larger than a processor's caches.
 """
 

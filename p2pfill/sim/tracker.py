@@ -1,4 +1,4 @@
-"""The tracker, as caches notice it: orders, and rosters that change with a delay. Twin of `tracker.service`.
+"""The tracker, as caches notice it: orders, and rosters that change with a delay. It stands for `tracker.service`.
 
 A cache that is gone is found out after its lease; one that boots is told its order again. While the tracker is down
 nothing is told, and what has changed meanwhile is told when it is back.
@@ -73,7 +73,7 @@ class SimTracker:
             self._world.schedule.after(delay_s, self._tell, cache)
 
     def _tell(self, cache: SimCache) -> None:
-        """Give a cache its order with the roster of the moment; the node's side of it is `node.agent`."""
+        """Give a cache its order with the present roster; the node's side of it is `node.agent`."""
         if self._down or not cache.running:
             if self._down:
                 self._untold[cache.info.id] = None

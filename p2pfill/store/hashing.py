@@ -24,8 +24,7 @@ Progress = Callable[[int, int], None]
 
 KEEP_SHARE: Final = 0.5
 """A title that takes more than this share of the machine's memory is not left in the page cache: it would push out all
-else there and itself too. Reading 30 GiB with 24 GiB of memory took twice as long where the kernel had to find out by
-itself what to give up."""
+else there and itself too. See docs/experiments.md, "Disks and the page cache"."""
 PROGRESS_INTERVAL_S: Final = 0.1
 OPEN_FILES_MAX: Final = 64
 """Chunks are hashed in order, so few files are in use at once."""

@@ -37,9 +37,9 @@ OPEN_FILES_MAX: Final = 128
 SYNC_FILES_MAX: Final = 16
 """A commit that touched more files than this asks for one sync of the whole file system instead."""
 READ_BYTES: Final = 256 * limits.KIB
-"""What is read back is hashed out of a buffer that each thread keeps: a new one of 1 MiB for each chunk costs 7 % more
-of the check, for pages that the kernel must clear. Hashing a mapped file would cost 5 % less than this, and make a disk
-that fails a signal instead of an error."""
+"""What is read back is hashed out of a buffer that each thread keeps: the kernel must clear the pages of a new one.
+Hashing a mapped file would be faster, and make a disk that fails a signal instead of an error. See docs/experiments.md,
+"The data path"."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
 

@@ -49,7 +49,7 @@ class Availability:
     def add_holdings(self, scope: Scope, holdings: Bitmap) -> None:
         """Count one more holder inside `scope` for each of the chunks in `holdings`, all at once.
 
-        0.3 ms for 25,600 chunks, where `add` takes 8.
+        Far faster than `add` of each: see docs/experiments.md, "The data path".
         """
         lanes = b"".join(map(_LANES.__getitem__, holdings.buffer))[: 2 * len(holdings)]
         gained = int.from_bytes(lanes, sys.byteorder)

@@ -12,9 +12,9 @@ cache but its lots. A cache that stands alone in its ISP is master of all lots t
 the region: `FAR_MAX` of those links are kept, the same ones for both ends, and what it is master of beyond them comes
 from others who hold it.
 
-Rejected: far links by chance. In the simulator's fleet of 2,600 a chunk then reached half of the ISPs only when most
-caches of those before had it, a second later than this way. Rejected too: everybody at the leader. Of 25 ISPs the last
-gets a chunk 24 chunk times later; in a tree of threes after 3 x 3.
+Rejected: far links by chance. A chunk then reaches an ISP only when most caches of those before have it. Rejected too:
+everybody at the leader. Of 25 ISPs the last gets a chunk 24 chunk times later; in a tree of threes after 3 x 3. See
+docs/experiments.md, "Large fleets".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHILDREN: Final = 3
 """Branches of a tree. With b of them the last of n members waits for about b log_b n chunks: the least for 3."""
 
 FAR_MAX: Final = 256
-"""Links of one cache across borders; half of `node.peers.LINKS_MAX`."""
+"""Links of one cache across borders; half of `node.links.LINKS_MAX`."""
 
 LOTS_FEW: Final = FAR_MAX // (2 * (2 + CHILDREN + CHILDREN**2))
 """A master of so few lots keeps all of its links: in each tree a lot gives it two upwards, and children and theirs."""

@@ -86,8 +86,8 @@ def elect(
 def elect_masters(title_id: TitleId, reaches: Mapping[int, int], group: Mapping[str, float]) -> dict[int, str]:
     """Elect a cache of an ISP as master of each lot, of which `reaches` tells how far its master has to go.
 
-    The lots of each reach are shared out by themselves. All in one, some caches had a fifth more to fetch from the
-    origin than others, and in the simulator a fill of 2 x 8 caches took 3 % longer.
+    The lots of each reach are shared out by themselves. All in one, some caches had more to fetch from the origin than
+    others, and the fill took longer: docs/experiments.md, "Requests at an origin".
     """
     masters: dict[int, str] = {}
     for number, reach_ in enumerate(sorted(set(reaches.values()))):

@@ -25,8 +25,7 @@ LAG_CHUNKS: Final = 8
 """Fewer chunks than this are had from it sooner than from anybody else."""
 
 SPAN_S: Final = 2.0
-"""Over which the pace is taken: hiccups last for less. Over 1.5 s some caches of healthy fills in the lab were taken
-for slow, where sixteen shared two processors."""
+"""Over which the pace is taken: hiccups last for less. See docs/experiments.md, "Slow caches"."""
 
 PACE: Final = 2.0
 """A cache lags when the others have got on by so many times the part that it has. Where a link drops to a tenth its
@@ -34,12 +33,12 @@ pace drops by less, since what is left of it goes to what the ISP lacks first.""
 
 PACE_CHUNKS: Final = 32
 """The least that the others must have fetched in that time. Half of so many is three standard deviations off where
-chunks come by chance; with 12, healthy caches were taken for slow in the simulator."""
+chunks come by chance. See docs/experiments.md, "Slow caches"."""
 
 BEHIND_PART: Final = 3 / 32
-"""But not one that has less than this part of its share more to come than they. Who gets more than others of an origin
-that all share is through with what it takes there before them, and has only the slower rest left: in a third of
-simulated fills of 3 x 4 caches with an `origin_spread` of 0.4 the fastest were taken for slow in the end."""
+"""But not one that has less than this part of its share more to come than they. A cache that gets more than others of
+an origin that all share is through with what it takes there before them, and has only the slower rest left. See
+docs/experiments.md, "Slow caches"."""
 
 SPAN_MAX_S: Final = 8.0
 """On slow links it is taken over as long as it takes until the others have fetched `PACE_CHUNKS`, up to this."""

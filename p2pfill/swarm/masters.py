@@ -40,9 +40,9 @@ STANDSTILL: Final = 4
 only when nobody at all has shown any for this many times the usual wait: several hops."""
 
 SENDS_SLOWLY: Final = 2.0
-"""A master that is far behind with what it has sent on, and so many times slower at that, is done without. Towards the
-end the last few chunks of each are on their way, so being behind alone says nothing; and with 1.5, fast caches that
-fetch more than their share of others' attention were taken for slow in the simulator."""
+"""A master that is far behind with what it has sent on, and so many times slower at that, is left out. Towards the end
+the last few chunks of each are on their way, so being behind alone says nothing. See docs/experiments.md, "Slow
+caches"."""
 
 STALLED_AGAIN_MAX: Final = 6
 """A member that stalls, or whose link is lost, again and again without having fetched anything in between is done

@@ -28,8 +28,8 @@ WAIT: Final = 2.0
 
 AHEAD_S: Final = 0.05
 """What is ahead of it in line must take so much longer: before it begins to come, the source must have heard that it is
-not wanted. As long as a round trip between caches of one ISP, and a queue at a full link, take at most. With less, and
-beyond the ISP, chunks came twice in the simulator, up to a hundredth of them."""
+not wanted. As long as a round trip between caches of one ISP, and a queue at a full link, take at most. See
+docs/experiments.md, "Requests"."""
 
 
 def find_lines(sources: Iterable[Source], chunk_size: int) -> list[Source]:

@@ -7,9 +7,9 @@ and whatever the order in which they came, and nothing is drawn or remembered.
 Links go both ways by construction and come in two kinds:
 
 - in the ISP, with the two neighbours on each of some rings of hashes: every ring alone connects the ISP, and all of
-  them together make a random regular graph, of a logarithmic diameter. Who meets one neighbour on two rings makes up
-  for it on one more ring: sources share their uplinks evenly, so a cache with six of them instead of eight falls back,
-  and in the simulator the last of 1,000 caches was ready a twelfth later for that;
+  them together make a random regular graph, of a logarithmic diameter. A cache that meets one neighbour on two rings
+  makes up for it on one more ring: sources share their uplinks evenly, so a cache with six of them instead of eight
+  falls back (docs/experiments.md, "Large fleets");
 - across borders, with other masters of the same chunks (`swarm.borders`). Only border caches have them, at most
   `ELECTORS_MAX` an ISP.
 
@@ -44,9 +44,8 @@ EVERYBODY_MAX: Final = 64
 """Up to so many caches everybody is linked with everybody: fewer hops, and little news to tell."""
 
 NEIGHBOURS: Final = 8
-"""Links with caches of the own ISP, in a large fleet; two a ring. In the simulator fleets of 600 and 1,000 are ready as
-soon with 6 or 8 of them as with 10, and later with 12 to 24; 8 cost a sixth less of messages and of scheduling than 10,
-and leave three rings whole when links of one fail."""
+"""Links with caches of the own ISP, in a large fleet; two a ring. More cost messages and scheduling and bring nothing,
+and three rings stay whole when links of one fail. See docs/experiments.md, "Large fleets"."""
 
 ELECTORS_MAX: Final = 256
 """Caches of one ISP that take part in elections and have links across its border: the work at a border is shared finely

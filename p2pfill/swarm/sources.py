@@ -16,18 +16,14 @@ request, also where queues at full links delay each message as much as a chunk."
 
 ORIGIN_REQUESTS: Final = 8
 """All caches of a fill together keep about so many requests outstanding at an origin, each at least one: enough to be
-busy with while it works on an answer, and for bandwidth no longer a queue than must be. It sends side by side what it
-is asked for, so each request more makes all of them later, chunks come in bursts, and the links of the caches idle in
-between: in a lab with twelve caches on one origin, two requests of each in the first second had cost 0.1 s, and two to
-three of each throughout 4 % of the time. The price is paid where answers take long, links are wide and chunks small:
-with 256 KiB, gigabit links and 100 ms to an answer twelve caches are bound by that, in the simulator."""
+busy with while it works on an answer. It sends side by side what it is asked for, so each further request makes all of
+them later, chunks come in bursts, and the links of the caches idle in between. See docs/experiments.md, "Requests at an
+origin"."""
 
 CATCH_UP_CHUNKS: Final = 2
-"""A cache that is so many chunks behind the others of its ISP with its share of the origin keeps one request more. Each
-of its requests is a TCP stream, and streams that compete for one link for a whole fill get unequal parts of it, so some
-caches would be through when others have had a third. In the lab, by turns, 3 x 4 caches end at 1.12 of the bound with
-it instead of 1.13 (11 and 6 fills) and 2 x 8 at 1.21 instead of 1.23 (4 and 4), and fewer masters are taken for slow.
-With one chunk, or two requests more, 3 x 4 caches took longer (1.15 beside 1.12): too many requests at a time."""
+"""A cache that is so many chunks behind the others of its ISP with its share of the origin keeps one more request
+there. Each is a TCP stream, and streams that compete for one link for a whole fill get unequal parts of it. See
+docs/experiments.md, "Requests at an origin"."""
 
 WINDOW_MAX: Final = 8
 """More would only lengthen a source's queue, where a chunk cannot be given to anyone else."""
@@ -35,8 +31,7 @@ WINDOW_MAX: Final = 8
 QUEUE_S: Final = 0.05
 """Requests are kept outstanding for this much of a source's measured rate: several times the delay of a national
 network, little against the time in which it matters what waits where. No more than `moves.AHEAD_S`, so that what a fast
-source is about to send is not taken for a line: with 0.1 a late cache on loopback had chunks twice, in one fill of
-three."""
+source is about to send is not taken for a line. See docs/experiments.md, "Requests"."""
 
 RATE_WEIGHT: Final = 0.2
 """Weight of the newest sample in a source's smoothed rate: about the last ten count."""

@@ -41,8 +41,8 @@ OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Room for the largest bitmap many times over; a remote that lets this much pile up has stopped reading."""
 
 TURN_S: Final = 0.002
-"""Of the event loop's time, for the messages of one remote, before others have their turn: a flood of any kind makes
-everybody wait for one turn of each link, and not for all that one remote has sent."""
+"""Of the event loop's time, for the messages of one remote, before others have theirs: a flood of any kind makes
+everybody wait for so much of each link, and not for all that one remote has sent."""
 
 MANY_BYTES: Final = 4096
 """Read at once: so much is counted as this remote's time. A few messages are not worth the looks at a clock."""
@@ -126,7 +126,7 @@ class ControlChannel:
             return False
         if self._link.output_bytes > OUTPUT_BYTES_MAX:
             self._end("the remote has stopped reading")
-            self._scope.cancel()  # whoever writes would wait for it
+            self._scope.cancel()  # the writer would wait for it
             return False
         self._output.set()
         return True

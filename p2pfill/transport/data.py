@@ -31,9 +31,9 @@ RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
 
 LOW_WATER_BYTES: Final = 256 * 1024
-"""Inside a chunk a stream is not woken for less: on a slow link each packet would cost a turn. But for half of what the
-remote may send unread it is: who waits for all of that keeps the remote waiting, and the kernel from widening the
-window. Over 200 Mbit/s with a round trip of 40 ms such a fetch came to a fifth of the link's rate."""
+"""Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
+for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
+widening the window. See docs/experiments.md, "The data path"."""
 
 DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""

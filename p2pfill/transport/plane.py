@@ -148,14 +148,14 @@ class DataPlane:
         """Have a thread take the stream once what it waits for has come. Callable from any thread."""
         try:
             armed = -1
-            # What it waits for may change before the kernel is told, and whoever changed it may have been faster.
+            # What it waits for may change before the kernel is told, by another thread that may have been faster.
             while armed != (interest := stream.interest()):
                 self._arm(stream, interest)
                 armed = interest
         except BaseException as error:
             if not is_fault(error):
                 raise
-            # Whoever arms it may be another stream, which gives it its slot.
+            # The caller may be another stream, which gives it its slot.
             self.tell(partial(stream.end, _as_exception(error)), stream.end)
 
     def _arm(self, stream: Stream, interest: int) -> None:
@@ -213,7 +213,7 @@ class DataPlane:
             self.arm(stream)
 
     def renew_slot(self, stream: Stream, wanted: Wanted) -> bool:
-        """Leave `stream` its slot for a next chunk unless somebody waits whose turn it is as much; then queue it."""
+        """Leave `stream` its slot for a next chunk unless another waits that is as urgent and as far; then queue it."""
         with self._slot_lock:
             kept, other = self._slots.renew(stream, wanted)
         self._serve_next(other)

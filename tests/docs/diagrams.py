@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from p2pfill.engine.requests import state_diagram as request_diagram
 from p2pfill.errors import InternalError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
@@ -53,4 +54,5 @@ def ledger_diagram() -> str:
 
 
 if __name__ == "__main__":
+    print(request_diagram())
     print(ledger_diagram())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from docs.diagrams import ledger_diagram
+from docs.diagrams import ledger_diagram, request_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
@@ -21,22 +21,27 @@ from p2pfill.model import limits
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.node.config import NodeConfig
-from p2pfill.node.links import LINKS_MAX
+from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
+from p2pfill.protocol.rules import REQUESTS_MAX, WANTS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
 from p2pfill.swarm.borders import CHILDREN, FAR_MAX
 from p2pfill.swarm.election import LOTS_MAX
 from p2pfill.swarm.masters import STANDSTILL
 from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
+from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
+from p2pfill.transport.control import OUTPUT_BYTES_MAX
 
 PACKAGE = ROOT / "p2pfill"
 RUNNING = read(ROOT / "docs" / "running.md")
 ARCHITECTURE = read(ROOT / "ARCHITECTURE.md")
+FILL_LOGIC = read(ROOT / "docs" / "fill-logic.md")
 
 
 def table_rows(text: str, header: str) -> list[list[str]]:
@@ -65,39 +70,135 @@ def test_links_resolve(page: Path) -> None:
 
 
 def names_in(path: Path) -> set[str]:
-    """Return the names of functions, classes, methods and constants of a module."""
+    """Return the names of functions, classes and constants of a module, and of methods and attributes of classes."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.add(node.name)
         elif isinstance(node, ast.ClassDef):
             found.add(node.name)
-            found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
+            found |= {f"{node.name}.{name}" for name in members_of(node)}
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {target.id for target in targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.ImportFrom):
-            continue
     return found
 
 
+def members_of(node: ast.ClassDef) -> set[str]:
+    """Return the names of what a class defines, and of what its methods assign to `self`."""
+    found = {part.name for part in node.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    for part in ast.walk(node):
+        if isinstance(part, (ast.Assign, ast.AnnAssign)):
+            targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+            found |= {t.attr for t in targets if isinstance(t, ast.Attribute) and ast.unparse(t.value) == "self"}
+            found |= {t.id for t in targets if isinstance(t, ast.Name) and part in node.body}
+    return found
+
+
+HOUSE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/experiments.md", "docs/fill-logic.md")
+"""The pages that say what in the code does what."""
+
 ALL_NAMES = {name for path in PACKAGE.rglob("*.py") for name in names_in(path)}
-REFERENCES = re.findall(r"`([\w/]+\.(?:pyx?|pyi))(?:: ([\w., ]+))?`", ARCHITECTURE)
-METHODS = re.findall(r"`([A-Z]\w+\.\w+(?:, [A-Z]\w+\.\w+)*)`", ARCHITECTURE)
+SPANS = [
+    (page, span)
+    for page in HOUSE
+    for span in re.findall(r"`([^`]+)`", re.sub(r"(?s)```.*?```", "", read(ROOT / page)))
+]
+REFERENCES = [
+    (page, found[1], found[2] or "")
+    for page, span in SPANS
+    if (found := re.fullmatch(r"([\w/]+\.(?:pyx?|pyi|toml))(?:: ([\w., ]+))?", span))
+]
+METHODS = [(page, span) for page, span in SPANS if re.fullmatch(r"[A-Z]\w+\.\w+(?:, [A-Z]\w+\.\w+)*", span)]
+CONSTANTS = [(page, span) for page, span in SPANS if re.fullmatch(r"[A-Z]+(?:_[A-Z]+)+", span)]
+
+OF_THE_SYSTEM = {"SO_MAX_PACING_RATE", "POSIX_FADV_WILLNEED"}
 
 
-@pytest.mark.parametrize(("file", "names"), REFERENCES)
-def test_files_and_names_of_the_architecture_exist(file: str, names: str) -> None:
+def test_references_are_found() -> None:
+    """Guards the patterns above: a span that none of them fits would be compared with nothing."""
+    assert len(REFERENCES) > 100
+    assert len(METHODS) > 30
+    assert len(CONSTANTS) > 10
+    assert not [span for _, span in SPANS if "\n" in span]
+    # A path with names behind it must fit the first pattern.
+    assert {span for _, span in SPANS if re.match(r"[\w/]+\.py: ", span)} == {
+        f"{file}: {names}" for _, file, names in REFERENCES if names and file.endswith(".py")
+    }
+
+
+@pytest.mark.parametrize(("page", "file", "names"), REFERENCES)
+def test_files_and_names_of_the_pages_exist(page: str, file: str, names: str) -> None:
     path = PACKAGE / file if (PACKAGE / file).exists() else ROOT / file
-    assert path.is_file()
+    assert path.is_file(), f"{page} names {file}"
     for name in filter(None, names.split(", ")):
-        assert name in names_in(path), f"{file} has no {name}"
+        assert name in names_in(path), f"{page}: {file} has no {name}"
 
 
-@pytest.mark.parametrize("names", METHODS)
-def test_methods_of_the_architecture_exist(names: str) -> None:
+@pytest.mark.parametrize(("page", "names"), METHODS)
+def test_methods_of_the_pages_exist(page: str, names: str) -> None:
     for name in names.split(", "):
-        assert name in ALL_NAMES
+        assert name in ALL_NAMES, f"{page} names {name}"
+
+
+@pytest.mark.parametrize(("page", "name"), CONSTANTS)
+def test_constants_of_the_pages_exist(page: str, name: str) -> None:
+    assert name in ALL_NAMES or name in OF_THE_SYSTEM, f"{page} names {name}"
+
+
+def test_names_that_the_library_gives_exist() -> None:
+    rows = table_rows(read(ROOT / "docs" / "embedding.md"), "| name | what it is |")
+    members = next(row[1] for row in rows if row[0] == "`p2pfill.Node`")
+    for name in re.findall(r"`(\w+)`", members):
+        assert f"Node.{name}" in names_in(PACKAGE / "node" / "node.py"), name
+
+
+def test_sections_of_the_experiments_that_the_code_names_exist() -> None:
+    headings = re.findall(r"^## (.+)$", read(ROOT / "docs" / "experiments.md"), re.MULTILINE)
+    named = {
+        section
+        for path in PACKAGE.rglob("*.py")
+        for section in re.findall(r'docs/experiments\.md, "([^"]+)"', re.sub(r"\s+", " ", path.read_text()))
+    }
+    assert named
+    assert named <= set(headings)
+
+
+SEAMS = (
+    "a window of the day", "TLS and mutual TLS", "caps of rate per tier", "signed manifests", "S3", "PostgreSQL",
+    "a scrubber", "asyncio", "metrics", "eviction",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SEAMS)
+def test_changes_that_people_ask_for_have_a_seam(change: str) -> None:
+    rows = [row for row in table_rows(ARCHITECTURE, "| to change | look at |") if change in row[0]]
+    assert len(rows) == 1
+    assert re.search(r"`[\w/]+\.py: \w+", rows[0][1]), f"{change} names no file and symbol"
+
+
+WORDS_MAX = 2200
+"""Ten minutes' reading."""
+
+
+def test_the_architecture_is_read_in_ten_minutes() -> None:
+    text = re.sub(r"(?s)```.*?```", "", ARCHITECTURE)
+    assert len([word for word in text.split() if re.search(r"\w", word)]) <= WORDS_MAX
+
+
+BANNED = r"(?i)\bwhoever\b|\bbe it\b|\b(?:do|does|done|doing|did) without\b|\bof the moment\b"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "docs/experiments.md", "docs/fill-logic.md"])
+def test_prose_is_plain(page: str) -> None:
+    assert not re.findall(BANNED, " ".join(read(ROOT / page).split()))
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "docs/experiments.md", "docs/fill-logic.md"])
+def test_prose_is_wrapped(page: str) -> None:
+    text = re.sub(r"(?s)```.*?```", "", read(ROOT / page))
+    wide = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert wide == []
 
 
 def test_layers_are_those_that_are_enforced() -> None:
@@ -114,6 +215,10 @@ def test_layers_are_those_that_are_enforced() -> None:
 
 def test_ledger_diagram_is_drawn_from_the_ledger() -> None:
     assert f"```mermaid\n{ledger_diagram()}\n```" in ARCHITECTURE
+
+
+def test_request_diagram_is_drawn_from_the_table() -> None:
+    assert f"```mermaid\n{request_diagram()}\n```" in ARCHITECTURE
 
 
 # ---- commands and settings
@@ -242,12 +347,12 @@ def strings_of(path: Path, pattern: str) -> set[str]:
 def test_every_reason_of_an_escalation_is_described() -> None:
     reasons = {why for path in (PACKAGE / "swarm").glob("*.py") for why in strings_of(path, r"(master|roster)-[a-z-]+")}
     assert len(reasons) >= 5
-    for page in (RUNNING, ARCHITECTURE):
+    for page in (RUNNING, FILL_LOGIC):
         assert set(re.findall(r"`((?:master|roster)-[a-z-]+)`", page)) == reasons
 
 
 def test_every_state_of_a_source_is_described() -> None:
-    tree = ast.parse((PACKAGE / "node" / "filling.py").read_text())
+    tree = ast.parse((PACKAGE / "node" / "fill.py").read_text())
     maker = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_source_report")
     assigned = [node.value for node in ast.walk(maker) if isinstance(node, ast.Assign)]
     states = {node.value for node in assigned if isinstance(node, ast.Constant)} | {"ok", "lost"}
@@ -286,14 +391,15 @@ def test_chunk_sizes_are_those_of_the_code() -> None:
 
 
 def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
+    text = " ".join(FILL_LOGIC.split())
     assert NEIGHBOURS + FAR_MAX < LINKS_MAX
-    assert f"Up to {EVERYBODY_MAX} caches of a title" in ARCHITECTURE
-    assert f"In an ISP of more than {ELECTORS_MAX} caches" in ARCHITECTURE
-    assert f"at most {FAR_MAX} links across borders (`FAR_MAX`), half of the {LINKS_MAX} of a node" in ARCHITECTURE
-    assert f"more than {LOTS_MAX} chunks (`LOTS_MAX`)" in ARCHITECTURE
+    assert f"Up to {EVERYBODY_MAX} caches of a title" in text
+    assert f"In an ISP of more than {ELECTORS_MAX} caches" in text
+    assert f"at most {FAR_MAX} links across borders (`FAR_MAX`), half of the {LINKS_MAX} of a node" in text
+    assert f"more than {LOTS_MAX} chunks (`LOTS_MAX`)" in text
     assert CHILDREN == 3  # "of three branches"
-    assert "a tree of three branches" in ARCHITECTURE
-    assert "its neighbours on four rings of hashes" in ARCHITECTURE
+    assert "a tree of three branches" in text
+    assert "its neighbours on four rings of hashes" in text
     assert NEIGHBOURS == 2 * 4
     assert STANDSTILL == 4  # "for four times the usual wait"
     api = read(ROOT / "docs" / "tracker-api.md")
@@ -304,7 +410,7 @@ def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
         row[0].strip("`") for row in table_rows(api[api.index(example) :], "| field | meaning |")
     }
     assert [group.isp for group in election.groups] == ["isp-b", ""]
-    assert f"with more than {EVERYBODY_MAX} caches each is linked" in read(ROOT / "CHANGELOG.md")
+    assert f"with more than {EVERYBODY_MAX} caches each is linked" in " ".join(read(ROOT / "CHANGELOG.md").split())
 
 
 def test_limits_are_those_of_the_code() -> None:
@@ -314,6 +420,24 @@ def test_limits_are_those_of_the_code() -> None:
         assert f"{value // limits.KIB} KiB" in RUNNING or f"{value // limits.MIB} MiB" in RUNNING
     assert limits.TITLE_BYTES_MAX == 128 * 1024 * limits.GIB
     assert "128 TiB" in RUNNING
+    assert f"one chunk; at most {ORIGIN_READS_MAX} are read at a time" in RUNNING
+    assert f"{ORIGIN_READS_MAX} more read origins" in " ".join(read(ROOT / "docs" / "embedding.md").split())
+
+
+def test_limits_of_the_architecture_are_those_of_the_code() -> None:
+    text = " ".join(ARCHITECTURE.split())
+    assert f"A node has {LINKS_MAX} links, and {NEWCOMERS_MAX} connections" in text
+    assert WANTS_MAX == REQUESTS_MAX
+    queue = OUTPUT_BYTES_MAX // limits.MIB
+    assert f"{WANTS_MAX} titles and {REQUESTS_MAX} requests each way and {queue} MiB of queued output" in text
+
+
+def test_windows_of_the_fill_logic_are_those_of_the_code() -> None:
+    text = " ".join(FILL_LOGIC.split())
+    assert f"keeps {WINDOW_MIN} to {WINDOW_MAX} requests outstanding at a cache" in text
+    assert f"keep about {ORIGIN_REQUESTS} outstanding at an origin" in text
+    assert CATCH_UP_CHUNKS == 2  # "that is two chunks behind"
+    assert "that is two chunks behind the others" in text
 
 
 def test_figures_of_the_readme_are_those_of_its_report() -> None:
