@@ -48,7 +48,7 @@ MANY_BYTES: Final = 4096
 """Read at once: so much is counted as this remote's time. A few messages are not worth the looks at a clock."""
 
 OWN_SHARE: Final = 0.3
-"""Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in chunks of 256 KiB needs less."""
+"""Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in 256 KiB chunks needs less."""
 
 FLOODS_SHARE: Final = 0.3
 """For the messages of all remotes together that take more than their own."""
@@ -204,7 +204,9 @@ class ControlChannel:
                     scope.shield = True
                     await self._flush_farewell()
             finally:
-                await trio.aclose_forcefully(self._stream)
+                # Shielded, though it does not wait: a cancel here would take the place of what has gone wrong.
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(self._stream)
         # Not from inside except*, which would wrap it in a group.
         if fault is not None:
             raise fault
