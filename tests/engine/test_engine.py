@@ -1,0 +1,325 @@
+"""One engine between fake channels: what links, titles and data streams do to each other."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from random import Random
+from typing import Any
+
+import pytest
+
+from p2pfill.engine.dialler import NEVER, Dial
+from p2pfill.engine.engine import FROZEN_S, PROBE_S, Engine, Faulted
+from p2pfill.engine.link import DATA_STREAMS_MAX, Link, OpenStream, WakeUploads
+from p2pfill.engine.requests import Arrival, Outcome, RequestState
+from p2pfill.engine.task import Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
+from p2pfill.errors import InternalError, RemoteProtocolError
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId
+from p2pfill.model.manifest import Manifest, layout
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.protocol import messages as m
+from p2pfill.protocol.data import DataHeader
+from p2pfill.protocol.rules import Side
+from p2pfill.swarm.fill import Fill
+
+CHUNK = 65536
+MANIFEST = Manifest("t", CHUNK, layout([("f", 20 * CHUNK)]), bytes(16 * 20), bytes(32 * 20))
+OTHER = Manifest("u", CHUNK, layout([("g", 20 * CHUNK)]), bytes(16 * 20), bytes(32 * 20))
+ME = NodeInfo(NodeId("a1"), "isp-a", "eu")
+
+
+class FakeChannel:
+    """What was sent, and nothing else."""
+
+    def __init__(self) -> None:
+        self.sent: list[m.Message] = []
+        self.closed: tuple[m.GoodbyeCode, str] | None = None
+        self.ids = [-1, -1, -1]
+
+    def send(self, message: m.Message) -> bool:
+        self.sent.append(message)
+        return self.closed is None
+
+    def _next(self, which: int) -> int:
+        self.ids[which] += 1
+        return self.ids[which]
+
+    def next_handle(self) -> int:
+        return self._next(0)
+
+    def next_request_id(self) -> int:
+        return self._next(1)
+
+    def next_stream_id(self) -> int:
+        return self._next(2)
+
+    def cancel_request(self, request_id: int) -> None:
+        self.send(m.Cancel(request_id))
+
+    def reject_request(self, request_id: int, code: str) -> None:
+        self.send(m.Reject(request_id, code))
+
+    def finish_request(self, side: Side, request_id: int) -> None: ...
+
+    def close(self, code: m.GoodbyeCode, reason: str) -> None:
+        self.closed = code, reason
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+
+class Disk:
+    """A title on a disk that takes everything."""
+
+    def __init__(self) -> None:
+        self.sealed: set[int] = set()
+
+    def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Any:
+        return iter(())
+
+    def write_lock(self, chunk: int) -> Any:
+        return nullcontext()
+
+    def is_sealed(self, chunk: int) -> bool:
+        return chunk in self.sealed
+
+    def seal(self, chunk: int) -> None:
+        self.sealed.add(chunk)
+
+    def check_blake3(self, chunk: int) -> bool:
+        return True
+
+
+class Cache:
+    """An engine and its clock."""
+
+    def __init__(self) -> None:
+        numbers = iter(range(1 << 20))
+        self.engine = Engine(ME, Random(1), lambda n: next(numbers).to_bytes(n, "big"), nullcontext, 16)
+        self.now = 100.0
+
+    def link(self, name: str = "b1", isp: str = "isp-a") -> tuple[Link, FakeChannel]:
+        channel = FakeChannel()
+        link = self.engine.open_link(channel, lambda _: None)
+        self.say(link, m.Hello(name, isp, "eu", "", "127.0.0.1", 7, 1.0, "test", "boot"))
+        return link, channel
+
+    def say(self, link: Link, *messages: m.Message) -> None:
+        for message in messages:
+            self.engine.handle(self.now, link, message)
+
+    def fill(self, manifest: Manifest = MANIFEST, origins: tuple[str, ...] = (), **more: Any) -> FillTask:
+        logic = Fill(manifest, ME, FillPolicy(), Random(1), self.now, Bitmap(20))
+        return self.engine.begin_fill(self.now, logic, Disk(), origins, **more)
+
+    def poll(self, after_s: float = 0.0) -> list[Any]:
+        self.now += after_s
+        effects = self.engine.poll(self.now)
+        self.engine.next_wakeup()
+        return effects
+
+    def give(self, link: Link, outcome: Outcome = Outcome.VERIFIED) -> int:
+        """Have the first outstanding chunk of a link come."""
+        receive = link.book.outstanding()[0]
+        claimed = link.book.claim(DataHeader(receive.request_id, receive.chunk, receive.length))
+        assert claimed is receive
+        came = receive.verify(lambda: "" if outcome is Outcome.VERIFIED else "wrong")[0]
+        link.book.arrive(Arrival(receive, came, receive.length, "wrong" if came is Outcome.CORRUPT else ""))
+        self.engine.reap(self.now, link)
+        return receive.chunk
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+def all_of_it(handle: int) -> m.Holdings:
+    return m.Holdings(handle, True, 20, b"\xff\xff\x0f")
+
+
+def linked_source(cache: Cache, name: str = "b1") -> tuple[FillTask, Link, FakeChannel]:
+    task = cache.fill()
+    link, channel = cache.link(name)
+    cache.say(link, all_of_it(channel.of(m.Want)[0].handle))
+    return task, link, channel
+
+
+def test_a_chunk_travels_from_a_message_to_a_commit(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    assert cache.poll() == [LimitSlots(task, 1)]
+    assert len(channel.of(m.Request)) == len(link.book.outstanding()) >= 2
+    assert len(channel.of(m.StreamOpen)) == 1
+    cache.say(link, m.StreamGrant(0, bytes(16)))
+    assert cache.poll() == [OpenStream(link, bytes(16))]
+    chunk = cache.give(link)
+    assert task.fill.ledger.is_verified(chunk)
+    (commit,) = [effect for effect in [*cache.poll(), *cache.poll(0.3)] if isinstance(effect, Commit)]
+    assert commit.chunks == [chunk]
+    while link.book.outstanding():
+        cache.give(link)
+        cache.poll()
+    cache.engine.committed(cache.now, task, commit.chunks, 0.01)
+    (commit,) = [effect for effect in cache.poll() if isinstance(effect, Commit)]  # at once: nothing is left to fetch
+    cache.engine.committed(cache.now, task, commit.chunks, 0.01)
+    assert GoLive(task) in cache.poll()
+    cache.engine.went_live(cache.now, task)
+    assert EndFill(task) in cache.poll()
+    assert task.state == "live"
+    assert channel.of(m.Unwant)
+
+
+def test_a_chunk_whose_request_was_given_up_as_its_last_byte_came_is_kept(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    other, other_channel = cache.link("b2")
+    cache.say(other, all_of_it(other_channel.of(m.Want)[0].handle))
+    cache.poll()
+    receive = link.book.outstanding()[0]
+    claimed = link.book.claim(DataHeader(receive.request_id, receive.chunk, receive.length))
+    assert claimed.verify(lambda: "")[0] is Outcome.VERIFIED  # in a thread; the engine has not heard of it
+    link.book.arrive(Arrival(receive, Outcome.VERIFIED, receive.length))
+    cache.engine.stream_ended(cache.now, link, "data stream ended")
+    cache.poll()
+    assert task.fill.ledger.is_verified(receive.chunk)
+    assert all(one.chunk != receive.chunk for one in other.book.outstanding())
+
+
+def test_a_breach_on_a_data_stream_quarantines_and_ends_the_link(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    cache.poll()
+    cache.engine.stream_ended(cache.now, link, "a second answer", breach=True)
+    source = task.fill.sources["b1"]
+    assert source.quarantined
+    assert source.barred_reason == "a second answer"
+    assert channel.closed == (m.GoodbyeCode.PROTOCOL_ERROR, "a second answer")
+
+
+def test_what_a_disk_refuses_fails_its_title_alone(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    other = cache.fill(OTHER)
+    cache.poll()
+    receive = link.book.outstanding()[0]
+    link.book.arrive(Arrival(receive, Outcome.STORE, 0, "no space left"))
+    cache.engine.reap(cache.now, link)
+    assert (task.state, task.error) == ("failed", "no space left")
+    assert other.state == "filling"
+    assert channel.closed is None
+
+
+def test_a_stranger_does_not_take_the_name_of_a_link_that_lives(cache: Cache) -> None:
+    link, channel = cache.link("b1")
+    stranger, strangers = cache.link("b1")
+    (ping,) = channel.of(m.Ping)
+    assert cache.engine.links["b1"] is link
+    with pytest.raises(RemoteProtocolError, match="linked already"):
+        cache.link("b1")
+    cache.say(link, m.Pong(ping.nonce))
+    assert strangers.closed is not None
+    assert strangers.closed[0] is m.GoodbyeCode.DUPLICATE
+    cache.poll(2 * PROBE_S)
+    assert cache.engine.links["b1"] is link
+    assert channel.closed is None
+
+
+def test_a_link_that_does_not_answer_gives_way_in_time(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    cache.poll()
+    again, new = cache.link("b1")
+    assert cache.engine.next_wakeup() <= cache.now + PROBE_S
+    cache.poll(PROBE_S)
+    assert cache.engine.links["b1"] is again
+    assert link.is_over
+    assert channel.closed is not None
+    assert new.of(m.Want)
+
+
+def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:
+    link, channel = cache.link("b1")
+    cache.say(link, *(m.StreamOpen(number) for number in range(100)))
+    assert len(channel.of(m.StreamGrant)) == DATA_STREAMS_MAX
+    assert len(channel.of(m.StreamRefuse)) == 100 - DATA_STREAMS_MAX
+    other, others = cache.link("b2")
+    cache.say(other, m.StreamOpen(0))
+    assert others.of(m.StreamGrant)
+    cache.engine.link_ended(cache.now, link)
+    with pytest.raises(RemoteProtocolError):
+        cache.engine.spend_token(cache.now, channel.of(m.StreamGrant)[0].token)
+
+
+def test_unwant_ends_what_was_asked_under_its_handle(cache: Cache) -> None:
+    cache.engine.serve(cache.now, MANIFEST.title_id, 20)
+    link, channel = cache.link("b1")
+    cache.say(link, m.Want(0, MANIFEST.title_id), m.Want(1, MANIFEST.title_id))
+    cache.say(link, *(m.Request(number % 2, number, number) for number in range(10)))
+    assert cache.poll() == [WakeUploads(link)]
+    cache.say(link, m.Unwant(1))
+    assert len(link.uploads) == 5
+    assert [link.uploads.take().request_id for _ in range(5)] == [0, 2, 4, 6, 8]  # type: ignore[union-attr]
+    assert not channel.of(m.Reject)
+
+
+def test_a_remote_that_has_a_title_no_more_is_no_source_of_it(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    cache.poll()
+    handle = channel.of(m.Want)[0].handle
+    asked = [receive.request_id for receive in link.book.outstanding()]
+    cache.say(link, m.Holdings(handle, False))
+    assert "b1" not in task.fill.sources
+    assert [message.request_id for message in channel.of(m.Cancel)] == asked
+    cache.say(link, all_of_it(handle))
+    cache.poll()
+    assert task.fill.sources["b1"].requests
+
+
+def test_a_fault_of_one_title_ends_that_one(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = cache.fill(), cache.fill(OTHER)
+    link, channel = cache.link("b1")
+
+    def raise_it(*_: object) -> None:
+        raise KeyError("chunk")
+
+    monkeypatch.setattr(bad.fill, "handle", raise_it)
+    cache.say(link, *(all_of_it(want.handle) for want in channel.of(m.Want)))
+    effects = cache.poll()
+    assert bad.state == "failed"
+    assert isinstance(bad.fault, InternalError)
+    assert [effect.doing for effect in effects if isinstance(effect, Faulted)] == ["fill title 't'"]
+    assert good.state == "filling"
+    assert good.fill.sources["b1"].requests
+    assert channel.closed is None
+
+
+def test_reads_of_an_origin_that_are_given_up_write_nothing(cache: Cache) -> None:
+    task = cache.fill(origins=("http://o/",))
+    (read,) = [effect for effect in cache.poll() if isinstance(effect, ReadOrigin)][:1]
+    assert read.receive.may_write
+    cache.engine.withdraw(cache.now, task)
+    effects = cache.poll()
+    assert StopRead(task, read.receive) in effects
+    assert read.receive.state is RequestState.ABANDONED
+    assert not read.receive.may_write
+
+
+def test_who_was_stopped_takes_nobody_for_silent(cache: Cache) -> None:
+    task, link, channel = linked_source(cache)
+    cache.poll()
+    cache.poll(60.0 + FROZEN_S)
+    assert not task.fill.sources["b1"].barred_reason
+    assert not channel.of(m.Cancel)
+
+
+def test_the_lower_id_dials_and_dials_again(cache: Cache) -> None:
+    nodes = [NodeInfo(NodeId(name), "isp-a", "eu") for name in ("a0", "a1", "a2")]
+    cache.engine.want_links(cache.now, nodes)
+    assert cache.poll() == [Dial(nodes[2])]
+    assert cache.engine.next_wakeup() == NEVER
+    pauses = []
+    for _ in range(8):
+        cache.engine.dial_failed(cache.now, "a2")
+        pauses.append(cache.engine.next_wakeup() - cache.now)
+        assert cache.poll(pauses[-1] / 2) == []
+        assert cache.poll(pauses[-1]) == [Dial(nodes[2])]
+    assert 0.5 <= pauses[0] <= 1.0
+    assert 15.0 <= pauses[-1] <= 30.0
