@@ -172,7 +172,7 @@ def test_a_chunk_travels_from_a_message_to_a_commit(cache: Cache) -> None:
 
 
 def test_a_chunk_whose_request_was_given_up_as_its_last_byte_came_is_kept(cache: Cache) -> None:
-    task, link, channel = linked_source(cache)
+    task, link, _channel = linked_source(cache)
     other, other_channel = cache.link("b2")
     cache.say(other, all_of_it(other_channel.of(m.Want)[0].handle))
     cache.poll()
@@ -210,7 +210,7 @@ def test_what_a_disk_refuses_fails_its_title_alone(cache: Cache) -> None:
 
 def test_a_stranger_does_not_take_the_name_of_a_link_that_lives(cache: Cache) -> None:
     link, channel = cache.link("b1")
-    stranger, strangers = cache.link("b1")
+    _stranger, strangers = cache.link("b1")
     (ping,) = channel.of(m.Ping)
     assert cache.engine.links["b1"] is link
     with pytest.raises(RemoteProtocolError, match="linked already"):
@@ -224,7 +224,7 @@ def test_a_stranger_does_not_take_the_name_of_a_link_that_lives(cache: Cache) ->
 
 
 def test_a_link_that_does_not_answer_gives_way_in_time(cache: Cache) -> None:
-    task, link, channel = linked_source(cache)
+    _task, link, channel = linked_source(cache)
     cache.poll()
     again, new = cache.link("b1")
     assert cache.engine.next_wakeup() <= cache.now + PROBE_S
@@ -303,7 +303,7 @@ def test_reads_of_an_origin_that_are_given_up_write_nothing(cache: Cache) -> Non
 
 
 def test_who_was_stopped_takes_nobody_for_silent(cache: Cache) -> None:
-    task, link, channel = linked_source(cache)
+    task, _link, channel = linked_source(cache)
     cache.poll()
     cache.poll(60.0 + FROZEN_S)
     assert not task.fill.sources["b1"].barred_reason
