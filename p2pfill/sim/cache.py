@@ -45,10 +45,6 @@ class SimCache(Reader):
         """A long poll for orders is open."""
         self.slow_sync = 1.0
 
-    def _start(self) -> None:
-        super()._start()
-        self.fills: dict[TitleId, CheckedFill] = {}
-
     @property
     def live_at(self) -> float | None:
         """When the last of its titles went live; None while one is not."""
@@ -95,9 +91,7 @@ class SimCache(Reader):
             case GoLive(task):
                 self.world.note(self.info.id, "complete")
                 schedule.after(self.world.scenario.sync_ms * 1e-3, self.go_live, self.engine, task)
-            case EndFill(task):
-                self.fills[task.title_id].is_over = True
-            case Faulted() | Warn():
+            case EndFill() | Faulted() | Warn():
                 pass
 
     def sync_s(self) -> float:
@@ -155,7 +149,8 @@ class SimCache(Reader):
             chance = Random(f"{world.seed}{self.info.id}{world.schedule.now!r}")  # noqa: S311 (a simulation)
             logic = CheckedFill(
                 world.checkers, title.manifest, self.info, world.scenario.policy, chance, now, stored.durable.copy(),
-                heard=not unheard, sealed=stored.sealed, right=stored.right, urgency=title.urgency, beside=self.fills,
+                heard=not unheard, sealed=stored.sealed, right=stored.right, urgency=title.urgency,
+                beside=self.engine.tasks,
             )  # fmt: skip
             origins = [world.scenario.origin]
             stored.task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
+from p2pfill.engine.task import FillTask
 from p2pfill.errors import InternalError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
@@ -239,9 +240,9 @@ class CheckedFill(Fill):
         sealed: Bitmap,
         right: Bitmap,
         urgency: Urgency,
-        beside: dict[TitleId, CheckedFill],
+        beside: Mapping[TitleId, FillTask],
     ) -> None:
-        """As `Fill`; `sealed` and `right` are those of the disk, `beside` are the fills of the cache, to be joined."""
+        """As `Fill`; `sealed` and `right` are those of the disk, `beside` is what its cache's engine fills."""
         super().__init__(manifest, me, policy, random, now, durable, heard=heard)
         self.checkers = checkers
         self.key = me.id, manifest.title_id
@@ -251,9 +252,7 @@ class CheckedFill(Fill):
         self.beside = beside
         self.moved_at = now
         """When it began, or a chunk came."""
-        self.is_over = False
         self.asked = Outstanding()
-        beside[manifest.title_id] = self
         checkers.fills.append(self)
 
     def handle(self, now: float, event: events.Event) -> None:
@@ -295,6 +294,7 @@ class CheckedFill(Fill):
 
 def _check_turn(now: float, fill: CheckedFill) -> None:
     """Look whether a fill that asks for something may: a more urgent one that has just moved goes first."""
-    for other in fill.beside.values():
-        if other.urgency < fill.urgency and not other.is_over and now < other.moved_at + STUCK_S:
+    for task in fill.beside.values():
+        other = task.fill
+        if isinstance(other, CheckedFill) and other.urgency < fill.urgency and now < other.moved_at + STUCK_S:
             raise InvariantBroken(f"{fill.me.id} asks for {fill.manifest.name}, while {other.manifest.name} goes first")

@@ -13,6 +13,7 @@ from random import Random
 import msgspec
 
 from p2pfill.sim.cache import Fleet, SimCache
+from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.faults import Faults, draw
 from p2pfill.sim.report import Report, Samples
 from p2pfill.sim.scenario import Chaos, LabEvent, Scenario
@@ -68,15 +69,16 @@ class World(Fleet):
             if progress is not None:
                 progress(self.schedule.now, self.live_count, len(self.caches))
         late = [
-            _stuck(self.caches[name], self.titles[title_id].name)
+            _stuck(name, self.caches[name].stored[title_id])
             for name, titles in self.awaited.items()
             for title_id in self.titles
             if title_id in titles
         ]
         self.checkers.completed(late, self.scenario.limit_s)
         for cache in self.caches.values():
-            for fill in cache.fills.values():
-                self.checkers.check_ledger(fill)
+            for stored in cache.stored.values():
+                if stored.task is not None:
+                    self.checkers.check_ledger(stored.task.fill)
         return self.samples.report()
 
     def _is_over(self) -> bool:
@@ -104,6 +106,6 @@ class World(Fleet):
             self.tracker.cache_ended(cache)
 
 
-def _stuck(cache: SimCache, title: str) -> str:
-    fill = next((fill for fill in cache.fills.values() if fill.manifest.name == title), None)
-    return f"{cache.info.id}, {title} ({f'{fill.ledger.counts} of {fill.waits()}' if fill else 'no order'})"
+def _stuck(name: str, stored: StoredTitle) -> str:
+    how = "no order" if stored.task is None else f"{stored.task.fill.ledger.counts} of {stored.task.fill.waits()}"
+    return f"{name} ({stored.title.name}: {how})"
