@@ -47,9 +47,10 @@ class SimCache(Reader):
 
     @property
     def live_at(self) -> float | None:
-        """When the last of its titles went live; None while one is not."""
-        times = [stored.live_at for stored in self.stored.values()]
-        return None if None in times else max(at_s for at_s in times if at_s is not None)
+        """When the last of its titles went live that are not withdrawn; None while one is not."""
+        withdrawn = self.world.withdrawn
+        times = [stored.live_at for title_id, stored in self.stored.items() if title_id not in withdrawn]
+        return None if None in times else max((at_s for at_s in times if at_s is not None), default=0.0)
 
     @property
     def task(self) -> FillTask | None:

@@ -210,6 +210,7 @@ class Faults:
         titles = self._world.titles_named(spec.title)
         self._tracker.withdraw(titles)
         if isinf(spec.for_s):
+            self._world.withdrawn |= titles
             for cache in self._world.caches.values():
                 for title_id in titles:
                     self._world.title_is_over(cache, title_id)

@@ -50,6 +50,8 @@ class Ground:
             ledger_every=8 if scenario.chaos is not None else 64,
             tiers=scenario.check_tiers,
         )
+        self.withdrawn: frozenset[TitleId] = frozenset()
+        """Titles that are ordered no more, and will not be."""
         self.origin_up = True
         self.origin_corrupts: frozenset[TitleId] = frozenset()
         """Of which titles the origin has other bytes."""
