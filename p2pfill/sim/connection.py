@@ -16,7 +16,7 @@ from p2pfill.errors import RemoteProtocolError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.protocol.data import DataHeader
-from p2pfill.protocol.messages import Cancel, Goodbye
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode
 from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.flows import Flow
@@ -236,15 +236,20 @@ class Connection:
 
     def _take(self, outbox: list[Any]) -> None:
         host = self.host
-        for message in self.channel.receive(outbox):
-            if self.ended:
-                return
-            if isinstance(message, Goodbye):
-                self.end()
-                break
-            if host.answers and isinstance(message, Cancel):
-                self._answer_late(message.request_id)
-            host.engine.handle(host.local_time(), self.link, message)
+        try:
+            for message in self.channel.receive(outbox):
+                if self.ended:
+                    return
+                if isinstance(message, Goodbye):
+                    self.end()
+                    break
+                if host.answers and isinstance(message, Cancel):
+                    self._answer_late(message.request_id)
+                host.engine.handle(host.local_time(), self.link, message)
+        except RemoteProtocolError as error:
+            if self.peer.host.info.id not in host.world.checkers.guilty:
+                raise  # what ships breaks its own rules
+            host.engine.close_link(self.link, GoodbyeCode.PROTOCOL_ERROR, str(error))
         host.tick()
 
     # ---- what a source must not do: the kinds are described in `faults`
