@@ -53,10 +53,10 @@ class UploadQueue:
             self._title_of[request_id] = title
             self._waiting.setdefault(title, OrderedDict())[request_id] = chunk
 
-    def withdraw(self, request_id: int) -> None:
-        """Remove a request, if it still waits."""
+    def withdraw(self, request_id: int) -> Asked | None:
+        """Remove and return a request, if it still waits."""
         with self._lock:
-            self._remove(request_id)
+            return self._remove(request_id)
 
     def withdraw_handle(self, handle: int) -> None:
         """Remove all that waits under a handle."""
@@ -64,12 +64,14 @@ class UploadQueue:
             for request_id in [number for number, under in self._handle_of.items() if under == handle]:
                 self._remove(request_id)
 
-    def _remove(self, request_id: int) -> None:
+    def _remove(self, request_id: int) -> Asked | None:
         title = self._title_of.pop(request_id, None)
-        if title is not None:
-            del self._handle_of[request_id]
-            del self._waiting[title][request_id]
-            self._forget_if_empty(title)
+        if title is None:
+            return None
+        del self._handle_of[request_id]
+        chunk = self._waiting[title].pop(request_id)
+        self._forget_if_empty(title)
+        return Asked(request_id, title, chunk)
 
     def wanted(self) -> Wanted | None:
         """Return what would be taken now; None where nothing waits."""

@@ -2,11 +2,13 @@
 
 Each cache's engine is given a `CheckedFill`, the fill logic as it ships with the checkers around it.
 
-1. No chunk is announced, shown or live that was not verified (`announced`, `showed`, `went_live`).
+1. No chunk is announced, shown or live whose bytes on the disk are not right (`announced`, `showed`, `went_live`).
 2. Each chunk is in exactly one state of the ledger, and one that is asked for is asked of one source (`decided`).
-3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and a cache that goes
-   further out than the roster that it was told lets it has counted an escalation for it (`decided`).
-4. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
+3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and whoever goes further out
+   than the roster that he was told gives him leave to has counted an escalation for it (`decided`).
+4. A title asks for nothing new while a more urgent one of the same cache moves (`decided`), as `swarm.agenda` has it.
+5. Nobody is accused of wrong bytes, or of a breach of the rules, who has kept to them (`accused`).
+6. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
 
 A broken one raises `InvariantBroken`, an error of ours and never of a scenario. Tier order is worked out anew here,
 from the roster and from what the sources of a fill hold, not with the sets that the fill keeps for it.
@@ -17,16 +19,20 @@ Left alone: a chunk that is taken from a slow source and asked of another one, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
+from p2pfill.engine.task import FillTask
 from p2pfill.errors import InternalError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.urgency import Urgency
 from p2pfill.swarm import actions, events
+from p2pfill.swarm.agenda import STUCK_S
 from p2pfill.swarm.election import Duties, Scope, reach
 from p2pfill.swarm.fill import Fill
 
@@ -82,46 +88,69 @@ class Outstanding:
 class Checkers:
     """Looks at all caches of one run."""
 
-    def __init__(self, manifest: Manifest, *, ledger_every: int = LEDGER_EVERY, tiers: bool = True) -> None:
-        """Without `tiers` nobody is asked whether an escalation was due: elections are the costly part."""
-        self._manifest = manifest
+    def __init__(
+        self,
+        manifests: Mapping[TitleId, Manifest],
+        note: Callable[[str, str], None],
+        *,
+        ledger_every: int = LEDGER_EVERY,
+        tiers: bool = True,
+    ) -> None:
+        """`note` writes a line into the trace: who, what. Without `tiers` nobody is asked whether an escalation was
+        due: elections are the costly part."""
+        self.note = note
+        self.fills: list[CheckedFill] = []
+        """All that have begun."""
+        self.requests = 0
+        """Requests made."""
+        self.bytes_by_scope = dict.fromkeys(Scope, 0)
+        """Of chunks that were received and verified."""
+        self.guilty: set[str] = set()
+        """Sources that have sent what they should not."""
+        self._manifests = manifests
         self._ledger_every = ledger_every
         self._tiers = tiers
         self._decisions = 0
-        self._rosters: dict[str, tuple[NodeInfo, ...]] = {}
-        self._duties: dict[tuple[NodeInfo, ...], Duties] = {}
-        self._rights: dict[str, dict[Scope, Bitmap]] = {}
+        self._rosters: dict[tuple[str, TitleId], tuple[NodeInfo, ...]] = {}
+        self._duties: dict[tuple[TitleId, tuple[NodeInfo, ...]], Duties] = {}
+        self._rights: dict[tuple[str, TitleId], dict[Scope, Bitmap]] = {}
 
     # ---- 1: what is said
 
-    def announced(self, name: str, verified: Bitmap, chunks: Sequence[int]) -> None:
-        """Look at chunks that a cache is about to announce, against those that it has verified."""
+    def announced(self, name: str, right: Bitmap, chunks: Sequence[int]) -> None:
+        """Look at chunks that a cache is about to announce, against those whose bytes are right."""
         for chunk in chunks:
-            if not verified[chunk]:
-                raise InvariantBroken(f"{name} announces chunk {chunk}, which it has not verified")
+            if not right[chunk]:
+                raise InvariantBroken(f"{name} announces chunk {chunk}, which is not right on its disk")
 
-    def showed(self, name: str, verified: Bitmap, held: Bitmap) -> None:
+    def showed(self, name: str, right: Bitmap, held: Bitmap) -> None:
         """Look at holdings that a cache is about to show."""
-        if held.and_not(verified).any():
-            wrong = next(held.and_not(verified).indexes())
-            raise InvariantBroken(f"{name} shows chunk {wrong}, which it has not verified")
+        if held.and_not(right).any():
+            wrong = next(held.and_not(right).indexes())
+            raise InvariantBroken(f"{name} shows chunk {wrong}, which is not right on its disk")
 
-    def went_live(self, name: str, verified: Bitmap, durable: Bitmap) -> None:
+    def went_live(self, name: str, right: Bitmap, durable: Bitmap) -> None:
         """Look at a title that goes live."""
-        if not verified.all() or not durable.all():
+        if not right.all() or not durable.all():
             raise InvariantBroken(
-                f"{name} goes live with {verified.count()} chunks verified and {durable.count()} "
-                f"durable of {self._manifest.chunk_count}"
+                f"{name} goes live with {right.count()} chunks right and {durable.count()} durable of {len(right)}"
             )
 
-    # ---- 2 and 3: what is decided
+    def accused(self, name: str, source: str, reason: str) -> None:
+        """Look at who is said to have sent what it should not."""
+        if source not in self.guilty:
+            raise InvariantBroken(f"{name} accuses {source}, which has kept to the rules: {reason}")
 
-    def told_members(self, name: str, members: tuple[NodeInfo, ...]) -> None:
-        """Take note of the roster that a cache is given."""
-        self._rosters[name] = members
-        self._rights.pop(name, None)
+    # ---- 2 to 4: what is decided
 
-    def decided(self, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int) -> None:
+    def told_members(self, fill: CheckedFill, members: tuple[NodeInfo, ...]) -> None:
+        """Take note of the roster that a fill is given."""
+        self._rosters[fill.key] = members
+        self._rights.pop(fill.key, None)
+
+    def decided(
+        self, now: float, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int
+    ) -> None:
         """Look at what a fill has decided, before it is done."""
         self._decisions += 1
         beyond = 0
@@ -130,13 +159,15 @@ class Checkers:
             if isinstance(action, actions.RequestChunk):
                 scope = fill.sources[action.source].scope
                 self._check_request(fill, action, scope, given_up.get(action.chunk))
-                if scope > Scope.ISP and self._tiers and scope > reach(self._rights_of(fill.me), action.chunk):
+                if len(fill.beside) > 1:
+                    _check_turn(now, fill)
+                if scope > Scope.ISP and self._tiers and scope > reach(self._rights_of(fill), action.chunk):
                     beyond += 1
                 fill.asked.add(action.request, action.chunk, action.source, scope)
             elif isinstance(action, actions.CancelRequest) and (ended := fill.asked.end(action.request)):
                 given_up[ended.chunk] = ended.scope
             elif isinstance(action, actions.AnnounceChunks):
-                self.announced(fill.me.id, fill.verified, action.chunks)
+                self.announced(fill.me.id, fill.right, action.chunks)
         counted = fill.escalations.total() - escalations_before
         if self._tiers and counted != beyond:
             raise InvariantBroken(
@@ -158,7 +189,7 @@ class Checkers:
         name, chunk = fill.me.id, action.chunk
         if (owes := fill.asked.source_of(chunk)) is not None:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which {owes} owes it")
-        if fill.verified[chunk]:
+        if fill.sealed[chunk]:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it has verified")
         if scope is Scope.ISP or (given_up is not None and scope <= given_up):
             return
@@ -168,19 +199,20 @@ class Checkers:
                     f"{name} asks {action.source} for chunk {chunk}, though {source.id}, which is nearer, holds it"
                 )
 
-    def _rights_of(self, info: NodeInfo) -> dict[Scope, Bitmap]:
+    def _rights_of(self, fill: CheckedFill) -> dict[Scope, Bitmap]:
         """Return how far the roster that it was told lets a cache go for each chunk."""
-        rights = self._rights.get(info.id)
+        rights = self._rights.get(fill.key)
         if rights is None:
-            members = self._rosters[info.id]
-            if members not in self._duties:
+            title_id, members = fill.manifest.title_id, self._rosters[fill.key]
+            if (title_id, members) not in self._duties:
                 if len(self._duties) >= DUTIES_MAX:
                     self._duties.clear()
-                self._duties[members] = Duties(self._manifest.title_id, self._manifest.chunk_count, members)
-            rights = self._rights[info.id] = self._duties[members].within(info)
+                chunk_count = self._manifests[title_id].chunk_count
+                self._duties[title_id, members] = Duties(title_id, chunk_count, members)
+            rights = self._rights[fill.key] = self._duties[title_id, members].within(fill.me)
         return rights
 
-    # ---- 4: the end
+    # ---- 6: the end
 
     def completed(self, late: Sequence[str], limit_s: float) -> None:
         """Look at the end of a run, `limit_s` seconds after the last fault was healed: who is not complete, and why."""
@@ -191,26 +223,12 @@ class Checkers:
             )
 
 
-class CheckedWorld(Protocol):
-    """What a checked fill tells of itself."""
-
-    checkers: Checkers
-    decisions: int
-    """Requests made."""
-
-    def note(self, who: str, what: str) -> None:
-        """Write a line into the trace."""
-
-    def received(self, scope: Scope, chunk: int) -> None:
-        """Count a chunk that a cache has received and verified."""
-
-
 class CheckedFill(Fill):
     """The fill logic, with all that goes in and comes out looked at."""
 
     def __init__(
         self,
-        world: CheckedWorld,
+        checkers: Checkers,
         manifest: Manifest,
         me: NodeInfo,
         policy: FillPolicy,
@@ -219,24 +237,38 @@ class CheckedFill(Fill):
         durable: Bitmap,
         *,
         heard: bool,
-        verified: Bitmap,
+        sealed: Bitmap,
+        right: Bitmap,
+        urgency: Urgency,
+        beside: Mapping[TitleId, FillTask],
     ) -> None:
-        """As `Fill`; `verified` is the truth about the disk."""
+        """As `Fill`; `sealed` and `right` are those of the disk, `beside` is what its cache's engine fills."""
         super().__init__(manifest, me, policy, random, now, durable, heard=heard)
-        self.world = world
-        self.verified = verified
+        self.checkers = checkers
+        self.key = me.id, manifest.title_id
+        self.sealed = sealed
+        self.right = right
+        self.urgency = urgency
+        self.beside = beside
+        self.moved_at = now
+        """When it began, or a chunk came."""
         self.asked = Outstanding()
+        checkers.fills.append(self)
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event."""
         match event:
             case events.RosterChanged(members):
-                self.world.checkers.told_members(self.me.id, members)
+                self.checkers.told_members(self, members)
             case events.ChunkReceived(request):
+                self.moved_at = now
                 if (asked := self.asked.end(request)) is not None:
-                    self.world.received(asked.scope, asked.chunk)
-            case events.RequestFailed(request):
-                self.asked.end(request)
+                    self.checkers.bytes_by_scope[asked.scope] += self.manifest.chunk_length(asked.chunk)
+            case events.RequestFailed(request, reason, _, corrupt):
+                if (asked := self.asked.end(request)) is not None and corrupt:
+                    self.checkers.accused(self.me.id, asked.source, reason)
+            case events.SourceMisbehaved(source, reason):
+                self.checkers.accused(self.me.id, source, reason)
             case events.SourceLost(source):
                 self.asked.lose(source)
         super().handle(now, event)
@@ -246,14 +278,23 @@ class CheckedFill(Fill):
         before = self.escalations.total()
         made = super().poll_actions(now)
         if made:
+            note = self.checkers.note
             for action in made:
                 match action:
                     case actions.RequestChunk(request, source, chunk):
-                        self.world.note(self.me.id, f"request {request} of {chunk} from {source}")
-                        self.world.decisions += 1
+                        note(self.me.id, f"request {request} of {chunk} from {source}")
+                        self.checkers.requests += 1
                     case actions.CancelRequest(request, source):
-                        self.world.note(self.me.id, f"cancel {request} at {source}")
+                        note(self.me.id, f"cancel {request} at {source}")
                     case actions.AnnounceChunks(chunks):
-                        self.world.note(self.me.id, f"verified {chunks}")
-        self.world.checkers.decided(self, made, before)
+                        note(self.me.id, f"verified {chunks}")
+        self.checkers.decided(now, self, made, before)
         return made
+
+
+def _check_turn(now: float, fill: CheckedFill) -> None:
+    """Look whether a fill that asks for something may: a more urgent one that has just moved goes first."""
+    for task in fill.beside.values():
+        other = task.fill
+        if isinstance(other, CheckedFill) and other.urgency < fill.urgency and now < other.moved_at + STUCK_S:
+            raise InvariantBroken(f"{fill.me.id} asks for {fill.manifest.name}, while {other.manifest.name} goes first")

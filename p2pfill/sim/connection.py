@@ -1,41 +1,59 @@
 """The connection of two caches, seen from one of them: what is on its way, what is cut off, and the data streams.
 
 It is what sockets and their kernels are to a node. What arrives is told to the cache's engine, and what the engine
-wants opened or sent is done here, with the delays and rates of the network.
+wants opened or sent is done here, with the delays and rates of the network. A chunk is claimed from the book of
+requests when its header comes, and verified with its last byte, as on a node.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, Final
 
 from p2pfill.engine.link import Link
-from p2pfill.engine.requests import Arrival, Outcome
+from p2pfill.engine.requests import Arrival, Outcome, Receive, RequestStep
 from p2pfill.engine.slots import Uploader
-from p2pfill.errors import RemoteProtocolError
+from p2pfill.errors import RemoteProtocolError, StoreError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.pace import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.protocol.data import DataHeader
-from p2pfill.protocol.messages import Goodbye
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode
 from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of
+from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.flows import Flow
-from p2pfill.sim.host import Host
 from p2pfill.sim.network import Route
+from p2pfill.sim.process import Process
 
 RETRANSMIT_S: Final = 0.4
 """What was on its way when a cut began arrives this long after its end at the earliest: TCP has backed off."""
 
-NO_LOCK: Final = nullcontext()
+LATE_S: Final = 0.5
+"""So long at most after a Cancel a source still sends what it was to leave."""
+
+NEVER_MADE: Final = 1 << 20
+"""A request id that no receiver gets to."""
 
 
 class Upload:
-    """A chunk that is being sent."""
+    """A chunk that is being sent, or what somebody sends in its place."""
 
-    __slots__ = ("chunk", "flow", "request_id")
+    __slots__ = ("chunk", "flow", "foul", "length", "receive", "request_id", "right", "title")
 
-    def __init__(self, request_id: int, chunk: int) -> None:
+    def __init__(self, request_id: int, title: TitleId, chunk: int, length: int, *, right: bool = True) -> None:
         self.request_id = request_id
+        self.title = title
         self.chunk = chunk
+        self.length = length
+        self.right = right
+        """Whether what is sent of it is what it should be."""
+        self.foul = ""
+        """What its source does that it must not."""
         self.flow: Flow | None = None
+        self.receive: Receive | None = None
+        """What it answers, once the receiver has read its header."""
+
+    def again(self, *, right: bool) -> Upload:
+        """Return another answer to the same request."""
+        return Upload(self.request_id, self.title, self.chunk, self.length, right=right)
 
 
 class DataStream(Uploader):
@@ -69,8 +87,11 @@ class DataStream(Uploader):
     def _send_next(self, pause_s: float) -> None:
         end = self.end
         while (asked := end.link.uploads.take()) is not None:
-            if end.host.can_send(end.link, asked.request_id, asked.chunk):
-                self.upload = Upload(asked.request_id, asked.chunk)
+            if end.host.can_send(end.link, asked.request_id, asked.title, asked.chunk):
+                length = end.host.world.titles[asked.title].manifest.chunk_length(asked.chunk)
+                self.upload = Upload(asked.request_id, asked.title, asked.chunk, length)
+                if end.host.answers:
+                    end.make_foul(self.upload)
                 if pause_s:
                     end.host.world.schedule.after(pause_s, self._begin, self.upload)
                 else:
@@ -79,32 +100,34 @@ class DataStream(Uploader):
         self._release()
 
     def _release(self) -> None:
-        self.end.host.serve(self.end.host.slots.release(self))
+        serve(self.end.host.slots.release(self))
 
     def _begin(self, upload: Upload) -> None:
         if self.upload is not upload:
             return
         end = self.end
-        length = end.host.world.manifest.chunk_length(upload.chunk)
-        upload.flow = end.host.world.internet.flows.start(end.route.pipes, length, self._sent, upload)
+        upload.flow = end.host.world.internet.flows.start(end.route.pipes, upload.length, self._sent, upload)
         if end.is_held_up():
             self.hold_up()
+        else:
+            # A little early: nothing but its Cancel could come between, and an event for each header costs a fleet.
+            end.peer.take_header(upload)
 
     def _sent(self, upload: Upload) -> None:
         """Go on with the next chunk: the last byte of this one has left."""
         end = self.end
         world = end.host.world
-        length = world.manifest.chunk_length(upload.chunk)
-        world.internet.count(end.route, length)
-        end.host.sent(end.link, upload.request_id, length)
-        world.schedule.after(end.route.delay_s(), end.peer.deliver, upload, end.host.fault_of_next())
+        world.internet.count(end.route, upload.length)
+        end.host.sent(end.link, upload.request_id, upload.length)
+        sent = end.with_foul(upload) if upload.foul else (upload,)
+        world.schedule.after(end.route.delay_s(), end.peer.deliver, *sent)
         self.upload = None
         wanted = end.link.uploads.wanted()
         if wanted is None:
             self._release()
             return
         kept, other = end.host.slots.renew(self, wanted)
-        end.host.serve(other)
+        serve(other)
         if kept and self.has_slot:
             self._send_next(0.0)
         elif kept:
@@ -146,7 +169,7 @@ class DataStream(Uploader):
         if upload is not None and upload.flow is not None:
             moved_bytes = world.internet.flows.stop(upload.flow)
             world.internet.count(self.end.route, moved_bytes)
-            self.end.peer.host.waste(int(moved_bytes))
+            self.end.peer.host.waste(upload.title, int(moved_bytes))
         self._release()
 
 
@@ -158,7 +181,7 @@ class Connection:
         "peer", "route", "uploads",
     )  # fmt: skip
 
-    def __init__(self, host: Host, route: Route, dialled: str = "") -> None:
+    def __init__(self, host: Process, route: Route, dialled: str = "") -> None:
         """`route` leads to the remote; `dialled` is its name where `host` has dialled it."""
         self.host = host
         self.route = route
@@ -213,14 +236,56 @@ class Connection:
 
     def _take(self, outbox: list[Any]) -> None:
         host = self.host
-        for message in self.channel.receive(outbox):
-            if self.ended:
-                return
-            if isinstance(message, Goodbye):
-                self.end()
-                break
-            host.engine.handle(host.local_time(), self.link, message)
+        try:
+            for message in self.channel.receive(outbox):
+                if self.ended:
+                    return
+                if isinstance(message, Goodbye):
+                    self.end()
+                    break
+                if host.answers and isinstance(message, Cancel):
+                    self._answer_late(message.request_id)
+                host.engine.handle(host.local_time(), self.link, message)
+        except RemoteProtocolError as error:
+            if self.peer.host.info.id not in host.world.checkers.guilty:
+                raise  # what ships breaks its own rules
+            host.engine.close_link(self.link, GoodbyeCode.PROTOCOL_ERROR, str(error))
         host.tick()
+
+    # ---- what a source must not do: the kinds are described in `faults`
+
+    def make_foul(self, upload: Upload) -> None:
+        """Choose what is wrong with a chunk that is about to be sent."""
+        chance = self.host.world.random
+        fouls = [how for how, titles in self.host.answers.items() if upload.title in titles]
+        upload.foul = chance.choice(fouls) if fouls else ""
+        upload.right = upload.foul not in ("corrupt", "answer-mended", "answer-crosswise")
+        if upload.foul == "answer-crosswise" and (other := self.link.uploads.take()) and chance.random() < 0.5:
+            upload.chunk = other.chunk
+
+    def with_foul(self, upload: Upload) -> tuple[Upload, ...]:
+        """Return what comes at the receiver with the last byte of an upload, in order."""
+        world, other = self.host.world, upload.again(right=upload.foul == "answer-mended")
+        if upload.foul == "answer-interleaved":
+            return other, upload, other
+        if upload.foul == "answer-unasked":
+            other.request_id += NEVER_MADE
+        elif upload.foul not in ("answer-twice", "answer-mended"):
+            return (upload,)
+        if world.random.random() < 0.5:
+            return upload, other
+        # Or once the engine has looked.
+        world.schedule.after(2 * self.route.delay_s() + world.jitter_s(), self.peer.deliver, other)
+        return (upload,)
+
+    def _answer_late(self, request_id: int) -> None:
+        """Answer a request for all that it was withdrawn."""
+        world = self.host.world
+        asked = self.link.uploads.withdraw(request_id)
+        if asked is not None and asked.title in self.host.answers.get("answer-late", ()):
+            length = world.titles[asked.title].manifest.chunk_length(asked.chunk)
+            late = Upload(request_id, asked.title, asked.chunk, length, right=world.random.random() < 0.5)
+            world.schedule.after(world.random.uniform(0.0, LATE_S), self.peer.deliver, late)
 
     # ---- data streams towards us
 
@@ -241,31 +306,61 @@ class Connection:
             self.link.upload_streams += 1
             stream.wake()
 
-    def deliver(self, upload: Upload, fault: str) -> None:
-        """Take a chunk whose last byte is here."""
-        host = self.host
-        if self.ended:
-            return
-        if self.is_frozen_out(self.deliver, upload, fault):
-            return
-        length = host.world.manifest.chunk_length(upload.chunk)
-        self._moved_bytes += length
+    def take_header(self, upload: Upload) -> None:
+        """Claim what a header announces, and take the first bytes behind it."""
+        if self.ended or self.host.frozen:
+            return  # a frozen process reads it when it goes on, with the rest
         try:
-            receive = self.link.book.claim(DataHeader(upload.request_id, upload.chunk, length))
+            upload.receive = self._claim(upload)
         except RemoteProtocolError as error:
-            host.engine.stream_ended(host.local_time(), self.link, str(error), breach=True)
-        else:
-            outcome, why = receive.verify(lambda: fault) if receive.is_wanted else (Outcome.WITHDRAWN, "")
-            self.link.book.arrive(Arrival(receive, outcome, length, why))
-            host.engine.reap(host.local_time(), self.link)
-        host.tick()
+            self.host.world.schedule.after(self.route.delay_s(), self._breach, str(error))
 
-    def is_frozen_out(self, deed: Any, *arguments: Any) -> bool:
-        """Tell whether the process is frozen; the deed is then done when it is not any more."""
-        if not self.host.frozen:
-            return False
-        self.host.frozen_deeds.append((deed, arguments))
-        return True
+    def _claim(self, upload: Upload) -> Receive:
+        receive = self.link.book.claim(DataHeader(upload.request_id, upload.chunk, upload.length))
+        self._stored(receive).write_head(receive, right=upload.right)
+        return receive
+
+    def _stored(self, receive: Receive) -> StoredTitle:
+        assert isinstance(receive.title, StoredTitle)  # noqa: S101 (there are no others in here)
+        return receive.title
+
+    def deliver(self, *uploads: Upload) -> None:
+        """Take what has come on data streams before the engine looks.
+
+        With the first mention of an upload its header has come, with its last one its last byte.
+        """
+        host = self.host
+        if self.ended or host.later(self.deliver, *uploads):
+            return
+        try:
+            for place, upload in enumerate(uploads):
+                if upload.receive is None:
+                    upload.receive = self._claim(upload)
+                if upload not in uploads[place + 1 :]:
+                    self._moved_bytes += upload.length
+                    self._take_last(upload, upload.receive)
+        except RemoteProtocolError as error:
+            self._breach(str(error))
+        else:
+            host.engine.reap(host.local_time(), self.link)
+            host.tick()
+
+    def _take_last(self, upload: Upload, receive: Receive) -> None:
+        stored = self._stored(receive)
+        outcome, why = Outcome.WITHDRAWN, ""
+        if receive.is_wanted:
+            try:
+                stored.write_tail(receive, right=upload.right)
+                outcome, why = receive.verify(lambda: _fault_of(upload, receive))
+            except StoreError as error:
+                outcome, why = Outcome.STORE, str(error)
+        receive.step(RequestStep.FAIL)  # if it has not ended otherwise
+        self.link.book.arrive(Arrival(receive, outcome, upload.length, why))
+
+    def _breach(self, why: str) -> None:
+        if not self.ended:
+            self.host.engine.stream_ended(self.host.local_time(), self.link, why, breach=True)
+            self.host.tick()
 
     def lose_stream(self, reason: str) -> None:
         """Take note that a data stream towards us is no more."""
@@ -288,19 +383,19 @@ class Connection:
         """Tell whether nothing gets through now, in either direction, or the process is frozen."""
         return self.host.frozen or self.peer.host.frozen or self.host.world.internet.is_cut(self.route)
 
-    def look_at_cut(self) -> None:
-        """Take note that what is cut off has changed."""
+    def look_at_cut(self, *, thawed: bool = False) -> None:
+        """Take note that what is cut off has changed, or whether a process is frozen; `thawed`: ours is no more."""
         if self.ended:
             return
         world = self.host.world
         if self.is_held_up():
-            if self._cut_at is not None:
-                return
-            self._cut_at = world.schedule.now
-            for stream in self.uploads:
-                stream.hold_up()
-            # Found out by the end that hears no answer to a Ping for so long.
-            world.schedule.after(SILENCE_TIMEOUT_S, self._look_at_silence, world.schedule.now)
+            if self._cut_at is None:
+                for stream in self.uploads:
+                    stream.hold_up()
+            if self._cut_at is None or thawed:
+                self._cut_at = world.schedule.now
+                # Found out by whoever hears no answer to a Ping for so long.
+                world.schedule.after(SILENCE_TIMEOUT_S, self._look_at_silence, world.schedule.now)
             return
         if self._cut_at is None:
             return
@@ -311,10 +406,12 @@ class Connection:
             # The machine there knows nothing of this connection any more, and says so.
             world.schedule.after(RETRANSMIT_S, self.end)
         elif self._held:
-            world.schedule.after(RETRANSMIT_S, self._release)
+            # What came while we were frozen is in our kernel.
+            world.schedule.after(0.0 if thawed else RETRANSMIT_S, self._release)
 
     def _look_at_silence(self, since: float) -> None:
-        if not self.ended and self._cut_at == since:
+        # A process that is frozen hears nothing, and judges nobody.
+        if not self.ended and self._cut_at == since and not self.host.frozen:
             self.end()
 
     def _release(self) -> None:
@@ -342,3 +439,16 @@ class Connection:
             stream.close()
         self._held.clear()
         self.host.lose(self)
+
+
+def serve(uploader: Uploader | None) -> None:
+    """Have somebody send who was handed an upload slot."""
+    if isinstance(uploader, DataStream):
+        uploader.serve()
+
+
+def _fault_of(upload: Upload, receive: Receive) -> str:
+    """Return what digests find: that of the stream, and that of what is on the disk where the title asks for it."""
+    if not upload.right:
+        return "wrong XXH3 digest"
+    return "" if receive.check is None or receive.check(receive.chunk) else "wrong BLAKE3 digest"

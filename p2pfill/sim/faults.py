@@ -7,13 +7,14 @@ complete (`checkers`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import isinf
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.pace import PROGRESS_S
-from p2pfill.sim.cache import SimCache, SimWorld
+from p2pfill.sim.cache import Fleet, SimCache
 from p2pfill.sim.scenario import FaultSpec, Scenario
 from p2pfill.sim.tracker import SimTracker
 
@@ -21,36 +22,6 @@ Undo = Callable[[], None]
 
 SHORTEST_S: Final = 0.2
 """A fault that is healed sooner is hardly one."""
-
-
-class FaultyWorld(SimWorld, Protocol):
-    """What faults befall."""
-
-    tracker: SimTracker
-
-    def isps(self) -> set[str]:
-        """Return the names of all ISPs, that of the origin among them."""
-
-    def cut(self, name: str) -> None:
-        """Cut a cache or an ISP off."""
-
-    def mend(self, name: str) -> None:
-        """Undo one cut."""
-
-    def set_origin(self, *, up: bool) -> None:
-        """Begin or end an outage of the origin; several add up."""
-
-    def lose_way(self, sender: str, receiver: str) -> None:
-        """Lose what goes one way between two hosts."""
-
-    def mend_way(self, sender: str, receiver: str) -> None:
-        """Undo one loss."""
-
-    def refuse(self, cache: SimCache, *, refused: bool) -> None:
-        """Have the origin refuse what a cache asks it for, or no longer."""
-
-    def cache_is_lost(self, cache: SimCache) -> None:
-        """Take note that a cache will never complete."""
 
 LOOK_S: Final = 0.01
 """How often it is looked whether a cache has as much as a fault waits for."""
@@ -65,8 +36,9 @@ FLAP_S: Final = 1.0
 class Faults:
     """The faults of one run."""
 
-    def __init__(self, world: FaultyWorld) -> None:
+    def __init__(self, world: Fleet, tracker: SimTracker) -> None:
         self._world = world
+        self._tracker = tracker
         self._holds: dict[str, int] = {}
         """Cache -> how many faults keep it down."""
         self.begun = 0
@@ -81,6 +53,8 @@ class Faults:
                 raise ConfigError(f"there is no fault of kind {spec.kind!r}; there are: {', '.join(KINDS)}")
             if spec.node and spec.node not in self._world.caches and spec.node not in self._world.isps():
                 raise ConfigError(f"fault {spec.kind}: there is no cache and no ISP {spec.node!r}")
+            if not self._world.titles_named(spec.title):
+                raise ConfigError(f"fault {spec.kind}: there is no title {spec.title!r}")
             if spec.at_part is not None:
                 self._cache(spec)
             for_s = 0.0 if isinf(spec.for_s) else spec.for_s
@@ -90,8 +64,8 @@ class Faults:
     def _begin_when_due(self, spec: FaultSpec) -> None:
         """Begin a fault, once the cache has as much as it says."""
         if spec.at_part is not None:
-            cache, count = self._cache(spec), self._world.manifest.chunk_count
-            if cache.verified.count() < min(int(spec.at_part * count), count - 1):
+            cache, count = self._cache(spec), self._world.chunk_count
+            if cache.held_chunks() < min(int(spec.at_part * count), count - 1):
                 self._world.schedule.after(LOOK_S, self._begin_when_due, spec)
                 return
         self._begin(spec)
@@ -119,27 +93,40 @@ class Faults:
     def vanish(self, spec: FaultSpec) -> Undo | None:
         """Its machine loses power and is started again; nobody is told."""
         cache = self._cache(spec)
-        self._world.cut(cache.info.id)
+        mend = self._cut(cache.info.id)
         self._take_down(cache, seen=False)
 
         def undo() -> None:
-            self._world.mend(cache.info.id)
+            mend()
             self._bring_up(cache)
 
         return undo
+
+    def _database_lost(self, spec: FaultSpec, *, all_of_it: bool) -> Undo | None:
+        cache = self._cache(spec)
+        self._take_down(cache, seen=True)
+        cache.lose_database(all_of_it=all_of_it)
+        return lambda: self._bring_up(cache)
+
+    def database_lost(self, spec: FaultSpec) -> Undo | None:
+        """Its process ends, and when it is started again its journals are empty, those of live titles too."""
+        return self._database_lost(spec, all_of_it=True)
+
+    def database_older(self, spec: FaultSpec) -> Undo | None:
+        """Its process ends, and when it is started again half of what its journals held is not in them."""
+        return self._database_lost(spec, all_of_it=False)
 
     def loss(self, spec: FaultSpec) -> Undo | None:
         """Its machine loses power for good."""
         cache = self._cache(spec)
         self._world.cache_is_lost(cache)
-        self._world.cut(cache.info.id)
+        self._cut(cache.info.id)
         self._take_down(cache, seen=False)
         return None
 
     def partition(self, spec: FaultSpec) -> Undo | None:
         """A cache, or an ISP, is cut off."""
-        self._world.cut(spec.node)
-        return lambda: self._world.mend(spec.node)
+        return self._cut(spec.node)
 
     def slow(self, spec: FaultSpec) -> Undo | None:
         """Its link carries less."""
@@ -165,15 +152,69 @@ class Faults:
         """It claims all chunks, and never answers for those that it lacks."""
         return self._lie(self._cache(spec), "silent")
 
-    def corrupt(self, spec: FaultSpec) -> Undo | None:
-        """What it sends is wrong."""
+    def _foul(self, spec: FaultSpec) -> Undo | None:
         cache = self._cache(spec)
-        cache.corrupts = True
+        titles = cache.answers[spec.kind] = self._world.titles_named(spec.title)
+        if spec.kind != "answer-late":
+            self._world.checkers.guilty.add(cache.info.id)
 
         def undo() -> None:
-            cache.corrupts = False
+            if cache.answers.get(spec.kind) is titles:
+                del cache.answers[spec.kind]
 
         return undo
+
+    def corrupt(self, spec: FaultSpec) -> Undo | None:
+        """What it sends is wrong."""
+        return self._foul(spec)
+
+    def answer_twice(self, spec: FaultSpec) -> Undo | None:
+        """It answers each request twice: with the chunk, then with garbage."""
+        return self._foul(spec)
+
+    def answer_mended(self, spec: FaultSpec) -> Undo | None:
+        """It answers each request twice: with garbage, then with the chunk."""
+        return self._foul(spec)
+
+    def answer_late(self, spec: FaultSpec) -> Undo | None:
+        """It answers what was withdrawn before it had begun, with the chunk or with garbage."""
+        return self._foul(spec)
+
+    def answer_crosswise(self, spec: FaultSpec) -> Undo | None:
+        """Of two requests it sends the second's chunk under the header of the first, or under its id."""
+        return self._foul(spec)
+
+    def answer_interleaved(self, spec: FaultSpec) -> Undo | None:
+        """On a second stream it answers each request with garbage, around the last bytes of the right answer."""
+        return self._foul(spec)
+
+    def answer_unasked(self, spec: FaultSpec) -> Undo | None:
+        """It sends garbage that nobody has asked for."""
+        return self._foul(spec)
+
+    def disk_refuses(self, spec: FaultSpec) -> Undo | None:
+        """What it writes of a title is refused; a long poll later it tries anew."""
+        cache = self._cache(spec)
+        stored = [cache.stored[title_id] for title_id in self._world.titles_named(spec.title)]
+        for one in stored:
+            one.refuses = True
+
+        def undo() -> None:
+            for one in stored:
+                one.refuses = False
+
+        return undo
+
+    def withdraw(self, spec: FaultSpec) -> Undo | None:
+        """A title is ordered no more, then once more; for good where it is not healed."""
+        titles = self._world.titles_named(spec.title)
+        self._tracker.withdraw(titles)
+        if isinf(spec.for_s):
+            self._world.withdrawn |= titles
+            for cache in self._world.caches.values():
+                for title_id in titles:
+                    self._world.title_is_over(cache, title_id)
+        return lambda: self._tracker.order(titles)
 
     def origin_outage(self, spec: FaultSpec) -> Undo | None:
         """The origin refuses connections and drops those that it has."""
@@ -182,17 +223,19 @@ class Faults:
 
     def origin_corrupt(self, spec: FaultSpec) -> Undo | None:
         """What the origin sends is wrong."""
-        self._world.origin_corrupts = True
+        world = self._world
+        world.checkers.guilty.add(world.scenario.origin)
+        world.origin_corrupts = world.titles_named(spec.title)
 
         def undo() -> None:
-            self._world.origin_corrupts = False
+            world.origin_corrupts = frozenset()
 
         return undo
 
     def tracker_outage(self, spec: FaultSpec) -> Undo | None:
         """The tracker is away: nobody is told of a change."""
-        self._world.tracker.go_down()
-        return self._world.tracker.come_back
+        self._tracker.go_down()
+        return self._tracker.come_back
 
     def freeze(self, spec: FaultSpec) -> Undo | None:
         """Its process stands still, as one that is stopped, or whose machine is moved; then it goes on."""
@@ -201,10 +244,12 @@ class Faults:
             return None
         boots = cache.boots
         cache.freeze()
+        self._tracker.cache_ended(cache)  # which hears nothing from it
 
         def undo() -> None:
-            if cache.boots == boots:
+            if cache.boots == boots and cache.running:
                 cache.thaw()
+                self._tracker.cache_booted(cache)
 
         return undo
 
@@ -218,14 +263,17 @@ class Faults:
     def origin_refused(self, spec: FaultSpec) -> Undo | None:
         """What it asks the origin for is refused at once: its proxy is dead."""
         cache = self._cache(spec)
-        self._world.refuse(cache, refused=True)
-        return lambda: self._world.refuse(cache, refused=False)
+
+        def refuse(refused: bool) -> None:
+            cache.is_refused = refused
+            self._world.look_at_reads()
+
+        refuse(True)
+        return partial(refuse, False)
 
     def origin_lost(self, spec: FaultSpec) -> Undo | None:
         """Nothing that the origin sends reaches it, and nobody says so: a firewall."""
-        ends = self._world.scenario.origin, self._cache(spec).info.id
-        self._world.lose_way(*ends)
-        return lambda: self._world.mend_way(*ends)
+        return self._lose_way(self._world.scenario.origin, self._cache(spec).info.id)
 
     def one_way(self, spec: FaultSpec) -> Undo | None:
         """What it sends to one other cache is lost, and that one's messages reach it."""
@@ -233,9 +281,7 @@ class Faults:
         others = [name for name in cache.engine.links if not spec.peer or name == spec.peer]
         if not others:
             return None
-        ends = cache.info.id, self._world.random.choice(others)
-        self._world.lose_way(*ends)
-        return lambda: self._world.mend_way(*ends)
+        return self._lose_way(cache.info.id, self._world.random.choice(others))
 
     def lie_claim(self, spec: FaultSpec) -> Undo | None:
         """It says again and again that it is fetching all that it lacks, and fetches nothing."""
@@ -282,19 +328,37 @@ class Faults:
             raise ConfigError(f"fault {spec.kind} needs a cache, not {spec.node!r}")
         return self._world.caches[spec.node]
 
+    def _changing(self, begin: Callable[[], None], end: Callable[[], None]) -> Undo:
+        """Change what is cut off, and return what undoes it; several such changes add up."""
+
+        def change(how: Callable[[], None]) -> None:
+            how()
+            self._world.look_at_cuts()
+
+        change(begin)
+        return partial(change, end)
+
+    def _cut(self, name: str) -> Undo:
+        internet = self._world.internet
+        return self._changing(partial(internet.cut, name), partial(internet.mend, name))
+
+    def _lose_way(self, *ends: str) -> Undo:
+        internet = self._world.internet
+        return self._changing(partial(internet.lose_way, *ends), partial(internet.mend_way, *ends))
+
     def _take_down(self, cache: SimCache, *, seen: bool) -> None:
         name = cache.info.id
         self._holds[name] = self._holds.get(name, 0) + 1
         if cache.running:
             cache.crash(seen=seen)
-            self._world.tracker.cache_ended(cache)
+            self._tracker.cache_ended(cache)
 
     def _bring_up(self, cache: SimCache) -> None:
         name = cache.info.id
         self._holds[name] -= 1
         if not self._holds[name] and not cache.lost:
             cache.boot()
-            self._world.tracker.cache_booted(cache)
+            self._tracker.cache_booted(cache)
 
     def _lie(self, cache: SimCache, how: str) -> Undo:
         cache.tell_lies(how)
@@ -314,12 +378,22 @@ KINDS: Final[dict[str, Callable[[Faults, FaultSpec], Undo | None]]] = {
     "crash": Faults.crash,
     "vanish": Faults.vanish,
     "loss": Faults.loss,
+    "database-lost": Faults.database_lost,
+    "database-older": Faults.database_older,
     "partition": Faults.partition,
     "slow": Faults.slow,
     "slow-disk": Faults.slow_disk,
     "lie-reject": Faults.lie_reject,
     "lie-silent": Faults.lie_silent,
     "corrupt": Faults.corrupt,
+    "answer-twice": Faults.answer_twice,
+    "answer-mended": Faults.answer_mended,
+    "answer-late": Faults.answer_late,
+    "answer-crosswise": Faults.answer_crosswise,
+    "answer-interleaved": Faults.answer_interleaved,
+    "answer-unasked": Faults.answer_unasked,
+    "disk-refuses": Faults.disk_refuses,
+    "withdraw": Faults.withdraw,
     "origin-outage": Faults.origin_outage,
     "origin-corrupt": Faults.origin_corrupt,
     "tracker-outage": Faults.tracker_outage,
@@ -359,6 +433,7 @@ def draw(scenario: Scenario, random: Random) -> list[FaultSpec]:
                 for_s=random.choice((random.uniform(SHORTEST_S, 3.0), random.uniform(SHORTEST_S, 2 * chaos.span_s))),
                 node=random.choice(places if kind == "partition" else names),
                 factor=random.choice((0.5, 0.1, 0.02)),
+                title=random.choice(("", *(title.name for title in scenario.all_titles()))),
             )
         )
     return drawn

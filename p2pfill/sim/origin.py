@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import Random
-from typing import Final, Protocol
+from collections import deque
+from typing import Final
 
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
-from p2pfill.model.pace import FAILING_ATTEMPTS
+from p2pfill.engine.task import FillTask
+from p2pfill.errors import StoreError
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.pace import FAILING_ATTEMPTS, ORIGIN_READS_MAX
 from p2pfill.sim.flows import Flow
-from p2pfill.sim.host import Surroundings
-from p2pfill.sim.network import Route
+from p2pfill.sim.ground import Ground
+from p2pfill.sim.network import Place
+from p2pfill.sim.process import Process
 
 ATTEMPTS_MAX: Final = 5
 """Requests for one chunk before its read has failed."""
@@ -23,44 +26,75 @@ BACKOFF_MAX_S: Final = 5.0
 """The pause before attempt n is uniform in [0, min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**n)]."""
 
 
-class OriginWorld(Surroundings, Protocol):
-    """What a read needs of the world."""
+class Reader(Process):
+    """A cache as far as it reads from the origin; a few chunks at a time."""
 
-    random: Random
-    origin_up: bool
-    origin_corrupts: bool
-    origin_reads: dict[OriginRead, None]
-    """Reads of which bytes are moving."""
+    def __init__(self, world: Ground, info: NodeInfo, place: Place, origin_weight: float) -> None:
+        super().__init__(world, info, place)
+        self.origin_route = world.internet.route(world.internet.origin, place)
+        self.request_route = world.internet.route(place, world.internet.origin)
+        """The way of a request to the origin."""
+        self.origin_weight = origin_weight
+        """What its streams get of the origin's link beside those of others."""
+        self.is_refused = False
+        """What it asks the origin for is refused at once, as by a dead proxy."""
 
+    def _start(self) -> None:
+        super()._start()
+        self.reads: dict[Receive, OriginRead] = {}
+        self._begun: dict[OriginRead, None] = {}
+        self._queue: deque[OriginRead] = deque()
 
-class Reader(Protocol):
-    """The cache that reads."""
+    def read(self, task: FillTask, receive: Receive) -> None:
+        """Read a chunk."""
+        read = self.reads[receive] = OriginRead(self, task, receive)
+        self._queue.append(read)
+        self._read_next()
 
-    @property
-    def world(self) -> OriginWorld:
-        """Where it is."""
+    def _read_next(self) -> None:
+        while self._queue and len(self._begun) < ORIGIN_READS_MAX:
+            read = self._queue.popleft()
+            if read.wanted:
+                self._begun[read] = None
+                read.begin()
 
-    origin_route: Route
-    request_route: Route
-    origin_weight: float
-    is_refused: bool
+    def stop_reads(self) -> None:
+        """Give up all that is being read."""
+        for read in list(self.reads.values()):
+            read.cancel()
+        self.reads.clear()
 
-    def origin_failing(self, reason: str) -> None:
+    def end_read(self, read: OriginRead, arrival: Arrival) -> None:
+        """Make room for another read, and tell the engine what became of this one."""
+        self._begun.pop(read, None)
+        self._read_next()
+        self._read_ended(read.task, arrival)
+
+    def _read_ended(self, task: FillTask, arrival: Arrival) -> None:
+        if self.running and not self.later(self._read_ended, task, arrival):
+            self.reads.pop(arrival.receive, None)
+            self.engine.read_ended(self.local_time(), task, arrival)
+            self.tick()
+
+    def origin_failing(self, task: FillTask, reason: str) -> None:
         """Take note that the origin has failed again and again."""
+        if self.running and not self.later(self.origin_failing, task, reason):
+            self.engine.origin_failing(self.local_time(), task, self.world.scenario.origin, reason)
+            self.tick()
 
-    def end_read(self, read: OriginRead) -> None:
-        """Make room for another read."""
+    def origin_news(self) -> tuple[list[str], dict[str, str]]:
+        """Return the origins of which bytes are arriving; what fails is told as it does."""
+        return [self.world.scenario.origin] if any(read.is_moving for read in self.reads.values()) else [], {}
 
 
 class OriginRead:
-    """One chunk being read; what came of it is told to `ended`."""
+    """One chunk being read."""
 
-    __slots__ = ("_attempt", "_cache", "_ended", "_flow", "_receive", "_stopped", "chunk")
+    __slots__ = ("_attempt", "_cache", "_flow", "_receive", "_stopped", "task")
 
-    def __init__(self, cache: Reader, chunk: int, ended: Callable[[Arrival], None], receive: Receive) -> None:
-        self.chunk = chunk
+    def __init__(self, cache: Reader, task: FillTask, receive: Receive) -> None:
+        self.task = task
         self._cache = cache
-        self._ended = ended
         self._receive = receive
         self._attempt = 0
         self._flow: Flow | None = None
@@ -84,7 +118,7 @@ class OriginRead:
 
     def _answer(self, attempt: int) -> None:
         world = self._cache.world
-        if self._stopped or attempt != self._attempt:
+        if self._stopped or attempt != self._attempt or self._cache.later(self._answer, attempt):
             return
         if not world.origin_up or self._cache.is_refused:
             self._try_again("the origin is down" if not world.origin_up else "connection refused")
@@ -93,9 +127,8 @@ class OriginRead:
         if self._flow is not None:
             world.internet.flows.resume(self._flow)
         else:
-            length = world.manifest.chunk_length(self.chunk)
             weight = self._cache.origin_weight
-            self._flow = world.internet.flows.start(route.pipes, length, self._end, weight=weight)
+            self._flow = world.internet.flows.start(route.pipes, self._receive.length, self._end, weight=weight)
         world.origin_reads[self] = None
         self.look_at_cut()
 
@@ -131,7 +164,7 @@ class OriginRead:
             self._finish(Arrival(self._receive, Outcome.BROKEN, self._discard(), reason))
             return
         if self._attempt == FAILING_ATTEMPTS:
-            self._cache.origin_failing(reason)
+            self._cache.origin_failing(self.task, reason)
             if self._stopped:
                 return
         roof_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2**self._attempt)
@@ -141,25 +174,27 @@ class OriginRead:
         cache = self._cache
         world = cache.world
         world.origin_reads.pop(self, None)
-        length = world.manifest.chunk_length(self.chunk)
-        world.internet.count(cache.origin_route, length)
+        world.internet.count(cache.origin_route, self._receive.length)
         self._flow = None
-        world.schedule.after(cache.origin_route.delay_s(), self._arrive, length, world.origin_corrupts)
+        is_corrupt = self.task.title_id in world.origin_corrupts
+        world.schedule.after(cache.origin_route.delay_s(), self._arrive, is_corrupt)
 
-    def _arrive(self, length: int, corrupt: bool) -> None:
-        if self._stopped:
+    def _arrive(self, is_corrupt: bool) -> None:
+        if self._stopped or self._cache.later(self._arrive, is_corrupt):
             return
-        if corrupt:
-            self._finish(Arrival(self._receive, Outcome.CORRUPT, length, "the origin's file has changed"))
-        elif write_whole(self._receive, lambda: None):
-            self._finish(Arrival(self._receive, Outcome.VERIFIED, length))
-        else:
-            self._finish(Arrival(self._receive, Outcome.WITHDRAWN, length, "given up"))
+        receive, stored = self._receive, self._cache.stored[self.task.title_id]
+        outcome, why = Outcome.CORRUPT, "the origin's file has changed"
+        if not is_corrupt:
+            try:
+                is_written = write_whole(receive, lambda: stored.write_chunk(receive))
+                outcome, why = (Outcome.VERIFIED, "") if is_written else (Outcome.WITHDRAWN, "given up")
+            except StoreError as error:
+                outcome, why = Outcome.STORE, str(error)
+        self._finish(Arrival(receive, outcome, receive.length, why))
 
     def _finish(self, arrival: Arrival) -> None:
         self._stopped = True
-        self._cache.end_read(self)
-        self._ended(arrival)
+        self._cache.end_read(self, arrival)
 
     def _discard(self) -> int:
         """End the transfer; return the bytes that have come for nothing."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
-from p2pfill.sim.cache import SimWorld
+from p2pfill.sim.cache import Fleet
 from p2pfill.sim.faults import Faults
-from p2pfill.sim.trace import Trace
+from p2pfill.sim.ground import Title
 from p2pfill.swarm.election import Scope
 
 SAMPLES_A_BOUND: Final = 50
@@ -36,6 +36,20 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
     world_bytes: int
     origin_bytes: int
     requests: int
+
+
+class TitleFigures(msgspec.Struct, frozen=True):
+    """What became of one title."""
+
+    title_bytes: int
+    chunk_count: int
+    priority: int
+    ordered_s: float
+    complete: int
+    p50_s: float
+    """Times are from the first order on; 0 where nobody has it."""
+    seconds: float
+    """Until the last cache had it."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -75,29 +89,17 @@ class Report(msgspec.Struct, frozen=True):
     trace_lines: int
     trace_digest: str
     completions: dict[str, float]
-    """Cache -> when it was live."""
+    """Cache -> when it had all titles."""
     samples: list[Sample]
-
-
-class SampledWorld(SimWorld, Protocol):
-    """What the samples look at."""
-
-    faults: Faults
-    trace: Trace
-
-    @property
-    def live_count(self) -> int:
-        """How many caches are complete, or lost for good."""
+    titles: dict[str, TitleFigures]
 
 
 class Samples:
-    """Counts what a run does, and looks at it at regular times."""
+    """Looks at what a run does, at regular times."""
 
-    def __init__(self, world: SampledWorld) -> None:
+    def __init__(self, world: Fleet, faults: Faults) -> None:
         self._world = world
-        self._bytes = dict.fromkeys(Scope, 0)
-        self._escalations: Counter[str] = Counter()
-        self._duplicate_bytes = 0
+        self._faults = faults
         self._samples: list[Sample] = []
         self._every_s = max(world.scenario.bound_s() / SAMPLES_A_BOUND, SAMPLE_S_MIN)
 
@@ -105,18 +107,9 @@ class Samples:
         """Take the first sample; the others follow."""
         self._sample()
 
-    def received(self, scope: Scope, chunk: int) -> None:
-        """Count a chunk that a cache has received and verified."""
-        self._bytes[scope] += self._world.manifest.chunk_length(chunk)
-
-    def fill_ended(self, escalations: Counter[str], duplicate_bytes: int) -> None:
-        """Count what a fill, which a crash has ended, has done."""
-        self._escalations.update(escalations)
-        self._duplicate_bytes += duplicate_bytes
-
     def _sample(self) -> None:
         world = self._world
-        moved = self._bytes
+        moved = world.checkers.bytes_by_scope
         self._samples.append(
             Sample(
                 world.schedule.now,
@@ -125,7 +118,7 @@ class Samples:
                 moved[Scope.REGION],
                 moved[Scope.WORLD],
                 moved[Scope.ORIGIN],
-                world.decisions,
+                world.checkers.requests,
             )
         )
         if world.live_count < len(world.caches):
@@ -135,14 +128,13 @@ class Samples:
         """Return the outcome; call it once, at the end."""
         world = self._world
         caches = list(world.caches.values())
-        for cache in caches:
-            if cache.task is not None:
-                self.fill_ended(cache.task.fill.escalations, cache.task.fill.duplicate_bytes)
-        size, chunk_count = world.manifest.size, world.manifest.chunk_count
+        fills = world.checkers.fills
+        size, chunk_count = world.scenario.size, world.chunk_count
+        escalations = sum((fill.escalations for fill in fills), Counter[str]())
         completions: dict[str, float] = {cache.info.id: cache.live_at for cache in caches if cache.live_at is not None}
         times = sorted(completions.values())
         counted = [completions[info.id] for info in world.scenario.counted() if info.id in completions]
-        seconds = max(counted or times)
+        seconds = max(counted or times, default=0.0)
         copies = {isp: moved / size for isp, moved in world.internet.isp_bytes.items()}
         in_order = sorted(copies.values())
         messages = sum(cache.messages_sent() for cache in caches)
@@ -165,22 +157,34 @@ class Samples:
             origin_copies=world.internet.origin_bytes / size,
             isp_copies=Spread(in_order[0], _quantile(in_order, 0.5), in_order[-1]),
             isp_border_copies=copies,
-            bytes_by_scope={scope.name.lower(): moved for scope, moved in self._bytes.items()},
+            bytes_by_scope={scope.name.lower(): moved for scope, moved in world.checkers.bytes_by_scope.items()},
             messages=messages,
             messages_per_chunk=messages / (chunk_count * len(caches)),
-            requests=world.decisions,
-            escalations=dict(sorted(self._escalations.items())),
-            duplicate_bytes=self._duplicate_bytes,
-            faults=world.faults.begun,
+            requests=world.checkers.requests,
+            escalations=dict(sorted(escalations.items())),
+            duplicate_bytes=sum(fill.duplicate_bytes for fill in fills),
+            faults=self._faults.begun,
             events=world.schedule.done,
             trace_lines=world.trace.count,
             trace_digest=world.trace.digest(),
             completions=completions,
             samples=self._samples,
+            titles={title.name: self._of_title(title) for title in world.titles.values()},
         )
+
+
+    def _of_title(self, title: Title) -> TitleFigures:
+        times = (cache.stored[title.id].live_at for cache in self._world.caches.values())
+        ordered = sorted(at_s for at_s in times if at_s is not None)
+        return TitleFigures(
+            title.manifest.size, title.manifest.chunk_count, -title.urgency.rank, title.at_s, len(ordered),
+            _quantile(ordered, 0.5), max(ordered, default=0.0),
+        )  # fmt: skip
 
 
 def _quantile(ordered: list[float], part: float) -> float:
     """Return the least of `ordered` that at least `part` of them do not exceed."""
     place = -int(-part * len(ordered) // 1) - 1
+    if not ordered:
+        return 0.0
     return ordered[max(0, min(place, len(ordered) - 1))]

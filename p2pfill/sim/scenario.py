@@ -1,4 +1,4 @@
-"""What to simulate, read from a TOML file: the caches, their network, the title, and what goes wrong.
+"""What to simulate, read from a TOML file: the caches, their network, the titles, and what goes wrong.
 
 A topology of the lab (bench/topologies) is a scenario as it is; what only the simulator knows has defaults that fit the
 lab. Rates are Mbit/s in each direction, 0 means without limit.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from random import Random
 from typing import Any, Final, Literal
 
 import msgspec
@@ -29,6 +30,33 @@ UNLIMITED_BYTES_S: Final = 1e12
 MBIT_BYTES: Final = 1e6 / 8
 
 
+class TitleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of several titles, as topologies of the lab name them."""
+
+    name: str
+    size_mib: float
+    priority: int = 0
+    at: float | None = None
+    """When it is ordered, as a part of the bound of all titles together."""
+    at_s: float | None = None
+    """Or in seconds after the first order."""
+    chunk_kib: int = 0
+    """0: as `publish` would choose."""
+    integrity: Literal["blake3", "xxh3"] = "blake3"
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return int(self.size_mib * MIB)
+
+    def manifest(self) -> Manifest:
+        """Return the title. Its digests are zeros: whether bytes are right is known without them here."""
+        chunk_size = self.chunk_kib * KIB or default_chunk_size(self.size)
+        count = -(-self.size // chunk_size)
+        files = layout([("file", self.size)])
+        return Manifest(self.name, chunk_size, files, bytes(16 * count), bytes(32 * count), self.integrity)
+
+
 class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing that goes wrong, at a time from the start, and is healed `for_s` seconds later."""
 
@@ -41,6 +69,8 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """inf: it is never healed, and what does not need to be is to complete all the same."""
     node: str = ""
     """The cache, or for a partition the cache or ISP, that it befalls."""
+    title: str = ""
+    """Where a fault is one of a title: the only one that it befalls; empty: all of them."""
     peer: str = ""
     """For `one-way`: the cache that does not hear it; empty: one of the caches with which it is linked."""
     factor: float = 0.1
@@ -75,6 +105,23 @@ class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a message takes longer at most."""
     rate_min: float = 0.3
     """Links carry between this part and all of what the scenario says."""
+    titles_max: int = 1
+    """Into so many titles, at most, what is to be filled is divided, each with a priority and a time of its own."""
+
+    def draw_titles(self, whole: TitleSpec, random: Random) -> tuple[TitleSpec, ...]:
+        """Return `whole`, divided."""
+        count = random.randint(1, self.titles_max)
+        return tuple(
+            TitleSpec(
+                f"title{number}",
+                whole.size_mib / count,
+                random.choice((0, 0, 1, 2)),
+                at_s=random.uniform(0.0, self.span_s / 2) if number else 0.0,
+                chunk_kib=whole.chunk_kib,
+                integrity=random.choice(("blake3", "xxh3")),
+            )
+            for number in range(count)
+        )
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +153,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_mib: float = 256
     chunk_kib: int = 0
     """0: as `publish` would choose."""
+    titles: tuple[TitleSpec, ...] = ()
+    """Several titles instead of the one of `size_mib`."""
     goodput: float = 0.957
     """The part of a link's rate that carries payload: what one TCP stream gets in the lab."""
     delay_ms: float = 0.2
@@ -154,8 +203,6 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read a scenario, or a topology of the lab. Raises `ConfigError`."""
         try:
             settings: dict[str, Any] = tomllib.loads(path.read_text())
-            if "titles" in settings:
-                raise ConfigError("it has several titles, and the simulator fills one: leave out [[titles]]")
             scenario = msgspec.convert(settings, cls, strict=False)
             scenario.check()
         except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError, ConfigError) as error:
@@ -177,8 +224,13 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"an event ({event.kind}) names {event.host!r}, which is no such host")
             if (event.at is None) == (event.at_s is None):
                 raise ConfigError(f"the event of {event.host!r} needs one of at (part of the bound) and at_s (seconds)")
-        if self.size_mib <= 0:
-            raise ConfigError("the title is empty")
+        titles = self.all_titles()
+        if min(title.size_mib for title in titles) <= 0:
+            raise ConfigError("a title is empty")
+        if len({title.name for title in titles}) != len(titles):
+            raise ConfigError("names of titles must be unique")
+        if min(self.ordered_s(title) for title in titles):
+            raise ConfigError("one of the titles must be ordered at 0")
         if self.origin_spread < 0 or (self.origin_spread and not self.exact):
             raise ConfigError("origin_spread is not below 0, and needs exact sharing of bandwidth: leave out `exact`")
 
@@ -222,13 +274,18 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _bytes_s(self, mbit: float) -> float:
         return mbit * MBIT_BYTES * self.goodput if mbit else UNLIMITED_BYTES_S
 
-    def manifest(self) -> Manifest:
-        """Return the title. Its digests are zeros: whether bytes are right is known without them here."""
-        size = int(self.size_mib * MIB)
-        chunk_size = self.chunk_kib * KIB or default_chunk_size(size)
-        count = -(-size // chunk_size)
-        files = layout([("file", size)])
-        return Manifest("simulated", chunk_size, files, bytes(16 * count), bytes(32 * count), "blake3")
+    def all_titles(self) -> tuple[TitleSpec, ...]:
+        """Return the titles; one where none is named."""
+        return self.titles or (TitleSpec("simulated", self.size_mib, chunk_kib=self.chunk_kib),)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all titles together."""
+        return sum(title.size for title in self.all_titles())
+
+    def ordered_s(self, title: TitleSpec) -> float:
+        """Return when a title is ordered, in seconds after the first order."""
+        return title.at * self.bound_s(self.infos()) if title.at is not None else title.at_s or 0.0
 
     def counted(self) -> list[NodeInfo]:
         """Return the caches whose end is waited for: none that is apart, killed, or slowed in what it takes in."""
@@ -241,12 +298,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return event.at * self.bound_s(self.infos()) if event.at is not None else event.at_s or 0.0
 
     def bound_s(self, infos: list[NodeInfo] | None = None) -> float:
-        """Return the least seconds in which the title can reach `infos` (by default those that count).
+        """Return the least seconds in which all titles can reach `infos` (by default those that count).
 
         The largest of the cuts that are known: one host's link, an ISP's uplink, the origin's link, all of an ISP, and
         all of the fleet.
         """
-        size = int(self.size_mib * MIB)
+        size = self.size
         origin = self.upload_rate(self.origin)
         groups: dict[str, list[str]] = {}
         for info in self.counted() if infos is None else infos:

@@ -1,30 +1,60 @@
-"""The tracker, as caches notice it: orders, and rosters that change with a delay. It stands for `tracker.service`.
+"""The tracker, as caches notice it: orders, and rosters that change with a delay. Twin of `tracker.service`.
 
-A cache that is gone is found out after its lease; one that boots is told its order again. While the tracker is down
+A cache that is gone is found out after its lease; one that boots is told its orders again. While the tracker is down
 nothing is told, and what has changed meanwhile is told when it is back.
 """
 
 from __future__ import annotations
 
-from p2pfill.sim.cache import SimCache, SimWorld
-from p2pfill.sim.roster import neighbourhoods
-from p2pfill.swarm.neighbourhood import Member, electorate
+from typing import Any
+
+from p2pfill.model.ids import TitleId
+from p2pfill.model.node import NodeInfo
+from p2pfill.sim.cache import Fleet, SimCache
+from p2pfill.swarm.neighbourhood import Member, Neighbourhoods, electorate
 
 
 class SimTracker:
-    """Knows all caches, and tells each of its neighbourhood."""
+    """Knows all caches, and tells each of its neighbourhoods."""
 
-    def __init__(self, world: SimWorld) -> None:
+    def __init__(self, world: Fleet) -> None:
         self._world = world
-        self._around = neighbourhoods(world.scenario)
-        self._around.put_all(Member(cache.info, True) for cache in world.caches.values() if cache.running)
+        self._around: dict[TitleId, Neighbourhoods] = {}
+        """Of titles that are ordered, the most urgent first."""
+        self._alive = {cache.info.id: cache.info for cache in world.caches.values() if cache.running}
         self._down = 0
         self._untold: dict[str, None] = {}
 
     def begin(self) -> None:
-        """Order the title for all."""
-        for cache in self._world.caches.values():
-            self._tell_soon(cache)
+        """Order all titles, each at its time."""
+        for title in self._world.titles.values():
+            if title.at_s:
+                self._world.schedule.at(title.at_s, self.order, frozenset((title.id,)))
+            else:
+                self._enrol(title.id)
+        self._tell_all()
+
+    def order(self, titles: frozenset[TitleId]) -> None:
+        """Order titles for all."""
+        for title_id in titles:
+            self._enrol(title_id)
+        self._tell_all()
+
+    def withdraw(self, titles: frozenset[TitleId]) -> None:
+        """Order titles no more."""
+        for title_id in titles:
+            self._around.pop(title_id, None)
+        self._tell_all()
+
+    def _enrol(self, title_id: TitleId) -> None:
+        """Make the neighbourhoods of a title with the code of the tracker, bounded where the scenario says so."""
+        neighbours = self._world.scenario.neighbours
+        bounds: dict[str, Any] = {"everybody_max": 0, "neighbours": neighbours} if neighbours else {}
+        around = Neighbourhoods(title_id, self._world.titles[title_id].manifest.chunk_count, **bounds)
+        around.put_all(Member(info, True) for info in self._alive.values())
+        self._around[title_id] = around
+        urgencies = {title.id: title.urgency for title in self._world.titles.values()}
+        self._around = dict(sorted(self._around.items(), key=lambda item: urgencies[item[0]]))
 
     # ---- what happens to it
 
@@ -38,12 +68,12 @@ class SimTracker:
         if not self._down:
             untold, self._untold = self._untold, {}
             for cache in self._world.caches.values():
-                self._set_alive(cache, cache.running)
+                self._set_alive(cache, cache.is_up())
             for name in untold:
                 self._tell_soon(self._world.caches[name])
 
     def cache_ended(self, cache: SimCache) -> None:
-        """Find out, after its lease, that a cache is gone."""
+        """Find out, after its lease, that a cache is gone, or frozen."""
         self._world.schedule.after(self._world.scenario.lease_s, self._expire, cache, cache.boots)
 
     def cache_booted(self, cache: SimCache) -> None:
@@ -53,17 +83,32 @@ class SimTracker:
         self._tell_soon(cache)
 
     def _expire(self, cache: SimCache, boots: int) -> None:
-        if not self._down and not cache.running and cache.boots == boots:
+        if not self._down and not cache.is_up() and cache.boots == boots:
             self._set_alive(cache, False)
 
     def _set_alive(self, cache: SimCache, alive: bool) -> None:
-        if (cache.info.id in self._around.members) == alive:
+        name = cache.info.id
+        if (name in self._alive) == alive:
             return
-        changed = self._around.put(cache.info, counts=True) if alive else self._around.drop(cache.info.id)
-        for name in self._world.caches if self._around.is_small else sorted(changed):
-            self._tell_soon(self._world.caches[name])
+        if alive:
+            self._alive[name] = cache.info
+        else:
+            del self._alive[name]
+        changed: set[str] = set()
+        for around in self._around.values():
+            changed |= around.put(cache.info, counts=True) if alive else around.drop(name)
+            if around.is_small:
+                changed |= self._world.caches.keys()
+        self._tell_all() if len(changed) == len(self._world.caches) else self._tell_these(sorted(changed))
 
     # ---- what it tells
+
+    def _tell_all(self) -> None:
+        self._tell_these(list(self._world.caches))
+
+    def _tell_these(self, names: list[str]) -> None:
+        for name in names:
+            self._tell_soon(self._world.caches[name])
 
     def _tell_soon(self, cache: SimCache) -> None:
         if self._down:
@@ -73,27 +118,35 @@ class SimTracker:
             self._world.schedule.after(delay_s, self._tell, cache)
 
     def _tell(self, cache: SimCache) -> None:
-        """Give a cache its order with the present roster; the node's side of it is `node.agent`."""
-        if self._down or not cache.running:
-            if self._down:
-                self._untold[cache.info.id] = None
-            return
+        """Give a cache its orders with the rosters of the moment; the node's side of it is `node.agent`."""
         world = self._world
-        links = [world.caches[name].info for name in self._around.links(cache.info)]
-        cache.want_links(links)
-        election = self._around.election(cache.info)
-        unlinked: tuple[str, ...] = ()
-        if election is not None:
-            members, unlinked = electorate(cache.info, election, links)
-        else:
-            members = (*(info for info in links if world.caches[info.id].live_at is None), cache.info)
-        if cache.task is not None:
-            cache.set_members(members, unlinked)
-        elif cache.live_at is None:
-            cache.start_fill(members, links, unlinked)
+        if self._down:
+            self._untold[cache.info.id] = None
+        if self._down or not cache.running or cache.later(self._tell, cache):
+            return
+        links = {
+            title_id: [world.caches[name].info for name in around.links(cache.info)]
+            for title_id, around in self._around.items()
+        }
+        everybody = {info.id: info for infos in links.values() for info in infos}
+        cache.take_orders(everybody.values(), {title_id: world.titles[title_id].urgency for title_id in links})
+        for title_id, infos in links.items():
+            cache.fill(cache.stored[title_id], *self._roster(cache, title_id, infos))
         if world.scenario.poll_s and not cache.polled:
             cache.polled = True
             world.schedule.after(world.scenario.poll_s, self._poll, cache, cache.boots)
+
+    def _roster(
+        self, cache: SimCache, title_id: TitleId, links: list[NodeInfo]
+    ) -> tuple[tuple[NodeInfo, ...], list[NodeInfo], tuple[str, ...]]:
+        """Return who wants a title, with whom a cache is linked, and whom of the former it is not linked with."""
+        election = self._around[title_id].election(cache.info)
+        if election is None:
+            caches = self._world.caches
+            wanting = (info for info in links if caches[info.id].stored[title_id].live_at is None)
+            return (*wanting, cache.info), links, ()
+        members, unlinked = electorate(cache.info, election, links)
+        return members, links, unlinked
 
     def _poll(self, cache: SimCache, boots: int) -> None:
         """Tell anew what a long poll brings when it ends without news."""

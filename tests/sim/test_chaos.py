@@ -74,7 +74,7 @@ def test_a_restart_fetches_nothing_twice_that_was_durable() -> None:
 
     def look(*, seen: bool) -> None:
         crash(built.caches["a1"], seen=seen)
-        durable.extend(built.caches["a1"].durable.indexes())
+        durable.extend(next(iter(built.caches["a1"].stored.values())).durable.indexes())
 
     built.caches["a1"].crash = look  # type: ignore[method-assign]
     report = built.run()

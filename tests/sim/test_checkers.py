@@ -12,8 +12,9 @@ from p2pfill.engine.engine import Engine
 from p2pfill.engine.task import FillTask
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
-from p2pfill.sim.cache import SimCache, SimStore
+from p2pfill.sim.cache import SimCache
 from p2pfill.sim.checkers import InvariantBroken
+from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.world import World
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import Scope
@@ -26,13 +27,13 @@ def test_a_sound_world_passes() -> None:
     world().run()
 
 
-def test_announcing_what_was_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SimStore, "seal", lambda *_: None)
+def test_announcing_what_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredTitle, "write_tail", lambda *_, **__: None)
     with pytest.raises(InvariantBroken, match="announces chunk"):
         world().run()
 
 
-def test_showing_what_was_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_showing_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Engine.shown
 
     def all_of_it(engine: Engine, title_id: TitleId) -> Bitmap | None:
@@ -48,7 +49,7 @@ def test_going_live_with_a_chunk_that_is_not_durable(monkeypatch: pytest.MonkeyP
     go_live = SimCache.go_live
 
     def lose_one(cache: SimCache, engine: Engine, task: FillTask) -> None:
-        cache.durable.discard(3)
+        cache.stored[task.title_id].durable.discard(3)
         go_live(cache, engine, task)
 
     monkeypatch.setattr(SimCache, "go_live", lose_one)

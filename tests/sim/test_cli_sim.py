@@ -11,7 +11,7 @@ from sim.worlds import CHAOS, ROOT
 from p2pfill.cli import main
 from p2pfill.cli.sim import parse_seeds
 from p2pfill.errors import ConfigError
-from p2pfill.sim.cache import SimStore
+from p2pfill.sim.disk import StoredTitle
 
 SCENARIO = """
 host_mbit = 100
@@ -55,7 +55,7 @@ def test_many_seeds(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def break_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SimStore, "seal", lambda *_: None)
+    monkeypatch.setattr(StoredTitle, "write_tail", lambda *_, **__: None)
 
 
 def test_a_failure_ends_with_the_command_that_repeats_it(
@@ -65,7 +65,7 @@ def test_a_failure_ends_with_the_command_that_repeats_it(
     for arguments in (["--seed", "7"], ["--seeds", "7:9"]):
         assert main(["sim", str(scenario), *arguments]) == 1
         said = capsys.readouterr().err
-        assert "which it has not verified" in said
+        assert "which is not right on its disk" in said
         assert said.endswith(f"repeat it with: p2pfill sim {scenario} --seed 7\n")
         assert said.count("\n") == 1
 

@@ -73,7 +73,7 @@ async def test_a_fill_of_real_nodes_replays_to_the_same_actions(
 def record_simulated(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[list[bytes]]:
     recordings: list[list[bytes]] = []
 
-    def make(*arguments: object, heard: bool, verified: Bitmap) -> RecordingFill:
+    def make(*arguments: object, heard: bool, **_: object) -> RecordingFill:
         lines: list[bytes] = []
         recordings.append(lines)
         _, manifest, me, policy, _, now, durable = arguments

@@ -1,0 +1,80 @@
+"""What a world has beneath its caches: time, chance, the network, the titles, the origin, and who looks at it all."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, NamedTuple
+
+from p2pfill.model.ids import TitleId
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.urgency import Urgency
+from p2pfill.sim.checkers import Checkers
+from p2pfill.sim.network import Internet
+from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.schedule import Schedule
+from p2pfill.sim.trace import Trace
+
+
+class Title(NamedTuple):
+    """A title that is to be filled."""
+
+    name: str
+    id: TitleId
+    manifest: Manifest
+    urgency: Urgency
+    at_s: float
+    """When it is ordered."""
+
+
+class Ground:
+    """A world without anybody in it. All chance is drawn from generators that the seed has set up."""
+
+    def __init__(self, scenario: Scenario, seed: int, trace: Trace) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.trace = trace
+        self.schedule = Schedule()
+        self.random = Random(f"world {seed}")  # noqa: S311 (a simulation)
+        self.internet = Internet(scenario, scenario.infos(), self.schedule)
+        self.titles: dict[TitleId, Title] = {}
+        for spec in scenario.all_titles():
+            manifest = spec.manifest()
+            at_s = scenario.ordered_s(spec)
+            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s)
+            self.titles[title.id] = title
+        self.chunk_count = sum(title.manifest.chunk_count for title in self.titles.values())
+        """Of all titles."""
+        self.checkers = Checkers(
+            {title.id: title.manifest for title in self.titles.values()},
+            self.note,
+            ledger_every=8 if scenario.chaos is not None else 64,
+            tiers=scenario.check_tiers,
+        )
+        self.withdrawn: frozenset[TitleId] = frozenset()
+        """Titles that are ordered no more, and will not be."""
+        self.origin_up = True
+        self.origin_corrupts: frozenset[TitleId] = frozenset()
+        """Of which titles the origin has other bytes."""
+        self.origin_reads: dict[Any, None] = {}
+        """Reads (`origin.OriginRead`) of which bytes are moving."""
+        self._jitter_s = 0.0
+        self._jitter = Random(f"jitter {seed}")  # noqa: S311
+        if scenario.chaos is not None:
+            self._jitter_s = self._jitter.uniform(0.0, scenario.chaos.jitter_ms * 1e-3)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the first title."""
+        return next(iter(self.titles.values())).manifest
+
+    def titles_named(self, name: str) -> frozenset[TitleId]:
+        """Return the title of a name; all titles where it is empty."""
+        return frozenset(title.id for title in self.titles.values() if name in ("", title.name))
+
+    def note(self, who: str, what: str) -> None:
+        """Write a line into the trace: what a cache does, or what happens to the world (`-`)."""
+        self.trace.add(self.schedule.now, who, what)
+
+    def jitter_s(self) -> float:
+        """Return by how much the next message is late."""
+        return self._jitter.random() * self._jitter_s if self._jitter_s else 0.0
