@@ -188,7 +188,7 @@ class Receiver(Stream):
                 return Poll.WAIT
             if not part:
                 if self._head:
-                    raise RemoteProtocolError("data stream ended inside a header")
+                    raise ConnectionResetError("the remote closed it inside a header")
                 return Poll.END
             self._head += part
         header = decode_header(self._head)
