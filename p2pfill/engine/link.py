@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from p2pfill.engine.requests import Arrival, Lock, Receive, RequestBook
+from p2pfill.engine.requests import Arrival, Lock, Outcome, Receive, RequestBook
 from p2pfill.engine.task import FillTask
 from p2pfill.engine.uploads import UploadQueue
 from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
@@ -397,7 +397,11 @@ class Link:
         for arrival in arrivals:
             self._host.arrived(owner_of(arrival.receive), arrival)
         for arrival in arrivals:
-            self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+            if arrival.outcome is Outcome.BROKEN:
+                # The remote has not sent it whole, and would count it as outstanding for good.
+                self.channel.cancel_request(arrival.receive.request_id)
+            else:
+                self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
 
     # ---- what the remote wants
 
