@@ -243,9 +243,7 @@ class Cache:
         else:
             await asyncio.sleep(AGAIN_S)
 
-    async def from_far(
-        self, stored: Stored, chunk: int, origin: Callable[[int], Coroutine[Any, Any, bytes]]
-    ) -> None:
+    async def from_far(self, stored: Stored, chunk: int, origin: Callable[[int], Coroutine[Any, Any, bytes]]) -> None:
         at_border = self.at_border.setdefault(stored.title.id, set())
         at_border.add(chunk)
         self.tell("Fetching", stored.title.id, chunk)
