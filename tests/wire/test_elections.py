@@ -13,6 +13,8 @@ from p2pfill.hot import _pure_bits, bits
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.election import Duties, Scope, elect, lot_count
+from p2pfill.swarm.neighbourhood import Member as Neighbour
+from p2pfill.swarm.neighbourhood import Neighbourhoods
 
 NAMED = {masters.REGION: Scope.REGION, masters.WORLD: Scope.WORLD, masters.ORIGIN: Scope.ORIGIN}
 
@@ -68,6 +70,23 @@ def test_sums_of_weights_do_not_depend_on_the_order() -> None:
     members = [Member(f"{isp}{n}", isp, "r", weight) for isp in "ab" for n, weight in enumerate((0.1, 0.2, 0.3))]
     order = [*reversed(members[:3]), *members[3:]]
     assert ours(TitleId(bytes(32)), 7, order, frozenset()) == ours(TitleId(bytes(32)), 7, members, frozenset())
+
+
+@settings(deadline=None, max_examples=30)
+@given(title=titles, members=rosters())
+def test_the_groups_of_an_order_elect_as_the_whole_roster_does(title: TitleId, members: list[Member]) -> None:
+    """What a cache of a large fleet is told, docs/tracker-api.md: its ISP's electors, and the weights of all else."""
+    members = [m._replace(weight=max(1, round(m.weight % 64 * 1024)) / 1024, closed=frozenset()) for m in members]
+    # An empty ISP stands for a whole region there.
+    members = [m._replace(isp=m.isp or "none") for m in members]
+    everybody = Neighbourhoods(title, 60, everybody_max=0)
+    everybody.put_all([Neighbour(as_node(member), counts=True) for member in members])
+    for member in members:
+        told = everybody.election(as_node(member))
+        assert told is not None
+        electors = [Member(elector.id, member.isp, member.region, elector.weight) for elector in told.electors]
+        groups = [Member(f"{g.region}/{g.isp}", g.isp, g.region, g.weight) for g in told.groups]
+        assert Fleet(title, 60, [*electors, *groups]).may_go(member) == Fleet(title, 60, members).may_go(member)
 
 
 @settings(deadline=None)
