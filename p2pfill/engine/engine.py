@@ -359,7 +359,7 @@ class Engine:
         if before is None:
             self._take_in(link)
         elif before in self._probes:
-            raise RemoteProtocolError(f"{link.remote.id} is linked already")
+            self.close_link(link, m.GoodbyeCode.DUPLICATE, "another link of that name is being looked at")
         else:
             self._probe_nonce = PROBE_NONCE + (self._probe_nonce + 1) % PROBE_NONCE
             self._probes[before] = link, self.now + PROBE_S

@@ -394,7 +394,11 @@ class Link:
     def reap(self) -> None:
         """Take in what has become of chunks that were asked for."""
         for arrival in self._take_arrivals():
-            self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
+            if arrival.outcome is Outcome.BROKEN:
+                # The remote has not sent it whole, and would count it as outstanding for good.
+                self.channel.cancel_request(arrival.receive.request_id)
+            else:
+                self.channel.finish_request(Side.LOCAL, arrival.receive.request_id)
 
     def _take_arrivals(self) -> list[Arrival]:
         # Whatever becomes of the link: a sealed chunk that its fill never hears of cannot come again.

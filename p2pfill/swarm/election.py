@@ -14,6 +14,7 @@ A central per-chunk plan was rejected: it would put the tracker into the data pa
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
@@ -173,8 +174,7 @@ class Duties:
         self._title_id = title_id
         self._chunk_count = chunk_count
         self._lots = lot_count(chunk_count)
-        self._regions: dict[str, float] = defaultdict(float)
-        self._isps: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._isps: dict[str, dict[str, float]] = defaultdict(dict)
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         self._without = without
         nodes = [node for node in {node.id: node for node in members}.values() if node.weight]
@@ -182,8 +182,12 @@ class Duties:
         for node in nodes:
             if (node.region, node.isp) in present:
                 self._caches[node.region, node.isp][node.id] = node.weight
-                self._regions[node.region] += node.weight
-                self._isps[node.region][node.isp] += node.weight
+        weights: dict[str, list[float]] = defaultdict(list)
+        for (region, isp), group in self._caches.items():
+            # Rounded once: each cache has its members in another order, and sums of floats depend on that.
+            self._isps[region][isp] = math.fsum(group.values())
+            weights[region] += group.values()
+        self._regions = {region: math.fsum(parts) for region, parts in weights.items()}
         is_whole = not closed and all((node.region, node.isp) in present for node in nodes)
         self._by_right = self if is_whole else Duties(title_id, chunk_count, nodes)
         """With those of ISPs that are gone altogether, and all ways open."""

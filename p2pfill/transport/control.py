@@ -59,6 +59,13 @@ SHARE_BURST_S: Final = 0.05
 FAREWELL_TIMEOUT_S: Final = 2.0
 """For the Goodbye to be written; the remote gets no more of our time than that."""
 
+LINGER_S: Final = 0.5
+"""For the remote to end its stream after our Goodbye, two round trips and more. What it has sent meanwhile is read
+past: a kernel that closes with unread bytes resets the connection, and the remote may then never see the Goodbye."""
+
+LINGER_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Read past while lingering: what kernels hold for a connection, and no flood."""
+
 
 class _Share:
     """A part of the event loop's time, with some at once."""
@@ -203,6 +210,10 @@ class ControlChannel:
                 with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
                     scope.shield = True
                     await self._flush_farewell()
+                if self._link.state is LinkState.CLOSING and self._socket is not None:
+                    with trio.move_on_after(LINGER_S) as scope:
+                        scope.shield = True
+                        await self._linger()
             finally:
                 # Shielded, though it does not wait: a cancel here would take the place of what has gone wrong.
                 with trio.CancelScope(shield=True):
@@ -298,9 +309,22 @@ class ControlChannel:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # it is gone already, and knows
 
+    async def _linger(self) -> None:
+        """End our half of the connection, and read past what still comes until the remote ends its own."""
+        left = LINGER_BYTES_MAX
+        try:
+            if isinstance(self._stream, trio.SocketStream):
+                await self._stream.send_eof()
+            while left > 0 and (data := await self._stream.receive_some(READ_BYTES)):
+                left -= len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
     def _end(self, reason: str) -> None:
         self.end_reason = self.end_reason or reason
         self._ended = True
+        # Whoever writes may wait for a remote that does not read.
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + FAREWELL_TIMEOUT_S)
         self._output.set()
 
 

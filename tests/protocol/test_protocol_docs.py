@@ -5,20 +5,133 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+import pytest
 import xxhash
 from blake3 import blake3
+from wire import masters
 
+from p2pfill.engine import engine, requests
+from p2pfill.engine import link as engine_link
+from p2pfill.hot import _pure_bits
+from p2pfill.model import pace
+from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.manifest import Manifest, layout
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.node import links
 from p2pfill.protocol import messages as m
+from p2pfill.protocol import rules, tokens
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
 from p2pfill.protocol.link import state_diagram
+from p2pfill.swarm import claims, faults, interest, ways
+from p2pfill.swarm import masters as swarm_masters
+from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.pacing import CLAIM_TIMES, STALL_CHUNKS
+from p2pfill.swarm.sources import LEAST_RATE_BYTES_S
+from p2pfill.transport import control
 
 DOCS = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
-def test_diagram_in_the_docs_is_current() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    assert f"```mermaid\n{state_diagram()}\n```" in text
+PACKAGE = DOCS.parents[1] / "p2pfill"
+KEEPERS = (
+    pace,
+    claims,
+    faults,
+    interest,
+    swarm_masters,
+    ways,
+    tokens,
+    rules,
+    requests,
+    engine_link,
+    engine,
+    control,
+    links,
+)
+TEXT = DOCS.read_text(encoding="utf-8")
+
+
+def table_rows(header: str) -> list[list[str]]:
+    """Return the cells of all tables that begin with `header`."""
+    found = []
+    for part in TEXT.split(header)[1:]:
+        rows = part.split("\n\n")[0].splitlines()[2:]
+        found += [[cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in rows]
+    return found
+
+
+def constants() -> dict[str, float]:
+    """Return the constants of the modules that keep clocks and limits of the wire."""
+    return {name: value for module in KEEPERS for name, value in vars(module).items() if name.isupper()}
+
+
+@pytest.mark.parametrize("diagram", [state_diagram(), requests.state_diagram()])
+def test_diagrams_in_the_docs_are_current(diagram: str) -> None:
+    assert f"```mermaid\n{diagram}\n```" in TEXT
+    assert TEXT.count("```mermaid") == 2
+
+
+def test_clocks_and_limits_in_the_docs_are_those_of_the_code() -> None:
+    policy = {field.name: field.default for field in msgspec.structs.fields(FillPolicy)}
+    known = {**constants(), **policy}
+    rows = table_rows("| clock | seconds |") + table_rows("| limit | value | what follows |")
+    assert len(rows) >= 36
+    for name, value, *_ in rows:
+        assert known[name] == float(value.replace(",", "")), name
+
+
+def test_every_clock_and_limit_that_the_docs_name_has_a_row() -> None:
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*_(?:S|MAX)|[a-z]+_(?:wait|timeout)_s|quarantine_s)`", TEXT))
+    assert named == {
+        row[0] for row in table_rows("| clock | seconds |") + table_rows("| limit | value | what follows |")
+    } - {"REQUESTS_SLACK"}
+
+
+def test_figures_in_the_text_are_those_of_the_code() -> None:
+    assert f"the time in which {STALL_CHUNKS} chunks have been coming" in TEXT
+    assert f"chunk_size / {LEAST_RATE_BYTES_S:,} s" in TEXT
+    assert CLAIM_TIMES == 2  # "twice the time that the receiver's own chunks take"
+    assert 1 << claims.DOUBLINGS_MAX == 1 << faults.DOUBLINGS_MAX == 64  # "up to 64 times"
+    assert faults.REFUSALS_MAX == 3  # "three times in a row"
+    codes = {code.value for code in m.GoodbyeCode}
+    line = TEXT[TEXT.index("`Goodbye` codes:") :].split(". ")[0]
+    assert {int(number) for number in re.findall(r"\b(\d) [a-z]", line)} == codes
+
+
+def test_reject_codes_in_the_docs_are_those_of_the_code() -> None:
+    source = (PACKAGE / "engine" / "link.py").read_text(encoding="utf-8")
+    sent = set(re.findall(r'reject_request\([^"]*"([a-z-]+)"\)', source))
+    line = TEXT[TEXT.index("`Reject` codes are") :].split(".")[0]
+    assert set(re.findall(r"`([a-z-]+)`", line)) == sent
+
+
+def test_the_election_in_the_docs_is_right() -> None:
+    title = TitleId(bytes.fromhex(_title_id()))
+    rows = table_rows("| member | ISP | region | weight |")
+    nodes = [NodeInfo(NodeId(name), isp, region, weight=float(weight)) for name, isp, region, weight, *_ in rows]
+    duties = Duties(title, 8, nodes)
+    for node, (*_, share, leads, origin) in zip(nodes, rows, strict=True):
+        within = duties.within(node)
+        shown = [[int(chunk) for chunk in cell.split(", ") if chunk != "none"] for cell in (share, leads, origin)]
+        assert shown == [list(within[scope].indexes()) for scope in (Scope.REGION, Scope.WORLD, Scope.ORIGIN)]
+    assert f"`{masters.seed(title, 'a1'):016x}`" in TEXT
+    assert f"`{_pure_bits._mix(0):016x}`" in TEXT
+    assert repr(_pure_bits._score(_pure_bits._mix(0), masters.seed(title, "a1"), 1.0)) in TEXT
+    closed = Duties(title, 8, nodes, (), {"a1": [Scope.ORIGIN]})
+    moved = {
+        node.id: list(closed.within(node)[Scope.REGION].and_not(duties.within(node)[Scope.REGION]).indexes())
+        for node in nodes
+    }
+    assert moved == {"a1": [], "a2": [3, 5], "b1": [], "c1": []}
+    assert "With the way of `a1` to origins closed, its chunks 3 and 5 go to `a2`, and nothing else moves." in TEXT
+
+
+def _title_id() -> str:
+    found = re.search(r"^title id ([0-9a-f]{64})$", TEXT, re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 def test_every_message_is_in_the_docs() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sim.worlds import SMALL, world
+from sim.worlds import world
 
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.link import Link

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 import trio.testing
 
 from p2pfill.errors import RemoteProtocolError
-from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, Want
+from p2pfill.model.limits import MIB
+from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Want, encode_payload
 from p2pfill.transport import control
 from p2pfill.transport.control import ControlChannel
 
@@ -95,3 +101,51 @@ async def test_silence_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
     with trio.fail_after(5):
         await channel.run(Log().handle)
     assert "no Hello" in channel.end_reason
+
+
+@asynccontextmanager
+async def tcp_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        near = await trio.open_tcp_stream(*listener.socket.getsockname())
+        async with near, await listener.accept() as far:
+            yield near, far
+
+
+async def test_a_goodbye_reaches_a_remote_that_is_still_sending() -> None:
+    """Closed with bytes unread, the connection would be reset under it."""
+    async with tcp_pair() as (near, far):
+        channel = ControlChannel(near, hello("a"))
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+
+                async def run() -> None:
+                    with pytest.raises(RemoteProtocolError):
+                        await channel.run(Log().handle)
+
+                nursery.start_soon(run)
+                await far.send_all(b"GET / HTTP/1.1\r\n\r\n" + bytes(6_000_000))
+                await far.send_eof()
+                received = b""
+                while part := await far.receive_some(4096):
+                    received += part
+    assert b"not a p2pfill" in received
+
+
+async def test_a_remote_that_neither_reads_nor_ends_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "FAREWELL_TIMEOUT_S", 0.2)
+    bitmap = bytes(MIB // 4)
+    async with tcp_pair() as (near, far):
+        near.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        channel, log = ControlChannel(near, hello("a")), Log()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.run, log.handle)
+                said = [encode_payload(message) for message in (hello("b"), Want(0, bytes(32)))]
+                await far.send_all(encode_preamble(OUR_VERSIONS) + b"".join(map(encode_frame, said)))
+                await log.arrived.wait()
+                for _ in range(8):
+                    assert channel.send(Holdings(0, True, 8 * len(bitmap), bitmap))
+                await trio.sleep(0.1)  # whoever writes now waits for the remote
+                channel.close(GoodbyeCode.IDLE, "silent")

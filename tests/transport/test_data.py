@@ -557,3 +557,19 @@ async def test_a_wake_that_comes_while_a_stream_is_armed_is_not_lost(plane: Data
         plane._epoll.close()
         plane._epoll = held
     assert got == [(stream.fd, select.EPOLLOUT)]
+
+
+@pytest.mark.parametrize("cut", [1, 15])
+async def test_a_stream_that_breaks_off_inside_a_header_is_no_breach(
+    plane: DataPlane, tmp_path: Path, cut: int
+) -> None:
+    """A process that is killed may have had room for a part of it."""
+    _, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(plane, target, payload, numbers=[1])
+    with near, far, trio.fail_after(20):
+        await send_all(near, encode_header(DataHeader(1, 3, len(payload)))[:cut])
+        near.close()
+        with pytest.raises(TransferError, match="inside a header"):
+            await inbox.receiver(far).run()
+    assert inbox.got == []
