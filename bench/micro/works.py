@@ -28,11 +28,11 @@ from p2pfill import _native
 from p2pfill.hot import _pure_bits, _pure_io, bits, io
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ANNOUNCE_S
 from p2pfill.model.reports import NodeReport
+from p2pfill.model.timing import ANNOUNCE_S
 from p2pfill.protocol.framing import Deframer, VersionRange, encode_frame, encode_preamble
 from p2pfill.protocol.messages import Have, Message, Ping, Request, decode_payload, encode_payload
-from p2pfill.swarm.election import LOTS_MAX, elect, elect_masters
+from p2pfill.swarm.election import STRIPES_MAX, elect, elect_masters
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.ranking import Candidate, rank_sources
 from p2pfill.tracker.records import FillRequest
@@ -262,17 +262,17 @@ def group(count: int) -> dict[str, float]:
 
 @contextmanager
 def elect_one_group() -> Iterator[Run]:
-    """Elect the masters of all lots in a group of 50."""
-    title, caches = course.make_manifest(LOTS_MAX).title_id, group(50)
-    yield repeat(lambda: elect(title, range(LOTS_MAX), caches))
+    """Elect the masters of all stripes in a group of 50."""
+    title, caches = course.make_manifest(STRIPES_MAX).title_id, group(50)
+    yield repeat(lambda: elect(title, range(STRIPES_MAX), caches))
 
 
 @contextmanager
 def elect_by_reach() -> Iterator[Run]:
-    """Elect the masters of all lots of an ISP of 50 caches, by how far each has to go."""
-    title, caches = course.make_manifest(LOTS_MAX).title_id, group(50)
+    """Elect the masters of all stripes of an ISP of 50 caches, by how far each has to go."""
+    title, caches = course.make_manifest(STRIPES_MAX).title_id, group(50)
     chance = random.Random(1)
-    reaches = {lot: chance.randrange(3) for lot in range(LOTS_MAX)}
+    reaches = {stripe: chance.randrange(3) for stripe in range(STRIPES_MAX)}
     yield repeat(lambda: elect_masters(title, reaches, caches))
 
 
@@ -338,8 +338,12 @@ def _works() -> Iterator[Work]:
     yield Work("encode", f"{len(MESSAGES)} messages", encode, 100, times_counted=5)
     yield Work("decode", f"{len(MESSAGES)} messages", decode, 100, times_counted=5)
     yield Work("pick-rarest", "pick of 25,000 chunks", pick_rarest, 200, True, 1, times_counted=4)
-    yield Work("elect", f"election of {LOTS_MAX} lots by 50 caches", elect_one_group, 10, True, 1, times_counted=1)
-    yield Work("elect-masters", f"election of {LOTS_MAX} lots by reach", elect_by_reach, 10, True, 1, times_counted=1)
+    yield Work(
+        "elect", f"election of {STRIPES_MAX} stripes by 50 caches", elect_one_group, 10, True, 1, times_counted=1
+    )
+    yield Work(
+        "elect-masters", f"election of {STRIPES_MAX} stripes by reach", elect_by_reach, 10, True, 1, times_counted=1
+    )
     for count, times, counted in ((1, 3000, NEWS_CHUNKS), (50, 3000, NEWS_CHUNKS), (500, 400, 0)):
         for filling, state in ((False, "have all"), (True, "are filling too")):
             name, unit = f"schedule-{count}{'-filling' * filling}", f"chunk from {count} caches that {state}"

@@ -32,7 +32,7 @@ cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const ui
 cdef void assign_loop(const uint32_t* chunks, const uint64_t* seeds, const double* weights, uint32_t* quotas,
                       uint32_t* members, size_t member_count, uint16_t* out, size_t chunk_count) noexcept nogil
 
-cdef struct Spent:
+cdef struct StreamStats:
     int64_t hash_ns
     int64_t write_ns
 
@@ -42,12 +42,12 @@ cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t len
                         uint8_t* buffer, size_t buffer_bytes, int* error) noexcept nogil
 cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length, int* error) noexcept nogil
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, Spent* spent, int* error) noexcept nogil
+                       int64_t offset, int64_t length, StreamStats* spent, int* error) noexcept nogil
 
 cdef class ChunkReceiver:
     cdef uint8_t* buffer
     cdef size_t buffer_bytes
     cdef XXH3_state_t* state
     cdef bint busy
-    cdef Spent spent
+    cdef StreamStats spent
     cdef int check_idle(self) except -1

@@ -303,7 +303,7 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
 
 
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
-                       int64_t offset, int64_t length, Spent* spent, int* error) noexcept nogil:
+                       int64_t offset, int64_t length, StreamStats* spent, int* error) noexcept nogil:
     cdef int64_t taken = 0, began_ns, hashed_ns
     cdef ssize_t n
     while taken < length:

@@ -128,13 +128,13 @@ class LightPeer:
             case m.Hello():
                 self.linked.set()
                 self._handle = channel.next_handle()
-                channel.send(m.Want(self._handle, self._manifest.title_id))
+                channel.send(m.Subscribe(self._handle, self._manifest.title_id))
             case m.Holdings(_, known, chunk_count, bitmap):
                 self.answers += 1
                 if known:
                     self.holdings = Bitmap.from_bytes(bitmap, chunk_count)
                     self.held.set()
-            case m.Want(handle, title_id):
+            case m.Subscribe(handle, title_id):
                 known = title_id == self._manifest.title_id
                 holdings = (len(self._holds), self._holds.to_bytes()) if known else (0, b"")
                 channel.send(m.Holdings(handle, known, *holdings))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import REDIAL_MAX_S, REDIAL_S
+from p2pfill.model.timing import REDIAL_MAX_S, REDIAL_S
 
 if TYPE_CHECKING:
     from random import Random

@@ -40,14 +40,14 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import AGENDA_S, PROGRESS_S
 from p2pfill.model.reports import clipped
+from p2pfill.model.timing import PROGRESS_S, SCHEDULER_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.agenda import Agenda
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.scheduler import FillScheduler
 
 if TYPE_CHECKING:
     from random import Random
@@ -132,8 +132,8 @@ class Engine:
         self._upload_slots = upload_slots
         self._urgencies: Mapping[TitleId, Urgency] = {}
         """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
-        self._agenda = Agenda()
-        self._agenda_at = NEVER
+        self._scheduler = FillScheduler()
+        self._scheduler_at = NEVER
         self._progress_at = NEVER
         self._awake_at = NEVER
         """When the driver was to poll at the latest."""
@@ -175,12 +175,12 @@ class Engine:
         if task.is_over:
             return task  # it cannot even be told what to fill
         # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
-        self._agenda.drop(task.title_id)
+        self._scheduler.drop(task.title_id)
         self.activate(now, task.title_id)
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
         self._in_task(task, lambda: self._limit_slots(task), None)
         self._dirty[task] = None
-        self._each_link(lambda link: link.want(task))
+        self._each_link(lambda link: link.subscribe(task))
         self._each_link(lambda link: link.show(task.title_id))
         return task
 
@@ -247,7 +247,7 @@ class Engine:
         for receive in task.stop_reads():
             self.emit(StopRead(task, receive))
         self.tasks.pop(task.title_id, None)
-        self._each_link(lambda link: link.unwant(task))
+        self._each_link(lambda link: link.unsubscribe(task))
         if task.state == "failed":
             self._each_link(lambda link: link.show(task.title_id))  # it is served no more
         self._dirty.pop(task, None)
@@ -268,33 +268,33 @@ class Engine:
         if urgencies == self._urgencies:
             return
         self._urgencies = dict(urgencies)
-        for title_id in self._agenda.titles():
-            self._agenda.put(now, title_id, self.urgency(title_id))
-        self._look_at_agenda()
+        for title_id in self._scheduler.titles():
+            self._scheduler.put(now, title_id, self.urgency(title_id))
+        self._look_at_scheduler()
         self._to_wake.update(dict.fromkeys(self.links.values()))
 
     def activate(self, now: float, title_id: TitleId) -> None:
         """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
         self.now = now
-        self._agenda.put(now, title_id, self.urgency(title_id))
-        self._look_at_agenda()
+        self._scheduler.put(now, title_id, self.urgency(title_id))
+        self._look_at_scheduler()
 
     def yield_to_others(self, now: float, title_id: TitleId) -> None:
         """Let less urgent titles ask: this one has nothing to ask for, or cannot."""
         self.now = now
-        self._agenda.drop(title_id)
-        self._look_at_agenda()
+        self._scheduler.drop(title_id)
+        self._look_at_scheduler()
 
     def note_moved(self, task: FillTask) -> None:
         """Note that payload of a title is arriving: less urgent ones wait."""
-        if self._agenda.saw(self.now, task.title_id):
-            self._look_at_agenda()
+        if self._scheduler.saw(self.now, task.title_id):
+            self._look_at_scheduler()
 
-    def _look_at_agenda(self) -> None:
-        self._agenda_at = self.now + AGENDA_S if len(self._agenda) > 1 else NEVER
-        for title_id, held in self._agenda.look(self.now).items():
+    def _look_at_scheduler(self) -> None:
+        self._scheduler_at = self.now + SCHEDULER_S if len(self._scheduler) > 1 else NEVER
+        for title_id, held in self._scheduler.look(self.now).items():
             if (task := self.tasks.get(title_id)) is not None:
-                self.handle_event(task, events.HeldBack() if held else events.Released())
+                self.handle_event(task, events.Paused() if held else events.Resumed())
 
     # ---- links
 
@@ -376,7 +376,7 @@ class Engine:
             return
         self.links[link.remote.id] = link
         for task in list(self.tasks.values()):
-            link.want(task)
+            link.subscribe(task)
 
     def _end_probes(self, now: float) -> None:
         for before, (link, until) in list(self._probes.items()):
@@ -470,9 +470,9 @@ class Engine:
         except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
             self.task_faulted(task, error)
 
-    def heard(self, task: FillTask, node_id: str) -> None:
+    def holdings_received(self, task: FillTask, node_id: str) -> None:
         """Note that a cache has said what it holds."""
-        if task.hear(node_id):
+        if task.holdings_received(node_id):
             self.handle_event(task, events.NeighboursHeard())
 
     def task(self, title_id: TitleId) -> FillTask | None:
@@ -514,7 +514,7 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
-        wake_at = min(self._agenda_at, self._progress_at, self.dialler.next_at)
+        wake_at = min(self._scheduler_at, self._progress_at, self.dialler.next_at)
         for task in list(self.tasks.values()):
             # Where it cannot say, it has failed, and that is to be done now.
             wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
@@ -544,10 +544,10 @@ class Engine:
         """Begin all waits anew: this cache was stopped, and the others were not silent meanwhile."""
         for task in list(self.tasks.values()):
             held = task.fill.is_held
-            self.handle_event(task, events.HeldBack())
-            self.handle_event(task, events.Released())
+            self.handle_event(task, events.Paused())
+            self.handle_event(task, events.Resumed())
             if held:
-                self.handle_event(task, events.HeldBack())
+                self.handle_event(task, events.Paused())
 
     def _advance(self, now: float) -> None:
         """Take note of what the time has brought."""
@@ -555,8 +555,8 @@ class Engine:
             self._effects.extend(self.dialler.poll(now))
         if self._probes:
             self._end_probes(now)
-        if now >= self._agenda_at:
-            self._look_at_agenda()
+        if now >= self._scheduler_at:
+            self._look_at_scheduler()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_S
             self._each_link(Link.report_progress)

@@ -1,8 +1,9 @@
 """One other cache: what it and we want of each other, over a control link and the data streams beside it. Pure.
 
-What we want of it: for each title a Want with a handle; its Holdings and Haves become events of our fill. Requests go
-over the control link, payload comes back over a data stream that we open, once, when we first request something.
-What it wants of us: its Wants are subscriptions, its Requests wait in a queue for its data stream and an upload slot.
+What we want of it: for each title a Subscribe with a handle; its Holdings and Haves become events of our fill. Requests
+go over the control link, payload comes back over a data stream that we open, once, when we first request something.
+What it wants of us: its Subscribes are subscriptions, its Requests wait in a queue for its data stream and an upload
+slot.
 
 The link reaches the rest of the cache through `LinkHost` alone.
 """
@@ -22,7 +23,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
-from p2pfill.protocol.rules import WANTS_MAX, Side
+from p2pfill.protocol.rules import SUBSCRIPTIONS_MAX, Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope, scope_between
 from p2pfill.swarm.ways import as_number, from_number
@@ -45,7 +46,7 @@ class Channel(Protocol):
         """Queue a message; False where the link is ending, or what the message is about is over."""
 
     def next_handle(self) -> int:
-        """Return a handle for our next Want."""
+        """Return a handle for our next Subscribe."""
 
     def next_request_id(self) -> int:
         """Return an id for our next Request."""
@@ -97,7 +98,7 @@ class LinkHost(Protocol):
     def arrived(self, owner: Owner, arrival: Arrival) -> None:
         """Take in what became of a receive."""
 
-    def heard(self, task: FillTask, node_id: str) -> None:
+    def holdings_received(self, task: FillTask, node_id: str) -> None:
         """Note that a cache has said what it holds."""
 
     def task(self, title_id: TitleId) -> FillTask | None:
@@ -245,22 +246,22 @@ class Link:
 
     # ---- what we want
 
-    def want(self, task: FillTask) -> None:
+    def subscribe(self, task: FillTask) -> None:
         """Subscribe to the remote's holdings of the title that `task` fills."""
-        if len(self._wanted) >= WANTS_MAX:
+        if len(self._wanted) >= SUBSCRIPTIONS_MAX:
             return  # others of the roster are asked; there is room again when one of them is over
         handle = self.channel.next_handle()
-        if self.channel.send(m.Want(handle, task.title_id)):
+        if self.channel.send(m.Subscribe(handle, task.title_id)):
             self._wanted[handle] = task
             self._handles[task.title_id] = handle
 
-    def unwant(self, task: FillTask) -> None:
-        """End the subscription that `want` began."""
+    def unsubscribe(self, task: FillTask) -> None:
+        """End the subscription that `subscribe` began."""
         handle = self._handles.pop(task.title_id, None)
         if handle is not None:
             del self._wanted[handle]
             self._holding.discard(handle)
-            self.channel.send(m.Unwant(handle))
+            self.channel.send(m.Unsubscribe(handle))
         self._abandon(task)
 
     def _abandon(self, task: FillTask) -> None:
@@ -334,7 +335,7 @@ class Link:
             raise RemoteProtocolError(
                 f"holdings of {message.chunk_count} chunks, title has {task.manifest.chunk_count}"
             )
-        self._host.heard(task, self.remote.id)
+        self._host.holdings_received(task, self.remote.id)
         if not message.known:
             if message.handle in self._holding:
                 # It had the title, and has it no more.
@@ -359,7 +360,7 @@ class Link:
         if (task := self._task_of(message.handle)) is not None and self.remote is not None:
             self._host.handle_event(task, events.ChunksClaimed(self.remote.id, message.chunks))
 
-    def _take_slow(self, message: m.Slow) -> None:
+    def _take_slow(self, message: m.ReportSlow) -> None:
         if (task := self._task_of(message.handle)) is not None and self.remote is not None:
             self._host.handle_event(task, events.SlowReported(self.remote.id, message.node_id))
 
@@ -430,7 +431,7 @@ class Link:
     def report_slow(self, title_id: TitleId, node_id: str) -> None:
         """Tell that this cache leaves another one out for a title."""
         for handle in self._subscribed(title_id):
-            self.channel.send(m.Slow(handle, node_id))
+            self.channel.send(m.ReportSlow(handle, node_id))
 
     def report_ways(self, title_id: TitleId, closed: Collection[Scope]) -> None:
         """Tell from where this cache cannot take chunks of a title."""
@@ -454,7 +455,7 @@ class Link:
         else:
             self.channel.send(m.Holdings(handle, True, len(held), held.to_bytes()))
 
-    def _take_want(self, message: m.Want) -> None:
+    def _take_subscribe(self, message: m.Subscribe) -> None:
         title_id = TitleId(message.title_id)
         self._subscriptions[message.handle] = title_id
         self._send_holdings(message.handle, title_id)
@@ -462,7 +463,7 @@ class Link:
         if task is not None and task.fill.ways.closed:
             self.channel.send(m.Ways(message.handle, as_number(task.fill.ways.closed)))
 
-    def _take_unwant(self, message: m.Unwant) -> None:
+    def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
         if self._subscriptions.pop(message.handle, None) is not None:
             self.uploads.withdraw_handle(message.handle)
 
@@ -522,14 +523,14 @@ _TAKES: Final[dict[type, Callable[[Link, Any], None]]] = {
     m.Holdings: Link._take_holdings,
     m.Have: Link._take_have,
     m.Fetching: Link._take_fetching,
-    m.Slow: Link._take_slow,
+    m.ReportSlow: Link._take_slow,
     m.Ways: Link._take_ways,
     m.Interest: Link._take_interest,
     m.Reject: Link._take_reject,
     m.StreamGrant: Link._take_grant,
     m.StreamRefuse: Link._take_refuse,
-    m.Want: Link._take_want,
-    m.Unwant: Link._take_unwant,
+    m.Subscribe: Link._take_subscribe,
+    m.Unsubscribe: Link._take_unsubscribe,
     m.Request: Link._take_request,
     m.Cancel: Link._take_cancel,
     m.StreamOpen: Link._take_stream_open,

@@ -12,7 +12,7 @@ import itertools
 from collections import Counter
 from typing import NamedTuple
 
-from p2pfill.engine.uploads import Wanted
+from p2pfill.engine.uploads import NextUpload
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 
@@ -78,7 +78,7 @@ class UploadSlots:
             served.append(entry.uploader)
         return served
 
-    def take(self, uploader: Uploader, wanted: Wanted) -> bool:
+    def take(self, uploader: Uploader, wanted: NextUpload) -> bool:
         """Give a slot to `uploader`, which has none, or queue it for one; True where it has one now."""
         if self._free and self._may_send(wanted.title):
             self._free -= 1
@@ -87,7 +87,7 @@ class UploadSlots:
             self._enqueue(uploader, wanted)
         return uploader.has_slot
 
-    def reprioritise(self, uploader: Uploader, wanted: Wanted) -> bool:
+    def reprioritise(self, uploader: Uploader, wanted: NextUpload) -> bool:
         """Let `uploader` wait for something more urgent, if it waits; True where that gets it a slot."""
         if uploader.place is not None and wanted.urgency < uploader.place.urgency:
             self._enqueue(uploader, wanted)
@@ -97,7 +97,7 @@ class UploadSlots:
         self._hand_to(uploader, uploader.place.title)
         return True
 
-    def renew(self, uploader: Uploader, wanted: Wanted) -> tuple[bool, Uploader | None]:
+    def renew(self, uploader: Uploader, wanted: NextUpload) -> tuple[bool, Uploader | None]:
         """Leave `uploader` its slot for a next chunk unless another waits that is as urgent and as far; then queue it.
 
         Returns whether it still has one, and who was handed it instead.
@@ -131,7 +131,7 @@ class UploadSlots:
         self._hand_to(entry.uploader, entry.title)
         return entry.uploader
 
-    def _enqueue(self, uploader: Uploader, wanted: Wanted) -> None:
+    def _enqueue(self, uploader: Uploader, wanted: NextUpload) -> None:
         uploader.place = QueueEntry(wanted.urgency, uploader.nearness, next(self._numbers), uploader, wanted.title)
         heapq.heappush(self._queue, uploader.place)
 

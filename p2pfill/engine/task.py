@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfill.engine.requests import ChunkStore, Receive, RequestStep
 from p2pfill.errors import P2PFillError, TransferError
-from p2pfill.model.pace import ANNOUNCE_S, COMMIT_INTERVAL_S, MEET_S, WRITE_OUT_BYTES, slots_for
 from p2pfill.model.reports import TitleState, clipped
+from p2pfill.model.timing import ANNOUNCE_S, COMMIT_INTERVAL_S, DISCOVERY_TIMEOUT_S, WRITE_OUT_BYTES, slots_for
 from p2pfill.swarm import events
 from p2pfill.swarm.ledger import ChunkState
 
@@ -111,7 +111,7 @@ class FillTask:
         self.slots = 0
         """Upload slots that this title may take."""
         self._unheard = set(unheard)
-        self._discover_until = now + MEET_S if self._unheard else NEVER
+        self._discover_until = now + DISCOVERY_TIMEOUT_S if self._unheard else NEVER
         self._told_at = -NEVER
         self._commit_at = now
         self._committing = False
@@ -124,7 +124,7 @@ class FillTask:
         """Whether the title is live, or the fill has failed."""
         return self.state in ("live", "failed")
 
-    def hear(self, neighbour: str) -> bool:
+    def holdings_received(self, neighbour: str) -> bool:
         """Note that a cache has said what it holds, which may be nothing; True where it was the last one to."""
         if neighbour not in self._unheard:
             return False

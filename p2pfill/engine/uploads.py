@@ -16,14 +16,14 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 
 
-class Wanted(NamedTuple):
+class NextUpload(NamedTuple):
     """What would be sent next."""
 
     urgency: Urgency
     title: TitleId
 
 
-class Asked(NamedTuple):
+class UploadRequest(NamedTuple):
     """A request that waits."""
 
     request_id: int
@@ -53,7 +53,7 @@ class UploadQueue:
             self._title_of[request_id] = title
             self._waiting.setdefault(title, OrderedDict())[request_id] = chunk
 
-    def withdraw(self, request_id: int) -> Asked | None:
+    def withdraw(self, request_id: int) -> UploadRequest | None:
         """Remove and return a request, if it still waits."""
         with self._lock:
             return self._remove(request_id)
@@ -64,29 +64,29 @@ class UploadQueue:
             for request_id in [number for number, under in self._handle_of.items() if under == handle]:
                 self._remove(request_id)
 
-    def _remove(self, request_id: int) -> Asked | None:
+    def _remove(self, request_id: int) -> UploadRequest | None:
         title = self._title_of.pop(request_id, None)
         if title is None:
             return None
         del self._handle_of[request_id]
         chunk = self._waiting[title].pop(request_id)
         self._forget_if_empty(title)
-        return Asked(request_id, title, chunk)
+        return UploadRequest(request_id, title, chunk)
 
-    def wanted(self) -> Wanted | None:
+    def wanted(self) -> NextUpload | None:
         """Return what would be taken now; None where nothing waits."""
         with self._lock:
             if not self._waiting:
                 return None
             title = min(self._waiting, key=self._turn_of)
-            return Wanted(self._urgency_of(title), title)
+            return NextUpload(self._urgency_of(title), title)
 
     def titles(self) -> set[TitleId]:
         """Return the titles for which something waits."""
         with self._lock:
             return set(self._waiting)
 
-    def take(self) -> Asked | None:
+    def take(self) -> UploadRequest | None:
         """Remove and return the request that is to be served next."""
         with self._lock:
             if not self._waiting:
@@ -95,7 +95,7 @@ class UploadQueue:
             request_id, chunk = self._waiting[title].popitem(last=False)
             del self._title_of[request_id], self._handle_of[request_id]
             self._forget_if_empty(title)
-            return Asked(request_id, title, chunk)
+            return UploadRequest(request_id, title, chunk)
 
     def _turn_of(self, title: TitleId) -> tuple[Urgency, int]:
         return self._urgency_of(title), next(iter(self._waiting[title]))

@@ -60,7 +60,7 @@ class CachedTitles:
         if self._drops:
             self._used_at[title_id] = time.monotonic()
 
-    async def drop_often(self) -> None:
+    async def eviction_loop(self) -> None:
         """Drop the pages of live titles as they come to rest; runs until cancelled."""
         while True:
             await trio.sleep(LOOK_S)

@@ -11,7 +11,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import UPLOAD_SLOTS
+from p2pfill.model.timing import UPLOAD_SLOTS
 
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
 """Addresses to listen on which nobody can connect to."""

@@ -17,18 +17,18 @@ import trio
 from p2pfill.engine.dialler import Dial
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.link import Link, OpenStream, WakeUploads
-from p2pfill.engine.uploads import Wanted
+from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
 from p2pfill.model.ids import TitleId
-from p2pfill.model.pace import CONNECT_TIMEOUT_S
 from p2pfill.model.reports import clipped
+from p2pfill.model.timing import CONNECT_TIMEOUT_S
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message
 from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
-from p2pfill.transport.data import Receiver, Sender, Spent, Upload
+from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.plane import DataPlane
 
 LINKS_MAX: Final = 512
@@ -50,7 +50,7 @@ class LinkSockets:
         self.nursery = nursery
         self.receivers: list[Receiver] = []
         self.senders: dict[Sender, trio.CancelScope] = {}
-        self.spent_before = Spent()
+        self.spent_before = StreamStats()
         """Of the receivers that have ended."""
         self.bytes_before = 0
 
@@ -62,7 +62,7 @@ class LinkSockets:
         """Return the request ids of the chunks that are coming."""
         return [number for receiver in self.receivers if (number := receiver.receiving) is not None]
 
-    def spent(self) -> Spent:
+    def spent(self) -> StreamStats:
         """Return what the data streams towards us have done with their time."""
         total = self.spent_before
         for receiver in self.receivers:
@@ -100,7 +100,7 @@ class Links:
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
-        self._spent_before = Spent()
+        self._spent_before = StreamStats()
         self.upload_bytes = 0
 
     # ---- what others ask
@@ -118,7 +118,7 @@ class Links:
         for link in list(self._sockets):
             self._engine.close_link(link, GoodbyeCode.SHUTDOWN, reason)
 
-    def spent(self) -> Spent:
+    def spent(self) -> StreamStats:
         """Return what all data streams on which this node receives have done with their time."""
         total = self._spent_before
         for one in self._sockets.values():
@@ -144,7 +144,7 @@ class Links:
         sockets = self._sockets.get(effect.link)
         if sockets is not None and not any(sender.wake() for sender in sockets.senders):
             for sender in sockets.senders:
-                sender.hurry()
+                sender.reprioritise()
 
     # ---- control links
 
@@ -324,7 +324,7 @@ class Links:
             if stored is not None:
                 self._note_used(asked.title)
                 header = DataHeader(asked.request_id, asked.chunk, stored.manifest.chunk_length(asked.chunk))
-                return Upload(header, stored, Wanted(self._engine.urgency(asked.title), asked.title))
+                return Upload(header, stored, NextUpload(self._engine.urgency(asked.title), asked.title))
         return None
 
     def _sent(self, link: Link, header: DataHeader) -> None:

@@ -24,9 +24,9 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import LoopLag, NodeReport, TitleReport, clipped
+from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
@@ -39,7 +39,7 @@ from p2pfill.node.usage import process_usage
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
-from p2pfill.transport.data import Spent
+from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
 
@@ -351,7 +351,7 @@ class Node:
         return TitleReport(fill.title_id.hex(), "failed", error=fill.error or "its state cannot be told")
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> StreamStats:
         """What the data streams on which this node receives have done with their time."""
         return self.links.spent()
 
@@ -391,7 +391,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.drive)
                 if config.drop_pages:
-                    nursery.start_soon(node.cached.drop_often)
+                    nursery.start_soon(node.cached.eviction_loop)
                 nursery.start_soon(trio.serve_listeners, node.links.accept, listeners)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.

@@ -34,7 +34,7 @@ from obstore.store import HTTPStore, LocalStore
 
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError, is_fault
-from p2pfill.model.pace import FAILING_ATTEMPTS
+from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.errors import (
     OriginCancelled,

@@ -228,7 +228,7 @@ class ControlLink:
     # ---- what the rules know
 
     def next_handle(self) -> int:
-        """Return a handle for our next Want. Ids only grow; one past u32 makes `send` raise: open a new link."""
+        """Return a handle for our next Subscribe. Ids only grow; one past u32 makes `send` raise: open a new link."""
         return self._rules.next_handle(Side.LOCAL)
 
     def next_request_id(self) -> int:

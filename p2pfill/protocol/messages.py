@@ -121,7 +121,7 @@ class Hello(_Record, frozen=True, tag=1):
     """Random per start of the process: tells a restarted node from a second link of the same one."""
 
 
-class Want(_Record, frozen=True, tag=2):
+class Subscribe(_Record, frozen=True, tag=2):
     """Occurs when the sender asks for the receiver's holdings of a title, now and as they grow."""
 
     handle: U32
@@ -129,7 +129,7 @@ class Want(_Record, frozen=True, tag=2):
 
 
 class Holdings(_Record, frozen=True, tag=3):
-    """Occurs when the sender answers a Want, or when what it had said before no longer holds."""
+    """Occurs when the sender answers a Subscribe, or when what it had said before no longer holds."""
 
     handle: U32
     known: bool
@@ -153,7 +153,7 @@ class Fetching(_Record, frozen=True, tag=5):
     chunks: Chunks
 
 
-class Unwant(_Record, frozen=True, tag=6):
+class Unsubscribe(_Record, frozen=True, tag=6):
     """Occurs when the sender is done with a title; ends the subscription and all requests under it."""
 
     handle: U32
@@ -201,7 +201,7 @@ class StreamRefuse(_Record, frozen=True, tag=12):
     reason: Reason = ""
 
 
-class Slow(_Record, frozen=True, tag=13):
+class ReportSlow(_Record, frozen=True, tag=13):
     """Occurs when the sender does without a cache for a while, since it is slow: others may find the same later."""
 
     handle: U32
@@ -252,18 +252,18 @@ class Ways(_Record, frozen=True, tag=18):
 
 Message = (
     Hello
-    | Want
+    | Subscribe
     | Holdings
     | Have
     | Fetching
-    | Unwant
+    | Unsubscribe
     | Request
     | Cancel
     | Reject
     | StreamOpen
     | StreamGrant
     | StreamRefuse
-    | Slow
+    | ReportSlow
     | Ping
     | Pong
     | Goodbye

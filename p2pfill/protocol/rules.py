@@ -8,9 +8,9 @@ the three cases of an id apart without a graveyard: live (in its dict), over (no
 message crossed its end on the way, and is STALE), or never used (a breach). Rejected: ids that are free again at once,
 where a late Reject or Have could hit the next user of its id.
 
-A request is live from Request until Cancel, Reject, Unwant of its handle, or `finish_request`, which each side calls
-for itself since the payload travels elsewhere. The asked side learns the end later than the asker, hence the slack in
-`LinkLimits.requests_slack`.
+A request is live from Request until Cancel, Reject, Unsubscribe of its handle, or `finish_request`, which each side
+calls for itself since the payload travels elsewhere. The asked side learns the end later than the asker, hence the
+slack in `LinkLimits.requests_slack`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from p2pfill.protocol.messages import (
     Ping,
     Pong,
     Reject,
+    ReportSlow,
     Request,
-    Slow,
     StreamGrant,
     StreamOpen,
     StreamRefuse,
-    Unwant,
-    Want,
+    Subscribe,
+    Unsubscribe,
     Ways,
 )
 
-WANTS_MAX: Final = 1024
+SUBSCRIPTIONS_MAX: Final = 1024
 """Titles that one side follows on one link; a node fills far fewer at once, and each costs the other side updates."""
 
 REQUESTS_MAX: Final = 1024
@@ -60,7 +60,7 @@ PINGS_MAX: Final = 16
 class LinkLimits(NamedTuple):
     """Bounds on what one side of a link may leave open; the same numbers must hold on both sides."""
 
-    wants_max: int = WANTS_MAX
+    subscriptions_max: int = SUBSCRIPTIONS_MAX
     requests_max: int = REQUESTS_MAX
     requests_slack: int = REQUESTS_SLACK
     streams_max: int = STREAMS_MAX
@@ -118,7 +118,7 @@ class RuleBook:
         return dict(self._sides(side)[0].requests)
 
     def next_handle(self, side: Side) -> int:
-        """Return the lowest handle that `side` may use for its next Want."""
+        """Return the lowest handle that `side` may use for its next Subscribe."""
         return self._sides(side)[0].handle_last + 1
 
     def next_request_id(self, side: Side) -> int:
@@ -154,11 +154,11 @@ class RuleBook:
 
     # ---- what each message must keep: the sender's asks are `own`, the receiver's `asked`
 
-    def _judge_want(self, message: Want, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
-        _check_new("handle", message.handle, own.handle_last, len(own.wants), self._limits.wants_max)
+    def _judge_subscribe(self, message: Subscribe, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+        _check_new("handle", message.handle, own.handle_last, len(own.wants), self._limits.subscriptions_max)
         return Verdict.VALID
 
-    def _judge_unwant(self, message: Unwant, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _judge_unsubscribe(self, message: Unsubscribe, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         return _verdict_of_asker("handle", message.handle, message.handle in own.wants, own.handle_last, by)
 
     def _judge_interest(self, message: Interest, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
@@ -197,7 +197,7 @@ class RuleBook:
             _check_chunks(handle, max(message.chunks), asked.wants[handle])
         return verdict
 
-    def _judge_word(self, message: Slow | Ways, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+    def _judge_word(self, message: ReportSlow | Ways, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
         return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
 
     def _judge_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
@@ -224,12 +224,12 @@ class RuleBook:
         return Verdict.VALID
 
 
-def _record_want(message: Want, own: _Asks, _asked: _Asks) -> None:
+def _record_subscribe(message: Subscribe, own: _Asks, _asked: _Asks) -> None:
     own.wants[message.handle] = None
     own.handle_last = message.handle
 
 
-def _record_unwant(message: Unwant, own: _Asks, _asked: _Asks) -> None:
+def _record_unsubscribe(message: Unsubscribe, own: _Asks, _asked: _Asks) -> None:
     del own.wants[message.handle]
     for request_id in [r for r, used in own.requests.items() if used == message.handle]:
         del own.requests[request_id]
@@ -273,8 +273,8 @@ def _record_pong(message: Pong, _own: _Asks, asked: _Asks) -> None:
 # By type, since every message passes here twice, and a chain of cases costs a part of the event loop's time: see
 # docs/experiments.md, "The data path".
 _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]]] = {
-    Want: RuleBook._judge_want,
-    Unwant: RuleBook._judge_unwant,
+    Subscribe: RuleBook._judge_subscribe,
+    Unsubscribe: RuleBook._judge_unsubscribe,
     Interest: RuleBook._judge_interest,
     Request: RuleBook._judge_request,
     Cancel: RuleBook._judge_cancel,
@@ -287,15 +287,15 @@ _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
     StreamRefuse: RuleBook._judge_stream_answer,
     Ping: RuleBook._judge_ping,
     Pong: RuleBook._judge_pong,
-    Slow: RuleBook._judge_word,
+    ReportSlow: RuleBook._judge_word,
     Ways: RuleBook._judge_word,
     Goodbye: RuleBook._judge_free,
     Hello: RuleBook._judge_hello,
 }
 
 _RECORDS: Final[dict[type, Callable[[Any, _Asks, _Asks], None]]] = {
-    Want: _record_want,
-    Unwant: _record_unwant,
+    Subscribe: _record_subscribe,
+    Unsubscribe: _record_unsubscribe,
     Request: _record_request,
     Cancel: _record_cancel,
     Reject: _record_reject,

@@ -20,7 +20,7 @@ from p2pfill.errors import StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import CONNECT_TIMEOUT_S
+from p2pfill.model.timing import CONNECT_TIMEOUT_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.sim.checkers import CheckedFill
 from p2pfill.sim.connection import Connection, serve

@@ -67,7 +67,7 @@ class PlainChannel:
                 yield message
 
     def next_handle(self) -> int:
-        """Return a handle for our next Want."""
+        """Return a handle for our next Subscribe."""
         self._handles += 1
         return self._handles
 
@@ -138,7 +138,7 @@ class WireChannel:
                     yield message
 
     def next_handle(self) -> int:
-        """Return a handle for our next Want."""
+        """Return a handle for our next Subscribe."""
         return self._link.next_handle()
 
     def next_request_id(self) -> int:

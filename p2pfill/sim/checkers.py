@@ -6,8 +6,8 @@ Each cache's engine is given a `CheckedFill`, the fill logic as it ships with th
 2. Each chunk is in exactly one state of the ledger, and one that is asked for is asked of one source (`decided`).
 3. Tier order: nothing is asked for across a border while a trusted source nearer holds it, and whoever goes further out
    than the roster that he was told gives him leave to has counted an escalation for it (`decided`).
-4. A title asks for nothing new while a more urgent one of the same cache moves (`decided`), as `swarm.agenda` has it.
-5. Nobody is accused of wrong bytes, or of a breach of the rules, who has kept to them (`accused`).
+4. A title asks for nothing new while a more urgent one of the same cache moves (`decided`), as `swarm.scheduler` has
+it. 5. Nobody is accused of wrong bytes, or of a breach of the rules, who has kept to them (`accused`).
 6. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
 
 A broken one raises `InvariantBroken`, an error of ours and never of a scenario. Tier order is worked out anew here,
@@ -32,9 +32,9 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.urgency import Urgency
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.agenda import STUCK_S
-from p2pfill.swarm.election import Duties, Scope, reach
+from p2pfill.swarm.election import Assignment, Scope, reach
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.scheduler import STUCK_S
 
 LEDGER_EVERY: Final = 64
 """Decisions of a fleet between two looks at a whole ledger; each costs as much as some dozen decisions."""
@@ -112,8 +112,8 @@ class Checkers:
         self._tiers = tiers
         self._decisions = 0
         self._rosters: dict[tuple[str, TitleId], tuple[NodeInfo, ...]] = {}
-        self._duties: dict[tuple[TitleId, tuple[NodeInfo, ...]], Duties] = {}
-        self._rights: dict[tuple[str, TitleId], dict[Scope, Bitmap]] = {}
+        self._assignment: dict[tuple[TitleId, tuple[NodeInfo, ...]], Assignment] = {}
+        self._nominal_share: dict[tuple[str, TitleId], dict[Scope, Bitmap]] = {}
 
     # ---- 1: what is said
 
@@ -146,7 +146,7 @@ class Checkers:
     def told_members(self, fill: CheckedFill, members: tuple[NodeInfo, ...]) -> None:
         """Take note of the roster that a fill is given."""
         self._rosters[fill.key] = members
-        self._rights.pop(fill.key, None)
+        self._nominal_share.pop(fill.key, None)
 
     def decided(
         self, now: float, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int
@@ -161,7 +161,7 @@ class Checkers:
                 self._check_request(fill, action, scope, given_up.get(action.chunk))
                 if len(fill.beside) > 1:
                     _check_turn(now, fill)
-                if scope > Scope.ISP and self._tiers and scope > reach(self._rights_of(fill), action.chunk):
+                if scope > Scope.ISP and self._tiers and scope > reach(self._nominal_of(fill), action.chunk):
                     beyond += 1
                 fill.asked.add(action.request, action.chunk, action.source, scope)
             elif isinstance(action, actions.CancelRequest) and (ended := fill.asked.end(action.request)):
@@ -199,17 +199,17 @@ class Checkers:
                     f"{name} asks {action.source} for chunk {chunk}, though {source.id}, which is nearer, holds it"
                 )
 
-    def _rights_of(self, fill: CheckedFill) -> dict[Scope, Bitmap]:
+    def _nominal_of(self, fill: CheckedFill) -> dict[Scope, Bitmap]:
         """Return how far the roster that it was told lets a cache go for each chunk."""
-        rights = self._rights.get(fill.key)
+        rights = self._nominal_share.get(fill.key)
         if rights is None:
             title_id, members = fill.manifest.title_id, self._rosters[fill.key]
-            if (title_id, members) not in self._duties:
-                if len(self._duties) >= DUTIES_MAX:
-                    self._duties.clear()
+            if (title_id, members) not in self._assignment:
+                if len(self._assignment) >= DUTIES_MAX:
+                    self._assignment.clear()
                 chunk_count = self._manifests[title_id].chunk_count
-                self._duties[title_id, members] = Duties(title_id, chunk_count, members)
-            rights = self._rights[fill.key] = self._duties[title_id, members].within(fill.me)
+                self._assignment[title_id, members] = Assignment(title_id, chunk_count, members)
+            rights = self._nominal_share[fill.key] = self._assignment[title_id, members].within(fill.me)
         return rights
 
     # ---- 6: the end

@@ -14,7 +14,7 @@ from p2pfill.engine.requests import Arrival, Outcome, Receive, RequestStep
 from p2pfill.engine.slots import Uploader
 from p2pfill.errors import RemoteProtocolError, StoreError
 from p2pfill.model.ids import TitleId
-from p2pfill.model.pace import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.timing import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.protocol.data import DataHeader
 from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode
 from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of

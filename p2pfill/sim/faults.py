@@ -13,7 +13,7 @@ from random import Random
 from typing import Final
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.pace import PROGRESS_S
+from p2pfill.model.timing import PROGRESS_S
 from p2pfill.sim.cache import Fleet, SimCache
 from p2pfill.sim.scenario import FaultSpec, Scenario
 from p2pfill.sim.tracker import SimTracker

@@ -9,7 +9,7 @@ from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.engine.task import FillTask
 from p2pfill.errors import StoreError
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import FAILING_ATTEMPTS, ORIGIN_READS_MAX
+from p2pfill.model.timing import FAILING_ATTEMPTS, ORIGIN_READS_MAX
 from p2pfill.sim.flows import Flow
 from p2pfill.sim.ground import Ground
 from p2pfill.sim.network import Place

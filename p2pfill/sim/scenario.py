@@ -18,8 +18,8 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import Manifest, default_chunk_size, layout
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import UPLOAD_SLOTS
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.timing import UPLOAD_SLOTS
 
 CACHES_MAX: Final = 100_000
 """Beyond this not even the smallest title fits into a machine's memory."""

@@ -31,13 +31,13 @@ class SimTracker:
             if title.at_s:
                 self._world.schedule.at(title.at_s, self.order, frozenset((title.id,)))
             else:
-                self._enrol(title.id)
+                self._update_rosters(title.id)
         self._tell_all()
 
     def order(self, titles: frozenset[TitleId]) -> None:
         """Order titles for all."""
         for title_id in titles:
-            self._enrol(title_id)
+            self._update_rosters(title_id)
         self._tell_all()
 
     def withdraw(self, titles: frozenset[TitleId]) -> None:
@@ -46,7 +46,7 @@ class SimTracker:
             self._around.pop(title_id, None)
         self._tell_all()
 
-    def _enrol(self, title_id: TitleId) -> None:
+    def _update_rosters(self, title_id: TitleId) -> None:
         """Make the neighbourhoods of a title with the code of the tracker, bounded where the scenario says so."""
         neighbours = self._world.scenario.neighbours
         bounds: dict[str, Any] = {"everybody_max": 0, "neighbours": neighbours} if neighbours else {}

@@ -1,16 +1,16 @@
 """Links across borders in a large fleet: with those from whom a cache takes, or to whom it gives, what it is master of.
 
-Each lot of chunks (`election.lot_count`) has a master in every ISP. The ISPs of a region stand in an order for each
-lot, the one that the region has elected first and the others by rendezvous rank, and form a tree with `CHILDREN`
-branches: the master takes the lot from its parent in the tree and gives it to its children. The regions of the world do
-the same with the masters of their first ISPs. Each cache is also linked with its grandparents and grandchildren, so
-that no loss of one cache cuts others off.
+Each stripe of chunks (`election.stripe_count`) has a master in every ISP. The ISPs of a region stand in an order for
+each stripe, the one that the region has elected first and the others by rendezvous rank, and form a tree with
+`CHILDREN` branches: the master takes the stripe from its parent in the tree and gives it to its children. The regions
+of the world do the same with the masters of their first ISPs. Each cache is also linked with its grandparents and
+grandchildren, so that no loss of one cache cuts others off.
 
 So the links follow the elections: a chunk goes from master to master without a detour through caches that happen to be
 linked. All of it is worked out when asked for, from one election an ISP, a region and the world; nothing is kept for a
-cache but its lots. A cache that stands alone in its ISP is master of all lots there and would be linked with most of
-the region: `FAR_MAX` of those links are kept, the same ones for both ends, and what it is master of beyond them comes
-from others who hold it.
+cache but its stripes. A cache that stands alone in its ISP is master of all stripes there and would be linked with most
+of the region: `FAR_MAX` of those links are kept, the same ones for both ends, and what it is master of beyond them
+comes from others who hold it.
 
 Rejected: far links by chance. A chunk then reaches an ISP only when most caches of those before have it. Rejected too:
 everybody at the leader. Of 25 ISPs the last gets a chunk 24 chunk times later; in a tree of threes after 3 x 3. See
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from p2pfill.model.ids import TitleId
-from p2pfill.swarm.election import elect, elect_masters, lot_count, rank
+from p2pfill.swarm.election import elect, elect_masters, rank, stripe_count
 
 CHILDREN: Final = 3
 """Branches of a tree. With b of them the last of n members waits for about b log_b n chunks: the least for 3."""
@@ -34,7 +34,8 @@ FAR_MAX: Final = 256
 """Links of one cache across borders; half of `node.links.LINKS_MAX`."""
 
 LOTS_FEW: Final = FAR_MAX // (2 * (2 + CHILDREN + CHILDREN**2))
-"""A master of so few lots keeps all of its links: in each tree a lot gives it two upwards, and children and theirs."""
+"""A master of so few stripes keeps all of its links: in each tree a stripe gives it two upwards, and children and
+theirs."""
 
 Group = Mapping[str, float]
 IspKey = tuple[str, str]
@@ -42,36 +43,36 @@ IspKey = tuple[str, str]
 
 
 class Tree:
-    """An order of named groups for each lot. One of those with a weight leads it; those without are never first."""
+    """An order of named groups for each stripe. One of those with a weight leads it; those without are never first."""
 
-    def __init__(self, title_id: TitleId, lots: int, weights: Group, before: Tree | None = None) -> None:
+    def __init__(self, title_id: TitleId, stripes: int, weights: Group, before: Tree | None = None) -> None:
         """What can be had from `before`, a tree of the same title, is not worked out again."""
         self.weights = dict(weights)
         leading = {name: weight for name, weight in weights.items() if weight > 0}
-        names, leaders = elect(title_id, range(lots if leading else 0), leading)
-        self._leaders = [names[leader] for leader in leaders] or [""] * lots
-        """Lot -> who leads; empty where nobody does."""
+        names, leaders = elect(title_id, range(stripes if leading else 0), leading)
+        self._leaders = [names[leader] for leader in leaders] or [""] * stripes
+        """Stripe -> who leads; empty where nobody does."""
         self._ranks: list[list[str]]
         self.order: list[list[str]]
-        """Lot -> names, the one that leads first."""
-        self.turned: Iterable[int] = range(lots)
-        """The lots whose order differs from that before."""
+        """Stripe -> names, the one that leads first."""
+        self.turned: Iterable[int] = range(stripes)
+        """The stripes whose order differs from that before."""
         if before is not None and before.weights.keys() == weights.keys():
             self._ranks = before._ranks
             self.order = list(before.order)
-            self.turned = [lot for lot in range(lots) if self._leaders[lot] != before._leaders[lot]]
+            self.turned = [stripe for stripe in range(stripes) if self._leaders[stripe] != before._leaders[stripe]]
         else:
             equal = dict.fromkeys(weights, 1.0)
-            self._ranks = [rank(title_id, lot, equal) for lot in range(lots)]
+            self._ranks = [rank(title_id, stripe, equal) for stripe in range(stripes)]
             self.order = list(self._ranks)
-        for lot in self.turned:
-            leader = self._leaders[lot]
-            others = [name for name in self._ranks[lot] if name != leader]
-            self.order[lot] = [leader, *others] if leader else others
+        for stripe in self.turned:
+            leader = self._leaders[stripe]
+            others = [name for name in self._ranks[stripe] if name != leader]
+            self.order[stripe] = [leader, *others] if leader else others
 
-    def around(self, lot: int, name: str) -> Iterator[str]:
+    def around(self, stripe: int, name: str) -> Iterator[str]:
         """Yield the parent, the grandparent, the children and the grandchildren of a group."""
-        order = self.order[lot]
+        order = self.order[stripe]
         place = order.index(name)
         parent = (place - 1) // CHILDREN
         if place > 0:
@@ -93,14 +94,14 @@ class Border(NamedTuple):
 
 
 class Borders:
-    """The masters of one title's lots in all ISPs, and which of them are linked."""
+    """The masters of one title's stripes in all ISPs, and which of them are linked."""
 
     def __init__(self, title_id: TitleId, chunk_count: int) -> None:
         self._title_id = title_id
-        self._lots = lot_count(chunk_count)
+        self._stripes = stripe_count(chunk_count)
         self._isps: dict[IspKey, _Masters] = {}
         self._regions: dict[str, Tree] = {}
-        self._world = Tree(title_id, self._lots, {})
+        self._world = Tree(title_id, self._stripes, {})
         self._isp_of: dict[str, IspKey] = {}
         self._kept: dict[str, frozenset[str]] = {}
         """With whom a cache would be linked for its own part, as far as it was asked for."""
@@ -111,8 +112,8 @@ class Borders:
         groups = {key: border.caches for key, border in borders.items() if border.caches}
         for region, isp in groups:
             weights[region][isp] = borders[region, isp].weight
-        self._regions = {region: Tree(self._title_id, self._lots, group) for region, group in weights.items()}
-        self._world = Tree(self._title_id, self._lots, _sums(self._regions))
+        self._regions = {region: Tree(self._title_id, self._stripes, group) for region, group in weights.items()}
+        self._world = Tree(self._title_id, self._stripes, _sums(self._regions))
         self._isps = {key: self._elect(key, group, self._regions, self._world) for key, group in groups.items()}
         self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.caches}
         self._kept.clear()
@@ -120,8 +121,9 @@ class Borders:
     def put(self, key: IspKey, border: Border) -> set[str]:
         """Take in how an ISP's border is now, be it that there is nobody left; return the ids of those to be told soon.
 
-        Those are the masters there of the lots that move, before and after, and who is linked with them for these. That
-        an ISP weighs more or less may also turn a few trees and move a few lots elsewhere: that is news that can wait.
+        Those are the masters there of the stripes that move, before and after, and who is linked with them for these.
+        That an ISP weighs more or less may also turn a few trees and move a few stripes elsewhere: that is news that
+        can wait.
         """
         region, isp = key
         regions = dict(self._regions)
@@ -130,30 +132,30 @@ class Borders:
         weights.pop(isp, None)
         if border.caches:
             weights[isp] = border.weight
-        turned: Iterable[int] = range(self._lots)
+        turned: Iterable[int] = range(self._stripes)
         if weights:
-            regions[region] = Tree(self._title_id, self._lots, weights, tree)
+            regions[region] = Tree(self._title_id, self._stripes, weights, tree)
             turned = regions[region].turned
-        world = Tree(self._title_id, self._lots, _sums(regions), self._world)
+        world = Tree(self._title_id, self._stripes, _sums(regions), self._world)
         isps = {other: masters for other, masters in self._isps.items() if other != key}
         if border.caches:
             isps[key] = self._elect(key, border.caches, regions, world)
-        # Who leads for other lots than before shares them out anew.
+        # Who leads for other stripes than before shares them out anew.
         leaders: set[IspKey] = set()
-        for trees, lots in ((self._regions, turned), (regions, turned)):
+        for trees, stripes in ((self._regions, turned), (regions, turned)):
             if region in trees:
-                leaders.update((region, trees[region].order[lot][0]) for lot in lots)
+                leaders.update((region, trees[region].order[stripe][0]) for stripe in stripes)
         for trees, top in ((self._regions, self._world), (regions, world)):
-            for lot in world.turned if top.weights else ():
-                first = top.order[lot][0]
-                leaders.add((first, trees[first].order[lot][0]))
+            for stripe in world.turned if top.weights else ():
+                first = top.order[stripe][0]
+                leaders.add((first, trees[first].order[stripe][0]))
         for other in leaders - {key}:
             if other in isps:
                 isps[other] = self._elect(other, isps[other].caches, regions, world)
         old, new = self._isps.get(key), isps.get(key)
-        moved = list(range(self._lots))
+        moved = list(range(self._stripes))
         if old is not None and new is not None:
-            moved = [lot for lot in moved if old.master[lot] != new.master[lot]]
+            moved = [stripe for stripe in moved if old.master[stripe] != new.master[stripe]]
         changed = self._touching(key, moved)
         self._isps, self._regions, self._world = isps, regions, world
         for name in old.caches if old is not None else ():
@@ -171,19 +173,19 @@ class Borders:
         key = region if region in self._regions else next(iter(self._regions), None)
         if key is None:
             return []
-        return list(dict.fromkeys(self._leader(key, lot) for lot in range(self._lots)))[:count]
+        return list(dict.fromkeys(self._leader(key, stripe) for stripe in range(self._stripes)))[:count]
 
     def _elect(self, key: IspKey, caches: Group, regions: Mapping[str, Tree], world: Tree) -> _Masters:
         region, isp = key
         tree = regions[region]
-        reaches = dict.fromkeys(range(self._lots), 0)
-        for lot in range(self._lots) if tree.weights[isp] else ():
-            if tree.order[lot][0] == isp:
-                reaches[lot] = 2 if world.order[lot][0] == region else 1
+        reaches = dict.fromkeys(range(self._stripes), 0)
+        for stripe in range(self._stripes) if tree.weights[isp] else ():
+            if tree.order[stripe][0] == isp:
+                reaches[stripe] = 2 if world.order[stripe][0] == region else 1
         elected = elect_masters(self._title_id, reaches, caches)
-        masters = _Masters(caches, [elected[lot] for lot in range(self._lots)], defaultdict(list))
-        for lot, name in enumerate(masters.master):
-            masters.lots_of[name].append(lot)
+        masters = _Masters(caches, [elected[stripe] for stripe in range(self._stripes)], defaultdict(list))
+        for stripe, name in enumerate(masters.master):
+            masters.stripes_of[name].append(stripe)
         return masters
 
     def _keeps(self, node_id: str) -> frozenset[str]:
@@ -193,39 +195,39 @@ class Borders:
         if node_id not in self._kept:
             key = self._isp_of[node_id]
             found: set[str] = set()
-            for lot in self._isps[key].lots_of.get(node_id, ()):
-                found.update(self._around(key, lot))
+            for stripe in self._isps[key].stripes_of.get(node_id, ()):
+                found.update(self._around(key, stripe))
             nearest = sorted(found, key=lambda other: _distance(node_id, other)) if len(found) > FAR_MAX else found
             self._kept[node_id] = frozenset(list(nearest)[:FAR_MAX])
         return self._kept[node_id]
 
     def _has_few(self, node_id: str) -> bool:
         """Tell whether a cache keeps all of its links for sure."""
-        return len(self._isps[self._isp_of[node_id]].lots_of.get(node_id, ())) <= LOTS_FEW
+        return len(self._isps[self._isp_of[node_id]].stripes_of.get(node_id, ())) <= LOTS_FEW
 
-    def _leader(self, region: str, lot: int) -> str:
-        return self._isps[region, self._regions[region].order[lot][0]].master[lot]
+    def _leader(self, region: str, stripe: int) -> str:
+        return self._isps[region, self._regions[region].order[stripe][0]].master[stripe]
 
-    def _touching(self, key: IspKey, lots: Iterable[int]) -> set[str]:
-        """Return the masters of `lots` in an ISP and those with whom each of them is linked for its lot."""
+    def _touching(self, key: IspKey, stripes: Iterable[int]) -> set[str]:
+        """Return the masters of `stripes` in an ISP and those with whom each of them is linked for its stripe."""
         found: set[str] = set()
         masters = self._isps.get(key)
         if masters is None:
             return found
-        for lot in lots:
-            found.add(masters.master[lot])
-            found.update(self._around(key, lot))
+        for stripe in stripes:
+            found.add(masters.master[stripe])
+            found.update(self._around(key, stripe))
         return found
 
-    def _around(self, key: IspKey, lot: int) -> Iterator[str]:
-        """Yield the caches with which the master of a lot in an ISP is to be linked for it."""
+    def _around(self, key: IspKey, stripe: int) -> Iterator[str]:
+        """Yield the caches with which the master of a stripe in an ISP is to be linked for it."""
         region, isp = key
         tree = self._regions[region]
-        for other in tree.around(lot, isp):
-            yield self._isps[region, other].master[lot]
-        if tree.order[lot][0] == isp:
-            for other in self._world.around(lot, region):
-                yield self._leader(other, lot)
+        for other in tree.around(stripe, isp):
+            yield self._isps[region, other].master[stripe]
+        if tree.order[stripe][0] == isp:
+            for other in self._world.around(stripe, region):
+                yield self._leader(other, stripe)
 
 
 class _Masters(NamedTuple):
@@ -233,8 +235,8 @@ class _Masters(NamedTuple):
 
     caches: Group
     master: list[str]
-    """Lot -> cache."""
-    lots_of: dict[str, list[int]]
+    """Stripe -> cache."""
+    stripes_of: dict[str, list[int]]
 
 
 def _sums(regions: Mapping[str, Tree]) -> dict[str, float]:

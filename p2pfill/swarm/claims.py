@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.pace import PROGRESS_S
+from p2pfill.model.timing import PROGRESS_S
 
 CLAIM_S: Final = 2.25 * PROGRESS_S
 """A claim that was not repeated for so long is void: it was repeated each `PROGRESS_S`, and two may be late."""

@@ -1,9 +1,9 @@
 """Who fetches which chunk across which border.
 
 Every cache that wants a title stands in three nested groups: its ISP, its region, the world. For each chunk (for each
-lot of chunks, where there are very many) each group elects one fill master: the world elects a region, that region an
-ISP, that ISP a cache. So the cache that may fetch a chunk from the origin is also its ISP's master for it, each border
-is crossed once, and each chunk has its own tree.
+stripe of chunks, where there are very many) each group elects one fill master: the world elects a region, that region
+an ISP, that ISP a cache. So the cache that may fetch a chunk from the origin is also its ISP's master for it, each
+border is crossed once, and each chunk has its own tree.
 
 Within a group the choice is weighted rendezvous hashing held to exact quotas (`hot.bits.assign`): plain rendezvous
 hashing leaves some masters with a third more work than others, and a fill ends when the last one does. Everyone
@@ -27,10 +27,10 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 
-LOTS_MAX: Final = 1024
-"""Masters are elected for lots, not for chunks, where a title has more chunks than this: an election costs lots x
-members, and whoever are masters of one lot in their ISPs are linked with each other (`swarm.borders`). In an ISP of a
-hundred caches some then do a tenth more than others at the border, which is a hundredth of the title."""
+STRIPES_MAX: Final = 1024
+"""Masters are elected for stripes, not for chunks, where a title has more chunks than this: an election costs stripes x
+members, and whoever are masters of one stripe in their ISPs are linked with each other (`swarm.borders`). In an ISP of
+a hundred caches some then do a tenth more than others at the border, which is a hundredth of the title."""
 
 
 class Scope(IntEnum):
@@ -62,39 +62,39 @@ Closed = Mapping[str, Collection[Scope]]
 NOTHING_CLOSED: Final[Closed] = MappingProxyType({})
 
 
-def lot_count(chunk_count: int) -> int:
-    """Return how many lots a title's chunks make; chunk k is in lot k % lots.
+def stripe_count(chunk_count: int) -> int:
+    """Return how many stripes a title's chunks make; chunk k is in stripe k % stripes.
 
-    No more than `LOTS_MAX`, and all of the same size to within one chunk: 1,500 chunks make 750 lots of two.
+    No more than `STRIPES_MAX`, and all of the same size to within one chunk: 1,500 chunks make 750 stripes of two.
     """
-    return -(-chunk_count // max(1, -(-chunk_count // LOTS_MAX)))
+    return -(-chunk_count // max(1, -(-chunk_count // STRIPES_MAX)))
 
 
 def elect(
-    title_id: TitleId, lots: Sequence[int], group: Mapping[str, float], first: int = 0
+    title_id: TitleId, stripes: Sequence[int], group: Mapping[str, float], first: int = 0
 ) -> tuple[list[str], array[int]]:
-    """Elect one of `group` (name -> weight above 0) as master of each of `lots` (numbers).
+    """Elect one of `group` (name -> weight above 0) as master of each of `stripes` (numbers).
 
-    Returns the names and, per lot, the master's place among them. Shares follow the weights to within one lot; what is
-    left over goes to those first who come first in order of names, counted from the place `first` on.
+    Returns the names and, per stripe, the master's place among them. Shares follow the weights to within one stripe;
+    what is left over goes to those first who come first in order of names, counted from the place `first` on.
     """
     names = sorted(group)
     names = names[first:] + names[:first]
-    owners = bits.assign(lots, [_seed(title_id, name) for name in names], [group[name] for name in names])
+    owners = bits.assign(stripes, [_seed(title_id, name) for name in names], [group[name] for name in names])
     return names, owners
 
 
 def elect_masters(title_id: TitleId, reaches: Mapping[int, int], group: Mapping[str, float]) -> dict[int, str]:
-    """Elect a cache of an ISP as master of each lot, of which `reaches` tells how far its master has to go.
+    """Elect a cache of an ISP as master of each stripe, of which `reaches` tells how far its master has to go.
 
-    The lots of each reach are shared out by themselves. All in one, some caches had more to fetch from the origin than
-    others, and the fill took longer: docs/experiments.md, "Requests at an origin".
+    The stripes of each reach are shared out by themselves. All in one, some caches had more to fetch from the origin
+    than others, and the fill took longer: docs/experiments.md, "Requests at an origin".
     """
     masters: dict[int, str] = {}
     for number, reach_ in enumerate(sorted(set(reaches.values()))):
-        lots = [lot for lot, this in reaches.items() if this == reach_]
-        names, owners = elect(title_id, lots, group, number * len(group) // len(Scope))
-        masters.update({lot: names[owner] for lot, owner in zip(lots, owners, strict=True)})
+        stripes = [stripe for stripe, this in reaches.items() if this == reach_]
+        names, owners = elect(title_id, stripes, group, number * len(group) // len(Scope))
+        masters.update({stripe: names[owner] for stripe, owner in zip(stripes, owners, strict=True)})
     return masters
 
 
@@ -103,40 +103,46 @@ def elect_stand_ins(
 ) -> dict[int, str]:
     """Elect as `elect_masters` does, and then others in the place of those `without` whom `group` must do.
 
-    One after the other in order of names hands on its lots, and nobody else's move. Caches that differ in whom they do
-    without so differ in the lots of those alone; elected anew, other lots would move too, and each might wait for the
-    other. `group` has somebody else.
+    One after the other in order of names hands on its stripes, and nobody else's move. Caches that differ in whom they
+    do without so differ in the stripes of those alone; elected anew, other stripes would move too, and each might wait
+    for the other. `group` has somebody else.
     """
     masters = elect_masters(title_id, reaches, group)
     left = dict(group)
     for name in sorted(group):
         if name in without:
             del left[name]
-            handed_on = {lot: reaches[lot] for lot, master in masters.items() if master == name}
+            handed_on = {stripe: reaches[stripe] for stripe, master in masters.items() if master == name}
             masters.update(elect_masters(title_id, handed_on, left))
     return masters
 
 
 def hand_on(
-    title_id: TitleId, masters: dict[int, str], lots: Container[int], group: Mapping[str, float], unable: Container[str]
+    title_id: TitleId,
+    masters: dict[int, str],
+    stripes: Container[int],
+    group: Mapping[str, float],
+    unable: Container[str],
 ) -> None:
-    """Elect others of `group` in the place of those who are `unable` to do what `lots` ask for; changes `masters`.
+    """Elect others of `group` in the place of those who are `unable` to do what `stripes` ask for; changes `masters`.
 
-    The lots of one after the other, in order of names, go to those who are able; nothing changes where nobody is.
+    The stripes of one after the other, in order of names, go to those who are able; nothing changes where nobody is.
     """
     left = {name: weight for name, weight in group.items() if name not in unable}
     if not left or len(left) == len(group):
         return
     for name in sorted(group):
-        if name in unable and (own := [lot for lot, master in masters.items() if master == name and lot in lots]):
+        if name in unable and (
+            own := [stripe for stripe, master in masters.items() if master == name and stripe in stripes]
+        ):
             names, owners = elect(title_id, own, left)
-            masters.update({lot: names[owner] for lot, owner in zip(own, owners, strict=True)})
+            masters.update({stripe: names[owner] for stripe, owner in zip(own, owners, strict=True)})
 
 
-def rank(title_id: TitleId, lot: int, group: Mapping[str, float]) -> list[str]:
-    """Return `group` in the order in which its members stand in for a lost master of `lot`."""
+def rank(title_id: TitleId, stripe: int, group: Mapping[str, float]) -> list[str]:
+    """Return `group` in the order in which its members stand in for a lost master of `stripe`."""
     names = sorted(group)
-    order = bits.rank(lot, [_seed(title_id, name) for name in names], [group[name] for name in names])
+    order = bits.rank(stripe, [_seed(title_id, name) for name in names], [group[name] for name in names])
     return [names[place] for place in order]
 
 
@@ -145,17 +151,17 @@ def _seed(title_id: TitleId, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), key=title_id, digest_size=8).digest(), "little")
 
 
-class Duties:
+class Assignment:
     """For which chunks each member of a roster is master, and how far it may go for them.
 
     `members` are the caches that take part, but for those `without` whom their ISP must do: their weight stays with it
     as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
     not do without the same ones, would elect otherwise and each side wait for the other. Nor does it change how an
-    ISP shares out its lots but for theirs: the loss of a whole other ISP would, if that went by what is left.
+    ISP shares out its stripes but for theirs: the loss of a whole other ISP would, if that went by what is left.
 
     So it is with caches whose own ways are `closed` (name -> scopes that they cannot take chunks from): each hands on
-    only the lots for which it would have to go there, and so does an ISP, or a region, in which all are so. Where a way
-    is closed for everybody nobody hands on anything.
+    only the stripes for which it would have to go there, and so does an ISP, or a region, in which all are so. Where a
+    way is closed for everybody nobody hands on anything.
 
     Members of the weight 0 count for nothing.
 
@@ -173,7 +179,7 @@ class Duties:
     ) -> None:
         self._title_id = title_id
         self._chunk_count = chunk_count
-        self._lots = lot_count(chunk_count)
+        self._stripes = stripe_count(chunk_count)
         self._isps: dict[str, dict[str, float]] = defaultdict(dict)
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         self._without = without
@@ -189,7 +195,7 @@ class Duties:
             weights[region] += group.values()
         self._regions = {region: math.fsum(parts) for region, parts in weights.items()}
         is_whole = not closed and all((node.region, node.isp) in present for node in nodes)
-        self._by_right = self if is_whole else Duties(title_id, chunk_count, nodes)
+        self._nominal = self if is_whole else Assignment(title_id, chunk_count, nodes)
         """With those of ISPs that are gone altogether, and all ways open."""
         self._closed = closed
         self._open: dict[tuple[str, ...], set[Scope]] = defaultdict(set)
@@ -210,58 +216,62 @@ class Duties:
 
     def _leads(self, region: str, isp: str) -> tuple[Bitmap, Bitmap]:
         """Return the chunks of which an ISP is the region's master, and those of which it is the world's."""
-        leads = self._lot((region, isp), self._isps[region])
-        return leads, leads & self._lot((region,), self._regions)
+        leads = self._stripe((region, isp), self._isps[region])
+        return leads, leads & self._stripe((region,), self._regions)
 
     def _share(self, region: str, isp: str, cache: str) -> Bitmap:
         """Return the chunks of which a cache is master in its ISP."""
         group = self._caches[region, isp]
         if group and (region, isp, next(iter(group))) not in self._won:
-            leads_region, leads_world = self._by_right._leads(region, isp)
-            reaches = {lot: leads_region[lot] + leads_world[lot] for lot in range(self._lots)}
+            leads_region, leads_world = self._nominal._leads(region, isp)
+            reaches = {stripe: leads_region[stripe] + leads_world[stripe] for stripe in range(self._stripes)}
             masters = elect_stand_ins(self._title_id, reaches, group, self._without)
             if self._closed:
                 leads_region, leads_world = self._leads(region, isp)
                 present = {name: weight for name, weight in group.items() if name not in self._without} or group
                 for needed in _BEYOND:
-                    lots = {lot for lot in range(self._lots) if 1 + leads_region[lot] + leads_world[lot] == needed}
+                    stripes = {
+                        stripe
+                        for stripe in range(self._stripes)
+                        if 1 + leads_region[stripe] + leads_world[stripe] == needed
+                    }
                     unable = {name for name in present if needed in self._closed.get(name, ())}
-                    hand_on(self._title_id, masters, lots, present, unable)
+                    hand_on(self._title_id, masters, stripes, present, unable)
             self._keep((region, isp), group, masters)
         return self._won.get((region, isp, cache)) or Bitmap(self._chunk_count)
 
-    def _lot(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
+    def _stripe(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
         """Return the chunks that the last name of `path` has won in `group`."""
         if path not in self._won:
             if path[-1] not in group:
                 return Bitmap(self._chunk_count)
-            names, owners = elect(self._title_id, range(self._lots), group)
-            winners = {lot: names[owner] for lot, owner in enumerate(owners)}
+            names, owners = elect(self._title_id, range(self._stripes), group)
+            winners = {stripe: names[owner] for stripe, owner in enumerate(owners)}
             if self._closed:
                 to_world = self._world_lots(path[:-1])
-                for needed, lots in ((Scope.ORIGIN, to_world), (Scope.WORLD, set(range(self._lots)) - to_world)):
+                for needed, stripes in ((Scope.ORIGIN, to_world), (Scope.WORLD, set(range(self._stripes)) - to_world)):
                     unable = {name for name in group if needed not in self._open[*path[:-1], name]}
-                    hand_on(self._title_id, winners, lots, group, unable)
+                    hand_on(self._title_id, winners, stripes, group, unable)
             self._keep(path[:-1], group, winners)
         return self._won[path]
 
     def _world_lots(self, path: tuple[str, ...]) -> set[int]:
-        """Return the lots for which whoever wins among those below `path` has to go to an origin."""
+        """Return the stripes for which whoever wins among those below `path` has to go to an origin."""
         if not path:
-            return set(range(self._lots))
-        won = self._lot(path, self._regions)
-        return {lot for lot in range(self._lots) if won[lot]}
+            return set(range(self._stripes))
+        won = self._stripe(path, self._regions)
+        return {stripe for stripe in range(self._stripes) if won[stripe]}
 
     def _keep(self, path: tuple[str, ...], group: Mapping[str, float], masters: Mapping[int, str]) -> None:
         won = {name: Bitmap(self._chunk_count) for name in group}
-        for lot, name in masters.items():
-            for chunk in range(lot, self._chunk_count, self._lots):
+        for stripe, name in masters.items():
+            for chunk in range(stripe, self._chunk_count, self._stripes):
                 won[name].add(chunk)
         self._won.update({(*path, name): share for name, share in won.items()})
 
 
 def reach(within: Mapping[Scope, Bitmap], chunk: int) -> Scope:
-    """Return the farthest scope that `within` (see `Duties.within`) allows for `chunk`."""
+    """Return the farthest scope that `within` (see `Assignment.within`) allows for `chunk`."""
     for scope in (Scope.ORIGIN, Scope.WORLD, Scope.REGION):
         if within[scope][chunk]:
             return scope

@@ -153,12 +153,12 @@ class ChunksCommitted:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
-    """Occurs when a more urgent title of this cache moves: until `Released` nothing new is to be asked for."""
+class Paused:
+    """Occurs when a more urgent title of this cache moves: until `Resumed` nothing new is to be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class Resumed:
     """Occurs when no more urgent title of this cache moves any more."""
 
 
@@ -186,7 +186,7 @@ Event = (
     | SourceMisbehaved
     | RequestFailed
     | ChunksCommitted
-    | HeldBack
-    | Released
+    | Paused
+    | Resumed
     | TimePassed
 )

@@ -9,13 +9,13 @@ The rules, in the order in which they bind:
 1. A chunk is asked of one source at a time (`ChunkLedger`): nothing is sent twice on purpose, also not at the end.
 2. Tier order: a chunk that a trusted cache of the ISP holds is taken inside the ISP. One that nobody there holds may be
    taken from the region by the ISP's fill master for it, from another region by the region's, from the origin by the
-   world's (`Duties`). Everyone else waits.
+   world's (`Assignment`). Everyone else waits.
 3. Masters that are lost, barred, stalled, far behind, or cannot reach what is to be had, are left out of the election,
    so the next in rank takes over. A chunk taken on such grounds is an escalation and is counted with its reason.
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
 
-Above all of them stand more urgent titles of the same cache (`swarm.agenda`): between `HeldBack` and `Released` nothing
+Above all of them stand more urgent titles of the same cache (`swarm.scheduler`): between `Paused` and `Resumed` nothing
 is asked for, and no time passes for what waits. What is in flight goes on, and others are told of it as ever.
 """
 
@@ -36,8 +36,8 @@ from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
+from p2pfill.swarm.slow_votes import SlowVotes
 from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, SLOW, Request, Source, find_crawling, find_slow, origin_window
-from p2pfill.swarm.verdicts import Verdicts
 from p2pfill.swarm.waits import count_waits
 from p2pfill.swarm.ways import Ways
 
@@ -92,7 +92,7 @@ class Fill:
         self._heard = heard
         self.is_held = False
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
-        self._verdicts = Verdicts()
+        self._slow_votes = SlowVotes()
         self.ways = Ways()
         self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
@@ -123,7 +123,7 @@ class Fill:
         match event:
             case events.RosterChanged(members, unlinked):
                 self._masters.set_members(now, members, unlinked)
-                self._verdicts.keep(self._masters.members)
+                self._slow_votes.keep(self._masters.members)
             case events.CacheConnected(node):
                 self._connect(now, node)
             case events.OriginConfigured(url):
@@ -164,9 +164,9 @@ class Fill:
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     self.ledger.commit(chunk)
-            case events.HeldBack():
+            case events.Paused():
                 self.is_held = True
-            case events.Released():
+            case events.Resumed():
                 self._release(now)
             case events.TimePassed():
                 pass
@@ -195,7 +195,7 @@ class Fill:
                 | events.InterestShown()
                 | events.SourceProgressed()
                 | events.ChunksCommitted()
-                | events.HeldBack()
+                | events.Paused()
                 | events.TimePassed()
             ):
                 pass
@@ -223,7 +223,7 @@ class Fill:
                 self._tick(now)
                 self._stale = True
             if self._stale or self._untold:
-                self._out.extend(self._interest.look(now, self._masters.duties(), self.sources.values()))
+                self._out.extend(self._interest.look(now, self._masters.assignment(), self.sources.values()))
             if self._stale:
                 self._ask(now, self.sources)
             elif self._changed:
@@ -304,7 +304,7 @@ class Fill:
             # What it alone holds must be had elsewhere, and so must what it is master of.
             source.counted = False
             self.available.remove(source.scope, source.holdings.indexes())
-            self._masters.leave_out(source_id, ESCALATION[fault])
+            self._masters.exclude(source_id, ESCALATION[fault])
         for request in list(source.requests.values()):
             self._out.append(actions.CancelRequest(request.number, source_id))
             self._drop(request)
@@ -363,7 +363,7 @@ class Fill:
         self._masters.saw(now, source_id)
         source = self.sources.get(source_id)
         if source is not None and source.counted:
-            self._masters.readmit(now, source_id)
+            self._masters.reinstate(now, source_id)
 
     def _progress(self, now: float, source_id: str) -> None:
         source = self.sources.get(source_id)
@@ -452,7 +452,7 @@ class Fill:
         self._tick_at = now + TICK_S
         sources, size = self.sources.values(), self.manifest.chunk_size
         self._patience_s = patience_s(sources, size, self.policy.stall_wait_s)
-        share = self._masters.duties()[Scope.ORIGIN].count() / self.manifest.chunk_count
+        share = self._masters.assignment()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:
                 behind = self._masters.behind_at_origin(self.ledger.have, self.available)
@@ -461,7 +461,7 @@ class Fill:
                 self._unbar(source)
             if source.requests and not self.is_held and self._is_silent(now, source):
                 self._bar(now, source.id, Fault.SILENT, "delivered nothing in time")
-        self._masters.readmit(now, self.me.id)
+        self._masters.reinstate(now, self.me.id)
         self._masters.claims.time_s = self._patience_s + crossing_s(sources, now, size)
         self._masters.claims.look(now)
         for _, node_id in self._masters.claims.broken():
@@ -472,7 +472,7 @@ class Fill:
             return
         self._look_at_own_ways(now)
         if self.policy.escalate:
-            self._pass_over_slow(now)
+            self._suspend_slow(now)
             self._end_starvation(now)
             # Not stretched: whoever fetches slowly says that it is at it, and has the time that a claim gives it.
             wait_s = self.policy.stall_wait_s + unanswered_s(sources, now)
@@ -492,7 +492,7 @@ class Fill:
             self._masters.set_ways(now, self.me.id, self.ways.closed)
             self._out.append(actions.ReportWays(tuple(sorted(self.ways.closed)), self.ways.reason))
 
-    def _pass_over_slow(self, now: float) -> None:
+    def _suspend_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
 
         Their share of the work at borders goes to others, and so does what they alone hold here. One that lags with its
@@ -504,7 +504,7 @@ class Fill:
             self._bar(now, source.id, Fault.SLOW, f"gives less than {LEAST_RATE_BYTES_S // 1024} KiB/s")
         fetching, sending = self._masters.lagging(now, self.ledger.have, self.available)
         for node_id in fetching:
-            self._masters.pass_over(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
+            self._masters.suspend(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
         for node_id in sending:
             if (mate := self.sources.get(node_id)) is not None and not mate.barred_reason:
                 self._do_without(now, mate, f"sends on {SLOW:g} times slower than others of its ISP")
@@ -519,24 +519,24 @@ class Fill:
 
     def _hear_slow(self, now: float, source_id: str, node_id: str) -> None:
         """Do without a cache, or without this one, where half of the others of its ISP do."""
-        mates = self._masters.mates_of(node_id)
+        mates = self._masters.isp_peers(node_id)
         if not self.policy.escalate or source_id not in mates or source_id not in self.sources:
             return
-        self._verdicts.note(source_id, node_id, now + self.policy.quarantine_s)
+        self._slow_votes.note(source_id, node_id, now + self.policy.quarantine_s)
         # Those too that have not said anything yet: else the first one to speak would be half of all.
         judges = [mate for mate in mates if mate in self.sources or self._masters.is_to_be_linked(mate)]
-        if node_id in self._masters.left_out or not self._verdicts.is_agreed(now, node_id, judges):
+        if node_id in self._masters.excluded or not self._slow_votes.is_agreed(now, node_id, judges):
             return
         if (source := self.sources.get(node_id)) is not None:
             self._do_without(now, source, "others of its ISP do without it")
         else:
-            self._masters.pass_over(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
+            self._masters.suspend(node_id, ESCALATION[Fault.SLOW], now + self.policy.quarantine_s)
 
     def _end_starvation(self, now: float) -> None:
         """Let this cache fetch its share from anywhere, where it has had nothing to ask for too long.
 
         Caches may differ in whom they rely on, so that each waits for another, and all of them show life. Whoever is
-        master for its ISP, as things are for it or by right, ends that: who is so by right all of them agree on. It
+        master for its ISP, as things are for it or nominally, ends that: who is so nominally all of them agree on. It
         costs one more copy for each ISP of what is left at most.
         """
         if self._requests or not self._heard or not self.ledger.missing.any():
@@ -545,7 +545,7 @@ class Fill:
             self._starved_at = now
         elif now >= self._starved_at + self._patience_s:
             self._starved_at = None
-            share = self._masters.duties()[Scope.REGION] | self._masters.rights()[Scope.REGION]
+            share = self._masters.assignment()[Scope.REGION] | self._masters.nominal_share()[Scope.REGION]
             self._freed = self._freed | (self.ledger.missing & share).and_not(self.available.held[Scope.ISP])
             if all(source.scope != Scope.ORIGIN or source.fault_reason for source in self.sources.values()):
                 for source in self.sources.values():
@@ -565,10 +565,10 @@ class Fill:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
-        mine = self._masters.duties()[scope] | self._freed
+        mine = self._masters.assignment()[scope] | self._freed
         if scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again.
-            mine = mine | self._masters.rights()[scope]
+            mine = mine | self._masters.nominal_share()[scope]
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)

@@ -25,7 +25,7 @@ class Interest:
 
     def __init__(self, chunk_count: int) -> None:
         self._everything = Bitmap.full(chunk_count)
-        self._duties: Mapping[Scope, Bitmap] | None = None
+        self._assignment: Mapping[Scope, Bitmap] | None = None
         """What this cache was master of at the last look."""
         self.doubtful = Bitmap(chunk_count)
         """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
@@ -49,7 +49,7 @@ class Interest:
 
     def _take_duties(self, duties: Mapping[Scope, Bitmap]) -> bool:
         """Tell whether this cache has become master of more than it was, and doubt that."""
-        before, self._duties = self._duties, duties
+        before, self._assignment = self._assignment, duties
         if before is None or before is duties:
             return False
         fresh = Bitmap(len(self.doubtful))

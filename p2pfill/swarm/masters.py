@@ -3,7 +3,7 @@
 A member of the roster is left out of the election while it is lost, barred, stalled (silent for longer than is usual
 although it owes a chunk, or could be fetching one that it is master of; or alive, while nothing of its part comes, see
 `swarm.stalls`) or passed over, because it lives but is far behind with its share. One that only waits for others is
-silent by right. One that says that its way to somewhere is dead counts, but not for what must come from there.
+silent nominally. One that says that its way to somewhere is dead counts, but not for what must come from there.
 Whoever then is elected in its place goes further out than the full roster would let it, and that is an escalation.
 
 Claims are the other half: a cache says what it is fetching across a border, again and again while bytes are moving, so
@@ -21,8 +21,8 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import Duties, Scope, reach
-from p2pfill.swarm.laggards import LAG_CHUNKS, Laggards, median_without
+from p2pfill.swarm.election import Assignment, Scope, reach
+from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
 from p2pfill.swarm.stalls import Stalls
 
@@ -61,11 +61,11 @@ class Masters:
         self._chunk_count = chunk_count
         self._me = me
         self.members: dict[str, NodeInfo] = {me.id: me}
-        self.left_out: dict[str, str] = {}
+        self.excluded: dict[str, str] = {}
         """Member -> why it does not count."""
         self._passed_over_until: dict[str, float] = {}
         """Members that no sign of life readmits before then: they live, and are slow."""
-        self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
+        self._fetching, self._sending = SlowPeerDetector(), SlowPeerDetector(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
         self.around: frozenset[Scope] = frozenset()
@@ -89,8 +89,8 @@ class Masters:
         """Somebody was left out or readmitted since `watch` looked."""
         self._elected_at = 0.0
         """When that was last so: stand-ins have been in office since then at most."""
-        self._by_right = self._present = Duties(title_id, chunk_count, [me])
-        self._rights = self._duties = self._by_right.within(me)
+        self._nominal = self._present = Assignment(title_id, chunk_count, [me])
+        self._nominal_share = self._assignment = self._nominal.within(me)
         self._shares: dict[str, Bitmap] = {}
         self._share_counts: dict[str, int] = {}
         """As `_share_out` said when the duties were worked out."""
@@ -115,7 +115,7 @@ class Masters:
         for node_id in self.members:
             self._seen_at.setdefault(node_id, now)
         known = self.members.keys() - self._unlinked
-        self.left_out = {node_id: why for node_id, why in self.left_out.items() if node_id in known}
+        self.excluded = {node_id: why for node_id, why in self.excluded.items() if node_id in known}
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
         self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
         self._stalls.keep(self.members)
@@ -127,38 +127,38 @@ class Masters:
         """Note that a cache delivered, announced or claimed something."""
         self._seen_at[node_id] = self._life_at = now
 
-    def leave_out(self, node_id: str, reason: str) -> None:
+    def exclude(self, node_id: str, reason: str) -> None:
         """Stop relying on a cache."""
-        if node_id in self.members and node_id not in self.left_out:
-            self.left_out[node_id] = reason
+        if node_id in self.members and node_id not in self.excluded:
+            self.excluded[node_id] = reason
             self._stale = self._changed = True
 
-    def pass_over(self, node_id: str, reason: str, until: float) -> None:
+    def suspend(self, node_id: str, reason: str, until: float) -> None:
         """Stop relying on a cache until a time, whatever life it shows."""
-        self.leave_out(node_id, reason)
+        self.exclude(node_id, reason)
         self._passed_over_until[node_id] = until
 
-    def readmit(self, now: float, node_id: str) -> None:
+    def reinstate(self, now: float, node_id: str) -> None:
         """Rely on a cache again, unless it was passed over."""
-        if node_id not in self.left_out or now < self._passed_over_until.get(node_id, now):
+        if node_id not in self.excluded or now < self._passed_over_until.get(node_id, now):
             return
         self._passed_over_until.pop(node_id, None)
-        if self.left_out.pop(node_id, None) is not None:
+        if self.excluded.pop(node_id, None) is not None:
             self._seen_since = min(self._seen_since, self._seen_at[node_id])
             self._stale = self._changed = True
 
     def fetched(self, now: float, node_id: str) -> None:
         """Note that a cache has got something across a border: though it had stalled or was lost, rely on it."""
         self._failures.pop(node_id, None)
-        if self.left_out.get(node_id) in (STALLED, LOST):
+        if self.excluded.get(node_id) in (STALLED, LOST):
             self._passed_over_until.pop(node_id, None)
-            self.readmit(now, node_id)
+            self.reinstate(now, node_id)
 
     def _note_failure(self, now: float, node_id: str, patience_s: float) -> None:
         """Note that a member has stalled or was lost; whoever does so again and again is done without for a while."""
         if node_id in self.members:
             times = self._failures[node_id] = self._failures.get(node_id, 0) + 1
-            if times > 1 or self.left_out.get(node_id) == STALLED:
+            if times > 1 or self.excluded.get(node_id) == STALLED:
                 until = now + patience_s * 2.0 ** min(times, STALLED_AGAIN_MAX)
                 self._passed_over_until[node_id] = max(until, self._passed_over_until.get(node_id, until))
 
@@ -192,7 +192,7 @@ class Masters:
         """Give everybody who is relied on the usual time again to show life, or to catch up."""
         self._seen_at.update(dict.fromkeys(self.members, now))
         self._elected_at = now
-        self._fetching, self._sending = Laggards(), Laggards(SLOW, SENDS_SLOWLY)
+        self._fetching, self._sending = SlowPeerDetector(), SlowPeerDetector(SLOW, SENDS_SLOWLY)
         self.start_clocks_anew()
 
     def start_clocks_anew(self) -> None:
@@ -202,7 +202,7 @@ class Masters:
 
     def lose(self, now: float, node_id: str, patience_s: float) -> None:
         """Note that the link to a cache has ended: it is not relied on, and what it was fetching is free for others."""
-        self.leave_out(node_id, LOST)
+        self.exclude(node_id, LOST)
         self._note_failure(now, node_id, patience_s)
         self.claims.lose(node_id)
         # Over a new link it says so anew.
@@ -212,27 +212,29 @@ class Masters:
 
     # ---- what follows
 
-    def duties(self) -> dict[Scope, Bitmap]:
+    def assignment(self) -> dict[Scope, Bitmap]:
         """Return how far this cache may go for which chunks, as things are."""
         if self._stale:
             self._stale = False
-            self._by_right = self._present = Duties(self._title_id, self._chunk_count, self.members.values())
-            self._rights = self._duties = self._by_right.within(self._me)
-            if self.left_out or self.closed:
+            self._nominal = self._present = Assignment(self._title_id, self._chunk_count, self.members.values())
+            self._nominal_share = self._assignment = self._nominal.within(self._me)
+            if self.excluded or self.closed:
                 without = self._without()
-                self._present = Duties(self._title_id, self._chunk_count, self.members.values(), without, self.closed)
-                self._duties = self._present.within(self._me)
+                self._present = Assignment(
+                    self._title_id, self._chunk_count, self.members.values(), without, self.closed
+                )
+                self._assignment = self._present.within(self._me)
             self._shares = self._share_out()
             self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
             self._parts = None
-        return self._duties
+        return self._assignment
 
     def _without(self) -> Container[str]:
         """Return who does not count: this cache does where it is the last one of its ISP, whatever others say of it."""
         mates = (node_id for node_id in self.members if self._scope_of(node_id) == Scope.ISP)
-        if self._me.id in self.left_out and all(node_id in self.left_out for node_id in mates):
-            return self.left_out.keys() - {self._me.id}
-        return self.left_out
+        if self._me.id in self.excluded and all(node_id in self.excluded for node_id in mates):
+            return self.excluded.keys() - {self._me.id}
+        return self.excluded
 
     def is_doubted(self, node_id: str) -> bool:
         """Tell whether a member has stalled or was lost since it last fetched something."""
@@ -240,13 +242,13 @@ class Masters:
 
     def mates(self) -> list[str]:
         """Return the other caches of this one's ISP."""
-        return self.mates_of(self._me.id)
+        return self.isp_peers(self._me.id)
 
     def is_to_be_linked(self, node_id: str) -> bool:
         """Tell whether this cache is to be linked with a member."""
         return node_id != self._me.id and node_id not in self._unlinked
 
-    def mates_of(self, node_id: str) -> list[str]:
+    def isp_peers(self, node_id: str) -> list[str]:
         """Return the other caches of a cache's ISP; none where it is not a member."""
         node = self.members.get(node_id)
         if node is None:
@@ -254,15 +256,15 @@ class Masters:
         return [n.id for n in self.members.values() if (n.isp, n.region) == (node.isp, node.region) and n is not node]
 
     def _share_out(self) -> dict[str, Bitmap]:
-        """Return what each cache of this ISP that is relied on is master of by right.
+        """Return what each cache of this ISP that is relied on is master of nominally.
 
         Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged. Nor
         is one that cannot reach what it would be master of.
         """
         return {
-            node_id: self._by_right.within(node)[Scope.REGION]
+            node_id: self._nominal.within(node)[Scope.REGION]
             for node_id, node in self.members.items()
-            if node_id not in self.left_out
+            if node_id not in self.excluded
             and node_id not in self.closed
             and node.weight
             and self._scope_of(node_id) == Scope.ISP
@@ -270,19 +272,19 @@ class Masters:
 
     def _parts_now(self) -> dict[str, Mapping[Scope, Bitmap]]:
         """Return how far each cache of this ISP that is relied on may go for which chunks, as things are."""
-        self.duties()
+        self.assignment()
         if self._parts is None:
             self._parts = {
                 node_id: self._present.within(node)
                 for node_id, node in self.members.items()
-                if node_id not in self.left_out and node.weight and self._scope_of(node_id) == Scope.ISP
+                if node_id not in self.excluded and node.weight and self._scope_of(node_id) == Scope.ISP
             }
         return self._parts
 
-    def rights(self) -> dict[Scope, Bitmap]:
+    def nominal_share(self) -> dict[Scope, Bitmap]:
         """Return how far this cache might go for which chunks if everybody could be relied on."""
-        self.duties()
-        return self._rights
+        self.assignment()
+        return self._nominal_share
 
     def behind_at_origin(self, have: Bitmap, available: Availability) -> float:
         """Return how many chunks this cache is behind where others of its ISP are with what each fetches from origins.
@@ -290,7 +292,7 @@ class Masters:
         Negative where it is ahead, 0 where nobody else of its ISP shares in that. This cache `have`, and the ISP holds,
         what is `available`. Shares follow weights, so equal parts of them should be done.
         """
-        mine = self.duties()[Scope.ORIGIN].count()
+        mine = self.assignment()[Scope.ORIGIN].count()
         if not mine:
             return 0.0
         done = have | available.held[Scope.ISP]
@@ -310,20 +312,20 @@ class Masters:
         return [
             chunk
             for chunk, node_id in self.claims.standing()
-            if node_id not in self.left_out and self._scope_of(node_id) < scope
+            if node_id not in self.excluded and self._scope_of(node_id) < scope
         ]
 
     def escalation(self, chunk: int, scope: Scope) -> str:
         """Return the reason for which going to `scope` for `chunk` is an escalation; empty where it is a duty."""
-        if scope <= reach(self._rights, chunk):
+        if scope <= reach(self._nominal_share, chunk):
             return ""
-        for node_id, why in self.left_out.items():
-            if reach(self._by_right.within(self.members[node_id]), chunk) >= scope:
+        for node_id, why in self.excluded.items():
+            if reach(self._nominal.within(self.members[node_id]), chunk) >= scope:
                 return why
         for node_id, closed in self.closed.items():
-            if scope in closed and reach(self._by_right.within(self.members[node_id]), chunk) >= scope:
+            if scope in closed and reach(self._nominal.within(self.members[node_id]), chunk) >= scope:
                 return NO_ROUTE
-        return next(iter(self.left_out.values()), NO_ROUTE if self.closed else "roster-changed")
+        return next(iter(self.excluded.values()), NO_ROUTE if self.closed else "roster-changed")
 
     def watch(
         self,
@@ -335,11 +337,11 @@ class Masters:
     ) -> None:
         """Leave out the members that have been silent for `patience_s` though there is something for them to do.
 
-        Be it that they owe this cache a chunk (`owing`), or have chunks to fetch, by right or in the place of others
+        Be it that they owe this cache a chunk (`owing`), or have chunks to fetch, nominally or in the place of others
         that were left out before.
         """
         linked = set(linked)
-        self.duties()
+        self.assignment()
         if self._changed:
             self._changed, self._elected_at = False, now
         if now < self._seen_since + patience_s:
@@ -347,7 +349,7 @@ class Masters:
         # Of those who are not linked there may be hundreds, and none can be silent before one who is.
         self._seen_since = self._life_at
         for node_id, node in self.members.items():
-            if node_id == self._me.id or node_id in self.left_out or not node.weight:
+            if node_id == self._me.id or node_id in self.excluded or not node.weight:
                 continue
             if node_id in self._unlinked:
                 seen_at = self._life_at + (STANDSTILL - 1) * patience_s
@@ -356,14 +358,14 @@ class Masters:
                 self._seen_since = min(self._seen_since, seen_at)
             if now < seen_at + patience_s:
                 continue
-            stands_in = self._present is not self._by_right and now >= self._elected_at + patience_s
+            stands_in = self._present is not self._nominal and now >= self._elected_at + patience_s
             if (
                 node_id in owing
-                or self._is_due(node, self._by_right.within(node), available)
+                or self._is_due(node, self._nominal.within(node), available)
                 or (stands_in and self._is_due(node, self._present.within(node), available))
                 or (now >= seen_at + STUCK * patience_s and self._is_stuck(node, available))
             ):
-                self.leave_out(node_id, STALLED if node_id in linked else "master-unreachable")
+                self.exclude(node_id, STALLED if node_id in linked else "master-unreachable")
                 if node_id in linked and node_id not in owing:
                     # That it answers what it is asked now is no reason to rely on it again.
                     self._note_failure(now, node_id, patience_s)
@@ -398,7 +400,7 @@ class Masters:
         ]
         found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
         for node_id in dict.fromkeys(found):
-            self.leave_out(node_id, STALLED)
+            self.exclude(node_id, STALLED)
             self._note_failure(now, node_id, patience_s)
             self._stalls.forget(node_id)
             self._stuck.forget(node_id)
@@ -412,7 +414,7 @@ class Masters:
         allowed_s: Mapping[str, float],
     ) -> list[str]:
         """Return the caches beyond the ISP that are to bring nearer what this one waits for, where nothing comes."""
-        duties = self.duties()
+        duties = self.assignment()
         lacking = missing & duties[Scope.REGION]
         nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
         have = Bitmap.full(self._chunk_count).and_not(missing)
@@ -429,7 +431,7 @@ class Masters:
             if now < since + patience_s:
                 continue
             for node_id, node in self.members.items():
-                if node_id in self.left_out or not node.weight or self._scope_of(node_id) == Scope.ISP:
+                if node_id in self.excluded or not node.weight or self._scope_of(node_id) == Scope.ISP:
                     continue
                 late = now >= since + patience_s + allowed_s.get(node_id, 0.0)
                 if late and (self._present.within(node)[scope] & awaited).any():
@@ -444,14 +446,14 @@ class Masters:
         follow weights, so equal parts of them should be done. One that shows no life is not slow but silent, which
         `watch` finds.
         """
-        self.duties()
+        self.assignment()
         if max(self._share_counts.values(), default=0) < LAG_CHUNKS:
             return [], []
         fetching = self._left_of_shares(self._fetching, now, have | available.held[Scope.ISP])
         sending = self._left_of_shares(self._sending, now, have | available.shared)
         return fetching, [node_id for node_id in sending if node_id not in fetching]
 
-    def _left_of_shares(self, laggards: Laggards, now: float, done: Bitmap) -> list[str]:
+    def _left_of_shares(self, laggards: SlowPeerDetector, now: float, done: Bitmap) -> list[str]:
         left = {node_id: share.and_not(done).count() for node_id, share in self._shares.items()}
         since = laggards.look(now, self._share_counts, left)
         since.pop(self._me.id, None)
@@ -463,7 +465,7 @@ class Masters:
             lacking = within[Scope.REGION].and_not(available.held[Scope.ISP])
             return (lacking & (within[Scope.WORLD] | available.held[Scope.WORLD])).any()
         # Of other chunks it is not known whether anybody holds them.
-        mine = self._duties[Scope.REGION]
+        mine = self._assignment[Scope.REGION]
         return (within[Scope.WORLD] & mine).and_not(available.held[Scope.WORLD]).any()
 
     def _is_stuck(self, node: NodeInfo, available: Availability) -> bool:

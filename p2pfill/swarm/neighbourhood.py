@@ -13,7 +13,7 @@ Links go both ways by construction and come in two kinds:
 - across borders, with other masters of the same chunks (`swarm.borders`). Only border caches have them, at most
   `ELECTORS_MAX` an ISP.
 
-Elections look at nothing but the weights of groups (`swarm.election.Duties`), so a cache needs the names of its own
+Elections look at nothing but the weights of groups (`swarm.election.Assignment`), so a cache needs the names of its own
 ISP's electors, and of every other ISP of the region and every other region no more than the weight: all elect the same
 as with the whole roster. That weight is told as that of a stand-in which is no cache. A real cache in its place would
 be judged by what it does, though it does no more than its own share; and when it died the weight of its group would be

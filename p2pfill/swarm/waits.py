@@ -22,9 +22,9 @@ def count_waits(
         missing, held_back = Bitmap(ledger.chunk_count), missing.count()
     in_isp = missing & available.held[Scope.ISP]
     elsewhere = missing.and_not(available.held[Scope.ISP])
-    duties = masters.duties()
+    duties = masters.assignment()
     # By right, since others stand in for a cache that cannot reach the origin; unless nobody can.
-    unreachable = elsewhere & (duties[Scope.ORIGIN] | masters.rights()[Scope.ORIGIN])
+    unreachable = elsewhere & (duties[Scope.ORIGIN] | masters.nominal_share()[Scope.ORIGIN])
     unreachable = unreachable.and_not(available.held[Scope.WORLD])
     if Scope.ORIGIN not in ways.closed:
         unreachable = Bitmap(ledger.chunk_count)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from p2pfill.model.pace import MEET_S
+from p2pfill.model.timing import DISCOVERY_TIMEOUT_S
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.sources import Source
 
-UNLINKED_S: Final = 2 * MEET_S
+UNLINKED_S: Final = 2 * DISCOVERY_TIMEOUT_S
 """So long there must be no link to any cache of a group with which there should be some: links are made in less."""
 
 

@@ -85,13 +85,13 @@ async def serve_tracker(
     db_url: str,
     *,
     heartbeat_s: float = HEARTBEAT_S,
-    make_around: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
+    neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
 
-    Reports its own URL through `task_status` once it answers; port 0 picks a free one. `make_around` makes the
-    neighbourhoods of each title, by default with bounds for fleets of any size. Raises `ConfigError` with one
+    Reports its own URL through `task_status` once it answers; port 0 picks a free one. `neighbourhood_factory` makes
+    the neighbourhoods of each title, by default with bounds for fleets of any size. Raises `ConfigError` with one
     clear line where the port is taken or the database cannot be used.
     """
     if not HEARTBEAT_S_MIN <= heartbeat_s <= HEARTBEAT_S_MAX:
@@ -99,7 +99,7 @@ async def serve_tracker(
     with bind(listen) as sock:
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
-            service = await _load(catalogue, db_url, heartbeat_s, make_around)
+            service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory)
             await _run(service, sock, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -107,10 +107,15 @@ async def serve_tracker(
 
 
 async def _load(
-    catalogue: Catalogue, db_url: str, heartbeat_s: float, make_around: Callable[[TitleId, int], Neighbourhoods]
+    catalogue: Catalogue,
+    db_url: str,
+    heartbeat_s: float,
+    neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods],
 ) -> Service:
     try:
-        return Service(catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, make_around=make_around)
+        return Service(
+            catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, neighbourhood_factory=neighbourhood_factory
+        )
     except (msgspec.MsgspecError, StoreError) as error:
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error
 

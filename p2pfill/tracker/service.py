@@ -84,7 +84,7 @@ class NodeState:
 class Service:
     """All state of a tracker, used from one Trio run. `now` is a monotonic clock in seconds.
 
-    `make_around` makes the neighbourhoods of a title, by default with the usual bounds.
+    `neighbourhood_factory` makes the neighbourhoods of a title, by default with the usual bounds.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Service:
         snapshot: Snapshot,
         *,
         heartbeat_s: float,
-        make_around: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
+        neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         self.heartbeat_s = heartbeat_s
@@ -112,9 +112,10 @@ class Service:
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
-        self._make_around = make_around
+        self._make_around = neighbourhood_factory
         self._around: dict[str, Neighbourhoods] = {}  # title -> those in its rosters
-        self._stands: dict[str, dict[str, Member]] = defaultdict(dict)  # node -> title -> what it is in its rosters
+        self._members_of: dict[str, dict[str, Member]] = defaultdict(dict)
+        """Node -> title -> what it is in its rosters."""
         self._dirty_nodes: set[str] = set()
         self._dirty_assignments: set[tuple[str, str]] = set()
         for fill in snapshot.fills:
@@ -127,7 +128,7 @@ class Service:
                 stored.report, seen_at=stored.seen_at, lease_from=self.started_at, version=self._next_version()
             )
             self.nodes[state.info.id] = state
-        self._enrol(self.nodes)
+        self._update_rosters(self.nodes)
 
     # ---- titles and fills
 
@@ -191,7 +192,7 @@ class Service:
         for node_id in nodes:
             self._assign(fill.fill_id, node_id)
             self._dirty_assignments.add((fill.fill_id, node_id))
-        self._enrol(nodes, {request.title})
+        self._update_rosters(nodes, {request.title})
         for node_id in self._receivers(request.title):
             self._touch(node_id)
         return FillCreated(fill.fill_id, sorted(nodes))
@@ -210,7 +211,7 @@ class Service:
         assigned = self._assigned.pop(fill_id, set())
         for node_id in assigned:
             self._fills_of[node_id].discard(fill_id)
-        self._enrol(assigned, {title})
+        self._update_rosters(assigned, {title})
         for node_id in receivers:
             self._touch(node_id)
 
@@ -246,7 +247,7 @@ class Service:
             state = NodeState(report, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
             self.nodes[node_id] = state
             self._join_fills(node_id)
-            self._enrol([node_id])
+            self._update_rosters([node_id])
         elif report.boot in state.old_boots:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
@@ -269,7 +270,7 @@ class Service:
         state.alive = True
         if joins:
             self._join_fills(node_id)
-        self._enrol([node_id])
+        self._update_rosters([node_id])
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -283,7 +284,7 @@ class Service:
         lost = [node_id for node_id, state in self.nodes.items() if state.alive and self._age_s(state) > self._lease_s]
         for node_id in lost:
             self.nodes[node_id].alive = False
-            self._enrol([node_id])
+            self._update_rosters([node_id])
         return lost
 
     @property
@@ -319,14 +320,14 @@ class Service:
             title: Member(state.info, title in ordered and title not in failed) for title in held | (ordered - failed)
         }
 
-    def _enrol(self, node_ids: Iterable[str], titles: set[str] | None = None) -> None:
+    def _update_rosters(self, node_ids: Iterable[str], titles: set[str] | None = None) -> None:
         """Let rosters (all, or those of `titles`) follow what these nodes are now, and wake whom that concerns."""
         coming: dict[str, list[Member]] = defaultdict(list)
         woken: dict[str, set[str]] = defaultdict(set)
         for node_id in node_ids:
             if node_id not in self.nodes:
                 continue  # assigned before a restart, and its first report never reached the disk
-            before, after = self._stands[node_id], self._memberships(self.nodes[node_id])
+            before, after = self._members_of[node_id], self._memberships(self.nodes[node_id])
             for title in (before.keys() | after.keys()) if titles is None else titles:
                 if title in after and before.get(title) != after[title]:
                     before[title] = after[title]
@@ -418,7 +419,7 @@ class Service:
         state = self.nodes[node_id]
         record = self.titles.get(title)
         report = state.titles.get(title)
-        ordered = self._stands[node_id][title].counts
+        ordered = self._members_of[node_id][title].counts
         return ranking.Candidate(
             node=state.info,
             filling=ordered and (report is None or report.state != "live"),

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from p2pfill.errors import ProtocolError, RemoteProtocolError, is_fault
-from p2pfill.model.pace import KEEPALIVE_S, SILENCE_TIMEOUT_S
+from p2pfill.model.timing import KEEPALIVE_S, SILENCE_TIMEOUT_S
 from p2pfill.protocol.link import ControlLink, LinkState
 from p2pfill.protocol.messages import (
     INTERNAL_FAULT,
@@ -139,7 +139,7 @@ class ControlChannel:
         return True
 
     def next_handle(self) -> int:
-        """Return a handle for our next Want."""
+        """Return a handle for our next Subscribe."""
         return self._link.next_handle()
 
     def next_request_id(self) -> int:

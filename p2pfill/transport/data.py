@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import trio
 
 from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, RequestBook, RequestStep
-from p2pfill.engine.uploads import Wanted
+from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
 from p2pfill.model.faults import as_p2pfill_error
@@ -39,7 +39,7 @@ DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ERO
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""
 
 
-class Spent(NamedTuple):
+class StreamStats(NamedTuple):
     """What the receiving ends of a node have done with their time, in nanoseconds added up over all of them.
 
     Of each from the opening of its stream to the end of its last turn: what it waits for after its last chunk is not
@@ -52,9 +52,9 @@ class Spent(NamedTuple):
     write_ns: int = 0
     """Writing into the page cache, and waiting where the kernel holds writers back."""
 
-    def plus(self, other: Spent) -> Spent:
+    def plus(self, other: StreamStats) -> StreamStats:
         """Return the sums."""
-        return Spent(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return StreamStats(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 class Receiver(Stream):
@@ -120,11 +120,11 @@ class Receiver(Stream):
         return select.EPOLLIN
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> StreamStats:
         """What it has done with its time until the end of its last turn."""
         hash_ns, write_ns = self._receiver.spent_ns()
         hash_ns += self._checked_ns
-        return Spent(self._turned_ns - hash_ns - write_ns, hash_ns, write_ns)
+        return StreamStats(self._turned_ns - hash_ns - write_ns, hash_ns, write_ns)
 
     def work(self, ready: int) -> Poll:
         """Take what has come: headers, payload, digests."""
@@ -256,7 +256,7 @@ class Upload(NamedTuple):
 
     header: DataHeader
     title: ChunkStore
-    wanted: Wanted
+    wanted: NextUpload
 
 
 _HEARD: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -276,7 +276,7 @@ class Sender(Stream):
         sock: trio.socket.SocketType,
         plane: DataPlane,
         take: Callable[[], Upload | None],
-        wanted: Callable[[], Wanted | None],
+        wanted: Callable[[], NextUpload | None],
         sent: Callable[[DataHeader], None],
         nearness: int = 0,
     ) -> None:
@@ -310,7 +310,7 @@ class Sender(Stream):
         self.plane.arm(self)
         return True
 
-    def hurry(self) -> None:
+    def reprioritise(self) -> None:
         """Note that something more urgent may be there to be sent: it waits for its slot among its like."""
         if self.place is not None and (wanted := self._wanted()) is not None:
             self.plane.reprioritise(self, wanted)
@@ -367,10 +367,10 @@ class Sender(Stream):
 
     def _park(self) -> Poll:
         # What came between the question how urgent it is and the queue has found nobody there to hurry.
-        self.hurry()
+        self.reprioritise()
         return Poll.PARK
 
-    def _next_wanted(self) -> Wanted | None:
+    def _next_wanted(self) -> NextUpload | None:
         """Return what it sends next; None where nothing is to be sent, and then it is idle."""
         if self._upload is not None:
             return self._upload.wanted

@@ -24,10 +24,10 @@ from functools import partial
 import trio
 
 from p2pfill.engine.slots import Uploader, UploadSlots
-from p2pfill.engine.uploads import Wanted
+from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
-from p2pfill.model.pace import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.timing import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 
 
 class Poll(Enum):
@@ -200,19 +200,19 @@ class DataPlane:
         for stream in served:
             self._serve_next(stream)
 
-    def take_slot(self, stream: Stream, wanted: Wanted) -> bool:
+    def take_slot(self, stream: Stream, wanted: NextUpload) -> bool:
         """Give an upload slot to `stream`, which has none, or queue it for one."""
         with self._slot_lock:
             return self._slots.take(stream, wanted)
 
-    def reprioritise(self, stream: Stream, wanted: Wanted) -> None:
+    def reprioritise(self, stream: Stream, wanted: NextUpload) -> None:
         """Let `stream` wait for something more urgent, if it waits: what it is to send has changed."""
         with self._slot_lock:
             has_slot = self._slots.reprioritise(stream, wanted)
         if has_slot:
             self.arm(stream)
 
-    def renew_slot(self, stream: Stream, wanted: Wanted) -> bool:
+    def renew_slot(self, stream: Stream, wanted: NextUpload) -> bool:
         """Leave `stream` its slot for a next chunk unless another waits that is as urgent and as far; then queue it."""
         with self._slot_lock:
             kept, other = self._slots.renew(stream, wanted)

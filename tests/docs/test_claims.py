@@ -21,16 +21,16 @@ from p2pfill.model import limits
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.pace import ORIGIN_READS_MAX
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Election, SourceReport, TitleReport
+from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
-from p2pfill.protocol.rules import REQUESTS_MAX, WANTS_MAX
+from p2pfill.protocol.rules import REQUESTS_MAX, SUBSCRIPTIONS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
 from p2pfill.swarm.borders import CHILDREN, FAR_MAX
-from p2pfill.swarm.election import LOTS_MAX
+from p2pfill.swarm.election import STRIPES_MAX
 from p2pfill.swarm.masters import STANDSTILL
 from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
@@ -396,7 +396,7 @@ def test_bounds_of_neighbourhoods_are_those_of_the_code() -> None:
     assert f"Up to {EVERYBODY_MAX} caches of a title" in text
     assert f"In an ISP of more than {ELECTORS_MAX} caches" in text
     assert f"at most {FAR_MAX} links across borders (`FAR_MAX`), half of the {LINKS_MAX} of a node" in text
-    assert f"more than {LOTS_MAX} chunks (`LOTS_MAX`)" in text
+    assert f"more than {STRIPES_MAX} chunks (`STRIPES_MAX`)" in text
     assert CHILDREN == 3  # "of three branches"
     assert "a tree of three branches" in text
     assert "its neighbours on four rings of hashes" in text
@@ -427,9 +427,9 @@ def test_limits_are_those_of_the_code() -> None:
 def test_limits_of_the_architecture_are_those_of_the_code() -> None:
     text = " ".join(ARCHITECTURE.split())
     assert f"A node has {LINKS_MAX} links, and {NEWCOMERS_MAX} connections" in text
-    assert WANTS_MAX == REQUESTS_MAX
+    assert SUBSCRIPTIONS_MAX == REQUESTS_MAX
     queue = OUTPUT_BYTES_MAX // limits.MIB
-    assert f"{WANTS_MAX} titles and {REQUESTS_MAX} requests each way and {queue} MiB of queued output" in text
+    assert f"{SUBSCRIPTIONS_MAX} titles and {REQUESTS_MAX} requests each way and {queue} MiB of queued output" in text
 
 
 def test_windows_of_the_fill_logic_are_those_of_the_code() -> None:

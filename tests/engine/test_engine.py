@@ -143,7 +143,7 @@ def all_of_it(handle: int) -> m.Holdings:
 def linked_source(cache: Cache, name: str = "b1") -> tuple[FillTask, Link, FakeChannel]:
     task = cache.fill()
     link, channel = cache.link(name)
-    cache.say(link, all_of_it(channel.of(m.Want)[0].handle))
+    cache.say(link, all_of_it(channel.of(m.Subscribe)[0].handle))
     return task, link, channel
 
 
@@ -168,13 +168,13 @@ def test_a_chunk_travels_from_a_message_to_a_commit(cache: Cache) -> None:
     cache.engine.went_live(cache.now, task)
     assert EndFill(task) in cache.poll()
     assert task.state == "live"
-    assert channel.of(m.Unwant)
+    assert channel.of(m.Unsubscribe)
 
 
 def test_a_chunk_whose_request_was_given_up_as_its_last_byte_came_is_kept(cache: Cache) -> None:
     task, link, _channel = linked_source(cache)
     other, other_channel = cache.link("b2")
-    cache.say(other, all_of_it(other_channel.of(m.Want)[0].handle))
+    cache.say(other, all_of_it(other_channel.of(m.Subscribe)[0].handle))
     cache.poll()
     receive = link.book.outstanding()[0]
     claimed = link.book.claim(DataHeader(receive.request_id, receive.chunk, receive.length))
@@ -232,7 +232,7 @@ def test_a_link_that_does_not_answer_gives_way_in_time(cache: Cache) -> None:
     assert cache.engine.links["b1"] is again
     assert link.is_over
     assert channel.closed is not None
-    assert new.of(m.Want)
+    assert new.of(m.Subscribe)
 
 
 def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:
@@ -251,10 +251,10 @@ def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:
 def test_unwant_ends_what_was_asked_under_its_handle(cache: Cache) -> None:
     cache.engine.serve(cache.now, MANIFEST.title_id, 20)
     link, channel = cache.link("b1")
-    cache.say(link, m.Want(0, MANIFEST.title_id), m.Want(1, MANIFEST.title_id))
+    cache.say(link, m.Subscribe(0, MANIFEST.title_id), m.Subscribe(1, MANIFEST.title_id))
     cache.say(link, *(m.Request(number % 2, number, number) for number in range(10)))
     assert cache.poll() == [WakeUploads(link)]
-    cache.say(link, m.Unwant(1))
+    cache.say(link, m.Unsubscribe(1))
     assert len(link.uploads) == 5
     assert [link.uploads.take().request_id for _ in range(5)] == [0, 2, 4, 6, 8]  # type: ignore[union-attr]
     assert not channel.of(m.Reject)
@@ -263,7 +263,7 @@ def test_unwant_ends_what_was_asked_under_its_handle(cache: Cache) -> None:
 def test_a_remote_that_has_a_title_no_more_is_no_source_of_it(cache: Cache) -> None:
     task, link, channel = linked_source(cache)
     cache.poll()
-    handle = channel.of(m.Want)[0].handle
+    handle = channel.of(m.Subscribe)[0].handle
     asked = [receive.request_id for receive in link.book.outstanding()]
     cache.say(link, m.Holdings(handle, False))
     assert "b1" not in task.fill.sources
@@ -281,7 +281,7 @@ def test_a_fault_of_one_title_ends_that_one(cache: Cache, monkeypatch: pytest.Mo
         raise KeyError("chunk")
 
     monkeypatch.setattr(bad.fill, "handle", raise_it)
-    cache.say(link, *(all_of_it(want.handle) for want in channel.of(m.Want)))
+    cache.say(link, *(all_of_it(want.handle) for want in channel.of(m.Subscribe)))
     effects = cache.poll()
     assert bad.state == "failed"
     assert isinstance(bad.fault, InternalError)

@@ -67,7 +67,7 @@ async def interest_and_unwant(scene: Scene) -> None:
             async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
                 for _ in range(20):
                     handle = await peer.want(scene.title.id)
-                    await peer.send(m.Interest(handle, count, everything), m.Unwant(handle))
+                    await peer.send(m.Interest(handle, count, everything), m.Unsubscribe(handle))
                     scene.strike()
 
     async def strike_on(number: int) -> None:
@@ -91,7 +91,7 @@ async def want_flaps(scene: Scene) -> None:
         scene.strike()
         while scene.on:
             handles = [next(peer.next_handle) for _ in range(PAIRS)]
-            pairs = (frame(m.Want(handle, scene.title.id)) + frame(m.Unwant(handle)) for handle in handles)
+            pairs = (frame(m.Subscribe(handle, scene.title.id)) + frame(m.Unsubscribe(handle)) for handle in handles)
             await peer.send_and_wait(b"".join(pairs))
         nursery.cancel_scope.cancel()
 
@@ -105,7 +105,7 @@ async def unwant_with_uploads(scene: Scene) -> None:
         while scene.on or rounds < 30:
             handle = await peer.want(scene.live.id)
             requests = [m.Request(handle, next(peer.next_request_id), number % 24) for number in range(1000)]
-            await peer.send(*requests, m.Unwant(handle))
+            await peer.send(*requests, m.Unsubscribe(handle))
             rounds += 1
             if rounds > 5:
                 scene.strike()
@@ -131,7 +131,7 @@ async def goodbye_and_more(scene: Scene) -> None:
         try:
             async with Peer(f"{scene.name}-{number}").linked(scene.address) as peer:
                 await peer.want(scene.live.id)
-                more = (m.Want(9, scene.title.id), m.StreamOpen(9), m.Request(0, 9, 0), m.Ping(9))
+                more = (m.Subscribe(9, scene.title.id), m.StreamOpen(9), m.Request(0, 9, 0), m.Ping(9))
                 scene.strike()
                 await peer.send(m.Goodbye(0), *more)
                 for _ in range(20):
@@ -166,7 +166,7 @@ async def want_flood(scene: Scene) -> None:
     async with scene.link() as peer:
         scene.strike()
         for _ in range(1100):
-            await peer.send(m.Want(next(peer.next_handle), os.urandom(32)))
+            await peer.send(m.Subscribe(next(peer.next_handle), os.urandom(32)))
         await wait_end(peer, END_S)
 
 
@@ -174,7 +174,7 @@ async def want_flood(scene: Scene) -> None:
 async def want_of_one_title_under_many_handles(scene: Scene) -> None:
     """Subscribes to one title as often as handles are allowed while it is being filled: all news comes so often."""
     async with scene.source() as peer:
-        await peer.send(*(m.Want(next(peer.next_handle), scene.title.id) for _ in range(1000)))
+        await peer.send(*(m.Subscribe(next(peer.next_handle), scene.title.id) for _ in range(1000)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_slowly, scene, peer)
             scene.strike()
@@ -355,7 +355,7 @@ async def report_slow(scene: Scene, *bystanders: Peer) -> None:
         for each in (*bystanders, peer):
             await each.wait_for(lambda each=each: scene.title.id in each.handles)  # type: ignore[misc]
             await each.send_and_wait(b"")
-        said = m.Slow(peer.handles[scene.title.id], scene.honest)
+        said = m.ReportSlow(peer.handles[scene.title.id], scene.honest)
         nursery.start_soon(serve_slowly, scene, peer)
         scene.strike()
         for _ in range(40):

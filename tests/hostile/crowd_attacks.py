@@ -72,7 +72,7 @@ async def takeover(scene: Scene) -> None:
             peer = Peer(scene.honest)
 
             def claim(said: m.Message) -> m.Message | None:
-                if isinstance(said, m.Want):
+                if isinstance(said, m.Subscribe):
                     return m.Holdings(said.handle, True, TAKEN_CHUNKS, b"\xff" * (TAKEN_CHUNKS // 8))
                 return None
 
@@ -207,7 +207,7 @@ async def links_that_replace_each_other(scene: Scene) -> None:
     with Crowd(scene) as strangers:
         scene.strike()
         while scene.on:
-            await strangers.connect(hello.opening() + frame(m.Want(0, scene.live.id)))
+            await strangers.connect(hello.opening() + frame(m.Subscribe(0, scene.live.id)))
             if len(strangers.sockets) > 100:
                 strangers.drop()
             await trio.sleep(0.01)

@@ -236,7 +236,7 @@ class Peer:
             case m.Pong(nonce):
                 self.last_pong = message
                 self.answered = max(self.answered, nonce if nonce < SCRIPT_NONCES else -1)
-            case m.Want(handle, title_id):
+            case m.Subscribe(handle, title_id):
                 self.handles[title_id], self.titles[handle] = handle, title_id
                 if self.answers_wants:
                     await self.send(self.holdings(handle))
@@ -297,7 +297,7 @@ class Peer:
     async def want(self, title_id: bytes) -> int:
         """Ask for a title; return the handle once the node has told its holdings. Raises `PeerGone`."""
         handle = next(self.next_handle)
-        await self.send(m.Want(handle, title_id))
+        await self.send(m.Subscribe(handle, title_id))
         await self.wait_for(lambda: handle in self.told)
         return handle
 

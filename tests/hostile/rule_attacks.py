@@ -42,18 +42,18 @@ async def messages_out_of_place(scene: Scene) -> None:
         "Holdings": m.Holdings(99, False),
         "Have": m.Have(99, (1,)),
         "Fetching": m.Fetching(99, (1,)),
-        "Slow": m.Slow(99, scene.honest),
+        "ReportSlow": m.ReportSlow(99, scene.honest),
         "StreamGrant": m.StreamGrant(99, token),
         "StreamRefuse": m.StreamRefuse(99),
-        "Unwant": m.Unwant(99),
+        "Unsubscribe": m.Unsubscribe(99),
         "Interest": m.Interest(99, 8, b"\xff"),
         "Request": m.Request(99, 0, 0),
         "second Hello": Peer(scene.name).hello(),
     }
     pairs = {
-        "handle that shrinks": (m.Want(5, token * 2), m.Want(3, token * 2)),
+        "handle that shrinks": (m.Subscribe(5, token * 2), m.Subscribe(3, token * 2)),
         "stream id that repeats": (m.StreamOpen(5), m.StreamOpen(5)),
-        "request before holdings": (m.Want(5, token * 2), m.Request(5, 0, 0)),
+        "request before holdings": (m.Subscribe(5, token * 2), m.Request(5, 0, 0)),
     }
     raw = {what: frame(said) for what, said in faults.items()}
     raw |= {what: b"".join(map(frame, said)) for what, said in pairs.items()}

@@ -99,7 +99,7 @@ def titles(tmp_path_factory: pytest.TempPathFactory) -> list[Title]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_module, "COMMIT_INTERVAL_S", 0.02)
-    monkeypatch.setattr(task_module, "MEET_S", 0.2)
+    monkeypatch.setattr(task_module, "DISCOVERY_TIMEOUT_S", 0.2)
     monkeypatch.setattr(dialler_module, "REDIAL_S", 0.05)
     monkeypatch.setattr(dialler_module, "REDIAL_MAX_S", 0.1)
     monkeypatch.setattr(agent, "RETRY_S", 0.02)
@@ -415,7 +415,7 @@ SENDING = [
     (Links, "_send_stream"),
     (Links, "_sent"),
     (Link, "sent"),
-    (Link, "_take_want"),
+    (Link, "_take_subscribe"),
     (Link, "_take_request"),
     (Link, "_take_stream_open"),
     (Sender, "work"),
@@ -460,7 +460,7 @@ async def test_a_link_or_a_stream_fails_alone(
                 inject(patched, kind, name, fault, meant)
                 filling = await node.start_fill(bad.manifest, [], members=[node.info], holders=[other.info])
                 node.want_links([other.info])
-                if name in ("_take_holdings", "_take_want"):
+                if name in ("_take_holdings", "_take_subscribe"):
                     # It was no source of the title yet.
                     await until(lambda f=fault: is_told(f, caplog.text))
                 else:

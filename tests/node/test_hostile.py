@@ -203,7 +203,7 @@ async def test_what_neighbours_say_of_a_slow_cache_is_heard_and_told_on(tmp_path
         assert peer.channel is not None
         while len(filling.fill.sources) < 2 or not peer.asked_by:
             await trio.sleep(0.01)
-        peer.channel.send(m.Slow(peer.asked_by[0], "zz-slow"))
+        peer.channel.send(m.ReportSlow(peer.asked_by[0], "zz-slow"))
         while not (peer.slow and slow.slow):
             await trio.sleep(0.01)
         assert {said.node_id for said in (*peer.slow, *slow.slow)} == {"zz-slow"}
@@ -222,7 +222,7 @@ async def test_an_interest_and_the_end_of_its_handle_in_one_segment(tmp_path: Pa
             handle = await peer.want()
             assert peer.channel is not None
             peer.channel.send(m.Interest(handle, 40, bytes([255] * 5)))
-            peer.channel.send(m.Unwant(handle))
+            peer.channel.send(m.Unsubscribe(handle))
         filling.set_origins([str(tmp_path / "src")])
         await filling.wait()
         assert len(node.engine.links) == 20

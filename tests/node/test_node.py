@@ -86,7 +86,7 @@ async def test_nodes_with_bounded_rosters_fill_with_one_copy_an_isp(tmp_path: Pa
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             serve = partial(
-                serve_tracker, make_around=partial(Neighbourhoods, everybody_max=3, neighbours=2)
+                serve_tracker, neighbourhood_factory=partial(Neighbourhoods, everybody_max=3, neighbours=2)
             )
             url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
             async with AsyncExitStack() as stack:

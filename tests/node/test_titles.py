@@ -24,7 +24,7 @@ from p2pfill.origin import Origin, OriginChunk
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import HEADER_BYTES, decode_header
 from p2pfill.store.publish import publish
-from p2pfill.swarm.agenda import STUCK_S
+from p2pfill.swarm.scheduler import STUCK_S
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
@@ -228,7 +228,7 @@ async def test_a_node_sends_the_more_urgent_title_first(tmp_path: Path) -> None:
         assert peer.channel is not None
         peer.holdings = None
         handles["urgent"] = peer.channel.next_handle()
-        peer.channel.send(m.Want(handles["urgent"], urgent.title_id))
+        peer.channel.send(m.Subscribe(handles["urgent"], urgent.title_id))
         while peer.holdings is None:
             await trio.sleep(0.01)
         for name in ("bulk", "urgent"):

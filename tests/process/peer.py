@@ -45,7 +45,7 @@ class Peer:
         self.heard: list[int] = []
         """Chunks that the node has told it of."""
         self.interests: list[m.Interest] = []
-        self.slow: list[m.Slow] = []
+        self.slow: list[m.ReportSlow] = []
         self.linked = trio.Event()
         self.ended = trio.Event()
         self.end_reason = ""
@@ -85,7 +85,7 @@ class Peer:
             match message:
                 case m.Hello():
                     self.linked.set()
-                case m.Want(handle, title_id):
+                case m.Subscribe(handle, title_id):
                     self._titles[handle] = title_id
                     if title_id == self.manifest.title_id:
                         channel.send(self.all_of_it(handle))
@@ -95,7 +95,7 @@ class Peer:
                     self.holdings = message
                 case m.Have(_, chunks):
                     self.heard.extend(chunks)
-                case m.Slow():
+                case m.ReportSlow():
                     self.slow.append(message)
                 case m.Interest():
                     self.interests.append(message)
@@ -146,7 +146,7 @@ class Peer:
         assert self.channel is not None
         await self.linked.wait()
         handle = self.channel.next_handle()
-        self.channel.send(m.Want(handle, self.manifest.title_id))
+        self.channel.send(m.Subscribe(handle, self.manifest.title_id))
         while self.holdings is None:
             await trio.sleep(0.005)
         return handle

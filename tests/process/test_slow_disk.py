@@ -47,7 +47,7 @@ class SlowFleet(Fleet):
         assert 0 < lag["p99_us"] <= lag["max_us"] < STALL_S / 2 * 1e6, lag
 
     def check_answers(self, title: Title) -> None:
-        """Fail where `a2` does not answer a linked cache: Pings, and a Want."""
+        """Fail where `a2` does not answer a linked cache: Pings, and a Subscribe."""
         host, port = self.nodes["a2"].ready["address"].rsplit(":", 1)
 
         async def ask() -> None:

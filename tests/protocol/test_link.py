@@ -54,7 +54,7 @@ class Pair:
     def wanted(self, chunk_count: int = 12) -> Pair:
         """`a` wants a title as handle 3, of which `b` has no chunk yet."""
         self.open()
-        self.a.send(m.Want(3, TITLE))
+        self.a.send(m.Subscribe(3, TITLE))
         self.to_b()
         self.b.send(m.Holdings(3, True, chunk_count, bytes((chunk_count + 7) // 8)))
         self.to_a()
@@ -86,8 +86,8 @@ def test_a_fill() -> None:
     pair = Pair(piece=3).wanted()
     pair.b.send(m.Fetching(3, (1, 2)))
     pair.b.send(m.Have(3, (1, 11)))
-    pair.b.send(m.Slow(3, "b7"))
-    assert pair.to_a() == [m.Fetching(3, (1, 2)), m.Have(3, (1, 11)), m.Slow(3, "b7")]
+    pair.b.send(m.ReportSlow(3, "b7"))
+    assert pair.to_a() == [m.Fetching(3, (1, 2)), m.Have(3, (1, 11)), m.ReportSlow(3, "b7")]
     pair.a.send(m.StreamOpen(1))
     pair.a.send(m.StreamOpen(2))
     pair.to_b()
@@ -105,7 +105,7 @@ def test_a_fill() -> None:
     assert not pair.a.finish_request(Side.LOCAL, 0)
     assert pair.a.requests(Side.LOCAL) == pair.b.requests(Side.REMOTE) == {2: 3}
     assert pair.a.is_request_live(Side.LOCAL, 2)
-    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Unsubscribe(3))
     pair.to_b()
     assert not pair.b.requests(Side.REMOTE)
     assert not pair.b.wants(Side.REMOTE)
@@ -131,9 +131,9 @@ def test_messages_that_crossed_are_dropped() -> None:
     pair.b.finish_request(Side.REMOTE, 2)
     pair.a.send(m.Cancel(1))
     pair.a.send(m.Cancel(2))
-    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Unsubscribe(3))
     assert pair.to_a() == []
-    assert pair.to_b() == [m.Unwant(3)]
+    assert pair.to_b() == [m.Unsubscribe(3)]
     for late in (m.Have(3, (4,)), m.Reject(1, "busy")):
         assert not pair.b.send(late)
     assert (pair.b.dropped, pair.b.output_bytes) == (2, 0)
@@ -144,13 +144,13 @@ def test_what_is_said_of_something_that_is_over_is_dropped_and_counted() -> None
     pair.a.send(m.StreamOpen(0))
     pair.to_b()
     pair.b.send(m.StreamRefuse(0))
-    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Unsubscribe(3))
     pair.a.send(m.Ping(1))
-    over = [m.Unwant(3), m.Interest(3, 12, bytes(2)), m.Request(3, 0, 1)]
+    over = [m.Unsubscribe(3), m.Interest(3, 12, bytes(2)), m.Request(3, 0, 1)]
     assert [pair.a.send(message) for message in over] == [False] * 3
     assert [pair.b.send(message) for message in (m.StreamGrant(0, b"k" * 16), m.StreamRefuse(0))] == [False] * 2
     assert (pair.a.dropped, pair.b.dropped) == (3, 2)
-    assert pair.to_b() == [m.Unwant(3), m.Ping(1)]
+    assert pair.to_b() == [m.Unsubscribe(3), m.Ping(1)]
 
 
 @pytest.mark.parametrize("piece", [1, 1 << 20])
@@ -159,7 +159,7 @@ def test_each_message_is_judged_after_the_one_before_was_answered(piece: int) ->
     pair = Pair(piece).wanted()
     pair.a.send(m.Interest(3, 12, bytes(2)))
     pair.a.send(m.Request(3, 0, 1))
-    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Unsubscribe(3))
     answered = []
     for message in pair.b.handle_bytes(pair.a.poll_output()):
         if isinstance(message, m.Interest):
@@ -175,10 +175,10 @@ def test_each_message_is_judged_after_the_one_before_was_answered(piece: int) ->
 def test_what_was_not_iterated_over_stays_for_the_next_call() -> None:
     pair = Pair().wanted()
     pair.a.send(m.Ping(1))
-    pair.a.send(m.Unwant(3))
+    pair.a.send(m.Unsubscribe(3))
     messages = pair.b.handle_bytes(pair.a.poll_output())
     assert next(messages) == m.Ping(1)
-    assert list(pair.b.handle_bytes(b"")) == [m.Unwant(3)]
+    assert list(pair.b.handle_bytes(b"")) == [m.Unsubscribe(3)]
 
 
 def test_request_survives_holdings_going_away() -> None:
@@ -193,7 +193,7 @@ ILLEGAL_FROM_B: list[m.Message] = [
     m.Have(4, (1,)),
     m.Have(3, (12,)),
     m.Fetching(3, (1, 12)),
-    m.Slow(4, "b7"),
+    m.ReportSlow(4, "b7"),
     m.Holdings(4, False),
     m.Holdings(3, True, 13, bytes(2)),
     m.Holdings(3, True, 12, bytes(3)),
@@ -201,7 +201,7 @@ ILLEGAL_FROM_B: list[m.Message] = [
     m.Holdings(3, False, 12, bytes(2)),
     m.Reject(9, "busy"),
     m.Cancel(9),
-    m.Unwant(3),
+    m.Unsubscribe(3),
     m.Interest(3, 12, bytes(2)),
     m.Ways(4, 4),
     m.Request(3, 1, 0),
@@ -244,7 +244,7 @@ def test_ids_must_grow() -> None:
     pair.a.send(m.Request(3, 5, 0))
     pair.a.send(m.Ping(7))
     pair.a.send(m.StreamOpen(7))
-    for again in (m.Want(3, TITLE), m.Want(2, TITLE), m.Request(3, 5, 1), m.Ping(7), m.StreamOpen(7)):
+    for again in (m.Subscribe(3, TITLE), m.Subscribe(2, TITLE), m.Request(3, 5, 1), m.Ping(7), m.StreamOpen(7)):
         with pytest.raises(LocalProtocolError):
             pair.a.send(again)
     pair.to_b()
@@ -276,13 +276,13 @@ def test_the_table_only_ever_leads_towards_closed() -> None:
 
 def test_limits_hold_on_both_sides() -> None:
     pair = Pair(limits=LinkLimits(2, 2, 1, 2, 2)).wanted()
-    pair.a.send(m.Want(4, TITLE))
+    pair.a.send(m.Subscribe(4, TITLE))
     pair.a.send(m.Request(3, 1, 0))
     pair.a.send(m.Request(3, 2, 0))
     for nonce in (1, 2):
         pair.a.send(m.Ping(nonce))
         pair.a.send(m.StreamOpen(nonce))
-    for many in (m.Want(5, TITLE), m.Request(3, 3, 0), m.Ping(3), m.StreamOpen(3)):
+    for many in (m.Subscribe(5, TITLE), m.Request(3, 3, 0), m.Ping(3), m.StreamOpen(3)):
         with pytest.raises(LocalProtocolError):
             pair.a.send(many)
     pair.to_b()
@@ -355,8 +355,8 @@ def test_arbitrary_messages_raise_only_protocol_errors(batch: list[m.Message]) -
 
 small = st.integers(0, 5)
 plausible = st.one_of(
-    st.builds(m.Want, small, st.just(TITLE)),
-    st.builds(m.Unwant, small),
+    st.builds(m.Subscribe, small, st.just(TITLE)),
+    st.builds(m.Unsubscribe, small),
     st.builds(m.Holdings, small, st.just(True), st.just(4), st.just(b"\x03")),
     st.builds(m.Holdings, small, st.just(False)),
     st.builds(m.Have, small, st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)),

@@ -135,7 +135,7 @@ def test_widest_integers_and_longest_texts_are_let_in() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        m.Want(1, b"short"),
+        m.Subscribe(1, b"short"),
         m.Have(1, ()),
         m.Have(1, (-1,)),
         m.Ping(1 << 32),
@@ -172,5 +172,5 @@ def test_golden_bytes() -> None:
     """Bytes that docs/protocol.md shows: a change here is a change of the wire."""
     assert m.encode_payload(m.Request(3, 17, 300)).hex() == "94070311cd012c"
     assert m.encode_payload(m.Have(3, (5, 6))).hex() == "930403920506"
-    assert m.encode_payload(m.Want(1, TITLE)).hex() == "930201c420" + TITLE.hex()
+    assert m.encode_payload(m.Subscribe(1, TITLE)).hex() == "930201c420" + TITLE.hex()
     assert m.encode_payload(m.Goodbye(0, "done")).hex() == "931000a4646f6e65"

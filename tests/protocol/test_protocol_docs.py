@@ -26,7 +26,7 @@ from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
 from p2pfill.protocol.link import state_diagram
 from p2pfill.swarm import claims, faults, interest, ways
 from p2pfill.swarm import masters as swarm_masters
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.pacing import CLAIM_TIMES, STALL_CHUNKS
 from p2pfill.swarm.sources import LEAST_RATE_BYTES_S
 from p2pfill.transport import control
@@ -111,7 +111,7 @@ def test_the_election_in_the_docs_is_right() -> None:
     title = TitleId(bytes.fromhex(_title_id()))
     rows = table_rows("| member | ISP | region | weight |")
     nodes = [NodeInfo(NodeId(name), isp, region, weight=float(weight)) for name, isp, region, weight, *_ in rows]
-    duties = Duties(title, 8, nodes)
+    duties = Assignment(title, 8, nodes)
     for node, (*_, share, leads, origin) in zip(nodes, rows, strict=True):
         within = duties.within(node)
         shown = [[int(chunk) for chunk in cell.split(", ") if chunk != "none"] for cell in (share, leads, origin)]
@@ -119,7 +119,7 @@ def test_the_election_in_the_docs_is_right() -> None:
     assert f"`{masters.seed(title, 'a1'):016x}`" in TEXT
     assert f"`{_pure_bits._mix(0):016x}`" in TEXT
     assert repr(_pure_bits._score(_pure_bits._mix(0), masters.seed(title, "a1"), 1.0)) in TEXT
-    closed = Duties(title, 8, nodes, (), {"a1": [Scope.ORIGIN]})
+    closed = Assignment(title, 8, nodes, (), {"a1": [Scope.ORIGIN]})
     moved = {
         node.id: list(closed.within(node)[Scope.REGION].and_not(duties.within(node)[Scope.REGION]).indexes())
         for node in nodes

@@ -17,8 +17,8 @@ from p2pfill.sim.process import SimEngine
 from p2pfill.sim.scenario import Chaos, FaultSpec, Scenario, TitleSpec
 from p2pfill.sim.world import World
 from p2pfill.swarm import events
-from p2pfill.swarm.agenda import Agenda
 from p2pfill.swarm.fill import Fill
+from p2pfill.swarm.scheduler import FillScheduler
 
 TWO = (TitleSpec("bulk", 8, chunk_kib=256), TitleSpec("urgent", 2, 10, at_s=0.3, chunk_kib=256))
 ALIKE = (TitleSpec("one", 4, chunk_kib=256), TitleSpec("other", 4, chunk_kib=256, integrity="xxh3"))
@@ -47,7 +47,7 @@ def test_the_more_urgent_goes_first() -> None:
 
 
 def test_asking_while_a_more_urgent_title_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Agenda, "look", lambda *_: {})
+    monkeypatch.setattr(FillScheduler, "look", lambda *_: {})
     with pytest.raises(InvariantBroken, match="asks for bulk, while urgent goes first"):
         world(titles=TWO).run()
 

@@ -133,7 +133,7 @@ def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(
     fleet: Fleet, size_mib: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With at most 256 lots 640 chunks are 214, the last of them smaller than the others; 320 are 160 lots of two."""
-    monkeypatch.setattr(election, "LOTS_MAX", 256)
+    monkeypatch.setattr(election, "STRIPES_MAX", 256)
     scenario = msgspec.structs.replace(
         SMALL, isps={"cloud": ["origin"]}, fleet=fleet, size_mib=size_mib, chunk_kib=64, exact=False
     )
@@ -141,7 +141,7 @@ def test_of_titles_with_more_chunks_than_lots_one_copy_crosses_each_border(
     report = built.run()
     fewest = min(len(cache.engine.links) for cache in built.caches.values())
     assert (fewest < fleet.caches - 1) == (fleet.caches > EVERYBODY_MAX)
-    assert election.lot_count(report.chunk_count) < 256 < report.chunk_count
+    assert election.stripe_count(report.chunk_count) < 256 < report.chunk_count
     assert report.complete == fleet.caches
     assert report.origin_copies == report.isp_copies.min == report.isp_copies.max == 1.0
     assert not report.escalations

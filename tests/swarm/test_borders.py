@@ -1,4 +1,5 @@
-"""Far links follow the elections: symmetric, few, whole for each lot, and little moved when somebody comes or goes."""
+"""Far links follow the elections: symmetric, few, whole for each stripe, and little moved when somebody comes or
+goes."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.borders import CHILDREN, FAR_MAX, Border, Borders, IspKey
-from p2pfill.swarm.election import LOTS_MAX, Duties, Scope, lot_count
+from p2pfill.swarm.election import STRIPES_MAX, Assignment, Scope, stripe_count
 
 TITLE = TitleId(bytes(range(32)))
 CHUNKS = 90
@@ -64,7 +65,7 @@ def test_masters_are_linked_with_those_from_whom_their_chunks_come(caches: Fleet
     """From the cache that may go to the origin each chunk reaches the master of every ISP over links of masters."""
     links = all_links(loaded(caches), caches)
     infos = nodes(caches)
-    duties = Duties(TITLE, CHUNKS, infos.values())
+    duties = Assignment(TITLE, CHUNKS, infos.values())
     within = {name: duties.within(info) for name, info in infos.items()}
     for chunk in range(CHUNKS):
         masters = {name for name in infos if within[name][Scope.REGION][chunk]}
@@ -80,7 +81,7 @@ def test_masters_are_linked_with_those_from_whom_their_chunks_come(caches: Fleet
 def test_the_loss_of_a_master_cuts_nobody_off() -> None:
     caches = fleet({"eu": [3] * 30, "us": [3] * 5})
     links = all_links(loaded(caches), caches)
-    duties = Duties(TITLE, CHUNKS, nodes(caches).values())
+    duties = Assignment(TITLE, CHUNKS, nodes(caches).values())
     within = {name: duties.within(info) for name, info in nodes(caches).items()}
     for chunk in range(0, CHUNKS, 7):
         masters = {name for name in within if within[name][Scope.REGION][chunk]}
@@ -98,19 +99,19 @@ def test_a_cache_has_few_links_however_large_the_fleet_is() -> None:
     for isps in (5, 40, 160):
         caches = fleet({"eu": [10] * isps})
         degrees = [len(others) for others in all_links(loaded(caches), caches).values()]
-        # Nine lots a cache; of each it has a parent, a grandparent, children and grandchildren.
+        # Nine stripes a cache; of each it has a parent, a grandparent, children and grandchildren.
         assert max(degrees) <= most * (CHUNKS // 10 + 1)
         assert sum(degrees) / len(degrees) <= 4 * CHUNKS / 10 + 1
 
 
 def test_many_chunks_make_lots() -> None:
-    assert lot_count(0) == 0
-    assert lot_count(LOTS_MAX) == LOTS_MAX
-    assert lot_count(1500) == 750
-    assert lot_count(25_600) == LOTS_MAX
+    assert stripe_count(0) == 0
+    assert stripe_count(STRIPES_MAX) == STRIPES_MAX
+    assert stripe_count(1500) == 750
+    assert stripe_count(25_600) == STRIPES_MAX
     caches = fleet({"eu": [4] * 3})
     infos = nodes(caches)
-    duties = Duties(TITLE, 1500, infos.values())
+    duties = Assignment(TITLE, 1500, infos.values())
     for info in infos.values():
         mine = duties.within(info)[Scope.REGION]
         assert all(mine[chunk] == mine[chunk + 750] for chunk in range(750))
@@ -145,7 +146,8 @@ def test_whoever_gets_other_links_is_told(caches: Fleet, data: st.DataObject) ->
         told = borders.put(key, border)
         caches = {**caches, key: border}
         after = all_links(borders, caches)
-        # Whoever comes, and whoever is master of a lot instead of another there, with all those that it is linked with.
+        # Whoever comes, and whoever is master of a stripe instead of another there, with all those that it is linked
+        # with.
         for name in {name for name in after if name not in before}:
             assert after[name] | ({name} if after[name] else set()) <= told
         fresh = loaded(caches)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.election import Duties, Scope, elect, rank, reach
+from p2pfill.swarm.election import Assignment, Scope, elect, rank, reach
 
 titles = st.binary(min_size=32, max_size=32).map(TitleId)
 names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
@@ -46,7 +46,7 @@ def test_doing_without_a_cache_moves_its_chunks_alone(title: TitleId, group: set
     first, second, *_ = nodes
 
     def masters(without: set[str]) -> dict[int, str]:
-        duties = Duties(title, 150, nodes.values(), without)
+        duties = Assignment(title, 150, nodes.values(), without)
         shares = {name: duties.within(node)[Scope.REGION] for name, node in nodes.items()}
         owners = {chunk: name for name, share in shares.items() for chunk in share.indexes()}
         assert sum(share.count() for share in shares.values()) == len(owners) == 150
@@ -78,7 +78,7 @@ def test_each_chunk_crosses_each_border_once(title: TitleId, places: list[tuple[
     nodes = [
         NodeInfo(id=NodeId(f"n{i}"), isp=region + isp, region=region) for i, (region, isp) in enumerate(places)
     ]
-    duties = Duties(title, chunk_count, nodes)
+    duties = Assignment(title, chunk_count, nodes)
     within = {node.id: duties.within(node) for node in nodes}
     for chunk in range(chunk_count):
         reaches = {node: reach(within[node.id], chunk) for node in nodes}
@@ -94,7 +94,7 @@ def test_doing_without_a_whole_isp_changes_no_shares_in_others() -> None:
     title = TitleId(bytes(range(32)))
     nodes = [NodeInfo(NodeId("hub"), "hub", "r", weight=10.0)]
     nodes += [NodeInfo(NodeId(f"{isp}{number}"), isp, "r") for isp in ("a", "b") for number in range(4)]
-    whole, less = Duties(title, 400, nodes), Duties(title, 400, nodes, {"hub"})
+    whole, less = Assignment(title, 400, nodes), Assignment(title, 400, nodes, {"hub"})
     for node in nodes[1:]:
         assert less.within(node)[Scope.REGION] == whole.within(node)[Scope.REGION]
     # Who goes further out for it does change.

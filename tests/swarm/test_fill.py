@@ -480,7 +480,7 @@ def held_fill(*, members: int = 3, record: list[bytes] | None = None) -> tuple[F
     fill.handle(0.1, events.ChunksGained("a2", range(0, 60, 2)))
     asked = asked_of(fill, 0.1)
     assert {action.source for action in asked} >= {ORIGIN, "a2"}
-    fill.handle(0.2, events.HeldBack())
+    fill.handle(0.2, events.Paused())
     return fill, asked
 
 
@@ -494,7 +494,7 @@ def test_a_fill_that_is_held_back_asks_nothing_and_takes_what_is_on_its_way() ->
     done = fill.poll_actions(0.4)
     assert [type(action) for action in done] == [actions.AnnounceChunks]
     assert fill.ledger.have.count() == len(asked)
-    fill.handle(0.5, events.Released())
+    fill.handle(0.5, events.Resumed())
     assert fill.wants_poll
     assert {action.source for action in asked_of(fill, 0.5)} >= {"a2", "a3"}
     assert "a more urgent title" not in fill.waits()
@@ -515,7 +515,7 @@ def test_no_wait_ends_while_a_fill_is_held_back() -> None:
     while now < 100.0:
         assert fill.poll_actions(now) == []
         now += 0.25
-    fill.handle(now, events.Released())
+    fill.handle(now, events.Resumed())
     later = now + FillPolicy().stall_wait_s - 0.5
     while now < later:
         assert not [a for a in fill.poll_actions(now) if isinstance(a, actions.CancelRequest)]
@@ -528,7 +528,7 @@ def test_no_wait_ends_while_a_fill_is_held_back() -> None:
 
 def test_a_master_that_died_meanwhile_is_passed_over_after_the_usual_wait() -> None:
     fill, asked = held_fill()
-    fill.handle(100.0, events.Released())
+    fill.handle(100.0, events.Resumed())
     now = 100.0
     while now < 101.0 + FillPolicy().request_timeout_s:
         for action in [*asked, *asked_of(fill, now)]:
@@ -546,7 +546,7 @@ def test_what_came_late_behind_a_more_urgent_title_is_no_measure_of_its_source()
         fill.handle(at, events.ChunkReceived(action.request))
     assert fill.sources["a2"].rate_bytes_s == 0.0
     assert fill.sources["a2"].bytes_kept == 2 * CHUNK_SIZE
-    fill.handle(40.0, events.Released())
+    fill.handle(40.0, events.Resumed())
     fill.handle(40.1, events.ChunkReceived(rest[1].request))
     assert fill.sources["a2"].rate_bytes_s == pytest.approx(CHUNK_SIZE / 0.1)
 
@@ -557,7 +557,7 @@ def test_a_recorded_fill_that_was_held_back_plays_to_the_same_actions() -> None:
     for number, action in enumerate(asked):
         fill.handle(1.0 + number, events.ChunkReceived(action.request))
         fill.poll_actions(1.0 + number)
-    fill.handle(20.0, events.Released())
+    fill.handle(20.0, events.Resumed())
     assert asked_of(fill, 20.0)
     again, played, difference = play(lines, random.Random)
     assert difference is None

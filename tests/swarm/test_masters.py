@@ -8,7 +8,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.masters import STUCK, Masters
 
 PATIENCE_S = 3.0
@@ -27,7 +27,7 @@ def test_a_stand_in_that_is_silent_too_is_passed_over(layout: dict[str, str]) ->
         masters.set_members(0.0, nodes)
         for turn in range(1, (STUCK + 1) * len(nodes)):
             masters.watch(turn * PATIENCE_S, PATIENCE_S, list(layout), Availability(1))
-        assert masters.duties()[Scope.ORIGIN][0], f"{me.id} still waits, without {masters.left_out}"
+        assert masters.assignment()[Scope.ORIGIN][0], f"{me.id} still waits, without {masters.excluded}"
 
 
 def isp_of_four() -> tuple[list[NodeInfo], Masters]:
@@ -39,7 +39,7 @@ def isp_of_four() -> tuple[list[NodeInfo], Masters]:
 
 def test_a_cache_that_lags_with_its_share_is_found_while_it_shows_life() -> None:
     nodes, masters = isp_of_four()
-    shares = Duties(TitleId(bytes(32)), 400, nodes)
+    shares = Assignment(TitleId(bytes(32)), 400, nodes)
     here = Bitmap.full(400)
     for chunk in list(shares.within(nodes[2])[Scope.REGION].indexes())[:40]:
         here.discard(chunk)
@@ -47,16 +47,16 @@ def test_a_cache_that_lags_with_its_share_is_found_while_it_shows_life() -> None
     assert masters.lagging(2.0, here, Availability(400)) == ([], [])
     masters.saw(2.5, "a2")
     assert masters.lagging(3.0, here, Availability(400)) == (["a2"], [])
-    masters.pass_over("a2", "master-slow", until=60.0)
-    masters.readmit(4.0, "a2")
-    assert masters.left_out == {"a2": "master-slow"}
-    masters.readmit(60.0, "a2")
-    assert masters.left_out == {}
+    masters.suspend("a2", "master-slow", until=60.0)
+    masters.reinstate(4.0, "a2")
+    assert masters.excluded == {"a2": "master-slow"}
+    masters.reinstate(60.0, "a2")
+    assert masters.excluded == {}
 
 
 def test_how_far_others_are_ahead_at_the_origin_is_counted_in_chunks_of_the_own_share() -> None:
     nodes, masters = isp_of_four()
-    shares = [list(Duties(TitleId(bytes(32)), 400, nodes).within(node)[Scope.ORIGIN].indexes()) for node in nodes]
+    shares = [list(Assignment(TitleId(bytes(32)), 400, nodes).within(node)[Scope.ORIGIN].indexes()) for node in nodes]
     assert [len(share) for share in shares] == [100] * 4
     have, available = Bitmap(400), Availability(400)
     assert masters.behind_at_origin(have, available) == 0
@@ -68,7 +68,7 @@ def test_how_far_others_are_ahead_at_the_origin_is_counted_in_chunks_of_the_own_
     assert masters.behind_at_origin(have, available) == pytest.approx(-40)
     # What others hold of this one's share counts as fetched, and who is left out is not looked at.
     available.add(Scope.ISP, shares[0][70:75])
-    masters.leave_out("a3", "master-lost")
+    masters.exclude("a3", "master-lost")
     assert masters.behind_at_origin(have, available) < -45
 
 
@@ -77,7 +77,7 @@ def test_who_shares_an_origin_with_nobody_of_its_isp_is_not_behind() -> None:
     for me in (nodes[0], nodes[1]):
         masters = Masters(TitleId(bytes(32)), 400, me)
         masters.set_members(0.0, nodes if me is nodes[0] else [me])
-        assert masters.duties()[Scope.ORIGIN].any()
+        assert masters.assignment()[Scope.ORIGIN].any()
         assert masters.behind_at_origin(Bitmap(400), Availability(400)) == 0
 
 
@@ -93,7 +93,7 @@ def test_caches_in_step_do_not_lag() -> None:
 
 def test_one_that_fetches_its_share_and_hardly_sends_it_on_is_found() -> None:
     nodes, masters = isp_of_four()
-    shares = [list(Duties(TitleId(bytes(32)), 400, nodes).within(node)[Scope.REGION].indexes()) for node in nodes]
+    shares = [list(Assignment(TitleId(bytes(32)), 400, nodes).within(node)[Scope.REGION].indexes()) for node in nodes]
     available, have = Availability(400), Bitmap(400)
     found: list[str] = []
     for turn in range(80):
@@ -115,11 +115,11 @@ def test_one_that_fetches_its_share_and_hardly_sends_it_on_is_found() -> None:
 
 def test_the_last_one_of_an_isp_works_for_it_whatever_others_say_of_it() -> None:
     nodes, masters = isp_of_four()
-    masters.pass_over("a0", "master-slow", until=60.0)
-    assert not masters.duties()[Scope.ORIGIN].any()
+    masters.suspend("a0", "master-slow", until=60.0)
+    assert not masters.assignment()[Scope.ORIGIN].any()
     for node in nodes[1:]:
         masters.lose(1.0, node.id, PATIENCE_S)
-    assert masters.duties()[Scope.ORIGIN] == Bitmap.full(400)
+    assert masters.assignment()[Scope.ORIGIN] == Bitmap.full(400)
 
 
 def test_doing_without_a_cache_changes_nothing_between_isps() -> None:
@@ -129,7 +129,7 @@ def test_doing_without_a_cache_changes_nothing_between_isps() -> None:
     title = TitleId(bytes(32))
 
     def border_work(without: set[str], scope: Scope) -> dict[str, set[int]]:
-        duties = Duties(title, 90, nodes, without)
+        duties = Assignment(title, 90, nodes, without)
         work: dict[str, set[int]] = {}
         for node in nodes:
             if node.id not in without:

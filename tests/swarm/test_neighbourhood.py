@@ -14,7 +14,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.borders import FAR_MAX
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.masters import STANDSTILL, Masters
 from p2pfill.swarm.neighbourhood import (
     ELECTORS_MAX,
@@ -228,7 +228,7 @@ def duties_of(built: Neighbourhoods, node: NodeInfo, chunks: int) -> dict[Scope,
     linked = [built.members[node_id].info for node_id in built.links(node)]
     masters = Masters(TITLE, chunks, node)
     masters.set_members(0.0, *electorate(node, election, linked))
-    return {scope: list(found.indexes()) for scope, found in masters.duties().items()}
+    return {scope: list(found.indexes()) for scope, found in masters.assignment().items()}
 
 
 @settings(deadline=None, max_examples=25)
@@ -239,7 +239,7 @@ def test_bounded_rosters_elect_as_the_whole_roster_does(sizes: list[tuple[int, i
         for number, node in enumerate(make(sizes))
     ]
     built = around(nodes)
-    whole = Duties(TITLE, 200, nodes)
+    whole = Assignment(TITLE, 200, nodes)
     for node in nodes[:: max(1, len(nodes) // 20)]:
         by_right = {scope: list(found.indexes()) for scope, found in whole.within(node).items()}
         assert duties_of(built, node, 200) == by_right
@@ -259,7 +259,7 @@ def test_in_a_huge_isp_some_elect_for_all_and_with_the_weight_of_all() -> None:
             electors.add(node.id)
     assert set(reaches.values()) == {1}
     assert len(reaches) == 3 * chunks
-    whole = Duties(TITLE, chunks, nodes)
+    whole = Assignment(TITLE, chunks, nodes)
     leads = [sum(len(duties_of(built, node, chunks)[Scope.WORLD]) for node in nodes if node.isp == "isp0")]
     assert leads == [sum(whole.within(node)[Scope.WORLD].count() for node in nodes if node.isp == "isp0")]
     assert len(electors) <= ELECTORS_MAX + 15
@@ -294,15 +294,15 @@ def test_members_without_a_link_are_judged_by_a_standstill_only() -> None:
     for step in range(1, 40):
         masters.saw(step, linked[0].id)
         masters.watch(step, 3.0, [node.id for node in linked], nothing)
-    assert set(masters.left_out) <= {node.id for node in linked}
-    assert masters.left_out  # those with a link are silent, each for itself
+    assert set(masters.excluded) <= {node.id for node in linked}
+    assert masters.excluded  # those with a link are silent, each for itself
     stood_still = 39.0 + STANDSTILL * 3.0
     masters.watch(stood_still - 0.1, 3.0, [], nothing)
-    assert not set(masters.left_out) & set(unlinked)
+    assert not set(masters.excluded) & set(unlinked)
     masters.watch(stood_still, 3.0, [], nothing)
-    assert set(masters.left_out) & set(unlinked)
+    assert set(masters.excluded) & set(unlinked)
     masters.set_members(stood_still, members, unlinked)
-    assert not set(masters.left_out) & set(unlinked)
+    assert not set(masters.excluded) & set(unlinked)
 
 
 def test_one_who_stands_apart_is_no_cache_that_could_speak() -> None:

@@ -12,7 +12,7 @@ from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, SLOW_S, Request, Source, find_slow
 
@@ -33,7 +33,7 @@ def test_the_caches_of_a_fill_share_what_is_asked_of_an_origin(caches: int, each
 @pytest.mark.parametrize(("caches", "each"), [(4, 2), (12, 1), (400, 1)])
 def test_a_cache_that_is_behind_its_isp_asks_an_origin_for_one_chunk_more(caches: int, each: int) -> None:
     fill, members = fill_with_origin(caches)
-    duties = Duties(fill.manifest.title_id, 400, members)
+    duties = Assignment(fill.manifest.title_id, 400, members)
     shares = [list(duties.within(node)[Scope.ORIGIN].indexes()) for node in members]
     asked = asked_of_origin(fill, 0.0)
     for fetched, in_all in ((1, each), (CATCH_UP_CHUNKS, each + (len(shares[0]) >= CATCH_UP_CHUNKS))):

@@ -8,7 +8,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Duties, Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, Masters
 from p2pfill.swarm.stalls import Stalls
 
@@ -50,22 +50,22 @@ def test_a_master_that_shows_life_and_fetches_nothing_is_passed_over(chunk_count
     while now < 2 * PATIENCE_S + 1.0:
         for node in nodes[1:]:
             masters.saw(now, node.id)
-            masters.readmit(now, node.id)
+            masters.reinstate(now, node.id)
         masters.watch_parts(now, PATIENCE_S, missing, here)
         now += 0.25
-    assert masters.duties()[Scope.ORIGIN] == missing
-    assert set(masters.left_out.values()) <= {STALLED}
+    assert masters.assignment()[Scope.ORIGIN] == missing
+    assert set(masters.excluded.values()) <= {STALLED}
 
 
 def test_it_is_relied_on_again_once_it_has_fetched_something() -> None:
     _, masters = isp(2, 4)
     for now in (0.0, PATIENCE_S):
         masters.watch_parts(now, PATIENCE_S, Bitmap.full(4), Availability(4))
-    assert masters.left_out == {"a1": STALLED}
-    masters.readmit(PATIENCE_S + 1.0, "a1")
-    assert masters.left_out == {"a1": STALLED}
+    assert masters.excluded == {"a1": STALLED}
+    masters.reinstate(PATIENCE_S + 1.0, "a1")
+    assert masters.excluded == {"a1": STALLED}
     masters.fetched(PATIENCE_S + 1.0, "a1")
-    assert masters.left_out == {}
+    assert masters.excluded == {}
 
 
 def test_one_that_stalls_again_and_again_is_done_without_for_longer_each_time() -> None:
@@ -73,8 +73,8 @@ def test_one_that_stalls_again_and_again_is_done_without_for_longer_each_time() 
     now, out = 0.0, []
     for _ in range(4000):
         masters.watch_parts(now, PATIENCE_S, Bitmap.full(4), Availability(4))
-        out.append(bool(masters.left_out))
-        masters.readmit(now, "a1")
+        out.append(bool(masters.excluded))
+        masters.reinstate(now, "a1")
         now += 0.25
     assert sum(out) > 0.9 * len(out)
 
@@ -83,10 +83,10 @@ def test_who_cannot_reach_the_origin_keeps_the_rest_of_its_part() -> None:
     nodes = [NodeInfo(NodeId(name), f"isp-{name[0]}", "eu") for name in ("a1", "a2", "b1", "b2")]
     masters = Masters(TITLE, 80, nodes[1])
     masters.set_members(0.0, nodes)
-    before = {scope: part.copy() for scope, part in masters.duties().items()}
-    theirs = Duties(TITLE, 80, nodes).within(nodes[0])
+    before = {scope: part.copy() for scope, part in masters.assignment().items()}
+    theirs = Assignment(TITLE, 80, nodes).within(nodes[0])
     masters.set_ways(1.0, "a1", frozenset({Scope.ORIGIN}))
-    after = masters.duties()
+    after = masters.assignment()
     assert after[Scope.ORIGIN] == before[Scope.ORIGIN] | theirs[Scope.ORIGIN]
     assert after[Scope.REGION] == before[Scope.REGION] | theirs[Scope.ORIGIN]
     chunk = next(theirs[Scope.ORIGIN].indexes())
@@ -96,14 +96,14 @@ def test_who_cannot_reach_the_origin_keeps_the_rest_of_its_part() -> None:
     masters.look_at_ways(1.5)
     assert masters.closed
     masters.look_at_ways(1.0 + REOPEN_S)
-    assert masters.duties() == before
+    assert masters.assignment() == before
 
 
 def test_an_isp_in_which_nobody_can_reach_the_origin_hands_its_part_to_another() -> None:
     nodes = [NodeInfo(NodeId(name), f"isp-{name[0]}", region) for name, region in
              (("a1", "x"), ("a2", "x"), ("b1", "x"), ("c1", "y"))]  # fmt: skip
     shut = frozenset({Scope.ORIGIN})
-    duties = Duties(TITLE, 90, nodes, (), {"a1": shut, "a2": shut})
+    duties = Assignment(TITLE, 90, nodes, (), {"a1": shut, "a2": shut})
     parts = {node.id: duties.within(node) for node in nodes}
     assert not parts["a1"][Scope.ORIGIN].any()
     assert not parts["a2"][Scope.ORIGIN].any()
@@ -111,7 +111,7 @@ def test_an_isp_in_which_nobody_can_reach_the_origin_hands_its_part_to_another()
     assert parts["a1"][Scope.REGION] | parts["a2"][Scope.REGION] == Bitmap.full(90)
     # A whole region, and then everybody: nobody hands on what nobody can do.
     all_of_x = dict.fromkeys(("a1", "a2", "b1"), shut)
-    assert Duties(TITLE, 90, nodes, (), all_of_x).within(nodes[3])[Scope.ORIGIN] == Bitmap.full(90)
-    everybody = Duties(TITLE, 90, nodes, (), dict.fromkeys((node.id for node in nodes), shut))
+    assert Assignment(TITLE, 90, nodes, (), all_of_x).within(nodes[3])[Scope.ORIGIN] == Bitmap.full(90)
+    everybody = Assignment(TITLE, 90, nodes, (), dict.fromkeys((node.id for node in nodes), shut))
     for node in nodes:
-        assert everybody.within(node) == Duties(TITLE, 90, nodes).within(node)
+        assert everybody.within(node) == Assignment(TITLE, 90, nodes).within(node)

@@ -170,7 +170,7 @@ class Remote:
         del self.channel.outbox[:count]
         for message in messages:
             match message:
-                case m.Want(handle):
+                case m.Subscribe(handle):
                     chunks = self.title.manifest.chunk_count
                     self.tell(m.Holdings(handle, True, chunks, Bitmap.full(chunks).to_bytes()))
                 case m.Request(_, request_id, chunk):

@@ -13,7 +13,7 @@ import trio.testing
 from p2pfill.errors import RemoteProtocolError
 from p2pfill.model.limits import MIB
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
-from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Want, encode_payload
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Subscribe, encode_payload
 from p2pfill.transport import control
 from p2pfill.transport.control import ControlChannel
 
@@ -51,13 +51,13 @@ async def test_two_channels_greet_talk_and_part() -> None:
             nursery.start_soon(b.run, seen_b.handle)
             await wait_open(a)
             await wait_open(b)
-            assert a.send(Want(1, bytes(32)))
+            assert a.send(Subscribe(1, bytes(32)))
             await seen_b.arrived.wait()
             a.close(GoodbyeCode.SHUTDOWN, "the night is over")
-    assert seen_b.messages == [hello("a"), Want(1, bytes(32))]
+    assert seen_b.messages == [hello("a"), Subscribe(1, bytes(32))]
     assert seen_a.messages == [hello("b")]
     assert b.end_reason == "the night is over"
-    assert not a.send(Want(2, bytes(32)))
+    assert not a.send(Subscribe(2, bytes(32)))
 
 
 async def test_a_stranger_is_told_why_and_only_its_link_ends() -> None:
@@ -142,7 +142,7 @@ async def test_a_remote_that_neither_reads_nor_ends_holds_nothing_up(monkeypatch
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(channel.run, log.handle)
-                said = [encode_payload(message) for message in (hello("b"), Want(0, bytes(32)))]
+                said = [encode_payload(message) for message in (hello("b"), Subscribe(0, bytes(32)))]
                 await far.send_all(encode_preamble(OUR_VERSIONS) + b"".join(map(encode_frame, said)))
                 await log.arrived.wait()
                 for _ in range(8):

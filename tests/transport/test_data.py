@@ -16,7 +16,7 @@ import trio.testing
 import xxhash
 
 from p2pfill.engine.requests import Outcome, Receive, RequestBook, RequestState
-from p2pfill.engine.uploads import Wanted
+from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
@@ -26,7 +26,7 @@ from p2pfill.transport import plane as plane_module
 from p2pfill.transport.plane import DataPlane
 
 TITLE = TitleId(bytes(32))
-WANTED = Wanted(Urgency(), TITLE)
+WANTED = NextUpload(Urgency(), TITLE)
 UNDER_WAY = (RequestState.ASKED, RequestState.RECEIVING, RequestState.WRITTEN)
 
 
@@ -104,7 +104,7 @@ class Outbox:
     def take(self) -> data.Upload | None:
         return self.uploads.pop(0) if self.uploads else None
 
-    def wanted(self) -> Wanted | None:
+    def wanted(self) -> NextUpload | None:
         return self.uploads[0].wanted if self.uploads else None
 
     def note(self, header: DataHeader) -> None:
@@ -465,7 +465,7 @@ async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: 
             while not stuck.sender.has_slot:
                 await trio.sleep(0.01)
             bulk, urgent = (
-                data.Upload(DataHeader(number, 3, len(payload)), source, Wanted(Urgency(rank), TITLE))
+                data.Upload(DataHeader(number, 3, len(payload)), source, NextUpload(Urgency(rank), TITLE))
                 for number, rank in ((2, 0), (3, -1))
             )
             outbox = Outbox(plane, near, [bulk])
@@ -474,7 +474,7 @@ async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: 
             while outbox.sender.place is None:
                 await trio.sleep(0.01)
             outbox.uploads.insert(0, urgent)
-            outbox.sender.hurry()
+            outbox.sender.reprioritise()
             assert outbox.sender.place.urgency == Urgency(-1)
             plane.release_slot(stuck.sender)
             while len(inbox.got) < 2:

@@ -12,7 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfill.engine.uploads import UploadQueue, Wanted
+from p2pfill.engine.uploads import NextUpload, UploadQueue
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.transport.plane import DataPlane, Poll, Stream
@@ -20,8 +20,8 @@ from p2pfill.transport.plane import DataPlane, Poll, Stream
 TITLES = [TitleId(bytes([number]) * 32) for number in range(3)]
 
 
-def wanted(rank: int = 0, title: TitleId = TITLES[0]) -> Wanted:
-    return Wanted(Urgency(rank), title)
+def wanted(rank: int = 0, title: TitleId = TITLES[0]) -> NextUpload:
+    return NextUpload(Urgency(rank), title)
 
 
 steps = st.lists(
@@ -61,7 +61,7 @@ def test_the_most_urgent_goes_first_and_what_is_equal_in_order_of_arrival(plan: 
                     continue
                 waiting.remove(first)
                 assert asked == (*first, first[0] + 100)
-                assert expected == Wanted(Urgency(ranks[first[1]]), first[1])
+                assert expected == NextUpload(Urgency(ranks[first[1]]), first[1])
         assert len(queue) == len(waiting)
 
 

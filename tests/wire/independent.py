@@ -73,20 +73,20 @@ MESSAGES: dict[int, tuple[str, list[Field]]] = {
         ("host", host, ""), ("port", number(0, 65535), 0), ("weight", weight, 1.0), ("agent", label, ""),
         ("boot", label, ""),
     ]),
-    2: ("Want", [("handle", u32, REQUIRED), ("title_id", blob(32, 32), REQUIRED)]),
+    2: ("Subscribe", [("handle", u32, REQUIRED), ("title_id", blob(32, 32), REQUIRED)]),
     3: ("Holdings", [
         ("handle", u32, REQUIRED), ("known", boolean, REQUIRED), ("chunk_count", count, 0), ("bitmap", bitmap, b""),
     ]),
     4: ("Have", [("handle", u32, REQUIRED), ("chunks", chunks, REQUIRED)]),
     5: ("Fetching", [("handle", u32, REQUIRED), ("chunks", chunks, REQUIRED)]),
-    6: ("Unwant", [("handle", u32, REQUIRED)]),
+    6: ("Unsubscribe", [("handle", u32, REQUIRED)]),
     7: ("Request", [("handle", u32, REQUIRED), ("request_id", u32, REQUIRED), ("chunk", chunk, REQUIRED)]),
     8: ("Cancel", [("request_id", u32, REQUIRED)]),
     9: ("Reject", [("request_id", u32, REQUIRED), ("code", code, REQUIRED)]),
     10: ("StreamOpen", [("stream_id", u32, REQUIRED)]),
     11: ("StreamGrant", [("stream_id", u32, REQUIRED), ("token", blob(16, 16), REQUIRED)]),
     12: ("StreamRefuse", [("stream_id", u32, REQUIRED), ("reason", reason, "")]),
-    13: ("Slow", [("handle", u32, REQUIRED), ("node_id", node_id, REQUIRED)]),
+    13: ("ReportSlow", [("handle", u32, REQUIRED), ("node_id", node_id, REQUIRED)]),
     14: ("Ping", [("nonce", u32, REQUIRED)]),
     15: ("Pong", [("nonce", u32, REQUIRED)]),
     16: ("Goodbye", [("code", number(0, 255), REQUIRED), ("reason", reason, "")]),
@@ -157,10 +157,10 @@ def decode_message(payload: bytes) -> Message:
     return Message(name, said)
 
 
-def encode_message(message: Message, leave_out: int = 0, pack: Callable[[Any], bytes] = msgpack.packb) -> bytes:
-    """Return the payload of a message, without its last `leave_out` fields."""
+def encode_message(message: Message, exclude: int = 0, pack: Callable[[Any], bytes] = msgpack.packb) -> bytes:
+    """Return the payload of a message, without its last `exclude` fields."""
     values = [message.fields[field] for field, _, _ in MESSAGES[TAGS[message.name]][1]]
-    return bytes(pack([TAGS[message.name], *values[: len(values) - leave_out]]))
+    return bytes(pack([TAGS[message.name], *values[: len(values) - exclude]]))
 
 
 # ---- data streams

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 U64 = (1 << 64) - 1
-LOTS_MAX = 1024
+STRIPES_MAX = 1024
 REGION, WORLD, ORIGIN = 1, 2, 3
 
 
@@ -26,10 +26,10 @@ class Member(NamedTuple):
     closed: frozenset[int] = frozenset()
 
 
-def lot_count(chunk_count: int) -> int:
+def stripe_count(chunk_count: int) -> int:
     if not chunk_count:
         return 0
-    chunks_a_lot = -(-chunk_count // LOTS_MAX)
+    chunks_a_lot = -(-chunk_count // STRIPES_MAX)
     return -(-chunk_count // chunks_a_lot)
 
 
@@ -60,8 +60,8 @@ def seed(title_id: bytes, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def score(title_id: bytes, name: str, weight: float, lot: int) -> float:
-    u = ((mix(seed(title_id, name) ^ mix(lot)) >> 12) + 0.5) / 2.0**52
+def score(title_id: bytes, name: str, weight: float, stripe: int) -> float:
+    u = ((mix(seed(title_id, name) ^ mix(stripe)) >> 12) + 0.5) / 2.0**52
     return -logarithm(u) / weight
 
 
@@ -78,36 +78,36 @@ def quotas(count: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
-def elect(title_id: bytes, lots: Sequence[int], group: Mapping[str, float], first: int = 0) -> dict[int, str]:
+def elect(title_id: bytes, stripes: Sequence[int], group: Mapping[str, float], first: int = 0) -> dict[int, str]:
     names = sorted(group, key=str.encode)
     names = names[first:] + names[:first]
-    left = dict(zip(names, quotas(len(lots), [group[name] for name in names]), strict=True))
+    left = dict(zip(names, quotas(len(stripes), [group[name] for name in names]), strict=True))
     won = {}
-    for lot in lots:
+    for stripe in stripes:
         able = [name for name in names if left[name]]
-        won[lot] = min(able, key=lambda name: score(title_id, name, group[name], lot))
-        left[won[lot]] -= 1
+        won[stripe] = min(able, key=lambda name: score(title_id, name, group[name], stripe))
+        left[won[stripe]] -= 1
     return won
 
 
 def hand_on(
     title_id: bytes,
     won: dict[int, str],
-    lots: Collection[int],
+    stripes: Collection[int],
     group: Mapping[str, float],
     unable: Collection[str],
 ) -> None:
     able = {name: weight for name, weight in group.items() if name not in unable}
     if able:
         for name in sorted(unable, key=str.encode):
-            won.update(elect(title_id, [lot for lot in won if won[lot] == name and lot in lots], able))
+            won.update(elect(title_id, [stripe for stripe in won if won[stripe] == name and stripe in stripes], able))
 
 
 def elect_caches(title_id: bytes, reaches: Mapping[int, int], group: Mapping[str, float]) -> dict[int, str]:
     won: dict[int, str] = {}
     for number, reach in enumerate(sorted(set(reaches.values()))):
-        lots = [lot for lot in reaches if reaches[lot] == reach]
-        won.update(elect(title_id, lots, group, number * len(group) // 4))
+        stripes = [stripe for stripe in reaches if reaches[stripe] == reach]
+        won.update(elect(title_id, stripes, group, number * len(group) // 4))
     return won
 
 
@@ -126,7 +126,7 @@ class Fleet:
     ) -> None:
         self.title_id = title_id
         self.chunk_count = chunk_count
-        self.lots = range(lot_count(chunk_count))
+        self.stripes = range(stripe_count(chunk_count))
         self.excluded = excluded
         self.all = [member for member in members if member.weight]
         present = {(m.region, m.isp) for m in self.all if m.name not in excluded}
@@ -136,7 +136,7 @@ class Fleet:
         self.by_right = self.lead(self.all, open_only=False)
 
     def lead(self, members: Collection[Member], *, open_only: bool) -> tuple[dict[int, str], dict[str, dict[int, str]]]:
-        """Which region leads for each lot, and in each region which ISP."""
+        """Which region leads for each stripe, and in each region which ISP."""
 
         def unable(place: int, groups: Mapping[str, Collection[Member]]) -> list[str]:
             if not open_only:
@@ -149,27 +149,27 @@ class Fleet:
 
         regions = by(members, lambda m: m.region)
         weights = {name: total(group) for name, group in regions.items()}
-        region_of = elect(self.title_id, self.lots, weights) if regions else {}
-        hand_on(self.title_id, region_of, self.lots, weights, unable(ORIGIN, regions))
+        region_of = elect(self.title_id, self.stripes, weights) if regions else {}
+        hand_on(self.title_id, region_of, self.stripes, weights, unable(ORIGIN, regions))
         isp_of = {}
         for region, inside in regions.items():
             isps = by(inside, lambda m: m.isp)
             weights = {name: total(group) for name, group in isps.items()}
-            won = isp_of[region] = elect(self.title_id, self.lots, weights)
-            to_origin = [lot for lot in self.lots if region_of[lot] == region]
-            to_world = [lot for lot in self.lots if region_of[lot] != region]
+            won = isp_of[region] = elect(self.title_id, self.stripes, weights)
+            to_origin = [stripe for stripe in self.stripes if region_of[stripe] == region]
+            to_world = [stripe for stripe in self.stripes if region_of[stripe] != region]
             hand_on(self.title_id, won, to_origin, weights, unable(ORIGIN, isps))
             hand_on(self.title_id, won, to_world, weights, unable(WORLD, isps))
         return region_of, isp_of
 
-    def reach(self, region: str, isp: str, lot: int, *, by_right: bool = False) -> int:
+    def reach(self, region: str, isp: str, stripe: int, *, by_right: bool = False) -> int:
         region_of, isp_of = self.by_right if by_right else (self.region_of, self.isp_of)
-        if isp_of[region][lot] != isp:
+        if isp_of[region][stripe] != isp:
             return REGION
-        return ORIGIN if region_of[lot] == region else WORLD
+        return ORIGIN if region_of[stripe] == region else WORLD
 
     def caches(self, region: str, isp: str) -> dict[int, str]:
-        """Lot -> its master in an ISP."""
+        """Stripe -> its master in an ISP."""
         if (region, isp) not in self.masters:
             self.masters[region, isp] = self.elect_inside(region, isp)
         return self.masters[region, isp]
@@ -179,27 +179,27 @@ class Fleet:
         if not inside:
             return {}
         group = {m.name: m.weight for m in inside}
-        reaches = {lot: self.reach(region, isp, lot, by_right=True) for lot in self.lots}
+        reaches = {stripe: self.reach(region, isp, stripe, by_right=True) for stripe in self.stripes}
         won = elect_caches(self.title_id, reaches, group)
         left = dict(group)
         for name in sorted(group, key=str.encode):
             if name in self.excluded:
                 del left[name]
-                own = {lot: reaches[lot] for lot in won if won[lot] == name}
+                own = {stripe: reaches[stripe] for stripe in won if won[stripe] == name}
                 won.update(elect_caches(self.title_id, own, left))
         for place in (REGION, WORLD, ORIGIN):
-            lots = {lot for lot in self.lots if self.reach(region, isp, lot) == place}
+            stripes = {stripe for stripe in self.stripes if self.reach(region, isp, stripe) == place}
             unable = [m.name for m in inside if m.name in left and place in m.closed]
-            hand_on(self.title_id, won, lots, left, unable)
+            hand_on(self.title_id, won, stripes, left, unable)
         return won
 
     def may_go(self, member: Member) -> dict[int, set[int]]:
         """REGION, WORLD and ORIGIN -> the chunks that a cache may take from there."""
         found: dict[int, set[int]] = {REGION: set(), WORLD: set(), ORIGIN: set()}
-        for lot, name in self.caches(member.region, member.isp).items():
+        for stripe, name in self.caches(member.region, member.isp).items():
             if name == member.name:
-                for place in range(REGION, self.reach(member.region, member.isp, lot) + 1):
-                    found[place].update(range(lot, self.chunk_count, len(self.lots)))
+                for place in range(REGION, self.reach(member.region, member.isp, stripe) + 1):
+                    found[place].update(range(stripe, self.chunk_count, len(self.stripes)))
         return found
 
 

@@ -185,7 +185,7 @@ class Cache:
         while len(stored.chunks) < stored.count:
             for link in self.links.values():
                 if link not in handles:
-                    handles[link] = link.want(title.id)
+                    handles[link] = link.subscribe(title.id)
             answered = {link: link.mine[handle] for link, handle in handles.items() if not link.ended.is_set()}
             for link, wanted in answered.items():
                 place = self.place_of(link)
@@ -207,7 +207,7 @@ class Cache:
             await asyncio.sleep(0.005)
         for link, handle in handles.items():
             if not link.ended.is_set():
-                link.unwant(handle)
+                link.unsubscribe(handle)
         return stored
 
     def ask(

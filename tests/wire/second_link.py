@@ -292,15 +292,15 @@ class Link:
     def want(self, title_id: bytes) -> int:
         handle = next(self.ids["handle"])
         self.mine[handle] = Subscription(title_id)
-        self.send("Want", handle=handle, title_id=title_id)
+        self.send("Subscribe", handle=handle, title_id=title_id)
         return handle
 
-    def unwant(self, handle: int) -> None:
+    def unsubscribe(self, handle: int) -> None:
         del self.mine[handle]
         for number, asked in list(self.asked.items()):
             if asked.handle == handle:
                 self.give_up(number, cancel=False)
-        self.send("Unwant", handle=handle)
+        self.send("Unsubscribe", handle=handle)
 
     def told(self, handle: int) -> Subscription | None:
         """What news under a handle of ours is about; None where that is over."""

@@ -12,7 +12,7 @@ from wire.masters import Fleet, Member
 from p2pfill.hot import _pure_bits, bits
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.election import Duties, Scope, elect, lot_count
+from p2pfill.swarm.election import Assignment, Scope, elect, stripe_count
 from p2pfill.swarm.neighbourhood import Member as Neighbour
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 
@@ -39,7 +39,7 @@ def as_node(member: Member) -> NodeInfo:
 
 def ours(title: TitleId, count: int, members: list[Member], excluded: frozenset[str]) -> dict[str, dict[int, set[int]]]:
     ways = {m.name: [NAMED[place] for place in m.closed] for m in members if m.closed}
-    duties = Duties(title, count, [as_node(m) for m in members], excluded, ways)
+    duties = Assignment(title, count, [as_node(m) for m in members], excluded, ways)
     within = {m.name: duties.within(as_node(m)) for m in members}
     return {
         name: {place: set(chunks[scope].indexes()) for place, scope in NAMED.items()} for name, chunks in within.items()
@@ -98,7 +98,7 @@ def test_both_score_alike_to_the_bit(value: int, x: float) -> None:
 
 @given(st.integers(0, 1 << 21))
 def test_both_cut_the_same_lots(count: int) -> None:
-    assert masters.lot_count(count) == lot_count(count)
+    assert masters.stripe_count(count) == stripe_count(count)
 
 
 @settings(deadline=None)
@@ -111,4 +111,4 @@ def test_both_give_the_same_quotas(count: int, parts: list[float]) -> None:
 @given(titles, st.integers(1, 200), st.dictionaries(st.text("abc", min_size=1), st.floats(0.1, 9), min_size=1))
 def test_both_win_the_same_lots(title: TitleId, count: int, group: dict[str, float]) -> None:
     names, owners = elect(title, range(count), group)
-    assert masters.elect(title, range(count), group) == {lot: names[owner] for lot, owner in enumerate(owners)}
+    assert masters.elect(title, range(count), group) == {stripe: names[owner] for stripe, owner in enumerate(owners)}

@@ -93,13 +93,13 @@ def test_what_the_other_sends_is_read(sent: list[m.Message], wide: bool) -> None
 
 @settings(deadline=None)
 @given(messages, st.integers(1, 9))
-def test_fields_left_out(message: m.Message, leave_out: int) -> None:
+def test_fields_left_out(message: m.Message, exclude: int) -> None:
     plain = as_plain(message)
-    leave_out = min(leave_out, len(plain.fields))
-    ours, theirs = verdicts(independent.encode_message(plain, leave_out))
+    exclude = min(exclude, len(plain.fields))
+    ours, theirs = verdicts(independent.encode_message(plain, exclude))
     assert ours == theirs
     defaults = [default for _, _, default in independent.MESSAGES[independent.TAGS[plain.name]][1]]
-    assert (ours is None) == (independent.REQUIRED in defaults[len(defaults) - leave_out :])
+    assert (ours is None) == (independent.REQUIRED in defaults[len(defaults) - exclude :])
 
 
 values = st.recursive(

@@ -274,7 +274,7 @@ async def test_an_answer_after_cancel_is_read_past_once(tmp_path: Path, made: Ma
                 link = await cache.dial(node.info.host, node.info.port)
                 await until(lambda: len(held_back) >= 3)
                 held.set()
-                await until(lambda: not link.theirs)  # Unwant
+                await until(lambda: not link.theirs)  # Unsubscribe
                 answers = [b"".join(plain_answer(*kept)) for kept in held_back]
                 (stream,) = cache.streams
                 stream.write(b"".join(answers))
@@ -411,18 +411,18 @@ async def test_double_links(tmp_path: Path, made: Made) -> None:
 
 FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("Hello", {}),
-    ("Unwant", {"handle": 7}),
+    ("Unsubscribe", {"handle": 7}),
     ("Interest", {"handle": 7, "chunk_count": 0, "bitmap": b""}),
     ("Request", {"handle": 7, "request_id": 0, "chunk": 0}),
     ("Request", {"handle": 0, "request_id": 0, "chunk": 40}),
     ("Interest", {"handle": 0, "chunk_count": 39, "bitmap": bytes(5)}),
-    ("Want", {"handle": 0, "title_id": bytes(32)}),
+    ("Subscribe", {"handle": 0, "title_id": bytes(32)}),
     ("Cancel", {"request_id": 9}),
     ("Reject", {"request_id": 9, "code": "missing"}),
     ("Holdings", {"handle": 9, "known": False, "chunk_count": 0, "bitmap": b""}),
     ("Have", {"handle": 9, "chunks": [0]}),
     ("Fetching", {"handle": 9, "chunks": [0]}),
-    ("Slow", {"handle": 9, "node_id": "m9"}),
+    ("ReportSlow", {"handle": 9, "node_id": "m9"}),
     ("Ways", {"handle": 9, "closed": 1}),
     ("StreamGrant", {"stream_id": 0, "token": bytes(16)}),
     ("StreamRefuse", {"stream_id": 0, "reason": ""}),
@@ -438,7 +438,7 @@ async def test_every_fault_between_messages_is_answered_with_the_promised_goodby
             for number, (name, fields) in enumerate(FAULTS):
                 async with Cache(f"b{number}", "isp-a") as cache:
                     link = await cache.dial(node.info.host, node.info.port)
-                    link.want(made.title.id)
+                    link.subscribe(made.title.id)
                     await until(lambda link=link: link.mine[0].answered.is_set())
                     link.send(name, **(fields or cache.hello))
                     await until(link.ended.is_set, 3.0)
@@ -457,15 +457,15 @@ async def test_what_is_about_something_that_is_over_is_no_fault(tmp_path: Path, 
             async with Cache("b2", "isp-a") as cache:
                 cache.titles[made.title.id] = Stored(made.title)
                 link = await cache.dial(node.info.host, node.info.port)
-                handle = link.want(made.title.id)
+                handle = link.subscribe(made.title.id)
                 await until(lambda: link.mine[handle].answered.is_set())
                 assert await link.request(handle, 0)
                 link.send("Cancel", request_id=0)
                 futures = [link.request(handle, chunk) for chunk in range(1, 9)]
-                link.unwant(handle)
+                link.unsubscribe(handle)
                 assert not any(await asyncio.gather(*futures))
                 link.send("Cancel", request_id=5)
-                again = link.want(made.title.id)
+                again = link.subscribe(made.title.id)
                 await until(lambda: link.mine[again].answered.is_set())
                 assert await link.request(again, 3)
                 assert link.goodbye is None
@@ -480,7 +480,7 @@ async def test_interest_is_answered_with_holdings(tmp_path: Path, made: Made) ->
         async def script() -> None:
             async with Cache("b2", "isp-b") as cache:
                 link = await cache.dial(node.info.host, node.info.port)
-                handle = link.want(made.title.id)
+                handle = link.subscribe(made.title.id)
                 await until(lambda: link.mine[handle].answered.is_set())
                 link.send("Interest", handle=handle, chunk_count=40, bitmap=bytes(5))
                 await until(lambda: sum(message.name == "Holdings" for message in link.heard) == 2)

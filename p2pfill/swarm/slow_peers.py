@@ -58,7 +58,7 @@ class _Moment(NamedTuple):
     """Their median."""
 
 
-class Laggards:
+class SlowPeerDetector:
     """The caches of one ISP with their shares, as one of them sees what comes in."""
 
     def __init__(self, pace: float = PACE, behind_pace: float = 0.0) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfill.model.ids import TitleId
-from p2pfill.model.pace import PROGRESS_S
+from p2pfill.model.timing import PROGRESS_S
 from p2pfill.model.urgency import Urgency
 
 STUCK_S: Final = 2.25 * PROGRESS_S
@@ -30,7 +30,7 @@ class _Standing:
     held: bool = False
 
 
-class Agenda:
+class FillScheduler:
     """The fills of one cache that are not live yet. Each starts as one that may ask; `look` tells what changes."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Agenda:
     def look(self, now: float) -> dict[TitleId, bool]:
         """Return the fills whose turn has come or gone since the last look, each with whether it holds back now.
 
-        To be called when a fill was put or dropped, when `saw` says so, and each `AGENDA_S`.
+        To be called when a fill was put or dropped, when `saw` says so, and each `SCHEDULER_S`.
         """
         changed = {}
         self._stuck.clear()

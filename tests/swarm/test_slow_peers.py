@@ -7,14 +7,14 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfill.swarm.laggards import LAG_CHUNKS, SPAN_MAX_S, SPAN_S, Laggards, median_without
+from p2pfill.swarm.slow_peers import LAG_CHUNKS, SPAN_MAX_S, SPAN_S, SlowPeerDetector, median_without
 
 NAMES = ["a", "b", "c", "d"]
 SHARES = dict.fromkeys(NAMES, 100)
 
 
 def test_one_that_becomes_slow_half_way_is_found_while_others_have_much_left() -> None:
-    laggards = Laggards()
+    laggards = SlowPeerDetector()
     for tick in range(100):
         now = tick / 4
         left = dict.fromkeys(NAMES, max(0, 500 - 10 * tick))
@@ -30,7 +30,7 @@ def test_one_that_becomes_slow_half_way_is_found_while_others_have_much_left() -
 
 
 def test_one_that_was_always_a_little_slow_is_found_by_what_is_left() -> None:
-    laggards = Laggards()
+    laggards = SlowPeerDetector()
     found = []
     for tick in range(101):
         left = dict.fromkeys(NAMES, 100 - tick)
@@ -45,7 +45,7 @@ def test_whoever_keeps_step_within_a_factor_of_three_does_not_lag(seed: int, cou
     names = [f"n{number}" for number in range(count)]
     shares = {name: 200 * (weight if number == 0 else 1) for number, name in enumerate(names)}
     done = dict.fromkeys(names, 0.0)
-    laggards = Laggards()
+    laggards = SlowPeerDetector()
     for tick in range(60):
         for name in names:
             done[name] += random.uniform(0.006, 0.018)
@@ -56,7 +56,7 @@ def test_whoever_keeps_step_within_a_factor_of_three_does_not_lag(seed: int, cou
 
 
 def test_on_slow_links_the_pace_is_taken_over_longer() -> None:
-    laggards = Laggards()
+    laggards = SlowPeerDetector()
     lagging: dict[str, float] = {}
     for tick in range(40):
         left = dict.fromkeys(NAMES, 200 - 2 * tick)
@@ -69,7 +69,7 @@ def test_on_slow_links_the_pace_is_taken_over_longer() -> None:
 
 
 def test_one_that_is_behind_but_keeps_pace_does_not_lag_where_both_are_asked_for() -> None:
-    both, either = Laggards(5.0, behind_pace=2.0), Laggards()
+    both, either = SlowPeerDetector(5.0, behind_pace=2.0), SlowPeerDetector()
     by_both, by_either = [], []
     for tick in range(20):
         left = dict.fromkeys(NAMES, max(0, 60 - 6 * tick))
@@ -81,13 +81,13 @@ def test_one_that_is_behind_but_keeps_pace_does_not_lag_where_both_are_asked_for
 
 
 def test_two_caches_are_not_compared_by_their_pace_and_a_few_chunks_are_no_lag() -> None:
-    laggards = Laggards()
+    laggards = SlowPeerDetector()
     for tick in range(20):
         assert laggards.look(tick / 4, {"a": 100, "b": 100}, {"a": 100 - tick, "b": 100}) == {}
     few = LAG_CHUNKS - 1
     for tick in range(20):
         left = {**dict.fromkeys(NAMES, max(0, few - tick)), "d": few}
-        assert Laggards().look(tick / 4, dict.fromkeys(NAMES, few), left) == {}
+        assert SlowPeerDetector().look(tick / 4, dict.fromkeys(NAMES, few), left) == {}
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.data())

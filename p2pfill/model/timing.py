@@ -8,7 +8,7 @@ from typing import Final
 PROGRESS_S: Final = 1.0
 """How often others are told that a slow chunk is still on its way; well below `FillPolicy.stall_wait_s`."""
 
-MEET_S: Final = 1.5
+DISCOVERY_TIMEOUT_S: Final = 1.5
 """For linking with the caches of the roster and hearing what they hold, before anything is fetched across a border.
 Takes milliseconds as a rule; a cache that is down must not hold up the fill for longer."""
 
@@ -25,7 +25,7 @@ WRITE_OUT_BYTES: Final = 16 * 1024 * 1024
 of thread, and small writes cost more processor time than large ones. A cache that gets less than this between two
 commits leaves all of it to them. See docs/experiments.md, "Disks and the page cache"."""
 
-AGENDA_S: Final = 0.25
+SCHEDULER_S: Final = 0.25
 """How often a cache that fills several titles looks whether one of them has got stuck, so that others may go on."""
 
 ORIGIN_READS_MAX: Final = 8

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 
-class Verdicts:
+class SlowVotes:
     """Who has said of whom that it is slow, and until when that counts."""
 
     def __init__(self) -> None:

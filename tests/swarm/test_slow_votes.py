@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pfill.swarm.verdicts import Verdicts
+from p2pfill.swarm.slow_votes import SlowVotes
 
 JUDGES = ["a", "b", "c", "d"]
 
 
 @given(st.lists(st.tuples(st.sampled_from([*JUDGES, "x", "stranger"]), st.floats(0, 10)), max_size=12))
 def test_half_of_the_judges_decide_while_their_word_counts(said: list[tuple[str, float]]) -> None:
-    verdicts = Verdicts()
+    verdicts = SlowVotes()
     for by, until in said:
         verdicts.note(by, "x", until)
     latest = dict(said)
@@ -23,7 +23,7 @@ def test_half_of_the_judges_decide_while_their_word_counts(said: list[tuple[str,
 
 
 def test_who_is_gone_is_forgotten() -> None:
-    verdicts = Verdicts()
+    verdicts = SlowVotes()
     for by in JUDGES:
         verdicts.note(by, "x", 10.0)
     verdicts.keep(["x", "a"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
-from p2pfill.swarm.agenda import STUCK_S, Agenda
+from p2pfill.swarm.scheduler import STUCK_S, FillScheduler
 
 TITLES = [TitleId(bytes([number]) * 32) for number in range(4)]
 A, B, C, _ = TITLES
@@ -30,7 +30,7 @@ class Model:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.agenda = Agenda()
+        self.scheduler = FillScheduler()
         self.urgency: dict[TitleId, Urgency] = {}
         self.moved_at: dict[TitleId, float] = {}
         self.held: dict[TitleId, bool] = {}
@@ -43,13 +43,13 @@ class Model:
                     self.moved_at[title] = self.now
                 self.urgency[title] = urgency
                 self.held.setdefault(title, False)
-                self.agenda.put(self.now, title, urgency)
+                self.scheduler.put(self.now, title, urgency)
             case "drop":
                 for table in (self.urgency, self.moved_at, self.held):
                     table.pop(title, None)  # type: ignore[attr-defined]
-                self.agenda.drop(title)
+                self.scheduler.drop(title)
             case "saw":
-                needs_look = self.agenda.saw(self.now, title)
+                needs_look = self.scheduler.saw(self.now, title)
                 if title in self.urgency:
                     self.moved_at[title] = self.now
                 if not needs_look:
@@ -68,7 +68,7 @@ class Model:
         }
 
     def look(self) -> None:
-        changed = self.agenda.look(self.now)
+        changed = self.scheduler.look(self.now)
         assert all(self.held[title] != held for title, held in changed.items())
         self.held |= changed
         assert self.held == self.expected()
@@ -80,7 +80,7 @@ def test_a_fill_holds_back_while_a_more_urgent_one_moves_and_only_then(plan: lis
     for step in plan:
         model.step(*step)
         assert not model.held or not all(model.held.values()), "somebody may always ask"
-        assert len(model.agenda) == len(model.held)
+        assert len(model.scheduler) == len(model.held)
 
 
 @given(steps)
@@ -94,30 +94,30 @@ def test_nobody_is_held_back_for_long_by_fills_that_are_stuck(plan: list[Any]) -
 
 
 def test_a_stuck_fill_takes_precedence_again_with_its_next_byte() -> None:
-    agenda = Agenda()
-    agenda.put(0.0, A, Urgency(-1))
-    agenda.put(0.0, B, Urgency(0))
-    assert agenda.look(0.0) == {B: True}
-    assert not agenda.saw(1.0, A)
-    assert agenda.look(1.0 + STUCK_S) == {B: False}
-    assert agenda.saw(9.0, A)
-    assert agenda.look(9.0) == {B: True}
+    scheduler = FillScheduler()
+    scheduler.put(0.0, A, Urgency(-1))
+    scheduler.put(0.0, B, Urgency(0))
+    assert scheduler.look(0.0) == {B: True}
+    assert not scheduler.saw(1.0, A)
+    assert scheduler.look(1.0 + STUCK_S) == {B: False}
+    assert scheduler.saw(9.0, A)
+    assert scheduler.look(9.0) == {B: True}
 
 
 def test_a_fill_that_becomes_more_urgent_has_its_turn_at_once() -> None:
-    agenda = Agenda()
+    scheduler = FillScheduler()
     for title, deadline in ((A, 1.0), (B, 2.0), (C, 3.0)):
-        agenda.put(0.0, title, Urgency.of(0, deadline))
-    assert agenda.look(0.0) == {B: True, C: True}
-    agenda.saw(9.0, A)
-    agenda.put(9.0, C, Urgency.of(5, 3.0))
-    assert agenda.look(9.0) == {A: True, C: False}
-    agenda.drop(C)
-    assert agenda.look(9.0) == {A: False}
+        scheduler.put(0.0, title, Urgency.of(0, deadline))
+    assert scheduler.look(0.0) == {B: True, C: True}
+    scheduler.saw(9.0, A)
+    scheduler.put(9.0, C, Urgency.of(5, 3.0))
+    assert scheduler.look(9.0) == {A: True, C: False}
+    scheduler.drop(C)
+    assert scheduler.look(9.0) == {A: False}
 
 
 def test_equals_share() -> None:
-    agenda = Agenda()
-    agenda.put(0.0, A, Urgency(1))
-    agenda.put(0.0, B, Urgency(1))
-    assert agenda.look(0.0) == {}
+    scheduler = FillScheduler()
+    scheduler.put(0.0, A, Urgency(1))
+    scheduler.put(0.0, B, Urgency(1))
+    assert scheduler.look(0.0) == {}
