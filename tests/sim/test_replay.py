@@ -14,7 +14,6 @@ from sim.worlds import CHAOS
 
 from p2pfill.cli import main
 from p2pfill.errors import ConfigError
-from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import NodeConfig, open_node
 from p2pfill.sim import cache as cache_module
