@@ -3,7 +3,7 @@
     python -m bench.model [--lab docs/reports/swarm] [--seeds 5] [--out docs/reports/model] [--json]
 
 Reads the lab's reports, simulates each topology that has one, and prints both. Exit code 1 where one is off by more
-than `OFF_MAX`. Topologies of several titles are left out: the simulator fills one.
+than `OFF_MAX`. Topologies of several titles are left out: the lab measures those in rounds.
 """
 
 from __future__ import annotations

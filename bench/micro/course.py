@@ -14,7 +14,7 @@ import random
 from collections import deque
 from typing import Final
 
-from p2pfill.model import pace
+from p2pfill.model import timing
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
@@ -85,9 +85,9 @@ class Course:
             self._now += 1 / CHUNKS_S
             self._handle(events.ChunkReceived(self._asked.popleft()))
             self._poll()
-            if self._now >= self._told_at + pace.ANNOUNCE_S:
+            if self._now >= self._told_at + timing.ANNOUNCE_S:
                 self._tell()
-            if self._now >= self._committed_at + pace.COMMIT_INTERVAL_S:
+            if self._now >= self._committed_at + timing.COMMIT_INTERVAL_S:
                 self._commit()
             wakeup = self.fill.next_wakeup()
             if wakeup is not None and self._now >= wakeup:
@@ -119,7 +119,7 @@ class Course:
         for source in self._sources:
             self.fill.news(source, gained)
         self._told_at = self._now
-        self._spread(round(pace.ANNOUNCE_S * CHUNKS_S))
+        self._spread(round(timing.ANNOUNCE_S * CHUNKS_S))
         self._poll()
 
     def _spread(self, chunk_count: int) -> None:

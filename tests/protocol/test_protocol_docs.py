@@ -14,7 +14,7 @@ from wire import masters
 from p2pfill.engine import engine, requests
 from p2pfill.engine import link as engine_link
 from p2pfill.hot import _pure_bits
-from p2pfill.model import pace
+from p2pfill.model import timing
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
@@ -36,7 +36,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 PACKAGE = DOCS.parents[1] / "p2pfill"
 KEEPERS = (
-    pace,
+    timing,
     claims,
     faults,
     interest,

@@ -15,7 +15,7 @@ from p2pfill.sim.scenario import FaultSpec, Fleet, Scenario
 from p2pfill.sim.world import World
 
 SCENARIO = Scenario.load(CHAOS)
-SEEDS = 300
+SEEDS = 200
 SEEDS_A_TEST = 25
 ONCE_FAILED = [int(line.split("#")[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
                if line.split("#")[0].strip()]  # fmt: skip

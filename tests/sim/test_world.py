@@ -22,7 +22,6 @@ from p2pfill.swarm import election, sources
 from p2pfill.swarm.neighbourhood import EVERYBODY_MAX
 
 FILES = sorted((ROOT / "bench" / "topologies").glob("*.toml"))
-LAB = [path for path in FILES if not load_topology(path).titles]
 
 
 @pytest.mark.parametrize("wire", [False, True])
@@ -45,13 +44,7 @@ def test_messages_as_bytes_or_as_objects_make_no_difference() -> None:
     assert plain.messages == wired.messages
 
 
-@pytest.mark.parametrize("path", sorted({*FILES} - {*LAB}), ids=lambda path: path.stem)
-def test_several_titles_are_refused_in_words(path: Path) -> None:
-    with pytest.raises(ConfigError, match="several titles, and the simulator fills one"):
-        Scenario.load(path)
-
-
-@pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_topologies_of_the_lab_are_scenarios_with_the_same_bound(path: Path) -> None:
     scenario, topology = Scenario.load(path), load_topology(path)
     joins = {event.host: event.at_seconds(bound_s(topology)) for event in topology.events if event.kind == "join"}
