@@ -104,7 +104,7 @@ def interest_and_unwant(monkeypatch: pytest.MonkeyPatch) -> World:
     def show(link: Link, task: FillTask, chunks: Bitmap) -> None:
         show_interest(link, task, chunks)
         if link._host.me.id == "a1" and link.scope is not Scope.ISP:
-            link.unwant(task)
+            link.unsubscribe(task)
 
     monkeypatch.setattr(Link, "show_interest", show)
     return world(wire=True)

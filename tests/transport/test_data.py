@@ -559,7 +559,7 @@ async def test_a_wake_that_comes_while_a_stream_is_armed_is_not_lost(plane: Data
     assert got == [(stream.fd, select.EPOLLOUT)]
 
 
-@pytest.mark.parametrize("cut", [1, 15])
+@pytest.mark.parametrize("cut", [1, 15])  # docs/protocol.md, section 5: only what a whole header says is a breach
 async def test_a_stream_that_breaks_off_inside_a_header_is_no_breach(
     plane: DataPlane, tmp_path: Path, cut: int
 ) -> None:

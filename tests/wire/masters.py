@@ -60,8 +60,8 @@ def seed(title_id: bytes, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def score(title_id: bytes, name: str, weight: float, stripe: int) -> float:
-    u = ((mix(seed(title_id, name) ^ mix(stripe)) >> 12) + 0.5) / 2.0**52
+def score(seeded: int, weight: float, mixed: int) -> float:
+    u = ((mix(seeded ^ mixed) >> 12) + 0.5) / 2.0**52
     return -logarithm(u) / weight
 
 
@@ -82,10 +82,12 @@ def elect(title_id: bytes, stripes: Sequence[int], group: Mapping[str, float], f
     names = sorted(group, key=str.encode)
     names = names[first:] + names[:first]
     left = dict(zip(names, quotas(len(stripes), [group[name] for name in names]), strict=True))
+    seeds = {name: seed(title_id, name) for name in names}
     won = {}
     for stripe in stripes:
+        mixed = mix(stripe)
         able = [name for name in names if left[name]]
-        won[stripe] = min(able, key=lambda name: score(title_id, name, group[name], stripe))
+        won[stripe] = min(able, key=lambda name: score(seeds[name], group[name], mixed))
         left[won[stripe]] -= 1
     return won
 
@@ -156,10 +158,9 @@ class Fleet:
             isps = by(inside, lambda m: m.isp)
             weights = {name: total(group) for name, group in isps.items()}
             won = isp_of[region] = elect(self.title_id, self.stripes, weights)
-            to_origin = [stripe for stripe in self.stripes if region_of[stripe] == region]
-            to_world = [stripe for stripe in self.stripes if region_of[stripe] != region]
+            to_origin = {stripe for stripe in self.stripes if region_of[stripe] == region}
             hand_on(self.title_id, won, to_origin, weights, unable(ORIGIN, isps))
-            hand_on(self.title_id, won, to_world, weights, unable(WORLD, isps))
+            hand_on(self.title_id, won, set(self.stripes) - to_origin, weights, unable(WORLD, isps))
         return region_of, isp_of
 
     def reach(self, region: str, isp: str, stripe: int, *, by_right: bool = False) -> int:
