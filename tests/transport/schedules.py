@@ -44,7 +44,7 @@ import xxhash
 from blake3 import blake3
 
 from p2pfill.engine.engine import Effect, Engine, Faulted
-from p2pfill.engine.link import Link, OpenStream, Owner
+from p2pfill.engine.link import Link, OpenStream, Owner, owner_of
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.engine.task import BeginWriteOut, Commit, FillTask, GoLive, ReadOrigin
 from p2pfill.errors import RemoteProtocolError, TransferError
@@ -90,7 +90,7 @@ Step = Literal[
     "refill",
 ]  # fmt: skip
 WEIGHTS: Final[dict[Step, float]] = {
-    "ask": 14, "move": 5, "cancel": 3, "hear": 8, "write": 50, "break": 1, "reject": 1, "reap": 6, "ended": 3,
+    "ask": 14, "move": 9, "cancel": 3, "hear": 8, "write": 50, "break": 1, "reject": 1, "reap": 6, "ended": 3,
     "decide": 4, "do": 6, "let": 6, "wait": 6, "drop": 0.4, "refill": 0.4,
 }  # fmt: skip
 
@@ -408,11 +408,14 @@ class Schedule:
                 if a * 1e3 % 1 < 0.7:
                     remote.hear(3, drops=False)
             case "move" | "cancel":
-                if numbers := self.fill.outstanding():
-                    chunk = self.fill.give_up(numbers[int(b * len(numbers))])
+                if (number := self.pick(b, prefers_coming=c < 0.7)) is not None:
+                    chunk = self.fill.give_up(number)
                     if step == "move":
                         self.fill.order(self.now, remote.name, chunk)
                     self.decide()
+                    if c * 1e2 % 1 < 0.8:
+                        remote.hear(100, drops=False)
+                        remote.begin(chunk, c * 1e3 % 1, c * 1e4 % 1)
             case "hear":
                 remote.hear(1 + int(b * 6), drops=c < 0.5)
             case "write":
@@ -441,6 +444,20 @@ class Schedule:
                     await self.drop(remote)
             case "refill":
                 self.refill()
+
+    def pick(self, pick: float, *, prefers_coming: bool) -> int | None:
+        """Return a request that is outstanding, one that is being answered if there is one."""
+        numbers = self.fill.outstanding()
+        if prefers_coming:
+            owners = {
+                owner_of(receive).request
+                for remote in self.remotes
+                if (coming := remote.coming())
+                for receive in remote.link.book.outstanding()
+                if receive.request_id in coming
+            }
+            numbers = [number for number in numbers if number in owners] or numbers
+        return numbers[int(pick * len(numbers))] if numbers else None
 
     def decide(self) -> None:
         """Have the engine decide."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -86,22 +86,11 @@ def may_always_write(self: Receive) -> bool:
     return not self.title.is_sealed(self.chunk)
 
 
-def verify_what_was_given_up(self: Receive, fault_of: Callable[[], str]) -> tuple[Outcome, str]:
-    """Do not look whether it is wanted yet."""
-    if fault := fault_of():
-        return Outcome.CORRUPT, fault
-    with self.title.write_lock(self.chunk):
-        self.state = RequestState.VERIFIED
-        self.title.seal(self.chunk)
-    return Outcome.VERIFIED, ""
-
-
 FAULTS = {
     "claim that uses nothing up": (RequestBook, "claim", claim_again, "answers to request|no breach|arrived twice"),
     "abandon outside of the lock": (RequestBook, "abandon", abandon_without_lock, "honest"),
     "seal that does not refuse": (StoredTitle, "seal", seal_nothing, "WRONG BYTES"),
     "write lease by chunk": (Receive, "may_write", property(may_always_write), "WRONG BYTES"),
-    "verified though given up": (Receive, "verify", verify_what_was_given_up, "WRONG BYTES|honest"),
 }
 
 
