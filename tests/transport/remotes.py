@@ -337,7 +337,7 @@ class Remote:
 
 
 _WRONGS: Final = (
-    Remote._other_bytes, Remote._other_bytes, Remote._other_bytes, Remote._crosswise, Remote._crosswise, Remote._again, Remote._again, Remote._again,
+    *[Remote._other_bytes] * 6, *[Remote._crosswise] * 2, *[Remote._again] * 5,
     Remote._wrong_chunk, Remote._wrong_length, Remote._after_reject, Remote._never_asked, Remote._junk,
 )  # fmt: skip
 

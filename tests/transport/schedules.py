@@ -86,12 +86,12 @@ ORIGIN: Final = "http://origin.test/"
 POISON: Final = b"\xa5"
 
 Step = Literal[
-    "ask", "move", "cancel", "hear", "write", "break", "reject", "reap", "ended", "decide", "do", "let", "wait", "drop",
-    "refill",
+    "ask", "move", "cancel", "hear", "write", "contest", "break", "reject", "reap", "ended", "decide", "do", "let",
+    "wait", "drop", "refill",
 ]  # fmt: skip
 WEIGHTS: Final[dict[Step, float]] = {
-    "ask": 14, "move": 9, "cancel": 3, "hear": 8, "write": 50, "break": 1, "reject": 1, "reap": 6, "ended": 3,
-    "decide": 4, "do": 6, "let": 6, "wait": 6, "drop": 0.4, "refill": 0.4,
+    "ask": 14, "move": 9, "cancel": 3, "hear": 8, "write": 36, "contest": 14, "break": 1, "reject": 1, "reap": 6,
+    "ended": 3, "decide": 4, "do": 6, "let": 6, "wait": 6, "drop": 0.4, "refill": 0.4,
 }  # fmt: skip
 
 
@@ -410,6 +410,9 @@ class Schedule:
             case "move" | "cancel":
                 if (number := self.pick(b, prefers_coming=c < 0.7)) is not None:
                     chunk = self.fill.give_up(number)
+                    # From another one, where there is one.
+                    others = [one for one in self.remotes if one.name != self.fill.asked_of[number]] or self.remotes
+                    remote = others[int(a * len(others))]
                     if step == "move":
                         self.fill.order(self.now, remote.name, chunk)
                     self.decide()
@@ -420,6 +423,14 @@ class Schedule:
                 remote.hear(1 + int(b * 6), drops=c < 0.5)
             case "write":
                 remote.write(b, c, c * 1e3 % 1)
+            case "contest":
+                lines = self.contested()
+                if len(lines) < 2:
+                    remote.write(b, c, c * 1e3 % 1)
+                else:
+                    first = int(a * len(lines))
+                    for line, size in (lines[first], b), (lines[first - 1], a * 10 % 1):
+                        line.remote.write_on(line, size, c)
             case "break":
                 if lines := remote.open_lines():
                     lines[int(b * len(lines))].close()
@@ -458,6 +469,15 @@ class Schedule:
             }
             numbers = [number for number in numbers if number in owners] or numbers
         return numbers[int(pick * len(numbers))] if numbers else None
+
+    def contested(self) -> list[DataLine]:
+        """Return the streams on which one chunk comes that comes on several."""
+        lines: dict[int, list[DataLine]] = {}
+        for remote in self.remotes:
+            for line in remote.open_lines():
+                if line.answer is not None and line.answer.header is not None:
+                    lines.setdefault(line.answer.header.chunk, []).append(line)
+        return next((group for group in lines.values() if len(group) > 1), [])
 
     def decide(self) -> None:
         """Have the engine decide."""
