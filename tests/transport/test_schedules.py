@@ -16,7 +16,9 @@ from p2pfill.errors import RemoteProtocolError
 from p2pfill.model.manifest import Integrity
 from p2pfill.protocol.data import DataHeader, check_header
 from p2pfill.store.title import StoredTitle
-from tests.transport.schedules import WrongError, draw, run_seeds
+from tests.transport.plans import draw
+from tests.transport.schedules import run_seeds
+from tests.transport.workbench import WrongError
 
 SEEDS = 200
 FAULT_SEEDS_MAX = 3000
