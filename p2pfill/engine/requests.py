@@ -199,7 +199,8 @@ class Receive:
         if not self.step(RequestStep.END):
             return Outcome.WITHDRAWN, ""
         if fault := fault_of():
-            return Outcome.CORRUPT, fault
+            # What was given up meanwhile may have been written over by the next one before it was looked at.
+            return (Outcome.CORRUPT, fault) if self.is_wanted else (Outcome.WITHDRAWN, "")
         with self.title.write_lock(self.chunk):
             if not self.step(RequestStep.VERIFY):
                 return Outcome.WITHDRAWN, ""

@@ -198,6 +198,20 @@ class Remote:
         """Return the streams that it may write on."""
         return [line for line in self.lines if not line.is_closed]
 
+    def coming(self) -> set[int]:
+        """Return the request ids that it is answering."""
+        return {line.answer.header.request_id for line in self.open_lines() if line.answer and line.answer.header}
+
+    def begin(self, chunk: int, size: float, kind: float) -> None:
+        """Begin to answer with a chunk next, if it was asked for that and has a stream to spare."""
+        line = next((line for line in self.open_lines() if line.answer is None), None)
+        request_id = next((number for number, asked in self.queue.items() if asked == chunk), None)
+        if line is not None and request_id is not None:
+            del self.queue[request_id]
+            # To where it is taken from next.
+            self.queue = {request_id: chunk, **self.queue}
+            self.write_on(line, size * 0.8, kind)
+
     def write(self, pick: float, size: float, kind: float) -> None:
         """Go on with a stream, or begin a next answer on it."""
         lines = self.open_lines()
@@ -214,8 +228,8 @@ class Remote:
         left = len(line.answer.data) - line.at
         if size < 0.1:
             line.write(1 + int(size * 10 * HEADER_BYTES))
-        elif size < 0.5:
-            line.write(1 + int((size - 0.1) / 0.4 * left))
+        elif size < 0.65:
+            line.write(1 + int((size - 0.1) / 0.55 * left))
         else:
             line.write(left)
 
@@ -244,7 +258,7 @@ class Remote:
     def _take(self, pick: float) -> int | None:
         if not self.queue:
             return None
-        request_id = list(self.queue)[int(pick * len(self.queue))]
+        request_id = list(self.queue)[int(pick * pick * len(self.queue))]
         del self.queue[request_id]
         self.begun.append(request_id)
         return request_id
@@ -280,7 +294,7 @@ class Remote:
         """Answer a second time, be it what is being answered on another stream right now."""
         if not self.begun:
             return None
-        coming = {line.answer.header.request_id for line in self.lines if line.answer and line.answer.header}
+        coming = self.coming()
         known = [number for number in self.begun if number in coming] if pick * 10 % 1 < 0.5 else []
         known = known or self.begun
         request_id = known[int(pick * len(known))]
@@ -323,7 +337,7 @@ class Remote:
 
 
 _WRONGS: Final = (
-    Remote._other_bytes, Remote._other_bytes, Remote._crosswise, Remote._again, Remote._again, Remote._again,
+    *[Remote._other_bytes] * 6, *[Remote._crosswise] * 2, *[Remote._again] * 5,
     Remote._wrong_chunk, Remote._wrong_length, Remote._after_reject, Remote._never_asked, Remote._junk,
 )  # fmt: skip
 

@@ -355,6 +355,15 @@ def test_a_request_is_never_both_verified_and_abandoned(tmp_path: Path) -> None:
         race()
 
 
+def test_what_is_given_up_while_it_is_checked_is_not_called_wrong(tmp_path: Path) -> None:
+    """The request that takes its place writes to the file from which BLAKE3 is read."""
+    _, target, payload = two_titles(tmp_path)
+    receives = RequestBook(lambda: None, threading.RLock())
+    receives.post(receive(1, target))
+    claimed = receives.claim(DataHeader(1, 3, len(payload)))
+    assert claimed.verify(lambda: "wrong BLAKE3 digest" if receives.abandon(1) else "") == (Outcome.WITHDRAWN, "")
+
+
 def test_an_abandoned_request_may_still_be_answered_once(tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
     receives = RequestBook(lambda: None, threading.RLock())

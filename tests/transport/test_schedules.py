@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -16,15 +14,18 @@ from p2pfill.errors import RemoteProtocolError
 from p2pfill.model.manifest import Integrity
 from p2pfill.protocol.data import DataHeader, check_header
 from p2pfill.store.title import StoredTitle
-from tests.transport.schedules import WrongError, draw, run_seeds
+from tests.transport.plans import draw
+from tests.transport.schedules import run_seeds
+from tests.transport.workbench import WrongError
 
-SEEDS = 200
-FAULT_SEEDS_MAX = 3000
-"""After so many schedules a fault that was put back must have been found; each is, within a tenth of that as a rule."""
+SEEDS = 150
+REPEATS_MAX = 200
+"""So often the schedule that finds a fault may run before it must have found it. Of five times nearly all do."""
 
 ONCE_FAILED = {
-    113: "a chunk that had come of a request given up too late made the next source's answer a failure of that source",
-    249: "a source that died inside a header was taken for one that breaks the rules",
+    165: "a chunk that had come of a request given up too late made the next source's answer a failure of that source",
+    73: "a source that died inside a header was taken for one that breaks the rules",
+    27289: "what was given up while BLAKE3 was checked, and written over by the next source, was called wrong; seldom",
 }
 
 
@@ -86,36 +87,19 @@ def may_always_write(self: Receive) -> bool:
     return not self.title.is_sealed(self.chunk)
 
 
-def verify_what_was_given_up(self: Receive, fault_of: Callable[[], str]) -> tuple[Outcome, str]:
-    """Do not look whether it is wanted yet."""
-    if fault := fault_of():
-        return Outcome.CORRUPT, fault
-    with self.title.write_lock(self.chunk):
-        self.state = RequestState.VERIFIED
-        self.title.seal(self.chunk)
-    return Outcome.VERIFIED, ""
-
-
 FAULTS = {
-    "claim that uses nothing up": (RequestBook, "claim", claim_again, "answers to request|no breach|arrived twice"),
-    "abandon outside of the lock": (RequestBook, "abandon", abandon_without_lock, "honest"),
-    "seal that does not refuse": (StoredTitle, "seal", seal_nothing, "WRONG BYTES"),
-    "write lease by chunk": (Receive, "may_write", property(may_always_write), "WRONG BYTES"),
-    "verified though given up": (Receive, "verify", verify_what_was_given_up, "WRONG BYTES|honest"),
+    "claim that uses nothing up": (6, [(RequestBook, "claim", claim_again)], "answers to request|arrived twice"),
+    "abandon outside of the lock": (2, [(RequestBook, "abandon", abandon_without_lock)], "honest"),
+    "seal that does not refuse": (120, [(StoredTitle, "seal", seal_nothing)], "WRONG BYTES"),
+    "write lease by chunk": (2429, [(Receive, "may_write", property(may_always_write))], "WRONG BYTES"),
 }
+"""A seed that finds it, what is put in whose place, and what is said then."""
 
 
-@pytest.fixture
-def no_stray_threads() -> Iterator[None]:
-    before = threading.active_count()
-    yield
-    assert threading.active_count() <= before + 8  # Trio keeps some of its own for a while
-
-
-@pytest.mark.usefixtures("no_stray_threads")
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_is_put_back_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    owner, attribute, fault, text = FAULTS[name]
-    monkeypatch.setattr(owner, attribute, fault)
+    seed, faults, text = FAULTS[name]
+    for owner, attribute, fault in faults:
+        monkeypatch.setattr(owner, attribute, fault)
     with pytest.raises(WrongError, match=text):
-        trio.run(run_seeds, tmp_path, range(FAULT_SEEDS_MAX), ["xxh3"])
+        trio.run(run_seeds, tmp_path, [seed] * REPEATS_MAX, ["xxh3"])
