@@ -588,9 +588,12 @@ async def test_a_link_that_raises_says_goodbye_and_is_dialled_again(
     async with node_at(tmp_path, "a1") as node, node_at(tmp_path, "a2") as other:
         node.want_links([other.info])
         for fault, bad, _ in pairs(titles):
-            heard.clear()
             await still_runs(other, bad)
-            before = await until(lambda: node.engine.links.get("a2"))
+            # One that has no data stream yet.
+            used = await until(lambda: node.engine.links.get("a2"))
+            node.engine.fail_link(used, InternalError("the next one"))
+            before = await until(lambda u=used: (link := node.engine.links.get("a2")) is not u and link)
+            heard.clear()
             with monkeypatch.context() as patched:
                 own = node.links if kind is Links else node.engine
                 inject(patched, kind, name, fault, lambda one, own=own: own in (one, getattr(one, "_host", None)))
