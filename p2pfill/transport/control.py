@@ -149,7 +149,9 @@ class ControlChannel:
                     scope.shield = True
                     await self._flush_farewell()
             finally:
-                await trio.aclose_forcefully(self._stream)
+                # Shielded too: a cancel that is raised here would take the place of what has ended the link.
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(self._stream)
         # Not from inside except*, which would wrap it in a group.
         if fault is not None:
             raise fault
