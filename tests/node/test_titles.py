@@ -129,7 +129,7 @@ async def test_a_title_that_is_found_to_be_live_keeps_nobody_waiting(tmp_path: P
         await (await node.start_fill(urgent, [str(tmp_path / "urgent")], urgency=URGENT)).wait()
     async with node_at(tmp_path) as node:
         node.set_urgencies({urgent.title_id: URGENT})
-        node.take_turn(urgent.title_id)
+        node.activate(urgent.title_id)
         filling = await node.start_fill(bulk, [])
         assert filling.report().waits == {"a more urgent title": 40}
         assert (await node.start_fill(urgent)).done.is_set()
