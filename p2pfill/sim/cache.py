@@ -278,8 +278,9 @@ class Fleet(Ground):
             self.awaited.pop(cache.info.id, None)
 
     def title_is_awaited(self, cache: SimCache, title_id: TitleId) -> None:
-        """Take note that a cache shall have a title."""
-        self.awaited.setdefault(cache.info.id, set()).add(title_id)
+        """Take note that a cache has to have a title anew, if it ever will."""
+        if not cache.lost and title_id not in self.withdrawn:
+            self.awaited.setdefault(cache.info.id, set()).add(title_id)
 
     def cache_is_lost(self, cache: SimCache) -> None:
         """Take note that a cache will never complete."""

@@ -10,8 +10,10 @@ from sim.worlds import CHAOS, world
 
 from p2pfill.cli.sim import repeat_command
 from p2pfill.errors import ConfigError
+from p2pfill.model.pace import SILENCE_TIMEOUT_S
 from p2pfill.sim.faults import KINDS, draw
 from p2pfill.sim.scenario import FaultSpec, Fleet, Scenario
+from p2pfill.sim.trace import Trace
 from p2pfill.sim.world import World
 
 SCENARIO = Scenario.load(CHAOS)
@@ -90,3 +92,18 @@ def test_faults_of_a_scenario_are_checked() -> None:
         world(faults=(FaultSpec(kind="meteor"),))
     with pytest.raises(ConfigError, match="no cache and no ISP"):
         world(faults=(FaultSpec(kind="crash", node="z9"),))
+
+
+def test_a_process_that_is_frozen_does_nothing_and_is_found_silent() -> None:
+    trace = Trace(keep=True)
+    built = world(trace=trace, size_mib=16, faults=(FaultSpec(kind="freeze", at_s=0.4, for_s=40.0, node="a1"),))
+    report = built.run()
+    trace.digest()
+    lines = [(float(at_s), who, what) for at_s, who, what in (line.split(" ", 2) for line in trace.lines)]
+    assert report.complete == 6
+    assert not [line for line in lines if line[1] == "a1" and 0.4 < line[0] < 40.4]
+    lost = [at_s for at_s, _, what in lines if what == "lost a1" and at_s < 40.4]
+    assert len(lost) == 5
+    assert lost == pytest.approx([0.4 + SILENCE_TIMEOUT_S] * 5, abs=0.1)
+    assert report.completions["a1"] > 40.4
+    assert max(at_s for name, at_s in report.completions.items() if name != "a1") < 20
