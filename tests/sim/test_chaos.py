@@ -10,7 +10,7 @@ from sim.worlds import CHAOS, world
 
 from p2pfill.cli.sim import repeat_command
 from p2pfill.errors import ConfigError
-from p2pfill.model.pace import SILENCE_TIMEOUT_S
+from p2pfill.model.timing import SILENCE_TIMEOUT_S
 from p2pfill.sim.faults import KINDS, draw
 from p2pfill.sim.scenario import FaultSpec, Fleet, Scenario
 from p2pfill.sim.trace import Trace
