@@ -167,6 +167,7 @@ class Engine:
         self.now = now
         task = FillTask(fill, stored, now, unheard)
         self.tasks[task.title_id] = task
+        self.opening.pop(task.title_id, None)
         if urgency is not None:
             self._urgencies = {**self._urgencies, task.title_id: urgency}
         self._in_task(task, lambda: self.set_origins(now, task, origins), None)

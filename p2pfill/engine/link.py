@@ -163,8 +163,8 @@ class Link:
     """Everything between this cache and one other while their control link is open."""
 
     __slots__ = (
-        "_handles", "_holding", "_host", "_moved_bytes", "_streams_asked", "_subscriptions", "_wanted", "book",
-        "channel", "dialled", "fault", "is_over", "remote", "streams", "upload_streams", "uploads",
+        "_announced", "_handles", "_holding", "_host", "_moved_bytes", "_streams_asked", "_subscriptions", "_wanted",
+        "book", "channel", "dialled", "fault", "is_over", "remote", "streams", "upload_streams", "uploads",
     )  # fmt: skip
 
     def __init__(self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "") -> None:
@@ -191,6 +191,8 @@ class Link:
         """Data streams that are open towards us or asked for."""
         self._moved_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
+        self._announced: set[int] = set()
+        """Those of the remote's handles under which it was told holdings: only then news of chunks means something."""
 
     # ---- the control link
 
@@ -422,6 +424,8 @@ class Link:
             return
         gained = self._host.news(task, self.remote.id, gained) if gained else ()
         for handle in handles:
+            if handle not in self._announced:
+                continue
             # In this order: what was claimed and has come since is no longer being fetched.
             for batch in m.batches(claimed):
                 self.channel.send(m.Fetching(handle, batch))
@@ -454,6 +458,7 @@ class Link:
             self.channel.send(m.Holdings(handle, False))
         else:
             self.channel.send(m.Holdings(handle, True, len(held), held.to_bytes()))
+            self._announced.add(handle)
 
     def _take_subscribe(self, message: m.Subscribe) -> None:
         title_id = TitleId(message.title_id)
@@ -465,6 +470,7 @@ class Link:
 
     def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
         if self._subscriptions.pop(message.handle, None) is not None:
+            self._announced.discard(message.handle)
             self.uploads.withdraw_handle(message.handle)
 
     def _take_interest(self, message: m.Interest) -> None:

@@ -24,7 +24,7 @@ from bench.swarm.lab import Lab
 from bench.swarm.topology import Topology
 from p2pfill.bench import ends
 from p2pfill.errors import ConfigError, TrackerError, TransferError
-from p2pfill.node import Node
+from p2pfill.node import links
 from p2pfill.store.title import StoredTitle
 from p2pfill.tracker.server import serve_tracker
 
@@ -106,10 +106,10 @@ async def test_what_nobody_could_fetch_from_is_refused_before_any_work(tmp_path:
 
 
 async def test_a_node_that_cannot_be_reached_ends_a_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refused(self: Node, address: tuple[str, int]) -> trio.socket.SocketType:
+    async def refused(host: str, port: int) -> trio.socket.SocketType:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(Node, "connect", refused)
+    monkeypatch.setattr(links, "connect", refused)
     monkeypatch.setattr(ends, "UNLINKED_S", 0.5)
     async with serving(tmp_path) as address:
         with pytest.raises(TransferError, match="firewall"):
@@ -120,10 +120,10 @@ async def test_a_node_that_cannot_be_reached_ends_a_fetch(tmp_path: Path, monkey
 
 
 async def test_a_slow_socket_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def paced(self: Node, sock: trio.socket.SocketType) -> None:
+    def paced(sock: trio.socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 50_000_000)
 
-    monkeypatch.setattr(Node, "tune", paced)
+    monkeypatch.setattr(links, "tune", paced)
     async with serving(tmp_path) as address:
         report = await fetch(address, tmp_path)
     assert report.bottleneck == "socket"
