@@ -377,6 +377,8 @@ class Engine:
         self.links[link.remote.id] = link
         for task in list(self.tasks.values()):
             link.want(task)
+        # Where it had to wait until another of its name was found dead, it was told nothing meanwhile.
+        link.show_all()
 
     def _end_probes(self, now: float) -> None:
         for before, (link, until) in list(self._probes.items()):
