@@ -447,6 +447,11 @@ class Link:
         for handle in self._subscribed(title_id):
             self._send_holdings(handle, title_id)
 
+    def show_all(self) -> None:
+        """Send our holdings of all that the remote has asked about."""
+        for handle, title_id in self._subscriptions.items():
+            self._send_holdings(handle, title_id)
+
     def _subscribed(self, title_id: TitleId) -> list[int]:
         return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
 

@@ -36,7 +36,7 @@ NEVER_MADE: Final = 1 << 20
 class Upload:
     """A chunk that is being sent, or what somebody sends in its place."""
 
-    __slots__ = ("chunk", "flow", "foul", "length", "receive", "request_id", "right", "title")
+    __slots__ = ("chunk", "flow", "foul", "length", "receive", "refusal", "request_id", "right", "title")
 
     def __init__(self, request_id: int, title: TitleId, chunk: int, length: int, *, right: bool = True) -> None:
         self.request_id = request_id
@@ -50,6 +50,8 @@ class Upload:
         self.flow: Flow | None = None
         self.receive: Receive | None = None
         """What it answers, once the receiver has read its header."""
+        self.refusal = ""
+        """Why the receiver's disk has not taken its first bytes; the others are then not written either."""
 
     def again(self, *, right: bool) -> Upload:
         """Return another answer to the same request."""
@@ -317,7 +319,11 @@ class Connection:
 
     def _claim(self, upload: Upload) -> Receive:
         receive = self.link.book.claim(DataHeader(upload.request_id, upload.chunk, upload.length))
-        self._stored(receive).write_head(receive, right=upload.right)
+        if receive.is_wanted:
+            try:
+                self._stored(receive).write_head(receive, right=upload.right)
+            except StoreError as error:
+                upload.refusal = str(error)
         return receive
 
     def _stored(self, receive: Receive) -> StoredTitle:
@@ -347,8 +353,8 @@ class Connection:
 
     def _take_last(self, upload: Upload, receive: Receive) -> None:
         stored = self._stored(receive)
-        outcome, why = Outcome.WITHDRAWN, ""
-        if receive.is_wanted:
+        outcome, why = Outcome.STORE if upload.refusal else Outcome.WITHDRAWN, upload.refusal
+        if receive.is_wanted and not why:
             try:
                 stored.write_tail(receive, right=upload.right)
                 outcome, why = receive.verify(lambda: _fault_of(upload, receive))

@@ -61,16 +61,20 @@ class StoredTitle:
         return self.right[chunk]
 
     def write_head(self, receive: Receive, *, right: bool) -> None:
-        """Write the first part of a chunk."""
-        if receive.may_write and not self.refuses:
+        """Write the first part of a chunk. Raises `StoreError`."""
+        self._look_at_room()
+        if receive.may_write:
             self._heads[receive.chunk] = right
             if not right:
                 self.right.discard(receive.chunk)
 
-    def write_tail(self, receive: Receive, *, right: bool) -> None:
-        """Write the rest of a chunk. Raises `StoreError`."""
+    def _look_at_room(self) -> None:
         if self.refuses:
             raise StoreError("cannot write chunk to disk: no space left on device")
+
+    def write_tail(self, receive: Receive, *, right: bool) -> None:
+        """Write the rest of a chunk. Raises `StoreError`."""
+        self._look_at_room()
         if receive.may_write:
             self.right[receive.chunk] = right and self._heads[receive.chunk]
 

@@ -30,8 +30,10 @@ class Outcome(NamedTuple):
 def check_liveness(scenario: Scenario, seed: int, waits: float = 1.0) -> Outcome:
     """Run a scenario with its faults and without them. Raises `InvariantBroken` where it takes too long with them.
 
-    `waits` is how many times the policy's `stall_wait_s` there is to wait besides.
+    `waits` is how many times the policy's `stall_wait_s` there is to wait besides; as many for each urgency, since one
+    title learns nothing of what another one has found out, and they take turns.
     """
+    waits *= len({title.priority for title in scenario.all_titles()})
     clean = World(msgspec.structs.replace(scenario, faults=()), seed).run()
     faulty = World(scenario, seed).run()
     limit_s = TIMES * clean.seconds + waits * scenario.policy.stall_wait_s

@@ -13,6 +13,7 @@ from sim.worlds import ROOT, SMALL, world
 from p2pfill.engine.engine import Engine
 from p2pfill.errors import ConfigError
 from p2pfill.sim.checkers import InvariantBroken
+from p2pfill.sim.liveness import check_liveness
 from p2pfill.sim.process import SimEngine
 from p2pfill.sim.scenario import Chaos, FaultSpec, Scenario, TitleSpec
 from p2pfill.sim.world import World
@@ -74,6 +75,15 @@ def test_what_is_wrong_with_one_title_for_good_does_not_stop_the_other(
         figures = built.run().titles[other]
         assert figures.complete == 6
         assert figures.seconds < 2 * clean + SMALL.policy.stall_wait_s
+
+
+@pytest.mark.parametrize("kind", ["origin-refused", "origin-lost"])
+@pytest.mark.parametrize("titles", [TWO, ALIKE], ids=["one goes first", "alike"])
+def test_whoever_can_finish_finishes_all_titles_in_time(kind: str, titles: tuple[TitleSpec, ...]) -> None:
+    for victim in ("a1", "b3"):
+        fault = FaultSpec(kind, 0.0, node=victim, for_s=inf)
+        scenario = msgspec.structs.replace(SMALL, titles=titles, faults=(fault,), limit_s=300)
+        assert check_liveness(scenario, 1).faulty.complete == 6
 
 
 def test_what_one_title_raises_fails_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
