@@ -377,13 +377,9 @@ class Engine:
             return
         self.links[link.remote.id] = link
         for task in list(self.tasks.values()):
-<<<<<<< HEAD
-            link.subscribe(task)
-=======
             link.subscribe(task)
         # Where it had to wait until another of its name was found dead, it was told nothing meanwhile.
         link.show_all()
->>>>>>> simt
 
     def _end_probes(self, now: float) -> None:
         for before, (link, until) in list(self._probes.items()):
