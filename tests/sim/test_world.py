@@ -196,7 +196,7 @@ def test_an_origin_that_is_shared_unequally_makes_a_fill_longer_and_costs_nothin
     monkeypatch.setattr(sources, "CATCH_UP_CHUNKS", float("inf"))
     topology = ROOT / "bench" / "topologies" / "3x4.toml"
     fair = Scenario.load(topology)
-    uneven = msgspec.structs.replace(fair, origin_spread=0.6)
+    uneven = msgspec.structs.replace(fair, origin_spread=0.8)
     first, again = (World(uneven, 1).run() for _ in range(2))
     assert first.seconds == again.seconds
     assert first.seconds > 1.02 * World(fair, 1).run().seconds

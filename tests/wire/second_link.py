@@ -289,7 +289,7 @@ class Link:
 
     # ---- section 4, as the one who asks
 
-    def want(self, title_id: bytes) -> int:
+    def subscribe(self, title_id: bytes) -> int:
         handle = next(self.ids["handle"])
         self.mine[handle] = Subscription(title_id)
         self.send("Subscribe", handle=handle, title_id=title_id)
