@@ -243,12 +243,12 @@ class Link:
             bits = to_bitmap(stored.chunks, stored.count)
             self.send("Holdings", handle=handle, known=True, chunk_count=stored.count, bitmap=bits)
 
-    def take_want(self, handle: int, title_id: bytes) -> None:
+    def take_subscribe(self, handle: int, title_id: bytes) -> None:
         self.use_id("handle", handle)
         self.theirs[handle] = Subscription(title_id)
         self.tell_holdings(handle)
 
-    def take_unwant(self, handle: int) -> None:
+    def take_unsubscribe(self, handle: int) -> None:
         self.their(handle)
         del self.theirs[handle]
         self.queue = {number: ask for number, ask in self.queue.items() if ask[0] != handle}
@@ -342,7 +342,7 @@ class Link:
         if (wanted := self.indexes(handle, chunks)) is not None:
             wanted.claims.update(dict.fromkeys(chunks, time.monotonic()))
 
-    def take_slow(self, handle: int, node_id: str) -> None:
+    def take_reportslow(self, handle: int, node_id: str) -> None:
         self.told(handle)
 
     def take_ways(self, handle: int, closed: int) -> None:
