@@ -478,7 +478,13 @@ async def test_a_link_or_a_stream_fails_alone(
             await still_runs(other, good)
 
 
-CONNECTING = [(links_module, "connect"), (links_module, "tune"), (Links, "dial"), (Links, "_run_link"), (Link, "subscribe")]
+CONNECTING = [
+    (links_module, "connect"),
+    (links_module, "tune"),
+    (Links, "dial"),
+    (Links, "_run_link"),
+    (Link, "subscribe"),
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), CONNECTING, ids=lambda one: getattr(one, "__name__", one))
