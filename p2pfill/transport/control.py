@@ -45,7 +45,8 @@ TURN_S: Final = 0.002
 everybody wait for so much of each link, and not for all that one remote has sent."""
 
 MANY_BYTES: Final = 4096
-"""Read at once: so much is counted as this remote's time. A few messages are not worth the looks at a clock."""
+"""Read at once: so much is counted as this remote's time. A few messages are not worth the looks at the clock of
+the thread's processor time: a system call of 1 us, against 0.1 us for the time of day."""
 
 OWN_SHARE: Final = 0.3
 """Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in 256 KiB chunks needs less."""
@@ -232,13 +233,14 @@ class ControlChannel:
                 self._link.handle_eof()
                 return
             arrived, data = data, b""
-            began, used_s = trio.current_time(), time.thread_time()
+            is_much = len(arrived) >= MANY_BYTES
+            began, used_s = trio.current_time(), time.thread_time() if is_much else 0.0
             for message in self._link.handle_bytes(arrived):
                 if self.end_reason:
                     return
                 if trio.current_time() > began + TURN_S:
-                    await self._let_others(used_s)
-                    began, used_s = trio.current_time(), time.thread_time()
+                    await self._let_others(used_s if is_much else None)
+                    began, used_s = trio.current_time(), time.thread_time() if is_much else 0.0
                 if isinstance(message, Goodbye):
                     self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                     return
@@ -246,12 +248,12 @@ class ControlChannel:
                     self.send(Pong(message.nonce))
                 else:
                     await handle(message)
-            if len(arrived) >= MANY_BYTES:
+            if is_much:
                 await self._let_others(used_s)
 
-    async def _let_others(self, used_s: float) -> None:
-        """Give others their turn: the processor time since `used_s` (`time.thread_time`) went to this remote."""
-        took_s = time.thread_time() - used_s
+    async def _let_others(self, used_s: float | None) -> None:
+        """Give others their turn: the processor time since `used_s` (`time.thread_time`), if any, is this remote's."""
+        took_s = time.thread_time() - used_s if used_s is not None else 0.0
         await trio.sleep(self._shares.charge(self._share, trio.current_time(), took_s))
 
     async def _write(self) -> None:
