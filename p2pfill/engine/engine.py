@@ -41,7 +41,7 @@ from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import clipped
-from p2pfill.model.timing import PROGRESS_S, SCHEDULER_S
+from p2pfill.model.timing import FROZEN_S, PROGRESS_S, SCHEDULER_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.tokens import TokenRegistry
@@ -88,9 +88,6 @@ Effect = (
 
 NOT_ORDERED: Final = Urgency()
 """Of titles that are filled without a tracker, or served though nobody orders them any more."""
-
-FROZEN_S: Final = 1.5
-"""An engine that is polled so much later than it asked for was stopped: no event loop lags so long by itself."""
 
 PROBE_S: Final = 3.0
 """For a remote that is linked to answer a Ping, when somebody else introduces himself by its name: a few round trips
@@ -545,6 +542,7 @@ class Engine:
 
     def _thaw(self) -> None:
         """Begin all waits anew: this cache was stopped, and the others were not silent meanwhile."""
+        self._probes = {before: (link, self.now + PROBE_S) for before, (link, _) in self._probes.items()}
         for task in list(self.tasks.values()):
             held = task.fill.is_held
             self.handle_event(task, events.Paused())
@@ -601,7 +599,7 @@ class Engine:
                 elif (link := self.links.get(source)) is None or not self._in_link(
                     link, partial(link.request, task, request, chunk)
                 ):
-                    task.late.append(events.RequestFailed(request, (link and link.fault) or "not linked"))
+                    task.late.append(events.RequestFailed(request, _why_not_asked(link)))
             case actions.CancelRequest(request, source):
                 if (read := task.reads.pop(request, None)) is not None:
                     if read[1].step(RequestStep.ABANDON):
@@ -691,3 +689,9 @@ class Engine:
             doing = f"fill title {task.manifest.name!r}"
             self.emit(Faulted(doing, error))
             self.fail(self.now, task, as_p2pfill_error(doing, error))
+
+
+def _why_not_asked(link: Link | None) -> str:
+    if link is None or link.is_over:
+        return "not linked"
+    return link.fault or "its link takes no more requests now"

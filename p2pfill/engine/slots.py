@@ -80,6 +80,8 @@ class UploadSlots:
 
     def take(self, uploader: Uploader, wanted: NextUpload) -> bool:
         """Give a slot to `uploader`, which has none, or queue it for one; True where it has one now."""
+        if uploader.closed:
+            return False  # it ended while a thread was on the way here, and would never give the slot back
         if self._free and self._may_send(wanted.title):
             self._free -= 1
             self._hand_to(uploader, wanted.title)
@@ -91,7 +93,7 @@ class UploadSlots:
         """Let `uploader` wait for something more urgent, if it waits; True where that gets it a slot."""
         if uploader.place is not None and wanted.urgency < uploader.place.urgency:
             self._enqueue(uploader, wanted)
-        if uploader.place is None or not self._free or not self._may_send(uploader.place.title):
+        if uploader.closed or uploader.place is None or not self._free or not self._may_send(uploader.place.title):
             return False
         self._free -= 1
         self._hand_to(uploader, uploader.place.title)

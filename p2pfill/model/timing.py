@@ -68,3 +68,6 @@ while the uplink has room for others. See docs/experiments.md, "Upload slots".""
 def slots_for(chunks_held: int, slots: int) -> int:
     """Return how many of `slots` upload slots a title may take of which `chunks_held` chunks can be served."""
     return min(slots, max(1, SLOTS_A_CHUNK * chunks_held))
+
+FROZEN_S: Final = 1.5
+"""A program that wakes so much later than it asked for was stopped: no event loop lags so long by itself."""

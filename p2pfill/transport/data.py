@@ -35,7 +35,7 @@ LOW_WATER_BYTES: Final = 256 * 1024
 for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
 widening the window. See docs/experiments.md, "The data path"."""
 
-DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE})
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""
 
 

@@ -27,7 +27,7 @@ from p2pfill.engine.slots import Uploader, UploadSlots
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
-from p2pfill.model.timing import PROGRESS_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_WATCH_S
 
 
 class Poll(Enum):
@@ -72,8 +72,11 @@ class Stream(Uploader, ABC):
             self.plane.add(self)
             while not self._ended.is_set():
                 moved_bytes = self.moved_bytes
-                with trio.move_on_after(PROGRESS_TIMEOUT_S):
+                until = trio.current_time() + PROGRESS_TIMEOUT_S
+                with trio.move_on_at(until):
                     await self._ended.wait()
+                if trio.current_time() > until + FROZEN_S:
+                    continue  # this program was stopped, and what has come meanwhile is unread yet
                 if not self._ended.is_set() and self.is_inside_chunk() and self.moved_bytes == moved_bytes:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:

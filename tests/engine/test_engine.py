@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import FROZEN_S, PROBE_S, Engine, Faulted
+from p2pfill.engine.engine import PROBE_S, Engine, Faulted
 from p2pfill.engine.link import DATA_STREAMS_MAX, Link, OpenStream, WakeUploads
 from p2pfill.engine.requests import Arrival, Outcome, RequestState
 from p2pfill.engine.task import Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
-from p2pfill.errors import InternalError, RemoteProtocolError
+from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.timing import FROZEN_S
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import DataHeader
 from p2pfill.protocol.rules import Side
@@ -229,11 +230,43 @@ def test_a_link_that_does_not_answer_gives_way_in_time(cache: Cache) -> None:
     cache.poll()
     again, new = cache.link("b1")
     assert cache.engine.next_wakeup() <= cache.now + PROBE_S
-    cache.poll(PROBE_S)
+    for _ in range(4):
+        cache.poll(PROBE_S / 4)  # not all at once: this cache would take itself for stopped
     assert cache.engine.links["b1"] is again
     assert link.is_over
     assert channel.closed is not None
     assert new.of(m.Subscribe)
+
+
+def test_a_link_keeps_its_name_though_this_cache_was_stopped_while_it_answered(cache: Cache) -> None:
+    link, channel = cache.link("b1")
+    cache.link("b1")
+    cache.poll()
+    cache.poll(10.0)  # its Pong has come, and is not read yet
+    cache.say(link, m.Pong(channel.of(m.Ping)[0].nonce))
+    cache.poll(2 * PROBE_S)
+    assert cache.engine.links["b1"] is link
+    assert channel.closed is None
+
+
+def test_a_link_that_has_all_the_requests_it_may_lives_on(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, link, channel = linked_source(cache)
+    send = channel.send
+
+    def full(message: m.Message) -> bool:
+        if isinstance(message, m.Request):
+            raise LocalProtocolError("request 1024 is one too many")
+        return send(message)
+
+    monkeypatch.setattr(channel, "send", full)
+    effects = cache.poll()
+    assert not [effect for effect in effects if isinstance(effect, Faulted)]
+    assert channel.closed is None
+    assert not link.book.outstanding()
+    assert "no more requests" in task.fill.sources["b1"].fault_reason
+    monkeypatch.undo()
+    cache.poll(5.0)
+    assert channel.of(m.Request)
 
 
 def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -435,6 +436,31 @@ async def test_a_stalled_stream_is_given_up(
         end = Inbox(plane, target, payload).receiver(far) if receiving else outbox.sender
         with pytest.raises(TransferError, match="no byte moved"):
             await end.run()
+
+
+@pytest.mark.parametrize("receiving", [False, True])
+async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
+    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool
+) -> None:
+    source, target, payload = two_titles(tmp_path)
+    monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(plane_module, "FROZEN_S", 0.1)
+    near, far = trio.socket.socketpair()
+    header = DataHeader(1, 3, len(payload))
+
+    async def stop_for_a_while() -> None:
+        await trio.sleep(0.2)
+        time.sleep(0.7)  # noqa: ASYNC251 (that is what it is to do)
+
+    with near, far, trio.fail_after(20):
+        await near.send(encode_header(header))
+        outbox = Outbox(plane, near, [data.Upload(header, source, WANTED)])
+        end = Inbox(plane, target, payload).receiver(far) if receiving else outbox.sender
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_for_a_while)
+            with trio.move_on_after(1.1) as scope:
+                await end.run()
+        assert scope.cancelled_caught
 
 
 async def test_a_stream_that_stands_still_gives_its_slot_to_another(

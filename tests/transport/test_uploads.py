@@ -132,6 +132,16 @@ async def test_slots_go_to_the_most_urgent_and_among_equals_to_who_came_first(pl
     assert plane.take_slot(found[0], wanted())
 
 
+async def test_a_stream_that_has_ended_takes_no_slot_with_it(plane: DataPlane) -> None:
+    ended, other = streams(plane, 2)
+    # Where a thread was on its way for a slot when the stream ended.
+    ended.closed = True
+    plane.release_slot(ended)
+    assert not plane.take_slot(ended, wanted())
+    assert not plane.reprioritise(ended, wanted(-1))
+    assert plane.take_slot(other, wanted())
+
+
 async def test_a_stream_that_waits_moves_up_when_something_more_urgent_comes(plane: DataPlane) -> None:
     found = streams(plane, 4)
     for stream in found:
