@@ -26,6 +26,7 @@ from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
+from p2pfill.protocol import messages
 from p2pfill.protocol.rules import REQUESTS_MAX, SUBSCRIPTIONS_MAX
 from p2pfill.sim.faults import KINDS
 from p2pfill.sim.scenario import Chaos, FaultSpec, Fleet, LabEvent, Scenario
@@ -453,3 +454,23 @@ def test_figures_of_the_readme_are_those_of_its_report() -> None:
     picture = (ROOT / "docs" / "img" / "demo.svg").read_text()
     assert "All&#160;bytes&#160;are&#160;right." in picture
     assert f"{record['makespan_s']:.2f}&#160;s" in picture
+
+
+def test_units_of_the_pages_have_directives_that_systemd_knows() -> None:
+    units = re.findall(r"(?s)```ini\n(.*?)```", read(ROOT / "docs" / "running.md"))
+    known = {
+        "After", "Description", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
+        "RestartPreventExitStatus", "StateDirectory", "TimeoutStopSec", "User", "WantedBy", "Wants", "LimitNOFILE",
+        "ReadWritePaths",
+    }  # fmt: skip
+    assert units
+    assert {key for unit in units for key in re.findall(r"(?m)^(\w+)=", unit)} <= known
+
+
+def test_the_tags_of_the_protocol_page_are_all_of_them() -> None:
+    tags = [
+        config.tag
+        for one in vars(messages).values()
+        if isinstance(one, type) and (config := getattr(one, "__struct_config__", None)) and config.tag is not None
+    ]
+    assert f"the tag itself ({min(tags)} to {max(tags)})" in read(ROOT / "docs" / "protocol.md")
