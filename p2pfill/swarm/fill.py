@@ -129,6 +129,8 @@ class Fill:
             case events.OriginConfigured(url):
                 full = Bitmap.full(self.manifest.chunk_count)
                 self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
+                if Scope.ORIGIN in self.ways.closed:
+                    self._tick_at = now  # before it is asked: with it the way is open again
             case events.SourceLost(source, reason):
                 self._lose_source(now, source, reason)
             case events.HoldingsArrived(source, holdings):
@@ -488,7 +490,11 @@ class Fill:
 
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
+        before = self.ways.closed
         if self.ways.look(now, self.sources.values(), self._masters.around):
+            if Scope.ORIGIN in before - self.ways.closed:
+                # Nobody could fetch anything, perhaps; where it is open for others too, they do their parts again.
+                self._freed, self._starved_at = Bitmap(self.manifest.chunk_count), None
             self._masters.set_ways(now, self.me.id, self.ways.closed)
             self._out.append(actions.ReportWays(tuple(sorted(self.ways.closed)), self.ways.reason))
 
@@ -561,7 +567,7 @@ class Fill:
 
     # ---- decisions
 
-    def _wanted(self, scope: Scope) -> Bitmap:
+    def _wanted(self, now: float, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
@@ -569,6 +575,8 @@ class Fill:
         if scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again.
             mine = mine | self._masters.nominal_share()[scope]
+        elif self.ways.is_settling(now, scope):
+            mine = mine & self._masters.nominal_share()[scope]
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
@@ -586,7 +594,7 @@ class Fill:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
-            wanted = self._wanted(scope)
+            wanted = self._wanted(now, scope)
             if not wanted.any():
                 idle.extend(ready)
                 continue

@@ -17,6 +17,10 @@ from p2pfill.swarm.sources import Source
 UNLINKED_S: Final = 2 * DISCOVERY_TIMEOUT_S
 """So long there must be no link to any cache of a group with which there should be some: links are made in less."""
 
+SETTLE_S: Final = 1.0
+"""For the others of an ISP to find the way open too, where it was closed for all, and to say so: some round trips, and
+the times of their tries. Who took their parts meanwhile would fetch them a second time."""
+
 
 def as_number(closed: Iterable[Scope]) -> int:
     """Return scopes as a message has them: see `protocol.messages.Ways`."""
@@ -36,6 +40,12 @@ class Ways:
         self.reason = ""
         """Why the way to the origin is closed, for people; empty where it is not."""
         self._alone_since: dict[Scope, float] = {}
+        self._opened_at: dict[Scope, float] = {}
+        """When a way that had been closed was found open."""
+
+    def is_settling(self, now: float, scope: Scope) -> bool:
+        """Tell whether a way has just opened: what others say of theirs may be about to change likewise."""
+        return now < self._opened_at.get(scope, float("-inf")) + SETTLE_S
 
     def look(self, now: float, sources: Iterable[Source], expected: Collection[Scope]) -> bool:
         """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes."""
@@ -53,6 +63,7 @@ class Ways:
                 self._alone_since.pop(scope, None)
             elif now >= self._alone_since.setdefault(scope, now) + UNLINKED_S:
                 closed.add(scope)
+        self._opened_at.update(dict.fromkeys(before - closed, now))
         self.closed = frozenset(closed)
         self.reason = failing[0].fault_reason if Scope.ORIGIN in closed else ""
         return self.closed != before

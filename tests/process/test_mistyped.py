@@ -61,3 +61,29 @@ def test_a_mistyped_origin_ends_no_cache(tmp_path: Path, make_title: Callable[..
         fleet.live(("a1", "a2"), bad)
     finally:
         fleet.close()
+
+
+@pytest.mark.process
+def test_an_order_with_the_right_origin_mends_one_with_a_wrong_one(
+    tmp_path: Path, make_title: Callable[..., Title]
+) -> None:
+    """Each cache has tried the wrong one in vain by then, and has freed itself to fetch what others do not bring."""
+
+    def reasons(report: dict[str, Any]) -> list[str]:
+        return [source["reason"] for source in report.get("sources", []) if source["reason"]]
+
+    title = make_title("corrected", 3)
+    names = ("a1", "a2", "a3")
+    fleet = Fleet(tmp_path)
+    try:
+        fleet.start(*((name, "isp-a") for name in names))
+        fleet.order(title, ["http://127.0.0.1:1/"], stall_wait_s=2.0)
+        for name in names:
+            wait_until(f"{name} says why", lambda name=name: reasons(fleet.report(name, title)))
+        time.sleep(6.0)  # two waits of the policy and more: whoever starves helps itself by then
+        fleet.order(title, [title.root.as_uri()], stall_wait_s=2.0)
+        reports = fleet.live(names, title)
+        taken = sum(report["bytes_origin"] for report in reports.values()) / next(iter(reports.values()))["title_bytes"]
+        assert taken <= 1.25, {name: report["bytes_origin"] for name, report in reports.items()}
+    finally:
+        fleet.close()

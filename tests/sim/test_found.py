@@ -233,3 +233,12 @@ def test_a_stranger_does_not_take_the_name_of_a_source(monkeypatch: pytest.Monke
     monkeypatch.setattr(Engine, "admit", admit)
     with pytest.raises(InvariantBroken, match="accuses a1, which has kept to the rules"):
         impostor().run()
+
+
+@pytest.mark.parametrize("size_mib", [4, 16])
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_an_origin_that_was_away_for_all_is_asked_for_each_chunk_about_once(seed: int, size_mib: int) -> None:
+    outage = FaultSpec("origin-outage", at_s=0.0 if size_mib == 4 else 0.5, for_s=20.0)
+    report = world(seed, size_mib=size_mib, faults=(outage,)).run()
+    # Who finds it back first has claimed some chunks before the others hear of it.
+    assert report.origin_copies <= 1.15
