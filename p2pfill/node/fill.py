@@ -184,13 +184,18 @@ class FillDriver:
     def perform(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive | EndFill) -> None:
         """Begin with what the engine wants done."""
         if isinstance(effect, EndFill):
-            self.finished_at = time.time()
+            self._note_end()
             self.done.set()
         elif self._nursery is None:
             if not self.done.is_set():
                 self._early.append(effect)
         else:
             self._nursery.start_soon(self.bounds.run, self._work_for(effect))
+
+    def _note_end(self) -> None:
+        # Not with the effect alone: whoever sees that it is over before that is performed would see no end.
+        if self.task.is_over:
+            self.finished_at = self.finished_at or time.time()
 
     def _work_for(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive) -> Callable[[], Awaitable[None]]:
         match effect:
@@ -296,6 +301,7 @@ class FillDriver:
 
     def report(self) -> TitleReport:
         """Return how far this fill is, for the tracker."""
+        self._note_end()
         fill = self.task.fill
         have = fill.ledger.have.count()
         have_bytes = min(have * self.manifest.chunk_size, self.manifest.size)

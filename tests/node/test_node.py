@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from p2pfill.engine import task as task_module
+from p2pfill.engine.engine import Engine
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node import links as links_module
@@ -219,3 +220,24 @@ async def test_the_disk_begins_with_what_is_verified_before_a_commit(
             await node.fill(manifest, [str(tmp_path / "src")])
     assert len(set(begun)) == len(begun) >= 3
     assert threading.get_ident() not in threads
+
+
+async def test_a_report_of_a_fill_that_is_over_says_when_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path / "src")
+    manifest = publish(tmp_path / "src", name="demo", chunk_size=65536).manifest
+    went_live, reports = Engine.went_live, []
+    with trio.fail_after(30):
+        async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"))) as node:
+
+            def look_at_once(engine: Engine, now: float, task: task_module.FillTask) -> None:
+                went_live(engine, now, task)
+                reports.append(filling.report())
+
+            monkeypatch.setattr(Engine, "went_live", look_at_once)
+            filling = await node.start_fill(manifest, [str(tmp_path / "src")])
+            await filling.wait()
+    assert [report.state for report in reports] == ["live"]
+    assert reports[0].finished_at >= reports[0].started_at
+    assert filling.report().finished_at == reports[0].finished_at
