@@ -51,10 +51,19 @@ the thread's processor time: a system call of 1 us, against 0.1 us for the time 
 OWN_SHARE: Final = 0.3
 """Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in 256 KiB chunks needs less."""
 
+ALL_SHARE: Final = 0.5
+"""Of the event loop's time, for the messages of all remotes that send much, each an equal part."""
+
+LEAST_SHARE: Final = 0.01
+"""For each of them, however many there are: strangers must not take what an honest one needs by their number."""
+
+BUSY_S: Final = 1.0
+"""A remote counts as one that sends much for so long."""
+
 FLOODS_SHARE: Final = 0.3
 """For the messages of all remotes together that take more than their own."""
 
-SHARE_BURST_S: Final = 0.05
+SHARE_BURST_S: Final = 0.02
 """At once, as at the start of a fill, when holdings come from everywhere."""
 
 FAREWELL_TIMEOUT_S: Final = 2.0
@@ -68,31 +77,37 @@ LINGER_BYTES_MAX: Final = 8 * 1024 * 1024
 """Read past while lingering: what kernels hold for a connection, and no flood."""
 
 
-class _Share:
+class LoopShare:
     """A part of the event loop's time, with some at once."""
 
-    def __init__(self, part: float) -> None:
-        self._part = part
+    def __init__(self) -> None:
         self._used_s = 0.0
-        self._at = 0.0
+        self.charged_at = float("-inf")
 
-    def charge(self, now: float, took_s: float) -> float:
-        """Note that `took_s` was taken; return for how long nothing may be taken now."""
-        self._used_s = max(0.0, self._used_s - (now - self._at) * self._part) + took_s
-        self._at = now
-        return max(0.0, self._used_s - SHARE_BURST_S) / self._part
+    def charge(self, now: float, took_s: float, part: float) -> float:
+        """Note that `took_s` was taken; return for how long nothing may be taken now, where it has `part`."""
+        self._used_s = max(0.0, self._used_s - (now - self.charged_at) * part) + took_s
+        self.charged_at = now
+        return max(0.0, self._used_s - SHARE_BURST_S) / part
 
 
 class LoopShares:
     """What all remotes of a node may take of its event loop: each its own part, and those that flood one together."""
 
     def __init__(self) -> None:
-        self._floods = _Share(FLOODS_SHARE)
+        self._floods = LoopShare()
+        self._busy: dict[LoopShare, None] = {}
+        """Of the remotes that were charged in the last `BUSY_S`, in the order in which that was last so."""
 
-    def charge(self, own: _Share, now: float, took_s: float) -> float:
+    def charge(self, own: LoopShare, now: float, took_s: float) -> float:
         """Note that the messages of a remote took `took_s`; return for how long no more of them are to be looked at."""
-        pause_s = own.charge(now, took_s)
-        return max(pause_s, self._floods.charge(now, took_s)) if pause_s else 0.0
+        self._busy.pop(own, None)
+        self._busy[own] = None
+        while (oldest := next(iter(self._busy))).charged_at < now - BUSY_S and oldest is not own:
+            del self._busy[oldest]
+        # Where several send much, none has to take more than its own to take all of the loop together.
+        pause_s = own.charge(now, took_s, max(LEAST_SHARE, min(OWN_SHARE, ALL_SHARE / len(self._busy))))
+        return max(pause_s, self._floods.charge(now, took_s, FLOODS_SHARE)) if pause_s else 0.0
 
 
 class ControlChannel:
@@ -106,7 +121,7 @@ class ControlChannel:
         `shares` are those of the node, if it has other links.
         """
         self._shares = shares if shares is not None else LoopShares()
-        self._share = _Share(OWN_SHARE)
+        self._share = LoopShare()
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._received = received
@@ -234,13 +249,13 @@ class ControlChannel:
                 return
             arrived, data = data, b""
             is_much = len(arrived) >= MANY_BYTES
-            began, used_s = trio.current_time(), time.thread_time() if is_much else 0.0
+            began, used_s = trio.current_time(), time.thread_time() if is_much else None
             for message in self._link.handle_bytes(arrived):
                 if self.end_reason:
                     return
                 if trio.current_time() > began + TURN_S:
-                    await self._let_others(used_s if is_much else None)
-                    began, used_s = trio.current_time(), time.thread_time() if is_much else 0.0
+                    await self._let_others(used_s)
+                    began, used_s = trio.current_time(), time.thread_time() if is_much else None
                 if isinstance(message, Goodbye):
                     self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                     return
@@ -252,9 +267,14 @@ class ControlChannel:
                 await self._let_others(used_s)
 
     async def _let_others(self, used_s: float | None) -> None:
-        """Give others their turn: the processor time since `used_s` (`time.thread_time`), if any, is this remote's."""
-        took_s = time.thread_time() - used_s if used_s is not None else 0.0
-        await trio.sleep(self._shares.charge(self._share, trio.current_time(), took_s))
+        """Give others their turn, and more of them where this remote takes much.
+
+        It is charged with the processor time since `used_s` (`time.thread_time`); None: with nothing.
+        """
+        pause_s = 0.0
+        if used_s is not None:
+            pause_s = self._shares.charge(self._share, trio.current_time(), time.thread_time() - used_s)
+        await trio.sleep(pause_s)
 
     async def _write(self) -> None:
         while not self._ended:

@@ -229,6 +229,7 @@ class Arena:
             raise PermissionError(str(accused))
         if wrong := wrong_chunks(self.data, title.manifest, range(title.manifest.chunk_count)):
             raise ValueError(f"an honest title is live with wrong chunks {wrong}")
+        assert report["finished_at"] >= report["started_at"], report
         return float(report["finished_at"] - report["started_at"])
 
     async def _have_held(self, title: Title) -> NodeInfo:

@@ -15,7 +15,7 @@ from p2pfill.model.limits import MIB
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Subscribe, encode_payload
 from p2pfill.transport import control
-from p2pfill.transport.control import ControlChannel
+from p2pfill.transport.control import SHARE_BURST_S, ControlChannel, LoopShare, LoopShares
 
 
 def hello(name: str) -> Hello:
@@ -149,3 +149,28 @@ async def test_a_remote_that_neither_reads_nor_ends_holds_nothing_up(monkeypatch
                     assert channel.send(Holdings(0, True, 8 * len(bitmap), bitmap))
                 await trio.sleep(0.1)  # whoever writes now waits for the remote
                 channel.close(GoodbyeCode.IDLE, "silent")
+
+
+def turns(shares: LoopShares, own: LoopShare, now: float, turn_s: float = 0.002) -> float:
+    """Have a remote take a turn of the loop; return when its next one may begin."""
+    return now + turn_s + shares.charge(own, now + turn_s, turn_s)
+
+
+@pytest.mark.parametrize("flooding", [1, 2, 5, 20])
+def test_those_that_send_much_leave_half_of_the_loop_and_do_not_hold_up_others(flooding: int) -> None:
+    shares, span_s = LoopShares(), 20.0
+    floods = {LoopShare(): 0.0 for _ in range(flooding)}
+    honest, used_s, now, honest_at = LoopShare(), 0.0, 0.0, 0.0
+    while now < span_s:
+        if now >= honest_at:
+            # A hundredth of the loop, as of a link that is told of a title now and then.
+            assert turns(shares, honest, now, 0.001) == now + 0.001
+            honest_at = now + 0.1
+        ready = [own for own, at in floods.items() if at <= now]
+        if not ready:
+            now = min(honest_at, *floods.values())
+            continue
+        floods[ready[0]] = turns(shares, ready[0], now)
+        now, used_s = now + 0.002, used_s + 0.002
+    # What each may have at once comes on top, once.
+    assert used_s <= 0.55 * span_s + flooding * SHARE_BURST_S
