@@ -64,10 +64,10 @@ UPLOAD_SLOTS: Final = 16
 """Chunks that a node sends at a time, if it is not told otherwise. Few would be held by receivers behind slow links,
 while the uplink has room for others. See docs/experiments.md, "Upload slots"."""
 
+FROZEN_S: Final = 1.5
+"""A program that wakes so much later than it asked for was stopped: no event loop lags so long by itself."""
+
 
 def slots_for(chunks_held: int, slots: int) -> int:
     """Return how many of `slots` upload slots a title may take of which `chunks_held` chunks can be served."""
     return min(slots, max(1, SLOTS_A_CHUNK * chunks_held))
-
-FROZEN_S: Final = 1.5
-"""A program that wakes so much later than it asked for was stopped: no event loop lags so long by itself."""

@@ -422,45 +422,45 @@ async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, tmp_path
             near.close()
 
 
-@pytest.mark.parametrize("receiving", [False, True])
-async def test_a_stalled_stream_is_given_up(
-    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool
-) -> None:
+@pytest.fixture(params=["receiver", "sender"])
+async def stalled(
+    plane: DataPlane, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[data.Receiver | data.Sender]:
+    """One end of a stream on which a chunk begins, and then no byte moves: from the second look on that is seen."""
     source, target, payload = two_titles(tmp_path)
-    monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.05)
     near, far = trio.socket.socketpair()
     header = DataHeader(1, 3, len(payload))
     with near, far, trio.fail_after(20):
-        await near.send(encode_header(header))
-        outbox = Outbox(plane, near, [data.Upload(header, source, WANTED)])
-        end = Inbox(plane, target, payload).receiver(far) if receiving else outbox.sender
-        with pytest.raises(TransferError, match="no byte moved"):
-            await end.run()
+        if request.param == "receiver":
+            await near.send(encode_header(header) + payload[:1])
+            yield Inbox(plane, target, payload).receiver(far)
+        else:
+            yield Outbox(plane, near, [data.Upload(header, source, WANTED)]).sender
 
 
-@pytest.mark.parametrize("receiving", [False, True])
-async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
-    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiving: bool
+async def test_a_stalled_stream_is_given_up(
+    stalled: data.Receiver | data.Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, target, payload = two_titles(tmp_path)
+    monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.05)
+    with pytest.raises(TransferError, match="no byte moved"):
+        await stalled.run()
+
+
+async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
+    stalled: data.Receiver | data.Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.4)
     monkeypatch.setattr(plane_module, "FROZEN_S", 0.1)
-    near, far = trio.socket.socketpair()
-    header = DataHeader(1, 3, len(payload))
 
     async def stop_for_a_while() -> None:
-        await trio.sleep(0.2)
+        await trio.sleep(0.6)
         time.sleep(0.7)  # noqa: ASYNC251 (that is what it is to do)
 
-    with near, far, trio.fail_after(20):
-        await near.send(encode_header(header))
-        outbox = Outbox(plane, near, [data.Upload(header, source, WANTED)])
-        end = Inbox(plane, target, payload).receiver(far) if receiving else outbox.sender
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop_for_a_while)
-            with trio.move_on_after(1.1) as scope:
-                await end.run()
-        assert scope.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_for_a_while)
+        with trio.move_on_after(1.6) as scope:
+            await stalled.run()
+    assert scope.cancelled_caught
 
 
 async def test_a_stream_that_stands_still_gives_its_slot_to_another(
