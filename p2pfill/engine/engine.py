@@ -596,10 +596,10 @@ class Engine:
             case actions.RequestChunk(request, source, chunk):
                 if source in task.origins:
                     self._read(task, request, source, chunk)
-                elif (link := self.links.get(source)) is None or not self._in_link(
-                    link, partial(link.request, task, request, chunk)
-                ):
-                    task.late.append(events.RequestFailed(request, _why_not_asked(link)))
+                elif (link := self.links.get(source)) is not None and link.is_full:
+                    task.late.append(events.SourceFull(request))
+                elif link is None or not self._in_link(link, partial(link.request, task, request, chunk)):
+                    task.late.append(events.RequestFailed(request, (link and link.fault) or "not linked"))
             case actions.CancelRequest(request, source):
                 if (read := task.reads.pop(request, None)) is not None:
                     if read[1].step(RequestStep.ABANDON):
@@ -689,9 +689,3 @@ class Engine:
             doing = f"fill title {task.manifest.name!r}"
             self.emit(Faulted(doing, error))
             self.fail(self.now, task, as_p2pfill_error(doing, error))
-
-
-def _why_not_asked(link: Link | None) -> str:
-    if link is None or link.is_over:
-        return "not linked"
-    return link.fault or "its link takes no more requests now"

@@ -23,7 +23,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
-from p2pfill.protocol.rules import SUBSCRIPTIONS_MAX, Side
+from p2pfill.protocol.rules import REQUESTS_MAX, SUBSCRIPTIONS_MAX, Side
 from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope, scope_between
 from p2pfill.swarm.ways import as_number, from_number
@@ -271,8 +271,13 @@ class Link:
             if owner_of(receive).task is task and self.book.abandon(receive.request_id):
                 self.channel.cancel_request(receive.request_id)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many chunks are asked for as may be; so it is with hundreds of titles at once."""
+        return len(self.book) >= REQUESTS_MAX
+
     def request(self, task: FillTask, request: int, chunk: int) -> bool:
-        """Ask for a chunk on behalf of `task`; False where the link is ending, or has as many requests as it may."""
+        """Ask for a chunk on behalf of `task`; False where the link is ending. Not while it `is_full`."""
         handle = self._handles.get(task.title_id)
         if handle is None:
             return False
@@ -282,11 +287,7 @@ class Link:
         length, xxh3, owner = manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), Owner(task, request)
         # Before the request goes out: its answer may be faster than we are.
         self.book.post(Receive(number, stored, chunk, length, xxh3, check, owner, self.book.lock))
-        try:
-            is_sent = self.channel.send(m.Request(handle, number, chunk))
-        except LocalProtocolError:
-            is_sent = False  # with many titles at once a link can have all the requests that it may
-        if not is_sent:
+        if not self.channel.send(m.Request(handle, number, chunk)):
             self.book.retract(number)
             return False
         if self._streams_asked < self._streams_wanted(task):

@@ -267,6 +267,8 @@ class CheckedFill(Fill):
             case events.RequestFailed(request, reason, _, corrupt):
                 if (asked := self.asked.end(request)) is not None and corrupt:
                     self.checkers.accused(self.me.id, asked.source, reason)
+            case events.SourceFull(request):
+                self.asked.end(request)
             case events.SourceMisbehaved(source, reason):
                 self.checkers.accused(self.me.id, source, reason)
             case events.SourceLost(source):

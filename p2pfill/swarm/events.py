@@ -146,6 +146,13 @@ class RequestFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFull:
+    """Occurs when a request cannot be made now: the link to its source has as many as it may, of all titles."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksCommitted:
     """Occurs when the journal holds these chunks."""
 
@@ -185,6 +192,7 @@ Event = (
     | ChunkFound
     | SourceMisbehaved
     | RequestFailed
+    | SourceFull
     | ChunksCommitted
     | Paused
     | Resumed

@@ -30,7 +30,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import SCOPES, Scope
-from p2pfill.swarm.faults import ESCALATION, REFUSALS_MAX, Fault, rest_s
+from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.masters import Masters
@@ -163,6 +163,8 @@ class Fill:
                 self._bar(now, source, Fault.CORRUPT, reason)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
                 self._fail(now, request, reason, wasted_bytes, corrupt)
+            case events.SourceFull(request):
+                self._put_off(now, request)
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     self.ledger.commit(chunk)
@@ -437,6 +439,15 @@ class Fill:
         self._bar(now, request.source, Fault.CORRUPT if corrupt else Fault.REFUSED, reason)
         if request.borders == Scope.ORIGIN:
             self._tick_at = now  # others are told at once that it cannot be reached from here
+
+    def _put_off(self, now: float, number: int) -> None:
+        """Leave a source alone for a moment that can take no more, through no fault of its own."""
+        request = self._requests.get(number)
+        if request is None:
+            return
+        self._drop(request)
+        if (source := self.sources.get(request.source)) is not None:
+            source.barred_until, source.barred_reason = now + BACKOFF_S, "its link has as many requests as it may"
 
     def _drop(self, request: Request) -> None:
         del self._requests[request.number]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from p2pfill.engine import link as link_module
 from p2pfill.engine.dialler import NEVER, Dial
 from p2pfill.engine.engine import PROBE_S, Engine, Faulted
 from p2pfill.engine.link import DATA_STREAMS_MAX, Link, OpenStream, WakeUploads
 from p2pfill.engine.requests import Arrival, Outcome, RequestState
 from p2pfill.engine.task import Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
-from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
+from p2pfill.errors import InternalError, RemoteProtocolError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
@@ -249,24 +250,23 @@ def test_a_link_keeps_its_name_though_this_cache_was_stopped_while_it_answered(c
     assert channel.closed is None
 
 
-def test_a_link_that_has_all_the_requests_it_may_lives_on(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_has_all_the_requests_it_may_is_no_fault_of_its_source(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "REQUESTS_MAX", 2)
     task, link, channel = linked_source(cache)
-    send = channel.send
-
-    def full(message: m.Message) -> bool:
-        if isinstance(message, m.Request):
-            raise LocalProtocolError("request 1024 is one too many")
-        return send(message)
-
-    monkeypatch.setattr(channel, "send", full)
-    effects = cache.poll()
-    assert not [effect for effect in effects if isinstance(effect, Faulted)]
-    assert channel.closed is None
-    assert not link.book.outstanding()
-    assert "no more requests" in task.fill.sources["b1"].fault_reason
-    monkeypatch.undo()
-    cache.poll(5.0)
-    assert channel.of(m.Request)
+    for asked in range(2, 21):
+        effects = cache.poll()
+        assert not [effect for effect in effects if isinstance(effect, Faulted)]
+        assert len(channel.of(m.Request)) == asked
+        source = task.fill.sources["b1"]
+        assert source.counted
+        assert (source.faults, source.fault_reason, channel.closed) == (0, "", None)
+        cache.give(link)
+        cache.poll(0.6)
+    cache.give(link)
+    cache.poll()
+    assert not task.fill.ledger.missing.any()
 
 
 def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:

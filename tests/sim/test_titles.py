@@ -10,8 +10,10 @@ import msgspec
 import pytest
 from sim.worlds import ROOT, SMALL, world
 
+from p2pfill.engine import link as link_module
 from p2pfill.engine.engine import Engine
 from p2pfill.errors import ConfigError
+from p2pfill.protocol.rules import RuleBook
 from p2pfill.sim.checkers import InvariantBroken
 from p2pfill.sim.liveness import check_liveness
 from p2pfill.sim.process import SimEngine
@@ -130,3 +132,19 @@ def test_titles_of_a_scenario_are_checked(wrong: dict[str, Any], why: str) -> No
         msgspec.structs.replace(SMALL, **wrong).check()
     with pytest.raises(ConfigError, match="no title"):
         world(faults=(FaultSpec("corrupt", node="a1", title="zzz"),))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_links_that_are_full_of_requests_end_nothing_and_cost_no_copies(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine counts what is outstanding as the rules of the wire do, or a link would end by our own fault."""
+    monkeypatch.setattr(link_module, "REQUESTS_MAX", 4)
+    open_book = RuleBook.__init__
+    monkeypatch.setattr(
+        RuleBook, "__init__", lambda book, limits: open_book(book, limits._replace(requests_max=4, requests_slack=4))
+    )
+    titles = tuple(TitleSpec(f"t{number}", 2, chunk_kib=256) for number in range(4))
+    report = world(seed, titles=titles, wire=True).run()
+    assert report.complete == 6
+    assert report.origin_copies <= 1.1
