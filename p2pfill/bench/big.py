@@ -438,8 +438,8 @@ def measure_big(
     `subprocess.CalledProcessError` where a command fails, and `trio.TooSlowError` where a node does not get ready.
     """
     kinds: list[tuple[str, str, list[float], Callable[[Path, Any], None]]] = [
-        ("sparse", "bytes", sorted(gib_sizes), write_sparse),
-        ("small_files", "files", sorted(file_counts), write_small_files),
+        ("sparse", "bytes", sorted(set(gib_sizes)), write_sparse),
+        ("small_files", "files", sorted(set(file_counts)), write_small_files),
     ]
     with tempfile.TemporaryDirectory(prefix="p2pfill-big-", dir=work) as directory:
         record: Record = {"start_empty_s": start_empty(Path(directory), runs), "growth": {}}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 def test_small_titles_are_measured_in_every_way(tmp_path: Path) -> None:
     said: list[str] = []
     record = big.measure_big(
-        gib_sizes=[0.05], file_counts=[500, 4000], peers=PEERS, runs=1, work=tmp_path, say=said.append
+        gib_sizes=[0.05], file_counts=[500, 4000, 4000], peers=PEERS, runs=1, work=tmp_path, say=said.append
     )
     record = json.loads(json.dumps(record))
     assert any("publishing" in line for line in said)
