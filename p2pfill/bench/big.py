@@ -357,7 +357,8 @@ def tracker_with_order(stock: Stock, fill_file: Path) -> Iterator[tuple[str, Rec
         url = wait_ready(process)["url"]
         nothing = stock.work / "origin"
         nothing.mkdir()
-        ordered = run_command("fill", str(fill_file), "--tracker", url, "--origin", str(nothing), "--to", "all")
+        to = ("--to", "all", "--later", "--origin", str(nothing))
+        ordered = run_command("fill", str(fill_file), "--tracker", url, *to)
         took = {"order_s": round(ordered.seconds, 3), "tracker_rss_mib": round(memory_mib(process.pid)[1], 1)}
         yield url, took
 

@@ -138,7 +138,11 @@ def node(
     ] = None,
     advertise: Annotated[
         str | None,
-        typer.Option("--advertise", metavar="HOST", help="The host that others are told; by default that of --listen."),
+        typer.Option(
+            "--advertise",
+            metavar="HOST[:PORT]",
+            help="Where others are told to reach it, also a forwarded port; by default that of --listen.",
+        ),
     ] = None,
     tracker_url: Annotated[
         str | None,
@@ -212,6 +216,10 @@ def fill(
             "--origin", metavar="URL", help="Base URL (or directory) of the published tree; may be given many times."
         ),
     ] = None,
+    later: Annotated[
+        bool,
+        typer.Option("--later", help="Order also where no running cache matches: for those that start later."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress and return when all caches hold it.")] = False,
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="With --wait: exit code 4 after that.")
@@ -232,7 +240,8 @@ def fill(
 ) -> None:
     """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
 
-    Caches that start later and match are added. Asking for the same again shows the fill that exists; with another
+    Caches that start later and match are added; where none that runs matches, nothing is ordered (exit code 2), unless
+    --later says so. Asking for the same again shows the fill that exists; with another
     priority or deadline, the most urgent of a title's fills counts, also while it runs.
     """
     from p2pfill.cli.fill import order_fill
@@ -244,6 +253,7 @@ def fill(
         to,
         priority=priority,
         deadline=deadline,
+        later=later,
         wait=wait,
         timeout_s=timeout_s,
         as_json=as_json,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,14 +17,19 @@ from p2pfill.cli.board import fill_board
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
+from p2pfill.errors import ConfigError
 from p2pfill.model.selector import Selector
-from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
-from p2pfill.tracker.records import FillRequest, FillStatus
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
+from p2pfill.tracker.records import FillCreated, FillRequest, FillStatus
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
 
 POLL_S: Final = 0.5
+HOST_LIKE: Final = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+(?=:\d)|\[[0-9a-fA-F:.]+\])(:\d+)?(/.*)?")
+"""What people write for a web server when they forget its scheme."""
+JOIN_WAIT_S: Final = 2.0
+"""How long a selector that nobody matches is tried: a cache that has just been started reports within a heartbeat."""
 TRACKER_GONE_S: Final = 60.0
 """How long a wait goes on without the tracker: caches keep filling meanwhile, and it may be restarting."""
 
@@ -36,11 +42,15 @@ def order_fill(
     *,
     priority: int,
     deadline: str | None,
+    later: bool,
     wait: bool,
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Order a fill. With `wait`, raises `CommandFailed` unless every cache comes to hold the title."""
+    """Order a fill, with `later` also where no running cache matches.
+
+    With `wait`, raises `CommandFailed` unless every cache comes to hold the title.
+    """
     Selector.parse(selector)
     manifest = read_manifest(fill)
     bases = [absolute_origin(origin) for origin in origins]
@@ -51,22 +61,35 @@ def order_fill(
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
     )
-    trio.run(_order, tracker, manifest, request, wait, timeout_s, as_json)
+    trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)
 
 
 def absolute_origin(origin: str) -> str:
     """Return an origin as caches need it: URLs as they are, a directory's path absolute. Raises `ConfigError`."""
     from p2pfill.origin.urls import directory, http_base, is_http
 
-    return http_base(origin) if is_http(origin) else directory(origin).as_uri()
+    if is_http(origin):
+        return http_base(origin)
+    try:
+        return directory(origin).as_uri()
+    except ConfigError as error:
+        if HOST_LIKE.fullmatch(origin):
+            raise ConfigError(f"{error}; for a web server write http://{origin}") from error
+        raise
 
 
 async def _order(
-    tracker: str, manifest: Manifest, request: FillRequest, wait: bool, timeout_s: float | None, as_json: bool
+    tracker: str,
+    manifest: Manifest,
+    request: FillRequest,
+    later: bool,
+    wait: bool,
+    timeout_s: float | None,
+    as_json: bool,
 ) -> None:
     async with TrackerClient(tracker) as client:
         await client.put_title(request.title, manifest.encode())
-        created = await client.post_fill(request)
+        created = await client.post_fill(request) if later else await _order_now(client, request)
         notes = Console(stderr=True)
         if not as_json:
             where = plural(len(created.nodes), "cache")
@@ -88,6 +111,20 @@ async def _order(
         if as_json:
             print(msgspec.json.encode(status).decode())
     check_outcome(status, timeout_s)
+
+
+async def _order_now(client: TrackerClient, request: FillRequest) -> FillCreated:
+    """Order a fill that a running cache matches. Raises `CommandFailed` where none does; then nothing is ordered."""
+    deadline = trio.current_time() + JOIN_WAIT_S
+    while True:
+        try:
+            return await client.post_fill(request, nodes_min=1)
+        except TrackerRefused as error:
+            if error.status != 409:
+                raise
+            if trio.current_time() >= deadline:
+                raise CommandFailed(f"{error}; for caches that start later add --later", ExitCode.USAGE) from error
+        await trio.sleep(POLL_S)
 
 
 async def wait_fill(

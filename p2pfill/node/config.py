@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from contextlib import suppress
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +15,13 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.origin.urls import check_origin
+from p2pfill.tracker.urls import tracker_url
 
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
 """Addresses to listen on which nobody can connect to."""
+
+_ADVERTISED: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^\s:\[\]/?#@]+)(?::(?P<port>\d{1,6}))?", re.ASCII)
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +36,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:0"
     """HOST:PORT for control links and data streams; port 0 takes any free one."""
     advertise: str = ""
-    """The host that other nodes are told to connect to; by default the one of `listen`."""
+    """HOST or HOST:PORT that other nodes are told to connect to, an IPv6 address before a port in brackets; by default
+    those of `listen`. The port is needed where one is forwarded to another."""
     tracker: str = ""
     """The tracker's URL. Without one, fills are started by the program that embeds the node."""
     weight: float = 1.0
@@ -51,6 +59,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
         host, _ = self.listen_address()
+        self.advertised()
+        if self.tracker:
+            tracker_url(self.tracker)
         if self.record and not Path(self.record).is_dir():
             raise ConfigError(f"record {self.record!r} is not a directory: make it, or leave the setting out")
         if self.tracker and not self.advertise and host in WILDCARDS:
@@ -66,16 +77,35 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"listen address {self.listen!r} cannot be used: write HOST:PORT, e.g. 10.0.0.11:7400")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 (an empty host means all addresses)
 
+    def advertised(self) -> tuple[str, int]:
+        """Return the host and the port of `advertise`: "" and 0 where `listen` says them. Raises `ConfigError`."""
+        if not self.advertise:
+            return "", 0
+        advice = f"advertise {self.advertise[:100]!r} cannot be used: write HOST or HOST:PORT, e.g. 198.51.100.7:7400"
+        with suppress(ValueError):
+            return str(IPv6Address(self.advertise)), 0
+        found = _ADVERTISED.fullmatch(self.advertise)
+        if found is None:
+            raise ConfigError(f"{advice}; an IPv6 address before a port stands in brackets")
+        port = int(found["port"] or 0)
+        if found["port"] is not None and not 0 < port <= 65535:
+            raise ConfigError(f"{advice}, with a port from 1 to 65535")
+        try:
+            check_origin(f"http://{found['host']}/")
+        except ConfigError as error:
+            raise ConfigError(f"{advice}; this is no host ({error})") from error
+        return found["host"].strip("[]"), port
+
     def info(self, port: int) -> NodeInfo:
         """Return what the fleet is told of this node once it listens on `port`."""
-        host = self.advertise or self.listen_address()[0]
+        host, told_port = self.advertised()
         return NodeInfo(
             id=node_id_from_text(self.id),
             isp=self.isp,
             region=self.region,
             cluster=self.cluster,
-            host=host,
-            port=port,
+            host=host or self.listen_address()[0],
+            port=told_port or port,
             weight=self.weight,
         )
 

@@ -96,7 +96,8 @@ class Api:
 
     async def post_fill(self, request: Request) -> Response:
         """Order a fill."""
-        return reply(await self._service.add_fill(await read_json(request, records.FillRequest)))
+        nodes_min = int(number_of(request, "nodes_min", 0))
+        return reply(await self._service.add_fill(await read_json(request, records.FillRequest), nodes_min))
 
     async def get_fill(self, request: Request) -> Response:
         """Show a fill."""

@@ -12,10 +12,11 @@ from typing import Any, Final, TypeVar
 import httpx2
 import msgspec
 
-from p2pfill.errors import TrackerError
+from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders
 from p2pfill.tracker import records
+from p2pfill.tracker.urls import tracker_url
 
 T = TypeVar("T")
 
@@ -56,17 +57,16 @@ class _RawOrders(msgspec.Struct):
 class TrackerClient:
     """Calls one tracker at `url` (`http://HOST:PORT`). Use as an async context manager, or call `aclose`.
 
-    Every call raises `TrackerUnreachable` or `TrackerRefused`, both of them `TrackerError`.
+    Raises `ConfigError` where `url` is none. Every call raises `TrackerUnreachable` or `TrackerRefused`, both of them
+    `TrackerError`.
     """
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self.url = url.rstrip("/")
+        self.url = tracker_url(url)
         try:
-            parsed = httpx2.URL(self.url)
+            httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
-            raise TrackerError(f"tracker URL {url[:200]!r} cannot be used: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise TrackerError(f"tracker URL {url[:200]!r} cannot be used: write http://HOST:PORT")
+            raise ConfigError(f"tracker URL {url[:200]!r} cannot be used: {error}; write http://HOST:PORT") from error
         self._timeout_s = timeout_s
         # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
         self._http = httpx2.AsyncClient(timeout=timeout_s, trust_env=False)
@@ -103,9 +103,10 @@ class TrackerClient:
 
     # ---- fills
 
-    async def post_fill(self, request: records.FillRequest) -> records.FillCreated:
-        """Order a fill."""
-        return await self._call("POST", "/v1/fills", records.FillCreated, body=msgspec.json.encode(request))
+    async def post_fill(self, request: records.FillRequest, *, nodes_min: int = 0) -> records.FillCreated:
+        """Order a fill; refused with status 409 where fewer living nodes match."""
+        path = f"/v1/fills?nodes_min={nodes_min}" if nodes_min else "/v1/fills"
+        return await self._call("POST", path, records.FillCreated, body=msgspec.json.encode(request))
 
     async def fills(self) -> list[records.FillRecord]:
         """Return all fills, the most urgent first."""

@@ -67,7 +67,8 @@ OPERATIONS: Final = (
         "Order a title on all nodes that match a selector, now and later. Repeating the same order changes nothing.",
         request=records.FillRequest,
         response=records.FillCreated,
-        errors=(400, 404, 413),
+        query={"nodes_min": "Refuse, with status 409, where fewer living nodes match the selector."},
+        errors=(400, 404, 409, 413),
     ),
     Operation(
         "get_fill",
@@ -172,7 +173,7 @@ def _describe(one: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
     responses = {str(one.status): answer}
     if one.name == "put_title":
         responses["200"] = answer | {"description": "The title was in the catalogue already."}
-    reasons = {400: "Malformed", 404: "Not found", 409: "The node was replaced", 413: "Body too large"}
+    reasons = {400: "Malformed", 404: "Not found", 409: "Replaced, or too few match", 413: "Body too large"}
     for status in (*one.errors, 503):
         text = reasons.get(status, "The tracker cannot serve this now")
         responses[str(status)] = {"description": text, "content": content(records.ErrorReply)}

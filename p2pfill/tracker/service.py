@@ -53,6 +53,9 @@ TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
 
+NAMED_MAX: Final = 5
+"""Nodes that a message names: enough to see how their labels are written."""
+
 BOOTS_REMEMBERED: Final = 8
 """Earlier starts of a node whose late heartbeats are told from a new start."""
 
@@ -171,24 +174,27 @@ class Service:
             raise RequestRefused(f"title {title} is not in the catalogue; publish its manifest first", 404)
         return record
 
-    async def add_fill(self, request: FillRequest) -> FillCreated:
+    async def add_fill(self, request: FillRequest, nodes_min: int = 0) -> FillCreated:
         """Order a title on all living nodes that match, and on all that will. Raises `RequestRefused`, `StoreError`.
 
+        With `nodes_min` nothing is ordered where fewer match now: a selector that was mistyped would wait for ever.
         Asking for the very same again returns the fill that exists, so a call that was lost may be repeated.
         """
         selector = check_fill(request)
         self.title(request.title)
+        if len(self._matching(selector)) < nodes_min:
+            raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
         for fill_id in self._fills_by_title[request.title]:
             if self.fills[fill_id].request == request:
                 return FillCreated(fill_id, sorted(self._assigned[fill_id]))
         if len(self.fills) >= FILLS_MAX:
             raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
         fill = FillRecord(secrets.token_hex(6), request, time.time())
-        nodes = [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
+        nodes = self._matching(selector)
         await self._catalogue.add_fill(fill, nodes)
         self._index_fill(fill, selector)
         # Asked anew: a node may have come while the catalogue was writing. It is told, and saved with the next batch.
-        nodes = [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
+        nodes = self._matching(selector)
         for node_id in nodes:
             self._assign(fill.fill_id, node_id)
             self._dirty_assignments.add((fill.fill_id, node_id))
@@ -196,6 +202,17 @@ class Service:
         for node_id in self._receivers(request.title):
             self._touch(node_id)
         return FillCreated(fill.fill_id, sorted(nodes))
+
+    def _matching(self, selector: Selector) -> list[str]:
+        """Return the living nodes that a selector means."""
+        return [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
+
+    def _too_few(self, selector: Selector) -> str:
+        alive = [state.info for _, state in sorted(self.nodes.items()) if state.alive]
+        named = ", ".join(f"{info.id} (isp {info.isp}, region {info.region})" for info in alive[:NAMED_MAX])
+        more = f", and {len(alive) - NAMED_MAX} more" if len(alive) > NAMED_MAX else ""
+        running = f"running are {named}{more}" if alive else "none has reported to this tracker yet, or all are dead"
+        return f"too few running caches match {selector.text[:80]!r}: {running}"
 
     async def delete_fill(self, fill_id: str) -> None:
         """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""

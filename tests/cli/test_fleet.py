@@ -24,7 +24,7 @@ def fill(fleet: Any, film: Path, *more: str) -> int:
 
 
 def test_fill_without_waiting(fleet: Any, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill(fleet, film, "--origin", str(tmp_path)) == 0
+    assert fill(fleet, film, "--origin", str(tmp_path), "--later") == 0
     captured = capsys.readouterr()
     assert "to 0 caches" in captured.out
     assert "no running cache matches 'all' yet" in captured.err
@@ -36,6 +36,20 @@ def test_fill_without_waiting(fleet: Any, film: Path, tmp_path: Path, capsys: py
     assert [one["fill"]["request"]["origins"] for one in status["fills"]] == [[tmp_path.as_uri()]]
 
 
+def test_a_selector_that_means_nobody_orders_nothing(
+    fleet: Any, film: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fill(fleet, film) == 2
+    assert "none has reported to this tracker yet" in capsys.readouterr().err
+    fleet.beat("a1")
+    assert main(["fill", str(film), "--tracker", fleet.url, "--to", "isp=isp_a"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "match 'isp=isp_a': running are a1 (isp isp-a, region eu); nothing was ordered" in line
+    assert line.endswith("add --later")
+    assert main(["status", "--tracker", fleet.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fills"] == []
+
+
 def test_fill_waits_until_all_are_live(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.beat("a1")
     fleet.beat("a2")
@@ -43,7 +57,7 @@ def test_fill_waits_until_all_are_live(fleet: Any, film: Path, make: Any, capsys
 
     def finish() -> None:
         for node in ("a1", "a2"):
-            time.sleep(0.2)
+            time.sleep(0.7)
             fleet.beat(node, make.report(manifest, "live", 4))
 
     thread = threading.Thread(target=finish)
@@ -74,7 +88,7 @@ def test_fill_that_fails_says_why(fleet: Any, film: Path, make: Any, capsys: pyt
 
 
 def test_status_for_people(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fill(fleet, film) == 0
+    assert fill(fleet, film, "--later") == 0
     fleet.beat("a1", make.report(make.manifest(), "filling", 3))
     fleet.beat("b1", isp="isp-b")
     capsys.readouterr()
@@ -88,7 +102,7 @@ def test_status_for_people(fleet: Any, film: Path, make: Any, capsys: pytest.Cap
 def test_a_deadline_is_ordered_and_shown(
     fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert fill(fleet, film, "--deadline", "2033-05-18T05:33:20+02:00", "--priority", "2") == 0
+    assert fill(fleet, film, "--deadline", "2033-05-18T05:33:20+02:00", "--priority", "2", "--later") == 0
     fleet.beat("a1", make.report(make.manifest(), "filling", 3))
     capsys.readouterr()
     assert main(["status", "--tracker", fleet.url, "--json"]) == 0
@@ -131,7 +145,7 @@ def test_status_can_be_watched_through_a_pipe(fleet: Any) -> None:
 def test_explain(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = make.manifest()
     title = manifest.title_id.hex()
-    assert fill(fleet, film, "--origin", "http://origin.example/film/") == 0
+    assert fill(fleet, film, "--origin", "http://origin.example/film/", "--later") == 0
     waits = {"its fill master has not sent it yet": 3}
     fleet.beat("a1", make.report(manifest, "filling", 1, waits=waits, bytes_origin=7))
     fleet.beat("b1", make.report(manifest, "live", 4), isp="isp-b")
@@ -174,11 +188,16 @@ def test_a_tracker_that_is_gone(film: Path, capsys: pytest.CaptureFixture[str]) 
     ):
         assert main([*command, "--tracker", "http://127.0.0.1:1"]) == 3
         assert capsys.readouterr().err.count("\n") == 1
+        assert main([*command, "--tracker", "127.0.0.1:7070"]) == 2
+        assert "write http://127.0.0.1:7070" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("origin", "cause"),
-    [("http://127.0.0.300/", "no IPv4 address"), ("http://h:0/", "port 0"), ("http:h", "write http://HOST")],
+    [
+        ("http://127.0.0.300/", "no IPv4 address"), ("http://h:0/", "port 0"), ("http:h", "write http://HOST"),
+        ("127.0.0.9:8080/film", "write http://127.0.0.9:8080/film"), ("web.example", "write http://web.example"),
+    ],
 )
 def test_a_mistyped_origin_is_an_error_of_usage(
     fleet: Any, film: Path, origin: str, cause: str, capsys: pytest.CaptureFixture[str]

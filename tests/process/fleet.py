@@ -367,7 +367,7 @@ class Fleet:
         """Order a fill, with `p2pfill fill` where no policy is asked for; return its id."""
         if not policy:
             flags = [flag for origin in origins for flag in ("--origin", origin)]
-            done = cli("fill", str(title.fill), "--tracker", self.url, *flags, "--to", to, "--json")
+            done = cli("fill", str(title.fill), "--tracker", self.url, *flags, "--to", to, "--later", "--json")
             assert done.code == 0, done
             return str(json.loads(done.out)["fill"])
         self._send("PUT", f"/v1/titles/{title.id}", title.manifest.encode())
