@@ -40,6 +40,8 @@ STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "fi
 def state_of(progress: NodeProgress) -> str:
     """Return a cache's state in one word; `lost` where its heartbeats stopped before it was live."""
     report = progress.report
+    if progress.superseded:
+        return "superseded"
     if not progress.alive and (report is None or report.state != "live"):
         return "lost"
     return "ordered" if report is None else report.state
@@ -95,6 +97,8 @@ def totals_line(totals: FillTotals) -> str:
     )
     if totals.rate_bytes_s >= 1 and totals.live < totals.nodes:
         line += f" · {show_rate(totals.rate_bytes_s)}"
+    if totals.superseded:
+        line += f" · {totals.superseded} superseded"
     if totals.failed or totals.lost:
         line += f" · {totals.failed} failed, {totals.lost} lost"
     return line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -60,6 +61,7 @@ def order_fill(
         origins=bases,
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
+        call_id=secrets.token_hex(8),
     )
     trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)
 
@@ -155,7 +157,7 @@ async def wait_fill(
             seen_at = trio.current_time()
             show(status)
             totals = status.totals
-            settled = totals.nodes > 0 and totals.live + totals.failed == totals.nodes
+            settled = totals.nodes > 0 and totals.live + totals.failed + totals.superseded == totals.nodes
             if settled or seen_at >= deadline:
                 return status
         await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))

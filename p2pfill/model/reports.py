@@ -71,6 +71,9 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     finished_at: float = 0.0
     """When it went live, 0 while it has not."""
     error: str = ""
+    number: int = 0
+    """Of the order that this is about; 0 where the node knows of none. What is said of an older order than the one
+    that stands is not said of that."""
 
 
 class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +170,9 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Absent in a small fleet, where those of the roster that fill elect masters with their own weights."""
     deadline: float | None = None
     """When the title should be live; among orders of one priority the earlier goes first. None: whenever it can."""
+    number: int = 0
+    """Grows with each order that the tracker takes. Of the titles of one name that are live on a node, `live/NAME`
+    shows the one whose order has the highest."""
 
     @property
     def urgency(self) -> Urgency:

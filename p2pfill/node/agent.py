@@ -63,6 +63,12 @@ class FillingNode(Protocol):
     def want_links(self, nodes: Iterable[NodeInfo]) -> None:
         """Be linked with the caches that the roster names."""
 
+    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
+        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
+
+    def note_order(self, title_id: TitleId) -> None:
+        """Note that what is reported of a title is about the order that stands now."""
+
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered."""
 
@@ -92,7 +98,8 @@ class TrackerAgent:
         self._node = node
         self._client = TrackerClient(url)
         self._known = trio.Event()
-        self._ordered: set[TitleId] = set()
+        self._ordered: dict[TitleId, int] = {}
+        """The numbers of the orders that stand."""
         self._taken = trio.Event()
 
     async def run(self) -> None:
@@ -172,11 +179,13 @@ class TrackerAgent:
         self._node.want_links(others.values())
         # An order that cannot be read may be for any of them.
         if len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders):
-            for title_id in self._ordered - ordered.keys():
+            for title_id in self._ordered.keys() - ordered.keys():
                 if (filling := self._node.fill_of(title_id)) is not None:
                     filling.withdraw()
-            self._ordered = set()
-        self._ordered |= ordered.keys()
+            self._ordered = {}
+        self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
+        async with ErrorBoundary(self._node.log, "show what is ordered"):
+            await self._node.set_orders(self._ordered)
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
@@ -194,6 +203,7 @@ class TrackerAgent:
         if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
+            self._node.note_order(title_id)
             return
         stored = self._node.stored(title_id)
         if stored is None or not stored.live:

@@ -74,6 +74,8 @@ class Node:
         self._fills: dict[TitleId, FillDriver] = {}
         self._open: dict[TitleId, StoredTitle] = {}
         self._refused: dict[TitleId, P2PFillError] = {}
+        self._tried: dict[TitleId, int] = {}
+        """The orders that what is said of titles that are not live is about."""
         self._sequence = 0
         self.cached = CachedTitles(self.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
@@ -113,7 +115,10 @@ class Node:
         if self.tracker is not None:
             return await self.tracker.order(title, list(origins))
         if isinstance(title, Manifest):
-            return await self.start_fill(title, origins)
+            fill = await self.start_fill(title, origins)
+            if fill.stored.live:
+                await trio.to_thread.run_sync(self.store.show_anew, fill.title_id)
+            return fill
         raise ConfigError(f"title {title.hex()} is known by its id only: give its manifest, or set a tracker")
 
     async def start_fill(
@@ -149,6 +154,7 @@ class Node:
             return running  # somebody else has ordered it meanwhile
         stored.begin_again()
         self._refused.pop(title_id, None)
+        self.note_order(title_id)
         self._open[title_id] = stored
         members = list(members)
         apart = {*unlinked, self.info.id}
@@ -180,6 +186,20 @@ class Node:
             return None
         running.set_origins(list(origins))
         return running
+
+    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
+        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
+        refused = await trio.to_thread.run_sync(self.store.set_orders, numbers)
+        for title_id, error in refused.items():
+            self.log.warning("%s", error)
+            self.refuse(title_id, error)
+        for title_id in self._refused.keys() & self._open.keys() - refused.keys():
+            if self._open[title_id].live and title_id in numbers:
+                del self._refused[title_id]
+
+    def note_order(self, title_id: TitleId) -> None:
+        """Note that what is reported of a title is about the order that stands now."""
+        self._tried[title_id] = self.store.names.ordered(title_id)
 
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered here; what runs follows at once."""
@@ -216,6 +236,7 @@ class Node:
     def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
         """Note why a title can be neither filled nor served, until it can; the tracker is told."""
         self._refused[title_id] = error
+        self.note_order(title_id)
         self.yield_to_others(title_id)
 
     def stored(self, title_id: TitleId) -> StoredTitle | None:
@@ -324,14 +345,21 @@ class Node:
         # Each title once, or the tracker refuses the heartbeat: of one that was tried again in vain, what came of that.
         titles = [self._report_of(one) for one in self._fills.values() if one.title_id not in self._refused]
         titles += [
-            TitleReport(title_id.hex(), "failed", error=clipped(str(why)) or type(why).__name__)
+            TitleReport(
+                title_id.hex(),
+                "failed",
+                error=clipped(str(why)) or type(why).__name__,
+                number=self._tried.get(title_id, 0),
+            )
             for title_id, why in self._refused.items()
         ]
         told = {*self._fills, *self._refused}
         for title_id, stored in self._open.items():
             if title_id not in told:
                 size, count = stored.manifest.size, stored.manifest.chunk_count
-                titles.append(TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size))
+                report = TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size)
+                report.number = self.store.names.taken(title_id)
+                titles.append(report)
         sockets = self.links.sockets()
         return NodeReport(
             info=self.info,
@@ -346,9 +374,12 @@ class Node:
         )
 
     def _report_of(self, fill: FillDriver) -> TitleReport:
+        title_id, numbers = fill.title_id, self.store.names
         with fill.bounds:
-            return fill.report()
-        return TitleReport(fill.title_id.hex(), "failed", error=fill.error or "its state cannot be told")
+            report = fill.report()
+            report.number = numbers.taken(title_id) if report.state == "live" else self._tried.get(title_id, 0)
+            return report
+        return TitleReport(title_id.hex(), "failed", error=fill.error or "its state cannot be told")
 
     @property
     def spent(self) -> StreamStats:

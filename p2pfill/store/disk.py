@@ -13,6 +13,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Lock
 from typing import Final
 
@@ -163,6 +164,15 @@ def replace_file(directory_fd: int, name: str, data: bytes) -> None:
         os.close(fd)
     os.replace(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     os.fsync(directory_fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable. Raises `OSError`."""
+    fd = os.open(path, DIRECTORY_FLAGS)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class _Entry:

@@ -3,11 +3,12 @@
     root/lock                               held while a Store is open
     root/filling/<id>/{manifest,journal,files/…}     a fill; the journal is made last, so without one it never began
     root/titles/<id>/…                      the same directory, renamed when whole
-    root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename
+    root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename (`store.names`)
 
-Go-live renames the directory, then swaps the link, then removes the journal. A journal in `titles/` so marks a
-go-live that was cut short, and opening the store finishes it. Removing renames to `filling/<id>.gone` first, so that
-no half of a title is ever seen. Copying finished files into place was rejected: it is neither atomic nor free.
+Go-live renames the directory, then swaps the link where no newer order holds the name, then removes the journal. A
+journal in `titles/` so marks a go-live that was cut short, and opening the store finishes it. Removing renames to
+`filling/<id>.gone` first, so that no half of a title is ever seen. Copying finished files into place was rejected: it
+is neither atomic nor free.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -30,8 +31,9 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, translated
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, sync_directory, translated
 from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.names import LiveNames
 from p2pfill.store.title import StoredTitle, preallocated
 
 _PROBE_BYTES: Final = 4096
@@ -61,6 +63,8 @@ class Store:
         self._lock = RLock()
         self._open_titles: dict[TitleId, StoredTitle] = {}
         self._live_status: dict[TitleId, TitleStatus] = {}
+        self.names = LiveNames(root)
+        """Change it through the methods below."""
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -128,10 +132,12 @@ class Store:
     def begin_fill(self, manifest: Manifest) -> StoredTitle:
         """Return the title, resumed where it was begun before, else with all but small files allocated at full size.
 
-        Raises `StoreError` naming needed and free bytes where the disk cannot hold it.
+        Where nobody has ordered it (`set_orders`), this is an order, the newest of all. Raises `StoreError` naming
+        needed and free bytes where the disk cannot hold it.
         """
         with self._lock:
             title_id = manifest.title_id
+            self.names.begin(title_id)
             directory = self.root / "filling" / title_id.hex()
             if self._cached(title_id) is None and not (self.root / "titles" / title_id.hex()).is_dir():
                 if directory.exists() and not (directory / JOURNAL).exists():
@@ -141,16 +147,25 @@ class Store:
                     self._allocate(directory, manifest)
             return self._open_title(title_id, manifest)
 
+    def set_orders(self, orders: Mapping[TitleId, int]) -> dict[TitleId, StoreError]:
+        """Show of each name the newest of these orders that is live; they are all that stand, with their numbers.
+
+        Returns the live titles that the disk refused to show, and why.
+        """
+        return self.names.set_orders(orders)
+
+    def show_anew(self, title_id: TitleId) -> None:
+        """Take this for an order of a title that is here already, the newest of all; for nodes without a tracker."""
+        self.names.show_anew(title_id)
+
     def remove(self, title_id: TitleId) -> None:
-        """Forget a title and delete its files. Does nothing where it is absent."""
+        """Forget a title and delete its files, the link first. Does nothing where it is absent."""
         with self._lock, translated(f"remove title {title_id.hex()}"):
             title = self._open_titles.pop(title_id, None)
             if title is not None:
                 title.close()
             self._live_status.pop(title_id, None)
-            for link in (self.root / "live").iterdir():
-                if link.is_symlink() and os.readlink(link) == _link_target(title_id):
-                    link.unlink()
+            self.names.drop(title_id)
             gone = self.root / "filling" / f"{title_id.hex()}.gone"
             if gone.exists():
                 shutil.rmtree(gone)
@@ -186,10 +201,9 @@ class Store:
             # What cannot be cleared away takes room and no more.
             if entry.name.endswith(".gone"):
                 shutil.rmtree(entry, ignore_errors=True)
-            elif entry.name.endswith(".link"):
-                with suppress(OSError):
-                    entry.unlink()
-        for title_id in self._ids("titles"):
+        whole = self._ids("titles")
+        self.names.forget_intentions(whole)
+        for title_id in whole:
             # A title that cannot be shown keeps no other from being served: opening it tries again, and says why.
             with suppress(OSError, StoreError):
                 self._finish(title_id, self._read_manifest)
@@ -197,8 +211,12 @@ class Store:
     def _finish(self, title_id: TitleId, read: Callable[[Path, TitleId], Manifest]) -> None:
         """Finish a go-live that was cut short, if it was. Raises `OSError` and what `read`, the manifest's, raises."""
         directory = self.root / "titles" / title_id.hex()
-        if (directory / JOURNAL).exists():
-            self._show(title_id, read(directory, title_id).name)
+        was_filling, is_intended = (directory / JOURNAL).exists(), self.names.is_intended(title_id)
+        if was_filling or is_intended:
+            name = read(directory, title_id).name
+            if is_intended or self.names.is_free(name):
+                self.names.swap(title_id, name)
+            (directory / JOURNAL).unlink(missing_ok=True)
 
     def _ids(self, place: str) -> list[TitleId]:
         found = []
@@ -273,6 +291,8 @@ class Store:
                 os.close(directory_fd)
                 raise
         self._open_titles[title_id] = title
+        if live:
+            self.names.add(title_id, manifest.name)
         return title
 
     def _resume(self, directory_fd: int, manifest: Manifest) -> tuple[Journal, Bitmap]:
@@ -315,7 +335,7 @@ class Store:
                 Journal.create(directory_fd, manifest.title_id).close()
             finally:
                 os.close(directory_fd)
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             failure = store_error(doing, error)
@@ -325,32 +345,16 @@ class Store:
         title_id = title.manifest.title_id
         filling, whole = (self.root / place / title_id.hex() for place in ("filling", "titles"))
         with translated(f"show title {title.manifest.name!r} in {str(self.root / 'live')!r}"):
-            # A retry after a failure to swap the link finds the rename done.
-            if filling.exists():
-                filling.rename(whole)
-            _sync_directory(whole.parent)
-            _sync_directory(filling.parent)
-            self._show(title_id, title.manifest.name)
 
-    def _show(self, title_id: TitleId, name: str) -> None:
-        link = self.root / "filling" / f"{title_id.hex()}.link"
-        link.unlink(missing_ok=True)
-        link.symlink_to(_link_target(title_id))
-        link.replace(self.root / "live" / name)
-        _sync_directory(self.root / "live")
-        (self.root / "titles" / title_id.hex() / JOURNAL).unlink(missing_ok=True)
+            def rename() -> None:
+                # A retry after a failure to swap the link finds it done.
+                if filling.exists():
+                    filling.rename(whole)
+                sync_directory(whole.parent)
+                sync_directory(filling.parent)
 
-
-def _link_target(title_id: TitleId) -> str:
-    return f"../titles/{title_id.hex()}/files"
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, DIRECTORY_FLAGS)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            self.names.go_live(title_id, title.manifest.name, rename)
+            (whole / JOURNAL).unlink(missing_ok=True)
 
 
 def _space_needed(manifest: Manifest, block_bytes: int) -> int:

@@ -26,7 +26,8 @@ from p2pfill.tracker.records import FillRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""2: fills have numbers. A database of layout 1 is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
 
@@ -54,6 +55,8 @@ class Snapshot(NamedTuple):
 
     epoch: int
     """How often this database has been opened; never seen before."""
+    number: int
+    """The highest that a fill has had."""
     titles: list[TitleRecord]
     fills: list[FillRecord]
     assignments: list[tuple[str, str]]
@@ -85,12 +88,14 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
         (found,) = connection.execute("PRAGMA user_version").fetchone()
-        if found not in (0, SCHEMA_VERSION):
+        if not 0 <= found <= SCHEMA_VERSION:
             raise ConfigError(
                 f"database {path} has layout {found}, this tracker writes {SCHEMA_VERSION}: name another file"
             )
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
+        if found == 1:
+            _number_fills(connection)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT DO UPDATE SET value = value + 1")
         connection.execute("COMMIT")
@@ -98,6 +103,20 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _number_fills(connection: sqlite3.Connection) -> None:
+    """Number the fills of layout 1 in the order in which they were made."""
+    rows = connection.execute("SELECT record FROM fills").fetchall()
+    fills = [msgspec.json.decode(row[0], type=FillRecord) for row in rows]
+    for number, fill in enumerate(sorted(fills, key=lambda fill: (fill.created_at, fill.fill_id)), 1):
+        _put_fill(connection, msgspec.structs.replace(fill, number=number))
+
+
+def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
+    db.execute("INSERT OR REPLACE INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
+    sql = "INSERT INTO meta VALUES ('number', ?1) ON CONFLICT DO UPDATE SET value = max(value, ?1)"
+    db.execute(sql, (record.number,))
 
 
 class Catalogue:
@@ -223,11 +242,11 @@ class Catalogue:
         return None if row is None else bytes(row[0])
 
     async def add_fill(self, record: FillRecord, nodes: Iterable[str]) -> None:
-        """Remember a fill and the nodes that it is assigned to."""
+        """Remember a fill, or what it is now, and nodes that it is assigned to."""
         pairs = [(record.fill_id, node) for node in nodes]
 
         def run(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
+            _put_fill(db, record)
             db.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", pairs)
 
         await self.call(run)
@@ -266,4 +285,5 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     ]
     assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
     (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-    return Snapshot(int(epoch), titles, fills, assignments, nodes)
+    number = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
+    return Snapshot(int(epoch), 0 if number is None else int(number[0]), titles, fills, assignments, nodes)

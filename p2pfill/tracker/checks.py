@@ -30,6 +30,9 @@ REPORT_TITLES_MAX: Final = 10_000
 REPORT_REASONS_MAX: Final = 256
 """Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
 
+CALL_ID_CHARS_MAX: Final = 64
+"""Room for a UUID or a digest."""
+
 ORIGINS_MAX: Final = 16
 ORIGIN_CHARS_MAX: Final = 2048
 PRIORITY_MAX: Final = 1_000_000
@@ -110,6 +113,7 @@ def _check_title_report(report: TitleReport) -> None:
     name = report.title[:80]
     require(check_title(report.title) == report.title, f"title {name!r} must be in lower case")
     require(0 <= report.chunk_count <= limits.CHUNK_COUNT_MAX, f"title {name}: chunk_count is out of range")
+    require(0 <= report.number <= COUNTER_MAX, f"title {name}: number is out of range")
     require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
     for key in ("have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin", "duplicate_bytes"):
         require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
@@ -137,6 +141,7 @@ def check_fill(request: FillRequest) -> Selector:
             check_origin(url)
         except ConfigError as error:
             raise RequestRefused(str(error)) from error
+    require(len(request.call_id) <= CALL_ID_CHARS_MAX, f"call_id is longer than {CALL_ID_CHARS_MAX} characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:
         require(0 < deadline <= DEADLINE_MAX, f"deadline is not within 1970 to 9999, in seconds: {deadline:g}")

@@ -64,7 +64,7 @@ OPERATIONS: Final = (
         "post_fill",
         "POST",
         "/v1/fills",
-        "Order a title on all nodes that match a selector, now and later. Repeating the same order changes nothing.",
+        "Order a title on all nodes that match a selector, now and later. The same order again renews it.",
         request=records.FillRequest,
         response=records.FillCreated,
         query={"nodes_min": "Refuse, with status 409, where fewer living nodes match the selector."},

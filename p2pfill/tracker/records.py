@@ -45,6 +45,9 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: FillPolicy = FillPolicy()
     deadline: float | None = None
     """When the title should be live on all nodes; among fills of one priority the earlier goes first."""
+    call_id: str = ""
+    """Of the caller's choice, as a random number: a call with that of the call before is the same call, sent again
+    since its answer was lost, and changes nothing."""
 
 
 class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +63,12 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fill_id: str
     request: FillRequest
+    """Without its `call_id`."""
     created_at: float
+    number: int = 0
+    """Higher than those of all orders before; ordering the same again gives a new one."""
+    call_id: str = ""
+    """Of the last call that ordered it."""
 
     @property
     def urgency(self) -> Urgency:
@@ -74,6 +82,9 @@ class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
     node: NodeInfo
     alive: bool
     report: TitleReport | None
+    """With the state `waiting` while what the node says is about an older order of the title."""
+    superseded: bool = False
+    """The node holds nothing of the title, and a newer order of its name stands there: it is not fetched."""
 
 
 class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
@@ -84,6 +95,8 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     failed: int = 0
     lost: int = 0
     """Nodes whose heartbeats have stopped before they had the whole title."""
+    superseded: int = 0
+    """Nodes that are to hold a newer title of that name instead."""
     have_bytes: int = 0
     bytes_peer: int = 0
     bytes_regional: int = 0
@@ -107,7 +120,7 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     title_name: str
     title_bytes: int
     done: bool
-    """At least one node is assigned and all of them are live with the title."""
+    """At least one node is assigned, and all of them are live with the title or are to hold a newer one of its name."""
     totals: FillTotals
     nodes: list[NodeProgress]
     outlook: Outlook = ""

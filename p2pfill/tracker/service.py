@@ -24,6 +24,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfill.model.ids import TitleId, title_id_from_hex
@@ -105,10 +106,15 @@ class Service:
         self.started_at = now()
         self._swept_at = self.started_at
         self._version = snapshot.epoch * EPOCH_VERSIONS
+        self._number = snapshot.number
+        """The highest that an order has had."""
         self._closing = False
         self.lag = LagMonitor()
         """Of the event loop that serves; whoever runs the service runs it."""
         self.titles: dict[str, TitleRecord] = {record.title: record for record in snapshot.titles}
+        self._versions: dict[str, set[str]] = defaultdict(set)  # name -> titles
+        for record in snapshot.titles:
+            self._versions[record.name].add(record.title)
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
@@ -154,6 +160,7 @@ class Service:
         )
         await self._catalogue.add_title(record, encoded)
         self.titles[title] = record
+        self._versions[record.name].add(title)
         if (around := self._around.get(title)) is not None:
             # Some hold it already, and till now it was not known of how many chunks it is.
             self._around[title] = self._new_around(title)
@@ -178,30 +185,46 @@ class Service:
         """Order a title on all living nodes that match, and on all that will. Raises `RequestRefused`, `StoreError`.
 
         With `nodes_min` nothing is ordered where fewer match now: a selector that was mistyped would wait for ever.
-        Asking for the very same again returns the fill that exists, so a call that was lost may be repeated.
+        Asking for the very same again renews that order: it gets a new number, and nodes where it has failed try again.
+        A call that is sent again since its answer was lost has the same `call_id`, and changes nothing.
         """
         selector = check_fill(request)
-        self.title(request.title)
+        title = self.title(request.title).title
         if len(self._matching(selector)) < nodes_min:
             raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
-        for fill_id in self._fills_by_title[request.title]:
-            if self.fills[fill_id].request == request:
-                return FillCreated(fill_id, sorted(self._assigned[fill_id]))
-        if len(self.fills) >= FILLS_MAX:
+        wanted = msgspec.structs.replace(request, call_id="")
+        fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
+        before = next((fill for fill in fills if fill.request == wanted), None)
+        if before is not None and before.call_id == request.call_id != "":
+            return FillCreated(before.fill_id, self.nodes_of_fill(before.fill_id))
+        if before is None and len(self.fills) >= FILLS_MAX:
             raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
-        fill = FillRecord(secrets.token_hex(6), request, time.time())
-        nodes = self._matching(selector)
-        await self._catalogue.add_fill(fill, nodes)
-        self._index_fill(fill, selector)
+        self._number += 1
+        fill = FillRecord(
+            fill_id=secrets.token_hex(6) if before is None else before.fill_id,
+            request=wanted,
+            created_at=time.time() if before is None else before.created_at,
+            number=self._number,
+            call_id=request.call_id,
+        )
+        await self._catalogue.add_fill(fill, self._matching(selector))
+        if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
+            self._index_fill(fill, selector)
         # Asked anew: a node may have come while the catalogue was writing. It is told, and saved with the next batch.
         nodes = self._matching(selector)
         for node_id in nodes:
             self._assign(fill.fill_id, node_id)
             self._dirty_assignments.add((fill.fill_id, node_id))
-        self._update_rosters(nodes, {request.title})
-        for node_id in self._receivers(request.title):
+        assigned = self._assigned[fill.fill_id]
+        self._update_rosters(assigned, self._same_name(title))
+        for node_id in self._receivers(title):
             self._touch(node_id)
-        return FillCreated(fill.fill_id, sorted(nodes))
+        return FillCreated(fill.fill_id, sorted(assigned))
+
+    def _same_name(self, title: str) -> set[str]:
+        """Return the versions of a title, itself among them."""
+        record = self.titles.get(title)
+        return {title} if record is None else self._versions[record.name] | {title}
 
     def _matching(self, selector: Selector) -> list[str]:
         """Return the living nodes that a selector means."""
@@ -228,7 +251,7 @@ class Service:
         assigned = self._assigned.pop(fill_id, set())
         for node_id in assigned:
             self._fills_of[node_id].discard(fill_id)
-        self._update_rosters(assigned, {title})
+        self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
             self._touch(node_id)
 
@@ -330,12 +353,36 @@ class Service:
         """Return the titles in whose rosters a node stands; it counts where it wants the title, or has wanted it."""
         if not state.alive:
             return {}
-        ordered = {self.fills[fill_id].request.title for fill_id in self._fills_of[state.info.id]}
+        ordered = self.wanted(state.info.id).keys()
         failed = {title for title, report in state.titles.items() if report.state == "failed"}
         held = {title for title, report in state.titles.items() if _holds(report)}
         return {
             title: Member(state.info, title in ordered and title not in failed) for title in held | (ordered - failed)
         }
+
+    def wanted(self, node_id: str) -> dict[str, list[FillRecord]]:
+        """Return the titles that a node is to hold (`is_wanted`), with their fills."""
+        fills: dict[str, list[FillRecord]] = defaultdict(list)
+        for fill_id in self._fills_of[node_id]:
+            fills[self.fills[fill_id].request.title].append(self.fills[fill_id])
+        return {title: found for title, found in fills.items() if self.is_wanted(node_id, title)}
+
+    def is_wanted(self, node_id: str, title: str) -> bool:
+        """Tell whether a node is to hold a title.
+
+        Of the versions of a name these are the one that was ordered last, and older ones of which the node has a part:
+        what is under way there goes on, and is shown until the newest is whole.
+        """
+        number = self._number_for(node_id, title)
+        state = self.nodes.get(node_id)
+        if number and state is not None and (report := state.titles.get(title)) is not None and _holds(report):
+            return True
+        return number > 0 and all(self._number_for(node_id, one) <= number for one in self._same_name(title))
+
+    def _number_for(self, node_id: str, title: str) -> int:
+        """Return the number of a node's newest order of a title, 0 where it has none."""
+        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
+        return max((self.fills[fill_id].number for fill_id in fills), default=0)
 
     def _update_rosters(self, node_ids: Iterable[str], titles: set[str] | None = None) -> None:
         """Let rosters (all, or those of `titles`) follow what these nodes are now, and wake whom that concerns."""
@@ -403,23 +450,20 @@ class Service:
 
         So whoever finds that an origin has moved orders the title again from where it is now.
         """
-        best: dict[str, FillRecord] = {}
-        origins: dict[str, dict[str, None]] = defaultdict(dict)
-        for fill in sorted((self.fills[fill_id] for fill_id in self._fills_of[node_id]), key=urgency):
-            best.setdefault(fill.request.title, fill)
-            origins[fill.request.title].update(dict.fromkeys(fill.request.origins))
+        wanted = [(sorted(fills, key=urgency), title) for title, fills in self.wanted(node_id).items()]
         return [
             Order(
-                fill_id=fill.fill_id,
+                fill_id=fills[0].fill_id,
                 title=title,
-                origins=list(origins[title]),
-                priority=fill.request.priority,
-                policy=fill.request.policy,
+                origins=list(dict.fromkeys(url for fill in fills for url in fill.request.origins)),
+                priority=fills[0].request.priority,
+                policy=fills[0].request.policy,
                 roster=self.roster(node_id, title),
-                deadline=fill.request.deadline,
+                deadline=fills[0].request.deadline,
                 election=self._election(node_id, title),
+                number=max(fill.number for fill in fills),
             )
-            for title, fill in best.items()
+            for fills, title in sorted(wanted, key=lambda one: urgency(one[0][0]))
         ]
 
     def roster(self, node_id: str, title: str) -> list[RosterEntry]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
+import msgspec
+
 from p2pfill._version import __version__
 from p2pfill.model.node import tier_between
+from p2pfill.model.reports import TitleReport
 from p2pfill.tracker.checks import check_title
 from p2pfill.tracker.records import (
     Explanation,
@@ -37,7 +40,8 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         state = service.nodes.get(node_id)
         if state is None:
             continue  # its first report never reached the disk before a restart; it counts below, so `done` stays false
-        progress = NodeProgress(state.info, state.alive, state.titles.get(title))
+        superseded = not service.is_wanted(node_id, title)
+        progress = NodeProgress(state.info, state.alive, report_on(state, fill), superseded)
         _add(totals, progress)
         nodes.append(progress)
     totals.nodes = len(assigned)
@@ -45,11 +49,19 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         fill=fill,
         title_name="" if record is None else record.name,
         title_bytes=0 if record is None else record.size,
-        done=totals.nodes > 0 and totals.live == totals.nodes,
+        done=totals.nodes > 0 and totals.live + totals.superseded == totals.nodes,
         totals=totals,
         nodes=nodes,
         outlook=_outlook(fill.request.deadline, totals, nodes, time.time()),
     )
+
+
+def report_on(state: NodeState, fill: FillRecord) -> TitleReport | None:
+    """Return what a node says of a fill. While it speaks of an older order of the title, it has not begun with this."""
+    report = state.titles.get(fill.request.title)
+    if report is None or not 0 < report.number < fill.number:
+        return report
+    return msgspec.structs.replace(report, state="waiting", error="", waits={}, finished_at=0.0)
 
 
 def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgress], now: float) -> Outlook:
@@ -69,6 +81,9 @@ def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgres
 
 def _add(totals: FillTotals, progress: NodeProgress) -> None:
     report = progress.report
+    if progress.superseded:
+        totals.superseded += 1
+        return
     if not progress.alive and (report is None or report.state != "live"):
         totals.lost += 1
     if report is None:

@@ -20,6 +20,7 @@ from p2pfill.model.manifest import Manifest, layout
 from p2pfill.store import Store, StoredTitle, publish, verify_tree
 from p2pfill.store import store as store_module
 from p2pfill.store import title as title_module
+from p2pfill.store.names import LiveNames
 
 CHUNK = limits.CHUNK_SIZE_MIN
 NAME = "Some title"
@@ -92,7 +93,9 @@ def test_fill_and_go_live(store: Store, tree: Path, manifest: Manifest) -> None:
     reader.close()
     assert title.live
     assert not list((store.root / "filling").iterdir())
-    assert sorted(p.name for p in (store.root / "titles" / manifest.title_id.hex()).iterdir()) == ["files", "manifest"]
+    assert sorted(p.name for p in (store.root / "titles" / manifest.title_id.hex()).iterdir()) == [
+        "files", "manifest", "order"
+    ]
     report = verify_tree(store.root / "live" / NAME, manifest)
     assert report.ok
     assert not report.extra
@@ -232,7 +235,7 @@ def test_go_live_cut_short_is_finished_at_open(
         title = store.begin_fill(manifest)
         fill(title, tree)
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "_show", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+            patch.setattr(LiveNames, "swap", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
             with pytest.raises(StoreError, match="input/output"):
                 title.go_live()
         assert not live.exists()

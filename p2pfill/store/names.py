@@ -1,0 +1,227 @@
+"""The links `live/NAME`, and the numbers of the orders behind them.
+
+    titles/<id>/order                       the number of the order that the title was last shown, or passed over, for
+    filling/<id>.link                       a link that is about to become `live/<name>`
+
+A swap is: make the new link in `filling/`, rename it over the old one, write the number. So a link that a crash leaves
+in `filling/` beside a title that is whole was decided on, and opening the store finishes it; one whose swap failed is
+taken back. The number comes last: where it is not that of the order, the order is looked at once more.
+
+What is to be shown, `model.versions` says, out of the orders that the tracker has named (`LiveNames.set_orders`).
+Before it has named any, and in a node without a tracker, the numbers on disk count, and beginning a fill is an order
+with a number above them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import RLock
+from typing import Final
+
+from p2pfill.errors import ConfigError, StoreError
+from p2pfill.model.ids import TitleId, title_id_from_hex
+from p2pfill.model.versions import version_to_show
+from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file, sync_directory, translated
+
+ORDER: Final = "order"
+ORDER_BYTES_MAX: Final = 20
+"""Digits of 64 bits."""
+
+
+class LiveNames:
+    """What `root/live` shows. Thread-safe, with a lock inside which no other is taken. All that changes it blocks."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = RLock()
+        self._orders: dict[TitleId, int] = {}
+        """The orders that stand. Replaced as a whole, so that any thread may look into it."""
+        self._is_told = False
+        """Whether the tracker has said which they are."""
+        self._taken: dict[TitleId, int] = {}
+        """Of live titles, the number on disk."""
+        self._names: dict[TitleId, str] = {}
+        """Of the titles that are live and were opened."""
+        self._versions: dict[str, set[TitleId]] = defaultdict(set)
+        """The same by name."""
+
+    def ordered(self, title_id: TitleId) -> int:
+        """Return the number of the order of a title, 0 where there is none. Callable from any thread."""
+        return self._orders.get(title_id, 0)
+
+    def taken(self, title_id: TitleId) -> int:
+        """Return the number of the order that a live title was shown, or passed over, for. Callable from any thread."""
+        return self._taken.get(title_id, 0)
+
+    def begin(self, title_id: TitleId) -> None:
+        """Take beginning to fill a title for an order of it, the newest of all, where nobody has ordered it."""
+        with self._lock:
+            if title_id not in self._orders:
+                self._orders = {**self._orders, title_id: self._next()}
+
+    def show_anew(self, title_id: TitleId) -> None:
+        """Take this for an order of a title, the newest of all. Raises `StoreError`."""
+        with self._lock:
+            self._orders = {**self._orders, title_id: self._next()}
+            if (name := self._names.get(title_id)) is not None:
+                self._follow(name)
+
+    def _next(self) -> int:
+        return 1 + max(self._orders.values(), default=0)
+
+    def set_orders(self, orders: Mapping[TitleId, int]) -> dict[TitleId, StoreError]:
+        """Show what these orders want, which are all that stand; return the titles that the disk refused, and why."""
+        refused: dict[TitleId, StoreError] = {}
+        with self._lock:
+            gone = self._orders.keys() - orders.keys()
+            self._orders, self._is_told = dict(orders), True
+            changed = {t for t, number in orders.items() if t in self._names and self._taken.get(t) != number}
+            changed |= gone & self._names.keys()
+            for name in {self._names[title_id] for title_id in changed}:
+                try:
+                    self._follow(name)
+                except StoreError as error:
+                    refused.update(dict.fromkeys(changed & self._versions[name], error))
+        return refused
+
+    def _follow(self, name: str) -> None:
+        shown, versions = self.shown(name), self._versions[name]
+        wanted = version_to_show(shown, self._orders, versions)
+        if wanted is not None and wanted != shown:
+            self.swap(wanted, name)
+        for title_id in versions:
+            self._note(title_id)
+
+    def _note(self, title_id: TitleId) -> None:
+        """Write down for which order a live title is shown, or is not."""
+        number = self._orders.get(title_id)
+        if number is not None and self._taken.get(title_id) != number:
+            with translated(f"note the order of title {title_id.hex()}"):
+                fd = os.open(self._root / "titles" / title_id.hex(), DIRECTORY_FLAGS)
+                try:
+                    replace_file(fd, ORDER, b"%d\n" % number)
+                finally:
+                    os.close(fd)
+            self._taken[title_id] = number
+
+    # ---- one title
+
+    def go_live(self, title_id: TitleId, name: str, rename: Callable[[], None]) -> None:
+        """Have `rename` move a whole title to `titles/`, and show it where no newer order holds its name.
+
+        Raises `OSError`, `StoreError`; it may then be called again.
+        """
+        with self._lock:
+            shown = self.shown(name)
+            wanted = version_to_show(shown, self._orders, {*self._versions.get(name, ()), title_id})
+            shows = wanted == title_id or (wanted is None and shown is None)
+            if shows:
+                self._intend(title_id)
+            rename()
+            if shows:
+                self.swap(title_id, name)
+            self._names[title_id] = name
+            self._versions[name].add(title_id)
+            self._note(title_id)
+
+    def add(self, title_id: TitleId, name: str) -> None:
+        """Note that a title which is live was opened."""
+        with self._lock:
+            if title_id in self._names:
+                return
+            self._names[title_id] = name
+            self._versions[name].add(title_id)
+            if number := self._read(title_id):
+                self._taken[title_id] = number
+                if not self._is_told and title_id not in self._orders:
+                    self._orders = {**self._orders, title_id: number}
+
+    def _read(self, title_id: TitleId) -> int:
+        with suppress(OSError, ValueError), (self._root / "titles" / title_id.hex() / ORDER).open("rb") as file:
+            return max(0, int(file.read(ORDER_BYTES_MAX)))
+        return 0
+
+    def drop(self, title_id: TitleId) -> None:
+        """Show a title no more: the newest order among the other versions of its name, or nothing."""
+        with self._lock:
+            self._drop(title_id)
+
+    def _drop(self, title_id: TitleId) -> None:
+        name = self._names.pop(title_id, None)
+        self._taken.pop(title_id, None)
+        self._orders = {other: number for other, number in self._orders.items() if other != title_id}
+        self._link(title_id).unlink(missing_ok=True)
+        for link in self._links_to(title_id, name):
+            others = self._versions.get(link, set()) - {title_id}
+            wanted = version_to_show(None, self._orders, others)
+            if wanted is not None:
+                self.swap(wanted, link)
+            else:
+                (self._root / "live" / link).unlink()
+                sync_directory(self._root / "live")
+        if name is not None:
+            self._versions[name].discard(title_id)
+            if not self._versions[name]:
+                del self._versions[name]
+
+    def _links_to(self, title_id: TitleId, name: str | None) -> list[str]:
+        if name is not None:
+            return [name] if self.shown(name) == title_id else []
+        return [link for link in os.listdir(self._root / "live") if self.shown(link) == title_id]
+
+    # ---- links
+
+    def shown(self, name: str) -> TitleId | None:
+        """Return the title that is shown under a name, None where none is."""
+        try:
+            target = os.readlink(self._root / "live" / name)
+            shown = title_id_from_hex(target.removeprefix("../titles/").removesuffix("/files"))
+        except (OSError, ConfigError):
+            return None
+        return shown if target == _link_target(shown) else None
+
+    def is_free(self, name: str) -> bool:
+        """Tell whether nothing at all stands under a name."""
+        return not os.path.lexists(self._root / "live" / name)
+
+    def is_intended(self, title_id: TitleId) -> bool:
+        """Tell whether a title was about to be shown."""
+        return self._link(title_id).is_symlink()
+
+    def _intend(self, title_id: TitleId) -> None:
+        """Make the link that `swap` shows; from now on opening the store finishes it. Raises `OSError`."""
+        link = self._link(title_id)
+        link.unlink(missing_ok=True)
+        link.symlink_to(_link_target(title_id))
+
+    def swap(self, title_id: TitleId, name: str) -> None:
+        """Show a title under its name in one step. Raises `StoreError`, and then what was shown still is."""
+        link = self._link(title_id)
+        with translated(f"show title {name!r} in {str(self._root / 'live')!r}"):
+            if not self.is_intended(title_id):
+                self._intend(title_id)
+            try:
+                link.replace(self._root / "live" / name)
+            except OSError:
+                link.unlink(missing_ok=True)
+                raise
+            sync_directory(self._root / "live")
+
+    def forget_intentions(self, whole: Iterable[TitleId]) -> None:
+        """Remove the links that were to be shown of titles that are not `whole`. For opening the store."""
+        kept = {self._link(title_id).name for title_id in whole}
+        for entry in os.listdir(self._root / "filling"):
+            if entry.endswith(".link") and entry not in kept:
+                with suppress(OSError):
+                    (self._root / "filling" / entry).unlink()
+
+    def _link(self, title_id: TitleId) -> Path:
+        return self._root / "filling" / f"{title_id.hex()}.link"
+
+
+def _link_target(title_id: TitleId) -> str:
+    return f"../titles/{title_id.hex()}/files"
