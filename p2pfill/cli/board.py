@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from p2pfill.cli.reasons import Stall, reasons
 from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def plain_line(status: FillStatus, elapsed_s: float) -> str:
 def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], None]]:
     """Show a fill until the block ends; call what is yielded with each new status."""
     begun = time.monotonic()
+    stall = Stall()
     if not console.is_terminal:
         last_s = -PLAIN_INTERVAL_S
 
@@ -129,16 +131,25 @@ def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], 
             if elapsed_s - last_s >= PLAIN_INTERVAL_S or status.done:
                 last_s = elapsed_s
                 console.print(plain_line(status, elapsed_s), markup=False, highlight=False, soft_wrap=True)
+            if stall.seen(status, elapsed_s):
+                for line in reasons(status):
+                    console.print(f"        {line}", markup=False, highlight=False, soft_wrap=True)
 
         yield show_plain
         return
+    why: list[str] = []
     with Live(console=console, refresh_per_second=REFRESHES_S) as live:
 
         def show_live(status: FillStatus) -> None:
+            nonlocal why
+            if stall.seen(status, time.monotonic() - begun):
+                why = reasons(status)
+            elif stall.moves:
+                why = []
             head = Text(f"{printable(title)}  {show_bytes(status.title_bytes)}", style="bold")
             head.append(f"  {show_seconds(time.monotonic() - begun)}", style="dim")
-            live.update(
-                Group(head, fill_table(status, rows_max=max(3, console.height - ROWS_SPARE), width=console.width))
-            )
+            rows_max = max(3, console.height - ROWS_SPARE - len(why))
+            waits = [Text(line, style="yellow") for line in why]
+            live.update(Group(head, fill_table(status, rows_max=rows_max, width=console.width), *waits))
 
         yield show_live

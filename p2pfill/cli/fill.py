@@ -14,9 +14,10 @@ import msgspec
 import trio
 from rich.console import Console
 
-from p2pfill.cli.board import fill_board
+from p2pfill.cli.board import fill_board, state_of
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.reasons import reasons
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.selector import Selector
@@ -112,7 +113,9 @@ async def _order(
             status = await wait_fill(client, created.fill_id, show=show, timeout_s=timeout_s)
         if as_json:
             print(msgspec.json.encode(status).decode())
-    check_outcome(status, timeout_s)
+    for line in [] if status.done else reasons(status):
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
+    check_outcome(status, timeout_s, tracker)
 
 
 async def _order_now(client: TrackerClient, request: FillRequest) -> FillCreated:
@@ -163,18 +166,23 @@ async def wait_fill(
         await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))
 
 
-def check_outcome(status: FillStatus, timeout_s: float | None) -> None:
-    """Raise `CommandFailed` unless the fill is done."""
+def check_outcome(status: FillStatus, timeout_s: float | None, tracker: str = "") -> None:
+    """Raise `CommandFailed`, with a cause and the command that says more, unless the fill is done."""
     if status.done:
         return
     totals = status.totals
+    why = reasons(status)
+    cause = f"; {why[0]}" if why else ""
     failed = [node for node in status.nodes if node.report is not None and node.report.state == "failed"]
     if failed:
         first = failed[0]
         reason = first.report.error if first.report and first.report.error else "no reason given"
         raise CommandFailed(f"{plural(totals.failed, 'cache')} of {totals.nodes} failed; {first.node.id}: {reason}")
+    late = next((node.node.id for node in status.nodes if not node.superseded and state_of(node) != "live"), None)
+    command = "p2pfill status" if late is None else f"p2pfill explain {late} {status.fill.request.title[:16]}"
     raise CommandFailed(
         f"{totals.live} of {plural(totals.nodes, 'cache')} hold the title after "
-        f"{show_seconds(timeout_s or 0.0)}; the fill goes on, see p2pfill status",
+        f"{show_seconds(timeout_s or 0.0)}{cause}; the fill goes on, see: {command}"
+        f"{f' --tracker {tracker}' if tracker else ''}",
         ExitCode.TIMEOUT,
     )

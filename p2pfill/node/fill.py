@@ -28,7 +28,8 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
-from p2pfill.origin import OriginError, OriginObjectChanged, open_origin, verify_chunk
+from p2pfill.node.origin_log import OriginLog
+from p2pfill.origin import OriginCancelled, OriginError, OriginObjectChanged, open_origin, verify_chunk
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.recording import RecordingFill
@@ -91,6 +92,7 @@ class FillDriver:
         self._failing: dict[str, str] = {}
         """Origins that were asked in vain since then, and why; likewise."""
         task.origin_news = self._take_origin_news
+        self._origin_log = OriginLog(log, self.manifest.name)
         self._origins_lock = threading.Lock()
         self._origins: dict[str, Origin] = {}
         """Opened when first read; a directory may be there on some caches only, or come to be."""
@@ -238,6 +240,8 @@ class FillDriver:
             nonlocal arrival
             wasted_bytes = error.bytes_received if isinstance(error, OriginError) else 0
             arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, str(error))
+            if not isinstance(error, OriginCancelled):
+                self._origin_log.fails(url, str(error))
 
         try:
             async with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {url}", failed, logging.DEBUG):
@@ -261,8 +265,9 @@ class FillDriver:
             chunk,
             lambda: not receive.is_wanted,
             lambda: self._arriving.add(url),
-            lambda reason: self._failing.update({url: reason}),
+            lambda reason: self._origin_fails(url, reason),
         )
+        self._origin_log.works(url)
         try:
             verify_chunk(url, self.manifest, chunk, got.data)
         except OriginObjectChanged as error:
@@ -274,6 +279,11 @@ class FillDriver:
                 return Arrival(receive, Outcome.VERIFIED, got.bytes_received)
             return Arrival(receive, Outcome.WITHDRAWN, got.bytes_received, "given up")
         return Arrival(receive, Outcome.STORE, got.bytes_received, str(refused[0]))
+
+    def _origin_fails(self, url: str, reason: str) -> None:
+        """Note that requests fail again and again. Called from worker threads."""
+        self._failing[url] = reason
+        self._origin_log.fails(url, reason)
 
     def _take_origin_news(self) -> tuple[set[str], dict[str, str]]:
         arriving, self._arriving = self._arriving, set()

@@ -1,0 +1,82 @@
+"""What is said of a fill that does not get on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfill.cli import main
+from p2pfill.cli.reasons import LINES_MAX, Stall, reasons
+from p2pfill.model.ids import NodeId
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.reports import SourceReport, TitleReport
+from p2pfill.tracker.records import FillRecord, FillRequest, FillStatus, FillTotals, NodeProgress
+
+TITLE = "0" * 64
+BAD = SourceReport("http://web/film", "origin", state="failing", reason="connection refused")
+PEER = SourceReport("a", "peer")
+
+
+def status_of(*nodes: NodeProgress, **totals: int) -> FillStatus:
+    fill = FillRecord("f", FillRequest(TITLE, "all", []), 0.0)
+    return FillStatus(fill, "film", 4, done=False, totals=FillTotals(nodes=len(nodes), **totals), nodes=list(nodes))
+
+
+def node(name: str, report: TitleReport | None, **more: bool) -> NodeProgress:
+    info = NodeInfo(NodeId(name), "isp", "eu")
+    return NodeProgress(info, **({"alive": True, "report": report} | more))  # type: ignore[arg-type]
+
+
+def test_each_cause_is_said_in_plain_words() -> None:
+    lines = reasons(
+        status_of(
+            node("a", TitleReport(TITLE, "filling", 4, 1, sources=[BAD, SourceReport("b", "peer")])),
+            node("b", TitleReport(TITLE, "filling", 4, 1, waits={"room at a peer": 3}, sources=[PEER])),
+            node("c", TitleReport(TITLE, "filling", 4, 0)),
+            node("d", None),
+            node("e", None, alive=False),
+            node("f", TitleReport(TITLE, "failed", error="no space\x1b[31m")),
+            node("g", TitleReport(TITLE, "live")),
+            node("h", None, superseded=True),
+        )
+    )
+    assert lines == [
+        "a: origin http://web/film: connection refused",
+        "b: 3 chunks wait for room at a peer",
+        "c: knows of no source: no origin is named, and no cache has a part of it",
+        "d: has not begun with this order",
+        "e: its heartbeats have stopped; is it running?",
+        "f: failed: no space\ufffd[31m",
+    ]
+
+
+def test_there_are_few_lines_of_a_large_fleet() -> None:
+    lines = reasons(status_of(*(node(f"n{k}", None) for k in range(100))))
+    assert len(lines) == LINES_MAX
+    assert lines[-1] == "and 93 reasons more"
+
+
+def test_what_does_not_move_is_noticed_and_said_now_and_then() -> None:
+    stall = Stall()
+    shown = ((0, 1), (4, 1), (6, 1), (7, 1), (11.5, 1), (12, 2))
+    seen = [stall.seen(status_of(have_bytes=have), now) for now, have in shown]
+    assert seen == [False, False, True, False, True, False]
+
+
+def test_a_fill_that_is_late_ends_with_the_cause_and_the_next_command(
+    fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.beat("a1", make.report(make.manifest(), "filling", 1, sources=[BAD]))
+    command = ["fill", str(film), "--tracker", fleet.url, "--to", "all", "--wait", "--timeout", "0.1"]
+    for more in ([], ["--json"]):
+        assert main([*command, *more]) == 4
+        captured = capsys.readouterr()
+        *_, said, last = captured.err.splitlines()
+        assert said == "a1: origin http://web/film: connection refused"
+        assert "; a1: origin http://web/film: connection refused; the fill goes on" in last
+        title = make.manifest().title_id.hex()
+        assert last.endswith(f"see: p2pfill explain a1 {title[:16]} --tracker {fleet.url}")
+    assert not json.loads(captured.out)["done"]
