@@ -21,6 +21,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.titles import TitleRegistry
 from p2pfill.swarm.neighbourhood import electorate
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -28,7 +29,6 @@ from p2pfill.tracker.records import FillRequest
 if TYPE_CHECKING:
     from p2pfill.model.policy import FillPolicy
     from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders
-    from p2pfill.store.title import StoredTitle
 
 RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
@@ -41,33 +41,13 @@ class FillingNode(Protocol):
 
     info: NodeInfo
     log: logging.Logger
+    titles: TitleRegistry
 
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
 
-    def running_fills(self) -> list[FillDriver]:
-        """Return the fills that still run."""
-
-    def fill_of(self, title_id: TitleId) -> FillDriver | None:
-        """Return a title's fill, finished or not."""
-
-    def stored(self, title_id: TitleId) -> StoredTitle | None:
-        """Return a title's files, where the node has them open."""
-
-    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
-        """Note why a title can be neither filled nor served."""
-
-    def refusal(self, title_id: TitleId) -> P2PFillError | None:
-        """Return why a fill could not begin, if so."""
-
     def want_links(self, nodes: Iterable[NodeInfo]) -> None:
         """Be linked with the caches that the roster names."""
-
-    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
-        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
-
-    def note_order(self, title_id: TitleId) -> None:
-        """Note that what is reported of a title is about the order that stands now."""
 
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered."""
@@ -125,7 +105,7 @@ class TrackerAgent:
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
         with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
-            running = self._node.running_fills()
+            running = self._node.titles.running_fills()
             if not running:
                 await trio.sleep_forever()
             async with trio.open_nursery() as nursery:
@@ -180,32 +160,32 @@ class TrackerAgent:
         # An order that cannot be read may be for any of them.
         if len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders):
             for title_id in self._ordered.keys() - ordered.keys():
-                if (filling := self._node.fill_of(title_id)) is not None:
+                if (filling := self._node.titles.fill_of(title_id)) is not None:
                     filling.withdraw()
             self._ordered = {}
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
-            await self._node.set_orders(self._ordered)
+            await self._node.titles.set_orders(self._ordered)
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)
 
     def _note_refusal(self, title_id: TitleId, error: P2PFillError) -> None:
-        filling = self._node.fill_of(title_id)
+        filling = self._node.titles.fill_of(title_id)
         # A tracker that is away says nothing of the title.
         if not isinstance(error, TrackerUnreachable) and (filling is None or filling.state == "failed"):
-            self._node.refuse(title_id, error)
+            self._node.titles.refuse(title_id, error)
 
     async def _fill(self, title_id: TitleId, order: Order) -> None:
         members, unlinked = _members(order, self._node.info)
-        filling = self._node.fill_of(title_id)
+        filling = self._node.titles.fill_of(title_id)
         if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
-            self._node.note_order(title_id)
+            self._node.titles.note_order(title_id)
             return
-        stored = self._node.stored(title_id)
+        stored = self._node.titles.stored(title_id)
         if stored is None or not stored.live:
             # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
             self._node.activate(title_id)
@@ -214,7 +194,7 @@ class TrackerAgent:
                 holders = [entry.node for entry in order.roster if entry.have_chunks]
                 await self._node.start_fill(manifest, order.origins, order.policy, members, holders, unlinked)
             finally:
-                begun = self._node.fill_of(title_id)
+                begun = self._node.titles.fill_of(title_id)
                 if begun is None or begun.done.is_set():
                     self._node.yield_to_others(title_id)
 
@@ -236,11 +216,11 @@ class TrackerAgent:
             title_id = title
         request = FillRequest(title=title_id.hex(), selector=f"id={self._node.info.id}", origins=origins)
         await self._client.post_fill(request)
-        while (filling := self._node.fill_of(title_id)) is None:
-            stored = self._node.stored(title_id)
+        while (filling := self._node.titles.fill_of(title_id)) is None:
+            stored = self._node.titles.stored(title_id)
             if stored is not None and stored.live:
                 return await self._node.start_fill(stored.manifest)
-            if (error := self._node.refusal(title_id)) is not None:
+            if (error := self._node.titles.refusal(title_id)) is not None:
                 raise error
             await self._taken.wait()
         return filling

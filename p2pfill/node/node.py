@@ -1,4 +1,4 @@
-"""The node: one store, its engine, the sockets and the fills that the engine drives, and its tracker."""
+"""The node: one store and its titles, the engine, the sockets and fills that it drives, and the tracker."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from p2pfill._version import __version__
 from p2pfill.engine.dialler import NEVER, Dial
 from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import OpenStream, WakeUploads
-from p2pfill.engine.task import EndFill, FillTask, LimitSlots, StopRead
-from p2pfill.errors import ConfigError, P2PFillError, StoreError, leaves_of
+from p2pfill.engine.task import EndFill, LimitSlots, StopRead
+from p2pfill.errors import ConfigError, P2PFillError, leaves_of
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, NodeReport, TitleReport, clipped
-from p2pfill.model.timing import ORIGIN_READS_MAX
+from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
-from p2pfill.node.fill import FillDriver, make_fill
-from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.node.fill import FillDriver
 from p2pfill.node.links import Links
+from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.store import Store
-from p2pfill.store.title import StoredTitle
 from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
@@ -67,17 +65,11 @@ class Node:
         self.engine = Engine(info, chance, secrets.token_bytes, threading.RLock, config.upload_slots)
         self.lag = LagMonitor()
         self.tracker: TrackerAgent | None = None
-        self._nursery = nursery
         self._plane = plane
         self._wakeup = trio.Event()
-        self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
-        self._fills: dict[TitleId, FillDriver] = {}
-        self._open: dict[TitleId, StoredTitle] = {}
-        self._refused: dict[TitleId, P2PFillError] = {}
-        self._tried: dict[TitleId, int] = {}
-        """The orders that what is said of titles that are not live is about."""
         self._sequence = 0
-        self.cached = CachedTitles(self.stored, self._being_sent, self.log, drops=config.drop_pages)
+        self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
+        self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
             node_id=info.id,
             isp=info.isp,
@@ -90,7 +82,7 @@ class Node:
             boot=self.boot,
         )
         self.links = Links(
-            self.engine, hello, plane, nursery, self.stored, self.cached.note_used, self.wake, self.log
+            self.engine, hello, plane, nursery, self.titles.stored, self.cached.note_used, self.wake, self.log
         )
 
     # ---- titles
@@ -139,67 +131,7 @@ class Node:
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
-        # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
-        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
-        if (running := self._running(title_id, origins)) is not None:
-            return running
-        if (failed := self._fills.get(title_id)) is not None:
-            await failed.ended.wait()  # it may be writing yet, and what it commits need not be fetched
-        try:
-            stored = await trio.to_thread.run_sync(self.store.begin_fill, manifest)
-        except StoreError as error:
-            self.refuse(title_id, error)
-            raise
-        if (running := self._running(title_id, origins)) is not None:
-            return running  # somebody else has ordered it meanwhile
-        stored.begin_again()
-        self._refused.pop(title_id, None)
-        self.note_order(title_id)
-        self._open[title_id] = stored
-        members = list(members)
-        apart = {*unlinked, self.info.id}
-        unheard = {node.id for node in (*members, *holders) if node.id not in apart}
-        now = trio.current_time()
-        logic, record = make_fill(
-            stored, self.info, policy or FillPolicy(), now, self.log, self.config.record, heard=not unheard
-        )
-        if stored.live:
-            task = FillTask(logic, stored, now)
-            task.state = "live"
-            driver = FillDriver(self.engine, stored, task, self.wake, self._origin_reads, self.log)
-            driver.done.set()
-            driver.ended.set()
-            self.engine.serve(now, title_id, manifest.chunk_count)
-            self.engine.yield_to_others(now, title_id)
-        else:
-            task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, urgency)
-            driver = FillDriver(self.engine, stored, task, self.wake, self._origin_reads, self.log, record)
-            self._nursery.start_soon(driver.bounds.run, driver.run)
-        self._fills[title_id] = driver
-        self.wake()
-        return driver
-
-    def _running(self, title_id: TitleId, origins: Iterable[str]) -> FillDriver | None:
-        """Return a title's fill where it has not failed, with these origins besides its own."""
-        running = self._fills.get(title_id)
-        if running is None or running.state == "failed":
-            return None
-        running.set_origins(list(origins))
-        return running
-
-    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
-        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
-        refused = await trio.to_thread.run_sync(self.store.set_orders, numbers)
-        for title_id, error in refused.items():
-            self.log.warning("%s", error)
-            self.refuse(title_id, error)
-        for title_id in self._refused.keys() & self._open.keys() - refused.keys():
-            if self._open[title_id].live and title_id in numbers:
-                del self._refused[title_id]
-
-    def note_order(self, title_id: TitleId) -> None:
-        """Note that what is reported of a title is about the order that stands now."""
-        self._tried[title_id] = self.store.names.ordered(title_id)
+        return await self.titles.start_fill(manifest, origins, policy, members, holders, unlinked, urgency)
 
     def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
         """Note how urgent everything is that is ordered here; what runs follows at once."""
@@ -221,46 +153,13 @@ class Node:
         self.engine.want_links(trio.current_time(), nodes)
         self.wake()
 
-    def running_fills(self) -> list[FillDriver]:
-        """Return the fills that still run."""
-        return [fill for fill in self._fills.values() if not fill.done.is_set()]
-
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
         """Return a title's fill, finished or not."""
-        return self._fills.get(title_id)
-
-    def refusal(self, title_id: TitleId) -> P2PFillError | None:
-        """Return why a fill could not begin, if so."""
-        return self._refused.get(title_id)
-
-    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
-        """Note why a title can be neither filled nor served, until it can; the tracker is told."""
-        self._refused[title_id] = error
-        self.note_order(title_id)
-        self.yield_to_others(title_id)
-
-    def stored(self, title_id: TitleId) -> StoredTitle | None:
-        """Return a title's files, where this node has them open. Callable from any thread."""
-        return self._open.get(title_id)
+        return self.titles.fill_of(title_id)
 
     def holdings(self, title_id: TitleId) -> Bitmap | None:
         """Return which chunks of a title can be served; None where the title is unknown here."""
         return self.engine.shown(title_id)
-
-    async def find_stored(self) -> None:
-        """Note which titles are live on disk, before a remote can ask: one that hears of none goes to the origin."""
-        self.engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self.store.live_ids))
-
-    async def open_stored(self) -> None:
-        """Open the titles that were found, one after the other; each is served from then on."""
-        for title_id in list(self.engine.opening):
-            async with ErrorBoundary(self.log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
-                stored = await trio.to_thread.run_sync(self.store.open_title, title_id)
-                self._open[title_id] = stored
-                self.engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
-            if title_id in self.engine.opening:
-                self.engine.opened(trio.current_time(), title_id)
-            self.wake()
 
     # ---- the engine
 
@@ -298,8 +197,9 @@ class Node:
             case Faulted() | Warn():
                 pass
             case EndFill(task):
-                if (driver := self._fills.get(task.title_id)) is not None and driver.task is task:
+                if (driver := self.titles.driver_of(task)) is not None:
                     driver.done.set()
+                    self.titles.note_end(driver)
             case _:
                 self.engine.fail(trio.current_time(), effect.task, error)
         self.wake()
@@ -321,11 +221,12 @@ class Node:
             case Faulted(doing, error):
                 self.log.error("could not %s: %r; please report it", doing, error, exc_info=error)
             case _:
-                driver = self._fills.get(effect.task.title_id)
-                if driver is not None and driver.task is effect.task:
+                if (driver := self.titles.driver_of(effect.task)) is not None:
                     driver.perform(effect)
-                    if driver.done.is_set() and driver.state == "live":
-                        self.cached.note_used(driver.title_id)
+                    if isinstance(effect, EndFill):
+                        self.titles.note_end(driver)
+                        if driver.state == "live":
+                            self.cached.note_used(driver.title_id)
 
     def _being_sent(self) -> set[TitleId]:
         return {title_id for one in self.links.sockets() for title_id in one.upload_titles()}
@@ -342,44 +243,18 @@ class Node:
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
         self._sequence += 1
-        # Each title once, or the tracker refuses the heartbeat: of one that was tried again in vain, what came of that.
-        titles = [self._report_of(one) for one in self._fills.values() if one.title_id not in self._refused]
-        titles += [
-            TitleReport(
-                title_id.hex(),
-                "failed",
-                error=clipped(str(why)) or type(why).__name__,
-                number=self._tried.get(title_id, 0),
-            )
-            for title_id, why in self._refused.items()
-        ]
-        told = {*self._fills, *self._refused}
-        for title_id, stored in self._open.items():
-            if title_id not in told:
-                size, count = stored.manifest.size, stored.manifest.chunk_count
-                report = TitleReport(title_id.hex(), "live", count, count, have_bytes=size, title_bytes=size)
-                report.number = self.store.names.taken(title_id)
-                titles.append(report)
         sockets = self.links.sockets()
         return NodeReport(
             info=self.info,
             boot=self.boot,
             sequence=self._sequence,
-            titles=titles,
+            titles=self.titles.reports(),
             upload_active=sum(sender.is_busy for one in sockets for sender in one.senders),
             upload_queued=sum(len(one.link.uploads) for one in sockets),
             upload_bytes=self.links.upload_bytes,
             loop_lag=self.loop_lag,
             usage=process_usage(),
         )
-
-    def _report_of(self, fill: FillDriver) -> TitleReport:
-        title_id, numbers = fill.title_id, self.store.names
-        with fill.bounds:
-            report = fill.report()
-            report.number = numbers.taken(title_id) if report.state == "live" else self._tried.get(title_id, 0)
-            return report
-        return TitleReport(title_id.hex(), "failed", error=fill.error or "its state cannot be told")
 
     @property
     def spent(self) -> StreamStats:
@@ -417,7 +292,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
             plane = DataPlane(config.data_workers, config.upload_slots)
             async with plane.running(), trio.open_nursery() as nursery:
                 node = Node(config, store, info, nursery, plane)
-                await node.find_stored()
+                await node.titles.find_stored()
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.drive)
@@ -426,7 +301,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 nursery.start_soon(trio.serve_listeners, node.links.accept, listeners)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.
-                await node.open_stored()
+                await node.titles.open_stored()
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
                     nursery.start_soon(node.tracker.run)

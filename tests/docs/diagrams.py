@@ -8,6 +8,7 @@ from typing import Final
 from p2pfill.engine.requests import state_diagram as request_diagram
 from p2pfill.errors import InternalError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.node.titles import state_diagram as title_diagram
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 
 Call = Callable[[ChunkLedger], object]
@@ -56,3 +57,4 @@ def ledger_diagram() -> str:
 if __name__ == "__main__":
     print(request_diagram())
     print(ledger_diagram())
+    print(title_diagram())

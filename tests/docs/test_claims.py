@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from docs.diagrams import ledger_diagram, request_diagram
+from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
@@ -220,6 +220,10 @@ def test_ledger_diagram_is_drawn_from_the_ledger() -> None:
 
 def test_request_diagram_is_drawn_from_the_table() -> None:
     assert f"```mermaid\n{request_diagram()}\n```" in ARCHITECTURE
+
+
+def test_title_diagram_is_drawn_from_the_table() -> None:
+    assert f"```mermaid\n{title_diagram()}\n```" in ARCHITECTURE
 
 
 # ---- commands and settings

@@ -1,0 +1,304 @@
+"""The titles of one node: where each of them stands, and who does what for it. Belongs to the event loop.
+
+A title is in exactly one phase (`TRANSITIONS`):
+
+    ABSENT   nothing of it is served: it was never here, or its fill has failed; what was verified may be on disk
+    FILLING  it is being fetched; other caches are sent what is verified
+    LIVE     it is whole on disk, viewers see it, and other caches are sent all of it
+
+What is to be done in a phase is decided by the engine, and done by `fill.FillDriver` and the store; here stand the
+objects that each title has at the time, and the reason where it can be neither filled nor served.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import Final
+
+import trio
+
+from p2pfill.engine.engine import Engine
+from p2pfill.engine.task import FillTask
+from p2pfill.errors import InternalError, P2PFillError, StoreError
+from p2pfill.model.ids import TitleId
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import TitleReport, clipped
+from p2pfill.model.timing import ORIGIN_READS_MAX
+from p2pfill.model.urgency import Urgency
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.fill import FillDriver, make_fill
+from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.store.store import Store
+from p2pfill.store.title import StoredTitle
+
+
+class TitlePhase(Enum):
+    """Where one title stands; see the file's head."""
+
+    ABSENT = "ABSENT"
+    FILLING = "FILLING"
+    LIVE = "LIVE"
+
+
+class TitleStep(Enum):
+    """What moves a title on."""
+
+    ORDER = "a fill begins"
+    FIND = "it is whole on disk"
+    COMPLETE = "all of it is durable and shown"
+    FAIL = "the fill fails, or is withdrawn"
+
+
+TRANSITIONS: Final[dict[tuple[TitlePhase, TitleStep], TitlePhase]] = {
+    (TitlePhase.ABSENT, TitleStep.ORDER): TitlePhase.FILLING,
+    (TitlePhase.ABSENT, TitleStep.FIND): TitlePhase.LIVE,
+    (TitlePhase.FILLING, TitleStep.COMPLETE): TitlePhase.LIVE,
+    (TitlePhase.FILLING, TitleStep.FAIL): TitlePhase.ABSENT,
+}
+"""All that may happen. What the table lacks does not: `NodeTitle.step` raises, and the title stays where it is."""
+
+
+def state_diagram() -> str:
+    """Return the table as a Mermaid state diagram, for ARCHITECTURE.md."""
+    lines = ["stateDiagram-v2", f"    [*] --> {TitlePhase.ABSENT.value}"]
+    lines += [f"    {phase.value} --> {to.value}: {step.value}" for (phase, step), to in TRANSITIONS.items()]
+    return "\n".join(lines)
+
+
+class NodeTitle:
+    """What a node keeps of one title."""
+
+    __slots__ = ("fill", "phase", "refusal", "stored", "title_id", "tried")
+
+    def __init__(self, title_id: TitleId) -> None:
+        self.title_id = title_id
+        self.phase = TitlePhase.ABSENT
+        self.stored: StoredTitle | None = None
+        """Its files, while they are open. Threads read this."""
+        self.fill: FillDriver | None = None
+        """Its fill, or the last one where that is over."""
+        self.refusal: P2PFillError | None = None
+        """Why it can be neither filled nor served, if so."""
+        self.tried = 0
+        """The order that what is said of it is about, while it is not live."""
+
+    def step(self, step: TitleStep) -> None:
+        """Move on as the table says. Raises `InternalError` where it says nothing."""
+        target = TRANSITIONS.get((self.phase, step))
+        if target is None:
+            raise InternalError(f"title {self.title_id.hex()} is {self.phase.value}, and {step.value}")
+        self.phase = target
+
+
+class TitleRegistry:
+    """All titles of one node."""
+
+    def __init__(
+        self,
+        me: NodeInfo,
+        store: Store,
+        engine: Engine,
+        nursery: trio.Nursery,
+        wake: Callable[[], object],
+        log: logging.Logger,
+        record: str,
+    ) -> None:
+        """`wake` has the engine polled; fills are recorded in the directory `record`, if there is one."""
+        self._me = me
+        self._store = store
+        self._engine = engine
+        self._nursery = nursery
+        self._wake = wake
+        self._log = log
+        self._record = record
+        self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
+        self._titles: dict[TitleId, NodeTitle] = {}
+
+    # ---- what there is
+
+    def stored(self, title_id: TitleId) -> StoredTitle | None:
+        """Return a title's files, where this node has them open. Callable from any thread."""
+        title = self._titles.get(title_id)
+        return title.stored if title is not None else None
+
+    def fill_of(self, title_id: TitleId) -> FillDriver | None:
+        """Return a title's fill, finished or not."""
+        title = self._titles.get(title_id)
+        return title.fill if title is not None else None
+
+    def driver_of(self, task: FillTask) -> FillDriver | None:
+        """Return the driver of a fill of the engine's, if that is still the fill of its title."""
+        fill = self.fill_of(task.title_id)
+        return fill if fill is not None and fill.task is task else None
+
+    def running_fills(self) -> list[FillDriver]:
+        """Return the fills that still run."""
+        return [t.fill for t in self._titles.values() if t.fill is not None and not t.fill.done.is_set()]
+
+    def refusal(self, title_id: TitleId) -> P2PFillError | None:
+        """Return why a title can be neither filled nor served, if so."""
+        title = self._titles.get(title_id)
+        return title.refusal if title is not None else None
+
+    def reports(self) -> list[TitleReport]:
+        """Return what the tracker is told of each title, each once, or the tracker would refuse the heartbeat."""
+        return [report for title in self._titles.values() if (report := self._report_of(title)) is not None]
+
+    def _report_of(self, title: NodeTitle) -> TitleReport | None:
+        name = title.title_id.hex()
+        if (why := title.refusal) is not None:
+            # Also of one whose fill was tried again in vain.
+            return TitleReport(name, "failed", error=clipped(str(why)) or type(why).__name__, number=title.tried)
+        numbers = self._store.names
+        if (fill := title.fill) is not None:
+            with fill.bounds:
+                report = fill.report()
+                report.number = numbers.taken(title.title_id) if report.state == "live" else title.tried
+                return report
+            return TitleReport(name, "failed", error=fill.error or "its state cannot be told")
+        if title.stored is not None:
+            size, count = title.stored.manifest.size, title.stored.manifest.chunk_count
+            report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size)
+            report.number = numbers.taken(title.title_id)
+            return report
+        return None
+
+    def _title(self, title_id: TitleId) -> NodeTitle:
+        return self._titles.setdefault(title_id, NodeTitle(title_id))
+
+    # ---- on disk already
+
+    async def find_stored(self) -> None:
+        """Note which titles are live on disk, before a remote can ask: one that hears of none goes to the origin."""
+        self._engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self._store.live_ids))
+
+    async def open_stored(self) -> None:
+        """Open the titles that were found, one after the other; each is served from then on."""
+        for title_id in list(self._engine.opening):
+            async with ErrorBoundary(self._log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
+                stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
+                title = self._title(title_id)
+                title.stored = stored
+                title.step(TitleStep.FIND)
+                self._engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
+            if title_id in self._engine.opening:
+                self._engine.opened(trio.current_time(), title_id)
+            self._wake()
+
+    def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
+        """Note why a title can be neither filled nor served, until it can; the tracker is told."""
+        self._title(title_id).refusal = error
+        self.note_order(title_id)
+        self._engine.yield_to_others(trio.current_time(), title_id)
+        self._wake()
+
+    # ---- orders
+
+    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
+        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
+        refused = await trio.to_thread.run_sync(self._store.set_orders, numbers)
+        for title_id, error in refused.items():
+            self._log.warning("%s", error)
+            self.refuse(title_id, error)
+        for title_id in numbers.keys() - refused.keys():
+            title = self._titles.get(title_id)
+            if title is not None and title.stored is not None and title.stored.live:
+                title.refusal = None
+
+    def note_order(self, title_id: TitleId) -> None:
+        """Note that what is reported of a title is about the order that stands now."""
+        self._title(title_id).tried = self._store.names.ordered(title_id)
+
+    # ---- filling
+
+    async def start_fill(
+        self,
+        manifest: Manifest,
+        origins: Iterable[str] = (),
+        policy: FillPolicy | None = None,
+        members: Iterable[NodeInfo] = (),
+        holders: Iterable[NodeInfo] = (),
+        unlinked: Sequence[str] = (),
+        urgency: Urgency | None = None,
+    ) -> FillDriver:
+        """Begin to fill a title, or resume; as `Node.start_fill`."""
+        # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
+        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
+        title = self._title(title_id)
+        if (running := _running(title, origins)) is not None:
+            return running
+        if title.fill is not None:
+            await title.fill.ended.wait()  # it may be writing yet, and what it commits need not be fetched
+        try:
+            stored = await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+        except StoreError as error:
+            self.refuse(title_id, error)
+            raise
+        if (running := _running(title, origins)) is not None:
+            return running  # somebody else has ordered it meanwhile
+        self._settle(title)
+        stored.begin_again()
+        title.refusal = None
+        self.note_order(title_id)
+        title.stored = stored
+        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency)
+        self._wake()
+        return title.fill
+
+    def _begin(
+        self,
+        title: NodeTitle,
+        stored: StoredTitle,
+        origins: Iterable[str],
+        policy: FillPolicy | None,
+        members: Iterable[NodeInfo],
+        holders: Iterable[NodeInfo],
+        unlinked: Sequence[str],
+        urgency: Urgency | None,
+    ) -> FillDriver:
+        """Have the engine fill a title into `stored`, or serve it where it is whole, and return what drives that."""
+        members = list(members)
+        apart = {*unlinked, self._me.id}
+        unheard = {node.id for node in (*members, *holders) if node.id not in apart}
+        now = trio.current_time()
+        logic, record = make_fill(
+            stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
+        )
+        if stored.live:
+            task = FillTask(logic, stored, now)
+            task.state = "live"
+            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log)
+            driver.done.set()
+            driver.ended.set()
+            if title.phase is not TitlePhase.LIVE:
+                title.step(TitleStep.FIND)
+            self._engine.serve(now, title.title_id, stored.manifest.chunk_count)
+            self._engine.yield_to_others(now, title.title_id)
+        else:
+            title.step(TitleStep.ORDER)
+            task = self._engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, urgency)
+            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, record)
+            self._nursery.start_soon(driver.bounds.run, driver.run)
+        return driver
+
+    def note_end(self, driver: FillDriver) -> None:
+        """Take note that a fill is over."""
+        self._settle(self._title(driver.title_id))
+
+    def _settle(self, title: NodeTitle) -> None:
+        """Let the phase follow the end of the fill."""
+        if title.phase is TitlePhase.FILLING and title.fill is not None and title.fill.task.is_over:
+            title.step(TitleStep.COMPLETE if title.fill.state == "live" else TitleStep.FAIL)
+
+
+def _running(title: NodeTitle, origins: Iterable[str]) -> FillDriver | None:
+    """Return a title's fill where it has not failed, with these origins besides its own."""
+    if title.fill is None or title.fill.state == "failed":
+        return None
+    title.fill.set_origins(list(origins))
+    return title.fill
