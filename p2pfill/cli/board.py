@@ -35,7 +35,7 @@ BAR_WIDTH_MAX: Final = 24
 FIGURES_WIDTH: Final = 72
 """What the other columns take: on a terminal of 80 the bar is short, but no figure is cut."""
 
-STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "filling": "cyan"}
+STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "filling": "cyan", "repairing": "yellow"}
 
 
 def state_of(progress: NodeProgress) -> str:

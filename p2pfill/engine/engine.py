@@ -16,7 +16,7 @@ silent but itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -119,7 +119,7 @@ class Engine:
         self.tasks: dict[TitleId, FillTask] = {}
         """The fills that run."""
         self.live: dict[TitleId, Bitmap] = {}
-        """Titles that are served whole."""
+        """Live titles that no fill works at -> the chunks that can be served: all, unless some are bad."""
         self.opening: dict[TitleId, None] = {}
         """Titles that are live on disk and about to be served, in the order in which they are opened."""
         self.dialler = Dialler(me.id, random)
@@ -155,14 +155,16 @@ class Engine:
         unlinked: Sequence[str] = (),
         unheard: Iterable[str] = (),
         urgency: Urgency | None = None,
+        *,
+        repairs: bool = False,
     ) -> FillTask:
-        """Begin to fill a title into `stored`, or resume.
+        """Begin to fill a title into `stored`, or resume; with `repairs` it is live, and lacks what turned out bad.
 
         `members` are the other caches that want it, `unlinked` those of them that this one knows by name only, and
         `unheard` those that may hold a part of it and were not heard yet.
         """
         self.now = now
-        task = FillTask(fill, stored, now, unheard)
+        task = FillTask(fill, stored, now, unheard, repairs=repairs)
         self.tasks[task.title_id] = task
         self.opening.pop(task.title_id, None)
         if urgency is not None:
@@ -192,6 +194,27 @@ class Engine:
         self.now = now
         self.opening.pop(title_id, None)
         self._each_link(lambda link: link.show(title_id))
+
+    def lose(self, now: float, title_id: TitleId, chunks: Collection[int]) -> None:
+        """Serve chunks no more that are bad on disk, and fetch them anew if a fill runs.
+
+        Other caches are told, and refused what they have asked for of them.
+        """
+        self.now = now
+        if (task := self.tasks.get(title_id)) is not None:
+            task.lose(chunks)
+            self.handle_event(task, events.ChunksLost(tuple(chunks)))
+        elif (held := self.live.get(title_id)) is not None:
+            for chunk in chunks:
+                held.discard(chunk)
+        self._each_link(lambda link: link.lose(title_id, chunks))
+
+    def regain(self, now: float, title_id: TitleId, chunks: Iterable[int]) -> None:
+        """Serve chunks of a live title again that were lost: they are good after all."""
+        self.now = now
+        if (held := self.live.get(title_id)) is not None:
+            held.add_all(chunks)
+            self._each_link(lambda link: link.show(title_id))
 
     def set_origins(self, now: float, task: FillTask, urls: Iterable[str]) -> None:
         """Use these origins besides those already known."""
@@ -240,6 +263,12 @@ class Engine:
             self.live[task.title_id] = Bitmap.full(task.manifest.chunk_count)
             self._end(task)
 
+    def not_whole(self, now: float, task: FillTask) -> None:
+        """Take note that a title could not be shown, since a chunk was lost meanwhile."""
+        self.now = now
+        task.resume()
+        self._dirty[task] = None
+
     def _end(self, task: FillTask) -> None:
         """A fill is over: its links and its reads are told, and less urgent titles go on."""
         for receive in task.stop_reads():
@@ -247,7 +276,9 @@ class Engine:
         self.tasks.pop(task.title_id, None)
         self._each_link(lambda link: link.unsubscribe(task))
         if task.state == "failed":
-            self._each_link(lambda link: link.show(task.title_id))  # it is served no more
+            if task.repairs:
+                self.live[task.title_id] = task.fill.ledger.have.copy()
+            self._each_link(lambda link: link.show(task.title_id))  # it is served no more, or not all of it
         self._dirty.pop(task, None)
         if not self.tasks:
             self._progress_at = NEVER

@@ -452,6 +452,13 @@ class Link:
         for handle in self._subscribed(title_id):
             self._send_holdings(handle, title_id)
 
+    def lose(self, title_id: TitleId, chunks: Collection[int]) -> None:
+        """Tell that chunks are bad that were held, and refuse what was asked for of them."""
+        if self._subscribed(title_id):
+            for request_id in self.uploads.withdraw_chunks(title_id, chunks):
+                self.channel.reject_request(request_id, "missing")
+            self.show(title_id)
+
     def show_all(self) -> None:
         """Send our holdings of all that the remote has asked about."""
         for handle, title_id in self._subscriptions.items():

@@ -84,17 +84,23 @@ class FillTask:
 
     __slots__ = (
         "_begun", "_commit_at", "_committing", "_discover_until", "_told_at", "_unheard", "_writing_out", "error",
-        "fault", "fill", "late", "manifest", "origin_news", "origins", "reads", "slots", "state", "stored",
+        "fault", "fill", "late", "manifest", "origin_news", "origins", "reads", "repairs", "slots", "state", "stored",
         "title_id", "to_announce", "to_claim", "to_commit",
     )  # fmt: skip
 
-    def __init__(self, fill: Fill, stored: ChunkStore, now: float, unheard: Iterable[str] = ()) -> None:
-        """`unheard` are the caches that may hold a part of the title already and were not heard yet."""
+    def __init__(
+        self, fill: Fill, stored: ChunkStore, now: float, unheard: Iterable[str] = (), *, repairs: bool = False
+    ) -> None:
+        """`unheard` are the caches that may hold a part of the title already and were not heard yet.
+
+        `repairs`: the title is live, and what it lacks turned out to be bad.
+        """
         self.fill = fill
         self.manifest = fill.manifest
         self.title_id = fill.manifest.title_id
         self.stored = stored
-        self.state: TitleState = "filling"
+        self.repairs = repairs
+        self.state: TitleState = "repairing" if repairs else "filling"
         self.error = ""
         """Why it has failed, if so."""
         self.fault: P2PFillError | None = None
@@ -137,6 +143,19 @@ class FillTask:
     def fail(self, error: P2PFillError) -> None:
         """Give up."""
         self.state, self.error, self.fault = "failed", clipped(str(error)) or type(error).__name__, error
+
+    def lose(self, chunks: Collection[int]) -> None:
+        """Neither announce nor commit chunks that have turned out to be bad, and go on if all seemed to be there."""
+        lost = set(chunks)
+        self._begun -= sum(chunk in lost for chunk in self.to_commit[: self._begun])
+        self.to_commit = [chunk for chunk in self.to_commit if chunk not in lost]
+        self.to_announce = [chunk for chunk in self.to_announce if chunk not in lost]
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on though the title was about to be shown: it is not whole after all."""
+        if self.state == "verifying":
+            self.state = "repairing" if self.repairs else "filling"
 
     def stop_reads(self) -> list[Receive]:
         """Abandon what is being read from origins, and return it."""

@@ -8,7 +8,7 @@ a chunk grows with the titles that the remote waits for, not with its requests.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -63,6 +63,15 @@ class UploadQueue:
         with self._lock:
             for request_id in [number for number, under in self._handle_of.items() if under == handle]:
                 self._remove(request_id)
+
+    def withdraw_chunks(self, title: TitleId, chunks: Collection[int]) -> list[int]:
+        """Remove all that waits for some chunks of a title, and return the requests."""
+        wanted = set(chunks)
+        with self._lock:
+            found = [number for number, chunk in self._waiting.get(title, {}).items() if chunk in wanted]
+            for request_id in found:
+                self._remove(request_id)
+            return found
 
     def _remove(self, request_id: int) -> UploadRequest | None:
         title = self._title_of.pop(request_id, None)

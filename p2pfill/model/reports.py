@@ -17,7 +17,8 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.urgency import Urgency
 
-TitleState = Literal["waiting", "filling", "verifying", "live", "failed"]
+TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
+"""`repairing`: viewers and other caches are served what is good of it, and the rest is fetched anew."""
 
 
 def clipped(text: str, chars_max: int = limits.REASON_CHARS_MAX) -> str:

@@ -21,8 +21,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver
-from p2pfill.node.titles import TitleRegistry
-from p2pfill.swarm.neighbourhood import electorate
+from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 
@@ -166,6 +165,7 @@ class TrackerAgent:
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
             await self._node.titles.set_orders(self._ordered)
+        self._node.titles.orders = ordered
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
@@ -178,12 +178,15 @@ class TrackerAgent:
             self._node.titles.refuse(title_id, error)
 
     async def _fill(self, title_id: TitleId, order: Order) -> None:
-        members, unlinked = _members(order, self._node.info)
+        members, unlinked = members_of(order, self._node.info)
         filling = self._node.titles.fill_of(title_id)
         if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
             filling.set_origins(order.origins)
             self._node.titles.note_order(title_id)
+            return
+        if self._node.titles.phase_of(title_id) is TitlePhase.REPAIRING:
+            await self._node.titles.repair(title_id)  # once more: the disk may take it now
             return
         stored = self._node.titles.stored(title_id)
         if stored is None or not stored.live:
@@ -232,10 +235,3 @@ def _decode(encoded: bytes, title_id: TitleId) -> Manifest:
     if manifest.title_id != title_id:
         raise ManifestError(f"the tracker sent another manifest than that of title {title_id.hex()}")
     return manifest
-
-
-def _members(order: Order, me: NodeInfo) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:
-    """Return over whom masters are elected, and the ids of those of them that are not to be linked with."""
-    if order.election is None:
-        return (*(entry.node for entry in order.roster if entry.filling), me), ()
-    return electorate(me, order.election, [entry.node for entry in order.roster])

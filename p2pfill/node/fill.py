@@ -97,6 +97,13 @@ class FillDriver:
         self._origins: dict[str, Origin] = {}
         """Opened when first read; a directory may be there on some caches only, or come to be."""
 
+    def follow(self, before: FillDriver) -> None:
+        """Count on from an earlier fill of the title, and let its times stand: this one repairs what that one made."""
+        self.started_at, self.finished_at = before.started_at, before.finished_at
+        self.fill.bytes_by_scope.update(before.fill.bytes_by_scope)
+        self.fill.escalations.update(before.fill.escalations)
+        self.fill.duplicate_bytes = before.fill.duplicate_bytes
+
     # ---- for people and for programs that embed the node
 
     @property
@@ -141,7 +148,9 @@ class FillDriver:
         self._wake()
 
     def withdraw(self) -> None:
-        """Stop filling; what is verified stays on disk for another time."""
+        """Stop filling; what is verified stays on disk for another time. A repair goes on: the title is served."""
+        if self.task.repairs:
+            return
         self._engine.withdraw(trio.current_time(), self.task)
         self._wake()
 
@@ -179,7 +188,7 @@ class FillDriver:
             with self.bounds:
                 origin.close()
         chunks, self.task.to_commit = self.task.to_commit, []
-        if chunks and not self.stored.live and not isinstance(self.task.fault, StoreError):
+        if chunks and self.stored.takes_writes and not isinstance(self.task.fault, StoreError):
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.stored.commit, chunks)
 
@@ -228,8 +237,14 @@ class FillDriver:
         self._wake()
 
     async def _go_live(self) -> None:
-        await trio.to_thread.run_sync(self.stored.go_live)
-        self._engine.went_live(trio.current_time(), self.task)
+        try:
+            await trio.to_thread.run_sync(self.stored.go_live)
+        except StoreError:
+            if self.stored.have.all():
+                raise
+            self._engine.not_whole(trio.current_time(), self.task)  # a chunk was found bad meanwhile
+        else:
+            self._engine.went_live(trio.current_time(), self.task)
         self._wake()
 
     async def _read(self, url: str, receive: Receive) -> None:
@@ -321,7 +336,8 @@ class FillDriver:
         del sources[limits.REPORT_SOURCES_MAX :]
         return TitleReport(
             title=self.title_id.hex(),
-            state=self.state,
+            # One that cannot be repaired now is served as far as it is good, and tried again.
+            state="repairing" if self.task.repairs and self.state == "failed" else self.state,
             chunk_count=self.manifest.chunk_count,
             have_chunks=have,
             have_bytes=have_bytes,
@@ -384,7 +400,7 @@ def make_fill(
     seed = f"{me.id}{manifest.title_id.hex()}"
     chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
     have = stored.have.copy()
-    if not directory or stored.live:
+    if not directory or not stored.takes_writes:
         return Fill(manifest, me, policy, chance, now, have, heard=heard), None
     name = f"{me.id}-{manifest.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
     record = FillRecord(Path(directory) / name, log)

@@ -85,16 +85,21 @@ class Links:
         nursery: trio.Nursery,
         stored: Callable[[TitleId], StoredTitle | None],
         note_used: Callable[[TitleId], object],
+        unreadable: Callable[[TitleId, int, str], object],
         wake: Callable[[], object],
         log: logging.Logger,
     ) -> None:
-        """`stored` and `note_used` are called from threads; `wake` has the engine polled."""
+        """`stored` and `note_used` are called from threads; `wake` has the engine polled.
+
+        `unreadable` is told of a chunk that could not be read to be sent, and why.
+        """
         self._engine = engine
         self._hello = hello
         self._plane = plane
         self._nursery = nursery
         self._stored = stored
         self._note_used = note_used
+        self._unreadable = unreadable
         self._wake = wake
         self._log = log
         self._shares = LoopShares()
@@ -310,6 +315,8 @@ class Links:
                 await sender.run()
             except (TransferError, RemoteProtocolError) as error:
                 self._log.info("upload broke off: %s", error)
+                if sender.unreadable is not None:
+                    self._unreadable(*sender.unreadable, str(error))
             finally:
                 link.upload_streams -= 1
                 del sockets.senders[sender]

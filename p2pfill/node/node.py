@@ -82,7 +82,8 @@ class Node:
             boot=self.boot,
         )
         self.links = Links(
-            self.engine, hello, plane, nursery, self.titles.stored, self.cached.note_used, self.wake, self.log
+            self.engine, hello, plane, nursery, self.titles.stored, self.cached.note_used,
+            self.titles.suspect, self.wake, self.log
         )
 
     # ---- titles

@@ -2,9 +2,10 @@
 
 A title is in exactly one phase (`TRANSITIONS`):
 
-    ABSENT   nothing of it is served: it was never here, or its fill has failed; what was verified may be on disk
-    FILLING  it is being fetched; other caches are sent what is verified
-    LIVE     it is whole on disk, viewers see it, and other caches are sent all of it
+    ABSENT     nothing of it is served: it was never here, or its fill has failed; what was verified may be on disk
+    FILLING    it is being fetched; other caches are sent what is verified
+    LIVE       it is whole on disk, viewers see it, and other caches are sent all of it
+    REPAIRING  chunks of a live title are bad; they are fetched anew, and all others are served as before
 
 What is to be done in a phase is decided by the engine, and done by `fill.FillDriver` and the store; here stand the
 objects that each title has at the time, and the reason where it can be neither filled nor served.
@@ -27,14 +28,16 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import TitleReport, clipped
+from p2pfill.model.reports import Order, TitleReport, clipped
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.store.scrub import examine
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
+from p2pfill.swarm.neighbourhood import electorate
 
 
 class TitlePhase(Enum):
@@ -43,6 +46,7 @@ class TitlePhase(Enum):
     ABSENT = "ABSENT"
     FILLING = "FILLING"
     LIVE = "LIVE"
+    REPAIRING = "REPAIRING"
 
 
 class TitleStep(Enum):
@@ -52,6 +56,7 @@ class TitleStep(Enum):
     FIND = "it is whole on disk"
     COMPLETE = "all of it is durable and shown"
     FAIL = "the fill fails, or is withdrawn"
+    ROT = "chunks or files of it are bad"
 
 
 TRANSITIONS: Final[dict[tuple[TitlePhase, TitleStep], TitlePhase]] = {
@@ -59,6 +64,8 @@ TRANSITIONS: Final[dict[tuple[TitlePhase, TitleStep], TitlePhase]] = {
     (TitlePhase.ABSENT, TitleStep.FIND): TitlePhase.LIVE,
     (TitlePhase.FILLING, TitleStep.COMPLETE): TitlePhase.LIVE,
     (TitlePhase.FILLING, TitleStep.FAIL): TitlePhase.ABSENT,
+    (TitlePhase.LIVE, TitleStep.ROT): TitlePhase.REPAIRING,
+    (TitlePhase.REPAIRING, TitleStep.COMPLETE): TitlePhase.LIVE,
 }
 """All that may happen. What the table lacks does not: `NodeTitle.step` raises, and the title stays where it is."""
 
@@ -118,6 +125,12 @@ class TitleRegistry:
         self._record = record
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
+        self.orders: Mapping[TitleId, Order] = {}
+        """What the tracker wants to be held here."""
+        self._repairs = trio.Lock()
+        """Held from a look at a title until what is bad of it is known to its fill."""
+        self._suspects: dict[TitleId, set[int]] = {}
+        """Chunks that could not be read, and are about to be looked at."""
 
     # ---- what there is
 
@@ -125,6 +138,11 @@ class TitleRegistry:
         """Return a title's files, where this node has them open. Callable from any thread."""
         title = self._titles.get(title_id)
         return title.stored if title is not None else None
+
+    def phase_of(self, title_id: TitleId) -> TitlePhase:
+        """Return where a title stands."""
+        title = self._titles.get(title_id)
+        return title.phase if title is not None else TitlePhase.ABSENT
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
         """Return a title's fill, finished or not."""
@@ -185,7 +203,10 @@ class TitleRegistry:
                 title = self._title(title_id)
                 title.stored = stored
                 title.step(TitleStep.FIND)
-                self._engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
+                if stored.takes_writes:
+                    await self.repair(title_id)  # a stop has cut it short
+                else:
+                    self._engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
             if title_id in self._engine.opening:
                 self._engine.opened(trio.current_time(), title_id)
             self._wake()
@@ -269,20 +290,26 @@ class TitleRegistry:
         logic, record = make_fill(
             stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
         )
-        if stored.live:
+        repairs = stored.live and stored.takes_writes
+        if stored.live and title.phase is TitlePhase.ABSENT:
+            title.step(TitleStep.FIND)
+        if stored.live and not repairs:
             task = FillTask(logic, stored, now)
             task.state = "live"
             driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log)
             driver.done.set()
             driver.ended.set()
-            if title.phase is not TitlePhase.LIVE:
-                title.step(TitleStep.FIND)
             self._engine.serve(now, title.title_id, stored.manifest.chunk_count)
             self._engine.yield_to_others(now, title.title_id)
         else:
-            title.step(TitleStep.ORDER)
-            task = self._engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, urgency)
+            if title.phase is not TitlePhase.REPAIRING:
+                title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
+            task = self._engine.begin_fill(
+                now, logic, stored, origins, members, unlinked, unheard, urgency, repairs=repairs
+            )
             driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, record)
+            if repairs and title.fill is not None:
+                driver.follow(title.fill)
             self._nursery.start_soon(driver.bounds.run, driver.run)
         return driver
 
@@ -292,8 +319,84 @@ class TitleRegistry:
 
     def _settle(self, title: NodeTitle) -> None:
         """Let the phase follow the end of the fill."""
-        if title.phase is TitlePhase.FILLING and title.fill is not None and title.fill.task.is_over:
+        if title.fill is None or not title.fill.task.is_over:
+            return
+        if title.phase is TitlePhase.FILLING:
             title.step(TitleStep.COMPLETE if title.fill.state == "live" else TitleStep.FAIL)
+        elif title.phase is TitlePhase.REPAIRING and title.fill.state == "live":
+            title.step(TitleStep.COMPLETE)
+            self._log.info("title %r is whole again", title.fill.manifest.name)
+
+    # ---- repair
+
+    def suspect(self, title_id: TitleId, chunk: int, reason: str) -> None:
+        """Take note that a chunk could not be read to be sent: it is served no more, and looked at."""
+        title = self._titles.get(title_id)
+        if title is None or title.stored is None:
+            return
+        if title.phase is TitlePhase.LIVE:
+            self._engine.lose(trio.current_time(), title_id, [chunk])
+            self._wake()
+        if title_id in self._suspects:
+            self._suspects[title_id].add(chunk)
+            return
+        self._log.warning("title %r is looked at: %s", title.stored.manifest.name, reason)
+        self._suspects[title_id] = {chunk}
+        bounds = ErrorBoundary(self._log, f"look at title {title_id.hex()}")
+        self._nursery.start_soon(bounds.run, self._look_at_suspects, title_id)
+
+    async def _look_at_suspects(self, title_id: TitleId) -> None:
+        async with self._repairs:
+            chunks = self._suspects.pop(title_id, set())
+            await self._repair(title_id, sorted(chunks))
+
+    async def repair(self, title_id: TitleId, chunks: Sequence[int] = ()) -> None:
+        """Look whether some chunks of a title, and all of its files, are there, and fetch anew what is bad.
+
+        Also takes up a repair that has failed. Raises `StoreError` where the disk refuses.
+        """
+        async with self._repairs:
+            await self._repair(title_id, chunks)
+
+    async def _repair(self, title_id: TitleId, chunks: Sequence[int]) -> None:
+        title = self._titles.get(title_id)
+        if title is None or (stored := title.stored) is None:
+            return
+        if title.phase is TitlePhase.REPAIRING and title.fill is not None and title.fill.task.is_over:
+            await title.fill.ended.wait()  # it may be writing yet
+        there = [chunk for chunk in chunks if stored.have[chunk]]
+        bad, lost = await trio.to_thread.run_sync(examine, stored, there)
+        if bad or lost:
+            gone = await trio.to_thread.run_sync(self._store.lose, stored, bad, lost)
+            self._log.warning(
+                "title %r: %d of %d chunks are bad, and %d files lost; they are fetched anew, and the rest is served",
+                stored.manifest.name, len(gone), stored.manifest.chunk_count, len(lost),
+            )  # fmt: skip
+            self._engine.lose(trio.current_time(), title_id, gone)
+        self._engine.regain(trio.current_time(), title_id, [chunk for chunk in there if stored.have[chunk]])
+        if stored.live and stored.takes_writes and (title.fill is None or title.fill.task.is_over):
+            self._begin_repair(title, stored)
+        self._wake()
+
+    def _begin_repair(self, title: NodeTitle, stored: StoredTitle) -> None:
+        stored.begin_again()
+        origins = list(title.fill.task.origins) if title.fill is not None else []
+        members: tuple[NodeInfo, ...] = ()
+        unlinked: tuple[str, ...] = ()
+        holders: list[NodeInfo] = []
+        policy = None
+        if (order := self.orders.get(title.title_id)) is not None:
+            origins += order.origins
+            members, unlinked = members_of(order, self._me)
+            holders, policy = [entry.node for entry in order.roster if entry.have_chunks], order.policy
+        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, None)
+
+
+def members_of(order: Order, me: NodeInfo) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:
+    """Return over whom masters are elected, and the ids of those of them that are not to be linked with."""
+    if order.election is None:
+        return (*(entry.node for entry in order.roster if entry.filling), me), ()
+    return electorate(me, order.election, [entry.node for entry in order.roster])
 
 
 def _running(title: NodeTitle, origins: Iterable[str]) -> FillDriver | None:

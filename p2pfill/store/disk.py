@@ -81,7 +81,7 @@ class Tree:
 
     def __init__(self, directory_fd: int) -> None:
         """Take over `directory_fd`."""
-        self.fd: Final = directory_fd
+        self.fd = directory_fd
         self._lock = Lock()
         self._directories: OrderedDict[str, int] = OrderedDict()
         self._closed = False
@@ -112,6 +112,22 @@ class Tree:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         return status.st_size
 
+    def place(self, directory_fd: int, name: str, path: str) -> None:
+        """Give the file `name` of another directory the place `path`, durably. Never replaces a directory."""
+        parent, _, target = path.rpartition("/")
+        with self._lock:
+            parent_fd = self._directory(parent, make=True)
+            os.replace(name, target, src_dir_fd=directory_fd, dst_dir_fd=parent_fd)
+            os.fsync(parent_fd)
+
+    def renew(self, fd: int) -> None:
+        """Take over another descriptor of the same place: directories may have been removed, and made again."""
+        with self._lock:
+            for old in (self.fd, *self._directories.values()):
+                os.close(old)
+            self.fd = fd
+            self._directories.clear()
+
     def close(self) -> None:
         """Close all directories. May be called twice."""
         with self._lock:
@@ -133,7 +149,7 @@ class Tree:
         return fd
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued. Raises `OSError`."""
     view = memoryview(data)
     while view:

@@ -33,6 +33,7 @@ from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, sync_directory, translated
 from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.title import StoredTitle, preallocated
 
@@ -158,6 +159,20 @@ class Store:
         """Take this for an order of a title that is here already, the newest of all; for nodes without a tracker."""
         self.names.show_anew(title_id)
 
+    def lose(self, title: StoredTitle, chunks: Iterable[int], files: Iterable[int]) -> set[int]:
+        """`StoredTitle.lose`, also where the whole directory of a live title was removed: it is made again."""
+        manifest = title.manifest
+        directory = self.root / "titles" / manifest.title_id.hex()
+        with self._lock, translated(f"repair title {manifest.name!r}"):
+            if title.live and not directory.exists():
+                directory.mkdir()
+                directory_fd = os.open(directory, DIRECTORY_FLAGS)
+                replace_file(directory_fd, "manifest", manifest.encode())
+                sync_directory(directory.parent)
+                title.adopt(directory_fd)
+            self._live_status.pop(manifest.title_id, None)
+        return title.lose(chunks, files)
+
     def remove(self, title_id: TitleId) -> None:
         """Forget a title and delete its files, the link first. Does nothing where it is absent."""
         with self._lock, translated(f"remove title {title_id.hex()}"):
@@ -255,7 +270,7 @@ class Store:
         status = TitleStatus(manifest.name, manifest.size, manifest.chunk_count, title.have.count(), title.live)
         if not was_open:
             title.close()
-        if title.live:
+        if not title.takes_writes:
             self._live_status[title_id] = status
         return status
 
@@ -283,10 +298,14 @@ class Store:
                 self._finish(title_id, lambda *_: manifest)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
-                journal, have = None, Bitmap.full(manifest.chunk_count)
+                journal, mend, have = None, None, Bitmap.full(manifest.chunk_count)
                 if not live:
                     journal, have = self._resume(directory_fd, manifest)
-                title = StoredTitle(manifest, directory_fd, journal, have, self._publish_live)
+                elif (left := Mend.open(directory_fd, manifest)) is not None:
+                    mend, have = left
+                with suppress(FileExistsError):
+                    os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
+                title = StoredTitle(manifest, directory_fd, journal, have, self._publish_live, mend)
             except BaseException:
                 os.close(directory_fd)
                 raise

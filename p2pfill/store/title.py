@@ -26,8 +26,9 @@ from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest, Segment
-from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated
+from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated, write_all
 from p2pfill.store.journal import Journal
+from p2pfill.store.mending import Mend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,23 +67,44 @@ class StoredTitle:
         journal: Journal | None,
         have: Bitmap,
         publish_live: Callable[[StoredTitle], None],
+        mend: Mend | None = None,
     ) -> None:
-        """Take over `directory_fd` and `journal`; without a journal the title is live. `have` is kept up to date."""
+        """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
+
+        `have` is kept up to date.
+        """
         self.manifest = manifest
         self.have = have
         self._directory_fd = directory_fd
         self._journal = journal
         self._publish_live = publish_live
         self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd))
-        self._readers = FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX)
-        self._writers = FileCache(lambda index: self._open(index, _WRITE), OPEN_FILES_MAX)
+        self._readers, self._writers = self._new_caches()
         self._lock = RLock()
         self._failed = ""
         self.live = journal is None
         self.closed = False
-        self._write_locks = [Lock() for _ in range(WRITE_LOCKS)] if not self.live else []
+        self._mend = mend
+        self._write_locks: list[Lock] = []
         # A byte a chunk: threads set them side by side, which they cannot with bits.
-        self._sealed = bytearray() if self.live else _seals(have)
+        self._sealed = bytearray()
+        if self.takes_writes:
+            self._prepare_writes()
+
+    @property
+    def takes_writes(self) -> bool:
+        """Whether there is something to be fetched: the title is not live, or is being repaired."""
+        return not self.live or self._mend is not None
+
+    def _prepare_writes(self) -> None:
+        self._write_locks = self._write_locks or [Lock() for _ in range(WRITE_LOCKS)]
+        self._sealed = _seals(self.have)
+
+    def _new_caches(self) -> tuple[FileCache, FileCache]:
+        return (
+            FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX),
+            FileCache(lambda index: self._open(index, _WRITE), OPEN_FILES_MAX),
+        )
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
@@ -90,10 +112,13 @@ class StoredTitle:
         A descriptor is good only until the iterator moves on or is closed: use it inside the loop. Raises `StoreError`
         for writing into a live title or a sealed chunk, and `IndexError` for a chunk that is not there.
         """
-        if write and self.live:
+        if write and not self.takes_writes:
             raise StoreError(f"title {self.manifest.name!r} is live and cannot be written to")
         if write and self._sealed[chunk]:
             raise StoreError(f"chunk {chunk} of title {self.manifest.name!r} is verified and cannot be written to")
+        mend = self._mend
+        if mend is not None and not self.have[chunk] and not mend.is_direct(chunk):
+            return mend.spare_ranges(chunk, start)
         return self._ranges(self.manifest.segments(chunk, start), write)
 
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
@@ -116,7 +141,7 @@ class StoredTitle:
 
     def is_sealed(self, chunk: int) -> bool:
         """Tell whether a chunk takes no more writes."""
-        return self.live or bool(self._sealed[chunk])
+        return not self.takes_writes or bool(self._sealed[chunk])
 
     def seal(self, chunk: int) -> None:
         """Refuse writes to a chunk from now on: its digests hold. Its `write_lock` is held."""
@@ -125,7 +150,7 @@ class StoredTitle:
     def begin_again(self) -> None:
         """Let what is not durable be written once more, since a new fill fetches it. The fill before has ended."""
         with self._lock:
-            if not self.live:
+            if self.takes_writes:
                 self._sealed = _seals(self.have)
 
     def write_chunk(self, chunk: int, data: bytes | bytearray | memoryview) -> None:
@@ -140,12 +165,15 @@ class StoredTitle:
 
     def check_blake3(self, chunk: int) -> bool:
         """Re-read a chunk, from the page cache as a rule, and tell whether its BLAKE3 is the manifest's."""
+        return self._is_right(chunk, self.ranges(chunk))
+
+    def _is_right(self, chunk: int, ranges: Iterable[tuple[int, int, int]]) -> bool:
         hasher = blake3()
         if not hasattr(_kept, "buffer"):
             _kept.buffer = memoryview(bytearray(READ_BYTES))
         view = _kept.buffer
         try:
-            for fd, offset, length in self.ranges(chunk):
+            for fd, offset, length in ranges:
                 while length:
                     part = view[: min(length, len(view))]
                     got = read_into(fd, part, offset)
@@ -178,7 +206,9 @@ class StoredTitle:
     def commit(self, chunks: Sequence[int]) -> None:
         """Make verified chunks durable: first their bytes, then the journal's record of them, then `have`."""
         with self._lock:
-            if self._journal is None or self.closed:
+            mend = self._mend
+            journal = mend.journal if mend is not None else self._journal
+            if journal is None or self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is not being filled")
             if self._failed:
                 raise StoreError(self._failed)
@@ -186,8 +216,12 @@ class StoredTitle:
             if not fresh:
                 return
             try:
+                if mend is not None:
+                    self._move_in(mend, fresh)
                 self._sync(fresh)
-                self._journal.append(fresh)
+                if mend is not None:
+                    self._read_back(fresh)
+                journal.append(fresh)
             except OSError as error:
                 failure = store_error(f"make chunks of title {self.manifest.name!r} durable", error)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -195,15 +229,22 @@ class StoredTitle:
                 raise failure from error
             for chunk in fresh:
                 self.have.add(chunk)
+            if mend is not None:
+                self._restore_files(mend, fresh)
 
     def go_live(self) -> None:
-        """Show the finished title under its name by one atomic rename. Does nothing where it is live already."""
+        """Show the finished title under its name by one atomic rename; of a live one, end the repair, if any."""
         with self._lock:
-            if self.live:
+            if not self.takes_writes:
                 return
             missing = len(self.have) - self.have.count()
             if missing:
                 raise StoreError(f"title {self.manifest.name!r} cannot go live: {missing} chunks are missing")
+            if (mend := self._mend) is not None:
+                with translated(f"end the repair of title {self.manifest.name!r}"):
+                    mend.end()
+                self._mend = None
+                return
             if self._journal is None or self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
             # Refuses new writers at once; descriptors in use stay good across the rename.
@@ -248,15 +289,132 @@ class StoredTitle:
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
+            if self._mend is not None:
+                self._mend.close()
+                self._mend = None
             self._tree.close()
             os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
         path = self.manifest.files.path(index)
         try:
+            if (mend := self._mend) is not None:
+                flags &= ~os.O_CREAT  # a file that has gone is lost, and not to be shown as an empty one
+                if index in mend.lost:
+                    with suppress(FileNotFoundError):  # it has just got its place again
+                        return mend.open_aside(index, flags)
             return self._tree.open(path, flags)
         except OSError as error:
             raise store_error(f"open {path!r} of title {self.manifest.name!r}", error) from error
+
+    # ---- repair: `mending` says how
+
+    def lose(self, chunks: Iterable[int], files: Iterable[int] = ()) -> set[int]:
+        """Take note that chunks, and all those of lost files, are bad, durably; return them. They take writes again.
+
+        Numbers of `files` count only where the title is live: one that fills has its files made by writing.
+        """
+        with self._lock, translated(f"repair title {self.manifest.name!r}"):
+            if self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is closed")
+            known = self._mend.lost if self._mend is not None else set()
+            lost = sorted(set(files) - known)
+            bad = set(chunks).union(*(chunks_of(self.manifest, index) for index in lost))
+            for chunk in bad:
+                self.have.discard(chunk)
+            self._open_anew()
+            if not self.live:
+                if self._journal is not None:
+                    self._journal.close()
+                self._journal = Journal.create(
+                    self._directory_fd, self.manifest.title_id, list(self.have.indexes())
+                )
+            elif self._mend is not None:
+                self._mend.forget(self.have)
+            else:
+                self._mend = Mend.begin(self._directory_fd, self.manifest, self.have)
+                self._prepare_writes()
+            for chunk in bad:
+                self._sealed[chunk] = 0
+            if (mend := self._mend) is not None:
+                for index in lost:
+                    mend.put_aside(index)
+                mend.direct(bad)
+                self._restore(mend, (index for index in lost if not self.manifest.files.size(index)))
+            return bad
+
+    def open_files(self) -> int:
+        """Return a descriptor of the directory of its files as it is now, the caller's. Raises `OSError`."""
+        return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
+
+    @property
+    def lost_files(self) -> frozenset[int]:
+        """Numbers of the files that are being made again."""
+        return frozenset(self._mend.lost) if self._mend is not None else frozenset()
+
+    def adopt(self, directory_fd: int) -> None:
+        """Take over another directory for this title, in place of one that was removed. Nothing is in it yet."""
+        with self._lock:
+            if self._mend is not None:
+                self._mend.close()
+                self._mend = None
+            os.close(self._directory_fd)
+            self._directory_fd = directory_fd
+
+    def _open_anew(self) -> None:
+        """Rely on no descriptor of before: files may have been replaced, and directories too."""
+        with suppress(FileExistsError):
+            os.mkdir("files", 0o755, dir_fd=self._directory_fd)
+        self._tree.renew(self.open_files())
+        before = self._readers, self._writers
+        self._readers, self._writers = self._new_caches()
+        for cache in before:
+            cache.close()
+
+    def _move_in(self, mend: Mend, chunks: Iterable[int]) -> None:
+        """Copy verified chunks out of the spare to where they belong, as far as they differ from what is there."""
+        mine, theirs = memoryview(bytearray(READ_BYTES)), memoryview(bytearray(READ_BYTES))
+        for chunk in chunks:
+            if mend.is_direct(chunk):
+                continue
+            for spare_fd, at, _ in mend.spare_ranges(chunk, 0):
+                for index, offset, length in self.manifest.segments(chunk):
+                    with self._writers.pinned(index) as fd:
+                        before, changed = os.fstat(fd), False
+                        for done in range(0, length, READ_BYTES):
+                            count = min(READ_BYTES, length - done)
+                            new, old = mine[:count], theirs[:count]
+                            if read_into(spare_fd, new, at + done) != count:
+                                raise StoreError(f"chunk {chunk} of title {self.manifest.name!r} has vanished")
+                            if read_into(fd, old, offset + done) != count or new != old:
+                                write_all(fd, new, offset + done)
+                                changed = True
+                        if changed and index not in mend.lost:
+                            # For a web server the file is what it was: same validators.
+                            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+                    at += length
+
+    def _read_back(self, chunks: Iterable[int]) -> None:
+        """Read chunks from the disk, not from memory. Raises `StoreError` where they are not what was written."""
+        for chunk in chunks:
+            for fd, offset, length in self._ranges(self.manifest.segments(chunk), write=False):
+                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+            if not self._is_right(chunk, self._ranges(self.manifest.segments(chunk), write=False)):
+                raise StoreError(
+                    f"chunk {chunk} of title {self.manifest.name!r} was written and reads back wrong: check the disk"
+                )
+
+    def _restore_files(self, mend: Mend, chunks: Iterable[int]) -> None:
+        """Give lost files back of which the last chunks are there now."""
+        touched = {part.file_index for chunk in chunks for part in self.manifest.segments(chunk)} & mend.lost
+        with translated(f"restore files of title {self.manifest.name!r}"):
+            self._restore(
+                mend, [index for index in touched if all(map(self.have.__getitem__, chunks_of(self.manifest, index)))]
+            )
+
+    def _restore(self, mend: Mend, indexes: Iterable[int]) -> None:
+        for index in indexes:
+            mend.restore(index, self._tree.place)
 
     def _make_empty_files(self) -> None:
         empty = [entry.path for entry in self.manifest.files if not entry.size]
@@ -282,6 +440,12 @@ class StoredTitle:
 def _seals(have: Bitmap) -> bytearray:
     """Return a byte for each chunk, 1 where it is in `have`."""
     return bytearray(b"".join(map(_BITS.__getitem__, have.buffer)))
+
+
+def chunks_of(manifest: Manifest, index: int) -> range:
+    """Return the chunks that hold bytes of a file."""
+    start, end = manifest.files.span(index)
+    return range(start // manifest.chunk_size, -(-end // manifest.chunk_size)) if end > start else range(0)
 
 
 def preallocated(size: int) -> bool:

@@ -128,6 +128,13 @@ class ChunkFound:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunksLost:
+    """Occurs when chunks that were verified are found bad on disk: they are to be fetched anew."""
+
+    chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceMisbehaved:
     """Occurs when a source breaks the rules of a data stream, so that nothing of it is to be trusted."""
 
@@ -190,6 +197,7 @@ Event = (
     | OriginFailing
     | ChunkReceived
     | ChunkFound
+    | ChunksLost
     | SourceMisbehaved
     | RequestFailed
     | SourceFull

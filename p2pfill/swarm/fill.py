@@ -32,7 +32,7 @@ from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import SCOPES, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.interest import Interest
-from p2pfill.swarm.ledger import ChunkLedger
+from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
@@ -159,6 +159,8 @@ class Fill:
                 self._receive(now, request)
             case events.ChunkFound(chunk):
                 self._find(chunk)
+            case events.ChunksLost(chunks):
+                self._lose(chunks)
             case events.SourceMisbehaved(source, reason):
                 self._bar(now, source, Fault.CORRUPT, reason)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
@@ -167,7 +169,8 @@ class Fill:
                 self._put_off(now, request)
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
-                    self.ledger.commit(chunk)
+                    if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
+                        self.ledger.commit(chunk)
             case events.Paused():
                 self.is_held = True
             case events.Resumed():
@@ -429,6 +432,14 @@ class Fill:
         self.ledger.request(chunk)
         self.ledger.verify(chunk)
         self._fresh.append(chunk)
+
+    def _lose(self, chunks: Iterable[int]) -> None:
+        """Fetch chunks anew that are bad on disk. Those that are not verified are being fetched anyway."""
+        lost = {chunk for chunk in chunks if self.ledger.is_verified(chunk)}
+        for chunk in lost:
+            self.ledger.lose(chunk)
+        self._fresh = [chunk for chunk in self._fresh if chunk not in lost]
+        self._completed = self._completed and not lost
 
     def _fail(self, now: float, number: int, reason: str, wasted_bytes: int, corrupt: bool) -> None:
         self.duplicate_bytes += wasted_bytes

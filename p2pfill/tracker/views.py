@@ -182,6 +182,13 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
     elif report.state == "failed":
         notes.append(f"The fill failed on the node: {report.error or 'it gave no reason'}.")
     elif report.state != "live":
+        if report.state == "repairing":
+            lacking, count = report.chunk_count - report.have_chunks, report.chunk_count
+            notes.append(
+                f"{lacking} of {count} chunks are bad on its disk: they are fetched anew, and the rest is served."
+            )
+            if report.error:
+                notes.append(f"The repair cannot go on, and is tried again: {report.error}.")
         notes.extend(f"{count} chunks wait: {reason}." for reason, count in sorted(report.waits.items()))
         if not any(source.have_chunks for source in found):
             notes.append("No cache of its roster has a chunk of it, and no origin is named: it waits for a source.")

@@ -289,6 +289,8 @@ class Sender(Stream):
         """Nothing is to be sent: it waits for `wake`, or for the remote to close."""
         self._head = b""
         self._moved = 0
+        self.unreadable: tuple[TitleId, int] | None = None
+        """The chunk whose file has ended the stream, if one has: it is shorter than it must be, or cannot be read."""
 
     async def run(self) -> None:
         """Send what is to be sent until the remote closes the stream.
@@ -300,6 +302,8 @@ class Sender(Stream):
             await self._run()
         except (OSError, EOFError, StoreError) as error:
             chunk = self._upload.header.chunk if self._upload else -1
+            if self._upload is not None and (not isinstance(error, OSError) or error.errno in DISK_ERRNOS):
+                self.unreadable = self._upload.wanted.title, chunk
             raise TransferError(f"chunk {chunk} was sent to {self._moved} bytes: {_name(error)}") from error
 
     def wake(self) -> bool:
