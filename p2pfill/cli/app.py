@@ -162,6 +162,10 @@ def node(
             help="Whether titles leave the page cache once no other cache asks for them; by default they stay.",
         ),
     ] = None,
+    scrub_bytes_s: Annotated[
+        int | None,
+        typer.Option("--scrub-rate", metavar="BYTES", help="Bytes a second to look at for rot; 0: not at all."),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -191,6 +195,7 @@ def node(
         "upload_slots": upload_slots,
         "data_workers": data_workers,
         "drop_pages": drop_pages,
+        "scrub_bytes_s": scrub_bytes_s,
         "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}
@@ -258,6 +263,44 @@ def fill(
         timeout_s=timeout_s,
         as_json=as_json,
     )
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def scrub(
+    title: Annotated[
+        str, typer.Argument(metavar="[TITLE]", help="A title's name, its id, or the start of that.")
+    ] = "",
+    nodes: Annotated[
+        str, typer.Option("--node", metavar="ID|SELECTOR", help="Which caches; by default all that hold the title.")
+    ] = "all",
+    tracker_url: Annotated[
+        str, typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Look at the data directory of a node that is not running instead."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when all caches hold it whole again.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="With --wait: exit code 4 after that.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether what caches hold of a title is still right, every byte of it, and repair what is not.
+
+    What is bad is fetched anew from other caches and origins, while viewers are served the rest; so caches also do by
+    themselves, at a low rate. With --data no tracker is needed: what is bad of the titles there (or of TITLE) is shown
+    and noted, and the node fetches it anew when it is started. `p2pfill verify` compares any tree with a manifest, and
+    changes nothing.
+    """
+    from p2pfill.cli.scrub import scrub_directory, scrub_fleet
+
+    if data is not None:
+        scrub_directory(data, title, as_json=as_json)
+    elif not title or not tracker_url:
+        raise typer.BadParameter("give a TITLE and --tracker URL, or --data DIR")
+    else:
+        scrub_fleet(title, nodes, tracker_url, wait=wait, timeout_s=timeout_s, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

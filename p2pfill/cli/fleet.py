@@ -103,7 +103,7 @@ def _nodes_table(status: Status, rows_max: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cache", "isp", "region", "cluster", "address", "seen"):
         table.add_column(name, no_wrap=True)
-    for name in ("live", "filling", "uploads", "uploaded", "lag"):
+    for name in ("live", "filling", "uploads", "uploaded", "scrubbed", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
     for node in status.nodes[:rows_max]:
         info = node.info
@@ -117,6 +117,7 @@ def _nodes_table(status: Status, rows_max: int) -> Table:
             str(len(node.titles) - live),
             f"{node.upload_active}+{node.upload_queued}",
             show_bytes(node.upload_bytes),
+            show_bytes(node.scrubber.checked_bytes) if node.scrubber.began_at else "",
             show_micros(node.loop_lag.p99_us),
         )
     return table
@@ -132,14 +133,15 @@ def show_explanation(node: str, title: str, tracker: str, *, as_json: bool) -> N
 
 async def _explain(node: str, title: str, tracker: str, as_json: bool) -> None:
     async with TrackerClient(tracker) as client:
-        found = await client.explain(node, await _find_title(client, title))
+        found = await client.explain(node, await find_title(client, title))
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
         Console().print(explanation_view(found))
 
 
-async def _find_title(client: TrackerClient, text: str) -> str:
+async def find_title(client: TrackerClient, text: str) -> str:
+    """Return the id of the title that a person means. Raises `ConfigError` unless there is just one."""
     if len(text) == 2 * TITLE_ID_BYTES and all(char in "0123456789abcdefABCDEF" for char in text):
         return text.lower()
     return pick_title(await client.titles(), text)

@@ -95,6 +95,43 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most memory that it has had resident."""
 
 
+class ScrubOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Asks a node to look whether what it holds of a title is still right."""
+
+    number: int
+    """Of the request; a node does each once."""
+    title: str
+
+
+class ScrubReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What has come of a `ScrubOrder` so far."""
+
+    number: int
+    title: str
+    state: Literal["checking", "repairing", "whole", "failed"]
+    """`repairing`: all was looked at, and what is bad is fetched anew; `failed`: it could not be looked at."""
+    chunk_count: int = 0
+    checked_chunks: int = 0
+    bad_chunks: int = 0
+    """Those of lost files among them."""
+    lost_files: int = 0
+    error: str = ""
+
+
+class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a node's own round through all of its titles is. Times are 0 where there was none."""
+
+    rate_bytes_s: int = 0
+    """At most; 0 where it is off."""
+    began_at: float = 0.0
+    ended_at: float = 0.0
+    """Of the last round that has come to its end."""
+    checked_bytes: int = 0
+    """In this round, or the last one."""
+    bad_chunks: int = 0
+    """Found in it, and fetched anew."""
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A heartbeat."""
 
@@ -109,6 +146,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     upload_bytes: int = 0
     loop_lag: LoopLag = LoopLag()
     usage: Usage = Usage()
+    scrubs: list[ScrubReport] = []
+    scrubber: ScrubberReport = ScrubberReport()
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
@@ -186,3 +225,5 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True):
 
     version: int
     orders: list[Order]
+    scrubs: list[ScrubOrder] = []
+    """What the node is to look at, until it has said what came of it."""

@@ -21,6 +21,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -41,6 +42,7 @@ class FillingNode(Protocol):
     info: NodeInfo
     log: logging.Logger
     titles: TitleRegistry
+    scrubber: Scrubber
 
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
@@ -77,6 +79,7 @@ class TrackerAgent:
         self._node = node
         self._client = TrackerClient(url)
         self._known = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._ordered: dict[TitleId, int] = {}
         """The numbers of the orders that stand."""
         self._taken = trio.Event()
@@ -84,6 +87,7 @@ class TrackerAgent:
     async def run(self) -> None:
         """Report and take orders until cancelled."""
         async with self._client, trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
 
@@ -167,6 +171,8 @@ class TrackerAgent:
             await self._node.titles.set_orders(self._ordered)
         self._node.titles.orders = ordered
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
+        if self._nursery is not None:
+            self._node.scrubber.take(orders.scrubs, self._nursery)
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)

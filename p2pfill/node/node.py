@@ -33,6 +33,7 @@ from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.links import Links
+from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
 from p2pfill.protocol.messages import Hello
@@ -69,6 +70,7 @@ class Node:
         self._wakeup = trio.Event()
         self._sequence = 0
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
+        self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
             node_id=info.id,
@@ -255,6 +257,8 @@ class Node:
             upload_bytes=self.links.upload_bytes,
             loop_lag=self.loop_lag,
             usage=process_usage(),
+            scrubs=self.scrubber.reports(),
+            scrubber=self.scrubber.report(),
         )
 
     @property
@@ -303,6 +307,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.
                 await node.titles.open_stored()
+                nursery.start_soon(node.scrubber.run)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
                     nursery.start_soon(node.tracker.run)

@@ -149,6 +149,11 @@ class TitleRegistry:
         title = self._titles.get(title_id)
         return title.fill if title is not None else None
 
+    def live_ids(self) -> list[TitleId]:
+        """Return the ids of the titles that viewers see, in order."""
+        live = (TitlePhase.LIVE, TitlePhase.REPAIRING)
+        return sorted(title.title_id for title in self._titles.values() if title.phase in live)
+
     def driver_of(self, task: FillTask) -> FillDriver | None:
         """Return the driver of a fill of the engine's, if that is still the fill of its title."""
         fill = self.fill_of(task.title_id)

@@ -16,7 +16,6 @@ from typing import Final
 
 from blake3 import blake3
 
-from p2pfill.errors import StoreError
 from p2pfill.store.disk import FileCache, Tree, read_into, store_error
 from p2pfill.store.title import READ_BYTES, StoredTitle, chunks_of, preallocated
 
@@ -94,7 +93,10 @@ class FreshLook:
             os.close(fd)
 
     def is_good(self, chunk: int) -> bool:
-        """Tell whether a chunk's bytes are there and have its BLAKE3."""
+        """Tell whether a chunk's bytes are there and have its BLAKE3; so is one of files that are being made again."""
+        known = self._stored.lost_files
+        if known and any(part.file_index in known for part in self._manifest.segments(chunk)):
+            return True  # it was read back from the disk when it came, and its file is not at its place yet
         hasher = blake3()
         try:
             for index, offset, length in self._manifest.segments(chunk):
@@ -145,5 +147,3 @@ def examine(stored: StoredTitle, chunks: list[int]) -> tuple[list[int], list[int
         except OSError as error:  # of a descriptor that could not be had
             raise store_error(f"look at title {stored.manifest.name!r}", error) from error
 
-
-__all__ = ["FreshLook", "StoreError", "examine"]

@@ -24,7 +24,7 @@ from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import openapi, records, views
-from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title
+from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 
 T = TypeVar("T")
@@ -107,6 +107,17 @@ class Api:
         """Withdraw a fill."""
         await self._service.delete_fill(request.path_params["fill"])
         return Response(status_code=204)
+
+    async def post_scrub(self, request: Request) -> Response:
+        """Have nodes look at a title."""
+        wanted = await read_json(request, records.ScrubRequest)
+        return reply(self._service.add_scrub(request.path_params["title"], wanted.selector))
+
+    async def get_scrub(self, request: Request) -> Response:
+        """Show what came of that."""
+        number = request.path_params["scrub"]
+        require(number.isdecimal() and len(number) < 20, f"{number[:40]!r} is not the number of a scrub")
+        return reply(self._service.scrubs.get(int(number)))
 
     async def list_nodes(self, request: Request) -> Response:
         """List nodes."""

@@ -33,6 +33,9 @@ REPORT_REASONS_MAX: Final = 256
 CALL_ID_CHARS_MAX: Final = 64
 """Room for a UUID or a digest."""
 
+REPORT_SCRUBS_MAX: Final = 1024
+"""Above what a node is asked for at a time."""
+
 ORIGINS_MAX: Final = 16
 ORIGIN_CHARS_MAX: Final = 2048
 PRIORITY_MAX: Final = 1_000_000
@@ -102,6 +105,16 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
         require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
+    require(len(report.scrubs) <= REPORT_SCRUBS_MAX, f"more than {REPORT_SCRUBS_MAX} scrubs in one heartbeat")
+    for scrub in report.scrubs:
+        require(len(scrub.error) <= limits.REASON_CHARS_MAX, f"scrub {scrub.number}: error is too long")
+        for value in (scrub.number, scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files):
+            require(0 <= value <= COUNTER_MAX, f"scrub {scrub.number}: a figure is out of range")
+    scrubber = report.scrubber
+    for figure in (scrubber.rate_bytes_s, scrubber.checked_bytes, scrubber.bad_chunks):
+        require(0 <= figure <= COUNTER_MAX, f"scrubber figure {figure} is out of range")
+    for at in (scrubber.began_at, scrubber.ended_at):
+        require(0 <= at <= DEADLINE_MAX, f"scrubber time {at:g} is out of range")
     seen = set()
     for title in report.titles:
         _check_title_report(title)
@@ -130,6 +143,14 @@ def _check_title_report(report: TitleReport) -> None:
     require(longest <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
 
 
+def check_selector(text: str) -> Selector:
+    """Return a parsed selector. Raises `RequestRefused`."""
+    try:
+        return Selector.parse(text)
+    except ConfigError as error:
+        raise RequestRefused(str(error)) from error
+
+
 def check_fill(request: FillRequest) -> Selector:
     """Return the parsed selector of a fill. Raises `RequestRefused`."""
     check_title(request.title)
@@ -148,7 +169,4 @@ def check_fill(request: FillRequest) -> Selector:
     for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
         value = getattr(request.policy, key)
         require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")
-    try:
-        return Selector.parse(request.selector)
-    except ConfigError as error:
-        raise RequestRefused(str(error)) from error
+    return check_selector(request.selector)

@@ -14,7 +14,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.tracker import records
 from p2pfill.tracker.urls import tracker_url
 
@@ -45,13 +45,14 @@ class TrackerRefused(TrackerError):
 class ReadableOrders(Orders):
     """Those of a node's orders that could be read, where some could not."""
 
-    unreadable: list[str]
+    unreadable: list[str] = msgspec.field(default_factory=list)
     """What is wrong with each of the others."""
 
 
 class _RawOrders(msgspec.Struct):
     version: int
     orders: list[msgspec.Raw]
+    scrubs: list[ScrubOrder] = []
 
 
 class TrackerClient:
@@ -119,6 +120,17 @@ class TrackerClient:
     async def delete_fill(self, fill_id: str) -> None:
         """Withdraw a fill."""
         await self._fetch("DELETE", f"/v1/fills/{fill_id}")
+
+    # ---- scrubs
+
+    async def post_scrub(self, title: str, selector: str) -> records.ScrubStatus:
+        """Have nodes that hold a title look at it."""
+        body = msgspec.json.encode(records.ScrubRequest(selector))
+        return await self._call("POST", f"/v1/titles/{title}/scrubs", records.ScrubStatus, body=body)
+
+    async def scrub(self, number: int) -> records.ScrubStatus:
+        """Return what came of that."""
+        return await self._call("GET", f"/v1/scrubs/{number}", records.ScrubStatus)
 
     # ---- nodes
 
@@ -221,7 +233,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
-    return ReadableOrders(raw.version, orders, unreadable)
+    return ReadableOrders(raw.version, orders, raw.scrubs, unreadable)
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

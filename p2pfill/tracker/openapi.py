@@ -86,6 +86,23 @@ OPERATIONS: Final = (
         status=204,
         errors=(404,),
     ),
+    Operation(
+        "post_scrub",
+        "POST",
+        "/v1/titles/{title}/scrubs",
+        "Have the nodes that match a selector and hold a title look whether it is still right, and repair it.",
+        request=records.ScrubRequest,
+        response=records.ScrubStatus,
+        errors=(400, 404, 413),
+    ),
+    Operation(
+        "get_scrub",
+        "GET",
+        "/v1/scrubs/{scrub}",
+        "Show what has come of such a request.",
+        response=records.ScrubStatus,
+        errors=(400, 404),
+    ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
     Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
     Operation(
@@ -131,6 +148,7 @@ OPERATIONS: Final = (
 _PARAMETERS: Final = {
     "title": "Title id: 64 hexadecimal digits.",
     "node": "Node id.",
+    "scrub": "Number of a scrub, as `POST /v1/titles/{title}/scrubs` returned it.",
     "fill": "Fill id, as `POST /v1/fills` returned it.",
 }
 

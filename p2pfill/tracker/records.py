@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, TitleReport, Usage
+from p2pfill.model.reports import LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -133,6 +133,29 @@ class Fills(msgspec.Struct, forbid_unknown_fields=True):
     fills: list[FillRecord]
 
 
+class ScrubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks the living nodes that a selector means, and that hold a title, whether it is still right."""
+
+    selector: str
+
+
+class NodeScrub(msgspec.Struct, forbid_unknown_fields=True):
+    """What one node has found. `report` is None until it has begun."""
+
+    node: str
+    report: ScrubReport | None = None
+
+
+class ScrubStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """A request to look at a title, and what came of it."""
+
+    number: int
+    title: str
+    nodes: list[NodeScrub]
+    done: bool
+    """All nodes have looked, and have the title whole again, or could not look."""
+
+
 class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """What the tracker knows of one node."""
 
@@ -149,6 +172,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     loop_lag: LoopLag = LoopLag()
     """Of the node's event loop."""
     usage: Usage = Usage()
+    scrubber: ScrubberReport = ScrubberReport()
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

@@ -36,8 +36,9 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
-from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_title, require
-from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, TitleRecord
+from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_selector, check_title, require
+from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, ScrubStatus, TitleRecord
+from p2pfill.tracker.scrubs import Scrubs
 from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
@@ -118,6 +119,7 @@ class Service:
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
+        self.scrubs = Scrubs()
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
@@ -255,6 +257,19 @@ class Service:
         for node_id in receivers:
             self._touch(node_id)
 
+    def add_scrub(self, title: str, selector_text: str) -> ScrubStatus:
+        """Have the living nodes that match and hold a title look at it. Raises `RequestRefused`."""
+        title, selector = self.title(title).title, check_selector(selector_text)
+        nodes = [
+            node_id
+            for node_id, state in self.nodes.items()
+            if state.alive and selector.matches(state.info) and title in state.titles and _holds(state.titles[title])
+        ]
+        status = self.scrubs.add(self._next_version(), title, nodes)
+        for node_id in nodes:
+            self._touch(node_id)
+        return status
+
     def fill(self, fill_id: str) -> FillRecord:
         """Return a fill. Raises `RequestRefused`."""
         fill = self.fills.get(fill_id)
@@ -295,6 +310,9 @@ class Service:
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
             self._update(state, report)
         self._dirty_nodes.add(node_id)
+        if self.scrubs.note(node_id, report.scrubs):
+            self._touch(node_id)
+            state = self.nodes[node_id]
         return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version)
 
     def _update(self, state: NodeState, report: NodeReport) -> None:
@@ -443,7 +461,7 @@ class Service:
         with trio.move_on_after(min(max(wait_s, 0.0), ORDERS_WAIT_S_MAX)):
             while state.version == after and not self._closing:
                 await state.changed.wait()
-        return Orders(version=state.version, orders=self.orders(node_id))
+        return Orders(version=state.version, orders=self.orders(node_id), scrubs=self.scrubs.orders_of(node_id))
 
     def orders(self, node_id: str) -> list[Order]:
         """Return what a node shall hold: one order a title, the most urgent first, with the origins of all its fills.

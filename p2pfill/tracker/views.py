@@ -116,6 +116,7 @@ def node_status(state: NodeState) -> NodeStatus:
         upload_bytes=state.report.upload_bytes,
         loop_lag=state.report.loop_lag,
         usage=state.report.usage,
+        scrubber=state.report.scrubber,
     )
 
 

@@ -244,7 +244,7 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if not command.startswith("bench")} == {
-        "demo", "explain", "fill", "node", "publish", "sim", "status", "tracker", "verify"
+        "demo", "explain", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify"
     }  # fmt: skip
     names = {one.name or getattr(one.callback, "__name__", "") for one in bench.registered_commands}
     assert {command for command in COMMANDS if command.startswith("bench ")} == {f"bench {name}" for name in names}

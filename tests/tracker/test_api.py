@@ -344,7 +344,8 @@ async def test_answers_are_of_the_described_kind(client: TrackerClient, make: An
     title = await publish(client, make)
     await client.heartbeat(make.report(make.info("n1")))
     fill = await client.post_fill(FillRequest(title, "all", []))
-    values = {"title": title, "node": "n1", "fill": fill.fill_id}
+    scrub = await client.post_scrub(title, "all")
+    values = {"title": title, "node": "n1", "fill": fill.fill_id, "scrub": str(scrub.number)}
     async with httpx2.AsyncClient() as http:
         for one in openapi.OPERATIONS:
             if one.method == "GET":
