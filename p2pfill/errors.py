@@ -21,6 +21,14 @@ class StoreError(P2PFillError):
     """The disk below the store refused: full, read-only, missing, changed behind our back."""
 
 
+class DiskFullError(StoreError):
+    """There is no room on the disk; `needed_bytes` free ones would do, as far as that is known."""
+
+    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+
+
 class ProtocolError(P2PFillError):
     """The rules of the wire were broken; `LocalProtocolError` by us, `RemoteProtocolError` by the other side."""
 

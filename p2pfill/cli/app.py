@@ -162,6 +162,10 @@ def node(
             help="Whether titles leave the page cache once no other cache asks for them; by default they stay.",
         ),
     ] = None,
+    free_bytes_min: Annotated[
+        int | None,
+        typer.Option("--free-min", metavar="BYTES", help="Below that titles that no order wants go; default 1 GiB."),
+    ] = None,
     scrub_bytes_s: Annotated[
         int | None,
         typer.Option("--scrub-rate", metavar="BYTES", help="Bytes a second to look at for rot; 0: not at all."),
@@ -195,6 +199,7 @@ def node(
         "upload_slots": upload_slots,
         "data_workers": data_workers,
         "drop_pages": drop_pages,
+        "free_bytes_min": free_bytes_min,
         "scrub_bytes_s": scrub_bytes_s,
         "record": record,
     }

@@ -216,6 +216,16 @@ class Engine:
             held.add_all(chunks)
             self._each_link(lambda link: link.show(title_id))
 
+    def forget(self, now: float, title_id: TitleId) -> None:
+        """Serve a title no more: other caches are told, and refused what they have asked for of it."""
+        self.now = now
+        if (task := self.tasks.get(title_id)) is not None:
+            self.withdraw(now, task)
+        held = self.live.pop(title_id, None)
+        self.opening.pop(title_id, None)
+        if held is not None:
+            self._each_link(lambda link: link.lose(title_id, range(len(held))))
+
     def set_origins(self, now: float, task: FillTask, urls: Iterable[str]) -> None:
         """Use these origins besides those already known."""
         self.now = now

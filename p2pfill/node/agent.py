@@ -169,7 +169,8 @@ class TrackerAgent:
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
             await self._node.titles.set_orders(self._ordered)
-        self._node.titles.orders = ordered
+        if len(self._ordered) == len(ordered):
+            self._node.titles.orders = ordered  # else one of them could not be read, and may want anything
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         if self._nursery is not None:
             self._node.scrubber.take(orders.scrubs, self._nursery)

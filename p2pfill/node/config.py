@@ -49,6 +49,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop_pages: bool = False
     """Whether titles leave the page cache once no other cache asks for them. By default they stay, as what was filled
     last is what is watched next, and a cache that asks late is served out of memory: see `node.cached`."""
+    free_bytes_min: int = 1024**3
+    """Where less is free on the disk, titles go that no order wants, the longest unused first; 0: only when a
+    fill finds no room."""
     scrub_bytes_s: int = 4 * 1024 * 1024
     """Bytes a second that the scrubber reads of live titles, round after round; 0 turns it off. A disk reads so much in
     a few hundredths of its time, and 10 TB are read within a month."""
@@ -61,6 +64,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("isp, region and data must not be empty")
         if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
+        if not 0 <= self.free_bytes_min <= 1 << 60:
+            raise ConfigError("free_bytes_min must be 0 or above (and within reason)")
         if not 0 <= self.scrub_bytes_s <= 1 << 40:
             raise ConfigError("scrub_bytes_s must be 0 or above (and within reason)")
         host, _ = self.listen_address()

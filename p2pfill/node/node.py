@@ -31,6 +31,7 @@ from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.eviction import Evictor
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.links import Links
 from p2pfill.node.scrubber import Scrubber
@@ -71,6 +72,8 @@ class Node:
         self._sequence = 0
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
+        self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, self.log)
+        self.titles.make_room = self.evictor.make_room
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
             node_id=info.id,
@@ -84,7 +87,7 @@ class Node:
             boot=self.boot,
         )
         self.links = Links(
-            self.engine, hello, plane, nursery, self.titles.stored, self.cached.note_used,
+            self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log
         )
 
@@ -231,6 +234,11 @@ class Node:
                         if driver.state == "live":
                             self.cached.note_used(driver.title_id)
 
+    def _note_used(self, title_id: TitleId) -> None:
+        """Note that a chunk is about to be sent. Called from threads."""
+        self.cached.note_used(title_id)
+        self.evictor.note_used(title_id)
+
     def _being_sent(self) -> set[TitleId]:
         return {title_id for one in self.links.sockets() for title_id in one.upload_titles()}
 
@@ -308,6 +316,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 # which would order what it is not told of.
                 await node.titles.open_stored()
                 nursery.start_soon(node.scrubber.run)
+                nursery.start_soon(node.evictor.run)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
                     nursery.start_soon(node.tracker.run)

@@ -6,6 +6,7 @@ A title is in exactly one phase (`TRANSITIONS`):
     FILLING    it is being fetched; other caches are sent what is verified
     LIVE       it is whole on disk, viewers see it, and other caches are sent all of it
     REPAIRING  chunks of a live title are bad; they are fetched anew, and all others are served as before
+    EVICTING   nobody is served any of it any more, and its files are being deleted
 
 What is to be done in a phase is decided by the engine, and done by `fill.FillDriver` and the store; here stand the
 objects that each title has at the time, and the reason where it can be neither filled nor served.
@@ -14,7 +15,7 @@ objects that each title has at the time, and the reason where it can be neither 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -23,7 +24,7 @@ import trio
 
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.task import FillTask
-from p2pfill.errors import InternalError, P2PFillError, StoreError
+from p2pfill.errors import DiskFullError, InternalError, P2PFillError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
@@ -39,6 +40,9 @@ from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm.neighbourhood import electorate
 
+EVICTING_S: Final = 0.1
+"""How often a fill looks whether the files that its title had are deleted at last."""
+
 
 class TitlePhase(Enum):
     """Where one title stands; see the file's head."""
@@ -47,6 +51,7 @@ class TitlePhase(Enum):
     FILLING = "FILLING"
     LIVE = "LIVE"
     REPAIRING = "REPAIRING"
+    EVICTING = "EVICTING"
 
 
 class TitleStep(Enum):
@@ -57,6 +62,8 @@ class TitleStep(Enum):
     COMPLETE = "all of it is durable and shown"
     FAIL = "the fill fails, or is withdrawn"
     ROT = "chunks or files of it are bad"
+    EVICT = "room is needed, and nobody has ordered it"
+    REMOVE = "its files are gone"
 
 
 TRANSITIONS: Final[dict[tuple[TitlePhase, TitleStep], TitlePhase]] = {
@@ -66,6 +73,10 @@ TRANSITIONS: Final[dict[tuple[TitlePhase, TitleStep], TitlePhase]] = {
     (TitlePhase.FILLING, TitleStep.FAIL): TitlePhase.ABSENT,
     (TitlePhase.LIVE, TitleStep.ROT): TitlePhase.REPAIRING,
     (TitlePhase.REPAIRING, TitleStep.COMPLETE): TitlePhase.LIVE,
+    (TitlePhase.LIVE, TitleStep.EVICT): TitlePhase.EVICTING,
+    (TitlePhase.REPAIRING, TitleStep.EVICT): TitlePhase.EVICTING,
+    (TitlePhase.ABSENT, TitleStep.EVICT): TitlePhase.EVICTING,
+    (TitlePhase.EVICTING, TitleStep.REMOVE): TitlePhase.ABSENT,
 }
 """All that may happen. What the table lacks does not: `NodeTitle.step` raises, and the title stays where it is."""
 
@@ -125,8 +136,10 @@ class TitleRegistry:
         self._record = record
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
-        self.orders: Mapping[TitleId, Order] = {}
-        """What the tracker wants to be held here."""
+        self.orders: Mapping[TitleId, Order] | None = None
+        """What the tracker wants to be held here; None before it has said so."""
+        self.make_room: Callable[[int], Awaitable[bool]] | None = None
+        """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self._repairs = trio.Lock()
         """Held from a look at a title until what is bad of it is known to its fill."""
         self._suspects: dict[TitleId, set[int]] = {}
@@ -181,7 +194,8 @@ class TitleRegistry:
         if (fill := title.fill) is not None:
             with fill.bounds:
                 report = fill.report()
-                report.number = numbers.taken(title.title_id) if report.state == "live" else title.tried
+                is_shown = report.state in ("live", "repairing")
+                report.number = numbers.taken(title.title_id) if is_shown else title.tried
                 return report
             return TitleReport(name, "failed", error=fill.error or "its state cannot be told")
         if title.stored is not None:
@@ -261,7 +275,7 @@ class TitleRegistry:
         if title.fill is not None:
             await title.fill.ended.wait()  # it may be writing yet, and what it commits need not be fetched
         try:
-            stored = await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+            stored = await self._begin_stored(manifest)
         except StoreError as error:
             self.refuse(title_id, error)
             raise
@@ -275,6 +289,18 @@ class TitleRegistry:
         title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency)
         self._wake()
         return title.fill
+
+    async def _begin_stored(self, manifest: Manifest) -> StoredTitle:
+        """Have room for a title on disk, where it is to be had. Raises `StoreError`."""
+        title = self._title(manifest.title_id)
+        while True:
+            while title.phase is TitlePhase.EVICTING:  # noqa: ASYNC110 (rare, and over when its files are deleted)
+                await trio.sleep(EVICTING_S)
+            try:
+                return await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+            except DiskFullError as error:
+                if self.make_room is None or not await self.make_room(error.needed_bytes):
+                    raise
 
     def _begin(
         self,
@@ -332,6 +358,22 @@ class TitleRegistry:
             title.step(TitleStep.COMPLETE)
             self._log.info("title %r is whole again", title.fill.manifest.name)
 
+    # ---- eviction
+
+    async def stop_serving(self, title_id: TitleId) -> None:
+        """Have neither this node nor others use a title any more: its files are about to go."""
+        title = self._title(title_id)
+        title.step(TitleStep.EVICT)
+        self._engine.forget(trio.current_time(), title_id)
+        self._wake()
+        if title.fill is not None:
+            await title.fill.ended.wait()  # of a repair: it may be writing yet
+        title.stored = title.fill = title.refusal = None
+
+    def forget(self, title_id: TitleId) -> None:
+        """Take note that a title's files are gone."""
+        self._title(title_id).step(TitleStep.REMOVE)
+
     # ---- repair
 
     def suspect(self, title_id: TitleId, chunk: int, reason: str) -> None:
@@ -365,7 +407,7 @@ class TitleRegistry:
 
     async def _repair(self, title_id: TitleId, chunks: Sequence[int]) -> None:
         title = self._titles.get(title_id)
-        if title is None or (stored := title.stored) is None:
+        if title is None or (stored := title.stored) is None or title.phase is TitlePhase.EVICTING:
             return
         if title.phase is TitlePhase.REPAIRING and title.fill is not None and title.fill.task.is_over:
             await title.fill.ended.wait()  # it may be writing yet
@@ -390,7 +432,7 @@ class TitleRegistry:
         unlinked: tuple[str, ...] = ()
         holders: list[NodeInfo] = []
         policy = None
-        if (order := self.orders.get(title.title_id)) is not None:
+        if (order := (self.orders or {}).get(title.title_id)) is not None:
             origins += order.origins
             members, unlinked = members_of(order, self._me)
             holders, policy = [entry.node for entry in order.roster if entry.have_chunks], order.policy

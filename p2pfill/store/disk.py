@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from p2pfill.errors import StoreError
+from p2pfill.errors import DiskFullError, StoreError
 
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -42,7 +42,8 @@ _ADVICE: Final = {
 def store_error(doing: str, error: OSError) -> StoreError:
     """Return the one clear line for an operating system's refusal."""
     advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-    return StoreError(f"cannot {doing}: {advice}")
+    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    return kind(f"cannot {doing}: {advice}")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from p2pfill.errors import ConfigError, ManifestError, StoreError
+from p2pfill.errors import ConfigError, DiskFullError, ManifestError, StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
@@ -39,6 +40,7 @@ from p2pfill.store.title import StoredTitle, preallocated
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
+_DELETE_FILES: Final = 1000
 _SPARE_BYTES: Final = limits.MIB
 """What a fill must leave free for its own directories and journal."""
 
@@ -175,6 +177,15 @@ class Store:
 
     def remove(self, title_id: TitleId) -> None:
         """Forget a title and delete its files, the link first. Does nothing where it is absent."""
+        delete = self.begin_removal(title_id)
+        while delete(_DELETE_FILES):
+            pass
+
+    def begin_removal(self, title_id: TitleId) -> Callable[[int], bool]:
+        """Forget a title: its link goes, and its directory is out of sight; opening the store deletes that.
+
+        Returns what deletes so many of its files, and tells whether more are left; that raises `StoreError` too.
+        """
         with self._lock, translated(f"remove title {title_id.hex()}"):
             title = self._open_titles.pop(title_id, None)
             if title is not None:
@@ -188,7 +199,45 @@ class Store:
                 directory = self.root / place / title_id.hex()
                 if directory.exists():
                     directory.rename(gone)
-                    shutil.rmtree(gone)
+                    return lambda count: _delete_some(gone, count)
+            return lambda count: False
+
+    # ---- room
+
+    def free_bytes(self) -> int:
+        """Return how much is free for titles."""
+        with translated(f"look how much is free in {str(self.root)!r}"):
+            status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def note_use(self, title_id: TitleId) -> None:
+        """Keep that a title is in use now."""
+        for place in ("titles", "filling"):
+            with suppress(FileNotFoundError), translated(f"note the use of title {title_id.hex()}"):
+                os.utime(self.root / place / title_id.hex())
+
+    def uses(self) -> list[tuple[TitleId, float, int]]:
+        """Return all titles on disk, live or filling: id, last use in seconds since the epoch, and bytes."""
+        found = []
+        for place in ("titles", "filling"):
+            for title_id in self._ids(place):
+                directory = self.root / place / title_id.hex()
+                with suppress(FileNotFoundError), translated(f"look at {str(directory)!r}"):
+                    found.append((title_id, directory.stat().st_mtime, self._size(title_id)))
+        return found
+
+    def _size(self, title_id: TitleId) -> int:
+        title = self._open_titles.get(title_id)
+        return title.manifest.size if title is not None else 0
+
+    def is_open_elsewhere(self, title_id: TitleId) -> bool:
+        """Tell whether another process has a file of a live title open, as far as the file system can say."""
+        files = self.root / "titles" / title_id.hex() / "files"
+        if (title := self._open_titles.get(title_id)) is not None:
+            title.let_go()
+        return any(
+            _is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
+        )
 
     def close(self) -> None:
         """Close every title and let another process have the directory. May be called twice."""
@@ -334,7 +383,8 @@ class Store:
         needed, free = _space_needed(manifest, status.f_frsize), status.f_bavail * status.f_frsize
         doing = f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
         if needed + _SPARE_BYTES > free:
-            raise StoreError(f"cannot {doing}: only {free} bytes are free; free some space or use another disk")
+            message = f"cannot {doing}: only {free} bytes are free; free some space or use another disk"
+            raise DiskFullError(message, needed + _SPARE_BYTES)
         # Some file systems have no fixed number of files and say 0 of 0.
         if status.f_files and len(manifest.files) > status.f_favail:
             raise StoreError(
@@ -358,7 +408,8 @@ class Store:
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
             failure = store_error(doing, error)
-            raise StoreError(f"{failure} ({free} bytes were free)") from error
+            kind = type(failure)  # a full disk stays one: files may take more than their bytes
+            raise kind(f"{failure} ({free} bytes were free)") from error
 
     def _publish_live(self, title: StoredTitle) -> None:
         title_id = title.manifest.title_id
@@ -374,6 +425,43 @@ class Store:
 
             self.names.go_live(title_id, title.manifest.name, rename)
             (whole / JOURNAL).unlink(missing_ok=True)
+
+
+def _delete_some(directory: Path, count: int) -> bool:
+    """Delete up to `count` files and directories of a tree, from below; tell whether there is more. `StoreError`."""
+    with translated(f"delete {str(directory)!r}"):
+        for parent, directories, names in os.walk(directory, topdown=False):
+            for name in names:
+                os.unlink(os.path.join(parent, name))
+                count -= 1
+                if not count:
+                    return True
+            for name in directories:
+                path = os.path.join(parent, name)
+                if os.path.islink(path):
+                    os.unlink(path)
+            os.rmdir(parent)
+    return False
+
+
+def _is_open(path: str) -> bool:
+    """Tell whether somebody has a file open: only then the kernel refuses a lease for want of being alone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
+    except OSError:
+        return False
+    try:
+        # Who opens the file in this moment waits, and we are told so by a signal; SIGIO, the usual one, would end us.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # no leases here, or the file is another user's
+    finally:
+        os.close(fd)
+    return False
 
 
 def _space_needed(manifest: Manifest, block_bytes: int) -> int:

@@ -343,6 +343,15 @@ class StoredTitle:
                 self._restore(mend, (index for index in lost if not self.manifest.files.size(index)))
             return bad
 
+    def let_go(self) -> None:
+        """Close the files that are open and not in use now."""
+        with self._lock:
+            if not self.closed:
+                before = self._readers, self._writers
+                self._readers, self._writers = self._new_caches()
+                for cache in before:
+                    cache.close()
+
     def open_files(self) -> int:
         """Return a descriptor of the directory of its files as it is now, the caller's. Raises `OSError`."""
         return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
@@ -366,10 +375,7 @@ class StoredTitle:
         with suppress(FileExistsError):
             os.mkdir("files", 0o755, dir_fd=self._directory_fd)
         self._tree.renew(self.open_files())
-        before = self._readers, self._writers
-        self._readers, self._writers = self._new_caches()
-        for cache in before:
-            cache.close()
+        self.let_go()
 
     def _move_in(self, mend: Mend, chunks: Iterable[int]) -> None:
         """Copy verified chunks out of the spare to where they belong, as far as they differ from what is there."""

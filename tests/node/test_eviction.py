@@ -1,0 +1,200 @@
+"""Room on the disk: what goes when it is needed, in which order, and what never does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from p2pfill.errors import DiskFullError
+from p2pfill.model.manifest import Manifest
+from p2pfill.node import Node, NodeConfig, eviction, open_node
+from p2pfill.node.titles import TitlePhase
+from p2pfill.store import store as store_module
+from p2pfill.store.disk import store_error
+from p2pfill.store.publish import publish
+from p2pfill.store.store import Store
+from p2pfill.store.verify import verify_tree
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
+
+CHUNK = 64 * 1024
+CHUNKS = 16
+LIMIT_S = 60.0
+
+
+def make_title(tmp_path: Path, name: str) -> Manifest:
+    src = tmp_path / "src" / name
+    src.mkdir(parents=True)
+    (src / "m.bin").write_bytes(os.urandom(CHUNKS * CHUNK))
+    return publish(src, name=name, chunk_size=CHUNK).manifest
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def node_with_tracker(tmp_path: Path, free_bytes_min: int = 0) -> AsyncIterator[tuple[Node, TrackerClient]]:
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_tracker, heartbeat_s=0.1)
+            url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
+            config = NodeConfig(
+                id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=url, free_bytes_min=free_bytes_min
+            )
+            async with open_node(config) as node, TrackerClient(url) as client:
+                while not await client.nodes():
+                    await trio.sleep(0.02)
+                yield node, client
+            nursery.cancel_scope.cancel()
+
+
+async def fill(tmp_path: Path, node: Node, client: TrackerClient, manifest: Manifest) -> str:
+    title = manifest.title_id.hex()
+    await client.put_title(title, manifest.encode())
+    origin = str(tmp_path / "src" / manifest.name)
+    created = await client.post_fill(FillRequest(title=title, selector="all", origins=[origin]))
+    await until(lambda: node.titles.phase_of(manifest.title_id) is TitlePhase.LIVE)
+    return created.fill_id
+
+
+def age(tmp_path: Path, manifest: Manifest, hours: int) -> None:
+    """Let the last use of a title be so long ago."""
+    at = time.time() - 3600 * hours
+    os.utime(tmp_path / "a1" / "titles" / manifest.title_id.hex(), (at, at))
+
+
+async def withdraw(node: Node, client: TrackerClient, fills: list[str], left: int) -> None:
+    for fill_id in fills:
+        await client.delete_fill(fill_id)
+    await until(lambda: node.titles.orders is not None and len(node.titles.orders) == left)
+
+
+def shown(tmp_path: Path) -> set[str]:
+    return {entry.name for entry in (tmp_path / "a1" / "live").iterdir()}
+
+
+async def test_below_the_floor_what_nobody_wants_goes_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("ordered", "old", "older", "watched", "sent")}
+    async with node_with_tracker(tmp_path, free_bytes_min=1 << 60) as (node, client):
+        fills = {name: await fill(tmp_path, node, client, manifest) for name, manifest in titles.items()}
+        await withdraw(node, client, [fill_id for name, fill_id in fills.items() if name != "ordered"], 1)
+        for hours, name in enumerate(("ordered", "sent", "watched", "older", "old")):
+            age(tmp_path, titles[name], 10 - hours)
+        node.evictor.note_used(titles["sent"].title_id)
+        viewer = subprocess.Popen(  # noqa: ASYNC220 (over in a moment)
+            [sys.executable, "-c", "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()",
+             str(tmp_path / "a1" / "live" / "watched" / "m.bin")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert viewer.stdout is not None
+            await trio.to_thread.run_sync(viewer.stdout.readline)
+            names = {manifest.title_id: name for name, manifest in titles.items()}
+            assert [names[one.title_id] for one in await node.evictor.candidates()] == ["watched", "older", "old"]
+            monkeypatch.setattr(eviction, "LOOK_S", 0.05)
+            nursery_scope = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                nursery_scope = nursery.cancel_scope
+                nursery.start_soon(node.evictor.run)
+                await until(lambda: shown(tmp_path) == {"ordered", "sent", "watched"})
+                await trio.sleep(0.3)
+                assert shown(tmp_path) == {"ordered", "sent", "watched"}
+                nursery_scope.cancel()
+        finally:
+            viewer.communicate()
+        went = [record.getMessage() for record in caplog.records if "room is needed" in record.getMessage()]
+        assert [name for line in went for name, one in titles.items() if one.title_id.hex() in line] == ["older", "old"]
+        gone = titles["old"].title_id
+        assert node.titles.phase_of(gone) is TitlePhase.ABSENT
+        assert node.holdings(gone) is None
+        assert gone.hex() not in {report.title for report in node.report().titles}
+        assert not list((tmp_path / "a1" / "filling").iterdir())
+        assert await node.evictor.make_room(1 << 60)  # the viewer has gone
+        assert shown(tmp_path) == {"ordered", "sent"}
+        await fill(tmp_path, node, client, titles["old"])  # and one that has gone may be ordered again
+    for name in ("ordered", "old"):
+        assert verify_tree(tmp_path / "a1" / "live" / name, titles[name]).ok
+
+
+def small_disk(monkeypatch: pytest.MonkeyPatch, data: Path, capacity: int) -> None:
+    """Let the store believe that its disk has so many bytes; a real one of that size takes root."""
+
+    def statvfs(path: object) -> SimpleNamespace:
+        used = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and not file.is_symlink())
+        return SimpleNamespace(f_frsize=4096, f_bavail=max(0, capacity - used) // 4096, f_files=0, f_favail=0)
+
+    monkeypatch.setattr(store_module.os, "statvfs", statvfs)
+
+
+async def test_a_fill_that_finds_no_room_has_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles = [make_title(tmp_path, f"t{number}") for number in range(4)]
+    small_disk(monkeypatch, tmp_path / "a1", int(3.5 * CHUNKS * CHUNK) + store_module._SPARE_BYTES)
+    async with node_with_tracker(tmp_path) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles[:3]]
+        await withdraw(node, client, fills[:2], 1)
+        age(tmp_path, titles[0], 1)
+        age(tmp_path, titles[1], 2)
+        await fill(tmp_path, node, client, titles[3])
+        assert shown(tmp_path) == {"t0", "t2", "t3"}
+        # All that is left is ordered, but for one that is not enough.
+        big = make_title(tmp_path, "big")
+        monkeypatch.setattr(store_module, "_SPARE_BYTES", 40 * CHUNKS * CHUNK)
+        title = big.title_id.hex()
+        await client.put_title(title, big.encode())
+        await client.post_fill(FillRequest(title=title, selector="all", origins=[]))
+        await until(lambda: node.titles.refusal(big.title_id) is not None)
+        assert isinstance(node.titles.refusal(big.title_id), DiskFullError)
+        assert shown(tmp_path) == {"t2", "t3"}
+
+
+async def test_before_the_tracker_has_said_what_it_wants_nothing_goes(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path, "film")
+    with trio.fail_after(LIMIT_S):
+        async with open_node(NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"))) as node:
+            await (await node.start_fill(manifest, [str(tmp_path / "src" / "film")])).wait()
+            assert await node.evictor.candidates() == []
+            assert not await node.evictor.make_room(1 << 60)
+            assert shown(tmp_path) == {"film"}
+
+
+def test_removal_goes_in_steps_and_a_stop_between_them_leaves_nothing_to_see(tmp_path: Path) -> None:
+    src = tmp_path / "src" / "many"
+    for number in range(7):
+        (src / f"d{number % 3}").mkdir(parents=True, exist_ok=True)
+        (src / f"d{number % 3}" / f"{number}").write_bytes(b"x" * number)
+    manifest = publish(src, name="many", chunk_size=CHUNK).manifest
+    with Store.open(tmp_path / "a1") as store:
+        stored = store.begin_fill(manifest)
+        stored.write_chunk(0, b"".join((src / entry.path).read_bytes() for entry in manifest.files))
+        stored.commit([0])
+        stored.go_live()
+        delete = store.begin_removal(manifest.title_id)
+        assert shown(tmp_path) == set()
+        assert store.titles() == {}
+        assert delete(2)
+    with Store.open(tmp_path / "a1") as store:
+        assert not list((tmp_path / "a1" / "filling").iterdir())
+        delete = store.begin_removal(manifest.title_id)
+        assert not delete(2)
+
+
+def test_a_full_disk_is_an_error_of_its_own() -> None:
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        assert isinstance(store_error("write", OSError(number, "")), DiskFullError)
+    assert not isinstance(store_error("write", OSError(errno.EIO, "")), DiskFullError)
