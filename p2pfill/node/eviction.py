@@ -10,8 +10,8 @@ nothing at all in a node without one.
 The last use of a title is the time of its directory, which is set when it is filled, and at most every `USE_S` while
 it is sent: no database, and copied with the files.
 
-A title is no longer served first, then its link goes, then its directory is renamed, so that no half of it is ever seen,
-and then it is deleted, some files at a time.
+A title is no longer served first, then its link goes, then its directory is renamed, so that no half of it is ever
+seen, and then it is deleted, some files at a time.
 """
 
 from __future__ import annotations
