@@ -102,8 +102,9 @@ class Mend:
 
     def forget(self, good: Bitmap) -> None:
         """Vouch for the chunks in `good` only."""
-        self.journal.close()
+        before = self.journal
         self.journal = Journal.create(self._fd, self._manifest.title_id, list(good.indexes()))
+        before.close()
 
     def spare_ranges(self, chunk: int, start: int) -> Iterator[tuple[int, int, int]]:
         """Yield where the bytes of a bad chunk lie from byte `start` on: all in the spare."""
@@ -131,17 +132,20 @@ class Mend:
 
     def end(self) -> None:
         """Remove it: all chunks are good and all files at their places."""
-        # In this order: without a journal what is left is rubbish.
+        # In this order: without a journal what is left is rubbish, which the next one clears away.
         os.unlink(JOURNAL, dir_fd=self._fd)
         os.fsync(self._fd)
         self.close()
-        clear(self._directory_fd)
+        with suppress(OSError):
+            clear(self._directory_fd)
 
     def close(self) -> None:
-        """Close all descriptors. May be called once."""
-        self.journal.close()
-        self._spare.close()
-        os.close(self._fd)
+        """Close all descriptors. May be called twice."""
+        if self._fd >= 0:
+            self.journal.close()
+            self._spare.close()
+            os.close(self._fd)
+            self._fd = -1
 
 
 def clear(directory_fd: int) -> None:

@@ -242,6 +242,7 @@ class StoredTitle:
                 raise StoreError(f"title {self.manifest.name!r} cannot go live: {missing} chunks are missing")
             if (mend := self._mend) is not None:
                 with translated(f"end the repair of title {self.manifest.name!r}"):
+                    self._restore(mend, sorted(mend.lost))  # those that a crash has kept from their places
                     mend.end()
                 self._mend = None
                 return
@@ -324,11 +325,12 @@ class StoredTitle:
                 self.have.discard(chunk)
             self._open_anew()
             if not self.live:
-                if self._journal is not None:
-                    self._journal.close()
+                before = self._journal
                 self._journal = Journal.create(
                     self._directory_fd, self.manifest.title_id, list(self.have.indexes())
                 )
+                if before is not None:
+                    before.close()
             elif self._mend is not None:
                 self._mend.forget(self.have)
             else:
