@@ -26,7 +26,9 @@ def publish_title(
     _check_out(out)
     begun = time.monotonic()
     with byte_progress("Publishing") as progress:
-        result = publish(path, name=name, chunk_size=chunk_size, integrity=integrity, progress=progress)
+        result = publish(
+            path, name=name, out=out, chunk_size=chunk_size, integrity=integrity, progress=progress
+        )
     took_s = time.monotonic() - begun
     manifest = result.manifest
     _write_whole(out, manifest.encode())

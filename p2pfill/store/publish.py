@@ -44,8 +44,11 @@ def size_of(stamp: Stamp) -> int:
     return size
 
 
-def scan(root: Path) -> tuple[dict[str, Stamp], list[str]]:
-    """Return the regular files below `root` by their path there, and what was skipped. Raises `StoreError`."""
+def scan(root: Path, manifest_path: str = "") -> tuple[dict[str, Stamp], list[str]]:
+    """Return the regular files below `root` by their path there, and what was skipped. Raises `StoreError`.
+
+    `manifest_path` is where the title's own manifest lies there, if it does; that is no file of the title.
+    """
     found: dict[str, Stamp] = {}
     skipped: list[str] = []
     waiting = [("", str(root))]
@@ -54,7 +57,10 @@ def scan(root: Path) -> tuple[dict[str, Stamp], list[str]]:
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    _scan_entry(entry, prefix + entry.name, found, skipped, waiting)
+                    if (path := prefix + entry.name) == manifest_path:
+                        skipped.append(f"{path} (the title's own manifest)")
+                    else:
+                        _scan_entry(entry, path, found, skipped, waiting)
         except OSError as error:
             raise store_error(f"read {directory!r}", error) from error
     return found, sorted(skipped)
@@ -88,23 +94,34 @@ def _scan_entry(
         skipped.append(f"{path} (not a regular file)")
 
 
-def _sources(path: Path) -> tuple[Path, dict[str, Stamp], list[str]]:
+def _sources(path: Path, out: Path | None) -> tuple[Path, dict[str, Stamp], list[str]]:
     """Return the directory of the title, its files and what was skipped."""
     try:
         status = path.stat()
     except OSError as error:
         raise store_error(f"publish {str(path)!r}", error) from error
     if stat.S_ISDIR(status.st_mode):
-        return path, *scan(path)
+        return path, *scan(path, _path_below(path, out) if out is not None else "")
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"cannot publish {str(path)!r}: it is neither a file nor a directory")
+    if out is not None and out.exists() and path.samefile(out):
+        raise StoreError(f"cannot publish {str(path)!r}: its manifest would be written over it; give it another name")
     return path.parent, {path.name: _stamp(status)}, []
+
+
+def _path_below(root: Path, file: Path) -> str:
+    """Return the path of a file below `root`, links on the way to it followed; empty where it is not there."""
+    try:
+        return (file.parent.resolve() / file.name).relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return ""
 
 
 def publish(
     path: Path,
     *,
     name: str,
+    out: Path | None = None,
     chunk_size: int | None = None,
     integrity: Integrity = "blake3",
     progress: Progress | None = None,
@@ -112,10 +129,11 @@ def publish(
 ) -> PublishResult:
     """Hash a file or a directory tree and return its manifest. Links to regular files are followed.
 
+    `out` is where the manifest is to be written: what lies there, as after an earlier publish, is no file of the title.
     `chunk_size` in bytes, by default from the size; `workers` threads, by default one a core. Raises `StoreError`
     where something cannot be read or changes meanwhile, and `ManifestError` where names or sizes are not allowed.
     """
-    root, sources, skipped = _sources(path)
+    root, sources, skipped = _sources(path, out)
     if not sources:
         raise StoreError(f"cannot publish {str(path)!r}: there is no file in it")
     files = layout((title_path, size_of(stamp)) for title_path, stamp in sources.items())

@@ -121,3 +121,22 @@ def test_verify_finds_each_kind_of_damage(tree: Path) -> None:
     assert {bad.chunk for bad in report.bad} == {1, 3, 4}
     with pytest.raises(StoreError, match="not a directory"):
         verify_tree(tree / "a", manifest)
+
+
+def test_the_manifest_in_the_tree_is_no_file_of_the_title(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path given for it decides, however that is written, and no name does."""
+    first = publish(tree, name="t", out=tree / "t.fill")
+    (tree / "t.fill").write_bytes(first.manifest.encode())
+    (tree / "b" / "t.fill").write_bytes(b"another file of that name")
+    again = publish(tree, name="t", out=tree / "t.fill")
+    assert [entry.path for entry in again.manifest.files] == ["a", "b/empty", "b/t.fill", "b/ä é", "z"]
+    assert again.skipped == ["t.fill (the title's own manifest)"]
+    (tree / "b" / "t.fill").unlink()
+    (tree.parent / "link").symlink_to("tree/b")
+    monkeypatch.chdir(tree)
+    for root, out in ((".", "t.fill"), (tree, "b/../t.fill"), ("../tree", "../link/../t.fill")):
+        assert publish(Path(root), name="t", out=Path(out)).manifest == first.manifest
+    elsewhere = publish(tree, name="t", out=tree.parent / "t.fill").manifest
+    assert "t.fill" in [entry.path for entry in elsewhere.files]
+    with pytest.raises(StoreError, match="written over it"):
+        publish(tree / "a", name="t", out=tree / "a")
