@@ -17,7 +17,7 @@ from typing import NamedTuple, overload
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
-from p2pfill.model.paths import check_collisions, check_path, show
+from p2pfill.model.paths import check_path, check_tree, show
 
 
 class FileEntry(NamedTuple):
@@ -60,7 +60,7 @@ class Files(Sequence[FileEntry]):
             self._starts.append(start)
         if not paths:
             raise ManifestError("a title without files is not possible")
-        check_collisions(paths)
+        check_tree(paths, ())
         self._text = "".join(paths).encode()
 
     @property

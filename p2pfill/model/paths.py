@@ -1,11 +1,11 @@
 """Which file paths a title may name.
 
 A manifest comes from elsewhere and its paths are created on our disk, so they are held to rules under which no
-path can leave the title's directory, mean two things, or collide with another on any usual file system:
-relative, '/'-separated, no empty, '.' or '..' component, no control character, valid UTF-8, bounded lengths.
-Names that differ only in letter case or in Unicode composition are refused together, because a cache on a
-case-insensitive file system would silently write one over the other. Directories may differ in case only:
-merged, they still hold every file. Rewriting bad paths was rejected: a title must read the same everywhere.
+path can leave the title's directory or mean two things: relative, '/'-separated, no empty, '.' or '..' component,
+no control character, valid UTF-8, bounded lengths, and no file is a directory of another.
+Names that differ only in letter case or in Unicode composition are two names, as in the tree of a Linux kernel. A cache
+whose disk takes them for one would silently write one over the other, so it looks for such pairs (`find_collision`)
+before it begins a fill. Rewriting bad paths was rejected: a title must read the same everywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain
 from typing import Final
 
 from p2pfill.errors import ManifestError
@@ -87,41 +87,50 @@ def collision_key(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
-def check_collisions(paths: Sequence[str]) -> None:
-    """Check that no two of `paths` (each already safe) collide and that none is a directory of another.
+def check_tree(files: Sequence[str], directories: Sequence[str]) -> None:
+    """Check that no file is a directory of another entry, and that nothing lies in `directories`, the empty ones.
 
-    Raises `ManifestError` naming both.
+    All paths are safe already, and none is listed twice among its kind. Raises `ManifestError` naming both.
     """
-    keys = {collision_key(path) for path in paths}
-    if len(keys) < len(paths) or not keys.isdisjoint(_directories(keys)):
-        _name_collision(paths)
+    parents, empty = _directories(chain(files, directories)), set(directories)
+    if not (parents.isdisjoint(files) and parents.isdisjoint(empty) and empty.isdisjoint(files)):
+        raise _conflict(files, directories)
 
 
-def _directories(keys: Iterable[str]) -> set[str]:
-    """Return all that files with these keys lie in, at any depth."""
+def find_collision(files: Sequence[str], directories: Sequence[str]) -> tuple[str, str] | None:
+    """Return two paths of a title that are one to a disk which does not tell case or composition apart; None: no such.
+
+    Directories may differ so: merged, they still hold every file.
+    """
+    found: dict[str, str] = {}
+    for path in files:
+        if (other := found.setdefault(collision_key(path), path)) != path:
+            return other, path
+    for directory in sorted(_directories(chain(files, directories)).union(directories)):
+        if (other := found.get(collision_key(directory), "")):
+            return other, directory
+    return None
+
+
+def _directories(paths: Iterable[str]) -> set[str]:
+    """Return all that these lie in, at any depth."""
     found: set[str] = set()
-    for key in keys:
-        directory = key.rpartition("/")[0]
-        # Whoever is in has brought those above along.
+    for path in paths:
+        directory = path.rpartition("/")[0]
+        # One that is in has brought those above along.
         while directory and directory not in found:
             found.add(directory)
             directory = directory.rpartition("/")[0]
     return found
 
 
-def _name_collision(paths: Sequence[str]) -> None:
-    """Raise `ManifestError` for the first two paths that collide.
-
-    '/' is sorted as the lowest character, which no safe path contains otherwise: everything below a path
-    then follows it directly, so looking at neighbours is enough.
-    """
-    keyed = sorted((collision_key(path).replace("/", "\x00"), path) for path in paths)
-    for (key, path), (key_next, path_next) in pairwise(keyed):
-        if path == path_next:
-            raise ManifestError(f"path {show(path)} is listed twice")
-        if key == key_next:
-            raise ManifestError(
-                f"paths {show(path)} and {show(path_next)} differ only in case or Unicode composition; rename one"
-            )
-        if key_next.startswith(key + "\x00"):
-            raise ManifestError(f"path {show(path)} is a file and also a directory of {show(path_next)}")
+def _conflict(files: Sequence[str], directories: Sequence[str]) -> ManifestError:
+    """Return what is wrong with the first two entries that exclude each other."""
+    names, empty = set(files), set(directories)
+    for path in chain(files, directories):
+        for above in sorted(_directories([path])):
+            if above in empty:
+                return ManifestError(f"directory {show(above)} is listed as empty, but {show(path)} lies in it")
+            if above in names:
+                return ManifestError(f"path {show(above)} is a file and also a directory of {show(path)}")
+    return ManifestError(f"path {show(min(names & empty))} is a file and also a directory")

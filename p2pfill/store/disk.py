@@ -150,6 +150,23 @@ class Tree:
         return fd
 
 
+def folds_names(directory: Path) -> bool:
+    """Tell whether the disk takes names that differ in case, or in Unicode composition, for the same. Raises `OSError`.
+
+    It is looked at in `directory`, since some disks do so below some directories only.
+    """
+    for name, other in (("probe-case", "PROBE-CASE"), ("probe-\u00e9", "probe-e\u0301")):
+        probe = directory / os.fsdecode(name.encode())
+        probe.touch()
+        try:
+            if (directory / os.fsdecode(other.encode())).exists():
+                return True
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+    return False
+
+
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`; a short write is continued. Raises `OSError`."""
     view = memoryview(data)

@@ -32,7 +32,17 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, replace_file, store_error, sync_directory, translated
+from p2pfill.model.paths import find_collision, show
+from p2pfill.store.disk import (
+    DIRECTORY_FLAGS,
+    FILE_FLAGS,
+    Tree,
+    folds_names,
+    replace_file,
+    store_error,
+    sync_directory,
+    translated,
+)
 from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
@@ -68,6 +78,7 @@ class Store:
         self._live_status: dict[TitleId, TitleStatus] = {}
         self.names = LiveNames(root)
         """Change it through the methods below."""
+        self._folds_names = False
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -91,6 +102,7 @@ class Store:
         try:
             with translated(f"use {str(root)!r} as data directory"):
                 store._probe()
+                store._folds_names = folds_names(root / "filling")
                 store._recover()
         except StoreError:
             os.close(lock_fd)
@@ -381,6 +393,12 @@ class Store:
     def _allocate(self, directory: Path, manifest: Manifest) -> None:
         status = os.statvfs(self.root)
         needed, free = _space_needed(manifest, status.f_frsize), status.f_bavail * status.f_frsize
+        if self._folds_names and (pair := find_collision([path for path, _ in manifest.files.pairs()], ())) is not None:
+            raise StoreError(
+                f"cannot hold title {manifest.name!r} in {str(self.root)!r}: the disk there takes {show(pair[0])} and "
+                f"{show(pair[1])} for the same name; use a disk that tells upper and lower case apart, or rename one "
+                "and publish again"
+            )
         doing = f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
         if needed + _SPARE_BYTES > free:
             message = f"cannot {doing}: only {free} bytes are free; free some space or use another disk"

@@ -5,31 +5,42 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from p2pfill.errors import ManifestError
 from p2pfill.model.files import FileEntry, Files
-from p2pfill.model.paths import check_collisions, collision_key
+from p2pfill.model.paths import check_tree, collision_key, find_collision
 
 names = st.text("abAB.ß ", min_size=1, max_size=3).filter(lambda text: text not in (".", ".."))
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)
 
 
-def collides(one: str, other: str) -> bool:
-    """Tell, by the rule as it is written down, whether two paths cannot be files of one title."""
-    one, other = collision_key(one), collision_key(other)
+def excludes(one: str, other: str) -> bool:
+    """Tell, by the rule as it is written down, whether two paths cannot be files of one tree."""
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
 
 
 @given(st.lists(paths, min_size=1, max_size=6, unique=True))
-def test_collisions_are_found_and_nothing_else(found: list[str]) -> None:
-    expected = any(collides(one, other) for k, one in enumerate(found) for other in found[:k])
+def test_conflicts_are_found_and_nothing_else(found: list[str]) -> None:
+    expected = any(excludes(one, other) for k, one in enumerate(found) for other in found[:k])
     if expected:
         with pytest.raises(ManifestError):
-            check_collisions(found)
+            check_tree(found, ())
     else:
-        check_collisions(found)
+        check_tree(found, ())
+
+
+@given(st.lists(paths, min_size=1, max_size=6, unique=True))
+def test_what_a_disk_may_take_for_the_same_is_found_and_nothing_else(found: list[str]) -> None:
+    assume(not any(excludes(one, other) for k, one in enumerate(found) for other in found[:k]))
+    keys = [collision_key(path) for path in found]
+    expected = any(excludes(one, other) for k, one in enumerate(keys) for other in keys[:k])
+    pair = find_collision(found, ())
+    assert (pair is not None) == expected
+    if pair is not None:
+        assert pair[0] != pair[1]
+        assert collision_key(pair[0]) == collision_key(pair[1])
 
 
 @given(st.dictionaries(st.text("abcä日", min_size=1, max_size=6), st.integers(0, 5), min_size=1, max_size=9), st.data())
