@@ -19,7 +19,7 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 
-from p2pfill.model.files import Files
+from p2pfill.model.files import FileRecord, Files
 from p2pfill.model.limits import CHUNK_COUNT_MAX, MIB
 from p2pfill.model.manifest import FORMAT, Manifest
 from p2pfill.protocol import messages as m
@@ -89,7 +89,8 @@ class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     name: str
     chunk_size: int
     integrity: str
-    files: list[tuple[str, int]]
+    files: list[FileRecord]
+    directories: list[str]
     xxh3: bytes
     blake3: bytes
 
@@ -97,7 +98,7 @@ class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 def decode_by_msgspec(data: bytes) -> Manifest:
     """Decode a manifest as a whole, with the same checks as `Manifest.decode`."""
     wire = msgspec.msgpack.decode(data, type=Wire)
-    manifest = Manifest(wire.name, wire.chunk_size, Files(wire.files), wire.xxh3, wire.blake3)
+    manifest = Manifest(wire.name, wire.chunk_size, Files(wire.files, wire.directories), wire.xxh3, wire.blake3)
     if msgspec.msgpack.encode(wire) != data:
         raise ValueError("not canonical")
     return manifest
@@ -106,14 +107,14 @@ def decode_by_msgspec(data: bytes) -> Manifest:
 def make_title(file_count: int, chunk_count: int) -> bytes:
     """Return a manifest of that many files and chunks."""
 
-    def pairs() -> Iterator[tuple[str, int]]:
+    def records() -> Iterator[FileRecord]:
         each = CHUNK_SIZE * chunk_count // file_count
         for k in range(file_count - 1):
-            yield f"content/d{k // 1000:04}/segment-{k:07}.ts", each
-        yield "z", CHUNK_SIZE * chunk_count - each * (file_count - 1)
+            yield f"content/d{k // 1000:04}/segment-{k:07}.ts", each, 1_700_000_000, False
+        yield "z", CHUNK_SIZE * chunk_count - each * (file_count - 1), 1_700_000_000, False
 
     xxh3, blake3 = (hashlib.shake_256(b"").digest(chunk_count * size) for size in (16, 32))
-    data = Manifest("big", CHUNK_SIZE, Files(pairs()), xxh3, blake3).encode()
+    data = Manifest("big", CHUNK_SIZE, Files(records()), xxh3, blake3).encode()
     assert FORMAT.encode() in data
     return data
 

@@ -76,7 +76,7 @@ def publish(
     """Make a title of a file or a directory: hash it on all cores and write its manifest.
 
     The files stay where they are. Any web server over PATH is then an origin for the title, and PATH itself is one for
-    caches on this machine. The same files and name give the same title id on every machine.
+    caches on this machine. The same files, their times among it, and the same name give the same title id everywhere.
     """
     from p2pfill.cli.titles import publish_title
 

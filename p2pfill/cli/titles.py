@@ -96,6 +96,7 @@ def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
             "wrong_size": [fault._asdict() for fault in report.wrong_size],
             "bad": [fault._asdict() for fault in report.bad],
             "extra": report.extra,
+            "altered": report.altered,
         }
         print(json.dumps(record))
     else:
@@ -111,6 +112,8 @@ def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
         ]
         for line in faults:
             print(printable(line))
+        if report.altered:
+            print(f"of another time or mode, with the right bytes: {plural(len(report.altered), 'file')}")
         if report.extra:
             print(f"not of the title, left alone: {plural(len(report.extra), 'file')}")
     if not report.ok:

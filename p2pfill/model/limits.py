@@ -22,6 +22,8 @@ TITLE_BYTES_MAX: Final = CHUNK_SIZE_MAX * CHUNK_COUNT_MAX
 """128 TiB: more than any cache's disk."""
 
 FILE_COUNT_MAX: Final = 1 << 20
+EMPTY_DIRECTORY_COUNT_MAX: Final = 1 << 16
+"""Far more than a tree has; unlike files they are kept as texts."""
 PATH_BYTES_MAX: Final = 4096
 """PATH_MAX of Linux."""
 

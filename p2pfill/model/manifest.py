@@ -4,17 +4,21 @@ The files of a title, sorted by the UTF-8 bytes of their paths, are one stream; 
 [k * chunk_size, (k + 1) * chunk_size) of it. Small files so share chunks, and a hundred thousand of them cost no
 more digests or requests than one large file. Chunks per file were rejected for that reason.
 
-The encoding is one msgpack array: [format, name, chunk_size, integrity, [[path, size], ...], xxh3, blake3], each
-value in its shortest form. It is canonical: a title has exactly one encoding, and its id is the BLAKE3 of that.
-Offsets are not encoded, since they follow from the sizes. A `Manifest` that exists is valid: every way to one
-passes the checks of `__post_init__`, and what comes from a remote can only ever raise `ManifestError`.
+The encoding is one msgpack array: [format, name, chunk_size, integrity, files, directories, xxh3, blake3], each value
+in its shortest form; a file is [path, size, mtime, executable], and directories are those in which nothing lies. It is
+canonical: a title has exactly one encoding, and its id is the BLAKE3 of that. Offsets are not encoded, since they
+follow from the sizes. A `Manifest` that exists is valid: every way to one passes the checks of `__post_init__`, and
+what comes from a remote can only ever raise `ManifestError`.
+
+Times and modes are the title's, so that web servers over two caches give one ETag and Last-Modified: a viewer may go on
+with another cache within a file. Leaving them to each cache was tried, and then they are those of its fill.
 
 Files are read and written some at a time, so that a million of them exist as `Files` and never as a million pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -26,7 +30,7 @@ from blake3 import blake3 as _blake3
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
-from p2pfill.model.files import Files
+from p2pfill.model.files import FileRecord, Files
 from p2pfill.model.ids import TitleId
 from p2pfill.model.packing import AS_THEY_ARE, UNPACK_ERRORS, open_unpacker
 from p2pfill.model.paths import check_component, show
@@ -34,7 +38,9 @@ from p2pfill.model.paths import check_component, show
 Integrity = Literal["blake3", "xxh3"]
 """Which digest a cache checks before it announces a chunk. Both digests are always in the manifest."""
 
-FORMAT: Final = "p2pfill-manifest-1"
+FORMAT: Final = "p2pfill-manifest-2"
+_FORMAT_BEFORE: Final = "p2pfill-manifest-1"
+_FIELDS_BEFORE: Final = 7
 XXH3_BYTES: Final = 16
 BLAKE3_BYTES: Final = 32
 
@@ -68,16 +74,17 @@ class _Digests(msgspec.Struct, frozen=True):
     blake3: bytes
 
 
-_FIELDS: Final = len(_Head.__struct_fields__) + 1 + len(_Digests.__struct_fields__)
+_FIELDS: Final = len(_Head.__struct_fields__) + 2 + len(_Digests.__struct_fields__)
 
-_PAIR: Final = 2
-"""Path and size: the longest array that is unpacked as a whole."""
+_RECORD: Final = 4
+"""Of a file: the longest array that is unpacked as a whole."""
 
 _TEXT_BYTES_MAX: Final = 4 * limits.PATH_BYTES_MAX
 """Longer texts are refused unread. Above what is allowed, so that a path that is somewhat too long is named."""
 
 _FILES_AT_ONCE: Final = 1024
-"""Files that are read or written together: enough that a call for each batch costs nothing, and 100 KiB of memory."""
+"""Files, or directories, that are read or written together: enough that a call for each batch costs nothing, and 100
+KiB of memory."""
 
 _RecordT = TypeVar("_RecordT", _Head, _Digests)
 
@@ -99,8 +106,11 @@ def default_chunk_size(size: int) -> int:
 
 
 def layout(files: Iterable[tuple[str, int]]) -> Files:
-    """Return (path, size) pairs, which may come in any order, as the files of a title. Raises `ManifestError`."""
-    return Files(sorted(files))
+    """Return (path, size) pairs, which may come in any order, as the files of a title that were last changed in 1970.
+
+    Raises `ManifestError`.
+    """
+    return Files((path, size, 0, False) for path, size in sorted(files))
 
 
 @dataclass(frozen=True)
@@ -155,9 +165,13 @@ class Manifest:
         packer = msgpack.Packer()
         head = _Head(FORMAT, self.name, self.chunk_size, self.integrity)
         parts = [_pack_head(head, len(self.files))]
-        pairs = self.files.pairs()
-        while batch := list(islice(pairs, _FILES_AT_ONCE)):
-            parts.append(_pack_pairs(packer, batch))
+        records = self.files.records()
+        while batch := list(islice(records, _FILES_AT_ONCE)):
+            parts.append(_pack_batch(packer, batch))
+        directories = self.files.directories
+        parts.append(packer.pack_array_header(len(directories)))
+        for first in range(0, len(directories), _FILES_AT_ONCE):
+            parts.append(_pack_batch(packer, directories[first : first + _FILES_AT_ONCE]))
         return b"".join([*parts, _bin_header(self.xxh3), self.xxh3, _bin_header(self.blake3), self.blake3])
 
     @classmethod
@@ -223,16 +237,21 @@ def _read(data: bytes) -> Manifest:
         data,
         str_bytes_max=_TEXT_BYTES_MAX,
         bin_bytes_max=limits.CHUNK_COUNT_MAX * BLAKE3_BYTES,
-        array_len_max=_PAIR,
+        array_len_max=_RECORD,
     )
-    if (fields := unpacker.read_array_header()) != _FIELDS:
+    fields = unpacker.read_array_header()
+    if fields != _FIELDS:
+        if fields == _FIELDS_BEFORE and unpacker.unpack() == _FORMAT_BEFORE:
+            raise ManifestError("this manifest was written by an older release; publish the title again with this one")
         raise ManifestError(f"not a manifest: it has {fields} fields, not {_FIELDS}")
     head = _read_record(unpacker, _Head)
     if head.format != FORMAT:
         raise ManifestError(f"manifest format {show(head.format)} is unknown; this release reads {FORMAT!r}")
     count = unpacker.read_array_header()
     _check_canonical(_pack_head(head, count), data, 0)
-    files = Files(_read_pairs(unpacker, data, count))
+    files = Files(
+        _read_items(unpacker, data, count, FileRecord, "file"), _read_directories(unpacker, data)
+    )
     start = unpacker.tell()
     digests = _read_record(unpacker, _Digests)
     end = unpacker.tell()
@@ -250,18 +269,26 @@ def _read_record(unpacker: Any, kind: type[_RecordT]) -> _RecordT:
     return msgspec.convert(values, kind, builtin_types=AS_THEY_ARE)
 
 
-def _read_pairs(unpacker: Any, data: bytes, count: int) -> Iterator[tuple[str, int]]:
-    """Yield the path and size of `count` files, types and encoding checked."""
+def _read_directories(unpacker: Any, data: bytes) -> Iterator[str]:
+    """Yield the empty directories, which follow the files. A generator, so that the files are read first."""
+    start = unpacker.tell()
+    count = unpacker.read_array_header()
+    _check_canonical(msgpack.Packer().pack_array_header(count), data, start)
+    yield from _read_items(unpacker, data, count, str, "empty directory")
+
+
+def _read_items(unpacker: Any, data: bytes, count: int, kind: Any, noun: str) -> Iterator[Any]:
+    """Yield `count` items of one kind, types and encoding checked; `noun` says in an error what they are."""
     packer = msgpack.Packer()
     for first in range(0, count, _FILES_AT_ONCE):
         start = unpacker.tell()
-        pairs = _read_batch(unpacker, first, min(_FILES_AT_ONCE, count - first))
-        _check_canonical(_pack_pairs(packer, pairs), data, start)
-        yield from pairs
+        items = _read_batch(unpacker, first, min(_FILES_AT_ONCE, count - first), kind, noun)
+        _check_canonical(_pack_batch(packer, items), data, start)
+        yield from items
 
 
-def _read_batch(unpacker: Any, first: int, count: int) -> list[tuple[str, int]]:
-    """Return the path and size of `count` files, the first of which has the index `first`."""
+def _read_batch(unpacker: Any, first: int, count: int, kind: Any, noun: str) -> list[Any]:
+    """Return `count` items, the first of which has the index `first`."""
     raw: list[Any] = []
     try:
         for _ in range(count):
@@ -269,19 +296,19 @@ def _read_batch(unpacker: Any, first: int, count: int) -> list[tuple[str, int]]:
     except msgpack.OutOfData:
         raise
     except UNPACK_ERRORS as error:
-        raise ManifestError(f"not a manifest: file {first + len(raw)}: {error or type(error).__name__}") from error
+        raise ManifestError(f"not a manifest: {noun} {first + len(raw)}: {error or type(error).__name__}") from error
     try:
-        return msgspec.convert(raw, list[tuple[str, int]], builtin_types=AS_THEY_ARE)
+        return msgspec.convert(raw, list[kind], builtin_types=AS_THEY_ARE)
     except msgspec.ValidationError:
-        # Once more, one by one, to say which file it is.
-        return [_convert_pair(value, index) for index, value in enumerate(raw, first)]
+        # Once more, one by one, to say which it is.
+        return [_convert_item(value, index, kind, noun) for index, value in enumerate(raw, first)]
 
 
-def _convert_pair(value: Any, index: int) -> tuple[str, int]:
+def _convert_item(value: Any, index: int, kind: Any, noun: str) -> Any:
     try:
-        return msgspec.convert(value, tuple[str, int], builtin_types=AS_THEY_ARE)
+        return msgspec.convert(value, kind, builtin_types=AS_THEY_ARE)
     except msgspec.ValidationError as error:
-        raise ManifestError(f"not a manifest: file {index}: {error}") from error
+        raise ManifestError(f"not a manifest: {noun} {index}: {error}") from error
 
 
 def _pack_head(head: _Head, file_count: int) -> bytes:
@@ -290,11 +317,11 @@ def _pack_head(head: _Head, file_count: int) -> bytes:
     return b"".join([packer.pack_array_header(_FIELDS), *values, packer.pack_array_header(file_count)])
 
 
-def _pack_pairs(packer: Any, pairs: list[tuple[str, int]]) -> bytes:
-    """Return path and size of each file, at most `_FILES_AT_ONCE` of them."""
-    # As one array, without its header: with a call for each pair a manifest takes a tenth more time.
-    packed: bytes = packer.pack(pairs)
-    return packed[1 if len(pairs) < 16 else 3 :]
+def _pack_batch(packer: Any, items: Sequence[FileRecord] | Sequence[str]) -> bytes:
+    """Return items one after the other, at most `_FILES_AT_ONCE` of them."""
+    # As one array, without its header: with a call for each a manifest takes a tenth more time.
+    packed: bytes = packer.pack(items)
+    return packed[1 if len(items) < 16 else 3 :]
 
 
 def _check_canonical(packed: bytes, data: bytes, start: int) -> None:

@@ -47,7 +47,7 @@ def check_component(text: str, whole: str) -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise ManifestError(f"path {show(whole)} is not valid UTF-8") from error
+        raise ManifestError(f"path {show(whole)} is not valid UTF-8; rename it") from error
     if size > limits.PATH_COMPONENT_BYTES_MAX:
         raise ManifestError(
             f"path {show(whole)} has a component of {size} bytes; at most {limits.PATH_COMPONENT_BYTES_MAX} are allowed"
@@ -92,7 +92,7 @@ def check_tree(files: Sequence[str], directories: Sequence[str]) -> None:
 
     All paths are safe already, and none is listed twice among its kind. Raises `ManifestError` naming both.
     """
-    parents, empty = _directories(chain(files, directories)), set(directories)
+    parents, empty = directories_of(chain(files, directories)), set(directories)
     if not (parents.isdisjoint(files) and parents.isdisjoint(empty) and empty.isdisjoint(files)):
         raise _conflict(files, directories)
 
@@ -106,13 +106,13 @@ def find_collision(files: Sequence[str], directories: Sequence[str]) -> tuple[st
     for path in files:
         if (other := found.setdefault(collision_key(path), path)) != path:
             return other, path
-    for directory in sorted(_directories(chain(files, directories)).union(directories)):
+    for directory in sorted(directories_of(chain(files, directories)).union(directories)):
         if (other := found.get(collision_key(directory), "")):
             return other, directory
     return None
 
 
-def _directories(paths: Iterable[str]) -> set[str]:
+def directories_of(paths: Iterable[str]) -> set[str]:
     """Return all that these lie in, at any depth."""
     found: set[str] = set()
     for path in paths:
@@ -128,7 +128,7 @@ def _conflict(files: Sequence[str], directories: Sequence[str]) -> ManifestError
     """Return what is wrong with the first two entries that exclude each other."""
     names, empty = set(files), set(directories)
     for path in chain(files, directories):
-        for above in sorted(_directories([path])):
+        for above in sorted(directories_of([path])):
             if above in empty:
                 return ManifestError(f"directory {show(above)} is listed as empty, but {show(path)} lies in it")
             if above in names:

@@ -23,6 +23,10 @@ DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLO
 FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """O_NONBLOCK does nothing on a plain file, and keeps open() from hanging on a planted fifo."""
 
+FILE_MODE: Final = 0o644
+DIRECTORY_MODE: Final = 0o755
+"""Also of programs. A web server runs as another user, and has to read what is live."""
+
 OPEN_DIRECTORIES_MAX: Final = 32
 """Per tree: a few for each thread that works on it."""
 
@@ -55,22 +59,50 @@ def translated(doing: str) -> Iterator[None]:
         raise store_error(doing, error) from error
 
 
+def on_disk(name: str) -> str:
+    """Return the path, for calls of `os`, whose bytes are `name` in UTF-8, whatever the locale says."""
+    return os.fsdecode(name.encode(errors="surrogateescape"))
+
+
+def from_disk(name: str) -> str:
+    """Return what a name that `os` gives is in UTF-8, whatever the locale says; what is no UTF-8 stays as it is."""
+    return os.fsencode(name).decode(errors="surrogateescape")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, which everybody may read whatever the umask is.
+
+    One that is there stays as it is. Raises `OSError`.
+    """
+    if not path.is_dir():
+        if path.parent != path:
+            make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        path.chmod(DIRECTORY_MODE)
+
+
 def open_directory(directory_fd: int, path: str, *, make: bool) -> int:
     """Open the '/'-separated directory `path` below another, never through a link; the caller closes the result.
 
     With `make`, missing directories are made. Raises `OSError`.
     """
     parent_fd = os.dup(directory_fd)
-    for component in path.split("/") if path else ():
+    for component in on_disk(path).split("/") if path else ():
         try:
             if make:
                 with suppress(FileExistsError):
-                    os.mkdir(component, 0o755, dir_fd=parent_fd)
+                    os.mkdir(component, DIRECTORY_MODE, dir_fd=parent_fd)
             child_fd = os.open(component, DIRECTORY_FLAGS, dir_fd=parent_fd)
         finally:
             os.close(parent_fd)
         parent_fd = child_fd
     return parent_fd
+
+
+def show_file(fd: int, mtime: int, executable: bool) -> None:
+    """Give a file the time and the mode with which it is served, whatever the umask is. Raises `OSError`."""
+    os.fchmod(fd, DIRECTORY_MODE if executable else FILE_MODE)
+    os.utime(fd, (mtime, mtime))
 
 
 class Tree:
@@ -99,14 +131,35 @@ class Tree:
         # Under the lock, since another thread may close the directory's descriptor else; it is metadata time only.
         with self._lock:
             directory_fd = self._directory(parent, make=bool(flags & os.O_CREAT))
-            return os.open(name, flags | FILE_FLAGS, 0o644, dir_fd=directory_fd)
+            return os.open(on_disk(name), flags | FILE_FLAGS, FILE_MODE, dir_fd=directory_fd)
+
+    def show_file(self, path: str, mtime: int, executable: bool, *, make: bool, sync: bool) -> None:
+        """Give a file the time and the mode with which it is served, whatever the umask is; with `make`, make it empty.
+
+        With `sync` that is durable, else it is left to a sync of the file system.
+        """
+        fd = self.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if make else os.O_RDONLY)
+        try:
+            show_file(fd, mtime, executable)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def show_directory(self, path: str, *, make: bool, sync: bool) -> None:
+        """Let everybody read a directory, '' for the topmost; with `make`, make it and those above it."""
+        with self._lock:
+            directory_fd = self._directory(path, make=make)
+            os.fchmod(directory_fd, DIRECTORY_MODE)
+            if sync:
+                os.fsync(directory_fd)
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes, -1 where there is none. A link in its place is an `OSError`."""
         parent, _, name = path.rpartition("/")
         try:
             with self._lock:
-                status = os.stat(name, dir_fd=self._directory(parent, make=False), follow_symlinks=False)
+                status = os.stat(on_disk(name), dir_fd=self._directory(parent, make=False), follow_symlinks=False)
         except FileNotFoundError:
             return -1
         if stat.S_ISLNK(status.st_mode):
@@ -118,7 +171,7 @@ class Tree:
         parent, _, target = path.rpartition("/")
         with self._lock:
             parent_fd = self._directory(parent, make=True)
-            os.replace(name, target, src_dir_fd=directory_fd, dst_dir_fd=parent_fd)
+            os.replace(name, on_disk(target), src_dir_fd=directory_fd, dst_dir_fd=parent_fd)
             os.fsync(parent_fd)
 
     def renew(self, fd: int) -> None:
@@ -156,10 +209,10 @@ def folds_names(directory: Path) -> bool:
     It is looked at in `directory`, since some disks do so below some directories only.
     """
     for name, other in (("probe-case", "PROBE-CASE"), ("probe-\u00e9", "probe-e\u0301")):
-        probe = directory / os.fsdecode(name.encode())
+        probe = directory / on_disk(name)
         probe.touch()
         try:
-            if (directory / os.fsdecode(other.encode())).exists():
+            if (directory / on_disk(other)).exists():
                 return True
         finally:
             with suppress(OSError):

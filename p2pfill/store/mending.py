@@ -28,7 +28,7 @@ from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, FileCache
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, FileCache, show_file
 from p2pfill.store.journal import JOURNAL, Journal
 
 MEND: Final = "mend"
@@ -127,6 +127,12 @@ class Mend:
 
     def restore(self, index: int, place: Callable[[int, str, str], None]) -> None:
         """Give a lost file that is whole back to viewers: `place(directory_fd, name, path)` renames it in."""
+        fd = self.open_aside(index, os.O_RDONLY)
+        try:
+            show_file(fd, self._manifest.files.mtime(index), self._manifest.files.executable(index))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         place(self._fd, str(index), self._manifest.files.path(index))
         self.lost.discard(index)
 

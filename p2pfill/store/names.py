@@ -25,7 +25,7 @@ from typing import Final
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.versions import version_to_show
-from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file, sync_directory, translated
+from p2pfill.store.disk import DIRECTORY_FLAGS, from_disk, on_disk, replace_file, sync_directory, translated
 
 ORDER: Final = "order"
 ORDER_BYTES_MAX: Final = 20
@@ -161,7 +161,7 @@ class LiveNames:
             if wanted is not None:
                 self.swap(wanted, link)
             else:
-                (self._root / "live" / link).unlink()
+                (self._root / "live" / on_disk(link)).unlink()
                 sync_directory(self._root / "live")
         if name is not None:
             self._versions[name].discard(title_id)
@@ -171,14 +171,14 @@ class LiveNames:
     def _links_to(self, title_id: TitleId, name: str | None) -> list[str]:
         if name is not None:
             return [name] if self.shown(name) == title_id else []
-        return [link for link in os.listdir(self._root / "live") if self.shown(link) == title_id]
+        return [link for link in map(from_disk, os.listdir(self._root / "live")) if self.shown(link) == title_id]
 
     # ---- links
 
     def shown(self, name: str) -> TitleId | None:
         """Return the title that is shown under a name, None where none is."""
         try:
-            target = os.readlink(self._root / "live" / name)
+            target = os.readlink(self._root / "live" / on_disk(name))
             shown = title_id_from_hex(target.removeprefix("../titles/").removesuffix("/files"))
         except (OSError, ConfigError):
             return None
@@ -186,7 +186,7 @@ class LiveNames:
 
     def is_free(self, name: str) -> bool:
         """Tell whether nothing at all stands under a name."""
-        return not os.path.lexists(self._root / "live" / name)
+        return not os.path.lexists(self._root / "live" / on_disk(name))
 
     def is_intended(self, title_id: TitleId) -> bool:
         """Tell whether a title was about to be shown."""
@@ -205,7 +205,7 @@ class LiveNames:
             if not self.is_intended(title_id):
                 self._intend(title_id)
             try:
-                link.replace(self._root / "live" / name)
+                link.replace(self._root / "live" / on_disk(name))
             except OSError:
                 link.unlink(missing_ok=True)
                 raise

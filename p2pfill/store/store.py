@@ -38,6 +38,7 @@ from p2pfill.store.disk import (
     FILE_FLAGS,
     Tree,
     folds_names,
+    make_directory,
     replace_file,
     store_error,
     sync_directory,
@@ -89,7 +90,7 @@ class Store:
         root = root.absolute()
         with translated(f"use {str(root)!r} as data directory"):
             for name in ("filling", "titles", "live"):
-                (root / name).mkdir(parents=True, exist_ok=True)
+                make_directory(root / name)
             lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o644)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -179,7 +180,7 @@ class Store:
         directory = self.root / "titles" / manifest.title_id.hex()
         with self._lock, translated(f"repair title {manifest.name!r}"):
             if title.live and not directory.exists():
-                directory.mkdir()
+                make_directory(directory)
                 directory_fd = os.open(directory, DIRECTORY_FLAGS)
                 replace_file(directory_fd, "manifest", manifest.encode())
                 sync_directory(directory.parent)
@@ -393,7 +394,7 @@ class Store:
     def _allocate(self, directory: Path, manifest: Manifest) -> None:
         status = os.statvfs(self.root)
         needed, free = _space_needed(manifest, status.f_frsize), status.f_bavail * status.f_frsize
-        if self._folds_names and (pair := find_collision([path for path, _ in manifest.files.pairs()], ())) is not None:
+        if self._folds_names and (pair := _find_collision(manifest)) is not None:
             raise StoreError(
                 f"cannot hold title {manifest.name!r} in {str(self.root)!r}: the disk there takes {show(pair[0])} and "
                 f"{show(pair[1])} for the same name; use a disk that tells upper and lower case apart, or rename one "
@@ -410,7 +411,7 @@ class Store:
                 "delete some files or use another disk"
             )
         try:
-            directory.mkdir()
+            make_directory(directory)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
                 replace_file(directory_fd, "manifest", manifest.encode())
@@ -482,10 +483,16 @@ def _is_open(path: str) -> bool:
     return False
 
 
+def _find_collision(manifest: Manifest) -> tuple[str, str] | None:
+    return find_collision([record[0] for record in manifest.files.records()], manifest.files.directories)
+
+
 def _space_needed(manifest: Manifest, block_bytes: int) -> int:
     """Return the bytes on disk that the files of a title take, which come in whole blocks."""
-    blocks = sum(-(-entry.size // block_bytes) for entry in manifest.files)
-    directories = {entry.path.rpartition("/")[0] for entry in manifest.files}
+    blocks, directories = 0, set(manifest.files.directories)
+    for path, size, _, _ in manifest.files.records():
+        blocks += -(-size // block_bytes)
+        directories.add(path.rpartition("/")[0])
     return (blocks + len(directories)) * block_bytes
 
 

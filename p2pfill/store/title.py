@@ -26,6 +26,7 @@ from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest, Segment
+from p2pfill.model.paths import directories_of
 from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated, write_all
 from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
@@ -243,6 +244,8 @@ class StoredTitle:
             if (mend := self._mend) is not None:
                 with translated(f"end the repair of title {self.manifest.name!r}"):
                     self._restore(mend, sorted(mend.lost))  # those that a crash has kept from their places
+                    for path in self._directories():
+                        self._tree.show_directory(path, make=True, sync=True)
                     mend.end()
                 self._mend = None
                 return
@@ -251,7 +254,7 @@ class StoredTitle:
             # Refuses new writers at once; descriptors in use stay good across the rename.
             self.live = True
             try:
-                self._make_empty_files()
+                self.show_files()
                 self._publish_live(self)
             except StoreError:
                 self.live = False
@@ -424,13 +427,31 @@ class StoredTitle:
         for index in indexes:
             mend.restore(index, self._tree.place)
 
-    def _make_empty_files(self) -> None:
-        empty = [entry.path for entry in self.manifest.files if not entry.size]
-        if empty:
-            with translated(f"make the empty files of title {self.manifest.name!r}"):
-                for path in empty:
-                    os.close(self._tree.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    def show_files(self) -> None:
+        """Make what is empty, and give all files and directories the times and modes of the title, durably.
+
+        While a title is filled they are those of the fill.
+        """
+        files = self.manifest.files
+        ordered = self._directories()
+        sync = len(files) + len(ordered) <= SYNC_FILES_MAX
+        with translated(f"give the files of title {self.manifest.name!r} their times and modes"):
+            for path in ordered:
+                self._tree.show_directory(path, make=True, sync=False)
+            for path, size, mtime, executable in files.records():
+                self._tree.show_file(path, mtime, executable, make=not size, sync=sync)
+            if sync:
+                # Last, since files were made in them.
+                for path in ordered:
+                    self._tree.show_directory(path, make=False, sync=True)
+            else:
                 sync_fs(self._tree.fd)
+
+    def _directories(self) -> list[str]:
+        """Return all directories, those above first: one that nobody may enter hides what lies below."""
+        files = self.manifest.files
+        above = directories_of(record[0] for record in files.records())
+        return ["", *sorted(above.union(files.directories, directories_of(files.directories)))]
 
     def _sync(self, chunks: Sequence[int]) -> None:
         indexes: set[int] = set()

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
+from p2pfill.store.disk import on_disk
 from p2pfill.store.hashing import Digests, Progress, hash_chunks
-from p2pfill.store.publish import scan, size_of
+from p2pfill.store.publish import record_of, scan
 
 
 class BadChunk(NamedTuple):
@@ -33,12 +34,14 @@ class WrongSize(NamedTuple):
 
 @dataclass
 class VerifyReport:
-    """What is wrong with a tree. `extra` files are named but harm nothing: every byte of the title may be right."""
+    """What is wrong with a tree. `extra` files, and `altered` ones, are named but harm no byte of the title."""
 
     bad: list[BadChunk] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     wrong_size: list[WrongSize] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    """Files whose time, or execute bit, is not the title's: a web server gives them another ETag."""
 
     @property
     def ok(self) -> bool:
@@ -56,17 +59,23 @@ def verify_tree(
     if not root.is_dir():
         raise StoreError(f"cannot verify {str(root)!r}: it is not a directory")
     report = VerifyReport()
-    present, _ = scan(root)
-    for entry in manifest.files:
-        stamp = present.pop(entry.path, None)
+    present = scan(root)
+    for record in manifest.files.records():
+        path, size = record[:2]
+        stamp = present.files.pop(path, None)
         if stamp is None:
-            report.missing.append(entry.path)
-        elif size_of(stamp) != entry.size:
-            report.wrong_size.append(WrongSize(entry.path, entry.size, size_of(stamp)))
-    report.extra.extend(sorted(present))
+            report.missing.append(path)
+            continue
+        actual = record_of(path, stamp)
+        if actual[1] != size:
+            report.wrong_size.append(WrongSize(path, size, actual[1]))
+        elif actual != record:
+            report.altered.append(path)
+    report.missing.extend(f"{path}/" for path in manifest.files.directories if not (root / on_disk(path)).is_dir())
+    report.extra.extend(sorted(present.files))
 
     def open_file(index: int) -> int:
-        fd = os.open(f"{root}/{manifest.files.path(index)}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(f"{root}/{on_disk(manifest.files.path(index))}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise StoreError("not a regular file")

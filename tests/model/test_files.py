@@ -45,17 +45,20 @@ def test_what_a_disk_may_take_for_the_same_is_found_and_nothing_else(found: list
 
 @given(st.dictionaries(st.text("abcä日", min_size=1, max_size=6), st.integers(0, 5), min_size=1, max_size=9), st.data())
 def test_it_says_what_a_list_would(sizes: dict[str, int], data: st.DataObject) -> None:
-    pairs = sorted(sizes.items())
+    records = [(path, size, size * 7, size % 2 == 1) for path, size in sorted(sizes.items())]
     plain, offset = [], 0
-    for path, size in pairs:
-        plain.append(FileEntry(path, size, offset))
+    for path, size, mtime, executable in records:
+        plain.append(FileEntry(path, size, offset, mtime, executable))
         offset += size
-    files = Files(pairs)
+    files = Files(records, ["empty/one", "empty/two"])
     assert list(files) == plain
-    assert list(files.pairs()) == pairs
+    assert list(files.records()) == records
     assert files.total_bytes == offset
-    assert files == Files(pairs)
-    assert hash(files) == hash(Files(pairs))
+    assert files == Files(records, ["empty/one", "empty/two"])
+    assert files != Files(records, ["empty/one"])
+    assert files != Files([(*record[:2], 1, record[3]) for record in records], ["empty/one", "empty/two"])
+    assert files != Files([(*record[:3], not record[3]) for record in records], ["empty/one", "empty/two"])
+    assert hash(files) == hash(Files(records))
     start, stop = (data.draw(st.integers(-10, 10)) for _ in range(2))
     assert files[start:stop] == tuple(plain[start:stop])
     index = data.draw(st.integers(-len(plain), len(plain) - 1))
@@ -69,10 +72,10 @@ def test_it_says_what_a_list_would(sizes: dict[str, int], data: st.DataObject) -
 
 
 def kept_bytes(count: int) -> int:
-    pairs = [(f"{number // 1000:04d}/segment-{number:07d}.ts", 5000) for number in range(count)]
+    records = [(f"{number // 1000:04d}/segment-{number:07d}.ts", 5000, 1 << 30, True) for number in range(count)]
     tracemalloc.start()
     try:
-        files = Files(pairs)
+        files = Files(records)
         assert len(files) == count
         return tracemalloc.get_traced_memory()[0]
     finally:

@@ -26,7 +26,8 @@ def wire(**changes: object) -> bytes:
         "name": "a title",
         "chunk_size": CHUNK,
         "integrity": "blake3",
-        "files": [["a", 1], ["b/c", 2]],
+        "files": [["a", 1, 5, False], ["b/c", 2, 1 << 31, True]],
+        "directories": ["b/d", "e"],
         "xxh3": bytes(16),
         "blake3": bytes(32),
     }
@@ -134,7 +135,7 @@ def test_mutated_bytes_decode_to_themselves_or_are_refused(manifest: Manifest, d
 )
 def test_unsafe_path_is_refused_and_named(bad: str) -> None:
     with pytest.raises(ManifestError) as caught:
-        Manifest.decode(wire(files=[[bad, 1]]))
+        Manifest.decode(wire(files=[[bad, 1, 0, False]]))
     assert "path" in str(caught.value)
     assert ascii(bad)[1:11].rstrip("'") in ascii(str(caught.value)).replace("\\\\", "\\")
 
@@ -150,7 +151,7 @@ def test_unsafe_path_is_refused_and_named(bad: str) -> None:
 )
 def test_paths_that_exclude_each_other_are_refused_and_named(paths: list[str], match: str) -> None:
     with pytest.raises(ManifestError, match=match) as caught:
-        Manifest.decode(wire(files=[[path, 1] for path in paths]))
+        Manifest.decode(wire(files=[[path, 1, 0, False] for path in paths]))
     assert paths[-1] in str(caught.value)
 
 
@@ -160,9 +161,36 @@ def test_names_that_differ_in_case_or_composition_are_two(paths: list[str]) -> N
 
 
 @pytest.mark.parametrize(
+    ("directories", "match"),
+    [
+        (["a"], "a file and also a directory"),
+        (["a/x"], "'a' is a file and also a directory of 'a/x'"),
+        (["b"], "'b' is listed as empty, but 'b/c' lies in it"),
+        (["x", "x/y"], "'x' is listed as empty, but 'x/y' lies in it"),
+        (["x\ny"], "control character"),
+    ],
+)
+def test_directories_that_are_not_empty_are_refused_and_named(directories: list[str], match: str) -> None:
+    with pytest.raises(ManifestError, match=match):
+        Manifest.decode(wire(directories=directories))
+
+
+def test_too_many_empty_directories_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "EMPTY_DIRECTORY_COUNT_MAX", 1)
+    with pytest.raises(ManifestError, match="too many empty directories"):
+        Manifest.decode(wire())
+
+
+def test_a_manifest_of_an_older_release_says_what_to_do() -> None:
+    old = msgspec.msgpack.encode(["p2pfill-manifest-1", "t", CHUNK, "blake3", [["a", 1]], bytes(16), bytes(32)])
+    with pytest.raises(ManifestError, match="older release; publish the title again"):
+        Manifest.decode(old)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
-        {"format": "p2pfill-manifest-2"},
+        {"format": "p2pfill-manifest-3"},
         {"name": ""},
         {"name": ".."},
         {"name": "a/b"},
@@ -176,13 +204,24 @@ def test_names_that_differ_in_case_or_composition_are_two(paths: list[str]) -> N
         {"chunk_size": float(CHUNK)},
         {"integrity": "md5"},
         {"files": []},
-        {"files": [["a", -1]]},
-        {"files": [["a", True]]},
-        {"files": [["a", 2**63]]},
-        {"files": [["a", limits.TITLE_BYTES_MAX], ["b", limits.TITLE_BYTES_MAX]]},
-        {"files": [["a", (limits.CHUNK_COUNT_MAX + 1) * CHUNK]]},
-        {"files": [["a", 1, 1]]},
-        {"files": [[b"a", 1]]},
+        {"files": [["a", -1, 0, False]]},
+        {"files": [["a", True, 0, False]]},
+        {"files": [["a", 2**63, 0, False]]},
+        {"files": [["a", limits.TITLE_BYTES_MAX, 0, False], ["b", limits.TITLE_BYTES_MAX, 0, False]]},
+        {"files": [["a", (limits.CHUNK_COUNT_MAX + 1) * CHUNK, 0, False]]},
+        {"files": [["a", 3, -1, False]]},
+        {"files": [["a", 3, 1 << 32, False]]},
+        {"files": [["a", 3, 0.0, False]]},
+        {"files": [["a", 3, 0, 0]]},
+        {"files": [["a", 3]]},
+        {"files": [["a", 3, 0, False, 0]]},
+        {"files": [[b"a", 3, 0, False]]},
+        {"directories": None},
+        {"directories": ["e", "b/d"]},
+        {"directories": ["e", "e"]},
+        {"directories": [b"e"]},
+        {"directories": ["../e"]},
+        {"directories": [["e"]]},
         {"xxh3": bytes(15)},
         {"xxh3": bytes(32)},
         {"blake3": b""},
@@ -229,7 +268,7 @@ def test_only_empty_files_make_no_chunks() -> None:
 def test_the_id_is_the_same_for_ever() -> None:
     """A change of the encoding would orphan every published title; this value may only change with the format."""
     manifest = build([("b/ä", CHUNK), ("a", 3), ("empty", 0)])
-    assert manifest.title_id.hex() == "a15b0d5985dc76c889529670994b029a3e6dce582f49c4504782a961a2b18c12"
+    assert manifest.title_id.hex() == "82713a7b11032b2224af60eb1ba6dbb0706a95e85fa2f23d74339482b8ae79cc"
 
 
 def test_a_hundred_thousand_tiny_files() -> None:

@@ -15,8 +15,9 @@ from p2pfill.engine import engine, requests
 from p2pfill.engine import link as engine_link
 from p2pfill.hot import _pure_bits
 from p2pfill.model import timing
+from p2pfill.model.files import Files
 from p2pfill.model.ids import NodeId, TitleId
-from p2pfill.model.manifest import Manifest, layout
+from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.node import links
@@ -124,8 +125,8 @@ def test_the_election_in_the_docs_is_right() -> None:
         node.id: list(closed.within(node)[Scope.REGION].and_not(duties.within(node)[Scope.REGION]).indexes())
         for node in nodes
     }
-    assert moved == {"a1": [], "a2": [3, 5], "b1": [], "c1": []}
-    assert "With the way of `a1` to origins closed, its chunks 3 and 5 go to `a2`, and nothing else moves." in TEXT
+    assert moved == {"a1": [], "a2": [4], "b1": [], "c1": []}
+    assert "With the way of `a1` to origins closed, its chunk 4 goes to `a2`, and nothing else moves." in TEXT
 
 
 def _title_id() -> str:
@@ -169,12 +170,13 @@ def test_a_payload_of_each_message_is_in_the_docs() -> None:
 
 def test_the_manifest_in_the_docs_is_right() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    block = text[text.index("```\n97\n") :].removeprefix("```\n").split("```")[0]
-    lines = [line.split("   ")[0] for line in block.replace("     8a30", "8a30").splitlines()]
+    block = text[text.index("```\n98\n") :].removeprefix("```\n").split("```")[0]
+    lines = [line.strip().split("   ")[0] for line in block.splitlines()]
     stream = b"hello" + bytes(70_000)
     chunks = [stream[:65536], stream[65536:]]
     xxh3, b3 = (b"".join(map(digest, chunks)) for digest in (_xxh3, _blake3))
-    manifest = Manifest("demo", 65536, layout([("b/c.bin", 70_000), ("a.txt", 5)]), xxh3, b3)
+    files = Files([("a.txt", 5, 1_700_000_000, False), ("b/c.bin", 70_000, 1_700_000_001, True)], ["d"])
+    manifest = Manifest("demo", 65536, files, xxh3, b3)
     assert bytes.fromhex("".join(lines[:-1])) == manifest.encode()
     assert lines[-1] == f"title id {manifest.title_id.hex()}"
 

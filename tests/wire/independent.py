@@ -198,6 +198,8 @@ class File(NamedTuple):
     path: str
     size: int
     offset: int
+    mtime: int
+    executable: bool
 
 
 class Title(NamedTuple):
@@ -206,35 +208,51 @@ class Title(NamedTuple):
     chunk_size: int
     integrity: str
     files: list[File]
+    directories: list[str]
     xxh3: list[bytes]
     blake3: list[bytes]
 
 
-def encode_manifest(name: str, chunk_size: int, integrity: str, files: dict[str, int], xxh3: bytes, b3: bytes) -> bytes:
-    listed = sorted(files.items(), key=lambda item: item[0].encode())
-    return bytes(msgpack.packb(["p2pfill-manifest-1", name, chunk_size, integrity, listed, xxh3, b3]))
+def encode_manifest(
+    name: str,
+    chunk_size: int,
+    integrity: str,
+    files: list[tuple[str, int, int, bool]],
+    directories: list[str],
+    xxh3: bytes,
+    b3: bytes,
+) -> bytes:
+    listed = sorted(files, key=lambda item: item[0].encode())
+    empty = sorted(directories, key=str.encode)
+    return bytes(msgpack.packb(["p2pfill-manifest-2", name, chunk_size, integrity, listed, empty, xxh3, b3]))
 
 
 def decode_manifest(data: bytes) -> Title:
-    """Return the title. Whether paths are safe and do not collide is not looked at."""
+    """Return the title. Whether paths are safe and do not exclude each other is not looked at."""
     value = unpack(data)
-    if type(value) is not list or len(value) != 7 or value[0] != "p2pfill-manifest-1":
+    if type(value) is not list or len(value) != 8 or value[0] != "p2pfill-manifest-2":
         raise Invalid("not a manifest")
-    _, name, chunk_size, integrity, listed, xxh3, b3 = value
+    _, name, chunk_size, integrity, listed, directories, xxh3, b3 = value
     if type(name) is not str or type(chunk_size) is not int or chunk_size not in CHUNK_BYTES:
         raise Invalid("name or chunk size")
     if integrity not in ("blake3", "xxh3") or type(listed) is not list or not 1 <= len(listed) <= MIB:
         raise Invalid("integrity or files")
     files, offset, before = [], 0, b""
     for entry in listed:
-        if type(entry) is not list or [type(part) for part in entry] != [str, int] or entry[1] < 0:
+        if type(entry) is not list or [type(part) for part in entry] != [str, int, int, bool]:
             raise Invalid("a file")
-        path, size = entry
+        path, size, mtime, executable = entry
+        if size < 0 or not 0 <= mtime < 1 << 32:
+            raise Invalid("size or time")
         if not before < path.encode():
             raise Invalid("order of files")
         before = path.encode()
-        files.append(File(path, size, offset))
+        files.append(File(path, size, offset, mtime, executable))
         offset += size
+    if type(directories) is not list or len(directories) > 65536 or any(type(path) is not str for path in directories):
+        raise Invalid("directories")
+    if directories != sorted(set(directories), key=str.encode):
+        raise Invalid("order of directories")
     chunk_count = -(-offset // chunk_size)
     if offset > TITLE_BYTES_MAX or chunk_count > CHUNK_COUNT_MAX:
         raise Invalid("too large")
@@ -243,7 +261,7 @@ def decode_manifest(data: bytes) -> Title:
     # The packer uses the shortest form of everything, which is the only one that counts.
     if msgpack.packb(value) != data:
         raise Invalid("not canonical")
-    return Title(blake3(data).digest(), name, chunk_size, integrity, files, cut(xxh3, 16), cut(b3, 32))
+    return Title(blake3(data).digest(), name, chunk_size, integrity, files, directories, cut(xxh3, 16), cut(b3, 32))
 
 
 def cut(data: bytes, length: int) -> list[bytes]:

@@ -19,8 +19,9 @@ from wire.independent import Invalid
 from p2pfill.errors import ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.files import Files
 from p2pfill.model.ids import TitleId
-from p2pfill.model.manifest import Integrity, Manifest, layout
+from p2pfill.model.manifest import Integrity, Manifest
 from p2pfill.store.disk import DIRECTORY_FLAGS
 from p2pfill.store.journal import JOURNAL, Journal
 
@@ -42,20 +43,23 @@ def test_the_independent_one_is_independent() -> None:
 # ---- manifests
 
 sizes = st.sampled_from([0, 1, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32]) | st.integers(0, 1 << 33)
-# A lowercase name of ASCII letters and digits cannot collide with another, so what is drawn is a valid title.
+times = st.sampled_from([0, 127, 128, 255, 256, 65535, 65536, (1 << 32) - 1]) | st.integers(0, (1 << 32) - 1)
+# A name of ASCII letters and digits cannot collide with another, so what is drawn is a valid title.
 paths = st.builds(lambda k, pad: f"d{k % 7}/{'ä' * (k % 3)}{k}" + "n" * pad, st.integers(0, 99), st.integers(0, 40))
 
 
 @st.composite
 def titles(draw: st.DrawFn) -> Manifest:
-    files = draw(st.dictionaries(paths, sizes, min_size=1, max_size=40))
+    drawn = draw(st.dictionaries(paths, st.tuples(sizes, times, st.booleans()), min_size=1, max_size=40))
+    empty = draw(st.sets(st.builds(lambda k: f"empty/ö{k}", st.integers(0, 99)), max_size=20))
+    files = Files(((path, *drawn[path]) for path in sorted(drawn)), sorted(empty))
     chunk_size = draw(st.sampled_from(independent.CHUNK_BYTES[4:]))
-    count = -(-sum(files.values()) // chunk_size)
+    count = -(-files.total_bytes // chunk_size)
     integrity: Integrity = draw(st.sampled_from(["blake3", "xxh3"]))
     name = draw(st.sampled_from(["film", "ä" * 100, "n" * 31, "n" * 32, "n" * 200]))
     digests = draw(st.integers(0, 255))
     return Manifest(
-        name, chunk_size, layout(files.items()), bytes(k * digests % 256 for k in range(16 * count)), bytes(32 * count),
+        name, chunk_size, files, bytes(k * digests % 256 for k in range(16 * count)), bytes(32 * count),
         integrity,
     )  # fmt: skip
 
@@ -68,13 +72,15 @@ def test_manifests_both_ways(manifest: Manifest) -> None:
     assert title.id == manifest.title_id
     assert (title.name, title.chunk_size, title.integrity) == (manifest.name, manifest.chunk_size, manifest.integrity)
     assert title.files == list(manifest.files)
+    assert title.directories == list(manifest.files.directories)
     chunks = range(manifest.chunk_count)
     assert title.xxh3 == [manifest.chunk_xxh3(chunk) for chunk in chunks]
     assert title.blake3 == [manifest.chunk_blake3(chunk) for chunk in chunks]
-    files = dict(manifest.files.pairs())
+    files, directories = list(manifest.files.records()), list(manifest.files.directories)
     theirs = independent.encode_manifest(
-        manifest.name, manifest.chunk_size, manifest.integrity, files, manifest.xxh3, manifest.blake3
-    )
+        manifest.name, manifest.chunk_size, manifest.integrity, files[::-1], directories[::-1], manifest.xxh3,
+        manifest.blake3,
+    )  # fmt: skip
     assert theirs == data
     again = Manifest.decode(theirs)
     assert (again, again.title_id) == (manifest, manifest.title_id)
@@ -110,11 +116,21 @@ values = st.none() | st.booleans() | st.floats() | st.integers(-5, 1 << 40) | te
 
 
 @settings(deadline=None)
-@given(st.integers(0, 6), values | st.lists(values) | st.lists(st.tuples(st.text("ab/", max_size=5), values)))
-@example(5, "YQ==")
-@example(4, [("a", 1.0)])
+@given(
+    st.integers(0, 7),
+    values
+    | st.lists(values)
+    | st.lists(st.text("ab/", max_size=5))
+    | st.lists(st.tuples(st.text("ab/", max_size=5), values, values, values)),
+)
+@example(6, "YQ==")
+@example(4, [("a", 1.0, 0, False)])
+@example(4, [("a", 1, 0, 0)])
+@example(5, ["b", "b"])
 def test_a_field_of_a_manifest_of_another_kind(place: int, value: Any) -> None:
-    fields: list[Any] = ["p2pfill-manifest-1", "film", limits.CHUNK_SIZE_MIN, "xxh3", [("a", 1)], bytes(16), bytes(32)]
+    fields: list[Any] = [
+        "p2pfill-manifest-2", "film", limits.CHUNK_SIZE_MIN, "xxh3", [("a", 1, 0, False)], ["c"], bytes(16), bytes(32)
+    ]  # fmt: skip
     fields[place] = value
     data = msgpack.packb(fields)
     try:
