@@ -1,8 +1,7 @@
 """What a title is: its files, its chunk size and the digests of its chunks.
 
-The files of a title, sorted by the UTF-8 bytes of their paths, are one stream; chunk k is the bytes
-[k * chunk_size, (k + 1) * chunk_size) of it. Small files so share chunks, and a hundred thousand of them cost no
-more digests or requests than one large file. Chunks per file were rejected for that reason.
+The files of a title, sorted by the UTF-8 bytes of their paths, are one stream, which `p2pfill.model.cut` cuts into
+chunks. Small files share chunks, and a hundred thousand of them cost no more digests or requests than one large file.
 
 The encoding is one msgpack array: [format, name, chunk_size, integrity, files, directories, xxh3, blake3], each value
 in its shortest form; a file is [path, size, mtime, executable], and directories are those in which nothing lies. It is
@@ -30,6 +29,7 @@ from blake3 import blake3 as _blake3
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
+from p2pfill.model.cut import Cut
 from p2pfill.model.files import FileRecord, Files
 from p2pfill.model.ids import TitleId
 from p2pfill.model.packing import AS_THEY_ARE, UNPACK_ERRORS, open_unpacker
@@ -105,6 +105,14 @@ def default_chunk_size(size: int) -> int:
     return chunk_size
 
 
+def check_chunk_size(size: int) -> None:
+    """Raise `ManifestError` where chunks cannot be of `size` bytes."""
+    if size & (size - 1) or not limits.CHUNK_SIZE_MIN <= size <= limits.CHUNK_SIZE_MAX:
+        raise ManifestError(
+            f"chunk size {size} is not a power of two from {limits.CHUNK_SIZE_MIN} to {limits.CHUNK_SIZE_MAX}"
+        )
+
+
 def layout(files: Iterable[tuple[str, int]]) -> Files:
     """Return (path, size) pairs, which may come in any order, as the files of a title that were last changed in 1970.
 
@@ -131,15 +139,12 @@ class Manifest:
         _check_name(self.name)
         if self.integrity not in ("blake3", "xxh3"):
             raise ManifestError(f"integrity must be 'blake3' or 'xxh3', not {self.integrity!r}")
-        size = self.chunk_size
-        if size & (size - 1) or not limits.CHUNK_SIZE_MIN <= size <= limits.CHUNK_SIZE_MAX:
-            raise ManifestError(
-                f"chunk size {size} is not a power of two from {limits.CHUNK_SIZE_MIN} to {limits.CHUNK_SIZE_MAX}"
-            )
+        check_chunk_size(self.chunk_size)
         count = self.chunk_count
         if count > limits.CHUNK_COUNT_MAX:
             raise ManifestError(
-                f"{self.size} bytes in chunks of {size} make {count}; at most {limits.CHUNK_COUNT_MAX} are allowed"
+                f"{self.size} bytes in chunks of {self.chunk_size} make {count}; at most {limits.CHUNK_COUNT_MAX} are "
+                "allowed"
             )
         for kind, digests, length in (("XXH3", self.xxh3, XXH3_BYTES), ("BLAKE3", self.blake3, BLAKE3_BYTES)):
             if len(digests) != count * length:
@@ -151,9 +156,14 @@ class Manifest:
         return self.files.total_bytes
 
     @cached_property
+    def cut(self) -> Cut:
+        """Where the chunks lie in the title stream."""
+        return Cut(self.files, self.chunk_size)
+
+    @property
     def chunk_count(self) -> int:
         """The number of chunks; 0 where all files are empty."""
-        return -(-self.size // self.chunk_size)
+        return self.cut.count
 
     @cached_property
     def title_id(self) -> TitleId:
@@ -192,9 +202,9 @@ class Manifest:
         return manifest
 
     def chunk_length(self, chunk: int) -> int:
-        """Return the length of a chunk in bytes; only the last may be shorter than `chunk_size`."""
-        self._check_chunk(chunk)
-        return min(self.chunk_size, self.size - chunk * self.chunk_size)
+        """Return the length of a chunk in bytes, at most `chunk_size`."""
+        start, stop = self.cut.span(chunk)
+        return stop - start
 
     def chunk_xxh3(self, chunk: int) -> bytes:
         """Return the XXH3-128 of a chunk, 16 bytes."""
@@ -211,10 +221,10 @@ class Manifest:
 
         Raises `IndexError` for a chunk that the title does not have and for a `start` outside of it.
         """
-        length = self.chunk_length(chunk)
-        if not 0 <= start <= length:
-            raise IndexError(f"byte {start} is outside of chunk {chunk} of {length} bytes")
-        return self._segments(chunk * self.chunk_size + start, chunk * self.chunk_size + length)
+        first, stop = self.cut.span(chunk)
+        if not 0 <= start <= stop - first:
+            raise IndexError(f"byte {start} is outside of chunk {chunk} of {stop - first} bytes")
+        return self._segments(first + start, stop)
 
     def _segments(self, position: int, end: int) -> Iterator[Segment]:
         index = self.files.find(position)

@@ -329,7 +329,8 @@ class FillDriver:
         self._note_end()
         fill = self.task.fill
         have = fill.ledger.have.count()
-        have_bytes = min(have * self.manifest.chunk_size, self.manifest.size)
+        # All chunks but a few are of one length.
+        have_bytes = self.manifest.size * have // max(self.manifest.chunk_count, 1)
         sources = [_source_report(source, "ok") for source in fill.sources.values()]
         sources += [_source_report(source, "lost") for source in fill.past.values()]
         # A tracker refuses the whole heartbeat where one title in it breaks a bound.

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from p2pfill.errors import StoreError
+from p2pfill.model import limits
+from p2pfill.model.cut import Cut
 from p2pfill.model.files import MTIME_MAX, FileRecord, Files
-from p2pfill.model.manifest import BLAKE3_BYTES, XXH3_BYTES, Integrity, Manifest, default_chunk_size
+from p2pfill.model.manifest import BLAKE3_BYTES, XXH3_BYTES, Integrity, Manifest, check_chunk_size, default_chunk_size
 from p2pfill.store.disk import from_disk, on_disk, store_error
 from p2pfill.store.hashing import Digests, Progress, hash_chunks
 
@@ -152,10 +154,12 @@ def publish(
     files = Files((record_of(path, found.files[path]) for path in paths), found.empty)
     stamps = [found.files.pop(path) for path in paths]
     del paths
-    size = files.total_bytes
-    chunk_size = default_chunk_size(size) if chunk_size is None else chunk_size
-    # A chunk size of 0 is refused by the manifest; it must only not divide here.
-    count = -(-size // max(chunk_size, 1))
+    if chunk_size is None:
+        chunk_size = default_chunk_size(files.total_bytes)
+        while Cut(files, chunk_size).count > limits.CHUNK_COUNT_MAX and chunk_size < limits.CHUNK_SIZE_MAX:
+            chunk_size *= 2
+    check_chunk_size(chunk_size)
+    count = Cut(files, chunk_size).count
     draft = Manifest(name, chunk_size, files, bytes(count * XXH3_BYTES), bytes(count * BLAKE3_BYTES), integrity)
     xxh3, blake3 = bytearray(draft.xxh3), bytearray(draft.blake3)
 

@@ -384,7 +384,7 @@ class Store:
                 # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
                 # their size back, since a crash between the two would otherwise leave zeros that look verified.
                 for entry in lost:
-                    for chunk in _chunks_of(entry, manifest):
+                    for chunk in manifest.cut.chunks(entry.offset, entry.offset + entry.size):
                         have.discard(chunk)
                 journal.close()
                 journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
@@ -496,28 +496,23 @@ def _space_needed(manifest: Manifest, block_bytes: int) -> int:
     return (blocks + len(directories)) * block_bytes
 
 
-def _chunks_of(entry: FileEntry, manifest: Manifest) -> range:
-    """Return the chunks that hold bytes of a file."""
-    return range(entry.offset // manifest.chunk_size, -(-(entry.offset + entry.size) // manifest.chunk_size))
-
-
 def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:
     """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
     files, lost = manifest.files, []
     for index in range(len(files)):
         start, end = files.span(index)
         # A file that is made by its first write may be absent, or of any length, until then.
-        least = end - start if preallocated(end - start) else _least_bytes(start, end, manifest.chunk_size, have)
+        least = end - start if preallocated(end - start) else _least_bytes(start, end, manifest, have)
         if least and not least <= tree.size(files.path(index)) <= end - start:
             lost.append(files[index])
     return lost
 
 
-def _least_bytes(start: int, end: int, chunk_size: int, have: Bitmap) -> int:
+def _least_bytes(start: int, end: int, manifest: Manifest, have: Bitmap) -> int:
     """Return how long the file at `start` to `end` of the stream is at least, if the chunks in `have` were written."""
-    for chunk in range(-(-end // chunk_size) - 1, start // chunk_size - 1, -1):
+    for chunk in reversed(manifest.cut.chunks(start, end)):
         if have[chunk]:
-            return min((chunk + 1) * chunk_size, end) - start
+            return min(manifest.cut.span(chunk)[1], end) - start
     return 0
 
 

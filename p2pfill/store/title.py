@@ -473,8 +473,7 @@ def _seals(have: Bitmap) -> bytearray:
 
 def chunks_of(manifest: Manifest, index: int) -> range:
     """Return the chunks that hold bytes of a file."""
-    start, end = manifest.files.span(index)
-    return range(start // manifest.chunk_size, -(-end // manifest.chunk_size)) if end > start else range(0)
+    return manifest.cut.chunks(*manifest.files.span(index))
 
 
 def preallocated(size: int) -> bool:

@@ -2,7 +2,7 @@
 
 A recording is lines of JSON. The first says how the fill was made; every other is one call, in order:
 
-    {"format": "p2pfill-fill-1", "manifest": ..., "node": ..., "policy": ..., "seed": ..., "now": ..., ...}
+    {"format": "p2pfill-fill-2", "manifest": ..., "node": ..., "policy": ..., "seed": ..., "now": ..., ...}
     ["+", now, "ChunksGained", {"source": "a2", "chunks": [1, 2]}]          handle(now, event)
     ["?", now, [["RequestChunk", {"request": 1, "source": "a2", "chunk": 1}]]]      poll_actions(now)
 
@@ -20,6 +20,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.cut import Cut
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
@@ -30,7 +31,7 @@ from p2pfill.swarm.fill import Fill
 if TYPE_CHECKING:
     from random import Random
 
-FORMAT: Final = "p2pfill-fill-1"
+FORMAT: Final = "p2pfill-fill-2"
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Room for a roster of a hundred thousand caches; a longer line is not one of ours."""
@@ -44,7 +45,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
     title_id: bytes
     chunk_size: int
-    size: int
+    pieces: list[int]
+    """How the stream is cut (`model.cut`)."""
     node: NodeInfo
     policy: FillPolicy
     seed: str
@@ -86,7 +88,7 @@ class RecordingFill(Fill):
             FORMAT,
             manifest.title_id,
             manifest.chunk_size,
-            manifest.size,
+            list(manifest.cut.pieces()),
             me,
             policy,
             seed,
@@ -146,8 +148,9 @@ def _fill_of(line: bytes, make_random: Callable[[str], Random]) -> Fill:
         header = msgspec.json.decode(line, type=Header)
         if header.format != FORMAT:
             raise ConfigError(f"line 1 is of format {header.format[:40]!r}, not {FORMAT!r}")
-        count = -(-header.size // header.chunk_size)
-        files = layout([("title", header.size)])
+        # A file for each piece is cut as the pieces are.
+        files = layout((f"{number:08}", length) for number, length in enumerate(header.pieces or [0]))
+        count = Cut(files, header.chunk_size).count
         manifest = Manifest("recorded", header.chunk_size, files, bytes(16 * count), bytes(32 * count))
         # A cached property: what is there already is not worked out from the digests.
         manifest.__dict__["title_id"] = TitleId(header.title_id)

@@ -33,13 +33,11 @@ class Title:
 
     def chunk(self, index: int) -> bytes:
         """Return the right bytes of a chunk."""
-        start = index * self.manifest.chunk_size
-        return self.stream[start : start + self.manifest.chunk_length(index)]
+        return self.stream[slice(*self.manifest.cut.span(index))]
 
     def view(self, index: int) -> memoryview:
         """Return the right bytes of a chunk without copying them."""
-        start = index * self.manifest.chunk_size
-        return memoryview(self.stream)[start : start + self.manifest.chunk_length(index)]
+        return memoryview(self.stream)[slice(*self.manifest.cut.span(index))]
 
     def all_of_it(self) -> tuple[int, bytes]:
         """Return chunk count and bitmap of somebody who holds everything."""

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
+from p2pfill.model.cut import Cut
 from p2pfill.model.manifest import FORMAT, Manifest, default_chunk_size, layout
 
 CHUNK = limits.CHUNK_SIZE_MIN
 
 
 def build(files: list[tuple[str, int]], chunk_size: int = CHUNK, name: str = "a title") -> Manifest:
-    count = -(-sum(size for _, size in files) // chunk_size)
+    entries = layout(files)
+    count = Cut(entries, chunk_size).count
     xxh3 = bytes(k % 251 for k in range(count * 16))
-    return Manifest(name, chunk_size, layout(files), xxh3, b"\x07" * (32 * count))
+    return Manifest(name, chunk_size, entries, xxh3, b"\x07" * (32 * count))
 
 
 def wire(**changes: object) -> bytes:
@@ -80,7 +82,7 @@ def test_segments_cover_the_stream_exactly(manifest: Manifest, data: st.DataObje
             assert entry.offset + segment.offset == position
             assert segment.offset + segment.length <= entry.size
             position += segment.length
-        assert position == min((chunk + 1) * manifest.chunk_size, manifest.size)
+        assert position == manifest.cut.span(chunk)[1]
     assert position == manifest.size
     if manifest.chunk_count:
         chunk = data.draw(st.integers(0, manifest.chunk_count - 1))
@@ -89,6 +91,41 @@ def test_segments_cover_the_stream_exactly(manifest: Manifest, data: st.DataObje
         assert sum(segment.length for segment in tail) == manifest.chunk_length(chunk) - start
         whole = list(manifest.segments(chunk))
         assert tail[1:] == whole[len(whole) - len(tail) + 1 :]
+
+
+@given(manifests())
+def test_large_files_have_chunks_of_their_own(manifest: Manifest) -> None:
+    """By the rule as it is written down: pieces, each cut from its beginning."""
+    pieces, small = [], 0
+    for entry in manifest.files:
+        if entry.size < CHUNK:
+            small += entry.size
+        else:
+            pieces += [small, entry.size]
+            small = 0
+    pieces = [piece for piece in (*pieces, small) if piece]
+    assert list(manifest.cut.pieces()) == pieces
+    lengths = [min(CHUNK, piece - at) for piece in pieces for at in range(0, piece, CHUNK)]
+    assert [manifest.chunk_length(chunk) for chunk in range(manifest.chunk_count)] == lengths
+    for entry in manifest.files:
+        held = {c for c in range(manifest.chunk_count) for s in manifest.segments(c) if manifest.files[s[0]] == entry}
+        assert set(manifest.cut.chunks(entry.offset, entry.offset + entry.size)) == held
+
+
+def test_a_change_of_one_file_leaves_the_chunks_of_large_ones_alone() -> None:
+    sizes = {f"f{k:02}": CHUNK * (k % 5) + 1000 * k for k in range(1, 20)}
+
+    def spans(changed: dict[str, int]) -> dict[str, list[tuple[int, int]]]:
+        """Where the chunks of each file lie in it."""
+        manifest = build(list({**sizes, **changed}.items()))
+        found: dict[str, list[tuple[int, int]]] = {}
+        for chunk in range(manifest.chunk_count):
+            for index, offset, length in manifest.segments(chunk):
+                found.setdefault(manifest.files.path(index), []).append((offset, length))
+        return found
+
+    before, after = spans({}), spans({"f03": 5 * CHUNK + 7, "a new one": 12})
+    assert all(before[path] == after[path] for path in sizes if path != "f03" and sizes[path] >= CHUNK)
 
 
 @given(st.binary(max_size=400))

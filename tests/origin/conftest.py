@@ -19,6 +19,7 @@ import pytest
 import xxhash
 from blake3 import blake3
 
+from p2pfill.model.cut import Cut
 from p2pfill.model.limits import CHUNK_SIZE_MIN
 from p2pfill.model.manifest import Manifest, layout
 
@@ -119,8 +120,7 @@ class Title:
     stream: bytes
 
     def chunk(self, k: int) -> bytes:
-        start = k * self.manifest.chunk_size
-        return self.stream[start : start + self.manifest.chunk_length(k)]
+        return self.stream[slice(*self.manifest.cut.span(k))]
 
 
 @pytest.fixture
@@ -134,7 +134,8 @@ def make_title(tmp_path: Path) -> Callable[[dict[str, bytes]], Title]:
             (root / path).write_bytes(content)
         entries = layout((path, len(content)) for path, content in files.items())
         stream = b"".join(files[entry.path] for entry in entries)
-        chunks = [stream[at : at + CHUNK_SIZE_MIN] for at in range(0, len(stream), CHUNK_SIZE_MIN)]
+        cut = Cut(entries, CHUNK_SIZE_MIN)
+        chunks = [stream[slice(*cut.span(chunk))] for chunk in range(cut.count)]
         xxh3 = b"".join(xxhash.xxh3_128_digest(chunk) for chunk in chunks)
         strong = b"".join(blake3(chunk).digest() for chunk in chunks)
         return Title(root, Manifest("a title", CHUNK_SIZE_MIN, entries, xxh3, strong), stream)

@@ -257,12 +257,13 @@ def test_directory(make_title: Make) -> None:
     for name in files:
         path = title.root / name
         if name != "empty":
+            last = title.manifest.chunk_count - (1 if name.startswith("z") else 2)
             path.write_bytes(b"short")
             with pytest.raises(OriginObjectChanged, match=r"when published|ends before"):
-                origin.read_chunk(title.manifest, 1)
+                origin.read_chunk(title.manifest, last)
             path.unlink()
             with pytest.raises(OriginObjectMissing, match="not found"):
-                origin.read_chunk(title.manifest, 1)
+                origin.read_chunk(title.manifest, last)
             path.write_bytes(files[name])
 
 

@@ -125,8 +125,8 @@ def test_the_election_in_the_docs_is_right() -> None:
         node.id: list(closed.within(node)[Scope.REGION].and_not(duties.within(node)[Scope.REGION]).indexes())
         for node in nodes
     }
-    assert moved == {"a1": [], "a2": [4], "b1": [], "c1": []}
-    assert "With the way of `a1` to origins closed, its chunk 4 goes to `a2`, and nothing else moves." in TEXT
+    assert moved == {"a1": [], "a2": [6, 7], "b1": [], "c1": []}
+    assert "With the way of `a1` to origins closed, its chunks 6 and 7 go to `a2`, and nothing else moves." in TEXT
 
 
 def _title_id() -> str:
@@ -173,7 +173,7 @@ def test_the_manifest_in_the_docs_is_right() -> None:
     block = text[text.index("```\n98\n") :].removeprefix("```\n").split("```")[0]
     lines = [line.strip().split("   ")[0] for line in block.splitlines()]
     stream = b"hello" + bytes(70_000)
-    chunks = [stream[:65536], stream[65536:]]
+    chunks = [stream[:5], stream[5:65541], stream[65541:]]
     xxh3, b3 = (b"".join(map(digest, chunks)) for digest in (_xxh3, _blake3))
     files = Files([("a.txt", 5, 1_700_000_000, False), ("b/c.bin", 70_000, 1_700_000_001, True)], ["d"])
     manifest = Manifest("demo", 65536, files, xxh3, b3)

@@ -52,8 +52,7 @@ class Title:
 
     def chunk(self, index: int) -> bytes:
         """Return the right bytes of a chunk."""
-        start = index * self.manifest.chunk_size
-        return self.stream[start : start + self.manifest.chunk_length(index)]
+        return self.stream[slice(*self.manifest.cut.span(index))]
 
 
 class Claim(NamedTuple):

@@ -49,7 +49,7 @@ from p2pfill.swarm import events
 from p2pfill.transport.data import Receiver
 from tests.transport.plans import Planned, draw
 from tests.transport.remotes import DataLine, Remote, check_streams
-from tests.transport.workbench import CHUNK, ORIGIN, Bench, LineUp, WatchedEngine, WildFill, WrongError, bench, is_read
+from tests.transport.workbench import ORIGIN, Bench, LineUp, WatchedEngine, WildFill, WrongError, bench, is_read
 
 SETTLE_S: Final = 20.0
 """For threads to do what is left for them; they take a fraction of a millisecond."""
@@ -426,7 +426,7 @@ class Schedule:
         sealed = {chunk for chunk in range(self.count) if not self.stored.live and self.stored.is_sealed(chunk)}
         on_disk = self.bench.read()
         for chunk in {*chunks, *self.held, *sealed}:
-            if on_disk[chunk * CHUNK : (chunk + 1) * CHUNK] != self.title.chunk(chunk):
+            if on_disk[slice(*self.title.manifest.cut.span(chunk))] != self.title.chunk(chunk):
                 raise WrongError(f"WRONG BYTES in chunk {chunk}, which is {what}")
 
     def check_accusations(self) -> None:

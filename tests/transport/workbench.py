@@ -27,6 +27,7 @@ from p2pfill.engine.requests import Arrival
 from p2pfill.engine.task import FillTask
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.cut import Cut
 from p2pfill.model.manifest import Integrity, Manifest, layout
 from p2pfill.store.disk import DIRECTORY_FLAGS
 from p2pfill.store.journal import Journal
@@ -37,8 +38,8 @@ from p2pfill.transport.plane import DataPlane
 from tests.transport.remotes import DataLine, Remote, Title
 
 CHUNK: Final = 4096
-FILES: Final = (("a", 1), ("b", 6000), ("c", 12), ("d", 9000), ("e", 3000))
-"""Chunks that span files, one that has a file of its own within, and a last one that is short."""
+FILES: Final = (("a", 1), ("b", 3000), ("ba", 3000), ("c", 12), ("d", 4000), ("da", 4000), ("db", 1000), ("e", 3000))
+"""Chunks that span files, several of which lie within one, and a last one that is short: one piece."""
 
 WORKERS: Final = 3
 SWITCH_S: Final = 5e-5
@@ -138,13 +139,15 @@ class Bench:
         self.outcomes: Counter[str] = Counter()
         chance = random.Random("title")
         stream = chance.randbytes(sum(size for _, size in FILES))
-        chunks = [stream[at : at + CHUNK] for at in range(0, len(stream), CHUNK)]
+        files = layout(FILES)
+        cut = Cut(files, CHUNK)
+        chunks = [stream[slice(*cut.span(chunk))] for chunk in range(cut.count)]
         xxh3 = b"".join(xxhash.xxh3_128_digest(chunk) for chunk in chunks)
         digests = b"".join(blake3(chunk).digest() for chunk in chunks)
         self.titles: dict[Integrity, Title] = {}
         with patch.object(limits, "CHUNK_SIZE_MIN", CHUNK):
             for integrity in get_args(Integrity):
-                manifest = Manifest("title", CHUNK, layout(FILES), xxh3, digests, integrity)
+                manifest = Manifest("title", CHUNK, files, xxh3, digests, integrity)
                 self.titles[integrity] = Title(manifest, stream)
         self._directory_fd = os.open(folder, DIRECTORY_FLAGS)
         os.mkdir("files", dir_fd=self._directory_fd)

@@ -209,6 +209,8 @@ class Title(NamedTuple):
     integrity: str
     files: list[File]
     directories: list[str]
+    lengths: list[int]
+    """Of the chunks."""
     xxh3: list[bytes]
     blake3: list[bytes]
 
@@ -253,7 +255,8 @@ def decode_manifest(data: bytes) -> Title:
         raise Invalid("directories")
     if directories != sorted(set(directories), key=str.encode):
         raise Invalid("order of directories")
-    chunk_count = -(-offset // chunk_size)
+    lengths = chunk_lengths([file.size for file in files], chunk_size)
+    chunk_count = len(lengths)
     if offset > TITLE_BYTES_MAX or chunk_count > CHUNK_COUNT_MAX:
         raise Invalid("too large")
     if not blob(16 * chunk_count, 16 * chunk_count)(xxh3) or not blob(32 * chunk_count, 32 * chunk_count)(b3):
@@ -261,7 +264,28 @@ def decode_manifest(data: bytes) -> Title:
     # The packer uses the shortest form of everything, which is the only one that counts.
     if msgpack.packb(value) != data:
         raise Invalid("not canonical")
-    return Title(blake3(data).digest(), name, chunk_size, integrity, files, directories, cut(xxh3, 16), cut(b3, 32))
+    digests = cut(xxh3, 16), cut(b3, 32)
+    return Title(blake3(data).digest(), name, chunk_size, integrity, files, directories, lengths, *digests)
+
+
+def chunk_lengths(sizes: list[int], chunk_size: int) -> list[int]:
+    """Return the length of each chunk of files of these sizes, in order."""
+    lengths, small = [], 0
+
+    def close(piece: int) -> None:
+        lengths.extend([chunk_size] * (piece // chunk_size))
+        if piece % chunk_size:
+            lengths.append(piece % chunk_size)
+
+    for size in sizes:
+        if size < chunk_size:
+            small += size
+            continue
+        close(small)
+        close(size)
+        small = 0
+    close(small)
+    return lengths
 
 
 def cut(data: bytes, length: int) -> list[bytes]:

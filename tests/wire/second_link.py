@@ -33,7 +33,7 @@ class Stored:
         self.chunks: dict[int, bytes] = {}
 
     def length(self, chunk: int) -> int:
-        return min(self.title.chunk_size, self.size - chunk * self.title.chunk_size)
+        return self.title.lengths[chunk]
 
     def take(self, chunk: int, data: bytes) -> bool:
         """Keep a chunk; False where it is not the title's."""

@@ -19,6 +19,7 @@ from wire.independent import Invalid
 from p2pfill.errors import ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.cut import Cut
 from p2pfill.model.files import Files
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Integrity, Manifest
@@ -54,7 +55,7 @@ def titles(draw: st.DrawFn) -> Manifest:
     empty = draw(st.sets(st.builds(lambda k: f"empty/ö{k}", st.integers(0, 99)), max_size=20))
     files = Files(((path, *drawn[path]) for path in sorted(drawn)), sorted(empty))
     chunk_size = draw(st.sampled_from(independent.CHUNK_BYTES[4:]))
-    count = -(-files.total_bytes // chunk_size)
+    count = Cut(files, chunk_size).count
     integrity: Integrity = draw(st.sampled_from(["blake3", "xxh3"]))
     name = draw(st.sampled_from(["film", "ä" * 100, "n" * 31, "n" * 32, "n" * 200]))
     digests = draw(st.integers(0, 255))
@@ -74,6 +75,7 @@ def test_manifests_both_ways(manifest: Manifest) -> None:
     assert title.files == list(manifest.files)
     assert title.directories == list(manifest.files.directories)
     chunks = range(manifest.chunk_count)
+    assert title.lengths == [manifest.chunk_length(chunk) for chunk in chunks]
     assert title.xxh3 == [manifest.chunk_xxh3(chunk) for chunk in chunks]
     assert title.blake3 == [manifest.chunk_blake3(chunk) for chunk in chunks]
     files, directories = list(manifest.files.records()), list(manifest.files.directories)
