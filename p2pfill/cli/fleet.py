@@ -195,7 +195,8 @@ def _report_lines(report: TitleReport) -> list[RenderableType]:
         line.append(f", filled in {show_seconds(report.finished_at - report.started_at)}")
     tiers = (
         f"peer {show_bytes(report.bytes_peer)} · regional {show_bytes(report.bytes_regional)} · "
-        f"origin {show_bytes(report.bytes_origin)} · of no use {show_bytes(report.duplicate_bytes)}"
+        f"origin {show_bytes(report.bytes_origin)} · of no use {show_bytes(report.duplicate_bytes)} · "
+        f"reused {show_bytes(report.reused_bytes)}"
     )
     return [line, Text(tiers)]
 

@@ -259,6 +259,16 @@ class Engine:
         self.handle_event(task, events.ChunksCommitted(chunks))
         self._dirty[task] = None
 
+    def reuse(self, now: float, task: FillTask, chunks: Sequence[int]) -> None:
+        """Ask for nothing of chunks that are about to be copied from another version of the title, until they were."""
+        self.now = now
+        self.handle_event(task, events.ReuseBegun(chunks))
+
+    def reused(self, now: float, task: FillTask, chunks: Sequence[int], failed: Sequence[int]) -> None:
+        """Take note that chunks were copied and verified, and that others turned out not to be the title's."""
+        self.now = now
+        self.handle_event(task, events.ReuseEnded(chunks, failed))
+
     def write_out_begun(self, now: float, task: FillTask) -> None:
         """Take note that the disk has taken what it was given to begin with."""
         self.now = now
@@ -507,6 +517,8 @@ class Engine:
                 self._dirty[task] = None
             if isinstance(event, events.ChunkReceived | events.ChunkFound):
                 self.note_moved(task)
+                self._limit_slots(task)
+            elif isinstance(event, events.ReuseEnded):
                 self._limit_slots(task)
         except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
             self.task_faulted(task, error)

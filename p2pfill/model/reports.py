@@ -61,6 +61,8 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     bytes_origin: int = 0
     duplicate_bytes: int = 0
     """Payload that arrived and was of no use: a second copy, an aborted chunk, a chunk that failed its digest."""
+    reused_bytes: int = 0
+    """What was copied from another version of the title on this node's disk, and verified."""
     rate_bytes_s: float = 0.0
     escalations: dict[str, int] = {}
     """Reason -> times that a chunk was taken from further out than the plan says."""

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
 
@@ -36,11 +37,16 @@ from p2pfill.swarm.recording import RecordingFill
 
 if TYPE_CHECKING:
     from p2pfill.origin import Origin
+    from p2pfill.store.reuse import Reuse
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
 
 RECORD_BUFFER_BYTES: Final = 1024 * 1024
 """So seldom does a recording write to its file: the event loop waits for it, which is the price of a recording."""
+
+REUSE_BYTES: Final = 16 * limits.MIB
+"""Copied from another version of a title in one call of a thread: a few milliseconds, so that it is told of soon and
+stops soon."""
 
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
@@ -65,8 +71,12 @@ class FillDriver:
         limiter: PriorityLimiter,
         log: logging.Logger,
         record: FillRecord | None = None,
+        reuse: Reuse | None = None,
+        copies: trio.CapacityLimiter | None = None,
     ) -> None:
-        """`wake` has the engine polled; `limiter` lets in who may read from origins."""
+        """`wake` has the engine polled; `limiter` lets in who may read from origins. `reuse` is what
+        need not be fetched, of which the engine knows already, and `copies` limits how many copy side by side.
+        """
         self.task = task
         self.stored = stored
         self.manifest = stored.manifest
@@ -83,6 +93,8 @@ class FillDriver:
         self._limiter = limiter
         self._log = log
         self._record = record
+        self._reuse = reuse
+        self._copies = copies
         self._nursery: trio.Nursery | None = None
         self._early: list[ReadOrigin | Commit | BeginWriteOut | GoLive] = []
         """What was to be done before `run` had begun."""
@@ -166,6 +178,8 @@ class FillDriver:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self._reuse is not None:
+                    nursery.start_soon(self.bounds.run, partial(self._copy_all, self._reuse))
                 early, self._early = self._early, []
                 for effect in early:
                     self.perform(effect)
@@ -218,6 +232,19 @@ class FillDriver:
                 return lambda: self._begin_write_out(chunks)
             case _:
                 return self._go_live
+
+    async def _copy_all(self, reuse: Reuse) -> None:
+        """Copy what another version of the title holds, a slice at a time; what is not right there is fetched."""
+        step = max(1, REUSE_BYTES // self.manifest.chunk_size)
+        for first in range(0, len(reuse.chunks), step):
+            chunks = reuse.chunks[first : first + step]
+            copied: list[int] = []
+            try:
+                await trio.to_thread.run_sync(lambda: copied.extend(filter(reuse.copy, chunks)), limiter=self._copies)  # noqa: B023
+            finally:
+                failed = [chunk for chunk in chunks if chunk not in copied]
+                self._engine.reused(trio.current_time(), self.task, copied, failed)
+                self._wake()
 
     async def _commit(self, chunks: list[int]) -> None:
         began = trio.current_time()
@@ -347,6 +374,7 @@ class FillDriver:
             bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
             bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
             duplicate_bytes=fill.duplicate_bytes,
+            reused_bytes=fill.reused_bytes,
             rate_bytes_s=self._rate(have_bytes),
             escalations=dict(fill.escalations),
             waits=fill.waits(),

@@ -35,6 +35,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import examine
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
@@ -42,6 +43,8 @@ from p2pfill.swarm.neighbourhood import electorate
 
 EVICTING_S: Final = 0.1
 """How often a fill looks whether the files that its title had are deleted at last."""
+COPIES_MAX: Final = 2
+"""Titles of a node that copy from older versions side by side: more would only make a disk seek."""
 
 
 class TitlePhase(Enum):
@@ -135,6 +138,7 @@ class TitleRegistry:
         self._log = log
         self._record = record
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
+        self._copies = trio.CapacityLimiter(COPIES_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
         self.orders: Mapping[TitleId, Order] | None = None
         """What the tracker wants to be held here; None before it has said so."""
@@ -276,6 +280,7 @@ class TitleRegistry:
             await title.fill.ended.wait()  # it may be writing yet, and what it commits need not be fetched
         try:
             stored = await self._begin_stored(manifest)
+            reuse = None if stored.live else await trio.to_thread.run_sync(self._store.reusable, stored)
         except StoreError as error:
             self.refuse(title_id, error)
             raise
@@ -286,7 +291,7 @@ class TitleRegistry:
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency)
+        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
         self._wake()
         return title.fill
 
@@ -312,6 +317,7 @@ class TitleRegistry:
         holders: Iterable[NodeInfo],
         unlinked: Sequence[str],
         urgency: Urgency | None,
+        reuse: Reuse | None = None,
     ) -> FillDriver:
         """Have the engine fill a title into `stored`, or serve it where it is whole, and return what drives that."""
         members = list(members)
@@ -338,7 +344,11 @@ class TitleRegistry:
             task = self._engine.begin_fill(
                 now, logic, stored, origins, members, unlinked, unheard, urgency, repairs=repairs
             )
-            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, record)
+            if reuse is not None and reuse.chunks:
+                self._engine.reuse(now, task, reuse.chunks)
+            driver = FillDriver(
+                self._engine, stored, task, self._wake, self._origin_reads, self._log, record, reuse, self._copies
+            )
             if repairs and title.fill is not None:
                 driver.follow(title.fill)
             self._nursery.start_soon(driver.bounds.run, driver.run)

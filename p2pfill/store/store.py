@@ -47,6 +47,7 @@ from p2pfill.store.disk import (
 from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
+from p2pfill.store.reuse import Reuse
 from p2pfill.store.title import StoredTitle, preallocated
 
 _PROBE_BYTES: Final = 4096
@@ -187,6 +188,15 @@ class Store:
                 title.adopt(directory_fd)
             self._live_status.pop(manifest.title_id, None)
         return title.lose(chunks, files)
+
+    def reusable(self, title: StoredTitle) -> Reuse | None:
+        """Return what of a title that is being filled the version may hold that its name shows now; None: no such."""
+        # One that is not there, or cannot be read, is no reason not to fill: all is fetched.
+        with suppress(StoreError), self._lock:
+            shown = self.names.shown(title.manifest.name)
+            if shown is not None and shown != title.manifest.title_id:
+                return Reuse(title, self._open_title(shown, None))
+        return None
 
     def remove(self, title_id: TitleId) -> None:
         """Forget a title and delete its files, the link first. Does nothing where it is absent."""

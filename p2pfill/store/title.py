@@ -122,6 +122,10 @@ class StoredTitle:
             return mend.spare_ranges(chunk, start)
         return self._ranges(self.manifest.segments(chunk, start), write)
 
+    def file_ranges(self, segments: Iterable[Segment]) -> Iterator[tuple[int, int, int]]:
+        """Yield what `ranges` does, for reading these runs of the title's files."""
+        return self._ranges(segments, write=False)
+
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
         cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
         for index, offset, length in segments:

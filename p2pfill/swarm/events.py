@@ -135,6 +135,21 @@ class ChunksLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ReuseBegun:
+    """Occurs when chunks are about to be copied from another version of the title: meanwhile they are not asked for."""
+
+    chunks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseEnded:
+    """Occurs when some of them were copied and verified, and some, `failed`, were not what the title has."""
+
+    chunks: Sequence[int]
+    failed: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SourceMisbehaved:
     """Occurs when a source breaks the rules of a data stream, so that nothing of it is to be trusted."""
 
@@ -198,6 +213,8 @@ Event = (
     | ChunkReceived
     | ChunkFound
     | ChunksLost
+    | ReuseBegun
+    | ReuseEnded
     | SourceMisbehaved
     | RequestFailed
     | SourceFull

@@ -42,7 +42,7 @@ from p2pfill.swarm.waits import count_waits
 from p2pfill.swarm.ways import Ways
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from random import Random
 
     from p2pfill.model.manifest import Manifest
@@ -88,6 +88,7 @@ class Fill:
         self.escalations: Counter[str] = Counter()
         self.bytes_by_scope: dict[Scope, int] = dict.fromkeys(Scope, 0)
         self.duplicate_bytes = 0
+        self.reused_bytes = 0
         self._random = random
         self._heard = heard
         self.is_held = False
@@ -100,6 +101,8 @@ class Fill:
         self._freed = Bitmap(manifest.chunk_count)
         """Chunks that this cache may fetch from anywhere, since those who should have did not."""
         self._requests: dict[int, Request] = {}
+        self._copied: set[int] = set()
+        """Chunks that are being copied from another version of the title: REQUESTED, though of no source."""
         self._fresh: list[int] = []
         self._stale = True
         """Something has happened that may concern all sources since requests were last thought about."""
@@ -161,6 +164,12 @@ class Fill:
                 self._find(chunk)
             case events.ChunksLost(chunks):
                 self._lose(chunks)
+            case events.ReuseBegun(chunks):
+                for chunk in chunks:
+                    self.ledger.request(chunk)
+                self._copied.update(chunks)
+            case events.ReuseEnded(chunks, failed):
+                self._end_reuse(chunks, failed)
             case events.SourceMisbehaved(source, reason):
                 self._bar(now, source, Fault.CORRUPT, reason)
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
@@ -440,6 +449,16 @@ class Fill:
             self.ledger.lose(chunk)
         self._fresh = [chunk for chunk in self._fresh if chunk not in lost]
         self._completed = self._completed and not lost
+
+    def _end_reuse(self, chunks: Sequence[int], failed: Sequence[int]) -> None:
+        for chunk in self._copied.intersection(failed):
+            self.ledger.release(chunk)
+        for chunk in chunks:
+            if chunk in self._copied:
+                self.ledger.verify(chunk)
+                self.reused_bytes += self.manifest.chunk_length(chunk)
+                self._fresh.append(chunk)
+        self._copied.difference_update(chunks, failed)
 
     def _fail(self, now: float, number: int, reason: str, wasted_bytes: int, corrupt: bool) -> None:
         self.duplicate_bytes += wasted_bytes

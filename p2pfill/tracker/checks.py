@@ -128,7 +128,8 @@ def _check_title_report(report: TitleReport) -> None:
     require(0 <= report.chunk_count <= limits.CHUNK_COUNT_MAX, f"title {name}: chunk_count is out of range")
     require(0 <= report.number <= COUNTER_MAX, f"title {name}: number is out of range")
     require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
-    for key in ("have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin", "duplicate_bytes"):
+    counters = "have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin"
+    for key in (*counters, "duplicate_bytes", "reused_bytes"):
         require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
     sources_max = limits.REPORT_SOURCES_MAX
     require(len(report.sources) <= sources_max, f"title {name}: more than {sources_max} sources")

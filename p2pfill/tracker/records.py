@@ -102,6 +102,7 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     bytes_regional: int = 0
     bytes_origin: int = 0
     duplicate_bytes: int = 0
+    reused_bytes: int = 0
     rate_bytes_s: float = 0.0
     isp_bytes: dict[str, int] = {}
     """ISP -> payload that entered it from outside (regional and origin)."""

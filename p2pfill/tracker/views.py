@@ -95,6 +95,7 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
     totals.bytes_regional += report.bytes_regional
     totals.bytes_origin += report.bytes_origin
     totals.duplicate_bytes += report.duplicate_bytes
+    totals.reused_bytes += report.reused_bytes
     totals.rate_bytes_s += report.rate_bytes_s if progress.alive else 0.0
     isp = progress.node.isp
     totals.isp_bytes[isp] = totals.isp_bytes.get(isp, 0) + report.bytes_regional + report.bytes_origin

@@ -634,3 +634,21 @@ def test_the_only_cache_that_has_what_it_owes_is_kept_whatever_is_said_of_it() -
     fill.handle(0.2, events.HoldingsArrived("a3", Bitmap.full(400)))
     fill.handle(0.3, events.SlowReported("a3", "a2"))
     assert fill.sources["a2"].barred_reason
+
+
+def test_what_is_being_copied_is_not_asked_for_and_what_was_not_right_is() -> None:
+    world = World({"a": ["a1"]}, chunk_count=12)
+    fill = world.fills["a1"]
+    fill.handle(0.0, events.ReuseBegun(range(8)))  # before the first decision
+    world.run(stop=lambda: fill.ledger.have.count() == 4)
+    assert set(fill.ledger.have.indexes()) == {8, 9, 10, 11}
+    assert not fill.ledger.is_complete()
+    world.tell("a1", events.ReuseEnded([0, 1, 2, 3], [4, 5]))
+    world.run(until=world.now + 5)
+    assert set(fill.ledger.have.indexes()) == {0, 1, 2, 3, 4, 5, 8, 9, 10, 11}
+    world.tell("a1", events.ReuseEnded([6, 2], [7, 5]))
+    world.run(until=world.now + 5)
+    assert fill.ledger.is_complete()
+    assert fill.reused_bytes == 5 * CHUNK_SIZE
+    assert world.from_origin == 7
+    assert fill.duplicate_bytes == 0
