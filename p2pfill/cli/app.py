@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench
+from p2pfill.cli import bench, manage
 from p2pfill.cli.exits import EXIT_CODES_HELP
+from p2pfill.cli.options import AsJson, TrackerUrl
 
 app = typer.Typer(
     add_completion=False,
@@ -31,17 +32,15 @@ app = typer.Typer(
     epilog=EXIT_CODES_HELP,
 )
 
-TrackerUrl = Annotated[
-    str,
-    typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in http://10.0.0.1:7070."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 UntilEof = Annotated[
     bool, typer.Option("--until-eof", help="Stop when standard input ends, so as to die with the parent process.")
 ]
 FillFile = Annotated[Path, typer.Argument(metavar="FILE.fill", help="A manifest that `p2pfill publish` wrote.")]
 
 app.add_typer(bench.app, name="bench")
+app.add_typer(manage.title, name="title")
+app.add_typer(manage.fills, name="fills")
+app.add_typer(manage.nodes, name="nodes")
 
 
 @app.callback(invoke_without_command=True)

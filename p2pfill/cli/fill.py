@@ -97,6 +97,14 @@ async def _order(
         if not as_json:
             where = plural(len(created.nodes), "cache")
             print(f"fill {created.fill_id}: {printable(manifest.name)}, {show_bytes(manifest.size)}, to {where}")
+        for other in created.others:
+            notes.print(
+                f"fill {other} orders the same title for the same caches, and stands: its origins count too. "
+                f"Withdraw it with: p2pfill fills withdraw {other} --tracker {tracker}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         if not created.nodes:
             notes.print(
                 f"no running cache matches {request.selector!r} yet; those that start later and match are added",

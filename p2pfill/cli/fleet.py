@@ -17,7 +17,7 @@ from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_pe
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import TITLE_ID_BYTES
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
-from p2pfill.tracker.records import Explanation, Status
+from p2pfill.tracker.records import Explanation, NodeStatus, Status
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import TitleReport
@@ -82,7 +82,7 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
         )
     ]
     if status.nodes:
-        parts += [Text(""), _nodes_table(status, rows_max)]
+        parts += [Text(""), nodes_table(status.nodes, rows_max)]
     for fill in status.fills:
         request = fill.fill.request
         head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
@@ -99,13 +99,14 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     return Group(*parts)
 
 
-def _nodes_table(status: Status, rows_max: int) -> Table:
+def nodes_table(nodes: list[NodeStatus], rows_max: int) -> Table:
+    """Return caches as a table, one a line."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cache", "isp", "region", "cluster", "address", "seen"):
         table.add_column(name, no_wrap=True)
     for name in ("live", "filling", "uploads", "uploaded", "scrubbed", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
-    for node in status.nodes[:rows_max]:
+    for node in nodes[:rows_max]:
         info = node.info
         host = f"[{info.host}]" if ":" in info.host else info.host
         seen = Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red")

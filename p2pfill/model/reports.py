@@ -222,10 +222,12 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         return Urgency.of(self.priority, self.deadline)
 
 
-class Orders(msgspec.Struct, forbid_unknown_fields=True):
+class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A node's whole fill manifest; `version` is what to pass as `after` to wait for the next one."""
 
     version: int
     orders: list[Order]
     scrubs: list[ScrubOrder] = []
     """What the node is to look at, until it has said what came of it."""
+    withdrawn: list[str] = []
+    """Titles that the node says something of and must not hold: it deletes them, their links first."""

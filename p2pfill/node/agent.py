@@ -20,6 +20,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.eviction import Evictor
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
@@ -43,6 +44,7 @@ class FillingNode(Protocol):
     log: logging.Logger
     titles: TitleRegistry
     scrubber: Scrubber
+    evictor: Evictor
 
     def report(self) -> NodeReport:
         """Return the next heartbeat."""
@@ -171,12 +173,28 @@ class TrackerAgent:
             await self._node.titles.set_orders(self._ordered)
         if len(self._ordered) == len(ordered):
             self._node.titles.orders = ordered  # else one of them could not be read, and may want anything
+        for title in orders.withdrawn:
+            await self._remove(title)
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         if self._nursery is not None:
             self._node.scrubber.take(orders.scrubs, self._nursery)
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)
+
+    async def _remove(self, title: str) -> None:
+        """Delete a title that was withdrawn; what the disk refuses is reported, and tried with the next orders."""
+        titles = self._node.titles
+        async with ErrorBoundary(self._node.log, f"remove title {title[:80]!r}, which was withdrawn"):
+            title_id = title_id_from_hex(title)
+            bounds = ErrorBoundary(self._node.log, f"remove withdrawn title {title}", partial(titles.refuse, title_id))
+            async with bounds:
+                if (filling := titles.fill_of(title_id)) is not None and not filling.done.is_set():
+                    filling.withdraw()
+                    await filling.ended.wait()
+                if titles.phase_of(title_id) is not TitlePhase.EVICTING:
+                    await self._node.evictor.evict(title_id)
+                    self._node.log.warning("title %s was withdrawn, and is deleted", title)
 
     def _note_refusal(self, title_id: TitleId, error: P2PFillError) -> None:
         filling = self._node.titles.fill_of(title_id)

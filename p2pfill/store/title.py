@@ -305,6 +305,8 @@ class StoredTitle:
 
     def _open(self, index: int, flags: int) -> int:
         path = self.manifest.files.path(index)
+        if self.closed:
+            raise StoreError(f"title {self.manifest.name!r} is closed")  # its descriptors may be others' by now
         try:
             if (mend := self._mend) is not None:
                 flags &= ~os.O_CREAT  # a file that has gone is lost, and not to be shown as an empty one

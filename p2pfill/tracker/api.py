@@ -90,6 +90,21 @@ class Api:
         encoded = await self._service.manifest(request.path_params["title"])
         return Response(encoded, media_type=openapi.MANIFEST_TYPE)
 
+    async def delete_title(self, request: Request) -> Response:
+        """Forget a title."""
+        await self._service.delete_title(request.path_params["title"])
+        return Response(status_code=204)
+
+    async def get_holders(self, request: Request) -> Response:
+        """Show who holds a title."""
+        return reply(views.holders(self._service, request.path_params["title"]))
+
+    async def withdraw_title(self, request: Request) -> Response:
+        """Withdraw a title."""
+        stood = views.holders(self._service, request.path_params["title"])
+        await self._service.withdraw(stood.title.title, urgent=number_of(request, "urgent", 0) != 0)
+        return reply(stood)
+
     async def list_fills(self, request: Request) -> Response:
         """List fills."""
         return reply(records.Fills(views.all_fills(self._service)))
@@ -126,6 +141,11 @@ class Api:
     async def get_node(self, request: Request) -> Response:
         """Show a node."""
         return reply(views.node_status(self._service.node(node_of(request))))
+
+    async def delete_node(self, request: Request) -> Response:
+        """Forget a node."""
+        await self._service.delete_node(node_of(request))
+        return Response(status_code=204)
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS titles (id TEXT PRIMARY KEY, record BLOB NOT NULL, ma
 CREATE TABLE IF NOT EXISTS fills (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill, node)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 
@@ -62,6 +63,8 @@ class Snapshot(NamedTuple):
     assignments: list[tuple[str, str]]
     """(fill id, node id)"""
     nodes: list[StoredReport]
+    withdrawn: list[str]
+    """Titles that no node may hold."""
 
 
 class _Call(NamedTuple):
@@ -242,21 +245,38 @@ class Catalogue:
         return None if row is None else bytes(row[0])
 
     async def add_fill(self, record: FillRecord, nodes: Iterable[str]) -> None:
-        """Remember a fill, or what it is now, and nodes that it is assigned to."""
+        """Remember a fill, or what it is now, and nodes that it is assigned to. Its title may be held again."""
         pairs = [(record.fill_id, node) for node in nodes]
 
         def run(db: sqlite3.Connection) -> None:
             _put_fill(db, record)
+            db.execute("DELETE FROM withdrawn WHERE title = ?", (record.request.title,))
             db.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", pairs)
 
         await self.call(run)
 
-    async def delete_fill(self, fill_id: str) -> None:
-        """Forget a fill and its assignments."""
+    async def delete_fills(self, fill_ids: Iterable[str], withdrawn: str = "") -> None:
+        """Forget fills and their assignments; from now on no node may hold the title `withdrawn`, if one is given."""
+        rows = [(fill_id,) for fill_id in fill_ids]
 
         def run(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM fills WHERE id = ?", (fill_id,))
-            db.execute("DELETE FROM assignments WHERE fill = ?", (fill_id,))
+            db.executemany("DELETE FROM fills WHERE id = ?", rows)
+            db.executemany("DELETE FROM assignments WHERE fill = ?", rows)
+            if withdrawn:
+                db.execute("INSERT OR IGNORE INTO withdrawn VALUES (?)", (withdrawn,))
+
+        await self.call(run)
+
+    async def delete_title(self, title: str) -> None:
+        """Forget a title and its manifest."""
+        await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
+
+    async def delete_node(self, node_id: str) -> None:
+        """Forget a node and what it is assigned to."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
+            db.execute("DELETE FROM assignments WHERE node = ?", (node_id,))
 
         await self.call(run)
 
@@ -284,6 +304,7 @@ def _load(db: sqlite3.Connection) -> Snapshot:
         for row in db.execute("SELECT report, seen_at FROM nodes ORDER BY id")
     ]
     assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
+    withdrawn = [str(title) for (title,) in db.execute("SELECT title FROM withdrawn ORDER BY title")]
     (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     number = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
-    return Snapshot(int(epoch), 0 if number is None else int(number[0]), titles, fills, assignments, nodes)
+    return Snapshot(int(epoch), 0 if number is None else int(number[0]), titles, fills, assignments, nodes, withdrawn)

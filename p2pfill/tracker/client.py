@@ -53,6 +53,7 @@ class _RawOrders(msgspec.Struct):
     version: int
     orders: list[msgspec.Raw]
     scrubs: list[ScrubOrder] = []
+    withdrawn: list[str] = []
 
 
 class TrackerClient:
@@ -101,6 +102,19 @@ class TrackerClient:
     async def manifest(self, title: str) -> bytes:
         """Return a title's encoded manifest. What it decodes to must be checked against the id that was asked for."""
         return await self._fetch("GET", f"/v1/titles/{title}/manifest", size_max=limits.MANIFEST_BYTES_MAX)
+
+    async def holders(self, title: str) -> records.TitleHolders:
+        """Return what orders a title, and which nodes have a part of it."""
+        return await self._call("GET", f"/v1/titles/{title}/holders", records.TitleHolders)
+
+    async def withdraw(self, title: str, *, urgent: bool = False) -> records.TitleHolders:
+        """Withdraw all orders of a title, `urgent` to have it deleted wherever it is. Returns what stood."""
+        path = f"/v1/titles/{title}/withdraw?urgent={int(urgent)}"
+        return await self._call("POST", path, records.TitleHolders)
+
+    async def delete_title(self, title: str) -> None:
+        """Have the catalogue forget a title that nothing orders."""
+        await self._fetch("DELETE", f"/v1/titles/{title}")
 
     # ---- fills
 
@@ -161,6 +175,10 @@ class TrackerClient:
     async def node(self, node_id: str) -> records.NodeStatus:
         """Return one node."""
         return await self._call("GET", f"/v1/nodes/{node_id}", records.NodeStatus)
+
+    async def delete_node(self, node_id: str) -> None:
+        """Have the tracker forget a node whose heartbeats have stopped."""
+        await self._fetch("DELETE", f"/v1/nodes/{node_id}")
 
     async def sources(self, node_id: str, title: str) -> list[records.RankedSource]:
         """Return the ranked sources of a title for a node."""
@@ -233,7 +251,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
-    return ReadableOrders(raw.version, orders, raw.scrubs, unreadable)
+    return ReadableOrders(raw.version, orders, raw.scrubs, raw.withdrawn, unreadable)
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

@@ -59,6 +59,31 @@ OPERATIONS: Final = (
         response=bytes,
         errors=(400, 404),
     ),
+    Operation(
+        "delete_title",
+        "DELETE",
+        "/v1/titles/{title}",
+        "Forget a title that nothing orders; nodes keep data.",
+        status=204,
+        errors=(400, 404, 409),
+    ),
+    Operation(
+        "get_holders",
+        "GET",
+        "/v1/titles/{title}/holders",
+        "Show what orders a title, and which nodes have a part of it.",
+        response=records.TitleHolders,
+        errors=(400, 404),
+    ),
+    Operation(
+        "withdraw_title",
+        "POST",
+        "/v1/titles/{title}/withdraw",
+        "Withdraw all orders of a title; `urgent=1`: nodes delete it, also at their return.",
+        response=records.TitleHolders,
+        query={"urgent": "1: nodes that hold the title delete it, until it is ordered again."},
+        errors=(400, 404),
+    ),
     Operation("list_fills", "GET", "/v1/fills", "List all fills, the most urgent first.", response=records.Fills),
     Operation(
         "post_fill",
@@ -105,6 +130,14 @@ OPERATIONS: Final = (
     ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
     Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
+    Operation(
+        "delete_node",
+        "DELETE",
+        "/v1/nodes/{node}",
+        "Forget a node whose heartbeats have stopped.",
+        status=204,
+        errors=(400, 404, 409),
+    ),
     Operation(
         "heartbeat",
         "POST",
@@ -191,7 +224,7 @@ def _describe(one: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
     responses = {str(one.status): answer}
     if one.name == "put_title":
         responses["200"] = answer | {"description": "The title was in the catalogue already."}
-    reasons = {400: "Malformed", 404: "Not found", 409: "Replaced, or too few match", 413: "Body too large"}
+    reasons = {400: "Malformed", 404: "Not found", 409: "Not as things are", 413: "Body too large"}
     for status in (*one.errors, 503):
         text = reasons.get(status, "The tracker cannot serve this now")
         responses[str(status)] = {"description": text, "content": content(records.ErrorReply)}

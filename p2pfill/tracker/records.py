@@ -56,6 +56,8 @@ class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
     fill_id: str
     nodes: list[str]
     """The nodes that are assigned already; those that start later and match are added."""
+    others: list[str] = []
+    """Fills of the same title and selector that stand besides, and differ in something; their origins count too."""
 
 
 class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +76,28 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def urgency(self) -> Urgency:
         """Where it stands among all fills."""
         return Urgency.of(self.request.priority, self.request.deadline)
+
+
+class TitleHolder(msgspec.Struct, forbid_unknown_fields=True):
+    """One node that has a part of a title, or is at it."""
+
+    node: str
+    alive: bool
+    state: str
+    have_bytes: int
+    number: int
+    """Of the order that it has done, or is at."""
+
+
+class TitleHolders(msgspec.Struct, forbid_unknown_fields=True):
+    """What orders a title, and which nodes have a part of it."""
+
+    title: TitleRecord
+    fills: list[FillRecord]
+    """The newest order first."""
+    holders: list[TitleHolder]
+    withdrawn: bool
+    """It was withdrawn urgently: nodes that hold it delete it, also those that come back later."""
 
 
 class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):

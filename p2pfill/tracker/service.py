@@ -79,6 +79,8 @@ class NodeState:
         self.changed = trio.Event()
         self.old_boots: deque[str] = deque(maxlen=BOOTS_REMEMBERED)
         self.titles: dict[str, TitleReport] = {title.title: title for title in report.titles}
+        self.to_delete: set[str] = set()
+        """Withdrawn titles that it says something of."""
 
     @property
     def info(self) -> NodeInfo:
@@ -116,6 +118,8 @@ class Service:
         self._versions: dict[str, set[str]] = defaultdict(set)  # name -> titles
         for record in snapshot.titles:
             self._versions[record.name].add(record.title)
+        self.withdrawn: set[str] = set(snapshot.withdrawn)
+        """Titles that no node may hold."""
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
@@ -139,6 +143,7 @@ class Service:
                 stored.report, seen_at=stored.seen_at, lease_from=self.started_at, version=self._next_version()
             )
             self.nodes[state.info.id] = state
+            self._note_withdrawn(state)
         self._update_rosters(self.nodes)
 
     # ---- titles and fills
@@ -212,6 +217,10 @@ class Service:
         await self._catalogue.add_fill(fill, self._matching(selector))
         if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
             self._index_fill(fill, selector)
+        if title in self.withdrawn:
+            self.withdrawn.discard(title)
+            for state in self.nodes.values():
+                self._note_withdrawn(state)
         # Asked anew: a node may have come while the catalogue was writing. It is told, and saved with the next batch.
         nodes = self._matching(selector)
         for node_id in nodes:
@@ -221,7 +230,8 @@ class Service:
         self._update_rosters(assigned, self._same_name(title))
         for node_id in self._receivers(title):
             self._touch(node_id)
-        return FillCreated(fill.fill_id, sorted(assigned))
+        others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
+        return FillCreated(fill.fill_id, sorted(assigned), others)
 
     def _same_name(self, title: str) -> set[str]:
         """Return the versions of a title, itself among them."""
@@ -241,18 +251,34 @@ class Service:
 
     async def delete_fill(self, fill_id: str) -> None:
         """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""
-        self.fill(fill_id)
-        await self._catalogue.delete_fill(fill_id)
-        fill = self.fills.pop(fill_id, None)
-        if fill is None:
-            return  # somebody else was faster
-        title = fill.request.title
+        await self._withdraw_fills(self.fill(fill_id).request.title, [fill_id])
+
+    async def withdraw(self, title: str, *, urgent: bool = False) -> None:
+        """Withdraw all fills of a title. Raises `RequestRefused`, `StoreError`.
+
+        With `urgent` no node may hold it until it is ordered again: those that do, now or when they come back, delete
+        it.
+        """
+        title = self.title(title).title
+        await self._withdraw_fills(title, list(self._fills_by_title.get(title, ())), urgent=urgent)
+
+    async def _withdraw_fills(self, title: str, fill_ids: list[str], *, urgent: bool = False) -> None:
+        await self._catalogue.delete_fills(fill_ids, title if urgent else "")
         receivers = self._receivers(title)
-        del self._selectors[fill_id]
-        self._fills_by_title[title].discard(fill_id)
-        assigned = self._assigned.pop(fill_id, set())
-        for node_id in assigned:
-            self._fills_of[node_id].discard(fill_id)
+        assigned: set[str] = set()
+        for fill_id in fill_ids:
+            if self.fills.pop(fill_id, None) is None:
+                continue  # somebody else was faster
+            del self._selectors[fill_id]
+            self._fills_by_title[title].discard(fill_id)
+            of_fill = self._assigned.pop(fill_id, set())
+            for node_id in of_fill:
+                self._fills_of[node_id].discard(fill_id)
+            assigned |= of_fill
+        if urgent:
+            self.withdrawn.add(title)
+            for state in self.nodes.values():
+                self._note_withdrawn(state)
         self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
             self._touch(node_id)
@@ -263,12 +289,45 @@ class Service:
         nodes = [
             node_id
             for node_id, state in self.nodes.items()
-            if state.alive and selector.matches(state.info) and title in state.titles and _holds(state.titles[title])
+            if state.alive and selector.matches(state.info) and title in state.titles and holds(state.titles[title])
         ]
         status = self.scrubs.add(self._next_version(), title, nodes)
         for node_id in nodes:
             self._touch(node_id)
         return status
+
+    def _note_withdrawn(self, state: NodeState) -> None:
+        """Have a node told what it is to delete, once for each change."""
+        to_delete = self.withdrawn & state.titles.keys()
+        if to_delete != state.to_delete:
+            state.to_delete = to_delete
+            self._touch(state.info.id)
+
+    async def delete_title(self, title: str) -> None:
+        """Forget a title that nothing orders. Raises `RequestRefused`, `StoreError`."""
+        record = self.title(title)
+        if fills := sorted(self._fills_by_title.get(record.title, ())):
+            named = ", ".join(fills[:NAMED_MAX])
+            raise RequestRefused(f"title {record.title} is ordered by fill {named}: withdraw it first", 409)
+        await self._catalogue.delete_title(record.title)
+        self.titles.pop(record.title, None)
+        self._versions[record.name].discard(record.title)
+
+    async def delete_node(self, node_id: str) -> None:
+        """Forget a node whose heartbeats have stopped. Raises `RequestRefused`, `StoreError`."""
+        if self.node(node_id).alive:
+            raise RequestRefused(f"node {node_id} is alive: stop it first, or it would come back at once", 409)
+        await self._catalogue.delete_node(node_id)
+        if (state := self.nodes.get(node_id)) is None or state.alive:
+            return  # it has come back meanwhile, as a node that is assigned anew
+        self._update_rosters([node_id])
+        for fill_id in self._fills_of.pop(node_id, set()):
+            self._assigned[fill_id].discard(node_id)
+        self._dirty_nodes.discard(node_id)
+        self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
+        self._members_of.pop(node_id, None)
+        state.changed.set()
+        del self.nodes[node_id]
 
     def fill(self, fill_id: str) -> FillRecord:
         """Return a fill. Raises `RequestRefused`."""
@@ -303,6 +362,7 @@ class Service:
             self.nodes[node_id] = state
             self._join_fills(node_id)
             self._update_rosters([node_id])
+            self._note_withdrawn(state)
         elif report.boot in state.old_boots:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
@@ -329,6 +389,7 @@ class Service:
         if joins:
             self._join_fills(node_id)
         self._update_rosters([node_id])
+        self._note_withdrawn(state)
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -373,7 +434,7 @@ class Service:
             return {}
         ordered = self.wanted(state.info.id).keys()
         failed = {title for title, report in state.titles.items() if report.state == "failed"}
-        held = {title for title, report in state.titles.items() if _holds(report)}
+        held = {title for title, report in state.titles.items() if holds(report)}
         return {
             title: Member(state.info, title in ordered and title not in failed) for title in held | (ordered - failed)
         }
@@ -393,7 +454,7 @@ class Service:
         """
         number = self._number_for(node_id, title)
         state = self.nodes.get(node_id)
-        if number and state is not None and (report := state.titles.get(title)) is not None and _holds(report):
+        if number and state is not None and (report := state.titles.get(title)) is not None and holds(report):
             return True
         return number > 0 and all(self._number_for(node_id, one) <= number for one in self._same_name(title))
 
@@ -461,7 +522,14 @@ class Service:
         with trio.move_on_after(min(max(wait_s, 0.0), ORDERS_WAIT_S_MAX)):
             while state.version == after and not self._closing:
                 await state.changed.wait()
-        return Orders(version=state.version, orders=self.orders(node_id), scrubs=self.scrubs.orders_of(node_id))
+        if self.nodes.get(node_id) is not state:
+            raise RequestRefused(f"node {node_id} was removed", 404)
+        return Orders(
+            version=state.version,
+            orders=self.orders(node_id),
+            scrubs=self.scrubs.orders_of(node_id),
+            withdrawn=sorted(state.to_delete),
+        )
 
     def orders(self, node_id: str) -> list[Order]:
         """Return what a node shall hold: one order a title, the most urgent first, with the origins of all its fills.
@@ -523,7 +591,7 @@ class Service:
             return
         saved = False
         try:
-            states = [self.nodes[node_id] for node_id in nodes]
+            states = [self.nodes[node_id] for node_id in nodes if node_id in self.nodes]
             await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], pairs)
             saved = True
         finally:
@@ -543,5 +611,6 @@ def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:
     return fill.urgency, fill.created_at, fill.fill_id
 
 
-def _holds(report: TitleReport) -> bool:
+def holds(report: TitleReport) -> bool:
+    """Tell whether a node has a part of a title."""
     return report.have_chunks > 0 or report.state == "live"

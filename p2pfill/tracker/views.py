@@ -22,8 +22,10 @@ from p2pfill.tracker.records import (
     RankedSource,
     Sources,
     Status,
+    TitleHolder,
+    TitleHolders,
 )
-from p2pfill.tracker.service import NodeState, Service, urgency
+from p2pfill.tracker.service import NodeState, Service, holds, urgency
 
 LAG_NOTED_US: Final = 250_000
 """An event loop that is this late is said to be so: others see it as a slow answer to everything."""
@@ -103,6 +105,23 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
         totals.escalations[reason] = totals.escalations.get(reason, 0) + count
 
 
+def holders(service: Service, title: str) -> TitleHolders:
+    """Return what orders a title, and which nodes have a part of it. Raises `RequestRefused`."""
+    record = service.title(title)
+    reports = [(node_id, state, state.titles.get(record.title)) for node_id, state in sorted(service.nodes.items())]
+    fills = [fill for fill in service.fills.values() if fill.request.title == record.title]
+    return TitleHolders(
+        title=record,
+        fills=sorted(fills, key=lambda fill: -fill.number),
+        holders=[
+            TitleHolder(node_id, state.alive, report.state, report.have_bytes, report.number)
+            for node_id, state, report in reports
+            if report is not None and (holds(report) or report.state != "failed")
+        ],
+        withdrawn=record.title in service.withdrawn,
+    )
+
+
 def node_status(state: NodeState) -> NodeStatus:
     """Return what is known of a node."""
     return NodeStatus(
@@ -166,7 +185,8 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
     fills = [fill.fill_id for fill in all_fills(service) if fill.request.title == title]
     fills = [fill_id for fill_id in fills if node_id in service.nodes_of_fill(fill_id)]
     found = sources(service, node_id, title).sources
-    report = state.titles.get(title)
+    newest = max(fills, key=lambda fill_id: service.fills[fill_id].number, default=None)
+    report = state.titles.get(title) if newest is None else report_on(state, service.fills[newest])
     notes = []
     if record is None:
         notes.append("The title is not in the catalogue.")
@@ -181,6 +201,8 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         )
     if report is None:
         notes.append("The node has reported nothing of this title yet.")
+    elif report.state == "waiting":
+        notes.append("The node has not begun with the order that stands now.")
     elif report.state == "failed":
         notes.append(f"The fill failed on the node: {report.error or 'it gave no reason'}.")
     elif report.state != "live":

@@ -14,7 +14,7 @@ from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
-from p2pfill.cli import main
+from p2pfill.cli import main, manage
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
@@ -229,7 +229,7 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 # ---- commands and settings
 
 
-COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ((?:bench )?[a-z]+)\b([^\n`]*)", re.MULTILINE)
+COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes) )?[a-z]+)\b([^\n`]*)", re.MULTILINE)
 SAID = [
     (command, arguments)
     for page in PAGES
@@ -243,9 +243,12 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 
 def test_the_pages_name_all_commands() -> None:
-    assert {command for command in COMMANDS if not command.startswith("bench")} == {
+    assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
         "demo", "explain", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify"
     }  # fmt: skip
+    groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes}
+    existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
+    assert {command for command in COMMANDS if command.split()[0] in groups} <= existing
     names = {one.name or getattr(one.callback, "__name__", "") for one in bench.registered_commands}
     assert {command for command in COMMANDS if command.startswith("bench ")} == {f"bench {name}" for name in names}
 

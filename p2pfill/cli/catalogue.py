@@ -1,0 +1,256 @@
+"""What `p2pfill title`, `fills` and `nodes` do: calls of the tracker's API, shown to people or as JSON.
+
+Whatever deletes something says first what, and asks, unless `--yes` is given; with `--dry-run` it only says it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from p2pfill.cli.board import fill_table
+from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.fleet import find_title, nodes_table
+from p2pfill.cli.reasons import reasons
+from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
+from p2pfill.errors import ConfigError
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import FillRecord, TitleHolders, TitleRecord
+
+ID_CHARS: Final = 12
+"""Of a title's id, in tables: enough to tell versions apart, and to type."""
+
+
+def _run(tracker: str, work: Callable[[TrackerClient], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with TrackerClient(tracker) as client:
+            await work(client)
+
+    trio.run(run)
+
+
+def _print_json(record: Any) -> None:
+    print(msgspec.json.encode(record).decode())
+
+
+async def _confirm(what: str, *, yes: bool) -> None:
+    """Ask before something is deleted. Raises `ConfigError` where nobody can answer, `CommandFailed` on a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what}: nobody can be asked here; add --yes, or --dry-run to see what it means")
+    answer = await trio.to_thread.run_sync(input, f"{printable(what)}? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise CommandFailed("nothing was done")
+
+
+# ---- titles
+
+
+def list_titles(tracker: str, *, as_json: bool) -> None:
+    """Print the catalogue."""
+
+    async def work(client: TrackerClient) -> None:
+        titles, fills = await client.titles(), await client.fills()
+        numbers: dict[str, int] = {}
+        for fill in fills:
+            numbers[fill.request.title] = max(fill.number, numbers.get(fill.request.title, 0))
+        titles.sort(key=lambda one: (one.name, -numbers.get(one.title, 0), -one.added_at))
+        if as_json:
+            _print_json(titles)
+            return
+        Console().print(_titles_table(titles, numbers))
+
+    _run(tracker, work)
+
+
+def _titles_table(titles: list[TitleRecord], numbers: dict[str, int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, right in (("title", False), ("id", False), ("size", True), ("files", True), ("order", True)):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for one in titles:
+        number = numbers.get(one.title, 0)
+        table.add_row(
+            Text(printable(one.name)), one.title[:ID_CHARS], show_bytes(one.size), f"{one.file_count:,}",
+            str(number) if number else "none",
+        )  # fmt: skip
+    return table
+
+
+def show_title(name: str, tracker: str, *, as_json: bool) -> None:
+    """Print what orders a title, and who has a part of it."""
+
+    async def work(client: TrackerClient) -> None:
+        found = await client.holders(await find_title(client, name))
+        if as_json:
+            _print_json(found)
+            return
+        Console().print(_head(found.title), _holders_table(found), sep="\n")
+
+    _run(tracker, work)
+
+
+def _head(title: TitleRecord) -> Text:
+    head = Text(printable(title.name), style="bold")
+    head.append(f"  {title.title}  {show_bytes(title.size)}, {plural(title.file_count, 'file')}", style="dim")
+    return head
+
+
+def _holders_table(found: TitleHolders) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(found.holders or found.fills))
+    for name in ("", "", "state", "has", "order"):
+        table.add_column(name, no_wrap=True)
+    for fill in found.fills:
+        table.add_row("fill", fill.fill_id, f"to {printable(fill.request.selector)}", "", str(fill.number))
+    for one in found.holders:
+        state = one.state if one.alive else f"{one.state}, dead"
+        table.add_row("cache", Text(printable(one.node)), state, show_bytes(one.have_bytes), str(one.number))
+    if found.withdrawn:
+        table.add_row("", "", "withdrawn: caches that hold it delete it", "", "")
+    return table
+
+
+def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Withdraw all orders of a title; with `urgent` have every cache delete it."""
+
+    async def work(client: TrackerClient) -> None:
+        found = await client.holders(await find_title(client, name))
+        held = sum(one.have_bytes for one in found.holders)
+        holders = f"{plural(len(found.holders), 'cache')} with {show_bytes(held)}"
+        what = f"withdraw {plural(len(found.fills), 'order')} of {found.title.name} {found.title.title[:ID_CHARS]}"
+        if urgent:
+            what += f" and delete it on {holders}"
+        if not as_json:
+            Console().print(_head(found.title), _holders_table(found), sep="\n")
+        if not dry_run:
+            if urgent:
+                await _confirm(what, yes=yes)
+            found = await client.withdraw(found.title.title, urgent=urgent)
+        if as_json:
+            _print_json(found)
+            return
+        print(f"{'would' if dry_run else 'done:'} {printable(what)}")
+        if not urgent:
+            print(f"{holders} keep it until they need the room")
+
+    _run(tracker, work)
+
+
+def remove_title(name: str, tracker: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Have the catalogue forget a title."""
+
+    async def work(client: TrackerClient) -> None:
+        title = await client.title(await find_title(client, name))
+        what = f"remove {title.name} {title.title[:ID_CHARS]} from the catalogue"
+        if not dry_run:
+            await _confirm(what, yes=yes)
+            await client.delete_title(title.title)
+        _outcome(title, what, dry_run=dry_run, as_json=as_json)
+
+    _run(tracker, work)
+
+
+def _outcome(record: Any, what: str, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json(record)
+    else:
+        print(f"{'would' if dry_run else 'done:'} {printable(what)}")
+
+
+# ---- fills
+
+
+def list_fills(tracker: str, *, as_json: bool) -> None:
+    """Print all orders."""
+
+    async def work(client: TrackerClient) -> None:
+        fills = await client.fills()
+        if as_json:
+            _print_json(fills)
+            return
+        names = {title.title: title.name for title in await client.titles()}
+        Console().print(_fills_table(fills, names))
+
+    _run(tracker, work)
+
+
+def _fills_table(fills: list[FillRecord], names: dict[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("fill", "title", "id", "order", "priority", "to", "origins", "age"):
+        table.add_column(name, no_wrap=name != "origins")
+    for fill in fills:
+        request = fill.request
+        table.add_row(
+            fill.fill_id, Text(printable(names.get(request.title, ""))), request.title[:ID_CHARS], str(fill.number),
+            str(request.priority), Text(printable(request.selector)), Text(printable(" ".join(request.origins))),
+            show_seconds(max(0.0, time.time() - fill.created_at)),
+        )  # fmt: skip
+    return table
+
+
+def show_fill(fill_id: str, tracker: str, *, as_json: bool) -> None:
+    """Print one order with the progress of its caches."""
+
+    async def work(client: TrackerClient) -> None:
+        status = await client.fill(fill_id)
+        if as_json:
+            _print_json(status)
+            return
+        console = Console()
+        console.print(_fills_table([status.fill], {status.fill.request.title: status.title_name}))
+        console.print(fill_table(status, width=console.width), *map(Text, reasons(status)), sep="\n")
+
+    _run(tracker, work)
+
+
+def withdraw_fill(fill_id: str, tracker: str, *, dry_run: bool, as_json: bool) -> None:
+    """Withdraw one order."""
+
+    async def work(client: TrackerClient) -> None:
+        status = await client.fill(fill_id)
+        name, caches = status.title_name or status.fill.request.title[:ID_CHARS], plural(status.totals.nodes, "cache")
+        if not dry_run:
+            await client.delete_fill(fill_id)
+        _outcome(status.fill, f"withdraw the order of {name} to {caches}", dry_run=dry_run, as_json=as_json)
+
+    _run(tracker, work)
+
+
+# ---- nodes
+
+
+def list_nodes(tracker: str, *, as_json: bool) -> None:
+    """Print every cache."""
+
+    async def work(client: TrackerClient) -> None:
+        nodes = await client.nodes()
+        if as_json:
+            _print_json(nodes)
+            return
+        Console().print(nodes_table(nodes, len(nodes)))
+
+    _run(tracker, work)
+
+
+def remove_node(node_id: str, tracker: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Have the tracker forget a dead cache."""
+
+    async def work(client: TrackerClient) -> None:
+        node = await client.node(node_id)
+        if node.alive:
+            raise CommandFailed(f"cache {node_id} is alive: stop it first, or it would come back at once")
+        what = f"forget cache {node_id}, which was last seen {show_seconds(node.age_s)} ago"
+        if not dry_run:
+            await _confirm(what, yes=yes)
+            await client.delete_node(node_id)
+        _outcome(node, what, dry_run=dry_run, as_json=as_json)
+
+    _run(tracker, work)

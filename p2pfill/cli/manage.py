@@ -1,0 +1,111 @@
+"""`p2pfill title`, `fills` and `nodes`: the commands and their help. What they do is imported when they run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from p2pfill.cli.exits import EXIT_CODES_HELP
+from p2pfill.cli.options import AsJson, DryRun, TrackerUrl, Yes
+
+title = typer.Typer(help="List, show, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+
+TitleName = Annotated[str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id.")]
+FillId = Annotated[str, typer.Argument(metavar="FILL", help="A fill's id, as `fills list` shows it.")]
+
+
+@title.command("list", epilog=EXIT_CODES_HELP)
+def title_list(tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """List the catalogue, the versions of a name together, the newest order first."""
+    from p2pfill.cli.catalogue import list_titles
+
+    list_titles(tracker_url, as_json=as_json)
+
+
+@title.command("show", epilog=EXIT_CODES_HELP)
+def title_show(name: TitleName, tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """Show one title: what orders it, and which caches have a part of it."""
+    from p2pfill.cli.catalogue import show_title
+
+    show_title(name, tracker_url, as_json=as_json)
+
+
+@title.command("withdraw", epilog=EXIT_CODES_HELP)
+def title_withdraw(
+    name: TitleName,
+    tracker_url: TrackerUrl,
+    urgent: Annotated[
+        bool, typer.Option("--urgent", help="Delete it on every cache, also on those that come back later.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw all orders of a title.
+
+    Caches keep its files until they need the room. With --urgent they delete it: the link in live/ first, then the
+    files. live/NAME then shows the newest version that is still there and ordered, or nothing. A later order of the
+    title lifts that.
+    """
+    from p2pfill.cli.catalogue import withdraw_title
+
+    withdraw_title(name, tracker_url, urgent=urgent, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@title.command("remove", epilog=EXIT_CODES_HELP)
+def title_remove(
+    name: TitleName, tracker_url: TrackerUrl, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False
+) -> None:
+    """Have the catalogue forget a title that nothing orders. Caches keep its files: see `title withdraw --urgent`."""
+    from p2pfill.cli.catalogue import remove_title
+
+    remove_title(name, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@fills.command("list", epilog=EXIT_CODES_HELP)
+def fills_list(tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """List all orders, the most urgent first."""
+    from p2pfill.cli.catalogue import list_fills
+
+    list_fills(tracker_url, as_json=as_json)
+
+
+@fills.command("show", epilog=EXIT_CODES_HELP)
+def fills_show(fill: FillId, tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """Show one order with the progress of each cache, and what those that are not done wait for."""
+    from p2pfill.cli.catalogue import show_fill
+
+    show_fill(fill, tracker_url, as_json=as_json)
+
+
+@fills.command("withdraw", epilog=EXIT_CODES_HELP)
+def fills_withdraw(fill: FillId, tracker_url: TrackerUrl, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Withdraw one order. Other orders of the title stand, and caches keep what they have."""
+    from p2pfill.cli.catalogue import withdraw_fill
+
+    withdraw_fill(fill, tracker_url, dry_run=dry_run, as_json=as_json)
+
+
+@nodes.command("list", epilog=EXIT_CODES_HELP)
+def nodes_list(tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """List every cache that the tracker knows."""
+    from p2pfill.cli.catalogue import list_nodes
+
+    list_nodes(tracker_url, as_json=as_json)
+
+
+@nodes.command("remove", epilog=EXIT_CODES_HELP)
+def nodes_remove(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A cache's id.")],
+    tracker_url: TrackerUrl,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have the tracker forget a dead cache and what it was to hold. If it reports again, it is a new one."""
+    from p2pfill.cli.catalogue import remove_node
+
+    remove_node(node, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)

@@ -1,0 +1,67 @@
+"""title, fills and nodes, against a real tracker whose caches only pretend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfill.cli import main
+
+
+@pytest.fixture
+def fill_id(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> str:
+    """Order `film` on a1, which holds it; return the id of the order."""
+    fleet.beat("a1", make.report(make.manifest(), "live", 4))
+    assert main(["fill", str(film), "--tracker", fleet.url, "--to", "all", "--json"]) == 0
+    return str(json.loads(capsys.readouterr().out)["fill"])
+
+
+def run(fleet: Any, capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> str:
+    assert main([*command, "--tracker", fleet.url]) == code
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
+
+
+def test_titles(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    title = make.manifest().title_id.hex()
+    assert title[:12] in run(fleet, capsys, "title", "list")
+    assert [one["title"] for one in json.loads(run(fleet, capsys, "title", "list", "--json"))] == [title]
+    said = " ".join(run(fleet, capsys, "title", "show", "film").split())
+    assert f"fill {fill_id} to all 1" in said
+    assert "cache a1 live 256 KiB 0" in said
+    assert json.loads(run(fleet, capsys, "title", "show", "film", "--json"))["holders"][0]["node"] == "a1"
+    assert fill_id in run(fleet, capsys, "title", "remove", "film", "--yes", code=1)
+    assert "would withdraw 1 order of film" in run(fleet, capsys, "title", "withdraw", "film", "--dry-run")
+    assert json.loads(run(fleet, capsys, "fills", "list", "--json"))
+    assert "1 cache with 256 KiB keep it" in run(fleet, capsys, "title", "withdraw", "film")
+    assert json.loads(run(fleet, capsys, "fills", "list", "--json")) == []
+    assert "add --yes" in run(fleet, capsys, "title", "withdraw", "film", "--urgent", code=2)
+    found = json.loads(run(fleet, capsys, "title", "withdraw", "film", "--urgent", "--yes", "--json"))
+    assert not found["withdrawn"], "what stood before"
+    assert "withdrawn: caches that hold it delete it" in run(fleet, capsys, "title", "show", "film")
+    assert "would remove film" in run(fleet, capsys, "title", "remove", "film", "--dry-run")
+    assert "done: remove film" in run(fleet, capsys, "title", "remove", "film", "--yes")
+    assert "knows no title" in run(fleet, capsys, "title", "show", "film", code=2)
+
+
+def test_fills(fleet: Any, film: Path, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fill_id in run(fleet, capsys, "fills", "list")
+    assert "1 of 1 live" in run(fleet, capsys, "fills", "show", fill_id)
+    assert json.loads(run(fleet, capsys, "fills", "show", fill_id, "--json"))["done"]
+    # A corrected order says that the one before stands.
+    assert main(["fill", str(film), "--tracker", fleet.url, "--to", "all", "--origin", "http://web/"]) == 0
+    assert f"p2pfill fills withdraw {fill_id} --tracker {fleet.url}" in capsys.readouterr().err
+    said = run(fleet, capsys, "fills", "withdraw", fill_id, "--dry-run")
+    assert "would withdraw the order of film to 1 cache" in said
+    assert "done: withdraw the order of film" in run(fleet, capsys, "fills", "withdraw", fill_id)
+    assert fill_id in run(fleet, capsys, "fills", "show", fill_id, code=1)
+
+
+def test_nodes(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\na1 " in run(fleet, capsys, "nodes", "list")
+    assert [one["info"]["id"] for one in json.loads(run(fleet, capsys, "nodes", "list", "--json"))] == ["a1"]
+    assert "is alive" in run(fleet, capsys, "nodes", "remove", "a1", "--yes", code=1)
+    assert "never sent a heartbeat" in run(fleet, capsys, "nodes", "remove", "zz", "--yes", code=1)

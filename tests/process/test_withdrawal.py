@@ -1,0 +1,54 @@
+"""An urgent withdrawal over real caches: gone where they are linked, and at their return elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from process.fleet import Fleet, cli, wait_until
+from process.test_versions import order, shown, version
+
+pytestmark = pytest.mark.process
+
+GONE_S = 5.0
+
+
+def test_a_bad_title_is_taken_off_every_cache(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    try:
+        good, bad = (version(tmp_path, text) for text in ("good", "bad"))
+        names = ("a1", "a2", "b1")
+        fleet.start(("a1", "isp-a"), ("a2", "isp-a"), ("b1", "isp-b"))
+        for title in (good, bad):
+            order(fleet, title, "--wait", "--timeout", "60")
+        assert {shown(fleet, name) for name in names} == {"bad"}
+        directories = {name: (fleet.data(name) / "live" / "film").resolve().parent for name in names}
+        fleet.nodes["b1"].end(signal.SIGKILL)
+        title_id = directories["a1"].name
+        refused = cli("title", "withdraw", title_id[:16], "--urgent", "--tracker", fleet.url)
+        assert refused.code == 2, refused
+        tried = cli("title", "withdraw", title_id[:16], "--urgent", "--dry-run", "--tracker", fleet.url)
+        assert "delete it on 3 caches" in tried.out
+        assert shown(fleet, "a1") == "bad"
+        began = time.monotonic()
+        done = cli("title", "withdraw", title_id[:16], "--urgent", "--yes", "--tracker", fleet.url)
+        assert done.code == 0, done
+        wait_until("a1 and a2 show the version before", lambda: {shown(fleet, n) for n in ("a1", "a2")} == {"good"})
+        took_s = time.monotonic() - began
+        wait_until("the files are gone", lambda: not any(directories[name].exists() for name in ("a1", "a2")))
+        assert took_s < GONE_S
+        assert shown(fleet, "b1") == "bad", "it is away"
+        fleet.restart("b1")
+        wait_until("b1 has deleted it", lambda: shown(fleet, "b1") == "good" and not directories["b1"].exists())
+        # Nothing else stands: then nothing is shown.
+        assert cli("title", "withdraw", "film", "--urgent", "--yes", "--tracker", fleet.url).code == 2, "two versions"
+        assert cli("title", "remove", title_id[:16], "--yes", "--tracker", fleet.url).code == 0
+        assert cli("title", "withdraw", "film", "--urgent", "--yes", "--tracker", fleet.url).code == 0
+        wait_until("nothing is shown", lambda: not any((fleet.data(n) / "live" / "film").is_symlink() for n in names))
+        # An order lifts it.
+        order(fleet, good, "--wait", "--timeout", "60")
+        assert {shown(fleet, name) for name in names} == {"good"}
+    finally:
+        fleet.close()
