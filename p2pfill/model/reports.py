@@ -135,7 +135,7 @@ class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A heartbeat."""
+    """A heartbeat: what has changed since the one with the sequence `since`, or a part of that."""
 
     info: NodeInfo
     boot: str
@@ -143,6 +143,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     sequence: int
     """Grows by one per heartbeat of a boot, so that late ones are dropped."""
     titles: list[TitleReport] = []
+    """Those of which there is news."""
     upload_active: int = 0
     upload_queued: int = 0
     upload_bytes: int = 0
@@ -150,12 +151,21 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     usage: Usage = Usage()
     scrubs: list[ScrubReport] = []
     scrubber: ScrubberReport = ScrubberReport()
+    since: int = 0
+    """A heartbeat of this boot that the tracker has acknowledged; 0: this begins anew, and what was said before counts
+    no more, but for what the pieces that follow say again."""
+    gone: list[str] = []
+    """Titles of which the node holds nothing any more."""
+    more: bool = False
+    """More titles follow at once."""
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
     interval_s: float
     """When the tracker wants the next heartbeat."""
     orders_version: int
+    again: bool = False
+    """The tracker does not know the heartbeat that this one builds on: the node is to tell everything again."""
 
 
 class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
+PIECE_PAUSE_S: Final = 0.05
+"""Between the pieces of what the tracker is to be told: links are served meanwhile."""
 POLL_S: Final = 25.0
 """How long one request for orders waits: below the usual time-out of middleboxes."""
 
@@ -46,8 +48,12 @@ class FillingNode(Protocol):
     scrubber: Scrubber
     evictor: Evictor
 
-    def report(self) -> NodeReport:
-        """Return the next heartbeat."""
+    def heartbeat(self, *, follows: bool = False) -> NodeReport:
+        """Return the next heartbeat; `follows`: the one before had more to say."""
+        ...
+
+    def heartbeat_ended(self, report: NodeReport | None, reply: HeartbeatReply | None) -> None:
+        """Take note of what the tracker has answered; None: nothing."""
 
     def want_links(self, nodes: Iterable[NodeInfo]) -> None:
         """Be linked with the caches that the roster names."""
@@ -94,18 +100,26 @@ class TrackerAgent:
             nursery.start_soon(self._poll_orders)
 
     async def _report(self) -> None:
-        pause_s = RETRY_S
+        pause_s, follows = RETRY_S, False
         while True:
             reply: HeartbeatReply | None = None
+            report: NodeReport | None = None
             async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
-                reply = await self._client.heartbeat(self._node.report())
+                report = self._node.heartbeat(follows=follows)
+                reply = await self._client.heartbeat(report)
+            self._node.heartbeat_ended(report, reply)
             if reply is None:
+                follows = False
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
             self._known.set()
-            await self._pause(reply.interval_s)
+            follows = reply.again or (report is not None and report.more)
+            if follows:
+                await trio.sleep(PIECE_PAUSE_S)
+            else:
+                await self._pause(reply.interval_s)
 
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""

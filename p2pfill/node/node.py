@@ -25,7 +25,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, NodeReport, TitleReport
+from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
@@ -252,14 +252,35 @@ class Node:
     # ---- what the tracker is told
 
     def report(self) -> NodeReport:
-        """Return the next heartbeat."""
+        """Return what there is to say of this node and of all its titles."""
+        return self._heartbeat(self.titles.reports())
+
+    def heartbeat(self, *, follows: bool = False) -> NodeReport:
+        """Return the next heartbeat: what the tracker has yet to be told; `follows`: the piece before had more."""
+        if not follows:
+            self.titles.note_running()
+        reports, gone = self.titles.next_piece()
+        said = self._heartbeat(reports)
+        said.since, said.gone, said.more = self.titles.untold.since, gone, len(self.titles.untold) > 0
+        return said
+
+    def heartbeat_ended(self, report: NodeReport | None, reply: HeartbeatReply | None) -> None:
+        """Take note of what the tracker has answered to a heartbeat; None: nothing, or there was none."""
+        if report is None or reply is None:
+            self.titles.untold.lost()
+        elif reply.again:
+            self.titles.begin_again()
+        else:
+            self.titles.untold.acknowledged(report.sequence)
+
+    def _heartbeat(self, titles: list[TitleReport]) -> NodeReport:
         self._sequence += 1
         sockets = self.links.sockets()
         return NodeReport(
             info=self.info,
             boot=self.boot,
             sequence=self._sequence,
-            titles=self.titles.reports(),
+            titles=titles,
             upload_active=sum(sender.is_busy for one in sockets for sender in one.senders),
             upload_queued=sum(len(one.link.uploads) for one in sockets),
             upload_bytes=self.links.upload_bytes,

@@ -34,6 +34,7 @@ from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver, make_fill
+from p2pfill.node.heartbeats import Untold
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import examine
@@ -45,6 +46,10 @@ EVICTING_S: Final = 0.1
 """How often a fill looks whether the files that its title had are deleted at last."""
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
+
+
+PIECE_WEIGHT_MAX: Final = 500
+"""Titles, and sources that their reports name, of one heartbeat: two hundred kilobytes, made in some milliseconds."""
 
 
 class TitlePhase(Enum):
@@ -146,6 +151,8 @@ class TitleRegistry:
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self._repairs = trio.Lock()
         """Held from a look at a title until what is bad of it is known to its fill."""
+        self.untold = Untold()
+        """What the tracker has yet to be told. Whatever changes a report of a title that no fill runs for notes it."""
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -189,6 +196,31 @@ class TitleRegistry:
         """Return what the tracker is told of each title, each once, or the tracker would refuse the heartbeat."""
         return [report for title in self._titles.values() if (report := self._report_of(title)) is not None]
 
+    def note_running(self) -> None:
+        """Note that there is news of all titles that are filled or repaired."""
+        self.untold.note(self._engine.tasks)
+
+    def begin_again(self) -> None:
+        """Have the tracker told of all titles."""
+        self.untold.begin_again(self._titles)
+
+    def next_piece(self) -> tuple[list[TitleReport], list[str]]:
+        """Return what the tracker is told next: reports, and the titles of which nothing is here any more."""
+        reports: list[TitleReport] = []
+        gone: list[str] = []
+        weight = 0
+        for title_id in self.untold.take():
+            title = self._titles.get(title_id)
+            if title is not None and (report := self._report_of(title)) is not None:
+                reports.append(report)
+                weight += len(report.sources)
+            else:
+                gone.append(title_id.hex())
+            weight += 1
+            if weight >= PIECE_WEIGHT_MAX:
+                break
+        return reports, gone
+
     def _report_of(self, title: NodeTitle) -> TitleReport | None:
         name = title.title_id.hex()
         if (why := title.refusal) is not None:
@@ -226,6 +258,7 @@ class TitleRegistry:
                 title = self._title(title_id)
                 title.stored = stored
                 title.step(TitleStep.FIND)
+                self.untold.note([title_id])
                 if stored.takes_writes:
                     await self.repair(title_id)  # a stop has cut it short
                 else:
@@ -245,18 +278,24 @@ class TitleRegistry:
 
     async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
         """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
-        refused = await trio.to_thread.run_sync(self._store.set_orders, numbers)
+        if not self._store.names.expect(numbers):
+            return  # nothing that is live is concerned, and a thread takes time that fills under way would miss
+        refused = await trio.to_thread.run_sync(self._store.names.follow)
+        self.untold.note(self._store.names.take_news())
         for title_id, error in refused.items():
             self._log.warning("%s", error)
             self.refuse(title_id, error)
         for title_id in numbers.keys() - refused.keys():
             title = self._titles.get(title_id)
             if title is not None and title.stored is not None and title.stored.live:
+                if title.refusal is not None:
+                    self.untold.note([title_id])
                 title.refusal = None
 
     def note_order(self, title_id: TitleId) -> None:
         """Note that what is reported of a title is about the order that stands now."""
         self._title(title_id).tried = self._store.names.ordered(title_id)
+        self.untold.note([title_id])
 
     # ---- filling
 
@@ -357,6 +396,7 @@ class TitleRegistry:
     def note_end(self, driver: FillDriver) -> None:
         """Take note that a fill is over."""
         self._settle(self._title(driver.title_id))
+        self.untold.note([driver.title_id])
 
     def _settle(self, title: NodeTitle) -> None:
         """Let the phase follow the end of the fill."""
@@ -379,6 +419,7 @@ class TitleRegistry:
         if title.fill is not None:
             await title.fill.ended.wait()  # of a repair: it may be writing yet
         title.stored = title.fill = title.refusal = None
+        self.untold.note([title_id])
 
     def forget(self, title_id: TitleId) -> None:
         """Take note that a title's files are gone."""

@@ -7,7 +7,7 @@ A swap is: make the new link in `filling/`, rename it over the old one, write th
 in `filling/` beside a title that is whole was decided on, and opening the store finishes it; one whose swap failed is
 taken back. The number comes last: where it is not that of the order, the order is looked at once more.
 
-What is to be shown, `model.versions` says, out of the orders that the tracker has named (`LiveNames.set_orders`).
+What is to be shown, `model.versions` says, out of the orders that the tracker has named (`LiveNames.expect`).
 Before it has named any, and in a node without a tracker, the numbers on disk count, and beginning a fill is an order
 with a number above them all.
 """
@@ -15,8 +15,8 @@ with a number above them all.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -40,10 +40,14 @@ class LiveNames:
         self._lock = RLock()
         self._orders: dict[TitleId, int] = {}
         """The orders that stand. Replaced as a whole, so that any thread may look into it."""
+        self._not_followed: set[TitleId] = set()
+        """Live titles that are not ordered any more, and may have to be shown no more."""
         self._is_told = False
         """Whether the tracker has said which they are."""
         self._taken: dict[TitleId, int] = {}
         """Of live titles, the number on disk."""
+        self._news: deque[TitleId] = deque()
+        """Titles whose number on disk has changed since `take_news`."""
         self._names: dict[TitleId, str] = {}
         """Of the titles that are live and were opened."""
         self._versions: dict[str, set[TitleId]] = defaultdict(set)
@@ -73,14 +77,19 @@ class LiveNames:
     def _next(self) -> int:
         return 1 + max(self._orders.values(), default=0)
 
-    def set_orders(self, orders: Mapping[TitleId, int]) -> dict[TitleId, StoreError]:
-        """Show what these orders want, which are all that stand; return the titles that the disk refused, and why."""
+    def expect(self, orders: Mapping[TitleId, int]) -> bool:
+        """Take in the orders that stand, which are these; tell whether `follow` has something to do. Takes no lock."""
+        gone, self._orders, self._is_told = self._orders.keys() - orders.keys(), dict(orders), True
+        self._not_followed |= gone & self._names.keys()
+        taken = self._taken.get
+        return bool(self._not_followed) or any(taken(t) != orders[t] for t in orders.keys() & self._names.keys())
+
+    def follow(self) -> dict[TitleId, StoreError]:
+        """Show what the orders want; return the titles that the disk refused, and why."""
         refused: dict[TitleId, StoreError] = {}
         with self._lock:
-            gone = self._orders.keys() - orders.keys()
-            self._orders, self._is_told = dict(orders), True
-            changed = {t for t, number in orders.items() if t in self._names and self._taken.get(t) != number}
-            changed |= gone & self._names.keys()
+            orders, changed, self._not_followed = self._orders, self._not_followed & self._names.keys(), set()
+            changed |= {t for t in orders.keys() & self._names.keys() if self._taken.get(t) != orders[t]}
             for name in {self._names[title_id] for title_id in changed}:
                 try:
                     self._follow(name)
@@ -107,6 +116,12 @@ class LiveNames:
                 finally:
                     os.close(fd)
             self._taken[title_id] = number
+            self._news.append(title_id)
+
+    def take_news(self) -> Iterator[TitleId]:
+        """Yield the titles that were shown, or passed over, for another order since the last call. Takes no lock."""
+        while self._news:
+            yield self._news.popleft()
 
     # ---- one title
 

@@ -169,7 +169,8 @@ class Store:
 
         Returns the live titles that the disk refused to show, and why.
         """
-        return self.names.set_orders(orders)
+        self.names.expect(orders)
+        return self.names.follow()
 
     def show_anew(self, title_id: TitleId) -> None:
         """Take this for an order of a title that is here already, the newest of all; for nodes without a tracker."""

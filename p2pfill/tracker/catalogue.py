@@ -13,7 +13,8 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -21,7 +22,7 @@ import msgspec
 import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
-from p2pfill.model.reports import NodeReport
+from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.tracker.records import FillRecord, TitleRecord
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ CREATE TABLE IF NOT EXISTS titles (id TEXT PRIMARY KEY, record BLOB NOT NULL, ma
 CREATE TABLE IF NOT EXISTS fills (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill, node)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL, PRIMARY KEY (node, title))
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -65,6 +68,8 @@ class Snapshot(NamedTuple):
     nodes: list[StoredReport]
     withdrawn: list[str]
     """Titles that no node may hold."""
+    holdings: dict[str, list[TitleReport]]
+    """Node -> what it has said of titles."""
 
 
 class _Call(NamedTuple):
@@ -276,17 +281,30 @@ class Catalogue:
 
         def run(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
+            db.execute("DELETE FROM holdings WHERE node = ?", (node_id,))
             db.execute("DELETE FROM assignments WHERE node = ?", (node_id,))
 
         await self.call(run)
 
-    async def save(self, reports: Iterable[StoredReport], assignments: Iterable[tuple[str, str]]) -> None:
-        """Remember the last reports and new assignments of many nodes at once."""
+    async def save(
+        self,
+        reports: Iterable[StoredReport],
+        holdings: Sequence[tuple[str, str, TitleReport | None]],
+        assignments: Iterable[tuple[str, str]],
+    ) -> None:
+        """Remember the last reports, without titles, and new assignments of many nodes at once.
+
+        `holdings` are node, title, and what it has said of that, None where it holds nothing of it any more.
+        """
+        said = [(node, title, msgspec.json.encode(one)) for node, title, one in holdings if one is not None]
+        gone = [(node, title) for node, title, one in holdings if one is None]
         rows = [(stored.report.info.id, msgspec.json.encode(stored.report), stored.seen_at) for stored in reports]
         pairs = list(assignments)
 
         def run(db: sqlite3.Connection) -> None:
             db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO holdings VALUES (?, ?, ?)", said)
+            db.executemany("DELETE FROM holdings WHERE node = ? AND title = ?", gone)
             # A fill that was deleted meanwhile must not come back to life by its assignments.
             sql = "INSERT OR IGNORE INTO assignments SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM fills WHERE id = ?1)"
             db.executemany(sql, pairs)
@@ -304,7 +322,11 @@ def _load(db: sqlite3.Connection) -> Snapshot:
         for row in db.execute("SELECT report, seen_at FROM nodes ORDER BY id")
     ]
     assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
+    holdings: dict[str, list[TitleReport]] = defaultdict(list)
+    for node, report in db.execute("SELECT node, report FROM holdings"):
+        holdings[node].append(msgspec.json.decode(report, type=TitleReport))
     withdrawn = [str(title) for (title,) in db.execute("SELECT title FROM withdrawn ORDER BY title")]
     (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
-    number = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
-    return Snapshot(int(epoch), 0 if number is None else int(number[0]), titles, fills, assignments, nodes, withdrawn)
+    row = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
+    number = 0 if row is None else int(row[0])
+    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings)

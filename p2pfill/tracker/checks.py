@@ -115,6 +115,10 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= figure <= COUNTER_MAX, f"scrubber figure {figure} is out of range")
     for at in (scrubber.began_at, scrubber.ended_at):
         require(0 <= at <= DEADLINE_MAX, f"scrubber time {at:g} is out of range")
+    require(0 <= report.since <= COUNTER_MAX, f"since {report.since} is out of range")
+    require(len(report.gone) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles gone in one heartbeat")
+    for gone in report.gone:
+        require(check_title(gone) == gone, f"title {gone[:80]!r} must be in lower case")
     seen = set()
     for title in report.titles:
         _check_title_report(title)

@@ -50,6 +50,9 @@ LATE_INTERVALS: Final = 1.5
 ORDERS_WAIT_S_MAX: Final = 60.0
 """Longest a long poll is held: below the idle timeouts of usual proxies."""
 
+NODE_TITLES_MAX: Final = 200_000
+"""Titles of one node: four times what a cache is meant for, and some hundred megabytes here."""
+
 NODES_MAX: Final = 100_000
 TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
@@ -79,6 +82,11 @@ class NodeState:
         self.changed = trio.Event()
         self.old_boots: deque[str] = deque(maxlen=BOOTS_REMEMBERED)
         self.titles: dict[str, TitleReport] = {title.title: title for title in report.titles}
+        """All that it has said of titles, which its heartbeats say in pieces."""
+        self.unconfirmed: set[str] = set()
+        """Titles that it has not said again since it began anew."""
+        self.applied = 0
+        """The last heartbeat whose titles were taken in, of this boot and since this tracker runs."""
         self.to_delete: set[str] = set()
         """Withdrawn titles that it says something of."""
 
@@ -132,6 +140,8 @@ class Service:
         self._members_of: dict[str, dict[str, Member]] = defaultdict(dict)
         """Node -> title -> what it is in its rosters."""
         self._dirty_nodes: set[str] = set()
+        self._dirty_titles: dict[str, set[str]] = defaultdict(set)
+        """Node -> titles of which it has said what the catalogue lacks."""
         self._dirty_assignments: set[tuple[str, str]] = set()
         for fill in snapshot.fills:
             self._index_fill(fill, Selector.parse(fill.request.selector))
@@ -142,6 +152,10 @@ class Service:
             state = NodeState(
                 stored.report, seen_at=stored.seen_at, lease_from=self.started_at, version=self._next_version()
             )
+            # A catalogue of before had them in the report itself.
+            self._dirty_titles[state.info.id] = set(state.titles)
+            state.titles |= {report.title: report for report in snapshot.holdings.get(state.info.id, ())}
+            state.report.titles = []
             self.nodes[state.info.id] = state
             self._note_withdrawn(state)
         self._update_rosters(self.nodes)
@@ -324,6 +338,7 @@ class Service:
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
         self._dirty_nodes.discard(node_id)
+        self._dirty_titles.pop(node_id, None)
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
         self._members_of.pop(node_id, None)
         state.changed.set()
@@ -355,41 +370,71 @@ class Service:
         """Take a node's report. Raises `RequestRefused`; status 409 where a replaced process still sends."""
         check_report(node_id, report)
         state = self.nodes.get(node_id)
+        known = True
         if state is None:
             if len(self.nodes) >= NODES_MAX:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
-            state = NodeState(report, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            first = msgspec.structs.replace(report, titles=[], gone=[])
+            state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
             self.nodes[node_id] = state
             self._join_fills(node_id)
+            known = self._take_titles(state, report)
             self._update_rosters([node_id])
-            self._note_withdrawn(state)
         elif report.boot in state.old_boots:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
             )
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
-            self._update(state, report)
+            known = self._update(state, report)
         self._dirty_nodes.add(node_id)
         if self.scrubs.note(node_id, report.scrubs):
             self._touch(node_id)
             state = self.nodes[node_id]
-        return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version)
+        return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
 
-    def _update(self, state: NodeState, report: NodeReport) -> None:
+    def _update(self, state: NodeState, report: NodeReport) -> bool:
         node_id = state.info.id
-        moved = report.info != state.info
+        joins = report.info != state.info or not state.alive
         if report.boot != state.report.boot:
             state.old_boots.append(state.report.boot)
-        joins = moved or not state.alive
-        state.report = report
-        state.titles = {title.title: title for title in report.titles}
+            state.applied = 0
+        state.report = msgspec.structs.replace(report, titles=[], gone=[])
         state.seen_at = time.time()
         state.lease_from = self._now()
         state.alive = True
         if joins:
             self._join_fills(node_id)
-        self._update_rosters([node_id])
-        self._note_withdrawn(state)
+        known = self._take_titles(state, report)
+        if joins:
+            self._update_rosters([node_id])
+        return known
+
+    def _take_titles(self, state: NodeState, report: NodeReport) -> bool:
+        """Take in what a heartbeat says of titles; False where it builds on one that is not known here."""
+        if report.since and not report.since <= state.applied:
+            return False
+        if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
+            raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
+        if not report.since:
+            state.unconfirmed = set(state.titles)
+        said = {title.title: title for title in report.titles}
+        state.unconfirmed -= said.keys()
+        gone = set(report.gone)
+        if not report.more:
+            gone |= state.unconfirmed
+            state.unconfirmed = set()
+        gone &= state.titles.keys()
+        dirty = self._dirty_titles[state.info.id]
+        dirty |= gone
+        dirty |= {title for title, one in said.items() if _is_news(state.titles.get(title), one)}
+        state.titles.update(said)
+        for title in gone:
+            del state.titles[title]
+        state.applied = report.sequence
+        if changed := gone | said.keys():
+            self._update_rosters([state.info.id], changed)
+            self._note_withdrawn(state)
+        return True
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -428,16 +473,13 @@ class Service:
                 self._dirty_assignments.add((fill_id, node_id))
                 self._touch(node_id)
 
-    def _memberships(self, state: NodeState) -> dict[str, Member]:
-        """Return the titles in whose rosters a node stands; it counts where it wants the title, or has wanted it."""
+    def _membership(self, state: NodeState, title: str) -> Member | None:
+        """Return what a node is in the roster of a title; it counts where it wants the title, or has wanted it."""
         if not state.alive:
-            return {}
-        ordered = self.wanted(state.info.id).keys()
-        failed = {title for title, report in state.titles.items() if report.state == "failed"}
-        held = {title for title, report in state.titles.items() if holds(report)}
-        return {
-            title: Member(state.info, title in ordered and title not in failed) for title in held | (ordered - failed)
-        }
+            return None
+        report = state.titles.get(title)
+        counts = (report is None or report.state != "failed") and self.is_wanted(state.info.id, title)
+        return Member(state.info, counts) if counts or (report is not None and holds(report)) else None
 
     def wanted(self, node_id: str) -> dict[str, list[FillRecord]]:
         """Return the titles that a node is to hold (`is_wanted`), with their fills."""
@@ -470,12 +512,13 @@ class Service:
         for node_id in node_ids:
             if node_id not in self.nodes:
                 continue  # assigned before a restart, and its first report never reached the disk
-            before, after = self._members_of[node_id], self._memberships(self.nodes[node_id])
-            for title in (before.keys() | after.keys()) if titles is None else titles:
-                if title in after and before.get(title) != after[title]:
-                    before[title] = after[title]
-                    coming[title].append(after[title])
-                elif title in before and title not in after:
+            before, state = self._members_of[node_id], self.nodes[node_id]
+            for title in self._titles_around(state) if titles is None else titles:
+                after = self._membership(state, title)
+                if after is not None and before.get(title) != after:
+                    before[title] = after
+                    coming[title].append(after)
+                elif title in before and after is None:
                     del before[title]
                     woken[title] |= self._around[title].drop(node_id)
         for title, members in coming.items():
@@ -487,6 +530,11 @@ class Service:
                 self._touch(node_id)
             if not self._around[title].members:
                 del self._around[title]
+
+    def _titles_around(self, state: NodeState) -> set[str]:
+        """Return the titles in whose rosters a node may stand, or has stood."""
+        ordered = {self.fills[fill_id].request.title for fill_id in self._fills_of[state.info.id]}
+        return {*self._members_of[state.info.id], *state.titles, *ordered}
 
     def _new_around(self, title: str) -> Neighbourhoods:
         # Of a title that some hold and nobody has published, no neighbourhood is ever asked for.
@@ -586,18 +634,24 @@ class Service:
     async def flush(self) -> None:
         """Write the reports and assignments that the catalogue lacks. Raises `StoreError`; then they stay queued."""
         nodes, self._dirty_nodes = self._dirty_nodes, set()
+        titles, self._dirty_titles = self._dirty_titles, defaultdict(set)
         pairs, self._dirty_assignments = self._dirty_assignments, set()
         if not nodes and not pairs:
             return
         saved = False
         try:
             states = [self.nodes[node_id] for node_id in nodes if node_id in self.nodes]
-            await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], pairs)
+            holdings = [
+                (state.info.id, title, state.titles.get(title)) for state in states for title in titles[state.info.id]
+            ]
+            await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], holdings, pairs)
             saved = True
         finally:
             if not saved:
                 self._dirty_nodes |= nodes
                 self._dirty_assignments |= pairs
+                for node_id, of_node in titles.items():
+                    self._dirty_titles[node_id] |= of_node
 
     def release_polls(self) -> None:
         """Answer all long polls now and from now on: the tracker stops."""
@@ -609,6 +663,13 @@ class Service:
 def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:
     """Return the sort key of fills: the most urgent first, then the older, and no two alike."""
     return fill.urgency, fill.created_at, fill.fill_id
+
+
+def _is_news(before: TitleReport | None, after: TitleReport) -> bool:
+    """Tell whether the catalogue is to remember a report; progress is told again after a restart."""
+    if before is None or (before.state, before.number) != (after.state, after.number):
+        return True
+    return holds(before) != holds(after)
 
 
 def holds(report: TitleReport) -> bool:

@@ -130,7 +130,7 @@ def node_status(state: NodeState) -> NodeStatus:
         seen_at=state.seen_at,
         age_s=max(0.0, time.time() - state.seen_at),
         orders_version=state.version,
-        titles=state.report.titles,
+        titles=list(state.titles.values()),
         upload_active=state.report.upload_active,
         upload_queued=state.report.upload_queued,
         upload_bytes=state.report.upload_bytes,

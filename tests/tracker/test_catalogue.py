@@ -55,7 +55,7 @@ async def test_a_failing_call_leaves_the_others_of_its_batch_whole(catalogue: Ca
 async def test_assignments_of_a_deleted_fill_do_not_come_back(catalogue: Catalogue) -> None:
     await catalogue.add_fill(fill("f1"), ["n1"])
     await catalogue.delete_fills(["f1"])
-    await catalogue.save([], [("f1", "n2")])
+    await catalogue.save([], [], [("f1", "n2")])
     assert (await catalogue.load()).assignments == []
 
 
