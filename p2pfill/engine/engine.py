@@ -477,7 +477,15 @@ class Engine:
         """Take in what has become of a read of an origin."""
         self.now = now
         task.reads.pop(arrival.receive.request_id, None)
+        if arrival.outcome is Outcome.VERIFIED:
+            # An origin may have sent more than was asked for, or some of it twice.
+            task.fill.duplicate_bytes += max(0, arrival.length - arrival.receive.length)
         self.arrived(Owner(task, arrival.receive.request_id), arrival)
+
+    def chunk_found(self, now: float, task: FillTask, chunk: int, source: str) -> None:
+        """Take note of a chunk that came of an origin on the way to another one; it is verified and sealed."""
+        self.now = now
+        self.handle_event(task, events.ChunkFound(chunk, source))
 
     def origin_failing(self, now: float, task: FillTask, url: str, reason: str) -> None:
         """Take note that an origin has failed again and again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -20,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Final, Literal
 import trio
 
 from p2pfill.engine.engine import Engine
-from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
+from p2pfill.engine.requests import Arrival, Outcome, Receive
 from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, ReadOrigin
 from p2pfill.errors import P2PFillError, StoreError
 from p2pfill.model import limits
@@ -29,14 +28,13 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
-from p2pfill.node.origin_log import OriginLog
-from p2pfill.origin import OriginCancelled, OriginError, OriginObjectChanged, open_origin, verify_chunk
+from p2pfill.node.origins import Origins
+from p2pfill.origin import OriginError
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.recording import RecordingFill
 
 if TYPE_CHECKING:
-    from p2pfill.origin import Origin
     from p2pfill.store.reuse import Reuse
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
@@ -70,11 +68,12 @@ class FillDriver:
         wake: Callable[[], object],
         limiter: PriorityLimiter,
         log: logging.Logger,
+        origins: Origins,
         record: FillRecord | None = None,
         reuse: Reuse | None = None,
         copies: trio.CapacityLimiter | None = None,
     ) -> None:
-        """`wake` has the engine polled; `limiter` lets in who may read from origins. `reuse` is what
+        """`wake` has the engine polled; `limiter` lets in who may read from `origins`. `reuse` is what
         need not be fetched, of which the engine knows already, and `copies` limits how many copy side by side.
         """
         self.task = task
@@ -99,15 +98,10 @@ class FillDriver:
         self._early: list[ReadOrigin | Commit | BeginWriteOut | GoLive] = []
         """What was to be done before `run` had begun."""
         self._samples: deque[tuple[float, int]] = deque(maxlen=RATE_SAMPLES_MAX)
-        self._arriving: set[str] = set()
-        """Origins of which bytes have come since the engine asked; worker threads add to it."""
-        self._failing: dict[str, str] = {}
-        """Origins that were asked in vain since then, and why; likewise."""
-        task.origin_news = self._take_origin_news
-        self._origin_log = OriginLog(log, self.manifest.name)
-        self._origins_lock = threading.Lock()
-        self._origins: dict[str, Origin] = {}
-        """Opened when first read; a directory may be there on some caches only, or come to be."""
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._origins = origins
+        origins.found = self._found
+        task.origin_news = self._origins.take_news
 
     def follow(self, before: FillDriver) -> None:
         """Count on from an earlier fill of the title, and let its times stand: this one repairs what that one made."""
@@ -150,7 +144,7 @@ class FillDriver:
     def set_origins(self, urls: Iterable[str]) -> None:
         """Use these origins besides those already known."""
         with self.bounds:
-            self._engine.set_origins(trio.current_time(), self.task, urls)
+            self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls))
         self._wake()
 
     def set_members(self, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
@@ -175,6 +169,7 @@ class FillDriver:
 
     async def run(self) -> None:
         """Do what the engine wants done, until the fill is over. What is verified is committed, also when cancelled."""
+        self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -198,9 +193,7 @@ class FillDriver:
     async def _finish(self) -> None:
         # Threads that read from origins look at this, so that a node that stops does not wait for a slow one.
         self.task.stop_reads()
-        for origin in self._origins.values():
-            with self.bounds:
-                origin.close()
+        self._origins.close()
         chunks, self.task.to_commit = self.task.to_commit, []
         if chunks and self.stored.takes_writes and not isinstance(self.task.fault, StoreError):
             with trio.CancelScope(shield=True):
@@ -224,8 +217,8 @@ class FillDriver:
 
     def _work_for(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive) -> Callable[[], Awaitable[None]]:
         match effect:
-            case ReadOrigin(_, url, receive):
-                return lambda: self._read(url, receive)
+            case ReadOrigin(_, name, receive):
+                return lambda: self._read(name, receive)
             case Commit(_, chunks):
                 return lambda: self._commit(chunks)
             case BeginWriteOut(_, chunks):
@@ -274,7 +267,7 @@ class FillDriver:
             self._engine.went_live(trio.current_time(), self.task)
         self._wake()
 
-    async def _read(self, url: str, receive: Receive) -> None:
+    async def _read(self, name: str, receive: Receive) -> None:
         """Read a chunk from an origin; whatever that raises is the origin's fault, or the disk's."""
         arrival = Arrival(receive, Outcome.WITHDRAWN, 0, "given up")
 
@@ -282,15 +275,14 @@ class FillDriver:
             nonlocal arrival
             wasted_bytes = error.bytes_received if isinstance(error, OriginError) else 0
             arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, str(error))
-            if not isinstance(error, OriginCancelled):
-                self._origin_log.fails(url, str(error))
+            self._origins.say(name, error)
 
         try:
-            async with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {url}", failed, logging.DEBUG):
+            async with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {name}", failed, logging.DEBUG):
                 # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is abandoned.
                 arrival = await trio.to_thread.run_sync(
-                    self._read_and_write,
-                    url,
+                    self._origins.read,
+                    name,
                     receive,
                     limiter=self._limiter.entry(lambda: self._engine.urgency(self.title_id)),
                     abandon_on_cancel=True,
@@ -299,46 +291,16 @@ class FillDriver:
             self._engine.read_ended(trio.current_time(), self.task, arrival)
             self._wake()
 
-    def _read_and_write(self, url: str, receive: Receive) -> Arrival:
-        """Read, check and write a chunk. Runs in a thread. Raises `OriginError` and `ConfigError`."""
-        chunk = receive.chunk
-        got = self._open_origin(url).read_chunk(
-            self.manifest,
-            chunk,
-            lambda: not receive.is_wanted,
-            lambda: self._arriving.add(url),
-            lambda reason: self._origin_fails(url, reason),
-        )
-        self._origin_log.works(url)
-        try:
-            verify_chunk(url, self.manifest, chunk, got.data)
-        except OriginObjectChanged as error:
-            return Arrival(receive, Outcome.CORRUPT, got.bytes_received, str(error))
-        refused: list[P2PFillError] = []
-        # Not the origin's fault, so it does not end as that.
-        with ErrorBoundary(self._log, f"write chunk {chunk} of {self.manifest.name!r}", refused.append):
-            if write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data)):
-                return Arrival(receive, Outcome.VERIFIED, got.bytes_received)
-            return Arrival(receive, Outcome.WITHDRAWN, got.bytes_received, "given up")
-        return Arrival(receive, Outcome.STORE, got.bytes_received, str(refused[0]))
+    def _found(self, name: str, chunk: int) -> None:
+        """Tell the engine of a chunk that came on the way to another one. Callable from any thread."""
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._take_found, name, chunk)
 
-    def _origin_fails(self, url: str, reason: str) -> None:
-        """Note that requests fail again and again. Called from worker threads."""
-        self._failing[url] = reason
-        self._origin_log.fails(url, reason)
-
-    def _take_origin_news(self) -> tuple[set[str], dict[str, str]]:
-        arriving, self._arriving = self._arriving, set()
-        failing, self._failing = self._failing, {}
-        return arriving, failing
-
-    def _open_origin(self, url: str) -> Origin:
-        """Return an origin, opened now where it was not. For worker threads. Raises `ConfigError`."""
-        with self._origins_lock:
-            origin = self._origins.get(url)
-            if origin is None:
-                origin = self._origins[url] = open_origin(url)
-            return origin
+    def _take_found(self, name: str, chunk: int) -> None:
+        with self.bounds:
+            self._engine.chunk_found(trio.current_time(), self.task, chunk, name)
+        self._wake()
 
     # ---- what others are told
 
@@ -358,8 +320,8 @@ class FillDriver:
         have = fill.ledger.have.count()
         # All chunks but a few are of one length.
         have_bytes = self.manifest.size * have // max(self.manifest.chunk_count, 1)
-        sources = [_source_report(source, "ok") for source in fill.sources.values()]
-        sources += [_source_report(source, "lost") for source in fill.past.values()]
+        sources = [_source_report(source, "ok", self._origins) for source in fill.sources.values()]
+        sources += [_source_report(source, "lost", self._origins) for source in fill.past.values()]
         # A tracker refuses the whole heartbeat where one title in it breaks a bound.
         del sources[limits.REPORT_SOURCES_MAX :]
         return TitleReport(
@@ -436,7 +398,7 @@ def make_fill(
     return RecordingFill(record.write, seed, manifest, me, policy, chance, now, have, heard=heard), record
 
 
-def _source_report(source: Source, state: str) -> SourceReport:
+def _source_report(source: Source, state: str, origins: Origins) -> SourceReport:
     reason = source.barred_reason
     if source.quarantined:
         state = "quarantined"
@@ -447,6 +409,10 @@ def _source_report(source: Source, state: str) -> SourceReport:
     elif source.fault_reason:
         state = "failing"
         reason = source.fault_reason
+    elif trouble := origins.trouble(source.id):
+        state, reason = "failing", reason or trouble
+    else:
+        reason = reason or origins.remark(source.id)
     return SourceReport(
         id=clipped(source.id),
         tier=_TIER[source.scope],

@@ -36,6 +36,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.heartbeats import Untold
 from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.node.origins import Origins
 from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import examine
 from p2pfill.store.store import Store
@@ -366,13 +367,15 @@ class TitleRegistry:
         logic, record = make_fill(
             stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
         )
+        read_from = Origins(stored, self._log)
+        names = read_from.add(origins)
         repairs = stored.live and stored.takes_writes
         if stored.live and title.phase is TitlePhase.ABSENT:
             title.step(TitleStep.FIND)
         if stored.live and not repairs:
             task = FillTask(logic, stored, now)
             task.state = "live"
-            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log)
+            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from)
             driver.done.set()
             driver.ended.set()
             self._engine.serve(now, title.title_id, stored.manifest.chunk_count)
@@ -381,13 +384,14 @@ class TitleRegistry:
             if title.phase is not TitlePhase.REPAIRING:
                 title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
             task = self._engine.begin_fill(
-                now, logic, stored, origins, members, unlinked, unheard, urgency, repairs=repairs
+                now, logic, stored, names, members, unlinked, unheard, urgency, repairs=repairs
             )
             if reuse is not None and reuse.chunks:
                 self._engine.reuse(now, task, reuse.chunks)
             driver = FillDriver(
-                self._engine, stored, task, self._wake, self._origin_reads, self._log, record, reuse, self._copies
-            )
+                self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from, record, reuse,
+                self._copies,
+            )  # fmt: skip
             if repairs and title.fill is not None:
                 driver.follow(title.fill)
             self._nursery.start_soon(driver.bounds.run, driver.run)

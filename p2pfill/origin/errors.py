@@ -3,7 +3,8 @@
 The classes answer one question each: is it worth asking again later (`OriginUnavailable`), is the object not the
 one that was published (`OriginObjectMissing`, `OriginObjectChanged`: a person must republish or repair), will this
 origin never answer this request (`OriginRefused`), or did we stop by ourselves (`OriginCancelled`). What nobody
-foresaw, of ours or of a library, is an `OriginFault`.
+foresaw, of ours or of a library, is an `OriginFault`. `TryAgain` stays inside this package: one request has failed,
+and the next one may not.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from p2pfill.errors import InternalError, TransferError
 class OriginError(TransferError):
     """The root of what an origin's `read_chunk` raises.
 
-    `bytes_received` is the payload that had arrived in vain, so that it can be counted as waste.
+    `bytes_received` is the payload that had arrived in vain, so that it can be counted as waste. `cause` is what is
+    wrong, without the file that it happened to: as long as it is the same, people need to be told once.
     """
 
-    def __init__(self, message: str, *, bytes_received: int = 0, requests: int = 0) -> None:
+    def __init__(self, message: str, *, bytes_received: int = 0, requests: int = 0, cause: str = "") -> None:
         super().__init__(message)
         self.bytes_received = bytes_received
         self.requests = requests
+        self.cause = cause or message
 
 
 class OriginUnavailable(OriginError):
@@ -29,8 +32,10 @@ class OriginUnavailable(OriginError):
     `retry_after_s` is how long the origin itself asked us to stay away, None where it did not say.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, bytes_received: int = 0) -> None:
-        super().__init__(message, bytes_received=bytes_received)
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, bytes_received: int = 0, cause: str = ""
+    ) -> None:
+        super().__init__(message, bytes_received=bytes_received, cause=cause)
         self.retry_after_s = retry_after_s
 
 
@@ -39,7 +44,7 @@ class OriginObjectMissing(OriginError):
 
 
 class OriginObjectChanged(OriginError):
-    """A file's size, entity tag or content is not what was published."""
+    """A file's size or content is not what was published."""
 
 
 class OriginRefused(OriginError):
@@ -47,8 +52,19 @@ class OriginRefused(OriginError):
 
 
 class OriginCancelled(OriginError):
-    """The caller's `cancelled()` became true, or the origin was closed."""
+    """The caller does not want it any more, or the origin was closed."""
 
 
 class OriginFault(OriginError, InternalError):
     """Reading failed in a way that nobody foresaw: a bug, of which the traceback says more than the message."""
+
+
+class TryAgain(TransferError):
+    """One request has failed in a way that the next one need not; `retry_after_s` is what the origin asked us to wait.
+
+    Its text is the cause, without the file that was asked for.
+    """
+
+    def __init__(self, cause: str, retry_after_s: float | None = None) -> None:
+        super().__init__(cause)
+        self.retry_after_s = retry_after_s

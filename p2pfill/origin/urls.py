@@ -1,7 +1,8 @@
 """Which places can be an origin, and how the URL of a file below one is spelled.
 
-Credentials, queries and fragments are refused: origin URLs travel through the tracker and are shown in status
-screens and logs, so a secret in one would be everywhere.
+A URL with a query is a template: `https://HOST/DIR/{path}?KEY=VALUE`, where each file's path takes its place. Its query
+may be what an origin lets people in by, so it is shown nowhere (`shown`); the tracker keeps it with the order, since
+caches need it. User and password are refused: those would be sent to each server behind the name.
 
 `check_origin` looks at the text alone, so the tracker can refuse a mistyped origin when it is ordered. What it lets
 through may still be of no use on some cache: a directory that is not there, a name that nobody knows.
@@ -13,7 +14,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from p2pfill.errors import ConfigError
 
@@ -29,6 +30,9 @@ _NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*", re.IGNORECASE)
 """A host whose last part is one of these is read as an IPv4 address everywhere, since no top-level domain is."""
 
 _SHOWN_CHARS_MAX: Final = 200
+
+_PLACE: Final = "{path}"
+"""Where a file's path goes in a template."""
 
 
 def check_origin(url: str) -> str:
@@ -52,41 +56,70 @@ def is_http(url: str) -> bool:
     return url[:8].lower().startswith(("http://", "https://"))
 
 
+def shown(url: str) -> str:
+    """Return what people, and all but the cache that reads, know an origin or a file of it by: without its query."""
+    base, mark, _ = url.partition("?")
+    return f"{base}?…" if mark and is_http(url) else url
+
+
 def http_base(url: str) -> str:
-    """Return `url` normalised, percent-encoded and without a trailing slash. Raises `ConfigError`."""
+    """Return `url` normalised and percent-encoded: a template, or without a trailing slash. Raises `ConfigError`."""
+    parts, head = _read_http(url)
+    said = _shown(url)
+    if "#" in url:
+        raise ConfigError(f"origin URL {said} has a fragment: give the base URL below which the title's files lie")
+    if parts.path.count(_PLACE) > 1:
+        raise ConfigError(f"origin URL {said} says {_PLACE} more than once: a file's path has one place")
+    if "?" in url and _PLACE not in parts.path:
+        raise ConfigError(
+            f"origin URL {said} has a query: give the plain base URL below which the title's files lie, or say where a "
+            f"file's path goes, as in https://HOST/DIR/{_PLACE}?KEY=VALUE"
+        )
+    path = _PLACE.join(quote(part, safe=_SAFE) for part in parts.path.split(_PLACE))
+    query = f"?{quote(parts.query, safe=_SAFE + '?')}" if "?" in url else ""
+    return f"{head}{path if _PLACE in path else path.rstrip('/')}{query}"
+
+
+def http_url(url: str) -> str:
+    """Return an absolute URL to which a server redirects, normalised and percent-encoded. Raises `ConfigError`."""
+    parts, head = _read_http(url)
+    query = f"?{quote(parts.query, safe=_SAFE + '?')}" if parts.query else ""
+    return f"{head}{quote(parts.path, safe=_SAFE) or '/'}{query}"
+
+
+def _read_http(url: str) -> tuple[SplitResult, str]:
+    """Return the parts of a URL, and its scheme and host as they were given. Raises `ConfigError`."""
     _check_text(url)
+    said = _shown(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as err:
-        raise ConfigError(f"origin URL {_shown(url)} cannot be read: {err}") from err
+        raise ConfigError(f"origin URL {said} cannot be read: {err}") from err
+    if parts.scheme not in ("http", "https"):
+        raise ConfigError(f"origin URL {said} cannot be used: its scheme must be http or https")
     host = parts.hostname
-    bracketed = "[" in parts.netloc
-    shown_host = f"[{host}]" if bracketed else host or ""
-    shown = _shown(f"{parts.scheme}://{shown_host}{f':{port}' if port is not None else ''}{parts.path}")
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            f"origin URL {shown} carries credentials: origin URLs are shown in status screens and logs; "
+            f"origin URL {said} carries credentials: origin URLs are shown in status screens and logs; "
             "give the URL without user and password and allow the caches by address or client certificate"
         )
-    if "?" in url or "#" in url:
-        raise ConfigError(
-            f"origin URL {shown} has a query or fragment: give the plain base URL below which the title's files lie"
-        )
     if not host:
-        raise ConfigError(f"origin URL {shown} has no host: write http://HOST[:PORT]/PATH")
+        raise ConfigError(f"origin URL {said} has no host: write http://HOST[:PORT]/PATH")
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in parts.netloc):
-        raise ConfigError(f"origin URL {shown} has a blank or control character in its host")
+        raise ConfigError(f"origin URL {said} has a blank or control character in its host")
     if port == 0:
-        raise ConfigError(f"origin URL {shown} has port 0, on which nothing can listen: give the server's port")
-    if fault := _host_fault(host, bracketed=bracketed):
-        raise ConfigError(f"origin URL {shown} cannot be used: {fault}")
-    return f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe=_SAFE).rstrip('/')}"
+        raise ConfigError(f"origin URL {said} has port 0, on which nothing can listen: give the server's port")
+    if fault := _host_fault(host, bracketed="[" in parts.netloc):
+        raise ConfigError(f"origin URL {said} cannot be used: {fault}")
+    return parts, f"{parts.scheme}://{parts.netloc}"
 
 
 def file_url(base: str, path: str) -> str:
-    """Return the URL of the title's file `path` (UTF-8, '/' between components) below `base`."""
-    return f"{base}/{quote(path, safe='/')}"
+    """Return the URL of the title's file `path` (UTF-8, '/' between components) below `base`, or of a template."""
+    quoted = quote(path, safe="/")
+    place, mark, query = base.partition("?")
+    return f"{place.replace(_PLACE, quoted)}{mark}{query}" if _PLACE in place else f"{base}/{quoted}"
 
 
 def directory(url: str) -> Path:
@@ -169,5 +202,8 @@ def _host_fault(host: str, *, bracketed: bool) -> str:
 
 
 def _shown(url: str) -> str:
-    # Also one that cannot be read may have a password in it.
-    return repr(re.sub("//[^/]*@", "//", url)[:_SHOWN_CHARS_MAX])
+    # Also one that cannot be read may have a password in it, or a query that is secret.
+    said = re.sub("//[^/]*@", "//", url)
+    if "://" in said or is_http(said):
+        said = re.sub(r"[?#].*", "?…", said, flags=re.DOTALL)
+    return repr(said[:_SHOWN_CHARS_MAX])

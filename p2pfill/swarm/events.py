@@ -121,10 +121,12 @@ class ChunkReceived:
 class ChunkFound:
     """Occurs when a chunk turns out to be verified on disk though nothing is outstanding that brought it.
 
-    Its request was given up while the last byte came.
+    Its request was given up while the last byte came, or it came of an origin on the way to another chunk.
     """
 
     chunk: int
+    source: str = ""
+    """Of whom it came, where that was not counted yet."""
 
 
 @dataclass(frozen=True, slots=True)

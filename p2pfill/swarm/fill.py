@@ -160,8 +160,8 @@ class Fill:
                     self._tick_at = now
             case events.ChunkReceived(request):
                 self._receive(now, request)
-            case events.ChunkFound(chunk):
-                self._find(chunk)
+            case events.ChunkFound(chunk, source):
+                self._find(now, chunk, source)
             case events.ChunksLost(chunks):
                 self._lose(chunks)
             case events.ReuseBegun(chunks):
@@ -429,7 +429,7 @@ class Fill:
         self.bytes_by_scope[request.borders] += length
         self._fresh.append(request.chunk)
 
-    def _find(self, chunk: int) -> None:
+    def _find(self, now: float, chunk: int, source_id: str) -> None:
         """Take in a chunk that is there, and do without whoever was asked for it since."""
         if self.ledger.is_verified(chunk):
             return
@@ -441,6 +441,10 @@ class Fill:
         self.ledger.request(chunk)
         self.ledger.verify(chunk)
         self._fresh.append(chunk)
+        if (source := self.sources.get(source_id)) is not None:
+            length = self.manifest.chunk_length(chunk)
+            source.count(now, length)
+            self.bytes_by_scope[source.scope] += length
 
     def _lose(self, chunks: Iterable[int]) -> None:
         """Fetch chunks anew that are bad on disk. Those that are not verified are being fetched anyway."""

@@ -14,7 +14,7 @@ from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.model.selector import Selector
-from p2pfill.origin.urls import check_origin
+from p2pfill.origin.urls import check_origin, shown
 from p2pfill.tracker.records import FillRequest
 
 LABEL_CHARS_MAX: Final = 64
@@ -162,7 +162,7 @@ def check_fill(request: FillRequest) -> Selector:
     require(len(request.origins) <= ORIGINS_MAX, f"{len(request.origins)} origins: at most {ORIGINS_MAX} are allowed")
     for url in request.origins:
         fits = 0 < len(url) <= ORIGIN_CHARS_MAX and url.isprintable()
-        require(fits, f"origin {url[:80]!r} is not a URL of 1 to {ORIGIN_CHARS_MAX} printable characters")
+        require(fits, f"origin {shown(url)[:80]!r} is not a URL of 1 to {ORIGIN_CHARS_MAX} printable characters")
         try:
             check_origin(url)
         except ConfigError as error:

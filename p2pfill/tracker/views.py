@@ -10,6 +10,7 @@ import msgspec
 from p2pfill._version import __version__
 from p2pfill.model.node import tier_between
 from p2pfill.model.reports import TitleReport
+from p2pfill.origin.urls import shown
 from p2pfill.tracker.checks import check_title
 from p2pfill.tracker.records import (
     Explanation,
@@ -48,7 +49,7 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         nodes.append(progress)
     totals.nodes = len(assigned)
     return FillStatus(
-        fill=fill,
+        fill=_without_secrets(fill),
         title_name="" if record is None else record.name,
         title_bytes=0 if record is None else record.size,
         done=totals.nodes > 0 and totals.live + totals.superseded == totals.nodes,
@@ -147,7 +148,15 @@ def all_nodes(service: Service) -> list[NodeStatus]:
 
 def all_fills(service: Service) -> list[FillRecord]:
     """Return all fills, the most urgent first."""
-    return sorted(service.fills.values(), key=urgency)
+    return [_without_secrets(fill) for fill in sorted(service.fills.values(), key=urgency)]
+
+
+def _without_secrets(fill: FillRecord) -> FillRecord:
+    """Return a fill as it is shown: the queries of its origins are for the caches alone, which get them as orders."""
+    origins = [shown(url) for url in fill.request.origins]
+    if origins == fill.request.origins:
+        return fill
+    return msgspec.structs.replace(fill, request=msgspec.structs.replace(fill.request, origins=origins))
 
 
 def sources(service: Service, node_id: str, title: str) -> Sources:

@@ -33,14 +33,14 @@ from p2pfill.model.ids import title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import SourceReport, TitleReport
 from p2pfill.node import Node, NodeConfig, agent, cached, open_node
-from p2pfill.node import fill as fill_module
 from p2pfill.node import links as links_module
 from p2pfill.node import node as node_module
+from p2pfill.node import origins as origins_module
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.links import Links, LinkSockets
-from p2pfill.origin.reader import StoreOrigin
+from p2pfill.origin.reader import OriginReader
 from p2pfill.protocol.link import ControlLink
 from p2pfill.protocol.messages import Goodbye, GoodbyeCode
 from p2pfill.store.publish import publish
@@ -371,16 +371,16 @@ async def test_an_origin_fails_alone(
             spoilt = f"{bad.root}/"  # the same directory under another name
             with monkeypatch.context() as patched:
                 if name in ("open_origin", "verify_chunk"):
-                    real = getattr(fill_module, name)
+                    real = getattr(origins_module, name)
 
                     def fail(url: str, *more: Any, real: Any = real, bad: str = spoilt, fault: Any = fault) -> Any:
                         if url == bad:
                             raise fault
                         return real(url, *more)
 
-                    patched.setattr(fill_module, name, fail)
+                    patched.setattr(origins_module, name, fail)
                 else:
-                    inject(patched, StoreOrigin, name, fault, lambda one, bad=bad: one.url == bad.root)
+                    inject(patched, OriginReader, name, fault, lambda one, bad=bad: one.url == bad.root)
                 filling = await node.start_fill(bad.manifest, [spoilt])
                 await still_runs(node, good)
                 if name != "close":

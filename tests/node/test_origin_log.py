@@ -34,3 +34,19 @@ def test_one_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCapture
         said.fails("http://web", "broke off")
         said.works("http://web")
     assert len(caplog.records) == 2 * 600 / SAY_AGAIN_S
+
+
+def test_each_cause_is_said_and_not_each_file(caplog: pytest.LogCaptureFixture) -> None:
+    said = OriginLog(logging.getLogger("p2pfill.node.a1"), "film", lambda: 0.0)
+    for number in range(100):
+        said.fails("http://web", f"http://web/{number}: status 403", "status 403")
+        said.fails("http://web", f"http://web/{number}: not found", "not found")
+    said.remark("http://web", "has no Range")
+    assert [record.getMessage().partition("film' ")[2] for record in caplog.records] == [
+        "fails, and is tried again: http://web/0: status 403",
+        "fails, and is tried again: http://web/0: not found",
+        "has no Range",
+    ]
+    for number in range(100):
+        said.fails("http://web", f"{number} is wrong")
+    assert len(caplog.records) < 12

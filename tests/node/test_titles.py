@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,10 +17,9 @@ from p2pfill.errors import ManifestError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.urgency import Urgency
-from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node import Node, NodeConfig, open_node, origins
 from p2pfill.node.agent import TrackerAgent
-from p2pfill.node.fill import FillDriver
-from p2pfill.origin import Origin, OriginChunk
+from p2pfill.origin import Listener, Origin, OriginChunk, open_origin
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import HEADER_BYTES, decode_header
 from p2pfill.store.publish import publish
@@ -60,17 +59,12 @@ class SlowOrigin:
         self._origin = origin
 
     def read_chunk(
-        self,
-        manifest: Manifest,
-        k: int,
-        cancelled: Callable[[], bool],
-        arrived: Callable[[], object],
-        failing: Callable[[str], object],
+        self, manifest: Manifest, k: int, listener: Listener | None = None, *, whole: bool = False
     ) -> OriginChunk:
         with self.lock:
             self.reads.append(manifest.name)
         time.sleep(0.02)
-        return self._origin.read_chunk(manifest, k, cancelled, arrived, failing)
+        return self._origin.read_chunk(manifest, k, listener, whole=whole)
 
     def close(self) -> None:
         self._origin.close()
@@ -80,8 +74,7 @@ class SlowOrigin:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All origins are slow; what is read from them."""
     SlowOrigin.reads = []
-    really_open = FillDriver._open_origin
-    monkeypatch.setattr(FillDriver, "_open_origin", lambda self, url: SlowOrigin(really_open(self, url)))
+    monkeypatch.setattr(origins, "open_origin", lambda url: SlowOrigin(open_origin(url)))
     return SlowOrigin.reads
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -22,6 +23,7 @@ from blake3 import blake3
 from p2pfill.model.cut import Cut
 from p2pfill.model.limits import CHUNK_SIZE_MIN
 from p2pfill.model.manifest import Manifest, layout
+from p2pfill.origin.reader import OriginReader
 
 _CONFIG = """
 daemon off;
@@ -109,6 +111,22 @@ def nginx(tmp_path: Path) -> Iterator[Callable[..., Nginx]]:
     yield start
     for one in running:
         one.stop()
+
+
+@pytest.fixture(autouse=True)
+def all_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close all origins that a test has opened, at its end."""
+    opened: list[OriginReader] = []
+    really_init = OriginReader.__init__
+
+    def init(self: OriginReader, *arguments: Any) -> None:
+        really_init(self, *arguments)
+        opened.append(self)
+
+    monkeypatch.setattr(OriginReader, "__init__", init)
+    yield
+    for origin in opened:
+        origin.close()
 
 
 @dataclass

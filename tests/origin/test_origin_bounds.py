@@ -12,14 +12,13 @@ from typing import Any
 import obstore
 import pytest
 from obstore import exceptions as obstore_errors
-from obstore.store import HTTPStore
 
 from p2pfill.errors import ConfigError
 from p2pfill.origin import OriginError, OriginFault, OriginSettings, OriginUnavailable, open_origin, reader
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.origin.urls import check_origin
 
-QUICK = OriginSettings(attempts_max=2, backoff_base_s=0.0, total_max_s=5.0)
+QUICK = OriginSettings(attempts_max=2, backoff_base_s=0.0, idle_max_s=5.0)
 
 PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 """What PyO3 raises where a library in Rust panics; its own class can be imported from nowhere."""
@@ -54,8 +53,13 @@ WRONG = [
     ("https://:80/", "no host"),
     ("http://user:secret@h/", "credentials"),
     ("http://user@h/", "credentials"),
-    ("http://h/?key=secret", "query or fragment"),
-    ("http://h/#top", "query or fragment"),
+    ("http://h/?key=secret", "has a query"),
+    ("http://h/a?file={path}&key=secret", "has a query"),
+    ("http://h/#top", "fragment"),
+    ("http://h/{path}?key=1#secret", "fragment"),
+    ("http://user:secret@h/{path}?key=secret", "credentials"),
+    ("http://h:99999/{path}?key=secret", "Port out of range"),
+    ("ftp://h/{path}?key=secret", "scheme"),
     ("http://h\n/", "line end"),
     ("http://h/\ud800", "UTF-8"),
     ("http:/h/", "write http://HOST"),
@@ -76,6 +80,8 @@ RIGHT = [
     ("http://origin_1.example./", "http://origin_1.example."),
     ("http://1e3/", "http://1e3"),
     ("http://münchen.example/ü", "http://münchen.example/%C3%BC"),
+    ("https://h/a b/{path}?sig=a/b+c%2F&x=ü", "https://h/a%20b/{path}?sig=a/b+c%2F&x=%C3%BC"),
+    ("https://h/{path}", "https://h/{path}"),
     ("file:///srv/a%20film", "/srv/a film"),
     ("/srv/film", "/srv/film"),
 ]
@@ -149,7 +155,7 @@ def raiser(fault: BaseException) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_whatever_opening_raises_is_a_wrong_url(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HTTPStore, "from_url", raiser(fault))
+    monkeypatch.setattr(reader, "WebBackend", raiser(fault))
     with pytest.raises(ConfigError, match=r"origin 'http://origin/film' cannot be opened: .*; check that") as refused:
         open_origin("http://origin/film")
     assert refused.value.__cause__ is fault
@@ -165,8 +171,8 @@ def test_whatever_reading_raises_is_an_error_of_the_origin(
     target, name = {
         "get": (obstore, "get"),
         "map": (mmap, "mmap"),
-        "plan": (reader.StoreOrigin, "_jobs"),
-        "wait": (reader.StoreOrigin, "_wait"),
+        "plan": (reader.OriginReader, "_jobs"),
+        "wait": (reader.OriginReader, "_wait"),
     }[where]
     monkeypatch.setattr(target, name, raiser(fault))
     origin = open_origin(str(title.root), settings=QUICK)

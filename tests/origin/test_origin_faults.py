@@ -29,7 +29,7 @@ from p2pfill.origin import (
 )
 from p2pfill.origin.retry_after import parse_retry_after
 
-QUICK = OriginSettings(backoff_base_s=0.01, backoff_max_s=0.05, total_max_s=5, stall_max_s=2)
+QUICK = OriginSettings(backoff_base_s=0.01, backoff_max_s=0.05, idle_max_s=5, stall_max_s=2)
 Make = Callable[[dict[str, bytes]], Any]
 Start = Callable[..., Any]
 
@@ -158,8 +158,8 @@ def test_retry_after_is_honoured(scripted: Start, make_title: Make, status: int)
     chunk = open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0)
     assert bytes(chunk.data) == title.stream
     assert time.monotonic() - begin >= 1
-    assert [seen[0] for seen in server.seen].count("HEAD") == 1, "one probe holds all jobs back"
-    assert chunk.requests == len(server.seen) <= 8 + 1 + 10
+    assert {seen[0] for seen in server.seen} == {"GET"}, "the header of the answer itself is read"
+    assert chunk.requests == len(server.seen) <= 8 + 10, "all jobs hold back"
 
 
 def test_overload_without_retry_after_backs_off(scripted: Start, make_title: Make) -> None:
@@ -169,7 +169,8 @@ def test_overload_without_retry_after_backs_off(scripted: Start, make_title: Mak
     assert chunk.data == b"content"
 
 
-def test_entity_tag_changes_between_parts(scripted: Start, make_title: Make) -> None:
+def test_entity_tags_that_differ_between_parts_do_not_matter(scripted: Start, make_title: Make) -> None:
+    """The servers behind one name have each its own; the digests decide what is right."""
     title = make_title({"big": blob(65536)})
     tags = iter("abcdef")
 
@@ -178,13 +179,16 @@ def test_entity_tag_changes_between_parts(scripted: Start, make_title: Make) -> 
         answer.length, answer.body = len(answer.body), answer.body[:20_000]
         return answer
 
-    with pytest.raises(OriginObjectChanged, match="changed at the origin while it was read") as caught:
-        open_origin(scripted(script).url, settings=QUICK).read_chunk(title.manifest, 0)
-    assert caught.value.bytes_received >= 20_000
-    assert caught.value.requests == 2
+    chunk = open_origin(scripted(script).url, settings=QUICK).read_chunk(title.manifest, 0)
+    assert bytes(chunk.data) == title.stream
+    assert chunk.is_pieced
+    assert chunk.bytes_received == 65536
 
 
-@pytest.mark.parametrize("range_said", ["0-65535/200000", "65536-99/200000", "a-b/c", "65536-131071/*"])
+@pytest.mark.parametrize(
+    "range_said",
+    ["0-65535/200000", "65536-99/200000", "a-b/c", "131072-196607/200000", "65536-131071/200001"],
+)
 def test_nonsense_ranges_are_errors(scripted: Start, make_title: Make, range_said: str) -> None:
     title = make_title({"big": blob(200_000)})
     server = scripted(lambda path, wanted: Answer(206, {"Content-Range": f"bytes {range_said}"}, b"x" * 65536))
@@ -273,6 +277,7 @@ def test_directory(make_title: Make) -> None:
         ("http://user:secret@host/x", "credentials"),
         ("https://user@host/x", "credentials"),
         ("http://host/x?token=secret", "query"),
+        ("http://host/{path}/{path}?token=secret", "more than once"),
         ("http://host/x#part", "fragment"),
         ("http:///x", "no host"),
         ("http://host:99999/", "cannot be read"),
@@ -306,30 +311,26 @@ def test_verify_names_files(make_title: Make, tmp_path: Path) -> None:
             verify_chunk("u", title.manifest, 0, wrong)
 
 
-def test_closing_does_not_wait_for_an_origin_that_is_asked_how_long_to_wait(
-    scripted: Start, make_title: Make
-) -> None:
-    """An event loop closes; the origin, overloaded, answers the question late."""
+def test_closing_ends_a_read_that_waits_for_a_byte(scripted: Start, make_title: Make) -> None:
+    """An event loop closes; the origin has taken the request and says nothing."""
     title = make_title({"a": blob(70_000)})
-    asked, closed = threading.Event(), threading.Event()
-    answered_after_close = []
+    asked, ended = threading.Event(), threading.Event()
 
     def script(path: str, wanted: tuple[int, int] | None) -> Answer:
-        if wanted is None:  # the HEAD that asks for Retry-After
-            asked.set()
-            answered_after_close.append(closed.wait(5))
-        return Answer(429)
+        asked.set()
+        ended.wait(5)
+        return Answer(500)
 
     server = scripted(script)
-    origin = open_origin(server.url, settings=QUICK)
+    origin = open_origin(server.url, settings=OriginSettings(stall_max_s=30))
     reading = threading.Thread(target=_read_in_vain, args=(origin, title))
     reading.start()
     assert asked.wait(10)
+    began = time.monotonic()
     origin.close()
-    closed.set()
     reading.join()
-    assert answered_after_close
-    assert all(answered_after_close)
+    ended.set()
+    assert time.monotonic() - began < 4
 
 
 def _read_in_vain(origin: Any, title: Any) -> None:

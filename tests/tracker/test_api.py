@@ -176,6 +176,31 @@ async def test_late_heartbeats_are_dropped_and_replaced_processes_told(client: T
     assert refused.value.status == 409
 
 
+async def test_the_query_of_an_origin_goes_to_its_caches_and_is_shown_to_nobody(
+    client: TrackerClient, make: Any
+) -> None:
+    title = await publish(client, make)
+    await client.heartbeat(make.report(make.info("a1")))
+    url = "https://origin/film/{path}?key=secret"
+    created = await client.post_fill(FillRequest(title=title, selector="all", origins=[url, "http://other"]))
+    assert (await client.orders("a1")).orders[0].origins == [url, "http://other"]
+    seen = [
+        await client.fills(),
+        await client.fill(created.fill_id),
+        await client.sources("a1", title),
+        await client.explain("a1", title),
+        await client.status(),
+    ]
+    for one in seen:
+        assert "https://origin/film/{path}?…" in str(one)
+        assert "http://other" in str(one)
+        assert "secret" not in str(one)
+    for wrong in (url + "\x00", url.replace("{path}", ""), url + "#x", "https://u:p@h/{path}?key=secret"):
+        with pytest.raises(TrackerRefused, match="origin") as refused:
+            await client.post_fill(FillRequest(title=title, selector="all", origins=[wrong]))
+        assert "secret" not in str(refused.value)
+
+
 async def test_progress_is_summed_by_tier_and_explained(client: TrackerClient, make: Any) -> None:
     title = await publish(client, make)
     fill = await client.post_fill(FillRequest(title, "all", ["http://origin/"]))

@@ -1,0 +1,227 @@
+"""The origins of one fill: opened when first read, read in worker threads, and what people should know of them.
+
+The engine, reports and logs know an origin by its name, which is its URL without the query: that may be secret, and a
+signature that was renewed is no other origin. The URL itself stays in here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
+from p2pfill.errors import P2PFillError
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.origin_log import OriginLog
+from p2pfill.origin import (
+    Listener,
+    OriginCancelled,
+    OriginError,
+    OriginFault,
+    OriginObjectChanged,
+    open_origin,
+    verify_chunk,
+)
+from p2pfill.origin.urls import shown
+
+if TYPE_CHECKING:
+    from p2pfill.origin import Origin
+    from p2pfill.store.title import StoredTitle
+
+REPLACED_MAX: Final = 4
+"""Origins that stay open after their URL was replaced, since they may be being read."""
+
+
+class Origins:
+    """The origins from which `stored` is filled."""
+
+    def __init__(self, stored: StoredTitle, log: logging.Logger) -> None:
+        self.stored = stored
+        self.found: Callable[[str, int], object] = lambda name, chunk: None
+        """Called, in any thread, with an origin's name and a chunk that came on the way to another one."""
+        self._log = log
+        self._lock = threading.Lock()
+        """Held for a few operations in memory only: an event loop takes it."""
+        self._opening = threading.Lock()
+        self._urls: dict[str, str] = {}
+        self._open: dict[str, Origin] = {}
+        """Opened when first read; a directory may be there on some caches only, or come to be."""
+        self._replaced: list[Origin] = []
+        self._arriving: set[str] = set()
+        """Origins of which bytes have come since the engine asked."""
+        self._failing: dict[str, str] = {}
+        """Origins that were asked in vain since then, and why."""
+        self._troubles: dict[str, str] = {}
+        """What is wrong with an origin right now."""
+        self._remarks: dict[str, str] = {}
+        self._said = OriginLog(log, stored.manifest.name)
+
+    # ---- for the event loop
+
+    def add(self, urls: Iterable[str]) -> list[str]:
+        """Take in origins, return their names; of URLs that have the same name the last one counts."""
+        new = {shown(url): url for url in urls}
+        too_old: list[Origin] = []
+        with self._lock:
+            for name, url in new.items():
+                if self._urls.get(name) != url:
+                    self._urls[name] = url
+                    if (origin := self._open.pop(name, None)) is not None:
+                        self._replaced.append(origin)
+            while len(self._replaced) > REPLACED_MAX:
+                too_old.append(self._replaced.pop(0))
+        for origin in too_old:
+            origin.close()
+        return list(new)
+
+    def take_news(self) -> tuple[set[str], dict[str, str]]:
+        """Return the origins of which bytes have come since the last call, and those that fail, with the reason."""
+        with self._lock:
+            arriving, self._arriving = self._arriving, set()
+            failing, self._failing = self._failing, {}
+        return arriving, failing
+
+    def trouble(self, name: str) -> str:
+        """Return what is wrong with an origin right now; empty where nothing is known."""
+        return self._troubles.get(name, "")
+
+    def remark(self, name: str) -> str:
+        """Return what people should know of an origin though it works."""
+        return self._remarks.get(name, "")
+
+    def close(self) -> None:
+        """End all reads."""
+        with self._lock:
+            opened, self._open, self._replaced = [*self._open.values(), *self._replaced], {}, []
+        for origin in opened:
+            with ErrorBoundary(self._log, f"close origin {origin.url}"):
+                origin.close()
+
+    # ---- for worker threads
+
+    def read(self, name: str, receive: Receive) -> Arrival:
+        """Read, check and write a chunk. Raises `OriginError` and `ConfigError`."""
+        chunk, manifest = receive.chunk, self.stored.manifest
+        listener = _Reading(self, name, receive)
+        origin = self.opened(name)
+        received = 0
+        # What was put together of several answers may be of several servers that differ: once more, each part of one.
+        for whole in (False, True):
+            try:
+                got = origin.read_chunk(manifest, chunk, listener, whole=whole)
+            except OriginError as error:
+                error.bytes_received += received
+                if isinstance(error, OriginCancelled) and self.stored.is_sealed(chunk):
+                    return Arrival(receive, Outcome.WITHDRAWN, error.bytes_received, "it is there already")
+                raise
+            received += got.bytes_received
+            self._said.works(name)
+            try:
+                verify_chunk(name, manifest, chunk, got.data)
+                break
+            except OriginObjectChanged as error:
+                if whole or not got.is_pieced:
+                    self.say(name, error)
+                    return Arrival(receive, Outcome.CORRUPT, received, str(error))
+        refused: list[P2PFillError] = []
+        # Not the origin's fault, so it does not end as that.
+        with ErrorBoundary(self._log, f"write chunk {chunk} of {manifest.name!r}", refused.append):
+            if write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data)):
+                return Arrival(receive, Outcome.VERIFIED, received)
+            return Arrival(receive, Outcome.WITHDRAWN, received, "given up")
+        return Arrival(receive, Outcome.STORE, received, str(refused[0]))
+
+    def opened(self, name: str) -> Origin:
+        """Return an origin, opened now where it was not. Raises `ConfigError`."""
+        with self._opening:
+            with self._lock:
+                url, origin = self._urls[name], self._open.get(name)
+            if origin is None:
+                origin = open_origin(url)
+                with self._lock:
+                    self._open[name] = origin
+            return origin
+
+    def say(self, name: str, error: P2PFillError) -> None:
+        """Have people know why an origin failed."""
+        if not isinstance(error, OriginCancelled | OriginFault):  # a fault is logged with its traceback
+            self._note(name, str(error), error.cause if isinstance(error, OriginError) else str(error))
+
+    def _note(self, name: str, text: str, cause: str) -> None:
+        self._troubles[name] = text
+        self._said.fails(name, text, cause)
+
+    def note_arrived(self, name: str) -> None:
+        """Take note that bytes have come of an origin."""
+        # Called for each piece, so it looks before it locks.
+        if name not in self._arriving:
+            with self._lock:
+                self._arriving.add(name)
+        if name in self._troubles:
+            self._troubles.pop(name, None)
+
+    def note_failing(self, name: str, reason: str) -> None:
+        """Take note that an origin was asked again and again in vain."""
+        with self._lock:
+            self._failing[name] = reason
+
+    def note_trouble(self, name: str, text: str, cause: str) -> None:
+        """Take note of what is wrong right now."""
+        self._note(name, text, cause)
+
+    def note_remark(self, name: str, text: str) -> None:
+        """Take note of what people should know of an origin for good."""
+        if self._remarks.get(name) != text:
+            self._remarks[name] = text
+            self._said.remark(name, text)
+
+    def take_passed(self, name: str, chunk: int, data: memoryview) -> bool:
+        """Check and write a chunk that came on the way to another one; tell whether it was of use."""
+        try:
+            verify_chunk(name, self.stored.manifest, chunk, data)
+        except OriginObjectChanged:
+            return False  # it is said where it is asked for
+        with ErrorBoundary(self._log, f"write chunk {chunk} of {self.stored.manifest.name!r}", level=logging.DEBUG):
+            with self.stored.write_lock(chunk):
+                if self.stored.is_sealed(chunk):
+                    return False
+                self.stored.write_chunk(chunk, data)
+                self.stored.seal(chunk)
+            self.found(name, chunk)
+            return True
+        return False
+
+
+class _Reading(Listener):
+    """One chunk that is being read."""
+
+    def __init__(self, origins: Origins, name: str, receive: Receive) -> None:
+        self._origins = origins
+        self._name = name
+        self._receive = receive
+
+    def is_cancelled(self) -> bool:
+        return not self._receive.is_wanted or self.is_there(self._receive.chunk)
+
+    def is_there(self, chunk: int) -> bool:
+        return self._origins.stored.is_sealed(chunk)
+
+    def arrived(self) -> None:
+        self._origins.note_arrived(self._name)
+
+    def failing(self, reason: str) -> None:
+        self._origins.note_failing(self._name, reason)
+
+    def trouble(self, reason: str, cause: str) -> None:
+        self._origins.note_trouble(self._name, reason, cause)
+
+    def remark(self, text: str) -> None:
+        self._origins.note_remark(self._name, text)
+
+    def wants(self, chunk: int) -> bool:
+        return not self.is_there(chunk)
+
+    def passed(self, chunk: int, data: memoryview) -> bool:
+        return self._origins.take_passed(self._name, chunk, data)

@@ -1,0 +1,423 @@
+"""An origin over HTTP or HTTPS: one request at a time, and what its answer means.
+
+The digests of the manifest decide what is right, so of an answer it only matters from where on in the file its bytes
+are. Lengths that it lacks (chunked, or ended by the close) the manifest knows; entity tags are not looked at, since
+the servers behind one name may differ in them. What cannot be bytes of the file is refused at once and named: an
+encoding that nobody asked for, another size.
+
+Rejected: obstore's HTTP store, which was here before. It wants a Content-Length, tells no headers (so a second request
+had to ask for Retry-After), and does not tell an answer that ignores a range from one that it cannot read. And httpx2,
+with which the tracker is asked: it takes three times the processor time of `http.client` for a small file, copies each
+byte several times, and cannot be stopped while it waits; see docs/experiments.md, "Reading origins".
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import ssl
+import threading
+import time
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from urllib.parse import urljoin, urlsplit
+
+from p2pfill._version import __version__
+from p2pfill.errors import ConfigError
+from p2pfill.origin import urls
+from p2pfill.origin.bodies import Body, Part, check_size, one_line
+from p2pfill.origin.errors import (
+    OriginCancelled,
+    OriginObjectChanged,
+    OriginObjectMissing,
+    OriginRefused,
+    TryAgain,
+)
+from p2pfill.origin.proxies import Proxy, proxy_for
+from p2pfill.origin.retry_after import parse_retry_after
+from p2pfill.origin.wire import Exchange, Wire
+
+if TYPE_CHECKING:
+    from p2pfill.origin.settings import OriginSettings
+    from p2pfill.origin.watch import Watch
+
+REDIRECTS_MAX: Final = 5
+"""A CDN redirects once or twice; more is a loop."""
+
+_FILES: Final = frozenset((200, 206))
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_MISSING: Final = frozenset((404, 410))
+_PASSING: Final = frozenset((408, 425, 429))
+"""Of the statuses that blame the request, those that ask for another try."""
+_GATEWAYS: Final = frozenset((502, 503, 504))
+"""A proxy says these by itself where it cannot reach the origin."""
+
+_KEEP_IDLE_S: Final = 20.0
+"""An idle connection is closed then: before most servers do it, which would cost the next request a try."""
+
+_DRAIN_BYTES_MAX: Final = 16 * 1024
+"""So much of an answer that is no part of the file is read, so that its connection serves again."""
+
+_READ_BYTES: Final = 256 * 1024
+"""What is read into place at a time: between two of these a read that is not wanted any more ends."""
+
+_INFORMS_MAX: Final = 8
+"""Answers that only inform, as Early Hints, before the one that counts."""
+
+_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+class _Place(NamedTuple):
+    """Whom a connection leads to."""
+
+    scheme: str
+    host: str
+    port: int
+    proxy: Proxy | None
+
+
+class WebBackend:
+    """The origin at the normalised URL `base`. Raises `ConfigError` where the environment's certificates are wrong."""
+
+    def __init__(self, base: str, settings: OriginSettings) -> None:
+        self.name = urls.shown(base)
+        self._base = base
+        self._settings = settings
+        self._lock = threading.Lock()
+        """Held for a few operations in memory only: an event loop closes the backend."""
+        self.is_closed = False
+        self._idle: dict[_Place, list[Wire]] = {}
+        self._trust: ssl.SSLContext | None = None
+        if base.startswith("https:"):
+            self._context()  # so that certificates that cannot be read are named at once
+
+    def name_of(self, path: str) -> str:
+        """Return a file's URL without its query, which may be secret."""
+        return urls.shown(urls.file_url(self._base, path))
+
+    def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
+        """Ask for a part of a file, over as many redirects as are allowed."""
+        name = self.name_of(part.entry.path)
+        url = urls.file_url(self._base, part.entry.path)
+        asked = (part.start, part.stop) if ranged else None
+        for _ in range(REDIRECTS_MAX + 1):
+            answer = self._send(watch, name, url, asked)
+            if answer.status not in _REDIRECTS:
+                break
+            location = answer.header("location")
+            answer.drop()
+            url = self._redirected(name, url, location)
+        else:
+            _refuse(name, f"it redirects more than {REDIRECTS_MAX} times", "check the server for a loop")
+        try:
+            position, end = self._place(name, answer, part, asked)
+        except BaseException:
+            answer.drop()
+            raise
+        ignores_range = answer.status == 200 and asked is not None
+        return Body(watch, position, end, answer.read_into, answer.drop, ignores_range=ignores_range)
+
+    def close(self) -> None:
+        """Close idle connections; threads that read find out by themselves."""
+        with self._lock:
+            self.is_closed = True
+            idle, self._idle = self._idle, {}
+        for wires in idle.values():
+            for wire in wires:
+                wire.close()
+
+    # ---- requests
+
+    def _send(self, watch: Watch, name: str, url: str, asked: tuple[int, int] | None) -> _Answer:
+        """Ask, and return the answer, of which the head has come. Raises `TryAgain` and `OriginError`."""
+        place, netloc, target = _read(url)
+        lines = [
+            f"GET {f'http://{netloc}{target}' if place.proxy and place.scheme == 'http' else target} HTTP/1.1",
+            f"Host: {netloc}",
+            f"User-Agent: p2pfill/{__version__}",
+            "Accept: */*",
+            "Accept-Encoding: identity",
+        ]
+        if asked is not None:
+            lines.append(f"Range: bytes={asked[0]}-{asked[1] - 1}")
+        if place.proxy and place.scheme == "http":
+            lines += _authorization(place.proxy)
+        exchange = Exchange(watch, name, self._settings)
+        watch.count(requests=1)
+        wire = self._take_idle(place)
+        try:
+            if wire is None:
+                wire = self._connect(place, exchange, name)
+            wire.exchange = exchange
+            wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+            response = _read_head(wire, "GET", place.proxy)
+        except BaseException:
+            if wire is not None:
+                wire.close()
+            raise
+        exchange.begin_body()
+        return _Answer(response, wire, exchange, place, self)
+
+    def _connect(self, place: _Place, exchange: Exchange, name: str) -> Wire:
+        proxy = place.proxy
+        host, port = (proxy.host, proxy.port) if proxy else (place.host, place.port)
+        whom = str(proxy) if proxy else f"{place.host}:{place.port}"
+        wire = Wire(host, port, whom, self._settings.connect_max_s)
+        try:
+            if place.scheme == "https":
+                if proxy:
+                    wire.exchange = exchange
+                    _make_tunnel(wire, place, proxy, name)
+                try:
+                    wire.start_tls(self._context(), place.host)
+                except OriginRefused as error:
+                    raise OriginRefused(f"{name}: {error}", cause=error.cause) from error
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _take_idle(self, place: _Place) -> Wire | None:
+        """Return an idle connection, the one that was used last. Raises `OriginCancelled` where all is closed."""
+        while True:
+            with self._lock:
+                if self.is_closed:
+                    raise OriginCancelled(f"{self.name}: reading was cancelled")
+                wires = self._idle.get(place)
+                if not wires:
+                    return None
+                wire = wires.pop()
+            if wire.is_fresh(_KEEP_IDLE_S):
+                return wire
+            wire.close()
+
+    def keep(self, place: _Place, wire: Wire) -> None:
+        """Keep a connection for another request, or close it."""
+        wire.exchange, wire.idle_since = None, time.monotonic()
+        with self._lock:
+            # Redirects may lead to any number of places.
+            if not self.is_closed and sum(map(len, self._idle.values())) < 2 * self._settings.concurrency:
+                self._idle.setdefault(place, []).append(wire)
+                return
+        wire.close()
+
+    def _context(self) -> ssl.SSLContext:
+        with self._lock:
+            if self._trust is None:
+                self._trust = _trusted()
+            return self._trust
+
+    def _redirected(self, name: str, url: str, location: str) -> str:
+        """Return where a redirect leads. Raises `OriginRefused` where it must not be followed."""
+        advice = "mend the server's redirect, or order the origin where it leads"
+        try:
+            target = urls.http_url(urljoin(url, location) if location else "")
+        except (ConfigError, ValueError) as error:
+            _refuse(name, "its redirect cannot be followed: it names no place", advice, error)
+        if url.startswith("https:") and not target.startswith("https:"):
+            _refuse(name, "its redirect cannot be followed: it leads from https to http", advice)
+        return target
+
+    # ---- answers
+
+    def _place(self, name: str, answer: _Answer, part: Part, asked: tuple[int, int] | None) -> tuple[int, int]:
+        """Return which bytes of the file an answer has: from where, and up to where. Raises what is wrong with it."""
+        if answer.status not in _FILES:
+            self._judge(name, answer, part)
+        encoding = answer.header("content-encoding").strip().lower()
+        if encoding not in ("", "identity"):
+            _refuse(
+                name,
+                f"it answers with Content-Encoding: {one_line(encoding, 'unknown')}, which was not asked for",
+                "switch compression off for these files at the server, or at the CDN in front of it",
+            )
+        size, length = part.entry.size, answer.header("content-length")
+        if answer.status == 200:
+            if length.isdecimal():
+                check_size(name, int(length[:20]), size)
+            return 0, size
+        found = _RANGE.fullmatch(answer.header("content-range").strip())
+        if found and found[3] != "*":
+            check_size(name, int(found[3]), size)
+        if asked is None or not found or int(found[1]) != asked[0] or not asked[0] <= int(found[2]) < size:
+            _refuse(name, "it answers with another range than was asked for", "check the server's set-up")
+        return asked[0], int(found[2]) + 1
+
+    def _judge(self, name: str, answer: _Answer, part: Part) -> NoReturn:
+        """Raise what an answer means that has no bytes of the file."""
+        status, proxy = answer.status, answer.proxy
+        if status in _MISSING:
+            cause = "not found at the origin"
+            raise OriginObjectMissing(
+                f"{name}: {cause}{_through(proxy)}; check that the URL is the directory that was published", cause=cause
+            )
+        if status == 416:
+            cause = "truncated at the origin"
+            raise OriginObjectChanged(
+                f"{name}: {cause}: it ends before byte {part.start + 1}, published were {part.entry.size} bytes; "
+                "restore the file or publish the title anew",
+                cause=cause,
+            )
+        if status == 407:
+            _refuse(
+                name,
+                f"{proxy or 'a proxy'} wants to know who asks: status 407",
+                f"give user and password in {proxy.variable if proxy else 'http_proxy'} in the environment of the node",
+            )
+        cause = f"status {status}{_through(proxy)}"
+        if status in _GATEWAYS and proxy is not None:
+            cause += ", which the proxy may say where it cannot reach the origin"
+        if status >= 500 or status in _PASSING:
+            raise TryAgain(cause, parse_retry_after(answer.header("retry-after"), datetime.now(UTC)))
+        advice = "check its access rules" if status in (401, 403) else "check the server's set-up"
+        _refuse(name, f"the origin refuses it: {cause}", advice)
+
+
+class _Answer:
+    """An answer whose head is there."""
+
+    def __init__(
+        self, response: http.client.HTTPResponse, wire: Wire, exchange: Exchange, place: _Place, backend: WebBackend
+    ) -> None:
+        self.status = response.status
+        self.proxy = place.proxy
+        self._response = response
+        self._wire = wire
+        self._exchange = exchange
+        self._place = place
+        self._backend = backend
+        self._is_dropped = False
+
+    def header(self, name: str) -> str:
+        """Return a header's value; empty where it is not there."""
+        return self._response.getheader(name) or ""
+
+    def read_into(self, buffer: memoryview, watch: Watch) -> int:
+        """Put what comes next into a buffer and return how much it is; nothing at the end.
+
+        Raises `TryAgain` where it breaks off, and `OriginCancelled`.
+        """
+        self._exchange.resume(watch)
+        try:
+            count = self._response.readinto(buffer[:_READ_BYTES])
+        except http.client.IncompleteRead as error:
+            count = len(error.partial)
+        except (http.client.HTTPException, ValueError) as error:
+            raise TryAgain("the connection broke off" + _through(self.proxy)) from error
+        if not count and self._wire.fault is not None:
+            raise self._wire.fault
+        return count
+
+    def drop(self) -> None:
+        """Have done with it. Where next to nothing is left of it, that is read, and the connection serves again."""
+        if self._is_dropped:
+            return
+        self._is_dropped = True
+        response, is_whole = self._response, False
+        if not response.will_close and self._wire.fault is None and not self._backend.is_closed:
+            self._exchange.begin_tail()
+            left = memoryview(bytearray(_DRAIN_BYTES_MAX)) if not response.isclosed() else memoryview(b"")
+            while not response.isclosed() and left:
+                try:
+                    count = response.readinto(left)
+                except (http.client.HTTPException, ValueError):
+                    break
+                if self.status in _FILES:
+                    self._exchange.watch.count(received=count)
+                left = left[count:]
+                if not count:
+                    break
+            is_whole = response.isclosed() and self._wire.fault is None
+        response.close()
+        if is_whole:
+            self._backend.keep(self._place, self._wire)
+        else:
+            self._wire.close()
+
+
+def _read_head(wire: Wire, method: str, proxy: Proxy | None) -> http.client.HTTPResponse:
+    """Return an answer of which the head has come. Raises `TryAgain`, `OriginCancelled`."""
+    sock: Any = wire  # of a socket it only uses `makefile`
+    for _ in range(_INFORMS_MAX):
+        response = http.client.HTTPResponse(sock, method=method)
+        try:
+            response.begin()
+        except (http.client.HTTPException, ValueError) as error:
+            response.close()
+            if wire.fault is not None:
+                raise wire.fault from error
+            raise TryAgain(_said(error) + _through(proxy)) from error
+        if wire.fault is not None:
+            response.close()
+            raise wire.fault
+        if response.status >= 200:
+            return response
+        response.close()
+    raise TryAgain("its answer only informs, and never comes" + _through(proxy))
+
+
+def _make_tunnel(wire: Wire, place: _Place, proxy: Proxy, name: str) -> None:
+    """Have a proxy connect us. Raises `TryAgain`, `OriginError`."""
+    whom = f"{_bracketed(place.host)}:{place.port}"
+    lines = [f"CONNECT {whom} HTTP/1.1", f"Host: {whom}", *_authorization(proxy)]
+    wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    response = _read_head(wire, "CONNECT", proxy)
+    status = response.status
+    response.close()
+    if 200 <= status < 300:
+        return
+    cause = f"{proxy} refuses to connect: status {status}"
+    if 400 <= status < 500 and status not in _PASSING:
+        _refuse(name, cause, "check what the proxy allows, and user and password in the environment")
+    raise TryAgain(cause)
+
+
+def _authorization(proxy: Proxy) -> list[str]:
+    if not proxy.user:
+        return []
+    return [f"Proxy-Authorization: Basic {b64encode(f'{proxy.user}:{proxy.password}'.encode()).decode()}"]
+
+
+def _read(url: str) -> tuple[_Place, str, str]:
+    """Return whom to ask for a normalised URL, what to call it, and for what to ask. Raises `ConfigError`."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = host if host.isascii() else host.encode("idna").decode()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    netloc = _bracketed(host) if parts.port is None else f"{_bracketed(host)}:{parts.port}"
+    return _Place(parts.scheme, host, port, proxy_for(parts.scheme, host, port)), netloc, target
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _trusted() -> ssl.SSLContext:
+    """Return whom to trust: the system's CAs, or those that the environment names. Raises `ConfigError`."""
+    file, directory = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=directory or None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR name in the environment cannot be read: "
+            f"{getattr(error, 'strerror', None) or error}; name a file of certificates in PEM, or unset it"
+        ) from error
+
+
+def _through(proxy: Proxy | None) -> str:
+    return f" through {proxy}" if proxy is not None else ""
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong in words; what the remote sent stays out, since it may repeat what is secret."""
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "it closed the connection without an answer"
+    if isinstance(error, http.client.LineTooLong) or "more than" in str(error):
+        return "the head of its answer is too large"
+    return "its answer is not HTTP"
+
+
+def _refuse(name: str, cause: str, advice: str, why: Exception | None = None) -> NoReturn:
+    raise OriginRefused(f"{name}: {cause}; {advice}", cause=cause) from why
