@@ -487,6 +487,11 @@ class Engine:
         self.now = now
         self.handle_event(task, events.ChunkFound(chunk, source))
 
+    def origin_without_range(self, now: float, task: FillTask, url: str) -> None:
+        """Take note that an origin answers each request with a whole file."""
+        self.now = now
+        self.handle_event(task, events.OriginWithoutRange(url))
+
     def origin_failing(self, now: float, task: FillTask, url: str, reason: str) -> None:
         """Take note that an origin has failed again and again."""
         self.now = now

@@ -101,6 +101,7 @@ class FillDriver:
         self._token: trio.lowlevel.TrioToken | None = None
         self._origins = origins
         origins.found = self._found
+        origins.has_no_range = self._has_no_range
         task.origin_news = self._origins.take_news
 
     def follow(self, before: FillDriver) -> None:
@@ -293,14 +294,21 @@ class FillDriver:
 
     def _found(self, name: str, chunk: int) -> None:
         """Tell the engine of a chunk that came on the way to another one. Callable from any thread."""
+        self._soon(lambda now: self._engine.chunk_found(now, self.task, chunk, name))
+
+    def _has_no_range(self, name: str) -> None:
+        """Tell the engine of an origin that answers with whole files. Callable from any thread."""
+        self._soon(lambda now: self._engine.origin_without_range(now, self.task, name))
+
+    def _soon(self, tell: Callable[[float], None]) -> None:
+        def in_loop() -> None:
+            with self.bounds:
+                tell(trio.current_time())
+            self._wake()
+
         if self._token is not None:
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._take_found, name, chunk)
-
-    def _take_found(self, name: str, chunk: int) -> None:
-        with self.bounds:
-            self._engine.chunk_found(trio.current_time(), self.task, chunk, name)
-        self._wake()
+                self._token.run_sync_soon(in_loop)
 
     # ---- what others are told
 

@@ -41,6 +41,8 @@ class Origins:
         self.stored = stored
         self.found: Callable[[str, int], object] = lambda name, chunk: None
         """Called, in any thread, with an origin's name and a chunk that came on the way to another one."""
+        self.has_no_range: Callable[[str], object] = lambda name: None
+        """Called, in any thread, with the name of an origin that has no Range."""
         self._log = log
         self._lock = threading.Lock()
         """Held for a few operations in memory only: an event loop takes it."""
@@ -217,8 +219,9 @@ class _Reading(Listener):
     def trouble(self, reason: str, cause: str) -> None:
         self._origins.note_trouble(self._name, reason, cause)
 
-    def remark(self, text: str) -> None:
+    def no_range(self, text: str) -> None:
         self._origins.note_remark(self._name, text)
+        self._origins.has_no_range(self._name)
 
     def wants(self, chunk: int) -> bool:
         return not self.is_there(chunk)

@@ -282,7 +282,7 @@ class OriginReader:
                 return None
             body = self._backend.open(watch, part, ranged=True)
             if body.ignores_range:
-                watch.listener.remark(NO_RANGE)
+                watch.listener.no_range(NO_RANGE)
             self._has_range = not body.ignores_range
             return body
         finally:

@@ -35,8 +35,8 @@ class Listener:
         It is over when bytes come. `cause` is the same for all files to which the same happens.
         """
 
-    def remark(self, text: str) -> None:
-        """Take note of what people should know of this origin for good."""
+    def no_range(self, text: str) -> None:
+        """Take note that this origin has no Range, with what people should know of that."""
 
     def wants(self, chunk: int) -> bool:
         """Tell whether another chunk, which comes by on the way to this one, is of use."""

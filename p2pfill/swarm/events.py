@@ -111,6 +111,13 @@ class OriginFailing:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginWithoutRange:
+    """Occurs when an origin answers the request for a chunk with the whole file: one cache then reads it for all."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkReceived:
     """Occurs when all bytes of a request are written and every digest that the title asks for holds."""
 
@@ -212,6 +219,7 @@ Event = (
     | WaysReported
     | SourceProgressed
     | OriginFailing
+    | OriginWithoutRange
     | ChunkReceived
     | ChunkFound
     | ChunksLost

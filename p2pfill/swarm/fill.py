@@ -158,6 +158,10 @@ class Fill:
                 if (origin := self.sources.get(source)) is not None:
                     origin.is_failing, origin.fault_reason = True, reason
                     self._tick_at = now
+            case events.OriginWithoutRange(source):
+                if (origin := self.sources.get(source)) is not None:
+                    origin.has_range = False
+                    self._tick_at = now
             case events.ChunkReceived(request):
                 self._receive(now, request)
             case events.ChunkFound(chunk, source):
@@ -536,12 +540,23 @@ class Fill:
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
         before = self.ways.closed
-        if self.ways.look(now, self.sources.values(), self._masters.around):
+        is_reader = self._masters.assignment()[Scope.ORIGIN][0]
+        if self.ways.look(now, self.sources.values(), self._masters.around, is_reader=is_reader):
+            if self.ways.is_left_to_reader:
+                self._leave_origins()
             if Scope.ORIGIN in before - self.ways.closed:
                 # Nobody could fetch anything, perhaps; where it is open for others too, they do their parts again.
                 self._freed, self._starved_at = Bitmap(self.manifest.chunk_count), None
             self._masters.set_ways(now, self.me.id, self.ways.closed)
             self._out.append(actions.ReportWays(tuple(sorted(self.ways.closed)), self.ways.reason))
+
+    def _leave_origins(self) -> None:
+        """Give up what was asked of origins: another cache gets it for all."""
+        for source in self.sources.values():
+            if source.scope == Scope.ORIGIN:
+                for request in list(source.requests.values()):
+                    self._out.append(actions.CancelRequest(request.number, request.source))
+                    self._drop(request)
 
     def _suspend_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.
@@ -617,7 +632,9 @@ class Fill:
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
         mine = self._masters.assignment()[scope] | self._freed
-        if scope in self.ways.closed:
+        if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+            mine = self._freed.copy()
+        elif scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again.
             mine = mine | self._masters.nominal_share()[scope]
         elif self.ways.is_settling(now, scope):
@@ -678,6 +695,7 @@ class Fill:
         request = Request(self._next_request, source.id, chunk, now, source.scope)
         self.ledger.request(chunk)
         self._requests[request.number] = source.requests[request.number] = request
-        if why := self._masters.escalation(chunk, source.scope):
+        # To read for all an origin that has no Range is a duty.
+        if source.has_range and (why := self._masters.escalation(chunk, source.scope)):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))

@@ -108,6 +108,8 @@ class Source:
     """What it did wrong last; empty once it has delivered since."""
     is_failing: bool = False
     """An origin that is asked again and again in vain."""
+    has_range: bool = True
+    """False of an origin that answers each request with a whole file."""
     quarantined: bool = False
     """What it sent was not the title's; it stays barred for that also when its link is made anew."""
     counted: bool = True

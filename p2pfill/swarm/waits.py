@@ -26,7 +26,7 @@ def count_waits(
     # By right, since others stand in for a cache that cannot reach the origin; unless nobody can.
     unreachable = elsewhere & (duties[Scope.ORIGIN] | masters.nominal_share()[Scope.ORIGIN])
     unreachable = unreachable.and_not(available.held[Scope.WORLD])
-    if Scope.ORIGIN not in ways.closed:
+    if Scope.ORIGIN not in ways.closed or ways.is_left_to_reader:
         unreachable = Bitmap(ledger.chunk_count)
     mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
     others = elsewhere.and_not(unreachable | mine)
@@ -34,7 +34,7 @@ def count_waits(
         "a more urgent title": held_back,
         "room at a peer": in_isp.count(),
         f"the origin, which cannot be reached from here: {ways.reason[:REASON_CHARS_MAX]}": unreachable.count(),
-        f"the ISP's fill master{_who_cannot(masters)}": others.count(),
+        f"the ISP's fill master{'' if ways.is_left_to_reader else _who_cannot(masters)}": others.count(),
         "a source beyond the ISP": mine.count(),
         "bytes on their way": ledger.counts[ChunkState.REQUESTED],
     }

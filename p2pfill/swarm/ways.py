@@ -3,6 +3,9 @@
 A cache whose way is dead says so (`actions.ReportWays`), so that the others do not elect it for what must come from
 there. It goes on to try with its own part, at the rate at which a source that fails is asked again, and says when the
 way is open again. That is better than to wait until others notice: they would for a while, each time, for every chunk.
+
+An origin without Range sends the whole file for each chunk. So there is one reader of it, the master of the first chunk
+as things are. All others say that their way is closed, and leave it alone while that is so.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ class Ways:
     def __init__(self) -> None:
         self.closed: frozenset[Scope] = frozenset()
         self.reason = ""
-        """Why the way to the origin is closed, for people; empty where it is not."""
+        """Why the way to the origin is closed, for people; empty where it is not, or is by choice."""
+        self.is_left_to_reader = False
+        """The origin has no Range, and another cache reads it for all."""
         self._alone_since: dict[Scope, float] = {}
         self._opened_at: dict[Scope, float] = {}
         """When a way that had been closed was found open."""
@@ -47,16 +52,26 @@ class Ways:
         """Tell whether a way has just opened: what others say of theirs may be about to change likewise."""
         return now < self._opened_at.get(scope, float("-inf")) + SETTLE_S
 
-    def look(self, now: float, sources: Iterable[Source], expected: Collection[Scope]) -> bool:
-        """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes."""
-        before, linked, failing = self.closed, set(), []
+    def look(
+        self, now: float, sources: Iterable[Source], expected: Collection[Scope], *, is_reader: bool = True
+    ) -> bool:
+        """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes.
+
+        `is_reader`: where an origin has no Range, this cache is the one to read it.
+        """
+        before, failing, origins = self.closed, [], []
+        linked: set[Scope] = set()
         for source in sources:
-            if source.scope != Scope.ORIGIN or not (source.faults or source.is_failing):
+            if source.scope != Scope.ORIGIN:
                 linked.add(source.scope)
-            else:
+            elif source.faults or source.is_failing:
                 failing.append(source)
-        closed = set()
-        if failing and Scope.ORIGIN not in linked:
+            else:
+                linked.add(source.scope)
+                origins.append(source)
+        closed: set[Scope] = set()
+        self.is_left_to_reader = bool(origins) and not is_reader and not any(source.has_range for source in origins)
+        if (failing and Scope.ORIGIN not in linked) or self.is_left_to_reader:
             closed.add(Scope.ORIGIN)
         for scope in (Scope.REGION, Scope.WORLD):
             if scope in linked or scope not in expected:
@@ -65,5 +80,5 @@ class Ways:
                 closed.add(scope)
         self._opened_at.update(dict.fromkeys(before - closed, now))
         self.closed = frozenset(closed)
-        self.reason = failing[0].fault_reason if Scope.ORIGIN in closed else ""
+        self.reason = failing[0].fault_reason if Scope.ORIGIN in closed and not self.is_left_to_reader else ""
         return self.closed != before

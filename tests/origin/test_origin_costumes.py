@@ -286,7 +286,7 @@ class Notes(Listener):
     def trouble(self, reason: str, cause: str) -> None:
         self.troubles.append((time.monotonic() - self.began, reason))
 
-    def remark(self, text: str) -> None:
+    def no_range(self, text: str) -> None:
         self.remarks.append(text)
 
     def wants(self, chunk: int) -> bool:

@@ -41,6 +41,22 @@ def test_the_way_to_the_origin_is_closed_while_all_origins_fail() -> None:
     assert not ways.reason
 
 
+def test_an_origin_without_range_is_left_to_its_reader() -> None:
+    plain, other = source("o1", Scope.ORIGIN), source("o2", Scope.ORIGIN)
+    ways = Ways()
+    assert not ways.look(0.0, [plain], (), is_reader=False)
+    plain.has_range = False
+    assert not ways.look(0.0, [plain, other], (), is_reader=False), "another one has Range"
+    assert not ways.look(0.0, [plain], (), is_reader=True)
+    assert ways.look(0.0, [plain], (), is_reader=False)
+    assert (ways.closed, ways.reason, ways.is_left_to_reader) == ({Scope.ORIGIN}, "", True)
+    assert ways.look(0.0, [plain], (), is_reader=True)
+    assert not ways.closed
+    plain.is_failing, plain.fault_reason = True, "broke off"
+    assert ways.look(0.0, [plain], (), is_reader=False)
+    assert (ways.reason, ways.is_left_to_reader) == ("broke off", False)
+
+
 def test_a_group_to_which_there_is_no_link_is_out_of_reach_after_a_while() -> None:
     ways, near, far = Ways(), source("a2", Scope.ISP), source("b1", Scope.REGION)
     expected = {Scope.ISP, Scope.REGION}
