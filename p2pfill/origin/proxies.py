@@ -31,12 +31,16 @@ class Proxy(NamedTuple):
         return str(self)
 
 
-def proxy_for(scheme: str, host: str, port: int) -> Proxy | None:
-    """Return the proxy for an address; None where there is none, or it is not to be used for it.
+def proxies_of_environment() -> dict[str, str]:
+    """Return what the environment says of proxies. Goes through all of it: too long for each request."""
+    return urllib.request.getproxies_environment()
+
+
+def proxy_for(scheme: str, host: str, port: int, proxies: dict[str, str]) -> Proxy | None:
+    """Return which of `proxies` is for an address; None where there is none, or it is not to be used for it.
 
     Raises `ConfigError` where what the environment says is no proxy.
     """
-    proxies = urllib.request.getproxies_environment()
     kind = next((kind for kind in (scheme, "all") if proxies.get(kind)), None)
     if kind is None or _is_excluded(host, port, proxies):
         return None

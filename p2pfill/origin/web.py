@@ -35,7 +35,7 @@ from p2pfill.origin.errors import (
     OriginRefused,
     TryAgain,
 )
-from p2pfill.origin.proxies import Proxy, proxy_for
+from p2pfill.origin.proxies import Proxy, proxies_of_environment, proxy_for
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.origin.wire import Exchange, Wire
 
@@ -66,6 +66,9 @@ _READ_BYTES: Final = 256 * 1024
 _INFORMS_MAX: Final = 8
 """Answers that only inform, as Early Hints, before the one that counts."""
 
+_PLACES_MAX: Final = 64
+"""Hosts that are remembered. Redirects may lead to any number of them."""
+
 _RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 class _Place(NamedTuple):
@@ -88,6 +91,9 @@ class WebBackend:
         """Held for a few operations in memory only: an event loop closes the backend."""
         self.is_closed = False
         self._idle: dict[_Place, list[Wire]] = {}
+        self._proxies = proxies_of_environment()
+        self._places: dict[str, tuple[_Place, str]] = {}
+        """Scheme and host as they stand in URLs -> whom they mean, and what to call that: found out once."""
         self._trust: ssl.SSLContext | None = None
         if base.startswith("https:"):
             self._context()  # so that certificates that cannot be read are named at once
@@ -131,7 +137,7 @@ class WebBackend:
 
     def _send(self, watch: Watch, name: str, url: str, asked: tuple[int, int] | None) -> _Answer:
         """Ask, and return the answer, of which the head has come. Raises `TryAgain` and `OriginError`."""
-        place, netloc, target = _read(url)
+        place, netloc, target = self._read(url)
         lines = [
             f"GET {f'http://{netloc}{target}' if place.proxy and place.scheme == 'http' else target} HTTP/1.1",
             f"Host: {netloc}",
@@ -177,6 +183,23 @@ class WebBackend:
             wire.close()
             raise
         return wire
+
+    def _read(self, url: str) -> tuple[_Place, str, str]:
+        """Return whom to ask for a normalised URL, what to call it, and for what to ask. Raises `ConfigError`."""
+        path_at = url.find("/", url.index("//") + 2)
+        head, target = (url, "/") if path_at < 0 else (url[:path_at], url[path_at:])
+        known = self._places.get(head)
+        if known is None:
+            parts = urlsplit(head)
+            host = parts.hostname or ""
+            host = host if host.isascii() else host.encode("idna").decode()
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            place = _Place(parts.scheme, host, port, proxy_for(parts.scheme, host, port, self._proxies))
+            netloc = _bracketed(host) if parts.port is None else f"{_bracketed(host)}:{parts.port}"
+            if len(self._places) >= _PLACES_MAX:
+                self._places.clear()
+            known = self._places[head] = place, netloc
+        return *known, target
 
     def _take_idle(self, place: _Place) -> Wire | None:
         """Return an idle connection, the one that was used last. Raises `OriginCancelled` where all is closed."""
@@ -377,17 +400,6 @@ def _authorization(proxy: Proxy) -> list[str]:
     if not proxy.user:
         return []
     return [f"Proxy-Authorization: Basic {b64encode(f'{proxy.user}:{proxy.password}'.encode()).decode()}"]
-
-
-def _read(url: str) -> tuple[_Place, str, str]:
-    """Return whom to ask for a normalised URL, what to call it, and for what to ask. Raises `ConfigError`."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = host if host.isascii() else host.encode("idna").decode()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-    netloc = _bracketed(host) if parts.port is None else f"{_bracketed(host)}:{parts.port}"
-    return _Place(parts.scheme, host, port, proxy_for(parts.scheme, host, port)), netloc, target
 
 
 def _bracketed(host: str) -> str:

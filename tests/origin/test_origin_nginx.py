@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -67,6 +70,38 @@ def test_slow_is_not_silent(nginx: Callable[..., Any], make_title: Callable[...,
     assert bytes(chunk.data) == title.stream
     assert time.monotonic() - begin > 2 * patient.idle_max_s
     assert chunk.bytes_received == 45_000, "nothing was fetched twice"
+
+
+def test_range_ignored(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
+    title = make_title({"a": blob(1000), "big": blob(3_000_000), "z": blob(5)})
+    server = nginx(title.root, "max_ranges 0;")
+    origin = open_origin(server.url, settings=QUICK)
+    received = 0
+    for k in range(title.manifest.chunk_count):
+        chunk = origin.read_chunk(title.manifest, k)
+        assert bytes(chunk.data) == title.chunk(k)
+        received += chunk.bytes_received
+    assert received == len(title.stream), "in order, nothing is read twice"
+    assert [row[1] for row in server.log()].count("/big") <= 1
+    for k in (40, 3):
+        assert bytes(origin.read_chunk(title.manifest, k).data) == title.chunk(k)
+
+
+def test_the_web_server_of_the_standard_library(make_title: Callable[..., Any]) -> None:
+    title = make_title({"big": blob(3_000_000), "sub/a b": blob(70_000)})
+    handler = partial(QuietHandler, directory=str(title.root))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        origin = open_origin(f"http://127.0.0.1:{server.server_port}", settings=QUICK)
+        for k in range(title.manifest.chunk_count):
+            assert bytes(origin.read_chunk(title.manifest, k).data) == title.chunk(k)
+        origin.close()
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
 
 
 def test_cancel_while_slow(nginx: Callable[..., Any], make_title: Callable[..., Any]) -> None:
