@@ -149,7 +149,7 @@ class WebBackend:
             lines.append(f"Range: bytes={asked[0]}-{asked[1] - 1}")
         if place.proxy and place.scheme == "http":
             lines += _authorization(place.proxy)
-        exchange = Exchange(watch, name, self._settings)
+        exchange = Exchange(watch, name, _through(place.proxy), self._settings)
         watch.count(requests=1)
         wire = self._take_idle(place)
         try:
@@ -211,6 +211,8 @@ class WebBackend:
                 if not wires:
                     return None
                 wire = wires.pop()
+                if not wires:
+                    del self._idle[place]  # or redirects would leave one behind for each place
             if wire.is_fresh(_KEEP_IDLE_S):
                 return wire
             wire.close()

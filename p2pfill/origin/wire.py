@@ -41,9 +41,11 @@ the few threads that read."""
 class Exchange:
     """One request and its answer, as far as the clock goes. Used by one thread at a time."""
 
-    def __init__(self, watch: Watch, name: str, settings: OriginSettings) -> None:
+    def __init__(self, watch: Watch, name: str, through: str, settings: OriginSettings) -> None:
+        """`name` is the file's, for people, and `through` says which proxy is on the way, if one is."""
         self.watch = watch
         self._name = name
+        self._through = through
         self._stall_s = settings.stall_max_s
         self._heard_at = self._span_at = time.monotonic()
         self._span_bytes = 0
@@ -76,13 +78,13 @@ class Exchange:
         if self._is_head:
             self._head_until = self._head_until or now + self._stall_s
             if now > self._head_until:
-                raise TryAgain(f"the head of its answer is not complete after {self._stall_s:g} s")
+                raise TryAgain(f"the head of its answer is not complete after {self._stall_s:g} s{self._through}")
             return
         self.watch.moved(now)
         self._span_bytes += count
         if now > self._span_at + self._stall_s:
             if self._span_bytes < _DRIP_BYTES:
-                raise TryAgain(f"it sends less than {_DRIP_BYTES} bytes in {self._stall_s:g} s")
+                raise TryAgain(f"it sends less than {_DRIP_BYTES} bytes in {self._stall_s:g} s{self._through}")
             self._span_at, self._span_bytes = now, 0
 
     def look(self) -> None:
@@ -91,10 +93,10 @@ class Exchange:
             raise OriginCancelled(f"{self._name}: reading was cancelled")
         silent_s = time.monotonic() - self._heard_at
         if self._is_tail or silent_s > self._stall_s:
-            raise TryAgain(f"it has sent nothing for {self._stall_s:g} s")
+            raise TryAgain(f"it has sent nothing for {self._stall_s:g} s{self._through}")
         if silent_s > _SILENT_S and not self._is_told:
             self._is_told = True
-            cause = f"it has sent nothing for {_SILENT_S:g} s"
+            cause = f"it has sent nothing for {_SILENT_S:g} s{self._through}"
             self.watch.listener.trouble(f"{self._name}: {cause}; check its load and the line to it", cause)
 
 

@@ -351,6 +351,17 @@ def test_a_proxy_that_does_not_answer_is_named(make_title: Any, monkeypatch: pyt
         assert "proxy" in notes.troubles[0][1]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_silent_is_named(make_title: Any, proxy: Any, scheme: str) -> None:
+    title, notes = make_title({"f": b"content"}), Notes()
+    proxy(drip(b"", 30), f"{scheme}_proxy")
+    settings = OriginSettings(stall_max_s=2.5, attempts_max=1)
+    named = rf"sent nothing for 2\.5 s through the proxy 127\.0\.0\.1:\d+ \(of {scheme}_proxy\)"
+    with pytest.raises(OriginUnavailable, match=named):
+        open_origin(f"{scheme}://origin.invalid/film", settings=settings).read_chunk(title.manifest, 0, notes)
+    assert "proxy" in notes.troubles[0][1]
+
+
 @pytest.mark.parametrize(
     ("status", "error", "match"),
     [
