@@ -371,9 +371,10 @@ class OriginReader:
         A chunk that has come whole, and is of use, is handed over.
         """
         manifest, begin = watch.manifest, body.position
-        chunk, inside = divmod(job.entry.offset + begin, manifest.chunk_size)
-        length = manifest.chunk_length(chunk)
-        stop = min(begin + length - inside, job.part.start)
+        at = job.entry.offset + begin
+        chunk = manifest.cut.chunks(at, at + 1)[0]
+        first, end = manifest.cut.span(chunk)
+        length, stop = end - first, min(begin + end - at, job.part.start)
         if stop - begin < length or not watch.listener.wants(chunk):
             return self._skip(watch, job, body, stop)
         data = memoryview(mmap.mmap(-1, length))
