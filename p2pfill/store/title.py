@@ -397,7 +397,6 @@ class StoredTitle:
             for spare_fd, at, _ in mend.spare_ranges(chunk, 0):
                 for index, offset, length in self.manifest.segments(chunk):
                     with self._writers.pinned(index) as fd:
-                        before, changed = os.fstat(fd), False
                         for done in range(0, length, READ_BYTES):
                             count = min(READ_BYTES, length - done)
                             new, old = mine[:count], theirs[:count]
@@ -405,10 +404,10 @@ class StoredTitle:
                                 raise StoreError(f"chunk {chunk} of title {self.manifest.name!r} has vanished")
                             if read_into(fd, old, offset + done) != count or new != old:
                                 write_all(fd, new, offset + done)
-                                changed = True
-                        if changed and index not in mend.lost:
-                            # For a web server the file is what it was: same validators.
-                            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+                        mtime = self.manifest.files.mtime(index)
+                        # For a web server the file is what it was: same validators. A crash may have come before this.
+                        if index not in mend.lost and os.fstat(fd).st_mtime_ns != mtime * 1_000_000_000:
+                            os.utime(fd, (mtime, mtime))
                     at += length
 
     def _read_back(self, chunks: Iterable[int]) -> None:
