@@ -54,7 +54,7 @@ def fetch(stored: StoredTitle, data: bytes) -> None:
     for first in range(0, len(lacking), 2):
         some = lacking[first : first + 2]
         for chunk in some:
-            stored.write_chunk(chunk, data[chunk * CHUNK : (chunk + 1) * CHUNK])
+            stored.write_chunk(chunk, data[slice(*stored.manifest.cut.span(chunk))])
             assert stored.check_blake3(chunk)
         stored.commit(some)
     stored.go_live()
@@ -220,7 +220,7 @@ def test_a_live_title_takes_no_writes_but_for_what_is_bad(tmp_path: Path, tree: 
             stored.ranges(0, write=True)
         with pytest.raises(StoreError, match="chunks are missing"):
             stored.go_live()
-        stored.write_chunk(2, data[2 * CHUNK : 3 * CHUNK])
+        stored.write_chunk(2, data[slice(*stored.manifest.cut.span(2))])
         stored.commit([2])
         stored.go_live()
         with pytest.raises(StoreError, match="live"):
