@@ -70,16 +70,23 @@ def publish(
         Literal["blake3", "xxh3"],
         typer.Option("--integrity", help="What caches check each chunk with; xxh3 only where all caches are trusted."),
     ] = "blake3",
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="s3://BUCKET/PREFIX", help="Upload the files there too; that is then an origin."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a title of a file or a directory: hash it on all cores and write its manifest.
 
     The files stay where they are. Any web server over PATH is then an origin for the title, and PATH itself is one for
-    caches on this machine. The same files, their times among it, and the same name give the same title id everywhere.
+    caches on this machine. The same files and times, and the same name, give the same title id everywhere.
+
+    With --to they are also put into a bucket, but for those that lie there already, of the same size and younger.
+    Credentials are found where other tools find them: AWS_ACCESS_KEY_ID and so on, a profile, the machine's role.
     """
     from p2pfill.cli.titles import publish_title
 
-    publish_title(path, name, out, chunk_size=chunk_size, integrity=integrity, as_json=as_json)
+    publish_title(path, name, out, chunk_size=chunk_size, integrity=integrity, to=to, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

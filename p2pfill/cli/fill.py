@@ -69,10 +69,10 @@ def order_fill(
 
 def absolute_origin(origin: str) -> str:
     """Return an origin as caches need it: URLs as they are, a directory's path absolute. Raises `ConfigError`."""
-    from p2pfill.origin.urls import directory, http_base, is_http
+    from p2pfill.origin.urls import check_origin, directory, is_bucket, is_http
 
-    if is_http(origin):
-        return http_base(origin)
+    if is_http(origin) or is_bucket(origin):
+        return check_origin(origin)
     try:
         return directory(origin).as_uri()
     except ConfigError as error:

@@ -6,24 +6,37 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.progress import byte_progress
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_rate, show_seconds
 from p2pfill.errors import ConfigError
 
+if TYPE_CHECKING:
+    from p2pfill.model.manifest import Manifest
+    from p2pfill.origin.upload import Uploaded
+
 FAULTS_SHOWN: Final = 20
 """Of each kind; a person acts on the first few, a script reads --json."""
 
 
 def publish_title(
-    path: Path, name: str, out: Path, *, chunk_size: int | None, integrity: Literal["blake3", "xxh3"], as_json: bool
+    path: Path,
+    name: str,
+    out: Path,
+    *,
+    chunk_size: int | None,
+    integrity: Literal["blake3", "xxh3"],
+    to: str | None = None,
+    as_json: bool,
 ) -> None:
-    """Hash `path` and write its manifest to `out`, whole or not at all."""
+    """Hash `path` and write its manifest to `out`, whole or not at all; with `to` its files go into a bucket."""
     from p2pfill.store.publish import publish
 
     _check_out(out)
+    if to is not None:
+        to = _bucket(to)
     begun = time.monotonic()
     with byte_progress("Publishing") as progress:
         result = publish(
@@ -33,8 +46,9 @@ def publish_title(
     manifest = result.manifest
     _write_whole(out, manifest.encode())
     title = manifest.title_id.hex()
+    uploaded = None if to is None else _upload(manifest, path, to)
     if as_json:
-        record = {
+        record: dict[str, Any] = {
             "title": title,
             "name": manifest.name,
             "size": manifest.size,
@@ -46,6 +60,8 @@ def publish_title(
             "skipped": result.skipped,
             "seconds": round(took_s, 3),
         }
+        if uploaded is not None:
+            record |= {"origin": to, **uploaded._asdict()}
         print(json.dumps(record))
         return
     print(
@@ -58,6 +74,27 @@ def publish_title(
         print(f"skipped   {printable(line)}")
     if len(result.skipped) > FAULTS_SHOWN:
         print(f"skipped   and {len(result.skipped) - FAULTS_SHOWN} more")
+    if uploaded is not None:
+        print(
+            f"uploaded  {plural(uploaded.sent_files, 'file')}, {show_bytes(uploaded.sent_bytes)}"
+            + (f"; {plural(uploaded.kept_files, 'file')} there already" if uploaded.kept_files else "")
+        )
+        print(f"origin    {to}")
+
+
+def _bucket(url: str) -> str:
+    from p2pfill.origin.urls import bucket_base, is_bucket
+
+    if not is_bucket(url):
+        raise ConfigError(f"--to {url[:200]!r} is no bucket: write s3://BUCKET/PREFIX")
+    return bucket_base(url)
+
+
+def _upload(manifest: Manifest, path: Path, url: str) -> Uploaded:
+    from p2pfill.origin.upload import upload_title
+
+    with byte_progress("Uploading") as progress:
+        return upload_title(manifest, path if path.is_dir() else path.parent, url, progress)
 
 
 def _check_out(out: Path) -> None:

@@ -28,6 +28,7 @@ from p2pfill.errors import ConfigError, is_fault
 from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.bodies import Backend, Body, Part, one_line
+from p2pfill.origin.buckets import BucketBackend
 from p2pfill.origin.directory import DirectoryBackend
 from p2pfill.origin.errors import OriginCancelled, OriginError, OriginFault, OriginUnavailable, TryAgain
 from p2pfill.origin.watch import Listener, Watch
@@ -452,6 +453,8 @@ def open_reader(url: str, settings: OriginSettings, rng: random.Random) -> Origi
         backend: Backend
         if urls.is_http(url):
             backend = WebBackend(urls.http_base(url), settings)
+        elif urls.is_bucket(url):
+            backend = BucketBackend(urls.bucket_base(url), settings)
         else:
             backend = DirectoryBackend(urls.directory(url))
         return OriginReader(backend, settings, rng)

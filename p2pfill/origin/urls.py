@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Final
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from p2pfill.errors import ConfigError
 
@@ -29,6 +29,8 @@ _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECA
 _NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*", re.IGNORECASE)
 """A host whose last part is one of these is read as an IPv4 address everywhere, since no top-level domain is."""
 
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
 _SHOWN_CHARS_MAX: Final = 200
 
 _PLACE: Final = "{path}"
@@ -42,6 +44,8 @@ def check_origin(url: str) -> str:
     """
     if is_http(url):
         return http_base(url)
+    if is_bucket(url):
+        return bucket_base(url)
     path = _directory_text(url)
     _check_encoding(url)
     if not path.startswith("/"):
@@ -54,6 +58,61 @@ def check_origin(url: str) -> str:
 def is_http(url: str) -> bool:
     """Tell whether `url` is meant as an HTTP or HTTPS address."""
     return url[:8].lower().startswith(("http://", "https://"))
+
+
+class Bucket(NamedTuple):
+    """A place in an object store; an empty region or endpoint is what the environment says, or the store's default."""
+
+    bucket: str
+    prefix: str
+    region: str
+    endpoint: str
+
+
+def is_bucket(url: str) -> bool:
+    """Tell whether `url` is meant as a place in a bucket."""
+    return url[:5].lower() == "s3://"
+
+
+def bucket_base(url: str) -> str:
+    """Return `s3://BUCKET/PREFIX`, normalised, with the region and endpoint that it names. Raises `ConfigError`."""
+    where = read_bucket(url)
+    query = urlencode({key: value for key, value in (("region", where.region), ("endpoint", where.endpoint)) if value})
+    return f"s3://{where.bucket}{'/' if where.prefix else ''}{where.prefix}{'?' if query else ''}{query}"
+
+
+def read_bucket(url: str) -> Bucket:
+    """Return what `s3://BUCKET/PREFIX?region=REGION&endpoint=URL` says; prefix and query may be left out.
+
+    The prefix is what objects are called, so nothing in it is decoded. Raises `ConfigError`.
+    """
+    _check_text(url)
+    said = _shown(url)
+    place, _, query = url[5:].partition("?")
+    bucket, _, prefix = place.partition("/")
+    prefix = prefix.strip("/")
+    if "@" in bucket:
+        raise ConfigError(f"origin {said} carries credentials: they belong into the environment of the nodes")
+    if not _BUCKET.fullmatch(bucket):
+        raise ConfigError(
+            f"origin {said} names no bucket: write s3://BUCKET/PREFIX, the bucket in 3 to 63 small letters, digits, "
+            "dots and hyphens"
+        )
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise ConfigError(f"origin {said} has an empty or relative part in its prefix: write s3://BUCKET/PREFIX")
+    settings: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in ("region", "endpoint") or key in settings:
+            raise ConfigError(
+                f"origin {said} says {key[:20]!r} after the question mark: only region and endpoint may be given "
+                "there, and credentials belong into the environment of the nodes"
+            )
+        settings[key] = value
+    region = settings.get("region", "")
+    if region and not re.fullmatch(r"[a-z0-9-]{1,32}", region):
+        raise ConfigError(f"origin {said}: {region[:40]!r} is no region, as eu-central-1 is one")
+    endpoint = settings.get("endpoint", "")
+    return Bucket(bucket, prefix, region, http_base(endpoint) if endpoint else "")
 
 
 def shown(url: str) -> str:
@@ -152,7 +211,7 @@ def _directory_text(url: str) -> str:
             raise ConfigError(f"origin URL {_shown(url)} cannot be used: write file:///ABSOLUTE/DIRECTORY")
         text = unquote(parts.path)
     elif "://" in url:
-        raise ConfigError(f"origin URL {_shown(url)} cannot be used: its scheme must be http, https or file")
+        raise ConfigError(f"origin URL {_shown(url)} cannot be used: its scheme must be http, https, s3 or file")
     elif re.match("https?:", url, re.IGNORECASE):
         raise ConfigError(f"origin URL {_shown(url)} cannot be used: write http://HOST[:PORT]/PATH")
     if not text or "\0" in text:
