@@ -146,9 +146,12 @@ class Evictor:
     async def evict(self, title_id: TitleId) -> None:
         """Remove a title, whatever wants it. Raises `StoreError` where the disk refuses; it is served no more then."""
         await self._titles.stop_serving(title_id)
-        remove = await trio.to_thread.run_sync(self._store.begin_removal, title_id)
-        while await trio.to_thread.run_sync(remove, DELETE_FILES):
-            pass
-        self._used_at.pop(title_id, None)
-        self._kept_at.pop(title_id, None)
-        self._titles.forget(title_id)
+        try:
+            remove = await trio.to_thread.run_sync(self._store.begin_removal, title_id)
+            while await trio.to_thread.run_sync(remove, DELETE_FILES):
+                pass
+        finally:
+            # Also where the disk refuses: an order may fill it again, or find it whole.
+            self._used_at.pop(title_id, None)
+            self._kept_at.pop(title_id, None)
+            self._titles.forget(title_id)

@@ -381,8 +381,6 @@ class TitleRegistry:
             self._engine.serve(now, title.title_id, stored.manifest.chunk_count)
             self._engine.yield_to_others(now, title.title_id)
         else:
-            if title.phase is not TitlePhase.REPAIRING:
-                title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
             task = self._engine.begin_fill(
                 now, logic, stored, names, members, unlinked, unheard, urgency, repairs=repairs
             )
@@ -392,6 +390,9 @@ class TitleRegistry:
                 self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from, record, reuse,
                 self._copies,
             )  # fmt: skip
+            # Not before: what cannot be begun leaves the title where it is.
+            if title.phase is not TitlePhase.REPAIRING:
+                title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
             if repairs and title.fill is not None:
                 driver.follow(title.fill)
             self._nursery.start_soon(driver.bounds.run, driver.run)

@@ -36,6 +36,7 @@ from p2pfill.node import Node, NodeConfig, agent, cached, open_node
 from p2pfill.node import links as links_module
 from p2pfill.node import node as node_module
 from p2pfill.node import origins as origins_module
+from p2pfill.node import titles as titles_module
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.fill import FillDriver
@@ -830,7 +831,7 @@ ORDER_PLACES = [
     (Store, "begin_fill"),
     (Engine, "begin_fill"),
     (Engine, "set_members"),
-    (node_module, "make_fill"),
+    (titles_module, "make_fill"),
     (Node, "start_fill"),
 ]
 
