@@ -248,8 +248,7 @@ class StoredTitle:
             if (mend := self._mend) is not None:
                 with translated(f"end the repair of title {self.manifest.name!r}"):
                     self._restore(mend, sorted(mend.lost))  # those that a crash has kept from their places
-                    for path in self._directories():
-                        self._tree.show_directory(path, make=True, sync=True)
+                    self.show_files()  # a crash may have come between bytes and time
                     mend.end()
                 self._mend = None
                 return
