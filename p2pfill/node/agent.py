@@ -177,7 +177,8 @@ class TrackerAgent:
                 others.update({entry.node.id: entry.node for entry in order.roster})
         self._node.want_links(others.values())
         # An order that cannot be read may be for any of them.
-        if len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders):
+        is_complete = len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders)
+        if is_complete:
             for title_id in self._ordered.keys() - ordered.keys():
                 if (filling := self._node.titles.fill_of(title_id)) is not None:
                     filling.withdraw()
@@ -185,8 +186,9 @@ class TrackerAgent:
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
             await self._node.titles.set_orders(self._ordered)
-        if len(self._ordered) == len(ordered):
-            self._node.titles.orders = ordered  # else one of them could not be read, and may want anything
+        known = self._node.titles.orders
+        if is_complete or known is not None:
+            self._node.titles.orders = ordered if is_complete else {**(known or {}), **ordered}
         for title in orders.withdrawn:
             await self._remove(title)
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})

@@ -25,7 +25,7 @@ from p2pfill.store.disk import store_error
 from p2pfill.store.publish import publish
 from p2pfill.store.store import Store
 from p2pfill.store.verify import verify_tree
-from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.client import ReadableOrders, TrackerClient
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
 
@@ -171,6 +171,21 @@ async def test_before_the_tracker_has_said_what_it_wants_nothing_goes(tmp_path: 
             assert await node.evictor.candidates() == []
             assert not await node.evictor.make_room(1 << 60)
             assert shown(tmp_path) == {"film"}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_an_order_that_cannot_be_read_may_want_anything(tmp_path: Path, is_first: bool) -> None:
+    manifest = make_title(tmp_path, "film")
+    async with node_with_tracker(tmp_path) as (node, client):
+        await fill(tmp_path, node, client, manifest)
+        assert node.tracker is not None
+        if is_first:
+            node.titles.orders = None
+            node.tracker._ordered = {}
+        await node.tracker._take(ReadableOrders(7, [], unreadable=["order 0 of 1: no title"]))
+        assert await node.evictor.candidates() == []
+        assert not await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
 
 
 def test_removal_goes_in_steps_and_a_stop_between_them_leaves_nothing_to_see(tmp_path: Path) -> None:
