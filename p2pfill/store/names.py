@@ -199,10 +199,6 @@ class LiveNames:
             return None
         return shown if target == _link_target(shown) else None
 
-    def is_free(self, name: str) -> bool:
-        """Tell whether nothing at all stands under a name."""
-        return not os.path.lexists(self._root / "live" / on_disk(name))
-
     def is_intended(self, title_id: TitleId) -> bool:
         """Tell whether a title was about to be shown."""
         return self._link(title_id).is_symlink()

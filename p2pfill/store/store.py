@@ -302,7 +302,8 @@ class Store:
         was_filling, is_intended = (directory / JOURNAL).exists(), self.names.is_intended(title_id)
         if was_filling or is_intended:
             name = read(directory, title_id).name
-            if is_intended or self.names.is_free(name):
+            # What somebody else has put there makes it fail, and is said.
+            if is_intended or self.names.shown(name) is None:
                 self.names.swap(title_id, name)
             (directory / JOURNAL).unlink(missing_ok=True)
 
