@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from p2pfill.cli.reasons import Stall, reasons
+from p2pfill.cli.reasons import Remarks, Stall, reasons
 from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def plain_line(status: FillStatus, elapsed_s: float) -> str:
 def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], None]]:
     """Show a fill until the block ends; call what is yielded with each new status."""
     begun = time.monotonic()
-    stall = Stall()
+    stall, remarks = Stall(), Remarks()
     if not console.is_terminal:
         last_s = -PLAIN_INTERVAL_S
 
@@ -131,9 +131,11 @@ def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], 
             if elapsed_s - last_s >= PLAIN_INTERVAL_S or status.done:
                 last_s = elapsed_s
                 console.print(plain_line(status, elapsed_s), markup=False, highlight=False, soft_wrap=True)
+            lines = remarks.new(status)
             if stall.seen(status, elapsed_s):
-                for line in reasons(status):
-                    console.print(f"        {line}", markup=False, highlight=False, soft_wrap=True)
+                lines += reasons(status)
+            for line in lines:
+                console.print(f"        {line}", markup=False, highlight=False, soft_wrap=True)
 
         yield show_plain
         return
@@ -148,8 +150,9 @@ def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], 
                 why = []
             head = Text(f"{printable(title)}  {show_bytes(status.title_bytes)}", style="bold")
             head.append(f"  {show_seconds(time.monotonic() - begun)}", style="dim")
-            rows_max = max(3, console.height - ROWS_SPARE - len(why))
-            waits = [Text(line, style="yellow") for line in why]
+            remarks.new(status)
+            waits = [Text(line, style="yellow") for line in (*remarks.said, *why)]
+            rows_max = max(3, console.height - ROWS_SPARE - len(waits))
             live.update(Group(head, fill_table(status, rows_max=rows_max, width=console.width), *waits))
 
         yield show_live

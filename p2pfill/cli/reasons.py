@@ -67,3 +67,24 @@ class Stall:
             return False
         self._moved_at = now
         return True
+
+
+class Remarks:
+    """What people should know of origins that work, such as that one has no Range; each is said once."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        """All so far, at most `LINES_MAX`."""
+
+    def new(self, status: FillStatus) -> list[str]:
+        """Return what was not said before."""
+        reports = [node.report for node in status.nodes if node.report is not None]
+        found = dict.fromkeys(
+            printable(f"origin {source.id}: {source.reason}")
+            for report in reports
+            for source in report.sources
+            if source.tier == "origin" and source.state == "ok" and source.reason
+        )
+        lines = [line for line in found if line not in self.said][: LINES_MAX - len(self.said)]
+        self.said += lines
+        return lines

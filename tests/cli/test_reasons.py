@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pfill.cli import main
-from p2pfill.cli.reasons import LINES_MAX, Stall, reasons
+from p2pfill.cli.reasons import LINES_MAX, Remarks, Stall, reasons
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import SourceReport, TitleReport
@@ -51,6 +51,18 @@ def test_each_cause_is_said_in_plain_words() -> None:
         "e: its heartbeats have stopped; is it running?",
         "f: failed: no space\ufffd[31m",
     ]
+
+
+def test_what_is_to_be_known_of_an_origin_that_works_is_said_once() -> None:
+    plain = SourceReport("http://web/film", "origin", reason="has no Range")
+    full = SourceReport("b", "peer", reason="its link has as many requests as it may")
+    status = status_of(*(node(name, TitleReport(TITLE, "live", sources=[plain, full, BAD])) for name in "ab"))
+    remarks = Remarks()
+    assert remarks.new(status) == ["origin http://web/film: has no Range"]
+    assert remarks.new(status) == []
+    many = [SourceReport(f"http://web/{k}", "origin", reason="has no Range") for k in range(100)]
+    remarks.new(status_of(node("a", TitleReport(TITLE, "filling", sources=many))))
+    assert len(remarks.said) == LINES_MAX
 
 
 def test_there_are_few_lines_of_a_large_fleet() -> None:
