@@ -55,6 +55,15 @@ class Cut:
         start = self._starts[piece] + (chunk - self._firsts[piece]) * self._chunk_size
         return start, min(start + self._chunk_size, self._starts[piece + 1])
 
+    def length(self, chunk: int) -> int:
+        """Return the length of a chunk in bytes. Raises `IndexError` for one that is not there."""
+        if not 0 <= chunk < self.count:
+            raise IndexError(f"chunk {chunk} is outside of a title of {self.count} chunks")
+        piece = bisect_right(self._firsts, chunk)
+        if chunk + 1 < self._firsts[piece]:
+            return self._chunk_size
+        return (self._starts[piece] - self._starts[piece - 1] - 1) % self._chunk_size + 1
+
     def chunks(self, start: int, stop: int) -> range:
         """Return the chunks that hold the bytes from `start` up to `stop` of the stream."""
         return range(self._at(start), self._at(stop - 1) + 1) if start < stop else range(0)

@@ -134,7 +134,7 @@ class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Found in it, and fetched anew."""
 
 
-class NodeReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A heartbeat: what has changed since the one with the sequence `since`, or a part of that."""
 
     info: NodeInfo

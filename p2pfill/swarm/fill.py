@@ -632,11 +632,10 @@ class Fill:
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
         mine = self._masters.assignment()[scope] | self._freed
-        if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
-            mine = self._freed.copy()
-        elif scope in self.ways.closed:
+        if scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again.
-            mine = mine | self._masters.nominal_share()[scope]
+            by_choice = scope == Scope.ORIGIN and self.ways.is_left_to_reader
+            mine = self._freed.copy() if by_choice else mine | self._masters.nominal_share()[scope]
         elif self.ways.is_settling(now, scope):
             mine = mine & self._masters.nominal_share()[scope]
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))

@@ -418,21 +418,21 @@ class Service:
         if not report.since:
             state.unconfirmed = set(state.titles)
         said = {title.title: title for title in report.titles}
-        state.unconfirmed -= said.keys()
         gone = set(report.gone)
-        if not report.more:
-            gone |= state.unconfirmed
-            state.unconfirmed = set()
+        if state.unconfirmed:
+            state.unconfirmed -= said.keys()
+            if not report.more:
+                gone |= state.unconfirmed
+                state.unconfirmed = set()
         gone &= state.titles.keys()
-        dirty = self._dirty_titles[state.info.id]
-        dirty |= gone
-        dirty |= {title for title, one in said.items() if _is_news(state.titles.get(title), one)}
+        news = gone | {title for title, one in said.items() if _is_news(state.titles.get(title), one)}
         state.titles.update(said)
         for title in gone:
             del state.titles[title]
         state.applied = report.sequence
-        if changed := gone | said.keys():
-            self._update_rosters([state.info.id], changed)
+        if news:
+            self._dirty_titles[state.info.id] |= news
+            self._update_rosters([state.info.id], news)
             self._note_withdrawn(state)
         return True
 
@@ -666,7 +666,7 @@ def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:
 
 
 def _is_news(before: TitleReport | None, after: TitleReport) -> bool:
-    """Tell whether the catalogue is to remember a report; progress is told again after a restart."""
+    """Tell whether a report is more than progress: the catalogue remembers it, and rosters may follow from it."""
     if before is None or (before.state, before.number) != (after.state, after.number):
         return True
     return holds(before) != holds(after)

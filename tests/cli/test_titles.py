@@ -54,7 +54,7 @@ def test_publish_as_json(tree: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(arguments) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["title"] == Manifest.decode(out.read_bytes()).title_id.hex()
-    assert (record["files"], record["chunks"], record["chunk_size"]) == (3, 5, 65536)
+    assert (record["files"], record["chunks"], record["chunk_size"]) == (3, 6, 65536)
     assert record["skipped"] == ["link (link to a directory)"]
 
 
@@ -74,7 +74,7 @@ def test_verify_tells_right_from_wrong(tree: Path, capsys: pytest.CaptureFixture
     assert not record["ok"]
     assert record["missing"] == ["empty"]
     assert record["wrong_size"] == [{"path": "sub dir/größe.txt", "expected": 5, "actual": 4}]
-    assert [fault["chunk"] for fault in record["bad"]] == [0, 1]
+    assert [fault["chunk"] for fault in record["bad"]] == [0, 2]
     assert captured.err.count("\n") == 1
 
     assert main(["verify", str(tree), str(out)]) == 1

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.process
 
 ALL = ("a1", "a2", "b1", "b2", "hub")
 
+WITHOUT_RANGE = 2
+"""Copies of a title that may leave an origin without Range: caches that ask before they know it get whole files too."""
+
 
 @contextmanager
 def tmpfs(path: Path, options: str) -> Iterator[Path]:
@@ -177,8 +180,11 @@ def test_nginx_as_origin(
     fleet.order(title, [origin.url])
     reports = fleet.live(ALL, title)
     taken = sum(report["bytes_origin"] for report in reports.values())
-    assert taken == title.size
-    assert all(report["duplicate_bytes"] == 0 for report in reports.values())
+    if location.startswith("max_ranges"):
+        assert taken <= WITHOUT_RANGE * title.size
+    else:
+        assert taken == title.size
+        assert all(report["duplicate_bytes"] == 0 for report in reports.values())
 
 
 @pytest.mark.parametrize("settings", [{"break_every": 3}, {"break_every": 3, "ranges": False}])
@@ -190,4 +196,5 @@ def test_origin_that_breaks_off(
     fleet.order(title, [origin.url])
     reports = fleet.live(ALL, title)
     assert origin.broken
-    assert sum(report["bytes_origin"] for report in reports.values()) == title.size
+    taken = sum(report["bytes_origin"] for report in reports.values())
+    assert title.size <= taken <= (title.size if origin.ranges else WITHOUT_RANGE * title.size)

@@ -35,7 +35,7 @@ def test_a_mistyped_origin_ends_no_cache(tmp_path: Path, make_title: Callable[..
 
         # Into the database, as a tracker without the check would have written it. The title is there by now.
         assert fleet.tracker.end() == 0
-        record = FillRecord("badbadbadbad", FillRequest(bad.id, "all", [MISTYPED]), time.time())
+        record = FillRecord("badbadbadbad", FillRequest(bad.id, "all", [MISTYPED]), time.time(), number=1)
         with closing(sqlite3.connect(tmp_path / "tracker.db")) as db, db:
             db.execute("INSERT INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
             pairs = [(record.fill_id, name) for name in ("a1", "a2")]

