@@ -163,13 +163,15 @@ def test_each_byte_leaves_a_store_once_that_fails_one_request_in_five(
         front.close()
         fleet.close()
     assert sum(front.failed[how] for how in ("500", "503", "silence", "cut")) > front.requests / 10
-    size = title.manifest.size
+    # A chunk for which a request is silent for too long is asked for by another cache, or anew: few, so here of one
+    # in fifty each.
+    size, hedges = title.manifest.size, 3 * title.manifest.chunk_size
     kept = sum(report["bytes_origin"] for report in reports.values())
-    assert size <= kept <= 1.02 * size, reports
-    # Nothing leaves twice but what was cut, and of that only what had not arrived.
-    assert front.sent <= 1.02 * size
+    assert size <= kept <= size + hedges, reports
+    # Nothing leaves twice but for those, and what was cut, of that only what had not arrived.
+    assert front.sent <= size + hedges
     twice = sum(report["duplicate_bytes"] for report in reports.values())
-    assert twice <= 0.02 * size + front.cut, (twice, front.cut)
+    assert twice <= hedges + front.cut, (twice, front.cut)
 
 
 def test_no_credential_gets_to_the_tracker(
