@@ -22,6 +22,10 @@ TITLE_BYTES_MAX: Final = CHUNK_SIZE_MAX * CHUNK_COUNT_MAX
 """128 TiB: more than any cache's disk."""
 
 FILE_COUNT_MAX: Final = 1 << 20
+DIRECTORY_COUNT_MAX: Final = 1 << 20
+"""All that files and empty directories lie in, at any depth: each is made on every cache."""
+DIRECTORY_BYTES_MAX: Final = 256 * MIB
+"""Their paths together, since they are looked at side by side: a short manifest can name a tree of many long ones."""
 EMPTY_DIRECTORY_COUNT_MAX: Final = 1 << 16
 """Far more than a tree has; unlike files they are kept as texts."""
 PATH_BYTES_MAX: Final = 4096

@@ -113,13 +113,20 @@ def find_collision(files: Sequence[str], directories: Sequence[str]) -> tuple[st
 
 
 def directories_of(paths: Iterable[str]) -> set[str]:
-    """Return all that these lie in, at any depth."""
+    """Return all that these lie in, at any depth. Raises `ManifestError` where that is too much."""
     found: set[str] = set()
+    size = 0
     for path in paths:
         directory = path.rpartition("/")[0]
         # One that is in has brought those above along.
         while directory and directory not in found:
             found.add(directory)
+            size += len(directory)
+            if size > limits.DIRECTORY_BYTES_MAX or len(found) > limits.DIRECTORY_COUNT_MAX:
+                raise ManifestError(
+                    f"there are too many directories: at most {limits.DIRECTORY_COUNT_MAX} are allowed, with paths of "
+                    f"{limits.DIRECTORY_BYTES_MAX} bytes in all"
+                )
             directory = directory.rpartition("/")[0]
     return found
 

@@ -184,11 +184,12 @@ class TrackerAgent:
                     filling.withdraw()
             self._ordered = {}
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
-        async with ErrorBoundary(self._node.log, "show what is ordered"):
-            await self._node.titles.set_orders(self._ordered)
+        # Before anything is waited for: what is ordered from now on is not evicted.
         known = self._node.titles.orders
         if is_complete or known is not None:
             self._node.titles.orders = ordered if is_complete else {**(known or {}), **ordered}
+        async with ErrorBoundary(self._node.log, "show what is ordered"):
+            await self._node.titles.set_orders(self._ordered)
         for title in orders.withdrawn:
             await self._remove(title)
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
@@ -205,7 +206,9 @@ class TrackerAgent:
             title_id = title_id_from_hex(title)
             bounds = ErrorBoundary(self._node.log, f"remove withdrawn title {title}", partial(titles.refuse, title_id))
             async with bounds:
-                if (filling := titles.fill_of(title_id)) is not None and not filling.done.is_set():
+                filling = titles.fill_of(title_id)
+                # A repair may never end, once nobody holds the title any more; the eviction ends it.
+                if filling is not None and not filling.done.is_set() and not filling.task.repairs:
                     filling.withdraw()
                     await filling.ended.wait()
                 if titles.phase_of(title_id) is not TitlePhase.EVICTING:
@@ -226,11 +229,12 @@ class TrackerAgent:
             filling.set_origins(order.origins)
             self._node.titles.note_order(title_id)
             return
-        if self._node.titles.phase_of(title_id) is TitlePhase.REPAIRING:
+        stored, phase = self._node.titles.stored(title_id), self._node.titles.phase_of(title_id)
+        if phase is TitlePhase.REPAIRING or (phase is TitlePhase.LIVE and stored is not None and stored.takes_writes):
             await self._node.titles.repair(title_id)  # once more: the disk may take it now
             return
-        stored = self._node.titles.stored(title_id)
-        if stored is None or not stored.live:
+        # Whole on disk and yet not live: the order was withdrawn while it was being shown.
+        if stored is None or not stored.live or phase is TitlePhase.ABSENT:
             # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
             self._node.activate(title_id)
             try:

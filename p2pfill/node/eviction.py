@@ -110,7 +110,9 @@ class Evictor:
                 if await trio.to_thread.run_sync(self._store.free_bytes) >= free_bytes:
                     break
                 # Looked at anew for each: what is deleted takes a while, and the next may be in use, or wanted, by now.
-                if self.may_go(candidate.title_id) and not await self._is_open(candidate.title_id):
+                title_id = candidate.title_id
+                # And once more after the look at its files, which waits: it may have been ordered meanwhile.
+                if self.may_go(title_id) and not await self._is_open(title_id) and self.may_go(title_id):
                     self._log.warning(
                         "title %s goes, since room is needed and nobody has ordered it; last used %s",
                         candidate.title_id.hex(), time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(candidate.used_at)),

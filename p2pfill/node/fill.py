@@ -142,6 +142,11 @@ class FillDriver:
         if self.task.fault is not None:
             raise self.task.fault
 
+    @property
+    def origin_urls(self) -> list[str]:
+        """The URLs of its origins, what is secret in them included."""
+        return self._origins.urls()
+
     def set_origins(self, urls: Iterable[str]) -> None:
         """Use these origins besides those already known."""
         with self.bounds:

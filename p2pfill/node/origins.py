@@ -93,6 +93,11 @@ class Origins:
         """Return what people should know of an origin though it works."""
         return self._remarks.get(name, "")
 
+    def urls(self) -> list[str]:
+        """Return the URLs, what is secret in them included: for another fill of the same title."""
+        with self._lock:
+            return list(self._urls.values())
+
     def close(self) -> None:
         """End all reads."""
         with self._lock:

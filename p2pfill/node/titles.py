@@ -467,10 +467,21 @@ class TitleRegistry:
             return
         if title.phase is TitlePhase.REPAIRING and title.fill is not None and title.fill.task.is_over:
             await title.fill.ended.wait()  # it may be writing yet
+
+        def is_over() -> bool:
+            """Tell whether the title is being removed, or was, while something was waited for."""
+            return title.phase is TitlePhase.EVICTING or title.stored is not stored
+
+        if is_over():
+            return
         there = [chunk for chunk in chunks if stored.have[chunk]]
         bad, lost = await trio.to_thread.run_sync(examine, stored, there)
+        if is_over():
+            return
         if bad or lost:
             gone = await trio.to_thread.run_sync(self._store.lose, stored, bad, lost)
+            if is_over():
+                return
             self._log.warning(
                 "title %r: %d of %d chunks are bad, and %d files lost; they are fetched anew, and the rest is served",
                 stored.manifest.name, len(gone), stored.manifest.chunk_count, len(lost),
@@ -483,7 +494,8 @@ class TitleRegistry:
 
     def _begin_repair(self, title: NodeTitle, stored: StoredTitle) -> None:
         stored.begin_again()
-        origins = list(title.fill.task.origins) if title.fill is not None else []
+        title.refusal = None
+        origins = title.fill.origin_urls if title.fill is not None else []
         members: tuple[NodeInfo, ...] = ()
         unlinked: tuple[str, ...] = ()
         holders: list[NodeInfo] = []

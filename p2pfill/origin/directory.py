@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,8 @@ class DirectoryBackend:
         watch.count(requests=1)
         name = self.name_of(part.entry.path)
         try:
+            if not stat.S_ISREG(os.stat(name).st_mode):
+                raise ValueError("it is no plain file")  # opening a pipe would wait for somebody to write
             # All at once, which is faster: see docs/experiments.md, "Disks and the page cache".
             data = self._read_numbered(name, part) if _NUMBERED.search(name) else self._read(name, part)
         except FileNotFoundError as error:

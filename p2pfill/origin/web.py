@@ -63,6 +63,10 @@ _DRAIN_BYTES_MAX: Final = 16 * 1024
 _READ_BYTES: Final = 256 * 1024
 """What is read into place at a time: between two of these a read that is not wanted any more ends."""
 
+_TRAILERS_MAX: Final = 100
+"""As many as the library takes of headers."""
+_TRAILER_BYTES_MAX: Final = 64 * 1024 + 1
+
 _INFORMS_MAX: Final = 8
 """Answers that only inform, as Early Hints, before the one that counts."""
 
@@ -361,11 +365,22 @@ class _Answer:
             self._wire.close()
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose trailers have an end: the library reads them for as long as they come."""
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(_TRAILERS_MAX):
+            line = self.fp.readline(_TRAILER_BYTES_MAX)
+            if line in (b"\r\n", b"\n", b""):
+                return
+        raise http.client.HTTPException("trailers without an end")
+
+
 def _read_head(wire: Wire, method: str, proxy: Proxy | None) -> http.client.HTTPResponse:
     """Return an answer of which the head has come. Raises `TryAgain`, `OriginCancelled`."""
     sock: Any = wire  # of a socket it only uses `makefile`
     for _ in range(_INFORMS_MAX):
-        response = http.client.HTTPResponse(sock, method=method)
+        response = _Response(sock, method=method)
         try:
             response.begin()
         except (http.client.HTTPException, ValueError) as error:

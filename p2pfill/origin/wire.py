@@ -73,6 +73,8 @@ class Exchange:
 
     def heard(self, count: int) -> None:
         """Take note of bytes. Raises `TryAgain` where too few come."""
+        if self.watch.is_stopped():
+            raise OriginCancelled(f"{self._name}: reading was cancelled")
         now = time.monotonic()
         self._heard_at, self._is_told = now, False
         if self._is_head:
@@ -162,6 +164,8 @@ class Wire:
         try:
             self._sock.settimeout(self._connect_max_s)
             self._sock = context.wrap_socket(self._sock, server_hostname=host)
+            # What came before, of a proxy or of somebody on the way to it, is no part of what is said under TLS.
+            self._reader = _Reader(_Received(self), _HEAD_BYTES)
         except ssl.SSLCertVerificationError as error:
             cause = f"the certificate of {host} does not verify: {one_line(error.verify_message, 'no reason given')}"
             raise OriginRefused(f"{cause}; {_advice(error.verify_code)}", cause=cause) from error

@@ -92,10 +92,12 @@ def _same_files(files: Files, others: Files) -> array[int]:
     """Return for each of `files` which of `others` has the same path, size and time; -1 where none has."""
     found = array("i", [-1]) * len(files)
     rest = enumerate(others.records())
-    number, other = next(rest)
+    number, other = next(rest, (-1, None))
     for index, record in enumerate(files.records()):
-        while other[0] < record[0]:
-            number, other = next(rest, (-1, ("\U0010ffff", 0, 0, False)))
+        while other is not None and other[0] < record[0]:
+            number, other = next(rest, (-1, None))
+        if other is None:
+            break
         if other[:3] == record[:3]:
             found[index] = number
     return found

@@ -19,6 +19,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Final, NamedTuple
@@ -32,7 +33,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
-from p2pfill.model.paths import find_collision, show
+from p2pfill.model.paths import directories_of, find_collision, show
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
     FILE_FLAGS,
@@ -181,6 +182,8 @@ class Store:
         manifest = title.manifest
         directory = self.root / "titles" / manifest.title_id.hex()
         with self._lock, translated(f"repair title {manifest.name!r}"):
+            if title.closed:
+                raise StoreError(f"title {manifest.name!r} is closed")  # it was removed meanwhile
             if title.live and not directory.exists():
                 make_directory(directory)
                 directory_fd = os.open(directory, DIRECTORY_FLAGS)
@@ -417,9 +420,10 @@ class Store:
             message = f"cannot {doing}: only {free} bytes are free; free some space or use another disk"
             raise DiskFullError(message, needed + _SPARE_BYTES)
         # Some file systems have no fixed number of files and say 0 of 0.
-        if status.f_files and len(manifest.files) > status.f_favail:
+        count = len(manifest.files) + _directory_count(manifest)
+        if status.f_files and count > status.f_favail:
             raise StoreError(
-                f"cannot {doing}: only {status.f_favail} of its {len(manifest.files)} files can still be made there; "
+                f"cannot {doing}: only {status.f_favail} of its {count} files and directories can still be made there; "
                 "delete some files or use another disk"
             )
         try:
@@ -501,11 +505,14 @@ def _find_collision(manifest: Manifest) -> tuple[str, str] | None:
 
 def _space_needed(manifest: Manifest, block_bytes: int) -> int:
     """Return the bytes on disk that the files of a title take, which come in whole blocks."""
-    blocks, directories = 0, set(manifest.files.directories)
-    for path, size, _, _ in manifest.files.records():
-        blocks += -(-size // block_bytes)
-        directories.add(path.rpartition("/")[0])
-    return (blocks + len(directories)) * block_bytes
+    blocks = sum(-(-size // block_bytes) for _, size, _, _ in manifest.files.records())
+    return (blocks + _directory_count(manifest)) * block_bytes
+
+
+def _directory_count(manifest: Manifest) -> int:
+    files = manifest.files
+    paths = chain((record[0] for record in files.records()), files.directories)
+    return len(directories_of(paths)) + len(files.directories)
 
 
 def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:

@@ -442,6 +442,9 @@ class Fill:
                 self._out.append(actions.CancelRequest(request.number, request.source))
                 self._drop(request)
                 break
+        if chunk in self._copied:
+            self._copied.discard(chunk)
+            self.ledger.release(chunk)
         self.ledger.request(chunk)
         self.ledger.verify(chunk)
         self._fresh.append(chunk)

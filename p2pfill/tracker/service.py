@@ -568,7 +568,7 @@ class Service:
         """
         state = self.node(node_id)
         with trio.move_on_after(min(max(wait_s, 0.0), ORDERS_WAIT_S_MAX)):
-            while state.version == after and not self._closing:
+            while self.nodes.get(node_id) is state and state.version == after and not self._closing:
                 await state.changed.wait()
         if self.nodes.get(node_id) is not state:
             raise RequestRefused(f"node {node_id} was removed", 404)

@@ -113,7 +113,7 @@ def holders(service: Service, title: str) -> TitleHolders:
     fills = [fill for fill in service.fills.values() if fill.request.title == record.title]
     return TitleHolders(
         title=record,
-        fills=sorted(fills, key=lambda fill: -fill.number),
+        fills=[_without_secrets(fill) for fill in sorted(fills, key=lambda fill: -fill.number)],
         holders=[
             TitleHolder(node_id, state.alive, report.state, report.have_bytes, report.number)
             for node_id, state, report in reports

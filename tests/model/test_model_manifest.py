@@ -218,6 +218,13 @@ def test_too_many_empty_directories_are_refused(monkeypatch: pytest.MonkeyPatch)
         Manifest.decode(wire())
 
 
+@pytest.mark.parametrize("limit", ["DIRECTORY_COUNT_MAX", "DIRECTORY_BYTES_MAX"])
+def test_too_many_directories_in_all_are_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(limits, limit, 20)
+    with pytest.raises(ManifestError, match="too many directories"):
+        Manifest.decode(wire(directories=["/".join(["d"] * 30)]))
+
+
 def test_a_manifest_of_an_older_release_says_what_to_do() -> None:
     old = msgspec.msgpack.encode(["p2pfill-manifest-1", "t", CHUNK, "blake3", [["a", 1]], bytes(16), bytes(32)])
     with pytest.raises(ManifestError, match="older release; publish the title again"):

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import TitleReport
 from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store.mending import MEND
 from p2pfill.store.publish import publish
@@ -280,3 +282,22 @@ async def test_what_rots_during_a_repair_is_repaired_too(tmp_path: Path, manifes
         await repairs.wait()
         repairs.fill.ledger.check()
     assert verify_tree(live, manifest).ok
+
+
+async def test_a_repair_without_a_source_keeps_no_title_from_being_removed(tmp_path: Path, manifest: Manifest) -> None:
+    async with node_at(tmp_path) as node:
+        await (await node.start_fill(manifest, [str(tmp_path / "src")])).wait()
+        (tmp_path / "src").rename(tmp_path / "away")
+        flip(tmp_path / "a1" / "live" / "film" / "a.bin", 10 * CHUNK)
+        await look(node, manifest)
+        assert phase(node, manifest) is TitlePhase.REPAIRING
+        stored = node.titles.stored(manifest.title_id)
+        assert stored is not None
+        agent = TrackerAgent(node, "http://127.0.0.1:1")
+        await agent._remove(manifest.title_id.hex())
+        assert phase(node, manifest) is TitlePhase.ABSENT
+        assert not (tmp_path / "a1" / "live" / "film").is_symlink()
+        # What was looking at it meanwhile makes nothing of it anew.
+        with pytest.raises(StoreError, match="closed"):
+            node.store.lose(stored, [1], [])
+        assert not list((tmp_path / "a1" / "titles").iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import socket
 import ssl
@@ -413,6 +414,60 @@ def test_a_tunnel_through_a_proxy(start: Start, make_title: Any, proxy: Any, tls
     assert read_all(origin, title) == 200_000
     origin.close()
     assert {request.target for request in through.seen} == {f"127.0.0.1:{server.port}"}
+
+
+def test_what_a_proxy_says_before_tls_is_not_of_the_origin(
+    start: Start, make_title: Any, proxy: Any, tls: Any, monkeypatch: Any
+) -> None:
+    title = make_title({"big": blob(200_000)})
+    server = start(serve(title.stream), tls.context())
+
+    def tunnel(request: Request, connection: socket.socket) -> bool:
+        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
+            connection.sendall(head(200) + head(404, Content_Length=0))
+            back = threading.Thread(target=pump, args=(beyond, connection))
+            back.start()
+            pump(connection, beyond)
+            back.join()
+        return False
+
+    proxy(tunnel, "https_proxy")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
+    origin = open_origin(server.url, settings=QUICK)
+    assert read_all(origin, title) == 200_000
+    origin.close()
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_trailers_without_an_end_hold_no_thread(start: Start, make_title: Any, cancels: bool) -> None:
+    title = make_title({"big": blob(CHUNK)})
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        connection.sendall(head(200, Transfer_Encoding="chunked") + b"3\r\nabc\r\n0\r\n")
+        while not over.wait(0.01):
+            connection.sendall(b"X: " + b"y" * 60_000 + b"\r\n")
+        return False
+
+    over, cancelled, listener = threading.Event(), threading.Event(), Listener()
+    listener.is_cancelled = cancelled.is_set  # type: ignore[method-assign]
+    origin = open_origin(start(answer).url, settings=QUICK)
+    if cancels:
+        threading.Timer(0.2, cancelled.set).start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(OriginCancelled if cancels else OriginUnavailable):
+            origin.read_chunk(title.manifest, 0, listener)
+    finally:
+        over.set()
+    assert time.monotonic() - began < (4 if cancels else 60)
+
+
+def test_a_pipe_in_a_directory_is_no_file(make_title: Any) -> None:
+    title = make_title({"big": blob(CHUNK)})
+    (title.root / "big").unlink()
+    os.mkfifo(title.root / "big")
+    with pytest.raises(OriginRefused, match="no plain file"):
+        open_origin(str(title.root), settings=QUICK).read_chunk(title.manifest, 0)
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from p2pfill.errors import StoreError
 from p2pfill.model import limits
+from p2pfill.model.files import Files
 from p2pfill.model.manifest import Manifest
 from p2pfill.store import Store, StoredTitle, publish
-from p2pfill.store.reuse import Reuse
+from p2pfill.store.reuse import Reuse, _same_files
 
 CHUNK = limits.CHUNK_SIZE_MIN
 
@@ -183,3 +184,9 @@ def test_only_what_is_lacking_is_looked_for_and_only_below_the_same_name(store: 
     shutil.rmtree(store.root / "live" / "t", ignore_errors=True)
     (store.root / "live" / "t").unlink()
     assert store.reusable(title) is None
+
+
+def test_names_of_the_last_characters_there_are_end_the_comparison() -> None:
+    records = [(path, 1, 5, False) for path in ("a", "b", "\U0010ffffa")]
+    assert list(_same_files(Files(records), Files(records[:1]))) == [0, -1, -1]
+    assert list(_same_files(Files(records[1:]), Files(records))) == [1, 2]

@@ -652,3 +652,15 @@ def test_what_is_being_copied_is_not_asked_for_and_what_was_not_right_is() -> No
     assert fill.reused_bytes == 5 * CHUNK_SIZE
     assert world.from_origin == 7
     assert fill.duplicate_bytes == 0
+
+
+def test_a_chunk_that_comes_of_the_origin_while_it_is_to_be_copied_is_taken_in() -> None:
+    """An origin without Range sends what nobody has asked for, too."""
+    world = World({"a": ["a1"]}, chunk_count=4)
+    fill = world.fills["a1"]
+    fill.handle(0.0, events.ReuseBegun(range(4)))
+    world.tell("a1", events.ChunkFound(1))
+    world.tell("a1", events.ReuseEnded([0, 1], [2, 3]))
+    world.run(until=world.now + 5)
+    assert fill.ledger.is_complete()
+    assert fill.reused_bytes == CHUNK_SIZE

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -142,3 +143,22 @@ async def test_the_calls(client: TrackerClient, make: Any) -> None:
     with pytest.raises(TrackerRefused) as refused:
         await client.delete_node("n1")
     assert refused.value.status == 409
+
+
+async def test_what_holds_a_title_shows_no_secret_and_a_removed_node_is_told_at_once(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service, make, 1)
+        beat(service, make, 0, 1)
+        await service.add_fill(FillRequest(title, "all", ["https://origin.example/{path}?sig=SECRET"]))
+        assert b"SECRET" not in msgspec.json.encode(views.holders(service, title))
+        service.node("n000").alive = False
+        with trio.fail_after(5.0):
+            async with trio.open_nursery() as nursery:
+
+                async def poll() -> None:
+                    with pytest.raises(RequestRefused, match="removed"):
+                        await service.wait_orders("n000", service.node("n000").version, 60.0)
+
+                nursery.start_soon(poll)
+                await trio.testing.wait_all_tasks_blocked()
+                await service.delete_node("n000")
