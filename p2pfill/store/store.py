@@ -512,7 +512,7 @@ def _space_needed(manifest: Manifest, block_bytes: int) -> int:
 def _directory_count(manifest: Manifest) -> int:
     files = manifest.files
     paths = chain((record[0] for record in files.records()), files.directories)
-    return len(directories_of(paths)) + len(files.directories)
+    return 1 + len(directories_of(paths)) + len(files.directories)
 
 
 def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:
