@@ -449,7 +449,7 @@ async def test_a_stalled_stream_is_given_up(
 async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
     stalled: data.Receiver | data.Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It is looked at after one second and after two. Half a second each way is left to a machine that does other things.
+    # It is looked at after one second and after two; half a second each way is left to a machine that is busy.
     monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 1.0)
     monkeypatch.setattr(plane_module, "FROZEN_S", 0.25)
 
