@@ -449,17 +449,17 @@ async def test_a_stalled_stream_is_given_up(
 async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
     stalled: data.Receiver | data.Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It is looked at after one second and after two; half a second each way is left to a machine that is busy.
+    # It is looked at after one second and after two, or somewhat later on a machine that is busy.
     monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 1.0)
     monkeypatch.setattr(plane_module, "FROZEN_S", 0.25)
 
     async def stop_for_a_while() -> None:
         await trio.sleep(1.5)
-        time.sleep(1.0)  # noqa: ASYNC251 (that is what it is to do)
+        time.sleep(1.6)  # noqa: ASYNC251 (that is what it is to do)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_for_a_while)
-        with trio.move_on_after(3.0) as scope:
+        with trio.move_on_after(3.8) as scope:
             await stalled.run()
     assert scope.cancelled_caught
 
