@@ -69,15 +69,17 @@ class Stream(Uploader, ABC):
     async def _run(self) -> None:
         """Have the stream served until it ends; raises what ended it, `TransferError` where it stands still."""
         try:
+            # Before a thread serves it: what moves at once has moved within the first look, too.
+            moved_bytes = self.moved_bytes
             self.plane.add(self)
             while not self._ended.is_set():
-                moved_bytes = self.moved_bytes
                 until = trio.current_time() + PROGRESS_TIMEOUT_S
                 with trio.move_on_at(until):
                     await self._ended.wait()
+                before, moved_bytes = moved_bytes, self.moved_bytes
                 if trio.current_time() > until + FROZEN_S:
                     continue  # this program was stopped, and what has come meanwhile is unread yet
-                if not self._ended.is_set() and self.is_inside_chunk() and self.moved_bytes == moved_bytes:
+                if not self._ended.is_set() and self.is_inside_chunk() and moved_bytes == before:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:
             is_served_no_more, self.closed = self.closed, True
