@@ -63,8 +63,6 @@ class Watch:
         self.bytes_passed = 0
         """Of that, what belongs to other chunks and was of use."""
         self.requests = 0
-        self.is_pieced = False
-        """A part of it came of more than one answer."""
         self.moved_at = time.monotonic()
         """When the last byte came; before the first one, when the read began."""
         self.failure: OriginError | None = None

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from p2pfill.errors import DiskFullError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, eviction, open_node
 from p2pfill.node.titles import TitlePhase
@@ -171,6 +172,25 @@ async def test_before_the_tracker_has_said_what_it_wants_nothing_goes(tmp_path: 
             assert await node.evictor.candidates() == []
             assert not await node.evictor.make_room(1 << 60)
             assert shown(tmp_path) == {"film"}
+
+
+async def test_what_is_ordered_while_its_files_are_looked_at_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_title(tmp_path, "film")
+    async with node_with_tracker(tmp_path) as (node, client):
+        await withdraw(node, client, [await fill(tmp_path, node, client, manifest)], 0)
+        assert [one.title_id for one in await node.evictor.candidates()] == [manifest.title_id]
+
+        async def ordered_meanwhile(title_id: TitleId) -> bool:
+            title = title_id.hex()
+            await client.post_fill(FillRequest(title=title, selector="all", origins=[]))
+            await until(lambda: title_id in (node.titles.orders or {}))
+            return False
+
+        monkeypatch.setattr(node.evictor, "_is_open", ordered_meanwhile)
+        assert not await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
 
 
 @pytest.mark.parametrize("is_first", [True, False])

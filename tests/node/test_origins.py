@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import SourceReport
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.origins import Origins
 from p2pfill.store.publish import publish
 
 CHUNK = 65536
@@ -191,3 +193,13 @@ async def test_a_signed_url_is_secret(tmp_path: Path, start: Any, caplog: pytest
     assert b"/titles/{path}" in recorded
     assert b"secret" not in recorded
     assert "secret" not in caplog.text
+
+
+def test_another_fill_of_a_title_gets_whole_urls_and_people_get_names() -> None:
+    stored: Any = SimpleNamespace(manifest=SimpleNamespace(name="film"))
+    origins = Origins(stored, logging.getLogger())
+    url = "https://origin.example/{path}?sig=SECRET"
+    names = origins.add([url])
+    assert "SECRET" not in names[0]
+    assert origins.urls() == [url]
+    assert Origins(stored, logging.getLogger()).add(origins.urls()) == names
