@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import trio
+from tracker.services import publish, service_on
 
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker import views
-from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.service import Service
-
-
-@asynccontextmanager
-async def service_on(path: Path) -> AsyncIterator[Service]:
-    catalogue = Catalogue.open(f"sqlite:///{path}")
-    try:
-        yield Service(catalogue, await catalogue.load(), heartbeat_s=2.0)
-    finally:
-        await trio.to_thread.run_sync(catalogue.close)
-
-
-async def publish(service: Service, make: Any, chunks: int) -> str:
-    """Publish a version of `film`, which is another title for each number of chunks."""
-    manifest = make.manifest(chunks=chunks)
-    title: str = manifest.title_id.hex()
-    await service.add_title(title, manifest, manifest.encode())
-    return title
 
 
 def beat(service: Service, make: Any, node: str, sequence: int, *titles: TitleReport) -> None:
