@@ -904,6 +904,8 @@ async def test_an_answer_that_cannot_be_read_in_part_is_taken_in_part(
 async def test_an_answer_that_cannot_be_read_ends_nothing(
     answer: bytes, titles: list[Title], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A title whose manifest cannot be read either is tried again with the next answer, as it is when a poll ends.
+    monkeypatch.setattr("p2pfill.node.agent.POLL_S", 0.2)
     async with with_tracker(tmp_path) as (_, client):
         asked: list[str] = []
         real = TrackerClient._fetch
