@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.reasons import Remarks, Stall, reasons
 from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_rate, show_seconds
 
@@ -34,6 +34,12 @@ BAR_WIDTH_MIN: Final = 4
 BAR_WIDTH_MAX: Final = 24
 FIGURES_WIDTH: Final = 72
 """What the other columns take: on a terminal of 80 the bar is short, but no figure is cut."""
+
+COLUMNS: Final = (
+    Column("cache"), Column("isp", 4), Column("state"), Column("", 5), Column("", 0, is_right=True),
+    Column("rate", 1, is_right=True), Column("peer", 3, is_right=True), Column("regional", 2, is_right=True),
+    Column("origin", 2, is_right=True),
+)  # fmt: skip
 
 STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "filling": "cyan", "repairing": "yellow"}
 
@@ -58,22 +64,15 @@ def fill_table(status: FillStatus, *, rows_max: int = 1000, width: int = 96) -> 
     hidden = len(nodes) - rows_max
     if hidden > 0:
         nodes = sorted(nodes, key=lambda node: node.report.have_bytes if node.report else 0)[:rows_max]
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name, narrowest in (("cache", 5), ("isp", 5), ("state", 7)):
-        table.add_column(name, no_wrap=True, min_width=narrowest)
-    table.add_column("", width=bar_width)
-    for name in ("", "rate", "peer", "regional", "origin"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for node in nodes:
-        table.add_row(*_row(node, status.title_bytes, bar_width))
-    parts: list[RenderableType] = [table]
+    rows = [_row(node, status.title_bytes, bar_width) for node in nodes]
+    parts: list[RenderableType] = [table_within(width, COLUMNS, rows, gap=1)]
     if hidden > 0:
         parts.append(Text(f"and {plural(hidden, 'cache')} that are further", style="dim"))
     parts.append(Text(totals_line(status.totals)))
     return Group(*parts)
 
 
-def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[RenderableType, ...]:
+def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[Text | ProgressBar, ...]:
     state = state_of(node)
     report = node.report
     have = report.have_bytes if report else 0
@@ -85,7 +84,8 @@ def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[Renderab
         Text(state, style=STATE_STYLES.get(state, "")),
         ProgressBar(total=max(title_bytes, 1), completed=max(title_bytes, 1) if done else have, width=bar_width),
         Text(show_percent(have, title_bytes) if not done else "100 %"),
-        Text(show_rate(report.rate_bytes_s) if report and not done else ""),
+        # What a cache said last before its heartbeats stopped is no rate any more.
+        Text(show_rate(report.rate_bytes_s) if report and node.alive and not done else ""),
         *(Text(show_bytes(count) if count else "", style="" if count else "dim") for count in tiers),
     )
 

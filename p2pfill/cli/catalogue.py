@@ -235,7 +235,8 @@ def list_nodes(tracker: str, *, as_json: bool) -> None:
         if as_json:
             _print_json(nodes)
             return
-        Console().print(nodes_table(nodes, len(nodes)))
+        console = Console()
+        console.print(nodes_table(nodes, len(nodes), console.width))
 
     _run(tracker, work)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
+from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
 from p2pfill.errors import ConfigError
@@ -82,7 +83,7 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
         )
     ]
     if status.nodes:
-        parts += [Text(""), nodes_table(status.nodes, rows_max)]
+        parts += [Text(""), nodes_table(status.nodes, rows_max, width)]
     for fill in status.fills:
         request = fill.fill.request
         head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
@@ -99,21 +100,20 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     return Group(*parts)
 
 
-def nodes_table(nodes: list[NodeStatus], rows_max: int) -> Table:
-    """Return caches as a table, one a line."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cache", "isp", "region", "cluster", "address", "seen"):
-        table.add_column(name, no_wrap=True)
-    for name in ("live", "filling", "uploads", "uploaded", "scrubbed", "lag"):
-        table.add_column(name, justify="right", no_wrap=True)
+def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> RenderableType:
+    """Return caches as a table, one a line, of at most `width` characters."""
+    columns = [
+        Column("cache"), Column("isp", 1), Column("region", 4), Column("cluster", 8), Column("address", 5),
+        Column("seen"), Column("live", 0, is_right=True), Column("filling", 0, is_right=True),
+        Column("uploads", 3, is_right=True), Column("uploaded", 2, is_right=True), Column("scrubbed", 7, is_right=True),
+        Column("lag", 6, is_right=True),
+    ]  # fmt: skip
+    rows = []
     for node in nodes[:rows_max]:
         info = node.info
         host = f"[{info.host}]" if ":" in info.host else info.host
-        seen = Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red")
         live = sum(title.state == "live" for title in node.titles)
-        table.add_row(
-            *(Text(printable(text)) for text in (info.id, info.isp, info.region, info.cluster, f"{host}:{info.port}")),
-            seen,
+        figures = (
             str(live),
             str(len(node.titles) - live),
             f"{node.upload_active}+{node.upload_queued}",
@@ -121,7 +121,15 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int) -> Table:
             show_bytes(node.scrubber.checked_bytes) if node.scrubber.began_at else "",
             show_micros(node.loop_lag.p99_us),
         )
-    return table
+        rows.append(
+            [
+                *(Text(printable(text)) for text in (info.id, info.isp, info.region, info.cluster)),
+                Text(printable(f"{host}:{info.port}")),
+                Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red"),
+                *map(Text, figures),
+            ]
+        )
+    return table_within(width, columns, rows)
 
 
 # ---- explain
@@ -172,9 +180,10 @@ def explanation_view(found: Explanation) -> RenderableType:
     head.append(found.title[:16], style="dim")
     parts: list[RenderableType] = [head]
     if found.report is not None:
-        parts += _report_lines(found.report)
+        parts += _report_lines(found.report, is_alive=found.node.alive)
         if found.report.sources:
-            parts += [Text("\nWhere its bytes came from", style="bold"), _taken_table(found.report)]
+            table = _taken_table(found.report, is_alive=found.node.alive)
+            parts += [Text("\nWhere its bytes came from", style="bold"), table]
     if found.sources:
         parts += [Text("\nSources now, best first", style="bold"), _sources_table(found)]
     if found.notes:
@@ -183,13 +192,13 @@ def explanation_view(found: Explanation) -> RenderableType:
     return Group(*parts)
 
 
-def _report_lines(report: TitleReport) -> list[RenderableType]:
-    line = Text("state ")
+def _report_lines(report: TitleReport, *, is_alive: bool) -> list[RenderableType]:
+    line = Text("state " if is_alive else "dead; its last state ")
     line.append(report.state, style=STATE_STYLES.get(report.state, ""))
     line.append(
         f": {show_percent(report.have_bytes, report.title_bytes)}, {report.have_chunks} of {report.chunk_count} chunks"
     )
-    if report.state != "live" and report.rate_bytes_s >= 1:
+    if is_alive and report.state != "live" and report.rate_bytes_s >= 1:
         left = max(0, report.title_bytes - report.have_bytes)
         line.append(f", {show_rate(report.rate_bytes_s)}, about {show_seconds(left / report.rate_bytes_s)} to go")
     if report.started_at and report.finished_at:
@@ -202,21 +211,22 @@ def _report_lines(report: TitleReport) -> list[RenderableType]:
     return [line, Text(tiers)]
 
 
-def _taken_table(report: TitleReport) -> Table:
+def _taken_table(report: TitleReport, *, is_alive: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("source", "left"), ("tier", "left"), ("bytes", "right"), ("rate", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
-    table.add_column("in flight", justify="right")
-    table.add_column("state")
+    table.add_column("source", overflow="fold")
+    table.add_column("tier")
+    for name in ("bytes", "rate", "in flight"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for source in sorted(report.sources, key=lambda source: -source.bytes):
-        state = source.state if not source.reason else f"{source.state}: {source.reason}"
         table.add_row(
             Text(printable(source.id)),
             source.tier,
             show_bytes(source.bytes),
-            show_rate(source.rate_bytes_s),
-            str(source.in_flight),
-            Text(printable(state), style="" if source.state == "ok" else "yellow"),
+            show_rate(source.rate_bytes_s) if is_alive else "",
+            str(source.in_flight) if is_alive else "",
+            # The reason is among the notes.
+            Text(printable(source.state), style="" if source.state == "ok" else "yellow"),
         )
     return table
 
@@ -224,7 +234,7 @@ def _taken_table(report: TitleReport) -> Table:
 def _sources_table(found: Explanation) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
-    table.add_column("source")
+    table.add_column("source", overflow="fold")
     table.add_column("tier")
     table.add_column("chunks", justify="right")
     table.add_column("reason")

@@ -518,9 +518,7 @@ class Fill:
         self._masters.reinstate(now, self.me.id)
         self._masters.claims.time_s = self._patience_s + crossing_s(sources, now, size)
         self._masters.claims.look(now)
-        for _, node_id in self._masters.claims.broken():
-            if (claimant := self.sources.get(node_id)) is not None and not claimant.fault_reason:
-                claimant.fault_reason = "says that it fetches chunks that do not come"
+        self._note_broken_claims()
         self._masters.look_at_ways(now)
         if self.is_held:
             return
@@ -535,6 +533,15 @@ class Fill:
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
         for late, source in find_overdue(sources, now, size, self._patience_s):
             self._move(now, late, source)
+
+    def _note_broken_claims(self) -> None:
+        """Note who has claimed chunks in vain, for people; where the origin fails here or there, that is why."""
+        if Scope.ORIGIN in self.ways.closed:
+            return
+        for _, node_id in self._masters.claims.broken():
+            is_at_fault = Scope.ORIGIN not in self._masters.closed.get(node_id, ())
+            if is_at_fault and (claimant := self.sources.get(node_id)) is not None and not claimant.fault_reason:
+                claimant.fault_reason = "says that it fetches chunks that do not come"
 
     def _lacking(self) -> Bitmap:
         """Return the chunks that are not verified here."""

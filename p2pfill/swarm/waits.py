@@ -9,9 +9,6 @@ from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.ways import Ways
 
-REASON_CHARS_MAX = 160
-"""What is shown of an origin's own words: a line."""
-
 
 def count_waits(
     ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, *, is_held: bool
@@ -33,7 +30,8 @@ def count_waits(
     waits = {
         "a more urgent title": held_back,
         "room at a peer": in_isp.count(),
-        f"the origin, which cannot be reached from here: {ways.reason[:REASON_CHARS_MAX]}": unreachable.count(),
+        # Why it cannot be is said once, with the source.
+        "the origin, which cannot be reached from here": unreachable.count(),
         f"the ISP's fill master{'' if ways.is_left_to_reader else _who_cannot(masters)}": others.count(),
         "a source beyond the ISP": mine.count(),
         "bytes on their way": ledger.counts[ChunkState.REQUESTED],

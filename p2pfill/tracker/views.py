@@ -78,7 +78,8 @@ def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgres
         return "kept"
     if now > deadline:
         return "missed"
-    left_s = [(r.title_bytes - r.have_bytes) / r.rate_bytes_s for r in reports if r.rate_bytes_s >= 1]
+    moving = [node.report for node in nodes if node.alive and node.report and node.report.rate_bytes_s >= 1]
+    left_s = [(report.title_bytes - report.have_bytes) / report.rate_bytes_s for report in moving]
     return "late" if now + max(left_s, default=0.0) > deadline else "due"
 
 
@@ -229,8 +230,11 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         notes.extend(
             f"{count} chunks came from further out: {why}." for why, count in sorted(report.escalations.items())
         )
-        bad = [source for source in report.sources if source.state != "ok"]
-        notes.extend(f"Source {source.id} is {source.state}: {source.reason or 'no reason given'}." for source in bad)
+        for source in report.sources:
+            if source.state != "ok":
+                notes.append(f"Source {source.id} is {source.state}: {source.reason or 'no reason given'}.")
+            elif source.reason:
+                notes.append(f"Source {source.id}: {source.reason}.")
     return Explanation(
         node=node_status(state),
         title=title,

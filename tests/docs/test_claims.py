@@ -333,7 +333,7 @@ def test_columns_of_status_and_explain_are_described() -> None:
     node = NodeStatus(info, True, 0.0, 0.0, 1, [report], 0, 0, 0)
     source = RankedSource(0, "b1", "peer", False, 4, "same ISP")
     console = Console(file=io.StringIO(), width=200, record=True)
-    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node])))
+    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node]), width=200))
     console.print(explanation_view(Explanation(node, "0" * 64, "film", [], report, [source], [])))
     lines = console.export_text().splitlines()
     headers = [line for line in lines if re.match(r"\s*(cache|source)\s+(isp|tier)", line)]

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.ids import NodeId
+from p2pfill.model.manifest import Manifest, layout
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.swarm import events
 from p2pfill.swarm.claims import CLAIM_S, Claims
+from p2pfill.swarm.election import Scope
+from p2pfill.swarm.fill import Fill
 
 TIME_S = 7.0
 
@@ -75,3 +84,26 @@ def test_what_has_arrived_is_claimed_by_nobody_and_memory_ends() -> None:
     claims.look(3 * TIME_S)
     assert not list(claims.broken())
     assert not claims._made
+
+
+def claimed_in_vain(*happened: events.Event) -> str:
+    """Return what a cache says of another one that has claimed a chunk for long, and nothing came of it."""
+    manifest = Manifest("t", 65536, layout([("a", 65536 * 4)]), bytes(64), bytes(128))
+    me, other = (NodeInfo(NodeId(name), "isp", "r") for name in ("a1", "a2"))
+    fill = Fill(manifest, me, FillPolicy(), random.Random(1), 0.0, Bitmap(4))
+    fill.handle(0.0, events.RosterChanged((me, other)))
+    fill.handle(0.0, events.CacheConnected(other))
+    for now in range(40):
+        fill.handle(float(now), events.ChunksClaimed("a2", (1,)))
+        for event in happened:
+            fill.handle(float(now), event)
+        fill.poll_actions(float(now))
+    return fill.sources["a2"].fault_reason
+
+
+def test_who_claims_in_vain_is_named_unless_the_origin_fails_here_or_there() -> None:
+    assert claimed_in_vain() == "says that it fetches chunks that do not come"
+    assert not claimed_in_vain(events.WaysReported("a2", (Scope.ORIGIN,)))
+    origin = events.OriginConfigured("http://o/")
+    assert claimed_in_vain(origin)
+    assert not claimed_in_vain(origin, events.OriginFailing("http://o/", "connection refused"))

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.reports import LoopLag, TitleReport
+from p2pfill.model.reports import LoopLag, SourceReport, TitleReport
 from p2pfill.tracker import openapi, views
 from p2pfill.tracker.api import Api
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
@@ -220,6 +220,24 @@ async def test_progress_is_summed_by_tier_and_explained(client: TrackerClient, m
     whole = await client.status()
     assert [node.info.id for node in whole.nodes] == ["n1", "n2"]
     assert whole.fills[0].totals == status.totals
+
+
+async def test_why_a_source_is_not_used_is_said_once_and_whole(client: TrackerClient, make: Any) -> None:
+    title = await publish(client, make)
+    reason = "connection refused, " * 20
+    sources = [
+        SourceReport("http://origin/", "origin", state="failing", reason=reason),
+        SourceReport("http://other/", "origin", reason="has no Range"),
+        SourceReport("n2", "peer"),
+    ]
+    waits = {"the origin, which cannot be reached from here": 3}
+    report = TitleReport(title, "filling", 4, 1, waits=waits, sources=sources)
+    await client.heartbeat(make.report(make.info("n1"), 1, report))
+    notes = (await client.explain("n1", title)).notes
+    assert sum("refused" in note for note in notes) == 1
+    assert f"Source http://origin/ is failing: {reason}." in notes
+    assert "Source http://other/: has no Range." in notes
+    assert not any("n2" in note for note in notes)
 
 
 @pytest.mark.parametrize(
