@@ -25,7 +25,7 @@ from p2pfill.protocol import messages as m
 from p2pfill.protocol import rules, tokens
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
 from p2pfill.protocol.link import state_diagram
-from p2pfill.swarm import claims, faults, interest, ways
+from p2pfill.swarm import claims, faults, interest, slow_peers, sources, ways
 from p2pfill.swarm import masters as swarm_masters
 from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.pacing import CLAIM_TIMES, STALL_CHUNKS
@@ -91,9 +91,17 @@ def test_every_clock_and_limit_that_the_docs_name_has_a_row() -> None:
 
 
 def test_figures_in_the_text_are_those_of_the_code() -> None:
-    assert f"the time in which {STALL_CHUNKS} chunks have been coming" in TEXT
+    assert f"{STALL_CHUNKS} * chunk_size / r where" in TEXT
+    assert f"{CLAIM_TIMES} * chunk_size / p. r is" in TEXT
+    assert sources.RATE_WEIGHT == 0.2  # "counts a fifth"
+    assert (sources.SLOW, sources.SLOW_S, sources.SLOW_OTHERS_MIN) == (5.0, 2.0, 2)
+    assert f"at least {1000 * sources.SAMPLE_S:.0f} ms" in TEXT
+    assert (slow_peers.LAG, slow_peers.LAG_CHUNKS) == (4.0, 8)
+    assert (slow_peers.LAG_PART, slow_peers.BEHIND_PART) == (1 / 16, 3 / 32)
+    assert (slow_peers.SPAN_S, slow_peers.SPAN_MAX_S, slow_peers.PACE_CHUNKS, slow_peers.COMPARED_MIN) == (2, 8, 32, 3)
+    assert swarm_masters.SENDS_SLOWLY == 2.0  # "less than half of what they have"
+    assert timing.FAILING_ATTEMPTS == 2  # "two attempts"
     assert f"chunk_size / {LEAST_RATE_BYTES_S:,} s" in TEXT
-    assert CLAIM_TIMES == 2  # "twice the time that the receiver's own chunks take"
     assert 1 << claims.DOUBLINGS_MAX == 1 << faults.DOUBLINGS_MAX == 64  # "up to 64 times"
     assert faults.REFUSALS_MAX == 3  # "three times in a row"
     codes = {code.value for code in m.GoodbyeCode}
@@ -127,6 +135,22 @@ def test_the_election_in_the_docs_is_right() -> None:
     }
     assert moved == {"a1": [], "a2": [6, 7], "b1": [], "c1": []}
     assert "With the way of `a1` to origins closed, its chunks 6 and 7 go to `a2`, and nothing else moves." in TEXT
+
+
+def test_the_example_with_exclusions_is_right() -> None:
+    """By an election that was written from the page alone, and by p2pfill's own."""
+    title = TitleId(bytes.fromhex(_title_id()))
+    rows = table_rows("| master of | with everybody |")
+    names = [name for name, *_ in rows]
+    members = [masters.Member(name, "isp-b" if name == "b1" else "isp-a", "eu") for name in names]
+    nodes = [NodeInfo(NodeId(member.name), member.isp, member.region) for member in members]
+    assert masters.quotas(2, [1.0] * 3) == [1, 1, 0]
+    for place, excluded in enumerate([(), ("a2",), ("a2", "a3")]):
+        theirs, ours = masters.Fleet(title, 8, members, excluded), Assignment(title, 8, nodes, excluded)
+        for member, node, (_, *cells) in zip(members, nodes, rows, strict=True):
+            shown = [int(chunk) for chunk in cells[place].split(", ") if chunk]
+            assert sorted(theirs.may_go(member)[masters.REGION]) == shown
+            assert list(ours.within(node)[Scope.REGION].indexes()) == shown
 
 
 def _title_id() -> str:
