@@ -24,6 +24,10 @@ from p2pfill.tracker.service import Service
 
 ISP_CACHES = 50
 
+TITLES = 4
+"""Who leads where differs with the title: with one a change may cost 28 elections, and with the next one 18. Over so
+many the sums for 1,000 and for 4,000 caches differ by a tenth at most."""
+
 LOTS = 200
 """Chunks where masters matter: four for each cache of an ISP."""
 
@@ -34,14 +38,18 @@ class Fleet:
     def __init__(self) -> None:
         self.now_s = 1000.0
         self.title = ""
+        """The last of `titles`; most tests have one."""
+        self.titles: list[str] = []
         self.reports: dict[str, NodeReport] = {}
         self.service: Service
 
-    async def begin(self, catalogue: Catalogue, make: Any, chunks: int) -> None:
+    async def begin(self, catalogue: Catalogue, make: Any, chunks: int, titles: int) -> None:
         self.service = Service(catalogue, await catalogue.load(), heartbeat_s=2.0, now=lambda: self.now_s)
-        manifest = make.manifest(chunks=chunks)
-        self.title = manifest.title_id.hex()
-        await self.service.add_title(self.title, manifest, manifest.encode())
+        for number in range(titles):
+            manifest = make.manifest(f"film{number}", chunks=chunks)
+            self.title = manifest.title_id.hex()
+            self.titles.append(self.title)
+            await self.service.add_title(self.title, manifest, manifest.encode())
 
     def beat(self, node_id: str, *titles: TitleReport, isp: int = 0, host: str = "10.0.0.1") -> None:
         before = self.reports.get(node_id)
@@ -54,7 +62,8 @@ class Fleet:
     async def grow(self, caches: int) -> None:
         for number in range(caches):
             self.beat(f"c{number:05}", isp=number // ISP_CACHES)
-        await self.service.add_fill(FillRequest(self.title, "all", ["http://origin/"]))
+        for title in self.titles:
+            await self.service.add_fill(FillRequest(title, "all", ["http://origin/"]))
 
     def order(self, node_id: str) -> Order:
         (order,) = self.service.orders(node_id)
@@ -68,11 +77,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet_of(tmp_path: Path, make: Any, caches: int, chunks: int = 4) -> AsyncIterator[Fleet]:
+async def fleet_of(tmp_path: Path, make: Any, caches: int, chunks: int = 4, titles: int = 1) -> AsyncIterator[Fleet]:
     catalogue = Catalogue.open(f"sqlite:///{tmp_path}/{caches}.db")
     try:
         fleet = Fleet()
-        await fleet.begin(catalogue, make, chunks)
+        await fleet.begin(catalogue, make, chunks, titles)
         await fleet.grow(caches)
         yield fleet
     finally:
@@ -127,14 +136,14 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
     count(borders.Tree, "around")
     work = []
     for caches in (1000, 4000):
-        async with fleet_of(tmp_path, make, caches, LOTS) as fleet:
-            fleet.order("c00000")  # the first answer of all works out the borders
+        async with fleet_of(tmp_path, make, caches, LOTS, TITLES) as fleet:
+            fleet.service.orders("c00000")  # the first answer of all works out the borders
             told: list[Counter[str]] = []
             for deed in ("poll", "progress", "join", "leave"):
                 counts.clear()
                 for number in range(10):
                     if deed == "poll":
-                        fleet.order(f"c{37 * number:05}")
+                        fleet.service.orders(f"c{37 * number:05}")
                     elif deed == "progress":
                         fleet.beat(f"c{37 * number:05}", TitleReport(fleet.title, "filling", LOTS, 1))
                     elif deed == "join":
@@ -154,13 +163,13 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
     for change in changes:
         # Among the ISPs of the region, and among regions; in the ISP, and in those that lead for other lots by that.
         # Who stands in for whom is as it was.
-        assert change["elect"] == 2 * 10
-        assert 10 <= change["elect_masters"] <= 8 * 10
+        assert change["elect"] == 2 * 10 * TITLES
+        assert 10 * TITLES <= change["elect_masters"] <= 8 * 10 * TITLES
         assert change["rank"] == 0
     for before, after in zip(few, many, strict=True):
         for what in after:
-            # Of four times as many caches. Who stands in for whom differs with the title, so it is not just as much.
-            assert after[what] <= 2 * before[what]
+            # Of four times as many caches.
+            assert after[what] <= 1.5 * before[what]
 
 
 async def test_who_comes_or_goes_wakes_its_isp_and_its_neighbours_only(tmp_path: Path, make: Any) -> None:
