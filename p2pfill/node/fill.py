@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
 
+import msgspec
 import trio
 
 from p2pfill.engine.engine import Engine
@@ -30,6 +31,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origins import Origins
 from p2pfill.origin import OriginError
+from p2pfill.store.tally import Tally
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.recording import RecordingFill
@@ -84,8 +86,10 @@ class FillDriver:
         """Set when the title is live or the fill has failed."""
         self.ended = trio.Event()
         """Set when nothing is read, written or committed any more."""
-        self.started_at = time.time()
-        self.finished_at = 0.0
+        self._before = stored.tally
+        self.started_at = self._before.started_at or time.time()
+        # The times of the fill that a repair mends stand.
+        self.finished_at = self._before.finished_at if stored.live else 0.0
         self.bounds = ErrorBoundary(log, f"fill title {self.manifest.name!r}", self.fail)
         self._engine = engine
         self._wake = wake
@@ -103,13 +107,6 @@ class FillDriver:
         origins.found = self._found
         origins.has_no_range = self._has_no_range
         task.origin_news = self._origins.take_news
-
-    def follow(self, before: FillDriver) -> None:
-        """Count on from an earlier fill of the title, and let its times stand: this one repairs what that one made."""
-        self.started_at, self.finished_at = before.started_at, before.finished_at
-        self.fill.bytes_by_scope.update(before.fill.bytes_by_scope)
-        self.fill.escalations.update(before.fill.escalations)
-        self.fill.duplicate_bytes = before.fill.duplicate_bytes
 
     # ---- for people and for programs that embed the node
 
@@ -203,7 +200,7 @@ class FillDriver:
         chunks, self.task.to_commit = self.task.to_commit, []
         if chunks and self.stored.takes_writes and not isinstance(self.task.fault, StoreError):
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self.stored.commit, chunks)
+                await trio.to_thread.run_sync(self._store, chunks, self.tally())
 
     def perform(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive | EndFill) -> None:
         """Begin with what the engine wants done."""
@@ -249,10 +246,14 @@ class FillDriver:
         began = trio.current_time()
         # Shielded: chunks that are on the way to the thread must not be lost to a cancel.
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self.stored.commit, chunks)
+            await trio.to_thread.run_sync(self._store, chunks, self.tally())
         now = trio.current_time()
         self._engine.committed(now, self.task, chunks, now - began)
         self._wake()
+
+    def _store(self, chunks: list[int], tally: Tally) -> None:
+        self.stored.commit(chunks)
+        self.stored.keep_tally(tally)
 
     async def _begin_write_out(self, chunks: list[int]) -> None:
         # In a thread that waits where the disk's queue is full: what comes meanwhile goes with the next call.
@@ -263,8 +264,14 @@ class FillDriver:
         self._wake()
 
     async def _go_live(self) -> None:
+        tally = self.tally()
+
+        def show() -> None:
+            self.stored.go_live()
+            self.stored.keep_tally(msgspec.structs.replace(tally, finished_at=tally.finished_at or time.time()))
+
         try:
-            await trio.to_thread.run_sync(self.stored.go_live)
+            await trio.to_thread.run_sync(show)
         except StoreError:
             if self.stored.have.all():
                 raise
@@ -326,6 +333,20 @@ class FillDriver:
         began, before = self._samples[0]
         return (have_bytes - before) / max(now - began, 1e-3) if not self.done.is_set() else 0.0
 
+    def tally(self) -> Tally:
+        """Return what has come of the title from where, over this fill and those before it on this disk."""
+        fill, before = self.fill, self._before
+        return Tally(
+            bytes_peer=before.bytes_peer + fill.bytes_by_scope[Scope.ISP],
+            bytes_regional=before.bytes_regional + sum(fill.bytes_by_scope[s] for s in (Scope.REGION, Scope.WORLD)),
+            bytes_origin=before.bytes_origin + fill.bytes_by_scope[Scope.ORIGIN],
+            duplicate_bytes=before.duplicate_bytes + fill.duplicate_bytes,
+            reused_bytes=before.reused_bytes + fill.reused_bytes,
+            escalations=dict(Counter(before.escalations) + fill.escalations),
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
+
     def report(self) -> TitleReport:
         """Return how far this fill is, for the tracker."""
         self._note_end()
@@ -345,18 +366,11 @@ class FillDriver:
             have_chunks=have,
             have_bytes=have_bytes,
             title_bytes=self.manifest.size,
-            bytes_peer=fill.bytes_by_scope[Scope.ISP],
-            bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
-            bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
-            duplicate_bytes=fill.duplicate_bytes,
-            reused_bytes=fill.reused_bytes,
             rate_bytes_s=self._rate(have_bytes),
-            escalations=dict(fill.escalations),
             waits=fill.waits(),
             sources=sources,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
             error=self.error,
+            **msgspec.structs.asdict(self.tally()),
         )
 
 

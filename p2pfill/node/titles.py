@@ -20,6 +20,7 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfill.engine.engine import Engine
@@ -237,7 +238,8 @@ class TitleRegistry:
             return TitleReport(name, "failed", error=fill.error or "its state cannot be told")
         if title.stored is not None:
             size, count = title.stored.manifest.size, title.stored.manifest.chunk_count
-            report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size)
+            tally = msgspec.structs.asdict(title.stored.tally)
+            report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size, **tally)
             report.number = numbers.taken(title.title_id)
             return report
         return None
@@ -393,8 +395,6 @@ class TitleRegistry:
             # Not before: what cannot be begun leaves the title where it is.
             if title.phase is not TitlePhase.REPAIRING:
                 title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
-            if repairs and title.fill is not None:
-                driver.follow(title.fill)
             self._nursery.start_soon(driver.bounds.run, driver.run)
         return driver
 

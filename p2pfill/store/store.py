@@ -2,6 +2,7 @@
 
     root/lock                               held while a Store is open
     root/filling/<id>/{manifest,journal,files/…}     a fill; the journal is made last, so without one it never began
+    root/filling/<id>/tally                 what has come from where (`store.tally`)
     root/titles/<id>/…                      the same directory, renamed when whole
     root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename (`store.names`)
 

@@ -30,6 +30,7 @@ from p2pfill.model.paths import directories_of
 from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated, write_all
 from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
+from p2pfill.store.tally import Tally, read_tally, write_tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,8 @@ class StoredTitle:
         self._lock = RLock()
         self._failed = ""
         self.live = journal is None
+        self.tally = read_tally(directory_fd)
+        """What has come of it from where, as it was kept last."""
         self.closed = False
         self._mend = mend
         self._write_locks: list[Lock] = []
@@ -284,6 +287,14 @@ class StoredTitle:
                         os.posix_fadvise(fd, 0, offset + length, os.POSIX_FADV_DONTNEED)
                     finally:
                         os.close(fd)
+
+    def keep_tally(self, tally: Tally) -> None:
+        """Keep what has come of the title from where; that the disk refuses costs a figure, and no more."""
+        with self._lock:
+            self.tally = tally
+            if not self.closed:
+                with suppress(OSError):
+                    write_tally(self._directory_fd, tally)
 
     def close(self) -> None:
         """Close all descriptors; those in use are closed when their users are done. May be called twice."""
