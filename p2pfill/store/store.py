@@ -240,7 +240,7 @@ class Store:
     def note_use(self, title_id: TitleId) -> None:
         """Keep that a title is in use now."""
         for place in ("titles", "filling"):
-            with suppress(FileNotFoundError), translated(f"note the use of title {title_id.hex()}"):
+            with translated(f"note the use of title {title_id.hex()}"), suppress(FileNotFoundError):
                 os.utime(self.root / place / title_id.hex())
 
     def uses(self) -> list[tuple[TitleId, float, int]]:
@@ -249,7 +249,7 @@ class Store:
         for place in ("titles", "filling"):
             for title_id in self._ids(place):
                 directory = self.root / place / title_id.hex()
-                with suppress(FileNotFoundError), translated(f"look at {str(directory)!r}"):
+                with translated(f"look at {str(directory)!r}"), suppress(FileNotFoundError):
                     found.append((title_id, directory.stat().st_mtime, self._size(title_id)))
         return found
 

@@ -229,6 +229,20 @@ def test_removal_goes_in_steps_and_a_stop_between_them_leaves_nothing_to_see(tmp
         assert not delete(2)
 
 
+async def test_the_use_of_a_title_is_kept_across_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = make_title(tmp_path, "film")
+    async with node_with_tracker(tmp_path) as (node, client):
+        await fill(tmp_path, node, client, manifest)
+        age(tmp_path, manifest, 10)
+        node.evictor.note_used(manifest.title_id)
+        await node.evictor._keep_uses()
+    with Store.open(tmp_path / "a1") as store:
+        (use,) = store.uses()
+        assert use[1] > time.time() - 600
+        store.note_use(TitleId(bytes(32)))  # one that has just gone
+    assert not [record for record in caplog.records if "use" in record.getMessage()]
+
+
 def test_a_full_disk_is_an_error_of_its_own() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT):
         assert isinstance(store_error("write", OSError(number, "")), DiskFullError)
