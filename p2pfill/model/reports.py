@@ -241,3 +241,5 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the node is to look at, until it has said what came of it."""
     withdrawn: list[str] = []
     """Titles that the node says something of and must not hold: it deletes them, their links first."""
+    pinned: list[str] = []
+    """Titles of which the node keeps what it has, if anything, though no order wants them."""

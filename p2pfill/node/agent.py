@@ -184,7 +184,12 @@ class TrackerAgent:
                     filling.withdraw()
             self._ordered = {}
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
-        # Before anything is waited for: what is ordered from now on is not evicted.
+        # Before anything is waited for: what is ordered or pinned from now on is not evicted.
+        pinned = set()
+        for title in orders.pinned:
+            with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
+                pinned.add(title_id_from_hex(title))
+        self._node.titles.pinned = frozenset(pinned)
         known = self._node.titles.orders
         if is_complete or known is not None:
             self._node.titles.orders = ordered if is_complete else {**(known or {}), **ordered}

@@ -1,11 +1,11 @@
 """Room for what is ordered: titles that no order wants any more go when it is needed, the longest unused first.
 
 They stay until then, since what was withdrawn today may be ordered tomorrow. They go when a fill finds the disk full,
-or when less is free than the floor. Never what an order wants, what fills, or what is in use: a chunk of it was sent
-to another cache within `IDLE_S`, or another process holds a file of it open. The kernel says that where it is asked
-for a write lease (fcntl(2), F_SETLEASE), also of processes of other users, whose /proc/*/fd cannot be read; where a
-file system has no leases, nobody is known to. Nothing goes before the tracker has said what is ordered, and so
-nothing at all in a node without one.
+or when less is free than the floor. Never what an order wants, what is pinned, what fills, or what is in use: a chunk
+of it was sent to another cache within `IDLE_S`, or another process holds a file of it open. The kernel says that where
+it is asked for a write lease (fcntl(2), F_SETLEASE), also of processes of other users, whose /proc/*/fd cannot be read;
+where a file system has no leases, nobody is known to. Nothing goes before the tracker has said what is ordered and
+pinned, and so nothing at all in a node without one.
 
 The last use of a title is the time of its directory, which is set when it is filled, and at most every `USE_S` while
 it is sent: no database, and copied with the files.
@@ -133,8 +133,11 @@ class Evictor:
         return sorted(found)
 
     def may_go(self, title_id: TitleId) -> bool:
-        """Tell whether no order wants a title, and no other cache is sent it."""
-        if self._titles.orders is None or title_id in self._titles.orders or title_id in self._being_sent():
+        """Tell whether no order wants a title, no pin holds it, and no other cache is sent it."""
+        titles = self._titles
+        if titles.orders is None or title_id in titles.orders or title_id in titles.pinned:
+            return False
+        if title_id in self._being_sent():
             return False
         if self._titles.phase_of(title_id) in (TitlePhase.FILLING, TitlePhase.EVICTING):
             return False

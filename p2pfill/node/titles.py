@@ -148,6 +148,8 @@ class TitleRegistry:
         self._titles: dict[TitleId, NodeTitle] = {}
         self.orders: Mapping[TitleId, Order] | None = None
         """What the tracker wants to be held here; None before it has said so."""
+        self.pinned: frozenset[TitleId] = frozenset()
+        """What stays though no order wants it."""
         self.make_room: Callable[[int], Awaitable[bool]] | None = None
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self._repairs = trio.Lock()

@@ -105,6 +105,16 @@ class Api:
         await self._service.withdraw(stood.title.title, urgent=number_of(request, "urgent", 0) != 0)
         return reply(stood)
 
+    async def pin_title(self, request: Request) -> Response:
+        """Pin a title."""
+        wanted, nodes_min = await read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
+        return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
+
+    async def unpin_title(self, request: Request) -> Response:
+        """Unpin a title."""
+        wanted = await read_json(request, records.PinRequest)
+        return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
+
     async def list_fills(self, request: Request) -> Response:
         """List fills."""
         return reply(records.Fills(views.all_fills(self._service)))

@@ -54,6 +54,7 @@ class _RawOrders(msgspec.Struct):
     orders: list[msgspec.Raw]
     scrubs: list[ScrubOrder] = []
     withdrawn: list[str] = []
+    pinned: list[str] = []
 
 
 class TrackerClient:
@@ -111,6 +112,17 @@ class TrackerClient:
         """Withdraw all orders of a title, `urgent` to have it deleted wherever it is. Returns what stood."""
         path = f"/v1/titles/{title}/withdraw?urgent={int(urgent)}"
         return await self._call("POST", path, records.TitleHolders)
+
+    async def pin(self, title: str, selector: str, *, nodes_min: int = 0) -> records.TitleRecord:
+        """Have nodes keep what they hold of a title though no order wants it; refused where fewer match."""
+        body = msgspec.json.encode(records.PinRequest(selector))
+        path = f"/v1/titles/{title}/pin?nodes_min={nodes_min}"
+        return await self._call("POST", path, records.TitleRecord, body=body)
+
+    async def unpin(self, title: str, selector: str = "") -> records.TitleRecord:
+        """Take back the pin of this selector, or all pins of a title."""
+        body = msgspec.json.encode(records.PinRequest(selector))
+        return await self._call("POST", f"/v1/titles/{title}/unpin", records.TitleRecord, body=body)
 
     async def delete_title(self, title: str) -> None:
         """Have the catalogue forget a title that nothing orders."""
@@ -251,7 +263,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
-    return ReadableOrders(raw.version, orders, raw.scrubs, raw.withdrawn, unreadable)
+    return ReadableOrders(raw.version, orders, raw.scrubs, raw.withdrawn, raw.pinned, unreadable)
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

@@ -25,6 +25,8 @@ class TitleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_count: int
     file_count: int
     added_at: float
+    pins: list[str] = []
+    """Selectors of the nodes that keep what they hold of it though no order wants it."""
 
 
 class Titles(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +89,8 @@ class TitleHolder(msgspec.Struct, forbid_unknown_fields=True):
     have_bytes: int
     number: int
     """Of the order that it has done, or is at."""
+    kept_by: list[Literal["order", "pin"]] = []
+    """What keeps it there when room is needed; empty: it goes then, unless it is in use."""
 
 
 class TitleHolders(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +154,13 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     nodes: list[NodeProgress]
     outlook: Outlook = ""
     """What has become, or will become, of the deadline; empty where there is none."""
+
+
+class PinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks the nodes that a selector means, now and later, to keep what they hold of a title, or no longer to."""
+
+    selector: str
+    """To unpin: that of a pin, or empty for all pins of the title."""
 
 
 class Fills(msgspec.Struct, forbid_unknown_fields=True):

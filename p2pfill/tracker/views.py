@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -115,12 +115,21 @@ def holders(service: Service, title: str) -> TitleHolders:
         title=record,
         fills=[_without_secrets(fill) for fill in sorted(fills, key=lambda fill: -fill.number)],
         holders=[
-            TitleHolder(node_id, state.alive, report.state, report.have_bytes, report.number)
+            TitleHolder(
+                node_id, state.alive, report.state, report.have_bytes, report.number,
+                _kept_by(service, state, record.title),
+            )
             for node_id, state, report in reports
             if report is not None and (holds(report) or report.state != "failed")
         ],
         withdrawn=record.title in service.withdrawn,
     )
+
+
+def _kept_by(service: Service, state: NodeState, title: str) -> list[Literal["order", "pin"]]:
+    """Return what keeps a title on a node when room is needed there."""
+    kept_by: list[Literal["order", "pin"]] = ["order"] if service.is_wanted(state.info.id, title) else []
+    return [*kept_by, "pin"] if title in state.pinned else kept_by
 
 
 def node_status(state: NodeState) -> NodeStatus:

@@ -193,6 +193,30 @@ async def test_what_is_ordered_while_its_files_are_looked_at_stays(
         assert shown(tmp_path) == {"film"}
 
 
+async def test_a_pin_keeps_a_title_until_it_is_taken_back(tmp_path: Path) -> None:
+    titles = [make_title(tmp_path, name) for name in ("film", "kept")]
+    ids = [manifest.title_id.hex() for manifest in titles]
+    async with node_with_tracker(tmp_path) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles]
+        await client.pin(ids[1], "id=a1", nodes_min=1)
+        await withdraw(node, client, fills, 0)
+        await until(lambda: titles[1].title_id in node.titles.pinned)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"kept"}
+    # A node that is started anew holds it too, also where nobody has told it of orders or pins yet.
+    config = NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker="http://127.0.0.1:9")
+    with trio.fail_after(LIMIT_S):
+        async with open_node(config) as node:
+            assert not await node.evictor.make_room(1 << 60)
+    async with node_with_tracker(tmp_path) as (node, client):
+        await until(lambda: node.titles.orders is not None)
+        assert not await node.evictor.make_room(1 << 60)
+        await client.unpin(ids[1])
+        await until(lambda: not node.titles.pinned)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == set()
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_an_order_that_cannot_be_read_may_want_anything(tmp_path: Path, is_first: bool) -> None:
     manifest = make_title(tmp_path, "film")
