@@ -20,6 +20,10 @@ from p2pfill.model.urgency import Urgency
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
 """`repairing`: viewers and other caches are served what is good of it, and the rest is fetched anew."""
 
+Keeper = Literal["", "order", "pin", "fill", "use", "unknown"]
+"""What keeps a title on a node when room is needed: an order, a pin, that it is being filled (or deleted already), that
+it is in use. `unknown`: the tracker has not said yet what is ordered. Empty: nothing."""
+
 
 def clipped(text: str, chars_max: int = limits.REASON_CHARS_MAX) -> str:
     """Return `text` as a report can carry it: not longer than that, and nothing in it that UTF-8 cannot say.

@@ -16,13 +16,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from blake3 import blake3
 
@@ -50,6 +50,7 @@ from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.reuse import Reuse
 from p2pfill.store.title import StoredTitle, preallocated
+from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
@@ -243,19 +244,37 @@ class Store:
             with translated(f"note the use of title {title_id.hex()}"), suppress(FileNotFoundError):
                 os.utime(self.root / place / title_id.hex())
 
-    def uses(self) -> list[tuple[TitleId, float, int]]:
-        """Return all titles on disk, live or filling: id, last use in seconds since the epoch, and bytes."""
+    def ids(self) -> list[TitleId]:
+        """Return all titles of which something is on disk."""
+        with translated(f"read {str(self.root)!r}"):
+            return list(dict.fromkeys(chain(self._ids("titles"), self._ids("filling"))))
+
+    def uses(self, ids: Iterable[TitleId]) -> list[TitleUse]:
+        """Return what the disk knows of the use of these titles, those left out that are gone."""
         found = []
-        for place in ("titles", "filling"):
-            for title_id in self._ids(place):
+        for title_id in ids:
+            for place in ("titles", "filling"):
                 directory = self.root / place / title_id.hex()
                 with translated(f"look at {str(directory)!r}"), suppress(FileNotFoundError):
-                    found.append((title_id, directory.stat().st_mtime, self._size(title_id)))
+                    found.append(use_of(title_id, directory, live=place == "titles"))
+                    break
         return found
 
-    def _size(self, title_id: TitleId) -> int:
-        title = self._open_titles.get(title_id)
-        return title.manifest.size if title is not None else 0
+    def title_meant(self, text: str) -> TitleId | None:
+        """Return the title that is meant by its id, its name, or a path of a file of it; None where none is.
+
+        The path is one below this directory, or begins with the name below live/, as in a URL.
+        """
+        place, rest = "live", text.removeprefix("/")
+        for root in (str(self.root), os.path.realpath(self.root)):
+            if text.startswith(f"{root}/"):
+                place, _, rest = text.removeprefix(f"{root}/").partition("/")
+        name = rest.partition("/")[0]
+        if not name or "\0" in name or place not in ("live", "titles"):
+            return None
+        with suppress(ConfigError):
+            return title_id_from_hex(name)
+        return self.names.shown(name) or self.names.shown(unquote(name))
 
     def is_open_elsewhere(self, title_id: TitleId) -> bool:
         """Tell whether another process has a file of a live title open, as far as the file system can say."""
@@ -263,7 +282,7 @@ class Store:
         if (title := self._open_titles.get(title_id)) is not None:
             title.let_go()
         return any(
-            _is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
+            is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
         )
 
     def close(self) -> None:
@@ -476,26 +495,6 @@ def _delete_some(directory: Path, count: int) -> bool:
                 if os.path.islink(path):
                     os.unlink(path)
             os.rmdir(parent)
-    return False
-
-
-def _is_open(path: str) -> bool:
-    """Tell whether somebody has a file open: only then the kernel refuses a lease for want of being alone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
-    except OSError:
-        return False
-    try:
-        # Who opens the file in this moment waits, and we are told so by a signal; SIGIO, the usual one, would end us.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # no leases here, or the file is another user's
-    finally:
-        os.close(fd)
     return False
 
 

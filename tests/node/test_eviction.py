@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from p2pfill.errors import DiskFullError
+from p2pfill.errors import ConfigError, DiskFullError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
-from p2pfill.node import Node, NodeConfig, eviction, open_node
+from p2pfill.model.reports import ScrubReport
+from p2pfill.node import Node, NodeConfig, eviction, in_use, open_node
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store import store as store_module
 from p2pfill.store.disk import store_error
@@ -48,15 +49,18 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def node_with_tracker(tmp_path: Path, free_bytes_min: int = 0) -> AsyncIterator[tuple[Node, TrackerClient]]:
+async def node_with_tracker(
+    tmp_path: Path, free_bytes_min: int = 0, in_use: in_use.InUse | None = None, in_use_command: str = ""
+) -> AsyncIterator[tuple[Node, TrackerClient]]:
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             serve = partial(serve_tracker, heartbeat_s=0.1)
             url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
             config = NodeConfig(
-                id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=url, free_bytes_min=free_bytes_min
-            )
-            async with open_node(config) as node, TrackerClient(url) as client:
+                id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=url, free_bytes_min=free_bytes_min,
+                in_use_command=in_use_command,
+            )  # fmt: skip
+            async with open_node(config, in_use=in_use) as node, TrackerClient(url) as client:
                 while not await client.nodes():
                     await trio.sleep(0.02)
                 yield node, client
@@ -261,10 +265,98 @@ async def test_the_use_of_a_title_is_kept_across_a_restart(tmp_path: Path, caplo
         node.evictor.note_used(manifest.title_id)
         await node.evictor._keep_uses()
     with Store.open(tmp_path / "a1") as store:
-        (use,) = store.uses()
-        assert use[1] > time.time() - 600
+        (use,) = store.uses(store.ids())
+        assert use.used_at > time.time() - 600
         store.note_use(TitleId(bytes(32)))  # one that has just gone
     assert not [record for record in caplog.records if "use" in record.getMessage()]
+
+
+def read(path: Path) -> None:
+    """Read a file as a web server does."""
+    with path.open("rb") as file:
+        file.read(1)
+
+
+async def test_what_viewers_have_read_last_goes_last(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("read", "unread", "sent")}
+    async with node_with_tracker(tmp_path) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        for manifest in titles.values():
+            age(tmp_path, manifest, 48)
+        # What this node reads itself is no use of a viewer's.
+        report = ScrubReport(1, titles["unread"].title_id.hex(), "checking")
+        await node.scrubber._obey(report)
+        assert report.checked_chunks == CHUNKS
+        path = tmp_path / "a1" / "live" / "read" / "m.bin"
+        assert path.stat().st_atime == path.stat().st_mtime
+        read(path)
+        if path.stat().st_atime == path.stat().st_mtime:
+            pytest.skip("the file system keeps no times of reading")
+        names = {manifest.title_id: name for name, manifest in titles.items()}
+        order = await node.evictor.candidates()
+        assert names[order[-1].title_id] == "read"
+        assert time.time() - 60 < order[-1].read_at <= time.time()
+        assert {use.read_at for use in order[:-1]} == {0.0}
+        assert all(use.size >= CHUNKS * CHUNK for use in order)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"read"}, "somebody reads it now"
+        an_hour_ago = time.time() - 3600
+        os.utime(path, (an_hour_ago, path.stat().st_mtime))
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == set()
+
+
+async def test_what_the_operators_command_names_stays(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("by-name", "by-id", "by-path", "by-url", "by url", "idle")}
+    lines = tmp_path / "lines"
+    async with node_with_tracker(tmp_path, in_use_command=f"cat '{lines}'") as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        with pytest.raises(StoreError, match="exit code 1"):
+            await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == titles.keys()
+        path = (tmp_path / "a1" / "live" / "by-path" / "m.bin").resolve()
+        lines.write_text(
+            f"by-name\n{titles['by-id'].title_id.hex()}\n{path}\n/by-url/m.bin\n/by%20url/x\n\0\n..\nnobody\n"
+        )
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == titles.keys() - {"idle"}
+
+
+async def test_a_program_that_embeds_a_node_says_what_is_in_use(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("film", "idle")}
+    async with node_with_tracker(tmp_path, in_use=lambda: ["film"]) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("/no/such/program", "No such file"),
+        ("sh -c 'sleep 60 & exec sleep 60'", "took longer"),
+        ("sh -c 'exec >&-; sleep 60'", "took longer"),
+        ("yes", "more than"),
+        ("false", "exit code 1"),
+    ],
+)
+def test_a_command_that_does_not_answer_is_bounded(
+    command: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_use, "ANSWER_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=fault):
+        list(in_use.asking(command)())
+    assert time.monotonic() - began < 10
+
+
+def test_a_command_that_cannot_be_read_is_wrong_configuration() -> None:
+    for command in ("echo 'film", "   "):
+        with pytest.raises(ConfigError, match="in_use_command"):
+            NodeConfig(id="a1", isp="isp-a", data="/srv/cache", in_use_command=command)
 
 
 def test_a_full_disk_is_an_error_of_its_own() -> None:
