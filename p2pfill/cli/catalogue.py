@@ -44,7 +44,7 @@ def _print_json(record: Any) -> None:
     print(msgspec.json.encode(record).decode())
 
 
-async def _confirm(what: str, *, yes: bool) -> None:
+async def confirm(what: str, *, yes: bool) -> None:
     """Ask before something is deleted. Raises `ConfigError` where nobody can answer, `CommandFailed` on a no."""
     if yes:
         return
@@ -191,7 +191,7 @@ def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes:
             Console().print(_head(found.title), _holders_table(found), sep="\n")
         if not dry_run:
             if urgent:
-                await _confirm(what, yes=yes)
+                await confirm(what, yes=yes)
             found = await client.withdraw(found.title.title, urgent=urgent)
         if as_json:
             _print_json(found)
@@ -217,7 +217,7 @@ def remove_title(name: str, tracker: str, *, dry_run: bool, yes: bool, as_json: 
         if title.pins:
             what += f", and its pins ({_pins(title)})"
         if not dry_run:
-            await _confirm(what, yes=yes)
+            await confirm(what, yes=yes)
             await client.delete_title(title.title)
         _outcome(title, what, dry_run=dry_run, as_json=as_json)
 
@@ -315,7 +315,7 @@ def remove_node(node_id: str, tracker: str, *, dry_run: bool, yes: bool, as_json
             raise CommandFailed(f"cache {node_id} is alive: stop it first, or it would come back at once")
         what = f"forget cache {node_id}, which was last seen {show_seconds(node.age_s)} ago"
         if not dry_run:
-            await _confirm(what, yes=yes)
+            await confirm(what, yes=yes)
             await client.delete_node(node_id)
         _outcome(node, what, dry_run=dry_run, as_json=as_json)
 

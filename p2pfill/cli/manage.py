@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, DryRun, Later, TrackerUrl, Yes
+from p2pfill.cli.options import AsJson, DryRun, Later, TrackerUrl, Yes, selector_of
 
-title = typer.Typer(help="List, show, pin, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+title = typer.Typer(
+    help="List, show, pin, evict, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True
+)
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 
@@ -65,6 +67,36 @@ def title_unpin(
     from p2pfill.cli.catalogue import unpin_title
 
     unpin_title(name, nodes, tracker_url, as_json=as_json)
+
+
+@title.command("evict", epilog=EXIT_CODES_HELP)
+def title_evict(
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Option("--nodes", metavar="SELECTOR", help="Which caches: an id, or a selector as for `fill --to`.")
+    ] = "all",
+    free: Annotated[
+        str, typer.Option("--free", metavar="SIZE", help="How much is to be free on each then, as in 20GiB.")
+    ] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="Exit code 4 after that.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have caches delete titles that nothing keeps, the longest unused first, until so much is free on each.
+
+    What is ordered, pinned or in use stays. With --dry-run nothing goes: it shows what would, in order, and what keeps
+    the rest; without --free it shows all that may go.
+    """
+    from p2pfill.cli.evict import evict_titles
+    from p2pfill.cli.text import parse_bytes
+
+    evict_titles(
+        selector_of(nodes), tracker_url, free_bytes=parse_bytes(free) if free else 0, dry_run=dry_run, yes=yes,
+        timeout_s=timeout_s, as_json=as_json,
+    )  # fmt: skip
 
 
 @title.command("withdraw", epilog=EXIT_CODES_HELP)

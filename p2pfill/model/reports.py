@@ -124,6 +124,49 @@ class ScrubReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     error: str = ""
 
 
+class EvictOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Asks a node to make room, or what would go if it did."""
+
+    number: int
+    """Of the request; a node does each once."""
+    free_bytes: int
+    """Titles go until so much is free."""
+    dry_run: bool = False
+    """Nothing goes; `free_bytes` 0 then asks for all that may."""
+
+
+class TitleFate(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What becomes of one title of a node when room is needed."""
+
+    title: str
+    name: str = ""
+    """Empty where the node does not know it, as of a title that it cannot open."""
+    size: int = 0
+    """On disk, as its files are."""
+    used_at: float = 0.0
+    """The last use that is known."""
+    kept_by: Keeper = ""
+    goes: bool = False
+    """It has gone, or would."""
+
+
+class EvictReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What has come of an `EvictOrder` so far."""
+
+    number: int
+    state: Literal["looking", "evicting", "done", "failed"]
+    """`done`: so much is free, or nothing else may go."""
+    free_bytes: int = 0
+    titles: list[TitleFate] = []
+    """What may go first, in the order in which it does, then what may not; the first `EVICT_TITLES_MAX`."""
+    more: int = 0
+    """Titles that are not in the list."""
+    gone: int = 0
+    """Titles that have gone; with a dry run, that would."""
+    gone_bytes: int = 0
+    error: str = ""
+
+
 class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a node's own round through all of its titles is. Times are 0 where there was none."""
 
@@ -155,6 +198,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     usage: Usage = Usage()
     scrubs: list[ScrubReport] = []
     scrubber: ScrubberReport = ScrubberReport()
+    evictions: list[EvictReport] = []
     since: int = 0
     """A heartbeat of this boot that the tracker has acknowledged; 0: this begins anew, and what was said before counts
     no more, but for what the pieces that follow say again."""
@@ -245,5 +289,7 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the node is to look at, until it has said what came of it."""
     withdrawn: list[str] = []
     """Titles that the node says something of and must not hold: it deletes them, their links first."""
+    evictions: list[EvictOrder] = []
+    """Room that the node is to make, until it has said what came of it."""
     pinned: list[str] = []
     """Titles of which the node keeps what it has, if anything, though no order wants them."""

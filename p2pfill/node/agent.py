@@ -21,6 +21,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.eviction import Evictor
+from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
@@ -47,6 +48,7 @@ class FillingNode(Protocol):
     titles: TitleRegistry
     scrubber: Scrubber
     evictor: Evictor
+    evictions: Evictions
 
     def heartbeat(self, *, follows: bool = False) -> NodeReport:
         """Return the next heartbeat; `follows`: the one before had more to say."""
@@ -200,6 +202,7 @@ class TrackerAgent:
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         if self._nursery is not None:
             self._node.scrubber.take(orders.scrubs, self._nursery)
+            self._node.evictions.take(orders.evictions, self._nursery)
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)

@@ -128,8 +128,8 @@ class Evictor:
         texts = {text.strip() for text in islice(in_use(), ANSWER_LINES_MAX)}
         return {found for text in texts if (found := self._store.title_meant(text)) is not None}
 
-    async def make_room(self, free_bytes: int) -> bool:
-        """Let titles go until so much is free, if there are any; tell whether one has gone.
+    async def make_room(self, free_bytes: int, note: Callable[[TitleUse], object] = lambda use: None) -> bool:
+        """Let titles go until so much is free, if there are any; tell whether one has gone. `note` is told of each.
 
         Raises `StoreError` where the disk refuses, or nobody says what is in use.
         """
@@ -147,8 +147,26 @@ class Evictor:
                         title_id.hex(), time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(candidate.used_at)),
                     )  # fmt: skip
                     await self.evict(title_id)
+                    note(candidate)
                     went = True
         return went
+
+    async def survey(self, count_max: int) -> tuple[list[tuple[TitleUse, Keeper]], int]:
+        """Return so many titles with what keeps them, what may go first and in order, and how many there are besides.
+
+        Raises `StoreError`.
+        """
+        candidates = await self.candidates()
+        if candidates:
+            await self._ask_in_use()
+        ids = await trio.to_thread.run_sync(self._store.ids)
+        known = {use.title_id for use in candidates}
+        kept = [title_id for title_id in ids if title_id not in known]
+        uses = candidates[:count_max]
+        uses += await self.uses(kept[: count_max - len(uses)])
+        found = [(use, await self.keeper(use)) for use in uses]
+        found.sort(key=lambda one: (one[1] != "", one[0].used_at))
+        return found, max(0, len(ids) - len(found))
 
     async def candidates(self) -> list[TitleUse]:
         """Return what may go, in the order in which it would, but for what turns out to be in use then.

@@ -32,6 +32,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.eviction import Evictor
+from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
@@ -80,6 +81,7 @@ class Node:
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
+        self.evictions = Evictions(self.evictor, self.titles, store, self.log)
         self.titles.make_room = self.evictor.make_room
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
@@ -295,6 +297,7 @@ class Node:
             usage=process_usage(),
             scrubs=self.scrubber.reports(),
             scrubber=self.scrubber.report(),
+            evictions=self.evictions.reports(),
         )
 
     @property

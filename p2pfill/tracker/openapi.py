@@ -147,6 +147,23 @@ OPERATIONS: Final = (
         response=records.ScrubStatus,
         errors=(400, 404),
     ),
+    Operation(
+        "post_eviction",
+        "POST",
+        "/v1/evictions",
+        "Have the nodes that match a selector make room, or say what would go.",
+        request=records.EvictRequest,
+        response=records.EvictStatus,
+        errors=(400, 413),
+    ),
+    Operation(
+        "get_eviction",
+        "GET",
+        "/v1/evictions/{eviction}",
+        "Show what has come of such a request to make room.",
+        response=records.EvictStatus,
+        errors=(400, 404),
+    ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
     Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
     Operation(
@@ -201,6 +218,7 @@ _PARAMETERS: Final = {
     "title": "Title id: 64 hexadecimal digits.",
     "node": "Node id.",
     "scrub": "Number of a scrub, as `POST /v1/titles/{title}/scrubs` returned it.",
+    "eviction": "Number of an eviction, as `POST /v1/evictions` returned it.",
     "fill": "Fill id, as `POST /v1/fills` returned it.",
 }
 

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
+from p2pfill.model.reports import EvictReport, LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -190,6 +190,33 @@ class ScrubStatus(msgspec.Struct, forbid_unknown_fields=True):
     nodes: list[NodeScrub]
     done: bool
     """All nodes have looked, and have the title whole again, or could not look."""
+
+
+class EvictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks the living nodes that a selector means to make room, or what would go if they did."""
+
+    selector: str
+    free_bytes: int = 0
+    """Titles go until so much is free on each."""
+    dry_run: bool = False
+    """Nothing goes; `free_bytes` 0 then asks for all that may."""
+
+
+class NodeEvict(msgspec.Struct, forbid_unknown_fields=True):
+    """What one node has done. `report` is None until it has begun."""
+
+    node: str
+    report: EvictReport | None = None
+
+
+class EvictStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """A request to make room, and what came of it."""
+
+    number: int
+    request: EvictRequest
+    nodes: list[NodeEvict]
+    done: bool
+    """All nodes have so much free, or could not make more."""
 
 
 class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):

@@ -36,10 +36,26 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
-from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_selector, check_title, require
+from p2pfill.tracker.checks import (
+    COUNTER_MAX,
+    RequestRefused,
+    check_fill,
+    check_report,
+    check_selector,
+    check_title,
+    require,
+)
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
-from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, ScrubStatus, TitleRecord
-from p2pfill.tracker.scrubs import Scrubs
+from p2pfill.tracker.records import (
+    EvictRequest,
+    EvictStatus,
+    FillCreated,
+    FillRecord,
+    FillRequest,
+    ScrubStatus,
+    TitleRecord,
+)
+from p2pfill.tracker.scrubs import Evictions, Scrubs
 from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
@@ -136,6 +152,7 @@ class Service:
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
         self.scrubs = Scrubs()
+        self.evictions = Evictions()
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
@@ -318,6 +335,16 @@ class Service:
             self._touch(node_id)
         return status
 
+    def add_eviction(self, request: EvictRequest) -> EvictStatus:
+        """Have the living nodes that match make room, or say what would go. Raises `RequestRefused`."""
+        nodes = self._matching(check_selector(request.selector))
+        require(0 <= request.free_bytes <= COUNTER_MAX, f"free_bytes of {request.free_bytes} is out of range")
+        require(request.dry_run or request.free_bytes > 0, "free_bytes: say how much is to be free")
+        status = self.evictions.add(self._next_version(), request, nodes)
+        for node_id in nodes:
+            self._touch(node_id)
+        return status
+
     async def pin(self, title: str, selector_text: str, nodes_min: int = 0) -> TitleRecord:
         """Have the nodes that match, now and later, keep what they hold of a title though no order wants it.
 
@@ -440,7 +467,8 @@ class Service:
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
             known = self._update(state, report)
         self._dirty_nodes.add(node_id)
-        if self.scrubs.note(node_id, report.scrubs):
+        closed = self.scrubs.note_scrubs(node_id, report.scrubs)
+        if self.evictions.note(node_id, report.evictions) or closed:
             self._touch(node_id)
             state = self.nodes[node_id]
         return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
@@ -631,6 +659,7 @@ class Service:
             orders=self.orders(node_id),
             scrubs=self.scrubs.orders_of(node_id),
             withdrawn=sorted(state.to_delete),
+            evictions=self.evictions.orders_of(node_id),
             pinned=sorted(state.pinned),
         )
 

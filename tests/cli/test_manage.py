@@ -73,6 +73,13 @@ def test_pins(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixture
     assert "order it again first" in run(fleet, capsys, "title", "pin", "film", code=1)
 
 
+def test_an_eviction_that_nobody_answers(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(fleet, capsys, "title", "evict", "--dry-run", "--timeout", "0.2", code=4)
+    assert "1 cache not done after 0.2 s, as a1" in said
+    assert "no running cache matches" in run(fleet, capsys, "title", "evict", "--dry-run", "--nodes", "zz", code=2)
+    assert "is no size" in run(fleet, capsys, "title", "evict", "--free", "much", code=2)
+
+
 def test_fills(fleet: Any, film: Path, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fill_id in run(fleet, capsys, "fills", "list")
     assert "1 of 1 live" in run(fleet, capsys, "fills", "show", fill_id)
