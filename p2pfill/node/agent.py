@@ -93,6 +93,9 @@ class TrackerAgent:
         self._ordered: dict[TitleId, int] = {}
         """The numbers of the orders that stand."""
         self._taken = trio.Event()
+        self._poll = trio.CancelScope()
+        self._again = False
+        """Whether the orders are to be taken once more though they are the same."""
 
     async def run(self) -> None:
         """Report and take orders until cancelled."""
@@ -156,10 +159,22 @@ class TrackerAgent:
             self._taken.set()
             self._taken = trio.Event()
 
+    def retry(self) -> None:
+        """Take the orders once more, also those that stand: what the disk has refused may go now."""
+        self._again = True
+        self._poll.cancel()
+
     async def _orders(self, version: int | None) -> Orders | None:
-        """Return the orders once they are others than those of `version`; None where the tracker has none to give."""
+        """Return the orders once they are others than those of `version`, or are to be taken once more.
+
+        None where the tracker has none to give.
+        """
         try:
-            return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+            if not self._again:
+                with trio.CancelScope() as self._poll:
+                    return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+            self._again = False
+            return await self._client.orders(self._node.info.id)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise

@@ -119,13 +119,17 @@ class Evictor:
             # Left alone then: a function of the embedder's may never return.
             found = await trio.to_thread.run_sync(self._titles_in_use, self._in_use, abandon_on_cancel=True)
         if scope.cancelled_caught:
-            raise StoreError(f"nobody has said within {ANSWER_S:g} s which titles are in use")
+            raise StoreError(f"nothing may go to make room: nobody has said within {ANSWER_S:g} s what is in use")
         self._answered_at = now
         for title_id in found:
             self.note_used(title_id)
 
     def _titles_in_use(self, in_use: InUse) -> set[TitleId]:
-        texts = {text.strip() for text in islice(in_use(), ANSWER_LINES_MAX)}
+        try:
+            texts = {text.strip() for text in islice(in_use(), ANSWER_LINES_MAX)}
+        except Exception as error:
+            # Whatever it is: the program that embeds the node has made it.
+            raise StoreError(f"nothing may go to make room, since nobody says what is in use: {error}") from error
         return {found for text in texts if (found := self._store.title_meant(text)) is not None}
 
     async def make_room(self, free_bytes: int, note: Callable[[TitleUse], object] = lambda use: None) -> bool:

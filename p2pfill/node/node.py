@@ -354,6 +354,7 @@ async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> Async
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
+                    node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
                 try:
                     yield node

@@ -49,7 +49,7 @@ from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import StoredTitle, preallocated
+from p2pfill.store.title import StoredTitle, chunks_of, preallocated
 from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
@@ -237,6 +237,22 @@ class Store:
         with translated(f"look how much is free in {str(self.root)!r}"):
             status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+    def needed_bytes(self, title: StoredTitle) -> int:
+        """Return what must be free for the rest of a title: its journal, and files that have no space of their own yet.
+
+        Too much rather than too little: a file of which a part is missing counts as a whole.
+        """
+        files, have, lost = title.manifest.files, title.have, title.lost_files
+        with translated(f"look how much is free in {str(self.root)!r}"):
+            block_bytes = os.statvfs(self.root).f_frsize
+        blocks = sum(
+            -(-files.size(index) // block_bytes)
+            for index in range(len(files))
+            if (index in lost or not (title.live or preallocated(files.size(index))))
+            and not all(have[chunk] for chunk in chunks_of(title.manifest, index))
+        )
+        return blocks * block_bytes + _SPARE_BYTES
 
     def note_use(self, title_id: TitleId) -> None:
         """Keep that a title is in use now."""

@@ -26,6 +26,7 @@ from p2pfill.store import store as store_module
 from p2pfill.store.disk import store_error
 from p2pfill.store.publish import publish
 from p2pfill.store.store import Store
+from p2pfill.store.title import PREALLOCATE_BYTES_MIN
 from p2pfill.store.verify import verify_tree
 from p2pfill.tracker.client import ReadableOrders, TrackerClient
 from p2pfill.tracker.records import FillRequest
@@ -357,6 +358,34 @@ def test_a_command_that_cannot_be_read_is_wrong_configuration() -> None:
     for command in ("echo 'film", "   "):
         with pytest.raises(ConfigError, match="in_use_command"):
             NodeConfig(id="a1", isp="isp-a", data="/srv/cache", in_use_command=command)
+
+
+def test_what_a_title_still_needs_is_what_has_no_space_yet(tmp_path: Path) -> None:
+    src = tmp_path / "src" / "mixed"
+    src.mkdir(parents=True)
+    (src / "big").write_bytes(os.urandom(2 * PREALLOCATE_BYTES_MIN))
+    (src / "small").write_bytes(os.urandom(CHUNK))
+    manifest = publish(src, name="mixed", chunk_size=CHUNK).manifest
+    with Store.open(tmp_path / "a1") as store:
+        stored = store.begin_fill(manifest)
+        spare = store_module._SPARE_BYTES
+        assert store.needed_bytes(stored) == spare + CHUNK
+        stored.write_chunk(manifest.chunk_count - 1, (src / "small").read_bytes())
+        stored.commit([manifest.chunk_count - 1])
+        assert store.needed_bytes(stored) == spare
+
+
+async def test_who_cannot_say_what_is_in_use_lets_nothing_go(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path, "film")
+
+    def broken() -> list[str]:
+        raise RuntimeError("no idea")
+
+    async with node_with_tracker(tmp_path, in_use=broken) as (node, client):
+        await withdraw(node, client, [await fill(tmp_path, node, client, manifest)], 0)
+        with pytest.raises(StoreError, match="nobody says what is in use: no idea"):
+            await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
 
 
 def test_a_full_disk_is_an_error_of_its_own() -> None:

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process.fleet import Fleet, Title, cli, wait_until
+from process.fleet import Fleet, HeldOrigin, Title, cli, wait_until
+
+from p2pfill.store.publish import publish
 
 pytestmark = pytest.mark.process
 
 SIZE = 3_000_000
+SMALL_FILES = 60
+SMALL_BYTES = 100_000
 
 
 @pytest.fixture
@@ -97,4 +101,49 @@ def test_an_operator_makes_room(tmp_path: Path, small_disk: Path) -> None:
         evict(fleet, "--free", "12MiB", "--yes")
         assert shown(fleet, "a1") <= {"ordered"}
     finally:
+        fleet.close()
+
+
+class SmallFiles(Title):
+    """A title whose files are too small to have their space from the beginning."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        root = directory / f"{name}-files"
+        root.mkdir()
+        for number in range(SMALL_FILES):
+            (root / f"{number:03}").write_bytes(os.urandom(SMALL_BYTES))
+        self.name, self.root = name, root
+        self.manifest = publish(root, name=name, chunk_size=128 * 1024).manifest
+        self.fill = directory / f"{name}.fill"
+        self.fill.write_bytes(self.manifest.encode())
+        self.id, self.size = self.manifest.title_id.hex(), self.manifest.size
+
+
+@pytest.mark.parametrize("has_old", [True, False])
+def test_a_disk_that_fills_up_under_a_fill(tmp_path: Path, small_disk: Path, has_old: bool) -> None:
+    fleet = Fleet(tmp_path)
+    old, new = Title(tmp_path, "old", 2 * SIZE), SmallFiles(tmp_path, "new")
+    origin = HeldOrigin(new.root, allowed=1_000_000)
+    try:
+        fleet.start(("a1", "isp-a"), options=("--free-min", "0"))
+        if has_old:
+            hold(fleet, old, "--wait", "--timeout", "60")
+            assert cli("title", "withdraw", "old", "--tracker", fleet.url).code == 0
+        done = cli("fill", str(new.fill), "--tracker", fleet.url, "--origin", origin.url, "--to", "all")
+        assert done.code == 0, done
+        wait_until("the fill is half-way", origin.held)
+        ballast = small_disk / "ballast"
+        status = os.statvfs(small_disk)
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - 1_000_000)
+        origin.allow(None)
+        if not has_old:
+            wait_until("it has failed", lambda: fleet.report("a1", new).get("state") == "failed")
+            assert "full" in fleet.report("a1", new)["error"]
+            ballast.unlink()
+        wait_until("it is live", lambda: "new" in shown(fleet, "a1"))
+        assert shown(fleet, "a1") == {"new"}
+        assert cli("verify", str(fleet.data("a1") / "live" / "new"), str(new.fill)).code == 0
+    finally:
+        origin.kill()
         fleet.close()
