@@ -128,7 +128,9 @@ def _holders_table(found: TitleHolders) -> RenderableType:
 
 
 def _kept(holder: TitleHolder, found: TitleHolders) -> str:
-    return "" if found.withdrawn else ", ".join(holder.kept_by) or "nothing"
+    if found.withdrawn:
+        return ""
+    return (", ".join(holder.kept_by) or "nothing") + ("; low on space" if holder.is_low else "")
 
 
 def _pins(title: TitleRecord) -> str:

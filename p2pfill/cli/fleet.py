@@ -20,7 +20,7 @@ from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import Explanation, NodeStatus, Status
 
 if TYPE_CHECKING:
-    from p2pfill.model.reports import TitleReport
+    from p2pfill.model.reports import DiskReport, TitleReport
     from p2pfill.tracker.records import TitleRecord
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
@@ -104,7 +104,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("cache", "isp", "region", "cluster", "address", "seen"):
         table.add_column(name, no_wrap=True)
-    for name in ("live", "filling", "uploads", "uploaded", "scrubbed", "lag"):
+    for name in ("live", "filling", "free", "uploads", "uploaded", "scrubbed", "lag"):
         table.add_column(name, justify="right", no_wrap=True)
     for node in nodes[:rows_max]:
         info = node.info
@@ -116,12 +116,20 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int) -> Table:
             seen,
             str(live),
             str(len(node.titles) - live),
+            _free(node.disk),
             f"{node.upload_active}+{node.upload_queued}",
             show_bytes(node.upload_bytes),
             show_bytes(node.scrubber.checked_bytes) if node.scrubber.began_at else "",
             show_micros(node.loop_lag.p99_us),
         )
     return table
+
+
+def _free(disk: DiskReport) -> Text:
+    if not disk.size_bytes:
+        return Text("")
+    free = show_bytes(disk.free_bytes)
+    return Text(f"{free} low", style="bold red") if disk.is_low else Text(free)
 
 
 # ---- explain

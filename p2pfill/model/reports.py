@@ -181,6 +181,20 @@ class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Found in it, and fetched anew."""
 
 
+class DiskReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The room on a node's disk a few seconds ago; zeros where it was not looked at yet."""
+
+    size_bytes: int = 0
+    free_bytes: int = 0
+    free_bytes_min: int = 0
+    """Where less is free, titles go that nothing keeps."""
+
+    @property
+    def is_low(self) -> bool:
+        """Whether less is free than there should be: nothing that may go is left, or it is going now."""
+        return self.size_bytes > 0 and self.free_bytes < self.free_bytes_min
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A heartbeat: what has changed since the one with the sequence `since`, or a part of that."""
 
@@ -196,6 +210,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     upload_bytes: int = 0
     loop_lag: LoopLag = LoopLag()
     usage: Usage = Usage()
+    disk: DiskReport = DiskReport()
     scrubs: list[ScrubReport] = []
     scrubber: ScrubberReport = ScrubberReport()
     evictions: list[EvictReport] = []

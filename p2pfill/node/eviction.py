@@ -28,7 +28,7 @@ import trio
 
 from p2pfill.errors import StoreError
 from p2pfill.model.ids import TitleId
-from p2pfill.model.reports import Keeper
+from p2pfill.model.reports import DiskReport, Keeper
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.in_use import ANSWER_LINES_MAX, ANSWER_S, InUse
 from p2pfill.node.titles import TitlePhase, TitleRegistry
@@ -72,6 +72,8 @@ class Evictor:
         self._being_sent = being_sent
         self._free_bytes_min = free_bytes_min
         self._in_use = in_use
+        self.disk = DiskReport()
+        """The room there was when it was looked at last."""
         self._log = log
         self._used_at: dict[TitleId, float] = {}
         """Monotonic time of the last use."""
@@ -90,13 +92,17 @@ class Evictor:
     async def run(self) -> None:
         """Keep so much free as was asked for; runs until cancelled."""
         while True:
+            async with ErrorBoundary(self._log, "look whether enough is free"):
+                await self._look()
+                if self.disk.is_low and await self.make_room(self._free_bytes_min):
+                    await self._look()
             await trio.sleep(LOOK_S)
             async with ErrorBoundary(self._log, "note which titles are in use"):
                 await self._keep_uses()
-            async with ErrorBoundary(self._log, "look whether enough is free"):
-                free_bytes = await trio.to_thread.run_sync(self._store.free_bytes)
-                if free_bytes < self._free_bytes_min:
-                    await self.make_room(self._free_bytes_min)
+
+    async def _look(self) -> None:
+        size_bytes, free_bytes = await trio.to_thread.run_sync(self._store.room)
+        self.disk = DiskReport(size_bytes, free_bytes, self._free_bytes_min)
 
     async def _keep_uses(self) -> None:
         for title_id in self._being_sent():

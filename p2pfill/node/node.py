@@ -295,6 +295,7 @@ class Node:
             upload_bytes=self.links.upload_bytes,
             loop_lag=self.loop_lag,
             usage=process_usage(),
+            disk=self.evictor.disk,
             scrubs=self.scrubber.reports(),
             scrubber=self.scrubber.report(),
             evictions=self.evictions.reports(),

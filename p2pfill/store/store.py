@@ -234,9 +234,13 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return how much is free for titles."""
+        return self.room()[1]
+
+    def room(self) -> tuple[int, int]:
+        """Return the size of the disk, and how much of it is free for titles."""
         with translated(f"look how much is free in {str(self.root)!r}"):
             status = os.statvfs(self.root)
-        return status.f_bavail * status.f_frsize
+        return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
     def needed_bytes(self, title: StoredTitle) -> int:
         """Return what must be free for the rest of a title: its journal, and files that have no space of their own yet.

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import EvictReport, LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
+from p2pfill.model.reports import DiskReport, EvictReport, LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -91,6 +91,8 @@ class TitleHolder(msgspec.Struct, forbid_unknown_fields=True):
     """Of the order that it has done, or is at."""
     kept_by: list[Literal["order", "pin"]] = []
     """What keeps it there when room is needed; empty: it goes then, unless it is in use."""
+    is_low: bool = False
+    """The node has less room than it should: what nothing keeps there goes now."""
 
 
 class TitleHolders(msgspec.Struct, forbid_unknown_fields=True):
@@ -235,6 +237,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     loop_lag: LoopLag = LoopLag()
     """Of the node's event loop."""
     usage: Usage = Usage()
+    disk: DiskReport = DiskReport()
     scrubber: ScrubberReport = ScrubberReport()
 
 

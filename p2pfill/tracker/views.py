@@ -117,7 +117,7 @@ def holders(service: Service, title: str) -> TitleHolders:
         holders=[
             TitleHolder(
                 node_id, state.alive, report.state, report.have_bytes, report.number,
-                _kept_by(service, state, record.title),
+                _kept_by(service, state, record.title), state.alive and state.report.disk.is_low,
             )
             for node_id, state, report in reports
             if report is not None and (holds(report) or report.state != "failed")
@@ -146,6 +146,7 @@ def node_status(state: NodeState) -> NodeStatus:
         upload_bytes=state.report.upload_bytes,
         loop_lag=state.report.loop_lag,
         usage=state.report.usage,
+        disk=state.report.disk,
         scrubber=state.report.scrubber,
     )
 
@@ -216,6 +217,11 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         notes.append(
             f"The node's event loop was up to {late_us / 1e6:.1f} s late within a minute: the machine is short of "
             "processors, or the program around the node blocks it."
+        )
+    if (disk := state.report.disk).is_low:
+        notes.append(
+            f"The node's disk is low on space: {disk.free_bytes} bytes are free, fewer than the {disk.free_bytes_min} "
+            "that it is to keep free, and nothing that may go is left, or it is going now."
         )
     if report is None:
         notes.append("The node has reported nothing of this title yet.")

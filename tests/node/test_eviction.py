@@ -133,6 +133,9 @@ async def test_below_the_floor_what_nobody_wants_goes_and_nothing_else(
         assert not list((tmp_path / "a1" / "filling").iterdir())
         assert await node.evictor.make_room(1 << 60)  # the viewer has gone
         assert shown(tmp_path) == {"ordered", "sent"}
+        disk = node.report().disk
+        assert disk.is_low, "what is left stays, and that is said"
+        assert 0 < disk.free_bytes <= disk.size_bytes
         await fill(tmp_path, node, client, titles["old"])  # and one that has gone may be ordered again
     for name in ("ordered", "old"):
         assert verify_tree(tmp_path / "a1" / "live" / name, titles[name]).ok
@@ -143,7 +146,8 @@ def small_disk(monkeypatch: pytest.MonkeyPatch, data: Path, capacity: int) -> No
 
     def statvfs(path: object) -> SimpleNamespace:
         used = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and not file.is_symlink())
-        return SimpleNamespace(f_frsize=4096, f_bavail=max(0, capacity - used) // 4096, f_files=0, f_favail=0)
+        blocks, free = capacity // 4096, max(0, capacity - used) // 4096
+        return SimpleNamespace(f_frsize=4096, f_blocks=blocks, f_bavail=free, f_files=0, f_favail=0)
 
     monkeypatch.setattr(store_module.os, "statvfs", statvfs)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from p2pfill.cli.fleet import nodes_table
 from p2pfill.model import limits
-from p2pfill.model.reports import EvictReport, TitleFate
+from p2pfill.model.reports import DiskReport, EvictReport, TitleFate, TitleReport
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.records import EvictRequest
 
@@ -38,6 +41,28 @@ async def test_a_node_is_asked_until_it_has_said_that_it_is_done(client: Tracker
         await client.eviction(status.number)
     with pytest.raises(TrackerRefused, match="how much"):
         await client.post_eviction(EvictRequest("all"))
+
+
+async def test_a_disk_that_is_low_on_space_is_said_to_be(client: TrackerClient, make: Any) -> None:
+    manifest = make.manifest()
+    title = manifest.title_id.hex()
+    await client.put_title(title, manifest.encode())
+    report = make.report(make.info("n1"), 1, TitleReport(title, "live", 4, 4))
+    report.disk = DiskReport(size_bytes=1 << 40, free_bytes=5 << 20, free_bytes_min=1 << 30)
+    await client.heartbeat(report)
+    assert (await client.node("n1")).disk.is_low
+    assert [one.is_low for one in (await client.holders(title)).holders] == [True]
+    assert any("low on space" in note for note in (await client.explain("n1", title)).notes)
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(nodes_table(await client.nodes(), 10))
+    assert "5 MiB low" in console.export_text()
+    report.sequence, report.disk = 2, DiskReport(1 << 40, 2 << 30, 1 << 30)
+    await client.heartbeat(report)
+    assert not (await client.node("n1")).disk.is_low
+    assert not any("low on space" in note for note in (await client.explain("n1", title)).notes)
+    report.sequence, report.disk = 3, DiskReport(-1)
+    with pytest.raises(TrackerRefused, match="disk figure"):
+        await client.heartbeat(report)
 
 
 @pytest.mark.parametrize(
