@@ -172,6 +172,10 @@ def node(
         int | None,
         typer.Option("--free-min", metavar="BYTES", help="Below that titles that no order wants go; default 1 GiB."),
     ] = None,
+    in_use_command: Annotated[
+        str | None,
+        typer.Option("--in-use-command", metavar="COMMAND", help="Prints which titles viewers use; those do not go."),
+    ] = None,
     scrub_bytes_s: Annotated[
         int | None,
         typer.Option("--scrub-rate", metavar="BYTES", help="Bytes a second to look at for rot; 0: not at all."),
@@ -206,6 +210,7 @@ def node(
         "data_workers": data_workers,
         "drop_pages": drop_pages,
         "free_bytes_min": free_bytes_min,
+        "in_use_command": in_use_command,
         "scrub_bytes_s": scrub_bytes_s,
         "record": record,
     }

@@ -8,22 +8,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import trio
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from p2pfill.cli.board import fill_table
 from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.fill import order_now
 from p2pfill.cli.fleet import find_title, nodes_table
+from p2pfill.cli.options import selector_of
 from p2pfill.cli.reasons import reasons
 from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.tracker.client import TrackerClient
-from p2pfill.tracker.records import FillRecord, TitleHolders, TitleRecord
+from p2pfill.tracker.records import FillRecord, TitleHolder, TitleHolders, TitleRecord
 
 ID_CHARS: Final = 12
 """Of a title's id, in tables: enough to tell versions apart, and to type."""
@@ -41,7 +44,7 @@ def _print_json(record: Any) -> None:
     print(msgspec.json.encode(record).decode())
 
 
-async def _confirm(what: str, *, yes: bool) -> None:
+async def confirm(what: str, *, yes: bool) -> None:
     """Ask before something is deleted. Raises `ConfigError` where nobody can answer, `CommandFailed` on a no."""
     if yes:
         return
@@ -74,13 +77,13 @@ def list_titles(tracker: str, *, as_json: bool) -> None:
 
 def _titles_table(titles: list[TitleRecord], numbers: dict[str, int]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in (("title", False), ("id", False), ("size", True), ("files", True), ("order", True)):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for name in ("title", "id", "size", "files", "order", "pinned"):
+        table.add_column(name, justify="right" if name in ("size", "files", "order") else "left", no_wrap=True)
     for one in titles:
         number = numbers.get(one.title, 0)
         table.add_row(
             Text(printable(one.name)), one.title[:ID_CHARS], show_bytes(one.size), f"{one.file_count:,}",
-            str(number) if number else "none",
+            str(number) if number else "none", Text(_pins(one)),
         )  # fmt: skip
     return table
 
@@ -104,18 +107,74 @@ def _head(title: TitleRecord) -> Text:
     return head
 
 
-def _holders_table(found: TitleHolders) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(found.holders or found.fills))
-    for name in ("", "", "state", "has", "order"):
+def _holders_table(found: TitleHolders) -> RenderableType:
+    is_shown = bool(found.holders or found.fills or found.title.pins)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=is_shown)
+    for name in ("", "", "state", "has", "order", "kept by"):
         table.add_column(name, no_wrap=True)
     for fill in found.fills:
-        table.add_row("fill", fill.fill_id, f"to {printable(fill.request.selector)}", "", str(fill.number))
+        table.add_row("fill", fill.fill_id, Text(f"to {printable(fill.request.selector)}"), "", str(fill.number), "")
+    for selector in found.title.pins:
+        table.add_row("pin", "", Text(f"on {printable(selector)}"), "", "", "")
     for one in found.holders:
         state = one.state if one.alive else f"{one.state}, dead"
-        table.add_row("cache", Text(printable(one.node)), state, show_bytes(one.have_bytes), str(one.number))
+        have = show_bytes(one.have_bytes)
+        table.add_row("cache", Text(printable(one.node)), state, have, str(one.number), _kept(one, found))
     if found.withdrawn:
-        table.add_row("", "", "withdrawn: caches that hold it delete it", "", "")
+        return Group(table, Text("withdrawn: caches that hold it delete it"))
+    if any(not one.kept_by for one in found.holders):
+        return Group(table, Text("kept by nothing: it goes when the cache needs the room"))
     return table
+
+
+def _kept(holder: TitleHolder, found: TitleHolders) -> str:
+    if found.withdrawn:
+        return ""
+    return (", ".join(holder.kept_by) or "nothing") + ("; low on space" if holder.is_low else "")
+
+
+def _pins(title: TitleRecord) -> str:
+    return printable(" ".join(title.pins))
+
+
+def pin_title(name: str, nodes: str, tracker: str, *, later: bool, as_json: bool) -> None:
+    """Have caches keep a title, with `later` also where no running one matches."""
+    selector = selector_of(nodes)
+
+    async def work(client: TrackerClient) -> None:
+        found = await client.holders(await find_title(client, name))
+        if found.withdrawn:
+            raise CommandFailed(f"{found.title.name} was withdrawn and is deleted everywhere: order it again first")
+        pin = partial(client.pin, found.title.title, selector, nodes_min=0 if later else 1)
+        await order_now(pin)
+        await _tell_pins(client, found.title.title, f"pin {found.title.name} on {selector}", as_json=as_json)
+
+    _run(tracker, work)
+
+
+def unpin_title(name: str, nodes: str, tracker: str, *, as_json: bool) -> None:
+    """Take back the pin of a selector, or all of a title."""
+    selector = selector_of(nodes) if nodes else ""
+
+    async def work(client: TrackerClient) -> None:
+        title = await client.title(await find_title(client, name))
+        await client.unpin(title.title, selector)
+        what = f"unpin {title.name}, which was pinned on {selector or _pins(title)}"
+        await _tell_pins(client, title.title, what, as_json=as_json)
+
+    _run(tracker, work)
+
+
+async def _tell_pins(client: TrackerClient, title: str, what: str, *, as_json: bool) -> None:
+    found = await client.holders(title)
+    if as_json:
+        _print_json(found)
+        return
+    print(f"done: {printable(what)}")
+    if not found.holders:
+        print("no cache holds any of it yet; a pin fetches nothing, see p2pfill fill")
+        return
+    Console().print(_holders_table(found))
 
 
 def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -127,12 +186,14 @@ def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes:
         holders = f"{plural(len(found.holders), 'cache')} with {show_bytes(held)}"
         what = f"withdraw {plural(len(found.fills), 'order')} of {found.title.name} {found.title.title[:ID_CHARS]}"
         if urgent:
+            if found.title.pins:
+                what += f", unpin it (pinned on {_pins(found.title)})"
             what += f" and delete it on {holders}"
         if not as_json:
             Console().print(_head(found.title), _holders_table(found), sep="\n")
         if not dry_run:
             if urgent:
-                await _confirm(what, yes=yes)
+                await confirm(what, yes=yes)
             found = await client.withdraw(found.title.title, urgent=urgent)
         if as_json:
             _print_json(found)
@@ -140,6 +201,11 @@ def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes:
         print(f"{'would' if dry_run else 'done:'} {printable(what)}")
         if not urgent:
             print(f"{holders} keep it until they need the room")
+            if found.title.pins:
+                print(
+                    f"where it is pinned ({_pins(found.title)}) also then, until: "
+                    f"p2pfill title unpin {found.title.title[:ID_CHARS]} --tracker {tracker}"
+                )
 
     _run(tracker, work)
 
@@ -150,8 +216,10 @@ def remove_title(name: str, tracker: str, *, dry_run: bool, yes: bool, as_json: 
     async def work(client: TrackerClient) -> None:
         title = await client.title(await find_title(client, name))
         what = f"remove {title.name} {title.title[:ID_CHARS]} from the catalogue"
+        if title.pins:
+            what += f", and its pins ({_pins(title)})"
         if not dry_run:
-            await _confirm(what, yes=yes)
+            await confirm(what, yes=yes)
             await client.delete_title(title.title)
         _outcome(title, what, dry_run=dry_run, as_json=as_json)
 
@@ -250,7 +318,7 @@ def remove_node(node_id: str, tracker: str, *, dry_run: bool, yes: bool, as_json
             raise CommandFailed(f"cache {node_id} is alive: stop it first, or it would come back at once")
         what = f"forget cache {node_id}, which was last seen {show_seconds(node.age_s)} ago"
         if not dry_run:
-            await _confirm(what, yes=yes)
+            await confirm(what, yes=yes)
             await client.delete_node(node_id)
         _outcome(node, what, dry_run=dry_run, as_json=as_json)
 

@@ -7,8 +7,9 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import trio
@@ -22,10 +23,12 @@ from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_
 from p2pfill.errors import ConfigError
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
-from p2pfill.tracker.records import FillCreated, FillRequest, FillStatus
+from p2pfill.tracker.records import FillRequest, FillStatus
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
+
+T = TypeVar("T")
 
 POLL_S: Final = 0.5
 HOST_LIKE: Final = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+(?=:\d)|\[[0-9a-fA-F:.]+\])(:\d+)?(/.*)?")
@@ -92,7 +95,8 @@ async def _order(
 ) -> None:
     async with TrackerClient(tracker) as client:
         await client.put_title(request.title, manifest.encode())
-        created = await client.post_fill(request) if later else await _order_now(client, request)
+        order = partial(client.post_fill, request, nodes_min=1)
+        created = await client.post_fill(request) if later else await order_now(order)
         notes = Console(stderr=True)
         if not as_json:
             where = plural(len(created.nodes), "cache")
@@ -126,12 +130,15 @@ async def _order(
     check_outcome(status, timeout_s, tracker)
 
 
-async def _order_now(client: TrackerClient, request: FillRequest) -> FillCreated:
-    """Order a fill that a running cache matches. Raises `CommandFailed` where none does; then nothing is ordered."""
+async def order_now(order: Callable[[], Awaitable[T]]) -> T:
+    """Order what at least one running cache matches. Raises `CommandFailed` where none does; then nothing is ordered.
+
+    `order` is refused with status 409 then.
+    """
     deadline = trio.current_time() + JOIN_WAIT_S
     while True:
         try:
-            return await client.post_fill(request, nodes_min=1)
+            return await order()
         except TrackerRefused as error:
             if error.status != 409:
                 raise

@@ -21,7 +21,7 @@ from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import Explanation, NodeStatus, Status
 
 if TYPE_CHECKING:
-    from p2pfill.model.reports import TitleReport
+    from p2pfill.model.reports import DiskReport, TitleReport
     from p2pfill.tracker.records import TitleRecord
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
@@ -105,8 +105,8 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
     columns = [
         Column("cache"), Column("isp", 1), Column("region", 4), Column("cluster", 8), Column("address", 5),
         Column("seen"), Column("live", 0, is_right=True), Column("filling", 0, is_right=True),
-        Column("uploads", 3, is_right=True), Column("uploaded", 2, is_right=True), Column("scrubbed", 7, is_right=True),
-        Column("lag", 6, is_right=True),
+        Column("free", 1, is_right=True), Column("uploads", 3, is_right=True), Column("uploaded", 2, is_right=True),
+        Column("scrubbed", 7, is_right=True), Column("lag", 6, is_right=True),
     ]  # fmt: skip
     rows = []
     for node in nodes[:rows_max]:
@@ -114,8 +114,6 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
         host = f"[{info.host}]" if ":" in info.host else info.host
         live = sum(title.state == "live" for title in node.titles)
         figures = (
-            str(live),
-            str(len(node.titles) - live),
             f"{node.upload_active}+{node.upload_queued}",
             show_bytes(node.upload_bytes),
             show_bytes(node.scrubber.checked_bytes) if node.scrubber.began_at else "",
@@ -126,10 +124,20 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *(Text(printable(text)) for text in (info.id, info.isp, info.region, info.cluster)),
                 Text(printable(f"{host}:{info.port}")),
                 Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red"),
+                Text(str(live)),
+                Text(str(len(node.titles) - live)),
+                _free(node.disk),
                 *map(Text, figures),
             ]
         )
     return table_within(width, columns, rows)
+
+
+def _free(disk: DiskReport) -> Text:
+    if not disk.size_bytes:
+        return Text("")
+    free = show_bytes(disk.free_bytes)
+    return Text(f"{free} low", style="bold red") if disk.is_low else Text(free)
 
 
 # ---- explain

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, DryRun, TrackerUrl, Yes
+from p2pfill.cli.options import AsJson, DryRun, Later, TrackerUrl, Yes, selector_of
 
-title = typer.Typer(help="List, show, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+title = typer.Typer(
+    help="List, show, pin, evict, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True
+)
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 
@@ -33,6 +35,70 @@ def title_show(name: TitleName, tracker_url: TrackerUrl, as_json: AsJson = False
     show_title(name, tracker_url, as_json=as_json)
 
 
+@title.command("pin", epilog=EXIT_CODES_HELP)
+def title_pin(
+    name: TitleName,
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Option("--nodes", metavar="SELECTOR", help="Which caches: an id, or a selector as for `fill --to`.")
+    ] = "all",
+    later: Later = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have caches keep what they hold of a title though no order wants it, also those that come to hold it later.
+
+    A pin fetches nothing. It stands until `title unpin`; `title withdraw --urgent` and `title remove` end it too.
+    """
+    from p2pfill.cli.catalogue import pin_title
+
+    pin_title(name, nodes, tracker_url, later=later, as_json=as_json)
+
+
+@title.command("unpin", epilog=EXIT_CODES_HELP)
+def title_unpin(
+    name: TitleName,
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Option("--nodes", metavar="SELECTOR", help="The pin with this selector; by default all.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take back pins of a title: where no order wants it, it goes when room is needed."""
+    from p2pfill.cli.catalogue import unpin_title
+
+    unpin_title(name, nodes, tracker_url, as_json=as_json)
+
+
+@title.command("evict", epilog=EXIT_CODES_HELP)
+def title_evict(
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Option("--nodes", metavar="SELECTOR", help="Which caches: an id, or a selector as for `fill --to`.")
+    ] = "all",
+    free: Annotated[
+        str, typer.Option("--free", metavar="SIZE", help="How much is to be free on each then, as in 20GiB.")
+    ] = "",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.0, help="Exit code 4 after that.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have caches delete titles that nothing keeps, the longest unused first, until so much is free on each.
+
+    What is ordered, pinned or in use stays. With --dry-run nothing goes: it shows what would, in order, and what keeps
+    the rest; without --free it shows all that may go.
+    """
+    from p2pfill.cli.evict import evict_titles
+    from p2pfill.cli.text import parse_bytes
+
+    evict_titles(
+        selector_of(nodes), tracker_url, free_bytes=parse_bytes(free) if free else 0, dry_run=dry_run, yes=yes,
+        timeout_s=timeout_s, as_json=as_json,
+    )  # fmt: skip
+
+
 @title.command("withdraw", epilog=EXIT_CODES_HELP)
 def title_withdraw(
     name: TitleName,
@@ -47,8 +113,8 @@ def title_withdraw(
     """Withdraw all orders of a title.
 
     Caches keep its files until they need the room. With --urgent they delete it: the link in live/ first, then the
-    files. live/NAME then shows the newest version that is still there and ordered, or nothing. A later order of the
-    title lifts that.
+    files. live/NAME then shows the newest version that is still there and ordered, or nothing. Its pins go, too. A
+    later order of the title lifts that.
     """
     from p2pfill.cli.catalogue import withdraw_title
 
@@ -59,7 +125,10 @@ def title_withdraw(
 def title_remove(
     name: TitleName, tracker_url: TrackerUrl, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False
 ) -> None:
-    """Have the catalogue forget a title that nothing orders. Caches keep its files: see `title withdraw --urgent`."""
+    """Have the catalogue forget a title that nothing orders, and its pins.
+
+    Caches keep its files until they need the room: see `title withdraw --urgent`.
+    """
     from p2pfill.cli.catalogue import remove_title
 
     remove_title(name, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)

@@ -6,10 +6,18 @@ from typing import Annotated
 
 import typer
 
+from p2pfill.model.selector import Selector
+
 TrackerUrl = Annotated[
     str,
     typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in http://10.0.0.1:7070."),
 ]
+Later = Annotated[bool, typer.Option("--later", help="Also where no running cache matches, for later ones.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before something is deleted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+def selector_of(nodes: str) -> str:
+    """Return the selector that `--nodes` means, where a single word is a cache's id. Raises `ConfigError`."""
+    return Selector.parse(nodes if nodes.strip() == "all" or "=" in nodes else f"id={nodes}").text

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.options import selector_of
 from p2pfill.cli.progress import byte_progress
 from p2pfill.cli.text import plural, printable, show_seconds
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.model.selector import Selector
 
 if TYPE_CHECKING:
     from p2pfill.model.ids import TitleId
@@ -32,9 +32,7 @@ def scrub_fleet(
     """Have caches look at a title. With `wait`, raises `CommandFailed` unless it is whole on all of them."""
     import trio
 
-    selector = nodes if nodes == "all" or "=" in nodes else f"id={nodes}"
-    Selector.parse(selector)
-    trio.run(_scrub, title, selector, tracker, wait, timeout_s, as_json)
+    trio.run(_scrub, title, selector_of(nodes), tracker, wait, timeout_s, as_json)
 
 
 async def _scrub(

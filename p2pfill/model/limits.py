@@ -48,3 +48,9 @@ REPORT_SOURCES_MAX: Final = 1024
 
 FRAME_BYTES_MAX: Final = 1 * MIB
 """One control frame. Holds the largest bitmap and the longest batch of chunk indexes with room to spare."""
+
+EVICT_TITLES_MAX: Final = 100
+"""Titles that a report on an eviction names: some ten kilobytes of a heartbeat, and more than a person reads."""
+
+EVICTIONS_MAX: Final = 16
+"""Requests to make room that a node is given, and reports on, at a time."""

@@ -20,6 +20,10 @@ from p2pfill.model.urgency import Urgency
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
 """`repairing`: viewers and other caches are served what is good of it, and the rest is fetched anew."""
 
+Keeper = Literal["", "order", "pin", "fill", "use", "unknown"]
+"""What keeps a title on a node when room is needed: an order, a pin, that it is being filled (or deleted already), that
+it is in use. `unknown`: the tracker has not said yet what is ordered. Empty: nothing."""
+
 
 def clipped(text: str, chars_max: int = limits.REASON_CHARS_MAX) -> str:
     """Return `text` as a report can carry it: not longer than that, and nothing in it that UTF-8 cannot say.
@@ -120,6 +124,49 @@ class ScrubReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     error: str = ""
 
 
+class EvictOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Asks a node to make room, or what would go if it did."""
+
+    number: int
+    """Of the request; a node does each once."""
+    free_bytes: int
+    """Titles go until so much is free."""
+    dry_run: bool = False
+    """Nothing goes; `free_bytes` 0 then asks for all that may."""
+
+
+class TitleFate(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What becomes of one title of a node when room is needed."""
+
+    title: str
+    name: str = ""
+    """Empty where the node does not know it, as of a title that it cannot open."""
+    size: int = 0
+    """On disk, as its files are."""
+    used_at: float = 0.0
+    """The last use that is known."""
+    kept_by: Keeper = ""
+    goes: bool = False
+    """It has gone, or would."""
+
+
+class EvictReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What has come of an `EvictOrder` so far."""
+
+    number: int
+    state: Literal["looking", "evicting", "done", "failed"]
+    """`done`: so much is free, or nothing else may go."""
+    free_bytes: int = 0
+    titles: list[TitleFate] = []
+    """What may go first, in the order in which it does, then what may not; the first `EVICT_TITLES_MAX`."""
+    more: int = 0
+    """Titles that are not in the list."""
+    gone: int = 0
+    """Titles that have gone; with a dry run, that would."""
+    gone_bytes: int = 0
+    error: str = ""
+
+
 class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a node's own round through all of its titles is. Times are 0 where there was none."""
 
@@ -132,6 +179,20 @@ class ScrubberReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In this round, or the last one."""
     bad_chunks: int = 0
     """Found in it, and fetched anew."""
+
+
+class DiskReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The room on a node's disk a few seconds ago; zeros where it was not looked at yet."""
+
+    size_bytes: int = 0
+    free_bytes: int = 0
+    free_bytes_min: int = 0
+    """Where less is free, titles go that nothing keeps."""
+
+    @property
+    def is_low(self) -> bool:
+        """Whether less is free than there should be: nothing that may go is left, or it is going now."""
+        return self.size_bytes > 0 and self.free_bytes < self.free_bytes_min
 
 
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -149,8 +210,10 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     upload_bytes: int = 0
     loop_lag: LoopLag = LoopLag()
     usage: Usage = Usage()
+    disk: DiskReport = DiskReport()
     scrubs: list[ScrubReport] = []
     scrubber: ScrubberReport = ScrubberReport()
+    evictions: list[EvictReport] = []
     since: int = 0
     """A heartbeat of this boot that the tracker has acknowledged; 0: this begins anew, and what was said before counts
     no more, but for what the pieces that follow say again."""
@@ -241,3 +304,7 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the node is to look at, until it has said what came of it."""
     withdrawn: list[str] = []
     """Titles that the node says something of and must not hold: it deletes them, their links first."""
+    evictions: list[EvictOrder] = []
+    """Room that the node is to make, until it has said what came of it."""
+    pinned: list[str] = []
+    """Titles of which the node keeps what it has, if anything, though no order wants them."""

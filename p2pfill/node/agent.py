@@ -21,6 +21,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.eviction import Evictor
+from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
@@ -47,6 +48,7 @@ class FillingNode(Protocol):
     titles: TitleRegistry
     scrubber: Scrubber
     evictor: Evictor
+    evictions: Evictions
 
     def heartbeat(self, *, follows: bool = False) -> NodeReport:
         """Return the next heartbeat; `follows`: the one before had more to say."""
@@ -91,6 +93,9 @@ class TrackerAgent:
         self._ordered: dict[TitleId, int] = {}
         """The numbers of the orders that stand."""
         self._taken = trio.Event()
+        self._poll = trio.CancelScope()
+        self._again = False
+        """Whether the orders are to be taken once more though they are the same."""
 
     async def run(self) -> None:
         """Report and take orders until cancelled."""
@@ -154,10 +159,22 @@ class TrackerAgent:
             self._taken.set()
             self._taken = trio.Event()
 
+    def retry(self) -> None:
+        """Take the orders once more, also those that stand: what the disk has refused may go now."""
+        self._again = True
+        self._poll.cancel()
+
     async def _orders(self, version: int | None) -> Orders | None:
-        """Return the orders once they are others than those of `version`; None where the tracker has none to give."""
+        """Return the orders once they are others than those of `version`, or are to be taken once more.
+
+        None where the tracker has none to give.
+        """
         try:
-            return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+            if not self._again:
+                with trio.CancelScope() as self._poll:
+                    return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+            self._again = False
+            return await self._client.orders(self._node.info.id)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise
@@ -184,7 +201,12 @@ class TrackerAgent:
                     filling.withdraw()
             self._ordered = {}
         self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
-        # Before anything is waited for: what is ordered from now on is not evicted.
+        # Before anything is waited for: what is ordered or pinned from now on is not evicted.
+        pinned = set()
+        for title in orders.pinned:
+            with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
+                pinned.add(title_id_from_hex(title))
+        self._node.titles.pinned = frozenset(pinned)
         known = self._node.titles.orders
         if is_complete or known is not None:
             self._node.titles.orders = ordered if is_complete else {**(known or {}), **ordered}
@@ -195,6 +217,7 @@ class TrackerAgent:
         self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
         if self._nursery is not None:
             self._node.scrubber.take(orders.scrubs, self._nursery)
+            self._node.evictions.take(orders.evictions, self._nursery)
         for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)

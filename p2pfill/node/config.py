@@ -15,6 +15,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.node.in_use import split_command
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
 
@@ -52,6 +53,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     free_bytes_min: int = 1024**3
     """Where less is free on the disk, titles go that no order wants, the longest unused first; 0: only when a
     fill finds no room."""
+    in_use_command: str = ""
+    """A command that prints which titles viewers use, one a line, before any go; see `node.in_use`. It is run
+    without a shell. Where it fails, nothing goes."""
     scrub_bytes_s: int = 4 * 1024 * 1024
     """Bytes a second that the scrubber reads of live titles, round after round; 0 turns it off. A disk reads so much in
     a few hundredths of its time, and 10 TB are read within a month."""
@@ -68,6 +72,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("free_bytes_min must be 0 or above (and within reason)")
         if not 0 <= self.scrub_bytes_s <= 1 << 40:
             raise ConfigError("scrub_bytes_s must be 0 or above (and within reason)")
+        split_command(self.in_use_command)
         host, _ = self.listen_address()
         self.advertised()
         if self.tracker:

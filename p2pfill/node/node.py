@@ -32,7 +32,9 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.eviction import Evictor
+from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitleRegistry
@@ -56,7 +58,13 @@ class Node:
     """A cache in operation. Made by `open_node`."""
 
     def __init__(
-        self, config: NodeConfig, store: Store, info: NodeInfo, nursery: trio.Nursery, plane: DataPlane
+        self,
+        config: NodeConfig,
+        store: Store,
+        info: NodeInfo,
+        nursery: trio.Nursery,
+        plane: DataPlane,
+        in_use: InUse | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -72,7 +80,8 @@ class Node:
         self._sequence = 0
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
-        self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, self.log)
+        self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
+        self.evictions = Evictions(self.evictor, self.titles, store, self.log)
         self.titles.make_room = self.evictor.make_room
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(
@@ -286,8 +295,10 @@ class Node:
             upload_bytes=self.links.upload_bytes,
             loop_lag=self.loop_lag,
             usage=process_usage(),
+            disk=self.evictor.disk,
             scrubs=self.scrubber.reports(),
             scrubber=self.scrubber.report(),
+            evictions=self.evictions.reports(),
         )
 
     @property
@@ -306,9 +317,11 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
+async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> AsyncIterator[Node]:
     """Open a node: its store, its listener and, where `config.tracker` is set, its link to the tracker.
 
+    `in_use`, or else `config.in_use_command`, is asked which titles viewers use before any go for want of room: it is
+    called in a worker thread and returns names below live/, ids, or paths of files (`node.in_use`).
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
     """
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
@@ -325,7 +338,9 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
         try:
             plane = DataPlane(config.data_workers, config.upload_slots)
             async with plane.running(), trio.open_nursery() as nursery:
-                node = Node(config, store, info, nursery, plane)
+                if in_use is None and config.in_use_command:
+                    in_use = asking(config.in_use_command)
+                node = Node(config, store, info, nursery, plane, in_use)
                 await node.titles.find_stored()
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(plane.watch_slots)
@@ -340,6 +355,7 @@ async def open_node(config: NodeConfig) -> AsyncIterator[Node]:
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:
                     node.tracker = TrackerAgent(node, config.tracker)
+                    node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
                 try:
                     yield node

@@ -149,8 +149,12 @@ class TitleRegistry:
         self._titles: dict[TitleId, NodeTitle] = {}
         self.orders: Mapping[TitleId, Order] | None = None
         """What the tracker wants to be held here; None before it has said so."""
+        self.pinned: frozenset[TitleId] = frozenset()
+        """What stays though no order wants it."""
         self.make_room: Callable[[int], Awaitable[bool]] | None = None
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
+        self.retry: Callable[[], object] = lambda: None
+        """Has the orders taken once more: what the disk has refused may go now."""
         self._repairs = trio.Lock()
         """Held from a look at a title until what is bad of it is known to its fill."""
         self.untold = Untold()
@@ -344,10 +348,30 @@ class TitleRegistry:
             while title.phase is TitlePhase.EVICTING:  # noqa: ASYNC110 (rare, and over when its files are deleted)
                 await trio.sleep(EVICTING_S)
             try:
-                return await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+                stored = await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+                if title.fill is not None and isinstance(title.fill.task.fault, StoreError):
+                    await self._have_room(stored)
+                return stored
             except DiskFullError as error:
                 if self.make_room is None or not await self.make_room(error.needed_bytes):
                     raise
+
+    async def _have_room(self, stored: StoredTitle) -> bool:
+        """Have as much free as the rest of a title needs, where that can be had; tell whether titles went for it.
+
+        What the disk itself says of its room counts, and not why it has refused something: that comes from threads of
+        many kinds, as text. Raises `StoreError`.
+        """
+        if self.make_room is None or not stored.takes_writes:
+            return False
+        needed_bytes = await trio.to_thread.run_sync(self._store.needed_bytes, stored)
+        free_bytes = await trio.to_thread.run_sync(self._store.free_bytes)
+        return free_bytes < needed_bytes and await self.make_room(needed_bytes)
+
+    async def _retry_with_room(self, driver: FillDriver) -> None:
+        await driver.ended.wait()
+        if await self._have_room(driver.stored):
+            self.retry()  # as often as titles go, and no more
 
     def _begin(
         self,
@@ -399,8 +423,11 @@ class TitleRegistry:
         return driver
 
     def note_end(self, driver: FillDriver) -> None:
-        """Take note that a fill is over."""
+        """Take note that a fill is over. One that the disk has refused is tried again once there is room."""
         self._settle(self._title(driver.title_id))
+        if driver.state == "failed" and isinstance(driver.task.fault, StoreError):
+            bounds = ErrorBoundary(self._log, f"make room for title {driver.manifest.name!r}")
+            self._nursery.start_soon(bounds.run, self._retry_with_room, driver)
         self.untold.note([driver.title_id])
 
     def _settle(self, title: NodeTitle) -> None:

@@ -126,11 +126,17 @@ class Tree:
         self.close()
 
     def open(self, path: str, flags: int) -> int:
-        """Open a file; with `os.O_CREAT` also the directories above it are made where missing."""
+        """Open a file; with `os.O_CREAT` also the directories above it are made where missing.
+
+        To read it leaves the time of its last read alone, which is for viewers.
+        """
         parent, _, name = path.rpartition("/")
         # Under the lock, since another thread may close the directory's descriptor else; it is metadata time only.
         with self._lock:
             directory_fd = self._directory(parent, make=bool(flags & os.O_CREAT))
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                with suppress(PermissionError):  # of a file of another user, or one that cannot be read at all
+                    return os.open(on_disk(name), flags | FILE_FLAGS | os.O_NOATIME, dir_fd=directory_fd)
             return os.open(on_disk(name), flags | FILE_FLAGS, FILE_MODE, dir_fd=directory_fd)
 
     def show_file(self, path: str, mtime: int, executable: bool, *, make: bool, sync: bool) -> None:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from threading import RLock
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from blake3 import blake3
 
@@ -50,7 +50,8 @@ from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import StoredTitle, preallocated
+from p2pfill.store.title import StoredTitle, chunks_of, preallocated
+from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
@@ -234,29 +235,67 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return how much is free for titles."""
+        return self.room()[1]
+
+    def room(self) -> tuple[int, int]:
+        """Return the size of the disk, and how much of it is free for titles."""
         with translated(f"look how much is free in {str(self.root)!r}"):
             status = os.statvfs(self.root)
-        return status.f_bavail * status.f_frsize
+        return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
+    def needed_bytes(self, title: StoredTitle) -> int:
+        """Return what must be free for the rest of a title: its journal, and files that have no space of their own yet.
+
+        Too much rather than too little: a file of which a part is missing counts as a whole.
+        """
+        files, have, lost = title.manifest.files, title.have, title.lost_files
+        with translated(f"look how much is free in {str(self.root)!r}"):
+            block_bytes = os.statvfs(self.root).f_frsize
+        blocks = sum(
+            -(-files.size(index) // block_bytes)
+            for index in range(len(files))
+            if (index in lost or not (title.live or preallocated(files.size(index))))
+            and not all(have[chunk] for chunk in chunks_of(title.manifest, index))
+        )
+        return blocks * block_bytes + _SPARE_BYTES
 
     def note_use(self, title_id: TitleId) -> None:
         """Keep that a title is in use now."""
         for place in ("titles", "filling"):
-            with suppress(FileNotFoundError), translated(f"note the use of title {title_id.hex()}"):
+            with translated(f"note the use of title {title_id.hex()}"), suppress(FileNotFoundError):
                 os.utime(self.root / place / title_id.hex())
 
-    def uses(self) -> list[tuple[TitleId, float, int]]:
-        """Return all titles on disk, live or filling: id, last use in seconds since the epoch, and bytes."""
+    def ids(self) -> list[TitleId]:
+        """Return all titles of which something is on disk."""
+        with translated(f"read {str(self.root)!r}"):
+            return list(dict.fromkeys(chain(self._ids("titles"), self._ids("filling"))))
+
+    def uses(self, ids: Iterable[TitleId]) -> list[TitleUse]:
+        """Return what the disk knows of the use of these titles, those left out that are gone."""
         found = []
-        for place in ("titles", "filling"):
-            for title_id in self._ids(place):
+        for title_id in ids:
+            for place in ("titles", "filling"):
                 directory = self.root / place / title_id.hex()
-                with suppress(FileNotFoundError), translated(f"look at {str(directory)!r}"):
-                    found.append((title_id, directory.stat().st_mtime, self._size(title_id)))
+                with translated(f"look at {str(directory)!r}"), suppress(FileNotFoundError):
+                    found.append(use_of(title_id, directory, live=place == "titles"))
+                    break
         return found
 
-    def _size(self, title_id: TitleId) -> int:
-        title = self._open_titles.get(title_id)
-        return title.manifest.size if title is not None else 0
+    def title_meant(self, text: str) -> TitleId | None:
+        """Return the title that is meant by its id, its name, or a path of a file of it; None where none is.
+
+        The path is one below this directory, or begins with the name below live/, as in a URL.
+        """
+        place, rest = "live", text.removeprefix("/")
+        for root in (str(self.root), os.path.realpath(self.root)):
+            if text.startswith(f"{root}/"):
+                place, _, rest = text.removeprefix(f"{root}/").partition("/")
+        name = rest.partition("/")[0]
+        if not name or "\0" in name or place not in ("live", "titles"):
+            return None
+        with suppress(ConfigError):
+            return title_id_from_hex(name)
+        return self.names.shown(name) or self.names.shown(unquote(name))
 
     def is_open_elsewhere(self, title_id: TitleId) -> bool:
         """Tell whether another process has a file of a live title open, as far as the file system can say."""
@@ -264,7 +303,7 @@ class Store:
         if (title := self._open_titles.get(title_id)) is not None:
             title.let_go()
         return any(
-            _is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
+            is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
         )
 
     def close(self) -> None:
@@ -477,26 +516,6 @@ def _delete_some(directory: Path, count: int) -> bool:
                 if os.path.islink(path):
                     os.unlink(path)
             os.rmdir(parent)
-    return False
-
-
-def _is_open(path: str) -> bool:
-    """Tell whether somebody has a file open: only then the kernel refuses a lease for want of being alone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
-    except OSError:
-        return False
-    try:
-        # Who opens the file in this moment waits, and we are told so by a signal; SIGIO, the usual one, would end us.
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # no leases here, or the file is another user's
-    finally:
-        os.close(fd)
     return False
 
 

@@ -105,6 +105,16 @@ class Api:
         await self._service.withdraw(stood.title.title, urgent=number_of(request, "urgent", 0) != 0)
         return reply(stood)
 
+    async def pin_title(self, request: Request) -> Response:
+        """Pin a title."""
+        wanted, nodes_min = await read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
+        return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
+
+    async def unpin_title(self, request: Request) -> Response:
+        """Unpin a title."""
+        wanted = await read_json(request, records.PinRequest)
+        return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
+
     async def list_fills(self, request: Request) -> Response:
         """List fills."""
         return reply(records.Fills(views.all_fills(self._service)))
@@ -130,9 +140,15 @@ class Api:
 
     async def get_scrub(self, request: Request) -> Response:
         """Show what came of that."""
-        number = request.path_params["scrub"]
-        require(number.isdecimal() and len(number) < 20, f"{number[:40]!r} is not the number of a scrub")
-        return reply(self._service.scrubs.get(int(number)))
+        return reply(self._service.scrubs.get(request_number(request, "scrub")))
+
+    async def post_eviction(self, request: Request) -> Response:
+        """Have nodes make room."""
+        return reply(self._service.add_eviction(await read_json(request, records.EvictRequest)))
+
+    async def get_eviction(self, request: Request) -> Response:
+        """Show what came of that."""
+        return reply(self._service.evictions.get(request_number(request, "eviction")))
 
     async def list_nodes(self, request: Request) -> Response:
         """List nodes."""
@@ -272,6 +288,13 @@ async def read_json(request: Request, kind: type[T]) -> T:
 def node_of(request: Request) -> str:
     """Return the node id in a request's path. Raises `RequestRefused`."""
     return check_node_id(request.path_params["node"])
+
+
+def request_number(request: Request, name: str) -> int:
+    """Return the number in a request's path. Raises `RequestRefused`."""
+    number: str = request.path_params[name]
+    require(number.isdecimal() and len(number) < 20, f"{number[:40]!r} is not the number of a {name}")
+    return int(number)
 
 
 def number_of(request: Request, name: str, default: float) -> float:

@@ -27,8 +27,8 @@ from p2pfill.tracker.records import FillRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 2
-"""2: fills have numbers. A database of layout 1 is taken over when it is opened."""
+SCHEMA_VERSION: Final = 3
+"""2: fills have numbers. 3: titles may have pins. A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
 
@@ -242,6 +242,11 @@ class Catalogue:
         """Remember a title; a second time changes nothing."""
         row = (record.title, msgspec.json.encode(record), manifest)
         await self.call(lambda db: db.execute("INSERT OR IGNORE INTO titles VALUES (?, ?, ?)", row))
+
+    async def set_title(self, record: TitleRecord) -> None:
+        """Remember what the record of a title is now, if there is one."""
+        row = (msgspec.json.encode(record), record.title)
+        await self.call(lambda db: db.execute("UPDATE titles SET record = ? WHERE id = ?", row))
 
     async def manifest(self, title: str) -> bytes | None:
         """Return the encoded manifest of a title, None where there is none."""

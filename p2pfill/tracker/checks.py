@@ -12,7 +12,7 @@ from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model import limits
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.model.reports import EvictReport, NodeReport, TitleReport
 from p2pfill.model.selector import Selector
 from p2pfill.origin.urls import check_origin, shown
 from p2pfill.tracker.records import FillRequest
@@ -103,6 +103,8 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
         require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
+    for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
+        require(0 <= size <= COUNTER_MAX, f"disk figure {size} is out of range")
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
         require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
     require(len(report.scrubs) <= REPORT_SCRUBS_MAX, f"more than {REPORT_SCRUBS_MAX} scrubs in one heartbeat")
@@ -110,6 +112,10 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(len(scrub.error) <= limits.REASON_CHARS_MAX, f"scrub {scrub.number}: error is too long")
         for value in (scrub.number, scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files):
             require(0 <= value <= COUNTER_MAX, f"scrub {scrub.number}: a figure is out of range")
+    evictions_max = limits.EVICTIONS_MAX
+    require(len(report.evictions) <= evictions_max, f"more than {evictions_max} evictions in one heartbeat")
+    for eviction in report.evictions:
+        _check_eviction(eviction)
     scrubber = report.scrubber
     for figure in (scrubber.rate_bytes_s, scrubber.checked_bytes, scrubber.bad_chunks):
         require(0 <= figure <= COUNTER_MAX, f"scrubber figure {figure} is out of range")
@@ -124,6 +130,20 @@ def check_report(node_id: str, report: NodeReport) -> None:
         _check_title_report(title)
         require(title.title not in seen, f"title {title.title} is in one heartbeat twice")
         seen.add(title.title)
+
+
+def _check_eviction(report: EvictReport) -> None:
+    number = report.number
+    require(len(report.error) <= limits.REASON_CHARS_MAX, f"eviction {number}: error is too long")
+    titles_max = limits.EVICT_TITLES_MAX
+    require(len(report.titles) <= titles_max, f"eviction {number}: more than {titles_max} titles")
+    for value in (number, report.free_bytes, report.more, report.gone, report.gone_bytes):
+        require(0 <= value <= COUNTER_MAX, f"eviction {number}: a figure is out of range")
+    for title in report.titles:
+        require(check_title(title.title) == title.title, f"title {title.title[:80]!r} must be in lower case")
+        require(len(title.name) <= limits.REASON_CHARS_MAX, f"eviction {number}: a name is too long")
+        fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX
+        require(fits, f"eviction {number}: a figure of title {title.title} is out of range")
 
 
 def _check_title_report(report: TitleReport) -> None:

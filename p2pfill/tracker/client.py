@@ -14,7 +14,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
+from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.tracker import records
 from p2pfill.tracker.urls import tracker_url
 
@@ -54,6 +54,8 @@ class _RawOrders(msgspec.Struct):
     orders: list[msgspec.Raw]
     scrubs: list[ScrubOrder] = []
     withdrawn: list[str] = []
+    evictions: list[EvictOrder] = []
+    pinned: list[str] = []
 
 
 class TrackerClient:
@@ -112,6 +114,17 @@ class TrackerClient:
         path = f"/v1/titles/{title}/withdraw?urgent={int(urgent)}"
         return await self._call("POST", path, records.TitleHolders)
 
+    async def pin(self, title: str, selector: str, *, nodes_min: int = 0) -> records.TitleRecord:
+        """Have nodes keep what they hold of a title though no order wants it; refused where fewer match."""
+        body = msgspec.json.encode(records.PinRequest(selector))
+        path = f"/v1/titles/{title}/pin?nodes_min={nodes_min}"
+        return await self._call("POST", path, records.TitleRecord, body=body)
+
+    async def unpin(self, title: str, selector: str = "") -> records.TitleRecord:
+        """Take back the pin of this selector, or all pins of a title."""
+        body = msgspec.json.encode(records.PinRequest(selector))
+        return await self._call("POST", f"/v1/titles/{title}/unpin", records.TitleRecord, body=body)
+
     async def delete_title(self, title: str) -> None:
         """Have the catalogue forget a title that nothing orders."""
         await self._fetch("DELETE", f"/v1/titles/{title}")
@@ -145,6 +158,16 @@ class TrackerClient:
     async def scrub(self, number: int) -> records.ScrubStatus:
         """Return what came of that."""
         return await self._call("GET", f"/v1/scrubs/{number}", records.ScrubStatus)
+
+    # ---- room
+
+    async def post_eviction(self, request: records.EvictRequest) -> records.EvictStatus:
+        """Have nodes make room, or say what would go."""
+        return await self._call("POST", "/v1/evictions", records.EvictStatus, body=msgspec.json.encode(request))
+
+    async def eviction(self, number: int) -> records.EvictStatus:
+        """Return what came of that."""
+        return await self._call("GET", f"/v1/evictions/{number}", records.EvictStatus)
 
     # ---- nodes
 
@@ -251,7 +274,8 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
-    return ReadableOrders(raw.version, orders, raw.scrubs, raw.withdrawn, unreadable)
+    others = raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned
+    return ReadableOrders(raw.version, orders, *others, unreadable)
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

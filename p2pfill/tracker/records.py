@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
+from p2pfill.model.reports import DiskReport, EvictReport, LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -25,6 +25,8 @@ class TitleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_count: int
     file_count: int
     added_at: float
+    pins: list[str] = []
+    """Selectors of the nodes that keep what they hold of it though no order wants it."""
 
 
 class Titles(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,6 +89,10 @@ class TitleHolder(msgspec.Struct, forbid_unknown_fields=True):
     have_bytes: int
     number: int
     """Of the order that it has done, or is at."""
+    kept_by: list[Literal["order", "pin"]] = []
+    """What keeps it there when room is needed; empty: it goes then, unless it is in use."""
+    is_low: bool = False
+    """The node has less room than it should: what nothing keeps there goes now."""
 
 
 class TitleHolders(msgspec.Struct, forbid_unknown_fields=True):
@@ -152,6 +158,13 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     """What has become, or will become, of the deadline; empty where there is none."""
 
 
+class PinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks the nodes that a selector means, now and later, to keep what they hold of a title, or no longer to."""
+
+    selector: str
+    """To unpin: that of a pin, or empty for all pins of the title."""
+
+
 class Fills(msgspec.Struct, forbid_unknown_fields=True):
     """All fills that have not been deleted, the most urgent first."""
 
@@ -181,6 +194,33 @@ class ScrubStatus(msgspec.Struct, forbid_unknown_fields=True):
     """All nodes have looked, and have the title whole again, or could not look."""
 
 
+class EvictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks the living nodes that a selector means to make room, or what would go if they did."""
+
+    selector: str
+    free_bytes: int = 0
+    """Titles go until so much is free on each."""
+    dry_run: bool = False
+    """Nothing goes; `free_bytes` 0 then asks for all that may."""
+
+
+class NodeEvict(msgspec.Struct, forbid_unknown_fields=True):
+    """What one node has done. `report` is None until it has begun."""
+
+    node: str
+    report: EvictReport | None = None
+
+
+class EvictStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """A request to make room, and what came of it."""
+
+    number: int
+    request: EvictRequest
+    nodes: list[NodeEvict]
+    done: bool
+    """All nodes have so much free, or could not make more."""
+
+
 class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """What the tracker knows of one node."""
 
@@ -197,6 +237,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     loop_lag: LoopLag = LoopLag()
     """Of the node's event loop."""
     usage: Usage = Usage()
+    disk: DiskReport = DiskReport()
     scrubber: ScrubberReport = ScrubberReport()
 
 

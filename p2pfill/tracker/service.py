@@ -36,9 +36,26 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
-from p2pfill.tracker.checks import RequestRefused, check_fill, check_report, check_selector, check_title, require
-from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest, ScrubStatus, TitleRecord
-from p2pfill.tracker.scrubs import Scrubs
+from p2pfill.tracker.checks import (
+    COUNTER_MAX,
+    RequestRefused,
+    check_fill,
+    check_report,
+    check_selector,
+    check_title,
+    require,
+)
+from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
+from p2pfill.tracker.records import (
+    EvictRequest,
+    EvictStatus,
+    FillCreated,
+    FillRecord,
+    FillRequest,
+    ScrubStatus,
+    TitleRecord,
+)
+from p2pfill.tracker.scrubs import Evictions, Scrubs
 from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
@@ -89,6 +106,8 @@ class NodeState:
         """The last heartbeat whose titles were taken in, of this boot and since this tracker runs."""
         self.to_delete: set[str] = set()
         """Withdrawn titles that it says something of."""
+        self.pinned: set[str] = set()
+        """Titles that it keeps though no order wants them."""
 
     @property
     def info(self) -> NodeInfo:
@@ -128,10 +147,12 @@ class Service:
             self._versions[record.name].add(record.title)
         self.withdrawn: set[str] = set(snapshot.withdrawn)
         """Titles that no node may hold."""
+        self.pins = Pins(self.titles.values())
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
         self.scrubs = Scrubs()
+        self.evictions = Evictions()
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
@@ -158,6 +179,7 @@ class Service:
             state.report.titles = []
             self.nodes[state.info.id] = state
             self._note_withdrawn(state)
+            self._note_pins(state, self.pins.titles)
         self._update_rosters(self.nodes)
 
     # ---- titles and fills
@@ -271,9 +293,12 @@ class Service:
         """Withdraw all fills of a title. Raises `RequestRefused`, `StoreError`.
 
         With `urgent` no node may hold it until it is ordered again: those that do, now or when they come back, delete
-        it.
+        it. Its pins go too, or they would come back with the next order.
         """
-        title = self.title(title).title
+        record = self.title(title)
+        title = record.title
+        if urgent and record.pins:
+            await self._set_pins(record, [])
         await self._withdraw_fills(title, list(self._fills_by_title.get(title, ())), urgent=urgent)
 
     async def _withdraw_fills(self, title: str, fill_ids: list[str], *, urgent: bool = False) -> None:
@@ -310,6 +335,58 @@ class Service:
             self._touch(node_id)
         return status
 
+    def add_eviction(self, request: EvictRequest) -> EvictStatus:
+        """Have the living nodes that match make room, or say what would go. Raises `RequestRefused`."""
+        nodes = self._matching(check_selector(request.selector))
+        require(0 <= request.free_bytes <= COUNTER_MAX, f"free_bytes of {request.free_bytes} is out of range")
+        require(request.dry_run or request.free_bytes > 0, "free_bytes: say how much is to be free")
+        status = self.evictions.add(self._next_version(), request, nodes)
+        for node_id in nodes:
+            self._touch(node_id)
+        return status
+
+    async def pin(self, title: str, selector_text: str, nodes_min: int = 0) -> TitleRecord:
+        """Have the nodes that match, now and later, keep what they hold of a title though no order wants it.
+
+        Raises `RequestRefused`, also where fewer than `nodes_min` living nodes match, and `StoreError`.
+        """
+        record, selector = self.title(title), check_selector(selector_text)
+        if record.title in self.withdrawn:
+            raise RequestRefused(f"title {record.title} was withdrawn and is deleted: order it again first", 409)
+        if len(self._matching(selector)) < nodes_min:
+            raise RequestRefused(f"{self._too_few(selector)}; nothing was pinned", 409)
+        if selector.text in record.pins:
+            return record
+        if len(record.pins) >= PINS_OF_TITLE_MAX:
+            raise RequestRefused(f"title {record.title} has {PINS_OF_TITLE_MAX} pins: unpin one first", 507)
+        if not record.pins and len(self.pins.titles) >= PINS_MAX:
+            raise RequestRefused(f"{PINS_MAX} titles are pinned: unpin others first", 507)
+        return await self._set_pins(record, [*record.pins, selector.text])
+
+    async def unpin(self, title: str, selector_text: str = "") -> TitleRecord:
+        """Take back the pin of this selector, or all pins of a title. Raises `RequestRefused` where there is none."""
+        record, text = self.title(title), selector_text.strip()
+        if not record.pins or (text and text not in record.pins):
+            pinned = f"it is pinned on {', '.join(record.pins)[:400]}" if record.pins else "it is not pinned at all"
+            raise RequestRefused(f"title {record.title} has no such pin: {pinned}", 409)
+        return await self._set_pins(record, [one for one in record.pins if text and one != text])
+
+    async def _set_pins(self, record: TitleRecord, pins: list[str]) -> TitleRecord:
+        # Before the catalogue, which takes what is queued in turn: a call in between builds on this one.
+        record = self.titles[record.title] = msgspec.structs.replace(record, pins=pins)
+        self.pins.put(record)
+        for state in self.nodes.values():
+            self._note_pins(state, {record.title})
+        await self._catalogue.set_title(record)
+        return record
+
+    def _note_pins(self, state: NodeState, titles: set[str]) -> None:
+        """Have a node told which of these titles it keeps, where that has changed."""
+        pinned = state.pinned - titles | {title for title in titles if self.pins.holds(title, state.info)}
+        if pinned != state.pinned:
+            state.pinned = pinned
+            self._touch(state.info.id)
+
     def _note_withdrawn(self, state: NodeState) -> None:
         """Have a node told what it is to delete, once for each change."""
         to_delete = self.withdrawn & state.titles.keys()
@@ -326,6 +403,9 @@ class Service:
         await self._catalogue.delete_title(record.title)
         self.titles.pop(record.title, None)
         self._versions[record.name].discard(record.title)
+        self.pins.put(msgspec.structs.replace(record, pins=[]))
+        for state in self.nodes.values():
+            self._note_pins(state, {record.title})
 
     async def delete_node(self, node_id: str) -> None:
         """Forget a node whose heartbeats have stopped. Raises `RequestRefused`, `StoreError`."""
@@ -387,7 +467,8 @@ class Service:
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
             known = self._update(state, report)
         self._dirty_nodes.add(node_id)
-        if self.scrubs.note(node_id, report.scrubs):
+        closed = self.scrubs.note_scrubs(node_id, report.scrubs)
+        if self.evictions.note(node_id, report.evictions) or closed:
             self._touch(node_id)
             state = self.nodes[node_id]
         return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
@@ -467,6 +548,7 @@ class Service:
 
     def _join_fills(self, node_id: str) -> None:
         info = self.nodes[node_id].info
+        self._note_pins(self.nodes[node_id], self.pins.titles)
         for fill_id, selector in self._selectors.items():
             if node_id not in self._assigned[fill_id] and selector.matches(info):
                 self._assign(fill_id, node_id)
@@ -577,6 +659,8 @@ class Service:
             orders=self.orders(node_id),
             scrubs=self.scrubs.orders_of(node_id),
             withdrawn=sorted(state.to_delete),
+            evictions=self.evictions.orders_of(node_id),
+            pinned=sorted(state.pinned),
         )
 
     def orders(self, node_id: str) -> list[Order]:

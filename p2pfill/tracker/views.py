@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -116,12 +116,21 @@ def holders(service: Service, title: str) -> TitleHolders:
         title=record,
         fills=[_without_secrets(fill) for fill in sorted(fills, key=lambda fill: -fill.number)],
         holders=[
-            TitleHolder(node_id, state.alive, report.state, report.have_bytes, report.number)
+            TitleHolder(
+                node_id, state.alive, report.state, report.have_bytes, report.number,
+                _kept_by(service, state, record.title), state.alive and state.report.disk.is_low,
+            )
             for node_id, state, report in reports
             if report is not None and (holds(report) or report.state != "failed")
         ],
         withdrawn=record.title in service.withdrawn,
     )
+
+
+def _kept_by(service: Service, state: NodeState, title: str) -> list[Literal["order", "pin"]]:
+    """Return what keeps a title on a node when room is needed there."""
+    kept_by: list[Literal["order", "pin"]] = ["order"] if service.is_wanted(state.info.id, title) else []
+    return [*kept_by, "pin"] if title in state.pinned else kept_by
 
 
 def node_status(state: NodeState) -> NodeStatus:
@@ -138,6 +147,7 @@ def node_status(state: NodeState) -> NodeStatus:
         upload_bytes=state.report.upload_bytes,
         loop_lag=state.report.loop_lag,
         usage=state.report.usage,
+        disk=state.report.disk,
         scrubber=state.report.scrubber,
     )
 
@@ -208,6 +218,11 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         notes.append(
             f"The node's event loop was up to {late_us / 1e6:.1f} s late within a minute: the machine is short of "
             "processors, or the program around the node blocks it."
+        )
+    if (disk := state.report.disk).is_low:
+        notes.append(
+            f"The node's disk is low on space: {disk.free_bytes} bytes are free, fewer than the {disk.free_bytes_min} "
+            "that it is to keep free, and nothing that may go is left, or it is going now."
         )
     if report is None:
         notes.append("The node has reported nothing of this title yet.")

@@ -47,6 +47,39 @@ def test_titles(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixtu
     assert "knows no title" in run(fleet, capsys, "title", "show", "film", code=2)
 
 
+def test_pins(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(fleet, capsys, "title", "pin", "film", "--nodes", "a1")
+    assert "done: pin film on id=a1" in said
+    assert "order, pin" in said
+    assert "id=a1" in run(fleet, capsys, "title", "list")
+    assert json.loads(run(fleet, capsys, "title", "list", "--json"))[0]["pins"] == ["id=a1"]
+    assert "pin on id=a1" in " ".join(run(fleet, capsys, "title", "show", "film").split())
+    assert "add --later" in run(fleet, capsys, "title", "pin", "film", "--nodes", "isp=typo", code=2)
+    found = json.loads(run(fleet, capsys, "title", "pin", "film", "--nodes", "isp=typo", "--later", "--json"))
+    assert found["title"]["pins"] == ["id=a1", "isp=typo"]
+    assert "pinned on id=a1, isp=typo" in run(fleet, capsys, "title", "unpin", "film", "--nodes", "zz", code=1)
+    assert "unpin film, which was pinned on isp=typo" in run(
+        fleet, capsys, "title", "unpin", "film", "--nodes", "isp=typo"
+    )
+    said = run(fleet, capsys, "title", "withdraw", "film")
+    assert f"p2pfill title unpin {make.manifest().title_id.hex()[:12]} --tracker {fleet.url}" in said
+    assert found["holders"][0]["kept_by"] == ["order", "pin"]
+    said = run(fleet, capsys, "title", "withdraw", "film", "--urgent", "--dry-run")
+    assert "unpin it (pinned on id=a1) and delete it" in said
+    assert "and its pins (id=a1)" in run(fleet, capsys, "title", "remove", "film", "--dry-run")
+    run(fleet, capsys, "title", "unpin", "film")
+    assert "kept by nothing: it goes when" in run(fleet, capsys, "title", "show", "film")
+    run(fleet, capsys, "title", "withdraw", "film", "--urgent", "--yes")
+    assert "order it again first" in run(fleet, capsys, "title", "pin", "film", code=1)
+
+
+def test_an_eviction_that_nobody_answers(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(fleet, capsys, "title", "evict", "--dry-run", "--timeout", "0.2", code=4)
+    assert "1 cache not done after 0.2 s, as a1" in said
+    assert "no running cache matches" in run(fleet, capsys, "title", "evict", "--dry-run", "--nodes", "zz", code=2)
+    assert "is no size" in run(fleet, capsys, "title", "evict", "--free", "much", code=2)
+
+
 def test_fills(fleet: Any, film: Path, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fill_id in run(fleet, capsys, "fills", "list")
     assert "1 of 1 live" in run(fleet, capsys, "fills", "show", fill_id)

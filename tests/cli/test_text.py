@@ -107,3 +107,17 @@ def test_bugs_keep_their_traceback(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         run_app(app, [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "size"),
+    [("0", 0), ("4096", 4096), ("20GiB", 20 << 30), ("20 G", 20 << 30), ("1.5kib", 1536), ("2TB", 2 * 10**12)],
+)
+def test_sizes_are_read_as_people_type_them(typed: str, size: int) -> None:
+    assert text.parse_bytes(typed) == size
+
+
+@pytest.mark.parametrize("typed", ["", "x", "-1", "1e9", "1 2", "3 XiB", "GiB", "9" * 40])
+def test_what_is_no_size_is_said_to_be_none(typed: str) -> None:
+    with pytest.raises(ConfigError, match="is no size"):
+        text.parse_bytes(typed)

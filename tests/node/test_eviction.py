@@ -16,15 +16,17 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from p2pfill.errors import DiskFullError
+from p2pfill.errors import ConfigError, DiskFullError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
-from p2pfill.node import Node, NodeConfig, eviction, open_node
+from p2pfill.model.reports import ScrubReport
+from p2pfill.node import Node, NodeConfig, eviction, in_use, open_node
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store import store as store_module
 from p2pfill.store.disk import store_error
 from p2pfill.store.publish import publish
 from p2pfill.store.store import Store
+from p2pfill.store.title import PREALLOCATE_BYTES_MIN
 from p2pfill.store.verify import verify_tree
 from p2pfill.tracker.client import ReadableOrders, TrackerClient
 from p2pfill.tracker.records import FillRequest
@@ -48,15 +50,18 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def node_with_tracker(tmp_path: Path, free_bytes_min: int = 0) -> AsyncIterator[tuple[Node, TrackerClient]]:
+async def node_with_tracker(
+    tmp_path: Path, free_bytes_min: int = 0, in_use: in_use.InUse | None = None, in_use_command: str = ""
+) -> AsyncIterator[tuple[Node, TrackerClient]]:
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             serve = partial(serve_tracker, heartbeat_s=0.1)
             url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
             config = NodeConfig(
-                id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=url, free_bytes_min=free_bytes_min
-            )
-            async with open_node(config) as node, TrackerClient(url) as client:
+                id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker=url, free_bytes_min=free_bytes_min,
+                in_use_command=in_use_command,
+            )  # fmt: skip
+            async with open_node(config, in_use=in_use) as node, TrackerClient(url) as client:
                 while not await client.nodes():
                     await trio.sleep(0.02)
                 yield node, client
@@ -128,6 +133,9 @@ async def test_below_the_floor_what_nobody_wants_goes_and_nothing_else(
         assert not list((tmp_path / "a1" / "filling").iterdir())
         assert await node.evictor.make_room(1 << 60)  # the viewer has gone
         assert shown(tmp_path) == {"ordered", "sent"}
+        disk = node.report().disk
+        assert disk.is_low, "what is left stays, and that is said"
+        assert 0 < disk.free_bytes <= disk.size_bytes
         await fill(tmp_path, node, client, titles["old"])  # and one that has gone may be ordered again
     for name in ("ordered", "old"):
         assert verify_tree(tmp_path / "a1" / "live" / name, titles[name]).ok
@@ -138,7 +146,8 @@ def small_disk(monkeypatch: pytest.MonkeyPatch, data: Path, capacity: int) -> No
 
     def statvfs(path: object) -> SimpleNamespace:
         used = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and not file.is_symlink())
-        return SimpleNamespace(f_frsize=4096, f_bavail=max(0, capacity - used) // 4096, f_files=0, f_favail=0)
+        blocks, free = capacity // 4096, max(0, capacity - used) // 4096
+        return SimpleNamespace(f_frsize=4096, f_blocks=blocks, f_bavail=free, f_files=0, f_favail=0)
 
     monkeypatch.setattr(store_module.os, "statvfs", statvfs)
 
@@ -193,6 +202,30 @@ async def test_what_is_ordered_while_its_files_are_looked_at_stays(
         assert shown(tmp_path) == {"film"}
 
 
+async def test_a_pin_keeps_a_title_until_it_is_taken_back(tmp_path: Path) -> None:
+    titles = [make_title(tmp_path, name) for name in ("film", "kept")]
+    ids = [manifest.title_id.hex() for manifest in titles]
+    async with node_with_tracker(tmp_path) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles]
+        await client.pin(ids[1], "id=a1", nodes_min=1)
+        await withdraw(node, client, fills, 0)
+        await until(lambda: titles[1].title_id in node.titles.pinned)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"kept"}
+    # A node that is started anew holds it too, also where nobody has told it of orders or pins yet.
+    config = NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"), tracker="http://127.0.0.1:9")
+    with trio.fail_after(LIMIT_S):
+        async with open_node(config) as node:
+            assert not await node.evictor.make_room(1 << 60)
+    async with node_with_tracker(tmp_path) as (node, client):
+        await until(lambda: node.titles.orders is not None)
+        assert not await node.evictor.make_room(1 << 60)
+        await client.unpin(ids[1])
+        await until(lambda: not node.titles.pinned)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == set()
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 async def test_an_order_that_cannot_be_read_may_want_anything(tmp_path: Path, is_first: bool) -> None:
     manifest = make_title(tmp_path, "film")
@@ -227,6 +260,136 @@ def test_removal_goes_in_steps_and_a_stop_between_them_leaves_nothing_to_see(tmp
         assert not list((tmp_path / "a1" / "filling").iterdir())
         delete = store.begin_removal(manifest.title_id)
         assert not delete(2)
+
+
+async def test_the_use_of_a_title_is_kept_across_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = make_title(tmp_path, "film")
+    async with node_with_tracker(tmp_path) as (node, client):
+        await fill(tmp_path, node, client, manifest)
+        age(tmp_path, manifest, 10)
+        node.evictor.note_used(manifest.title_id)
+        await node.evictor._keep_uses()
+    with Store.open(tmp_path / "a1") as store:
+        (use,) = store.uses(store.ids())
+        assert use.used_at > time.time() - 600
+        store.note_use(TitleId(bytes(32)))  # one that has just gone
+    assert not [record for record in caplog.records if "use" in record.getMessage()]
+
+
+def read(path: Path) -> None:
+    """Read a file as a web server does."""
+    with path.open("rb") as file:
+        file.read(1)
+
+
+async def test_what_viewers_have_read_last_goes_last(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("read", "unread", "sent")}
+    async with node_with_tracker(tmp_path) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        for manifest in titles.values():
+            age(tmp_path, manifest, 48)
+        # What this node reads itself is no use of a viewer's.
+        report = ScrubReport(1, titles["unread"].title_id.hex(), "checking")
+        await node.scrubber._obey(report)
+        assert report.checked_chunks == CHUNKS
+        path = tmp_path / "a1" / "live" / "read" / "m.bin"
+        assert path.stat().st_atime == path.stat().st_mtime
+        read(path)
+        if path.stat().st_atime == path.stat().st_mtime:
+            pytest.skip("the file system keeps no times of reading")
+        names = {manifest.title_id: name for name, manifest in titles.items()}
+        order = await node.evictor.candidates()
+        assert names[order[-1].title_id] == "read"
+        assert time.time() - 60 < order[-1].read_at <= time.time()
+        assert {use.read_at for use in order[:-1]} == {0.0}
+        assert all(use.size >= CHUNKS * CHUNK for use in order)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"read"}, "somebody reads it now"
+        an_hour_ago = time.time() - 3600
+        os.utime(path, (an_hour_ago, path.stat().st_mtime))
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == set()
+
+
+async def test_what_the_operators_command_names_stays(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("by-name", "by-id", "by-path", "by-url", "by url", "idle")}
+    lines = tmp_path / "lines"
+    async with node_with_tracker(tmp_path, in_use_command=f"cat '{lines}'") as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        with pytest.raises(StoreError, match="exit code 1"):
+            await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == titles.keys()
+        path = (tmp_path / "a1" / "live" / "by-path" / "m.bin").resolve()
+        lines.write_text(
+            f"by-name\n{titles['by-id'].title_id.hex()}\n{path}\n/by-url/m.bin\n/by%20url/x\n\0\n..\nnobody\n"
+        )
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == titles.keys() - {"idle"}
+
+
+async def test_a_program_that_embeds_a_node_says_what_is_in_use(tmp_path: Path) -> None:
+    titles = {name: make_title(tmp_path, name) for name in ("film", "idle")}
+    async with node_with_tracker(tmp_path, in_use=lambda: ["film"]) as (node, client):
+        fills = [await fill(tmp_path, node, client, manifest) for manifest in titles.values()]
+        await withdraw(node, client, fills, 0)
+        assert await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("/no/such/program", "No such file"),
+        ("sh -c 'sleep 60 & exec sleep 60'", "took longer"),
+        ("sh -c 'exec >&-; sleep 60'", "took longer"),
+        ("yes", "more than"),
+        ("false", "exit code 1"),
+    ],
+)
+def test_a_command_that_does_not_answer_is_bounded(
+    command: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_use, "ANSWER_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=fault):
+        list(in_use.asking(command)())
+    assert time.monotonic() - began < 10
+
+
+def test_a_command_that_cannot_be_read_is_wrong_configuration() -> None:
+    for command in ("echo 'film", "   "):
+        with pytest.raises(ConfigError, match="in_use_command"):
+            NodeConfig(id="a1", isp="isp-a", data="/srv/cache", in_use_command=command)
+
+
+def test_what_a_title_still_needs_is_what_has_no_space_yet(tmp_path: Path) -> None:
+    src = tmp_path / "src" / "mixed"
+    src.mkdir(parents=True)
+    (src / "big").write_bytes(os.urandom(2 * PREALLOCATE_BYTES_MIN))
+    (src / "small").write_bytes(os.urandom(CHUNK))
+    manifest = publish(src, name="mixed", chunk_size=CHUNK).manifest
+    with Store.open(tmp_path / "a1") as store:
+        stored = store.begin_fill(manifest)
+        spare = store_module._SPARE_BYTES
+        assert store.needed_bytes(stored) == spare + CHUNK
+        stored.write_chunk(manifest.chunk_count - 1, (src / "small").read_bytes())
+        stored.commit([manifest.chunk_count - 1])
+        assert store.needed_bytes(stored) == spare
+
+
+async def test_who_cannot_say_what_is_in_use_lets_nothing_go(tmp_path: Path) -> None:
+    manifest = make_title(tmp_path, "film")
+
+    def broken() -> list[str]:
+        raise RuntimeError("no idea")
+
+    async with node_with_tracker(tmp_path, in_use=broken) as (node, client):
+        await withdraw(node, client, [await fill(tmp_path, node, client, manifest)], 0)
+        with pytest.raises(StoreError, match="nobody says what is in use: no idea"):
+            await node.evictor.make_room(1 << 60)
+        assert shown(tmp_path) == {"film"}
 
 
 def test_a_full_disk_is_an_error_of_its_own() -> None:

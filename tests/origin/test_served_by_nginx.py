@@ -24,6 +24,26 @@ def validators(url: str) -> tuple[str | None, str | None]:
         return answer.headers["ETag"], answer.headers["Last-Modified"]
 
 
+def test_what_nginx_sends_counts_as_the_last_use(tmp_path: Path, nginx: Callable[[Path], Nginx]) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "m.bin").write_bytes(os.urandom(200_000))
+    manifest = publish(tmp_path / "tree", name="film").manifest
+    with Store.open(tmp_path / "a1") as store:
+        title = store.begin_fill(manifest)
+        title.write_chunk(0, (tmp_path / "tree" / "m.bin").read_bytes())
+        title.commit([0])
+        title.go_live()
+        (before,) = store.uses([manifest.title_id])
+        assert before.read_at == 0.0
+        url = nginx(tmp_path / "a1" / "live").url
+        with urllib.request.urlopen(f"{url}/film/m.bin", timeout=10) as answer:
+            assert len(answer.read()) == 200_000
+        (after,) = store.uses([manifest.title_id])
+        if os.statvfs(tmp_path).f_flag & os.ST_NOATIME:
+            pytest.skip("the file system keeps no times of reading")
+        assert after.read_at == after.used_at > time.time() - 60
+
+
 def test_two_caches_give_the_validators_of_the_origin(tmp_path: Path, nginx: Callable[[Path], Nginx]) -> None:
     tree = tmp_path / "tree"
     (tree / "sub").mkdir(parents=True)

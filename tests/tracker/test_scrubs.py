@@ -15,17 +15,17 @@ def test_a_node_is_asked_until_it_has_said_what_came_of_it() -> None:
     scrubs = Scrubs()
     status = scrubs.add(7, TITLE, ["n2", "n1"])
     assert [order.number for order in scrubs.orders_of("n1")] == [7]
-    assert not scrubs.note("n1", [ScrubReport(7, TITLE, "checking")])
-    assert scrubs.note("n1", [ScrubReport(7, TITLE, "whole", bad_chunks=3)])
+    assert not scrubs.note_scrubs("n1", [ScrubReport(7, TITLE, "checking")])
+    assert scrubs.note_scrubs("n1", [ScrubReport(7, TITLE, "whole", bad_chunks=3)])
     assert not scrubs.orders_of("n1")
     assert not status.done
-    scrubs.note("n2", [ScrubReport(7, "cd" * 32, "whole"), ScrubReport(8, TITLE, "whole")])
+    scrubs.note_scrubs("n2", [ScrubReport(7, "cd" * 32, "whole"), ScrubReport(8, TITLE, "whole")])
     assert not status.done
-    scrubs.note("n2", [ScrubReport(7, TITLE, "failed", error="no disk")])
+    scrubs.note_scrubs("n2", [ScrubReport(7, TITLE, "failed", error="no disk")])
     assert scrubs.get(7).done
     # Heard twice, or of a node that was not asked.
-    assert not scrubs.note("n1", [ScrubReport(7, TITLE, "checking")])
-    assert not scrubs.note("n9", [ScrubReport(7, TITLE, "checking")])
+    assert not scrubs.note_scrubs("n1", [ScrubReport(7, TITLE, "checking")])
+    assert not scrubs.note_scrubs("n9", [ScrubReport(7, TITLE, "checking")])
     assert [node.report and node.report.state for node in scrubs.get(7).nodes] == ["whole", "failed"]
 
 

@@ -1,0 +1,150 @@
+"""`p2pfill title evict`: have caches make room, or show what would go and what keeps the rest."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from p2pfill.cli.catalogue import ID_CHARS, confirm
+from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
+from p2pfill.errors import ConfigError
+from p2pfill.model.reports import EvictReport, TitleFate
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import EvictRequest, EvictStatus
+
+POLL_S: Final = 0.3
+
+KEPT: Final = {
+    "order": "kept: ordered",
+    "pin": "kept: pinned",
+    "fill": "kept: being filled",
+    "use": "kept: in use",
+    "unknown": "kept: the tracker has not said what is ordered",
+}
+
+
+def evict_titles(
+    selector: str,
+    tracker: str,
+    *,
+    free_bytes: int,
+    dry_run: bool,
+    yes: bool,
+    timeout_s: float | None,
+    as_json: bool,
+) -> None:
+    """Have caches make room until so much is free on each, or show what would go.
+
+    Raises `CommandFailed` where that cannot be had on all of them.
+    """
+    if not dry_run and not free_bytes:
+        raise ConfigError("say with --free how much is to be free on each cache, or look with --dry-run")
+    trio.run(_evict, EvictRequest(selector, free_bytes, dry_run), tracker, yes, timeout_s, as_json)
+
+
+async def _evict(request: EvictRequest, tracker: str, yes: bool, timeout_s: float | None, as_json: bool) -> None:
+    async with TrackerClient(tracker) as client:
+        if not request.dry_run and not yes:
+            # What it means is shown first, and costs nothing.
+            looked = await _ask(client, msgspec.structs.replace(request, dry_run=True), timeout_s)
+            if not as_json:
+                _show(looked)
+            gone, size = _sums(looked)
+            if gone:
+                await confirm(f"delete {plural(gone, 'title')} with {show_bytes(size)} on those caches", yes=yes)
+        status = await _ask(client, request, timeout_s)
+    if as_json:
+        print(msgspec.json.encode(status).decode())
+    else:
+        _show(status)
+    check_outcome(status, timeout_s)
+
+
+async def _ask(client: TrackerClient, request: EvictRequest, timeout_s: float | None) -> EvictStatus:
+    """Return what came of a request, or what is known when the time is over. Raises `CommandFailed` for nobody."""
+    status = await client.post_eviction(request)
+    if not status.nodes:
+        raise CommandFailed(f"no running cache matches {request.selector!r}; nothing was done", ExitCode.USAGE)
+    with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
+        while not status.done:
+            await trio.sleep(POLL_S)
+            status = await client.eviction(status.number)
+    return status
+
+
+def _sums(status: EvictStatus) -> tuple[int, int]:
+    reports = [node.report for node in status.nodes if node.report is not None]
+    return sum(report.gone for report in reports), sum(report.gone_bytes for report in reports)
+
+
+def check_outcome(status: EvictStatus, timeout_s: float | None) -> None:
+    """Raise `CommandFailed` unless so much is free everywhere, or would be."""
+    reports = [(node.node, node.report) for node in status.nodes]
+    for node, report in reports:
+        if report is not None and report.state == "failed":
+            raise CommandFailed(f"{node} could not make room: {report.error}")
+    waiting = [node for node, report in reports if report is None or report.state != "done"]
+    if waiting:
+        raise CommandFailed(
+            f"{plural(len(waiting), 'cache')} not done after {show_seconds(timeout_s or 0.0)}, as {waiting[0]}; "
+            "what has begun goes on",
+            ExitCode.TIMEOUT,
+        )
+    wanted, dry_run = status.request.free_bytes, status.request.dry_run
+    for node, report in reports:
+        if report is not None and (free := report.free_bytes + (report.gone_bytes if dry_run else 0)) < wanted:
+            raise CommandFailed(
+                f"{node}: {show_bytes(free)} {'would be' if dry_run else 'are'} free, {show_bytes(wanted)} were asked "
+                "for, and nothing else may go"
+            )
+
+
+def _show(status: EvictStatus) -> None:
+    console = Console()
+    for node in status.nodes:
+        console.print(Text(_head(node.node, node.report, dry_run=status.request.dry_run), style="bold"))
+        if node.report is not None and node.report.titles:
+            console.print(_table(node.report, status.request))
+
+
+def _head(node: str, report: EvictReport | None, *, dry_run: bool) -> str:
+    if report is None:
+        return printable(f"{node}: has not answered")
+    if report.state == "failed":
+        return printable(f"{node}: {report.error}")
+    line = f"{node}: {show_bytes(report.free_bytes)} free"
+    if report.gone:
+        what = "would go" if dry_run else "gone"
+        line += f", {plural(report.gone, 'title')} with {show_bytes(report.gone_bytes)} {what}"
+    return printable(line if report.state == "done" else f"{line}, at work")
+
+
+def _table(report: EvictReport, request: EvictRequest) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("title", "id", "size", "last used", ""):
+        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    for fate in report.titles:
+        table.add_row(
+            Text(printable(fate.name)), fate.title[:ID_CHARS], show_bytes(fate.size), _when(fate.used_at),
+            _verdict(fate, dry_run=request.dry_run),
+        )  # fmt: skip
+    if report.more:
+        table.add_row(f"and {report.more} more")
+    return table
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) if at else ""
+
+
+def _verdict(fate: TitleFate, *, dry_run: bool) -> str:
+    if fate.goes:
+        return "would go" if dry_run else "gone"
+    return KEPT.get(fate.kept_by, "may go")
