@@ -129,13 +129,16 @@ class Origins:
                 verify_chunk(name, manifest, chunk, got.data)
                 break
             except OriginObjectChanged as error:
+                got.give_back()
                 if whole or not got.is_pieced:
                     self.say(name, error)
                     return Arrival(receive, Outcome.CORRUPT, received, str(error))
         refused: list[P2PFillError] = []
         # Not the origin's fault, so it does not end as that.
         with ErrorBoundary(self._log, f"write chunk {chunk} of {manifest.name!r}", refused.append):
-            if write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data)):
+            is_written = write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data))
+            got.give_back()
+            if is_written:
                 return Arrival(receive, Outcome.VERIFIED, received)
             return Arrival(receive, Outcome.WITHDRAWN, received, "given up")
         return Arrival(receive, Outcome.STORE, received, str(refused[0]))

@@ -15,13 +15,13 @@ it hands over too, so that in whatever order chunks are asked for, the file is r
 
 from __future__ import annotations
 
-import mmap
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from p2pfill.errors import ConfigError, is_fault
@@ -29,6 +29,7 @@ from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.bodies import Backend, Body, Part, one_line
 from p2pfill.origin.buckets import BucketBackend
+from p2pfill.origin.buffers import BUFFERS
 from p2pfill.origin.directory import DirectoryBackend
 from p2pfill.origin.errors import OriginCancelled, OriginError, OriginFault, OriginUnavailable, TryAgain
 from p2pfill.origin.watch import Listener, Watch
@@ -66,13 +67,18 @@ class OriginChunk(NamedTuple):
     """One chunk as an origin delivered it. Not yet checked against its digests: see `verify_chunk`."""
 
     data: memoryview
-    """Exactly `manifest.chunk_length(k)` bytes, of memory that goes back to the system with the last view of it."""
+    """Exactly `manifest.chunk_length(k)` bytes, of memory that goes back to the system with the last view of it,
+    or is read into again after `give_back`."""
     bytes_received: int
     """Payload bytes that arrived for it, waste included, but for what was of use as other chunks."""
     requests: int
     """Requests made for it, failed ones included."""
     is_pieced: bool = False
     """A part of it was put together of several answers, which may have come of several servers."""
+
+    def give_back(self) -> None:
+        """Let the memory serve again: nobody looks at `data` from now on. Who does not call this only loses time."""
+        BUFFERS.give_back(self.data)
 
 
 class _Job:
@@ -157,9 +163,7 @@ class OriginReader:
             raise failure from err
 
     def _read_chunk(self, watch: Watch, manifest: Manifest, k: int) -> OriginChunk:
-        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. See
-        # docs/experiments.md, "Memory".
-        data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
+        data = BUFFERS.take(manifest.chunk_length(k))
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
         # The caller's thread works too, so a chunk of one file needs no other thread.
@@ -169,6 +173,7 @@ class OriginReader:
             if future is not None:
                 future.result()
         if watch.failure is not None:
+            BUFFERS.give_back(data)
             raise watch.failure
         is_pieced = any(job.answers > 1 for job in jobs)
         return OriginChunk(data, watch.bytes_in_vain, watch.requests, is_pieced)
@@ -184,6 +189,8 @@ class OriginReader:
             if way.lock.acquire(blocking=False):
                 way.close()
                 way.lock.release()
+        with suppress(RuntimeError):  # closed before
+            self._pool.submit(BUFFERS.clear)
         self._pool.shutdown(wait=False)
 
     def _submit(self, watch: Watch, jobs: Iterator[_Job]) -> Future[None] | None:
@@ -378,14 +385,17 @@ class OriginReader:
         length, stop = end - first, min(begin + end - at, job.part.start)
         if stop - begin < length or not watch.listener.wants(chunk):
             return self._skip(watch, job, body, stop)
-        data = memoryview(mmap.mmap(-1, length))
-        while body.position < stop:
-            if not body.read_into(data[body.position - begin :]):
-                return False
-            self._check_going(watch, job)
-        if watch.listener.passed(chunk, data):
-            watch.count(passed=length)
-        return True
+        data = BUFFERS.take(length)
+        try:
+            while body.position < stop:
+                if not body.read_into(data[body.position - begin :]):
+                    return False
+                self._check_going(watch, job)
+            if watch.listener.passed(chunk, data):
+                watch.count(passed=length)
+            return True
+        finally:
+            BUFFERS.give_back(data)
 
     # ---- waiting
 

@@ -11,6 +11,7 @@ import io
 import select
 import socket
 import ssl
+import struct
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -123,6 +124,12 @@ class Wire:
         except OSError as error:
             raise TryAgain(f"{whom} does not answer: {_strerror(error)}") from error
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel ends the waits of a blocking socket, so one call waits and takes all that is wanted. Python would
+        # ask for each piece anew, with two system calls, and with the GIL between them.
+        self._sock.setblocking(True)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_LOOK_S))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_max_s))
+        self._is_plain = True
         self._reader = _Reader(_Received(self), _HEAD_BYTES)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -132,8 +139,11 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send a request. What is wrong shows when its answer is read, which may have come before."""
         try:
-            self._sock.settimeout(self._connect_max_s)
+            if not self._is_plain:
+                self._sock.settimeout(self._connect_max_s)
             self._sock.sendall(data)
+        except BlockingIOError:
+            self.fault = self.fault or TryAgain(f"it takes no request within {self._connect_max_s:g} s")
         except OSError as error:
             self.fault = self.fault or TryAgain(f"the connection broke off: {_strerror(error)}")
 
@@ -142,12 +152,15 @@ class Wire:
         exchange = self.exchange
         if exchange is None:
             return 0
+        # What is larger than heads goes into place, and all of it will come, or the end.
+        flags = socket.MSG_WAITALL if self._is_plain and len(memoryview(buffer)) > _HEAD_BYTES else 0
         try:
-            self._sock.settimeout(_LOOK_S)
+            if not self._is_plain:
+                self._sock.settimeout(_LOOK_S)
             while True:
                 try:
-                    count = self._sock.recv_into(buffer)
-                except TimeoutError:
+                    count = self._sock.recv_into(buffer, 0, flags)
+                except (BlockingIOError, TimeoutError):
                     exchange.look()
                     continue
                 if count:
@@ -164,6 +177,7 @@ class Wire:
         try:
             self._sock.settimeout(self._connect_max_s)
             self._sock = context.wrap_socket(self._sock, server_hostname=host)
+            self._is_plain = False
             # What came before, of a proxy or of somebody on the way to it, is no part of what is said under TLS.
             self._reader = _Reader(_Received(self), _HEAD_BYTES)
         except ssl.SSLCertVerificationError as error:
@@ -178,9 +192,17 @@ class Wire:
         """Tell whether an idle connection can be used: it is young, and has nothing to read, which would be its end."""
         if self._sock.fileno() < 0 or time.monotonic() > self.idle_since + idle_max_s:
             return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(0)
+        if not self._is_plain:
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            return not poll.poll(0)
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         """Close the connection. May be called twice, and from any thread."""
@@ -205,6 +227,11 @@ class _Reader(io.BufferedReader):
 
     def close(self) -> None:
         pass
+
+
+def _timeval(wait_s: float) -> bytes:
+    """Return a time as the kernel takes it with an option of a socket: seconds and microseconds."""
+    return struct.pack("@ll", int(wait_s), int(wait_s % 1 * 1e6))
 
 
 def _advice(verify_code: int) -> str:

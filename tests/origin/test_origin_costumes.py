@@ -245,7 +245,7 @@ def drip(piece: bytes, pause_s: float, first: bytes = b"") -> servers.Answer:
     [
         (drip(b"X-More: of it\r\n", 0.05, b"HTTP/1.1 200 OK\r\n"), "head of its answer is not complete"),
         (drip(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.02), "only informs"),
-        (drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "head of its answer is not complete"),
+        (drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "only informs"),
         (drip(b"x", 0.05, head(200, Content_Length=CHUNK)), "sends less than 1024 bytes in"),
         (drip(b"1\r\nx\r\n", 0.05, head(200, Transfer_Encoding="chunked")), "sends less than 1024 bytes in"),
         (drip(b"", 1.0), "has sent nothing for"),
