@@ -48,3 +48,6 @@ REPORT_SOURCES_MAX: Final = 1024
 
 FRAME_BYTES_MAX: Final = 1 * MIB
 """One control frame. Holds the largest bitmap and the longest batch of chunk indexes with room to spare."""
+
+ORIGINS_COUNTED_MAX: Final = 64
+"""Origins of which a node counts what it has had: a fleet has a few. The rest is counted together."""

@@ -73,6 +73,8 @@ class OriginChunk(NamedTuple):
     """Payload bytes that arrived for it, waste included, but for what was of use as other chunks."""
     requests: int
     """Requests made for it, failed ones included."""
+    failed: int = 0
+    """Of those, such as brought no answer, or less than they promised."""
     is_pieced: bool = False
     """A part of it was put together of several answers, which may have come of several servers."""
 
@@ -153,14 +155,13 @@ class OriginReader:
         try:
             return self._read_chunk(watch, manifest, k)
         except OriginError as err:
-            err.bytes_received, err.requests = watch.bytes_in_vain, watch.requests
+            watch.sum_up(err)
             raise
         except BaseException as err:
             if not is_fault(err):
                 raise
             failure = self._unforeseen(f"{self.url}: chunk {k}", err)
-            failure.bytes_received, failure.requests = watch.bytes_in_vain, watch.requests
-            raise failure from err
+            raise watch.sum_up(failure) from err
 
     def _read_chunk(self, watch: Watch, manifest: Manifest, k: int) -> OriginChunk:
         data = BUFFERS.take(manifest.chunk_length(k))
@@ -176,7 +177,7 @@ class OriginReader:
             BUFFERS.give_back(data)
             raise watch.failure
         is_pieced = any(job.answers > 1 for job in jobs)
-        return OriginChunk(data, watch.bytes_in_vain, watch.requests, is_pieced)
+        return OriginChunk(data, watch.bytes_in_vain, watch.requests, watch.failed, is_pieced)
 
     def close(self) -> None:
         """Stop: reads under way end with `OriginCancelled` soon, later ones at once. May be called twice."""
@@ -245,9 +246,17 @@ class OriginReader:
             before, cause = job.done, "the answer ended early"
             try:
                 self._ask(watch, job)
+            except OriginCancelled:
+                raise
+            except OriginError:
+                watch.count(failed=1)
+                raise
             except TryAgain as err:
                 cause = str(err)
+                watch.count(failed=1)
                 self._hold_back(watch, job, err)
+            else:
+                watch.count(failed=not job.is_done)
             if job.is_done:
                 return
             attempts += 1

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
+from p2pfill.model.reports import LoopLag, OriginReport, ScrubberReport, ScrubReport, TitleReport, Usage
 from p2pfill.model.urgency import Urgency
 
 
@@ -181,6 +181,25 @@ class ScrubStatus(msgspec.Struct, forbid_unknown_fields=True):
     """All nodes have looked, and have the title whole again, or could not look."""
 
 
+class OriginTotals(msgspec.Struct, forbid_unknown_fields=True):
+    """What the nodes that are known have had of one origin, each since its process began."""
+
+    counts: OriginReport
+    nodes: int
+    """That have asked it for anything."""
+    money: float | None
+    """None where its price is not known."""
+
+
+class OriginsUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fleet has had of all origins."""
+
+    origins: list[OriginTotals]
+    """Those of which most has come first."""
+    currency: str
+    """Of the tracker's prices."""
+
+
 class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """What the tracker knows of one node."""
 
@@ -198,6 +217,8 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """Of the node's event loop."""
     usage: Usage = Usage()
     scrubber: ScrubberReport = ScrubberReport()
+    origins: list[OriginReport] = []
+    """What it has had of each origin, since its process began."""
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):
@@ -251,6 +272,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     nodes: list[NodeStatus]
     loop_lag: LoopLag = LoopLag()
     """Of the tracker's own event loop."""
+    used: OriginsUsed = OriginsUsed([], "")
+    """What the fleet has had of origins."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):
