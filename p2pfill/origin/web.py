@@ -186,14 +186,19 @@ class WebBackend:
         whom = str(proxy) if proxy else f"{place.host}:{place.port}"
         wire = Wire(host, port, whom, self._settings.connect_max_s)
         try:
+            if proxy and proxy.scheme == "https":
+                wire.start_tls(self._context(), proxy.host, str(proxy))
             if place.scheme == "https":
                 if proxy:
                     wire.exchange = exchange
                     _make_tunnel(wire, place, proxy, name)
-                try:
-                    wire.start_tls(self._context(), place.host)
-                except OriginRefused as error:
-                    raise OriginRefused(f"{name}: {error}", cause=error.cause) from error
+                wire.start_tls(self._context(), place.host)
+        except OriginRefused as error:
+            wire.close()
+            said = str(error)
+            raise OriginRefused(
+                said if said.startswith(name) else f"{name}: {said}", cause=error.cause
+            ) from error
         except BaseException:
             wire.close()
             raise
