@@ -130,6 +130,8 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     rate_bytes_s: float = 0.0
     isp_bytes: dict[str, int] = {}
     """ISP -> payload that entered it from outside (regional and origin)."""
+    origins: dict[str, int] = {}
+    """Origin, by its URL without its query -> payload that was kept of it."""
     escalations: dict[str, int] = {}
 
 

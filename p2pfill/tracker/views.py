@@ -107,6 +107,9 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
     totals.rate_bytes_s += report.rate_bytes_s if progress.alive else 0.0
     isp = progress.node.isp
     totals.isp_bytes[isp] = totals.isp_bytes.get(isp, 0) + report.bytes_regional + report.bytes_origin
+    for source in report.sources:
+        if source.tier == "origin" and (source.id in totals.origins or len(totals.origins) < ORIGINS_SHOWN_MAX):
+            totals.origins[source.id] = totals.origins.get(source.id, 0) + source.bytes
     for reason, count in report.escalations.items():
         totals.escalations[reason] = totals.escalations.get(reason, 0) + count
 
