@@ -116,6 +116,9 @@ def tracker(
         float | None,
         typer.Option("--heartbeat", metavar="SECONDS", help="How often caches report; after 3 missed one is dead."),
     ] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", metavar="FILE", help="A TOML file that says what origins cost.")
+    ] = None,
     until_eof: UntilEof = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,7 +129,7 @@ def tracker(
     """
     from p2pfill.cli.services import run_tracker
 
-    run_tracker(listen, db, heartbeat_s=heartbeat_s, until_eof=until_eof, as_json=as_json)
+    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, until_eof=until_eof, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

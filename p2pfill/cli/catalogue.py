@@ -275,6 +275,8 @@ def show_fill(fill_id: str, tracker: str, *, as_json: bool) -> None:
         console = Console()
         console.print(_fills_table([status.fill], {status.fill.request.title: status.title_name}))
         console.print(fill_table(status, width=console.width), *map(Text, reasons(status)), sep="\n")
+        for origin, kept in sorted(status.totals.origins.items(), key=lambda one: (-one[1], one[0])):
+            console.print(Text(f"{show_bytes(kept)} from {printable(origin)}"))
 
     _run(tracker, work)
 

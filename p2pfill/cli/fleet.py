@@ -18,7 +18,7 @@ from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_pe
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import TITLE_ID_BYTES
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
-from p2pfill.tracker.records import Explanation, NodeStatus, Status
+from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import DiskReport, TitleReport
@@ -84,6 +84,8 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     ]
     if status.nodes:
         parts += [Text(""), nodes_table(status.nodes, rows_max, width)]
+    if status.used.origins:
+        parts += [Text(""), origins_table(status.used, rows_max)]
     for fill in status.fills:
         request = fill.fill.request
         head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
@@ -138,6 +140,25 @@ def _free(disk: DiskReport) -> Text:
         return Text("")
     free = show_bytes(disk.free_bytes)
     return Text(f"{free} low", style="bold red") if disk.is_low else Text(free)
+
+
+def origins_table(used: OriginsUsed, rows_max: int) -> Table:
+    """Return what the fleet has had of origins as a table, one a line."""
+    has_money = any(one.money is not None for one in used.origins)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("origin", overflow="fold")
+    money = [f"cost {printable(used.currency)}".strip()] if has_money else []
+    for name in ("caches", "requests", "failed", "given up", "used", "in vain", *money):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in used.origins[:rows_max]:
+        counts = one.counts
+        cost = "" if one.money is None else f"{one.money:,.2f}"
+        table.add_row(
+            Text(printable(counts.id)), str(one.nodes), f"{counts.requests:,}", f"{counts.failed:,}",
+            f"{counts.given_up:,}", show_bytes(counts.bytes_kept), show_bytes(counts.bytes_wasted),
+            *([cost] if has_money else []),
+        )  # fmt: skip
+    return table
 
 
 # ---- explain

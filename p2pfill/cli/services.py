@@ -17,16 +17,23 @@ With Python's own 700, and the connections of 10,000 nodes in memory, looking to
 costs."""
 
 
-def run_tracker(listen: str, db: str, *, heartbeat_s: float | None, until_eof: bool, as_json: bool) -> None:
+def run_tracker(
+    listen: str, db: str, *, heartbeat_s: float | None, prices: Path | None, until_eof: bool, as_json: bool
+) -> None:
     """Serve a tracker until a signal comes; its URL is printed once it answers."""
     import trio
 
+    from p2pfill.model.prices import Prices
+    from p2pfill.tracker.prices import load_prices
     from p2pfill.tracker.server import HEARTBEAT_S, serve_tracker
+
+    costs = Prices() if prices is None else load_prices(prices)
 
     async def serve(task_status: trio.TaskStatus[str]) -> None:
         await serve_tracker(
-            listen, db, heartbeat_s=HEARTBEAT_S if heartbeat_s is None else heartbeat_s, task_status=task_status
-        )
+            listen, db, heartbeat_s=HEARTBEAT_S if heartbeat_s is None else heartbeat_s, prices=costs,
+            task_status=task_status,
+        )  # fmt: skip
 
     async def run() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

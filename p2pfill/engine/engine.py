@@ -226,13 +226,19 @@ class Engine:
         if held is not None:
             self._each_link(lambda link: link.lose(title_id, range(len(held))))
 
-    def set_origins(self, now: float, task: FillTask, urls: Iterable[str]) -> None:
-        """Use these origins besides those already known."""
+    def set_origins(
+        self, now: float, task: FillTask, urls: Iterable[str], costs: Mapping[str, float] | None = None
+    ) -> None:
+        """Use these origins besides those already known. `costs` is money for a gigabyte; those not named are free."""
         self.now = now
         for url in urls:
             if url not in task.origins:
-                task.origins[url] = None
+                task.origins[url] = 0.0
                 self.handle_event(task, events.OriginConfigured(url))
+            cost = task.origins[url] if costs is None else costs.get(url, 0.0)
+            if cost != task.origins[url]:
+                task.origins[url] = cost
+                self.handle_event(task, events.OriginPriced(url, cost))
 
     def set_members(
         self, now: float, task: FillTask, members: Iterable[NodeInfo], unlinked: Sequence[str] = ()

@@ -104,7 +104,8 @@ class FillTask:
         self.error = ""
         """Why it has failed, if so."""
         self.fault: P2PFillError | None = None
-        self.origins: dict[str, None] = {}
+        self.origins: dict[str, float] = {}
+        """Origin -> money for a gigabyte."""
         self.reads: dict[int, tuple[str, Receive]] = {}
         """Request -> URL and receive, of the reads under way."""
         self.late: list[events.Event] = []

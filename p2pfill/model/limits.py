@@ -54,3 +54,6 @@ EVICT_TITLES_MAX: Final = 100
 
 EVICTIONS_MAX: Final = 16
 """Requests to make room that a node is given, and reports on, at a time."""
+
+ORIGINS_COUNTED_MAX: Final = 64
+"""Origins of which a node counts what it has had: a fleet has a few. The rest is counted together."""

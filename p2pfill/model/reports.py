@@ -83,6 +83,24 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     that stands is not said of that."""
 
 
+class OriginReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What one node has had of one origin since its process began, for all titles: totals, so that a heartbeat that is
+    lost or comes twice changes nothing."""
+
+    id: str
+    """The origin's URL without its query."""
+    requests: int = 0
+    """Sent, redirects that were followed included; those of reads under way count when these end."""
+    failed: int = 0
+    """Of those, such as brought no answer, a refusal, or less than they promised."""
+    bytes_kept: int = 0
+    """Payload of chunks that were of use."""
+    bytes_wasted: int = 0
+    """Payload that arrived in vain: of answers cut short, of chunks that came twice or failed their digests."""
+    given_up: int = 0
+    """Reads that were hedged: another source was asked for the chunk meanwhile, or had delivered it."""
+
+
 class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How late an event loop woke in the last minute, in microseconds; zeros where it was not looked at yet."""
 
@@ -214,6 +232,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     scrubs: list[ScrubReport] = []
     scrubber: ScrubberReport = ScrubberReport()
     evictions: list[EvictReport] = []
+    origins: list[OriginReport] = []
+    """Those of which there is news."""
     since: int = 0
     """A heartbeat of this boot that the tracker has acknowledged; 0: this begins anew, and what was said before counts
     no more, but for what the pieces that follow say again."""
@@ -275,7 +295,8 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     fill_id: str
     title: str
     origins: list[str]
-    """Base URLs below which the title's files lie; tried in order."""
+    """Base URLs below which the title's files lie. The cheapest that works is asked, all of them where all cost the
+    same."""
     priority: int
     """Larger is more urgent."""
     policy: FillPolicy
@@ -285,6 +306,8 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Absent in a small fleet, where those of the roster that fill elect masters with their own weights."""
     deadline: float | None = None
     """When the title should be live; among orders of one priority the earlier goes first. None: whenever it can."""
+    costs: dict[str, float] = {}
+    """Origin, by its URL without its query -> money for a gigabyte, where a price is known. The others are free."""
     number: int = 0
     """Grows with each order that the tracker takes. Of the titles of one name that are live on a node, `live/NAME`
     shows the one whose order has the highest."""

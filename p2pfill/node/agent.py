@@ -249,7 +249,7 @@ class TrackerAgent:
         filling = self._node.titles.fill_of(title_id)
         if filling is not None and filling.state != "failed":
             filling.set_members(members, unlinked)
-            filling.set_origins(order.origins)
+            filling.set_origins(order.origins, order.costs)
             self._node.titles.note_order(title_id)
             return
         stored, phase = self._node.titles.stored(title_id), self._node.titles.phase_of(title_id)
@@ -263,7 +263,11 @@ class TrackerAgent:
             try:
                 manifest = await self._manifest(title_id)
                 holders = [entry.node for entry in order.roster if entry.have_chunks]
-                await self._node.start_fill(manifest, order.origins, order.policy, members, holders, unlinked)
+                driver = await self._node.start_fill(
+                    manifest, order.origins, order.policy, members, holders, unlinked
+                )
+                if order.costs:
+                    driver.set_origins(order.origins, order.costs)
             finally:
                 begun = self._node.titles.fill_of(title_id)
                 if begun is None or begun.done.is_set():

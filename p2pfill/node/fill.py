@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -144,10 +144,10 @@ class FillDriver:
         """The URLs of its origins, what is secret in them included."""
         return self._origins.urls()
 
-    def set_origins(self, urls: Iterable[str]) -> None:
-        """Use these origins besides those already known."""
+    def set_origins(self, urls: Iterable[str], costs: Mapping[str, float] | None = None) -> None:
+        """Use these origins besides those already known. `costs` is for a gigabyte; those not named are free."""
         with self.bounds:
-            self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls))
+            self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls), costs)
         self._wake()
 
     def set_members(self, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:

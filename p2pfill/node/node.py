@@ -25,7 +25,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, TitleReport
+from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
@@ -262,14 +262,14 @@ class Node:
 
     def report(self) -> NodeReport:
         """Return what there is to say of this node and of all its titles."""
-        return self._heartbeat(self.titles.reports())
+        return self._heartbeat(self.titles.reports(), self.titles.origin_counts.totals())
 
     def heartbeat(self, *, follows: bool = False) -> NodeReport:
         """Return the next heartbeat: what the tracker has yet to be told; `follows`: the piece before had more."""
         if not follows:
             self.titles.note_running()
         reports, gone = self.titles.next_piece()
-        said = self._heartbeat(reports)
+        said = self._heartbeat(reports, self.titles.origin_counts.take())
         said.since, said.gone, said.more = self.titles.untold.since, gone, len(self.titles.untold) > 0
         return said
 
@@ -279,10 +279,12 @@ class Node:
             self.titles.untold.lost()
         elif reply.again:
             self.titles.begin_again()
+            self.titles.origin_counts.begin_again()
         else:
+            self.titles.origin_counts.acknowledged()
             self.titles.untold.acknowledged(report.sequence)
 
-    def _heartbeat(self, titles: list[TitleReport]) -> NodeReport:
+    def _heartbeat(self, titles: list[TitleReport], origins: list[OriginReport]) -> NodeReport:
         self._sequence += 1
         sockets = self.links.sockets()
         return NodeReport(
@@ -299,6 +301,7 @@ class Node:
             scrubs=self.scrubber.reports(),
             scrubber=self.scrubber.report(),
             evictions=self.evictions.reports(),
+            origins=origins,
         )
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.errors import P2PFillError
 from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origin_log import OriginLog
 from p2pfill.origin import (
     Listener,
@@ -37,8 +38,10 @@ REPLACED_MAX: Final = 4
 class Origins:
     """The origins from which `stored` is filled."""
 
-    def __init__(self, stored: StoredTitle, log: logging.Logger) -> None:
+    def __init__(self, stored: StoredTitle, log: logging.Logger, counts: OriginCounts | None = None) -> None:
+        """`counts` takes what is read."""
         self.stored = stored
+        self._counts = counts or OriginCounts()
         self.found: Callable[[str, int], object] = lambda name, chunk: None
         """Called, in any thread, with an origin's name and a chunk that came on the way to another one."""
         self.has_no_range: Callable[[str], object] = lambda name: None
@@ -110,6 +113,20 @@ class Origins:
 
     def read(self, name: str, receive: Receive) -> Arrival:
         """Read, check and write a chunk. Raises `OriginError` and `ConfigError`."""
+        try:
+            arrival = self._read(name, receive)
+        except OriginError as error:
+            self._counts.add(
+                name, wasted=error.bytes_received, given_up=isinstance(error, OriginCancelled) and not receive.is_wanted
+            )
+            raise
+        kept = self.stored.manifest.chunk_length(receive.chunk) if arrival.outcome is Outcome.VERIFIED else 0
+        self._counts.add(
+            name, kept=kept, wasted=max(0, arrival.length - kept), given_up=arrival.outcome is Outcome.WITHDRAWN
+        )
+        return arrival
+
+    def _read(self, name: str, receive: Receive) -> Arrival:
         chunk, manifest = receive.chunk, self.stored.manifest
         listener = _Reading(self, name, receive)
         origin = self.opened(name)
@@ -119,23 +136,28 @@ class Origins:
             try:
                 got = origin.read_chunk(manifest, chunk, listener, whole=whole)
             except OriginError as error:
+                self._counts.add(name, requests=error.requests, failed=error.failed)
                 error.bytes_received += received
                 if isinstance(error, OriginCancelled) and self.stored.is_sealed(chunk):
                     return Arrival(receive, Outcome.WITHDRAWN, error.bytes_received, "it is there already")
                 raise
+            self._counts.add(name, requests=got.requests, failed=got.failed)
             received += got.bytes_received
             self._said.works(name)
             try:
                 verify_chunk(name, manifest, chunk, got.data)
                 break
             except OriginObjectChanged as error:
+                got.give_back()
                 if whole or not got.is_pieced:
                     self.say(name, error)
                     return Arrival(receive, Outcome.CORRUPT, received, str(error))
         refused: list[P2PFillError] = []
         # Not the origin's fault, so it does not end as that.
         with ErrorBoundary(self._log, f"write chunk {chunk} of {manifest.name!r}", refused.append):
-            if write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data)):
+            is_written = write_whole(receive, lambda: self.stored.write_chunk(chunk, got.data))
+            got.give_back()
+            if is_written:
                 return Arrival(receive, Outcome.VERIFIED, received)
             return Arrival(receive, Outcome.WITHDRAWN, received, "given up")
         return Arrival(receive, Outcome.STORE, received, str(refused[0]))
@@ -196,6 +218,7 @@ class Origins:
                     return False
                 self.stored.write_chunk(chunk, data)
                 self.stored.seal(chunk)
+            self._counts.add(name, kept=len(data))
             self.found(name, chunk)
             return True
         return False

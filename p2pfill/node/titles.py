@@ -37,6 +37,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.heartbeats import Untold
 from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origins import Origins
 from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import examine
@@ -159,6 +160,7 @@ class TitleRegistry:
         """Held from a look at a title until what is bad of it is known to its fill."""
         self.untold = Untold()
         """What the tracker has yet to be told. Whatever changes a report of a title that no fill runs for notes it."""
+        self.origin_counts = OriginCounts()
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -393,7 +395,7 @@ class TitleRegistry:
         logic, record = make_fill(
             stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
         )
-        read_from = Origins(stored, self._log)
+        read_from = Origins(stored, self._log, self.origin_counts)
         names = read_from.add(origins)
         repairs = stored.live and stored.takes_writes
         if stored.live and title.phase is TitlePhase.ABSENT:

@@ -23,6 +23,8 @@ class OriginError(TransferError):
         super().__init__(message)
         self.bytes_received = bytes_received
         self.requests = requests
+        self.failed = 0
+        """Of those, such as brought no answer, or less than they promised."""
         self.cause = cause or message
 
 

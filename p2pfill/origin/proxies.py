@@ -20,6 +20,8 @@ class Proxy(NamedTuple):
     port: int
     user: str
     password: str
+    scheme: str
+    """`https`: it is spoken to under TLS."""
     variable: str
     """The one of the environment that names it."""
 
@@ -71,7 +73,11 @@ def _read(text: str, variable: str) -> Proxy:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port, parts = "", None, urlsplit("http://")
-    if not host or parts.scheme != "http":
+    if not host or parts.scheme not in ("http", "https"):
         # Not shown: it may have a password in it.
-        raise ConfigError(f"{variable} in the environment names no HTTP proxy: write http://HOST:PORT, or unset it")
-    return Proxy(host, port or 80, unquote(parts.username or ""), unquote(parts.password or ""), variable)
+        raise ConfigError(
+            f"{variable} in the environment names no HTTP proxy: write http://HOST:PORT, or https://HOST:PORT for one "
+            "under TLS, or unset it"
+        )
+    port = port or (443 if parts.scheme == "https" else 80)
+    return Proxy(host, port, unquote(parts.username or ""), unquote(parts.password or ""), parts.scheme, variable)

@@ -15,13 +15,13 @@ it hands over too, so that in whatever order chunks are asked for, the file is r
 
 from __future__ import annotations
 
-import mmap
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from p2pfill.errors import ConfigError, is_fault
@@ -29,6 +29,7 @@ from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.bodies import Backend, Body, Part, one_line
 from p2pfill.origin.buckets import BucketBackend
+from p2pfill.origin.buffers import BUFFERS
 from p2pfill.origin.directory import DirectoryBackend
 from p2pfill.origin.errors import OriginCancelled, OriginError, OriginFault, OriginUnavailable, TryAgain
 from p2pfill.origin.watch import Listener, Watch
@@ -66,13 +67,20 @@ class OriginChunk(NamedTuple):
     """One chunk as an origin delivered it. Not yet checked against its digests: see `verify_chunk`."""
 
     data: memoryview
-    """Exactly `manifest.chunk_length(k)` bytes, of memory that goes back to the system with the last view of it."""
+    """Exactly `manifest.chunk_length(k)` bytes, of memory that goes back to the system with the last view of it,
+    or is read into again after `give_back`."""
     bytes_received: int
     """Payload bytes that arrived for it, waste included, but for what was of use as other chunks."""
     requests: int
     """Requests made for it, failed ones included."""
+    failed: int = 0
+    """Of those, such as brought no answer, or less than they promised."""
     is_pieced: bool = False
     """A part of it was put together of several answers, which may have come of several servers."""
+
+    def give_back(self) -> None:
+        """Let the memory serve again: nobody looks at `data` from now on. Who does not call this only loses time."""
+        BUFFERS.give_back(self.data)
 
 
 class _Job:
@@ -147,19 +155,16 @@ class OriginReader:
         try:
             return self._read_chunk(watch, manifest, k)
         except OriginError as err:
-            err.bytes_received, err.requests = watch.bytes_in_vain, watch.requests
+            watch.sum_up(err)
             raise
         except BaseException as err:
             if not is_fault(err):
                 raise
             failure = self._unforeseen(f"{self.url}: chunk {k}", err)
-            failure.bytes_received, failure.requests = watch.bytes_in_vain, watch.requests
-            raise failure from err
+            raise watch.sum_up(failure) from err
 
     def _read_chunk(self, watch: Watch, manifest: Manifest, k: int) -> OriginChunk:
-        # Mapped: each thread that reads has a heap of its own, which would keep what the largest chunks have taken. See
-        # docs/experiments.md, "Memory".
-        data = memoryview(mmap.mmap(-1, manifest.chunk_length(k)))
+        data = BUFFERS.take(manifest.chunk_length(k))
         jobs = list(self._jobs(manifest, k, data))
         shared = _Shared(jobs)
         # The caller's thread works too, so a chunk of one file needs no other thread.
@@ -169,9 +174,10 @@ class OriginReader:
             if future is not None:
                 future.result()
         if watch.failure is not None:
+            BUFFERS.give_back(data)
             raise watch.failure
         is_pieced = any(job.answers > 1 for job in jobs)
-        return OriginChunk(data, watch.bytes_in_vain, watch.requests, is_pieced)
+        return OriginChunk(data, watch.bytes_in_vain, watch.requests, watch.failed, is_pieced)
 
     def close(self) -> None:
         """Stop: reads under way end with `OriginCancelled` soon, later ones at once. May be called twice."""
@@ -184,6 +190,8 @@ class OriginReader:
             if way.lock.acquire(blocking=False):
                 way.close()
                 way.lock.release()
+        with suppress(RuntimeError):  # closed before
+            self._pool.submit(BUFFERS.clear)
         self._pool.shutdown(wait=False)
 
     def _submit(self, watch: Watch, jobs: Iterator[_Job]) -> Future[None] | None:
@@ -238,9 +246,17 @@ class OriginReader:
             before, cause = job.done, "the answer ended early"
             try:
                 self._ask(watch, job)
+            except OriginCancelled:
+                raise
+            except OriginError:
+                watch.count(failed=1)
+                raise
             except TryAgain as err:
                 cause = str(err)
+                watch.count(failed=1)
                 self._hold_back(watch, job, err)
+            else:
+                watch.count(failed=not job.is_done)
             if job.is_done:
                 return
             attempts += 1
@@ -378,14 +394,17 @@ class OriginReader:
         length, stop = end - first, min(begin + end - at, job.part.start)
         if stop - begin < length or not watch.listener.wants(chunk):
             return self._skip(watch, job, body, stop)
-        data = memoryview(mmap.mmap(-1, length))
-        while body.position < stop:
-            if not body.read_into(data[body.position - begin :]):
-                return False
-            self._check_going(watch, job)
-        if watch.listener.passed(chunk, data):
-            watch.count(passed=length)
-        return True
+        data = BUFFERS.take(length)
+        try:
+            while body.position < stop:
+                if not body.read_into(data[body.position - begin :]):
+                    return False
+                self._check_going(watch, job)
+            if watch.listener.passed(chunk, data):
+                watch.count(passed=length)
+            return True
+        finally:
+            BUFFERS.give_back(data)
 
     # ---- waiting
 

@@ -63,6 +63,8 @@ class Watch:
         self.bytes_passed = 0
         """Of that, what belongs to other chunks and was of use."""
         self.requests = 0
+        self.failed = 0
+        """Of those, such as brought no answer, or less than they promised."""
         self.moved_at = time.monotonic()
         """When the last byte came; before the first one, when the read began."""
         self.failure: OriginError | None = None
@@ -74,12 +76,13 @@ class Watch:
         """What has arrived and is of no use where the chunk does not come to be."""
         return self.bytes_received - self.bytes_passed
 
-    def count(self, *, received: int = 0, requests: int = 0, passed: int = 0) -> None:
+    def count(self, *, received: int = 0, requests: int = 0, failed: int = 0, passed: int = 0) -> None:
         """Count payload and requests."""
         with self._lock:
             self.bytes_received += received
             self.bytes_passed += passed
             self.requests += requests
+            self.failed += failed
         if received:
             self.moved(time.monotonic())
 
@@ -87,6 +90,11 @@ class Watch:
         """Take note that bytes come."""
         self.moved_at = now
         self.listener.arrived()
+
+    def sum_up(self, failure: OriginError) -> OriginError:
+        """Return the failure that ends the read, with what the read has come to."""
+        failure.bytes_received, failure.requests, failure.failed = self.bytes_in_vain, self.requests, self.failed
+        return failure
 
     def fail(self, failure: OriginError) -> None:
         """Note why the chunk does not come; the first reason counts."""

@@ -11,11 +11,13 @@ import io
 import select
 import socket
 import ssl
+import struct
 import time
 from typing import TYPE_CHECKING, Final
 
 from p2pfill.origin.bodies import one_line
 from p2pfill.origin.errors import OriginCancelled, OriginRefused, TryAgain
+from p2pfill.origin.nested_tls import NestedTls
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -115,14 +117,21 @@ class Wire:
         self.idle_since = 0.0
         self._connect_max_s = connect_max_s
         try:
-            self._sock = socket.create_connection((host, port), connect_max_s)
+            sock = socket.create_connection((host, port), connect_max_s)
         except TimeoutError as error:
             raise TryAgain(f"{whom} does not answer: no connection within {connect_max_s:g} s") from error
         except socket.gaierror as error:
             raise TryAgain(f"{whom} cannot be found: the name {host}: {_strerror(error)}") from error
         except OSError as error:
             raise TryAgain(f"{whom} does not answer: {_strerror(error)}") from error
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel ends the waits of a blocking socket, so one call waits and takes all that is wanted. Python would
+        # ask for each piece anew, with two system calls, and with the GIL between them.
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_LOOK_S))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_max_s))
+        self._sock: socket.socket | NestedTls = sock
+        self._is_plain = True
         self._reader = _Reader(_Received(self), _HEAD_BYTES)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -132,8 +141,11 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send a request. What is wrong shows when its answer is read, which may have come before."""
         try:
-            self._sock.settimeout(self._connect_max_s)
+            if not self._is_plain:
+                self._sock.settimeout(self._connect_max_s)
             self._sock.sendall(data)
+        except BlockingIOError:
+            self.fault = self.fault or TryAgain(f"it takes no request within {self._connect_max_s:g} s")
         except OSError as error:
             self.fault = self.fault or TryAgain(f"the connection broke off: {_strerror(error)}")
 
@@ -142,12 +154,15 @@ class Wire:
         exchange = self.exchange
         if exchange is None:
             return 0
+        # What is larger than heads goes into place, and all of it will come, or the end.
+        flags = socket.MSG_WAITALL if self._is_plain and len(memoryview(buffer)) > _HEAD_BYTES else 0
         try:
-            self._sock.settimeout(_LOOK_S)
+            if not self._is_plain:
+                self._sock.settimeout(_LOOK_S)
             while True:
                 try:
-                    count = self._sock.recv_into(buffer)
-                except TimeoutError:
+                    count = self._sock.recv_into(buffer, 0, flags)
+                except (BlockingIOError, TimeoutError):
                     exchange.look()
                     continue
                 if count:
@@ -159,28 +174,44 @@ class Wire:
             self.fault = error
         return 0
 
-    def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Go on with TLS. Raises `OriginRefused` where the certificate is not good, and `TryAgain`."""
+    def start_tls(self, context: ssl.SSLContext, host: str, whom: str = "") -> None:
+        """Go on with TLS, inside of TLS where that is there already. `whom` is for people where `host` is not.
+
+        Raises `OriginRefused` where the certificate is not good, and `TryAgain`.
+        """
+        whom = whom or host
         try:
             self._sock.settimeout(self._connect_max_s)
-            self._sock = context.wrap_socket(self._sock, server_hostname=host)
+            if isinstance(self._sock, socket.socket) and not isinstance(self._sock, ssl.SSLSocket):
+                self._sock = context.wrap_socket(self._sock, server_hostname=host)
+            elif isinstance(self._sock, ssl.SSLSocket):
+                self._sock = NestedTls(self._sock, context, host)
+            self._is_plain = False
             # What came before, of a proxy or of somebody on the way to it, is no part of what is said under TLS.
             self._reader = _Reader(_Received(self), _HEAD_BYTES)
         except ssl.SSLCertVerificationError as error:
-            cause = f"the certificate of {host} does not verify: {one_line(error.verify_message, 'no reason given')}"
+            cause = f"the certificate of {whom} does not verify: {one_line(error.verify_message, 'no reason given')}"
             raise OriginRefused(f"{cause}; {_advice(error.verify_code)}", cause=cause) from error
         except TimeoutError as error:
-            raise TryAgain(f"{host} does not answer the TLS handshake") from error
+            raise TryAgain(f"{whom} does not answer the TLS handshake") from error
         except (OSError, ValueError) as error:
-            raise TryAgain(f"TLS with {host} fails: {_strerror(error)}") from error
+            raise TryAgain(f"TLS with {whom} fails: {_strerror(error)}") from error
 
     def is_fresh(self, idle_max_s: float) -> bool:
         """Tell whether an idle connection can be used: it is young, and has nothing to read, which would be its end."""
         if self._sock.fileno() < 0 or time.monotonic() > self.idle_since + idle_max_s:
             return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(0)
+        if not self._is_plain or isinstance(self._sock, NestedTls):
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            return not poll.poll(0)
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         """Close the connection. May be called twice, and from any thread."""
@@ -205,6 +236,11 @@ class _Reader(io.BufferedReader):
 
     def close(self) -> None:
         pass
+
+
+def _timeval(wait_s: float) -> bytes:
+    """Return a time as the kernel takes it with an option of a socket: seconds and microseconds."""
+    return struct.pack("@ll", int(wait_s), int(wait_s % 1 * 1e6))
 
 
 def _advice(verify_code: int) -> str:

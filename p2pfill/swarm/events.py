@@ -34,6 +34,14 @@ class OriginConfigured:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginPriced:
+    """Occurs when it becomes known what a gigabyte costs at an origin. Those of which nothing is known are free."""
+
+    source: str
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class SourceLost:
     """Occurs when the link to a cache closes or an origin is withdrawn; all its requests are void."""
 
@@ -209,6 +217,7 @@ Event = (
     RosterChanged
     | CacheConnected
     | OriginConfigured
+    | OriginPriced
     | SourceLost
     | HoldingsArrived
     | NeighboursHeard

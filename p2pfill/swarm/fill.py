@@ -37,7 +37,16 @@ from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
 from p2pfill.swarm.slow_votes import SlowVotes
-from p2pfill.swarm.sources import LEAST_RATE_BYTES_S, SLOW, Request, Source, find_crawling, find_slow, origin_window
+from p2pfill.swarm.sources import (
+    LEAST_RATE_BYTES_S,
+    SLOW,
+    Request,
+    Source,
+    cheapest,
+    find_crawling,
+    find_slow,
+    origin_window,
+)  # fmt: skip
 from p2pfill.swarm.waits import count_waits
 from p2pfill.swarm.ways import Ways
 
@@ -134,6 +143,9 @@ class Fill:
                 self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
                 if Scope.ORIGIN in self.ways.closed:
                     self._tick_at = now  # before it is asked: with it the way is open again
+            case events.OriginPriced(source, cost):
+                if (origin := self.sources.get(source)) is not None:
+                    origin.cost = cost
             case events.SourceLost(source, reason):
                 self._lose_source(now, source, reason)
             case events.HoldingsArrived(source, holdings):
@@ -668,6 +680,8 @@ class Fill:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
+            if scope == Scope.ORIGIN:
+                ready = cheapest(ready, self.sources.values())
             wanted = self._wanted(now, scope)
             if not wanted.any():
                 idle.extend(ready)

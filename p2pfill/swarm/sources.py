@@ -108,6 +108,8 @@ class Source:
     """What it did wrong last; empty once it has delivered since."""
     is_failing: bool = False
     """An origin that is asked again and again in vain."""
+    cost: float = 0.0
+    """Money for a gigabyte of an origin, in whatever currency; only which costs more counts."""
     has_range: bool = True
     """False of an origin that answers each request with a whole file."""
     quarantined: bool = False
@@ -190,6 +192,22 @@ def origin_window(share: float, behind: float = 0.0) -> int:
     `behind` is by how many chunks others of its ISP are ahead of it with theirs.
     """
     return max(1, round(ORIGIN_REQUESTS * share)) + (behind >= CATCH_UP_CHUNKS)
+
+
+def cheapest(ready: Iterable[Source], sources: Iterable[Source]) -> list[Source]:
+    """Return which origins among those that are `ready` may be asked, by what they cost.
+
+    They are the cheapest that work, and cheaper ones that do not: those are tried again, at the pace of a source that
+    fails. One that is barred, since it is silent or slow, does not work. Where none works all are tried.
+    """
+    costs = [
+        source.cost
+        for source in sources
+        if source.scope == Scope.ORIGIN
+        if not (source.barred_reason or source.fault_reason or source.is_failing)
+    ]
+    dearest = min(costs, default=float("inf"))
+    return [source for source in ready if source.cost <= dearest]
 
 
 def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[Source]:

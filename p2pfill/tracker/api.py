@@ -64,6 +64,10 @@ class Api:
         """Show the fleet."""
         return reply(views.status(self._service, trio.current_time()))
 
+    async def list_origins(self, request: Request) -> Response:
+        """Show what was had of origins."""
+        return reply(views.origins_used(self._service))
+
     async def list_titles(self, request: Request) -> Response:
         """List the catalogue."""
         return reply(records.Titles(sorted(self._service.titles.values(), key=lambda record: record.name)))

@@ -121,6 +121,12 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= figure <= COUNTER_MAX, f"scrubber figure {figure} is out of range")
     for at in (scrubber.began_at, scrubber.ended_at):
         require(0 <= at <= DEADLINE_MAX, f"scrubber time {at:g} is out of range")
+    origins_max = limits.ORIGINS_COUNTED_MAX
+    require(len(report.origins) <= origins_max, f"more than {origins_max} origins in one heartbeat")
+    for origin in report.origins:
+        require(0 < len(origin.id) <= limits.REASON_CHARS_MAX, "the name of an origin is empty or too long")
+        for value in (origin.requests, origin.failed, origin.bytes_kept, origin.bytes_wasted, origin.given_up):
+            require(0 <= value <= COUNTER_MAX, f"origin {origin.id[:80]}: a figure is out of range")
     require(0 <= report.since <= COUNTER_MAX, f"since {report.since} is out of range")
     require(len(report.gone) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles gone in one heartbeat")
     for gone in report.gone:

@@ -217,6 +217,10 @@ class TrackerClient:
         """Return the fleet at one glance."""
         return await self._call("GET", "/v1/status", records.Status)
 
+    async def origins_used(self) -> records.OriginsUsed:
+        """Return what the fleet has had of each origin."""
+        return await self._call("GET", "/v1/origins", records.OriginsUsed)
+
     async def health(self) -> records.Health:
         """Return that the tracker answers."""
         return await self._call("GET", "/v1/health", records.Health)

@@ -164,6 +164,13 @@ OPERATIONS: Final = (
         response=records.EvictStatus,
         errors=(400, 404),
     ),
+    Operation(
+        "list_origins",
+        "GET",
+        "/v1/origins",
+        "Show what the fleet has had of each origin: requests, bytes and, where its price is known, money.",
+        response=records.OriginsUsed,
+    ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
     Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
     Operation(

@@ -11,7 +11,16 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import DiskReport, EvictReport, LoopLag, ScrubberReport, ScrubReport, TitleReport, Usage
+from p2pfill.model.reports import (
+    DiskReport,
+    EvictReport,
+    LoopLag,
+    OriginReport,
+    ScrubberReport,
+    ScrubReport,
+    TitleReport,
+    Usage,
+)
 from p2pfill.model.urgency import Urgency
 
 
@@ -136,6 +145,8 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     rate_bytes_s: float = 0.0
     isp_bytes: dict[str, int] = {}
     """ISP -> payload that entered it from outside (regional and origin)."""
+    origins: dict[str, int] = {}
+    """Origin, by its URL without its query -> payload that was kept of it."""
     escalations: dict[str, int] = {}
 
 
@@ -219,6 +230,23 @@ class EvictStatus(msgspec.Struct, forbid_unknown_fields=True):
     nodes: list[NodeEvict]
     done: bool
     """All nodes have so much free, or could not make more."""
+class OriginTotals(msgspec.Struct, forbid_unknown_fields=True):
+    """What the nodes that are known have had of one origin, each since its process began."""
+
+    counts: OriginReport
+    nodes: int
+    """That have asked it for anything."""
+    money: float | None
+    """None where its price is not known."""
+
+
+class OriginsUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fleet has had of all origins."""
+
+    origins: list[OriginTotals]
+    """Those of which most has come first."""
+    currency: str
+    """Of the tracker's prices."""
 
 
 class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
@@ -239,6 +267,8 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     usage: Usage = Usage()
     disk: DiskReport = DiskReport()
     scrubber: ScrubberReport = ScrubberReport()
+    origins: list[OriginReport] = []
+    """What it has had of each origin, since its process began."""
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):
@@ -292,6 +322,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     nodes: list[NodeStatus]
     loop_lag: LoopLag = LoopLag()
     """Of the tracker's own event loop."""
+    used: OriginsUsed = OriginsUsed([], "")
+    """What the fleet has had of origins."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):

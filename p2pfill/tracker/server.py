@@ -23,6 +23,7 @@ from hypercorn.utils import wrap_app
 
 from p2pfill.errors import ConfigError, StoreError, leaves_of
 from p2pfill.model.ids import TitleId
+from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
@@ -86,20 +87,21 @@ async def serve_tracker(
     *,
     heartbeat_s: float = HEARTBEAT_S,
     neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
+    prices: Prices = NO_PRICES,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
 
     Reports its own URL through `task_status` once it answers; port 0 picks a free one. `neighbourhood_factory` makes
-    the neighbourhoods of each title, by default with bounds for fleets of any size. Raises `ConfigError` with one
-    clear line where the port is taken or the database cannot be used.
+    the neighbourhoods of each title, by default with bounds for fleets of any size. `prices` is what origins cost.
+    Raises `ConfigError` with one clear line where the port is taken or the database cannot be used.
     """
     if not HEARTBEAT_S_MIN <= heartbeat_s <= HEARTBEAT_S_MAX:
         raise ConfigError(f"heartbeat of {heartbeat_s} s is not within {HEARTBEAT_S_MIN:g}..{HEARTBEAT_S_MAX:g} s")
     with bind(listen) as sock:
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
-            service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory)
+            service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices)
             await _run(service, sock, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -111,11 +113,13 @@ async def _load(
     db_url: str,
     heartbeat_s: float,
     neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods],
+    prices: Prices,
 ) -> Service:
     try:
         return Service(
-            catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, neighbourhood_factory=neighbourhood_factory
-        )
+            catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, neighbourhood_factory=neighbourhood_factory,
+            prices=prices,
+        )  # fmt: skip
     except (msgspec.MsgspecError, StoreError) as error:
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error
 

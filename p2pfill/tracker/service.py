@@ -28,11 +28,23 @@ import msgspec
 import trio
 
 from p2pfill.model.ids import TitleId, title_id_from_hex
+from p2pfill.model.limits import ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import Election, HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
+from p2pfill.model.prices import NO_PRICES, Prices
+from p2pfill.model.reports import (
+    Election,
+    HeartbeatReply,
+    NodeReport,
+    Order,
+    Orders,
+    OriginReport,
+    RosterEntry,
+    TitleReport,
+)
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
+from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
@@ -102,6 +114,8 @@ class NodeState:
         """All that it has said of titles, which its heartbeats say in pieces."""
         self.unconfirmed: set[str] = set()
         """Titles that it has not said again since it began anew."""
+        self.origins: dict[str, OriginReport] = {}
+        """What it has had of each origin, since its process began."""
         self.applied = 0
         """The last heartbeat whose titles were taken in, of this boot and since this tracker runs."""
         self.to_delete: set[str] = set()
@@ -129,8 +143,11 @@ class Service:
         heartbeat_s: float,
         neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
         now: Callable[[], float] = trio.current_time,
+        prices: Prices = NO_PRICES,
     ) -> None:
         self.heartbeat_s = heartbeat_s
+        self.prices = prices
+        """What origins cost."""
         self._catalogue = catalogue
         self._now = now
         self.started_at = now()
@@ -454,7 +471,7 @@ class Service:
         if state is None:
             if len(self.nodes) >= NODES_MAX:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
-            first = msgspec.structs.replace(report, titles=[], gone=[])
+            first = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
             state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
             self.nodes[node_id] = state
             self._join_fills(node_id)
@@ -479,7 +496,8 @@ class Service:
         if report.boot != state.report.boot:
             state.old_boots.append(state.report.boot)
             state.applied = 0
-        state.report = msgspec.structs.replace(report, titles=[], gone=[])
+            state.origins.clear()
+        state.report = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
         state.seen_at = time.time()
         state.lease_from = self._now()
         state.alive = True
@@ -494,10 +512,13 @@ class Service:
         """Take in what a heartbeat says of titles; False where it builds on one that is not known here."""
         if report.since and not report.since <= state.applied:
             return False
+        if len(state.origins.keys() | {one.id for one in report.origins}) > ORIGINS_COUNTED_MAX:
+            raise RequestRefused(f"node {state.info.id} counts more than {ORIGINS_COUNTED_MAX} origins")
         if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
             raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
         if not report.since:
             state.unconfirmed = set(state.titles)
+        state.origins.update({one.id: one for one in report.origins})
         said = {title.title: title for title in report.titles}
         gone = set(report.gone)
         if state.unconfirmed:
@@ -673,7 +694,8 @@ class Service:
             Order(
                 fill_id=fills[0].fill_id,
                 title=title,
-                origins=list(dict.fromkeys(url for fill in fills for url in fill.request.origins)),
+                origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
+                costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
                 priority=fills[0].request.priority,
                 policy=fills[0].request.policy,
                 roster=self.roster(node_id, title),

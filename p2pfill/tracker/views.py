@@ -9,7 +9,7 @@ import msgspec
 
 from p2pfill._version import __version__
 from p2pfill.model.node import tier_between
-from p2pfill.model.reports import TitleReport
+from p2pfill.model.reports import OriginReport, TitleReport
 from p2pfill.origin.urls import shown
 from p2pfill.tracker.checks import check_title
 from p2pfill.tracker.records import (
@@ -19,6 +19,8 @@ from p2pfill.tracker.records import (
     FillTotals,
     NodeProgress,
     NodeStatus,
+    OriginsUsed,
+    OriginTotals,
     Outlook,
     RankedSource,
     Sources,
@@ -30,6 +32,9 @@ from p2pfill.tracker.service import NodeState, Service, holds, urgency
 
 LAG_NOTED_US: Final = 250_000
 """An event loop that is this late is said to be so: others see it as a slow answer to everything."""
+
+ORIGINS_SHOWN_MAX: Final = 1000
+"""Each node may name others."""
 
 
 def fill_status(service: Service, fill: FillRecord) -> FillStatus:
@@ -103,6 +108,9 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
     totals.rate_bytes_s += report.rate_bytes_s if progress.alive else 0.0
     isp = progress.node.isp
     totals.isp_bytes[isp] = totals.isp_bytes.get(isp, 0) + report.bytes_regional + report.bytes_origin
+    for source in report.sources:
+        if source.tier == "origin" and (source.id in totals.origins or len(totals.origins) < ORIGINS_SHOWN_MAX):
+            totals.origins[source.id] = totals.origins.get(source.id, 0) + source.bytes
     for reason, count in report.escalations.items():
         totals.escalations[reason] = totals.escalations.get(reason, 0) + count
 
@@ -149,6 +157,23 @@ def node_status(state: NodeState) -> NodeStatus:
         usage=state.report.usage,
         disk=state.report.disk,
         scrubber=state.report.scrubber,
+        origins=list(state.origins.values()),
+    )
+
+
+def origins_used(service: Service) -> OriginsUsed:
+    """Return what the fleet has had of each origin."""
+    sums: dict[str, OriginReport] = {}
+    nodes: dict[str, int] = {}
+    for state in service.nodes.values():
+        for one in state.origins.values():
+            total = sums.setdefault(one.id, OriginReport(one.id))
+            nodes[one.id] = nodes.get(one.id, 0) + 1
+            for figure in ("requests", "failed", "bytes_kept", "bytes_wasted", "given_up"):
+                setattr(total, figure, getattr(total, figure) + getattr(one, figure))
+    ranked = sorted(sums.values(), key=lambda one: (-one.bytes_kept - one.bytes_wasted, one.id))[:ORIGINS_SHOWN_MAX]
+    return OriginsUsed(
+        [OriginTotals(one, nodes[one.id], service.prices.money(one)) for one in ranked], service.prices.currency
     )
 
 
@@ -272,4 +297,5 @@ def status(service: Service, now: float) -> Status:
         fills=[fill_status(service, fill) for fill in all_fills(service)],
         nodes=all_nodes(service),
         loop_lag=service.lag.report(),
+        used=origins_used(service),
     )

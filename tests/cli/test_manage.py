@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from p2pfill.cli import main
+from p2pfill.model.reports import SourceReport
 
 
 @pytest.fixture
@@ -80,9 +81,14 @@ def test_an_eviction_that_nobody_answers(fleet: Any, fill_id: str, capsys: pytes
     assert "is no size" in run(fleet, capsys, "title", "evict", "--free", "much", code=2)
 
 
-def test_fills(fleet: Any, film: Path, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fills(fleet: Any, film: Path, make: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fill_id in run(fleet, capsys, "fills", "list")
-    assert "1 of 1 live" in run(fleet, capsys, "fills", "show", fill_id)
+    report = make.report(make.manifest(), "live", 4)
+    report.sources = [SourceReport("http://web/film", "origin", 3 << 20)]
+    fleet.beat("a1", report)
+    said = run(fleet, capsys, "fills", "show", fill_id)
+    assert "1 of 1 live" in said
+    assert "3 MiB from http://web/film" in said
     assert json.loads(run(fleet, capsys, "fills", "show", fill_id, "--json"))["done"]
     # A corrected order says that the one before stands.
     assert main(["fill", str(film), "--tracker", fleet.url, "--to", "all", "--origin", "http://web/"]) == 0

@@ -22,7 +22,7 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import Election, SourceReport, TitleReport
+from p2pfill.model.reports import Election, OriginReport, SourceReport, TitleReport
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
@@ -36,7 +36,7 @@ from p2pfill.swarm.masters import STANDSTILL
 from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
 from p2pfill.tracker.openapi import OPERATIONS
-from p2pfill.tracker.records import Explanation, NodeStatus, RankedSource, Status
+from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, OriginTotals, RankedSource, Status
 from p2pfill.transport.control import OUTPUT_BYTES_MAX
 
 PACKAGE = ROOT / "p2pfill"
@@ -334,13 +334,16 @@ def test_columns_of_status_and_explain_are_described() -> None:
     source = RankedSource(0, "b1", "peer", False, 4, "same ISP")
     console = Console(file=io.StringIO(), width=200, record=True)
     console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node]), width=200))
+    used = OriginsUsed([OriginTotals(OriginReport("http://a/", 1), 1, 0.5)], "EUR")
+    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node], used=used)))
     console.print(explanation_view(Explanation(node, "0" * 64, "film", [], report, [source], [])))
     lines = console.export_text().splitlines()
     headers = [line for line in lines if re.match(r"\s*(cache|source)\s+(isp|tier)", line)]
     assert len(headers) == 3
-    for header in headers:
+    (origins,) = [line for line in lines if re.match(r"\s*origin\s+caches", line)]
+    for header in [*headers, origins]:
         for column in re.split(r"\s{2,}", header.strip()):
-            assert f"`{column}`" in RUNNING, column
+            assert f"`{column.removesuffix(' EUR')}`" in RUNNING, column
     for heading in ("Where its bytes came from", "Sources now, best first"):
         assert any(heading in line for line in lines)
         assert f"*{heading}*" in RUNNING

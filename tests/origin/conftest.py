@@ -143,19 +143,19 @@ class Title:
 
 @pytest.fixture
 def make_title(tmp_path: Path) -> Callable[[dict[str, bytes]], Title]:
-    """Return `make({path: content}) -> Title`, written below tmp_path/tree, in chunks of 64 KiB."""
+    """Return `make({path: content}, chunk_size=...) -> Title`, written below tmp_path/tree, in chunks of 64 KiB."""
 
-    def make(files: dict[str, bytes]) -> Title:
+    def make(files: dict[str, bytes], chunk_size: int = CHUNK_SIZE_MIN) -> Title:
         root = tmp_path / "tree"
         for path, content in files.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
         entries = layout((path, len(content)) for path, content in files.items())
         stream = b"".join(files[entry.path] for entry in entries)
-        cut = Cut(entries, CHUNK_SIZE_MIN)
+        cut = Cut(entries, chunk_size)
         chunks = [stream[slice(*cut.span(chunk))] for chunk in range(cut.count)]
         xxh3 = b"".join(xxhash.xxh3_128_digest(chunk) for chunk in chunks)
         strong = b"".join(blake3(chunk).digest() for chunk in chunks)
-        return Title(root, Manifest("a title", CHUNK_SIZE_MIN, entries, xxh3, strong), stream)
+        return Title(root, Manifest("a title", chunk_size, entries, xxh3, strong), stream)
 
     return make

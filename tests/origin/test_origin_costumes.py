@@ -245,7 +245,7 @@ def drip(piece: bytes, pause_s: float, first: bytes = b"") -> servers.Answer:
     [
         (drip(b"X-More: of it\r\n", 0.05, b"HTTP/1.1 200 OK\r\n"), "head of its answer is not complete"),
         (drip(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.02), "only informs"),
-        (drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "head of its answer is not complete"),
+        (drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "only informs"),
         (drip(b"x", 0.05, head(200, Content_Length=CHUNK)), "sends less than 1024 bytes in"),
         (drip(b"1\r\nx\r\n", 0.05, head(200, Transfer_Encoding="chunked")), "sends less than 1024 bytes in"),
         (drip(b"", 1.0), "has sent nothing for"),
@@ -414,6 +414,75 @@ def test_a_tunnel_through_a_proxy(start: Start, make_title: Any, proxy: Any, tls
     assert read_all(origin, title) == 200_000
     origin.close()
     assert {request.target for request in through.seen} == {f"127.0.0.1:{server.port}"}
+
+
+@pytest.mark.parametrize("origin_scheme", ["http", "https"])
+def test_a_proxy_under_tls(
+    start: Start, make_title: Any, tls: Any, monkeypatch: pytest.MonkeyPatch, origin_scheme: str
+) -> None:
+    title = make_title({"big": blob(3_000_000), "small": blob(100)})
+    files = {"big": blob(3_000_000), "small": blob(100)}
+
+    def file_of(request: Request, connection: socket.socket) -> Any:
+        return serve(files[request.target.rpartition("/")[2]])(request, connection)
+
+    server = start(file_of, tls.context() if origin_scheme == "https" else None)
+
+    def proxied(request: Request, connection: socket.socket) -> Any:
+        if request.method != "CONNECT":
+            return file_of(request, connection)
+        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
+            connection.sendall(head(200))
+            back = threading.Thread(target=pump, args=(beyond, connection))
+            back.start()
+            pump(connection, beyond)
+            back.join()
+        return False
+
+    through = start(proxied, tls.context())
+    monkeypatch.setenv(f"{origin_scheme}_proxy", f"https://anna:secret@127.0.0.1:{through.port}")
+    with pytest.raises(OriginRefused, match=rf"certificate of the proxy 127\.0\.0\.1:{through.port} .*SSL_CERT_FILE"):
+        open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
+    origin = open_origin(server.url, settings=QUICK)
+    assert read_all(origin, title) == 3_000_100
+    origin.close()
+    assert through.seen[0].headers["proxy-authorization"] == "Basic YW5uYTpzZWNyZXQ="
+    # Connections through it serve again.
+    assert len(through.seen) <= (QUICK.concurrency if origin_scheme == "https" else title.manifest.chunk_count + 1)
+    assert {request.method for request in through.seen} == {"CONNECT" if origin_scheme == "https" else "GET"}
+
+
+def test_an_origin_through_a_proxy_under_tls_has_a_certificate_of_its_own(
+    start: Start, make_title: Any, tls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = make_title({"f": b"content"})
+    server = start(serve(title.stream), tls.context("elsewhere.example"))
+
+    def tunnel(request: Request, connection: socket.socket) -> bool:
+        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
+            connection.sendall(head(200))
+            back = threading.Thread(target=pump, args=(beyond, connection))
+            back.start()
+            pump(connection, beyond)
+            back.join()
+        return False
+
+    through = start(tunnel, tls.context())
+    monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{through.port}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
+    with pytest.raises(OriginRefused, match=r"certificate of 127\.0\.0\.1 does not verify.*made"):
+        open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0)
+
+
+def test_a_proxy_under_tls_that_is_silent_is_named(make_title: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    title = make_title({"f": b"content"})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("http_proxy", f"https://127.0.0.1:{port}")
+        hasty = OriginSettings(connect_max_s=0.3, attempts_max=1)
+        with pytest.raises(OriginUnavailable, match=rf"the proxy 127\.0\.0\.1:{port} .*TLS handshake"):
+            open_origin("http://origin.invalid/film", settings=hasty).read_chunk(title.manifest, 0)
 
 
 def test_what_a_proxy_says_before_tls_is_not_of_the_origin(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import socket
 import subprocess
@@ -26,9 +27,21 @@ _READY_S: Final = 60.0
 
 
 class BucketStore:
-    """moto as a process, with one bucket. `environment` is what tools of the store expect."""
+    """moto as a process, with one bucket. `environment` is what tools of the store expect.
+
+    Where `P2PFILL_TEST_S3` has the URL of another store, as of Ceph's radosgw, that one is tested, with the credentials
+    that the environment has then.
+    """
 
     def __init__(self, log: Path) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if url := os.environ.get("P2PFILL_TEST_S3"):
+            self.url = url.rstrip("/")
+            names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+            self.environment = {name: os.environ.get(name, "us-east-1") for name in names}
+            self.environment["AWS_ENDPOINT_URL"] = self.url
+            self._make_bucket(self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"])
+            return
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -44,9 +57,17 @@ class BucketStore:
             self.close()
             raise
 
+    def _make_bucket(self, key: str, secret: str) -> None:
+        client = boto3.client(
+            "s3", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret
+        )
+        if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=BUCKET)
+
     def _wait_ready(self) -> None:
         until = time.monotonic() + _READY_S
         while True:
+            assert self._process is not None
             assert self._process.poll() is None, "moto has ended"
             try:
                 urllib.request.urlopen(self.url + "/moto-api/", timeout=5).close()
@@ -67,7 +88,7 @@ class BucketStore:
         users.create_user(UserName="cache")
         users.put_user_policy(UserName="cache", PolicyName="all", PolicyDocument=_ALL)
         key = users.create_access_key(UserName="cache")["AccessKey"]
-        boto3.client("s3", **anybody).create_bucket(Bucket=BUCKET)
+        self._make_bucket("anybody", "anybody")
         strict = urllib.request.Request(
             self.url + "/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}, method="POST"
         )
@@ -80,6 +101,8 @@ class BucketStore:
         }
 
     def close(self) -> None:
+        if self._process is None:
+            return
         self._process.terminate()
         try:
             self._process.wait(10)

@@ -60,7 +60,7 @@ def fill_with_origin(caches: int) -> tuple[Fill, tuple[NodeInfo, ...]]:
 def asked_of_origin(fill: Fill, now: float) -> list[actions.RequestChunk]:
     """What is asked of the origin at a time."""
     asked = [action for action in fill.poll_actions(now) if isinstance(action, actions.RequestChunk)]
-    return [action for action in asked if action.source == ORIGIN]
+    return [action for action in asked if action.source.startswith(ORIGIN)]
 
 
 def fleet(paces: dict[str, float], scope: Scope) -> dict[str, Source]:
@@ -102,3 +102,45 @@ def test_a_weight_says_what_can_be_expected() -> None:
     sources["d"].weight = 0.1
     for tick in range(12):
         assert find_slow(sources.values(), 100.0 + tick / 100, CHUNK) == []
+
+
+# ---- what origins cost
+
+
+def fill_with_prices(*costs: float) -> Fill:
+    """A fill of one cache with an origin for each cost."""
+    fill, _ = fill_with_origin(1)
+    fill.handle(0.0, events.OriginPriced(ORIGIN, costs[0]))
+    for number, cost in enumerate(costs[1:], start=1):
+        fill.handle(0.0, events.OriginConfigured(f"{ORIGIN}{number}"))
+        fill.handle(0.0, events.OriginPriced(f"{ORIGIN}{number}", cost))
+    return fill
+
+
+def origins_asked(fill: Fill, now: float) -> set[str]:
+    return {action.source for action in asked_of_origin(fill, now)}
+
+
+def test_origins_of_one_cost_are_asked_side_by_side() -> None:
+    assert origins_asked(fill_with_prices(1.0, 1.0), 0.0) == {ORIGIN, f"{ORIGIN}1"}
+
+
+def test_of_origins_the_cheapest_is_asked() -> None:
+    assert origins_asked(fill_with_prices(2.0, 1.0, 3.0), 0.0) == {f"{ORIGIN}1"}
+
+
+def test_the_next_origin_is_asked_where_the_cheapest_fails_and_no_longer_than_that() -> None:
+    fill = fill_with_prices(1.0, 2.0, 3.0)
+    asked = asked_of_origin(fill, 0.0)
+    assert {action.source for action in asked} == {ORIGIN}
+    fill.handle(1.0, events.OriginFailing(ORIGIN, "down"))
+    assert origins_asked(fill, 1.0) == {f"{ORIGIN}1"}, "at once"
+    for action in asked:
+        fill.handle(1.1, events.RequestFailed(action.request, "down"))
+    fill.handle(1.1, events.OriginFailing(f"{ORIGIN}1", "down"))
+    assert f"{ORIGIN}2" in origins_asked(fill, 1.1)
+    # It is tried again, and once it delivers the others are not asked any more.
+    again = [action for action in asked_of_origin(fill, 10.0) if action.source == ORIGIN]
+    assert again
+    fill.handle(10.1, events.ChunkReceived(again[0].request))
+    assert origins_asked(fill, 10.1) <= {ORIGIN}

@@ -205,13 +205,16 @@ async def test_progress_is_summed_by_tier_and_explained(client: TrackerClient, m
     title = await publish(client, make)
     fill = await client.post_fill(FillRequest(title, "all", ["http://origin/"]))
     n1 = TitleReport(title, "live", chunk_count=4, have_chunks=4, bytes_origin=100, escalations={"master stalled": 2})
+    n1.sources = [SourceReport("http://origin/", "origin", 90), SourceReport("http://other/", "origin", 10)]
     n2 = TitleReport(title, "filling", chunk_count=4, have_chunks=1, bytes_peer=7, waits={"waits for n1": 3})
+    n2.sources = [SourceReport("http://origin/", "origin", 1), SourceReport("n1", "peer", 7)]
     await client.heartbeat(make.report(make.info("n1"), 1, n1))
     await client.heartbeat(make.report(make.info("n2"), 1, n2))
     status = await client.fill(fill.fill_id)
     assert (status.done, status.totals.nodes, status.totals.live) == (False, 2, 1)
     assert (status.totals.bytes_origin, status.totals.bytes_peer) == (100, 7)
     assert status.totals.isp_bytes == {"isp-a": 100}
+    assert status.totals.origins == {"http://origin/": 91, "http://other/": 10}
     assert status.totals.escalations == {"master stalled": 2}
     explained = await client.explain("n2", title)
     assert explained.fill_ids == [fill.fill_id]

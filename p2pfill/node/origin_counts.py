@@ -1,0 +1,67 @@
+"""What this node has had of each origin since its process began, and what of that the tracker has yet to be told.
+
+A heartbeat carries totals, of the origins that have news only. So one that is lost, or comes twice, changes nothing,
+and a node that reads nothing says nothing. Totals begin at 0 with each start of the process, as the tracker's do with
+each new start of a node: who wants to have them for good reads them in between.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import msgspec
+
+from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
+from p2pfill.model.reports import OriginReport, clipped
+
+OTHERS: Final = "others"
+"""What is beyond the limit is counted under this name."""
+
+
+class OriginCounts:
+    """The counts of one node. Thread-safe; its lock is held for a few operations in memory only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[str, OriginReport] = {}
+        self._news: set[str] = set()
+        self._on_its_way: set[str] = set()
+
+    def add(
+        self, name: str, *, requests: int = 0, failed: int = 0, kept: int = 0, wasted: int = 0, given_up: int = 0
+    ) -> None:
+        """Count what a read has come to; `kept` and `wasted` are bytes."""
+        name = clipped(name, REASON_CHARS_MAX)
+        with self._lock:
+            if name not in self._totals and len(self._totals) >= ORIGINS_COUNTED_MAX - 1:
+                name = OTHERS
+            one = self._totals.setdefault(name, OriginReport(name))
+            one.requests += requests
+            one.failed += failed
+            one.bytes_kept += kept
+            one.bytes_wasted += wasted
+            one.given_up += given_up
+            self._news.add(name)
+
+    def totals(self) -> list[OriginReport]:
+        """Return all of them."""
+        with self._lock:
+            return [msgspec.structs.replace(one) for one in self._totals.values()]
+
+    def take(self) -> list[OriginReport]:
+        """Return those of which the tracker is to be told now; they are on their way then."""
+        with self._lock:
+            self._on_its_way |= self._news
+            self._news.clear()
+            return [msgspec.structs.replace(self._totals[name]) for name in sorted(self._on_its_way)]
+
+    def acknowledged(self) -> None:
+        """Note that the tracker has what was on its way."""
+        with self._lock:
+            self._on_its_way.clear()
+
+    def begin_again(self) -> None:
+        """Tell it everything."""
+        with self._lock:
+            self._news.update(self._totals)

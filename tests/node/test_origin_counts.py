@@ -1,0 +1,165 @@
+"""What a node counts of its origins, and what of that a heartbeat says; and that the cheapest origin is asked."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from origin.servers import Answer, RawServer, Request, head, part_of, serve
+
+from p2pfill.model.limits import ORIGINS_COUNTED_MAX
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.reports import HeartbeatReply, OriginReport
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node.origin_counts import OTHERS, OriginCounts
+from p2pfill.store.publish import publish
+
+CHUNK = 65536
+CHUNKS = 12
+
+
+def test_a_heartbeat_has_totals_of_what_has_news() -> None:
+    counts = OriginCounts()
+    counts.add("http://a/", requests=2, failed=1, kept=10, wasted=3)
+    counts.add("http://b/", requests=1, given_up=1)
+    first = counts.take()
+    assert first == [OriginReport("http://a/", 2, 1, 10, 3), OriginReport("http://b/", 1, given_up=1)]
+    # It may not have come: what was in it is said again, with what is new.
+    counts.add("http://a/", requests=1, kept=5)
+    assert counts.take() == [OriginReport("http://a/", 3, 1, 15, 3), OriginReport("http://b/", 1, given_up=1)]
+    counts.acknowledged()
+    assert counts.take() == []
+    counts.add("http://b/", kept=1)
+    assert [one.id for one in counts.take()] == ["http://b/"]
+    counts.acknowledged()
+    counts.begin_again()
+    assert counts.take() == counts.totals()
+    assert len(counts.totals()) == 2
+
+
+def test_what_comes_while_a_heartbeat_is_on_its_way_is_said_with_the_next() -> None:
+    counts = OriginCounts()
+    counts.add("http://a/", requests=1)
+    counts.take()
+    counts.add("http://a/", requests=1)
+    counts.acknowledged()
+    assert counts.take() == [OriginReport("http://a/", 2)]
+
+
+def test_the_number_of_origins_has_a_limit() -> None:
+    counts = OriginCounts()
+    for number in range(3 * ORIGINS_COUNTED_MAX):
+        counts.add(f"http://host-{number}/", requests=1)
+    totals = {one.id: one.requests for one in counts.totals()}
+    assert len(totals) == ORIGINS_COUNTED_MAX
+    assert totals[OTHERS] == 2 * ORIGINS_COUNTED_MAX + 1
+    assert sum(totals.values()) == 3 * ORIGINS_COUNTED_MAX
+
+
+# ---- real nodes and servers
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Answer], RawServer]]:
+    running: list[RawServer] = []
+
+    def begin(answer: Answer) -> RawServer:
+        running.append(RawServer(answer))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.stop()
+
+
+@asynccontextmanager
+async def node_at(tmp_path: Path) -> AsyncIterator[Node]:
+    with trio.fail_after(60):
+        async with open_node(NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"))) as node:
+            yield node
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> tuple[Manifest, bytes]:
+    (tmp_path / "film").mkdir()
+    data = bytes(range(256)) * (CHUNK * CHUNKS // 256)
+    (tmp_path / "film" / "m.bin").write_bytes(data)
+    return publish(tmp_path / "film", name="film", chunk_size=CHUNK).manifest, data
+
+
+async def test_requests_failures_and_bytes_in_vain_are_counted(
+    tmp_path: Path, start: Any, film: tuple[Manifest, bytes]
+) -> None:
+    manifest, data = film
+    said: list[int] = []
+    lock = threading.Lock()
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        with lock:
+            said.append(len(said))
+            number = said[-1]
+        part, status, headers = part_of(data, request)
+        if number == 1:
+            connection.sendall(head(503, Content_Length=0))
+            return True
+        wrong = b"x" * len(part) if number == 2 else part
+        connection.sendall(head(status, Content_Length=len(part), **headers) + wrong)
+        return True
+
+    server = start(answer)
+    async with node_at(tmp_path) as node:
+        policy = FillPolicy(quarantine_s=0.2)
+        fill = await node.start_fill(manifest, [server.url + "/{path}?sig=secret"], policy)
+        await fill.wait()
+        report = node.heartbeat()
+        assert "secret" not in msgspec.json.encode(report).decode()
+        (counts,) = report.origins
+        assert counts.id.startswith(server.url)
+        assert (counts.requests, counts.failed) == (len(server.seen), 1)
+        assert counts.bytes_kept == len(data)
+        # After a wrong chunk the origin is left alone, so what else was under way may be in vain, too.
+        assert CHUNK <= counts.bytes_wasted <= CHUNK * (len(server.seen) - CHUNKS - 1)
+        node.heartbeat_ended(report, HeartbeatReply(1.0, 1))
+        again = node.heartbeat()
+        assert again.origins == []
+        node.heartbeat_ended(again, HeartbeatReply(1.0, 1, again=True))
+        assert node.heartbeat().origins == [counts]
+
+
+async def test_the_cheapest_origin_that_works_is_asked(
+    tmp_path: Path, start: Any, film: tuple[Manifest, bytes]
+) -> None:
+    manifest, data = film
+    cheap, dear = start(serve(data)), start(serve(data))
+    async with node_at(tmp_path) as node:
+        fill = await node.start_fill(manifest, [])
+        fill.set_origins([dear.url, cheap.url], {dear.url: 0.08, cheap.url: 0.02})
+        await fill.wait()
+    assert len(cheap.seen) == CHUNKS
+    assert not dear.seen
+
+
+async def test_a_dearer_origin_is_asked_where_the_cheaper_one_fails(
+    tmp_path: Path, start: Any, film: tuple[Manifest, bytes]
+) -> None:
+    manifest, data = film
+    cheap = start(lambda request, connection: connection.sendall(head(403, Content_Length=0)))
+    dear = start(serve(data))
+    async with node_at(tmp_path) as node:
+        fill = await node.start_fill(manifest, [])
+        fill.set_origins([dear.url, cheap.url], {dear.url: 0.08, cheap.url: 0.02})
+        await fill.wait()
+        counts = {one.id: one for one in node.report().origins}
+    assert len(dear.seen) == CHUNKS
+    assert counts[dear.url].bytes_kept == len(data)
+    # What was outstanding when the first one was refused went to the other.
+    assert counts[cheap.url].failed > 0
+    assert counts[cheap.url].failed + counts[cheap.url].given_up >= counts[cheap.url].requests
