@@ -139,9 +139,9 @@ class Node:
         """
         return await self.titles.start_fill(manifest, origins, policy, members, holders, unlinked, urgency)
 
-    def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
-        """Note how urgent everything is that is ordered here; what runs follows at once."""
-        self.engine.set_urgencies(trio.current_time(), urgencies)
+    def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
+        """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
+        self.engine.set_urgencies(trio.current_time(), changed, gone)
         self.wake()
 
     def activate(self, title_id: TitleId) -> None:

@@ -45,6 +45,8 @@ from p2pfill.swarm.neighbourhood import electorate
 
 EVICTING_S: Final = 0.1
 """How often a fill looks whether the files that its title had are deleted at last."""
+ORDER_S: Final = 2.0
+"""That a repair waits for the tracker to say who has the title; then it begins with those who are known."""
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
 
@@ -147,13 +149,17 @@ class TitleRegistry:
         self._copies = trio.CapacityLimiter(COPIES_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
         self.orders: Mapping[TitleId, Order] | None = None
-        """What the tracker wants to be held here; None before it has said so."""
+        """What the tracker wants to be held here; None before it has said all of that."""
+        self.order_of: Callable[[TitleId], Awaitable[Order]] | None = None
+        """Asks the tracker for an order as it is now, with those who have the title. Raises `P2PFillError`."""
         self.make_room: Callable[[int], Awaitable[bool]] | None = None
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self._repairs = trio.Lock()
         """Held from a look at a title until what is bad of it is known to its fill."""
         self.untold = Untold()
         """What the tracker has yet to be told. Whatever changes a report of a title that no fill runs for notes it."""
+        self._unshown: set[TitleId] = set()
+        """Live titles that the disk would not show as they are ordered."""
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -168,6 +174,13 @@ class TitleRegistry:
         """Return where a title stands."""
         title = self._titles.get(title_id)
         return title.phase if title is not None else TitlePhase.ABSENT
+
+    def is_at_rest(self, title_id: TitleId) -> bool:
+        """Tell whether a title is live, and nothing is to be done for it."""
+        title = self._titles.get(title_id)
+        if title is None or title.phase is not TitlePhase.LIVE or title.refusal is not None or title.stored is None:
+            return False
+        return title.stored.live and not title.stored.takes_writes and (title.fill is None or title.fill.done.is_set())
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
         """Return a title's fill, finished or not."""
@@ -277,21 +290,28 @@ class TitleRegistry:
 
     # ---- orders
 
-    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
-        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
-        if not self._store.names.expect(numbers):
+    async def set_orders(self, changed: Mapping[TitleId, int], gone: Iterable[TitleId], *, is_all: bool) -> None:
+        """Show of each name the newest order that is live here, now that these have changed, or are gone.
+
+        `is_all`: with these the tracker has said all that stands.
+        """
+        names = self._store.names
+        if is_all and self.orders is not None:
+            gone = {*gone, *names.others(self.orders)}
+        if not names.expect(changed, gone, is_all=is_all):
             return  # nothing that is live is concerned, and a thread takes time that fills under way would miss
-        refused = await trio.to_thread.run_sync(self._store.names.follow)
-        self.untold.note(self._store.names.take_news())
+        refused = await trio.to_thread.run_sync(names.follow)
+        self.untold.note(names.take_news())
         for title_id, error in refused.items():
             self._log.warning("%s", error)
             self.refuse(title_id, error)
-        for title_id in numbers.keys() - refused.keys():
+        for title_id in (changed.keys() | self._unshown) - refused.keys():
             title = self._titles.get(title_id)
             if title is not None and title.stored is not None and title.stored.live:
                 if title.refusal is not None:
                     self.untold.note([title_id])
                 title.refusal = None
+        self._unshown = set(refused)
 
     def note_order(self, title_id: TitleId) -> None:
         """Note that what is reported of a title is about the order that stands now."""
@@ -489,10 +509,23 @@ class TitleRegistry:
             self._engine.lose(trio.current_time(), title_id, gone)
         self._engine.regain(trio.current_time(), title_id, [chunk for chunk in there if stored.have[chunk]])
         if stored.live and stored.takes_writes and (title.fill is None or title.fill.task.is_over):
-            self._begin_repair(title, stored)
+            order = await self._order_for_repair(title_id)
+            if is_over() or not (stored.live and stored.takes_writes):
+                return
+            self._begin_repair(title, stored, order)
         self._wake()
 
-    def _begin_repair(self, title: NodeTitle, stored: StoredTitle) -> None:
+    async def _order_for_repair(self, title_id: TitleId) -> Order | None:
+        """Return a title's order with those who have it; where the tracker is away, as it was, which names nobody."""
+        order = (self.orders or {}).get(title_id)
+        if order is None or order.roster or self.order_of is None:
+            return order
+        async with ErrorBoundary(self._log, f"learn who has title {title_id.hex()}", level=logging.INFO):
+            with trio.move_on_after(ORDER_S):
+                order = await self.order_of(title_id)
+        return order
+
+    def _begin_repair(self, title: NodeTitle, stored: StoredTitle, order: Order | None) -> None:
         stored.begin_again()
         title.refusal = None
         origins = title.fill.origin_urls if title.fill is not None else []
@@ -500,7 +533,7 @@ class TitleRegistry:
         unlinked: tuple[str, ...] = ()
         holders: list[NodeInfo] = []
         policy = None
-        if (order := (self.orders or {}).get(title.title_id)) is not None:
+        if order is not None:
             origins += order.origins
             members, unlinked = members_of(order, self._me)
             holders, policy = [entry.node for entry in order.roster if entry.have_chunks], order.policy

@@ -170,7 +170,7 @@ class Store:
 
         Returns the live titles that the disk refused to show, and why.
         """
-        self.names.expect(orders)
+        self.names.expect_only(orders)
         return self.names.follow()
 
     def show_anew(self, title_id: TitleId) -> None:
