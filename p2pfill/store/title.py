@@ -69,17 +69,22 @@ class StoredTitle:
         have: Bitmap,
         publish_live: Callable[[StoredTitle], None],
         mend: Mend | None = None,
+        open_live: Callable[[], int] | None = None,
+        note_open: Callable[[StoredTitle], None] = lambda title: None,
     ) -> None:
         """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
 
-        `have` is kept up to date.
+        `have` is kept up to date. With `open_live`, which opens the directory of the title once it is live, it may
+        `rest` then; `note_open` is told when it holds descriptors again.
         """
         self.manifest = manifest
         self.have = have
         self._directory_fd = directory_fd
         self._journal = journal
         self._publish_live = publish_live
-        self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd))
+        self._open_live = open_live
+        self._note_open = note_open
+        self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd), self._open_live_files)
         self._readers, self._writers = self._new_caches()
         self._lock = RLock()
         self._failed = ""
@@ -91,6 +96,8 @@ class StoredTitle:
         self._sealed = bytearray()
         if self.takes_writes:
             self._prepare_writes()
+        else:
+            self.rest()
 
     @property
     def takes_writes(self) -> bool:
@@ -106,6 +113,34 @@ class StoredTitle:
             FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX),
             FileCache(lambda index: self._open(index, _WRITE), OPEN_FILES_MAX),
         )
+
+    def rest(self) -> None:
+        """Hold no descriptors while nobody reads: a node may have more live titles than a process may have open files.
+
+        Does nothing to one that takes writes. What is in use now stays open until its users are done.
+        """
+        if self._open_live is None or not self._lock.acquire(blocking=False):
+            return  # it is busy, and not at rest
+        try:
+            if not self.closed and not self.takes_writes:
+                for cache in (self._readers, self._writers):
+                    cache.rest()
+                self._tree.rest()
+                if self._directory_fd >= 0:
+                    os.close(self._directory_fd)
+                    self._directory_fd = -1
+        finally:
+            self._lock.release()
+
+    def _open_live_files(self) -> int:
+        """Return a descriptor of the directory of a live title's files. Raises `OSError`."""
+        if self._open_live is None:
+            raise StoreError(f"title {self.manifest.name!r} is closed")
+        directory_fd = self._open_live()
+        try:
+            return os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
+        finally:
+            os.close(directory_fd)
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
@@ -251,6 +286,7 @@ class StoredTitle:
                     self.show_files()  # a crash may have come between bytes and time
                     mend.end()
                 self._mend = None
+                self._note_open(self)
                 return
             if self._journal is None or self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
@@ -265,6 +301,7 @@ class StoredTitle:
             self._writers.close()
             self._journal.close()
             self._journal = None
+            self._note_open(self)
 
     def drop_pages(self, chunks: Iterable[int]) -> None:
         """Drop a live title's chunks from the page cache: a later reader waits for the disk.
@@ -300,7 +337,8 @@ class StoredTitle:
                 self._mend.close()
                 self._mend = None
             self._tree.close()
-            os.close(self._directory_fd)
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
         path = self.manifest.files.path(index)
@@ -312,9 +350,12 @@ class StoredTitle:
                 if index in mend.lost:
                     with suppress(FileNotFoundError):  # it has just got its place again
                         return mend.open_aside(index, flags)
-            return self._tree.open(path, flags)
+            fd = self._tree.open(path, flags)
         except OSError as error:
             raise store_error(f"open {path!r} of title {self.manifest.name!r}", error) from error
+        if not self.takes_writes:
+            self._note_open(self)
+        return fd
 
     # ---- repair: `mending` says how
 
@@ -326,6 +367,8 @@ class StoredTitle:
         with self._lock, translated(f"repair title {self.manifest.name!r}"):
             if self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
+            if self._directory_fd < 0 and self._open_live is not None:
+                self._directory_fd = self._open_live()
             known = self._mend.lost if self._mend is not None else set()
             lost = sorted(set(files) - known)
             bad = set(chunks).union(*(chunks_of(self.manifest, index) for index in lost))
@@ -364,7 +407,10 @@ class StoredTitle:
 
     def open_files(self) -> int:
         """Return a descriptor of the directory of its files as it is now, the caller's. Raises `OSError`."""
-        return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
+        with self._lock:
+            if self._directory_fd < 0:
+                return self._open_live_files()
+            return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
 
     @property
     def lost_files(self) -> frozenset[int]:
@@ -377,7 +423,8 @@ class StoredTitle:
             if self._mend is not None:
                 self._mend.close()
                 self._mend = None
-            os.close(self._directory_fd)
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
             self._directory_fd = directory_fd
 
     def _open_anew(self) -> None:
