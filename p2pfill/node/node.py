@@ -160,7 +160,7 @@ class Node:
         self.wake()
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
-        """Return a title's fill, finished or not."""
+        """Return a title's fill, or the last one: those of many titles that are live are forgotten."""
         return self.titles.fill_of(title_id)
 
     def holdings(self, title_id: TitleId) -> Bitmap | None:

@@ -20,6 +20,7 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from p2pfill.engine.engine import Engine
@@ -50,6 +51,9 @@ ORDER_S: Final = 2.0
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
 
+
+FINISHED_MAX: Final = 64
+"""Fills that are kept after they have ended, for whoever follows them; of others only the last report is."""
 
 PIECE_WEIGHT_MAX: Final = 500
 """Titles, and sources that their reports name, of one heartbeat: two hundred kilobytes, made in some milliseconds."""
@@ -102,7 +106,7 @@ def state_diagram() -> str:
 class NodeTitle:
     """What a node keeps of one title."""
 
-    __slots__ = ("fill", "phase", "refusal", "stored", "title_id", "tried")
+    __slots__ = ("fill", "phase", "refusal", "said", "stored", "title_id", "tried")
 
     def __init__(self, title_id: TitleId) -> None:
         self.title_id = title_id
@@ -110,7 +114,9 @@ class NodeTitle:
         self.stored: StoredTitle | None = None
         """Its files, while they are open. Threads read this."""
         self.fill: FillDriver | None = None
-        """Its fill, or the last one where that is over."""
+        """Its fill, or the last one where that is over and not forgotten."""
+        self.said = b""
+        """The last report of a fill that is forgotten, encoded: a tenth of what it takes as objects."""
         self.refusal: P2PFillError | None = None
         """Why it can be neither filled nor served, if so."""
         self.tried = 0
@@ -148,6 +154,10 @@ class TitleRegistry:
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
         self._copies = trio.CapacityLimiter(COPIES_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
+        self._running: dict[FillDriver, None] = {}
+        """Fills that had not ended when they were looked at last."""
+        self._finished: dict[TitleId, None] = {}
+        """Live titles whose fills are kept, the oldest first."""
         self.orders: Mapping[TitleId, Order] | None = None
         """What the tracker wants to be held here; None before it has said all of that."""
         self.order_of: Callable[[TitleId], Awaitable[Order]] | None = None
@@ -183,7 +193,7 @@ class TitleRegistry:
         return title.stored.live and not title.stored.takes_writes and (title.fill is None or title.fill.done.is_set())
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
-        """Return a title's fill, finished or not."""
+        """Return a title's fill, or the last one while that is kept (`FINISHED_MAX`)."""
         title = self._titles.get(title_id)
         return title.fill if title is not None else None
 
@@ -199,7 +209,8 @@ class TitleRegistry:
 
     def running_fills(self) -> list[FillDriver]:
         """Return the fills that still run."""
-        return [t.fill for t in self._titles.values() if t.fill is not None and not t.fill.done.is_set()]
+        self._running = {fill: None for fill in self._running if not fill.done.is_set()}
+        return list(self._running)
 
     def refusal(self, title_id: TitleId) -> P2PFillError | None:
         """Return why a title can be neither filled nor served, if so."""
@@ -251,6 +262,8 @@ class TitleRegistry:
         if title.stored is not None:
             size, count = title.stored.manifest.size, title.stored.manifest.chunk_count
             report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size)
+            if title.said:
+                report = msgspec.msgpack.decode(title.said, type=TitleReport)
             report.number = numbers.taken(title.title_id)
             return report
         return None
@@ -351,9 +364,11 @@ class TitleRegistry:
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
+        fill = title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
+        if fill.done.is_set():
+            self._forget_oldest(title_id)
         self._wake()
-        return title.fill
+        return fill
 
     async def _begin_stored(self, manifest: Manifest) -> StoredTitle:
         """Have room for a title on disk, where it is to be had. Raises `StoreError`."""
@@ -415,6 +430,7 @@ class TitleRegistry:
                 title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
             if repairs and title.fill is not None:
                 driver.follow(title.fill)
+            self._running[driver] = None
             self._nursery.start_soon(driver.bounds.run, driver.run)
         return driver
 
@@ -422,6 +438,23 @@ class TitleRegistry:
         """Take note that a fill is over."""
         self._settle(self._title(driver.title_id))
         self.untold.note([driver.title_id])
+        if driver.state == "live":
+            self._forget_oldest(driver.title_id)
+
+    def _forget_oldest(self, title_id: TitleId) -> None:
+        """Note that a fill is over, and keep of the one that has been so for longest what is reported of it."""
+        self._finished.pop(title_id, None)
+        self._finished[title_id] = None
+        for oldest in list(self._finished)[:-FINISHED_MAX]:
+            title = self._titles.get(oldest)
+            fill = title.fill if title is not None else None
+            if fill is not None and not fill.ended.is_set():
+                continue  # it is closing its files yet
+            del self._finished[oldest]
+            if title is not None and fill is not None and fill.state == "live":
+                with fill.bounds:
+                    title.said = msgspec.msgpack.encode(fill.report())
+                title.fill = None
 
     def _settle(self, title: NodeTitle) -> None:
         """Let the phase follow the end of the fill."""
@@ -444,6 +477,7 @@ class TitleRegistry:
         if title.fill is not None:
             await title.fill.ended.wait()  # of a repair: it may be writing yet
         title.stored = title.fill = title.refusal = None
+        title.said = b""
         self.untold.note([title_id])
 
     def forget(self, title_id: TitleId) -> None:
