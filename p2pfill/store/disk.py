@@ -117,7 +117,8 @@ class Tree:
         self.fd = directory_fd
         self._open_anew = open_anew
         self._lock = Lock()
-        self._directories: OrderedDict[str, int] = OrderedDict()
+        self._directories: dict[str, int] = {}
+        """Those first that were used longest ago."""
         self._closed = False
 
     def __enter__(self) -> Tree:
@@ -210,9 +211,9 @@ class Tree:
         if fd is None:
             fd = self._directories[path] = open_directory(self.fd, path, make=make)
             if len(self._directories) > OPEN_DIRECTORIES_MAX:
-                os.close(self._directories.popitem(last=False)[1])
+                os.close(self._directories.pop(next(iter(self._directories))))
         else:
-            self._directories.move_to_end(path)
+            self._directories[path] = self._directories.pop(path)
         return fd
 
 

@@ -394,7 +394,7 @@ class Store:
                     os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
                 title = StoredTitle(
                     manifest, directory_fd, journal, have, self._publish_live, mend,
-                    partial(_open_directory, self.root / "titles" / title_id.hex()), self._note_open,
+                    partial(self._open_directory, title_id), self._note_open,
                 )  # fmt: skip
             except BaseException:
                 os.close(directory_fd)
@@ -403,6 +403,10 @@ class Store:
         if live:
             self.names.add(title_id, manifest.name)
         return title
+
+    def _open_directory(self, title_id: TitleId) -> int:
+        """Return a descriptor of the directory of a live title. Raises `OSError`."""
+        return os.open(f"{self.root}/titles/{title_id.hex()}", DIRECTORY_FLAGS)
 
     def _note_open(self, title: StoredTitle) -> None:
         """Note that a live title holds descriptors, and let the one rest that was not opened for longest."""
@@ -482,10 +486,6 @@ class Store:
 
             self.names.go_live(title_id, title.manifest.name, rename)
             (whole / JOURNAL).unlink(missing_ok=True)
-
-
-def _open_directory(path: Path) -> int:
-    return os.open(path, DIRECTORY_FLAGS)
 
 
 def _delete_some(directory: Path, count: int) -> bool:

@@ -85,8 +85,9 @@ class StoredTitle:
         self._open_live = open_live
         self._note_open = note_open
         self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd), self._open_live_files)
-        self._readers, self._writers = self._new_caches()
         self._lock = RLock()
+        self._caches: tuple[FileCache, FileCache] | None = None
+        """Of files opened for reading, and for writing. Most live titles are never read, so it is made when needed."""
         self._failed = ""
         self.live = journal is None
         self.closed = False
@@ -108,6 +109,14 @@ class StoredTitle:
         self._write_locks = self._write_locks or [Lock() for _ in range(WRITE_LOCKS)]
         self._sealed = _seals(self.have)
 
+    def _file_caches(self) -> tuple[FileCache, FileCache]:
+        if (caches := self._caches) is None:
+            with self._lock:
+                if self.closed:
+                    raise StoreError(f"title {self.manifest.name!r} is closed")
+                caches = self._caches = self._caches or self._new_caches()
+        return caches
+
     def _new_caches(self) -> tuple[FileCache, FileCache]:
         return (
             FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX),
@@ -123,7 +132,7 @@ class StoredTitle:
             return  # it is busy, and not at rest
         try:
             if not self.closed and not self.takes_writes:
-                for cache in (self._readers, self._writers):
+                for cache in self._caches or ():
                     cache.rest()
                 self._tree.rest()
                 if self._directory_fd >= 0:
@@ -162,7 +171,8 @@ class StoredTitle:
         return self._ranges(segments, write=False)
 
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
-        cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
+        (readers, writers), flags = self._file_caches(), _WRITE if write else _READ
+        cache = writers if write else readers
         for index, offset, length in segments:
             if length == self.manifest.files.size(index):
                 # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
@@ -298,7 +308,7 @@ class StoredTitle:
             except StoreError:
                 self.live = False
                 raise
-            self._writers.close()
+            self._file_caches()[1].close()
             self._journal.close()
             self._journal = None
             self._note_open(self)
@@ -328,8 +338,8 @@ class StoredTitle:
             if self.closed:
                 return
             self.closed = True
-            self._readers.close()
-            self._writers.close()
+            for cache in self._caches or ():
+                cache.close()
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
@@ -400,9 +410,8 @@ class StoredTitle:
         """Close the files that are open and not in use now."""
         with self._lock:
             if not self.closed:
-                before = self._readers, self._writers
-                self._readers, self._writers = self._new_caches()
-                for cache in before:
+                before, self._caches = self._caches, None
+                for cache in before or ():
                     cache.close()
 
     def open_files(self) -> int:
@@ -442,7 +451,7 @@ class StoredTitle:
                 continue
             for spare_fd, at, _ in mend.spare_ranges(chunk, 0):
                 for index, offset, length in self.manifest.segments(chunk):
-                    with self._writers.pinned(index) as fd:
+                    with self._file_caches()[1].pinned(index) as fd:
                         for done in range(0, length, READ_BYTES):
                             count = min(READ_BYTES, length - done)
                             new, old = mine[:count], theirs[:count]
@@ -513,7 +522,7 @@ class StoredTitle:
                     sync_fs(self._tree.fd)
                     return
         for index in indexes:
-            with self._writers.pinned(index) as fd:
+            with self._file_caches()[1].pinned(index) as fd:
                 os.fdatasync(fd)
 
 
