@@ -117,12 +117,12 @@ class TrackerAgent:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
-            self._known.set()
             follows = reply.again or (report is not None and report.more)
             if follows:
                 await trio.sleep(PIECE_PAUSE_S)
-            else:
-                await self._pause(reply.interval_s)
+                continue
+            self._known.set()  # not before: what it was not told of it would have sought
+            await self._pause(reply.interval_s)
 
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""

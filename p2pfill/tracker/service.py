@@ -102,6 +102,8 @@ class NodeState:
         """All that it has said of titles, which its heartbeats say in pieces."""
         self.unconfirmed: set[str] = set()
         """Titles that it has not said again since it began anew."""
+        self.has_said_all = True
+        """Else it is new here, and what it has not said yet it may hold all the same: it seeks nothing."""
         self.applied = 0
         """The last heartbeat whose titles were taken in, of this boot and since this tracker runs."""
         self.to_delete: set[str] = set()
@@ -402,6 +404,7 @@ class Service:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
             first = msgspec.structs.replace(report, titles=[], gone=[])
             state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            state.has_said_all = not report.more
             self.nodes[node_id] = state
             joined = self._join_fills(node_id)
             known = self._take_titles(state, report)
@@ -465,6 +468,9 @@ class Service:
             self._dirty_titles[state.info.id] |= news
             self._update_rosters([state.info.id], news)
             self._note_withdrawn(state)
+        if not (state.has_said_all or report.more):
+            state.has_said_all = True
+            self._update_rosters([state.info.id], list(state.unfinished))
         return True
 
     def expire(self) -> list[str]:
@@ -530,7 +536,7 @@ class Service:
             state.unfinished.pop(title, None)
         if is_wanted != (title in state.feed):
             self._note_order(node_id, title)
-        return Standing(self._member(state, title, is_wanted), lacks and state.alive)
+        return Standing(self._member(state, title, is_wanted), lacks and state.alive and state.has_said_all)
 
     def _member(self, state: NodeState, title: str, is_wanted: bool) -> Member | None:
         report = state.titles.get(title)

@@ -243,3 +243,19 @@ async def test_a_node_that_was_taken_for_dead_hears_what_it_was_not_told(tmp_pat
             service.handle_heartbeat(cache.info.id, cache.report())
         await caches[0].poll(service)
         assert not list(caches[0].standing.linked)
+
+
+async def test_what_a_new_node_has_not_said_yet_it_does_not_seek(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "db") as service:
+        titles = [await publish(service, make, chunks) for chunks in (1, 2, 3)]
+        for title in titles:
+            await service.add_fill(FillRequest(title, "all", []))
+        live = [TitleReport(title, "live", 1, 1) for title in titles[:2]]
+        service.handle_heartbeat("n1", make.report(make.info("n1"), 1, *live))
+        first, last = make.report(make.info("n2"), 1, live[0]), make.report(make.info("n2"), 2, live[1])
+        first.more, last.since = True, 1
+        service.handle_heartbeat("n2", first)
+        for report in (first, last):
+            service.handle_heartbeat("n2", report)
+            # The last one both of them seek.
+            assert [order.title for order in service.orders("n1") if order.roster] == titles[2:]
