@@ -127,8 +127,8 @@ class Engine:
         self._tokens: TokenRegistry[Link] = TokenRegistry(random_bytes)
         self._new_lock = new_lock
         self._upload_slots = upload_slots
-        self._urgencies: Mapping[TitleId, Urgency] = {}
-        """Of all that is ordered here, live or not. Replaced as a whole: threads look into it."""
+        self._urgencies: dict[TitleId, Urgency] = {}
+        """Of what is ordered here, live or not, but for those that are `NOT_ORDERED`. Threads look titles up."""
         self._scheduler = FillScheduler()
         self._scheduler_at = NEVER
         self._progress_at = NEVER
@@ -168,7 +168,7 @@ class Engine:
         self.tasks[task.title_id] = task
         self.opening.pop(task.title_id, None)
         if urgency is not None:
-            self._urgencies = {**self._urgencies, task.title_id: urgency}
+            self._urgencies[task.title_id] = urgency
         self._in_task(task, lambda: self.set_origins(now, task, origins), None)
         # Before the first decision: a cache that knows of nobody else is master of everything.
         self._in_task(task, lambda: self.set_members(now, task, members, unlinked), None)
@@ -317,12 +317,20 @@ class Engine:
         """Return how urgent a title is here. Callable from any thread."""
         return self._urgencies.get(title_id, NOT_ORDERED)
 
-    def set_urgencies(self, now: float, urgencies: Mapping[TitleId, Urgency]) -> None:
-        """Note how urgent everything is that is ordered here; what runs follows at once."""
+    def set_urgencies(
+        self, now: float, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()
+    ) -> None:
+        """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
         self.now = now
-        if urgencies == self._urgencies:
+        before = [self.urgency(title_id) for title_id in changed]
+        known = [self._urgencies.pop(title_id, NOT_ORDERED) for title_id in gone]
+        if before == list(changed.values()) and all(urgency == NOT_ORDERED for urgency in known):
             return
-        self._urgencies = dict(urgencies)
+        for title_id, urgency in changed.items():
+            if urgency == NOT_ORDERED:
+                self._urgencies.pop(title_id, None)
+            else:
+                self._urgencies[title_id] = urgency
         for title_id in self._scheduler.titles():
             self._scheduler.put(now, title_id, self.urgency(title_id))
         self._look_at_scheduler()

@@ -319,9 +319,10 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A node's whole fill manifest; `version` is what to pass as `after` to wait for the next one."""
+    """A node's fill manifest, whole, or a piece of what has changed of it."""
 
     version: int
+    """What to pass as `after` to wait for the next one, whole."""
     orders: list[Order]
     scrubs: list[ScrubOrder] = []
     """What the node is to look at, until it has said what came of it."""
@@ -331,3 +332,12 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Room that the node is to make, until it has said what came of it."""
     pinned: list[str] = []
     """Titles of which the node keeps what it has, if anything, though no order wants them."""
+    cursor: str = ""
+    """What to pass as `since` for what has changed after this."""
+    changes: bool = False
+    """This is what has changed since the cursor that was passed. Else it begins anew, and what is not named again, here
+    or in the pieces that follow, is ordered no more."""
+    gone: list[str] = []
+    """Titles that are ordered no more."""
+    more: bool = False
+    """More follows at once."""

@@ -24,6 +24,7 @@ from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.scrubber import Scrubber
+from p2pfill.node.standing import Changed, StandingOrders
 from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -60,8 +61,8 @@ class FillingNode(Protocol):
     def want_links(self, nodes: Iterable[NodeInfo]) -> None:
         """Be linked with the caches that the roster names."""
 
-    def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
-        """Note how urgent everything is that is ordered."""
+    def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
+        """Note how urgent orders are that have changed, and which are gone."""
 
     def activate(self, title_id: TitleId) -> None:
         """Let less urgent titles wait for one that is to be filled in a moment."""
@@ -90,8 +91,9 @@ class TrackerAgent:
         self._client = TrackerClient(url)
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._ordered: dict[TitleId, int] = {}
-        """The numbers of the orders that stand."""
+        self._standing = StandingOrders()
+        self._unfinished: dict[TitleId, None] = {}
+        """Titles that are ordered, and were not live when they were looked at last."""
         self._taken = trio.Event()
         self._poll = trio.CancelScope()
         self._again = False
@@ -101,6 +103,7 @@ class TrackerAgent:
         """Report and take orders until cancelled."""
         async with self._client, trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._node.titles.order_of = self._order_now
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
 
@@ -119,12 +122,12 @@ class TrackerAgent:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
-            self._known.set()
             follows = reply.again or (report is not None and report.more)
             if follows:
                 await trio.sleep(PIECE_PAUSE_S)
-            else:
-                await self._pause(reply.interval_s)
+                continue
+            self._known.set()  # not before: what it was not told of it would have sought
+            await self._pause(reply.interval_s)
 
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
@@ -142,39 +145,42 @@ class TrackerAgent:
 
     async def _poll_orders(self) -> None:
         await self._known.wait()
-        version: int | None = None
         pause_s = RETRY_S
         while True:
             orders: Orders | None = None
             async with ErrorBoundary(self._node.log, "learn its orders"):
-                orders = await self._orders(version)
+                orders = await self._changes()
             if orders is None:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
-            version = orders.version
             # Also where nothing has changed: a fill that the disk refused is tried again this way.
             await ErrorBoundary(self._node.log, "take its orders").run(self._take, orders)
             self._taken.set()
             self._taken = trio.Event()
+            if orders.more:
+                await trio.sleep(PIECE_PAUSE_S)
+            elif not orders.cursor:
+                await trio.sleep(RETRY_S)  # this tracker knows of no changes, and answers at once
 
     def retry(self) -> None:
-        """Take the orders once more, also those that stand: what the disk has refused may go now."""
+        """Try once more what is ordered and not live: what the disk has refused may go now."""
         self._again = True
         self._poll.cancel()
 
-    async def _orders(self, version: int | None) -> Orders | None:
-        """Return the orders once they are others than those of `version`, or are to be taken once more.
+    async def _changes(self) -> Orders | None:
+        """Return what has changed of the orders, once there is something, or they are to be tried once more.
 
         None where the tracker has none to give.
         """
+        name, cursor = self._node.info.id, self._standing.cursor
         try:
             if not self._again:
                 with trio.CancelScope() as self._poll:
-                    return await self._client.orders(self._node.info.id, after=version, wait_s=POLL_S)
+                    return await self._client.changes(name, cursor, wait_s=POLL_S)
             self._again = False
-            return await self._client.orders(self._node.info.id)
+            return await self._client.changes(name, cursor, wait_s=0.0)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise
@@ -182,45 +188,57 @@ class TrackerAgent:
             self._node.log.debug("no orders: %s", error)
             return None
 
-    async def _take(self, orders: Orders) -> None:
-        if isinstance(orders, ReadableOrders):
-            for why in orders.unreadable:
-                self._node.log.error("cannot take an order: %s", why)
-        others: dict[str, NodeInfo] = {}
-        ordered: dict[TitleId, Order] = {}
-        for order in orders.orders:
-            with ErrorBoundary(self._node.log, f"take the order for title {order.title[:80]!r}"):
-                ordered[title_id_from_hex(order.title)] = order
-                others.update({entry.node.id: entry.node for entry in order.roster})
-        self._node.want_links(others.values())
-        # An order that cannot be read may be for any of them.
-        is_complete = len(ordered) == len(orders.orders) and not isinstance(orders, ReadableOrders)
-        if is_complete:
-            for title_id in self._ordered.keys() - ordered.keys():
-                if (filling := self._node.titles.fill_of(title_id)) is not None:
-                    filling.withdraw()
-            self._ordered = {}
-        self._ordered |= {title_id: order.number for title_id, order in ordered.items()}
+    async def _order_now(self, title_id: TitleId) -> Order:
+        return await self._client.order(self._node.info.id, title_id.hex())
+
+    async def _take(self, answer: Orders) -> None:
+        unreadable = answer.unreadable if isinstance(answer, ReadableOrders) else []
+        changed = self._standing.take(answer, unreadable=bool(unreadable))
+        for why in (*unreadable, *changed.wrong):
+            self._node.log.error("cannot take an order: %s", why)
+        if changed.links:
+            self._node.want_links(self._standing.linked)
+        for title_id in changed.gone:
+            self._unfinished.pop(title_id, None)
+            if (filling := self._node.titles.fill_of(title_id)) is not None:
+                filling.withdraw()
         # Before anything is waited for: what is ordered or pinned from now on is not evicted.
         pinned = set()
-        for title in orders.pinned:
+        for title in answer.pinned:
             with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                 pinned.add(title_id_from_hex(title))
         self._node.titles.pinned = frozenset(pinned)
-        known = self._node.titles.orders
-        if is_complete or known is not None:
-            self._node.titles.orders = ordered if is_complete else {**(known or {}), **ordered}
+        if self._standing.is_whole:
+            self._node.titles.orders = self._standing.orders
+        numbers = {title_id: order.number for title_id, order in changed.orders.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
-            await self._node.titles.set_orders(self._ordered)
-        for title in orders.withdrawn:
+            await self._node.titles.set_orders(numbers, changed.gone, is_all=changed.is_last)
+        for title in answer.withdrawn:
             await self._remove(title)
-        self._node.set_urgencies({title_id: order.urgency for title_id, order in ordered.items()})
+        urgencies = {title_id: order.urgency for title_id, order in changed.orders.items()}
+        self._node.set_urgencies(urgencies, changed.gone)
         if self._nursery is not None:
-            self._node.scrubber.take(orders.scrubs, self._nursery)
-            self._node.evictions.take(orders.evictions, self._nursery)
-        for title_id, order in sorted(ordered.items(), key=lambda one: one[1].urgency):
+            self._node.scrubber.take(answer.scrubs, self._nursery)
+            self._node.evictions.take(answer.evictions, self._nursery)
+        await self._fill_all(changed)
+
+    async def _fill_all(self, changed: Changed) -> None:
+        """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""
+        titles, orders = self._node.titles, self._standing.orders
+        for title_id in changed.orders:
+            if titles.is_at_rest(title_id):
+                self._unfinished.pop(title_id, None)
+            else:
+                self._unfinished[title_id] = None
+        for title_id in sorted(self._unfinished, key=lambda one: orders[one].urgency):
+            filling = titles.fill_of(title_id)
+            if title_id not in changed.orders and filling is not None and not filling.done.is_set():
+                continue  # it runs, and there is nothing new to tell it
+            order = orders[title_id]
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)
+            if titles.is_at_rest(title_id):
+                self._unfinished.pop(title_id, None)
 
     async def _remove(self, title: str) -> None:
         """Delete a title that was withdrawn; what the disk refuses is reported, and tried with the next orders."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -53,11 +54,12 @@ class CachedTitles:
         self._log = log
         self._drops = drops
         self._used_at: dict[TitleId, float] = {}
-        """Monotonic time. A title leaves when its pages are dropped."""
+        """Monotonic time; those first that were used longest ago. A title leaves when its pages are dropped."""
 
     def note_used(self, title_id: TitleId) -> None:
         """Note that a title has become live, or that a chunk of it is about to be sent. Callable from any thread."""
         if self._drops:
+            self._used_at.pop(title_id, None)
             self._used_at[title_id] = time.monotonic()
 
     async def eviction_loop(self) -> None:
@@ -73,13 +75,21 @@ class CachedTitles:
         for title_id in self._being_sent():
             self.note_used(title_id)
         before = time.monotonic() - IDLE_S
-        for title_id, used_at in list(self._used_at.items()):  # copied at once: threads add to it
-            stored = self._stored(title_id)
-            if stored is None:
-                self._used_at.pop(title_id, None)
-            elif stored.live and used_at <= before:
-                return stored
-        return None
+        found: StoredTitle | None = None
+        gone = []
+        with suppress(RuntimeError):  # a thread has added to it: it is looked at again soon
+            for title_id, used_at in self._used_at.items():
+                if used_at > before:
+                    break
+                stored = self._stored(title_id)
+                if stored is None:
+                    gone.append(title_id)
+                elif stored.live:
+                    found = stored
+                    break
+        for title_id in gone:
+            self._used_at.pop(title_id, None)
+        return found
 
     async def _drop(self, stored: StoredTitle) -> None:
         title_id, chunks = stored.manifest.title_id, range(stored.manifest.chunk_count)

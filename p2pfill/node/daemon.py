@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ async def run_daemon(config: NodeConfig, ready: Callable[[Node], None] = lambda 
     """Run a node until SIGTERM or SIGINT. Calls `ready` once it listens. Raises what `open_node` raises."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_node(config) as node:
+            # What has been opened stays: a search for garbage in 50,000 titles would hold the loop up for 0.2 s.
+            gc.freeze()
             node.log.info("runs on %s:%d, tracker %s", node.info.host, node.info.port, config.tracker or "none")
             ready(node)
             async for number in signals:

@@ -77,6 +77,8 @@ class Evictor:
         self._log = log
         self._used_at: dict[TitleId, float] = {}
         """Monotonic time of the last use."""
+        self._fresh: dict[TitleId, None] = {}
+        """Titles that were used since it was looked at last. Threads add to it."""
         self._kept_at: dict[TitleId, float] = {}
         """When it was last written down."""
         self._asked_at = 0.0
@@ -88,6 +90,7 @@ class Evictor:
     def note_used(self, title_id: TitleId) -> None:
         """Note that a chunk of a title is about to be sent. Callable from any thread."""
         self._used_at[title_id] = time.monotonic()
+        self._fresh[title_id] = None
 
     async def run(self) -> None:
         """Keep so much free as was asked for; runs until cancelled."""
@@ -111,8 +114,9 @@ class Evictor:
         if now >= self._asked_at + USE_S:
             async with ErrorBoundary(self._log, "ask which titles are in use"):
                 await self._ask_in_use()
-        for title_id, used_at in list(self._used_at.items()):  # copied at once: threads add to it
-            if used_at > self._kept_at.get(title_id, -USE_S) and now >= self._kept_at.get(title_id, -USE_S) + USE_S:
+        for _ in range(len(self._fresh)):
+            title_id, _ = self._fresh.popitem()
+            if now >= self._kept_at.get(title_id, -USE_S) + USE_S:
                 self._kept_at[title_id] = now
                 await trio.to_thread.run_sync(self._store.note_use, title_id)
 

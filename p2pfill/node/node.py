@@ -148,9 +148,9 @@ class Node:
         """
         return await self.titles.start_fill(manifest, origins, policy, members, holders, unlinked, urgency)
 
-    def set_urgencies(self, urgencies: Mapping[TitleId, Urgency]) -> None:
-        """Note how urgent everything is that is ordered here; what runs follows at once."""
-        self.engine.set_urgencies(trio.current_time(), urgencies)
+    def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
+        """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
+        self.engine.set_urgencies(trio.current_time(), changed, gone)
         self.wake()
 
     def activate(self, title_id: TitleId) -> None:
@@ -169,7 +169,7 @@ class Node:
         self.wake()
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
-        """Return a title's fill, finished or not."""
+        """Return a title's fill, or the last one: those of many titles that are live are forgotten."""
         return self.titles.fill_of(title_id)
 
     def holdings(self, title_id: TitleId) -> Bitmap | None:

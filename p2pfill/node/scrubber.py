@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -196,9 +197,9 @@ class Scrubber:
             if time.time() < place.began_at + ROUND_S_MIN:
                 return
             place = self._place = Place(began_at=time.time(), ended_at=place.ended_at)
-        for title_id in self._titles.live_ids():
-            if (name := title_id.hex()) < place.title:
-                continue
+        live = self._titles.live_ids()
+        for title_id in live[bisect_left(live, place.title, key=bytes.hex) :]:
+            name = title_id.hex()
             if name != place.title:
                 place.title, place.chunk = name, 0
             await self._yield_to_fills()
@@ -226,7 +227,8 @@ class Scrubber:
                 nursery.start_soon(self._keep_yielding, scope)
                 await self._look(stored, found, self._rate_bytes_s, first, tell)
                 nursery.cancel_scope.cancel()
-        await self._save()
+        if scope.cancelled_caught or trio.current_time() > self._saved_at + SAVE_S:
+            await self._save()
         return not scope.cancelled_caught
 
     async def _keep_yielding(self, scope: trio.CancelScope) -> None:

@@ -47,9 +47,14 @@ from p2pfill.swarm.neighbourhood import electorate
 
 EVICTING_S: Final = 0.1
 """How often a fill looks whether the files that its title had are deleted at last."""
+ORDER_S: Final = 2.0
+"""That a repair waits for the tracker to say who has the title; then it begins with those who are known."""
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
 
+
+FINISHED_MAX: Final = 64
+"""Fills that are kept after they have ended, for whoever follows them; of others only the last report is."""
 
 PIECE_WEIGHT_MAX: Final = 500
 """Titles, and sources that their reports name, of one heartbeat: two hundred kilobytes, made in some milliseconds."""
@@ -102,7 +107,7 @@ def state_diagram() -> str:
 class NodeTitle:
     """What a node keeps of one title."""
 
-    __slots__ = ("fill", "phase", "refusal", "stored", "title_id", "tried")
+    __slots__ = ("fill", "phase", "refusal", "said", "stored", "title_id", "tried")
 
     def __init__(self, title_id: TitleId) -> None:
         self.title_id = title_id
@@ -110,7 +115,9 @@ class NodeTitle:
         self.stored: StoredTitle | None = None
         """Its files, while they are open. Threads read this."""
         self.fill: FillDriver | None = None
-        """Its fill, or the last one where that is over."""
+        """Its fill, or the last one where that is over and not forgotten."""
+        self.said = b""
+        """The last report of a fill that is forgotten, encoded: a tenth of what it takes as objects."""
         self.refusal: P2PFillError | None = None
         """Why it can be neither filled nor served, if so."""
         self.tried = 0
@@ -148,10 +155,16 @@ class TitleRegistry:
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
         self._copies = trio.CapacityLimiter(COPIES_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
+        self._running: dict[FillDriver, None] = {}
+        """Fills that had not ended when they were looked at last."""
+        self._finished: dict[TitleId, None] = {}
+        """Live titles whose fills are kept, the oldest first."""
         self.orders: Mapping[TitleId, Order] | None = None
-        """What the tracker wants to be held here; None before it has said so."""
+        """What the tracker wants to be held here; None before it has said all of that."""
         self.pinned: frozenset[TitleId] = frozenset()
         """What stays though no order wants it."""
+        self.order_of: Callable[[TitleId], Awaitable[Order]] | None = None
+        """Asks the tracker for an order as it is now, with those who have the title. Raises `P2PFillError`."""
         self.make_room: Callable[[int], Awaitable[bool]] | None = None
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self.retry: Callable[[], object] = lambda: None
@@ -161,6 +174,8 @@ class TitleRegistry:
         self.untold = Untold()
         """What the tracker has yet to be told. Whatever changes a report of a title that no fill runs for notes it."""
         self.origin_counts = OriginCounts()
+        self._unshown: set[TitleId] = set()
+        """Live titles that the disk would not show as they are ordered."""
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -176,8 +191,15 @@ class TitleRegistry:
         title = self._titles.get(title_id)
         return title.phase if title is not None else TitlePhase.ABSENT
 
+    def is_at_rest(self, title_id: TitleId) -> bool:
+        """Tell whether a title is live, and nothing is to be done for it."""
+        title = self._titles.get(title_id)
+        if title is None or title.phase is not TitlePhase.LIVE or title.refusal is not None or title.stored is None:
+            return False
+        return title.stored.live and not title.stored.takes_writes and (title.fill is None or title.fill.done.is_set())
+
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
-        """Return a title's fill, finished or not."""
+        """Return a title's fill, or the last one while that is kept (`FINISHED_MAX`)."""
         title = self._titles.get(title_id)
         return title.fill if title is not None else None
 
@@ -193,7 +215,8 @@ class TitleRegistry:
 
     def running_fills(self) -> list[FillDriver]:
         """Return the fills that still run."""
-        return [t.fill for t in self._titles.values() if t.fill is not None and not t.fill.done.is_set()]
+        self._running = {fill: None for fill in self._running if not fill.done.is_set()}
+        return list(self._running)
 
     def refusal(self, title_id: TitleId) -> P2PFillError | None:
         """Return why a title can be neither filled nor served, if so."""
@@ -246,6 +269,8 @@ class TitleRegistry:
             size, count = title.stored.manifest.size, title.stored.manifest.chunk_count
             tally = msgspec.structs.asdict(title.stored.tally)
             report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size, **tally)
+            if title.said:
+                report = msgspec.msgpack.decode(title.said, type=TitleReport)
             report.number = numbers.taken(title.title_id)
             return report
         return None
@@ -285,21 +310,28 @@ class TitleRegistry:
 
     # ---- orders
 
-    async def set_orders(self, numbers: Mapping[TitleId, int]) -> None:
-        """Show of each name the newest order that is live here; these are all that stand, with their numbers."""
-        if not self._store.names.expect(numbers):
+    async def set_orders(self, changed: Mapping[TitleId, int], gone: Iterable[TitleId], *, is_all: bool) -> None:
+        """Show of each name the newest order that is live here, now that these have changed, or are gone.
+
+        `is_all`: with these the tracker has said all that stands.
+        """
+        names = self._store.names
+        if is_all and self.orders is not None:
+            gone = {*gone, *names.others(self.orders)}
+        if not names.expect(changed, gone, is_all=is_all):
             return  # nothing that is live is concerned, and a thread takes time that fills under way would miss
-        refused = await trio.to_thread.run_sync(self._store.names.follow)
-        self.untold.note(self._store.names.take_news())
+        refused = await trio.to_thread.run_sync(names.follow)
+        self.untold.note(names.take_news())
         for title_id, error in refused.items():
             self._log.warning("%s", error)
             self.refuse(title_id, error)
-        for title_id in numbers.keys() - refused.keys():
+        for title_id in (changed.keys() | self._unshown) - refused.keys():
             title = self._titles.get(title_id)
             if title is not None and title.stored is not None and title.stored.live:
                 if title.refusal is not None:
                     self.untold.note([title_id])
                 title.refusal = None
+        self._unshown = set(refused)
 
     def note_order(self, title_id: TitleId) -> None:
         """Note that what is reported of a title is about the order that stands now."""
@@ -339,9 +371,11 @@ class TitleRegistry:
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
+        fill = title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
+        if fill.done.is_set():
+            self._forget_oldest(title_id)
         self._wake()
-        return title.fill
+        return fill
 
     async def _begin_stored(self, manifest: Manifest) -> StoredTitle:
         """Have room for a title on disk, where it is to be had. Raises `StoreError`."""
@@ -421,6 +455,7 @@ class TitleRegistry:
             # Not before: what cannot be begun leaves the title where it is.
             if title.phase is not TitlePhase.REPAIRING:
                 title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
+            self._running[driver] = None
             self._nursery.start_soon(driver.bounds.run, driver.run)
         return driver
 
@@ -431,6 +466,23 @@ class TitleRegistry:
             bounds = ErrorBoundary(self._log, f"make room for title {driver.manifest.name!r}")
             self._nursery.start_soon(bounds.run, self._retry_with_room, driver)
         self.untold.note([driver.title_id])
+        if driver.state == "live":
+            self._forget_oldest(driver.title_id)
+
+    def _forget_oldest(self, title_id: TitleId) -> None:
+        """Note that a fill is over, and keep of the one that has been so for longest what is reported of it."""
+        self._finished.pop(title_id, None)
+        self._finished[title_id] = None
+        for oldest in list(self._finished)[:-FINISHED_MAX]:
+            title = self._titles.get(oldest)
+            fill = title.fill if title is not None else None
+            if fill is not None and not fill.ended.is_set():
+                continue  # it is closing its files yet
+            del self._finished[oldest]
+            if title is not None and fill is not None and fill.state == "live":
+                with fill.bounds:
+                    title.said = msgspec.msgpack.encode(fill.report())
+                title.fill = None
 
     def _settle(self, title: NodeTitle) -> None:
         """Let the phase follow the end of the fill."""
@@ -453,6 +505,7 @@ class TitleRegistry:
         if title.fill is not None:
             await title.fill.ended.wait()  # of a repair: it may be writing yet
         title.stored = title.fill = title.refusal = None
+        title.said = b""
         self.untold.note([title_id])
 
     def forget(self, title_id: TitleId) -> None:
@@ -518,10 +571,23 @@ class TitleRegistry:
             self._engine.lose(trio.current_time(), title_id, gone)
         self._engine.regain(trio.current_time(), title_id, [chunk for chunk in there if stored.have[chunk]])
         if stored.live and stored.takes_writes and (title.fill is None or title.fill.task.is_over):
-            self._begin_repair(title, stored)
+            order = await self._order_for_repair(title_id)
+            if is_over() or not (stored.live and stored.takes_writes):
+                return
+            self._begin_repair(title, stored, order)
         self._wake()
 
-    def _begin_repair(self, title: NodeTitle, stored: StoredTitle) -> None:
+    async def _order_for_repair(self, title_id: TitleId) -> Order | None:
+        """Return a title's order with those who have it; where the tracker is away, as it was, which names nobody."""
+        order = (self.orders or {}).get(title_id)
+        if order is None or order.roster or self.order_of is None:
+            return order
+        async with ErrorBoundary(self._log, f"learn who has title {title_id.hex()}", level=logging.INFO):
+            with trio.move_on_after(ORDER_S):
+                order = await self.order_of(title_id)
+        return order
+
+    def _begin_repair(self, title: NodeTitle, stored: StoredTitle, order: Order | None) -> None:
         stored.begin_again()
         title.refusal = None
         origins = title.fill.origin_urls if title.fill is not None else []
@@ -529,7 +595,7 @@ class TitleRegistry:
         unlinked: tuple[str, ...] = ()
         holders: list[NodeInfo] = []
         policy = None
-        if (order := (self.orders or {}).get(title.title_id)) is not None:
+        if order is not None:
             origins += order.origins
             members, unlinked = members_of(order, self._me)
             holders, policy = [entry.node for entry in order.roster if entry.have_chunks], order.policy

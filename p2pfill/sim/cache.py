@@ -44,6 +44,8 @@ class SimCache(Reader):
         self.polled = False
         """A long poll for orders is open."""
         self.slow_sync = 1.0
+        self.ordered: set[TitleId] = set()
+        """What it was told last to hold."""
 
     @property
     def live_at(self) -> float | None:
@@ -134,7 +136,8 @@ class SimCache(Reader):
         for title_id, task in list(self.engine.tasks.items()):
             if title_id not in urgencies:
                 self.engine.withdraw(now, task)
-        self.engine.set_urgencies(now, urgencies)
+        gone, self.ordered = self.ordered - urgencies.keys(), set(urgencies)
+        self.engine.set_urgencies(now, urgencies, gone)
 
     def fill(
         self, stored: StoredTitle, members: Sequence[NodeInfo], links: Iterable[NodeInfo], unlinked: tuple[str, ...]

@@ -112,11 +112,13 @@ class Tree:
     and walking down anew for each file cost more than all else that was done with a small one.
     """
 
-    def __init__(self, directory_fd: int) -> None:
-        """Take over `directory_fd`."""
+    def __init__(self, directory_fd: int, open_anew: Callable[[], int] | None = None) -> None:
+        """Take over `directory_fd`; with `open_anew`, which opens the directory anew, it may `rest`."""
         self.fd = directory_fd
+        self._open_anew = open_anew
         self._lock = Lock()
-        self._directories: OrderedDict[str, int] = OrderedDict()
+        self._directories: dict[str, int] = {}
+        """Those first that were used longest ago."""
         self._closed = False
 
     def __enter__(self) -> Tree:
@@ -183,29 +185,41 @@ class Tree:
     def renew(self, fd: int) -> None:
         """Take over another descriptor of the same place: directories may have been removed, and made again."""
         with self._lock:
-            for old in (self.fd, *self._directories.values()):
-                os.close(old)
+            self._close_all()
             self.fd = fd
-            self._directories.clear()
+
+    def rest(self) -> None:
+        """Hold no descriptors until the next call."""
+        with self._lock:
+            if not self._closed and self._open_anew is not None:
+                self._close_all()
+
+    def _close_all(self) -> None:
+        for fd in (self.fd, *self._directories.values()):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = -1
+        self._directories.clear()
 
     def close(self) -> None:
         """Close all directories. May be called twice."""
         with self._lock:
             if not self._closed:
                 self._closed = True
-                for fd in (self.fd, *self._directories.values()):
-                    os.close(fd)
+                self._close_all()
 
     def _directory(self, path: str, *, make: bool) -> int:
         if self._closed:
             raise StoreError("the title is closed")
+        if self.fd < 0 and self._open_anew is not None:
+            self.fd = self._open_anew()
         fd = self._directories.get(path)
         if fd is None:
             fd = self._directories[path] = open_directory(self.fd, path, make=make)
             if len(self._directories) > OPEN_DIRECTORIES_MAX:
-                os.close(self._directories.popitem(last=False)[1])
+                os.close(self._directories.pop(next(iter(self._directories))))
         else:
-            self._directories.move_to_end(path)
+            self._directories[path] = self._directories.pop(path)
         return fd
 
 
@@ -301,6 +315,12 @@ class FileCache:
             with self._lock:
                 entry.pins -= 1
                 self._evict()
+
+    def rest(self) -> None:
+        """Close what is not in use now."""
+        with self._lock:
+            for index in [index for index, entry in self._entries.items() if not entry.pins]:
+                os.close(self._entries.pop(index).fd)
 
     def close(self) -> None:
         """Close what is not in use now, and the rest as its users let go of it. May be called twice."""

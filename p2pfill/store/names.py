@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -39,9 +39,13 @@ class LiveNames:
         self._root = root
         self._lock = RLock()
         self._orders: dict[TitleId, int] = {}
-        """The orders that stand. Replaced as a whole, so that any thread may look into it."""
+        """The orders that stand. Any thread may look a title up; nobody goes through it."""
+        self._highest = 0
+        """The highest number that an order has had."""
+        self._begun: set[TitleId] = set()
+        """Those that nobody but this node has ordered; what a tracker says next overrules them."""
         self._not_followed: set[TitleId] = set()
-        """Live titles that are not ordered any more, and may have to be shown no more."""
+        """Live titles whose order has changed, or went, since it was followed. Any thread adds to it."""
         self._is_told = False
         """Whether the tracker has said which they are."""
         self._taken: dict[TitleId, int] = {}
@@ -65,36 +69,62 @@ class LiveNames:
         """Take beginning to fill a title for an order of it, the newest of all, where nobody has ordered it."""
         with self._lock:
             if title_id not in self._orders:
-                self._orders = {**self._orders, title_id: self._next()}
+                self._orders[title_id] = self._next()
+                self._begun.add(title_id)
 
     def show_anew(self, title_id: TitleId) -> None:
         """Take this for an order of a title, the newest of all. Raises `StoreError`."""
         with self._lock:
-            self._orders = {**self._orders, title_id: self._next()}
+            self._orders[title_id] = self._next()
             if (name := self._names.get(title_id)) is not None:
                 self._follow(name)
 
     def _next(self) -> int:
-        return 1 + max(self._orders.values(), default=0)
+        self._highest += 1
+        return self._highest
 
-    def expect(self, orders: Mapping[TitleId, int]) -> bool:
+    def _put(self, title_id: TitleId, number: int) -> None:
+        self._orders[title_id] = number
+        self._highest = max(self._highest, number)
+
+    def expect_only(self, orders: Mapping[TitleId, int]) -> bool:
         """Take in the orders that stand, which are these; tell whether `follow` has something to do. Takes no lock."""
-        gone, self._orders, self._is_told = self._orders.keys() - orders.keys(), dict(orders), True
-        self._not_followed |= gone & self._names.keys()
-        taken = self._taken.get
-        return bool(self._not_followed) or any(taken(t) != orders[t] for t in orders.keys() & self._names.keys())
+        return self.expect(orders, list(self._orders.keys() - orders.keys()), is_all=True)
+
+    def expect(self, orders: Mapping[TitleId, int], gone: Iterable[TitleId], *, is_all: bool = True) -> bool:
+        """Take in orders that are new or have changed, and which stand no more; tell as `expect_only` does.
+
+        `is_all`: with these, all are known that stand.
+        """
+        self._is_told |= is_all
+        begun, self._begun = self._begun, set()
+        for title_id, number in orders.items():
+            self._put(title_id, number)
+            if title_id in self._names and self._taken.get(title_id) != number:
+                self._not_followed.add(title_id)
+        for title_id in (*gone, *(begun - orders.keys())):
+            if self._orders.pop(title_id, None) is not None and title_id in self._names:
+                self._not_followed.add(title_id)
+        return bool(self._not_followed)
+
+    def others(self, orders: Container[TitleId]) -> list[TitleId]:
+        """Return the titles that count as ordered though they are not among the orders that stand."""
+        return [title_id for title_id in list(self._orders) if title_id not in orders]
 
     def follow(self) -> dict[TitleId, StoreError]:
-        """Show what the orders want; return the titles that the disk refused, and why."""
+        """Show what the orders want; return the titles that the disk refused, and why. They are tried again."""
         refused: dict[TitleId, StoreError] = {}
         with self._lock:
-            orders, changed, self._not_followed = self._orders, self._not_followed & self._names.keys(), set()
-            changed |= {t for t in orders.keys() & self._names.keys() if self._taken.get(t) != orders[t]}
+            changed: set[TitleId] = set()
+            while self._not_followed:
+                changed.add(self._not_followed.pop())
+            changed &= self._names.keys()
             for name in {self._names[title_id] for title_id in changed}:
                 try:
                     self._follow(name)
                 except StoreError as error:
                     refused.update(dict.fromkeys(changed & self._versions[name], error))
+            self._not_followed.update(refused)
         return refused
 
     def _follow(self, name: str) -> None:
@@ -153,7 +183,9 @@ class LiveNames:
             if number := self._read(title_id):
                 self._taken[title_id] = number
                 if not self._is_told and title_id not in self._orders:
-                    self._orders = {**self._orders, title_id: number}
+                    self._put(title_id, number)
+            if self._orders.get(title_id, number) != number:
+                self._not_followed.add(title_id)
 
     def _read(self, title_id: TitleId) -> int:
         with suppress(OSError, ValueError), (self._root / "titles" / title_id.hex() / ORDER).open("rb") as file:
@@ -168,7 +200,8 @@ class LiveNames:
     def _drop(self, title_id: TitleId) -> None:
         name = self._names.pop(title_id, None)
         self._taken.pop(title_id, None)
-        self._orders = {other: number for other, number in self._orders.items() if other != title_id}
+        if not self._is_told:
+            self._orders.pop(title_id, None)
         self._link(title_id).unlink(missing_ok=True)
         for link in self._links_to(title_id, name):
             others = self._versions.get(link, set()) - {title_id}

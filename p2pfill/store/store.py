@@ -17,11 +17,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
@@ -55,6 +57,9 @@ from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
+AWAKE_TITLES_MAX: Final = 64
+"""Live titles that hold descriptors at a time, some directories and up to 128 files each: as many as are sent side by
+side. All others are opened by their path when they are read."""
 _DELETE_FILES: Final = 1000
 _SPARE_BYTES: Final = limits.MIB
 """What a fill must leave free for its own directories and journal."""
@@ -80,6 +85,9 @@ class Store:
         self._lock_fd = lock_fd
         self._lock = RLock()
         self._open_titles: dict[TitleId, StoredTitle] = {}
+        self._awake: OrderedDict[StoredTitle, None] = OrderedDict()
+        """Live titles that hold descriptors, those first that were opened longest ago."""
+        self._awake_lock = Lock()
         self._live_status: dict[TitleId, TitleStatus] = {}
         self.names = LiveNames(root)
         """Change it through the methods below."""
@@ -172,7 +180,7 @@ class Store:
 
         Returns the live titles that the disk refused to show, and why.
         """
-        self.names.expect(orders)
+        self.names.expect_only(orders)
         return self.names.follow()
 
     def show_anew(self, title_id: TitleId) -> None:
@@ -219,6 +227,8 @@ class Store:
             title = self._open_titles.pop(title_id, None)
             if title is not None:
                 title.close()
+                with self._awake_lock:
+                    self._awake.pop(title, None)
             self._live_status.pop(title_id, None)
             self.names.drop(title_id)
             gone = self.root / "filling" / f"{title_id.hex()}.gone"
@@ -422,7 +432,10 @@ class Store:
                     mend, have = left
                 with suppress(FileExistsError):
                     os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
-                title = StoredTitle(manifest, directory_fd, journal, have, self._publish_live, mend)
+                title = StoredTitle(
+                    manifest, directory_fd, journal, have, self._publish_live, mend,
+                    partial(self._open_directory, title_id), self._note_open,
+                )  # fmt: skip
             except BaseException:
                 os.close(directory_fd)
                 raise
@@ -430,6 +443,19 @@ class Store:
         if live:
             self.names.add(title_id, manifest.name)
         return title
+
+    def _open_directory(self, title_id: TitleId) -> int:
+        """Return a descriptor of the directory of a live title. Raises `OSError`."""
+        return os.open(f"{self.root}/titles/{title_id.hex()}", DIRECTORY_FLAGS)
+
+    def _note_open(self, title: StoredTitle) -> None:
+        """Note that a live title holds descriptors, and let the one rest that was not opened for longest."""
+        with self._awake_lock:
+            self._awake[title] = None
+            self._awake.move_to_end(title)
+            oldest = self._awake.popitem(last=False)[0] if len(self._awake) > AWAKE_TITLES_MAX else None
+        if oldest is not None:
+            oldest.rest()
 
     def _resume(self, directory_fd: int, manifest: Manifest) -> tuple[Journal, Bitmap]:
         journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count)

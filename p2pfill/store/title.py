@@ -70,19 +70,25 @@ class StoredTitle:
         have: Bitmap,
         publish_live: Callable[[StoredTitle], None],
         mend: Mend | None = None,
+        open_live: Callable[[], int] | None = None,
+        note_open: Callable[[StoredTitle], None] = lambda title: None,
     ) -> None:
         """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
 
-        `have` is kept up to date.
+        `have` is kept up to date. With `open_live`, which opens the directory of the title once it is live, it may
+        `rest` then; `note_open` is told when it holds descriptors again.
         """
         self.manifest = manifest
         self.have = have
         self._directory_fd = directory_fd
         self._journal = journal
         self._publish_live = publish_live
-        self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd))
-        self._readers, self._writers = self._new_caches()
+        self._open_live = open_live
+        self._note_open = note_open
+        self._tree = Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd), self._open_live_files)
         self._lock = RLock()
+        self._caches: tuple[FileCache, FileCache] | None = None
+        """Of files opened for reading, and for writing. Most live titles are never read, so it is made when needed."""
         self._failed = ""
         self.live = journal is None
         self.tally = read_tally(directory_fd)
@@ -94,6 +100,8 @@ class StoredTitle:
         self._sealed = bytearray()
         if self.takes_writes:
             self._prepare_writes()
+        else:
+            self.rest()
 
     @property
     def takes_writes(self) -> bool:
@@ -104,11 +112,47 @@ class StoredTitle:
         self._write_locks = self._write_locks or [Lock() for _ in range(WRITE_LOCKS)]
         self._sealed = _seals(self.have)
 
+    def _file_caches(self) -> tuple[FileCache, FileCache]:
+        if (caches := self._caches) is None:
+            with self._lock:
+                if self.closed:
+                    raise StoreError(f"title {self.manifest.name!r} is closed")
+                caches = self._caches = self._caches or self._new_caches()
+        return caches
+
     def _new_caches(self) -> tuple[FileCache, FileCache]:
         return (
             FileCache(lambda index: self._open(index, _READ), OPEN_FILES_MAX),
             FileCache(lambda index: self._open(index, _WRITE), OPEN_FILES_MAX),
         )
+
+    def rest(self) -> None:
+        """Hold no descriptors while nobody reads: a node may have more live titles than a process may have open files.
+
+        Does nothing to one that takes writes. What is in use now stays open until its users are done.
+        """
+        if self._open_live is None or not self._lock.acquire(blocking=False):
+            return  # it is busy, and not at rest
+        try:
+            if not self.closed and not self.takes_writes:
+                for cache in self._caches or ():
+                    cache.rest()
+                self._tree.rest()
+                if self._directory_fd >= 0:
+                    os.close(self._directory_fd)
+                    self._directory_fd = -1
+        finally:
+            self._lock.release()
+
+    def _open_live_files(self) -> int:
+        """Return a descriptor of the directory of a live title's files. Raises `OSError`."""
+        if self._open_live is None:
+            raise StoreError(f"title {self.manifest.name!r} is closed")
+        directory_fd = self._open_live()
+        try:
+            return os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)
+        finally:
+            os.close(directory_fd)
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Yield (descriptor, offset in the file, length) for the bytes of a chunk from byte `start` on.
@@ -130,7 +174,8 @@ class StoredTitle:
         return self._ranges(segments, write=False)
 
     def _ranges(self, segments: Iterable[Segment], write: bool) -> Iterator[tuple[int, int, int]]:
-        cache, flags = (self._writers, _WRITE) if write else (self._readers, _READ)
+        (readers, writers), flags = self._file_caches(), _WRITE if write else _READ
+        cache = writers if write else readers
         for index, offset, length in segments:
             if length == self.manifest.files.size(index):
                 # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
@@ -254,6 +299,7 @@ class StoredTitle:
                     self.show_files()  # a crash may have come between bytes and time
                     mend.end()
                 self._mend = None
+                self._note_open(self)
                 return
             if self._journal is None or self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
@@ -265,9 +311,10 @@ class StoredTitle:
             except StoreError:
                 self.live = False
                 raise
-            self._writers.close()
+            self._file_caches()[1].close()
             self._journal.close()
             self._journal = None
+            self._note_open(self)
 
     def drop_pages(self, chunks: Iterable[int]) -> None:
         """Drop a live title's chunks from the page cache: a later reader waits for the disk.
@@ -302,8 +349,8 @@ class StoredTitle:
             if self.closed:
                 return
             self.closed = True
-            self._readers.close()
-            self._writers.close()
+            for cache in self._caches or ():
+                cache.close()
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
@@ -311,7 +358,8 @@ class StoredTitle:
                 self._mend.close()
                 self._mend = None
             self._tree.close()
-            os.close(self._directory_fd)
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
 
     def _open(self, index: int, flags: int) -> int:
         path = self.manifest.files.path(index)
@@ -323,9 +371,12 @@ class StoredTitle:
                 if index in mend.lost:
                     with suppress(FileNotFoundError):  # it has just got its place again
                         return mend.open_aside(index, flags)
-            return self._tree.open(path, flags)
+            fd = self._tree.open(path, flags)
         except OSError as error:
             raise store_error(f"open {path!r} of title {self.manifest.name!r}", error) from error
+        if not self.takes_writes:
+            self._note_open(self)
+        return fd
 
     # ---- repair: `mending` says how
 
@@ -337,6 +388,8 @@ class StoredTitle:
         with self._lock, translated(f"repair title {self.manifest.name!r}"):
             if self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
+            if self._directory_fd < 0 and self._open_live is not None:
+                self._directory_fd = self._open_live()
             known = self._mend.lost if self._mend is not None else set()
             lost = sorted(set(files) - known)
             bad = set(chunks).union(*(chunks_of(self.manifest, index) for index in lost))
@@ -368,14 +421,16 @@ class StoredTitle:
         """Close the files that are open and not in use now."""
         with self._lock:
             if not self.closed:
-                before = self._readers, self._writers
-                self._readers, self._writers = self._new_caches()
-                for cache in before:
+                before, self._caches = self._caches, None
+                for cache in before or ():
                     cache.close()
 
     def open_files(self) -> int:
         """Return a descriptor of the directory of its files as it is now, the caller's. Raises `OSError`."""
-        return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
+        with self._lock:
+            if self._directory_fd < 0:
+                return self._open_live_files()
+            return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
 
     @property
     def lost_files(self) -> frozenset[int]:
@@ -388,7 +443,8 @@ class StoredTitle:
             if self._mend is not None:
                 self._mend.close()
                 self._mend = None
-            os.close(self._directory_fd)
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
             self._directory_fd = directory_fd
 
     def _open_anew(self) -> None:
@@ -406,7 +462,7 @@ class StoredTitle:
                 continue
             for spare_fd, at, _ in mend.spare_ranges(chunk, 0):
                 for index, offset, length in self.manifest.segments(chunk):
-                    with self._writers.pinned(index) as fd:
+                    with self._file_caches()[1].pinned(index) as fd:
                         for done in range(0, length, READ_BYTES):
                             count = min(READ_BYTES, length - done)
                             new, old = mine[:count], theirs[:count]
@@ -477,7 +533,7 @@ class StoredTitle:
                     sync_fs(self._tree.fd)
                     return
         for index in indexes:
-            with self._writers.pinned(index) as fd:
+            with self._file_caches()[1].pinned(index) as fd:
                 os.fdatasync(fd)
 
 

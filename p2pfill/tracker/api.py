@@ -172,7 +172,13 @@ class Api:
         return reply(self._service.handle_heartbeat(node_of(request), await read_json(request, NodeReport)))
 
     async def get_orders(self, request: Request) -> Response:
-        """Send a node's orders, when they change."""
+        """Send a node's orders, or what has changed of them, when they change."""
+        since, title = request.query_params.get("since"), request.query_params.get("title")
+        if title is not None:
+            return reply(self._service.order_now(node_of(request), title))
+        if since is not None:
+            wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
+            return reply(await self._service.wait_changes(node_of(request), since, wait_s))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
         return reply(await self._service.wait_orders(node_of(request), after, wait_s))

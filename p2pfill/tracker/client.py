@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import httpx2
 import msgspec
@@ -56,6 +57,10 @@ class _RawOrders(msgspec.Struct):
     withdrawn: list[str] = []
     evictions: list[EvictOrder] = []
     pinned: list[str] = []
+    cursor: str = ""
+    changes: bool = False
+    gone: list[str] = []
+    more: bool = False
 
 
 class TrackerClient:
@@ -185,6 +190,21 @@ class TrackerClient:
         if after is not None:
             path += f"?after={after}&wait_s={wait_s:.3f}"
             timeout_s = wait_s + max(POLL_MARGIN_S, self._timeout_s)
+        return await self._orders(path, timeout_s)
+
+    async def changes(self, node_id: str, since: str, *, wait_s: float = 30.0) -> Orders:
+        """Return what has changed of a node's orders since a cursor, '' for none, once there is something.
+
+        What is known after `wait_s` may be nothing. As for `orders` they may be `ReadableOrders`.
+        """
+        path = f"/v1/nodes/{node_id}/orders?since={quote(since)}&wait_s={wait_s:.3f}"
+        return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
+
+    async def order(self, node_id: str, title: str) -> Order:
+        """Return a node's order of one title, with those who have it."""
+        return await self._call("GET", f"/v1/nodes/{node_id}/orders?title={title}", Order)
+
+    async def _orders(self, path: str, timeout_s: float | None) -> Orders:
         answer = await self._fetch("GET", path, timeout_s=timeout_s)
         try:
             return msgspec.json.decode(answer, type=Orders)
@@ -278,8 +298,10 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
-    others = raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned
-    return ReadableOrders(raw.version, orders, *others, unreadable)
+    return ReadableOrders(
+        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.cursor, raw.changes, raw.gone,
+        raw.more, unreadable,
+    )  # fmt: skip
 
 
 def _error_of(answer: bytes, status: int, url: str) -> str:

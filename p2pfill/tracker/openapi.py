@@ -194,10 +194,12 @@ OPERATIONS: Final = (
         "get_orders",
         "GET",
         "/v1/nodes/{node}/orders",
-        "Get what a node shall hold. Waits while the version is still `after`.",
+        "Get what a node shall hold. Waits while the version is still `after`, or nothing has changed `since`.",
         response=Orders,
         query={
             "after": "Version that the node has; without it the answer comes at once.",
+            "since": "Cursor of the answer before: what has changed since is told, in pieces. Empty: all of it.",
+            "title": "Title id: its order alone, an `Order`, at once.",
             "wait_s": "Longest wait, in seconds; at most 60.",
         },
         errors=(400, 404),
@@ -220,6 +222,9 @@ OPERATIONS: Final = (
     ),
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
+
+_TEXTS: Final = ("since", "title")
+"""What a query says in words; all else are numbers."""
 
 _PARAMETERS: Final = {
     "title": "Title id: 64 hexadecimal digits.",
@@ -259,7 +264,13 @@ def _describe(one: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)}", one.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "number"}}
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string" if name in _TEXTS else "number"},
+        }
         for name, text in one.query.items()
     ]
     answer: dict[str, Any] = {"description": one.summary}

@@ -5,23 +5,26 @@ durable before a call returns. After a restart every known node counts as alive 
 start: else the first node to ask would be told that it is alone, and would drop good sources.
 
 A node's orders have a version of their own. It grows when the node's orders or the membership of one of its rosters
-change: a node joins, leaves, moves, comes to hold a title or gives one up. It does not grow with progress, nor when a
-member completes: nodes tell each other about chunks, and a fleet that polls for each would be quadratic. Versions
-start above all those of earlier runs, as the catalogue counts them.
+change: a node joins, leaves, moves, comes to hold a title or gives one up. It does not grow with progress: nodes tell
+each other about chunks, and a fleet that polls for each would be quadratic. Versions start above all those of earlier
+runs, as the catalogue counts them. Which titles have changed since a version, the node's `Feed` says, so the answer to
+a poll is as long as what has changed, however many titles the node holds.
 
-Who stands in whose roster is kept for each title (`swarm.neighbourhood`) and follows each change at the cost of a few
-dozen nodes, so in a large fleet one that comes or goes wakes its ISP and its neighbours only, and a poll costs as much
-as a node has links. What has changed further away is in the answer to the next poll, which nodes hold for half a minute
-at most. Elections in a large fleet are held over those who want the title or have got it by its orders: whoever
-completes has every chunk that it is master of, and nobody has to elect anew.
+Who stands in whose roster is kept for each title that some node seeks (`rosters`, `swarm.neighbourhood`) and follows
+each change at the cost of a few dozen nodes, so in a large fleet one that comes or goes wakes its ISP and its
+neighbours only. What has changed further away, and who has completed, those who fetch are told every `REFRESH_S`.
+Elections in a large fleet are held over those who want the title or have got it by its orders: whoever completes has
+every chunk that it is master of, and nobody has to elect anew.
 """
 
 from __future__ import annotations
 
+import heapq
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -32,16 +35,7 @@ from p2pfill.model.limits import ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.prices import NO_PRICES, Prices
-from p2pfill.model.reports import (
-    Election,
-    HeartbeatReply,
-    NodeReport,
-    Order,
-    Orders,
-    OriginReport,
-    RosterEntry,
-    TitleReport,
-)
+from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, OriginReport, RosterEntry, TitleReport
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
@@ -57,6 +51,7 @@ from p2pfill.tracker.checks import (
     check_title,
     require,
 )
+from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.records import (
     EvictRequest,
@@ -67,6 +62,7 @@ from p2pfill.tracker.records import (
     ScrubStatus,
     TitleRecord,
 )
+from p2pfill.tracker.rosters import Rosters, Standing
 from p2pfill.tracker.scrubs import Evictions, Scrubs
 from p2pfill.transport.lag import LagMonitor
 
@@ -96,6 +92,18 @@ BOOTS_REMEMBERED: Final = 8
 EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
 
+PIECE_WEIGHT_MAX: Final = 1000
+"""Orders, and caches that they name, of one answer of changes: some hundred kilobytes, made in some milliseconds."""
+
+WITHDRAWN_MAX: Final = 500
+"""Titles that a node is told to delete at a time; the next ones follow as it has done so."""
+
+REFRESH_S: Final = 20.0
+"""How often a node is told anew of what it fetches: about once a poll."""
+
+REFRESH_MAX: Final = 32
+"""Titles of which it is at a time, in turn: more than are fetched side by side to any purpose."""
+
 
 class NodeState:
     """One node as the tracker sees it."""
@@ -116,12 +124,20 @@ class NodeState:
         """Titles that it has not said again since it began anew."""
         self.origins: dict[str, OriginReport] = {}
         """What it has had of each origin, since its process began."""
+        self.has_said_all = True
+        """Else it is new here, and what it has not said yet it may hold all the same: it seeks nothing."""
         self.applied = 0
         """The last heartbeat whose titles were taken in, of this boot and since this tracker runs."""
         self.to_delete: set[str] = set()
         """Withdrawn titles that it says something of."""
         self.pinned: set[str] = set()
         """Titles that it keeps though no order wants them."""
+        self.feed = Feed(version)
+        self.unfinished: dict[str, None] = {}
+        """Titles that it is to hold and is not live with, those first of which it was told longest ago."""
+        self.rostered: set[str] = set()
+        """Titles of which the roster that it was told last names somebody."""
+        self.refresh_at = lease_from
 
     @property
     def info(self) -> NodeInfo:
@@ -153,6 +169,8 @@ class Service:
         self.started_at = now()
         self._swept_at = self.started_at
         self._version = snapshot.epoch * EPOCH_VERSIONS
+        self._run = secrets.token_hex(8)
+        """Of this run alone: versions of another database may look like ours."""
         self._number = snapshot.number
         """The highest that an order has had."""
         self._closing = False
@@ -174,9 +192,9 @@ class Service:
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
         self._make_around = neighbourhood_factory
-        self._around: dict[str, Neighbourhoods] = {}  # title -> those in its rosters
-        self._members_of: dict[str, dict[str, Member]] = defaultdict(dict)
-        """Node -> title -> what it is in its rosters."""
+        self._rosters = Rosters(self._new_around, self._members)
+        self._told_of: dict[str, set[str]] = defaultdict(set)
+        """Title -> nodes that say something of it."""
         self._dirty_nodes: set[str] = set()
         self._dirty_titles: dict[str, set[str]] = defaultdict(set)
         """Node -> titles of which it has said what the catalogue lacks."""
@@ -195,9 +213,12 @@ class Service:
             state.titles |= {report.title: report for report in snapshot.holdings.get(state.info.id, ())}
             state.report.titles = []
             self.nodes[state.info.id] = state
+            for title in state.titles:
+                self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state, self.pins.titles)
-        self._update_rosters(self.nodes)
+        by_urgency = dict.fromkeys(fill.request.title for fill in sorted(self.fills.values(), key=urgency))
+        self._update_rosters(self.nodes, [*by_urgency, *(self._told_of.keys() - by_urgency.keys())])
 
     # ---- titles and fills
 
@@ -221,10 +242,7 @@ class Service:
         await self._catalogue.add_title(record, encoded)
         self.titles[title] = record
         self._versions[record.name].add(title)
-        if (around := self._around.get(title)) is not None:
-            # Some hold it already, and till now it was not known of how many chunks it is.
-            self._around[title] = self._new_around(title)
-            self._around[title].put_all(around.members.values())
+        self._rosters.renew(title)  # some hold it already, and till now it was not known of how many chunks it is
         return record, True
 
     async def manifest(self, title: str) -> bytes:
@@ -282,7 +300,7 @@ class Service:
         assigned = self._assigned[fill.fill_id]
         self._update_rosters(assigned, self._same_name(title))
         for node_id in self._receivers(title):
-            self._touch(node_id)
+            self._note_order(node_id, title)
         others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
         return FillCreated(fill.fill_id, sorted(assigned), others)
 
@@ -337,7 +355,7 @@ class Service:
                 self._note_withdrawn(state)
         self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
-            self._touch(node_id)
+            self._note_order(node_id, title)
 
     def add_scrub(self, title: str, selector_text: str) -> ScrubStatus:
         """Have the living nodes that match and hold a title look at it. Raises `RequestRefused`."""
@@ -431,13 +449,14 @@ class Service:
         await self._catalogue.delete_node(node_id)
         if (state := self.nodes.get(node_id)) is None or state.alive:
             return  # it has come back meanwhile, as a node that is assigned anew
-        self._update_rosters([node_id])
+        self._update_rosters([node_id], self._concerned(state))
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
         self._dirty_nodes.discard(node_id)
         self._dirty_titles.pop(node_id, None)
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
-        self._members_of.pop(node_id, None)
+        for title in state.titles:
+            self._forget_holder(node_id, title)
         state.changed.set()
         del self.nodes[node_id]
 
@@ -473,10 +492,11 @@ class Service:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
             first = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
             state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            state.has_said_all = not report.more
             self.nodes[node_id] = state
-            self._join_fills(node_id)
+            joined = self._join_fills(node_id)
             known = self._take_titles(state, report)
-            self._update_rosters([node_id])
+            self._update_rosters([node_id], joined)
         elif report.boot in state.old_boots:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
@@ -501,11 +521,13 @@ class Service:
         state.seen_at = time.time()
         state.lease_from = self._now()
         state.alive = True
-        if joins:
-            self._join_fills(node_id)
+        joined = self._join_fills(node_id) if joins else {}
         known = self._take_titles(state, report)
         if joins:
-            self._update_rosters([node_id])
+            self._update_rosters([node_id], joined | self._concerned(state))
+            # Nobody has told it of the changes since it was taken for dead.
+            for title in list(state.rostered):
+                self._note_order(node_id, title)
         return known
 
     def _take_titles(self, state: NodeState, report: NodeReport) -> bool:
@@ -528,14 +550,20 @@ class Service:
                 state.unconfirmed = set()
         gone &= state.titles.keys()
         news = gone | {title for title, one in said.items() if _is_news(state.titles.get(title), one)}
+        for title in said.keys() - state.titles.keys():
+            self._told_of[title].add(state.info.id)
         state.titles.update(said)
         for title in gone:
             del state.titles[title]
+            self._forget_holder(state.info.id, title)
         state.applied = report.sequence
         if news:
             self._dirty_titles[state.info.id] |= news
             self._update_rosters([state.info.id], news)
             self._note_withdrawn(state)
+        if not (state.has_said_all or report.more):
+            state.has_said_all = True
+            self._update_rosters([state.info.id], list(state.unfinished))
         return True
 
     def expire(self) -> list[str]:
@@ -549,9 +577,18 @@ class Service:
             return []
         lost = [node_id for node_id, state in self.nodes.items() if state.alive and self._age_s(state) > self._lease_s]
         for node_id in lost:
-            self.nodes[node_id].alive = False
-            self._update_rosters([node_id])
+            self._lose(self.nodes[node_id])
         return lost
+
+    def _lose(self, state: NodeState) -> None:
+        """Take a node for no source any more."""
+        state.alive = False
+        self._update_rosters([state.info.id], self._concerned(state))
+
+    def _forget_holder(self, node_id: str, title: str) -> None:
+        self._told_of[title].discard(node_id)
+        if not self._told_of[title]:
+            del self._told_of[title]
 
     @property
     def _lease_s(self) -> float:
@@ -567,22 +604,46 @@ class Service:
             raise RequestRefused(f"node {node_id[:80]!r} has never sent a heartbeat to this tracker", 404)
         return state
 
-    def _join_fills(self, node_id: str) -> None:
+    def _join_fills(self, node_id: str) -> dict[str, None]:
+        """Assign a node to all fills that mean it; return the titles of which its orders may be others now."""
         info = self.nodes[node_id].info
         self._note_pins(self.nodes[node_id], self.pins.titles)
+        joined = []
         for fill_id, selector in self._selectors.items():
             if node_id not in self._assigned[fill_id] and selector.matches(info):
                 self._assign(fill_id, node_id)
                 self._dirty_assignments.add((fill_id, node_id))
-                self._touch(node_id)
+                joined.append(self.fills[fill_id])
+        titles = (fill.request.title for fill in sorted(joined, key=urgency))
+        return dict.fromkeys(version for title in titles for version in sorted(self._same_name(title)))
 
-    def _membership(self, state: NodeState, title: str) -> Member | None:
-        """Return what a node is in the roster of a title; it counts where it wants the title, or has wanted it."""
-        if not state.alive:
-            return None
+    def _standing(self, state: NodeState, title: str) -> Standing:
+        """Return what a node is to a title, and let its orders follow.
+
+        It counts in elections where it wants the title, or has wanted it.
+        """
+        node_id, report, is_wanted = state.info.id, state.titles.get(title), self.is_wanted(state.info.id, title)
+        lacks = is_wanted and (report is None or report.state != "live")
+        if lacks:
+            state.unfinished.setdefault(title)
+        else:
+            state.unfinished.pop(title, None)
+        if is_wanted != (title in state.feed):
+            self._note_order(node_id, title)
+        return Standing(self._member(state, title, is_wanted), lacks and state.alive and state.has_said_all)
+
+    def _member(self, state: NodeState, title: str, is_wanted: bool) -> Member | None:
         report = state.titles.get(title)
-        counts = (report is None or report.state != "failed") and self.is_wanted(state.info.id, title)
-        return Member(state.info, counts) if counts or (report is not None and holds(report)) else None
+        counts = is_wanted and (report is None or report.state != "failed")
+        return Member(state.info, counts) if state.alive and (counts or (report and holds(report))) else None
+
+    def _members(self, title: str) -> Iterator[Member]:
+        """Yield all that belong into the roster of a title."""
+        for node_id in self._told_of.get(title, set()) | self._receivers(title):
+            if (state := self.nodes.get(node_id)) is not None:
+                member = self._member(state, title, self.is_wanted(node_id, title))
+                if member is not None:
+                    yield member
 
     def wanted(self, node_id: str) -> dict[str, list[FillRecord]]:
         """Return the titles that a node is to hold (`is_wanted`), with their fills."""
@@ -608,36 +669,18 @@ class Service:
         fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
         return max((self.fills[fill_id].number for fill_id in fills), default=0)
 
-    def _update_rosters(self, node_ids: Iterable[str], titles: set[str] | None = None) -> None:
-        """Let rosters (all, or those of `titles`) follow what these nodes are now, and wake whom that concerns."""
-        coming: dict[str, list[Member]] = defaultdict(list)
-        woken: dict[str, set[str]] = defaultdict(set)
-        for node_id in node_ids:
-            if node_id not in self.nodes:
-                continue  # assigned before a restart, and its first report never reached the disk
-            before, state = self._members_of[node_id], self.nodes[node_id]
-            for title in self._titles_around(state) if titles is None else titles:
-                after = self._membership(state, title)
-                if after is not None and before.get(title) != after:
-                    before[title] = after
-                    coming[title].append(after)
-                elif title in before and after is None:
-                    del before[title]
-                    woken[title] |= self._around[title].drop(node_id)
-        for title, members in coming.items():
-            if title not in self._around:
-                self._around[title] = self._new_around(title)
-            woken[title] |= self._around[title].put_all(members)
-        for title, told in woken.items():
-            for node_id in told & self._receivers(title, told):
-                self._touch(node_id)
-            if not self._around[title].members:
-                del self._around[title]
+    def _update_rosters(self, node_ids: Iterable[str], titles: Iterable[str]) -> None:
+        """Let rosters and orders of titles follow what these nodes are now, and wake whom that concerns."""
+        # Those of before a restart, whose first report never reached the disk, are unknown.
+        states = [self.nodes[node_id] for node_id in node_ids if node_id in self.nodes]
+        for title in titles if states else ():
+            told = self._rosters.follow(title, {state.info.id: self._standing(state, title) for state in states})
+            for node_id in self._receivers(title, told):
+                self._note_order(node_id, title)
 
-    def _titles_around(self, state: NodeState) -> set[str]:
-        """Return the titles in whose rosters a node may stand, or has stood."""
-        ordered = {self.fills[fill_id].request.title for fill_id in self._fills_of[state.info.id]}
-        return {*self._members_of[state.info.id], *state.titles, *ordered}
+    def _concerned(self, state: NodeState) -> dict[str, None]:
+        """Return the titles to whose rosters it matters that a node has come, gone or moved."""
+        return state.unfinished | dict.fromkeys(self._rosters.titles_of(state.info.id, state.titles))
 
     def _new_around(self, title: str) -> Neighbourhoods:
         # Of a title that some hold and nobody has published, no neighbourhood is ever asked for.
@@ -664,76 +707,146 @@ class Service:
             state.changed.set()
             state.changed = trio.Event()
 
+    def _note_order(self, node_id: str, title: str) -> None:
+        """Have a node told of its order of a title, or that it has none any more."""
+        state, is_wanted = self.nodes.get(node_id), self.is_wanted(node_id, title)
+        if state is not None and (is_wanted or title in state.feed):
+            self._touch(node_id)
+            state.feed.note(title, state.version, is_ordered=is_wanted)
+
     async def wait_orders(self, node_id: str, after: int, wait_s: float) -> Orders:
         """Return the orders of a node, at once where their version is not `after`, else when they change.
 
         Waits at most `wait_s`; the orders may then be unchanged. Raises `RequestRefused`.
         """
+        state = await self._wait_version(node_id, after, wait_s)
+        return self._answer(state, self.orders(node_id))
+
+    async def wait_changes(self, node_id: str, cursor: str, wait_s: float) -> Orders:
+        """Return what has changed of a node's orders since a cursor, once there is something, or `wait_s` is over.
+
+        It comes in pieces. They begin anew, with all orders, where the cursor is none of this run, or too old. Raises
+        `RequestRefused`.
+        """
+        run, _, number = cursor.partition("-")
+        after = int(number) if run == self._run and number.isdecimal() and len(number) < 20 else -1
+        state = await self._wait_version(node_id, after, wait_s)
+        is_known = state.feed.knows(after) and after <= state.version
+        orders, gone, version, more = self._changes(state, after if is_known else 0)
+        answer = self._answer(state, orders)
+        answer.cursor, answer.changes, answer.gone, answer.more = f"{self._run}-{version}", is_known, gone, more
+        return answer
+
+    async def _wait_version(self, node_id: str, after: int, wait_s: float) -> NodeState:
+        """Return a node once the version of its orders is not `after`, or `wait_s` is over. Raises `RequestRefused`."""
         state = self.node(node_id)
         with trio.move_on_after(min(max(wait_s, 0.0), ORDERS_WAIT_S_MAX)):
             while self.nodes.get(node_id) is state and state.version == after and not self._closing:
                 await state.changed.wait()
         if self.nodes.get(node_id) is not state:
             raise RequestRefused(f"node {node_id} was removed", 404)
+        return state
+
+    def _answer(self, state: NodeState, orders: list[Order]) -> Orders:
+        withdrawn = heapq.nsmallest(WITHDRAWN_MAX, state.to_delete)
         return Orders(
             version=state.version,
-            orders=self.orders(node_id),
-            scrubs=self.scrubs.orders_of(node_id),
-            withdrawn=sorted(state.to_delete),
-            evictions=self.evictions.orders_of(node_id),
+            orders=orders,
+            scrubs=self.scrubs.orders_of(state.info.id),
+            withdrawn=withdrawn,
+            evictions=self.evictions.orders_of(state.info.id),
             pinned=sorted(state.pinned),
         )
 
-    def orders(self, node_id: str) -> list[Order]:
-        """Return what a node shall hold: one order a title, the most urgent first, with the origins of all its fills.
+    def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:
+        """Return the next piece of what is newer than `after`: orders, gone titles, its version, whether more is."""
+        orders: dict[str, Order] = {}
+        gone: list[str] = []
+        weight = 0
+        for version, title, is_ordered in state.feed.since(after):
+            if weight >= PIECE_WEIGHT_MAX:
+                return list(orders.values()), gone, after, True
+            after = version
+            weight += 1
+            if is_ordered:
+                order = orders[title] = self._told(state, title)
+                weight += len(order.roster) + (len(order.election.electors) if order.election is not None else 0)
+            else:
+                gone.append(title)
+                state.rostered.discard(title)
+        if state.unfinished and self._now() >= state.refresh_at:
+            state.refresh_at = self._now() + REFRESH_S
+            for title in list(islice(state.unfinished, REFRESH_MAX)):
+                state.unfinished[title] = state.unfinished.pop(title)
+                if title not in orders:
+                    orders[title] = self._told(state, title)
+        return list(orders.values()), gone, state.version, False
 
-        So whoever finds that an origin has moved orders the title again from where it is now.
+    def _told(self, state: NodeState, title: str) -> Order:
+        order = self.order(state.info.id, title)
+        (state.rostered.add if order.roster else state.rostered.discard)(title)
+        return order
+
+    def orders(self, node_id: str) -> list[Order]:
+        """Return what a node shall hold, one order a title, the most urgent first."""
+        wanted = [(min(map(urgency, fills)), title) for title, fills in self.wanted(node_id).items()]
+        return [self.order(node_id, title) for _, title in sorted(wanted)]
+
+    def order_now(self, node_id: str, title: str) -> Order:
+        """Return the order of a title, with a roster in any case. Raises `RequestRefused` where there is none."""
+        self.node(node_id)
+        if not self.is_wanted(node_id, check_title(title)):
+            raise RequestRefused(f"node {node_id} has no order for title {title}", 404)
+        return self.order(node_id, title, sought=True)
+
+    def order(self, node_id: str, title: str, *, sought: bool = False) -> Order:
+        """Return the order of a title that a node is to hold, with the origins of all its fills.
+
+        So whoever finds that an origin has moved orders the title again from where it is now. There is a roster while
+        somebody seeks the title; `sought`: as if the node did.
         """
-        wanted = [(sorted(fills, key=urgency), title) for title, fills in self.wanted(node_id).items()]
-        return [
-            Order(
-                fill_id=fills[0].fill_id,
-                title=title,
-                origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
-                costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
-                priority=fills[0].request.priority,
-                policy=fills[0].request.policy,
-                roster=self.roster(node_id, title),
-                deadline=fills[0].request.deadline,
-                election=self._election(node_id, title),
-                number=max(fill.number for fill in fills),
-            )
-            for fills, title in sorted(wanted, key=lambda one: urgency(one[0][0]))
-        ]
+        fill_ids = self._fills_by_title[title] & self._fills_of[node_id]
+        fills = sorted((self.fills[fill_id] for fill_id in fill_ids), key=urgency)
+        sought = sought or self._rosters.is_sought(title)
+        around = self._rosters.around(title) if sought else None
+        return Order(
+            fill_id=fills[0].fill_id,
+            title=title,
+            origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
+            costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
+            priority=fills[0].request.priority,
+            policy=fills[0].request.policy,
+            roster=[] if around is None else self._ranked(node_id, title, around),
+            deadline=fills[0].request.deadline,
+            election=None if around is None else around.election(self.node(node_id).info),
+            number=max(fill.number for fill in fills),
+        )
 
     def roster(self, node_id: str, title: str) -> list[RosterEntry]:
-        """Return the ranked sources of a title for a node, with which it is to be linked.
+        """Return the ranked sources of a title for a node, with which it is to be linked. Raises `RequestRefused`.
 
         They are the living who have a part of it or shall have it: all of them, or its neighbours in a large fleet.
         """
-        receiver = self.node(node_id).info
-        around = self._around.get(title)
-        linked = [] if around is None else around.links(receiver)
-        return ranking.rank_sources(receiver, [self._candidate(other, title) for other in linked])
+        return self._ranked(node_id, title, self._rosters.around(title))
 
-    def _candidate(self, node_id: str, title: str) -> ranking.Candidate:
-        state = self.nodes[node_id]
+    def _ranked(self, node_id: str, title: str, around: Neighbourhoods) -> list[RosterEntry]:
+        receiver = self.node(node_id).info
+        linked = [self._candidate(around.members[other], title) for other in around.links(receiver)]
+        return ranking.rank_sources(receiver, linked)
+
+    def _candidate(self, member: Member, title: str) -> ranking.Candidate:
+        state = self.nodes[member.info.id]
         record = self.titles.get(title)
         report = state.titles.get(title)
-        ordered = self._members_of[node_id][title].counts
         return ranking.Candidate(
             node=state.info,
-            filling=ordered and (report is None or report.state != "live"),
+            filling=member.counts and (report is None or report.state != "live"),
             have_chunks=0 if report is None else report.have_chunks,
             chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,
             upload_active=state.report.upload_active,
             upload_queued=state.report.upload_queued,
             late=self._age_s(state) > LATE_INTERVALS * self.heartbeat_s,
         )
-
-    def _election(self, node_id: str, title: str) -> Election | None:
-        around = self._around.get(title)
-        return None if around is None else around.election(self.node(node_id).info)
 
     # ---- running
 

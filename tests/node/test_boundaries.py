@@ -811,7 +811,7 @@ async def told(client: TrackerClient, title: Title, state: str) -> TitleReport:
         await trio.sleep(0.02)
 
 
-@pytest.mark.parametrize("name", ["heartbeat", "orders"])
+@pytest.mark.parametrize("name", ["heartbeat", "changes"])
 async def test_a_call_to_the_tracker_that_fails_is_made_again(
     name: str, titles: list[Title], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import ScrubReport
 from p2pfill.node import Node, NodeConfig, eviction, in_use, open_node
+from p2pfill.node.standing import StandingOrders
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store import store as store_module
 from p2pfill.store.disk import store_error
@@ -234,7 +235,7 @@ async def test_an_order_that_cannot_be_read_may_want_anything(tmp_path: Path, is
         assert node.tracker is not None
         if is_first:
             node.titles.orders = None
-            node.tracker._ordered = {}
+            node.tracker._standing, node.tracker._unfinished = StandingOrders(), {}
         await node.tracker._take(ReadableOrders(7, [], unreadable=["order 0 of 1: no title"]))
         assert await node.evictor.candidates() == []
         assert not await node.evictor.make_room(1 << 60)

@@ -107,7 +107,7 @@ async def test_nodes_with_bounded_rosters_fill_with_one_copy_an_isp(tmp_path: Pa
                     await filling.wait()
                     reports[name] = filling.report()
                 for name, node in nodes.items():
-                    (order,) = (await client.orders(name)).orders
+                    order = await client.order(name, title)
                     assert set(node.engine.links) == {
                         entry.node.id for entry in order.roster
                     }
