@@ -30,7 +30,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origins import Origins
 from p2pfill.origin import OriginError
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import ALL_WANTED, Scope, Wants
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.recording import RecordingFill
 
@@ -153,16 +153,24 @@ class FillDriver:
             self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls))
         self._wake()
 
-    def set_members(self, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
-        """Take in the caches that want this title, and the ids of those that this one is not to be linked with."""
+    def set_members(
+        self, members: Iterable[NodeInfo], unlinked: Iterable[str] = (), wants: Wants = ALL_WANTED
+    ) -> None:
+        """Take in the caches that want this title, and the ids of those that this one is not to be linked with.
+
+        `wants` are the chunks of each that wants some only.
+        """
         with self.bounds:
-            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked))
+            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked), wants)
         self._wake()
 
     def withdraw(self) -> None:
         """Stop filling; what is verified stays on disk for another time. A repair goes on: the title is served."""
-        if self.task.repairs:
-            return
+        if not self.task.repairs:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop filling, or repairing, for now."""
         self._engine.withdraw(trio.current_time(), self.task)
         self._wake()
 
@@ -330,9 +338,10 @@ class FillDriver:
         """Return how far this fill is, for the tracker."""
         self._note_end()
         fill = self.task.fill
-        have = fill.ledger.have.count()
+        wanted, selection = fill.ledger.wanted, self.stored.selection
+        have, count = (fill.ledger.have & wanted).count(), wanted.count()
         # All chunks but a few are of one length.
-        have_bytes = self.manifest.size * have // max(self.manifest.chunk_count, 1)
+        have_bytes = self.stored.wanted_bytes * have // max(count, 1)
         sources = [_source_report(source, "ok", self._origins) for source in fill.sources.values()]
         sources += [_source_report(source, "lost", self._origins) for source in fill.past.values()]
         # A tracker refuses the whole heartbeat where one title in it breaks a bound.
@@ -341,10 +350,11 @@ class FillDriver:
             title=self.title_id.hex(),
             # One that cannot be repaired now is served as far as it is good, and tried again.
             state="repairing" if self.task.repairs and self.state == "failed" else self.state,
-            chunk_count=self.manifest.chunk_count,
+            chunk_count=count,
             have_chunks=have,
             have_bytes=have_bytes,
-            title_bytes=self.manifest.size,
+            title_bytes=self.stored.wanted_bytes,
+            files=0 if selection is None else selection.count(),
             bytes_peer=fill.bytes_by_scope[Scope.ISP],
             bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
             bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],
@@ -403,12 +413,15 @@ def make_fill(
     manifest = stored.manifest
     seed = f"{me.id}{manifest.title_id.hex()}"
     chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
-    have = stored.have.copy()
+    have, wanted = stored.have.copy(), None if stored.selection is None else stored.wanted
     if not directory or not stored.takes_writes:
-        return Fill(manifest, me, policy, chance, now, have, heard=heard), None
+        return Fill(manifest, me, policy, chance, now, have, heard=heard, wanted=wanted), None
     name = f"{me.id}-{manifest.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
     record = FillRecord(Path(directory) / name, log)
-    return RecordingFill(record.write, seed, manifest, me, policy, chance, now, have, heard=heard), record
+    logic = RecordingFill(
+        record.write, seed, manifest, me, policy, chance, now, have, heard=heard, wanted=wanted
+    )
+    return logic, record
 
 
 def _source_report(source: Source, state: str, origins: Origins) -> SourceReport:

@@ -220,7 +220,7 @@ class SimCache(Reader):
         self._start()
         for title_id, stored in self.stored.items():
             if stored.live_at is not None:
-                self.engine.serve(self.local_time(), title_id, stored.manifest.chunk_count)
+                self.engine.serve(self.local_time(), title_id, stored.durable)
 
     # ---- its connections
 
