@@ -232,6 +232,19 @@ def fill(
             "--origin", metavar="URL", help="Base URL (or directory) of the published tree; may be given many times."
         ),
     ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--files",
+            metavar="PATTERN",
+            help="Only these files of the title: a path, a directory with / at its end, or a pattern, whose * stands "
+            "for anything; may be given many times.",
+        ),
+    ] = None,
+    files_from: Annotated[
+        Path | None,
+        typer.Option("--files-from", metavar="FILE", help="The same, one a line; - for the standard input."),
+    ] = None,
     later: Annotated[
         bool,
         typer.Option("--later", help="Order also where no running cache matches: for those that start later."),
@@ -267,6 +280,8 @@ def fill(
         tracker_url,
         origin or [],
         to,
+        files=files or [],
+        files_from=files_from,
         priority=priority,
         deadline=deadline,
         later=later,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.reasons import reasons
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
+from p2pfill.model.selection import bytes_of_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillCreated, FillRequest, FillStatus
@@ -42,6 +44,8 @@ def order_fill(
     origins: list[str],
     selector: str,
     *,
+    files: list[str],
+    files_from: Path | None,
     priority: int,
     deadline: str | None,
     later: bool,
@@ -49,22 +53,41 @@ def order_fill(
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Order a fill, with `later` also where no running cache matches.
+    """Order a fill of all files, or of those that `files` and the lines of `files_from` mean.
+
+    With `later` also where no running cache matches.
 
     With `wait`, raises `CommandFailed` unless every cache comes to hold the title.
     """
     Selector.parse(selector)
     manifest = read_manifest(fill)
+    patterns = tuple(dict.fromkeys(files + read_patterns(files_from)))
+    if patterns:
+        select(manifest.files, patterns)  # said here, before anything is sent
     bases = [absolute_origin(origin) for origin in origins]
     request = FillRequest(
         title=manifest.title_id.hex(),
         selector=selector,
         origins=bases,
+        files=patterns,
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
         call_id=secrets.token_hex(8),
     )
     trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)
+
+
+def read_patterns(path: Path | None) -> list[str]:
+    """Return the lines of a file, `-` for the standard input, without empty ones. Raises `ConfigError`."""
+    if path is None:
+        return []
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the names of files from {str(path)!r}: {error}") from error
+    if not (lines := [line for line in text.splitlines() if line.strip()]):
+        raise ConfigError(f"no file is named in {str(path)!r}; without --files-from all files are ordered")
+    return lines
 
 
 def absolute_origin(origin: str) -> str:
@@ -96,7 +119,11 @@ async def _order(
         notes = Console(stderr=True)
         if not as_json:
             where = plural(len(created.nodes), "cache")
-            print(f"fill {created.fill_id}: {printable(manifest.name)}, {show_bytes(manifest.size)}, to {where}")
+            what = show_bytes(manifest.size)
+            if request.files and (chosen := select(manifest.files, request.files)) is not None:
+                count, size = chosen.count(), bytes_of_selection(manifest, chosen)
+                what = f"{count} of {plural(len(manifest.files), 'file')}, {show_bytes(size)}"
+            print(f"fill {created.fill_id}: {printable(manifest.name)}, {what}, to {where}")
         for other in created.others:
             notes.print(
                 f"fill {other} orders the same title for the same caches, and stands: its origins count too. "

@@ -488,11 +488,11 @@ class Engine:
     def read_ended(self, now: float, task: FillTask, arrival: Arrival) -> None:
         """Take in what has become of a read of an origin."""
         self.now = now
-        task.reads.pop(arrival.receive.request_id, None)
+        name, _ = task.reads.pop(arrival.receive.request_id, ("", arrival.receive))
         if arrival.outcome is Outcome.VERIFIED:
             # An origin may have sent more than was asked for, or some of it twice.
             task.fill.duplicate_bytes += max(0, arrival.length - arrival.receive.length)
-        self.arrived(Owner(task, arrival.receive.request_id), arrival)
+        self.arrived(Owner(task, arrival.receive.request_id), arrival, name)
 
     def chunk_found(self, now: float, task: FillTask, chunk: int, source: str) -> None:
         """Take note of a chunk that came of an origin on the way to another one; it is verified and sealed."""
@@ -509,15 +509,15 @@ class Engine:
         self.now = now
         self.handle_event(task, events.OriginFailing(url, reason))
 
-    def arrived(self, owner: Owner, arrival: Arrival) -> None:
-        """Take in what became of a receive."""
+    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
+        """Take in what became of a receive from a source."""
         task, request = owner
         is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:
                 self.handle_event(task, events.ChunkReceived(request))
             case Outcome.VERIFIED:
-                self.handle_event(task, events.ChunkFound(arrival.receive.chunk))
+                self.handle_event(task, events.ChunkFound(arrival.receive.chunk, source))
             case Outcome.WITHDRAWN if is_awaited and arrival.receive.title.is_sealed(arrival.receive.chunk):
                 # It came of a request that was given up too late, and of that we have yet to hear: nobody's fault.
                 task.fill.duplicate_bytes += arrival.length

@@ -80,6 +80,9 @@ class FillDriver:
         self.stored = stored
         self.manifest = stored.manifest
         self.title_id = task.title_id
+        selection = stored.selection
+        self._files = 0 if selection is None else selection.count()
+        self._wanted_bytes = stored.wanted_bytes  # as they are now: once this fill is over, more may be ordered
         self.done = trio.Event()
         """Set when the title is live or the fill has failed."""
         self.ended = trio.Event()
@@ -338,10 +341,10 @@ class FillDriver:
         """Return how far this fill is, for the tracker."""
         self._note_end()
         fill = self.task.fill
-        wanted, selection = fill.ledger.wanted, self.stored.selection
+        wanted = fill.ledger.wanted
         have, count = (fill.ledger.have & wanted).count(), wanted.count()
         # All chunks but a few are of one length.
-        have_bytes = self.stored.wanted_bytes * have // max(count, 1)
+        have_bytes = self._wanted_bytes * have // max(count, 1)
         sources = [_source_report(source, "ok", self._origins) for source in fill.sources.values()]
         sources += [_source_report(source, "lost", self._origins) for source in fill.past.values()]
         # A tracker refuses the whole heartbeat where one title in it breaks a bound.
@@ -353,8 +356,8 @@ class FillDriver:
             chunk_count=count,
             have_chunks=have,
             have_bytes=have_bytes,
-            title_bytes=self.stored.wanted_bytes,
-            files=0 if selection is None else selection.count(),
+            title_bytes=self._wanted_bytes,
+            files=self._files,
             bytes_peer=fill.bytes_by_scope[Scope.ISP],
             bytes_regional=fill.bytes_by_scope[Scope.REGION] + fill.bytes_by_scope[Scope.WORLD],
             bytes_origin=fill.bytes_by_scope[Scope.ORIGIN],

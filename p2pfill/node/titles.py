@@ -31,7 +31,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import Order, TitleReport, clipped
+from p2pfill.model.reports import Order, TitleReport, TitleState, clipped
 from p2pfill.model.selection import chunks_of_selection, decode_selection
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
@@ -243,7 +243,9 @@ class TitleRegistry:
             stored, selection = title.stored, title.stored.selection
             size, count = stored.wanted_bytes, stored.wanted.count()
             files = 0 if selection is None else selection.count()
-            report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size, files=files)
+            # What it lacks, if anything, is about to be fetched.
+            state: TitleState = "repairing" if stored.takes_writes else "live"
+            report = TitleReport(name, state, count, count, have_bytes=size, title_bytes=size, files=files)
             report.number = numbers.taken(title.title_id)
             return report
         return None
@@ -324,6 +326,7 @@ class TitleRegistry:
         title = self._title(title_id)
         if (running := _running(title, origins, selection)) is not None:
             return running
+        before = title.fill
         if title.fill is not None:
             if not title.fill.task.is_over:
                 title.fill.stop()  # it fetches other files than are wanted now
@@ -334,7 +337,7 @@ class TitleRegistry:
         except StoreError as error:
             self.refuse(title_id, error)
             raise
-        if (running := _running(title, origins, selection)) is not None:
+        if title.fill is not before and (running := _running(title, origins, selection)) is not None:
             return running  # somebody else has ordered it meanwhile
         self._settle(title)
         stored.begin_again()

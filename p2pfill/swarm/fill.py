@@ -105,6 +105,8 @@ class Fill:
         self._requests: dict[int, Request] = {}
         self._copied: set[int] = set()
         """Chunks that are being copied from another version of the title: REQUESTED, though of no source."""
+        self._of_unknown: set[int] = set()
+        """Chunks that were found, and of whom they came is not known yet."""
         self._fresh: list[int] = []
         self._stale = True
         """Something has happened that may concern all sources since requests were last thought about."""
@@ -438,6 +440,9 @@ class Fill:
     def _find(self, now: float, chunk: int, source_id: str) -> None:
         """Take in a chunk that is there, and do without whoever was asked for it since."""
         if self.ledger.is_verified(chunk) or not self.ledger.wanted[chunk]:
+            if chunk in self._of_unknown and source_id:
+                self._of_unknown.discard(chunk)
+                self._count_found(now, chunk, source_id)
             return
         for request in self._requests.values():
             if request.chunk == chunk:
@@ -450,7 +455,13 @@ class Fill:
         self.ledger.request(chunk)
         self.ledger.verify(chunk)
         self._fresh.append(chunk)
-        if (source := self.sources.get(source_id)) is not None:
+        if source_id:
+            self._count_found(now, chunk, source_id)
+        else:
+            self._of_unknown.add(chunk)
+
+    def _count_found(self, now: float, chunk: int, source_id: str) -> None:
+        if (source := self.sources.get(source_id) or self.past.get(source_id)) is not None:
             length = self.manifest.chunk_length(chunk)
             source.count(now, length)
             self.bytes_by_scope[source.scope] += length

@@ -27,10 +27,13 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfill.errors import ConfigError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import Election, HeartbeatReply, NodeReport, Order, Orders, RosterEntry, TitleReport
+from p2pfill.model.selection import bytes_of_selection, encode_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
@@ -211,6 +214,7 @@ class Service:
         """
         selector = check_fill(request)
         title = self.title(request.title).title
+        selection, file_bytes = await self._select(title, request.files)
         if len(self._matching(selector)) < nodes_min:
             raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
         wanted = msgspec.structs.replace(request, call_id="")
@@ -227,6 +231,9 @@ class Service:
             created_at=time.time() if before is None else before.created_at,
             number=self._number,
             call_id=request.call_id,
+            selection=encode_selection(selection),
+            file_count=0 if selection is None else selection.count(),
+            file_bytes=file_bytes,
         )
         await self._catalogue.add_fill(fill, self._matching(selector))
         if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
@@ -246,6 +253,47 @@ class Service:
             self._touch(node_id)
         others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
         return FillCreated(fill.fill_id, sorted(assigned), others)
+
+    async def _select(self, title: str, patterns: tuple[str, ...]) -> tuple[Bitmap | None, int]:
+        """Return the files of a title that patterns mean, None for all, and how long they are together, 0 for all.
+
+        Raises `RequestRefused`, `StoreError`.
+        """
+        if not patterns:
+            return None, 0
+        encoded = await self.manifest(title)
+
+        def find() -> tuple[Bitmap | None, int]:
+            manifest = Manifest.decode(encoded)
+            selection = select(manifest.files, patterns)
+            return selection, 0 if selection is None else bytes_of_selection(manifest, selection)
+
+        try:
+            return await trio.to_thread.run_sync(find)  # a million files take seconds
+        except ConfigError as error:
+            raise RequestRefused(str(error)) from error
+
+    def selection_of(self, node_id: str, title: str) -> bytes:
+        """Return which files of a title its orders have a node hold, a bit for each; empty: all."""
+        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
+        chosen = [self.fills[fill_id].selection for fill_id in fills]
+        if not all(chosen) or not chosen:
+            return b""
+        total = 0
+        for bits in chosen:
+            total |= int.from_bytes(bits, "little")
+        # All files together are still said bit by bit, which whoever reads it takes for all.
+        return total.to_bytes(len(chosen[0]), "little")
+
+    def _selections(self, title: str, roster: list[RosterEntry]) -> list[bytes]:
+        """Note in a roster which files each of its caches wants; return the selections that its entries name."""
+        if not any(self.fills[fill_id].selection for fill_id in self._fills_by_title.get(title, ())):
+            return []
+        numbers: dict[bytes, int] = {}
+        for entry in roster:
+            if entry.filling and (chosen := self.selection_of(entry.node.id, title)):
+                entry.selection = numbers.setdefault(chosen, len(numbers) + 1)
+        return list(numbers)
 
     def _same_name(self, title: str) -> set[str]:
         """Return the versions of a title, itself among them."""
@@ -585,6 +633,7 @@ class Service:
         So whoever finds that an origin has moved orders the title again from where it is now.
         """
         wanted = [(sorted(fills, key=urgency), title) for title, fills in self.wanted(node_id).items()]
+        rosters = {title: self.roster(node_id, title) for _, title in wanted}
         return [
             Order(
                 fill_id=fills[0].fill_id,
@@ -592,10 +641,12 @@ class Service:
                 origins=list(dict.fromkeys(url for fill in fills for url in fill.request.origins)),
                 priority=fills[0].request.priority,
                 policy=fills[0].request.policy,
-                roster=self.roster(node_id, title),
+                roster=rosters[title],
                 deadline=fills[0].request.deadline,
                 election=self._election(node_id, title),
                 number=max(fill.number for fill in fills),
+                files=self.selection_of(node_id, title),
+                selections=self._selections(title, rosters[title]),
             )
             for fills, title in sorted(wanted, key=lambda one: urgency(one[0][0]))
         ]
