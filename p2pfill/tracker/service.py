@@ -61,6 +61,10 @@ TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
 
+PARTS_NODES_MAX: Final = 256
+"""Caches of a title of which some want a part, up to which all of them are told of all: who wants what is said of those
+in the roster only. Half of the links that a node may have; in a larger fleet chunks come by detours, and twice."""
+
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
 
@@ -238,6 +242,9 @@ class Service:
         await self._catalogue.add_fill(fill, self._matching(selector))
         if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
             self._index_fill(fill, selector)
+        if fill.selection and (around := self._around.get(title)) is not None:
+            self._around[title] = self._new_around(title)  # of which some want a part from now on
+            self._around[title].put_all(around.members.values())
         if title in self.withdrawn:
             self.withdrawn.discard(title)
             for state in self.nodes.values():
@@ -587,7 +594,10 @@ class Service:
     def _new_around(self, title: str) -> Neighbourhoods:
         # Of a title that some hold and nobody has published, no neighbourhood is ever asked for.
         record = self.titles.get(title)
-        return self._make_around(title_id_from_hex(title), record.chunk_count if record is not None else 1)
+        around = self._make_around(title_id_from_hex(title), record.chunk_count if record is not None else 1)
+        if any(self.fills[fill_id].selection for fill_id in self._fills_by_title.get(title, ())):
+            around.everybody_max = max(around.everybody_max, PARTS_NODES_MAX)
+        return around
 
     def _receivers(self, title: str, among: set[str] | None = None) -> set[str]:
         """Return the nodes (all, or those `among` some) that have an order for a title."""
