@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from p2pfill.cli.board import fill_board, state_of
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.reasons import reasons
-from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
+from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.selection import bytes_of_selection, select
 from p2pfill.model.selector import Selector
@@ -61,7 +60,7 @@ def order_fill(
     """
     Selector.parse(selector)
     manifest = read_manifest(fill)
-    patterns = tuple(dict.fromkeys(files + read_patterns(files_from)))
+    patterns = read_patterns(files, files_from)
     if patterns:
         select(manifest.files, patterns)  # said here, before anything is sent
     bases = [absolute_origin(origin) for origin in origins]
@@ -75,19 +74,6 @@ def order_fill(
         call_id=secrets.token_hex(8),
     )
     trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)
-
-
-def read_patterns(path: Path | None) -> list[str]:
-    """Return the lines of a file, `-` for the standard input, without empty ones. Raises `ConfigError`."""
-    if path is None:
-        return []
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the names of files from {str(path)!r}: {error}") from error
-    if not (lines := [line for line in text.splitlines() if line.strip()]):
-        raise ConfigError(f"no file is named in {str(path)!r}; without --files-from all files are ordered")
-    return lines
 
 
 def absolute_origin(origin: str) -> str:

@@ -64,7 +64,7 @@ def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
     if unused:
         named = show(min(unused))
         more = f", nor {len(unused) - 1} more" if len(unused) > 1 else ""
-        raise ConfigError(f"no file of the title is meant by {named}{more}; see its files with p2pfill title show")
+        raise ConfigError(f"no file of the title is meant by {named}{more}; p2pfill files lists them")
     return as_selection(found)
 
 
