@@ -10,7 +10,7 @@ import typer
 from p2pfill._version import __version__
 from p2pfill.cli import bench, manage
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, TrackerUrl
+from p2pfill.cli.options import AsJson, Files, FilesFrom, TrackerUrl
 
 app = typer.Typer(
     add_completion=False,
@@ -95,12 +95,31 @@ def verify(
         Path, typer.Argument(metavar="DIR", help="A tree of the title's files, such as a cache's DATA/live/NAME.")
     ],
     fill_file: FillFile,
+    files: Files = None,
+    files_from: FilesFrom = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every byte of a tree with a manifest. Changes nothing; exit code 1 where a byte is missing or wrong."""
+    """Compare every byte of a tree with a manifest. Changes nothing; exit code 1 where a byte is missing or wrong.
+
+    With --files only these files must be there. What small files share with others that are not cannot be checked
+    so; `p2pfill scrub` does.
+    """
     from p2pfill.cli.titles import verify_title
 
-    verify_title(directory, fill_file, as_json=as_json)
+    verify_title(directory, fill_file, files or [], files_from, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def files(
+    fill_file: FillFile,
+    patterns: Files = None,
+    files_from: FilesFrom = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the files of a title, or those that --files means: what `p2pfill fill` would order with the same options."""
+    from p2pfill.cli.titles import list_files
+
+    list_files(fill_file, patterns or [], files_from, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -240,6 +259,8 @@ def fill(
             "--origin", metavar="URL", help="Base URL (or directory) of the published tree; may be given many times."
         ),
     ] = None,
+    files: Files = None,
+    files_from: FilesFrom = None,
     later: Annotated[
         bool,
         typer.Option("--later", help="Order also where no running cache matches: for those that start later."),
@@ -275,6 +296,8 @@ def fill(
         tracker_url,
         origin or [],
         to,
+        files=files or [],
+        files_from=files_from,
         priority=priority,
         deadline=deadline,
         later=later,

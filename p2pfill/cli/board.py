@@ -76,6 +76,8 @@ def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[Text | P
     state = state_of(node)
     report = node.report
     have = report.have_bytes if report else 0
+    if report is not None and report.title_bytes:
+        title_bytes = report.title_bytes  # it may be to hold other files of the title, too
     tiers = (report.bytes_peer, report.bytes_regional, report.bytes_origin) if report else (0, 0, 0)
     done = state == "live"
     return (
@@ -112,7 +114,8 @@ def plain_line(status: FillStatus, elapsed_s: float) -> str:
     for node in nodes:
         state = state_of(node)
         have = node.report.have_bytes if node.report else 0
-        words.append(f"{node.node.id} {state if state != 'filling' else show_percent(have, status.title_bytes)}")
+        whole = (node.report.title_bytes if node.report else 0) or status.title_bytes
+        words.append(f"{node.node.id} {state if state != 'filling' else show_percent(have, whole)}")
     more = f" (+{len(status.nodes) - len(nodes)})" if len(status.nodes) > len(nodes) else ""
     return printable(f"{show_seconds(elapsed_s):>6}  {', '.join(words)}{more}  {totals_line(status.totals)}")
 

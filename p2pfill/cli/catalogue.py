@@ -113,7 +113,8 @@ def _holders_table(found: TitleHolders) -> RenderableType:
     for name in ("", "", "state", "has", "order", "kept by"):
         table.add_column(name, no_wrap=True)
     for fill in found.fills:
-        table.add_row("fill", fill.fill_id, Text(f"to {printable(fill.request.selector)}"), "", str(fill.number), "")
+        what = f"{plural(fill.file_count, 'file')}, {show_bytes(fill.file_bytes)}" if fill.file_count else ""
+        table.add_row("fill", fill.fill_id, Text(f"to {printable(fill.request.selector)}"), what, str(fill.number), "")
     for selector in found.title.pins:
         table.add_row("pin", "", Text(f"on {printable(selector)}"), "", "", "")
     for one in found.holders:
@@ -252,12 +253,13 @@ def list_fills(tracker: str, *, as_json: bool) -> None:
 
 def _fills_table(fills: list[FillRecord], names: dict[str, str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("fill", "title", "id", "order", "priority", "to", "origins", "age"):
+    for name in ("fill", "title", "id", "files", "order", "priority", "to", "origins", "age"):
         table.add_column(name, no_wrap=name != "origins")
     for fill in fills:
         request = fill.request
         table.add_row(
-            fill.fill_id, Text(printable(names.get(request.title, ""))), request.title[:ID_CHARS], str(fill.number),
+            fill.fill_id, Text(printable(names.get(request.title, ""))), request.title[:ID_CHARS],
+            str(fill.file_count or "all"), str(fill.number),
             str(request.priority), Text(printable(request.selector)), Text(printable(" ".join(request.origins))),
             show_seconds(max(0.0, time.time() - fill.created_at)),
         )  # fmt: skip

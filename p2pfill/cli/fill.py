@@ -19,8 +19,9 @@ from p2pfill.cli.board import fill_board, state_of
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.reasons import reasons
-from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
+from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
+from p2pfill.model.selection import bytes_of_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest, FillStatus
@@ -45,6 +46,8 @@ def order_fill(
     origins: list[str],
     selector: str,
     *,
+    files: list[str],
+    files_from: Path | None,
     priority: int,
     deadline: str | None,
     later: bool,
@@ -52,17 +55,23 @@ def order_fill(
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    """Order a fill, with `later` also where no running cache matches.
+    """Order a fill of all files, or of those that `files` and the lines of `files_from` mean.
+
+    With `later` also where no running cache matches.
 
     With `wait`, raises `CommandFailed` unless every cache comes to hold the title.
     """
     Selector.parse(selector)
     manifest = read_manifest(fill)
+    patterns = read_patterns(files, files_from)
+    if patterns:
+        select(manifest.files, patterns)  # said here, before anything is sent
     bases = [absolute_origin(origin) for origin in origins]
     request = FillRequest(
         title=manifest.title_id.hex(),
         selector=selector,
         origins=bases,
+        files=patterns,
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
         call_id=secrets.token_hex(8),
@@ -100,7 +109,11 @@ async def _order(
         notes = Console(stderr=True)
         if not as_json:
             where = plural(len(created.nodes), "cache")
-            print(f"fill {created.fill_id}: {printable(manifest.name)}, {show_bytes(manifest.size)}, to {where}")
+            what = show_bytes(manifest.size)
+            if request.files and (chosen := select(manifest.files, request.files)) is not None:
+                count, size = chosen.count(), bytes_of_selection(manifest, chosen)
+                what = f"{count} of {plural(len(manifest.files), 'file')}, {show_bytes(size)}"
+            print(f"fill {created.fill_id}: {printable(manifest.name)}, {what}, to {where}")
         for other in created.others:
             notes.print(
                 f"fill {other} orders the same title for the same caches, and stands: its origins count too. "

@@ -18,7 +18,7 @@ from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_pe
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import TITLE_ID_BYTES
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
-from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, Status
+from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import DiskReport, TitleReport
@@ -91,7 +91,8 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
         head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
         head.append(printable(fill.title_name or request.title[:16]))
         head.append(
-            f"  {show_bytes(fill.title_bytes)}  to {printable(request.selector)}  priority {request.priority}"
+            f"  {_some_files(fill.fill)}{show_bytes(fill.title_bytes)}  to {printable(request.selector)}"
+            f"  priority {request.priority}"
             f"  {'done' if fill.done else 'running'}",
             style="dim",
         )
@@ -221,12 +222,18 @@ def explanation_view(found: Explanation) -> RenderableType:
     return Group(*parts)
 
 
+def _some_files(fill: FillRecord) -> str:
+    return f"{plural(fill.file_count, 'file')} of it, " if fill.file_count else ""
+
+
 def _report_lines(report: TitleReport, *, is_alive: bool) -> list[RenderableType]:
     line = Text("state " if is_alive else "dead; its last state ")
     line.append(report.state, style=STATE_STYLES.get(report.state, ""))
     line.append(
         f": {show_percent(report.have_bytes, report.title_bytes)}, {report.have_chunks} of {report.chunk_count} chunks"
     )
+    if report.files:
+        line.append(f" of {plural(report.files, 'file')}")
     if is_alive and report.state != "live" and report.rate_bytes_s >= 1:
         left = max(0, report.title_bytes - report.have_bytes)
         line.append(f", {show_rate(report.rate_bytes_s)}, about {show_seconds(left / report.rate_bytes_s)} to go")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,19 @@ Later = Annotated[bool, typer.Option("--later", help="Also where no running cach
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before something is deleted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--files",
+        metavar="PATTERN",
+        help="Only these files of the title: a path, a directory with / at its end, or a pattern, whose * stands for "
+        "anything; may be given many times.",
+    ),
+]
+FilesFrom = Annotated[
+    Path | None, typer.Option("--files-from", metavar="FILE", help="The same, one a line; - for the standard input.")
+]
 
 
 def selector_of(nodes: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,3 +95,16 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.decode(data)
     except ManifestError as error:
         raise ManifestError(f"{str(path)!r} cannot be used: {error}; make a new one with: p2pfill publish") from error
+
+
+def read_patterns(patterns: list[str], path: Path | None) -> tuple[str, ...]:
+    """Return patterns, and the lines of a file (`-`: the standard input) but for empty ones. Raises `ConfigError`."""
+    if path is None:
+        return tuple(dict.fromkeys(patterns))
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the names of files from {str(path)!r}: {error}") from error
+    if not (lines := [line for line in text.splitlines() if line.strip()]):
+        raise ConfigError(f"no file is named in {str(path)!r}; without --files-from all files are meant")
+    return tuple(dict.fromkeys([*patterns, *lines]))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.progress import byte_progress
-from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_rate, show_seconds
+from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_rate, show_seconds
 from p2pfill.errors import ConfigError
+from p2pfill.model.selection import bytes_of_selection, chunks_of_selection, select
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
@@ -116,13 +117,15 @@ def _write_whole(out: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
-    """Compare a tree with a manifest. Raises `CommandFailed` where a byte is missing or wrong."""
+def verify_title(directory: Path, fill: Path, files: list[str], files_from: Path | None, *, as_json: bool) -> None:
+    """Compare a tree with a manifest, or some files of it. Raises `CommandFailed` where a byte is missing or wrong."""
     from p2pfill.store.verify import verify_tree
 
     manifest = read_manifest(fill)
+    patterns = read_patterns(files, files_from)
+    selection = select(manifest.files, patterns) if patterns else None
     with byte_progress("Verifying") as progress:
-        report = verify_tree(directory, manifest, progress)
+        report = verify_tree(directory, manifest, progress, selection=selection)
     if as_json:
         record = {
             "ok": report.ok,
@@ -134,6 +137,7 @@ def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
             "bad": [fault._asdict() for fault in report.bad],
             "extra": report.extra,
             "altered": report.altered,
+            "unchecked_chunks": report.unchecked,
         }
         print(json.dumps(record))
     else:
@@ -151,6 +155,8 @@ def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
             print(printable(line))
         if report.altered:
             print(f"of another time or mode, with the right bytes: {plural(len(report.altered), 'file')}")
+        if report.unchecked:
+            print(f"not checked, since files that are not meant lie in them too: {plural(report.unchecked, 'chunk')}")
         if report.extra:
             print(f"not of the title, left alone: {plural(len(report.extra), 'file')}")
     if not report.ok:
@@ -164,7 +170,31 @@ def verify_title(directory: Path, fill: Path, *, as_json: bool) -> None:
             f"{str(directory)!r} does not hold the title {printable(manifest.name)!r}: {', '.join(said)}"
         )
     if not as_json:
+        size, count = bytes_of_selection(manifest, selection), len(manifest.files)
+        what = plural(count, "file") if selection is None else f"{selection.count()} of {plural(count, 'file')}"
+        chunks = manifest.chunk_count if selection is None else chunks_of_selection(manifest, selection).count()
         print(
-            f"{printable(manifest.name)}: all {show_bytes(manifest.size)} in {plural(len(manifest.files), 'file')} "
-            f"are right ({plural(manifest.chunk_count, 'chunk')}, XXH3-128 and BLAKE3)"
+            f"{printable(manifest.name)}: all {show_bytes(size)} in {what} are right "
+            f"({plural(chunks - report.unchecked, 'chunk')}, XXH3-128 and BLAKE3)"
         )
+
+
+def list_files(fill: Path, files: list[str], files_from: Path | None, *, as_json: bool) -> None:
+    """Print the files of a title, or those that patterns mean, and what a cache fetches for them."""
+    manifest = read_manifest(fill)
+    patterns = read_patterns(files, files_from)
+    selection = select(manifest.files, patterns) if patterns else None
+    indexes = range(len(manifest.files)) if selection is None else list(selection.indexes())
+    chunks = chunks_of_selection(manifest, selection)
+    fetched = sum(map(manifest.chunk_length, chunks.indexes()))
+    size = bytes_of_selection(manifest, selection)
+    if as_json:
+        found = [{"path": manifest.files.path(index), "size": manifest.files.size(index)} for index in indexes]
+        print(json.dumps({"files": found, "size": size, "chunks": chunks.count(), "chunk_bytes": fetched}))
+        return
+    for index in indexes:
+        print(f"{show_bytes(manifest.files.size(index)):>9}  {printable(manifest.files.path(index))}")
+    print(
+        f"{len(indexes)} of {plural(len(manifest.files), 'file')}, {show_bytes(size)}; a cache fetches "
+        f"{plural(chunks.count(), 'chunk')} for them, {show_bytes(fetched)}"
+    )

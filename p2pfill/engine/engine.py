@@ -46,6 +46,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.swarm import actions, events
+from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.scheduler import FillScheduler
 
@@ -119,7 +120,7 @@ class Engine:
         self.tasks: dict[TitleId, FillTask] = {}
         """The fills that run."""
         self.live: dict[TitleId, Bitmap] = {}
-        """Live titles that no fill works at -> the chunks that can be served: all, unless some are bad."""
+        """Live titles that no fill works at -> the chunks that can be served: those here, unless some are bad."""
         self.opening: dict[TitleId, None] = {}
         """Titles that are live on disk and about to be served, in the order in which they are opened."""
         self.dialler = Dialler(me.id, random)
@@ -155,13 +156,15 @@ class Engine:
         unlinked: Sequence[str] = (),
         unheard: Iterable[str] = (),
         urgency: Urgency | None = None,
+        wants: Wants = ALL_WANTED,
         *,
         repairs: bool = False,
     ) -> FillTask:
         """Begin to fill a title into `stored`, or resume; with `repairs` it is live, and lacks what turned out bad.
 
         `members` are the other caches that want it, `unlinked` those of them that this one knows by name only, and
-        `unheard` those that may hold a part of it and were not heard yet.
+        `unheard` those that may hold a part of it and were not heard yet. `wants` are the chunks of each of all these,
+        this cache among them, that wants some only.
         """
         self.now = now
         task = FillTask(fill, stored, now, unheard, repairs=repairs)
@@ -171,7 +174,7 @@ class Engine:
             self._urgencies[task.title_id] = urgency
         self._in_task(task, lambda: self.set_origins(now, task, origins), None)
         # Before the first decision: a cache that knows of nobody else is master of everything.
-        self._in_task(task, lambda: self.set_members(now, task, members, unlinked), None)
+        self._in_task(task, lambda: self.set_members(now, task, members, unlinked, wants), None)
         if task.is_over:
             return task  # it cannot even be told what to fill
         # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
@@ -184,9 +187,9 @@ class Engine:
         self._each_link(lambda link: link.show(task.title_id))
         return task
 
-    def serve(self, now: float, title_id: TitleId, chunk_count: int) -> None:
-        """Serve a title that is whole on disk."""
-        self.live[title_id] = Bitmap.full(chunk_count)
+    def serve(self, now: float, title_id: TitleId, chunks: Bitmap) -> None:
+        """Serve these chunks of a title that is live on disk: all, unless only some of its files are here."""
+        self.live[title_id] = chunks.copy()
         self.opened(now, title_id)
 
     def opened(self, now: float, title_id: TitleId) -> None:
@@ -241,11 +244,19 @@ class Engine:
                 self.handle_event(task, events.OriginPriced(url, cost))
 
     def set_members(
-        self, now: float, task: FillTask, members: Iterable[NodeInfo], unlinked: Sequence[str] = ()
+        self,
+        now: float,
+        task: FillTask,
+        members: Iterable[NodeInfo],
+        unlinked: Sequence[str] = (),
+        wants: Wants = ALL_WANTED,
     ) -> None:
-        """Take in the caches that want a title, and the ids of those that this one is not to be linked with."""
+        """Take in the caches that want a title, and the ids of those that this one is not to be linked with.
+
+        `wants` are the chunks of each of them that wants some only.
+        """
         self.now = now
-        self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked)))
+        self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked), dict(wants)))
 
     def withdraw(self, now: float, task: FillTask) -> None:
         """Stop a fill; what is verified stays on disk for another time."""
@@ -286,7 +297,8 @@ class Engine:
         self.now = now
         if not task.is_over:
             task.state = "live"
-            self.live[task.title_id] = Bitmap.full(task.manifest.chunk_count)
+            ledger = task.fill.ledger
+            self.live[task.title_id] = ledger.have & ledger.wanted
             self._end(task)
 
     def not_whole(self, now: float, task: FillTask) -> None:
@@ -490,11 +502,11 @@ class Engine:
     def read_ended(self, now: float, task: FillTask, arrival: Arrival) -> None:
         """Take in what has become of a read of an origin."""
         self.now = now
-        task.reads.pop(arrival.receive.request_id, None)
+        name, _ = task.reads.pop(arrival.receive.request_id, ("", arrival.receive))
         if arrival.outcome is Outcome.VERIFIED:
             # An origin may have sent more than was asked for, or some of it twice.
             task.fill.duplicate_bytes += max(0, arrival.length - arrival.receive.length)
-        self.arrived(Owner(task, arrival.receive.request_id), arrival)
+        self.arrived(Owner(task, arrival.receive.request_id), arrival, name)
 
     def chunk_found(self, now: float, task: FillTask, chunk: int, source: str) -> None:
         """Take note of a chunk that came of an origin on the way to another one; it is verified and sealed."""
@@ -511,15 +523,15 @@ class Engine:
         self.now = now
         self.handle_event(task, events.OriginFailing(url, reason))
 
-    def arrived(self, owner: Owner, arrival: Arrival) -> None:
-        """Take in what became of a receive."""
+    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
+        """Take in what became of a receive from a source."""
         task, request = owner
         is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:
                 self.handle_event(task, events.ChunkReceived(request))
             case Outcome.VERIFIED:
-                self.handle_event(task, events.ChunkFound(arrival.receive.chunk))
+                self.handle_event(task, events.ChunkFound(arrival.receive.chunk, source))
             case Outcome.WITHDRAWN if is_awaited and arrival.receive.title.is_sealed(arrival.receive.chunk):
                 # It came of a request that was given up too late, and of that we have yet to hear: nobody's fault.
                 task.fill.duplicate_bytes += arrival.length

@@ -95,8 +95,8 @@ class LinkHost(Protocol):
     def handle_event(self, task: FillTask, event: events.Event) -> None:
         """Hand an event to a fill."""
 
-    def arrived(self, owner: Owner, arrival: Arrival) -> None:
-        """Take in what became of a receive."""
+    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
+        """Take in what became of a receive from a source."""
 
     def holdings_received(self, task: FillTask, node_id: str) -> None:
         """Note that a cache has said what it holds."""
@@ -411,10 +411,11 @@ class Link:
     def _take_arrivals(self) -> list[Arrival]:
         # Whatever becomes of the link: a sealed chunk that its fill never hears of cannot come again.
         arrivals = self.book.reap()
+        source = self.remote.id if self.remote is not None else ""
         for arrival in arrivals:
             # A stream that was cut off with the link knows no cause.
             known = arrival._replace(fault=self.fault) if self.fault and arrival.outcome is Outcome.BROKEN else arrival
-            self._host.arrived(owner_of(arrival.receive), known)
+            self._host.arrived(owner_of(arrival.receive), known, source)
         return arrivals
 
     # ---- what the remote wants

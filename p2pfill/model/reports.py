@@ -18,7 +18,8 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
-"""`repairing`: viewers and other caches are served what is good of it, and the rest is fetched anew."""
+"""`repairing`: viewers and other caches are served what is good of it, and the rest is fetched: what was bad, or files
+that were ordered since."""
 
 Keeper = Literal["", "order", "pin", "fill", "use", "unknown"]
 """What keeps a title on a node when room is needed: an order, a pin, that it is being filled (or deleted already), that
@@ -57,9 +58,12 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     title: str
     state: TitleState
     chunk_count: int = 0
+    """Of the chunks that are to be here: all, unless some files only are ordered. So are the next three."""
     have_chunks: int = 0
     have_bytes: int = 0
     title_bytes: int = 0
+    files: int = 0
+    """How many of the title's files are to be here; 0: all."""
     bytes_peer: int = 0
     bytes_regional: int = 0
     bytes_origin: int = 0
@@ -262,6 +266,8 @@ class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
     """0 is the best source."""
     reason: str
     """Why it ranks there, in words."""
+    selection: int = 0
+    """Which files it wants: the place in `Order.selections`, counted from 1; 0: all."""
 
 
 class Elector(msgspec.Struct, forbid_unknown_fields=True):
@@ -311,6 +317,10 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     number: int = 0
     """Grows with each order that the tracker takes. Of the titles of one name that are live on a node, `live/NAME`
     shows the one whose order has the highest."""
+    files: bytes = b""
+    """Which files of the title are to be held, a bit for each (`model.selection`); empty: all."""
+    selections: list[bytes] = []
+    """What those of the roster want that want some files only."""
 
     @property
     def urgency(self) -> Urgency:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from p2pfill.errors import ManifestError, P2PFillError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.selection import decode_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.eviction import Evictor
@@ -25,7 +27,8 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.standing import Changed, StandingOrders
-from p2pfill.node.titles import TitlePhase, TitleRegistry, members_of
+from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
+from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 
@@ -78,6 +81,9 @@ class FillingNode(Protocol):
         members: Iterable[NodeInfo] = (),
         holders: Iterable[NodeInfo] = (),
         unlinked: Sequence[str] = (),
+        *,
+        selection: Bitmap | None = None,
+        wants: Wants = ALL_WANTED,
     ) -> FillDriver:
         """Begin to fill a title, or resume."""
         ...
@@ -263,33 +269,42 @@ class TrackerAgent:
             self._node.titles.refuse(title_id, error)
 
     async def _fill(self, title_id: TitleId, order: Order) -> None:
-        members, unlinked = members_of(order, self._node.info)
-        filling = self._node.titles.fill_of(title_id)
-        if filling is not None and filling.state != "failed":
-            filling.set_members(members, unlinked)
-            filling.set_origins(order.origins, order.costs)
-            self._node.titles.note_order(title_id)
-            return
-        stored, phase = self._node.titles.stored(title_id), self._node.titles.phase_of(title_id)
-        if phase is TitlePhase.REPAIRING or (phase is TitlePhase.LIVE and stored is not None and stored.takes_writes):
-            await self._node.titles.repair(title_id)  # once more: the disk may take it now
-            return
-        # Whole on disk and yet not live: the order was withdrawn while it was being shown.
-        if stored is None or not stored.live or phase is TitlePhase.ABSENT:
-            # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
-            self._node.activate(title_id)
-            try:
-                manifest = await self._manifest(title_id)
-                holders = [entry.node for entry in order.roster if entry.have_chunks]
-                driver = await self._node.start_fill(
-                    manifest, order.origins, order.policy, members, holders, unlinked
-                )
-                if order.costs:
-                    driver.set_origins(order.origins, order.costs)
-            finally:
-                begun = self._node.titles.fill_of(title_id)
-                if begun is None or begun.done.is_set():
-                    self._node.yield_to_others(title_id)
+        titles = self._node.titles
+        filling, stored, phase = titles.fill_of(title_id), titles.stored(title_id), titles.phase_of(title_id)
+        selection = None if stored is None else decode_selection(order.files, len(stored.manifest.files))
+        if stored is not None and not stored.would_select(selection):
+            if filling is not None and filling.state != "failed":
+                roster = await self._roster(order, stored.manifest)
+                filling.set_members(roster.members, roster.unlinked, roster.wants)
+                filling.set_origins(order.origins, order.costs)
+                titles.note_order(title_id)
+                return
+            if phase is TitlePhase.REPAIRING or (phase is TitlePhase.LIVE and stored.takes_writes):
+                await titles.repair(title_id)  # once more: the disk may take it now
+                return
+            # Whole on disk and yet not live: the order was withdrawn while it was being shown.
+            if stored.live and phase is not TitlePhase.ABSENT:
+                return
+        # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
+        self._node.activate(title_id)
+        try:
+            manifest = stored.manifest if stored is not None else await self._manifest(title_id)
+            roster = await self._roster(order, manifest)
+            driver = await self._node.start_fill(
+                manifest, order.origins, order.policy, roster.members, roster.holders, roster.unlinked,
+                selection=decode_selection(order.files, len(manifest.files)), wants=roster.wants,
+            )  # fmt: skip
+            if order.costs:
+                driver.set_origins(order.origins, order.costs)
+        finally:
+            begun = titles.fill_of(title_id)
+            if begun is None or begun.done.is_set():
+                self._node.yield_to_others(title_id)
+
+    async def _roster(self, order: Order, manifest: Manifest) -> Roster:
+        if not order.selections and not order.files:
+            return roster_of(order, self._node.info, manifest)
+        return await trio.to_thread.run_sync(roster_of, order, self._node.info, manifest)
 
     async def _manifest(self, title_id: TitleId) -> Manifest:
         encoded = await self._client.manifest(title_id.hex())

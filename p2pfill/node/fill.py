@@ -32,7 +32,7 @@ from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origins import Origins
 from p2pfill.origin import OriginError
 from p2pfill.store.tally import Tally
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import ALL_WANTED, Scope, Wants
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.recording import RecordingFill
 
@@ -82,6 +82,9 @@ class FillDriver:
         self.stored = stored
         self.manifest = stored.manifest
         self.title_id = task.title_id
+        selection = stored.selection
+        self._files = 0 if selection is None else selection.count()
+        self._wanted_bytes = stored.wanted_bytes  # as they are now: once this fill is over, more may be ordered
         self.done = trio.Event()
         """Set when the title is live or the fill has failed."""
         self.ended = trio.Event()
@@ -150,16 +153,24 @@ class FillDriver:
             self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls), costs)
         self._wake()
 
-    def set_members(self, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
-        """Take in the caches that want this title, and the ids of those that this one is not to be linked with."""
+    def set_members(
+        self, members: Iterable[NodeInfo], unlinked: Iterable[str] = (), wants: Wants = ALL_WANTED
+    ) -> None:
+        """Take in the caches that want this title, and the ids of those that this one is not to be linked with.
+
+        `wants` are the chunks of each that wants some only.
+        """
         with self.bounds:
-            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked))
+            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked), wants)
         self._wake()
 
     def withdraw(self) -> None:
         """Stop filling; what is verified stays on disk for another time. A repair goes on: the title is served."""
-        if self.task.repairs:
-            return
+        if not self.task.repairs:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop filling, or repairing, for now."""
         self._engine.withdraw(trio.current_time(), self.task)
         self._wake()
 
@@ -351,9 +362,10 @@ class FillDriver:
         """Return how far this fill is, for the tracker."""
         self._note_end()
         fill = self.task.fill
-        have = fill.ledger.have.count()
+        wanted = fill.ledger.wanted
+        have, count = (fill.ledger.have & wanted).count(), wanted.count()
         # All chunks but a few are of one length.
-        have_bytes = self.manifest.size * have // max(self.manifest.chunk_count, 1)
+        have_bytes = self._wanted_bytes * have // max(count, 1)
         sources = [_source_report(source, "ok", self._origins) for source in fill.sources.values()]
         sources += [_source_report(source, "lost", self._origins) for source in fill.past.values()]
         # A tracker refuses the whole heartbeat where one title in it breaks a bound.
@@ -362,10 +374,11 @@ class FillDriver:
             title=self.title_id.hex(),
             # One that cannot be repaired now is served as far as it is good, and tried again.
             state="repairing" if self.task.repairs and self.state == "failed" else self.state,
-            chunk_count=self.manifest.chunk_count,
+            chunk_count=count,
             have_chunks=have,
             have_bytes=have_bytes,
-            title_bytes=self.manifest.size,
+            title_bytes=self._wanted_bytes,
+            files=self._files,
             rate_bytes_s=self._rate(have_bytes),
             waits=fill.waits(),
             sources=sources,
@@ -417,12 +430,15 @@ def make_fill(
     manifest = stored.manifest
     seed = f"{me.id}{manifest.title_id.hex()}"
     chance = random.Random(seed)  # noqa: S311 (tie-breaking only)
-    have = stored.have.copy()
+    have, wanted = stored.have.copy(), None if stored.selection is None else stored.wanted
     if not directory or not stored.takes_writes:
-        return Fill(manifest, me, policy, chance, now, have, heard=heard), None
+        return Fill(manifest, me, policy, chance, now, have, heard=heard, wanted=wanted), None
     name = f"{me.id}-{manifest.title_id.hex()[:16]}-{time.time_ns()}.fill-record"
     record = FillRecord(Path(directory) / name, log)
-    return RecordingFill(record.write, seed, manifest, me, policy, chance, now, have, heard=heard), record
+    logic = RecordingFill(
+        record.write, seed, manifest, me, policy, chance, now, have, heard=heard, wanted=wanted
+    )
+    return logic, record
 
 
 def _source_report(source: Source, state: str, origins: Origins) -> SourceReport:

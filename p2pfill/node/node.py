@@ -41,6 +41,7 @@ from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.store import Store
+from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
@@ -137,8 +138,13 @@ class Node:
         holders: Iterable[NodeInfo] = (),
         unlinked: Sequence[str] = (),
         urgency: Urgency | None = None,
+        selection: Bitmap | None = None,
+        wants: Wants = ALL_WANTED,
     ) -> FillDriver:
         """Begin to fill a title, or resume, and return at once; its `progress` and `wait` follow it.
+
+        Only the files in `selection` (`model.selection`) are fetched, all where it is None; a live title keeps those
+        that it has. `wants` are the chunks of each of the members that wants some only, this node among them.
 
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         `holders` have it, or a part of it: nothing is fetched across borders before they were asked, and the members,
@@ -146,7 +152,9 @@ class Node:
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
-        return await self.titles.start_fill(manifest, origins, policy, members, holders, unlinked, urgency)
+        return await self.titles.start_fill(
+            manifest, origins, policy, members, holders, unlinked, urgency, selection, wants
+        )
 
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""

@@ -26,10 +26,11 @@ from p2pfill.errors import P2PFillError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.ids import title_id_from_hex
 from p2pfill.model.reports import ScrubberReport, ScrubOrder, ScrubReport, clipped
+from p2pfill.model.selection import chunks_of_file
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.titles import TitlePhase, TitleRegistry
 from p2pfill.store.scrub import FreshLook
-from p2pfill.store.title import StoredTitle, chunks_of
+from p2pfill.store.title import StoredTitle
 
 SLICE_BYTES: Final = 8 * limits.MIB
 """What one call to a worker thread reads: a fraction of a second of a disk."""
@@ -115,7 +116,7 @@ class Scrubber:
             stored = self._titles.stored(title_id)
             if stored is None:
                 raise StoreError("the title is not held here")
-            report.chunk_count = stored.manifest.chunk_count
+            report.chunk_count = stored.wanted.count()
 
             def tell() -> None:
                 report.checked_chunks, report.bad_chunks, report.lost_files = (
@@ -152,13 +153,14 @@ class Scrubber:
             lost = await trio.to_thread.run_sync(look.lost_files)
             if lost:
                 found.lost.update(lost)
-                found.bad.update(chunk for index in lost for chunk in chunks_of(stored.manifest, index))
+                found.bad.update(chunk for index in lost for chunk in chunks_of_file(stored.manifest, index))
                 await self._titles.repair(title_id)
                 tell()
             step = max(1, SLICE_BYTES // stored.manifest.chunk_size)
             for start in range(first, stored.manifest.chunk_count, step):
                 began = trio.current_time()
-                chunks = range(start, min(start + step, stored.manifest.chunk_count))
+                wanted, last = stored.wanted, min(start + step, stored.manifest.chunk_count)
+                chunks = [chunk for chunk in range(start, last) if wanted[chunk]]
                 bad = await trio.to_thread.run_sync(_bad_of, look, stored, chunks)
                 found.checked_chunks += len(chunks)
                 if bad:
@@ -175,9 +177,7 @@ class Scrubber:
     def report(self) -> ScrubberReport:
         """Return how far the round is."""
         place = self._place
-        return ScrubberReport(
-            self._rate_bytes_s, place.began_at, place.ended_at, place.checked_bytes, place.bad_chunks
-        )
+        return ScrubberReport(self._rate_bytes_s, place.began_at, place.ended_at, place.checked_bytes, place.bad_chunks)
 
     async def run(self) -> None:
         """Go through all live titles, round after round; runs until cancelled."""
@@ -263,7 +263,7 @@ def _note_failure(report: ScrubReport, error: P2PFillError) -> None:
     report.state, report.error = "failed", clipped(str(error)) or type(error).__name__
 
 
-def _bad_of(look: FreshLook, stored: StoredTitle, chunks: range) -> list[int]:
+def _bad_of(look: FreshLook, stored: StoredTitle, chunks: list[int]) -> list[int]:
     """Return which chunks are bad, of those that should be good. Runs in a thread. Raises `StoreError`."""
     # Looked at again after it: a chunk may have been found bad, and its file lost, meanwhile.
     return [chunk for chunk in chunks if stored.have[chunk] and not look.is_good(chunk) and stored.have[chunk]]

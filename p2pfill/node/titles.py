@@ -5,7 +5,8 @@ A title is in exactly one phase (`TRANSITIONS`):
     ABSENT     nothing of it is served: it was never here, or its fill has failed; what was verified may be on disk
     FILLING    it is being fetched; other caches are sent what is verified
     LIVE       it is whole on disk, viewers see it, and other caches are sent all of it
-    REPAIRING  chunks of a live title are bad; they are fetched anew, and all others are served as before
+    REPAIRING  chunks of a live title are bad, or more of its files are ordered; they are fetched, and all others are
+               served as before
     EVICTING   nobody is served any of it any more, and its files are being deleted
 
 What is to be done in a phase is decided by the engine, and done by `fill.FillDriver` and the store; here stand the
@@ -18,7 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -26,11 +27,13 @@ import trio
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.task import FillTask
 from p2pfill.errors import DiskFullError, InternalError, P2PFillError, StoreError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Order, TitleReport, clipped
+from p2pfill.model.selection import chunks_of_selection, decode_selection
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
@@ -43,6 +46,7 @@ from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import examine
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
+from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.swarm.neighbourhood import electorate
 
 EVICTING_S: Final = 0.1
@@ -77,7 +81,7 @@ class TitleStep(Enum):
     FIND = "it is whole on disk"
     COMPLETE = "all of it is durable and shown"
     FAIL = "the fill fails, or is withdrawn"
-    ROT = "chunks or files of it are bad"
+    ROT = "chunks of it are bad, or more files are ordered"
     EVICT = "room is needed, and nobody has ordered it"
     REMOVE = "its files are gone"
 
@@ -266,10 +270,14 @@ class TitleRegistry:
                 return report
             return TitleReport(name, "failed", error=fill.error or "its state cannot be told")
         if title.stored is not None:
-            size, count = title.stored.manifest.size, title.stored.manifest.chunk_count
-            tally = msgspec.structs.asdict(title.stored.tally)
-            report = TitleReport(name, "live", count, count, have_bytes=size, title_bytes=size, **tally)
-            if title.said:
+            stored, selection = title.stored, title.stored.selection
+            size, count = stored.wanted_bytes, stored.wanted.count()
+            # What it lacks, if anything, is about to be fetched.
+            report = TitleReport(
+                name, "repairing" if stored.takes_writes else "live", count, count, have_bytes=size, title_bytes=size,
+                files=0 if selection is None else selection.count(), **msgspec.structs.asdict(stored.tally),
+            )  # fmt: skip
+            if title.said and not stored.takes_writes:
                 report = msgspec.msgpack.decode(title.said, type=TitleReport)
             report.number = numbers.taken(title.title_id)
             return report
@@ -296,7 +304,7 @@ class TitleRegistry:
                 if stored.takes_writes:
                     await self.repair(title_id)  # a stop has cut it short
                 else:
-                    self._engine.serve(trio.current_time(), title_id, stored.manifest.chunk_count)
+                    self._engine.serve(trio.current_time(), title_id, stored.have)
             if title_id in self._engine.opening:
                 self._engine.opened(trio.current_time(), title_id)
             self._wake()
@@ -349,42 +357,48 @@ class TitleRegistry:
         holders: Iterable[NodeInfo] = (),
         unlinked: Sequence[str] = (),
         urgency: Urgency | None = None,
+        selection: Bitmap | None = None,
+        wants: Wants = ALL_WANTED,
     ) -> FillDriver:
         """Begin to fill a title, or resume; as `Node.start_fill`."""
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
         title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
         title = self._title(title_id)
-        if (running := _running(title, origins)) is not None:
+        if (running := _running(title, origins, selection)) is not None:
             return running
+        before = title.fill
         if title.fill is not None:
+            if not title.fill.task.is_over:
+                title.fill.stop()  # it fetches other files than are wanted now
             await title.fill.ended.wait()  # it may be writing yet, and what it commits need not be fetched
         try:
-            stored = await self._begin_stored(manifest)
+            stored = await self._begin_stored(manifest, selection)
             reuse = None if stored.live else await trio.to_thread.run_sync(self._store.reusable, stored)
         except StoreError as error:
             self.refuse(title_id, error)
             raise
-        if (running := _running(title, origins)) is not None:
+        if title.fill is not before and (running := _running(title, origins, selection)) is not None:
             return running  # somebody else has ordered it meanwhile
         self._settle(title)
         stored.begin_again()
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        fill = title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, urgency, reuse)
+        roster = Roster(tuple(members), tuple(unlinked), tuple(holders), wants)
+        fill = title.fill = self._begin(title, stored, origins, policy, roster, urgency, reuse)
         if fill.done.is_set():
             self._forget_oldest(title_id)
         self._wake()
         return fill
 
-    async def _begin_stored(self, manifest: Manifest) -> StoredTitle:
+    async def _begin_stored(self, manifest: Manifest, selection: Bitmap | None) -> StoredTitle:
         """Have room for a title on disk, where it is to be had. Raises `StoreError`."""
         title = self._title(manifest.title_id)
         while True:
             while title.phase is TitlePhase.EVICTING:  # noqa: ASYNC110 (rare, and over when its files are deleted)
                 await trio.sleep(EVICTING_S)
             try:
-                stored = await trio.to_thread.run_sync(self._store.begin_fill, manifest)
+                stored = await trio.to_thread.run_sync(self._store.begin_fill, manifest, selection)
                 if title.fill is not None and isinstance(title.fill.task.fault, StoreError):
                     await self._have_room(stored)
                 return stored
@@ -415,16 +429,16 @@ class TitleRegistry:
         stored: StoredTitle,
         origins: Iterable[str],
         policy: FillPolicy | None,
-        members: Iterable[NodeInfo],
-        holders: Iterable[NodeInfo],
-        unlinked: Sequence[str],
+        roster: Roster,
         urgency: Urgency | None,
         reuse: Reuse | None = None,
     ) -> FillDriver:
         """Have the engine fill a title into `stored`, or serve it where it is whole, and return what drives that."""
-        members = list(members)
-        apart = {*unlinked, self._me.id}
-        unheard = {node.id for node in (*members, *holders) if node.id not in apart}
+        apart = {*roster.unlinked, self._me.id}
+        unheard = {node.id for node in (*roster.members, *roster.holders) if node.id not in apart}
+        wants = roster.wants
+        if stored.selection is not None:
+            wants = {**wants, self._me.id: stored.wanted}
         now = trio.current_time()
         logic, record = make_fill(
             stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
@@ -440,11 +454,11 @@ class TitleRegistry:
             driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from)
             driver.done.set()
             driver.ended.set()
-            self._engine.serve(now, title.title_id, stored.manifest.chunk_count)
+            self._engine.serve(now, title.title_id, stored.have)
             self._engine.yield_to_others(now, title.title_id)
         else:
             task = self._engine.begin_fill(
-                now, logic, stored, names, members, unlinked, unheard, urgency, repairs=repairs
+                now, logic, stored, names, roster.members, roster.unlinked, unheard, urgency, wants, repairs=repairs
             )
             if reuse is not None and reuse.chunks:
                 self._engine.reuse(now, task, reuse.chunks)
@@ -591,27 +605,47 @@ class TitleRegistry:
         stored.begin_again()
         title.refusal = None
         origins = title.fill.origin_urls if title.fill is not None else []
-        members: tuple[NodeInfo, ...] = ()
-        unlinked: tuple[str, ...] = ()
-        holders: list[NodeInfo] = []
-        policy = None
+        roster, policy = Roster(), None
         if order is not None:
             origins += order.origins
-            members, unlinked = members_of(order, self._me)
-            holders, policy = [entry.node for entry in order.roster if entry.have_chunks], order.policy
-        title.fill = self._begin(title, stored, origins, policy, members, holders, unlinked, None)
+            roster, policy = roster_of(order, self._me, stored.manifest), order.policy
+        title.fill = self._begin(title, stored, origins, policy, roster, None)
 
 
-def members_of(order: Order, me: NodeInfo) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:
-    """Return over whom masters are elected, and the ids of those of them that are not to be linked with."""
-    if order.election is None:
-        return (*(entry.node for entry in order.roster if entry.filling), me), ()
-    return electorate(me, order.election, [entry.node for entry in order.roster])
+class Roster(NamedTuple):
+    """The other caches that matter to a fill."""
+
+    members: tuple[NodeInfo, ...] = ()
+    """Over whom masters are elected."""
+    unlinked: tuple[str, ...] = ()
+    """The ids of those of them that are not to be linked with."""
+    holders: tuple[NodeInfo, ...] = ()
+    """Those that have the title, or a part of it."""
+    wants: Wants = ALL_WANTED
+    """The chunks of each of the members that wants some only."""
 
 
-def _running(title: NodeTitle, origins: Iterable[str]) -> FillDriver | None:
-    """Return a title's fill where it has not failed, with these origins besides its own."""
-    if title.fill is None or title.fill.state == "failed":
+def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
+    """Return what an order for a title says of others. Takes long where it names many files: call it in a thread."""
+    holders = tuple(entry.node for entry in order.roster if entry.have_chunks)
+    members: tuple[NodeInfo, ...] = (*(entry.node for entry in order.roster if entry.filling), me)
+    unlinked: tuple[str, ...] = ()
+    if order.election is not None:
+        members, unlinked = electorate(me, order.election, [entry.node for entry in order.roster])
+    chosen = [
+        chunks_of_selection(manifest, decode_selection(data, len(manifest.files))) for data in order.selections
+    ]
+    wants: dict[str, Bitmap] = {
+        entry.node.id: chosen[entry.selection - 1] for entry in order.roster if 0 < entry.selection <= len(chosen)
+    }
+    if order.files:
+        wants[me.id] = chunks_of_selection(manifest, decode_selection(order.files, len(manifest.files)))
+    return Roster(members, unlinked, holders, wants)
+
+
+def _running(title: NodeTitle, origins: Iterable[str], selection: Bitmap | None) -> FillDriver | None:
+    """Return a title's fill where it has not failed and is for these files, with these origins besides its own."""
+    if title.fill is None or title.fill.state == "failed" or title.fill.stored.would_select(selection):
         return None
     title.fill.set_origins(list(origins))
     return title.fill

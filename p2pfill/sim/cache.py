@@ -119,7 +119,7 @@ class SimCache(Reader):
         if engine is not self.engine or not self.running or self.later(self.go_live, engine, task) or task.is_over:
             return
         stored = self.stored[task.title_id]
-        self.world.checkers.went_live(self.info.id, stored.right, stored.durable)
+        self.world.checkers.went_live(self.info.id, stored.right, stored.durable, stored.wanted)
         self.world.note(self.info.id, "live")
         stored.live_at = self.world.schedule.now
         engine.went_live(self.local_time(), task)
@@ -145,7 +145,7 @@ class SimCache(Reader):
         """Take the order to hold a title, or who wants it now: `links` are those of `members`, and who holds it."""
         now, task = self.local_time(), stored.task
         if task is not None and not task.is_over:
-            self.engine.set_members(now, task, members, unlinked)
+            self.engine.set_members(now, task, members, unlinked, stored.title.wants)
         elif stored.live_at is None:
             world, unheard = self.world, {info.id for info in links} - {self.info.id}
             stored.begin_again()
@@ -154,10 +154,11 @@ class SimCache(Reader):
             logic = CheckedFill(
                 world.checkers, title.manifest, self.info, world.scenario.policy, chance, now, stored.durable.copy(),
                 heard=not unheard, sealed=stored.sealed, right=stored.right, urgency=title.urgency,
-                beside=self.engine.tasks,
+                beside=self.engine.tasks, wanted=stored.title.wanted(self.info.id),
             )  # fmt: skip
             origins = [world.scenario.origin]
-            stored.task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard)
+            wants = stored.title.wants
+            stored.task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, wants=wants)
             stored.task.origin_news = self.origin_news
         self.tick()
 
@@ -211,7 +212,7 @@ class SimCache(Reader):
                 if all_of_it or chance.random() < 0.5:
                     stored.durable.discard(chunk)
             stored.end()
-            if stored.live_at is not None and not stored.durable.all():
+            if stored.live_at is not None and stored.lacks_any():
                 stored.live_at = None
                 self.world.title_is_awaited(self, stored.title.id)
 
@@ -223,7 +224,7 @@ class SimCache(Reader):
         self._start()
         for title_id, stored in self.stored.items():
             if stored.live_at is not None:
-                self.engine.serve(self.local_time(), title_id, stored.manifest.chunk_count)
+                self.engine.serve(self.local_time(), title_id, stored.durable)
 
     # ---- its connections
 

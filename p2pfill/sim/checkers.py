@@ -32,7 +32,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.urgency import Urgency
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.election import Assignment, Scope, reach
+from p2pfill.swarm.election import Assignment, Scope, Wants, reach
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.scheduler import STUCK_S
 
@@ -112,6 +112,8 @@ class Checkers:
         self._tiers = tiers
         self._decisions = 0
         self._rosters: dict[tuple[str, TitleId], tuple[NodeInfo, ...]] = {}
+        self._wants: dict[TitleId, Wants] = {}
+        """The chunks of whoever wants a part: the same all the time."""
         self._assignment: dict[tuple[TitleId, tuple[NodeInfo, ...]], Assignment] = {}
         self._nominal_share: dict[tuple[str, TitleId], dict[Scope, Bitmap]] = {}
 
@@ -129,9 +131,9 @@ class Checkers:
             wrong = next(held.and_not(right).indexes())
             raise InvariantBroken(f"{name} shows chunk {wrong}, which is not right on its disk")
 
-    def went_live(self, name: str, right: Bitmap, durable: Bitmap) -> None:
+    def went_live(self, name: str, right: Bitmap, durable: Bitmap, wanted: Bitmap) -> None:
         """Look at a title that goes live."""
-        if not right.all() or not durable.all():
+        if wanted.and_not(right & durable).any():
             raise InvariantBroken(
                 f"{name} goes live with {right.count()} chunks right and {durable.count()} durable of {len(right)}"
             )
@@ -143,8 +145,9 @@ class Checkers:
 
     # ---- 2 to 4: what is decided
 
-    def told_members(self, fill: CheckedFill, members: tuple[NodeInfo, ...]) -> None:
+    def told_members(self, fill: CheckedFill, members: tuple[NodeInfo, ...], wants: Wants) -> None:
         """Take note of the roster that a fill is given."""
+        self._wants[fill.manifest.title_id] = wants
         self._rosters[fill.key] = members
         self._nominal_share.pop(fill.key, None)
 
@@ -189,6 +192,8 @@ class Checkers:
         name, chunk = fill.me.id, action.chunk
         if (owes := fill.asked.source_of(chunk)) is not None:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which {owes} owes it")
+        if not fill.ledger.wanted[chunk]:
+            raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it does not want")
         if fill.sealed[chunk]:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it has verified")
         if scope is Scope.ISP or (given_up is not None and scope <= given_up):
@@ -208,7 +213,9 @@ class Checkers:
                 if len(self._assignment) >= DUTIES_MAX:
                     self._assignment.clear()
                 chunk_count = self._manifests[title_id].chunk_count
-                self._assignment[title_id, members] = Assignment(title_id, chunk_count, members)
+                self._assignment[title_id, members] = Assignment(
+                    title_id, chunk_count, members, wants=self._wants[title_id]
+                )
             rights = self._nominal_share[fill.key] = self._assignment[title_id, members].within(fill.me)
         return rights
 
@@ -241,9 +248,10 @@ class CheckedFill(Fill):
         right: Bitmap,
         urgency: Urgency,
         beside: Mapping[TitleId, FillTask],
+        wanted: Bitmap | None,
     ) -> None:
         """As `Fill`; `sealed` and `right` are those of the disk, `beside` is what its cache's engine fills."""
-        super().__init__(manifest, me, policy, random, now, durable, heard=heard)
+        super().__init__(manifest, me, policy, random, now, durable, heard=heard, wanted=wanted)
         self.checkers = checkers
         self.key = me.id, manifest.title_id
         self.sealed = sealed
@@ -258,8 +266,8 @@ class CheckedFill(Fill):
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event."""
         match event:
-            case events.RosterChanged(members):
-                self.checkers.told_members(self, members)
+            case events.RosterChanged(members, _, wants):
+                self.checkers.told_members(self, members, wants)
             case events.ChunkReceived(request):
                 self.moved_at = now
                 if (asked := self.asked.end(request)) is not None:

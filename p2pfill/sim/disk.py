@@ -22,9 +22,11 @@ NO_LOCK: Final = nullcontext()
 class StoredTitle:
     """An `engine.requests.ChunkStore`."""
 
-    def __init__(self, title: Title) -> None:
+    def __init__(self, title: Title, wanted: Bitmap | None = None) -> None:
+        """Only the chunks that are `wanted` are to be here; None: all."""
         self.title = title
         self.manifest = title.manifest
+        self.wanted = Bitmap.full(self.manifest.chunk_count) if wanted is None else wanted
         self.task: FillTask | None = None
         """The fill that runs, or the last one that did."""
         self.live_at: float | None = None
@@ -39,6 +41,10 @@ class StoredTitle:
         """Chunks of which the first part is."""
         self.syncing: list[list[int]] = []
         """Chunks of commits that are under way."""
+
+    def lacks_any(self) -> bool:
+        """Tell whether something that is wanted is not durable."""
+        return self.wanted.and_not(self.durable).any()
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
         """Nothing is read or written by descriptor here."""

@@ -64,7 +64,8 @@ class Faults:
     def _begin_when_due(self, spec: FaultSpec) -> None:
         """Begin a fault, once the cache has as much as it says."""
         if spec.at_part is not None:
-            cache, count = self._cache(spec), self._world.chunk_count
+            cache = self._cache(spec)
+            count = sum(stored.wanted.count() for stored in cache.stored.values())
             if cache.held_chunks() < min(int(spec.at_part * count), count - 1):
                 self._world.schedule.after(LOOK_S, self._begin_when_due, spec)
                 return

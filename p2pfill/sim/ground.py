@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Any, NamedTuple
 
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.selection import chunks_of_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.sim.checkers import Checkers
 from p2pfill.sim.network import Internet
@@ -24,6 +27,24 @@ class Title(NamedTuple):
     urgency: Urgency
     at_s: float
     """When it is ordered."""
+    wants: dict[str, Bitmap]
+    """Cache -> the chunks that it wants, where that is not all of them."""
+
+    def wanted(self, name: str) -> Bitmap | None:
+        """Return the chunks that a cache wants; None: all."""
+        return self.wants.get(name)
+
+
+def _draw_wants(names: Iterable[str], manifest: Manifest, random: Random) -> dict[str, Bitmap]:
+    """Draw which files each cache wants: one to all of them, some of them asked for by many."""
+    count = len(manifest.files)
+    wants = {}
+    for name in names:
+        chosen = Bitmap(count)
+        chosen.add_all(sorted(random.sample(range(count), random.randint(1, count))))
+        if not chosen.all():
+            wants[name] = chunks_of_selection(manifest, chosen)
+    return wants
 
 
 class Ground:
@@ -38,9 +59,11 @@ class Ground:
         self.internet = Internet(scenario, scenario.infos(), self.schedule)
         self.titles: dict[TitleId, Title] = {}
         for spec in scenario.all_titles():
-            manifest = spec.manifest()
+            manifest = spec.manifest(scenario.parts)
             at_s = scenario.ordered_s(spec)
-            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s)
+            names = [info.id for info in scenario.infos()] if scenario.parts else []
+            wants = _draw_wants(names, manifest, Random(f"wants {seed} {spec.name}"))  # noqa: S311
+            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s, wants)
             self.titles[title.id] = title
         self.chunk_count = sum(title.manifest.chunk_count for title in self.titles.values())
         """Of all titles."""

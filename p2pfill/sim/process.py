@@ -67,7 +67,7 @@ class Process:
         self.clock_offset_s = 0.0
         self.clock_rate = 1.0
         """Seconds of its clock a second."""
-        self.stored = {title.id: StoredTitle(title) for title in world.titles.values()}
+        self.stored = {title.id: StoredTitle(title, title.wanted(info.id)) for title in world.titles.values()}
         self.lie = ""
         """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks. `claim`: it
         says that it is fetching everything, and asks for nothing."""

@@ -7,6 +7,7 @@ lab. Rates are Mbit/s in each direction, 0 means without limit.
 from __future__ import annotations
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Literal
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.cut import Cut
 from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import Manifest, default_chunk_size, layout
@@ -49,11 +51,15 @@ class TitleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Its bytes."""
         return int(self.size_mib * MIB)
 
-    def manifest(self) -> Manifest:
-        """Return the title. Its digests are zeros: whether bytes are right is known without them here."""
+    def manifest(self, parts: int = 0) -> Manifest:
+        """Return the title, of so many files that have about the same size, or one.
+
+        Its digests are zeros: whether bytes are right is known without them here.
+        """
         chunk_size = self.chunk_kib * KIB or default_chunk_size(self.size)
-        count = -(-self.size // chunk_size)
-        files = layout([("file", self.size)])
+        ends = [self.size * number // max(parts, 1) for number in range(max(parts, 1) + 1)]
+        files = layout((f"file{number:04}", end - start) for number, (start, end) in enumerate(pairwise(ends)))
+        count = Cut(files, chunk_size).count
         return Manifest(self.name, chunk_size, files, bytes(16 * count), bytes(32 * count), self.integrity)
 
 
@@ -195,6 +201,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Caches that neither the time nor the bound counts."""
     faults: tuple[FaultSpec, ...] = ()
     chaos: Chaos | None = None
+    parts: int = 0
+    """Each title has so many files, and each cache wants some of them only, drawn from the seed; 0: all of one file."""
     limit_s: float = 600.0
     """Virtual seconds after the last fault is healed, by which everything must be complete."""
 

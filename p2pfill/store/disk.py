@@ -182,6 +182,28 @@ class Tree:
             os.replace(name, on_disk(target), src_dir_fd=directory_fd, dst_dir_fd=parent_fd)
             os.fsync(parent_fd)
 
+    def take(self, path: str, directory_fd: int, name: str) -> None:
+        """Move a file out, to `name` in another directory."""
+        parent, _, source = path.rpartition("/")
+        with self._lock:
+            parent_fd = self._directory(parent, make=False)
+            os.rename(on_disk(source), name, src_dir_fd=parent_fd, dst_dir_fd=directory_fd)
+
+    def remove(self, path: str) -> None:
+        """Delete a file, if it is there, and the directories above it in which nothing is left."""
+        parent, _, name = path.rpartition("/")
+        with self._lock, suppress(FileNotFoundError):
+            os.unlink(on_disk(name), dir_fd=self._directory(parent, make=False))
+            while parent:
+                if (kept_fd := self._directories.pop(parent, None)) is not None:
+                    os.close(kept_fd)
+                above, _, last = parent.rpartition("/")
+                try:
+                    os.rmdir(on_disk(last), dir_fd=self._directory(above, make=False))
+                except OSError:
+                    break  # something is left in it
+                parent = above
+
     def renew(self, fd: int) -> None:
         """Take over another descriptor of the same place: directories may have been removed, and made again."""
         with self._lock:

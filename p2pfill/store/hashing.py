@@ -7,7 +7,7 @@ Memory is one buffer a thread. Progress is reported from the caller's own thread
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Final, NamedTuple
@@ -58,8 +58,10 @@ class _Pass:
         open_file: Callable[[int], int],
         files: FileCache,
         found: Callable[[int, Digests | StoreError], None],
+        chunks: Sequence[int],
     ) -> None:
         self._manifest = manifest
+        self._chunks = chunks
         self._open_file = open_file
         self._files = files
         self._found = found
@@ -73,9 +75,9 @@ class _Pass:
         buffer = memoryview(bytearray(min(self._manifest.chunk_size, max(self._manifest.size, 1))))
         while True:
             with self._lock:
-                chunk = self._next
-                if self.stopped or chunk >= self._manifest.chunk_count:
+                if self.stopped or self._next >= len(self._chunks):
                     return
+                chunk = self._chunks[self._next]
                 self._next += 1
             length = self._manifest.chunk_length(chunk)
             result = self._hash(chunk, buffer[:length])
@@ -119,15 +121,19 @@ def hash_chunks(
     *,
     progress: Progress | None,
     workers: int | None,
+    chunks: Sequence[int] | None = None,
 ) -> None:
-    """Hash every chunk of a title whose file i is opened by `open_file(i)`.
+    """Hash every chunk, or these `chunks`, of a title whose file i is opened by `open_file(i)`.
 
     `found` gets each chunk's digests, or why it could not be read, in any order but one call at a time; it may raise
     to end the pass, and `hash_chunks` raises the same.
     """
     files = FileCache(open_file, OPEN_FILES_MAX)
-    run = _Pass(manifest, open_file, files, found)
-    count = max(1, min(workers or default_workers(), manifest.chunk_count, WORKERS_MAX))
+    if chunks is None:
+        chunks = range(manifest.chunk_count)
+    total = sum(map(manifest.chunk_length, chunks))
+    run = _Pass(manifest, open_file, files, found, chunks)
+    count = max(1, min(workers or default_workers(), len(chunks), WORKERS_MAX))
     try:
         with ThreadPoolExecutor(count, thread_name_prefix="p2pfill-hash") as pool:
             pending = {pool.submit(run.work) for _ in range(count)}
@@ -137,7 +143,7 @@ def hash_chunks(
                     for future in done:
                         future.result()
                     if progress is not None:
-                        progress(run.done_bytes, manifest.size)
+                        progress(run.done_bytes, total)
             finally:
                 # Also reached when the caller is interrupted: threads then stop at their next chunk.
                 run.stopped = True

@@ -2,7 +2,7 @@
 
     titles/<id>/mend/journal    the chunks that are good, as in a fill; while it is there, the title is being repaired
     titles/<id>/mend/spare      bad chunks as they come, at their places in the stream; sparse
-    titles/<id>/mend/<number>   the lost file of that number, until it is whole
+    titles/<id>/mend/<number>   the file of that number, lost or newly wanted, until it is whole
 
 Viewers read the files meanwhile, so they never see a byte that was not verified first:
 
@@ -30,6 +30,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, FileCache, show_file
 from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.rest import Rest
 
 MEND: Final = "mend"
 _SPARE: Final = "spare"
@@ -111,9 +112,12 @@ class Mend:
         with self._spare.pinned(0) as fd:
             yield fd, chunk * self._manifest.chunk_size + start, self._manifest.chunk_length(chunk) - start
 
-    def put_aside(self, index: int) -> None:
-        """Make a lost file anew, aside and with all of its room."""
-        fd = os.open(str(index), _ASIDE_FLAGS | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=self._fd)
+    def put_aside(self, index: int, rest: Rest | None = None) -> None:
+        """Make a lost file anew, aside and with all of its room; or one that is new here, of what `rest` has of it."""
+        if rest is not None:
+            rest.give_aside(index, self._fd)
+        fresh = os.O_TRUNC if rest is None else 0
+        fd = os.open(str(index), _ASIDE_FLAGS | os.O_CREAT | fresh, 0o644, dir_fd=self._fd)
         try:
             if size := self._manifest.files.size(index):
                 os.posix_fallocate(fd, 0, size)

@@ -39,11 +39,11 @@ class Reuse:
         self._title = title
         self._version = version
         new, old = title.manifest, version.manifest
-        known = {old.chunk_xxh3(chunk): chunk for chunk in range(old.chunk_count)}
+        known = {old.chunk_xxh3(chunk): chunk for chunk in version.have.indexes()}
         self._equal: dict[int, int] = {}
         """Chunk -> the chunk there that has the same digests."""
         rest = []
-        for chunk in range(new.chunk_count):
+        for chunk in title.wanted.indexes():
             if not title.have[chunk]:
                 other = known.get(new.chunk_xxh3(chunk))
                 if other is not None and old.chunk_blake3(other) == new.chunk_blake3(chunk):

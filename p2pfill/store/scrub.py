@@ -16,8 +16,9 @@ from typing import Final
 
 from blake3 import blake3
 
+from p2pfill.model.selection import chunks_of_file, is_selected
 from p2pfill.store.disk import FileCache, Tree, read_into, store_error
-from p2pfill.store.title import READ_BYTES, StoredTitle, chunks_of, preallocated
+from p2pfill.store.title import READ_BYTES, StoredTitle, preallocated
 
 _OPEN_FILES_MAX: Final = 4
 """Files follow each other; a large one is kept for its next chunk."""
@@ -63,14 +64,15 @@ class FreshLook:
 
         Without those of which is known that they are lost, and, while a title fills, those that are yet to be written.
         """
-        known = self._stored.lost_files
-        return [index for index in range(len(self._manifest.files)) if index not in known and self._is_lost(index)]
+        known, selection = self._stored.lost_files, self._stored.selection
+        wanted = range(len(self._manifest.files)) if selection is None else selection.indexes()
+        return [index for index in wanted if index not in known and self._is_lost(index)]
 
     def _is_lost(self, index: int) -> bool:
         files, have = self._manifest.files, self._stored.have
         size = files.size(index)
         if not self._stored.live:
-            if not any(have[chunk] for chunk in chunks_of(self._manifest, index)):
+            if not any(have[chunk] for chunk in chunks_of_file(self._manifest, index)):
                 return False
             if not preallocated(size):
                 return self._size(index) < 0  # it grows as it is written
@@ -117,6 +119,8 @@ class FreshLook:
     def _open(self, index: int) -> int:
         if self._tree is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not is_selected(self._stored.selection, index):
+            return self._stored.open_rest(index)
         fd = self._tree.open(self._manifest.files.path(index), os.O_RDONLY)
         with suppress(OSError):
             # Reading ahead would leave pages of the next chunk, which then look as if somebody used them.
@@ -142,8 +146,7 @@ def examine(stored: StoredTitle, chunks: list[int]) -> tuple[list[int], list[int
     with FreshLook(stored) as look:
         try:
             lost = look.lost_files()
-            gone = {chunk for index in lost for chunk in chunks_of(stored.manifest, index)}
+            gone = {chunk for index in lost for chunk in chunks_of_file(stored.manifest, index)}
             return [chunk for chunk in chunks if chunk not in gone and not look.is_good(chunk)], lost
         except OSError as error:  # of a descriptor that could not be had
             raise store_error(f"look at title {stored.manifest.name!r}", error) from error
-

@@ -3,6 +3,7 @@
     root/lock                               held while a Store is open
     root/filling/<id>/{manifest,journal,files/…}     a fill; the journal is made last, so without one it never began
     root/filling/<id>/tally                 what has come from where (`store.tally`)
+    root/filling/<id>/{selection,rest/…}             where only some files are wanted (`store.rest`)
     root/titles/<id>/…                      the same directory, renamed when whole
     root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename (`store.names`)
 
@@ -37,6 +38,13 @@ from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
+from p2pfill.model.selection import (
+    chunks_of_file,
+    chunks_of_selection,
+    decode_selection,
+    encode_selection,
+    is_selected,
+)
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
     FILE_FLAGS,
@@ -51,8 +59,9 @@ from p2pfill.store.disk import (
 from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
+from p2pfill.store.rest import Rest
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import StoredTitle, chunks_of, preallocated
+from p2pfill.store.title import SELECTION, StoredTitle, preallocated
 from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
@@ -157,11 +166,12 @@ class Store:
         with self._lock:
             return self._open_title(title_id, None)
 
-    def begin_fill(self, manifest: Manifest) -> StoredTitle:
+    def begin_fill(self, manifest: Manifest, selection: Bitmap | None = None) -> StoredTitle:
         """Return the title, resumed where it was begun before, else with all but small files allocated at full size.
 
-        Where nobody has ordered it (`set_orders`), this is an order, the newest of all. Raises `StoreError` naming
-        needed and free bytes where the disk cannot hold it.
+        Only the files in `selection` are wanted, all where it is None. A live title keeps what it shows, and takes
+        writes where it lacks some of them. Where nobody has ordered it (`set_orders`), this is an order, the newest of
+        all. Raises `StoreError` naming needed and free bytes where the disk cannot hold it.
         """
         with self._lock:
             title_id = manifest.title_id
@@ -172,8 +182,15 @@ class Store:
                     with translated(f"clear {str(directory)!r}"):
                         shutil.rmtree(directory)
                 if not directory.exists():
-                    self._allocate(directory, manifest)
-            return self._open_title(title_id, manifest)
+                    self._allocate(directory, manifest, selection)
+            title = self._open_title(title_id, manifest)
+            if title.selection is not None and title.would_select(selection):
+                gained = _others(manifest, selection, title.selection)
+                if gained.any():
+                    self._check_room(manifest, gained)
+            title.select(selection)
+            self._live_status.pop(title_id, None)
+            return title
 
     def set_orders(self, orders: Mapping[TitleId, int]) -> dict[TitleId, StoreError]:
         """Show of each name the newest of these orders that is live; they are all that stand, with their numbers.
@@ -264,8 +281,9 @@ class Store:
         blocks = sum(
             -(-files.size(index) // block_bytes)
             for index in range(len(files))
-            if (index in lost or not (title.live or preallocated(files.size(index))))
-            and not all(have[chunk] for chunk in chunks_of(title.manifest, index))
+            if is_selected(title.selection, index)
+            and (index in lost or not (title.live or preallocated(files.size(index))))
+            and not all(have[chunk] for chunk in chunks_of_file(title.manifest, index))
         )
         return blocks * block_bytes + _SPARE_BYTES
 
@@ -312,9 +330,7 @@ class Store:
         files = self.root / "titles" / title_id.hex() / "files"
         if (title := self._open_titles.get(title_id)) is not None:
             title.let_go()
-        return any(
-            is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names
-        )
+        return any(is_open(os.path.join(directory, name)) for directory, _, names in os.walk(files) for name in names)
 
     def close(self) -> None:
         """Close every title and let another process have the directory. May be called twice."""
@@ -425,15 +441,16 @@ class Store:
                 self._finish(title_id, lambda *_: manifest)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
-                journal, mend, have = None, None, Bitmap.full(manifest.chunk_count)
+                selection = _read_selection(directory_fd, manifest)
+                journal, mend, have = None, None, chunks_of_selection(manifest, selection)
                 if not live:
-                    journal, have = self._resume(directory_fd, manifest)
+                    journal, have = self._resume(directory_fd, manifest, selection)
                 elif (left := Mend.open(directory_fd, manifest)) is not None:
                     mend, have = left
                 with suppress(FileExistsError):
                     os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
                 title = StoredTitle(
-                    manifest, directory_fd, journal, have, self._publish_live, mend,
+                    manifest, directory_fd, journal, have, self._publish_live, mend, selection,
                     partial(self._open_directory, title_id), self._note_open,
                 )  # fmt: skip
             except BaseException:
@@ -457,49 +474,62 @@ class Store:
         if oldest is not None:
             oldest.rest()
 
-    def _resume(self, directory_fd: int, manifest: Manifest) -> tuple[Journal, Bitmap]:
+    def _resume(self, directory_fd: int, manifest: Manifest, selection: Bitmap | None) -> tuple[Journal, Bitmap]:
         journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count)
         with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-            lost = _lost_files(tree, manifest, have)
+            lost = _lost_files(tree, Rest(lambda: os.dup(directory_fd)), manifest, have, selection)
             if lost:
                 # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
                 # their size back, since a crash between the two would otherwise leave zeros that look verified.
-                for entry in lost:
-                    for chunk in manifest.cut.chunks(entry.offset, entry.offset + entry.size):
+                for index in lost:
+                    for chunk in chunks_of_file(manifest, index):
                         have.discard(chunk)
                 journal.close()
                 journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
-                _allocate_files(tree, lost)
+                _allocate_files(tree, (manifest.files[index] for index in lost if is_selected(selection, index)))
         return journal, have
 
-    def _allocate(self, directory: Path, manifest: Manifest) -> None:
+    def _check_room(self, manifest: Manifest, selection: Bitmap | None) -> int:
+        """Return how many bytes are free. Raises `StoreError` where these files of a title do not fit."""
         status = os.statvfs(self.root)
-        needed, free = _space_needed(manifest, status.f_frsize), status.f_bavail * status.f_frsize
+        needed = _space_needed(manifest, selection, status.f_frsize)
+        free = status.f_bavail * status.f_frsize
+        doing = self._doing(manifest, needed)
+        if needed + _SPARE_BYTES > free:
+            message = f"cannot {doing}: only {free} bytes are free; free some space or use another disk"
+            raise DiskFullError(message, needed + _SPARE_BYTES)
+        # Some file systems have no fixed number of files and say 0 of 0.
+        count = len(manifest.files) if selection is None else selection.count()
+        count += _directory_count(manifest)
+        if status.f_files and count > status.f_favail:
+            raise StoreError(
+                f"cannot {doing}: only {status.f_favail} of its {count} files and directories can still be made there; "
+                "delete some files or use another disk"
+            )
+        return free
+
+    def _doing(self, manifest: Manifest, needed: int) -> str:
+        return f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
+
+    def _allocate(self, directory: Path, manifest: Manifest, selection: Bitmap | None) -> None:
         if self._folds_names and (pair := _find_collision(manifest)) is not None:
             raise StoreError(
                 f"cannot hold title {manifest.name!r} in {str(self.root)!r}: the disk there takes {show(pair[0])} and "
                 f"{show(pair[1])} for the same name; use a disk that tells upper and lower case apart, or rename one "
                 "and publish again"
             )
-        doing = f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
-        if needed + _SPARE_BYTES > free:
-            message = f"cannot {doing}: only {free} bytes are free; free some space or use another disk"
-            raise DiskFullError(message, needed + _SPARE_BYTES)
-        # Some file systems have no fixed number of files and say 0 of 0.
-        count = len(manifest.files) + _directory_count(manifest)
-        if status.f_files and count > status.f_favail:
-            raise StoreError(
-                f"cannot {doing}: only {status.f_favail} of its {count} files and directories can still be made there; "
-                "delete some files or use another disk"
-            )
+        free = self._check_room(manifest, selection)
         try:
             make_directory(directory)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
                 replace_file(directory_fd, "manifest", manifest.encode())
+                if selection is not None:
+                    replace_file(directory_fd, SELECTION, encode_selection(selection))
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
                 with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-                    _allocate_files(tree, (entry for entry in manifest.files if preallocated(entry.size)))
+                    chosen = (e for i, e in enumerate(manifest.files) if is_selected(selection, i))
+                    _allocate_files(tree, (entry for entry in chosen if preallocated(entry.size)))
                     # Sizes and directory entries must be durable before the journal claims that the fill began.
                     sync_fs(tree.fd)
                 Journal.create(directory_fd, manifest.title_id).close()
@@ -508,7 +538,8 @@ class Store:
             sync_directory(directory.parent)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
-            failure = store_error(doing, error)
+            block_bytes = os.statvfs(self.root).f_frsize
+            failure = store_error(self._doing(manifest, _space_needed(manifest, selection, block_bytes)), error)
             kind = type(failure)  # a full disk stays one: files may take more than their bytes
             raise kind(f"{failure} ({free} bytes were free)") from error
 
@@ -549,9 +580,10 @@ def _find_collision(manifest: Manifest) -> tuple[str, str] | None:
     return find_collision([record[0] for record in manifest.files.records()], manifest.files.directories)
 
 
-def _space_needed(manifest: Manifest, block_bytes: int) -> int:
-    """Return the bytes on disk that the files of a title take, which come in whole blocks."""
-    blocks = sum(-(-size // block_bytes) for _, size, _, _ in manifest.files.records())
+def _space_needed(manifest: Manifest, selection: Bitmap | None, block_bytes: int) -> int:
+    """Return the bytes on disk that these files of a title take, which come in whole blocks."""
+    sizes = (record[1] for index, record in enumerate(manifest.files.records()) if is_selected(selection, index))
+    blocks = sum(-(-size // block_bytes) for size in sizes)
     return (blocks + _directory_count(manifest)) * block_bytes
 
 
@@ -561,15 +593,38 @@ def _directory_count(manifest: Manifest) -> int:
     return 1 + len(directories_of(paths)) + len(files.directories)
 
 
-def _lost_files(tree: Tree, manifest: Manifest, have: Bitmap) -> list[FileEntry]:
+def _others(manifest: Manifest, selection: Bitmap | None, held: Bitmap) -> Bitmap:
+    """Return the files that are in a selection, and not among those that are here."""
+    return (Bitmap.full(len(manifest.files)) if selection is None else selection).and_not(held)
+
+
+def _read_selection(directory_fd: int, manifest: Manifest) -> Bitmap | None:
+    """Return which files of a title on disk are wanted; None: all. Raises `OSError`, `StoreError`."""
+    try:
+        fd = os.open(SELECTION, os.O_RDONLY | FILE_FLAGS, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        data = file.read()
+    try:
+        return decode_selection(data, len(manifest.files))
+    except ManifestError as error:
+        raise StoreError(f"title {manifest.name!r} cannot be opened; remove it: {error}") from error
+
+
+def _lost_files(tree: Tree, rest: Rest, manifest: Manifest, have: Bitmap, selection: Bitmap | None) -> list[int]:
     """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
     files, lost = manifest.files, []
     for index in range(len(files)):
         start, end = files.span(index)
+        is_wanted = is_selected(selection, index)
         # A file that is made by its first write may be absent, or of any length, until then.
-        least = end - start if preallocated(end - start) else _least_bytes(start, end, manifest, have)
-        if least and not least <= tree.size(files.path(index)) <= end - start:
-            lost.append(files[index])
+        is_made = is_wanted and preallocated(end - start)
+        least = end - start if is_made else _least_bytes(start, end, manifest, have)
+        if least:
+            size = tree.size(files.path(index)) if is_wanted else rest.size(index)
+            if not least <= size <= end - start:
+                lost.append(index)
     return lost
 
 

@@ -6,7 +6,7 @@ as young as the bytes, and a commit that touches such a file syncs the file syst
 
 Invariants: a chunk that was sealed, because its digests hold, is never written to again while that fill lasts, whoever
 asks; a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is below
-`titles/` only when every chunk of its title was in `have`. A disk that once failed to sync is not asked
+`titles/` only when every chunk of the files that are wanted was in `have`. A disk that once failed to sync is not asked
 again, because the kernel may have dropped the very pages that it could not write and would report success.
 """
 
@@ -25,11 +25,23 @@ from p2pfill.errors import StoreError
 from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.files import FileRecord
 from p2pfill.model.manifest import Manifest, Segment
 from p2pfill.model.paths import directories_of
-from p2pfill.store.disk import DIRECTORY_FLAGS, FileCache, Tree, read_into, store_error, translated, write_all
+from p2pfill.model.selection import chunks_of_file, chunks_of_selection, encode_selection, is_selected, union
+from p2pfill.store.disk import (
+    DIRECTORY_FLAGS,
+    FileCache,
+    Tree,
+    read_into,
+    replace_file,
+    store_error,
+    translated,
+    write_all,
+)
 from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
+from p2pfill.store.rest import Rest
 from p2pfill.store.tally import Tally, read_tally, write_tally
 
 if TYPE_CHECKING:
@@ -43,6 +55,8 @@ READ_BYTES: Final = 256 * limits.KIB
 """What is read back is hashed out of a buffer that each thread keeps: the kernel must clear the pages of a new one.
 Hashing a mapped file would be faster, and make a disk that fails a signal instead of an error. See docs/experiments.md,
 "The data path"."""
+SELECTION: Final = "selection"
+"""The file that says which files of the title are to be here, a bit a file; absent or empty: all."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
 
@@ -70,17 +84,28 @@ class StoredTitle:
         have: Bitmap,
         publish_live: Callable[[StoredTitle], None],
         mend: Mend | None = None,
+        selection: Bitmap | None = None,
         open_live: Callable[[], int] | None = None,
         note_open: Callable[[StoredTitle], None] = lambda title: None,
     ) -> None:
         """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
 
-        `have` is kept up to date. With `open_live`, which opens the directory of the title once it is live, it may
-        `rest` then; `note_open` is told when it holds descriptors again.
+        `have` is kept up to date. `selection` are the files that are wanted, as it is on disk. With `open_live`, which
+        opens the directory of the title once it is live, it may `rest` then; `note_open` is told when it holds
+        descriptors again.
         """
         self.manifest = manifest
+        self.selection = selection
+        """The files that are to be here; None: all. Replaced as a whole."""
+        self._wanted: Bitmap | None = None
+        self.wanted_bytes = manifest.size
+        """How long the wanted chunks are together."""
+        self._note_selection(selection)
         self.have = have
         self._directory_fd = directory_fd
+        self._directory_lock = Lock()
+        """Held while its descriptor is closed or copied."""
+        self._rest = Rest(self._own_directory)
         self._journal = journal
         self._publish_live = publish_live
         self._open_live = open_live
@@ -102,6 +127,11 @@ class StoredTitle:
             self._prepare_writes()
         else:
             self.rest()
+
+    @property
+    def wanted(self) -> Bitmap:
+        """The chunks that its files consist of, as far as they are to be here. Not to be changed."""
+        return Bitmap.full(self.manifest.chunk_count) if self._wanted is None else self._wanted
 
     @property
     def takes_writes(self) -> bool:
@@ -138,11 +168,30 @@ class StoredTitle:
                 for cache in self._caches or ():
                     cache.rest()
                 self._tree.rest()
-                if self._directory_fd >= 0:
-                    os.close(self._directory_fd)
-                    self._directory_fd = -1
+                self._take_directory(-1)
         finally:
             self._lock.release()
+
+    def _take_directory(self, directory_fd: int) -> None:
+        """Let go of the descriptor of its directory, and take over another one, -1 for none."""
+        with self._directory_lock:
+            if self._directory_fd >= 0:
+                os.close(self._directory_fd)
+            self._directory_fd = directory_fd
+
+    def _own_directory(self) -> int:
+        """Return a descriptor of its directory, the caller's. Raises `OSError`."""
+        # Not under the title's lock: whoever opens a file may hold that of a cache, which is the inner one of the two.
+        with self._directory_lock:
+            if self._directory_fd >= 0:
+                return os.dup(self._directory_fd)
+        if self._open_live is None:
+            raise StoreError(f"title {self.manifest.name!r} is closed")
+        return self._open_live()
+
+    def _hold_directory(self) -> None:
+        if self._directory_fd < 0 and self._open_live is not None:
+            self._take_directory(self._open_live())
 
     def _open_live_files(self) -> int:
         """Return a descriptor of the directory of a live title's files. Raises `OSError`."""
@@ -290,7 +339,7 @@ class StoredTitle:
         with self._lock:
             if not self.takes_writes:
                 return
-            missing = len(self.have) - self.have.count()
+            missing = self.wanted.and_not(self.have).count()
             if missing:
                 raise StoreError(f"title {self.manifest.name!r} cannot go live: {missing} chunks are missing")
             if (mend := self._mend) is not None:
@@ -311,6 +360,8 @@ class StoredTitle:
             except StoreError:
                 self.live = False
                 raise
+            if self._wanted is not None:
+                self._drop_surplus(self._wanted)
             self._file_caches()[1].close()
             self._journal.close()
             self._journal = None
@@ -358,14 +409,15 @@ class StoredTitle:
                 self._mend.close()
                 self._mend = None
             self._tree.close()
-            if self._directory_fd >= 0:
-                os.close(self._directory_fd)
+            self._take_directory(-1)
 
     def _open(self, index: int, flags: int) -> int:
         path = self.manifest.files.path(index)
         if self.closed:
             raise StoreError(f"title {self.manifest.name!r} is closed")  # its descriptors may be others' by now
         try:
+            if not is_selected(self.selection, index):
+                return self._rest.open(index, flags)
             if (mend := self._mend) is not None:
                 flags &= ~os.O_CREAT  # a file that has gone is lost, and not to be shown as an empty one
                 if index in mend.lost:
@@ -378,6 +430,115 @@ class StoredTitle:
             self._note_open(self)
         return fd
 
+    # ---- which files: `rest` says where the others are
+
+    def select(self, selection: Bitmap | None) -> list[int]:
+        """Have these files be here; return the chunks that are to be fetched for it.
+
+        A title that fills has them and no others from now on. One that is live keeps what is shown until `drop_files`:
+        what it gains comes as lost files do, so the title takes writes again. Where that is cut short, opening it goes
+        on, and what is then missing is found as if it were lost.
+        """
+        with self._lock, translated(f"have other files of title {self.manifest.name!r}"):
+            if self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is closed")
+            target = union(self.selection, selection) if self.live else selection
+            if target == self.selection:
+                return []
+            self._hold_directory()
+            gained = self._selected_only(target, self.selection)
+            self._open_anew()
+            if self.live:
+                if self._mend is None:
+                    self._mend = Mend.begin(self._directory_fd, self.manifest, self.have)
+                    self._prepare_writes()
+                else:
+                    self._mend.forget(self.have)
+            else:
+                for index in self._selected_only(self.selection, target):
+                    self._rest.take(index, self._tree, self.manifest.files.path(index))
+            self._keep_selection(target)
+            if (mend := self._mend) is not None:
+                for index in gained:
+                    mend.put_aside(index, self._rest)
+                missing = sorted({c for index in gained for c in chunks_of_file(self.manifest, index)})
+                missing = [chunk for chunk in missing if not self.have[chunk]]
+                for chunk in missing:
+                    self._sealed[chunk] = 0
+                mend.direct(missing)
+                whole = (i for i in gained if all(map(self.have.__getitem__, chunks_of_file(self.manifest, i))))
+                self._restore(mend, list(whole))
+                return missing
+            for index in gained:
+                self._rest.give(index, self._tree, self.manifest.files.path(index))
+            self._allocate(gained)
+            return list(self.wanted.and_not(self.have).indexes())
+
+    def drop_files(self, selection: Bitmap) -> list[int]:
+        """Keep of a live title these of its files only; return the chunks that are no longer here.
+
+        Raises `StoreError` where it is being repaired.
+        """
+        with self._lock, translated(f"drop files of title {self.manifest.name!r}"):
+            if self.closed or self.takes_writes:
+                raise StoreError(f"title {self.manifest.name!r} cannot drop files now")
+            self._hold_directory()
+            kept = chunks_of_selection(self.manifest, selection)
+            for index in self._selected_only(self.selection, selection):
+                path = self.manifest.files.path(index)
+                if any(kept[chunk] for chunk in chunks_of_file(self.manifest, index)):
+                    self._rest.take(index, self._tree, path)
+                else:
+                    self._tree.remove(path)
+            self._keep_selection(selection)
+            gone = list(self.have.and_not(kept).indexes())
+            for chunk in gone:
+                self.have.discard(chunk)
+            self.let_go()
+            self._note_open(self)
+            return gone
+
+    def _drop_surplus(self, wanted: Bitmap) -> None:
+        """Let go of chunks that were fetched for files that are not wanted any more."""
+        for chunk in self.have.and_not(wanted).indexes():
+            self.have.discard(chunk)
+        with suppress(OSError):  # they take room and no more
+            for index in self._rest.kept():
+                if not any(wanted[chunk] for chunk in chunks_of_file(self.manifest, index)):
+                    self._rest.remove(index)
+
+    def _selected_only(self, one: Bitmap | None, other: Bitmap | None) -> list[int]:
+        """Return the numbers of the files that are in `one` and not in `other`."""
+        if other is None:
+            return []
+        chosen = Bitmap.full(len(self.manifest.files)) if one is None else one
+        return list(chosen.and_not(other).indexes())
+
+    def _keep_selection(self, selection: Bitmap | None) -> None:
+        replace_file(self._directory_fd, SELECTION, encode_selection(selection))
+        self._note_selection(selection)
+
+    def _note_selection(self, selection: Bitmap | None) -> None:
+        self.selection = selection
+        self._wanted = None if selection is None else chunks_of_selection(self.manifest, selection)
+        if self._wanted is not None:
+            self.wanted_bytes = sum(map(self.manifest.chunk_length, self._wanted.indexes()))
+        else:
+            self.wanted_bytes = self.manifest.size
+
+    def would_select(self, selection: Bitmap | None) -> bool:
+        """Tell whether `select` would change anything."""
+        return self.selection != (union(self.selection, selection) if self.live else selection)
+
+    def _allocate(self, indexes: Iterable[int]) -> None:
+        for index in indexes:
+            if preallocated(size := self.manifest.files.size(index)):
+                fd = self._tree.open(self.manifest.files.path(index), _WRITE)
+                try:
+                    os.posix_fallocate(fd, 0, size)
+                finally:
+                    os.close(fd)
+
     # ---- repair: `mending` says how
 
     def lose(self, chunks: Iterable[int], files: Iterable[int] = ()) -> set[int]:
@@ -388,19 +549,16 @@ class StoredTitle:
         with self._lock, translated(f"repair title {self.manifest.name!r}"):
             if self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
-            if self._directory_fd < 0 and self._open_live is not None:
-                self._directory_fd = self._open_live()
+            self._hold_directory()
             known = self._mend.lost if self._mend is not None else set()
             lost = sorted(set(files) - known)
-            bad = set(chunks).union(*(chunks_of(self.manifest, index) for index in lost))
+            bad = set(chunks).union(*(chunks_of_file(self.manifest, index) for index in lost))
             for chunk in bad:
                 self.have.discard(chunk)
             self._open_anew()
             if not self.live:
                 before = self._journal
-                self._journal = Journal.create(
-                    self._directory_fd, self.manifest.title_id, list(self.have.indexes())
-                )
+                self._journal = Journal.create(self._directory_fd, self.manifest.title_id, list(self.have.indexes()))
                 if before is not None:
                     before.close()
             elif self._mend is not None:
@@ -432,6 +590,10 @@ class StoredTitle:
                 return self._open_live_files()
             return os.open("files", DIRECTORY_FLAGS, dir_fd=self._directory_fd)
 
+    def open_rest(self, index: int) -> int:
+        """Return a descriptor of what is kept of a file that is not wanted, the caller's. Raises `OSError`."""
+        return self._rest.open(index, _READ)
+
     @property
     def lost_files(self) -> frozenset[int]:
         """Numbers of the files that are being made again."""
@@ -443,9 +605,7 @@ class StoredTitle:
             if self._mend is not None:
                 self._mend.close()
                 self._mend = None
-            if self._directory_fd >= 0:
-                os.close(self._directory_fd)
-            self._directory_fd = directory_fd
+            self._take_directory(directory_fd)
 
     def _open_anew(self) -> None:
         """Rely on no descriptor of before: files may have been replaced, and directories too."""
@@ -491,7 +651,8 @@ class StoredTitle:
         touched = {part.file_index for chunk in chunks for part in self.manifest.segments(chunk)} & mend.lost
         with translated(f"restore files of title {self.manifest.name!r}"):
             self._restore(
-                mend, [index for index in touched if all(map(self.have.__getitem__, chunks_of(self.manifest, index)))]
+                mend,
+                [index for index in touched if all(map(self.have.__getitem__, chunks_of_file(self.manifest, index)))],
             )
 
     def _restore(self, mend: Mend, indexes: Iterable[int]) -> None:
@@ -503,13 +664,13 @@ class StoredTitle:
 
         While a title is filled they are those of the fill.
         """
-        files = self.manifest.files
+        records = self._selected_records()
         ordered = self._directories()
-        sync = len(files) + len(ordered) <= SYNC_FILES_MAX
+        sync = len(self.manifest.files) + len(ordered) <= SYNC_FILES_MAX
         with translated(f"give the files of title {self.manifest.name!r} their times and modes"):
             for path in ordered:
                 self._tree.show_directory(path, make=True, sync=False)
-            for path, size, mtime, executable in files.records():
+            for path, size, mtime, executable in records:
                 self._tree.show_file(path, mtime, executable, make=not size, sync=sync)
             if sync:
                 # Last, since files were made in them.
@@ -520,9 +681,15 @@ class StoredTitle:
 
     def _directories(self) -> list[str]:
         """Return all directories, those above first: one that nobody may enter hides what lies below."""
-        files = self.manifest.files
-        above = directories_of(record[0] for record in files.records())
-        return ["", *sorted(above.union(files.directories, directories_of(files.directories)))]
+        above = directories_of(record[0] for record in self._selected_records())
+        # Those in which nothing lies belong to nobody's files: to the whole title.
+        empty = self.manifest.files.directories if self.selection is None else ()
+        return ["", *sorted(above.union(empty, directories_of(empty)))]
+
+    def _selected_records(self) -> Iterator[FileRecord]:
+        for index, record in enumerate(self.manifest.files.records()):
+            if is_selected(self.selection, index):
+                yield record
 
     def _sync(self, chunks: Sequence[int]) -> None:
         indexes: set[int] = set()
@@ -540,11 +707,6 @@ class StoredTitle:
 def _seals(have: Bitmap) -> bytearray:
     """Return a byte for each chunk, 1 where it is in `have`."""
     return bytearray(b"".join(map(_BITS.__getitem__, have.buffer)))
-
-
-def chunks_of(manifest: Manifest, index: int) -> range:
-    """Return the chunks that hold bytes of a file."""
-    return manifest.cut.chunks(*manifest.files.span(index))
 
 
 def preallocated(size: int) -> bool:

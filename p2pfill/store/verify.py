@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from p2pfill.errors import StoreError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.selection import chunks_of_selection, is_selected
 from p2pfill.store.disk import on_disk
 from p2pfill.store.hashing import Digests, Progress, hash_chunks
 from p2pfill.store.publish import record_of, scan
@@ -42,6 +44,8 @@ class VerifyReport:
     extra: list[str] = field(default_factory=list)
     altered: list[str] = field(default_factory=list)
     """Files whose time, or execute bit, is not the title's: a web server gives them another ETag."""
+    unchecked: int = 0
+    """Chunks of the files looked for that hold bytes of others too, and so cannot be checked without those."""
 
     @property
     def ok(self) -> bool:
@@ -50,17 +54,24 @@ class VerifyReport:
 
 
 def verify_tree(
-    root: Path, manifest: Manifest, progress: Progress | None = None, workers: int | None = None
+    root: Path,
+    manifest: Manifest,
+    progress: Progress | None = None,
+    workers: int | None = None,
+    selection: Bitmap | None = None,
 ) -> VerifyReport:
     """Compare the tree below `root` with a manifest, both digests of every chunk. Changes nothing.
 
-    Raises `StoreError` where `root` is not a directory that can be read.
+    Only the files in `selection` are looked for, all where it is None; others of the title are `extra`. Raises
+    `StoreError` where `root` is not a directory that can be read.
     """
     if not root.is_dir():
         raise StoreError(f"cannot verify {str(root)!r}: it is not a directory")
     report = VerifyReport()
     present = scan(root)
-    for record in manifest.files.records():
+    for index, record in enumerate(manifest.files.records()):
+        if not is_selected(selection, index):
+            continue
         path, size = record[:2]
         stamp = present.files.pop(path, None)
         if stamp is None:
@@ -71,7 +82,8 @@ def verify_tree(
             report.wrong_size.append(WrongSize(path, size, actual[1]))
         elif actual != record:
             report.altered.append(path)
-    report.missing.extend(f"{path}/" for path in manifest.files.directories if not (root / on_disk(path)).is_dir())
+    directories = manifest.files.directories if selection is None else ()
+    report.missing.extend(f"{path}/" for path in directories if not (root / on_disk(path)).is_dir())
     report.extra.extend(sorted(present.files))
 
     def open_file(index: int) -> int:
@@ -91,6 +103,11 @@ def verify_tree(
         files = tuple(manifest.files.path(segment.file_index) for segment in manifest.segments(chunk))
         report.bad.append(BadChunk(chunk, files, reason))
 
-    hash_chunks(manifest, open_file, found, progress=progress, workers=workers)
+    chunks = None
+    if selection is not None:
+        wanted = list(chunks_of_selection(manifest, selection).indexes())
+        chunks = [c for c in wanted if all(selection[part.file_index] for part in manifest.segments(c))]
+        report.unchecked = len(wanted) - len(chunks)
+    hash_chunks(manifest, open_file, found, progress=progress, workers=workers, chunks=chunks)
     report.bad.sort()
     return report

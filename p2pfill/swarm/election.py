@@ -61,6 +61,11 @@ Closed = Mapping[str, Collection[Scope]]
 
 NOTHING_CLOSED: Final[Closed] = MappingProxyType({})
 
+Wants = Mapping[str, Bitmap]
+"""Cache -> the chunks that it wants, where that is not all of them."""
+
+ALL_WANTED: Final[Wants] = MappingProxyType({})
+
 
 def stripe_count(chunk_count: int) -> int:
     """Return how many stripes a title's chunks make; chunk k is in stripe k % stripes.
@@ -151,8 +156,78 @@ def _seed(title_id: TitleId, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), key=title_id, digest_size=8).digest(), "little")
 
 
+def cut_by_wants(
+    chunk_count: int, members: Iterable[NodeInfo], wants: Wants
+) -> list[tuple[Sequence[int], list[NodeInfo]]]:
+    """Cut a title into the fewest sets of chunks such that whoever wants a chunk of a set wants all of it.
+
+    Returns each with those who want it, in the order of their first chunks. What nobody wants is in none.
+    """
+    members = list(members)
+    if not any(node.id in wants for node in members):
+        return [(range(chunk_count), members)]
+    groups: dict[bytes, list[NodeInfo]] = {}
+    full = Bitmap.full(chunk_count)
+    for node in members:
+        groups.setdefault(wants.get(node.id, full).to_bytes(), []).append(node)
+    found: list[tuple[Bitmap, list[NodeInfo]]] = []
+    rest = full
+    for bits_, nodes in groups.items():
+        wanted = Bitmap.from_bytes(bits_, chunk_count)
+        cut: list[tuple[Bitmap, list[NodeInfo]]] = []
+        for chunks, others in found:
+            cut += [(chunks & wanted, [*others, *nodes]), (chunks.and_not(wanted), others)]
+        cut.append((rest & wanted, nodes))
+        rest = rest.and_not(wanted)
+        found = [part for part in cut if part[0].any()]
+    found.sort(key=lambda part: next(part[0].indexes()))
+    return [(list(chunks.indexes()), nodes) for chunks, nodes in found]
+
+
 class Assignment:
     """For which chunks each member of a roster is master, and how far it may go for them.
+
+    `members` are the caches that take part, `without` those whom their ISP must do without, and `closed` what each
+    cannot reach (`_Elections`). Of each chunk those are elected who want it: `wants` names the chunks of whoever wants
+    a part of the title only. Chunks that the same caches want are shared out together, by themselves.
+    """
+
+    def __init__(
+        self,
+        title_id: TitleId,
+        chunk_count: int,
+        members: Iterable[NodeInfo],
+        without: Container[str] = (),
+        closed: Closed = NOTHING_CLOSED,
+        wants: Wants = ALL_WANTED,
+    ) -> None:
+        self._chunk_count = chunk_count
+        self._parts = [
+            ({node.id for node in nodes}, _Elections(title_id, chunks, chunk_count, nodes, without, closed))
+            for chunks, nodes in cut_by_wants(chunk_count, members, wants)
+        ]
+        self._within: dict[str, dict[Scope, Bitmap]] = {}
+        """Worked out before, where there are several parts."""
+
+    def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
+        """Return, per scope beyond the ISP, the chunks for which `node` may go that far. Not to be changed."""
+        if len(self._parts) == 1:
+            return self._parts[0][1].within(node)
+        if node.id not in self._within:
+            total = {scope: Bitmap(self._chunk_count) for scope in _BEYOND}
+            for names, elections in self._parts:
+                if node.id in names:
+                    total = {scope: total[scope] | chunks for scope, chunks in elections.within(node).items()}
+            self._within[node.id] = total
+        return self._within[node.id]
+
+    def firsts(self) -> list[int]:
+        """Return the first chunk of each set that is shared out by itself."""
+        return [elections.first for _, elections in self._parts]
+
+
+class _Elections:
+    """For which of some chunks, all of which the same caches want, each of them is master.
 
     `members` are the caches that take part, but for those `without` whom their ISP must do: their weight stays with it
     as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
@@ -172,14 +247,18 @@ class Assignment:
     def __init__(
         self,
         title_id: TitleId,
+        chunks: Sequence[int],
         chunk_count: int,
         members: Iterable[NodeInfo],
         without: Container[str] = (),
         closed: Closed = NOTHING_CLOSED,
     ) -> None:
+        """`chunks` are those elected for, ascending; the title has `chunk_count`."""
+        self.first: Final = chunks[0] if chunks else 0
         self._title_id = title_id
+        self._chunks = chunks
         self._chunk_count = chunk_count
-        self._stripes = stripe_count(chunk_count)
+        self._stripes = stripe_count(len(chunks))
         self._isps: dict[str, dict[str, float]] = defaultdict(dict)
         self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         self._without = without
@@ -195,7 +274,7 @@ class Assignment:
             weights[region] += group.values()
         self._regions = {region: math.fsum(parts) for region, parts in weights.items()}
         is_whole = not closed and all((node.region, node.isp) in present for node in nodes)
-        self._nominal = self if is_whole else Assignment(title_id, chunk_count, nodes)
+        self._nominal = self if is_whole else _Elections(title_id, chunks, chunk_count, nodes)
         """With those of ISPs that are gone altogether, and all ways open."""
         self._closed = closed
         self._open: dict[tuple[str, ...], set[Scope]] = defaultdict(set)
@@ -265,8 +344,7 @@ class Assignment:
     def _keep(self, path: tuple[str, ...], group: Mapping[str, float], masters: Mapping[int, str]) -> None:
         won = {name: Bitmap(self._chunk_count) for name in group}
         for stripe, name in masters.items():
-            for chunk in range(stripe, self._chunk_count, self._stripes):
-                won[name].add(chunk)
+            won[name].add_all(self._chunks[stripe :: self._stripes])
         self._won.update({(*path, name): share for name, share in won.items()})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
@@ -17,6 +17,8 @@ class RosterChanged:
     members: tuple[NodeInfo, ...]
     unlinked: tuple[str, ...] = ()
     """Those of them with whom this cache is not to be linked, in a large fleet."""
+    wants: dict[str, Bitmap] = field(default_factory=dict)
+    """Member -> the chunks that it wants, where that is not all of them."""
 
 
 @dataclass(frozen=True, slots=True)

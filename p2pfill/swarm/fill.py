@@ -81,15 +81,17 @@ class Fill:
         durable: Bitmap,
         *,
         heard: bool = True,
+        wanted: Bitmap | None = None,
     ) -> None:
-        """Without `heard` nothing is asked for across a border before `NeighboursHeard`.
+        """Only the chunks that are `wanted` are fetched, all where it is None.
 
-        A cache that comes late would otherwise fetch what its neighbours hold, before it knows them.
+        Without `heard` nothing is asked for across a border before `NeighboursHeard`: a cache that comes late would
+        otherwise fetch what its neighbours hold, before it knows them.
         """
         self.manifest = manifest
         self.me = me
         self.policy = policy
-        self.ledger = ChunkLedger(manifest.chunk_count, durable)
+        self.ledger = ChunkLedger(manifest.chunk_count, durable, wanted)
         self.available = Availability(manifest.chunk_count)
         self.sources: dict[str, Source] = {}
         self.past: dict[str, Source] = {}
@@ -112,6 +114,8 @@ class Fill:
         self._requests: dict[int, Request] = {}
         self._copied: set[int] = set()
         """Chunks that are being copied from another version of the title: REQUESTED, though of no source."""
+        self._of_unknown: set[int] = set()
+        """Chunks that were found, and of whom they came is not known yet."""
         self._fresh: list[int] = []
         self._stale = True
         """Something has happened that may concern all sources since requests were last thought about."""
@@ -133,8 +137,8 @@ class Fill:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
         self._note_change(event)
         match event:
-            case events.RosterChanged(members, unlinked):
-                self._masters.set_members(now, members, unlinked)
+            case events.RosterChanged(members, unlinked, wants):
+                self._masters.set_members(now, members, unlinked, wants)
                 self._slow_votes.keep(self._masters.members)
             case events.CacheConnected(node):
                 self._connect(now, node)
@@ -447,7 +451,10 @@ class Fill:
 
     def _find(self, now: float, chunk: int, source_id: str) -> None:
         """Take in a chunk that is there, and do without whoever was asked for it since."""
-        if self.ledger.is_verified(chunk):
+        if self.ledger.is_verified(chunk) or not self.ledger.wanted[chunk]:
+            if chunk in self._of_unknown and source_id:
+                self._of_unknown.discard(chunk)
+                self._count_found(now, chunk, source_id)
             return
         for request in self._requests.values():
             if request.chunk == chunk:
@@ -460,7 +467,13 @@ class Fill:
         self.ledger.request(chunk)
         self.ledger.verify(chunk)
         self._fresh.append(chunk)
-        if (source := self.sources.get(source_id)) is not None:
+        if source_id:
+            self._count_found(now, chunk, source_id)
+        else:
+            self._of_unknown.add(chunk)
+
+    def _count_found(self, now: float, chunk: int, source_id: str) -> None:
+        if (source := self.sources.get(source_id) or self.past.get(source_id)) is not None:
             length = self.manifest.chunk_length(chunk)
             source.count(now, length)
             self.bytes_by_scope[source.scope] += length
@@ -556,14 +569,14 @@ class Fill:
                 claimant.fault_reason = "says that it fetches chunks that do not come"
 
     def _lacking(self) -> Bitmap:
-        """Return the chunks that are not verified here."""
-        return Bitmap.full(self.manifest.chunk_count).and_not(self.ledger.have)
+        """Return the chunks that are wanted and not verified here."""
+        return self.ledger.wanted.and_not(self.ledger.have)
 
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
         before = self.ways.closed
-        is_reader = self._masters.assignment()[Scope.ORIGIN][0]
-        if self.ways.look(now, self.sources.values(), self._masters.around, is_reader=is_reader):
+        around, is_reader = self._masters.around, self._masters.is_reader()
+        if self.ways.look(now, self.sources.values(), around, is_reader=is_reader):
             if self.ways.is_left_to_reader:
                 self._leave_origins()
             if Scope.ORIGIN in before - self.ways.closed:

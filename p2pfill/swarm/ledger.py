@@ -2,13 +2,14 @@
 
 Invariant: each chunk is in exactly one of these states.
 
+    UNWANTED   it is of no file that is ordered here, and is not here
     MISSING    nobody was asked for it
     REQUESTED  one source was asked and has not delivered
     VERIFIED   its bytes are written and its digests hold: it may be announced and served
     DURABLE    the journal says so on disk: a restart will not fetch it again
 
     MISSING -> REQUESTED -> VERIFIED -> DURABLE, and back to MISSING from REQUESTED (the source gave up, or was too
-    slow) and from VERIFIED or DURABLE (the scrubber found rot).
+    slow) and from VERIFIED or DURABLE (the scrubber found rot). What is not wanted goes back to UNWANTED instead.
 
 Only VERIFIED and DURABLE chunks are ever in `have`. The states live in one byte per chunk and the two sets that picking
 needs (`missing`, `have`) are kept beside them as bitmaps, so that a decision costs no scan in Python; `check` compares
@@ -27,10 +28,11 @@ from p2pfill.model.bitmap import Bitmap
 class ChunkState(IntEnum):
     """Where one chunk stands; see the file's head."""
 
-    MISSING = 0
-    REQUESTED = 1
-    VERIFIED = 2
-    DURABLE = 3
+    UNWANTED = 0
+    MISSING = 1
+    REQUESTED = 2
+    VERIFIED = 3
+    DURABLE = 4
 
 
 _STATES: Final = [
@@ -40,17 +42,25 @@ _STATES: Final = [
 
 
 class ChunkLedger:
-    """States of `chunk_count` chunks, of which `durable` (a bitmap of that length) are on disk already."""
+    """States of `chunk_count` chunks, of which `durable` (a bitmap of that length) are on disk already.
 
-    def __init__(self, chunk_count: int, durable: Bitmap | None = None) -> None:
+    `wanted`, likewise, are those that are to be here: all where it is None.
+    """
+
+    def __init__(self, chunk_count: int, durable: Bitmap | None = None, wanted: Bitmap | None = None) -> None:
         self.chunk_count = chunk_count
+        self.wanted = Bitmap.full(chunk_count) if wanted is None else wanted.copy()
         self.have = Bitmap(chunk_count) if durable is None else durable.copy()
-        self.missing = Bitmap.full(chunk_count).and_not(self.have)
+        self.missing = self.wanted.and_not(self.have)
         self.counts = [0] * len(ChunkState)
         self.counts[ChunkState.DURABLE] = self.have.count()
-        self.counts[ChunkState.MISSING] = chunk_count - self.have.count()
+        self.counts[ChunkState.MISSING] = self.missing.count()
+        self.counts[ChunkState.UNWANTED] = chunk_count - sum(self.counts)
         # Eight chunks at a time: the event loop waits for this when a title is resumed.
         self._state = bytearray(b"".join(map(_STATES.__getitem__, self.have.buffer)))[:chunk_count]
+        if self.counts[ChunkState.UNWANTED]:
+            for chunk in Bitmap.full(chunk_count).and_not(self.wanted | self.have).indexes():
+                self._state[chunk] = ChunkState.UNWANTED
 
     def state(self, chunk: int) -> ChunkState:
         """Return the state of `chunk`."""
@@ -61,8 +71,8 @@ class ChunkLedger:
         return self._state[chunk] >= ChunkState.VERIFIED
 
     def is_complete(self) -> bool:
-        """Tell whether every chunk is durable, that is, whether the title can go live."""
-        return self.counts[ChunkState.DURABLE] == self.chunk_count
+        """Tell whether every chunk that is wanted is durable, that is, whether the title can go live."""
+        return not any(self.counts[ChunkState.MISSING : ChunkState.DURABLE])
 
     def request(self, chunk: int) -> None:
         """Note that a source is asked for `chunk`."""
@@ -83,7 +93,7 @@ class ChunkLedger:
     def lose(self, chunk: int) -> None:
         """Note that `chunk`, once verified, has rotted on disk."""
         before = ChunkState.DURABLE if self._state[chunk] == ChunkState.DURABLE else ChunkState.VERIFIED
-        self._step(chunk, before, ChunkState.MISSING)
+        self._step(chunk, before, ChunkState.MISSING if self.wanted[chunk] else ChunkState.UNWANTED)
 
     def check(self) -> None:
         """Raise `InternalError` unless the invariant holds and both views of it agree."""

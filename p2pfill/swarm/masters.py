@@ -21,7 +21,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import Assignment, Scope, reach
+from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, reach
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
 from p2pfill.swarm.stalls import Stalls
@@ -61,6 +61,7 @@ class Masters:
         self._chunk_count = chunk_count
         self._me = me
         self.members: dict[str, NodeInfo] = {me.id: me}
+        self._wants: Wants = ALL_WANTED
         self.excluded: dict[str, str] = {}
         """Member -> why it does not count."""
         self._passed_over_until: dict[str, float] = {}
@@ -100,14 +101,17 @@ class Masters:
 
     # ---- what is seen
 
-    def set_members(self, now: float, members: Iterable[NodeInfo], unlinked: Iterable[str] = ()) -> None:
-        """Take in the caches that want the title; this one is always among them.
+    def set_members(
+        self, now: float, members: Iterable[NodeInfo], unlinked: Iterable[str] = (), wants: Wants = ALL_WANTED
+    ) -> None:
+        """Take in the caches that want the title, or a part of it; this one is always among them.
 
         `unlinked` are those with whom this cache is not to be linked: it hears nothing of them, so their silence means
         little, and each new roster is a new chance for them.
         """
         self.members = {node.id: node for node in members}
         self.members.setdefault(self._me.id, self._me)
+        self._wants = wants
         self._unlinked = frozenset(unlinked)
         linkable = self.members.keys() - self._unlinked
         self.around = frozenset(self._scope_of(node_id) for node_id in linkable)
@@ -216,18 +220,27 @@ class Masters:
         """Return how far this cache may go for which chunks, as things are."""
         if self._stale:
             self._stale = False
-            self._nominal = self._present = Assignment(self._title_id, self._chunk_count, self.members.values())
+            members = self.members.values()
+            self._nominal = self._present = Assignment(self._title_id, self._chunk_count, members, wants=self._wants)
             self._nominal_share = self._assignment = self._nominal.within(self._me)
             if self.excluded or self.closed:
                 without = self._without()
                 self._present = Assignment(
-                    self._title_id, self._chunk_count, self.members.values(), without, self.closed
+                    self._title_id, self._chunk_count, members, without, self.closed, self._wants
                 )
                 self._assignment = self._present.within(self._me)
             self._shares = self._share_out()
             self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
             self._parts = None
         return self._assignment
+
+    def is_reader(self) -> bool:
+        """Tell whether this cache is to read an origin for all that has no Range: the master of the first chunk is.
+
+        Where some want a part of the title only, it is one reader for each set of chunks that the same caches want.
+        """
+        from_origin = self.assignment()[Scope.ORIGIN]
+        return any(from_origin[first] for first in self._present.firsts())
 
     def _without(self) -> Container[str]:
         """Return who does not count: this cache does where it is the last one of its ISP, whatever others say of it."""

@@ -89,7 +89,8 @@ class Neighbourhoods:
     ) -> None:
         """With more caches than `everybody_max`, each is linked with `neighbours` of its ISP."""
         self.members: dict[str, Member] = {}
-        self._everybody_max = everybody_max
+        self.everybody_max = everybody_max
+        """To be changed before anybody is taken in."""
         self._rings = max(1, neighbours // 2)
         self._title = title_id, chunk_count
         self._isps: dict[tuple[str, str], _Isp] = {}
@@ -101,7 +102,7 @@ class Neighbourhoods:
     @property
     def is_small(self) -> bool:
         """Whether everybody is told of everybody."""
-        return len(self.members) <= self._everybody_max
+        return len(self.members) <= self.everybody_max
 
     # ---- changes
 

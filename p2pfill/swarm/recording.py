@@ -53,6 +53,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     now: float
     durable: bytes
     heard: bool
+    wanted: bytes | None = None
+    """Chunks; None: all."""
 
 
 class Difference(NamedTuple):
@@ -80,9 +82,10 @@ class RecordingFill(Fill):
         durable: Bitmap,
         *,
         heard: bool = True,
+        wanted: Bitmap | None = None,
     ) -> None:
         """As `Fill`; `seed` is what `random` was made of, and `write` takes one line at a time."""
-        super().__init__(manifest, me, policy, random, now, durable, heard=heard)
+        super().__init__(manifest, me, policy, random, now, durable, heard=heard, wanted=wanted)
         self._write = write
         header = Header(
             FORMAT,
@@ -95,6 +98,7 @@ class RecordingFill(Fill):
             now,
             durable.to_bytes(),
             heard,
+            None if wanted is None else wanted.to_bytes(),
         )
         write(_encode(header))
 
@@ -155,9 +159,11 @@ def _fill_of(line: bytes, make_random: Callable[[str], Random]) -> Fill:
         # A cached property: what is there already is not worked out from the digests.
         manifest.__dict__["title_id"] = TitleId(header.title_id)
         durable = Bitmap.from_bytes(header.durable, count)
+        wanted = None if header.wanted is None else Bitmap.from_bytes(header.wanted, count)
     except (msgspec.MsgspecError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"line 1 is not the beginning of a recording: {error}") from error
-    return Fill(manifest, header.node, header.policy, make_random(header.seed), header.now, durable, heard=header.heard)
+    chance = make_random(header.seed)
+    return Fill(manifest, header.node, header.policy, chance, header.now, durable, heard=header.heard, wanted=wanted)
 
 
 def _call_of(number: int, line: bytes) -> _Handled | _Polled:

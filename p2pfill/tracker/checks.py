@@ -13,6 +13,7 @@ from p2pfill.model import limits
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import EvictReport, NodeReport, TitleReport
+from p2pfill.model.selection import check_patterns
 from p2pfill.model.selector import Selector
 from p2pfill.origin.urls import check_origin, shown
 from p2pfill.tracker.records import FillRequest
@@ -193,6 +194,10 @@ def check_fill(request: FillRequest) -> Selector:
             check_origin(url)
         except ConfigError as error:
             raise RequestRefused(str(error)) from error
+    try:
+        check_patterns(request.files)
+    except ConfigError as error:
+        raise RequestRefused(str(error)) from error
     require(len(request.call_id) <= CALL_ID_CHARS_MAX, f"call_id is longer than {CALL_ID_CHARS_MAX} characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:

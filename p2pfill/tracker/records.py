@@ -56,6 +56,9 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: FillPolicy = FillPolicy()
     deadline: float | None = None
     """When the title should be live on all nodes; among fills of one priority the earlier goes first."""
+    files: tuple[str, ...] = ()
+    """Which files of the title: paths, directories with a slash at the end, and patterns (`model.selection.select`).
+    Empty: all."""
     call_id: str = ""
     """Of the caller's choice, as a random number: a call with that of the call before is the same call, sent again
     since its answer was lost, and changes nothing."""
@@ -82,6 +85,12 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Higher than those of all orders before; ordering the same again gives a new one."""
     call_id: str = ""
     """Of the last call that ordered it."""
+    selection: bytes = b""
+    """The files that `request.files` means, a bit for each; empty: all."""
+    file_count: int = 0
+    """How many those are; 0: all."""
+    file_bytes: int = 0
+    """How long those are together; 0: the whole title."""
 
     @property
     def urgency(self) -> Urgency:
@@ -161,6 +170,7 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     fill: FillRecord
     title_name: str
     title_bytes: int
+    """Of the files that are ordered."""
     done: bool
     """At least one node is assigned, and all of them are live with the title or are to hold a newer one of its name."""
     totals: FillTotals

@@ -30,12 +30,15 @@ from typing import Final
 import msgspec
 import trio
 
+from p2pfill.errors import ConfigError
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, OriginReport, RosterEntry, TitleReport
+from p2pfill.model.selection import bytes_of_selection, encode_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
@@ -82,6 +85,10 @@ NODES_MAX: Final = 100_000
 TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
+
+PARTS_NODES_MAX: Final = 256
+"""Caches of a title of which some want a part, up to which all of them are told of all: who wants what is said of those
+in the roster only. Half of the links that a node may have; in a larger fleet chunks come by detours, and twice."""
 
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
@@ -268,6 +275,7 @@ class Service:
         """
         selector = check_fill(request)
         title = self.title(request.title).title
+        selection, file_bytes = await self._select(title, request.files)
         if len(self._matching(selector)) < nodes_min:
             raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
         wanted = msgspec.structs.replace(request, call_id="")
@@ -284,10 +292,15 @@ class Service:
             created_at=time.time() if before is None else before.created_at,
             number=self._number,
             call_id=request.call_id,
+            selection=encode_selection(selection),
+            file_count=0 if selection is None else selection.count(),
+            file_bytes=file_bytes,
         )
         await self._catalogue.add_fill(fill, self._matching(selector))
         if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
             self._index_fill(fill, selector)
+        if fill.selection:
+            self._rosters.renew(title)  # some want a part from now on, and all are told of all
         if title in self.withdrawn:
             self.withdrawn.discard(title)
             for state in self.nodes.values():
@@ -303,6 +316,47 @@ class Service:
             self._note_order(node_id, title)
         others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
         return FillCreated(fill.fill_id, sorted(assigned), others)
+
+    async def _select(self, title: str, patterns: tuple[str, ...]) -> tuple[Bitmap | None, int]:
+        """Return the files of a title that patterns mean, None for all, and how long they are together, 0 for all.
+
+        Raises `RequestRefused`, `StoreError`.
+        """
+        if not patterns:
+            return None, 0
+        encoded = await self.manifest(title)
+
+        def find() -> tuple[Bitmap | None, int]:
+            manifest = Manifest.decode(encoded)
+            selection = select(manifest.files, patterns)
+            return selection, 0 if selection is None else bytes_of_selection(manifest, selection)
+
+        try:
+            return await trio.to_thread.run_sync(find)  # a million files take seconds
+        except ConfigError as error:
+            raise RequestRefused(str(error)) from error
+
+    def selection_of(self, node_id: str, title: str) -> bytes:
+        """Return which files of a title its orders have a node hold, a bit for each; empty: all."""
+        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
+        chosen = [self.fills[fill_id].selection for fill_id in fills]
+        if not all(chosen) or not chosen:
+            return b""
+        total = 0
+        for bits in chosen:
+            total |= int.from_bytes(bits, "little")
+        # All files together are still said bit by bit, which whoever reads it takes for all.
+        return total.to_bytes(len(chosen[0]), "little")
+
+    def _selections(self, title: str, roster: list[RosterEntry]) -> list[bytes]:
+        """Note in a roster which files each of its caches wants; return the selections that its entries name."""
+        if not any(self.fills[fill_id].selection for fill_id in self._fills_by_title.get(title, ())):
+            return []
+        numbers: dict[bytes, int] = {}
+        for entry in roster:
+            if entry.filling and (chosen := self.selection_of(entry.node.id, title)):
+                entry.selection = numbers.setdefault(chosen, len(numbers) + 1)
+        return list(numbers)
 
     def _same_name(self, title: str) -> set[str]:
         """Return the versions of a title, itself among them."""
@@ -623,7 +677,7 @@ class Service:
         It counts in elections where it wants the title, or has wanted it.
         """
         node_id, report, is_wanted = state.info.id, state.titles.get(title), self.is_wanted(state.info.id, title)
-        lacks = is_wanted and (report is None or report.state != "live")
+        lacks = is_wanted and (report is None or report.state != "live" or self._wants_more(node_id, title, report))
         if lacks:
             state.unfinished.setdefault(title)
         else:
@@ -631,6 +685,12 @@ class Service:
         if is_wanted != (title in state.feed):
             self._note_order(node_id, title)
         return Standing(self._member(state, title, is_wanted), lacks and state.alive and state.has_said_all)
+
+    def _wants_more(self, node_id: str, title: str, report: TitleReport) -> bool:
+        """Tell whether other files of a title that a node is live with may have been ordered since."""
+        if not report.files and not self.selection_of(node_id, title):
+            return False
+        return report.number < self._number_for(node_id, title)
 
     def _member(self, state: NodeState, title: str, is_wanted: bool) -> Member | None:
         report = state.titles.get(title)
@@ -685,7 +745,10 @@ class Service:
     def _new_around(self, title: str) -> Neighbourhoods:
         # Of a title that some hold and nobody has published, no neighbourhood is ever asked for.
         record = self.titles.get(title)
-        return self._make_around(title_id_from_hex(title), record.chunk_count if record is not None else 1)
+        around = self._make_around(title_id_from_hex(title), record.chunk_count if record is not None else 1)
+        if any(self.fills[fill_id].selection for fill_id in self._fills_by_title.get(title, ())):
+            around.everybody_max = max(around.everybody_max, PARTS_NODES_MAX)
+        return around
 
     def _receivers(self, title: str, among: set[str] | None = None) -> set[str]:
         """Return the nodes (all, or those `among` some) that have an order for a title."""
@@ -809,6 +872,7 @@ class Service:
         fills = sorted((self.fills[fill_id] for fill_id in fill_ids), key=urgency)
         sought = sought or self._rosters.is_sought(title)
         around = self._rosters.around(title) if sought else None
+        roster = [] if around is None else self._ranked(node_id, title, around)
         return Order(
             fill_id=fills[0].fill_id,
             title=title,
@@ -816,10 +880,12 @@ class Service:
             costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
             priority=fills[0].request.priority,
             policy=fills[0].request.policy,
-            roster=[] if around is None else self._ranked(node_id, title, around),
+            roster=roster,
             deadline=fills[0].request.deadline,
             election=None if around is None else around.election(self.node(node_id).info),
             number=max(fill.number for fill in fills),
+            files=self.selection_of(node_id, title),
+            selections=self._selections(title, roster),
         )
 
     def roster(self, node_id: str, title: str) -> list[RosterEntry]:
@@ -840,7 +906,7 @@ class Service:
         report = state.titles.get(title)
         return ranking.Candidate(
             node=state.info,
-            filling=member.counts and (report is None or report.state != "live"),
+            filling=member.counts and (report is None or report.state != "live" or title in state.unfinished),
             have_chunks=0 if report is None else report.have_chunks,
             chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,
             upload_active=state.report.upload_active,

@@ -56,7 +56,7 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
     return FillStatus(
         fill=_without_secrets(fill),
         title_name="" if record is None else record.name,
-        title_bytes=0 if record is None else record.size,
+        title_bytes=fill.file_bytes or (0 if record is None else record.size),
         done=totals.nodes > 0 and totals.live + totals.superseded == totals.nodes,
         totals=totals,
         nodes=nodes,

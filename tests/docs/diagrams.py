@@ -23,6 +23,7 @@ CALLS: Final[dict[str, Call]] = {
 """Everything that can be done to one chunk."""
 
 WAYS: Final[dict[ChunkState, tuple[str, ...]]] = {
+    ChunkState.UNWANTED: (),
     ChunkState.MISSING: (),
     ChunkState.REQUESTED: ("request",),
     ChunkState.VERIFIED: ("request", "verify"),
@@ -35,7 +36,8 @@ def ledger_transitions() -> Iterator[tuple[ChunkState, str, ChunkState]]:
     """Yield (state, call, next state) for every call that a real ledger allows in each state."""
     for state, way in WAYS.items():
         for name, call in CALLS.items():
-            ledger = ChunkLedger(1, Bitmap(1))
+            wanted = Bitmap(1) if state is ChunkState.UNWANTED else Bitmap.full(1)
+            ledger = ChunkLedger(1, Bitmap(1), wanted)
             for step in way:
                 CALLS[step](ledger)
             try:
@@ -50,6 +52,7 @@ def ledger_diagram() -> str:
     """Return the ledger's states as a Mermaid diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {ChunkState.MISSING.name}"]
     lines += [f"    {state.name} --> {target.name}: {name}" for state, name, target in ledger_transitions()]
+    lines.append(f"    [*] --> {ChunkState.UNWANTED.name}: of no file that is ordered")
     lines.append(f"    [*] --> {ChunkState.DURABLE.name}: in the journal at start")
     return "\n".join(lines)
 

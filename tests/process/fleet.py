@@ -363,15 +363,17 @@ class Fleet:
     def alive(self) -> set[str]:
         return {node["info"]["id"] for node in self.get("/v1/nodes")["nodes"] if node["alive"]}
 
-    def order(self, title: Title, origins: Iterable[str], to: str = "all", **policy: float) -> str:
-        """Order a fill, with `p2pfill fill` where no policy is asked for; return its id."""
-        if not policy:
+    def order(
+        self, title: Title, origins: Iterable[str], to: str = "all", files: Iterable[str] = (), **policy: float
+    ) -> str:
+        """Order a fill, with `p2pfill fill` where neither files nor a policy are asked for; return its id."""
+        if not policy and not files:
             flags = [flag for origin in origins for flag in ("--origin", origin)]
             done = cli("fill", str(title.fill), "--tracker", self.url, *flags, "--to", to, "--later", "--json")
             assert done.code == 0, done
             return str(json.loads(done.out)["fill"])
         self._send("PUT", f"/v1/titles/{title.id}", title.manifest.encode())
-        body = {"title": title.id, "selector": to, "origins": list(origins), "policy": policy}
+        body = {"title": title.id, "selector": to, "origins": list(origins), "policy": policy, "files": list(files)}
         return str(self._send("POST", "/v1/fills", json.dumps(body).encode())["fill_id"])
 
     def withdraw(self, fill_id: str) -> None:

@@ -654,6 +654,19 @@ def test_what_is_being_copied_is_not_asked_for_and_what_was_not_right_is() -> No
     assert fill.duplicate_bytes == 0
 
 
+def test_a_chunk_of_a_request_that_was_given_up_too_late_counts_for_whoever_sent_it() -> None:
+    fill = World({"a": ["a1"]}, chunk_count=4).fills["a1"]
+    fill.handle(0.0, events.OriginConfigured(ORIGIN))
+    # First the one that came in vain is heard of, since the chunk was sealed already; then the one that sealed it.
+    fill.handle(1.0, events.ChunkFound(1))
+    assert fill.bytes_by_scope[Scope.ORIGIN] == 0
+    fill.handle(1.0, events.ChunkFound(1, ORIGIN))
+    assert fill.bytes_by_scope[Scope.ORIGIN] == CHUNK_SIZE
+    fill.handle(1.0, events.ChunkFound(1, ORIGIN))
+    fill.handle(1.0, events.ChunkFound(2, ORIGIN))
+    assert fill.bytes_by_scope[Scope.ORIGIN] == 2 * CHUNK_SIZE
+
+
 def test_a_chunk_that_comes_of_the_origin_while_it_is_to_be_copied_is_taken_in() -> None:
     """An origin without Range sends what nobody has asked for, too."""
     world = World({"a": ["a1"]}, chunk_count=4)

@@ -115,10 +115,10 @@ class WatchedEngine(Engine):
 
     check: Callable[[Owner, Arrival], None]
 
-    def arrived(self, owner: Owner, arrival: Arrival) -> None:
+    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
         """Note it."""
         self.check(owner, arrival)
-        super().arrived(owner, arrival)
+        super().arrived(owner, arrival, source)
 
     def task_faulted(self, task: FillTask, error: BaseException) -> None:
         """It is ours."""

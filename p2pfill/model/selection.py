@@ -1,0 +1,127 @@
+"""Some files of a title: named by people in patterns, and from then on a bit for each of the title's files.
+
+None stands for all files, so that whoever wants whole titles keeps nothing. The chunks of a selection are those that
+hold a byte of one of its files; a chunk may hold bytes of other files too, since small files share chunks
+(`model.cut`), and is fetched whole, because only whole chunks can be verified.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import translate
+from typing import Final
+
+from p2pfill.errors import ConfigError, ManifestError
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.files import Files
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.paths import show
+
+PATTERNS_MAX: Final = 10_000
+"""Several times the files of an episode in all its renditions."""
+
+PATTERN_CHARS_MAX: Final = 4096
+"""As long as a path may be."""
+
+WILDCARDS_MAX: Final = 64
+"""Patterns that are more than a path or a directory: each is tried on every file, of which there may be a million."""
+
+_WILD: Final = re.compile(r"[*?[]")
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Raise `ConfigError` where there are too many patterns, or one is no pattern."""
+    if len(patterns) > PATTERNS_MAX:
+        raise ConfigError(f"{len(patterns)} files are named: at most {PATTERNS_MAX} are allowed; use patterns")
+    wild = sum(_WILD.search(pattern) is not None for pattern in patterns)
+    if wild > WILDCARDS_MAX:
+        raise ConfigError(f"{wild} patterns have wildcards: at most {WILDCARDS_MAX} are allowed")
+    for pattern in patterns:
+        if not 0 < len(pattern) <= PATTERN_CHARS_MAX:
+            raise ConfigError(f"a file is named by 1 to {PATTERN_CHARS_MAX} characters, not {len(pattern)}")
+
+
+def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
+    """Return the files that some pattern means, a bit for each file; None: all.
+
+    A pattern is the path of a file, a directory with a slash at its end, or has the wildcards of a shell, where `*`
+    stands for any characters, slashes too. Raises `ConfigError` for one that means no file of the title.
+    """
+    check_patterns(patterns)
+    found = Bitmap(len(files))
+    plain = {pattern for pattern in patterns if not _WILD.search(pattern) and not pattern.endswith("/")}
+    directories = {pattern for pattern in patterns if pattern.endswith("/") and not _WILD.search(pattern)}
+    wild = [(pattern, re.compile(translate(pattern)).match) for pattern in patterns if _WILD.search(pattern)]
+    unused = set(patterns)
+    for index, (path, *_) in enumerate(files.records()):
+        meant = [path] if path in plain else []
+        meant += [above for above in _above(path) if above in directories] if directories else []
+        meant += [pattern for pattern, matches in wild if matches(path)]
+        if meant:
+            found.add(index)
+            unused.difference_update(meant)
+    if unused:
+        named = show(min(unused))
+        more = f", nor {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise ConfigError(f"no file of the title is meant by {named}{more}; p2pfill files lists them")
+    return as_selection(found)
+
+
+def _above(path: str) -> Iterable[str]:
+    at = path.find("/")
+    while at >= 0:
+        yield path[: at + 1]
+        at = path.find("/", at + 1)
+
+
+def as_selection(chosen: Bitmap) -> Bitmap | None:
+    """Return a bit for each file as a selection: None where all are chosen."""
+    return None if chosen.all() else chosen
+
+
+def union(one: Bitmap | None, other: Bitmap | None) -> Bitmap | None:
+    """Return the files of two selections of one title together."""
+    return None if one is None or other is None else as_selection(one | other)
+
+
+def is_selected(selection: Bitmap | None, index: int) -> bool:
+    """Tell whether a file is in a selection."""
+    return selection is None or selection[index]
+
+
+def chunks_of_file(manifest: Manifest, index: int) -> range:
+    """Return the chunks that hold bytes of a file."""
+    return manifest.cut.chunks(*manifest.files.span(index))
+
+
+def chunks_of_selection(manifest: Manifest, selection: Bitmap | None) -> Bitmap:
+    """Return the chunks that hold bytes of the files of a selection."""
+    if selection is None:
+        return Bitmap.full(manifest.chunk_count)
+    chunks = Bitmap(manifest.chunk_count)
+    for index in selection.indexes():
+        chunks.add_all(chunks_of_file(manifest, index))
+    return chunks
+
+
+def bytes_of_selection(manifest: Manifest, selection: Bitmap | None) -> int:
+    """Return how long the files of a selection are together."""
+    if selection is None:
+        return manifest.size
+    return sum(manifest.files.size(index) for index in selection.indexes())
+
+
+def encode_selection(selection: Bitmap | None) -> bytes:
+    """Return a selection as orders carry it: empty for all files, else a bit a file."""
+    return b"" if selection is None else selection.to_bytes()
+
+
+def decode_selection(data: bytes, file_count: int) -> Bitmap | None:
+    """Return the selection in an order. Raises `ManifestError` where it is not one of a title of `file_count` files."""
+    if not data:
+        return None
+    try:
+        return as_selection(Bitmap.from_bytes(data, file_count))
+    except ValueError as error:
+        raise ManifestError(f"a selection is of another title than this one of {file_count} files: {error}") from error

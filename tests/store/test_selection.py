@@ -1,0 +1,279 @@
+"""Some files of a title on disk: only they are seen, and what shares chunks with them is kept out of sight."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from p2pfill.errors import ConfigError, ManifestError, StoreError
+from p2pfill.model import limits
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.selection import (
+    chunks_of_file,
+    chunks_of_selection,
+    decode_selection,
+    encode_selection,
+    select,
+    union,
+)
+from p2pfill.store import Store, StoredTitle, publish
+from p2pfill.store.scrub import examine
+
+CHUNK = limits.CHUNK_SIZE_MIN
+
+SIZES = {
+    "1080p/a": 2 * CHUNK + 9, "1080p/b": CHUNK, "2160p/a": 4 * CHUNK + 1, "audio/de": 300, "audio/en": CHUNK // 2,
+    "audio/fr": CHUNK // 2, "empty": 0, "meta/x": 5, "subs/deep/y": 70, "subs/z": CHUNK - 1, "z": CHUNK + 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    rng = random.Random(11)
+    for name, size in SIZES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(rng.randbytes(size))
+    (root / "nothing").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifest(tree: Path) -> Manifest:
+    return publish(tree, name="film", chunk_size=CHUNK).manifest
+
+
+@pytest.fixture(scope="module")
+def data(tree: Path, manifest: Manifest) -> list[bytes]:
+    files = [(tree / entry.path).read_bytes() for entry in manifest.files]
+    return [
+        b"".join(files[index][offset : offset + length] for index, offset, length in manifest.segments(chunk))
+        for chunk in range(manifest.chunk_count)
+    ]
+
+
+def fetch(stored: StoredTitle, data: list[bytes], count: int | None = None) -> None:
+    """Write and commit chunks that are lacking, all or the first `count`."""
+    stored.begin_again()
+    lacking = list(stored.wanted.and_not(stored.have).indexes())[:count]
+    for chunk in lacking:
+        stored.write_chunk(chunk, data[chunk])
+        assert stored.check_blake3(chunk)
+    stored.commit(lacking)
+
+
+def shown(root: Path) -> set[str]:
+    """Return the paths of the files that viewers see of the title."""
+    live = root / "live" / "film"
+    return {str(path.relative_to(live)) for path in live.rglob("*") if path.is_file()}
+
+
+def paths(manifest: Manifest, selection: Bitmap | None) -> set[str]:
+    indexes = range(len(manifest.files)) if selection is None else selection.indexes()
+    return {manifest.files.path(index) for index in indexes}
+
+
+def check(root: Path, tree: Path, manifest: Manifest, stored: StoredTitle) -> None:
+    """The files that are seen are those that are wanted, as they were published; what is held reads back right."""
+    if stored.live and not stored.takes_writes:
+        assert shown(root) == paths(manifest, stored.selection)
+    for path in shown(root) if stored.live else ():
+        assert (root / "live" / "film" / path).read_bytes() == (tree / path).read_bytes(), path
+        assert (root / "live" / "film" / path).stat().st_mtime == int((tree / path).stat().st_mtime)
+    for chunk in stored.have.indexes():
+        assert stored.check_blake3(chunk), chunk
+
+
+def test_patterns(manifest: Manifest) -> None:
+    files = manifest.files
+    assert paths(manifest, select(files, ["1080p/a", "audio/"])) == {"1080p/a", "audio/de", "audio/en", "audio/fr"}
+    assert paths(manifest, select(files, ["subs/*", "?"])) == {"subs/deep/y", "subs/z", "z"}
+    assert paths(manifest, select(files, ["audio/[de]*"])) == {"audio/de", "audio/en"}
+    assert select(files, ["*"]) is None
+    with pytest.raises(ConfigError, match=r"meant by 'audio', nor 1 more"):
+        select(files, ["audio", "z", "zz"])
+    with pytest.raises(ConfigError, match="10001 files"):
+        select(files, ["z"] * 10_001)
+    with pytest.raises(ConfigError, match="65 patterns"):
+        select(files, ["*"] * 65)
+
+
+def test_a_selection_of_another_title_is_refused(manifest: Manifest) -> None:
+    chosen = select(manifest.files, ["z"])
+    count = len(manifest.files)
+    assert decode_selection(encode_selection(chosen), count) == chosen
+    assert decode_selection(encode_selection(None), count) is None
+    for data in (b"\x01", b"\x01\xff", b"\x01\x00\x00"):
+        with pytest.raises(ManifestError, match="of another title"):
+            decode_selection(data, count)
+
+
+def test_only_what_is_wanted_is_seen(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
+    chosen = select(manifest.files, ["2160p/a", "audio/en", "empty"])
+    assert chosen is not None
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, chosen)
+        assert not (tmp_path / "filling" / manifest.title_id.hex() / "files" / "1080p").exists()
+        assert stored.wanted == chunks_of_selection(manifest, chosen)
+        fetch(stored, data, 2)
+        with pytest.raises(StoreError, match="chunks are missing"):
+            stored.go_live()
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert not (tmp_path / "live" / "film" / "nothing").exists()
+    # What shares a chunk with a wanted file is there, and nobody sees it.
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert stored.selection == chosen
+        assert stored.have == stored.wanted
+        check(tmp_path, tree, manifest, stored)
+        assert not examine(stored, list(stored.have.indexes()))[0]
+
+
+def test_more_files_come_as_lost_ones_do(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
+    first, more = select(manifest.files, ["audio/en"]), select(manifest.files, ["audio/fr", "1080p/", "empty"])
+    assert first is not None
+    assert more is not None
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, first)
+        fetch(stored, data)
+        stored.go_live()
+        held = stored.have.copy()
+        assert store.begin_fill(manifest, more) is stored
+        assert stored.takes_writes
+        assert shown(tmp_path) == {"audio/en", "empty"}
+        assert stored.have == held, "what is here already is fetched once"
+        fetch(stored, data, 1)
+        check(tmp_path, tree, manifest, stored)
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert stored.live
+        assert stored.takes_writes
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert shown(tmp_path) == paths(manifest, union(first, more))
+
+
+def test_a_rest_that_is_lost_is_found(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, select(manifest.files, ["audio/en"]))
+        fetch(stored, data)
+        stored.go_live()
+        shutil.rmtree(tmp_path / "titles" / manifest.title_id.hex() / "rest")
+        stored.let_go()
+        bad, lost = examine(stored, list(stored.have.indexes()))
+        assert bad
+        assert not lost
+        store.lose(stored, bad, lost)
+        assert shown(tmp_path) == {"audio/en"}
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert examine(stored, list(stored.have.indexes())) == ([], [])
+
+
+def test_files_are_dropped(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest)
+        fetch(stored, data)
+        stored.go_live()
+        kept = select(manifest.files, ["audio/de", "subs/z"])
+        assert kept is not None
+        gone = stored.drop_files(kept)
+        assert set(gone) == set(range(manifest.chunk_count)) - set(chunks_of_selection(manifest, kept).indexes())
+        check(tmp_path, tree, manifest, stored)
+        assert not (tmp_path / "live" / "film" / "1080p").exists()
+        assert (tmp_path / "live" / "film" / "subs").exists()
+        assert examine(stored, list(stored.have.indexes())) == ([], [])
+        # And back.
+        assert store.begin_fill(manifest) is stored
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert shown(tmp_path) == set(SIZES)
+
+
+selections = st.one_of(st.none(), st.sets(st.integers(0, len(SIZES) - 1), min_size=1))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("order"), selections),
+            st.tuples(st.just("fetch"), st.integers(0, 20)),
+            st.tuples(st.just("drop"), selections),
+            st.tuples(st.just("reopen"), st.none()),
+        ),
+        max_size=12,
+    )
+)
+def test_any_order_of_selections(
+    tree: Path, manifest: Manifest, data: list[bytes], steps: list[tuple[str, int | set[int] | None]]
+) -> None:
+    def as_bitmap(chosen: object) -> Bitmap | None:
+        if not isinstance(chosen, set):
+            return None
+        found = Bitmap(len(manifest.files))
+        found.add_all(chosen)
+        return None if found.all() else found
+
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        store = Store.open(root)
+        try:
+            ordered = as_bitmap({1})
+            stored = store.begin_fill(manifest, ordered)
+            for what, value in steps:
+                if what == "order":
+                    stored = store.begin_fill(manifest, as_bitmap(value))
+                    if not stored.live:
+                        assert stored.selection == as_bitmap(value)
+                elif what == "fetch" and stored.takes_writes:
+                    fetch(stored, data, value if isinstance(value, int) else None)
+                    if not stored.wanted.and_not(stored.have).any():
+                        stored.go_live()
+                elif what == "drop" and stored.live and not stored.takes_writes:
+                    target = as_bitmap(value)
+                    if target is not None and stored.selection is not None:
+                        target = target & stored.selection
+                    if target is not None and target.any():
+                        stored.drop_files(target)
+                elif what == "reopen":
+                    store.close()
+                    store = Store.open(root)
+                    stored = store.open_title(manifest.title_id)
+                check(root, tree, manifest, stored)
+            if stored.takes_writes:
+                fetch(stored, data)
+                stored.go_live()
+            check(root, tree, manifest, stored)
+            assert all(stored.have[chunk] for i in range(3) for chunk in chunks_of_file(manifest, i)
+                       if stored.selection is None or stored.selection[i])  # fmt: skip
+        finally:
+            store.close()
+
+
+def test_what_is_wanted_no_more_when_a_title_goes_live_takes_no_room(
+    tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]
+) -> None:
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, select(manifest.files, ["2160p/a", "audio/en"]))
+        fetch(stored, data, 3)
+        stored = store.begin_fill(manifest, select(manifest.files, ["audio/en"]))
+        fetch(stored, data)
+        stored.go_live()
+        assert stored.have == stored.wanted
+        kept = {int(path.name) for path in (tmp_path / "titles" / manifest.title_id.hex() / "rest").iterdir()}
+        assert kept
+        assert all(any(stored.wanted[c] for c in chunks_of_file(manifest, index)) for index in kept)
+        check(tmp_path, tree, manifest, stored)
