@@ -232,7 +232,7 @@ class TrackerAgent:
         """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""
         titles, orders = self._node.titles, self._standing.orders
         for title_id in changed.orders:
-            if titles.is_at_rest(title_id):
+            if self._is_done(title_id):
                 self._unfinished.pop(title_id, None)
             else:
                 self._unfinished[title_id] = None
@@ -243,8 +243,13 @@ class TrackerAgent:
             order = orders[title_id]
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)
-            if titles.is_at_rest(title_id):
+            if self._is_done(title_id):
                 self._unfinished.pop(title_id, None)
+
+    def _is_done(self, title_id: TitleId) -> bool:
+        with ErrorBoundary(self._node.log, f"look at title {title_id.hex()}"):
+            return self._node.titles.is_at_rest(title_id, self._standing.orders[title_id].files)
+        return False
 
     async def _remove(self, title: str) -> None:
         """Delete a title that was withdrawn; what the disk refuses is reported, and tried with the next orders."""

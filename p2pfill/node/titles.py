@@ -195,12 +195,18 @@ class TitleRegistry:
         title = self._titles.get(title_id)
         return title.phase if title is not None else TitlePhase.ABSENT
 
-    def is_at_rest(self, title_id: TitleId) -> bool:
-        """Tell whether a title is live, and nothing is to be done for it."""
+    def is_at_rest(self, title_id: TitleId, files: bytes) -> bool:
+        """Tell whether a title is live with the `files` of its order, and nothing is to be done for it.
+
+        Raises `ManifestError` where the order is of another title.
+        """
         title = self._titles.get(title_id)
         if title is None or title.phase is not TitlePhase.LIVE or title.refusal is not None or title.stored is None:
             return False
-        return title.stored.live and not title.stored.takes_writes and (title.fill is None or title.fill.done.is_set())
+        stored = title.stored
+        if not stored.live or stored.takes_writes or (title.fill is not None and not title.fill.done.is_set()):
+            return False
+        return not stored.would_select(decode_selection(files, len(stored.manifest.files)))
 
     def fill_of(self, title_id: TitleId) -> FillDriver | None:
         """Return a title's fill, or the last one while that is kept (`FINISHED_MAX`)."""

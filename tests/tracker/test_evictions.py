@@ -54,7 +54,7 @@ async def test_a_disk_that_is_low_on_space_is_said_to_be(client: TrackerClient, 
     assert [one.is_low for one in (await client.holders(title)).holders] == [True]
     assert any("low on space" in note for note in (await client.explain("n1", title)).notes)
     console = Console(record=True, width=200, file=io.StringIO())
-    console.print(nodes_table(await client.nodes(), 10))
+    console.print(nodes_table(await client.nodes(), 10, 200))
     assert "5 MiB low" in console.export_text()
     report.sequence, report.disk = 2, DiskReport(1 << 40, 2 << 30, 1 << 30)
     await client.heartbeat(report)
