@@ -43,10 +43,9 @@ def use_of(title_id: TitleId, directory: Path, *, live: bool) -> TitleUse:
             except FileNotFoundError:
                 continue
             blocks += status.st_blocks
+            was_read = is_shown and status.st_atime_ns != status.st_mtime_ns
             # Later than now: the clock was wrong once, or whoever published it has set it so.
-            if (
-                is_shown and status.st_atime_ns != status.st_mtime_ns and read_at < status.st_atime <= now
-            ):
+            if was_read and read_at < status.st_atime <= now:
                 read_at = status.st_atime
     return TitleUse(title_id, max(noted_at, read_at), read_at, 512 * blocks)
 
