@@ -128,6 +128,8 @@ class Fill:
         self._tick_at = now
         self._patience_s = policy.stall_wait_s
         self._masters.claims.time_s = policy.stall_wait_s + manifest.chunk_size / LEAST_RATE_BYTES_S
+        self._has_prices = False
+        """Whether it is known what any origin costs."""
         self._out: deque[actions.Action] = deque()
         self._completed = False
 
@@ -149,7 +151,7 @@ class Fill:
                     self._tick_at = now  # before it is asked: with it the way is open again
             case events.OriginPriced(source, cost):
                 if (origin := self.sources.get(source)) is not None:
-                    origin.cost = cost
+                    origin.cost, self._has_prices = cost, True
             case events.SourceLost(source, reason):
                 self._lose_source(now, source, reason)
             case events.HoldingsArrived(source, holdings):
@@ -693,7 +695,7 @@ class Fill:
             ready = [source for source in open_sources if source.scope == scope]
             if not ready or (scope != Scope.ISP and not self._heard):
                 continue
-            if scope == Scope.ORIGIN:
+            if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
             wanted = self._wanted(now, scope)
             if not wanted.any():

@@ -263,7 +263,8 @@ class Title:
 class Fleet:
     """A tracker and caches below `directory`, each a process."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tracker_options: tuple[str, ...] = ()) -> None:
+        self._tracker_options = tracker_options
         self.directory = directory
         self.nodes: dict[str, Proc] = {}
         self._settings: dict[str, tuple[str, ...]] = {}
@@ -276,7 +277,7 @@ class Fleet:
 
     def _start_tracker(self, listen: str) -> Proc:
         arguments = ["tracker", "--listen", listen, "--db", f"sqlite:///{self.directory}/tracker.db"]
-        arguments += ["--heartbeat", "0.5", "--until-eof", "--json"]
+        arguments += ["--heartbeat", "0.5", "--until-eof", "--json", *self._tracker_options]
         return Proc("tracker", "p2pfill.cli", arguments, self.directory / "tracker.log")
 
     def restart_tracker(self) -> None:
