@@ -132,7 +132,7 @@ def _table(report: EvictReport, request: EvictRequest) -> Table:
         table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
     for fate in report.titles:
         table.add_row(
-            Text(printable(fate.name)), fate.title[:ID_CHARS], show_bytes(fate.size), _when(fate.used_at),
+            Text(_what(fate)), fate.title[:ID_CHARS], show_bytes(fate.size), _when(fate.used_at),
             _verdict(fate, dry_run=request.dry_run),
         )  # fmt: skip
     if report.more:
@@ -142,6 +142,10 @@ def _table(report: EvictReport, request: EvictRequest) -> Table:
 
 def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) if at else ""
+
+
+def _what(fate: TitleFate) -> str:
+    return printable(f"{plural(fate.files, 'file')} of {fate.name}" if fate.files else fate.name)
 
 
 def _verdict(fate: TitleFate, *, dry_run: bool) -> str:

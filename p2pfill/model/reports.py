@@ -170,6 +170,8 @@ class TitleFate(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     kept_by: Keeper = ""
     goes: bool = False
     """It has gone, or would."""
+    files: int = 0
+    """How many of its files are meant, and not the others, which are ordered; 0: the whole title."""
 
 
 class EvictReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):

@@ -156,11 +156,15 @@ class Evictor:
                 # Looked at anew for each: what is deleted takes a while, and the next may be in use, or wanted, by now.
                 title_id = candidate.title_id
                 if await self.keeper(candidate) == "":
+                    what = f"{candidate.files} files of title" if candidate.files else "title"
                     self._log.warning(
-                        "title %s goes, since room is needed and nobody has ordered it; last used %s",
-                        title_id.hex(), time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(candidate.used_at)),
+                        "%s %s goes, since room is needed and nobody has ordered it; last used %s",
+                        what, title_id.hex(), time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(candidate.used_at)),
                     )  # fmt: skip
-                    await self.evict(title_id)
+                    if candidate.files:
+                        await self._titles.drop_surplus(title_id)
+                    else:
+                        await self.evict(title_id)
                     note(candidate)
                     went = True
         return went
@@ -188,7 +192,13 @@ class Evictor:
         Who has a file open is asked when the turn of a title comes, since who opens one in that moment has to wait.
         """
         ids = [title_id for title_id in await trio.to_thread.run_sync(self._store.ids) if not self._kept_by(title_id)]
-        return sorted(await self.uses(ids), key=lambda use: (use.used_at, use.title_id))
+        parts = [title_id for title_id in self._titles.orders or () if self._titles.surplus(title_id).files]
+        found = await self.uses(ids)
+        for use in await self.uses([title_id for title_id in parts if self._kept_by(title_id) == "order"]):
+            files, size = self._titles.surplus(use.title_id)
+            if files:
+                found.append(use._replace(size=size, files=files))
+        return sorted(found, key=lambda use: (use.used_at, use.title_id))
 
     async def uses(self, ids: Sequence[TitleId]) -> list[TitleUse]:
         """Return what the disk knows of the use of titles. Raises `StoreError`."""
@@ -200,18 +210,22 @@ class Evictor:
     async def keeper(self, use: TitleUse) -> Keeper:
         """Tell what keeps a title now; its files are looked at, too."""
         title_id = use.title_id
-        if kept_by := self._kept_by(title_id):
+        if kept_by := self._kept_by(title_id, of_files=use.files):
             return kept_by
         if time.time() < use.read_at + IDLE_S or await self._is_open(title_id):
             return "use"
-        return self._kept_by(title_id)  # again: it may have been ordered while its files were looked at
+        # Again: it may have been ordered while its files were looked at.
+        return self._kept_by(title_id, of_files=use.files)
 
-    def _kept_by(self, title_id: TitleId) -> Keeper:
-        """Tell what keeps a title, as far as that is known without a look at its files."""
+    def _kept_by(self, title_id: TitleId, *, of_files: int = 0) -> Keeper:
+        """Tell what keeps a title, or files of it that its order does not name, as far as that is known without a look.
+
+        A title in which somebody uses a file keeps all of them: which one it is cannot be told.
+        """
         titles = self._titles
         if titles.orders is None:
             return "unknown"
-        if title_id in titles.orders:
+        if title_id in titles.orders and (not of_files or titles.surplus(title_id).files != of_files):
             return "order"
         if title_id in titles.pinned:
             return "pin"

@@ -69,7 +69,8 @@ class Evictions:
         report.state = "done"
 
     def _fate(self, use: TitleUse, kept_by: Keeper) -> TitleFate:
-        return TitleFate(use.title_id.hex(), self._name(use.title_id), use.size, max(0.0, use.used_at), kept_by)
+        name, used_at = self._name(use.title_id), max(0.0, use.used_at)
+        return TitleFate(use.title_id.hex(), name, use.size, used_at, kept_by, files=use.files)
 
     def _name(self, title_id: TitleId) -> str:
         stored = self._titles.stored(title_id)

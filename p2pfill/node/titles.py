@@ -516,6 +516,43 @@ class TitleRegistry:
 
     # ---- eviction
 
+    def surplus(self, title_id: TitleId) -> Surplus:
+        """Return how many files of a title are here that its order does not name, and what they take at most."""
+        title, order = self._titles.get(title_id), (self.orders or {}).get(title_id)
+        if title is None or title.stored is None or order is None or title.phase is not TitlePhase.LIVE:
+            return Surplus()
+        manifest, selection = title.stored.manifest, title.stored.selection
+        if not order.files or title.stored.takes_writes or (title.fill is not None and not title.fill.done.is_set()):
+            return Surplus()
+        with ErrorBoundary(self._log, f"look at title {title_id.hex()}"):
+            ordered = decode_selection(order.files, len(manifest.files))
+            if ordered is not None:
+                held = Bitmap.full(len(ordered)) if selection is None else selection
+                more = held.and_not(ordered)
+                return Surplus(more.count(), sum(map(manifest.files.size, more.indexes())))
+        return Surplus()
+
+    async def drop_surplus(self, title_id: TitleId) -> None:
+        """Delete the files of a title that its order does not name. Raises `StoreError` where the disk refuses."""
+        title, order = self._titles.get(title_id), (self.orders or {}).get(title_id)
+        if title is None or (stored := title.stored) is None or order is None:
+            return
+        async with self._repairs:
+            ordered = decode_selection(order.files, len(stored.manifest.files))
+            if ordered is None or not self.surplus(title_id).files:
+                return
+            if stored.selection is not None:
+                ordered = ordered & stored.selection
+            gone = await trio.to_thread.run_sync(
+                lambda: list(stored.have.and_not(chunks_of_selection(stored.manifest, ordered)).indexes())
+            )
+            # First nobody is promised any of it.
+            self._engine.lose(trio.current_time(), title_id, gone)
+            self._wake()
+            await trio.to_thread.run_sync(stored.drop_files, ordered)
+            title.fill, title.said = None, b""
+            self.untold.note([title_id])
+
     async def stop_serving(self, title_id: TitleId) -> None:
         """Have neither this node nor others use a title any more: its files are about to go."""
         title = self._title(title_id)
@@ -616,6 +653,14 @@ class TitleRegistry:
             origins += order.origins
             roster, policy = roster_of(order, self._me, stored.manifest), order.policy
         title.fill = self._begin(title, stored, origins, policy, roster, None)
+
+
+class Surplus(NamedTuple):
+    """Files of a live title that its order does not name."""
+
+    files: int = 0
+    size: int = 0
+    """Their bytes."""
 
 
 class Roster(NamedTuple):

@@ -29,6 +29,8 @@ class TitleUse(NamedTuple):
     """When somebody else has read a file of it, 0 where that is not known."""
     size: int
     """Bytes that it takes on disk."""
+    files: int = 0
+    """How many of its files are meant, of which the others stay; 0: the whole title."""
 
 
 def use_of(title_id: TitleId, directory: Path, *, live: bool) -> TitleUse:

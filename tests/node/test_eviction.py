@@ -142,6 +142,47 @@ async def test_below_the_floor_what_nobody_wants_goes_and_nothing_else(
         assert verify_tree(tmp_path / "a1" / "live" / name, titles[name]).ok
 
 
+async def test_files_that_no_order_names_go_and_the_others_stay(tmp_path: Path) -> None:
+    src = tmp_path / "src" / "film"
+    src.mkdir(parents=True)
+    for name in ("hd", "sd", "uhd"):
+        (src / name).write_bytes(os.urandom(3 * CHUNK + 7))
+    (src / "subtitles").write_bytes(os.urandom(100))
+    manifest = publish(src, name="film", chunk_size=CHUNK).manifest
+    title_id = manifest.title_id
+    live = tmp_path / "a1" / "live" / "film"
+
+    def here() -> set[str]:
+        return {path.name for path in live.iterdir()}
+
+    async with node_with_tracker(tmp_path) as (node, client):
+        whole = await fill(tmp_path, node, client, manifest)
+        assert await node.evictor.candidates() == []
+        some = FillRequest(title_id.hex(), "all", [str(src)], files=("hd", "subtitles"))
+        await client.post_fill(some)
+        await client.delete_fill(whole)
+        await until(lambda: node.titles.surplus(title_id).files == 2)
+        assert here() == {"hd", "sd", "uhd", "subtitles"}, "they stay until room is needed"
+        (candidate,) = await node.evictor.candidates()
+        assert (candidate.title_id, candidate.files, candidate.size) == (title_id, 2, 2 * (3 * CHUNK + 7))
+        with (live / "hd").open("rb"):
+            found, more = await trio.to_thread.run_sync(lambda: trio.from_thread.run(node.evictor.survey, 10))
+            assert [(use.files, more) for use, _ in found] == [(2, 0)]
+        assert await node.evictor.make_room(1 << 60)
+        assert here() == {"hd", "subtitles"}
+        assert await node.evictor.candidates() == []
+        stored = node.titles.stored(title_id)
+        assert stored is not None
+        assert node.holdings(title_id) == stored.wanted
+        (report,) = node.report().titles
+        assert (report.state, report.files, report.have_chunks) == ("live", 2, report.chunk_count)
+        assert verify_tree(live, manifest, selection=stored.selection).ok
+        # And back.
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)]))
+        await until(lambda: here() == {"hd", "sd", "uhd", "subtitles"})
+    assert verify_tree(live, manifest).ok
+
+
 def small_disk(monkeypatch: pytest.MonkeyPatch, data: Path, capacity: int) -> None:
     """Let the store believe that its disk has so many bytes; a real one of that size takes root."""
 
