@@ -38,17 +38,23 @@ def test_the_newest_order_wins_everywhere(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
     try:
         one, two, three = (version(tmp_path, text) for text in ("v1", "v2", "v3"))
-        fleet.start(("a1", "isp-a"), ("a2", "isp-a"), ("b1", "isp-b"))
+        names = [f"{isp}{number}" for isp in "abcd" for number in (1, 2, 3)]
+        late = ("c1", "d3")
+        fleet.start(*((name, f"isp-{name[0]}") for name in names if name not in late))
         order(fleet, one, "--wait", "--timeout", "60")
         assert {shown(fleet, name) for name in fleet.nodes} == {"v1"}
-        fleet.nodes["a2"].end(signal.SIGKILL)
+        away = ("a2", "b3", "d1")
+        for name in away:
+            fleet.nodes[name].end(signal.SIGKILL)
+        here = [name for name in fleet.nodes if name not in away]
         order(fleet, two)
-        wait_until("a1 and b1 show v2", lambda: [shown(fleet, name) for name in ("a1", "b1")] == ["v2", "v2"])
+        wait_until("all that are here show v2", lambda: {shown(fleet, name) for name in here} == {"v2"})
         order(fleet, three)
+        fleet.nodes["c2"].end(signal.SIGKILL)  # with a part of v3, perhaps
         order(fleet, one)
-        fleet.restart("a2")
-        fleet.start(("c1", "isp-c"))
-        names = [*fleet.nodes]
+        for name in (*away, "c2"):
+            fleet.restart(name)
+        fleet.start(*((name, f"isp-{name[0]}") for name in late))
         order(fleet, one, "--wait", "--timeout", "60")
         assert {name: shown(fleet, name) for name in names} == dict.fromkeys(names, "v1")
         # It wanted the newest of the name, and nothing of the others.
