@@ -208,6 +208,8 @@ class Origins:
 
     def take_passed(self, name: str, chunk: int, data: memoryview) -> bool:
         """Check and write a chunk that came on the way to another one; tell whether it was of use."""
+        if not self.stored.wants(chunk):
+            return False
         try:
             verify_chunk(name, self.stored.manifest, chunk, data)
         except OriginObjectChanged:
@@ -252,7 +254,7 @@ class _Reading(Listener):
         self._origins.has_no_range(self._name)
 
     def wants(self, chunk: int) -> bool:
-        return not self.is_there(chunk)
+        return self._origins.stored.wants(chunk) and not self.is_there(chunk)
 
     def passed(self, chunk: int, data: memoryview) -> bool:
         return self._origins.take_passed(self._name, chunk, data)

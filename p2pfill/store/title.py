@@ -133,6 +133,10 @@ class StoredTitle:
         """The chunks that its files consist of, as far as they are to be here. Not to be changed."""
         return Bitmap.full(self.manifest.chunk_count) if self._wanted is None else self._wanted
 
+    def wants(self, chunk: int) -> bool:
+        """Tell whether a chunk is of a file that is to be here."""
+        return self._wanted is None or self._wanted[chunk]
+
     @property
     def takes_writes(self) -> bool:
         """Whether there is something to be fetched: the title is not live, or is being repaired."""

@@ -172,3 +172,29 @@ def test_a_mistyped_file_orders_nothing(tmp_path: Path) -> None:
         assert [fill["file_count"] for fill in fills] == [2]
     finally:
         fleet.close()
+
+
+def test_an_origin_without_range_and_caches_that_want_other_files(tmp_path: Path) -> None:
+    title = Episode(tmp_path)
+    origin = HeldOrigin(title.root, ranges=False)
+    fleet = Fleet(tmp_path)
+    wants = {"a1": ["r0/", "r1/part1", "subtitle01"], "a2": ["r1/", "subtitle02"], "b1": ["r0/part2", "r2/"]}
+    try:
+        fleet.start(*((name, f"isp-{name[0]}") for name in wants))
+        for name, patterns in wants.items():
+            fleet.order(title, [origin.url], f"id={name}", patterns)
+        for name, patterns in wants.items():
+            expected = of_tree(title, patterns)
+            wait_live(fleet, name, title, len(expected))
+            assert shown(fleet, name, title) == expected
+            wanted = chunks_of_selection(title.manifest, select(title.manifest.files, patterns))
+            kept = fleet.data(name) / "titles" / title.id / "rest"
+            for path in kept.iterdir() if kept.exists() else ():
+                first, last = title.manifest.files.span(int(path.name))
+                assert any(wanted[chunk] for chunk in title.manifest.cut.chunks(first, last)), path
+        # Each set of files that the same caches want has a reader of its own.
+        anywhere = chunk_bytes(title, sorted({pattern for patterns in wants.values() for pattern in patterns}))
+        assert origin.sent_bytes <= 3 * anywhere, origin.sent_bytes / anywhere
+    finally:
+        origin.kill()
+        fleet.close()
