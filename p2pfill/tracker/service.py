@@ -33,7 +33,7 @@ import trio
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
-from p2pfill.model.limits import ORIGINS_COUNTED_MAX
+from p2pfill.model.limits import MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.prices import NO_PRICES, Prices
@@ -89,6 +89,10 @@ FILLS_MAX: Final = 100_000
 PARTS_NODES_MAX: Final = 256
 """Caches of a title of which some want a part, up to which all of them are told of all: who wants what is said of those
 in the roster only. Half of the links that a node may have; in a larger fleet chunks come by detours, and twice."""
+
+SELECTIONS_BYTES_MAX: Final = 4 * MIB
+"""Bits of all selections of one title, a bit a file and fill, which an order may carry: 33,000 fills of a title of a
+thousand files, or 33 of one of a million."""
 
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
@@ -285,6 +289,12 @@ class Service:
             return FillCreated(before.fill_id, self.nodes_of_fill(before.fill_id))
         if before is None and len(self.fills) >= FILLS_MAX:
             raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+        chosen = encode_selection(selection)
+        taken = sum(len(fill.selection) for fill in fills if fill is not before)
+        if taken + len(chosen) > SELECTIONS_BYTES_MAX:
+            raise RequestRefused(
+                f"{len(fills)} fills of this title name files: withdraw old ones, or order more files in one fill", 507
+            )
         self._number += 1
         fill = FillRecord(
             fill_id=secrets.token_hex(6) if before is None else before.fill_id,
@@ -292,7 +302,7 @@ class Service:
             created_at=time.time() if before is None else before.created_at,
             number=self._number,
             call_id=request.call_id,
-            selection=encode_selection(selection),
+            selection=chosen,
             file_count=0 if selection is None else selection.count(),
             file_bytes=file_bytes,
         )

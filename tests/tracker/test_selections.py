@@ -11,6 +11,7 @@ from tracker.services import service_on
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.reports import Order, TitleReport
+from p2pfill.tracker import service as service_module
 from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.records import FillRequest
@@ -112,6 +113,18 @@ async def test_what_means_no_file_orders_nothing(tmp_path: Path, make: Any) -> N
         # All files by name are the whole title.
         created = await service.add_fill(FillRequest(title, "all", [], files=NAMES))
         assert service.fill(created.fill_id).file_count == 0
+
+
+async def test_fills_that_name_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "SELECTIONS_BYTES_MAX", 3 * len(bits()))
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service)
+        for number in range(3):
+            await service.add_fill(FillRequest(title, f"id=n{number}", [], files=("a",)))
+        with pytest.raises(RequestRefused, match="3 fills of this title name files: withdraw old ones"):
+            await service.add_fill(FillRequest(title, "id=n4", [], files=("a",)))
+        await service.add_fill(FillRequest(title, "id=n2", [], files=("a",)))  # the same again
+        await service.add_fill(FillRequest(title, "id=n4", []))
 
 
 async def test_all_are_told_of_all_where_some_want_a_part(tmp_path: Path, make: Any) -> None:
