@@ -5,7 +5,8 @@
 
 A swap is: make the new link in `filling/`, rename it over the old one, write the number. So a link that a crash leaves
 in `filling/` beside a title that is whole was decided on, and opening the store finishes it; one whose swap failed is
-taken back. The number comes last: where it is not that of the order, the order is looked at once more.
+taken back. The number comes last: where it is not that of the order, the order is looked at once more. It goes with
+its order, since a tracker whose database was put back to an earlier day gives the same numbers again, to other orders.
 
 What is to be shown, `model.versions` says, out of the orders that the tracker has named (`LiveNames.expect`).
 Before it has named any, and in a node without a tracker, the numbers on disk count, and beginning a fill is an order
@@ -136,9 +137,16 @@ class LiveNames:
             self._note(title_id)
 
     def _note(self, title_id: TitleId) -> None:
-        """Write down for which order a live title is shown, or is not."""
+        """Write down for which order a live title is shown, or is not; nothing stays of one that stands no more."""
         number = self._orders.get(title_id)
-        if number is not None and self._taken.get(title_id) != number:
+        if number is None:
+            if title_id in self._taken:
+                with translated(f"note that title {title_id.hex()} has no order"):
+                    # Not synced: what a crash brings back counts as an order that has gone since.
+                    (self._root / "titles" / title_id.hex() / ORDER).unlink(missing_ok=True)
+                del self._taken[title_id]
+                self._news.append(title_id)
+        elif self._taken.get(title_id) != number:
             with translated(f"note the order of title {title_id.hex()}"):
                 fd = os.open(self._root / "titles" / title_id.hex(), DIRECTORY_FLAGS)
                 try:
@@ -184,7 +192,7 @@ class LiveNames:
                 self._taken[title_id] = number
                 if not self._is_told and title_id not in self._orders:
                     self._put(title_id, number)
-            if self._orders.get(title_id, number) != number:
+            if self._orders.get(title_id, 0) != number:
                 self._not_followed.add(title_id)
 
     def _read(self, title_id: TitleId) -> int:

@@ -70,6 +70,7 @@ class Cache:
         self.store = Store.open(root)
         self.numbers: dict[TitleId, int] = {}
         self.last = 0
+        self.backup: tuple[dict[TitleId, int], int] = {}, 0
         self.is_told = False
 
     def restart(self) -> None:
@@ -132,6 +133,8 @@ STEPS = st.lists(
         st.tuples(st.just("withdraw"), VERSION),
         st.tuples(st.just("remove"), VERSION),
         st.tuples(st.just("restart")),
+        st.tuples(st.just("back up")),
+        st.tuples(st.just("restore")),
         st.tuples(st.just("crash"), st.sampled_from(["hear", "complete"]), VERSION, st.integers(0, 8)),
     ),
     max_size=20,
@@ -169,6 +172,11 @@ def test_the_link_is_that_of_the_newest_order_whatever_comes(
                     except Crash:
                         assert cache.shown() is not None or before is None, "there was nothing to see meanwhile"
                         cache.restart()
+                case ("back up",):
+                    cache.backup = dict(cache.numbers), cache.last
+                case ("restore",):
+                    cache.numbers, cache.last = dict(cache.backup[0]), cache.backup[1]
+                    cache.hear()
                 case ("restart",):
                     shown = cache.shown()
                     cache.restart()
@@ -186,6 +194,59 @@ def test_the_link_is_that_of_the_newest_order_whatever_comes(
     finally:
         cache.store.close()
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_order_that_is_made_again_may_have_the_number_that_it_had(
+    tmp_path: Path, versions: tuple[list[Manifest], list[Path]], restarts: bool
+) -> None:
+    """As where the tracker's database was put back to what it was before the order."""
+    cache = Cache(tmp_path, *versions)
+    newest = versions[0][1].title_id
+    cache.order(0)
+    cache.order(1)
+    for version in (0, 1):
+        cache.hear()
+        cache.complete(version)
+    number = cache.numbers.pop(newest)
+    cache.hear()
+    assert cache.shown() == b"0"
+    assert cache.store.names.taken(newest) == 0, "it is shown for no order"
+    if restarts:
+        cache.restart()
+    cache.numbers[newest] = number
+    cache.hear()
+    assert cache.shown() == b"1"
+    assert cache.store.names.taken(newest) == number
+    cache.store.close()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_title_that_is_opened_late_is_shown_for_its_new_order(
+    tmp_path: Path, versions: tuple[list[Manifest], list[Path]], is_known: bool
+) -> None:
+    cache = Cache(tmp_path, *versions)
+    older, newest = (manifest.title_id for manifest in versions[0][:2])
+    cache.order(0)
+    cache.order(1)
+    for version in (0, 1):
+        cache.hear()
+        cache.complete(version)
+    number = cache.numbers.pop(newest)
+    cache.store.close()
+    cache.store = Store.open(tmp_path)
+    cache.store.open_title(older)
+    cache.hear()
+    if is_known:
+        cache.store.open_title(newest)
+        cache.hear()
+        assert cache.shown() == b"0"
+    cache.numbers[newest] = number
+    cache.hear()
+    cache.store.open_title(newest)
+    cache.hear()
+    assert cache.shown() == b"1"
+    cache.store.close()
 
 
 def test_without_a_tracker_each_beginning_is_an_order(
