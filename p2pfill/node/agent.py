@@ -231,7 +231,8 @@ class TrackerAgent:
     async def _fill_all(self, changed: Changed) -> None:
         """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""
         titles, orders = self._node.titles, self._standing.orders
-        for title_id in changed.orders:
+        lacking, titles.lacking = titles.lacking & orders.keys(), set()
+        for title_id in [*changed.orders, *(lacking - changed.orders.keys())]:
             if self._is_done(title_id):
                 self._unfinished.pop(title_id, None)
             else:

@@ -180,6 +180,8 @@ class TitleRegistry:
         self.origin_counts = OriginCounts()
         self._unshown: set[TitleId] = set()
         """Live titles that the disk would not show as they are ordered."""
+        self.lacking: set[TitleId] = set()
+        """Titles of which files were ordered while they were being dropped: whoever takes orders looks at them anew."""
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -549,9 +551,19 @@ class TitleRegistry:
             # First nobody is promised any of it.
             self._engine.lose(trio.current_time(), title_id, gone)
             self._wake()
-            await trio.to_thread.run_sync(stored.drop_files, ordered)
-            title.fill, title.said = None, b""
+            try:
+                await trio.to_thread.run_sync(stored.drop_files, ordered)
+            finally:
+                if title.stored is stored:  # what the disk has kept all the same is served again
+                    self._engine.regain(trio.current_time(), title_id, [one for one in gone if stored.have[one]])
+                    self._wake()
+            if title.fill is None or title.fill.done.is_set():
+                title.fill, title.said = None, b""
             self.untold.note([title_id])
+            order = (self.orders or {}).get(title_id)
+            if order is not None and stored.would_select(decode_selection(order.files, len(stored.manifest.files))):
+                self.lacking.add(title_id)
+                self.retry()
 
     async def stop_serving(self, title_id: TitleId) -> None:
         """Have neither this node nor others use a title any more: its files are about to go."""
