@@ -643,7 +643,13 @@ class TitleRegistry:
             order = await self._order_for_repair(title_id)
             if is_over() or not (stored.live and stored.takes_writes):
                 return
-            self._begin_repair(title, stored, order)
+            roster = Roster()
+            if order is not None:  # in a thread: with files of many caches it takes seconds
+                roster = await trio.to_thread.run_sync(roster_of, order, self._me, stored.manifest)
+            if is_over() or not (stored.live and stored.takes_writes):
+                return
+            if title.fill is None or title.fill.task.is_over:
+                self._begin_repair(title, stored, order, roster)
         self._wake()
 
     async def _order_for_repair(self, title_id: TitleId) -> Order | None:
@@ -656,14 +662,14 @@ class TitleRegistry:
                 order = await self.order_of(title_id)
         return order
 
-    def _begin_repair(self, title: NodeTitle, stored: StoredTitle, order: Order | None) -> None:
+    def _begin_repair(self, title: NodeTitle, stored: StoredTitle, order: Order | None, roster: Roster) -> None:
         stored.begin_again()
         title.refusal = None
         origins = title.fill.origin_urls if title.fill is not None else []
-        roster, policy = Roster(), None
+        policy = None
         if order is not None:
             origins += order.origins
-            roster, policy = roster_of(order, self._me, stored.manifest), order.policy
+            policy = order.policy
         title.fill = self._begin(title, stored, origins, policy, roster, None)
 
 
