@@ -75,6 +75,10 @@ _TRAILERS_MAX: Final = 100
 """Nobody sends more than a few."""
 _TRAILER_BYTES_MAX: Final = 64 * 1024 + 1
 
+_CHUNK_HEAD_BYTES_MAX: Final = 4 * 1024
+"""The size of a chunk, with extensions, which nobody sends."""
+_CHUNK_HEAD: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*[;\r\n]")
+
 _INFORMS_MAX: Final = 8
 """Answers that only inform, as Early Hints, before the one that counts."""
 
@@ -387,6 +391,9 @@ class _Response(http.client.HTTPResponse):
     The library reads a head as that of a mail, which took half of the processor time of a small file.
     """
 
+    exchange: Exchange | None = None
+    """What is told how much of what comes is no part of the file."""
+
     def begin(self) -> None:
         """Read the head, whatever its status. Raises `http.client.HTTPException`."""
         first, *lines = self._read_head() or [""]
@@ -421,6 +428,15 @@ class _Response(http.client.HTTPResponse):
             lines.append(line)
         return b"".join(lines).decode("iso-8859-1").split("\n")
 
+    def _read_next_chunk_size(self) -> int:
+        line = self.fp.readline(_CHUNK_HEAD_BYTES_MAX + 1)
+        found = _CHUNK_HEAD.match(line)
+        if len(line) > _CHUNK_HEAD_BYTES_MAX or found is None:
+            raise ValueError("no size of a chunk")  # which the library takes for the end of what came
+        if self.exchange is not None:
+            self.exchange.heard_frame(len(line) + 2)  # with the end of the line after the chunk
+        return int(found[1], 16)
+
     def _read_and_discard_trailer(self) -> None:
         for _ in range(_TRAILERS_MAX):
             line = self.fp.readline(_TRAILER_BYTES_MAX)
@@ -450,6 +466,7 @@ def _read_head(wire: Wire, method: str, proxy: Proxy | None) -> _Response:
     sock: Any = wire  # of a socket it only uses `makefile`
     for _ in range(_INFORMS_MAX):
         response = _Response(sock, method=method)
+        response.exchange = wire.exchange
         try:
             response.begin()
         except (http.client.HTTPException, ValueError) as error:

@@ -91,6 +91,10 @@ class Exchange:
                 raise TryAgain(f"it sends less than {_DRIP_BYTES} bytes in {self._stall_s:g} s{self._through}")
             self._span_at, self._span_bytes = now, 0
 
+    def heard_frame(self, count: int) -> None:
+        """Take note that so much of what was heard is no part of a file, as the extensions of chunks."""
+        self._span_bytes -= count
+
     def look(self) -> None:
         """Look up from waiting. Raises `OriginCancelled`, and `TryAgain` where nothing has come for too long."""
         if self.watch.is_stopped():
@@ -201,6 +205,8 @@ class Wire:
         """Tell whether an idle connection can be used: it is young, and has nothing to read, which would be its end."""
         if self._sock.fileno() < 0 or time.monotonic() > self.idle_since + idle_max_s:
             return False
+        if self.exchange is None and self._reader.peek(1):
+            return False  # more came with the last answer than belongs to it, and it is not that of the next request
         if not self._is_plain or isinstance(self._sock, NestedTls):
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)

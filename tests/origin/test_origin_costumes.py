@@ -227,6 +227,20 @@ def test_a_chunk_of_servers_that_differ_is_read_once_more_each_part_of_one(start
     assert whole.bytes_received == CHUNK + CHUNK // 2, "what broke off was begun anew"
 
 
+def test_what_follows_an_answer_is_not_taken_for_the_next_one(start: Start, make_title: Any) -> None:
+    title = make_title({"big": blob(2 * CHUNK)})
+    stray = head(404, Content_Length=0)
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        part, status, headers = part_of(title.stream, request)
+        connection.sendall(head(status, Content_Length=len(part), **headers) + part + stray)
+        return True
+
+    origin = open_origin(start(answer).url, settings=QUICK)
+    for chunk in range(2):
+        assert bytes(origin.read_chunk(title.manifest, chunk).data) == title.stream[chunk * CHUNK :][:CHUNK]
+
+
 # ---- silence, drips, and floods
 
 
@@ -248,6 +262,8 @@ def drip(piece: bytes, pause_s: float, first: bytes = b"") -> servers.Answer:
         (drip(b"HTTP/1.1 100 Continue\r\n\r\n", 0.02), "only informs"),
         (drip(b"x", 0.05, head(200, Content_Length=CHUNK)), "sends less than 1024 bytes in"),
         (drip(b"1\r\nx\r\n", 0.05, head(200, Transfer_Encoding="chunked")), "sends less than 1024 bytes in"),
+        (drip(b"1;" + b"y" * 2000 + b"\r\nx\r\n", 0.02, head(200, Transfer_Encoding="chunked")), "sends less"),
+        (drip(b"1;" + b"y" * 9000 + b"\r\nx\r\n", 0.02, head(200, Transfer_Encoding="chunked")), "ended early"),
         (drip(b"", 1.0), "has sent nothing for"),
         (drip(b"", 1.0, head(200, Content_Length=CHUNK)), "has sent nothing for"),
     ],
