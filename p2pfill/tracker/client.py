@@ -24,6 +24,9 @@ T = TypeVar("T")
 TIMEOUT_S: Final = 10.0
 """For connecting, and for silence while a call runs."""
 
+LOOKUP_S: Final = 120.0
+"""For an order of some files: in a title of a million files their patterns are looked up for a minute, or in turn."""
+
 POLL_MARGIN_S: Final = 5.0
 """What a long poll may take beyond the wait that it asks for."""
 
@@ -139,7 +142,10 @@ class TrackerClient:
     async def post_fill(self, request: records.FillRequest, *, nodes_min: int = 0) -> records.FillCreated:
         """Order a fill; refused with status 409 where fewer living nodes match."""
         path = f"/v1/fills?nodes_min={nodes_min}" if nodes_min else "/v1/fills"
-        return await self._call("POST", path, records.FillCreated, body=msgspec.json.encode(request))
+        timeout_s = LOOKUP_S if request.files else None
+        return await self._call(
+            "POST", path, records.FillCreated, body=msgspec.json.encode(request), timeout_s=timeout_s
+        )
 
     async def fills(self) -> list[records.FillRecord]:
         """Return all fills, the most urgent first."""

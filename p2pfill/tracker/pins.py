@@ -26,19 +26,29 @@ class Pins:
 
     def __init__(self, records: Iterable[TitleRecord]) -> None:
         self._selectors: dict[str, list[Selector]] = {}
+        self._titles_by: dict[Selector, set[str]] = {}
         for record in records:
             self.put(record)
 
     def put(self, record: TitleRecord) -> None:
         """Follow what a title's record says now."""
-        self._selectors.pop(record.title, None)
+        for selector in self._selectors.pop(record.title, ()):
+            self._titles_by[selector].discard(record.title)
+            if not self._titles_by[selector]:
+                del self._titles_by[selector]
         if record.pins:
-            self._selectors[record.title] = [Selector.parse(text) for text in record.pins]
+            selectors = self._selectors[record.title] = [Selector.parse(text) for text in record.pins]
+            for selector in selectors:
+                self._titles_by.setdefault(selector, set()).add(record.title)
 
     @property
     def titles(self) -> set[str]:
         """All titles that are pinned somewhere."""
         return set(self._selectors)
+
+    def of(self, info: NodeInfo) -> set[str]:
+        """Return the titles that a node is to keep."""
+        return set().union(*(titles for selector, titles in self._titles_by.items() if selector.matches(info)))
 
     def holds(self, title: str, info: NodeInfo) -> bool:
         """Tell whether a node is to keep a title."""

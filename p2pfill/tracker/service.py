@@ -94,6 +94,9 @@ SELECTIONS_BYTES_MAX: Final = 4 * MIB
 """Bits of all selections of one title, a bit a file and fill, which an order may carry: 33,000 fills of a title of a
 thousand files, or 33 of one of a million."""
 
+LOOKUPS_MAX: Final = 2
+"""Orders of some files that are looked up at once: each may need some hundred megabytes for a million files."""
+
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
 
@@ -185,6 +188,9 @@ class Service:
         self._number = snapshot.number
         """The highest that an order has had."""
         self._closing = False
+        self._ordering = trio.Lock()
+        """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
+        self._lookups = trio.CapacityLimiter(LOOKUPS_MAX)
         self.lag = LagMonitor()
         """Of the event loop that serves; whoever runs the service runs it."""
         self.titles: dict[str, TitleRecord] = {record.title: record for record in snapshot.titles}
@@ -227,7 +233,7 @@ class Service:
             for title in state.titles:
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
-            self._note_pins(state, self.pins.titles)
+            self._note_pins(state)
         by_urgency = dict.fromkeys(fill.request.title for fill in sorted(self.fills.values(), key=urgency))
         self._update_rosters(self.nodes, [*by_urgency, *(self._told_of.keys() - by_urgency.keys())])
 
@@ -282,33 +288,35 @@ class Service:
         selection, file_bytes = await self._select(title, request.files)
         if len(self._matching(selector)) < nodes_min:
             raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
-        wanted = msgspec.structs.replace(request, call_id="")
-        fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
-        before = next((fill for fill in fills if fill.request == wanted), None)
-        if before is not None and before.call_id == request.call_id != "":
-            return FillCreated(before.fill_id, self.nodes_of_fill(before.fill_id))
-        if before is None and len(self.fills) >= FILLS_MAX:
-            raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
-        chosen = encode_selection(selection)
-        taken = sum(len(fill.selection) for fill in fills if fill is not before)
-        if taken + len(chosen) > SELECTIONS_BYTES_MAX:
-            raise RequestRefused(
-                f"{len(fills)} fills of this title name files: withdraw old ones, or order more files in one fill", 507
+        async with self._ordering:
+            wanted = msgspec.structs.replace(request, call_id="")
+            fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
+            before = next((fill for fill in fills if fill.request == wanted), None)
+            if before is not None and before.call_id == request.call_id != "":
+                return FillCreated(before.fill_id, self.nodes_of_fill(before.fill_id))
+            if before is None and len(self.fills) >= FILLS_MAX:
+                raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+            chosen = encode_selection(selection)
+            taken = sum(len(fill.selection) for fill in fills if fill is not before)
+            if taken + len(chosen) > SELECTIONS_BYTES_MAX:
+                raise RequestRefused(
+                    f"{len(fills)} fills of this title name files: withdraw old ones, or order more files in one fill",
+                    507,
+                )
+            self._number += 1
+            fill = FillRecord(
+                fill_id=secrets.token_hex(6) if before is None else before.fill_id,
+                request=wanted,
+                created_at=time.time() if before is None else before.created_at,
+                number=self._number,
+                call_id=request.call_id,
+                selection=chosen,
+                file_count=0 if selection is None else selection.count(),
+                file_bytes=file_bytes,
             )
-        self._number += 1
-        fill = FillRecord(
-            fill_id=secrets.token_hex(6) if before is None else before.fill_id,
-            request=wanted,
-            created_at=time.time() if before is None else before.created_at,
-            number=self._number,
-            call_id=request.call_id,
-            selection=chosen,
-            file_count=0 if selection is None else selection.count(),
-            file_bytes=file_bytes,
-        )
-        await self._catalogue.add_fill(fill, self._matching(selector))
-        if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
-            self._index_fill(fill, selector)
+            await self._catalogue.add_fill(fill, self._matching(selector))
+            if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
+                self._index_fill(fill, selector)
         if fill.selection:
             self._rosters.renew(title)  # some want a part from now on, and all are told of all
         if title in self.withdrawn:
@@ -334,15 +342,17 @@ class Service:
         """
         if not patterns:
             return None, 0
-        encoded = await self.manifest(title)
 
-        def find() -> tuple[Bitmap | None, int]:
+        def find(encoded: bytes) -> tuple[Bitmap | None, int]:
             manifest = Manifest.decode(encoded)
             selection = select(manifest.files, patterns)
             return selection, 0 if selection is None else bytes_of_selection(manifest, selection)
 
         try:
-            return await trio.to_thread.run_sync(find)  # a million files take seconds
+            async with self._lookups:
+                found = await trio.to_thread.run_sync(find, await self.manifest(title))  # seconds for a million files
+            self.title(title)  # it may have been deleted meanwhile
+            return found
         except ConfigError as error:
             raise RequestRefused(str(error)) from error
 
@@ -475,16 +485,22 @@ class Service:
         record = self.titles[record.title] = msgspec.structs.replace(record, pins=pins)
         self.pins.put(record)
         for state in self.nodes.values():
-            self._note_pins(state, {record.title})
+            self._note_pins(state, record.title)
         await self._catalogue.set_title(record)
         return record
 
-    def _note_pins(self, state: NodeState, titles: set[str]) -> None:
-        """Have a node told which of these titles it keeps, where that has changed."""
-        pinned = state.pinned - titles | {title for title in titles if self.pins.holds(title, state.info)}
-        if pinned != state.pinned:
+    def _note_pins(self, state: NodeState, title: str = "") -> None:
+        """Have a node told what it keeps, where that has changed, by one title or by any."""
+        if not title:
+            pinned = self.pins.of(state.info)
+            if pinned == state.pinned:
+                return
             state.pinned = pinned
-            self._touch(state.info.id)
+        elif (holds_it := self.pins.holds(title, state.info)) == (title in state.pinned):
+            return
+        else:
+            (state.pinned.add if holds_it else state.pinned.discard)(title)
+        self._touch(state.info.id)
 
     def _note_withdrawn(self, state: NodeState) -> None:
         """Have a node told what it is to delete, once for each change."""
@@ -504,7 +520,7 @@ class Service:
         self._versions[record.name].discard(record.title)
         self.pins.put(msgspec.structs.replace(record, pins=[]))
         for state in self.nodes.values():
-            self._note_pins(state, {record.title})
+            self._note_pins(state, record.title)
 
     async def delete_node(self, node_id: str) -> None:
         """Forget a node whose heartbeats have stopped. Raises `RequestRefused`, `StoreError`."""
@@ -671,7 +687,7 @@ class Service:
     def _join_fills(self, node_id: str) -> dict[str, None]:
         """Assign a node to all fills that mean it; return the titles of which its orders may be others now."""
         info = self.nodes[node_id].info
-        self._note_pins(self.nodes[node_id], self.pins.titles)
+        self._note_pins(self.nodes[node_id])
         joined = []
         for fill_id, selector in self._selectors.items():
             if node_id not in self._assigned[fill_id] and selector.matches(info):
