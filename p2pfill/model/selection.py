@@ -46,12 +46,13 @@ def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
     """Return the files that some pattern means, a bit for each file; None: all.
 
     A pattern is the path of a file, a directory with a slash at its end, or has the wildcards of a shell, where `*`
-    stands for any characters, slashes too. Raises `ConfigError` for one that means no file of the title.
+    stands for any characters, slashes too; a path that has wildcards in it means itself besides. Raises `ConfigError` for one that means no file of the title.
     """
     check_patterns(patterns)
     found = Bitmap(len(files))
-    plain = {pattern for pattern in patterns if not _WILD.search(pattern) and not pattern.endswith("/")}
-    directories = {pattern for pattern in patterns if pattern.endswith("/") and not _WILD.search(pattern)}
+    # Also those with the signs of wildcards in them, which a path may have.
+    plain = {pattern for pattern in patterns if not pattern.endswith("/")}
+    directories = {pattern for pattern in patterns if pattern.endswith("/")}
     wild = [(pattern, re.compile(translate(pattern)).match) for pattern in patterns if _WILD.search(pattern)]
     unused = set(patterns)
     for index, (path, *_) in enumerate(files.records()):
