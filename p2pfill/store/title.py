@@ -508,6 +508,8 @@ class StoredTitle:
             self.have.discard(chunk)
         with suppress(OSError):  # they take room and no more
             for index in self._rest.kept():
+                if index >= len(self.manifest.files):
+                    continue  # somebody else's
                 if not any(wanted[chunk] for chunk in chunks_of_file(self.manifest, index)):
                     self._rest.remove(index)
 
