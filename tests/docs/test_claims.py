@@ -335,7 +335,7 @@ def test_columns_of_status_and_explain_are_described() -> None:
     console = Console(file=io.StringIO(), width=200, record=True)
     console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node]), width=200))
     used = OriginsUsed([OriginTotals(OriginReport("http://a/", 1), 1, 0.5)], "EUR")
-    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [node], used=used)))
+    console.print(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [], used=used)))
     console.print(explanation_view(Explanation(node, "0" * 64, "film", [], report, [source], [])))
     lines = console.export_text().splitlines()
     headers = [line for line in lines if re.match(r"\s*(cache|source)\s+(isp|tier)", line)]
