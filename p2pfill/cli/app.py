@@ -286,8 +286,8 @@ def fill(
     """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
 
     Caches that start later and match are added; where none that runs matches, nothing is ordered (exit code 2), unless
-    --later says so. Asking for the same again shows the fill that exists; with another
-    priority or deadline, the most urgent of a title's fills counts, also while it runs.
+    --later says so. Asking for the same again renews the order; with another priority or
+    deadline, the most urgent of a title's fills counts, also while it runs.
     """
     from p2pfill.cli.fill import order_fill
 

@@ -198,7 +198,10 @@ def pick_title(titles: list[TitleRecord], text: str) -> str:
         raise ConfigError(f"the tracker knows no title {text[:80]!r}; it knows: {names}")
     # Versions of a title share its name.
     ids = ", ".join(record.title[:12] for record in sorted(found, key=lambda record: -record.added_at)[:10])
-    raise ConfigError(f"{text[:80]!r} means {len(found)} titles; name one by its id, newest first: {ids}")
+    raise ConfigError(
+        f"{text[:80]!r} means {len(found)} titles; name one by its id, last published first: {ids}; "
+        "`p2pfill title list` shows which was ordered last"
+    )
 
 
 def explanation_view(found: Explanation) -> RenderableType:

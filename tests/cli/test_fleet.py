@@ -172,7 +172,7 @@ def test_explain(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixtur
 
 def test_versions_of_a_title_are_named_by_id() -> None:
     titles = [TitleRecord(letter * 64, "film", 1, 65536, 1, 1, float(index)) for index, letter in enumerate("ab")]
-    with pytest.raises(ConfigError, match="newest first: bbbbbbbbbbbb, aaaaaaaaaaaa"):
+    with pytest.raises(ConfigError, match="last published first: bbbbbbbbbbbb, aaaaaaaaaaaa; `p2pfill title list`"):
         pick_title(titles, "film")
     assert pick_title(titles, "aaaa") == "a" * 64
     with pytest.raises(ConfigError, match="no title 'aaa'"):
