@@ -150,6 +150,8 @@ class Scrubber:
         title_id = stored.manifest.title_id
         look = await trio.to_thread.run_sync(FreshLook, stored)
         try:
+            if stored.live:
+                await self._titles.look_at_link(title_id)
             lost = await trio.to_thread.run_sync(look.lost_files)
             if lost:
                 found.lost.update(lost)

@@ -610,6 +610,12 @@ class TitleRegistry:
             chunks = self._suspects.pop(title_id, set())
             await self._repair(title_id, sorted(chunks))
 
+    async def look_at_link(self, title_id: TitleId) -> None:
+        """Show a live title again where its link was lost. Raises `StoreError` where something else has its place."""
+        if await trio.to_thread.run_sync(self._store.names.look_at_link, title_id):
+            self._log.warning("the link of title %s below live/ was lost, and is there again", title_id.hex())
+            self.untold.note(self._store.names.take_news())
+
     async def repair(self, title_id: TitleId, chunks: Sequence[int] = ()) -> None:
         """Look whether some chunks of a title, and all of its files, are there, and fetch anew what is bad.
 

@@ -128,6 +128,19 @@ class LiveNames:
             self._not_followed.update(refused)
         return refused
 
+    def look_at_link(self, title_id: TitleId) -> bool:
+        """Show what is to be shown by the name of a live title, where somebody has removed the link, or changed it.
+
+        Tells whether that was so. Raises `StoreError`, as where something else has its place.
+        """
+        with self._lock:
+            name = self._names.get(title_id)
+            if name is None:
+                return False
+            before = self.shown(name)
+            self._follow(name)
+            return self.shown(name) != before
+
     def _follow(self, name: str) -> None:
         shown, versions = self.shown(name), self._versions[name]
         wanted = version_to_show(shown, self._orders, versions)

@@ -577,7 +577,7 @@ class Service:
             joined = self._join_fills(node_id)
             known = self._take_titles(state, report)
             self._update_rosters([node_id], joined)
-        elif report.boot in state.old_boots:
+        elif report.boot in state.old_boots and state.alive:
             raise RequestRefused(
                 f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
             )
@@ -594,6 +594,8 @@ class Service:
         node_id = state.info.id
         joins = report.info != state.info or not state.alive
         if report.boot != state.report.boot:
+            if report.boot in state.old_boots:
+                state.old_boots.remove(report.boot)  # another one of its id came and went, and it is there yet
             state.old_boots.append(state.report.boot)
             state.applied = 0
             state.origins.clear()

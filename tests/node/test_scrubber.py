@@ -217,3 +217,21 @@ def test_a_node_that_is_not_running_is_looked_at_by_hand(
     assert verify_tree(data / "live" / "film", manifest).ok
     assert main(["scrub"]) == 2
     assert main(["scrub", "other", "--data", str(data)]) == 2
+
+
+async def test_a_lost_link_is_found_and_shown_again(
+    tmp_path: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with fleet(tmp_path, ("a1",)) as (url, nodes, client):
+        await fill(client, nodes, manifest, tmp_path / "src" / "film")
+        live = tmp_path / "a1" / "live" / "film"
+        live.unlink()
+        assert await command("scrub", "film", "--tracker", url, "--wait") == 0
+        assert verify_tree(live, manifest).ok
+        live.unlink()
+        live.mkdir()
+        assert await command("scrub", "film", "--tracker", url, "--wait") == 1
+        assert "cannot show title 'film'" in capsys.readouterr().err
+        live.rmdir()
+        assert await command("scrub", "film", "--tracker", url, "--wait") == 0
+        assert verify_tree(live, manifest).ok
