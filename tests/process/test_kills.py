@@ -33,8 +33,9 @@ def half_way(fleet: Fleet, title: Title, origin: HeldOrigin, name: str) -> int:
 
 
 def kept_tally(fleet: Fleet, name: str, title: Title) -> Tally:
-    """Return what a cache that has ended has kept of where the title has come from."""
-    return msgspec.json.decode((fleet.data(name) / "filling" / title.id / TALLY).read_bytes(), type=Tally)
+    """Return what a cache that has ended has kept of where the title has come from: nothing, if that soon."""
+    kept = fleet.data(name) / "filling" / title.id / TALLY
+    return msgspec.json.decode(kept.read_bytes(), type=Tally) if kept.exists() else Tally()
 
 
 def taken_since(report: dict[str, Any], before: Tally) -> int:
