@@ -46,7 +46,8 @@ def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
     """Return the files that some pattern means, a bit for each file; None: all.
 
     A pattern is the path of a file, a directory with a slash at its end, or has the wildcards of a shell, where `*`
-    stands for any characters, slashes too; a path that has wildcards in it means itself besides. Raises `ConfigError` for one that means no file of the title.
+    stands for any characters, slashes too; a path that has wildcards in it means itself besides. Raises `ConfigError`
+    for one that means no file of the title.
     """
     check_patterns(patterns)
     found = Bitmap(len(files))

@@ -279,7 +279,9 @@ class TrackerAgent:
         filling, stored, phase = titles.fill_of(title_id), titles.stored(title_id), titles.phase_of(title_id)
         selection = None if stored is None else decode_selection(order.files, len(stored.manifest.files))
         if stored is not None and not stored.would_select(selection):
-            if filling is not None and filling.state != "failed":
+            # What has ended, and lacks something all the same: the disk refused in the midst of having other files.
+            is_cut_short = filling is not None and filling.done.is_set() and stored.takes_writes
+            if filling is not None and filling.state != "failed" and not is_cut_short:
                 roster = await self._roster(order, stored.manifest)
                 filling.set_members(roster.members, roster.unlinked, roster.wants)
                 filling.set_origins(order.origins, order.costs)

@@ -1,0 +1,50 @@
+"""More files of a live title, where the disk refuses in the midst of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from p2pfill.model.manifest import Manifest
+from p2pfill.node.titles import TitlePhase
+from p2pfill.store.mending import Mend
+from p2pfill.store.publish import publish
+from p2pfill.store.rest import Rest
+from p2pfill.tracker.records import FillRequest
+from tests.node.test_eviction import node_with_tracker, until
+
+
+@pytest.mark.parametrize("refused", [errno.EIO, errno.ENOSPC])
+async def test_files_that_the_disk_refused_come_with_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(3000))
+    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    title_id = manifest.title_id
+    real, failed = Mend.put_aside, False
+
+    def put_aside(mend: Mend, index: int, rest: Rest | None = None) -> None:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise OSError(refused, os.strerror(refused))
+        real(mend, index, rest)
+
+    async with node_with_tracker(tmp_path) as (node, client):
+        await client.put_title(title_id.hex(), manifest.encode())
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        monkeypatch.setattr(Mend, "put_aside", put_aside)
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("b", "c")))
+        live = tmp_path / "a1" / "live" / "film"
+        await until(lambda: failed and (node.titles.refusal(title_id) is not None or len(os.listdir(live)) == 3))
+        assert node.tracker is not None
+        node.tracker.retry()
+        await until(lambda: len(os.listdir(live)) == 3 and node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        await until(lambda: [report.state for report in node.titles.reports()] == ["live"])
