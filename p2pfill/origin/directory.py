@@ -18,8 +18,9 @@ from p2pfill.origin.errors import OriginObjectMissing, OriginRefused, TryAgain
 if TYPE_CHECKING:
     from p2pfill.origin.watch import Watch
 
-_NUMBERED: Final = re.compile(r"#\d+\Z")
-"""Ends of file names that obstore keeps for its own uploads, and therefore refuses to read."""
+_REFUSED: Final = re.compile(r"#\d+\Z|[A-Za-z][:|]\Z")
+"""Ends of file names that obstore does not read: such as it keeps for its own uploads, and such as it takes for a drive
+of Windows and opens as a directory."""
 
 _SYSTEM: Final = re.compile(r'message: "([^"\n]{1,200})"')
 """What obstore says, deep below, of what the system refused."""
@@ -44,7 +45,7 @@ class DirectoryBackend:
             if not stat.S_ISREG(os.stat(name).st_mode):
                 raise ValueError("it is no plain file")  # opening a pipe would wait for somebody to write
             # All at once, which is faster: see docs/experiments.md, "Disks and the page cache".
-            data = self._read_numbered(name, part) if _NUMBERED.search(name) else self._read(name, part)
+            data = self._read_plainly(name, part) if _REFUSED.search(name) else self._read(name, part)
         except FileNotFoundError as error:
             raise OriginObjectMissing(
                 f"{name}: not found at the origin; check that the directory is the one that was published",
@@ -73,7 +74,7 @@ class DirectoryBackend:
         check_size(name, result.meta["size"], part.entry.size)
         return memoryview(result.bytes())
 
-    def _read_numbered(self, name: str, part: Part) -> memoryview:
+    def _read_plainly(self, name: str, part: Part) -> memoryview:
         with open(name, "rb", buffering=0) as file:
             check_size(name, os.fstat(file.fileno()).st_size, part.entry.size)
             return memoryview(os.pread(file.fileno(), part.stop - part.start, part.start))
