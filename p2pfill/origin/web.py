@@ -3,7 +3,7 @@
 The digests of the manifest decide what is right, so of an answer it only matters from where on in the file its bytes
 are. Lengths that it lacks (chunked, or ended by the close) the manifest knows; entity tags are not looked at, since
 the servers behind one name may differ in them. What cannot be bytes of the file is refused at once and named: an
-encoding that nobody asked for, another size.
+encoding that nobody asked for, unless the length is that of the file, and another size.
 
 Rejected: obstore's HTTP store, which was here before. It wants a Content-Length, tells no headers (so a second request
 had to ask for Retry-After), and does not tell an answer that ignores a range from one that it cannot read. And httpx2,
@@ -274,19 +274,19 @@ class WebBackend:
         """Return which bytes of the file an answer has: from where, and up to where. Raises what is wrong with it."""
         if answer.status not in _FILES:
             self._judge(name, answer, part)
+        size, length = part.entry.size, answer.header("content-length")
+        found = _RANGE.fullmatch(answer.header("content-range").strip())
         encoding = answer.header("content-encoding").strip().lower()
-        if encoding not in ("", "identity"):
+        if encoding not in ("", "identity") and not _is_as_published(answer.status, length, found, size):
             _refuse(
                 name,
                 f"it answers with Content-Encoding: {one_line(encoding, 'unknown')}, which was not asked for",
                 "switch compression off for these files at the server, or at the CDN in front of it",
             )
-        size, length = part.entry.size, answer.header("content-length")
         if answer.status == 200:
             if length.isdecimal():
                 check_size(name, int(length[:20]), size)
             return 0, size
-        found = _RANGE.fullmatch(answer.header("content-range").strip())
         if found and found[3] != "*":
             check_size(name, int(found[3]), size)
         if asked is None or not found or int(found[1]) != asked[0] or not asked[0] <= int(found[2]) < size:
@@ -532,6 +532,17 @@ def _said(error: Exception) -> str:
     if isinstance(error, http.client.LineTooLong):
         return "the head of its answer is too large"
     return "its answer is not HTTP"
+
+
+def _is_as_published(status: int, length: str, found: re.Match[str] | None, size: int) -> bool:
+    """Tell whether an answer says the length of a file, or of a part of it, as it was published.
+
+    Then its Content-Encoding was said of the file as it lies there, and is no matter: an archive, or what was uploaded
+    with such a header. What was packed for us has another length, or none.
+    """
+    if status == 200 or found is None:
+        return status == 200 and length == str(size)
+    return found[3] == str(size) and length == str(int(found[2]) - int(found[1]) + 1)
 
 
 def _refuse(name: str, cause: str, advice: str, why: Exception | None = None) -> NoReturn:

@@ -132,12 +132,37 @@ def test_an_encoding_that_nobody_asked_for_is_refused_and_named(start: Start, ma
     assert "text" not in caught.value.cause
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "aws-chunked", "utf-8"])
+@pytest.mark.parametrize("ranged", [True, False])
+def test_an_encoding_that_is_only_said_of_the_file_as_it_lies_there_is_no_matter(
+    start: Start, make_title: Any, encoding: str, ranged: bool
+) -> None:
+    """Servers say it of archives by their names, and stores of what was uploaded with such a header."""
+    title = make_title({"a.tar.gz": blob(200_000)})
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        part, status, headers = part_of(title.stream, request) if ranged else (title.stream, 200, {})
+        connection.sendall(head(status, Content_Encoding=encoding, Content_Length=len(part), **headers) + part)
+        return True
+
+    origin = open_origin(start(answer).url, settings=QUICK)
+    for chunk in range(title.manifest.chunk_count):
+        verify_chunk(origin.url, title.manifest, chunk, origin.read_chunk(title.manifest, chunk).data)
+    origin.close()
+
+
 @pytest.mark.parametrize(
     ("answered", "error", "match"),
     [
         (head(200, Content_Length=9) + b"too small", OriginObjectChanged, "truncated.*9 bytes"),
         (head(200, Content_Length=10**15), OriginObjectChanged, "changed"),
         (head(206, Content_Length=3) + b"abc", OriginRefused, "another range"),
+        (head(200, Content_Encoding="gzip") + b"abc", OriginRefused, "Content-Encoding: gzip"),
+        (
+            head(206, Content_Encoding="gzip", Content_Range="bytes 0-65535/*") + b"abc",
+            OriginRefused,
+            "Content-Encoding: gzip",
+        ),
         (head(206, Content_Range="bytes 65536-131071/*, x", Content_Length=3) + b"abc", OriginRefused, "another range"),
         (head(204), OriginRefused, "status 204"),
         (head(401, Content_Length=0), OriginRefused, "status 401.*access rules"),
