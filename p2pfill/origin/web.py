@@ -318,7 +318,8 @@ class WebBackend:
         if status in _GATEWAYS and proxy is not None:
             cause += ", which the proxy may say where it cannot reach the origin"
         if status >= 500 or status in _PASSING:
-            raise TryAgain(cause, parse_retry_after(answer.header("retry-after"), datetime.now(UTC)))
+            retry_after, said_at = answer.header("retry-after"), answer.header("date")
+            raise TryAgain(cause, parse_retry_after(retry_after, datetime.now(UTC), said_at))
         advice = "check its access rules" if status in (401, 403) else "check the server's set-up"
         _refuse(name, f"the origin refuses it: {cause}", advice)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class ScriptedServer:
                 answer = script(self.path, wanted)
                 time.sleep(answer.delay_s)
                 length = len(answer.body) if answer.length is None else answer.length
-                self.send_response(answer.status)
+                self.send_response_only(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(length))
@@ -301,6 +302,22 @@ def test_retry_after_values() -> None:
     assert parse_retry_after("Tue, 01 Jan 2020 00:00:30 GMT", now) == 0
     for bad in (None, "", "-1", "soon", "١", "1.5"):
         assert parse_retry_after(bad, now) is None
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_a_date_to_come_back_at_is_read_by_the_clock_that_wrote_it(
+    scripted: Start, make_title: Make, ahead_s: float
+) -> None:
+    title = make_title({"f": blob(100)})
+    now_s = time.time() + ahead_s
+    busy = {"Date": formatdate(now_s, usegmt=True), "Retry-After": formatdate(now_s + 2, usegmt=True)}
+    begin = time.monotonic()
+    server = scripted(
+        lambda path, wanted: Answer(503, busy) if time.monotonic() < begin + 1 else Answer(body=title.stream)
+    )
+    assert bytes(open_origin(server.url, settings=QUICK).read_chunk(title.manifest, 0).data) == title.stream
+    assert time.monotonic() - begin >= 2
+    assert len(server.seen) == 2
 
 
 def test_verify_names_files(make_title: Make, tmp_path: Path) -> None:
