@@ -48,6 +48,10 @@ _SYSTEM: Final = re.compile(r'message: "([^"\n]{1,200})"|error: "([^"\n]{1,200})
 
 _PASSING: Final = frozenset((408, 425, 429))
 """Of the statuses that blame the request, those that ask for another try."""
+_PASSING_CODES: Final = frozenset(("RequestTimeout",))
+"""Status 400 too: the store was waiting for a connection that stood still."""
+_TOKEN_CODES: Final = frozenset(("ExpiredToken", "InvalidToken", "TokenRefreshRequired"))
+"""Status 400 too, of credentials that are good for a while."""
 
 
 class BucketBackend:
@@ -182,13 +186,14 @@ def _judge(name: str, error: Exception) -> NoReturn:
         raise OriginObjectMissing(
             f"{name}: {cause}; check that the prefix is the one to which the title was uploaded", cause=cause
         ) from error
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    said = code[1] if code else ""
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said in _TOKEN_CODES:
         raise OriginRefused(
             f"{name}: the origin refuses it: {cause}; check the credentials, the machine's clock and what the bucket "
             "allows",
             cause=cause,
         ) from error
-    if status is None or int(status[1]) >= 500 or int(status[1]) in _PASSING:
+    if status is None or int(status[1]) >= 500 or int(status[1]) in _PASSING or said in _PASSING_CODES:
         raise TryAgain(cause) from error
     if status[1] == "416":
         cause = "truncated at the origin"

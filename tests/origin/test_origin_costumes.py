@@ -99,6 +99,28 @@ def test_a_body_that_the_close_cuts_short_is_continued(start: Start, make_title:
     assert (chunk.requests, chunk.bytes_received) == (4, CHUNK)
 
 
+@pytest.mark.parametrize(
+    ("code", "error", "match"),
+    [
+        ("RequestTimeout", OriginUnavailable, "status 400 RequestTimeout"),
+        ("ExpiredToken", OriginRefused, "ExpiredToken; check the credentials"),
+        ("InvalidToken", OriginRefused, "InvalidToken; check the credentials"),
+        ("AuthorizationHeaderMalformed", OriginRefused, "check the bucket's region"),
+    ],
+)
+def test_a_store_says_by_its_code_what_a_bad_request_means(
+    start: Start, make_title: Any, monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], match: str
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    answered = head(400, Content_Length=len(body), Content_Type="application/xml") + body
+    server = start(lambda request, connection: connection.sendall(answered) or True)
+    title = make_title({"f": blob(1000)})
+    with pytest.raises(error, match=match):
+        open_origin(f"s3://films/x?endpoint={server.url}", settings=HASTY).read_chunk(title.manifest, 0)
+
+
 def test_more_bytes_than_were_published_are_not_read(start: Start, make_title: Any) -> None:
     title = make_title({"f": b"content"})
 
