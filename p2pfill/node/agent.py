@@ -1,13 +1,15 @@
 """What a node and its tracker say to each other: heartbeats out, orders in.
 
 Two loops: one reports at the interval that the tracker asks for, the other holds a long poll open for orders. A tracker
-that is away stops neither the fills that run nor the links that are open; both loops try again with growing pauses.
-Each call and each order has a boundary of its own: what cannot be understood keeps nothing else from being done.
+that is away stops neither the fills that run nor the links that are open; both loops try again with growing pauses,
+each cache at a moment of its own: all of them have lost it in the same one. Each call and each order has a boundary of
+its own: what cannot be understood keeps nothing else from being done.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -104,6 +106,7 @@ class TrackerAgent:
         self._poll = trio.CancelScope()
         self._again = False
         """Whether the orders are to be taken once more though they are the same."""
+        self._chance = random.Random()  # noqa: S311 (spreads retries)
 
     async def run(self) -> None:
         """Report and take orders until cancelled."""
@@ -124,7 +127,7 @@ class TrackerAgent:
             self._node.heartbeat_ended(report, reply)
             if reply is None:
                 follows = False
-                await trio.sleep(pause_s)
+                await trio.sleep(self._spread(pause_s))
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
@@ -134,6 +137,10 @@ class TrackerAgent:
                 continue
             self._known.set()  # not before: what it was not told of it would have sought
             await self._pause(reply.interval_s)
+
+    def _spread(self, pause_s: float) -> float:
+        """Return about a pause, which another cache takes otherwise."""
+        return pause_s * self._chance.uniform(0.5, 1.5)
 
     async def _pause(self, interval_s: float) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
@@ -157,7 +164,7 @@ class TrackerAgent:
             async with ErrorBoundary(self._node.log, "learn its orders"):
                 orders = await self._changes()
             if orders is None:
-                await trio.sleep(pause_s)
+                await trio.sleep(self._spread(pause_s))
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
