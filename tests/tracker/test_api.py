@@ -174,6 +174,11 @@ async def test_late_heartbeats_are_dropped_and_replaced_processes_told(client: T
     with pytest.raises(TrackerRefused, match="started anew") as refused:
         await client.heartbeat(make.report(make.info("n1"), 6, filling))
     assert refused.value.status == 409
+    while (await client.node("n1")).alive:
+        await trio.sleep(0.05)
+    # The other one has gone, and this one is there yet: it was a second node of that id.
+    await client.heartbeat(make.report(make.info("n1"), 7, filling))
+    assert (await client.node("n1")).titles == [filling]
 
 
 async def test_the_query_of_an_origin_goes_to_its_caches_and_is_shown_to_nobody(
