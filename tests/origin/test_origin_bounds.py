@@ -15,6 +15,7 @@ from obstore import exceptions as obstore_errors
 
 from p2pfill.errors import ConfigError
 from p2pfill.origin import OriginError, OriginFault, OriginSettings, OriginUnavailable, open_origin, reader
+from p2pfill.origin.buffers import BUFFERS
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.origin.urls import check_origin
 
@@ -186,6 +187,7 @@ def test_whatever_reading_raises_is_an_error_of_the_origin(
 def test_what_nobody_foresaw_names_its_type(make_title: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     title = make_title({"a.bin": bytes(70_000)})
     origin = open_origin(str(title.root), settings=QUICK)
+    BUFFERS.clear()  # else what another test has left is taken
     with monkeypatch.context() as patched:
         patched.setattr(mmap, "mmap", raiser(KeyError("odd")))
         with pytest.raises(OriginFault, match="unexpected KeyError: 'odd'") as failed:
