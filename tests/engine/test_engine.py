@@ -283,7 +283,7 @@ def test_each_remote_has_its_own_share_of_tokens(cache: Cache) -> None:
 
 
 def test_unwant_ends_what_was_asked_under_its_handle(cache: Cache) -> None:
-    cache.engine.serve(cache.now, MANIFEST.title_id, 20)
+    cache.engine.serve(cache.now, MANIFEST.title_id, Bitmap.full(20))
     link, channel = cache.link("b1")
     cache.say(link, m.Subscribe(0, MANIFEST.title_id), m.Subscribe(1, MANIFEST.title_id))
     cache.say(link, *(m.Request(number % 2, number, number) for number in range(10)))

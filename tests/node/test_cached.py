@@ -33,7 +33,7 @@ def resident(tree: Path) -> tuple[int, int]:
     libc = ctypes.CDLL(None, use_errno=True)
     there = total = 0
     for path in tree.rglob("*"):
-        if not path.is_file() or not path.stat().st_size or path.name in ("manifest", "journal", "order"):
+        if not path.is_file() or not path.stat().st_size or path.name in ("manifest", "journal", "order", "tally"):
             continue
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
             pages = -(-len(mapped) // mmap.PAGESIZE)
