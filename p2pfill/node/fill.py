@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -47,6 +48,9 @@ RECORD_BUFFER_BYTES: Final = 1024 * 1024
 REUSE_BYTES: Final = 16 * limits.MIB
 """Copied from another version of a title in one call of a thread: a few milliseconds, so that it is told of soon and
 stops soon."""
+
+DECIDE_S: Final = 1.0
+"""For the event loop to decide: many times what it takes, unless it stands still."""
 
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
@@ -320,14 +324,27 @@ class FillDriver:
         self._soon(lambda now: self._engine.chunk_found(now, self.task, chunk, name))
 
     def _has_no_range(self, name: str) -> None:
-        """Tell the engine of an origin that answers with whole files. Callable from any thread."""
-        self._soon(lambda now: self._engine.origin_without_range(now, self.task, name))
+        """Tell the engine of an origin that answers with whole files, and wait for what it makes of that.
 
-    def _soon(self, tell: Callable[[float], None]) -> None:
+        Callable from any worker thread. The answer of a whole file has begun, and if another cache is to read it for
+        all, each moment costs megabytes.
+        """
+        decided = threading.Event()
+        self._soon(lambda now: self._engine.origin_without_range(now, self.task, name), decided.set)
+        decided.wait(DECIDE_S)
+
+    def _soon(self, tell: Callable[[float], None], then: Callable[[], object] | None = None) -> None:
+        """Have the event loop call `tell`, and `then` when the engine has been polled after it."""
+
         def in_loop() -> None:
             with self.bounds:
                 tell(trio.current_time())
             self._wake()
+            if then is not None:
+                trio.lowlevel.current_trio_token().run_sync_soon(in_next_turn, then)
+
+        def in_next_turn(then: Callable[[], object]) -> None:
+            trio.lowlevel.current_trio_token().run_sync_soon(then)
 
         if self._token is not None:
             with suppress(trio.RunFinishedError):
