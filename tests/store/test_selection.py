@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -277,3 +280,59 @@ def test_what_is_wanted_no_more_when_a_title_goes_live_takes_no_room(
         assert kept
         assert all(any(stored.wanted[c] for c in chunks_of_file(manifest, index)) for index in kept)
         check(tmp_path, tree, manifest, stored)
+
+
+class Crash(BaseException):
+    """The machine has stopped."""
+
+
+@pytest.mark.parametrize("steps", range(24))
+@pytest.mark.parametrize("what", ["more", "other", "drop"])
+def test_a_change_of_files_that_is_cut_short_is_finished(
+    tmp_path: Path,
+    tree: Path,
+    manifest: Manifest,
+    data: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    steps: int,
+) -> None:
+    first, more = select(manifest.files, ["audio/en", "1080p/a"]), select(manifest.files, ["audio/fr", "z", "empty"])
+    kept = select(manifest.files, ["audio/en"])
+    assert first is not None
+    assert kept is not None
+    store = Store.open(tmp_path)
+    stored = store.begin_fill(manifest, first)
+    fetch(stored, data, 2 if what == "other" else None)  # of a title that fills yet, or of a live one
+    if what != "other":
+        stored.go_live()
+    left = steps
+
+    def counted(call: Any) -> Any:
+        def one(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Crash
+            return call(*args, **kwargs)
+
+        return one
+
+    with monkeypatch.context() as patched, suppress(Crash):
+        for name in ("rename", "replace", "mkdir", "unlink", "posix_fallocate", "rmdir"):
+            patched.setattr(os, name, counted(getattr(os, name)))
+        if what == "drop":
+            stored.drop_files(kept)
+        else:
+            stored.select(more)
+    store.close()
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, kept if what == "drop" else more)
+        bad, lost = examine(stored, list(stored.have.indexes()))
+        if bad or lost:
+            store.lose(stored, bad, lost)
+        if stored.takes_writes:
+            fetch(stored, data)
+            stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert examine(stored, list(stored.have.indexes())) == ([], [])
