@@ -343,6 +343,7 @@ class FillDriver:
             if then is not None:
                 trio.lowlevel.current_trio_token().run_sync_soon(in_next_turn, then)
 
+        # A turn later: what has just been woken, and polls the engine, has run by then.
         def in_next_turn(then: Callable[[], object]) -> None:
             trio.lowlevel.current_trio_token().run_sync_soon(then)
 
