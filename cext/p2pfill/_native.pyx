@@ -195,6 +195,28 @@ def pick_rarest(have, wanted, avail, int64_t start):
     return second if second >= 0 else first
 
 
+def count_owned(buf, owners, counts):
+    cdef Lent lent = Lent(buf), owners_lent = Lent(owners), counts_lent = Lent(counts, True)
+    cdef const uint8_t* data = <const uint8_t*>lent.view.buf
+    cdef const uint16_t* owner = <const uint16_t*>owners_lent.view.buf
+    cdef uint32_t* count = <uint32_t*>counts_lent.view.buf
+    cdef size_t size = <size_t>lent.view.len, base = 0, width, k
+    cdef size_t n = <size_t>owners_lent.view.len // 2, count_size = <size_t>counts_lent.view.len // 4
+    cdef uint64_t word
+    if size != (n + 7) >> 3:
+        raise ValueError("bitmap and owners differ in number")
+    while base < size:
+        width = size - base
+        word = 0
+        memcpy(&word, data + base, 8 if width > 8 else width)
+        while word:
+            k = 8 * base + p2pfill_ctz64(word)
+            if k < n and owner[k] < count_size:
+                count[owner[k]] += 1
+            word &= word - 1
+        base += 8
+
+
 def scores(uint64_t chunk, seeds, weights, out):
     cdef Lent seeds_lent = Lent(seeds), weights_lent = Lent(weights), out_lent = Lent(out, True)
     cdef size_t i, n = <size_t>out_lent.view.len // 8

@@ -7,6 +7,7 @@ in the last bit between libraries, and in glibc between processors with and with
 
 import math
 from array import array
+from collections import Counter
 from itertools import chain, compress
 
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -61,6 +62,14 @@ def pick_rarest(have: bytes | bytearray, wanted: bytes | bytearray, avail: "arra
 def _bits(value: int, count: int) -> str:
     """The lowest `count` bits of `value` as text, the lowest first."""
     return f"{value & ((1 << count) - 1):0{count}b}"[::-1] if count else ""
+
+
+def count_owned(buf: bytes | bytearray, owners: "array[int]", counts: "array[int]") -> None:
+    """Add the number of set bits of each owner to `counts`; contract in `bits.count_owned`."""
+    chosen = compress(owners, map(_ONE.__eq__, _bits(int.from_bytes(buf, "little"), len(owners))))
+    for owner, count in Counter(chosen).items():
+        if owner < len(counts):
+            counts[owner] += count
 
 
 def scores(chunk: int, seeds: "array[int]", weights: "array[float]", out: "array[float]") -> None:

@@ -22,9 +22,10 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["MEMBERS_MAX", "assign", "pick_rarest", "popcount", "quotas", "rank"]
+__all__ = ["MEMBERS_MAX", "NOBODY", "assign", "count_owned", "pick_rarest", "popcount", "quotas", "rank"]
 
 MEMBERS_MAX = 0xFFFF  # an owner is one 16-bit number
+NOBODY = 0xFFFF  # the owner of what nobody owns: an index that no member has
 CHUNKS_MAX = 0xFFFFFFFF  # a quota is one 32-bit number
 
 
@@ -48,6 +49,21 @@ def pick_rarest(have: bytes | bytearray, wanted: bytes | bytearray, avail: "arra
     if start < 0:
         raise ValueError(f"start is negative: {start}")
     return _twin.pick_rarest(have, wanted, avail, start % n) if n else -1
+
+
+def count_owned(buf: bytes | bytearray, owners: "array[int]", member_count: int) -> "array[int]":
+    """How many of the set bits each member owns: an array('I') of `member_count`.
+
+    `buf` is a bitmap, LSB first, of len(owners) bits; `owners` an array('H') with a member's index for each bit, or
+    `NOBODY`. Bits of other owners count for nobody. Raises ValueError if lengths do not fit.
+    """
+    if owners.typecode != "H":
+        raise ValueError(f"owners must be an array of type 'H', not '{owners.typecode}'")
+    if len(buf) != (len(owners) + 7) >> 3:
+        raise ValueError(f"a bitmap of {len(buf)} bytes does not fit {len(owners)} owners")
+    counts = array("I", bytes(4 * member_count))
+    _twin.count_owned(buf, owners, counts)
+    return counts
 
 
 def quotas(chunk_count: int, weights: Sequence[float]) -> "array[int]":

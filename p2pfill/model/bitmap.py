@@ -165,3 +165,11 @@ class Bitmap:
         bitmap = Bitmap(self._n)
         bitmap._buffer[:] = bits.to_bytes(len(bitmap._buffer), "little")
         return bitmap
+
+
+def union(n: int, bitmaps: Iterable[Bitmap]) -> Bitmap:
+    """Return the bits that are set in any of `bitmaps`, each of `n` bits."""
+    total = Bitmap(n)
+    for bitmap in bitmaps:
+        total = total | bitmap
+    return total

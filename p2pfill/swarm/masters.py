@@ -14,14 +14,15 @@ has its time (`swarm.claims`).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.bitmap import Bitmap, union
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
 from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, reach
+from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
 from p2pfill.swarm.stalls import Stalls
@@ -53,6 +54,16 @@ REOPEN_S: Final = 1.0
 """A way that is said to be open again counts after this at the earliest: each change is an election."""
 
 
+class _IspDuties(NamedTuple):
+    """What the caches of this ISP that are relied on fetch across its border, as things are."""
+
+    shares: Shares
+    together: Mapping[Scope, Bitmap]
+    """The chunks for which some cache of them may go as far as a scope."""
+    from_origin: Mapping[str, int]
+    """How many chunks of each share are taken from origins."""
+
+
 class Masters:
     """Elections among the caches that want one title, and what they are seen to do about it."""
 
@@ -82,7 +93,7 @@ class Masters:
         """When a way of a member was closed last."""
         self._to_open: dict[str, frozenset[Scope]] = {}
         """What remains closed of those who have said since that a way is open again."""
-        self._stalls, self._stuck = Stalls(), Stalls()
+        self._stalls, self._stuck = Stalls(chunk_count), Stalls(chunk_count)
         self._failures: dict[str, int] = {}
         """How often a member has stalled or was lost since it last fetched something."""
         self._stale = True
@@ -92,12 +103,11 @@ class Masters:
         """When that was last so: stand-ins have been in office since then at most."""
         self._nominal = self._present = Assignment(title_id, chunk_count, [me])
         self._nominal_share = self._assignment = self._nominal.within(me)
-        self._shares: dict[str, Bitmap] = {}
-        self._share_counts: dict[str, int] = {}
-        """As `_share_out` said when the duties were worked out."""
-        self._parts: dict[str, Mapping[Scope, Bitmap]] | None = None
-        """How far each cache of this ISP that is relied on may go for which chunks, as things are; worked out when
-        asked for."""
+        self._nominal_shares = Shares(chunk_count, {})
+        self._nominal_counts: dict[str, int] = {}
+        """What each cache of this ISP that is relied on is master of nominally, see `_share_out`."""
+        self._isp: _IspDuties | None = None
+        """Worked out when asked for."""
 
     # ---- what is seen
 
@@ -122,8 +132,6 @@ class Masters:
         self.excluded = {node_id: why for node_id, why in self.excluded.items() if node_id in known}
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
         self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
-        self._stalls.keep(self.members)
-        self._stuck.keep(self.members)
         self._seen_since = float("-inf")
         self._stale = True
 
@@ -229,9 +237,9 @@ class Masters:
                     self._title_id, self._chunk_count, members, without, self.closed, self._wants
                 )
                 self._assignment = self._present.within(self._me)
-            self._shares = self._share_out()
-            self._share_counts = {node_id: share.count() for node_id, share in self._shares.items()}
-            self._parts = None
+            self._nominal_shares = Shares(self._chunk_count, self._share_out())
+            self._nominal_counts = self._nominal_shares.count(Bitmap.full(self._chunk_count))
+            self._isp = None
         return self._assignment
 
     def is_reader(self) -> bool:
@@ -283,16 +291,21 @@ class Masters:
             and self._scope_of(node_id) == Scope.ISP
         }
 
-    def _parts_now(self) -> dict[str, Mapping[Scope, Bitmap]]:
-        """Return how far each cache of this ISP that is relied on may go for which chunks, as things are."""
+    def _isp_duties(self) -> _IspDuties:
         self.assignment()
-        if self._parts is None:
-            self._parts = {
+        if self._isp is None:
+            within = {
                 node_id: self._present.within(node)
                 for node_id, node in self.members.items()
                 if node_id not in self.excluded and node.weight and self._scope_of(node_id) == Scope.ISP
             }
-        return self._parts
+            together = {
+                scope: union(self._chunk_count, (duties[scope] for duties in within.values()))
+                for scope in (Scope.REGION, Scope.WORLD, Scope.ORIGIN)
+            }
+            shares = Shares(self._chunk_count, {node_id: duties[Scope.REGION] for node_id, duties in within.items()})
+            self._isp = _IspDuties(shares, together, shares.count(together[Scope.ORIGIN]))
+        return self._isp
 
     def nominal_share(self) -> dict[Scope, Bitmap]:
         """Return how far this cache might go for which chunks if everybody could be relied on."""
@@ -308,11 +321,9 @@ class Masters:
         mine = self.assignment()[Scope.ORIGIN].count()
         if not mine:
             return 0.0
-        done = have | available.held[Scope.ISP]
-        shares = {node_id: part[Scope.ORIGIN] for node_id, part in self._parts_now().items()}
-        left = {
-            node_id: share.and_not(done).count() / share.count() for node_id, share in shares.items() if share.any()
-        }
+        isp = self._isp_duties()
+        to_come = isp.shares.count(isp.together[Scope.ORIGIN].and_not(have | available.held[Scope.ISP]))
+        left = {node_id: to_come[node_id] / count for node_id, count in isp.from_origin.items() if count}
         if self._me.id not in left or len(left) < 2:
             return 0.0
         return (left[self._me.id] - median_without(sorted(left.values()), left[self._me.id])) * mine
@@ -393,24 +404,22 @@ class Masters:
         """
         here = Bitmap.full(self._chunk_count).and_not(missing.and_not(available.held[Scope.ISP]))
         allowed_s = self.claims.allowances()
-        nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
-        due, parts = {}, {}
+        found = []
         if not here.all():
-            for node_id, part in self._parts_now().items():
-                if node_id != self._me.id:
-                    parts[node_id] = part[Scope.REGION].and_not(here)
-                    gettable = part[Scope.ORIGIN] | (part[Scope.WORLD] & far) | (part[Scope.REGION] & nearby)
-                    due[node_id] = gettable.and_not(here)
-        for chunk, node_id in self.claims.broken():
-            # Nobody here may know otherwise that such a chunk could be had.
-            if node_id in parts and parts[node_id][chunk]:
-                due[node_id].add(chunk)
-        found = [
-            node_id
-            for stalls, left, wait_s in ((self._stalls, due, patience_s), (self._stuck, parts, STUCK * patience_s))
-            for node_id, since in stalls.look(now, left, here).items()
-            if now >= since + wait_s + allowed_s.get(node_id, 0.0)
-        ]
+            isp = self._isp_duties()
+            nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
+            left = isp.together[Scope.REGION].and_not(here)
+            due = left & (isp.together[Scope.ORIGIN] | (isp.together[Scope.WORLD] & far) | nearby)
+            for chunk, node_id in self.claims.broken():
+                # Nobody here may know otherwise that such a chunk could be had.
+                if left[chunk] and isp.shares.owner(chunk) == node_id:
+                    due.add(chunk)
+            found = [
+                node_id
+                for stalls, chunks, wait_s in ((self._stalls, due, patience_s), (self._stuck, left, STUCK * patience_s))
+                for node_id, since in stalls.look(now, isp.shares, chunks, here).items()
+                if node_id != self._me.id and now >= since + wait_s + allowed_s.get(node_id, 0.0)
+            ]
         found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
         for node_id in dict.fromkeys(found):
             self.exclude(node_id, STALLED)
@@ -460,15 +469,15 @@ class Masters:
         `watch` finds.
         """
         self.assignment()
-        if max(self._share_counts.values(), default=0) < LAG_CHUNKS:
+        if max(self._nominal_counts.values(), default=0) < LAG_CHUNKS:
             return [], []
         fetching = self._left_of_shares(self._fetching, now, have | available.held[Scope.ISP])
         sending = self._left_of_shares(self._sending, now, have | available.shared)
         return fetching, [node_id for node_id in sending if node_id not in fetching]
 
     def _left_of_shares(self, laggards: SlowPeerDetector, now: float, done: Bitmap) -> list[str]:
-        left = {node_id: share.and_not(done).count() for node_id, share in self._shares.items()}
-        since = laggards.look(now, self._share_counts, left)
+        left = self._nominal_shares.count(Bitmap.full(self._chunk_count).and_not(done))
+        since = laggards.look(now, self._nominal_counts, left)
         since.pop(self._me.id, None)
         return [node_id for node_id, began in since.items() if self._seen_at[node_id] > began]
 

@@ -30,6 +30,18 @@ def test_popcount(hot: SimpleNamespace) -> None:
     assert hot.bits.popcount(bytearray(bitmap(100, 0, 63, 64, 99))) == 4
 
 
+def test_count_owned(hot: SimpleNamespace) -> None:
+    owners = array("H", [0, 2, bits.NOBODY, 7, 1] * 20)
+    assert list(hot.bits.count_owned(bitmap(100), owners, 3)) == [0, 0, 0]
+    assert list(hot.bits.count_owned(bitmap(100, 0, 1, 2, 3, 4, 64, 65, 99), owners, 3)) == [2, 3, 1]
+    assert list(hot.bits.count_owned(b"", array("H"), 0)) == []
+    assert list(hot.bits.count_owned(b"\xff", array("H", [0]), 1)) == [1]
+    with pytest.raises(ValueError, match="does not fit"):
+        hot.bits.count_owned(b"\0", owners, 3)
+    with pytest.raises(ValueError, match="type 'H'"):
+        hot.bits.count_owned(bitmap(100), array("I", [0] * 100), 3)
+
+
 def test_pick_rarest_takes_least_available(hot: SimpleNamespace) -> None:
     avail = array("H", [5] * 200)
     avail[130], avail[131] = 2, 1
@@ -117,6 +129,16 @@ def test_bad_members_are_refused(hot: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="not within"):
         hot.bits.assign([-1], [1], [1.0])
     assert len(hot.bits.assign(range(0), [], [])) == 0
+
+
+@given(st.data(), st.lists(st.integers(0, 9), max_size=200))
+def test_twins_agree_on_count_owned(data: st.DataObject, owners: list[int]) -> None:
+    size = (len(owners) + 7) // 8
+    buf = data.draw(st.binary(min_size=size, max_size=size))
+    native, pure = array("I", bytes(32)), array("I", bytes(32))
+    _native.count_owned(buf, array("H", owners), native)
+    _pure_bits.count_owned(buf, array("H", owners), pure)
+    assert native == pure
 
 
 @given(st.integers(0, 5000), st.lists(WEIGHTS, min_size=1, max_size=20))

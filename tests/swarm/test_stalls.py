@@ -10,6 +10,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, Masters
+from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.stalls import Stalls
 
 TITLE = TitleId(bytes(32))
@@ -23,15 +24,26 @@ def chunks(*chosen: int) -> Bitmap:
 
 
 def test_a_clock_starts_anew_with_what_arrives_and_not_with_what_moves_to_others() -> None:
-    stalls = Stalls()
-    assert stalls.look(0.0, {"a1": chunks(0, 1, 2)}, chunks()) == {"a1": 0.0}
-    assert stalls.look(1.0, {"a1": chunks(1, 2)}, chunks(0)) == {"a1": 1.0}
-    assert stalls.look(2.0, {"a1": chunks(2)}, chunks(0)) == {"a1": 1.0}
-    assert stalls.look(3.0, {"a1": chunks()}, chunks(0)) == {}
-    assert stalls.look(9.0, {"a1": chunks(5)}, chunks(0)) == {"a1": 9.0}
-    stalls.look(10.0, {"a1": chunks(5)}, chunks(0))
+    stalls, shares = Stalls(8), Shares(8, {"a1": chunks(0, 1, 2, 5), "a2": chunks(3, 4)})
+
+    def look(now: float, due: Bitmap, gone: Bitmap) -> dict[str, float]:
+        return dict(stalls.look(now, shares, due, gone))
+
+    assert look(0.0, chunks(0, 1, 2), chunks()) == {"a1": 0.0}
+    assert look(1.0, chunks(1, 2, 3), chunks(0)) == {"a1": 1.0, "a2": 1.0}
+    assert look(2.0, chunks(2, 3), chunks(0)) == {"a1": 1.0, "a2": 1.0}
+    assert look(3.0, chunks(3), chunks(0)) == {"a2": 1.0}
+    assert look(9.0, chunks(5), chunks(0, 3)) == {"a1": 9.0}
+    look(10.0, chunks(5), chunks(0, 3))
     stalls.forget("a1")
-    assert stalls.look(11.0, {"a1": chunks(5)}, chunks(0)) == {"a1": 11.0}
+    assert look(11.0, chunks(5), chunks(0, 3)) == {"a1": 11.0}
+
+
+def test_what_comes_of_a_share_before_it_is_shared_out_anew_is_progress_of_whose_it_was() -> None:
+    stalls, after = Stalls(8), Shares(8, {"a1": chunks(3), "a2": chunks(0, 1, 2)})
+    stalls.look(0.0, Shares(8, {"a1": chunks(0, 1), "a2": chunks(2, 3)}), chunks(0, 1, 2, 3), chunks())
+    assert stalls.look(5.0, after, chunks(1, 2, 3), chunks(0)) == {"a1": 5.0, "a2": 0.0}
+    assert stalls.look(6.0, after, chunks(1, 2), chunks(0, 3)) == {"a2": 0.0}
 
 
 def isp(count: int, chunk_count: int) -> tuple[list[NodeInfo], Masters]:
