@@ -37,8 +37,9 @@ STUCK: Final = 4
 the world's, the region's and the ISP's master have each had their turn by then."""
 
 STANDSTILL: Final = 4
-"""A member with whom this cache is not to be linked shows its life through what others announce. So it is passed over
-only when nobody at all has shown any for this many times the usual wait: several hops."""
+"""A member with whom this cache is not to be linked shows its life, and what it has fetched, through what others
+announce. So it is passed over only when nobody at all has shown any life, or nothing of its part has come, for this many
+times the usual wait: several hops."""
 
 SENDS_SLOWLY: Final = 2.0
 """A master that is far behind with what it has sent on, and so many times slower at that, is left out. Towards the end
@@ -399,8 +400,8 @@ class Masters:
     def watch_parts(self, now: float, patience_s: float, missing: Bitmap, available: Availability) -> None:
         """Leave out the members of whose part nothing has come for `patience_s`, whatever life they show.
 
-        This cache lacks what is `missing`. Whoever makes claims has the time that they give it besides. To be called
-        each tick.
+        This cache lacks what is `missing`. Whoever makes claims has the time that they give it besides, and those with
+        whom this cache is not to be linked that of several hops. To be called each tick.
         """
         here = Bitmap.full(self._chunk_count).and_not(missing.and_not(available.held[Scope.ISP]))
         allowed_s = self.claims.allowances()
@@ -418,7 +419,8 @@ class Masters:
                 node_id
                 for stalls, chunks, wait_s in ((self._stalls, due, patience_s), (self._stuck, left, STUCK * patience_s))
                 for node_id, since in stalls.look(now, isp.shares, chunks, here).items()
-                if node_id != self._me.id and now >= since + wait_s + allowed_s.get(node_id, 0.0)
+                if node_id != self._me.id
+                and now >= since + wait_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
             ]
         found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
         for node_id in dict.fromkeys(found):
@@ -426,6 +428,9 @@ class Masters:
             self._note_failure(now, node_id, patience_s)
             self._stalls.forget(node_id)
             self._stuck.forget(node_id)
+
+    def _hops(self, node_id: str) -> int:
+        return STANDSTILL if node_id in self._unlinked else 1
 
     def _stalled_beyond(
         self,

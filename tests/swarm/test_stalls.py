@@ -9,7 +9,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Assignment, Scope
-from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, Masters
+from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, STANDSTILL, Masters
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.stalls import Stalls
 
@@ -67,6 +67,21 @@ def test_a_master_that_shows_life_and_fetches_nothing_is_passed_over(chunk_count
         now += 0.25
     assert masters.assignment()[Scope.ORIGIN] == missing
     assert set(masters.excluded.values()) <= {STALLED}
+
+
+def test_of_who_is_not_linked_the_part_comes_over_several_hops_and_so_later() -> None:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp", "eu") for n in range(3)]
+    masters = Masters(TITLE, 30, nodes[0])
+    masters.set_members(0.0, nodes, unlinked={"a2"})
+    left_out_at: dict[str, float] = {}
+    for tick in range(8 * STANDSTILL * int(PATIENCE_S)):
+        now = tick / 4
+        for node in nodes[1:]:
+            masters.saw(now, node.id)
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(30), Availability(30))
+        for node_id in masters.excluded:
+            left_out_at.setdefault(node_id, now)
+    assert left_out_at == {"a1": PATIENCE_S, "a2": STANDSTILL * PATIENCE_S}
 
 
 def test_it_is_relied_on_again_once_it_has_fetched_something() -> None:
