@@ -89,8 +89,7 @@ class Course:
                 self._tell()
             if self._now >= self._committed_at + timing.COMMIT_INTERVAL_S:
                 self._commit()
-            wakeup = self.fill.next_wakeup()
-            if wakeup is not None and self._now >= wakeup:
+            if self._now >= self.fill.next_wakeup():
                 self._handle(events.TimePassed())
                 self._poll()
         return chunk_count
@@ -99,7 +98,7 @@ class Course:
         self.fill.handle(self._now, event)
 
     def _poll(self) -> None:
-        if not self.fill.wants_poll and self._now < (self.fill.next_wakeup() or self._now):
+        if not self.fill.wants_poll and self._now < self.fill.next_wakeup():
             return
         for action in self.fill.poll_actions(self._now):
             match action:

@@ -429,6 +429,8 @@ class Link:
         if self.remote is None or not (handles := self._subscribed(task.title_id)):
             return
         gained = self._host.news(task, self.remote.id, gained) if gained else ()
+        if not (gained or claimed):
+            return
         for handle in handles:
             if handle not in self._announced:
                 continue

@@ -186,13 +186,12 @@ class FillTask:
 
     def next_wakeup(self) -> float:
         """Return when `advance` is to be called though nothing happens."""
-        at = self.fill.next_wakeup()
-        wake_at = min(NEVER if at is None else at, self._discover_until)
+        moments = [self.fill.next_wakeup(), self._discover_until]
         if self.to_announce or self.to_claim:
-            wake_at = min(wake_at, self._told_at + ANNOUNCE_S)
+            moments.append(self._told_at + ANNOUNCE_S)
         if self.to_commit and not self._committing:
-            wake_at = min(wake_at, self._commit_at)
-        return wake_at
+            moments.append(self._commit_at)
+        return min(moments)
 
     def is_discovery_over(self, now: float) -> bool:
         """Tell, once, that the caches that may hold a part of the title have had the time to say so."""

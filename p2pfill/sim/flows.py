@@ -66,7 +66,7 @@ class Flow:
         weight: float,
         now: float,
         done: Callable[..., None],
-        arguments: Any,
+        arguments: tuple[Any, ...],
     ) -> None:
         self.number = number
         self.weight = weight
@@ -79,6 +79,11 @@ class Flow:
         """The earliest moment for which the schedule will look at this flow."""
         self.done: Callable[..., None] | None = done
         self.arguments = arguments
+
+    def end(self) -> tuple[Any, ...]:
+        """Note that it is over; return the arguments of `done`, which may know it: a circle is freed late, or never."""
+        arguments, self.arguments, self.done = self.arguments, (), None
+        return arguments
 
     @property
     def is_paused(self) -> bool:
@@ -110,7 +115,7 @@ class Network:
         """End a flow before it is through; return the bytes that it has moved."""
         if flow.done is not None:
             self.pause(flow)
-            flow.done = None
+            flow.end()
         return flow.size - flow.left_bytes
 
     def pause(self, flow: Flow) -> None:
@@ -186,9 +191,9 @@ class Network:
             return
         self._settle(flow)
         if flow.left_bytes <= EPSILON_BYTES:
-            done, flow.done, flow.left_bytes = flow.done, None, 0.0
+            done, arguments, flow.left_bytes = flow.done, flow.end(), 0.0
             self._leave(flow)
-            done(*flow.arguments)
+            done(*arguments)
         else:
             now = self._schedule.now
             flow.due_at = max(now + flow.left_bytes / flow.rate, now + 1e-9)

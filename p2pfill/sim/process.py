@@ -104,7 +104,8 @@ class Process:
     def local_time(self) -> float:
         """Return what its clock shows; it never goes back."""
         local = self.clock_offset_s + self.world.schedule.now * self.clock_rate
-        self._clock_floor = max(local, self._clock_floor)
+        if local > self._clock_floor:
+            self._clock_floor = local
         return self._clock_floor
 
     def _global_time(self, local: float) -> float:

@@ -272,9 +272,9 @@ class Fill:
         self._out.clear()
         return done
 
-    def next_wakeup(self) -> float | None:
-        """Return when `poll_actions` must be called again though nothing happened; None where nothing is awaited."""
-        return None if self._completed else self._tick_at
+    def next_wakeup(self) -> float:
+        """Return when `poll_actions` must be called again though nothing happened; infinite if nothing is awaited."""
+        return float("inf") if self._completed else self._tick_at
 
     def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
@@ -660,7 +660,7 @@ class Fill:
         before = now - max(self.policy.request_timeout_s, self._patience_s)
         if source.delivered_at > before or source.progress_at > before:
             return False
-        return min(request.asked_at for request in source.requests.values()) <= before
+        return source.asked_at <= before
 
     # ---- decisions
 

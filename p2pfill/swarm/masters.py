@@ -38,8 +38,8 @@ the world's, the region's and the ISP's master have each had their turn by then.
 
 STANDSTILL: Final = 4
 """A member with whom this cache is not to be linked shows its life, and what it has fetched, through what others
-announce. So it is passed over only when nobody at all has shown any life, or nothing of its part has come, for this many
-times the usual wait: several hops."""
+announce. So it is passed over only when nobody at all has shown any life, or nothing of its part has come, for this
+many times the usual wait: several hops."""
 
 SENDS_SLOWLY: Final = 2.0
 """A master that is far behind with what it has sent on, and so many times slower at that, is left out. Towards the end

@@ -46,7 +46,7 @@ def crossing_s(sources: Collection[Source], now: float, chunk_size: int) -> floa
 def unanswered_s(sources: Collection[Source], now: float) -> float:
     """Return for how long an origin has not begun to answer this cache either: so long others may wait as well."""
     waits_s = [
-        now - max(source.progress_at, source.delivered_at, min(r.asked_at for r in source.requests.values()))
+        now - max(source.progress_at, source.delivered_at, source.asked_at)
         for source in sources
         if source.scope == Scope.ORIGIN and source.requests
     ]

@@ -138,6 +138,12 @@ class Source:
         """Return how many more requests it may be given now."""
         return self.window(chunk_size) - len(self.requests)
 
+    @property
+    def asked_at(self) -> float:
+        """When the oldest of what is outstanding here was asked for; infinite where nothing is."""
+        # In the order in which they were made.
+        return next((request.asked_at for request in self.requests.values()), float("inf"))
+
     def load(self) -> float:
         """Return what is outstanding here relative to its speed; the least is the best to ask."""
         return len(self.requests) / (self.rate_bytes_s or 1.0)
@@ -180,7 +186,7 @@ class Source:
         """
         pace = self.last_rate
         if self.requests:
-            waited_s = now - max(min(request.asked_at for request in self.requests.values()), self.delivered_at)
+            waited_s = now - max(self.asked_at, self.delivered_at)
             possible = chunk_size / max(waited_s, 1e-3)
             pace = min(pace, possible) if pace else possible
         return pace / self.weight
@@ -239,25 +245,28 @@ def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait
     Those must have what it owes, and not be known to be as slow. An origin is left for other origins only: what caches
     have of what it owes is moved by itself (`swarm.moves`). To be called each tick.
     """
-    rates = {source: source.pace(now, chunk_size) * source.weight for source in sources if not source.barred_reason}
+
+    def rate(source: Source) -> float:
+        return source.pace(now, chunk_size) * source.weight
+
     found = []
     for source in sources:
-        rate = rates.get(source, 0.0)
         # One from which nothing comes at all is silent, see `find_slow`.
-        asked_at = min((request.asked_at for request in source.requests.values()), default=now)
-        if not 0 < rate < LEAST_RATE_BYTES_S or source.progress_at <= asked_at:
+        is_moving = not source.barred_reason and source.progress_at > source.asked_at
+        if not is_moving or not 0 < rate(source) < LEAST_RATE_BYTES_S:
             source.crawls_since = float("inf")
             continue
         source.crawls_since = min(source.crawls_since, now)
+        if now < source.crawls_since + wait_s:
+            continue
+        rates = {other: rate(other) for other in sources if not other.barred_reason}
         others = [
             other
             for other, known in rates.items()
             # Of one that was never asked nothing is known.
-            if other is not source and (not known or known > LESS_SLOW * rate)
+            if other is not source and (not known or known > LESS_SLOW * rates[source])
             if source.scope != Scope.ORIGIN or other.scope == Scope.ORIGIN
         ]
-        if now >= source.crawls_since + wait_s and all(
-            any(other.holdings[request.chunk] for other in others) for request in source.requests.values()
-        ):
+        if all(any(other.holdings[request.chunk] for other in others) for request in source.requests.values()):
             found.append(source)
     return found

@@ -90,7 +90,7 @@ class World:
                 self.perform(node, action)
             fill.ledger.check()
             wake = fill.next_wakeup()
-            if wake is not None and not self.now < self.timer.get(node, 0.0) <= wake:
+            if wake < float("inf") and not self.now < self.timer.get(node, 0.0) <= wake:
                 self.timer[node] = max(wake, self.now + 1e-6)
                 self.tell(node, events.TimePassed(), self.timer[node] - self.now)
 
