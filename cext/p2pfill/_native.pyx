@@ -4,6 +4,7 @@
 Loops are `noexcept nogil` over primitive arguments; Python objects are touched only before and after them.
 Memory safety is checked here (buffer sizes, index ranges), all friendlier checks are in p2pfill.hot.
 """
+from cpython.bytearray cimport PyByteArray_AsString, PyByteArray_FromStringAndSize
 from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport frexp
@@ -179,6 +180,38 @@ def popcount(buf):
         total += p2pfill_popcount64(data[i])
         i += 1
     return total
+
+
+cdef bytearray combine(bytearray a, bytearray b, int how):
+    cdef Py_ssize_t size = len(a), i
+    if len(b) != size:
+        raise ValueError(f"bitmaps of {size} and {len(b)} bytes do not go together")
+    cdef bytearray result = PyByteArray_FromStringAndSize(NULL, size)
+    cdef const uint8_t* x = <const uint8_t*>PyByteArray_AsString(a)
+    cdef const uint8_t* y = <const uint8_t*>PyByteArray_AsString(b)
+    cdef uint8_t* out = <uint8_t*>PyByteArray_AsString(result)
+    if how == 0:
+        for i in range(size):
+            out[i] = x[i] & y[i]
+    elif how == 1:
+        for i in range(size):
+            out[i] = x[i] | y[i]
+    else:
+        for i in range(size):
+            out[i] = x[i] & ~y[i]
+    return result
+
+
+def bit_and(bytearray a not None, bytearray b not None):
+    return combine(a, b, 0)
+
+
+def bit_or(bytearray a not None, bytearray b not None):
+    return combine(a, b, 1)
+
+
+def bit_and_not(bytearray a not None, bytearray b not None):
+    return combine(a, b, 2)
 
 
 def pick_rarest(have, wanted, avail, int64_t start):

@@ -8,6 +8,7 @@ in the last bit between libraries, and in glibc between processors with and with
 import math
 from array import array
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain, compress
 
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -47,6 +48,27 @@ def _score(chunk_mix: int, seed: int, weight: float) -> float:
 def popcount(buf: bytes | bytearray) -> int:
     """Number of set bits."""
     return int.from_bytes(buf, "little").bit_count()
+
+
+def bit_and(a: bytearray, b: bytearray) -> bytearray:
+    """Contract in `bits.bit_and`."""
+    return _combine(a, b, int.__and__)
+
+
+def bit_or(a: bytearray, b: bytearray) -> bytearray:
+    """Contract in `bits.bit_or`."""
+    return _combine(a, b, int.__or__)
+
+
+def bit_and_not(a: bytearray, b: bytearray) -> bytearray:
+    """Contract in `bits.bit_and_not`."""
+    return _combine(a, b, lambda x, y: x & ~y)
+
+
+def _combine(a: bytearray, b: bytearray, how: Callable[[int, int], int]) -> bytearray:
+    if len(a) != len(b):
+        raise ValueError(f"bitmaps of {len(a)} and {len(b)} bytes do not go together")
+    return bytearray(how(int.from_bytes(a, "little"), int.from_bytes(b, "little")).to_bytes(len(a), "little"))
 
 
 def pick_rarest(have: bytes | bytearray, wanted: bytes | bytearray, avail: "array[int]", start: int) -> int:

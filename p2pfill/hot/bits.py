@@ -22,7 +22,19 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["MEMBERS_MAX", "NOBODY", "assign", "count_owned", "pick_rarest", "popcount", "quotas", "rank"]
+__all__ = [
+    "MEMBERS_MAX",
+    "NOBODY",
+    "assign",
+    "bit_and",
+    "bit_and_not",
+    "bit_or",
+    "count_owned",
+    "pick_rarest",
+    "popcount",
+    "quotas",
+    "rank",
+]
 
 MEMBERS_MAX = 0xFFFF  # an owner is one 16-bit number
 NOBODY = 0xFFFF  # the owner of what nobody owns: an index that no member has
@@ -32,6 +44,21 @@ CHUNKS_MAX = 0xFFFFFFFF  # a quota is one 32-bit number
 def popcount(buf: bytes | bytearray) -> int:
     """Number of set bits in `buf`."""
     return _twin.popcount(buf)
+
+
+def bit_and(a: bytearray, b: bytearray) -> bytearray:
+    """The bits that are set in both, as a new bitmap. Raises ValueError for bitmaps of different lengths."""
+    return _twin.bit_and(a, b)
+
+
+def bit_or(a: bytearray, b: bytearray) -> bytearray:
+    """The bits that are set in either, as a new bitmap. Raises ValueError for bitmaps of different lengths."""
+    return _twin.bit_or(a, b)
+
+
+def bit_and_not(a: bytearray, b: bytearray) -> bytearray:
+    """The bits that are set in `a` and not in `b`, as a new bitmap. Raises ValueError for different lengths."""
+    return _twin.bit_and_not(a, b)
 
 
 def pick_rarest(have: bytes | bytearray, wanted: bytes | bytearray, avail: "array[int]", start: int) -> int:

@@ -7,8 +7,11 @@ bytearray and not one large int: setting a bit of an int would copy all of it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
+from p2pfill.hot import bits
+
+_new = object.__new__
 _BITS_OF_BYTE = tuple(tuple(bit for bit in range(8) if value >> bit & 1) for value in range(256))
 
 
@@ -57,8 +60,8 @@ class Bitmap:
 
     def copy(self) -> Bitmap:
         """Return an independent copy."""
-        bitmap = Bitmap(self._n)
-        bitmap._buffer[:] = self._buffer
+        bitmap = _new(Bitmap)
+        bitmap._n, bitmap._buffer = self._n, self._buffer[:]
         return bitmap
 
     def __len__(self) -> int:
@@ -112,7 +115,7 @@ class Bitmap:
 
     def count(self) -> int:
         """Return how many bits are set."""
-        return int.from_bytes(self._buffer, "little").bit_count()
+        return bits.popcount(self._buffer)
 
     def all(self) -> bool:
         """Tell whether every bit is set; True for a bitmap of no bits."""
@@ -141,29 +144,23 @@ class Bitmap:
         return self._n == other._n and self._buffer == other._buffer
 
     def __or__(self, other: Bitmap) -> Bitmap:
-        mine, theirs = self._both(other)
-        return self._of(mine | theirs)
+        return self._combined(bits.bit_or, other)
 
     def __and__(self, other: Bitmap) -> Bitmap:
-        mine, theirs = self._both(other)
-        return self._of(mine & theirs)
+        return self._combined(bits.bit_and, other)
 
     def and_not(self, other: Bitmap) -> Bitmap:
         """Return the bits that are set here and not in `other`. Raises `ValueError` where lengths differ."""
-        mine, theirs = self._both(other)
-        return self._of(mine & ~theirs)
+        return self._combined(bits.bit_and_not, other)
 
     def __repr__(self) -> str:
         return f"<Bitmap {self.count()} of {self._n}>"
 
-    def _both(self, other: Bitmap) -> tuple[int, int]:
+    def _combined(self, how: Callable[[bytearray, bytearray], bytearray], other: Bitmap) -> Bitmap:
         if self._n != other._n:
             raise ValueError(f"bitmaps of {self._n} and {other._n} bits do not go together")
-        return int.from_bytes(self._buffer, "little"), int.from_bytes(other._buffer, "little")
-
-    def _of(self, bits: int) -> Bitmap:
-        bitmap = Bitmap(self._n)
-        bitmap._buffer[:] = bits.to_bytes(len(bitmap._buffer), "little")
+        bitmap = _new(Bitmap)
+        bitmap._n, bitmap._buffer = self._n, how(self._buffer, other._buffer)
         return bitmap
 
 

@@ -30,6 +30,18 @@ def test_popcount(hot: SimpleNamespace) -> None:
     assert hot.bits.popcount(bytearray(bitmap(100, 0, 63, 64, 99))) == 4
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 9, 100])
+def test_bitmaps_are_combined(hot: SimpleNamespace, size: int) -> None:
+    a, b = bytearray(b"\x0f\xa5" * 50)[:size], bytearray(b"\x33\xff\x00" * 34)[:size]
+    assert hot.bits.bit_and(a, b) == bytes(x & y for x, y in zip(a, b, strict=True))
+    assert hot.bits.bit_or(a, b) == bytes(x | y for x, y in zip(a, b, strict=True))
+    assert hot.bits.bit_and_not(a, b) == bytes(x & ~y for x, y in zip(a, b, strict=True))
+    for combine in (hot.bits.bit_and, hot.bits.bit_or, hot.bits.bit_and_not):
+        assert type(combine(a, b)) is bytearray
+        with pytest.raises(ValueError, match="do not go together"):
+            combine(a, b + b"\0")
+
+
 def test_count_owned(hot: SimpleNamespace) -> None:
     owners = array("H", [0, 2, bits.NOBODY, 7, 1] * 20)
     assert list(hot.bits.count_owned(bitmap(100), owners, 3)) == [0, 0, 0]
