@@ -672,8 +672,10 @@ class Engine:
             late, task.late = task.late, []
             for event in late:
                 self.handle_event(task, event)
-            for action in task.fill.poll_actions(self.now):
-                self._perform(task, action)
+            # Often it is only time to announce, or to commit.
+            if task.fill.wants_poll or self.now >= task.fill.next_wakeup():
+                for action in task.fill.poll_actions(self.now):
+                    self._perform(task, action)
             if not task.late:
                 break
         self._tell(task)
