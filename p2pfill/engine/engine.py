@@ -135,6 +135,8 @@ class Engine:
         self._progress_at = NEVER
         self._awake_at = NEVER
         """When the driver was to poll at the latest."""
+        self._timers_at = -NEVER
+        """Nothing here waits for an earlier time, as far as the driver was told at the end of its last tick."""
         self._probes: dict[Link, tuple[Link, float]] = {}
         """A link whose remote is being asked whether it lives -> the link that came by its name, and until when."""
         self._probe_nonce = PROBE_NONCE
@@ -612,7 +614,7 @@ class Engine:
             wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
         for _, until in self._probes.values():
             wake_at = min(wake_at, until)
-        self._awake_at = wake_at
+        self._awake_at = self._timers_at = wake_at
         return wake_at
 
     def poll(self, now: float) -> list[Effect]:
@@ -621,7 +623,8 @@ class Engine:
         was_frozen, self._awake_at = now > self._awake_at + FROZEN_S, NEVER
         if was_frozen:
             self._thaw()
-        self._advance(now)
+        if now >= self._timers_at:
+            self._advance(now)
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for task in dirty:

@@ -419,8 +419,9 @@ class Masters:
                 node_id
                 for stalls, chunks, wait_s in ((self._stalls, due, patience_s), (self._stuck, left, STUCK * patience_s))
                 for node_id, since in stalls.look(now, isp.shares, chunks, here).items()
+                if now >= since + wait_s  # soon said of most
                 if node_id != self._me.id
-                and now >= since + wait_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
+                if now >= since + wait_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
             ]
         found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
         for node_id in dict.fromkeys(found):
