@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import trio
@@ -20,16 +20,14 @@ from rich.text import Text
 from p2pfill.cli.board import fill_table
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.fill import order_now
-from p2pfill.cli.fleet import find_title, nodes_table
+from p2pfill.cli.fleet import nodes_table
+from p2pfill.cli.naming import ID_CHARS, find_fill, find_title, find_title_to_change, pinned
 from p2pfill.cli.options import selector_of
 from p2pfill.cli.reasons import reasons
 from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRecord, TitleHolder, TitleHolders, TitleRecord
-
-ID_CHARS: Final = 12
-"""Of a title's id, in tables: enough to tell versions apart, and to type."""
 
 
 def _run(tracker: str, work: Callable[[TrackerClient], Awaitable[None]]) -> None:
@@ -158,7 +156,7 @@ def unpin_title(name: str, nodes: str, tracker: str, *, as_json: bool) -> None:
     selector = selector_of(nodes) if nodes else ""
 
     async def work(client: TrackerClient) -> None:
-        title = await client.title(await find_title(client, name))
+        title = await client.title(await find_title_to_change(client, name, pinned))
         await client.unpin(title.title, selector)
         what = f"unpin {title.name}, which was pinned on {selector or _pins(title)}"
         await _tell_pins(client, title.title, what, as_json=as_json)
@@ -182,7 +180,7 @@ def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes:
     """Withdraw all orders of a title; with `urgent` have every cache delete it."""
 
     async def work(client: TrackerClient) -> None:
-        found = await client.holders(await find_title(client, name))
+        found = await client.holders(await find_title_to_change(client, name))
         held = sum(one.have_bytes for one in found.holders)
         holders = f"{plural(len(found.holders), 'cache')} with {show_bytes(held)}"
         what = f"withdraw {plural(len(found.fills), 'order')} of {found.title.name} {found.title.title[:ID_CHARS]}"
@@ -215,7 +213,7 @@ def remove_title(name: str, tracker: str, *, dry_run: bool, yes: bool, as_json: 
     """Have the catalogue forget a title."""
 
     async def work(client: TrackerClient) -> None:
-        title = await client.title(await find_title(client, name))
+        title = await client.title(await find_title_to_change(client, name, list))
         what = f"remove {title.name} {title.title[:ID_CHARS]} from the catalogue"
         if title.pins:
             what += f", and its pins ({_pins(title)})"
@@ -270,7 +268,7 @@ def show_fill(fill_id: str, tracker: str, *, as_json: bool) -> None:
     """Print one order with the progress of its caches."""
 
     async def work(client: TrackerClient) -> None:
-        status = await client.fill(fill_id)
+        status = await client.fill(await find_fill(client, fill_id))
         if as_json:
             _print_json(status)
             return
@@ -287,10 +285,10 @@ def withdraw_fill(fill_id: str, tracker: str, *, dry_run: bool, as_json: bool) -
     """Withdraw one order."""
 
     async def work(client: TrackerClient) -> None:
-        status = await client.fill(fill_id)
+        status = await client.fill(await find_fill(client, fill_id))
         name, caches = status.title_name or status.fill.request.title[:ID_CHARS], plural(status.totals.nodes, "cache")
         if not dry_run:
-            await client.delete_fill(fill_id)
+            await client.delete_fill(status.fill.fill_id)
         _outcome(status.fill, f"withdraw the order of {name} to {caches}", dry_run=dry_run, as_json=as_json)
 
     _run(tracker, work)

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from p2pfill.cli.catalogue import ID_CHARS, confirm
+from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.naming import ID_CHARS
 from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.reports import EvictReport, TitleFate

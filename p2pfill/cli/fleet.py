@@ -14,20 +14,15 @@ from rich.text import Text
 from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import show_deadline
+from p2pfill.cli.naming import find_title
 from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
-from p2pfill.errors import ConfigError
-from p2pfill.model.limits import TITLE_ID_BYTES
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import DiskReport, TitleReport
-    from p2pfill.tracker.records import TitleRecord
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
-
-ID_PREFIX_MIN: Final = 4
-"""Digits of a title id that are enough to type."""
 
 
 # ---- status
@@ -177,31 +172,6 @@ async def _explain(node: str, title: str, tracker: str, as_json: bool) -> None:
         print(msgspec.json.encode(found).decode())
     else:
         Console().print(explanation_view(found))
-
-
-async def find_title(client: TrackerClient, text: str) -> str:
-    """Return the id of the title that a person means. Raises `ConfigError` unless there is just one."""
-    if len(text) == 2 * TITLE_ID_BYTES and all(char in "0123456789abcdefABCDEF" for char in text):
-        return text.lower()
-    return pick_title(await client.titles(), text)
-
-
-def pick_title(titles: list[TitleRecord], text: str) -> str:
-    """Return the id of the title of this name, or whose id starts so. Raises `ConfigError` unless there is just one."""
-    found = [record for record in titles if record.name == text]
-    if not found and len(text) >= ID_PREFIX_MIN:
-        found = [record for record in titles if record.title.startswith(text.lower())]
-    if len(found) == 1:
-        return found[0].title
-    if not found:
-        names = ", ".join(sorted({record.name for record in titles})[:10]) or "none yet"
-        raise ConfigError(f"the tracker knows no title {text[:80]!r}; it knows: {names}")
-    # Versions of a title share its name.
-    ids = ", ".join(record.title[:12] for record in sorted(found, key=lambda record: -record.added_at)[:10])
-    raise ConfigError(
-        f"{text[:80]!r} means {len(found)} titles; name one by its id, last published first: {ids}; "
-        "`p2pfill title list` shows which was ordered last"
-    )
 
 
 def explanation_view(found: Explanation) -> RenderableType:

@@ -15,8 +15,13 @@ title = typer.Typer(
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 
-TitleName = Annotated[str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id.")]
-FillId = Annotated[str, typer.Argument(metavar="FILL", help="A fill's id, as `fills list` shows it.")]
+TitleName = Annotated[
+    str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id; of versions the newest.")
+]
+OneTitle = Annotated[
+    str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id; of versions an id.")
+]
+FillId = Annotated[str, typer.Argument(metavar="FILL", help="A fill's id, as `fills list` shows it, or its start.")]
 
 
 @title.command("list", epilog=EXIT_CODES_HELP)
@@ -56,7 +61,7 @@ def title_pin(
 
 @title.command("unpin", epilog=EXIT_CODES_HELP)
 def title_unpin(
-    name: TitleName,
+    name: OneTitle,
     tracker_url: TrackerUrl,
     nodes: Annotated[
         str, typer.Option("--nodes", metavar="SELECTOR", help="The pin with this selector; by default all.")
@@ -101,7 +106,7 @@ def title_evict(
 
 @title.command("withdraw", epilog=EXIT_CODES_HELP)
 def title_withdraw(
-    name: TitleName,
+    name: OneTitle,
     tracker_url: TrackerUrl,
     urgent: Annotated[
         bool, typer.Option("--urgent", help="Delete it on every cache, also on those that come back later.")
@@ -123,7 +128,7 @@ def title_withdraw(
 
 @title.command("remove", epilog=EXIT_CODES_HELP)
 def title_remove(
-    name: TitleName, tracker_url: TrackerUrl, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False
+    name: OneTitle, tracker_url: TrackerUrl, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False
 ) -> None:
     """Have the catalogue forget a title that nothing orders, and its pins.
 

@@ -38,7 +38,7 @@ def scrub_fleet(
 async def _scrub(
     title: str, selector: str, tracker: str, wait: bool, timeout_s: float | None, as_json: bool
 ) -> None:
-    from p2pfill.cli.fleet import find_title
+    from p2pfill.cli.naming import find_title
     from p2pfill.tracker.client import TrackerClient
 
     async with TrackerClient(tracker) as client:

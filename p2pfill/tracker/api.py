@@ -70,7 +70,7 @@ class Api:
 
     async def list_titles(self, request: Request) -> Response:
         """List the catalogue."""
-        return reply(records.Titles(sorted(self._service.titles.values(), key=lambda record: record.name)))
+        return reply(views.catalogue(self._service))
 
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""

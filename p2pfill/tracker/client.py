@@ -101,9 +101,13 @@ class TrackerClient:
         """Publish a title (64 hexadecimal digits) by its encoded manifest; again is harmless."""
         return await self._call("PUT", f"/v1/titles/{title}", records.TitleRecord, body=manifest)
 
+    async def catalogue(self) -> records.Titles:
+        """Return the catalogue, and which of it was withdrawn."""
+        return await self._call("GET", "/v1/titles", records.Titles)
+
     async def titles(self) -> list[records.TitleRecord]:
         """Return the catalogue."""
-        return (await self._call("GET", "/v1/titles", records.Titles)).titles
+        return (await self.catalogue()).titles
 
     async def title(self, title: str) -> records.TitleRecord:
         """Return one title's record."""

@@ -42,6 +42,8 @@ class Titles(msgspec.Struct, forbid_unknown_fields=True):
     """The catalogue."""
 
     titles: list[TitleRecord]
+    withdrawn: list[str] = []
+    """Those of them that no node may hold until they are ordered again."""
 
 
 class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

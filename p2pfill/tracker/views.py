@@ -27,6 +27,7 @@ from p2pfill.tracker.records import (
     Status,
     TitleHolder,
     TitleHolders,
+    Titles,
 )
 from p2pfill.tracker.service import NodeState, Service, holds, urgency
 
@@ -113,6 +114,12 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
             totals.origins[source.id] = totals.origins.get(source.id, 0) + source.bytes
     for reason, count in report.escalations.items():
         totals.escalations[reason] = totals.escalations.get(reason, 0) + count
+
+
+def catalogue(service: Service) -> Titles:
+    """Return all titles, by name."""
+    titles = sorted(service.titles.values(), key=lambda record: record.name)
+    return Titles(titles, sorted(service.withdrawn & service.titles.keys()))
 
 
 def holders(service: Service, title: str) -> TitleHolders:

@@ -14,9 +14,7 @@ import pytest
 
 from p2pfill.cli import main
 from p2pfill.cli.deadline import parse_deadline
-from p2pfill.cli.fleet import pick_title
 from p2pfill.errors import ConfigError
-from p2pfill.tracker.records import TitleRecord
 
 
 def fill(fleet: Any, film: Path, *more: str) -> int:
@@ -168,15 +166,6 @@ def test_explain(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixtur
     assert "knows no title 'absent'; it knows: film" in capsys.readouterr().err
     assert main(["explain", "zz", "film", "--tracker", fleet.url]) == 1
     assert "zz" in capsys.readouterr().err
-
-
-def test_versions_of_a_title_are_named_by_id() -> None:
-    titles = [TitleRecord(letter * 64, "film", 1, 65536, 1, 1, float(index)) for index, letter in enumerate("ab")]
-    with pytest.raises(ConfigError, match="last published first: bbbbbbbbbbbb, aaaaaaaaaaaa; `p2pfill title list`"):
-        pick_title(titles, "film")
-    assert pick_title(titles, "aaaa") == "a" * 64
-    with pytest.raises(ConfigError, match="no title 'aaa'"):
-        pick_title(titles, "aaa")
 
 
 def test_a_tracker_that_is_gone(film: Path, capsys: pytest.CaptureFixture[str]) -> None:

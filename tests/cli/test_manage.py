@@ -96,7 +96,7 @@ def test_fills(fleet: Any, film: Path, make: Any, fill_id: str, capsys: pytest.C
     said = run(fleet, capsys, "fills", "withdraw", fill_id, "--dry-run")
     assert "would withdraw the order of film to 1 cache" in said
     assert "done: withdraw the order of film" in run(fleet, capsys, "fills", "withdraw", fill_id)
-    assert fill_id in run(fleet, capsys, "fills", "show", fill_id, code=1)
+    assert fill_id in run(fleet, capsys, "fills", "show", fill_id, code=2)
 
 
 def test_nodes(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
