@@ -45,11 +45,11 @@ STATE_STYLES: Final = {"live": "green", "failed": "bold red", "lost": "red", "fi
 
 
 def state_of(progress: NodeProgress) -> str:
-    """Return a cache's state in one word; `lost` where its heartbeats stopped before it was live."""
+    """Return a cache's state in one word; `lost` where its heartbeats have stopped."""
     report = progress.report
     if progress.superseded:
         return "superseded"
-    if not progress.alive and (report is None or report.state != "live"):
+    if not progress.alive:
         return "lost"
     return "ordered" if report is None else report.state
 

@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     """The work was tried and did not succeed: a fill failed, a tree is not as published, a disk is full."""
     USAGE = 2
-    """Arguments, configuration or an input file cannot be used; nothing was done."""
+    """Arguments, configuration or an input file cannot be used, or name nothing that there is; nothing was done."""
     UNREACHABLE = 3
     """The tracker does not answer."""
     TIMEOUT = 4
@@ -35,6 +35,9 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ctrl-C."""
 
+
+USAGE_STATUSES = (400, 404)
+"""Of the tracker: what was sent cannot be read, or names something that is not there. Nothing was done then."""
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 failed; 2 wrong usage, configuration or input; 3 tracker unreachable; "
@@ -98,6 +101,8 @@ def exit_code_of(error: BaseException) -> ExitCode:
     # By name: importing the client would cost every command the import of trio.
     if type(error).__name__ == "TrackerUnreachable":
         return ExitCode.UNREACHABLE
+    if type(error).__name__ == "TrackerRefused" and getattr(error, "status", 0) in USAGE_STATUSES:
+        return ExitCode.USAGE
     return ExitCode.FAILED
 
 

@@ -18,13 +18,13 @@ from rich.console import Console
 from p2pfill.cli.board import fill_board, state_of
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
-from p2pfill.cli.reasons import reasons
+from p2pfill.cli.reasons import causes, reasons
 from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.selection import bytes_of_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
-from p2pfill.tracker.records import FillRequest, FillStatus
+from p2pfill.tracker.records import FillRequest, FillStatus, FillTotals
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
@@ -38,6 +38,8 @@ JOIN_WAIT_S: Final = 2.0
 """How long a selector that nobody matches is tried: a cache that has just been started reports within a heartbeat."""
 TRACKER_GONE_S: Final = 60.0
 """How long a wait goes on without the tracker: caches keep filling meanwhile, and it may be restarting."""
+CAUSES_MAX: Final = 3
+"""Named in the line that ends a command; the others stand above it."""
 
 
 def order_fill(
@@ -187,30 +189,33 @@ async def wait_fill(
         else:
             seen_at = trio.current_time()
             show(status)
-            totals = status.totals
-            settled = totals.nodes > 0 and totals.live + totals.failed + totals.superseded == totals.nodes
-            if settled or seen_at >= deadline:
+            if is_settled(status.totals) or seen_at >= deadline:
                 return status
         await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))
 
 
 def check_outcome(status: FillStatus, timeout_s: float | None, tracker: str = "") -> None:
-    """Raise `CommandFailed`, with a cause and the command that says more, unless the fill is done."""
+    """Raise `CommandFailed`, with the causes and the command that says more, unless the fill is done."""
     if status.done:
         return
     totals = status.totals
-    why = reasons(status)
-    cause = f"; {why[0]}" if why else ""
-    failed = [node for node in status.nodes if node.report is not None and node.report.state == "failed"]
-    if failed:
+    failed = [node for node in status.nodes if node.report is not None and node.report.state == "failed" and node.alive]
+    if failed and is_settled(totals):
         first = failed[0]
         reason = first.report.error if first.report and first.report.error else "no reason given"
         raise CommandFailed(f"{plural(totals.failed, 'cache')} of {totals.nodes} failed; {first.node.id}: {reason}")
-    late = next((node.node.id for node in status.nodes if not node.superseded and state_of(node) != "live"), None)
+    why = causes(status)
+    lacking = [node.node.id for node in status.nodes if not node.superseded and state_of(node) != "live"]
+    late = next(iter([*(why[0].caches if why else ()), *lacking]), None)
     command = "p2pfill status" if late is None else f"p2pfill explain {late} {status.fill.request.title[:16]}"
     raise CommandFailed(
         f"{totals.live} of {plural(totals.nodes, 'cache')} hold the title after "
-        f"{show_seconds(timeout_s or 0.0)}{cause}; the fill goes on, see: {command}"
-        f"{f' --tracker {tracker}' if tracker else ''}",
+        f"{show_seconds(timeout_s or 0.0)}{''.join(f'; {cause}' for cause in why[:CAUSES_MAX])}; "
+        f"the fill goes on, see: {command}{f' --tracker {tracker}' if tracker else ''}",
         ExitCode.TIMEOUT,
     )
+
+
+def is_settled(totals: FillTotals) -> bool:
+    """Tell whether all caches of a fill are live or have failed."""
+    return totals.nodes > 0 and totals.live + totals.failed + totals.superseded == totals.nodes

@@ -44,7 +44,9 @@ async def _scrub(
     async with TrackerClient(tracker) as client:
         status = await client.post_scrub(await find_title(client, title), selector)
         if not status.nodes:
-            raise CommandFailed(f"no running cache that {selector!r} means holds title {title[:80]!r}")
+            raise CommandFailed(
+                f"no running cache that {selector!r} means holds title {title[:80]!r}; nothing was done", ExitCode.USAGE
+            )
         if not as_json:
             print(f"scrub {status.number}: {plural(len(status.nodes), 'cache')}")
         if wait:

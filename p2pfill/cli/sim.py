@@ -41,6 +41,8 @@ def run_sim(
     """Run one seed and show its report, or many and show which failed."""
     from p2pfill.sim.scenario import Scenario
 
+    if not scenario_file.is_file():
+        raise ConfigError(f"cannot read scenario {str(scenario_file)!r}: there is no such file")
     scenario = Scenario.load(scenario_file)
     if seeds is None:
         run_one(scenario_file, scenario, seed, trace_file, as_json=as_json)

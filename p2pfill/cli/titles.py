@@ -35,6 +35,8 @@ def publish_title(
     """Hash `path` and write its manifest to `out`, whole or not at all; with `to` its files go into a bucket."""
     from p2pfill.store.publish import publish
 
+    if not path.exists():
+        raise ConfigError(f"cannot publish {str(path)!r}: there is no such file or directory")
     _check_out(out)
     if to is not None:
         to = _bucket(to)
@@ -121,6 +123,8 @@ def verify_title(directory: Path, fill: Path, files: list[str], files_from: Path
     """Compare a tree with a manifest, or some files of it. Raises `CommandFailed` where a byte is missing or wrong."""
     from p2pfill.store.verify import verify_tree
 
+    if not directory.is_dir():
+        raise ConfigError(f"cannot verify {str(directory)!r}: it is not a directory")
     manifest = read_manifest(fill)
     patterns = read_patterns(files, files_from)
     selection = select(manifest.files, patterns) if patterns else None

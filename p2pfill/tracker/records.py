@@ -144,7 +144,7 @@ class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     live: int = 0
     failed: int = 0
     lost: int = 0
-    """Nodes whose heartbeats have stopped before they had the whole title."""
+    """Nodes whose heartbeats have stopped, also those that were live: nobody can take anything from them."""
     superseded: int = 0
     """Nodes that are to hold a newer title of that name instead."""
     have_bytes: int = 0

@@ -80,8 +80,8 @@ def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgres
     reports = [node.report for node in nodes if node.report is not None]
     if any(report.finished_at > deadline for report in reports):
         return "missed"
-    if 0 < totals.nodes == totals.live:
-        return "kept"
+    if 0 < totals.nodes == sum(report.state == "live" for report in reports):
+        return "kept"  # also where one of them has gone since
     if now > deadline:
         return "missed"
     moving = [node.report for node in nodes if node.alive and node.report and node.report.rate_bytes_s >= 1]
@@ -94,12 +94,11 @@ def _add(totals: FillTotals, progress: NodeProgress) -> None:
     if progress.superseded:
         totals.superseded += 1
         return
-    if not progress.alive and (report is None or report.state != "live"):
-        totals.lost += 1
+    totals.lost += not progress.alive
     if report is None:
         return
-    totals.live += report.state == "live"
-    totals.failed += report.state == "failed"
+    totals.live += progress.alive and report.state == "live"
+    totals.failed += progress.alive and report.state == "failed"
     totals.have_bytes += report.have_bytes
     totals.bytes_peer += report.bytes_peer
     totals.bytes_regional += report.bytes_regional

@@ -164,7 +164,7 @@ def test_explain(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["report"]["have_chunks"] == 1
     assert main(["explain", "a1", "absent", "--tracker", fleet.url]) == 2
     assert "knows no title 'absent'; it knows: film" in capsys.readouterr().err
-    assert main(["explain", "zz", "film", "--tracker", fleet.url]) == 1
+    assert main(["explain", "zz", "film", "--tracker", fleet.url]) == 2
     assert "zz" in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ def test_pins(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixture
     assert "add --later" in run(fleet, capsys, "title", "pin", "film", "--nodes", "isp=typo", code=2)
     found = json.loads(run(fleet, capsys, "title", "pin", "film", "--nodes", "isp=typo", "--later", "--json"))
     assert found["title"]["pins"] == ["id=a1", "isp=typo"]
-    assert "pinned on id=a1, isp=typo" in run(fleet, capsys, "title", "unpin", "film", "--nodes", "zz", code=1)
+    assert "pinned on id=a1, isp=typo" in run(fleet, capsys, "title", "unpin", "film", "--nodes", "zz", code=2)
     assert "unpin film, which was pinned on isp=typo" in run(
         fleet, capsys, "title", "unpin", "film", "--nodes", "isp=typo"
     )
@@ -103,4 +103,4 @@ def test_nodes(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "\na1 " in run(fleet, capsys, "nodes", "list")
     assert [one["info"]["id"] for one in json.loads(run(fleet, capsys, "nodes", "list", "--json"))] == ["a1"]
     assert "is alive" in run(fleet, capsys, "nodes", "remove", "a1", "--yes", code=1)
-    assert "never sent a heartbeat" in run(fleet, capsys, "nodes", "remove", "zz", "--yes", code=1)
+    assert "never sent a heartbeat" in run(fleet, capsys, "nodes", "remove", "zz", "--yes", code=2)

@@ -66,9 +66,62 @@ def test_what_is_to_be_known_of_an_origin_that_works_is_said_once() -> None:
 
 
 def test_there_are_few_lines_of_a_large_fleet() -> None:
-    lines = reasons(status_of(*(node(f"n{k}", None) for k in range(100))))
+    assert reasons(status_of(*(node(f"n{k}", None) for k in range(100)))) == [
+        "n0, n1, n2 and 97 other caches: has not begun with this order"
+    ]
+    lines = reasons(status_of(*(node(f"n{k}", TitleReport(TITLE, "failed", error=f"{k}")) for k in range(100))))
     assert len(lines) == LINES_MAX
-    assert lines[-1] == "and 93 reasons more"
+    assert lines[-1] == "and 93 causes more"
+
+
+REGIONAL = SourceReport("b9", "regional", state="failing", reason="refuses")
+SENDING = SourceReport("http://good/", "origin", in_flight=2)
+NO_ORIGIN, MATE = "the origin, which cannot be reached from here", "the ISP's fill master"
+
+
+def filling(lacking: int, *sources: SourceReport, **waits: int) -> TitleReport:
+    names = {"origin": NO_ORIGIN, "mate": MATE, "beyond": "a source beyond the ISP", "way": "bytes on their way"}
+    named = {names.get(name, name): count for name, count in waits.items()}
+    have = 100 - lacking
+    return TitleReport(TITLE, "filling", 100, title_bytes=100, have_bytes=have, sources=[*sources], waits=named)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        # One that is dead beside many that an origin fails, and the other way round.
+        ({"a1": None, "a2": filling(90, BAD, origin=9), "a3": filling(90, BAD, origin=9)}, "a2, a3: origin http://web/"),
+        ({"a1": None, "a2": filling(1, BAD, origin=9), "a3": filling(1, BAD, origin=9)}, "a1: has not begun"),
+        # A slow neighbour, while nearly all waits for bytes of others.
+        ({"a1": filling(90, PEER, REGIONAL, way=80, beyond=1)}, "a1: 80 chunks wait for bytes on their way"),
+        # One of two origins fails, and the other one sends.
+        ({"a1": filling(90, BAD, SENDING, beyond=80, way=2)}, "a1: 80 chunks wait for a source beyond the ISP"),
+        # Two wait for the one that cannot reach the origin.
+        (
+            {"a0": filling(80, BAD, origin=3), "a1": filling(99, PEER, mate=9), "a2": filling(99, PEER, mate=9)},
+            "a0: origin http://web/film: connection refused",
+        ),
+        ({"a1": filling(99, PEER, mate=9)}, "a1: 9 chunks wait for the ISP's fill master"),
+    ],
+)
+def test_the_cause_of_most_bytes_goes_first(nodes: dict[str, TitleReport | None], first: str) -> None:
+    lines = reasons(status_of(*(node(name, report) for name, report in nodes.items())))
+    assert lines[0].startswith(first), lines
+
+
+def test_the_last_line_names_the_causes_of_most_bytes(
+    fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cache that comes first by its name has not begun: it is one of four, and the others fail at the origin."""
+    fleet.beat("a0", make.report(make.manifest(), "failed", 3, error="no space"))
+    for name in ("a1", "a2", "a3", "a4"):
+        fleet.beat(name, make.report(make.manifest(), "filling", 0, sources=[BAD]))
+    fleet.beat("a5")
+    assert main(["fill", str(film), "--tracker", fleet.url, "--to", "all", "--wait", "--timeout", "0.1"]) == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    origin, begun, failed = (last.index(text) for text in ("a1, a2, a3 and 1 other cache: origin", "a5: has", "a0: "))
+    assert origin < begun < failed
+    assert "see: p2pfill explain a1 " in last
 
 
 def test_what_does_not_move_is_noticed_and_said_now_and_then() -> None:

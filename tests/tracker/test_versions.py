@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from tracker.services import publish, service_on
 
+from p2pfill.cli.board import state_of
+from p2pfill.cli.reasons import reasons
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker import views
 from p2pfill.tracker.records import FillRequest
@@ -111,3 +113,19 @@ async def test_a_database_of_before_is_taken_over(tmp_path: Path, make: Any) -> 
         assert {fill.request.title: fill.number for fill in service.fills.values()} == {two: 1, one: 2}
         await service.add_fill(FillRequest(two, "all", []))
         assert max(fill.number for fill in service.fills.values()) == 3
+
+
+async def test_a_cache_that_has_died_is_not_live_in_its_fills(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service, make, 2)
+        for name in ("n1", "n2"):
+            beat(service, make, name, 1, TitleReport(title, "live", 2, 2, finished_at=1.0, number=1))
+        fill = await service.add_fill(FillRequest(title, "all", [], deadline=2.0))
+        before = views.fill_status(service, service.fills[fill.fill_id])
+        assert (before.done, before.totals.live, before.totals.lost, before.outlook) == (True, 2, 0, "kept")
+        service.nodes["n1"].alive = False
+        after = views.fill_status(service, service.fills[fill.fill_id])
+        assert (after.done, after.totals.live, after.totals.lost) == (False, 1, 1)
+        assert after.outlook == "kept", "what has become of a deadline is final"
+        assert [state_of(node) for node in after.nodes] == ["lost", "live"]
+        assert reasons(after) == ["n1: its heartbeats have stopped; is it running?"]
