@@ -188,6 +188,8 @@ class EvictReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     gone: int = 0
     """Titles that have gone; with a dry run, that would."""
     gone_bytes: int = 0
+    most_bytes: int = 0
+    """More was asked for than can be free, so nothing has gone; that much can be. Else 0."""
     error: str = ""
 
 

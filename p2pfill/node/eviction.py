@@ -169,6 +169,19 @@ class Evictor:
                     went = True
         return went
 
+    async def most_free(self, free_bytes: int) -> int:
+        """Return how much can be free if all goes that may; it is looked for no further than to `free_bytes`.
+
+        Raises `StoreError`.
+        """
+        most = await trio.to_thread.run_sync(self._store.free_bytes)
+        for candidate in await self.candidates() if most < free_bytes else ():
+            if await self.keeper(candidate) == "":
+                most += candidate.size
+                if most >= free_bytes:
+                    break
+        return most
+
     async def survey(self, count_max: int) -> tuple[list[tuple[TitleUse, Keeper]], int]:
         """Return so many titles with what keeps them, what may go first and in order, and how many there are besides.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -21,6 +22,9 @@ from p2pfill.node.eviction import Evictor
 from p2pfill.node.titles import TitleRegistry
 from p2pfill.store.store import Store
 from p2pfill.store.uses import TitleUse
+
+GRAIN_BYTES: Final = 64 * limits.KIB
+"""What can be free is rounded down by that, so that asking for it succeeds though a journal has grown meanwhile."""
 
 
 class Evictions:
@@ -54,7 +58,11 @@ class Evictions:
             found, report.more = await self._evictor.survey(limits.EVICT_TITLES_MAX)
             fates = {use.title_id: self._fate(use, kept_by) for use, kept_by in found}
             report.titles = list(fates.values())
-            if order.dry_run:
+            most = await self._evictor.most_free(order.free_bytes)
+            if most < order.free_bytes:
+                # All of it would not do: nothing goes in vain, and whoever asks hears what would.
+                report.most_bytes = max(1, most // GRAIN_BYTES * GRAIN_BYTES)
+            elif order.dry_run:
                 _foretell(report, order.free_bytes)
             else:
                 report.state = "evicting"

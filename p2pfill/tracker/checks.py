@@ -144,7 +144,7 @@ def _check_eviction(report: EvictReport) -> None:
     require(len(report.error) <= limits.REASON_CHARS_MAX, f"eviction {number}: error is too long")
     titles_max = limits.EVICT_TITLES_MAX
     require(len(report.titles) <= titles_max, f"eviction {number}: more than {titles_max} titles")
-    for value in (number, report.free_bytes, report.more, report.gone, report.gone_bytes):
+    for value in (number, report.free_bytes, report.more, report.gone, report.gone_bytes, report.most_bytes):
         require(0 <= value <= COUNTER_MAX, f"eviction {number}: a figure is out of range")
     for title in report.titles:
         require(check_title(title.title) == title.title, f"title {title.title[:80]!r} must be in lower case")

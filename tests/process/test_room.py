@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,18 @@ def test_an_operator_makes_room(tmp_path: Path, small_disk: Path) -> None:
             assert shown(fleet, "a1") == titles.keys()
             assert "add --yes" in evict(fleet, "--free", "6MiB", code=2)
             assert "how much" in evict(fleet, code=2)
+            # More than can be had: nothing goes in vain, and the number that can be had is said.
+            for more in (("--dry-run",), ("--yes",)):
+                looked = evict(fleet, "--free", "14MiB", *more, code=1)
+                assert fates(looked) == {"idle": ("", False), **kept}
+                assert shown(fleet, "a1") == titles.keys()
+                said = cli("title", "evict", "--tracker", fleet.url, "--free", "14MiB", *more)
+                assert "14 MiB were asked for" in said.err
+                most = re.search(r"nothing (?:would go|was deleted) there: .* ask for --free (\d+)\n", said.err)
+                assert most is not None, said.err
+                assert int(most[1]) == looked["nodes"][0]["report"]["most_bytes"]
+            looked = evict(fleet, "--free", most[1], "--dry-run")
+            assert fates(looked) == {"idle": ("", True), **kept}
             done = evict(fleet, "--free", "6MiB", "--yes")
             assert fates(done) == {"idle": ("", True), **kept}
             assert done["nodes"][0]["report"]["free_bytes"] >= 6 * 1024 * 1024
@@ -98,7 +111,9 @@ def test_an_operator_makes_room(tmp_path: Path, small_disk: Path) -> None:
         assert fates(evict(fleet, "--free", "15MiB", "--yes", code=1))["pinned"] == ("pin", False)
         assert "pinned" in shown(fleet, "a1")
         assert cli("title", "unpin", "pinned", "--tracker", fleet.url).code == 0
-        evict(fleet, "--free", "12MiB", "--yes")
+        most = evict(fleet, "--free", "15MiB", "--yes", code=1)["nodes"][0]["report"]["most_bytes"]
+        assert "pinned" in shown(fleet, "a1")
+        evict(fleet, "--free", str(most), "--yes")
         assert shown(fleet, "a1") <= {"ordered"}
     finally:
         fleet.close()
