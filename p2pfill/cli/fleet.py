@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 
+UNREACHED_MAX: Final = 5
+"""Caches of which it is said that others may not reach them; one wrong template makes all of a fleet so."""
+
 
 # ---- status
 
@@ -128,7 +131,16 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    return table_within(width, columns, rows)
+    lines = unreached_lines(nodes)
+    return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
+
+
+def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return what is to be known of caches that others may not reach, at most `UNREACHED_MAX` lines."""
+    found = [printable(f"{node.unreached}: see its advertise") for node in nodes if node.alive and node.unreached]
+    if len(found) > UNREACHED_MAX:
+        found[UNREACHED_MAX - 1 :] = [f"and {plural(len(found) - UNREACHED_MAX + 1, 'other cache')} likewise"]
+    return [Text(line, style="yellow") for line in found]
 
 
 def _free(disk: DiskReport) -> Text:

@@ -105,6 +105,9 @@ def _of_node(progress: NodeProgress, lacking: int) -> Iterator[Cause]:
     caches: list[str] = [progress.node.id]
     if progress.superseded:
         return
+    if progress.alive and progress.unreached:
+        # What others lack for it they say themselves, and not that it is for this.
+        yield Cause(f"{progress.unreached}: see its advertise", caches, 0)
     if not progress.alive:
         # Where it was whole it comes back so, and nothing is lacking but itself.
         yield Cause("its heartbeats have stopped; is it running?", caches, lacking)
@@ -170,7 +173,8 @@ class Stall:
 
 
 class Remarks:
-    """What people should know of origins that work, such as that one has no Range; each is said once."""
+    """What people should know though all may be well: that an origin has no Range, or that a cache does not reach
+    itself at the address that others are told. Each is said once."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -184,6 +188,9 @@ class Remarks:
             for report in reports
             for source in report.sources
             if source.tier == "origin" and source.state == "ok" and source.reason
+        )
+        found |= dict.fromkeys(
+            printable(f"{node.unreached}: see its advertise") for node in status.nodes if node.alive and node.unreached
         )
         lines = [line for line in found if line not in self.said][: LINES_MAX - len(self.said)]
         self.said += lines

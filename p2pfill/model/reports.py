@@ -247,6 +247,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     no more, but for what the pieces that follow say again."""
     gone: list[str] = []
     """Titles of which the node holds nothing any more."""
+    unreached: str = ""
+    """Why others may not reach it where they are told to, for people: it has tried itself. Empty: they do."""
     more: bool = False
     """More titles follow at once."""
 

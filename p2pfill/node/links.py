@@ -107,6 +107,8 @@ class Links:
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
         self._spent_before = StreamStats()
         self.upload_bytes = 0
+        self.was_reached = False
+        """Whether another cache has ever linked from its side, and so has reached this one."""
 
     # ---- what others ask
 
@@ -199,6 +201,7 @@ class Links:
             await self._run_link(stream, received=first)
         else:
             self._newcomers.pop(stream, None)
+            self.was_reached = True
             await self._send_stream(link, sock)
 
     def _make_room(self) -> None:
@@ -245,7 +248,7 @@ class Links:
     async def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
         self._engine.handle(trio.current_time(), link, message)
         if link.remote is not None:
-            self._newcomers.pop(stream, None)
+            self.was_reached = self.was_reached or self._newcomers.pop(stream, None) is not None
         self._wake()
 
     def _reap_soon(self, link: Link) -> None:

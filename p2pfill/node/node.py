@@ -36,6 +36,7 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
+from p2pfill.node.reach import Reach
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
@@ -100,6 +101,8 @@ class Node:
             self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log
         )
+
+        self.reach = Reach(hello, lambda: self.links.was_reached, self.log)
 
     # ---- titles
 
@@ -310,6 +313,7 @@ class Node:
             scrubber=self.scrubber.report(),
             evictions=self.evictions.reports(),
             origins=origins,
+            unreached=self.reach.fault,
         )
 
     @property
@@ -368,6 +372,7 @@ async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> Async
                     node.tracker = TrackerAgent(node, config.tracker)
                     node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
+                    nursery.start_soon(node.reach.run)
                 try:
                     yield node
                 finally:

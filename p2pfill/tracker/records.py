@@ -135,6 +135,8 @@ class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
     """With the state `waiting` while what the node says is about an older order of the title."""
     superseded: bool = False
     """The node holds nothing of the title, and a newer order of its name stands there: it is not fetched."""
+    unreached: str = ""
+    """As `NodeStatus.unreached`."""
 
 
 class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
@@ -281,6 +283,8 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     scrubber: ScrubberReport = ScrubberReport()
     origins: list[OriginReport] = []
     """What it has had of each origin, since its process began."""
+    unreached: str = ""
+    """Why others may not reach it at its address; empty: they do, or it is not known."""
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

@@ -50,7 +50,8 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         if state is None:
             continue  # its first report never reached the disk before a restart; it counts below, so `done` stays false
         superseded = not service.is_wanted(node_id, title)
-        progress = NodeProgress(state.info, state.alive, report_on(state, fill), superseded)
+        report = report_on(state, fill)
+        progress = NodeProgress(state.info, state.alive, report, superseded, state.report.unreached)
         _add(totals, progress)
         nodes.append(progress)
     totals.nodes = len(assigned)
@@ -164,6 +165,7 @@ def node_status(state: NodeState) -> NodeStatus:
         disk=state.report.disk,
         scrubber=state.report.scrubber,
         origins=list(state.origins.values()),
+        unreached=state.report.unreached,
     )
 
 
