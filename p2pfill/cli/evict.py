@@ -13,6 +13,7 @@ from rich.text import Text
 
 from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.fill import of_running
 from p2pfill.cli.naming import ID_CHARS
 from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
@@ -70,9 +71,7 @@ async def _evict(request: EvictRequest, tracker: str, yes: bool, timeout_s: floa
 
 async def _ask(client: TrackerClient, request: EvictRequest, timeout_s: float | None) -> EvictStatus:
     """Return what came of a request, or what is known when the time is over. Raises `CommandFailed` for nobody."""
-    status = await client.post_eviction(request)
-    if not status.nodes:
-        raise CommandFailed(f"no running cache matches {request.selector!r}; nothing was done", ExitCode.USAGE)
+    status = await of_running(client.post_eviction(request, nodes_min=1))
     with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
         while not status.done:
             await trio.sleep(POLL_S)

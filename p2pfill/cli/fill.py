@@ -38,6 +38,8 @@ JOIN_WAIT_S: Final = 2.0
 """How long a selector that nobody matches is tried: a cache that has just been started reports within a heartbeat."""
 TRACKER_GONE_S: Final = 60.0
 """How long a wait goes on without the tracker: caches keep filling meanwhile, and it may be restarting."""
+UNMATCHED_MAX: Final = 10
+"""Clauses of a selector that are named."""
 CAUSES_MAX: Final = 3
 """Named in the line that ends a command; the others stand above it."""
 
@@ -124,15 +126,17 @@ async def _order(
                 highlight=False,
                 soft_wrap=True,
             )
-        if not created.nodes:
+        for clause in created.unmatched[:UNMATCHED_MAX]:
             notes.print(
-                f"no running cache matches {request.selector!r} yet; those that start later and match are added",
+                printable(f"no running cache matches {clause!r} yet; those that start later and match are added"),
                 markup=False,
                 highlight=False,
+                soft_wrap=True,
             )
         if not wait:
             if as_json:
-                print(json.dumps({"fill": created.fill_id, "title": request.title, "nodes": created.nodes}))
+                record = {"fill": created.fill_id, "title": request.title, "nodes": created.nodes}
+                print(json.dumps(record | {"unmatched": created.unmatched}))
             else:
                 print(f"watch it with: p2pfill status --tracker {tracker} --watch")
             return
@@ -146,9 +150,9 @@ async def _order(
 
 
 async def order_now(order: Callable[[], Awaitable[T]]) -> T:
-    """Order what at least one running cache matches. Raises `CommandFailed` where none does; then nothing is ordered.
+    """Order what at least one running cache matches, and one each clause of its selector. Raises `CommandFailed`.
 
-    `order` is refused with status 409 then.
+    Then nothing is ordered; `order` is refused with status 409.
     """
     deadline = trio.current_time() + JOIN_WAIT_S
     while True:
@@ -160,6 +164,16 @@ async def order_now(order: Callable[[], Awaitable[T]]) -> T:
             if trio.current_time() >= deadline:
                 raise CommandFailed(f"{error}; for caches that start later add --later", ExitCode.USAGE) from error
         await trio.sleep(POLL_S)
+
+
+async def of_running(call: Awaitable[T]) -> T:
+    """Return the answer to a call that goes to running caches. Raises `CommandFailed` where a clause means none."""
+    try:
+        return await call
+    except TrackerRefused as error:
+        if error.status != 409:
+            raise
+        raise CommandFailed(str(error), ExitCode.USAGE) from error
 
 
 async def wait_fill(

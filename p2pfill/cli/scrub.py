@@ -38,11 +38,12 @@ def scrub_fleet(
 async def _scrub(
     title: str, selector: str, tracker: str, wait: bool, timeout_s: float | None, as_json: bool
 ) -> None:
+    from p2pfill.cli.fill import of_running
     from p2pfill.cli.naming import find_title
     from p2pfill.tracker.client import TrackerClient
 
     async with TrackerClient(tracker) as client:
-        status = await client.post_scrub(await find_title(client, title), selector)
+        status = await of_running(client.post_scrub(await find_title(client, title), selector, nodes_min=1))
         if not status.nodes:
             raise CommandFailed(
                 f"no running cache that {selector!r} means holds title {title[:80]!r}; nothing was done", ExitCode.USAGE

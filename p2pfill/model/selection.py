@@ -66,8 +66,21 @@ def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
     if unused:
         named = show(min(unused))
         more = f", nor {len(unused) - 1} more" if len(unused) > 1 else ""
-        raise ConfigError(f"no file of the title is meant by {named}{more}; p2pfill files lists them")
+        near = _near(files, min(unused))
+        hint = f": did you mean {show(near)}?" if near else ""
+        raise ConfigError(f"no file of the title is meant by {named}{more}{hint}; p2pfill files lists them")
     return as_selection(found)
+
+
+def _near(files: Files, pattern: str) -> str:
+    """Return the file or directory that a pattern spells but for case, and slashes around it; empty where none does."""
+    wanted = pattern.removeprefix("./").strip("/").casefold()
+    for path, *_ in files.records():
+        if path.casefold().startswith(wanted):
+            for one in (path, *_above(path)):
+                if one.rstrip("/").casefold() == wanted:
+                    return one
+    return ""
 
 
 def _above(path: str) -> Iterable[str]:

@@ -11,9 +11,12 @@ this matcher takes time linear in value times pieces whatever it is given.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 
 SELECTOR_CHARS_MAX: Final = 16 * 1024
@@ -46,6 +49,15 @@ class Selector(NamedTuple):
             raise ConfigError(f"selector of {len(text)} characters: at most {SELECTOR_CHARS_MAX} are allowed")
         return cls(text.strip(), tuple(_parse_clause(clause.strip(), text) for clause in text.split(",")))
 
+    def unmatched(self, infos: Iterable[NodeInfo]) -> list[str]:
+        """Return the clauses that mean none of these nodes, as they were written, each once."""
+        left = dict(zip((clause.strip() for clause in self.text.split(",")), self.clauses, strict=True))
+        for info in infos:
+            if not left:
+                break
+            left = {text: clause for text, clause in left.items() if not all(term.matches(info) for term in clause)}
+        return list(left)
+
     def matches(self, info: NodeInfo) -> bool:
         """Tell whether the selector means this node."""
         return any(all(term.matches(info) for term in clause) for clause in self.clauses)
@@ -60,11 +72,22 @@ def _parse_clause(clause: str, text: str) -> tuple[Term, ...]:
         key, pattern = key.strip(), pattern.strip()
         if not equals or key not in SELECTOR_KEYS or not pattern:
             raise ConfigError(
-                f"selector {text[:80]!r}: cannot read {part.strip()[:80]!r}; write `all` or KEY=PATTERN, KEY one of "
-                f"{', '.join(SELECTOR_KEYS)}, `+` for and, `,` for or"
+                f"selector {text[:80]!r}: cannot read {part.strip()[:80]!r}{_hint(key, equals)}; "
+                f"write `all` or KEY=PATTERN, KEY one of {', '.join(SELECTOR_KEYS)}, `+` for and, `,` for or"
             )
         terms.append(Term(key, pattern))
     return tuple(terms)
+
+
+def _hint(key: str, equals: str) -> str:
+    """Return what was meant, as the end of a clause, where that can be told."""
+    near = get_close_matches(key, SELECTOR_KEYS, 1)
+    if equals:
+        return f": did you mean {near[0]}=?" if near and key not in SELECTOR_KEYS else ""
+    try:
+        return f": for the cache of that id write id={node_id_from_text(key)}"
+    except ConfigError:
+        return ""
 
 
 def matches_glob(pattern: str, value: str) -> bool:

@@ -140,7 +140,8 @@ class Api:
     async def post_scrub(self, request: Request) -> Response:
         """Have nodes look at a title."""
         wanted = await read_json(request, records.ScrubRequest)
-        return reply(self._service.add_scrub(request.path_params["title"], wanted.selector))
+        nodes_min = int(number_of(request, "nodes_min", 0))
+        return reply(self._service.add_scrub(request.path_params["title"], wanted.selector, nodes_min))
 
     async def get_scrub(self, request: Request) -> Response:
         """Show what came of that."""
@@ -148,7 +149,8 @@ class Api:
 
     async def post_eviction(self, request: Request) -> Response:
         """Have nodes make room."""
-        return reply(self._service.add_eviction(await read_json(request, records.EvictRequest)))
+        nodes_min = int(number_of(request, "nodes_min", 0))
+        return reply(self._service.add_eviction(await read_json(request, records.EvictRequest), nodes_min))
 
     async def get_eviction(self, request: Request) -> Response:
         """Show what came of that."""

@@ -165,10 +165,11 @@ class TrackerClient:
 
     # ---- scrubs
 
-    async def post_scrub(self, title: str, selector: str) -> records.ScrubStatus:
-        """Have nodes that hold a title look at it."""
+    async def post_scrub(self, title: str, selector: str, *, nodes_min: int = 0) -> records.ScrubStatus:
+        """Have nodes that hold a title look at it; refused with status 409 where fewer living nodes match."""
         body = msgspec.json.encode(records.ScrubRequest(selector))
-        return await self._call("POST", f"/v1/titles/{title}/scrubs", records.ScrubStatus, body=body)
+        path = f"/v1/titles/{title}/scrubs?nodes_min={nodes_min}"
+        return await self._call("POST", path, records.ScrubStatus, body=body)
 
     async def scrub(self, number: int) -> records.ScrubStatus:
         """Return what came of that."""
@@ -176,9 +177,10 @@ class TrackerClient:
 
     # ---- room
 
-    async def post_eviction(self, request: records.EvictRequest) -> records.EvictStatus:
-        """Have nodes make room, or say what would go."""
-        return await self._call("POST", "/v1/evictions", records.EvictStatus, body=msgspec.json.encode(request))
+    async def post_eviction(self, request: records.EvictRequest, *, nodes_min: int = 0) -> records.EvictStatus:
+        """Have nodes make room, or say what would go; refused with status 409 where fewer living nodes match."""
+        path = f"/v1/evictions?nodes_min={nodes_min}"
+        return await self._call("POST", path, records.EvictStatus, body=msgspec.json.encode(request))
 
     async def eviction(self, number: int) -> records.EvictStatus:
         """Return what came of that."""

@@ -17,6 +17,10 @@ MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
 JSON_TYPE: Final = "application/json"
 
 
+NODES_MIN: Final = {
+    "nodes_min": "Refuse, with status 409, where fewer living nodes match the selector, or none one of its clauses."
+}
+
 class Operation(NamedTuple):
     """One call of the API."""
 
@@ -91,7 +95,7 @@ OPERATIONS: Final = (
         "Have the nodes that match a selector, now and later, keep what they hold of a title though no order wants it.",
         request=records.PinRequest,
         response=records.TitleRecord,
-        query={"nodes_min": "Refuse, with status 409, where fewer living nodes match the selector."},
+        query=NODES_MIN,
         errors=(400, 404, 409, 413),
     ),
     Operation(
@@ -111,7 +115,7 @@ OPERATIONS: Final = (
         "Order a title on all nodes that match a selector, now and later. The same order again renews it.",
         request=records.FillRequest,
         response=records.FillCreated,
-        query={"nodes_min": "Refuse, with status 409, where fewer living nodes match the selector."},
+        query=NODES_MIN,
         errors=(400, 404, 409, 413),
     ),
     Operation(
@@ -137,7 +141,8 @@ OPERATIONS: Final = (
         "Have the nodes that match a selector and hold a title look whether it is still right, and repair it.",
         request=records.ScrubRequest,
         response=records.ScrubStatus,
-        errors=(400, 404, 413),
+        query=NODES_MIN,
+        errors=(400, 404, 409, 413),
     ),
     Operation(
         "get_scrub",
@@ -154,7 +159,8 @@ OPERATIONS: Final = (
         "Have the nodes that match a selector make room, or say what would go.",
         request=records.EvictRequest,
         response=records.EvictStatus,
-        errors=(400, 413),
+        query=NODES_MIN,
+        errors=(400, 409, 413),
     ),
     Operation(
         "get_eviction",

@@ -74,6 +74,8 @@ class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
     """The nodes that are assigned already; those that start later and match are added."""
     others: list[str] = []
     """Fills of the same title and selector that stand besides, and differ in something; their origins count too."""
+    unmatched: list[str] = []
+    """Clauses of the selector that mean no living node yet."""
 
 
 class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -286,8 +286,7 @@ class Service:
         selector = check_fill(request)
         title = self.title(request.title).title
         selection, file_bytes = await self._select(title, request.files)
-        if len(self._matching(selector)) < nodes_min:
-            raise RequestRefused(f"{self._too_few(selector)}; nothing was ordered", 409)
+        self._require_nodes(selector, nodes_min, "ordered")
         async with self._ordering:
             wanted = msgspec.structs.replace(request, call_id="")
             fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
@@ -333,7 +332,7 @@ class Service:
         for node_id in self._receivers(title):
             self._note_order(node_id, title)
         others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
-        return FillCreated(fill.fill_id, sorted(assigned), others)
+        return FillCreated(fill.fill_id, sorted(assigned), others, selector.unmatched(self._alive()))
 
     async def _select(self, title: str, patterns: tuple[str, ...]) -> tuple[Bitmap | None, int]:
         """Return the files of a title that patterns mean, None for all, and how long they are together, 0 for all.
@@ -387,12 +386,27 @@ class Service:
         """Return the living nodes that a selector means."""
         return [node_id for node_id, state in self.nodes.items() if state.alive and selector.matches(state.info)]
 
-    def _too_few(self, selector: Selector) -> str:
-        alive = [state.info for _, state in sorted(self.nodes.items()) if state.alive]
+    def _alive(self) -> Iterator[NodeInfo]:
+        return (state.info for state in self.nodes.values() if state.alive)
+
+    def _require_nodes(self, selector: Selector, nodes_min: int, done: str) -> None:
+        """Raise `RequestRefused` where a selector means fewer than so many living nodes, or a clause of it means none.
+
+        What was mistyped would wait for ever, and half of a selector as well as all of it.
+        """
+        if nodes_min <= 0:
+            return
+        missed = selector.unmatched(self._alive())
+        if not missed and len(self._matching(selector)) >= nodes_min:
+            return
+        what = ", ".join(repr(text[:80]) for text in missed[:NAMED_MAX]) or repr(selector.text[:80])
+        of_all = f" of {selector.text[:80]!r}" if missed and len(selector.clauses) > 1 else ""
+        alive = sorted(self._alive(), key=lambda info: info.id)
         named = ", ".join(f"{info.id} (isp {info.isp}, region {info.region})" for info in alive[:NAMED_MAX])
         more = f", and {len(alive) - NAMED_MAX} more" if len(alive) > NAMED_MAX else ""
         running = f"running are {named}{more}" if alive else "none has reported to this tracker yet, or all are dead"
-        return f"too few running caches match {selector.text[:80]!r}: {running}"
+        found = "no running cache matches" if missed else "too few running caches match"
+        raise RequestRefused(f"{found} {what}{of_all}: {running}; nothing was {done}", 409)
 
     async def delete_fill(self, fill_id: str) -> None:
         """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""
@@ -431,9 +445,10 @@ class Service:
         for node_id in receivers:
             self._note_order(node_id, title)
 
-    def add_scrub(self, title: str, selector_text: str) -> ScrubStatus:
+    def add_scrub(self, title: str, selector_text: str, nodes_min: int = 0) -> ScrubStatus:
         """Have the living nodes that match and hold a title look at it. Raises `RequestRefused`."""
         title, selector = self.title(title).title, check_selector(selector_text)
+        self._require_nodes(selector, nodes_min, "done")
         nodes = [
             node_id
             for node_id, state in self.nodes.items()
@@ -444,9 +459,11 @@ class Service:
             self._touch(node_id)
         return status
 
-    def add_eviction(self, request: EvictRequest) -> EvictStatus:
+    def add_eviction(self, request: EvictRequest, nodes_min: int = 0) -> EvictStatus:
         """Have the living nodes that match make room, or say what would go. Raises `RequestRefused`."""
-        nodes = self._matching(check_selector(request.selector))
+        selector = check_selector(request.selector)
+        self._require_nodes(selector, nodes_min, "done")
+        nodes = self._matching(selector)
         require(0 <= request.free_bytes <= COUNTER_MAX, f"free_bytes of {request.free_bytes} is out of range")
         require(request.dry_run or request.free_bytes > 0, "free_bytes: say how much is to be free")
         status = self.evictions.add(self._next_version(), request, nodes)
@@ -462,8 +479,7 @@ class Service:
         record, selector = self.title(title), check_selector(selector_text)
         if record.title in self.withdrawn:
             raise RequestRefused(f"title {record.title} was withdrawn and is deleted: order it again first", 409)
-        if len(self._matching(selector)) < nodes_min:
-            raise RequestRefused(f"{self._too_few(selector)}; nothing was pinned", 409)
+        self._require_nodes(selector, nodes_min, "pinned")
         if selector.text in record.pins:
             return record
         if len(record.pins) >= PINS_OF_TITLE_MAX:

@@ -42,10 +42,42 @@ def test_a_selector_that_means_nobody_orders_nothing(
     fleet.beat("a1")
     assert main(["fill", str(film), "--tracker", fleet.url, "--to", "isp=isp_a"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "match 'isp=isp_a': running are a1 (isp isp-a, region eu); nothing was ordered" in line
+    assert "matches 'isp=isp_a': running are a1 (isp isp-a, region eu); nothing was ordered" in line
     assert line.endswith("add --later")
     assert main(["status", "--tracker", fleet.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fills"] == []
+
+
+def test_half_of_a_selector_that_means_nobody_is_named(
+    fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.cli.fill.JOIN_WAIT_S", 0.0)
+    fleet.beat("a1", make.report(make.manifest(), "live", 4))
+    half, tracker = "isp=isp-a, isp=bb,id=zz", ["--tracker", fleet.url]
+    assert main(["fill", str(film), *tracker, "--to", half]) == 2
+    said = capsys.readouterr().err
+    assert f"no running cache matches 'isp=bb', 'id=zz' of '{half}': running are a1 (isp isp-a" in said
+    assert "nothing was ordered; for caches that start later add --later" in said
+    assert main(["status", *tracker, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fills"] == []
+    assert main(["fill", str(film), *tracker, "--to", half, "--later", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["unmatched"] == ["isp=bb", "id=zz"]
+    assert [f"no running cache matches '{clause}' yet" in captured.err for clause in ("isp=bb", "id=zz", "all")] == [
+        True, True, False
+    ]  # fmt: skip
+    for command in ("title pin film --nodes", "title evict --dry-run --nodes", "scrub film --node"):
+        assert main([*command.split(), half, *tracker]) == 2
+        assert "no running cache matches 'isp=bb', 'id=zz' of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("a1", "for the cache of that id write id=a1"), ("ips=a", "did you mean isp=?"), ("isp=a,b7", "write id=b7")],
+)
+def test_a_selector_that_is_nearly_right(text: str, hint: str, film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fill", str(film), "--tracker", "http://127.0.0.1:1", "--to", text]) == 2
+    assert hint in capsys.readouterr().err
 
 
 def test_fill_waits_until_all_are_live(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
