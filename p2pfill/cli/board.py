@@ -30,6 +30,11 @@ ROWS_SPARE: Final = 8
 PLAIN_NODES_MAX: Final = 12
 """Caches named in one plain line."""
 
+CLOCKS_S: Final = 5.0
+"""By how much the clocks of a cache and of the tracker may differ without it being taken for an earlier order."""
+SINCE_NAMED: Final = 3
+"""Caches that are named of those whose bytes are older than the order."""
+
 BAR_WIDTH_MIN: Final = 4
 BAR_WIDTH_MAX: Final = 24
 FIGURES_WIDTH: Final = 72
@@ -69,7 +74,28 @@ def fill_table(status: FillStatus, *, rows_max: int = 1000, width: int = 96) -> 
     if hidden > 0:
         parts.append(Text(f"and {plural(hidden, 'cache')} that are further", style="dim"))
     parts.append(Text(totals_line(status.totals)))
+    if since := since_line(status):
+        parts.append(Text(since, style="dim"))
     return Group(*parts)
+
+
+def since_line(status: FillStatus) -> str:
+    """Return that some of the bytes came before the order, for they count since a title came to a cache; else empty."""
+    at = status.fill.ordered_at
+    names = [
+        node.node.id
+        for node in status.nodes
+        if (report := node.report) is not None
+        and report.bytes_peer + report.bytes_regional + report.bytes_origin
+        and (0 < report.finished_at < at or 0 < report.started_at < at - CLOCKS_S)
+    ]
+    if not names:
+        return ""
+    more = f" and {plural(len(names) - SINCE_NAMED, 'other cache')}" if len(names) > SINCE_NAMED else ""
+    return printable(
+        f"bytes count since a title came to a cache: those of {', '.join(names[:SINCE_NAMED])}{more} from before this "
+        "order, too"
+    )
 
 
 def _row(node: NodeProgress, title_bytes: int, bar_width: int) -> tuple[Text | ProgressBar, ...]:
@@ -126,15 +152,17 @@ def fill_board(console: Console, title: str) -> Iterator[Callable[[FillStatus], 
     begun = time.monotonic()
     stall, remarks = Stall(), Remarks()
     if not console.is_terminal:
-        last_s = -PLAIN_INTERVAL_S
+        last_s, since = -PLAIN_INTERVAL_S, ""
 
         def show_plain(status: FillStatus) -> None:
-            nonlocal last_s
+            nonlocal last_s, since
             elapsed_s = time.monotonic() - begun
             if elapsed_s - last_s >= PLAIN_INTERVAL_S or status.done:
                 last_s = elapsed_s
                 console.print(plain_line(status, elapsed_s), markup=False, highlight=False, soft_wrap=True)
             lines = remarks.new(status)
+            if not since and (since := since_line(status)):
+                lines.append(since)
             if stall.seen(status, elapsed_s):
                 lines += reasons(status)
             for line in lines:

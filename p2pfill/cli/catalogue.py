@@ -9,15 +9,15 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import trio
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from p2pfill.cli.board import fill_table
+from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.fill import order_now
 from p2pfill.cli.fleet import nodes_table
@@ -28,6 +28,9 @@ from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRecord, TitleHolder, TitleHolders, TitleRecord
+
+SELECTOR_WIDTH: Final = 24
+"""Of a column with selectors: those of many parts are broken into lines, so that the other columns stay."""
 
 
 def _run(tracker: str, work: Callable[[TrackerClient], Awaitable[None]]) -> None:
@@ -68,22 +71,30 @@ def list_titles(tracker: str, *, as_json: bool) -> None:
         if as_json:
             _print_json(titles)
             return
-        Console().print(_titles_table(titles, numbers))
+        console = Console()
+        console.print(titles_table(titles, numbers, console.width))
 
     _run(tracker, work)
 
 
-def _titles_table(titles: list[TitleRecord], numbers: dict[str, int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("title", "id", "size", "files", "order", "pinned"):
-        table.add_column(name, justify="right" if name in ("size", "files", "order") else "left", no_wrap=True)
-    for one in titles:
-        number = numbers.get(one.title, 0)
-        table.add_row(
-            Text(printable(one.name)), one.title[:ID_CHARS], show_bytes(one.size), f"{one.file_count:,}",
-            str(number) if number else "none", Text(_pins(one)),
-        )  # fmt: skip
-    return table
+def titles_table(titles: list[TitleRecord], numbers: dict[str, int], width: int) -> RenderableType:
+    """Return the catalogue as a table of at most `width` characters; `numbers` are those of the newest orders."""
+    columns = [
+        Column("title"), Column("id"), Column("size", 2, is_right=True), Column("files", 4, is_right=True),
+        Column("order", 1, is_right=True), Column("pinned", 3, most=SELECTOR_WIDTH),
+    ]  # fmt: skip
+    rows = [
+        _cells(
+            one.name, one.title[:ID_CHARS], show_bytes(one.size), f"{one.file_count:,}",
+            str(numbers.get(one.title) or "none"), _pins(one),
+        )
+        for one in titles
+    ]  # fmt: skip
+    return table_within(width, columns, rows)
+
+
+def _cells(*texts: str) -> list[Text]:
+    return [Text(printable(text)) for text in texts]
 
 
 def show_title(name: str, tracker: str, *, as_json: bool) -> None:
@@ -94,9 +105,14 @@ def show_title(name: str, tracker: str, *, as_json: bool) -> None:
         if as_json:
             _print_json(found)
             return
-        Console().print(_head(found.title), _holders_table(found), sep="\n")
+        _print_holders(found)
 
     _run(tracker, work)
+
+
+def _print_holders(found: TitleHolders) -> None:
+    console = Console()
+    console.print(_head(found.title), holders_table(found, console.width), sep="\n")
 
 
 def _head(title: TitleRecord) -> Text:
@@ -105,25 +121,28 @@ def _head(title: TitleRecord) -> Text:
     return head
 
 
-def _holders_table(found: TitleHolders) -> RenderableType:
-    is_shown = bool(found.holders or found.fills or found.title.pins)
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=is_shown)
-    for name in ("", "", "state", "has", "order", "kept by"):
-        table.add_column(name, no_wrap=True)
+def holders_table(found: TitleHolders, width: int) -> RenderableType:
+    """Return what orders, pins and holds a title."""
+    columns = [
+        Column(""), Column(""), Column("state", most=SELECTOR_WIDTH), Column("has", 2),
+        Column("order", 3, is_right=True), Column("kept by", 1),
+    ]  # fmt: skip
+    rows = []
     for fill in found.fills:
         what = f"{plural(fill.file_count, 'file')}, {show_bytes(fill.file_bytes)}" if fill.file_count else ""
-        table.add_row("fill", fill.fill_id, Text(f"to {printable(fill.request.selector)}"), what, str(fill.number), "")
-    for selector in found.title.pins:
-        table.add_row("pin", "", Text(f"on {printable(selector)}"), "", "", "")
+        rows.append(_cells("fill", fill.fill_id, f"to {fill.request.selector}", what, str(fill.number), ""))
+    rows += [_cells("pin", "", f"on {selector}", "", "", "") for selector in found.title.pins]
     for one in found.holders:
         state = one.state if one.alive else f"{one.state}, dead"
-        have = show_bytes(one.have_bytes)
-        table.add_row("cache", Text(printable(one.node)), state, have, str(one.number), _kept(one, found))
+        rows.append(
+            _cells("cache", one.node, state, show_bytes(one.have_bytes), str(one.number), _kept(one, found))
+        )
+    parts = [table_within(width, columns, rows)] if rows else [Text("nothing orders it, and no cache has a part of it")]
     if found.withdrawn:
-        return Group(table, Text("withdrawn: caches that hold it delete it"))
-    if any(not one.kept_by for one in found.holders):
-        return Group(table, Text("kept by nothing: it goes when the cache needs the room"))
-    return table
+        parts.append(Text("withdrawn: caches that hold it delete it"))
+    elif any(not one.kept_by for one in found.holders):
+        parts.append(Text("kept by nothing: it goes when the cache needs the room"))
+    return Group(*parts)
 
 
 def _kept(holder: TitleHolder, found: TitleHolders) -> str:
@@ -173,7 +192,8 @@ async def _tell_pins(client: TrackerClient, title: str, what: str, *, as_json: b
     if not found.holders:
         print("no cache holds any of it yet; a pin fetches nothing, see p2pfill fill")
         return
-    Console().print(_holders_table(found))
+    console = Console()
+    console.print(holders_table(found, console.width))
 
 
 def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -189,7 +209,7 @@ def withdraw_title(name: str, tracker: str, *, urgent: bool, dry_run: bool, yes:
                 what += f", unpin it (pinned on {_pins(found.title)})"
             what += f" and delete it on {holders}"
         if not as_json:
-            Console().print(_head(found.title), _holders_table(found), sep="\n")
+            _print_holders(found)
         if not dry_run:
             if urgent:
                 await confirm(what, yes=yes)
@@ -244,24 +264,28 @@ def list_fills(tracker: str, *, as_json: bool) -> None:
             _print_json(fills)
             return
         names = {title.title: title.name for title in await client.titles()}
-        Console().print(_fills_table(fills, names))
+        console = Console()
+        console.print(fills_table(fills, names, console.width))
 
     _run(tracker, work)
 
 
-def _fills_table(fills: list[FillRecord], names: dict[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("fill", "title", "id", "files", "order", "priority", "to", "origins", "age"):
-        table.add_column(name, no_wrap=name != "origins")
-    for fill in fills:
-        request = fill.request
-        table.add_row(
-            fill.fill_id, Text(printable(names.get(request.title, ""))), request.title[:ID_CHARS],
-            str(fill.file_count or "all"), str(fill.number),
-            str(request.priority), Text(printable(request.selector)), Text(printable(" ".join(request.origins))),
-            show_seconds(max(0.0, time.time() - fill.created_at)),
-        )  # fmt: skip
-    return table
+def fills_table(fills: list[FillRecord], names: dict[str, str], width: int) -> RenderableType:
+    """Return orders as a table of at most `width` characters; `names` are those of titles."""
+    columns = [
+        Column("fill"), Column("title"), Column("id", 4), Column("files", 5), Column("order", 3, is_right=True),
+        Column("priority", 6, is_right=True), Column("to", 1, most=SELECTOR_WIDTH),
+        Column("origins", 7), Column("age", 2, is_right=True),
+    ]  # fmt: skip
+    rows = [
+        _cells(
+            fill.fill_id, names.get(fill.request.title, ""), fill.request.title[:ID_CHARS],
+            str(fill.file_count or "all"), str(fill.number), str(fill.request.priority), fill.request.selector,
+            " ".join(fill.request.origins), show_seconds(max(0.0, time.time() - fill.created_at)),
+        )
+        for fill in fills
+    ]  # fmt: skip
+    return table_within(width, columns, rows)
 
 
 def show_fill(fill_id: str, tracker: str, *, as_json: bool) -> None:
@@ -273,7 +297,7 @@ def show_fill(fill_id: str, tracker: str, *, as_json: bool) -> None:
             _print_json(status)
             return
         console = Console()
-        console.print(_fills_table([status.fill], {status.fill.request.title: status.title_name}))
+        console.print(fills_table([status.fill], {status.fill.request.title: status.title_name}, console.width))
         console.print(fill_table(status, width=console.width), *map(Text, reasons(status)), sep="\n")
         for origin, kept in sorted(status.totals.origins.items(), key=lambda one: (-one[1], one[0])):
             console.print(Text(f"{show_bytes(kept)} from {printable(origin)}"))

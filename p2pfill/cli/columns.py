@@ -22,6 +22,8 @@ class Column(NamedTuple):
     drops: int = 0
     """Columns with larger numbers are left out before those with smaller ones; those with 0 stay."""
     is_right: bool = False
+    most: int = 0
+    """It takes no more characters: longer cells are broken into lines. 0: they need what they need."""
 
 
 def table_within(
@@ -29,7 +31,7 @@ def table_within(
 ) -> RenderableType:
     """Return a table of at most `width` characters; a row has a cell a column, with `gap` blanks between them."""
     needs = [
-        max([len(column.name), *(_width(row[place]) for row in rows)], default=0)
+        min(max([len(column.name), *(_width(row[place]) for row in rows)]), column.most or width)
         for place, column in enumerate(columns)
     ]
     kept = list(range(len(columns)))
@@ -40,7 +42,9 @@ def table_within(
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for place in kept:
         column = columns[place]
-        table.add_column(column.name, justify="right" if column.is_right else "left", overflow="fold")
+        table.add_column(
+            column.name, justify="right" if column.is_right else "left", overflow="fold", max_width=column.most or None
+        )
     for row in rows:
         table.add_row(*(row[place] for place in kept))
     gone = [column.name for place, column in enumerate(columns) if place not in kept and column.name]

@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 import trio
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from p2pfill.cli.catalogue import confirm
+from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import of_running
 from p2pfill.cli.naming import ID_CHARS
@@ -119,7 +119,7 @@ def _show(status: EvictStatus) -> None:
     for node in status.nodes:
         console.print(Text(_head(node.node, node.report, dry_run=status.request.dry_run), style="bold"))
         if node.report is not None and node.report.titles:
-            console.print(_table(node.report, status.request))
+            console.print(_table(node.report, status.request, console.width))
 
 
 def _head(node: str, report: EvictReport | None, *, dry_run: bool) -> str:
@@ -134,18 +134,17 @@ def _head(node: str, report: EvictReport | None, *, dry_run: bool) -> str:
     return printable(line if report.state == "done" else f"{line}, at work")
 
 
-def _table(report: EvictReport, request: EvictRequest) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("title", "id", "size", "last used", ""):
-        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
-    for fate in report.titles:
-        table.add_row(
-            Text(_what(fate)), fate.title[:ID_CHARS], show_bytes(fate.size), _when(fate.used_at),
-            _verdict(fate, dry_run=request.dry_run),
-        )  # fmt: skip
-    if report.more:
-        table.add_row(f"and {report.more} more")
-    return table
+def _table(report: EvictReport, request: EvictRequest, width: int) -> RenderableType:
+    columns = [Column("title"), Column("id", 2), Column("size", 1, is_right=True), Column("last used", 3), Column("")]
+    rows = [
+        [
+            *map(Text, (_what(fate), fate.title[:ID_CHARS], show_bytes(fate.size), _when(fate.used_at))),
+            Text(_verdict(fate, dry_run=request.dry_run)),
+        ]
+        for fate in report.titles
+    ]
+    table = table_within(width, columns, rows)
+    return Group(table, Text(f"and {report.more} more")) if report.more else table
 
 
 def _when(at: float) -> str:

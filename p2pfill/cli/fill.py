@@ -18,6 +18,7 @@ from rich.console import Console
 from p2pfill.cli.board import fill_board, state_of
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.options import note_timeout
 from p2pfill.cli.reasons import causes, reasons
 from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
@@ -66,6 +67,7 @@ def order_fill(
     With `wait`, raises `CommandFailed` unless every cache comes to hold the title.
     """
     Selector.parse(selector)
+    note_timeout(timeout_s, wait=wait)
     manifest = read_manifest(fill)
     patterns = read_patterns(files, files_from)
     if patterns:

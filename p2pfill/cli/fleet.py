@@ -83,7 +83,7 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     if status.nodes:
         parts += [Text(""), nodes_table(status.nodes, rows_max, width)]
     if status.used.origins:
-        parts += [Text(""), origins_table(status.used, rows_max)]
+        parts += [Text(""), origins_table(status.used, rows_max, width)]
     for fill in status.fills:
         request = fill.fill.request
         head = Text(f"\nfill {fill.fill.fill_id}  ", style="bold")
@@ -150,23 +150,27 @@ def _free(disk: DiskReport) -> Text:
     return Text(f"{free} low", style="bold red") if disk.is_low else Text(free)
 
 
-def origins_table(used: OriginsUsed, rows_max: int) -> Table:
-    """Return what the fleet has had of origins as a table, one a line."""
+def origins_table(used: OriginsUsed, rows_max: int, width: int) -> RenderableType:
+    """Return what the fleet has had of origins as a table, one a line, of at most `width` characters."""
     has_money = any(one.money is not None for one in used.origins)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("origin", overflow="fold")
-    money = [f"cost {printable(used.currency)}".strip()] if has_money else []
-    for name in ("caches", "requests", "failed", "given up", "used", "in vain", *money):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        Column("origin"), Column("caches", 4, is_right=True), Column("requests", 1, is_right=True),
+        Column("failed", 2, is_right=True), Column("given up", 5, is_right=True), Column("used", 0, is_right=True),
+        Column("in vain", 3, is_right=True),
+    ]  # fmt: skip
+    if has_money:
+        columns.append(Column(f"cost {printable(used.currency)}".strip(), 0, is_right=True))
+    rows = []
     for one in used.origins[:rows_max]:
         counts = one.counts
-        cost = "" if one.money is None else f"{one.money:,.2f}"
-        table.add_row(
-            Text(printable(counts.id)), str(one.nodes), f"{counts.requests:,}", f"{counts.failed:,}",
-            f"{counts.given_up:,}", show_bytes(counts.bytes_kept), show_bytes(counts.bytes_wasted),
-            *([cost] if has_money else []),
-        )  # fmt: skip
-    return table
+        figures = [
+            str(one.nodes), f"{counts.requests:,}", f"{counts.failed:,}", f"{counts.given_up:,}",
+            show_bytes(counts.bytes_kept), show_bytes(counts.bytes_wasted),
+        ]  # fmt: skip
+        if has_money:
+            figures.append("" if one.money is None else f"{one.money:,.2f}")
+        rows.append([Text(printable(counts.id)), *map(Text, figures)])
+    return table_within(width, columns, rows)
 
 
 # ---- explain

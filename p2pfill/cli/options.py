@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,12 @@ Files = Annotated[
 FilesFrom = Annotated[
     Path | None, typer.Option("--files-from", metavar="FILE", help="The same, one a line; - for the standard input.")
 ]
+
+
+def note_timeout(timeout_s: float | None, *, wait: bool) -> None:
+    """Say on stderr that a `--timeout` without `--wait` is of no use."""
+    if timeout_s is not None and not wait:
+        print("--timeout is of no use without --wait: this command returns at once", file=sys.stderr)
 
 
 def selector_of(nodes: str) -> str:

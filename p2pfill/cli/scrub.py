@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from p2pfill.cli.exits import CommandFailed, ExitCode
-from p2pfill.cli.options import selector_of
+from p2pfill.cli.options import note_timeout, selector_of
 from p2pfill.cli.progress import byte_progress
 from p2pfill.cli.text import plural, printable, show_seconds
 from p2pfill.errors import ConfigError, StoreError
@@ -32,6 +32,7 @@ def scrub_fleet(
     """Have caches look at a title. With `wait`, raises `CommandFailed` unless it is whole on all of them."""
     import trio
 
+    note_timeout(timeout_s, wait=wait)
     trio.run(_scrub, title, selector_of(nodes), tracker, wait, timeout_s, as_json)
 
 

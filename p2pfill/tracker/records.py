@@ -87,6 +87,8 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_at: float
     number: int = 0
     """Higher than those of all orders before; ordering the same again gives a new one."""
+    ordered_at: float = 0.0
+    """When it got that number."""
     call_id: str = ""
     """Of the last call that ordered it."""
     selection: bytes = b""

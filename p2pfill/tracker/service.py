@@ -303,11 +303,13 @@ class Service:
                     507,
                 )
             self._number += 1
+            now = time.time()
             fill = FillRecord(
                 fill_id=secrets.token_hex(6) if before is None else before.fill_id,
                 request=wanted,
-                created_at=time.time() if before is None else before.created_at,
+                created_at=now if before is None else before.created_at,
                 number=self._number,
+                ordered_at=now,
                 call_id=request.call_id,
                 selection=chosen,
                 file_count=0 if selection is None else selection.count(),

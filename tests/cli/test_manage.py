@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,34 @@ def test_fills(fleet: Any, film: Path, make: Any, fill_id: str, capsys: pytest.C
     assert "would withdraw the order of film to 1 cache" in said
     assert "done: withdraw the order of film" in run(fleet, capsys, "fills", "withdraw", fill_id)
     assert fill_id in run(fleet, capsys, "fills", "show", fill_id, code=2)
+
+
+def test_bytes_from_before_an_order_are_said_to_be(
+    fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = time.time()
+    fleet.beat("a1", make.report(make.manifest(), "live", 4, started_at=now - 9, finished_at=now - 8))
+    fleet.beat("a2")
+    fill = ["fill", str(film), "--tracker", fleet.url, "--to", "all", "--wait", "--timeout", "0.1"]
+    assert main(fill) == 4
+    said = "bytes count since a title came to a cache: those of a1 from before this order, too"
+    assert capsys.readouterr().out.count(said) == 1
+    fleet.beat("a2", make.report(make.manifest(), "live", 4, started_at=now + 9, finished_at=now + 10))
+    assert main(fill) == 0
+    assert said in capsys.readouterr().out
+    assert said in " ".join(run(fleet, capsys, "status").split())
+
+
+def test_a_timeout_without_a_wait_is_said_to_be_of_no_use(
+    fleet: Any, film: Path, fill_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order, scrub = ["fill", str(film), "--to", "all"], ["scrub", "film"]
+    for command, more, says in (
+        (order, ["--timeout", "9"], True), (scrub, ["--timeout", "9"], True), (order, [], False),
+        (order, ["--wait", "--timeout", "9"], False),
+    ):  # fmt: skip
+        assert main([*command, *more, "--tracker", fleet.url]) == 0
+        assert ("--timeout is of no use without --wait" in capsys.readouterr().err) == says
 
 
 def test_nodes(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:

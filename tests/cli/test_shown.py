@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from p2pfill.cli.board import fill_table
-from p2pfill.cli.fleet import explanation_view, status_view
+from p2pfill.cli.catalogue import fills_table, holders_table, titles_table
+from p2pfill.cli.fleet import explanation_view, origins_table, status_view
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import LoopLag, SourceReport, TitleReport
+from p2pfill.model.reports import LoopLag, OriginReport, SourceReport, TitleReport
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,
@@ -20,8 +21,13 @@ from p2pfill.tracker.records import (
     FillTotals,
     NodeProgress,
     NodeStatus,
+    OriginsUsed,
+    OriginTotals,
     RankedSource,
     Status,
+    TitleHolder,
+    TitleHolders,
+    TitleRecord,
 )
 
 TITLE = "0" * 64
@@ -102,3 +108,36 @@ def test_an_explanation_cuts_no_name_and_says_no_reason_twice() -> None:
     assert "\u2026" not in said
     assert said.count("connection refused") == 1
     assert "".join(said.split()).count(ORIGIN[-12:]) == 3
+
+
+WEB = "http://origin-2.example.net:8080/titles/film/version-17"
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 200])
+def test_origins_are_shown_whole_beside_what_was_had_of_them(width: int) -> None:
+    counts = OriginReport(WEB, 12_345, 678, 9 << 30, 1 << 30, 12)
+    used = OriginsUsed([OriginTotals(counts, 1234, 56.78)], "EUR")
+    said = text_of(origins_table(used, 10, width), width)
+    line = next(line for line in said.splitlines() if line.startswith(WEB))
+    assert line.split()[-1] == "56.78"
+    assert "9 GiB" in line
+    assert max(map(len, said.splitlines())) <= width
+    assert ("requests" in said.splitlines()[0]) != ("requests" in said.partition("not shown")[2])
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_orders_and_titles_are_not_cut(width: int) -> None:
+    selector = ",".join(f"isp=isp-{number}+region=eu" for number in range(9))
+    request = FillRequest(TITLE, selector, [WEB, "http://origin-3.example.net/"])
+    fill = FillRecord("0123456789ab", request, 0.0, 123456, file_count=1234)
+    title = TitleRecord(TITLE, "a-title-with-a-long-name", 1 << 40, 1 << 22, 1 << 18, 123_456, 0.0, [selector])
+    holders = TitleHolders(title, [fill], [TitleHolder("edge-amsterdam-01", False, "filling", 1 << 39, 12)], False)
+    for shown in (
+        fills_table([fill], {TITLE: title.name}, width), titles_table([title], {}, width),
+        holders_table(holders, width),
+    ):  # fmt: skip
+        said = text_of(shown, width)
+        assert "\u2026" not in said
+        assert max(map(len, said.splitlines())) <= width
+        assert selector in "".join(said.replace(title.name, "").split()) or "not shown at this width" in said
+    assert "0123456789ab" in text_of(fills_table([fill], {}, width), width)
