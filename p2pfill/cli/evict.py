@@ -98,13 +98,15 @@ def check_outcome(status: EvictStatus, timeout_s: float | None) -> None:
             ExitCode.TIMEOUT,
         )
     wanted, dry_run = status.request.free_bytes, status.request.dry_run
-    short = {node: report.most_bytes for node, report in reports if report is not None and report.most_bytes}
+    short = [(report.most_bytes, node, report) for node, report in reports if report is not None and report.most_bytes]
     if short:
-        node, most = min(short.items(), key=lambda one: one[1])
+        most, node, report = min(short, key=lambda one: one[:2])
         more = f", and less than was asked for on {plural(len(short) - 1, 'other cache')}" if len(short) > 1 else ""
+        may_go = any(fate.kept_by == "" for fate in report.titles)
+        hint = f": to have all go that may, ask for --free {most}" if may_go else ": all titles there are kept"
         raise CommandFailed(
             f"{node}: {show_bytes(most)} can be free at most, {show_bytes(wanted)} were asked for{more}; "
-            f"nothing {'would go' if dry_run else 'was deleted'} there: to have all go that may, ask for --free {most}"
+            f"nothing {'would go' if dry_run else 'was deleted'} there{hint}"
         )
     for node, report in reports:
         if report is not None and (free := report.free_bytes + (report.gone_bytes if dry_run else 0)) < wanted:

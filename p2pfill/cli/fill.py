@@ -220,7 +220,7 @@ def check_outcome(status: FillStatus, timeout_s: float | None, tracker: str = ""
         first = failed[0]
         reason = first.report.error if first.report and first.report.error else "no reason given"
         raise CommandFailed(f"{plural(totals.failed, 'cache')} of {totals.nodes} failed; {first.node.id}: {reason}")
-    why = causes(status)
+    why = [cause for cause in causes(status) if cause.lacking]
     lacking = [node.node.id for node in status.nodes if not node.superseded and state_of(node) != "live"]
     late = next(iter([*(why[0].caches if why else ()), *lacking]), None)
     command = "p2pfill status" if late is None else f"p2pfill explain {late} {status.fill.request.title[:16]}"

@@ -137,7 +137,11 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
 
 def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:
     """Return what is to be known of caches that others may not reach, at most `UNREACHED_MAX` lines."""
-    found = [printable(f"{node.unreached}: see its advertise") for node in nodes if node.alive and node.unreached]
+    found = [
+        printable(f"{node.info.id}: {node.unreached}: see its advertise")
+        for node in nodes
+        if node.alive and node.unreached
+    ]
     if len(found) > UNREACHED_MAX:
         found[UNREACHED_MAX - 1 :] = [f"and {plural(len(found) - UNREACHED_MAX + 1, 'other cache')} likewise"]
     return [Text(line, style="yellow") for line in found]

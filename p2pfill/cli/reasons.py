@@ -109,8 +109,8 @@ def _of_node(progress: NodeProgress, lacking: int) -> Iterator[Cause]:
         # What others lack for it they say themselves, and not that it is for this.
         yield Cause(f"{progress.unreached}: see its advertise", caches, 0)
     if not progress.alive:
-        # Where it was whole it comes back so, and nothing is lacking but itself.
-        yield Cause("its heartbeats have stopped; is it running?", caches, lacking)
+        # Where it was whole nothing is lacking but itself.
+        yield Cause("its heartbeats have stopped; is it running?", caches, max(1, lacking))
     elif report is not None and report.state == "live":
         return
     elif report is None or report.state == "waiting":
@@ -190,7 +190,9 @@ class Remarks:
             if source.tier == "origin" and source.state == "ok" and source.reason
         )
         found |= dict.fromkeys(
-            printable(f"{node.unreached}: see its advertise") for node in status.nodes if node.alive and node.unreached
+            printable(f"{node.node.id}: {node.unreached}: see its advertise")
+            for node in status.nodes
+            if node.alive and node.unreached
         )
         lines = [line for line in found if line not in self.said][: LINES_MAX - len(self.said)]
         self.said += lines

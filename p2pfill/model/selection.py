@@ -67,8 +67,8 @@ def select(files: Files, patterns: Sequence[str]) -> Bitmap | None:
         named = show(min(unused))
         more = f", nor {len(unused) - 1} more" if len(unused) > 1 else ""
         near = _near(files, min(unused))
-        hint = f": did you mean {show(near)}?" if near else ""
-        raise ConfigError(f"no file of the title is meant by {named}{more}{hint}; p2pfill files lists them")
+        hint = f"did you mean {show(near)}?" if near else "p2pfill files lists them"
+        raise ConfigError(f"no file of the title is meant by {named}{more}; {hint}")
     return as_selection(found)
 
 

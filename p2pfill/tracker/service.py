@@ -292,7 +292,8 @@ class Service:
             fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
             before = next((fill for fill in fills if fill.request == wanted), None)
             if before is not None and before.call_id == request.call_id != "":
-                return FillCreated(before.fill_id, self.nodes_of_fill(before.fill_id))
+                nodes = self.nodes_of_fill(before.fill_id)
+                return FillCreated(before.fill_id, nodes, unmatched=selector.unmatched(self._alive()))
             if before is None and len(self.fills) >= FILLS_MAX:
                 raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
             chosen = encode_selection(selection)

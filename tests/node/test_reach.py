@@ -56,13 +56,13 @@ async def test_a_port_where_nobody_listens_is_said_everywhere(
         open_node(node_of(tmp_path, "a1", url, advertise="127.0.0.1:1")),
     ):  # fmt: skip
         said = await unreached(client, "a1", True)
-        assert said == "cache a1 does not reach itself at 127.0.0.1:1: Connection refused"
+        assert said == "does not reach itself at 127.0.0.1:1: Connection refused"
         assert caplog.text.count("others are told to reach it there: see advertise") == 1
-        assert [str(line) for line in unreached_lines(await client.nodes())] == [f"{said}: see its advertise"]
+        assert [str(line) for line in unreached_lines(await client.nodes())] == [f"a1: {said}: see its advertise"]
         manifest_id = await publish(client, make_film)
         fill = await client.post_fill(FillRequest(manifest_id, "all", []))
         status = await client.fill(fill.fill_id)
-        assert Remarks().new(status) == [f"{said}: see its advertise"]
+        assert Remarks().new(status) == [f"a1: {said}: see its advertise"]
         assert f"a1: {said}: see its advertise" in reasons(status)
 
 
