@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.naming import ID_CHARS, ID_PREFIX_MIN, NAMED_MAX
 from p2pfill.cli.options import note_timeout, selector_of
 from p2pfill.cli.progress import byte_progress
 from p2pfill.cli.text import plural, printable, show_seconds
@@ -86,6 +87,8 @@ def _line(node: NodeScrub) -> str:
     line = f"{node.node}: {report.state}, {report.checked_chunks} of {plural(report.chunk_count, 'chunk')} looked at"
     if report.bad_chunks or report.lost_files:
         line += f", {report.bad_chunks} bad, {plural(report.lost_files, 'file')} lost"
+    if report.altered_files:
+        line += f", {plural(report.altered_files, 'file')} of another time or mode put right"
     return printable(line + (f": {report.error}" if report.error else ""))
 
 
@@ -102,7 +105,7 @@ def scrub_directory(data: Path, title: str, *, as_json: bool) -> None:
     if not (data / "titles").is_dir():
         raise ConfigError(f"{str(data)!r} is not the data directory of a node")
     with Store.open(data) as store:
-        ids = [one for one in store.live_ids() if not title or _is_meant(store, one, title)]
+        ids = _ids_meant(store, title) if title else store.live_ids()
         if title and not ids:
             raise ConfigError(f"there is no live title {title[:80]!r} in {str(data)!r}")
         found = [_look(store, title_id) for title_id in ids]
@@ -119,21 +122,32 @@ def scrub_directory(data: Path, title: str, *, as_json: bool) -> None:
         )
 
 
-def _is_meant(store: Store, title_id: TitleId, text: str) -> bool:
-    status = store.titles().get(title_id)
-    return title_id.hex() == text.lower() or (status is not None and status.name == text)
+def _ids_meant(store: Store, text: str) -> list[TitleId]:
+    """Return all versions of a name that are live here, or the title whose id starts so. Raises `ConfigError`."""
+    live, titles = store.live_ids(), store.titles()
+    named = [one for one in live if one in titles and titles[one].name == text]
+    if named or len(text) < ID_PREFIX_MIN:
+        return named
+    found = [one for one in live if one.hex().startswith(text.lower())]
+    if len(found) > 1:
+        ids = ", ".join(one.hex()[:ID_CHARS] for one in found[:NAMED_MAX])
+        raise ConfigError(f"{len(found)} titles have ids that start with {text[:80]!r}: {ids}")
+    return found
 
 
 def _look(store: Store, title_id: TitleId) -> dict[str, object]:
     """Look at one title and note what is bad; return that for people and scripts."""
     from p2pfill.store.scrub import FreshLook
 
-    said: dict[str, object] = {"title": title_id.hex(), "name": "", "bad": [], "missing": [], "error": ""}
+    said: dict[str, object] = {"title": title_id.hex(), "name": "", "error": ""}
+    said |= {"bad": [], "missing": [], "altered": []}
     try:
         stored = store.open_title(title_id)
         manifest = stored.manifest
         said["name"] = manifest.name
         with FreshLook(stored) as look, byte_progress(f"Reading {manifest.name[:40]}") as progress:
+            look.show_again()
+            said["altered"] = look.altered
             lost, bad, done = look.lost_files(), [], 0
             for chunk in range(manifest.chunk_count):
                 if not look.is_good(chunk):
@@ -152,14 +166,16 @@ def _look(store: Store, title_id: TitleId) -> dict[str, object]:
 
 def _show(said: dict[str, object]) -> None:
     name = said["name"] or said["title"]
-    bad, missing = said["bad"], said["missing"]
-    if not (isinstance(bad, list) and isinstance(missing, list)) or said["error"]:
+    bad, missing, altered = said["bad"], said["missing"], said["altered"]
+    if not (isinstance(bad, list) and isinstance(missing, list) and isinstance(altered, list)) or said["error"]:
         print(printable(f"{name}: {said['error']}"))
         return
     verdict = f"{len(bad)} bad" if bad else "all good"
     print(printable(f"{name}: {said['chunks']} chunks, {verdict}"))
     for path in missing[:FAULTS_SHOWN]:
         print(printable(f"  lost: {path}"))
+    for path in altered[:FAULTS_SHOWN]:
+        print(printable(f"  of another time or mode, put right: {path}"))
     if bad:
         more = " …" if len(bad) > FAULTS_SHOWN else ""
         print(f"  bad chunks: {', '.join(map(str, bad[:FAULTS_SHOWN]))}{more}")

@@ -143,6 +143,8 @@ class ScrubReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     bad_chunks: int = 0
     """Those of lost files among them."""
     lost_files: int = 0
+    altered_files: int = 0
+    """Files and directories that had lost their time or mode, and have them again."""
     error: str = ""
 
 

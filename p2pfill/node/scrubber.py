@@ -76,6 +76,7 @@ class _Found:
     checked_chunks: int = 0
     bad: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
+    altered: int = 0
 
 
 class Scrubber:
@@ -119,11 +120,8 @@ class Scrubber:
             report.chunk_count = stored.wanted.count()
 
             def tell() -> None:
-                report.checked_chunks, report.bad_chunks, report.lost_files = (
-                    found.checked_chunks,
-                    len(found.bad),
-                    len(found.lost),
-                )
+                report.checked_chunks, report.bad_chunks = found.checked_chunks, len(found.bad)
+                report.lost_files, report.altered_files = len(found.lost), found.altered
 
             await self._look(stored, found, ORDERED_BYTES_S, 0, tell)
         report.state = "repairing"
@@ -152,6 +150,13 @@ class Scrubber:
         try:
             if stored.live:
                 await self._titles.look_at_link(title_id)
+            await trio.to_thread.run_sync(look.show_again)
+            if look.altered:
+                found.altered = len(look.altered)
+                self._log.warning(
+                    "%d files or directories of %r had lost their time or mode, as %s", found.altered,
+                    stored.manifest.name, look.altered[0],
+                )  # fmt: skip
             lost = await trio.to_thread.run_sync(look.lost_files)
             if lost:
                 found.lost.update(lost)

@@ -27,6 +27,8 @@ FILE_MODE: Final = 0o644
 DIRECTORY_MODE: Final = 0o755
 """Also of programs. A web server runs as another user, and has to read what is live."""
 
+_SECOND_NS: Final = 1_000_000_000
+
 OPEN_DIRECTORIES_MAX: Final = 32
 """Per tree: a few for each thread that works on it."""
 
@@ -161,6 +163,38 @@ class Tree:
             os.fchmod(directory_fd, DIRECTORY_MODE)
             if sync:
                 os.fsync(directory_fd)
+
+    def show_again(self, path: str, mtime: int, executable: bool) -> bool:
+        """Give a file back the time and mode of `show_file` where it has lost them; tell whether it had.
+
+        The file need not be readable. The time of its last read stays. What is no plain file is left alone.
+        """
+        parent, _, name = path.rpartition("/")
+        with self._lock:
+            fd = os.open(on_disk(name), os.O_PATH | FILE_FLAGS, dir_fd=self._directory(parent, make=False))
+        try:
+            status = os.fstat(fd)
+            mode = DIRECTORY_MODE if executable else FILE_MODE
+            is_right = stat.S_IMODE(status.st_mode) == mode and status.st_mtime_ns // _SECOND_NS == mtime
+            if is_right or not stat.S_ISREG(status.st_mode):
+                return False
+            # Nobody has read it since, where both are the same; see `store.uses`.
+            was_read = status.st_atime_ns != status.st_mtime_ns
+            place = f"/proc/self/fd/{fd}"  # descriptors of this kind are changed by their path alone
+            os.chmod(place, mode)
+            os.utime(place, ns=(status.st_atime_ns if was_read else mtime * _SECOND_NS, mtime * _SECOND_NS))
+            return True
+        finally:
+            os.close(fd)
+
+    def show_directory_again(self, path: str) -> bool:
+        """Let everybody read a directory that has lost its mode; tell whether it had."""
+        with self._lock:
+            directory_fd = self._directory(path, make=False)
+            if stat.S_IMODE(os.fstat(directory_fd).st_mode) == DIRECTORY_MODE:
+                return False
+            os.fchmod(directory_fd, DIRECTORY_MODE)
+            return True
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes, -1 where there is none. A link in its place is an `OSError`."""

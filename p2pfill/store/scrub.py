@@ -17,7 +17,7 @@ from typing import Final
 from blake3 import blake3
 
 from p2pfill.model.selection import chunks_of_file, is_selected
-from p2pfill.store.disk import FileCache, Tree, read_into, store_error
+from p2pfill.store.disk import FileCache, Tree, read_into, store_error, translated
 from p2pfill.store.title import READ_BYTES, StoredTitle, preallocated
 
 _OPEN_FILES_MAX: Final = 4
@@ -38,6 +38,8 @@ class FreshLook:
         self._manifest = stored.manifest
         self._tree: Tree | None = None
         self._buffer = memoryview(bytearray(READ_BYTES))
+        self.altered: list[str] = []
+        """Files and directories that had lost their time or mode when `show_again` looked, and have them again."""
         try:
             self._tree = Tree(stored.open_files())
         except OSError as error:
@@ -58,6 +60,32 @@ class FreshLook:
         self._files.close()
         if self._tree is not None:
             self._tree.close()
+
+    def show_again(self) -> None:
+        """Give files and directories of a live title the times and modes back that they have lost: no byte is needed.
+
+        What belongs to another user is left as it is, and what is absent to `lost_files`.
+        """
+        stored, tree = self._stored, self._tree
+        if tree is None or not stored.live:
+            return
+        with translated(f"give the files of title {self._manifest.name!r} their times and modes back"):
+            for path in stored.directories():
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                    if tree.show_directory_again(path):
+                        self.altered.append(f"{path}/")
+            known = stored.lost_files
+            for index, (path, _, mtime, executable) in enumerate(self._manifest.files.records()):
+                if index in known or not is_selected(stored.selection, index):
+                    continue
+                try:
+                    if tree.show_again(path, mtime, executable):
+                        self.altered.append(path)
+                except PermissionError:
+                    continue
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        raise
 
     def lost_files(self) -> list[int]:
         """Return the numbers of the files that are absent, of another size, or no plain files.

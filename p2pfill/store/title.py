@@ -671,7 +671,7 @@ class StoredTitle:
         While a title is filled they are those of the fill.
         """
         records = self._selected_records()
-        ordered = self._directories()
+        ordered = self.directories()
         sync = len(self.manifest.files) + len(ordered) <= SYNC_FILES_MAX
         with translated(f"give the files of title {self.manifest.name!r} their times and modes"):
             for path in ordered:
@@ -685,7 +685,7 @@ class StoredTitle:
             else:
                 sync_fs(self._tree.fd)
 
-    def _directories(self) -> list[str]:
+    def directories(self) -> list[str]:
         """Return all directories, those above first: one that nobody may enter hides what lies below."""
         above = directories_of(record[0] for record in self._selected_records())
         # Those in which nothing lies belong to nobody's files: to the whole title.

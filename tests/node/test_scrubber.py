@@ -33,7 +33,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 def make_title(tmp_path: Path, name: str) -> Manifest:
     src = tmp_path / "src" / name
-    src.mkdir(parents=True)
+    src.mkdir(parents=True, exist_ok=True)
     (src / "m.bin").write_bytes(os.urandom(30 * CHUNK + 7))
     (src / "b.bin").write_bytes(os.urandom(9 * CHUNK + 1))
     return publish(src, name=name, chunk_size=CHUNK).manifest
@@ -106,8 +106,47 @@ async def test_scrub_finds_and_repairs_on_the_caches_that_are_meant(
         assert verify_tree(tmp_path / "a2" / "live" / "film", manifest).ok
         assert "a2: whole" in capsys.readouterr().out
         await until(lambda: not nodes["a1"].scrubber.reports())  # the tracker has heard it
-        assert await command("scrub", "film", "--node", "id=x*", "--tracker", url, "--wait") == 1
-        assert "holds title" in capsys.readouterr().err
+        assert await command("scrub", "film", "--node", "id=x*", "--tracker", url, "--wait") == 2
+        assert "no running cache matches" in capsys.readouterr().err
+
+
+def alter(live: Path) -> set[Path]:
+    """Let files and directories lose their time or mode, as a careless copy or command does; return which."""
+    os.utime(live / "m.bin", (5, 5))
+    (live / "b.bin").chmod(0o600)
+    (live / "sub" / "empty").chmod(0o777)
+    (live / "sub").chmod(0o700)
+    return {live / "m.bin", live / "b.bin", live / "sub" / "empty", live / "sub"}
+
+
+def shown(place: Path) -> tuple[int, int]:
+    status = place.stat()
+    return status.st_mode, status.st_mtime_ns if place.is_file() else 0
+
+
+async def test_times_and_modes_come_back_without_a_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "src" / "film" / "sub").mkdir(parents=True)
+    (tmp_path / "src" / "film" / "sub" / "empty").touch()
+    manifest = make_title(tmp_path, "film")
+    source, live = tmp_path / "src" / "film", tmp_path / "a1" / "live" / "film"
+    async with fleet(tmp_path, ("a1",)) as (url, nodes, client):
+        await fill(client, nodes, manifest, source)
+        source.rename(tmp_path / "away")
+        before = {place: shown(place) for place in live.rglob("*")}
+        altered = alter(live)
+        assert {place for place, was in before.items() if shown(place) != was} == altered
+        assert await command("scrub", "film", "--tracker", url, "--wait", "--timeout", "20") == 0
+        assert "whole" in (said := capsys.readouterr().out)
+        assert "4 files of another time or mode put right" in said
+        assert {place: shown(place) for place in before} == before
+        assert await command("scrub", "film", "--tracker", url, "--wait") == 0
+        assert "put right" not in capsys.readouterr().out
+    alter(live)
+    assert await command("scrub", "--data", str(tmp_path / "a1"), manifest.title_id.hex()[:5]) == 0
+    assert "of another time or mode, put right: m.bin" in capsys.readouterr().out
+    assert {place: shown(place) for place in before} == before
 
 
 async def test_without_a_source_the_wait_ends_and_explain_says_why(
