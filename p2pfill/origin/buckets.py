@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from p2pfill._version import __version__
@@ -46,6 +46,9 @@ _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 _SYSTEM: Final = re.compile(r'message: "([^"\n]{1,200})"|error: "([^"\n]{1,200})"|Error\(\s*"([^"\n]{1,200})"')
 """What obstore says, deep below, of what the system refused."""
 
+_NO_RANGE: Final = "NotPartial"
+"""What obstore calls the answer with a whole object to a request for a range; it has no class for it."""
+
 _PASSING: Final = frozenset((408, 425, 429))
 """Of the statuses that blame the request, those that ask for another try."""
 _PASSING_CODES: Final = frozenset(("RequestTimeout",))
@@ -67,13 +70,24 @@ class BucketBackend:
         return f"{self._below}/{path}"
 
     def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
-        """Ask for a part of an object."""
+        """Ask for a part of an object.
+
+        obstore drops the answer of a store that does not know ranges before it can be read: the object is asked for
+        once more then, as a whole.
+        """
         watch.count(requests=1)
-        name = self.name_of(part.entry.path)
+        name, ignores_range = self.name_of(part.entry.path), False
         try:
-            result = obstore.get(
-                self._store, part.entry.path, options={"range": (part.start, part.stop)} if ranged else None
-            )
+            try:
+                result = obstore.get(
+                    self._store, part.entry.path, options={"range": (part.start, part.stop)} if ranged else None
+                )
+            except GenericError as error:
+                if not ranged or _NO_RANGE not in str(error)[:8192]:
+                    raise
+                ignores_range, ranged = True, False
+                watch.count(requests=1, failed=1)
+                result = obstore.get(self._store, part.entry.path)
             check_size(name, result.meta["size"], part.entry.size)
             pieces = iter(result.stream(min_chunk_size=1))
         except (BaseError, OSError) as error:
@@ -92,7 +106,7 @@ class BucketBackend:
             return count
 
         start, stop = (part.start, part.stop) if ranged else (0, part.entry.size)
-        return Body(watch, start, stop, read_into)
+        return Body(watch, start, stop, read_into, ignores_range=ignores_range)
 
     def close(self) -> None:
         """Nothing is open between requests."""
