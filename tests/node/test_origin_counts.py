@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from origin.servers import Answer, RawServer, Request, head, part_of, serve
+from origin.servers import Request, head, part_of, serve
 
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
@@ -65,19 +65,6 @@ def test_the_number_of_origins_has_a_limit() -> None:
 
 
 # ---- real nodes and servers
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[Answer], RawServer]]:
-    running: list[RawServer] = []
-
-    def begin(answer: Answer) -> RawServer:
-        running.append(RawServer(answer))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.stop()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trio
-from origin.servers import Answer, RawServer, Request, head, part_of, serve, without_range
+from origin.servers import Request, head, part_of, serve, without_range
 
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import SourceReport
@@ -25,20 +25,6 @@ from p2pfill.node.origins import Origins
 from p2pfill.store.publish import publish
 
 CHUNK = 65536
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[Answer], RawServer]]:
-    """Return `start(answer) -> RawServer`; all are stopped at the end of the test."""
-    running: list[RawServer] = []
-
-    def begin(answer: Answer) -> RawServer:
-        running.append(RawServer(answer))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.stop()
 
 
 @asynccontextmanager

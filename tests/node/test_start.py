@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from ports import free_port
 
 from p2pfill import NodeConfig, open_node
 from p2pfill.bench.big import Stock, write_small_files
@@ -52,9 +53,7 @@ async def test_a_title_is_served_while_others_are_still_being_opened(
         return really_open(store, title_id)
 
     monkeypatch.setattr(Store, "open_title", open_title)
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        address: tuple[str, int] = sock.getsockname()
+    address = ("127.0.0.1", free_port())
     config = NodeConfig(id="node", isp="isp", data=str(data), listen=f"127.0.0.1:{address[1]}")
     opened, over = trio.Event(), trio.Event()
 
@@ -114,9 +113,7 @@ async def test_nobody_is_answered_before_it_is_known_what_is_there(
         return really_find(store)
 
     monkeypatch.setattr(Store, "live_ids", live_ids)
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        address: tuple[str, int] = sock.getsockname()
+    address = ("127.0.0.1", free_port())
     config = NodeConfig(id="node", isp="isp", data=str(data), listen=f"127.0.0.1:{address[1]}")
 
     async def run() -> None:

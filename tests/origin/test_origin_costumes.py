@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,6 @@ Start = Callable[..., RawServer]
 
 def blob(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Return `start(answer, context=None) -> RawServer`; all are stopped at the end of the test."""
-    running: list[RawServer] = []
-
-    def begin(answer: servers.Answer, context: ssl.SSLContext | None = None) -> RawServer:
-        running.append(RawServer(answer, context))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -386,6 +372,30 @@ def proxy(start: Start, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RawSer
     return begin
 
 
+def tunnel(server: RawServer, more: bytes = b"") -> servers.Answer:
+    """Return a proxy that makes a tunnel to `server`, and says `more` before what comes out of it."""
+
+    def answer(request: Request, connection: socket.socket) -> bool:
+        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
+            connection.sendall(head(200) + more)
+            back = threading.Thread(target=pump, args=(beyond, connection))
+            back.start()
+            pump(connection, beyond)
+            back.join()
+        return False
+
+    return answer
+
+
+def pump(one: socket.socket, other: socket.socket) -> None:
+    try:
+        while data := one.recv(65536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
 def test_a_proxy_of_the_environment_is_used(start: Start, make_title: Any, proxy: Any, monkeypatch: Any) -> None:
     title = make_title({"big": blob(200_000)})
     server = proxy(serve(title.stream))
@@ -462,16 +472,7 @@ def test_a_tunnel_through_a_proxy(start: Start, make_title: Any, proxy: Any, tls
     title = make_title({"big": blob(200_000)})
     server = start(serve(title.stream), tls.context())
 
-    def tunnel(request: Request, connection: socket.socket) -> bool:
-        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
-            connection.sendall(head(200))
-            back = threading.Thread(target=pump, args=(beyond, connection))
-            back.start()
-            pump(connection, beyond)
-            back.join()
-        return False
-
-    through = proxy(tunnel, "https_proxy")
+    through = proxy(tunnel(server), "https_proxy")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
     origin = open_origin(server.url, settings=QUICK)
     assert read_all(origin, title) == 200_000
@@ -494,13 +495,7 @@ def test_a_proxy_under_tls(
     def proxied(request: Request, connection: socket.socket) -> Any:
         if request.method != "CONNECT":
             return file_of(request, connection)
-        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
-            connection.sendall(head(200))
-            back = threading.Thread(target=pump, args=(beyond, connection))
-            back.start()
-            pump(connection, beyond)
-            back.join()
-        return False
+        return tunnel(server)(request, connection)
 
     through = start(proxied, tls.context())
     monkeypatch.setenv(f"{origin_scheme}_proxy", f"https://anna:secret@127.0.0.1:{through.port}")
@@ -522,16 +517,7 @@ def test_an_origin_through_a_proxy_under_tls_has_a_certificate_of_its_own(
     title = make_title({"f": b"content"})
     server = start(serve(title.stream), tls.context("elsewhere.example"))
 
-    def tunnel(request: Request, connection: socket.socket) -> bool:
-        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
-            connection.sendall(head(200))
-            back = threading.Thread(target=pump, args=(beyond, connection))
-            back.start()
-            pump(connection, beyond)
-            back.join()
-        return False
-
-    through = start(tunnel, tls.context())
+    through = start(tunnel(server), tls.context())
     monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{through.port}")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
     with pytest.raises(OriginRefused, match=r"certificate of 127\.0\.0\.1 does not verify.*made"):
@@ -554,16 +540,7 @@ def test_what_a_proxy_says_before_tls_is_not_of_the_origin(
     title = make_title({"big": blob(200_000)})
     server = start(serve(title.stream), tls.context())
 
-    def tunnel(request: Request, connection: socket.socket) -> bool:
-        with socket.create_connection(("127.0.0.1", server.port)) as beyond:
-            connection.sendall(head(200) + head(404, Content_Length=0))
-            back = threading.Thread(target=pump, args=(beyond, connection))
-            back.start()
-            pump(connection, beyond)
-            back.join()
-        return False
-
-    proxy(tunnel, "https_proxy")
+    proxy(tunnel(server, head(404, Content_Length=0)), "https_proxy")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls.ca_file))
     origin = open_origin(server.url, settings=QUICK)
     assert read_all(origin, title) == 200_000
@@ -600,15 +577,6 @@ def test_a_pipe_in_a_directory_is_no_file(make_title: Any) -> None:
     os.mkfifo(title.root / "big")
     with pytest.raises(OriginRefused, match="no plain file"):
         open_origin(str(title.root), settings=QUICK).read_chunk(title.manifest, 0)
-
-
-def pump(one: socket.socket, other: socket.socket) -> None:
-    try:
-        while data := one.recv(65536):
-            other.sendall(data)
-        other.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:1", "http://", "http://h:99999", "http://[::1"])

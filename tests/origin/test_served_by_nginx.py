@@ -7,14 +7,11 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from origin.nginx import Nginx
 
 from p2pfill.store import Store, publish
-
-if TYPE_CHECKING:
-    from tests.origin.conftest import Nginx
 
 pytestmark = pytest.mark.nginx
 

@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from ports import free_port
+
 from p2pfill.cli import main
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
@@ -270,7 +272,7 @@ class Fleet:
         self._settings: dict[str, tuple[str, ...]] = {}
         self._environments: dict[str, dict[str, str]] = {}
         self._old: list[Proc] = []
-        self.tracker = self._start_tracker("127.0.0.1:0")
+        self.tracker = self._start_tracker(f"127.0.0.1:{free_port()}")
         self.url: str = self.tracker.ready["url"]
 
     # ---- processes

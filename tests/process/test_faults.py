@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from origin.conftest import Nginx
-from origin.conftest import nginx as nginx
+from origin.nginx import Nginx
+from ports import free_port
 from process.fleet import Done, Fleet, HeldOrigin, Proc, Title, cli, wait_until
 
 pytestmark = pytest.mark.process
@@ -94,8 +94,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_there(tmp_path: Path, make_title: Callable[..., Title]) -> None:
     title = make_title("lonely", 1)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     done = cli("fill", str(title.fill), "--tracker", url, "--to", "all")
     one_line(done, 3, url, "check that it runs")
     one_line(cli("status", "--tracker", url), 3, url)

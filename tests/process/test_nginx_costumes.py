@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 import pytest
 import trustme
+from origin.nginx import NginxServers, find_nginx
 from origin.servers import RawServer, Request, head, part_of
+from ports import free_port
 from process.fleet import Fleet, Title, cli, wait_until
-from process.nginx_costumes import NginxServers, find_nginx, free_ports
 
 pytestmark = [pytest.mark.process, pytest.mark.nginx]
 
@@ -132,7 +133,7 @@ class Origin:
 
     def __init__(self, costume: Costume, title: Title, run: Path, chain: Path) -> None:
         self._stream = Streamer(title.root)
-        self.port, inner, other = free_ports(3)
+        self.port, inner, other = (free_port() for _ in range(3))
         self._ports = {self.port} if "return 302" not in costume.servers else {self.port, inner}
         servers = costume.servers.format(
             port=self.port, inner=inner, other=other, root=title.root, chain=chain, stream=self._stream.server.port

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from process.fleet import Fleet, HeldOrigin, Title, cli, wait_until
 
 pytestmark = pytest.mark.process
@@ -26,8 +26,7 @@ def test_a_dead_proxy_of_one_cache_keeps_nobody_from_the_origin(
     size = 128 * 1024
     title = Title(tmp_path, "film", size * chunk_count, chunk_size=size)
     assert title.manifest.chunk_count in (chunk_count, chunk_count + 1)  # small files share chunks of their own
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        dead = taken.getsockname()[1]
+    dead = free_port()
     origin = HeldOrigin(title.root)
     try:
         proxy = {"http_proxy": f"http://127.0.0.1:{dead}", "no_proxy": ""}
@@ -45,8 +44,7 @@ def test_a_dead_proxy_of_one_cache_keeps_nobody_from_the_origin(
 
 def test_explain_and_the_log_name_the_cause(empty_fleet: Fleet, tmp_path: Path) -> None:
     title = Title(tmp_path, "film", 256 * 1024)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     empty_fleet.start(("a1", "isp"), ("a2", "isp"))
     wait_until("both are known", lambda: empty_fleet.alive() == {"a1", "a2"})
     empty_fleet.order(title, [url])
