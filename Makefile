@@ -22,12 +22,15 @@ MODEL ?= --out docs/reports/model
 # Options of `python -m bench.micro`.
 MICRO ?=
 
+# How many processes run the tests that measure no time.
+WORKERS ?= 2
+
 .PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
 	@echo '            options of p2pfill demo go in ARGS: make demo ARGS="--size 64 --json"'
-	@echo "make test   build, lint and run all tests"
+	@echo "make test   build, lint and run all tests, in as many processes as WORKERS says (2)"
 	@echo "make lint   ruff and mypy only"
 	@echo "make bench  p2pfill beside other programs, and one node with many; takes ten minutes"
 	@echo '            smaller, and without a report: make bench BENCH="--mib 64 --runs 1"'
@@ -54,8 +57,14 @@ lint: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The second half measures times, rates and copies, so nothing may run beside it; it runs where the first has failed, too.
+# Tests start hundreds of processes: they share bytecode, also where the environment says that none is kept.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint
-	$(BIN)/python -m pytest
+	@failed=0; trap 'exit 130' INT; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not alone' || failed=1; \
+	$(BIN)/python -m pytest -m alone || failed=1; \
+	exit $$failed
 
 bench: $(VENV)/.built
 	@$(BIN)/p2pfill bench pair $(BENCH)

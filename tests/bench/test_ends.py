@@ -28,6 +28,8 @@ from p2pfill.node import links
 from p2pfill.store.title import StoredTitle
 from p2pfill.tracker.server import serve_tracker
 
+pytestmark = pytest.mark.alone
+
 MIB = 32
 SO_MAX_PACING_RATE = 47
 """Python gives it no name."""

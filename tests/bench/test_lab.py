@@ -21,7 +21,7 @@ from bench.swarm.lab import PREFIX, Lab, entered, remove_leftovers
 from bench.swarm.libtorrent_fleet import LibTorrent
 from bench.swarm.topology import load_topology
 
-pytestmark = [pytest.mark.process, pytest.mark.netns]
+pytestmark = [pytest.mark.process, pytest.mark.netns, pytest.mark.alone]
 
 TOPOLOGY = """
 name = "test"

@@ -150,23 +150,25 @@ SPENDS = """
 import sys, time
 block = bytearray(int(sys.argv[1]) << 20)
 for at in range(0, len(block), 4096): block[at] = 1
-until = time.process_time() + float(sys.argv[2])
-while time.process_time() < until: pass
+while time.process_time() < float(sys.argv[2]): pass
 """
+"""Its start counts, however long that takes on a busy machine: what it spends in all is known."""
 
 
+@pytest.mark.alone
 def test_a_program_is_measured_with_its_children(tmp_path: Path) -> None:
     program = tmp_path / "spends.py"
     program.write_text(SPENDS)
-    lone = run_program("lone", [sys.executable, str(program), "64", "0.3"], tmp_path)
-    assert 0.3 <= lone.cpu_s < 0.6
+    lone = run_program("lone", [sys.executable, str(program), "64", "0.8"], tmp_path)
+    assert 0.8 <= lone.cpu_s < 1.1
     assert 64 * MIB < lone.peak_bytes < 110 * MIB
-    script = f"{sys.executable} {program} 64 0.2 & {sys.executable} {program} 32 0.2 & wait"
+    script = f"{sys.executable} {program} 64 0.8 & {sys.executable} {program} 32 0.8 & wait"
     both = run_program("both", ["/bin/sh", "-c", script], tmp_path)
-    assert 0.4 <= both.cpu_s < 1.0
+    assert 1.6 <= both.cpu_s < 2.2
     assert 96 * MIB < both.peak_bytes < 160 * MIB
 
 
+@pytest.mark.alone
 def test_a_tree_counts_from_its_start(tmp_path: Path) -> None:
     spend = "b = bytearray(50 << 20); b[::4096] = bytes(len(b[::4096])); del b"
     loop = f"import sys, time\n{spend}\nprint('{{}}', flush=True)\nfor _ in sys.stdin:\n t = time.process_time() + 0.2"

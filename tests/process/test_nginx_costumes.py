@@ -23,7 +23,7 @@ from origin.servers import RawServer, Request, head, part_of
 from ports import free_port
 from process.fleet import Fleet, Title, cli, wait_until
 
-pytestmark = [pytest.mark.process, pytest.mark.nginx]
+pytestmark = [pytest.mark.process, pytest.mark.nginx, pytest.mark.alone]
 
 NAMES = ["a1", "a2"]
 SECRET = "of-the-signed-link"

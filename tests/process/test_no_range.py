@@ -12,7 +12,7 @@ import pytest
 from origin.servers import RawServer, Request, head
 from process.fleet import Fleet, Title, wait_until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 
 class CountingOrigin:

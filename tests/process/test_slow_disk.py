@@ -18,7 +18,7 @@ from process.slow_disk import SlowDisk
 
 from p2pfill.protocol import messages as m
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 STALL_S = 3.0
 PINGS = 20

@@ -10,7 +10,7 @@ import pytest
 from process.fleet import Fleet, cli, wait_until
 from process.test_versions import order, shown, version
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 GONE_S = 5.0
 
