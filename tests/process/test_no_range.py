@@ -9,8 +9,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from measure import check_at_most
 from origin.servers import RawServer, Request, head
 from process.fleet import Fleet, Title, wait_until
+
+SENT_MAX, KEPT_MAX = 2.0, 1.5
+"""Copies."""
 
 pytestmark = [pytest.mark.process, pytest.mark.alone]
 
@@ -50,21 +54,23 @@ def empty_fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_one_cache_of_a_fleet_reads_it_for_all(
     empty_fleet: Fleet, tmp_path: Path, isps: tuple[str, ...], is_bucket: bool
 ) -> None:
-    title = Title(tmp_path, "film", 48 << 20, chunk_size=1 << 20)
     names = ["a1", "a2", "a3"]
-    origin = CountingOrigin(title.root)
-    try:
-        anybody = {"AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1"}
-        empty_fleet.start(*zip(names, isps, strict=True), environment=anybody if is_bucket else None)
-        wait_until("all are known", lambda: empty_fleet.alive() == set(names))
-        url = origin.server.url
-        empty_fleet.order(title, [f"s3://films/dir?endpoint={url.rstrip('/')}" if is_bucket else url])
-        reports = empty_fleet.live(names, title)
-    finally:
-        origin.server.stop()
-    assert any(
-        "has no Range" in source["reason"] for report in reports.values() for source in report["sources"]
-    ), reports
-    said = f"{origin.sent / title.size:.2f} copies have left: {reports}"
-    assert origin.sent <= 2 * title.size, said
-    assert sum(report["bytes_origin"] for report in reports.values()) <= 1.5 * title.size, said
+    anybody = {"AWS_SKIP_SIGNATURE": "true", "AWS_REGION": "us-east-1"}
+    empty_fleet.start(*zip(names, isps, strict=True), environment=anybody if is_bucket else None)
+    wait_until("all are known", lambda: empty_fleet.alive() == set(names))
+
+    def excess(number: int) -> float:
+        """Return by how much too many copies have left, or were kept."""
+        title = Title(tmp_path, f"film{number}", 48 << 20, chunk_size=1 << 20)
+        origin = CountingOrigin(title.root)
+        try:
+            url = origin.server.url
+            empty_fleet.order(title, [f"s3://films/dir?endpoint={url.rstrip('/')}" if is_bucket else url])
+            reports = empty_fleet.live(names, title)
+        finally:
+            origin.server.stop()
+        assert any("has no Range" in source["reason"] for report in reports.values() for source in report["sources"])
+        kept = sum(report["bytes_origin"] for report in reports.values())
+        return max(origin.sent / title.size / SENT_MAX, kept / title.size / KEPT_MAX)
+
+    check_at_most(1.0, excess)

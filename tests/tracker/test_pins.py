@@ -71,7 +71,7 @@ async def test_who_waits_for_orders_is_woken(tmp_path: Path, make: Any) -> None:
         async def poll() -> None:
             answers.append(await service.wait_orders("a1", service.node("a1").version, 30.0))
 
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(poll)
                 await trio.testing.wait_all_tasks_blocked()
