@@ -30,8 +30,8 @@ def test_small_titles_are_measured_in_every_way(tmp_path: Path) -> None:
             assert 0 < place["linked_s"] <= place["holdings_s"] <= place["chunk_s"]
             assert place["crowd"]["peers"] == PEERS
             assert place["crowd"]["peak_rss_mib"] < 120
-        # The start of Python is most of it; a busy machine gets ten times what it takes.
-        assert title["complete"]["chunk_s"] < record["start_empty_s"] + 2
+        # The start of Python is most of it, and takes as much longer on a busy machine.
+        assert title["complete"]["chunk_s"] < 3 * record["start_empty_s"] + 2
         assert title["half"]["crowd"]["chunks_filled"] >= min(big.EXTRA_CHUNKS, title["chunks"] // 2)
     assert set(record["growth"]["small_files"]) == set(big.GROWING)
     assert not record["growth"]["sparse"]
