@@ -23,6 +23,9 @@ from p2pfill.cli import main
 
 pytestmark = pytest.mark.process
 
+WAIT_S = 60.0
+"""For a process to end or to answer, on a machine that is busy with other things."""
+
 
 @contextmanager
 def running(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
@@ -60,7 +63,7 @@ def test_tracker_stops_by_signal_and_keeps_its_port_meanwhile(
         assert main(["tracker", "--listen", address, "--db", f"sqlite:///{tmp_path}/other.db"]) == 2
         assert "choose another port" in capsys.readouterr().err
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=WAIT_S) == 0
 
 
 def test_tracker_ends_with_its_parent(tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_tracker_ends_with_its_parent(tmp_path: Path) -> None:
     ):
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=WAIT_S) == 0
 
 
 def test_static_server_serves_the_title_and_nothing_else(tmp_path: Path) -> None:
@@ -83,19 +86,19 @@ def test_static_server_serves_the_title_and_nothing_else(tmp_path: Path) -> None
     (root / "secret").write_bytes(b"not of the title")
     with running("p2pfill.cli.static_server", str(root), str(fill)) as (process, ready):
         url = f"{ready['url']}/{urllib.parse.quote('ä b/100%.bin')}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=WAIT_S) as answer:
             assert answer.read() == bytes(range(200))
         request = urllib.request.Request(url, headers={"Range": "bytes=10-19"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert answer.status == 206
             assert answer.read() == bytes(range(10, 20))
         for path in ("secret", "../t.fill", "%2e%2e/t.fill", ""):
             with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(f"{ready['url']}/{path}", timeout=10)
+                urllib.request.urlopen(f"{ready['url']}/{path}", timeout=WAIT_S)
             caught.value.close()
             assert caught.value.code == 404
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=WAIT_S) == 0
 
 
 DEMO = [sys.executable, "-u", "-m", "p2pfill.cli", "demo"]

@@ -90,7 +90,7 @@ class Proc:
             self._told = True
             self.process.send_signal(number)
 
-    def end(self, number: int = signal.SIGTERM, limit_s: float = 20.0) -> int:
+    def end(self, number: int = signal.SIGTERM, limit_s: float = WAIT_S) -> int:
         """Send a signal, wait for the end and return the exit code (negative: ended by that signal)."""
         self.tell(number)
         try:
@@ -352,7 +352,7 @@ class Fleet:
     # ---- the tracker's view
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=WAIT_S) as answer:
             return json.load(answer)
 
     def report(self, name: str, title: Title) -> dict[str, Any]:
@@ -382,12 +382,12 @@ class Fleet:
     def withdraw(self, fill_id: str) -> None:
         """Take back an order."""
         request = urllib.request.Request(f"{self.url}/v1/fills/{fill_id}", method="DELETE")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert answer.status == 204
 
     def _send(self, method: str, path: str, body: bytes) -> Any:
         request = urllib.request.Request(self.url + path, data=body, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             return json.load(answer)
 
     def live(self, names: Iterable[str], title: Title) -> dict[str, dict[str, Any]]:
