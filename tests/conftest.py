@@ -6,8 +6,9 @@ The machine that runs them is shared, so an example of a property may take any t
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,23 @@ from origin.servers import Answer, RawServer
 _ANY_TIME = {HealthCheck.too_slow, *settings().suppress_health_check}
 settings.register_profile("shared machine", settings(), deadline=None, suppress_health_check=_ANY_TIME)
 settings.load_profile("shared machine")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What hostile names leave in a report, as surrogates in a log, cannot leave a worker of pytest-xdist as it is."""
+    return _encodable((yield))
+
+
+def _encodable(said: Any) -> Any:
+    match said:
+        case str():
+            return said.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_encodable(key): _encodable(value) for key, value in said.items()}
+        case list() | tuple():
+            return type(said)(map(_encodable, said))
+    return said
 
 
 @pytest.fixture

@@ -16,6 +16,9 @@ from p2pfill.cli import main
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.errors import ConfigError
 
+SHOWN_S = 20
+"""For a wait to show what it has seen."""
+
 
 def fill(fleet: Any, film: Path, *more: str) -> int:
     return main(["fill", str(film), "--tracker", fleet.url, "--to", "all", *more])
@@ -84,20 +87,29 @@ def test_fill_waits_until_all_are_live(fleet: Any, film: Path, make: Any, capsys
     fleet.beat("a1")
     fleet.beat("a2")
     manifest = make.manifest()
+    out, err = "", ""
+
+    def look() -> str:
+        nonlocal out, err
+        captured = capsys.readouterr()
+        out, err = out + captured.out, err + captured.err
+        return out
 
     def finish() -> None:
-        for node in ("a1", "a2"):
-            time.sleep(0.7)
+        """Have each cache go on once what was before is shown."""
+        for node, before in (("a1", "a1 ordered"), ("a2", "a1 live")):
+            until = time.monotonic() + SHOWN_S
+            while before not in look() and time.monotonic() < until:
+                time.sleep(0.02)
             fleet.beat(node, make.report(manifest, "live", 4))
 
     thread = threading.Thread(target=finish)
     thread.start()
-    assert fill(fleet, film, "--wait", "--timeout", "20") == 0
+    assert fill(fleet, film, "--wait", "--timeout", str(3 * SHOWN_S)) == 0
     thread.join()
-    captured = capsys.readouterr()
-    assert "a1 ordered" in captured.out
-    assert "a1 live, a2 live  2 of 2 live · peer 512 KiB" in captured.out.splitlines()[-1]
-    assert captured.err == ""
+    assert "a1 ordered" in look()
+    assert "a1 live, a2 live  2 of 2 live · peer 512 KiB" in out.splitlines()[-1]
+    assert err == ""
 
 
 def test_fill_that_is_not_done_in_time(fleet: Any, film: Path, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
