@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,10 +37,12 @@ NOISE_S = 0.5
 HONEST_MAX_S = 1.5
 """An honest fill is given up then."""
 
+PATIENCE = 6.0
+"""How many times as long is waited where the machine is allowed for, until what it took is known."""
+
 BASELINE_MAX_S = 20.0
 """Nobody attacks while it is measured, so whatever it takes is the machine's doing."""
 
-SPIN_S = 0.2
 TITLE_MAX_S = 20.0
 """A title that is not live by then is stuck; one that is later than its attack allows may have had a busy machine."""
 
@@ -114,6 +115,14 @@ class Child:
             return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE_BYTES
         return 0
 
+    @property
+    def scheduled(self) -> tuple[int, int]:
+        """Nanoseconds that its event loop has run, and has waited for a processor; 0 once it has ended."""
+        with suppress(OSError, ValueError):
+            ran, waited, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
+            return int(ran), int(waited)
+        return 0, 0
+
     def end(self) -> None:
         """End the process and wait for it."""
         if self.process.poll() is None:
@@ -150,8 +159,8 @@ class Arena:
         self._honest_content = Content(directory / "honest", HONEST_CHUNKS)
         self._big: Content | None = None
         self.baseline_s = 0.0
-        self.slowness = 1.0
-        """What all limits of time are multiplied by; see `machine_slowness`."""
+        self.allows_for_machine = False
+        """Limits of time are longer by what others took of the processors; see `Case.slowness`."""
         self.log = directory / "n1.log"
         self.data = directory / "n1"
         self._target: Child | None = None
@@ -288,6 +297,7 @@ class Case:
         self.faults: list[tuple[str, str]] = []
         self.figures: dict[str, float] = {}
         self.log_at = arena.log.stat().st_size
+        self._scheduled = [(child, child.scheduled) for child in (arena.target, arena._honest)]
         self._filling = False
         self._begun = trio.Event()
         self._report: dict[str, Any] = {}
@@ -315,6 +325,23 @@ class Case:
             self.arena.target.process.wait(1)
         return self.arena.target.process.poll() is not None
 
+    def slowness(self) -> float:
+        """Return how many times as long as alone the node, or the honest cache, has computed so far.
+
+        The kernel tells how long they waited for a processor: a node that an attack keeps busy computes more, but waits
+        no longer for it.
+        """
+        found = [1.0]
+        for child, (ran_before, waited_before) in self._scheduled if self.arena.allows_for_machine else ():
+            ran, waited = child.scheduled
+            if ran > ran_before:
+                found.append(1.0 + (waited - waited_before) / (ran - ran_before))
+        return max(found)
+
+    @property
+    def _patience(self) -> float:
+        return PATIENCE if self.arena.allows_for_machine else 1.0
+
     async def _begin_fill(self, members: list[NodeInfo]) -> None:
         origins = [str(self.title.root)] if self.attack.origin else []
         if self.scene.honest_helps:
@@ -339,7 +366,7 @@ class Case:
 
     async def _attack(self) -> None:
         attack = self.attack
-        with trio.move_on_after((STRIKE_S + HONEST_MAX_S) * self.arena.slowness):
+        with trio.move_on_after((STRIKE_S + HONEST_MAX_S) * self._patience):
             try:
                 await attack.run(self.scene)
             except* PeerGone:
@@ -353,15 +380,15 @@ class Case:
         await self.scene.struck.wait()
         try:
             arena = self.arena
-            took_s = await arena._fill_honestly(HONEST_MAX_S * arena.slowness)
-            limit_s = max(SLOWER_MAX * arena.baseline_s, arena.baseline_s + NOISE_S) * arena.slowness
+            took_s = await arena._fill_honestly(HONEST_MAX_S * self._patience)
+            limit_s = max(SLOWER_MAX * arena.baseline_s, arena.baseline_s + NOISE_S) * self.slowness()
             self.figures["honest_s"] = took_s
             if took_s > limit_s:
                 self.fault("honest slow", f"{took_s:.2f} s, {self.arena.baseline_s:.2f} s without the attack")
             live = self.scene.live.manifest
             said = await self.arena._honest.ask("fetch", title=live.title_id.hex(), chunk_bytes=live.chunk_length(0))
             self.figures["fetch_s"] = said["took_s"]
-            if said["fault"] or said["took_s"] > self.attack.fetch_max_s * arena.slowness:
+            if said["fault"] or said["took_s"] > self.attack.fetch_max_s * self.slowness():
                 self.fault("others not served", f"{said['took_s']:.2f} s: {said['fault']}")
         except TimeoutError as error:
             self.fault("honest slow", str(error))
@@ -420,12 +447,12 @@ class Case:
         if self._filling:
             if attack.origin and report["state"] != "live":
                 self.fault("incomplete", f"{report['state']} with {report['have_chunks']} chunks")
-            elif attack.origin and figures["title_s"] > attack.completes_s * self.arena.slowness:
+            elif attack.origin and figures["title_s"] > attack.completes_s * self.slowness():
                 self.fault("slow title", f"{figures['title_s']:.2f} s")
             if report.get("state") != "live":
                 await self.arena.target.ask("withdraw", title=self.title.manifest.title_id.hex())
         figures["late_s"] = (await self.arena.target.ask("figures"))["late_s"]
-        if figures["late_s"] > attack.late_max_s * self.arena.slowness:
+        if figures["late_s"] > attack.late_max_s * self.slowness():
             self.fault("late", f"the event loop woke {figures['late_s']:.2f} s late")
         if figures["grown_mib"] * 2**20 > attack.growth_max_bytes:
             self.fault("memory", f"{figures['grown_mib']:.0f} MiB more")
@@ -477,17 +504,6 @@ class Case:
             wanted = self.attack.named.format(name=re.escape(self.scene.name))
             if not any(re.search(wanted, line) for line in evidence):
                 self.fault("unnamed", f"nothing like {wanted!r} in {evidence[-5:]}")
-
-
-def machine_slowness() -> float:
-    """Return how many times as long as alone a program takes now that does not wait: what others leave of the machine.
-
-    It asks nothing of the node, so no harm that an attack has done to that can make it larger.
-    """
-    began, spent = time.monotonic(), time.thread_time()
-    while time.thread_time() < spent + SPIN_S:
-        pass
-    return max(1.0, (time.monotonic() - began) / SPIN_S)
 
 
 def run_attack(arena: Arena, attack: Attack, integrity: Integrity = "blake3") -> Outcome:

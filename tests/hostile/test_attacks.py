@@ -10,15 +10,15 @@ from typing import NamedTuple
 import pytest
 
 from p2pfill.model.manifest import Integrity
-from tests.hostile.arena import Arena, machine_slowness, run_attack
+from tests.hostile.arena import Arena, run_attack
 from tests.hostile.attacks import ATTACKS, Attack
 
 pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 RUNS = 3
 TIMING = {"honest slow", "others not served", "late", "slow title"}
-"""What a machine that others use may cause as well: it counts if it comes again, and again, although as much more$
-time is granted then as others take from a program that only computes."""
+"""What a machine that others use may cause as well: it counts if it comes again, and again, although as much more
+time is granted then as node and honest cache have waited for a processor."""
 
 
 class Open(NamedTuple):
@@ -66,7 +66,7 @@ def cases() -> Iterator[object]:
 def test_attack(arena: Arena, attack: Attack, integrity: Integrity) -> None:
     known = KNOWN_OPEN.get(attack.name)
     for number in range(RUNS):
-        arena.slowness = machine_slowness() if number else 1.0
+        arena.allows_for_machine = number > 0
         outcome = run_attack(arena, attack, integrity)
         if outcome.missed:
             continue

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from measure import machine_slowness
 from process.fleet import Fleet, cli, wait_until
 from process.test_versions import order, shown, version
 
@@ -40,7 +41,7 @@ def test_a_bad_title_is_taken_off_every_cache(tmp_path: Path) -> None:
         wait_until("all show the version before", lambda: {shown(fleet, name) for name in linked} == {"good"})
         took_s = time.monotonic() - began
         wait_until("the files are gone", lambda: not any(directories[name].exists() for name in linked))
-        assert took_s < GONE_S
+        assert took_s < GONE_S * machine_slowness()
         assert {shown(fleet, name) for name in away} == {"bad"}
         for name in away:
             fleet.restart(name)
