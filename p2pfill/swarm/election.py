@@ -14,11 +14,11 @@ A central per-chunk plan was rejected: it would put the tracker into the data pa
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -31,6 +31,9 @@ STRIPES_MAX: Final = 1024
 """Masters are elected for stripes, not for chunks, where a title has more chunks than this: an election costs stripes x
 members, and whoever are masters of one stripe in their ISPs are linked with each other (`swarm.borders`). In an ISP of
 a hundred caches some then do a tenth more than others at the border, which is a hundredth of the title."""
+
+SEEDS_MAX: Final = 4096
+"""Seeds that are kept: of the names in some elections, for each of thousands of parts the same. A megabyte."""
 
 
 class Scope(IntEnum):
@@ -55,9 +58,6 @@ def scope_between(one: NodeInfo, other: NodeInfo) -> Scope:
 
 
 _BEYOND: Final = (Scope.REGION, Scope.WORLD, Scope.ORIGIN)
-
-_BITS: Final = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
-"""The bits of a byte, lowest first, each as a byte."""
 
 Closed = Mapping[str, Collection[Scope]]
 """Cache -> scopes from which it cannot take chunks, since its way there is dead."""
@@ -154,40 +154,35 @@ def rank(title_id: TitleId, stripe: int, group: Mapping[str, float]) -> list[str
     return [names[place] for place in order]
 
 
+@lru_cache(maxsize=SEEDS_MAX)
 def _seed(title_id: TitleId, name: str) -> int:
     # Keyed by the title, so that a cache is not the master of the same positions in every title.
     return int.from_bytes(hashlib.blake2b(name.encode(), key=title_id, digest_size=8).digest(), "little")
 
 
-def cut_by_wants(
-    chunk_count: int, members: Iterable[NodeInfo], wants: Wants
-) -> list[tuple[Sequence[int], list[NodeInfo]]]:
+def cut_by_wants(chunk_count: int, wanted: Sequence[Bitmap]) -> list[tuple[Sequence[int], int]]:
     """Cut a title into the fewest sets of chunks such that whoever wants a chunk of a set wants all of it.
 
-    Returns each with those who want it, in the order of their first chunks. What nobody wants is in none.
+    Returns each, ascending, with those who want it, bit k for the one that wants the k-th of `wanted`, in the order of
+    their first chunks.
     """
-    members = list(members)
-    if not any(node.id in wants for node in members):
-        return [(range(chunk_count), members)]
-    groups: dict[bytes, list[NodeInfo]] = {}
-    full = Bitmap.full(chunk_count)
-    for node in members:
-        groups.setdefault(wants.get(node.id, full).to_bytes(), []).append(node)
-    # A row for each group with a byte for each chunk, woven so that those of one chunk lie together: where each of some
-    # hundred caches wants files of its own, cutting set by set takes minutes.
-    width = len(groups)
+    if not wanted:
+        return [(range(chunk_count), 0)]
+    # A byte a chunk for each eight who want, and the bytes of one chunk side by side: where each of some hundred caches
+    # wants files of its own, cutting set by set takes minutes. The digits 0 and 1 differ in their lowest bit.
+    ones, width = int.from_bytes(b"\1" * chunk_count, "little"), -(-len(wanted) // 8)
     woven = bytearray(width * chunk_count)
-    for number, row in enumerate(groups):
-        woven[number::width] = b"".join(map(_BITS.__getitem__, row))[:chunk_count]
+    for lane in range(width):
+        eight = 0
+        for place, chosen in enumerate(wanted[8 * lane : 8 * lane + 8]):
+            digits = f"{int.from_bytes(chosen.buffer, 'little'):0{chunk_count}b}"
+            eight |= (int.from_bytes(digits.encode(), "big") & ones) << place
+        woven[lane::width] = eight.to_bytes(chunk_count, "little")
     found: dict[bytes, list[int]] = {}
+    whole = bytes(woven)
     for chunk in range(chunk_count):
-        found.setdefault(bytes(woven[chunk * width : (chunk + 1) * width]), []).append(chunk)
-    found.pop(bytes(width), None)
-    nodes_of = list(groups.values())
-    return [
-        (chunks, [node for number, nodes in enumerate(nodes_of) if who[number] for node in nodes])
-        for who, chunks in found.items()
-    ]
+        found.setdefault(whole[chunk * width : (chunk + 1) * width], []).append(chunk)
+    return [(chunks, int.from_bytes(who, "little")) for who, chunks in found.items()]
 
 
 class Assignment:
@@ -196,6 +191,9 @@ class Assignment:
     `members` are the caches that take part, `without` those whom their ISP must do without, and `closed` what each
     cannot reach (`_Elections`). Of each chunk those are elected who want it: `wants` names the chunks of whoever wants
     a part of the title only. Chunks that the same caches want are shared out together, by themselves.
+
+    There may be as many such parts as chunks. So the elections of an ISP are held when one of its caches is asked for,
+    in the parts that somebody there wants, and of them only what was won is kept.
     """
 
     def __init__(
@@ -207,151 +205,277 @@ class Assignment:
         closed: Closed = NOTHING_CLOSED,
         wants: Wants = ALL_WANTED,
     ) -> None:
+        self._title_id = title_id
         self._chunk_count = chunk_count
-        self._parts = [
-            ({node.id for node in nodes}, _Elections(title_id, chunks, chunk_count, nodes, without, closed))
-            for chunks, nodes in cut_by_wants(chunk_count, members, wants)
-        ]
-        self._within: dict[str, dict[Scope, Bitmap]] = {}
-        """Worked out before, where there are several parts."""
+        nodes = {node.id: node for node in members}
+        picky = [name for name in nodes if name in wants]
+        others = [name for name in nodes if name not in wants]
+        self._voters = _Voters([nodes[name] for name in picky + others], without, closed)
+        of_others = (1 << len(nodes)) - (1 << len(picky))
+        parts = cut_by_wants(chunk_count, [wants[name] for name in picky])
+        # Where all want a part, what nobody wants is none.
+        self._parts = [(chunks, who | of_others) for chunks, who in parts if who or others or not picky]
+        """Chunks, and the voters who want them."""
+        self._won: dict[tuple[str, str], _Won] = {}
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
         """Return, per scope beyond the ISP, the chunks for which `node` may go that far. Not to be changed."""
-        if len(self._parts) == 1:
-            return self._parts[0][1].within(node)
-        if node.id not in self._within:
-            total = {scope: Bitmap(self._chunk_count) for scope in _BEYOND}
-            for names, elections in self._parts:
-                if node.id in names:
-                    total = {scope: total[scope] | chunks for scope, chunks in elections.within(node).items()}
-            self._within[node.id] = total
-        return self._within[node.id]
+        won = self._won.get((node.region, node.isp)) or self._elect(node.region, node.isp)
+        mine = won.by(node.id)
+        return {Scope.REGION: mine, Scope.WORLD: mine & won.leads_region, Scope.ORIGIN: mine & won.leads_world}
 
     def firsts(self) -> list[int]:
         """Return the first chunk of each set that is shared out by itself."""
-        return [elections.first for _, elections in self._parts]
+        return [chunks[0] if chunks else 0 for chunks, _ in self._parts]
+
+    def _elect(self, region: str, isp: str) -> _Won:
+        mine: dict[str, list[Sequence[int]]] = defaultdict(list)
+        in_region: list[Sequence[int]] = []
+        in_world: list[Sequence[int]] = []
+        found = self._voters.group(region, isp)
+        here = found.mask if found is not None else 0
+        for chunks, who in self._parts:
+            if who & here:
+                elections = _Elections(self._title_id, chunks, self._voters, who)
+                count = elections.stripe_count
+                for stripe, name in elections.masters(region, isp).items():
+                    mine[name].append(chunks[stripe::count])
+                leads_region, leads_world = elections.leads(region, isp)
+                in_region += [chunks[stripe::count] for stripe in leads_region]
+                in_world += [chunks[stripe::count] for stripe in leads_world]
+        won = self._won[region, isp] = _Won(self._chunk_count, mine, in_region, in_world)
+        return won
+
+
+class _Won:
+    """What the caches of one ISP are masters of, and the chunks for which the ISP leads its region, or the world."""
+
+    def __init__(
+        self,
+        chunk_count: int,
+        mine: dict[str, list[Sequence[int]]],
+        in_region: Iterable[Sequence[int]],
+        in_world: Iterable[Sequence[int]],
+    ) -> None:
+        self._chunk_count = chunk_count
+        self._new = mine
+        """What nobody has asked for yet."""
+        self._by: dict[str, Bitmap] = {}
+        self.leads_region: Final = _bitmap_of(chunk_count, in_region)
+        self.leads_world: Final = _bitmap_of(chunk_count, in_world)
+
+    def by(self, name: str) -> Bitmap:
+        """Return the chunks of which a cache is master."""
+        if name in self._new:
+            self._by[name] = _bitmap_of(self._chunk_count, self._new.pop(name))
+        return self._by.get(name) or Bitmap(self._chunk_count)
+
+
+def _bitmap_of(chunk_count: int, stripes: Iterable[Sequence[int]]) -> Bitmap:
+    chosen = bytearray(chunk_count)
+    for chunks in stripes:
+        if isinstance(chunks, range):
+            chosen[chunks.start : chunks.stop : chunks.step] = b"\1" * len(chunks)
+        else:
+            for chunk in chunks:
+                chosen[chunk] = 1
+    return Bitmap.from_flags(chosen)
+
+
+class _Group:
+    """Some voters: the caches of an ISP, or of a region."""
+
+    def __init__(self, members: Sequence[tuple[int, NodeInfo]]) -> None:
+        """Each with the number of its bit."""
+        self._members = [(place, node.id, node.weight) for place, node in members]
+        self._all: dict[str, float] = {node.id: node.weight for _, node in members}
+        self.mask: Final = _mask_of([place for place, _ in members])
+        alike: dict[float, list[int]] = defaultdict(list)
+        for place, node in members:
+            alike[node.weight].append(place)
+        ratios = {weight: weight.as_integer_ratio() for weight in alike}
+        self._scale = max(denominator for _, denominator in ratios.values())
+        self._alike = [
+            (ratios[weight][0] * (self._scale // ratios[weight][1]), _mask_of(places))
+            for weight, places in alike.items()
+        ]
+        """Weights in whole parts of one of `_scale`, a power of two, and those who have each."""
+
+    def weights(self, who: int) -> dict[str, float]:
+        """Return those of `who` that belong to it, each with its weight. Not to be changed."""
+        if who & self.mask == self.mask:
+            return self._all
+        return {name: weight for place, name, weight in self._members if who >> place & 1}
+
+    def total(self, who: int) -> float:
+        """Return what those of `who` weigh together.
+
+        Rounded once: each cache has its members in another order, and sums of floats depend on that.
+        """
+        total = 0
+        for weight, mask in self._alike:
+            total += weight * (who & mask).bit_count()
+        return total / self._scale
+
+
+def _mask_of(places: Sequence[int]) -> int:
+    """Return a number with these bits, which are ascending."""
+    mask = bytearray((places[-1] >> 3) + 1 if places else 0)
+    for place in places:
+        mask[place >> 3] |= 1 << (place & 7)
+    return int.from_bytes(mask, "little")
+
+
+class _Voters:
+    """All that may take part in elections of a title, a bit each, so that those who want a part are one number."""
+
+    def __init__(self, nodes: Sequence[NodeInfo], without: Container[str], closed: Closed) -> None:
+        """Bit k is that of the k-th node. Those of the weight 0 count for nothing."""
+        self.without: Final = without
+        self.closed: Final = closed
+        members = [(place, node) for place, node in enumerate(nodes) if node.weight]
+        of_region: dict[str, list[tuple[int, NodeInfo]]] = defaultdict(list)
+        of_isp: dict[tuple[str, str], list[tuple[int, NodeInfo]]] = defaultdict(list)
+        for one in members:
+            of_region[one[1].region].append(one)
+            of_isp[one[1].region, one[1].isp].append(one)
+        self.groups: Final[dict[str | None, dict[str, _Group]]] = {
+            None: {region: _Group(found) for region, found in of_region.items()}
+        }
+        """The regions of the world (None), and the ISPs of each region."""
+        for (region, isp), found in of_isp.items():
+            self.groups.setdefault(region, {})[isp] = _Group(found)
+        self.absent: Final = _mask_of([place for place, node in members if node.id in without])
+        """Those whom others must do without."""
+        self.open: Final = {
+            scope: _mask_of(
+                [place for place, node in members if node.id not in without and scope not in closed.get(node.id, ())]
+            )
+            for scope in (_BEYOND if closed else ())
+        }
+        """Those of the others whose own way to a scope is open; worked out where any is closed."""
+
+    def group(self, region: str, isp: str) -> _Group | None:
+        """Return the caches of an ISP."""
+        return self.groups.get(region, {}).get(isp)
+
+    def counting(self, who: int) -> int:
+        """Return those of `who` that count: without ISPs in which all are absent."""
+        if absent := who & self.absent:
+            for region, isps in self.groups.items():
+                for group in isps.values() if region is not None else ():
+                    if who & group.mask == absent & group.mask:
+                        who &= ~group.mask
+        return who
 
 
 class _Elections:
-    """For which of some chunks, all of which the same caches want, each of them is master.
+    """Who is master of which of some chunks, all of which the same caches want.
 
-    `members` are the caches that take part, but for those `without` whom their ISP must do: their weight stays with it
-    as long as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may
-    not do without the same ones, would elect otherwise and each side wait for the other. Nor does it change how an
-    ISP shares out its stripes but for theirs: the loss of a whole other ISP would, if that went by what is left.
+    Those take part whom `who` names, but for those `without` whom their ISP must do: their weight stays with it as long
+    as it has anyone else. So whom a cache does without changes nothing between ISPs, where others, who may not do
+    without the same ones, would elect otherwise and each side wait for the other. Nor does it change how an ISP shares
+    out its stripes but for theirs: the loss of a whole other ISP would, if that went by what is left.
 
     So it is with caches whose own ways are `closed` (name -> scopes that they cannot take chunks from): each hands on
     only the stripes for which it would have to go there, and so does an ISP, or a region, in which all are so. Where a
     way is closed for everybody nobody hands on anything.
 
-    Members of the weight 0 count for nothing.
-
-    Group elections are worked out when first asked for and kept: the answer for one cache needs three of them (its
-    ISP's, its region's, the world's).
+    Group elections are worked out when first asked for: the answer for one cache needs three of them (its ISP's, its
+    region's, the world's).
     """
 
     def __init__(
-        self,
-        title_id: TitleId,
-        chunks: Sequence[int],
-        chunk_count: int,
-        members: Iterable[NodeInfo],
-        without: Container[str] = (),
-        closed: Closed = NOTHING_CLOSED,
+        self, title_id: TitleId, chunks: Sequence[int], voters: _Voters, who: int, *, is_nominal: bool = False
     ) -> None:
-        """`chunks` are those elected for, ascending; the title has `chunk_count`."""
-        self.first: Final = chunks[0] if chunks else 0
+        """`chunks` are those elected for, ascending. Nominally everybody counts, and all ways are open."""
+        self.stripe_count: Final = stripe_count(len(chunks))
         self._title_id = title_id
         self._chunks = chunks
-        self._chunk_count = chunk_count
-        self._stripes = stripe_count(len(chunks))
-        self._isps: dict[str, dict[str, float]] = defaultdict(dict)
-        self._caches: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-        self._without = without
-        nodes = [node for node in {node.id: node for node in members}.values() if node.weight]
-        present = {(node.region, node.isp) for node in nodes if node.id not in without}
-        for node in nodes:
-            if (node.region, node.isp) in present:
-                self._caches[node.region, node.isp][node.id] = node.weight
-        weights: dict[str, list[float]] = defaultdict(list)
-        for (region, isp), group in self._caches.items():
-            # Rounded once: each cache has its members in another order, and sums of floats depend on that.
-            self._isps[region][isp] = math.fsum(group.values())
-            weights[region] += group.values()
-        self._regions = {region: math.fsum(parts) for region, parts in weights.items()}
-        is_whole = not closed and all((node.region, node.isp) in present for node in nodes)
-        self._nominal = self if is_whole else _Elections(title_id, chunks, chunk_count, nodes)
-        """With those of ISPs that are gone altogether, and all ways open."""
-        self._closed = closed
-        self._open: dict[tuple[str, ...], set[Scope]] = defaultdict(set)
-        """ISP or region -> the scopes that somebody there can take chunks from; worked out where any is closed."""
-        if closed:
-            for node in nodes:
-                if node.id not in without:
-                    ways = set(_BEYOND).difference(closed.get(node.id, ()))
-                    self._open[node.region, node.isp] |= ways
-                    self._open[node.region,] |= ways
-        self._won: dict[tuple[str, ...], Bitmap] = {}
+        self._voters = voters
+        self._who = who if is_nominal else voters.counting(who)
+        self._closed = NOTHING_CLOSED if is_nominal else voters.closed
+        self._nominal = self
+        if self._closed or self._who != who:
+            self._nominal = _Elections(title_id, chunks, voters, who, is_nominal=True)
+        self._won: dict[str | None, dict[int, str]] = {}
 
-    def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
-        """Return, per scope beyond the ISP, the chunks for which `node` may go that far."""
-        mine = self._share(node.region, node.isp, node.id)
-        leads_region, leads_world = self._leads(node.region, node.isp)
-        return {Scope.REGION: mine, Scope.WORLD: mine & leads_region, Scope.ORIGIN: mine & leads_world}
+    def masters(self, region: str, isp: str) -> dict[int, str]:
+        """Return which cache of an ISP is master of each stripe; nothing where none counts."""
+        found = self._voters.group(region, isp)
+        if found is None or not self._who & found.mask:
+            return {}
+        group = found.weights(self._who)
+        if self.stripe_count == 1 and not self._closed and not self._who & found.mask & self._voters.absent:
+            return {0: _heaviest(group)}
+        reaches = self._reaches(*self._nominal.leads(region, isp))
+        masters = elect_stand_ins(self._title_id, reaches, group, self._voters.without)
+        if self._closed:
+            reaches = self._reaches(*self.leads(region, isp))
+            present = {name: weight for name, weight in group.items() if name not in self._voters.without} or group
+            for needed in _BEYOND:
+                stripes = {stripe for stripe, this in reaches.items() if 1 + this == needed}
+                unable = {name for name in present if needed in self._closed.get(name, ())}
+                hand_on(self._title_id, masters, stripes, present, unable)
+        return masters
 
-    def _leads(self, region: str, isp: str) -> tuple[Bitmap, Bitmap]:
-        """Return the chunks of which an ISP is the region's master, and those of which it is the world's."""
-        leads = self._stripe((region, isp), self._isps[region])
-        return leads, leads & self._stripe((region,), self._regions)
+    def leads(self, region: str, isp: str) -> tuple[set[int], set[int]]:
+        """Return the stripes of which an ISP is the region's master, and those of which it is the world's."""
+        found = self._voters.group(region, isp)
+        if found is None or not self._who & found.mask:
+            return set(), set()
+        in_region = {stripe for stripe, name in self._winners(region).items() if name == isp}
+        if not in_region:
+            return in_region, in_region
+        in_world = {stripe for stripe, name in self._winners(None).items() if name == region}
+        return in_region, in_region & in_world
 
-    def _share(self, region: str, isp: str, cache: str) -> Bitmap:
-        """Return the chunks of which a cache is master in its ISP."""
-        group = self._caches[region, isp]
-        if group and (region, isp, next(iter(group))) not in self._won:
-            leads_region, leads_world = self._nominal._leads(region, isp)
-            reaches = {stripe: leads_region[stripe] + leads_world[stripe] for stripe in range(self._stripes)}
-            masters = elect_stand_ins(self._title_id, reaches, group, self._without)
+    def _winners(self, region: str | None) -> dict[int, str]:
+        """Return which ISP of a region, or which region of the world (None), wins each stripe."""
+        if region not in self._won:
+            groups = self._voters.groups[region]
+            weights = {name: group.total(self._who) for name, group in groups.items() if self._who & group.mask}
+            if self.stripe_count == 1 and not self._closed:
+                winners = {0: _heaviest(weights)}
+            else:
+                names, owners = elect(self._title_id, range(self.stripe_count), weights)
+                winners = {stripe: names[owner] for stripe, owner in enumerate(owners)}
             if self._closed:
-                leads_region, leads_world = self._leads(region, isp)
-                present = {name: weight for name, weight in group.items() if name not in self._without} or group
-                for needed in _BEYOND:
-                    stripes = {
-                        stripe
-                        for stripe in range(self._stripes)
-                        if 1 + leads_region[stripe] + leads_world[stripe] == needed
-                    }
-                    unable = {name for name in present if needed in self._closed.get(name, ())}
-                    hand_on(self._title_id, masters, stripes, present, unable)
-            self._keep((region, isp), group, masters)
-        return self._won.get((region, isp, cache)) or Bitmap(self._chunk_count)
+                everything = set(range(self.stripe_count))
+                to_world = everything
+                if region is not None:
+                    to_world = self._found({stripe for stripe, name in self._winners(None).items() if name == region})
+                for needed, stripes in ((Scope.ORIGIN, to_world), (Scope.WORLD, everything - to_world)):
+                    way = self._who & self._voters.open[needed]
+                    unable = {name for name in weights if not way & groups[name].mask}
+                    hand_on(self._title_id, winners, stripes, weights, unable)
+            self._won[region] = winners
+        return self._won[region]
 
-    def _stripe(self, path: tuple[str, ...], group: Mapping[str, float]) -> Bitmap:
-        """Return the chunks that the last name of `path` has won in `group`."""
-        if path not in self._won:
-            if path[-1] not in group:
-                return Bitmap(self._chunk_count)
-            names, owners = elect(self._title_id, range(self._stripes), group)
-            winners = {stripe: names[owner] for stripe, owner in enumerate(owners)}
-            if self._closed:
-                to_world = self._world_lots(path[:-1])
-                for needed, stripes in ((Scope.ORIGIN, to_world), (Scope.WORLD, set(range(self._stripes)) - to_world)):
-                    unable = {name for name in group if needed not in self._open[*path[:-1], name]}
-                    hand_on(self._title_id, winners, stripes, group, unable)
-            self._keep(path[:-1], group, winners)
-        return self._won[path]
+    def _reaches(self, in_region: set[int], in_world: set[int]) -> dict[int, int]:
+        """Return how far whoever is master of each stripe has to go."""
+        in_region, in_world = self._found(in_region), self._found(in_world)
+        return {stripe: (stripe in in_region) + (stripe in in_world) for stripe in range(self.stripe_count)}
 
-    def _world_lots(self, path: tuple[str, ...]) -> set[int]:
-        """Return the stripes for which whoever wins among those below `path` has to go to an origin."""
-        if not path:
-            return set(range(self._stripes))
-        won = self._stripe(path, self._regions)
-        return {stripe for stripe in range(self._stripes) if won[stripe]}
+    def _found(self, stripes: set[int]) -> set[int]:
+        """Return those of the numbers of stripes that are, as numbers of the title's chunks, chunks of `stripes`.
 
-    def _keep(self, path: tuple[str, ...], group: Mapping[str, float], masters: Mapping[int, str]) -> None:
-        won = {name: Bitmap(self._chunk_count) for name in group}
-        for stripe, name in masters.items():
-            won[name].add_all(self._chunks[stripe :: self._stripes])
-        self._won.update({(*path, name): share for name, share in won.items()})
+        All of them where nobody wants a part. Else it is not what docs/protocol.md says, which has chunks counted in
+        their part; but it is what every cache does, and they must elect alike.
+        """
+        found = set()
+        for place, chunk in enumerate(self._chunks):
+            if chunk >= self.stripe_count:
+                break
+            if place % self.stripe_count in stripes:
+                found.add(chunk)
+        return found
+
+
+def _heaviest(group: Mapping[str, float]) -> str:
+    """Return who is elected for a single stripe: who has the largest share is due it, whatever the scores."""
+    most = max(group.values())
+    return min(name for name, weight in group.items() if weight == most)
 
 
 def reach(within: Mapping[Scope, Bitmap], chunk: int) -> Scope:
