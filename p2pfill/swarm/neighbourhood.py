@@ -31,6 +31,7 @@ import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -382,12 +383,15 @@ class _Isp:
 
 _DIGEST_POINTS: Final = 8
 """Points that one digest gives."""
+POINTS_KEPT: Final = 1 << 14
+"""Caches of which they are kept, since each title has rings of the same ones: some megabytes."""
 
 
-def _points(ring: str, node_id: str, count: int) -> list[int]:
+@lru_cache(maxsize=POINTS_KEPT)
+def _points(ring: str, node_id: str, count: int) -> tuple[int, ...]:
     """Return `count` points on a ring for a cache; more of them begin with the same ones."""
     points: list[int] = []
     while len(points) < count:
         digest = hashlib.blake2b(f"{ring}\0{node_id}\0{len(points)}".encode()).digest()
         points += [int.from_bytes(digest[i : i + 8], "little") for i in range(0, 8 * _DIGEST_POINTS, 8)]
-    return points[:count]
+    return tuple(points[:count])

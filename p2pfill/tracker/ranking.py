@@ -12,6 +12,7 @@ one heartbeat to the next.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -65,7 +66,10 @@ def rank_of(receiver: NodeInfo, source: Candidate) -> Rank:
 
 def reason_of(receiver: NodeInfo, source: Candidate) -> str:
     """Return the fields of the rank in words, in the order in which they decide."""
-    rank = rank_of(receiver, source)
+    return _in_words(rank_of(receiver, source), source)
+
+
+def _in_words(rank: Rank, source: Candidate) -> str:
     tier = _TIER_WORDS[Tier(rank.tier)]
     site = ("same cluster", f"same region {source.node.region}", f"region {source.node.region}")[rank.away]
     health = (
@@ -85,15 +89,15 @@ def reason_of(receiver: NodeInfo, source: Candidate) -> str:
 
 def rank_sources(receiver: NodeInfo, candidates: Iterable[Candidate]) -> list[RosterEntry]:
     """Return the roster of one title for `receiver`, best source first, and without itself."""
-    chosen = [source for source in candidates if source.node.id != receiver.id]
-    chosen.sort(key=lambda source: rank_of(receiver, source))
+    chosen = [(rank_of(receiver, source), source) for source in candidates if source.node.id != receiver.id]
+    chosen.sort(key=itemgetter(0))
     return [
         RosterEntry(
             node=source.node,
             filling=source.filling,
             have_chunks=source.have_chunks,
             rank=position,
-            reason=reason_of(receiver, source),
+            reason=_in_words(rank, source),
         )
-        for position, source in enumerate(chosen)
+        for position, (rank, source) in enumerate(chosen)
     ]

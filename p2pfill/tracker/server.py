@@ -138,6 +138,7 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
         # The server is shielded so that a cancel becomes a request to stop, which lets open calls end.
         nursery.start_soon(service.lag.run)
         nursery.start_soon(_sweep, service)
+        nursery.start_soon(_follow_rosters, service)
         nursery.start_soon(_flush_often, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
@@ -208,6 +209,15 @@ async def _sweep(service: Service) -> None:
         except Exception:  # noqa: BLE001  (logged, with its traceback)
             # What one node has said must not end the tracker; the next sweep looks at all of them again.
             _log.exception("cannot look which nodes are alive")
+
+
+async def _follow_rosters(service: Service) -> None:
+    while True:
+        try:
+            await service.follow_rosters()
+        except Exception:  # noqa: BLE001  (logged, with its traceback)
+            # That of one title, which is left as it is until something changes there; the others go on.
+            _log.exception("cannot work out a roster")
 
 
 async def _flush_often(service: Service) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import heapq
 import secrets
 import time
+from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -33,7 +34,7 @@ import trio
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
-from p2pfill.model.limits import MIB, ORIGINS_COUNTED_MAX
+from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.prices import NO_PRICES, Prices
@@ -44,6 +45,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
+from p2pfill.tracker.behind import Behind
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
@@ -106,8 +108,15 @@ BOOTS_REMEMBERED: Final = 8
 EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
 
-PIECE_WEIGHT_MAX: Final = 1000
-"""Orders, and caches that they name, of one answer of changes: some hundred kilobytes, made in some milliseconds."""
+FOLLOWED_AT_ONCE: Final = 200
+"""Titles, and nodes of theirs, of which rosters are made to follow at a time: some milliseconds."""
+
+FOLLOW_PAUSE_S: Final = 0.005
+"""Between two such times: about as long as one takes, so that half of the time is left for calls."""
+
+PIECE_BYTES_MAX: Final = 128 * KIB
+"""Of one answer of changes: some hundred caches that its orders name, made in ten milliseconds. An order that names
+files may be longer by itself (`SELECTIONS_BYTES_MAX`), and then ends its piece."""
 
 WITHDRAWN_MAX: Final = 500
 """Titles that a node is told to delete at a time; the next ones follow as it has done so."""
@@ -152,6 +161,8 @@ class NodeState:
         self.rostered: set[str] = set()
         """Titles of which the roster that it was told last names somebody."""
         self.refresh_at = lease_from
+        self.waits_for_all = False
+        """It was told that more follows, since rosters of its titles were behind."""
 
     @property
     def info(self) -> NodeInfo:
@@ -208,8 +219,12 @@ class Service:
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
         self._fills_of: dict[str, set[str]] = defaultdict(set)  # node -> fills
         self._fills_by_title: dict[str, set[str]] = defaultdict(set)
+        self._by_urgency: list[tuple[Urgency, float, str]] = []
+        """The sort keys of all fills, in order."""
         self._make_around = neighbourhood_factory
         self._rosters = Rosters(self._new_around, self._members)
+        self._behind = Behind()
+        self._is_behind = trio.Event()
         self._told_of: dict[str, set[str]] = defaultdict(set)
         """Title -> nodes that say something of it."""
         self._dirty_nodes: set[str] = set()
@@ -218,6 +233,7 @@ class Service:
         self._dirty_assignments: set[tuple[str, str]] = set()
         for fill in snapshot.fills:
             self._index_fill(fill, Selector.parse(fill.request.selector))
+        self._by_urgency.sort()
         for fill_id, node_id in snapshot.assignments:
             if fill_id in self.fills:
                 self._assign(fill_id, node_id)
@@ -234,7 +250,7 @@ class Service:
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state)
-        by_urgency = dict.fromkeys(fill.request.title for fill in sorted(self.fills.values(), key=urgency))
+        by_urgency = dict.fromkeys(self.fills[fill_id].request.title for *_, fill_id in self._by_urgency)
         self._update_rosters(self.nodes, [*by_urgency, *(self._told_of.keys() - by_urgency.keys())])
 
     # ---- titles and fills
@@ -432,10 +448,8 @@ class Service:
         receivers = self._receivers(title)
         assigned: set[str] = set()
         for fill_id in fill_ids:
-            if self.fills.pop(fill_id, None) is None:
+            if not self._unindex_fill(fill_id):
                 continue  # somebody else was faster
-            del self._selectors[fill_id]
-            self._fills_by_title[title].discard(fill_id)
             of_fill = self._assigned.pop(fill_id, set())
             for node_id in of_fill:
                 self._fills_of[node_id].discard(fill_id)
@@ -571,9 +585,19 @@ class Service:
         return sorted(self._assigned.get(fill_id, ()))
 
     def _index_fill(self, fill: FillRecord, selector: Selector) -> None:
+        self._unindex_fill(fill.fill_id)
         self.fills[fill.fill_id] = fill
+        insort(self._by_urgency, urgency(fill))
         self._selectors[fill.fill_id] = selector
         self._fills_by_title[fill.request.title].add(fill.fill_id)
+
+    def _unindex_fill(self, fill_id: str) -> bool:
+        if (fill := self.fills.pop(fill_id, None)) is None:
+            return False
+        del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
+        del self._selectors[fill_id]
+        self._fills_by_title[fill.request.title].discard(fill_id)
+        return True
 
     def _assign(self, fill_id: str, node_id: str) -> None:
         self._assigned[fill_id].add(node_id)
@@ -709,21 +733,28 @@ class Service:
         """Assign a node to all fills that mean it; return the titles of which its orders may be others now."""
         info = self.nodes[node_id].info
         self._note_pins(self.nodes[node_id])
-        joined = []
-        for fill_id, selector in self._selectors.items():
-            if node_id not in self._assigned[fill_id] and selector.matches(info):
+        mine = self._fills_of[node_id]
+        # A fleet has few selectors, and many fills.
+        matches: dict[str, bool] = {}
+        joined: dict[str, None] = {}
+        for *_, fill_id in self._by_urgency:
+            selector = self._selectors[fill_id]
+            if selector.text not in matches:
+                matches[selector.text] = selector.matches(info)
+            if matches[selector.text] and fill_id not in mine:
                 self._assign(fill_id, node_id)
                 self._dirty_assignments.add((fill_id, node_id))
-                joined.append(self.fills[fill_id])
-        titles = (fill.request.title for fill in sorted(joined, key=urgency))
-        return dict.fromkeys(version for title in titles for version in sorted(self._same_name(title)))
+                joined.update(dict.fromkeys(sorted(self._same_name(self.fills[fill_id].request.title))))
+        return joined
 
-    def _standing(self, state: NodeState, title: str) -> Standing:
+    def _standing(self, node_id: str, title: str) -> Standing:
         """Return what a node is to a title, and let its orders follow.
 
         It counts in elections where it wants the title, or has wanted it.
         """
-        node_id, report, is_wanted = state.info.id, state.titles.get(title), self.is_wanted(state.info.id, title)
+        if (state := self.nodes.get(node_id)) is None:
+            return Standing(None, False)
+        report, is_wanted = state.titles.get(title), self.is_wanted(node_id, title)
         lacks = is_wanted and (report is None or report.state != "live" or self._wants_more(node_id, title, report))
         if lacks:
             state.unfinished.setdefault(title)
@@ -777,13 +808,51 @@ class Service:
         return max((self.fills[fill_id].number for fill_id in fills), default=0)
 
     def _update_rosters(self, node_ids: Iterable[str], titles: Iterable[str]) -> None:
-        """Let rosters and orders of titles follow what these nodes are now, and wake whom that concerns."""
+        """Let rosters and orders of titles follow what these nodes are now, and wake whom that concerns.
+
+        At once as far as `FOLLOWED_AT_ONCE` goes, in the order of `titles`; `follow_rosters` does the rest.
+        """
+        nodes, left = frozenset(node_ids), iter(titles)
+        done = 0
+        for title in left:
+            done += self._follow(title, nodes)
+            if done >= FOLLOWED_AT_ONCE:
+                break
+        self._behind.add(left, nodes)
+        if self._behind:
+            self._is_behind.set()
+
+    async def follow_rosters(self) -> None:
+        """Do what `_update_rosters` has left, for ever, so that calls are answered in between. To be run by one task.
+
+        What it raises is of one title, whose turn is over then.
+        """
+        while True:
+            await self._is_behind.wait()
+            if self.catch_up():
+                await trio.sleep(FOLLOW_PAUSE_S)
+            else:
+                self._is_behind = trio.Event()
+
+    def catch_up(self) -> bool:
+        """Do some of what `_update_rosters` has left; tell whether there is more."""
+        done = 0
+        while (title := self._behind.first()) is not None and done < FOLLOWED_AT_ONCE:
+            done += self._follow(title, frozenset())
+        return title is not None
+
+    def _follow(self, title: str, node_ids: frozenset[str]) -> int:
+        """Let the roster of a title follow what these nodes are there now; return how many nodes were looked at."""
+        node_ids |= (waited := self._behind.take(title))
         # Those of before a restart, whose first report never reached the disk, are unknown.
-        states = [self.nodes[node_id] for node_id in node_ids if node_id in self.nodes]
-        for title in titles if states else ():
-            told = self._rosters.follow(title, {state.info.id: self._standing(state, title) for state in states})
-            for node_id in self._receivers(title, told):
-                self._note_order(node_id, title)
+        told = self._rosters.follow(title, {node_id: self._standing(node_id, title) for node_id in node_ids})
+        for node_id in self._receivers(title, told):
+            self._note_order(node_id, title)
+        for node_id in waited:
+            if (state := self.nodes.get(node_id)) is not None and state.waits_for_all and node_id not in self._behind:
+                state.waits_for_all = False
+                self._touch(node_id)
+        return 1 + len(node_ids) + len(told)
 
     def _concerned(self, state: NodeState) -> dict[str, None]:
         """Return the titles to whose rosters it matters that a node has come, gone or moved."""
@@ -872,25 +941,29 @@ class Service:
         """Return the next piece of what is newer than `after`: orders, gone titles, its version, whether more is."""
         orders: dict[str, Order] = {}
         gone: list[str] = []
-        weight = 0
+        size = 0
         for version, title, is_ordered in state.feed.since(after):
-            if weight >= PIECE_WEIGHT_MAX:
+            if size >= PIECE_BYTES_MAX:
                 return list(orders.values()), gone, after, True
             after = version
-            weight += 1
             if is_ordered:
                 order = orders[title] = self._told(state, title)
-                weight += len(order.roster) + (len(order.election.electors) if order.election is not None else 0)
+                size += len(msgspec.json.encode(order))
             else:
                 gone.append(title)
                 state.rostered.discard(title)
+                size += len(title)
         if state.unfinished and self._now() >= state.refresh_at:
             state.refresh_at = self._now() + REFRESH_S
             for title in list(islice(state.unfinished, REFRESH_MAX)):
+                if size >= PIECE_BYTES_MAX:
+                    break  # its turn comes first the next time
                 state.unfinished[title] = state.unfinished.pop(title)
                 if title not in orders:
-                    orders[title] = self._told(state, title)
-        return list(orders.values()), gone, state.version, False
+                    order = orders[title] = self._told(state, title)
+                    size += len(msgspec.json.encode(order))
+        state.waits_for_all = state.info.id in self._behind
+        return list(orders.values()), gone, state.version, state.waits_for_all
 
     def _told(self, state: NodeState, title: str) -> Order:
         order = self.order(state.info.id, title)
@@ -944,8 +1017,10 @@ class Service:
 
     def _ranked(self, node_id: str, title: str, around: Neighbourhoods) -> list[RosterEntry]:
         receiver = self.node(node_id).info
-        linked = [self._candidate(around.members[other], title) for other in around.links(receiver)]
-        return ranking.rank_sources(receiver, linked)
+        # One that was removed may stand there until the roster has followed.
+        linked = [other for other in around.links(receiver) if other in self.nodes]
+        candidates = [self._candidate(around.members[other], title) for other in linked]
+        return ranking.rank_sources(receiver, candidates)
 
     def _candidate(self, member: Member, title: str) -> ranking.Candidate:
         state = self.nodes[member.info.id]

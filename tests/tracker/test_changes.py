@@ -76,6 +76,7 @@ STEPS = st.lists(
         st.tuples(st.just("die"), st.integers(0, NODES - 1)),
         st.tuples(st.just("remove"), st.integers(0, NODES - 1)),
         st.tuples(st.just("restart")),
+        st.tuples(st.just("catch up")),
     ),
     max_size=40,
 )  # fmt: skip
@@ -130,6 +131,8 @@ class World:
                         service._lose(state)
                     if step[0] == "remove":
                         await service.delete_node(f"n{number}")
+            case ("catch up",):
+                service.catch_up()
             case _:
                 await self.restart(flushed=True)
 
@@ -137,6 +140,11 @@ class World:
         """Let everybody report and ask until there is no news: each has what a whole answer says."""
         for number in range(NODES):
             self.beat(number)
+        for cache in self.caches:
+            for _ in range(200):
+                more = await cache.poll(self.service)
+                if not self.service.catch_up() and not more:
+                    break
         for cache in self.caches:
             for _ in range(100):
                 if not await cache.poll(self.service):
@@ -151,9 +159,9 @@ class World:
             assert set(state.unfinished) == {title for title in titles if cache.held.get(title) != "live"}
 
 
-@settings(max_examples=60, deadline=None)
-@given(steps=STEPS)
-def test_each_node_ends_with_what_a_whole_answer_says(steps: list[Any]) -> None:
+@settings(max_examples=90, deadline=None)
+@given(steps=STEPS, at_once=st.sampled_from([1, 3, service_module.FOLLOWED_AT_ONCE]))
+def test_each_node_ends_with_what_a_whole_answer_says(steps: list[Any], at_once: int) -> None:
     async def run() -> None:
         with tempfile.TemporaryDirectory(dir=SCRATCH) as directory:
             world = World(directory)
@@ -168,7 +176,8 @@ def test_each_node_ends_with_what_a_whole_answer_says(steps: list[Any]) -> None:
                 await trio.to_thread.run_sync(world.catalogue.close)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service_module, "PIECE_WEIGHT_MAX", 2)
+        patch.setattr(service_module, "PIECE_BYTES_MAX", 600)
+        patch.setattr(service_module, "FOLLOWED_AT_ONCE", at_once)
         patch.setattr(service_module, "REFRESH_S", 1e9)  # so that no refresh hides what was not told
         patch.setattr(feed_module, "GONE_MAX", 2)
         patch.setattr(feed_module, "STALE_MIN", 1)

@@ -152,6 +152,8 @@ async def test_work_for_a_poll_and_for_a_heartbeat_does_not_grow_with_the_fleet(
                         fleet.now_s += 1.0
                         fleet.service.node(f"c{53 * number:05}").alive = False
                         fleet.service._lose(fleet.service.node(f"c{53 * number:05}"))
+                    while fleet.service.catch_up():
+                        pass
                 told.append(counts.copy())
             work.append(told)
     few, many = work
