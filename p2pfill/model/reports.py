@@ -350,6 +350,8 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Room that the node is to make, until it has said what came of it."""
     pinned: list[str] = []
     """Titles of which the node keeps what it has, if anything, though no order wants them."""
+    pins: str = ""
+    """Which state of `pinned` this is. Where it is the one that the node has named, `pinned` is left out."""
     cursor: str = ""
     """What to pass as `since` for what has changed after this."""
     changes: bool = False

@@ -104,6 +104,8 @@ class TrackerAgent:
         """Titles that are ordered, and were not live when they were looked at last."""
         self._taken = trio.Event()
         self._poll = trio.CancelScope()
+        self._pins = ""
+        """The state of what is pinned that was taken last."""
         self._again = False
         """Whether the orders are to be taken once more though they are the same."""
         self._chance = random.Random()  # noqa: S311 (spreads retries)
@@ -191,9 +193,9 @@ class TrackerAgent:
         try:
             if not self._again:
                 with trio.CancelScope() as self._poll:
-                    return await self._client.changes(name, cursor, wait_s=POLL_S)
+                    return await self._client.changes(name, cursor, wait_s=POLL_S, pins=self._pins)
             self._again = False
-            return await self._client.changes(name, cursor, wait_s=0.0)
+            return await self._client.changes(name, cursor, wait_s=0.0, pins=self._pins)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise
@@ -216,11 +218,12 @@ class TrackerAgent:
             if (filling := self._node.titles.fill_of(title_id)) is not None:
                 filling.withdraw()
         # Before anything is waited for: what is ordered or pinned from now on is not evicted.
-        pinned = set()
-        for title in answer.pinned:
-            with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
-                pinned.add(title_id_from_hex(title))
-        self._node.titles.pinned = frozenset(pinned)
+        if not answer.pins or answer.pins != self._pins:  # else they are what they were, and left out
+            pinned = set()
+            for title in answer.pinned:
+                with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
+                    pinned.add(title_id_from_hex(title))
+            self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}

@@ -180,7 +180,8 @@ class Api:
             return reply(self._service.order_now(node_of(request), title))
         if since is not None:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
-            return reply(await self._service.wait_changes(node_of(request), since, wait_s))
+            pins = request.query_params.get("pins", "")
+            return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
         return reply(await self._service.wait_orders(node_of(request), after, wait_s))

@@ -29,11 +29,15 @@ class Behind:
 
     def add(self, titles: Iterable[str], node_ids: frozenset[str]) -> None:
         """Note that these nodes have changed in these titles; a title that waits keeps its turn."""
+        count = len(self._nodes)
         for title in titles:
-            before = self._nodes.get(title, frozenset())
             # One set for all titles, as a rule.
-            self._nodes[title] = before | node_ids if before else node_ids
-            self._of.update(node_ids - before)
+            before = self._nodes.setdefault(title, node_ids)
+            if before is not node_ids:
+                self._nodes[title] = before | node_ids
+                self._of.update(node_ids - before)
+        if new := len(self._nodes) - count:
+            self._of.update(dict.fromkeys(node_ids, new))
 
     def take(self, title: str) -> frozenset[str]:
         """Return the nodes that have changed in a title, which waits no longer."""

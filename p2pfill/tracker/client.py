@@ -60,6 +60,7 @@ class _RawOrders(msgspec.Struct):
     withdrawn: list[str] = []
     evictions: list[EvictOrder] = []
     pinned: list[str] = []
+    pins: str = ""
     cursor: str = ""
     changes: bool = False
     gone: list[str] = []
@@ -204,12 +205,13 @@ class TrackerClient:
             timeout_s = wait_s + max(POLL_MARGIN_S, self._timeout_s)
         return await self._orders(path, timeout_s)
 
-    async def changes(self, node_id: str, since: str, *, wait_s: float = 30.0) -> Orders:
+    async def changes(self, node_id: str, since: str, *, wait_s: float = 30.0, pins: str = "") -> Orders:
         """Return what has changed of a node's orders since a cursor, '' for none, once there is something.
 
-        What is known after `wait_s` may be nothing. As for `orders` they may be `ReadableOrders`.
+        What is known after `wait_s` may be nothing. As for `orders` they may be `ReadableOrders`. `pins` is that of the
+        answer before: what is pinned is left out where it is the same.
         """
-        path = f"/v1/nodes/{node_id}/orders?since={quote(since)}&wait_s={wait_s:.3f}"
+        path = f"/v1/nodes/{node_id}/orders?since={quote(since)}&wait_s={wait_s:.3f}&pins={quote(pins)}"
         return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
 
     async def order(self, node_id: str, title: str) -> Order:
@@ -311,8 +313,8 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
     return ReadableOrders(
-        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.cursor, raw.changes, raw.gone,
-        raw.more, unreadable,
+        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.pins, raw.cursor, raw.changes,
+        raw.gone, raw.more, unreadable,
     )  # fmt: skip
 
 

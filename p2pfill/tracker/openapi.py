@@ -205,6 +205,7 @@ OPERATIONS: Final = (
         query={
             "after": "Version that the node has; without it the answer comes at once.",
             "since": "Cursor of the answer before: what has changed since is told, in pieces. Empty: all of it.",
+            "pins": "With `since`: `pins` of the answer before. What is `pinned` is told where that has changed.",
             "title": "Title id: its order alone, an `Order`, at once.",
             "wait_s": "Longest wait, in seconds; at most 60.",
         },
@@ -229,7 +230,7 @@ OPERATIONS: Final = (
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
-_TEXTS: Final = ("since", "title")
+_TEXTS: Final = ("since", "pins", "title")
 """What a query says in words; all else are numbers."""
 
 _PARAMETERS: Final = {

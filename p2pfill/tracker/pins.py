@@ -18,7 +18,7 @@ PINS_OF_TITLE_MAX: Final = 16
 """Selectors of one title: one names many nodes, by label or by name."""
 
 PINS_MAX: Final = 10_000
-"""Titles that are pinned: their ids, 670 kB then, go out with all orders."""
+"""Titles that are pinned: their ids, 670 kB then, go to a node in one answer whenever they have changed."""
 
 
 class Pins:

@@ -155,6 +155,8 @@ class NodeState:
         """Withdrawn titles that it says something of."""
         self.pinned: set[str] = set()
         """Titles that it keeps though no order wants them."""
+        self.pins_version = version
+        """Of its orders, when those changed last."""
         self.feed = Feed(version)
         self.unfinished: dict[str, None] = {}
         """Titles that it is to hold and is not live with, those first of which it was told longest ago."""
@@ -534,6 +536,7 @@ class Service:
         else:
             (state.pinned.add if holds_it else state.pinned.discard)(title)
         self._touch(state.info.id)
+        state.pins_version = state.version
 
     def _note_withdrawn(self, state: NodeState) -> None:
         """Have a node told what it is to delete, once for each change."""
@@ -901,18 +904,18 @@ class Service:
         state = await self._wait_version(node_id, after, wait_s)
         return self._answer(state, self.orders(node_id))
 
-    async def wait_changes(self, node_id: str, cursor: str, wait_s: float) -> Orders:
+    async def wait_changes(self, node_id: str, cursor: str, wait_s: float, pins: str = "") -> Orders:
         """Return what has changed of a node's orders since a cursor, once there is something, or `wait_s` is over.
 
-        It comes in pieces. They begin anew, with all orders, where the cursor is none of this run, or too old. Raises
-        `RequestRefused`.
+        It comes in pieces. They begin anew, with all orders, where the cursor is none of this run, or too old. What is
+        pinned is left out where the node knows that: `pins`. Raises `RequestRefused`.
         """
         run, _, number = cursor.partition("-")
         after = int(number) if run == self._run and number.isdecimal() and len(number) < 20 else -1
         state = await self._wait_version(node_id, after, wait_s)
         is_known = state.feed.knows(after) and after <= state.version
         orders, gone, version, more = self._changes(state, after if is_known else 0)
-        answer = self._answer(state, orders)
+        answer = self._answer(state, orders, pins)
         answer.cursor, answer.changes, answer.gone, answer.more = f"{self._run}-{version}", is_known, gone, more
         return answer
 
@@ -926,7 +929,8 @@ class Service:
             raise RequestRefused(f"node {node_id} was removed", 404)
         return state
 
-    def _answer(self, state: NodeState, orders: list[Order]) -> Orders:
+    def _answer(self, state: NodeState, orders: list[Order], pins: str = "") -> Orders:
+        pins_now = f"{self._run}-{state.pins_version}"
         withdrawn = heapq.nsmallest(WITHDRAWN_MAX, state.to_delete)
         return Orders(
             version=state.version,
@@ -934,7 +938,8 @@ class Service:
             scrubs=self.scrubs.orders_of(state.info.id),
             withdrawn=withdrawn,
             evictions=self.evictions.orders_of(state.info.id),
-            pinned=sorted(state.pinned),
+            pinned=[] if pins == pins_now else sorted(state.pinned),
+            pins=pins_now,
         )
 
     def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:

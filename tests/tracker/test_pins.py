@@ -118,6 +118,30 @@ async def test_pins_are_bounded(tmp_path: Path, make: Any, monkeypatch: pytest.M
             await service.pin(other, "all")
 
 
+async def test_what_is_pinned_is_told_where_it_has_changed(tmp_path: Path, make: Any) -> None:
+    """Each answer told all of it: 670 kB with the most that may be pinned."""
+    async with service_on(tmp_path / "db") as service:
+        title, other = [await publish(service, make, chunks) for chunks in (1, 2)]
+        beat(service, make, "a1", 1)
+        await service.pin(title, "all")
+        first = await service.wait_changes("a1", "", 0.0)
+        assert first.pinned == [title]
+        await service.add_fill(FillRequest(other, "all", []))
+        second = await service.wait_changes("a1", first.cursor, 0.0, first.pins)
+        assert (second.pinned, second.pins, len(second.orders)) == ([], first.pins, 1)
+        assert (await service.wait_changes("a1", first.cursor, 0.0)).pinned == [title], "who does not say is told"
+        await service.pin(other, "id=b*")
+        assert (await service.wait_changes("a1", first.cursor, 0.0, first.pins)).pins == first.pins
+        await service.unpin(title)
+        third = await service.wait_changes("a1", second.cursor, 0.0, second.pins)
+        assert third.pins != second.pins
+        assert third.pinned == []
+        await service.flush()
+    async with service_on(tmp_path / "db") as service:
+        await service.pin(title, "all")
+        assert (await service.wait_changes("a1", third.cursor, 0.0, third.pins)).pinned == [title], "of another run"
+
+
 async def test_the_calls(client: TrackerClient, make: Any) -> None:
     manifest = make.manifest()
     title = manifest.title_id.hex()
