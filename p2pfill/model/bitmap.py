@@ -15,6 +15,7 @@ _new = object.__new__
 _BITS_OF_BYTE = tuple(tuple(bit for bit in range(8) if value >> bit & 1) for value in range(256))
 
 _DIGITS = bytes.maketrans(b"\0\1", b"01")
+_FLAGS = bytes.maketrans(b"01", b"\0\1")
 
 
 class Bitmap:
@@ -58,6 +59,11 @@ class Bitmap:
         n = len(flags)
         bits_of = int(flags.translate(_DIGITS)[::-1], 2) if n else 0
         return cls.from_bytes(bits_of.to_bytes((n + 7) >> 3, "little"), n)
+
+    def to_flags(self) -> bytes:
+        """Return a byte a bit, 1 where it is set, as `from_flags` takes them."""
+        digits = f"{int.from_bytes(self._buffer, 'little'):0{self._n}b}" if self._n else ""
+        return digits.encode()[::-1].translate(_FLAGS)
 
     @property
     def buffer(self) -> bytearray:

@@ -68,6 +68,20 @@ class Cut:
         """Return the chunks that hold the bytes from `start` up to `stop` of the stream."""
         return range(self._at(start), self._at(stop - 1) + 1) if start < stop else range(0)
 
+    def shared(self, files: Files) -> Iterator[tuple[int, int, int]]:
+        """Yield in the order of chunks which of these files have bytes in them: from a file, up to another, how many
+        chunks. For a large file it is all of its chunks, and for small ones one chunk. Empty files may be among them.
+        """
+        for place, start in enumerate(self._starts[:-1]):
+            stop, count = self._starts[place + 1], self._firsts[place + 1] - self._firsts[place]
+            index = files.find(start)
+            if files.span(index)[1] == stop:
+                yield index, index + 1, count
+                continue
+            for begin in range(start, stop, self._chunk_size):
+                last = files.find(min(begin + self._chunk_size, stop) - 1)
+                yield files.find(begin), last + 1, 1
+
     def _at(self, position: int) -> int:
         piece = bisect_right(self._starts, position) - 1
         return self._firsts[piece] + (position - self._starts[piece]) // self._chunk_size

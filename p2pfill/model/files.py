@@ -14,10 +14,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from operator import lt
 from typing import Final, NamedTuple, overload
 
 from p2pfill.errors import ManifestError
 from p2pfill.model import limits
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.paths import check_path, check_tree, show
 
 MTIME_MAX: Final = (1 << 32) - 1
@@ -124,6 +126,10 @@ class Files(Sequence[FileEntry]):
     def large(self, size_min: int) -> Iterator[tuple[int, int]]:
         """Yield where each file of at least `size_min` bytes begins and ends in the title's stream."""
         return ((first, last) for first, last in pairwise(self._offsets) if last - first >= size_min)
+
+    def filled(self) -> Bitmap:
+        """Return a bit for each file, set where it is not empty."""
+        return Bitmap.from_flags(bytes(map(lt, self._offsets, self._offsets[1:])))
 
     def __len__(self) -> int:
         return len(self._mtimes)

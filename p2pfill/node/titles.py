@@ -33,7 +33,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Order, TitleReport, clipped
-from p2pfill.model.selection import chunks_of_selection, decode_selection
+from p2pfill.model.selection import chunks_of_selection, chunks_of_selections, decode_selection
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
@@ -713,14 +713,13 @@ def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
     unlinked: tuple[str, ...] = ()
     if order.election is not None:
         members, unlinked = electorate(me, order.election, [entry.node for entry in order.roster])
-    chosen = [
-        chunks_of_selection(manifest, decode_selection(data, len(manifest.files))) for data in order.selections
-    ]
+    named = [decode_selection(data, len(manifest.files)) for data in (*order.selections, order.files)]
+    *chosen, mine = chunks_of_selections(manifest, named)
     wants: dict[str, Bitmap] = {
         entry.node.id: chosen[entry.selection - 1] for entry in order.roster if 0 < entry.selection <= len(chosen)
     }
     if order.files:
-        wants[me.id] = chunks_of_selection(manifest, decode_selection(order.files, len(manifest.files)))
+        wants[me.id] = mine
     return Roster(members, unlinked, holders, wants)
 
 

@@ -378,8 +378,11 @@ class Service:
 
     def selection_of(self, node_id: str, title: str) -> bytes:
         """Return which files of a title its orders have a node hold, a bit for each; empty: all."""
-        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
-        chosen = [self.fills[fill_id].selection for fill_id in fills]
+        return self._selected_by(self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set()))
+
+    def _selected_by(self, fill_ids: Iterable[str]) -> bytes:
+        """Return the files that these fills of one title name together, likewise."""
+        chosen = [self.fills[fill_id].selection for fill_id in fill_ids]
         if not all(chosen) or not chosen:
             return b""
         total = 0
@@ -390,11 +393,18 @@ class Service:
 
     def _selections(self, title: str, roster: list[RosterEntry]) -> list[bytes]:
         """Note in a roster which files each of its caches wants; return the selections that its entries name."""
-        if not any(self.fills[fill_id].selection for fill_id in self._fills_by_title.get(title, ())):
+        fills = self._fills_by_title.get(title, set())
+        if not any(self.fills[fill_id].selection for fill_id in fills):
             return []
         numbers: dict[bytes, int] = {}
+        by_fills: dict[frozenset[str], bytes] = {}
         for entry in roster:
-            if entry.filling and (chosen := self.selection_of(entry.node.id, title)):
+            if not entry.filling:
+                continue
+            # Most caches have the very same fills, and to put their selections together takes a while.
+            if (own := frozenset(fills & self._fills_of.get(entry.node.id, set()))) not in by_fills:
+                by_fills[own] = self._selected_by(own)
+            if chosen := by_fills[own]:
                 entry.selection = numbers.setdefault(chosen, len(numbers) + 1)
         return list(numbers)
 

@@ -34,7 +34,8 @@ def test_is_a_set_of_integers(case: tuple[int, set[int], set[int]]) -> None:
     assert set((left & right).indexes()) == a & b
     assert set(left.and_not(right).indexes()) == a - b
     assert Bitmap.from_bytes(left.to_bytes(), n) == left
-    assert Bitmap.from_flags(bytes(k in a for k in range(n))) == left
+    assert left.to_flags() == bytes(k in a for k in range(n))
+    assert Bitmap.from_flags(left.to_flags()) == left
     copy = left.copy()
     for k in b:
         copy[k] = False
