@@ -40,7 +40,6 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
 from p2pfill.model.selection import (
     chunks_of_file,
-    chunks_of_selection,
     decode_selection,
     encode_selection,
     is_selected,
@@ -61,7 +60,7 @@ from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.rest import Rest
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import SELECTION, StoredTitle, preallocated
+from p2pfill.store.title import SELECTION, StoredTitle, Wanted, preallocated, wanted_of
 from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
@@ -173,8 +172,8 @@ class Store:
         writes where it lacks some of them. Where nobody has ordered it (`set_orders`), this is an order, the newest of
         all. Raises `StoreError` naming needed and free bytes where the disk cannot hold it.
         """
+        title_id, wanted = manifest.title_id, wanted_of(manifest, selection)  # not while others wait for the lock
         with self._lock:
-            title_id = manifest.title_id
             self.names.begin(title_id)
             directory = self.root / "filling" / title_id.hex()
             if self._cached(title_id) is None and not (self.root / "titles" / title_id.hex()).is_dir():
@@ -183,12 +182,12 @@ class Store:
                         shutil.rmtree(directory)
                 if not directory.exists():
                     self._allocate(directory, manifest, selection)
-            title = self._open_title(title_id, manifest)
+            title = self._open_title(title_id, manifest, wanted)
             if title.selection is not None and title.would_select(selection):
                 gained = _others(manifest, selection, title.selection)
                 if gained.any():
                     self._check_room(manifest, gained)
-            title.select(selection)
+            title.select(selection, wanted)
             self._live_status.pop(title_id, None)
             return title
 
@@ -390,14 +389,14 @@ class Store:
             return None
         return title
 
-    def _open_title(self, title_id: TitleId, known: Manifest | None) -> StoredTitle:
+    def _open_title(self, title_id: TitleId, known: Manifest | None, wanted: Wanted | None = None) -> StoredTitle:
         title = self._cached(title_id)
         if title is not None:
             return title
         for place in ("titles", "filling"):
             directory = self.root / place / title_id.hex()
             if directory.is_dir() and (place == "titles" or (directory / JOURNAL).exists()):
-                return self._open(directory, title_id, known, live=place == "titles")
+                return self._open(directory, title_id, known, wanted, live=place == "titles")
         raise StoreError(f"title {title_id.hex()} is not in {str(self.root)!r}")
 
     def _status(self, title_id: TitleId, *, live: bool) -> TitleStatus:
@@ -434,7 +433,10 @@ class Store:
             raise StoreError(f"the manifest in {str(directory)!r} is of another title; remove that directory")
         return manifest
 
-    def _open(self, directory: Path, title_id: TitleId, known: Manifest | None, *, live: bool) -> StoredTitle:
+    def _open(
+        self, directory: Path, title_id: TitleId, known: Manifest | None, wanted: Wanted | None, *, live: bool
+    ) -> StoredTitle:
+        """Open a title; `wanted` follows from the selection that it may have."""
         manifest = self._read_manifest(directory, title_id, known)
         with translated(f"open {str(directory)!r}"):
             if live:
@@ -442,15 +444,19 @@ class Store:
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
                 selection = _read_selection(directory_fd, manifest)
-                journal, mend, have = None, None, chunks_of_selection(manifest, selection)
+                if wanted is None or wanted.selection != selection:
+                    wanted = wanted_of(manifest, selection)
+                journal, mend = None, None
                 if not live:
                     journal, have = self._resume(directory_fd, manifest, selection)
                 elif (left := Mend.open(directory_fd, manifest)) is not None:
                     mend, have = left
+                else:
+                    have = Bitmap.full(manifest.chunk_count) if wanted.chunks is None else wanted.chunks.copy()
                 with suppress(FileExistsError):
                     os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
                 title = StoredTitle(
-                    manifest, directory_fd, journal, have, self._publish_live, mend, selection,
+                    manifest, directory_fd, journal, have, self._publish_live, mend, wanted,
                     partial(self._open_directory, title_id), self._note_open,
                 )  # fmt: skip
             except BaseException:

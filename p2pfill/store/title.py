@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Lock, RLock, local
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
@@ -73,6 +73,25 @@ _READ: Final = os.O_RDONLY
 _WRITE: Final = os.O_RDWR | os.O_CREAT
 
 
+class Wanted(NamedTuple):
+    """Which files of a title are to be here, and what follows from that."""
+
+    selection: Bitmap | None
+    """None: all."""
+    chunks: Bitmap | None
+    """Those of its files; None: all."""
+    size: int
+    """How long the chunks are together."""
+
+
+def wanted_of(manifest: Manifest, selection: Bitmap | None, chunks: Bitmap | None = None) -> Wanted:
+    """Return what follows from a selection, of which `chunks` may be known; a second for a million files."""
+    if selection is None:
+        return Wanted(None, None, manifest.size)
+    chunks = chunks_of_selection(manifest, selection) if chunks is None else chunks
+    return Wanted(selection, chunks, sum(map(manifest.chunk_length, chunks.indexes())))
+
+
 class StoredTitle:
     """A title's files, made by `Store`. All calls block, are thread-safe and raise `StoreError` if the disk refuses."""
 
@@ -84,23 +103,19 @@ class StoredTitle:
         have: Bitmap,
         publish_live: Callable[[StoredTitle], None],
         mend: Mend | None = None,
-        selection: Bitmap | None = None,
+        wanted: Wanted | None = None,
         open_live: Callable[[], int] | None = None,
         note_open: Callable[[StoredTitle], None] = lambda title: None,
     ) -> None:
         """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
 
-        `have` is kept up to date. `selection` are the files that are wanted, as it is on disk. With `open_live`, which
+        `have` is kept up to date. `wanted` is what is wanted, as it is on disk; None: all. With `open_live`, which
         opens the directory of the title once it is live, it may `rest` then; `note_open` is told when it holds
         descriptors again.
         """
         self.manifest = manifest
-        self.selection = selection
-        """The files that are to be here; None: all. Replaced as a whole."""
-        self._wanted: Bitmap | None = None
-        self.wanted_bytes = manifest.size
-        """How long the wanted chunks are together."""
-        self._note_selection(selection)
+        self._wants = wanted or wanted_of(manifest, None)
+        """Replaced as a whole."""
         self.have = have
         self._directory_fd = directory_fd
         self._directory_lock = Lock()
@@ -129,13 +144,25 @@ class StoredTitle:
             self.rest()
 
     @property
+    def selection(self) -> Bitmap | None:
+        """The files that are to be here; None: all. Not to be changed."""
+        return self._wants.selection
+
+    @property
     def wanted(self) -> Bitmap:
         """The chunks that its files consist of, as far as they are to be here. Not to be changed."""
-        return Bitmap.full(self.manifest.chunk_count) if self._wanted is None else self._wanted
+        chunks = self._wants.chunks
+        return Bitmap.full(self.manifest.chunk_count) if chunks is None else chunks
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How long the wanted chunks are together."""
+        return self._wants.size
 
     def wants(self, chunk: int) -> bool:
         """Tell whether a chunk is of a file that is to be here."""
-        return self._wanted is None or self._wanted[chunk]
+        chunks = self._wants.chunks
+        return chunks is None or chunks[chunk]
 
     @property
     def takes_writes(self) -> bool:
@@ -364,8 +391,8 @@ class StoredTitle:
             except StoreError:
                 self.live = False
                 raise
-            if self._wanted is not None:
-                self._drop_surplus(self._wanted)
+            if self._wants.chunks is not None:
+                self._drop_surplus(self._wants.chunks)
             self._file_caches()[1].close()
             self._journal.close()
             self._journal = None
@@ -436,7 +463,7 @@ class StoredTitle:
 
     # ---- which files: `rest` says where the others are
 
-    def select(self, selection: Bitmap | None) -> list[int]:
+    def select(self, selection: Bitmap | None, wanted: Wanted | None = None) -> list[int]:
         """Have these files be here; return the chunks that are to be fetched for it.
 
         A title that fills has them and no others from now on. One that is live keeps what is shown until `drop_files`:
@@ -461,7 +488,11 @@ class StoredTitle:
             else:
                 for index in self._selected_only(self.selection, target):
                     self._rest.take(index, self._tree, self.manifest.files.path(index))
-            self._keep_selection(target)
+            wanted = wanted or wanted_of(self.manifest, selection)
+            if target != selection:
+                both = None if wanted.chunks is None else self.wanted | wanted.chunks
+                wanted = wanted_of(self.manifest, target, both)
+            self._keep(wanted)
             if (mend := self._mend) is not None:
                 for index in gained:
                     mend.put_aside(index, self._rest)
@@ -487,14 +518,15 @@ class StoredTitle:
             if self.closed or self.takes_writes:
                 raise StoreError(f"title {self.manifest.name!r} cannot drop files now")
             self._hold_directory()
-            kept = chunks_of_selection(self.manifest, selection)
+            wanted = wanted_of(self.manifest, selection)
+            kept = chunks_of_selection(self.manifest, selection) if wanted.chunks is None else wanted.chunks
             for index in self._selected_only(self.selection, selection):
                 path = self.manifest.files.path(index)
                 if any(kept[chunk] for chunk in chunks_of_file(self.manifest, index)):
                     self._rest.take(index, self._tree, path)
                 else:
                     self._tree.remove(path)
-            self._keep_selection(selection)
+            self._keep(wanted)
             gone = list(self.have.and_not(kept).indexes())
             for chunk in gone:
                 self.have.discard(chunk)
@@ -520,17 +552,9 @@ class StoredTitle:
         chosen = Bitmap.full(len(self.manifest.files)) if one is None else one
         return list(chosen.and_not(other).indexes())
 
-    def _keep_selection(self, selection: Bitmap | None) -> None:
-        replace_file(self._directory_fd, SELECTION, encode_selection(selection))
-        self._note_selection(selection)
-
-    def _note_selection(self, selection: Bitmap | None) -> None:
-        self.selection = selection
-        self._wanted = None if selection is None else chunks_of_selection(self.manifest, selection)
-        if self._wanted is not None:
-            self.wanted_bytes = sum(map(self.manifest.chunk_length, self._wanted.indexes()))
-        else:
-            self.wanted_bytes = self.manifest.size
+    def _keep(self, wanted: Wanted) -> None:
+        replace_file(self._directory_fd, SELECTION, encode_selection(wanted.selection))
+        self._wants = wanted
 
     def would_select(self, selection: Bitmap | None) -> bool:
         """Tell whether `select` would change anything."""

@@ -336,3 +336,27 @@ def test_a_change_of_files_that_is_cut_short_is_finished(
             stored.go_live()
         check(tmp_path, tree, manifest, stored)
         assert examine(stored, list(stored.have.indexes())) == ([], [])
+
+
+def test_the_chunks_of_a_selection_are_worked_out_before_the_store_is_locked(
+    tmp_path: Path, manifest: Manifest, data: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a second for a million files, in which no other title could be opened."""
+    with Store.open(tmp_path) as store:
+        looks: list[bool] = []
+
+        def look(manifest: Manifest, selection: Bitmap | None) -> Bitmap:
+            looks.append(store._lock._is_owned())  # type: ignore[attr-defined]
+            return chunks_of_selection(manifest, selection)
+
+        monkeypatch.setattr("p2pfill.store.title.chunks_of_selection", look)
+        stored = store.begin_fill(manifest, select(manifest.files, ["audio/"]))
+        assert store.begin_fill(manifest, select(manifest.files, ["audio/", "meta/"])) is stored
+        fetch(stored, data)
+        stored.go_live()
+        store.begin_fill(manifest, select(manifest.files, ["subs/"]))
+        assert looks == [False] * 3
+        assert stored.wanted == chunks_of_selection(manifest, select(manifest.files, ["audio/", "meta/", "subs/"]))
+        assert stored.wanted_bytes == sum(map(manifest.chunk_length, stored.wanted.indexes()))
+        store.begin_fill(manifest)
+        assert (stored.selection, stored.wanted_bytes) == (None, manifest.size)
