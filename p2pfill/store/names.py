@@ -155,8 +155,12 @@ class LiveNames:
         if number is None:
             if title_id in self._taken:
                 with translated(f"note that title {title_id.hex()} has no order"):
-                    # Not synced: what a crash brings back counts as an order that has gone since.
-                    (self._root / "titles" / title_id.hex() / ORDER).unlink(missing_ok=True)
+                    directory = self._root / "titles" / title_id.hex()
+                    with suppress(FileNotFoundError):
+                        (directory / ORDER).unlink()
+                        # A crash would bring it back, and the link could go back to what was withdrawn, until the
+                        # tracker is heard.
+                        sync_directory(directory)
                 del self._taken[title_id]
                 self._news.append(title_id)
         elif self._taken.get(title_id) != number:

@@ -284,3 +284,30 @@ def test_what_the_disk_refuses_is_said_and_tried_again(
     assert cache.shown() == b"0"
     assert cache.store.names.taken(title_id) == cache.numbers[title_id]
     cache.store.close()
+
+
+def test_that_an_order_has_gone_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash brought its number back, and the link could go back to what was withdrawn until the tracker was heard."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a").write_bytes(b"x")
+    manifest = publish(tmp_path / "tree", name="film").manifest
+    with Store.open(tmp_path / "data") as store:
+        title = store.begin_fill(manifest)
+        title.write_chunk(0, b"x")
+        title.commit([0])
+        title.go_live()
+        directory = tmp_path / "data" / "titles" / manifest.title_id.hex()
+        assert (directory / "order").exists()
+        steps: list[str] = []
+        real = {name: getattr(os, name) for name in ("unlink", "fsync")}
+        monkeypatch.setattr(
+            os, "unlink", lambda path, **at: (steps.append(f"unlink {path}"), real["unlink"](path, **at))
+        )
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: (steps.append("sync " + os.readlink(f"/proc/self/fd/{fd}")), real["fsync"](fd))
+        )
+        assert not store.set_orders({})
+        assert steps == [f"unlink {directory}/order", f"sync {directory}"]
+        steps.clear()
+        assert not store.set_orders({})
+        assert not steps
