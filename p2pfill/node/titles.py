@@ -381,6 +381,7 @@ class TitleRegistry:
             if not title.fill.task.is_over:
                 title.fill.stop()  # it fetches other files than are wanted now
             await title.fill.ended.wait()  # it may be writing yet, and what it commits need not be fetched
+        held = None if title.stored is None else title.stored.have.copy()
         try:
             stored = await self._begin_stored(manifest, selection)
             reuse = None if stored.live else await trio.to_thread.run_sync(self._store.reusable, stored)
@@ -390,6 +391,9 @@ class TitleRegistry:
         if title.fill is not before and (running := _running(title, origins, selection)) is not None:
             return running  # somebody else has ordered it meanwhile
         self._settle(title)
+        if held is not None and (gone := list(held.and_not(stored.have).indexes())):
+            self._log.warning("title %r: %d chunks were not where they should be", manifest.name, len(gone))
+            self._engine.lose(trio.current_time(), title_id, gone)
         stored.begin_again()
         title.refusal = None
         self.note_order(title_id)

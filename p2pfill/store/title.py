@@ -478,6 +478,9 @@ class StoredTitle:
                 return []
             self._hold_directory()
             gained = self._selected_only(target, self.selection)
+            self._rest.clear(gained)
+            if bad := self._vanished(gained):
+                self.lose(bad)
             self._open_anew()
             if self.live:
                 if self._mend is None:
@@ -508,6 +511,20 @@ class StoredTitle:
                 self._rest.give(index, self._tree, self.manifest.files.path(index))
             self._allocate(gained)
             return list(self.wanted.and_not(self.have).indexes())
+
+    def _vanished(self, indexes: Iterable[int]) -> set[int]:
+        """Return the chunks that are here, and parts of which `rest` should have for these files and has not.
+
+        Somebody has removed them. The files would be shown with holes.
+        """
+        bad = set()
+        for index in indexes:
+            here = [chunk for chunk in chunks_of_file(self.manifest, index) if self.have[chunk]]
+            if here:
+                start, end = self.manifest.files.span(index)
+                if not min(self.manifest.cut.span(here[-1])[1], end) - start <= self._rest.size(index) <= end - start:
+                    bad.update(here)
+        return bad
 
     def drop_files(self, selection: Bitmap) -> list[int]:
         """Keep of a live title these of its files only; return the chunks that are no longer here.

@@ -48,3 +48,26 @@ async def test_files_that_the_disk_refused_come_with_the_next_try(
         node.tracker.retry()
         await until(lambda: len(os.listdir(live)) == 3 and node.titles.phase_of(title_id) is TitlePhase.LIVE)
         await until(lambda: [report.state for report in node.titles.reports()] == ["live"])
+
+
+async def test_what_was_kept_of_files_and_was_removed_is_fetched_and_not_served(tmp_path: Path) -> None:
+    """They shared a chunk with a file that was wanted before; then they were shown with a hole in that place."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(3000))
+    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    title_id = manifest.title_id
+    async with node_with_tracker(tmp_path) as (node, client):
+        await client.put_title(title_id.hex(), manifest.encode())
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        rest = tmp_path / "a1" / "titles" / title_id.hex() / "rest"
+        (rest / "1").unlink()
+        os.mkfifo(rest / "1")
+        (rest / "2").unlink()
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("b", "c")))
+        live = tmp_path / "a1" / "live" / "film"
+        await until(lambda: len(os.listdir(live)) == 3 and node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        assert all((live / name).read_bytes() == (src / name).read_bytes() for name in "abc")
+        await until(lambda: [report.state for report in node.titles.reports()] == ["live"])

@@ -184,6 +184,71 @@ def test_a_rest_that_is_lost_is_found(tmp_path: Path, tree: Path, manifest: Mani
         assert examine(stored, list(stored.have.indexes())) == ([], [])
 
 
+def spoil(place: Path, kind: str) -> None:
+    """Put something else in the place of a file or of a directory."""
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to("/etc/hostname" if place.name.isdecimal() else "/tmp")
+    elif kind == "directory":
+        place.mkdir()
+        (place / "precious").touch()
+
+
+@pytest.mark.parametrize("kind", ["gone", "fifo", "link", "directory", "cut"])
+@pytest.mark.parametrize("live", [True, False])
+def test_what_is_in_the_place_of_a_rest_keeps_no_files_from_being_had(
+    tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes], kind: str, live: bool
+) -> None:
+    """A fifo there failed with "Illegal seek", and where a rest was gone its file was shown with a hole."""
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, select(manifest.files, ["audio/en"]))
+        fetch(stored, data)
+        if live:
+            stored.go_live()
+        rest = tmp_path / ("titles" if live else "filling") / manifest.title_id.hex() / "rest"
+        place = min(path for path in rest.iterdir() if manifest.files.path(int(path.name)) == "audio/de")
+        if kind == "cut":
+            place.write_bytes(b"")
+        else:
+            spoil(place, kind)
+        stored.let_go()
+        more = select(manifest.files, ["audio/"])
+        if kind == "directory":
+            with pytest.raises(StoreError, match=f"{place}.* is a directory.* move it away"):
+                store.begin_fill(manifest, more)
+            assert (place / "precious").exists()
+            shutil.rmtree(place)
+        assert store.begin_fill(manifest, more) is stored
+        if live:
+            assert shown(tmp_path) == {"audio/en"}, "what is not there is not shown"
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert shown(tmp_path) == {"audio/de", "audio/en", "audio/fr"}
+        assert examine(stored, list(stored.have.indexes())) == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_is_in_the_place_of_all_rests_goes(
+    tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes], kind: str
+) -> None:
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, select(manifest.files, ["audio/en"]))
+        fetch(stored, data)
+        stored.go_live()
+        spoil(tmp_path / "titles" / manifest.title_id.hex() / "rest", kind)
+        stored.let_go()
+        bad, lost = examine(stored, list(stored.have.indexes()))
+        assert (bool(bad), lost) == (True, [])
+        store.lose(stored, bad, lost)
+        fetch(stored, data)
+        stored.go_live()
+        check(tmp_path, tree, manifest, stored)
+        assert examine(stored, list(stored.have.indexes())) == ([], [])
+
+
 def test_files_are_dropped(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
     with Store.open(tmp_path) as store:
         stored = store.begin_fill(manifest)
