@@ -16,6 +16,7 @@ objects that each title has at the time, and the reason where it can be neither 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -29,6 +30,7 @@ from p2pfill.engine.task import FillTask
 from p2pfill.errors import DiskFullError, InternalError, P2PFillError, StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
+from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
@@ -43,7 +45,7 @@ from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origins import Origins
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.scrub import examine
+from p2pfill.store.scrub import bad_chunks, examine
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm.election import ALL_WANTED, Wants
@@ -56,6 +58,8 @@ ORDER_S: Final = 2.0
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
 
+CHECKED_BYTES: Final = 256 * MIB
+"""Of a title that is read and checked at a time: the node can stop after each."""
 
 FINISHED_MAX: Final = 64
 """Fills that are kept after they have ended, for whoever follows them; of others only the last report is."""
@@ -303,10 +307,20 @@ class TitleRegistry:
         self._engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self._store.live_ids))
 
     async def open_stored(self) -> None:
-        """Open the titles that were found, one after the other; each is served from then on."""
-        for title_id in list(self._engine.opening):
+        """Open the titles that were found, one after the other; each is served from then on.
+
+        Last those of which it is not known which files are here: all that they have is read and checked first.
+        """
+        titles = deque((title_id, False) for title_id in self._engine.opening)
+        while titles:
+            title_id, may_check = titles.popleft()
             async with ErrorBoundary(self._log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
                 stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
+                if stored.doubt and not may_check:
+                    titles.append((title_id, True))
+                    continue
+                if stored.doubt:
+                    await self._check_all(stored)
                 title = self._title(title_id)
                 title.stored = stored
                 title.step(TitleStep.FIND)
@@ -318,6 +332,24 @@ class TitleRegistry:
             if title_id in self._engine.opening:
                 self._engine.opened(trio.current_time(), title_id)
             self._wake()
+
+    async def _check_all(self, stored: StoredTitle) -> None:
+        """Find out what is right of a live title in doubt; it takes writes then, where that is not all."""
+        self._log.warning(
+            "title %r: %s; what is there is read and checked, and served once it is found to be right",
+            stored.manifest.name, stored.doubt,
+        )  # fmt: skip
+        chunks, bad = list(stored.have.indexes()), []
+        count = max(1, CHECKED_BYTES // stored.manifest.chunk_size)
+        lost = (await trio.to_thread.run_sync(examine, stored, []))[1]
+        for start in range(0, len(chunks), count):
+            bad += await trio.to_thread.run_sync(bad_chunks, stored, chunks[start : start + count])
+        if bad or lost:
+            await trio.to_thread.run_sync(self._store.lose, stored, bad, lost)
+        await trio.to_thread.run_sync(stored.settle_doubt)
+        title = self._title(stored.manifest.title_id)
+        title.refusal = None
+        self.retry()  # what was ordered meanwhile was refused
 
     def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
         """Note why a title can be neither filled nor served, until it can; the tracker is told."""

@@ -178,3 +178,12 @@ def examine(stored: StoredTitle, chunks: list[int]) -> tuple[list[int], list[int
             return [chunk for chunk in chunks if chunk not in gone and not look.is_good(chunk)], lost
         except OSError as error:  # of a descriptor that could not be had
             raise store_error(f"look at title {stored.manifest.name!r}", error) from error
+
+
+def bad_chunks(stored: StoredTitle, chunks: list[int]) -> list[int]:
+    """Return which of some chunks are not what they should be."""
+    with FreshLook(stored) as look:
+        try:
+            return [chunk for chunk in chunks if not look.is_good(chunk)]
+        except OSError as error:  # of a descriptor that could not be had
+            raise store_error(f"look at title {stored.manifest.name!r}", error) from error

@@ -39,9 +39,8 @@ from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
 from p2pfill.model.selection import (
+    as_selection,
     chunks_of_file,
-    decode_selection,
-    encode_selection,
     is_selected,
 )
 from p2pfill.store.disk import (
@@ -60,7 +59,15 @@ from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.rest import Rest
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import SELECTION, StoredTitle, Wanted, preallocated, wanted_of
+from p2pfill.store.title import (
+    SELECTION,
+    StoredTitle,
+    Wanted,
+    keep_selection,
+    preallocated,
+    read_selection,
+    wanted_of,
+)
 from p2pfill.store.uses import TitleUse, is_open, use_of
 
 _PROBE_BYTES: Final = 4096
@@ -183,6 +190,8 @@ class Store:
                 if not directory.exists():
                     self._allocate(directory, manifest, selection)
             title = self._open_title(title_id, manifest, wanted)
+            if title.doubt:
+                raise StoreError(f"cannot fill title {manifest.name!r}: {title.doubt}; what is here is being checked")
             if title.selection is not None and title.would_select(selection):
                 gained = _others(manifest, selection, title.selection)
                 if gained.any():
@@ -443,7 +452,10 @@ class Store:
                 self._finish(title_id, lambda *_: manifest)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
-                selection = _read_selection(directory_fd, manifest)
+                selection, wrong = read_selection(directory_fd, manifest)
+                if wrong:
+                    selection = _found_selection(directory_fd, manifest, live=live)
+                doubt = f"{str(directory / SELECTION)!r} {wrong}" if wrong and live else ""
                 if wanted is None or wanted.selection != selection:
                     wanted = wanted_of(manifest, selection)
                 journal, mend = None, None
@@ -457,7 +469,7 @@ class Store:
                     os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
                 title = StoredTitle(
                     manifest, directory_fd, journal, have, self._publish_live, mend, wanted,
-                    partial(self._open_directory, title_id), self._note_open,
+                    partial(self._open_directory, title_id), self._note_open, doubt,
                 )  # fmt: skip
             except BaseException:
                 os.close(directory_fd)
@@ -531,7 +543,7 @@ class Store:
             try:
                 replace_file(directory_fd, "manifest", manifest.encode())
                 if selection is not None:
-                    replace_file(directory_fd, SELECTION, encode_selection(selection))
+                    keep_selection(directory_fd, manifest, selection)
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
                 with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
                     chosen = (e for i, e in enumerate(manifest.files) if is_selected(selection, i))
@@ -604,18 +616,20 @@ def _others(manifest: Manifest, selection: Bitmap | None, held: Bitmap) -> Bitma
     return (Bitmap.full(len(manifest.files)) if selection is None else selection).and_not(held)
 
 
-def _read_selection(directory_fd: int, manifest: Manifest) -> Bitmap | None:
-    """Return which files of a title on disk are wanted; None: all. Raises `OSError`, `StoreError`."""
-    try:
-        fd = os.open(SELECTION, os.O_RDONLY | FILE_FLAGS, dir_fd=directory_fd)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        data = file.read()
-    try:
-        return decode_selection(data, len(manifest.files))
-    except ManifestError as error:
-        raise StoreError(f"title {manifest.name!r} cannot be opened; remove it: {error}") from error
+def _found_selection(directory_fd: int, manifest: Manifest, *, live: bool) -> Bitmap | None:
+    """Return the files of a title that lie where viewers look, of a live one those of their whole size.
+
+    Those and no others were wanted. What is wanted besides, an order says; to take all for wanted would have a cache
+    promise, and fetch, what it never had. Raises `OSError`.
+    """
+    files, found = manifest.files, Bitmap(len(manifest.files))
+    with suppress(FileNotFoundError), Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
+        for index in range(len(files)):
+            with suppress(OSError):  # something else is in its place
+                size = tree.size(files.path(index))
+                if size == files.size(index) or (size >= 0 and not live):
+                    found.add(index)
+    return as_selection(found)
 
 
 def _lost_files(tree: Tree, rest: Rest, manifest: Manifest, have: Bitmap, selection: Bitmap | None) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Lock, RLock, local
@@ -21,16 +22,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blake3 import blake3
 
-from p2pfill.errors import StoreError
+from p2pfill.errors import ManifestError, StoreError
 from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.files import FileRecord
 from p2pfill.model.manifest import Manifest, Segment
 from p2pfill.model.paths import directories_of
-from p2pfill.model.selection import chunks_of_file, chunks_of_selection, encode_selection, is_selected, union
+from p2pfill.model.selection import (
+    chunks_of_file,
+    chunks_of_selection,
+    decode_selection,
+    encode_selection,
+    is_selected,
+    union,
+)
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
+    FILE_FLAGS,
     FileCache,
     Tree,
     read_into,
@@ -41,7 +50,7 @@ from p2pfill.store.disk import (
 )
 from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
-from p2pfill.store.rest import Rest
+from p2pfill.store.rest import REST, Rest
 from p2pfill.store.tally import Tally, read_tally, write_tally
 
 if TYPE_CHECKING:
@@ -56,7 +65,7 @@ READ_BYTES: Final = 256 * limits.KIB
 Hashing a mapped file would be faster, and make a disk that fails a signal instead of an error. See docs/experiments.md,
 "The data path"."""
 SELECTION: Final = "selection"
-"""The file that says which files of the title are to be here, a bit a file; absent or empty: all."""
+"""The file that says which files of the title are to be here, a bit a file; absent, where `rest` is too: all."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
 
@@ -106,6 +115,7 @@ class StoredTitle:
         wanted: Wanted | None = None,
         open_live: Callable[[], int] | None = None,
         note_open: Callable[[StoredTitle], None] = lambda title: None,
+        doubt: str = "",
     ) -> None:
         """Take over `directory_fd`, `journal` and `mend`; without a journal the title is live.
 
@@ -134,6 +144,8 @@ class StoredTitle:
         self.tally = read_tally(directory_fd)
         """What has come of it from where, as it was kept last."""
         self.closed = False
+        self.doubt = doubt
+        """Why it is not known which files are to be here, if so: `have` is what may be here, and is to be checked."""
         self._mend = mend
         self._write_locks: list[Lock] = []
         # A byte a chunk: threads set them side by side, which they cannot with bits.
@@ -570,8 +582,19 @@ class StoredTitle:
         return list(chosen.and_not(other).indexes())
 
     def _keep(self, wanted: Wanted) -> None:
-        replace_file(self._directory_fd, SELECTION, encode_selection(wanted.selection))
+        keep_selection(self._directory_fd, self.manifest, wanted.selection)
         self._wants = wanted
+
+    def settle_doubt(self) -> None:
+        """Keep which files were found here: all that is in `have` was checked."""
+        with self._lock, translated(f"keep which files of title {self.manifest.name!r} are here, since {self.doubt}"):
+            if self.closed:
+                raise StoreError(f"title {self.manifest.name!r} is closed")
+            self._hold_directory()
+            self._keep(self._wants)
+            self.doubt = ""
+            if not self.takes_writes:
+                self._note_open(self)
 
     def would_select(self, selection: Bitmap | None) -> bool:
         """Tell whether `select` would change anything."""
@@ -749,6 +772,44 @@ class StoredTitle:
         for index in indexes:
             with self._file_caches()[1].pinned(index) as fd:
                 os.fdatasync(fd)
+
+
+def keep_selection(directory_fd: int, manifest: Manifest, selection: Bitmap | None) -> None:
+    """Write which files of a title are to be here. Raises `OSError`."""
+    # Also of all files it has bits: one that is empty, or missing beside a `rest`, somebody has damaged.
+    with suppress(FileExistsError):
+        os.mkdir(REST, 0o755, dir_fd=directory_fd)
+    chosen = Bitmap.full(len(manifest.files)) if selection is None else selection
+    replace_file(directory_fd, SELECTION, encode_selection(chosen))
+
+
+def read_selection(directory_fd: int, manifest: Manifest) -> tuple[Bitmap | None, str]:
+    """Return which files of a title on disk are wanted, None: all, and what is wrong with the file that says so.
+
+    Then nothing is returned that may be relied on. Raises `OSError`.
+    """
+    try:
+        fd = os.open(SELECTION, os.O_RDONLY | FILE_FLAGS, dir_fd=directory_fd)
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            os.stat(REST, dir_fd=directory_fd, follow_symlinks=False)
+            return None, "is missing"
+        return None, ""
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        return None, "is no plain file"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None, "is no plain file"
+        data = bytearray((len(manifest.files) >> 3) + 2)
+        count = read_into(fd, memoryview(data), 0)
+    finally:
+        os.close(fd)
+    with suppress(ManifestError):
+        if count:
+            return decode_selection(bytes(data[:count]), len(manifest.files)), ""
+    return None, "is damaged"
 
 
 def _seals(have: Bitmap) -> bytearray:

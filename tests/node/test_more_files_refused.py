@@ -71,3 +71,27 @@ async def test_what_was_kept_of_files_and_was_removed_is_fetched_and_not_served(
         await until(lambda: len(os.listdir(live)) == 3 and node.titles.phase_of(title_id) is TitlePhase.LIVE)
         assert all((live / name).read_bytes() == (src / name).read_bytes() for name in "abc")
         await until(lambda: [report.state for report in node.titles.reports()] == ["live"])
+
+
+async def test_a_title_whose_selection_is_lost_is_checked_before_it_is_served(tmp_path: Path) -> None:
+    """A node without it said that it held the whole title."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(200_000))
+    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    title_id = manifest.title_id
+    directory = tmp_path / "a1" / "titles" / title_id.hex()
+    async with node_with_tracker(tmp_path) as (node, client):
+        await client.put_title(title_id.hex(), manifest.encode())
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a", "b")))
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+    (directory / "selection").unlink()
+    with (directory / "files" / "a").open("r+b") as file:
+        file.write(bytes(1000))
+    async with node_with_tracker(tmp_path) as (node, client):
+        await until(lambda: [report.state for report in node.titles.reports()] == ["live"])
+        assert [(report.files, report.have_chunks) for report in node.titles.reports()] == [(2, 8)]
+        assert (directory / "files" / "a").read_bytes() == (src / "a").read_bytes()
+        assert sorted(os.listdir(directory / "files")) == ["a", "b"]
+        assert (directory / "selection").exists()

@@ -249,6 +249,53 @@ def test_what_is_in_the_place_of_all_rests_goes(
         assert examine(stored, list(stored.have.indexes())) == ([], [])
 
 
+@pytest.mark.parametrize("kind", ["gone", "empty", "cut", "garbage", "fifo", "link", "directory"])
+def test_a_selection_that_was_damaged_claims_no_more_than_there_is(
+    tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes], kind: str
+) -> None:
+    """Without it the whole title was said to be here."""
+    chosen = select(manifest.files, ["audio/en", "1080p/a"])
+    assert chosen is not None
+    place = tmp_path / "titles" / manifest.title_id.hex() / "selection"
+    with Store.open(tmp_path) as store:
+        stored = store.begin_fill(manifest, chosen)
+        fetch(stored, data)
+        stored.go_live()
+    if kind in ("empty", "cut", "garbage"):
+        place.write_bytes({"empty": b"", "cut": place.read_bytes()[:1], "garbage": b"\xff" * 99}[kind])
+    else:
+        spoil(place, kind)
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert str(place) in stored.doubt
+        assert stored.selection == chosen
+        assert stored.have == chunks_of_selection(manifest, chosen)
+        with pytest.raises(StoreError, match="being checked"):
+            store.begin_fill(manifest)
+        if kind == "directory":
+            with pytest.raises(StoreError, match="cannot keep which files"):
+                stored.settle_doubt()
+            shutil.rmtree(place)
+        stored.settle_doubt()
+        assert not stored.doubt
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert (stored.selection, stored.doubt) == (chosen, "")
+        # All files after all, which is not said by an empty file any more.
+        store.begin_fill(manifest)
+        fetch(stored, data)
+        stored.go_live()
+    assert place.stat().st_size > 0
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert (stored.selection, stored.doubt) == (None, "")
+    place.unlink()
+    with Store.open(tmp_path) as store:
+        stored = store.open_title(manifest.title_id)
+        assert stored.selection is None
+        assert "missing" in stored.doubt
+
+
 def test_files_are_dropped(tmp_path: Path, tree: Path, manifest: Manifest, data: list[bytes]) -> None:
     with Store.open(tmp_path) as store:
         stored = store.begin_fill(manifest)
