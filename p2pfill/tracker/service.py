@@ -109,7 +109,8 @@ EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
 
 FOLLOWED_AT_ONCE: Final = 200
-"""Titles, and nodes of theirs, of which rosters are made to follow at a time: some milliseconds."""
+"""Titles, and nodes of theirs, of which rosters are made to follow at a time: some milliseconds. See
+docs/experiments.md, "Some files of a title"."""
 
 FOLLOW_PAUSE_S: Final = 0.005
 """Between two such times: about as long as one takes, so that half of the time is left for calls."""
