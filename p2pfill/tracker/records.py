@@ -180,7 +180,8 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     title_bytes: int
     """Of the files that are ordered."""
     done: bool
-    """At least one node is assigned, and all of them are live with the title or are to hold a newer one of its name."""
+    """At least one node is assigned, and all of them have the title, or had it when they were last heard, or are to
+    hold a newer one of its name."""
     totals: FillTotals
     nodes: list[NodeProgress]
     outlook: Outlook = ""
