@@ -236,7 +236,7 @@ class Assignment:
         here = found.mask if found is not None else 0
         for chunks, who in self._parts:
             if who & here:
-                elections = _Elections(self._title_id, chunks, self._voters, who)
+                elections = _Elections(self._title_id, len(chunks), self._voters, who)
                 count = elections.stripe_count
                 for stripe, name in elections.masters(region, isp).items():
                     mine[name].append(chunks[stripe::count])
@@ -386,18 +386,17 @@ class _Elections:
     """
 
     def __init__(
-        self, title_id: TitleId, chunks: Sequence[int], voters: _Voters, who: int, *, is_nominal: bool = False
+        self, title_id: TitleId, chunk_count: int, voters: _Voters, who: int, *, is_nominal: bool = False
     ) -> None:
-        """`chunks` are those elected for, ascending. Nominally everybody counts, and all ways are open."""
-        self.stripe_count: Final = stripe_count(len(chunks))
+        """They are for so many chunks. Nominally everybody counts, and all ways are open."""
+        self.stripe_count: Final = stripe_count(chunk_count)
         self._title_id = title_id
-        self._chunks = chunks
         self._voters = voters
         self._who = who if is_nominal else voters.counting(who)
         self._closed = NOTHING_CLOSED if is_nominal else voters.closed
         self._nominal = self
         if self._closed or self._who != who:
-            self._nominal = _Elections(title_id, chunks, voters, who, is_nominal=True)
+            self._nominal = _Elections(title_id, chunk_count, voters, who, is_nominal=True)
         self._won: dict[str | None, dict[int, str]] = {}
 
     def masters(self, region: str, isp: str) -> dict[int, str]:
@@ -444,7 +443,7 @@ class _Elections:
                 everything = set(range(self.stripe_count))
                 to_world = everything
                 if region is not None:
-                    to_world = self._found({stripe for stripe, name in self._winners(None).items() if name == region})
+                    to_world = {stripe for stripe, name in self._winners(None).items() if name == region}
                 for needed, stripes in ((Scope.ORIGIN, to_world), (Scope.WORLD, everything - to_world)):
                     way = self._who & self._voters.open[needed]
                     unable = {name for name in weights if not way & groups[name].mask}
@@ -454,22 +453,7 @@ class _Elections:
 
     def _reaches(self, in_region: set[int], in_world: set[int]) -> dict[int, int]:
         """Return how far whoever is master of each stripe has to go."""
-        in_region, in_world = self._found(in_region), self._found(in_world)
         return {stripe: (stripe in in_region) + (stripe in in_world) for stripe in range(self.stripe_count)}
-
-    def _found(self, stripes: set[int]) -> set[int]:
-        """Return those of the numbers of stripes that are, as numbers of the title's chunks, chunks of `stripes`.
-
-        All of them where nobody wants a part. Else it is not what docs/protocol.md says, which has chunks counted in
-        their part; but it is what every cache does, and they must elect alike.
-        """
-        found = set()
-        for place, chunk in enumerate(self._chunks):
-            if chunk >= self.stripe_count:
-                break
-            if place % self.stripe_count in stripes:
-                found.add(chunk)
-        return found
 
 
 def _heaviest(group: Mapping[str, float]) -> str:

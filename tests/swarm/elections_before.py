@@ -1,6 +1,6 @@
 """The elections of a title as they were written first: every part at once, in whole bitmaps.
 
-What `p2pfill.swarm.election` elects is held against it. It is never changed: caches of both must elect alike.
+What `p2pfill.swarm.election` elects is held against it, each part as a title of its own.
 """
 
 from __future__ import annotations
