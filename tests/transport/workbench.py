@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import math
 import os
 import queue
 import random
@@ -74,9 +75,9 @@ class WildFill(Fill):
             self.accusations.append((event.source, "misbehaved: " + event.reason))
         super().handle(now, event)
 
-    def next_wakeup(self) -> float | None:
+    def next_wakeup(self) -> float:
         """Nothing is awaited."""
-        return None
+        return math.inf
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Tell what is verified, and what was asked for by others."""
