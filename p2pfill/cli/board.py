@@ -87,7 +87,7 @@ def since_line(status: FillStatus) -> str:
         for node in status.nodes
         if (report := node.report) is not None
         and report.bytes_peer + report.bytes_regional + report.bytes_origin
-        and (0 < report.finished_at < at or 0 < report.started_at < at - CLOCKS_S)
+        and (0 < report.finished_at < at - CLOCKS_S or 0 < report.started_at < at - CLOCKS_S)
     ]
     if not names:
         return ""

@@ -104,8 +104,11 @@ def check_outcome(status: EvictStatus, timeout_s: float | None) -> None:
         more = f", and less than was asked for on {plural(len(short) - 1, 'other cache')}" if len(short) > 1 else ""
         may_go = any(fate.kept_by == "" for fate in report.titles)
         hint = f": to have all go that may, ask for --free {most}" if may_go else ": all titles there are kept"
+        shown, asked = show_bytes(most), show_bytes(wanted)
+        if shown == asked:
+            shown, asked = f"{most} bytes", f"{wanted} bytes"
         raise CommandFailed(
-            f"{node}: {show_bytes(most)} can be free at most, {show_bytes(wanted)} were asked for{more}; "
+            f"{node}: {shown} can be free at most, {asked} were asked for{more}; "
             f"nothing {'would go' if dry_run else 'was deleted'} there{hint}"
         )
     for node, report in reports:

@@ -205,7 +205,7 @@ async def wait_fill(
         else:
             seen_at = trio.current_time()
             show(status)
-            if is_settled(status.totals) or seen_at >= deadline:
+            if status.done or is_settled(status.totals) or seen_at >= deadline:
                 return status
         await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))
 

@@ -129,13 +129,19 @@ def _list(found: Iterable[object]) -> str:
 
 
 async def find_fill(client: TrackerClient, text: str) -> str:
-    """Return the id of the fill whose id is `text`, or starts so. Raises `ConfigError` unless there is just one."""
+    """Return the id of the fill whose id is `text`, or starts so. Raises `ConfigError` unless there is just one.
+
+    A start has some length: what is short may mean another fill tomorrow.
+    """
     fills = await client.fills()
-    found = [fill.fill_id for fill in fills if fill.fill_id.startswith(text.lower())] if text else []
+    is_prefix = len(text) >= ID_PREFIX_MIN
+    found = [fill.fill_id for fill in fills if is_prefix and fill.fill_id.startswith(text.lower())]
     if text.lower() in found:
         return text.lower()
     if len(found) == 1:
         return found[0]
+    if not is_prefix:
+        raise ConfigError(f"a fill is named by {ID_PREFIX_MIN} characters of its id or more, not by {text[:80]!r}")
     if not found:
         raise ConfigError(f"there is no fill {text[:80]!r}; `p2pfill fills list` shows those that stand")
     raise ConfigError(f"{len(found)} fills have ids that start with {text[:80]!r}: {_list(sorted(found))}")

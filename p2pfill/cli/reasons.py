@@ -128,8 +128,9 @@ def _of_waits(report: TitleReport, caches: list[str], lacking: int) -> Iterator[
     """Yield what the chunks of a fill wait for; a bad source for what would come from it."""
     bad = [source for source in report.sources if source.reason and source.state not in ("ok", "lost")]
     blamed = dict.fromkeys((source.id for source in bad), 0.0)
-    whole = sum(report.waits.values())
-    for reason, count in report.waits.items():
+    waits = {reason: count for reason, count in report.waits.items() if count > 0}
+    whole = sum(waits.values())
+    for reason, count in waits.items():
         share = lacking * count / whole
         if behind := _behind(reason, report, bad):
             for source in behind:

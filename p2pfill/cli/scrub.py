@@ -149,16 +149,17 @@ def _look(store: Store, title_id: TitleId) -> dict[str, object]:
             look.show_again()
             said["altered"] = look.altered
             lost, bad, done = look.lost_files(), [], 0
-            for chunk in range(manifest.chunk_count):
+            whole = sum(map(manifest.chunk_length, stored.wanted.indexes()))
+            for chunk in stored.wanted.indexes():
                 if not look.is_good(chunk):
                     bad.append(chunk)
                 done += manifest.chunk_length(chunk)
-                progress(done, manifest.size)
+                progress(done, whole)
         if bad or lost:
             store.lose(stored, bad, lost)
-        said["bad"] = [chunk for chunk in range(manifest.chunk_count) if not stored.have[chunk]]
+        said["bad"] = list(stored.wanted.and_not(stored.have).indexes())
         said["missing"] = [manifest.files.path(index) for index in sorted(stored.lost_files)]
-        said["chunks"] = manifest.chunk_count
+        said["chunks"] = stored.wanted.count()
     except StoreError as error:
         said["error"] = str(error)
     return said

@@ -41,7 +41,7 @@ def run_sim(
     """Run one seed and show its report, or many and show which failed."""
     from p2pfill.sim.scenario import Scenario
 
-    if not scenario_file.is_file():
+    if scenario_file.is_dir() or not scenario_file.exists():
         raise ConfigError(f"cannot read scenario {str(scenario_file)!r}: there is no such file")
     scenario = Scenario.load(scenario_file)
     if seeds is None:

@@ -247,8 +247,8 @@ class Links:
 
     async def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
         self._engine.handle(trio.current_time(), link, message)
-        if link.remote is not None:
-            self.was_reached = self.was_reached or self._newcomers.pop(stream, None) is not None
+        if link.remote is not None and self._newcomers.pop(stream, None) is not None:
+            self.was_reached = True
         self._wake()
 
     def _reap_soon(self, link: Link) -> None:

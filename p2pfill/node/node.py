@@ -366,6 +366,7 @@ async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> Async
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.
                 await node.titles.open_stored()
+                nursery.start_soon(node.titles.check_doubtful)
                 nursery.start_soon(node.scrubber.run)
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:

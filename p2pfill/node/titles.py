@@ -16,7 +16,6 @@ objects that each title has at the time, and the reason where it can be neither 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -57,6 +56,12 @@ ORDER_S: Final = 2.0
 """That a repair waits for the tracker to say who has the title; then it begins with those who are known."""
 COPIES_MAX: Final = 2
 """Titles of a node that copy from older versions side by side: more would only make a disk seek."""
+
+BLOCK_BYTES: Final = 4096
+"""A file takes whole blocks of its disk; this is the size that nearly all have."""
+
+CHECK_AGAIN_S: Final = 10.0
+"""Between two looks at titles that could not be checked."""
 
 CHECKED_BYTES: Final = 256 * MIB
 """Of a title that is read and checked at a time: the node can stop after each."""
@@ -188,6 +193,8 @@ class TitleRegistry:
         """Live titles that the disk would not show as they are ordered."""
         self.lacking: set[TitleId] = set()
         """Titles of which files were ordered while they were being dropped: whoever takes orders looks at them anew."""
+        self._doubtful: dict[TitleId, None] = {}
+        """Live titles of which it is not known which files are here."""
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
 
@@ -309,29 +316,53 @@ class TitleRegistry:
     async def open_stored(self) -> None:
         """Open the titles that were found, one after the other; each is served from then on.
 
-        Last those of which it is not known which files are here: all that they have is read and checked first.
+        But for those of which it is not known which files are here, see `check_doubtful`.
         """
-        titles = deque((title_id, False) for title_id in self._engine.opening)
-        while titles:
-            title_id, may_check = titles.popleft()
+        for title_id in list(self._engine.opening):
             async with ErrorBoundary(self._log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
                 stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
-                if stored.doubt and not may_check:
-                    titles.append((title_id, True))
-                    continue
                 if stored.doubt:
-                    await self._check_all(stored)
-                title = self._title(title_id)
-                title.stored = stored
-                title.step(TitleStep.FIND)
-                self.untold.note([title_id])
-                if stored.takes_writes:
-                    await self.repair(title_id)  # a stop has cut it short
+                    self._doubtful[title_id] = None
+                    self.refuse(title_id, StoreError(f"{stored.doubt}; what is here is being checked"))
                 else:
-                    self._engine.serve(trio.current_time(), title_id, stored.have)
+                    await self._found(stored)
             if title_id in self._engine.opening:
                 self._engine.opened(trio.current_time(), title_id)
             self._wake()
+
+    async def _found(self, stored: StoredTitle) -> None:
+        title = self._title(stored.manifest.title_id)
+        title.stored = stored
+        title.step(TitleStep.FIND)
+        self.untold.note([title.title_id])
+        if stored.takes_writes:
+            await self.repair(title.title_id)  # a stop has cut it short
+        else:
+            self._engine.serve(trio.current_time(), title.title_id, stored.have)
+        self._wake()
+
+    async def check_doubtful(self) -> None:
+        """Read and check titles of which it is not known which files are here, until each is served, or is gone.
+
+        What the disk refuses is tried again.
+        """
+        while self._doubtful:
+            live = set(await trio.to_thread.run_sync(self._store.live_ids))
+            for title_id in list(self._doubtful):
+                title = self._title(title_id)
+                if title_id not in live:
+                    del self._doubtful[title_id]
+                    title.refusal = None if title.phase is TitlePhase.ABSENT else title.refusal
+                    continue
+                async with ErrorBoundary(self._log, f"check title {title_id.hex()}", partial(self.refuse, title_id)):
+                    stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
+                    await self._check_all(stored)
+                    if title.phase is TitlePhase.ABSENT:  # else it is being evicted
+                        title.refusal = None
+                        await self._found(stored)
+                        del self._doubtful[title_id]
+                        self.retry()  # what was ordered meanwhile was refused
+            await trio.sleep(CHECK_AGAIN_S)
 
     async def _check_all(self, stored: StoredTitle) -> None:
         """Find out what is right of a live title in doubt; it takes writes then, where that is not all."""
@@ -347,9 +378,6 @@ class TitleRegistry:
         if bad or lost:
             await trio.to_thread.run_sync(self._store.lose, stored, bad, lost)
         await trio.to_thread.run_sync(stored.settle_doubt)
-        title = self._title(stored.manifest.title_id)
-        title.refusal = None
-        self.retry()  # what was ordered meanwhile was refused
 
     def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
         """Note why a title can be neither filled nor served, until it can; the tracker is told."""
@@ -572,7 +600,8 @@ class TitleRegistry:
             if ordered is not None:
                 held = Bitmap.full(len(ordered)) if selection is None else selection
                 more = held.and_not(ordered)
-                found = Surplus(more.count(), sum(map(manifest.files.size, more.indexes())))
+                sizes = map(manifest.files.size, more.indexes())
+                found = Surplus(more.count(), sum(-(-size // BLOCK_BYTES) * BLOCK_BYTES for size in sizes))
             title.surplus = order.files, selection, found  # a second for a million files
         return found
 
@@ -726,7 +755,7 @@ class Surplus(NamedTuple):
 
     files: int = 0
     size: int = 0
-    """Their bytes."""
+    """Bytes on disk, at most."""
 
 
 class Roster(NamedTuple):

@@ -189,12 +189,18 @@ class Tree:
 
     def show_directory_again(self, path: str) -> bool:
         """Let everybody read a directory that has lost its mode; tell whether it had."""
+        parent, _, name = path.rpartition("/")
         with self._lock:
-            directory_fd = self._directory(path, make=False)
-            if stat.S_IMODE(os.fstat(directory_fd).st_mode) == DIRECTORY_MODE:
+            # Not `_directory(path)`: one that may not be read cannot be opened for more than this.
+            above = self._directory(parent, make=False)
+            fd = os.open(on_disk(name) or ".", os.O_PATH | os.O_DIRECTORY | FILE_FLAGS, dir_fd=above)
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) == DIRECTORY_MODE:
                 return False
-            os.fchmod(directory_fd, DIRECTORY_MODE)
+            os.chmod(f"/proc/self/fd/{fd}", DIRECTORY_MODE)
             return True
+        finally:
+            os.close(fd)
 
     def size(self, path: str) -> int:
         """Return the size of a file in bytes, -1 where there is none. A link in its place is an `OSError`."""

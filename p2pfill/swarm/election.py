@@ -217,6 +217,8 @@ class Assignment:
         self._parts = [(chunks, who | of_others) for chunks, who in parts if who or others or not picky]
         """Chunks, and the voters who want them."""
         self._won: dict[tuple[str, str], _Won] = {}
+        self._only: _Elections | None = None
+        """Where there is one part: regions and the world elect once. Those of many would be too many to keep."""
 
     def within(self, node: NodeInfo) -> dict[Scope, Bitmap]:
         """Return, per scope beyond the ISP, the chunks for which `node` may go that far. Not to be changed."""
@@ -236,7 +238,9 @@ class Assignment:
         here = found.mask if found is not None else 0
         for chunks, who in self._parts:
             if who & here:
-                elections = _Elections(self._title_id, len(chunks), self._voters, who)
+                elections = self._only or _Elections(self._title_id, len(chunks), self._voters, who)
+                if len(self._parts) == 1:
+                    self._only = elections
                 count = elections.stripe_count
                 for stripe, name in elections.masters(region, isp).items():
                     mine[name].append(chunks[stripe::count])

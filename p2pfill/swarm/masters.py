@@ -423,6 +423,9 @@ class Masters:
                 if node_id != self._me.id
                 if now >= since + wait_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
             ]
+        else:
+            self._stalls.start_isp_anew()
+            self._stuck.start_isp_anew()
         found += self._stalled_beyond(now, patience_s, missing, available, allowed_s)
         for node_id in dict.fromkeys(found):
             self.exclude(node_id, STALLED)

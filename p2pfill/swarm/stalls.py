@@ -34,6 +34,10 @@ class Stalls:
         self._since.clear()
         self._beyond.clear()
 
+    def start_isp_anew(self) -> None:
+        """Give the caches of the ISP the whole time again: for now there is nothing for any of them to do."""
+        self._since.clear()
+
     def forget(self, name: str) -> None:
         """Give a cache the whole time again when it is next looked at."""
         self._since.pop(name, None)

@@ -523,7 +523,8 @@ class Service:
         record, text = self.title(title), selector_text.strip()
         if not record.pins or (text and text not in record.pins):
             pinned = f"it is pinned on {', '.join(record.pins)[:400]}" if record.pins else "it is not pinned at all"
-            raise RequestRefused(f"title {record.title} has no such pin {text[:80]!r}: {pinned}", 404)
+            what = f"no such pin {text[:80]!r}" if text else "no pin"
+            raise RequestRefused(f"title {record.title} has {what}: {pinned}", 404)
         return await self._set_pins(record, [one for one in record.pins if text and one != text])
 
     async def _set_pins(self, record: TitleRecord, pins: list[str]) -> TitleRecord:

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from p2pfill.cli import main
+from p2pfill.cli.naming import find_fill
+from p2pfill.errors import ConfigError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
+from p2pfill.tracker.records import FillRecord, FillRequest
 
 
 class Versions:
@@ -112,16 +115,18 @@ def test_ids_may_be_cut_short_while_they_mean_one(two: Versions) -> None:
     for command in (("show",), ("withdraw", "--dry-run")):
         assert fill in two("fills", *command, fill[:-1], "--json")[0]
         assert fill in two("fills", *command, fill.upper(), "--json")[0]
-    assert "there is no fill 'zz'" in two("fills", "show", "zz", code=2)[1]
-    for priority in range(1, 17):
-        two("fill", str(two.files[0]), "--to", "all", "--priority", str(priority))
-    ids = [str(one["fill_id"]) for one in json.loads(two("fills", "list", "--json")[0])]
-    shared = next(one[0] for one in ids if sum(other[0] == one[0] for other in ids) > 1)
-    _, err = two("fills", "withdraw", shared, code=2)
-    alike = [one for one in ids if one[0] == shared]
-    assert f"{len(alike)} fills have ids that start with {shared!r}" in err
-    assert all(one in err for one in alike)
-    assert len(json.loads(two("fills", "list", "--json")[0])) == len(ids)
+    assert "there is no fill 'zzzz'" in two("fills", "show", "zzzz", code=2)[1]
+    assert "named by 4 characters" in two("fills", "withdraw", fill[:3], code=2)[1]
+
+
+async def test_the_start_of_two_fills_means_neither() -> None:
+    class Client:
+        async def fills(self) -> list[FillRecord]:
+            return [FillRecord(name, FillRequest("0" * 64, "all", []), 0.0) for name in ("abcd1", "abcd2", "beef1")]
+
+    assert await find_fill(Client(), "BEEF") == "beef1"  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="2 fills have ids that start with 'abcd': abcd1, abcd2"):
+        await find_fill(Client(), "abcd")  # type: ignore[arg-type]
 
 
 def test_the_start_of_two_ids_lists_both(two: Versions, make: Any, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import trio
 
 from p2pfill.cli import main
+from p2pfill.cli.fill import check_outcome, wait_fill
 from p2pfill.cli.reasons import LINES_MAX, Remarks, Stall, reasons
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
@@ -145,3 +148,21 @@ def test_a_fill_that_is_late_ends_with_the_cause_and_the_next_command(
         title = make.manifest().title_id.hex()
         assert last.endswith(f"see: p2pfill explain a1 {title[:16]} --tracker {fleet.url}")
     assert not json.loads(captured.out)["done"]
+
+
+async def test_a_fill_that_all_caches_had_is_waited_for_no_more_though_one_is_dead() -> None:
+    gone = node("a", TitleReport(TITLE, "live"), alive=False)
+    status = msgspec.structs.replace(status_of(gone, node("b", TitleReport(TITLE, "live")), live=1, lost=1), done=True)
+
+    class Client:
+        async def fill(self, fill_id: str) -> FillStatus:
+            return status
+
+    with trio.fail_after(2):
+        assert await wait_fill(Client(), "f", show=lambda _: None) is status  # type: ignore[arg-type]
+    check_outcome(status, None)
+
+
+def test_a_count_of_nothing_is_no_cause() -> None:
+    report = TitleReport(TITLE, "filling", 4, 1, waits={"room at a peer": 0}, sources=[PEER])
+    assert reasons(status_of(node("a", report))) == []

@@ -22,7 +22,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import ScrubReport
 from p2pfill.node import Node, NodeConfig, eviction, in_use, open_node
 from p2pfill.node.standing import StandingOrders
-from p2pfill.node.titles import TitlePhase
+from p2pfill.node.titles import BLOCK_BYTES, TitlePhase
 from p2pfill.store import store as store_module
 from p2pfill.store.disk import store_error
 from p2pfill.store.publish import publish
@@ -164,7 +164,8 @@ async def test_files_that_no_order_names_go_and_the_others_stay(tmp_path: Path) 
         await until(lambda: node.titles.surplus(title_id).files == 2)
         assert here() == {"hd", "sd", "uhd", "subtitles"}, "they stay until room is needed"
         (candidate,) = await node.evictor.candidates()
-        assert (candidate.title_id, candidate.files, candidate.size) == (title_id, 2, 2 * (3 * CHUNK + 7))
+        blocks = 2 * (3 * CHUNK + BLOCK_BYTES)
+        assert (candidate.title_id, candidate.files, candidate.size) == (title_id, 2, blocks)
         with (live / "hd").open("rb"):
             found, more = await trio.to_thread.run_sync(lambda: trio.from_thread.run(node.evictor.survey, 10))
             assert [(use.files, more) for use, _ in found] == [(2, 0)]

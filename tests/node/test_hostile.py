@@ -106,6 +106,10 @@ async def test_a_peer_that_advertises_an_impossible_host(tmp_path: Path) -> None
 async def test_strangers_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
     manifest = make_title(tmp_path)
     async with node_at(tmp_path) as (node, address), trio.open_nursery() as nursery:
+        honest = [Peer(manifest, node_id=f"zz{number}") for number in range(3)]
+        for early in honest:
+            await nursery.start(early.run, address)
+            await early.linked.wait()
         strangers = []
         for number in range(2 * links_module.NEWCOMERS_MAX):
             stream = await trio.open_tcp_stream(*address)
@@ -116,6 +120,7 @@ async def test_strangers_that_say_nothing_do_not_keep_others_out(tmp_path: Path)
         with trio.fail_after(9):
             await peer.linked.wait()
         assert (await node.fill(manifest, [str(tmp_path / "src")])).state == "live"
+        assert not any(early.ended.is_set() for early in honest), "those who have said who they are stay"
         for stream in strangers:
             await trio.aclose_forcefully(stream)
         nursery.cancel_scope.cancel()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
+from p2pfill.node import titles as titles_module
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store.mending import Mend
 from p2pfill.store.publish import publish
 from p2pfill.store.rest import Rest
+from p2pfill.store.title import StoredTitle
 from p2pfill.tracker.records import FillRequest
 from tests.node.test_eviction import node_with_tracker, until
 
@@ -95,3 +99,78 @@ async def test_a_title_whose_selection_is_lost_is_checked_before_it_is_served(tm
         assert (directory / "files" / "a").read_bytes() == (src / "a").read_bytes()
         assert sorted(os.listdir(directory / "files")) == ["a", "b"]
         assert (directory / "selection").exists()
+
+
+@pytest.mark.parametrize("refusals", [0, 2])
+async def test_a_title_in_doubt_is_checked_while_the_node_serves_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """The node begins its work before; what the disk refuses meanwhile is tried again."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(3000))
+    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    title_id = manifest.title_id
+    async with node_with_tracker(tmp_path) as (node, client):
+        await client.put_title(title_id.hex(), manifest.encode())
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+    (tmp_path / "a1" / "titles" / title_id.hex() / "selection").unlink()
+    may_end, settle = threading.Event(), StoredTitle.settle_doubt
+    left = refusals
+
+    def late(stored: StoredTitle) -> None:
+        nonlocal left
+        assert may_end.wait(20)
+        if left:
+            left -= 1
+            raise StoreError("cannot keep it: no space left on device")
+        settle(stored)
+
+    monkeypatch.setattr(StoredTitle, "settle_doubt", late)
+    monkeypatch.setattr(titles_module, "CHECK_AGAIN_S", 0.05)
+    async with node_with_tracker(tmp_path) as (node, client):
+        try:
+            await until(lambda: node.tracker is not None and node.titles.orders is not None)
+            assert node.titles.phase_of(title_id) is TitlePhase.ABSENT
+            assert "being checked" in str(node.titles.refusal(title_id))
+        finally:
+            may_end.set()
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        assert (left, node.titles.refusal(title_id)) == (0, None)
+        await until(lambda: [report.state for report in node.titles.reports()] == ["live"])
+
+
+async def test_a_title_in_doubt_that_is_withdrawn_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(3000))
+    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    title_id = manifest.title_id
+    async with node_with_tracker(tmp_path) as (node, client):
+        await client.put_title(title_id.hex(), manifest.encode())
+        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
+        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+    place = tmp_path / "a1" / "titles" / title_id.hex()
+    (place / "selection").unlink()
+    may_end, settle = threading.Event(), StoredTitle.settle_doubt
+
+    def late(stored: StoredTitle) -> None:
+        assert may_end.wait(20)
+        settle(stored)
+
+    monkeypatch.setattr(StoredTitle, "settle_doubt", late)
+    monkeypatch.setattr(titles_module, "CHECK_AGAIN_S", 0.05)
+    async with node_with_tracker(tmp_path) as (node, client):
+        try:
+            await until(lambda: node.titles.orders is not None)
+            await client.withdraw(title_id.hex(), urgent=True)
+            await until(lambda: not place.exists())
+        finally:
+            may_end.set()
+        await until(lambda: not node.titles._doubtful)
+        assert node.titles.phase_of(title_id) is TitlePhase.ABSENT
+        assert node.titles.refusal(title_id) is None
+        assert not (tmp_path / "a1" / "live" / "film").exists()

@@ -26,6 +26,8 @@ def half_way(fleet: Fleet, title: Title, origin: HeldOrigin, name: str) -> int:
     def quiet() -> int:
         # A report says what is verified; the journal follows within a commit or two.
         have = fleet.report(name, title).get("have_chunks", 0)
+        if not journal.exists():
+            return 0
         durable = decode_journal(journal.read_bytes(), bytes.fromhex(title.id), title.manifest.chunk_count)
         return have if have > 4 and sum(map(len, durable)) >= have else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from p2pfill.cli import main
 from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
@@ -472,3 +474,20 @@ def test_the_chunks_of_a_selection_are_worked_out_before_the_store_is_locked(
         assert stored.wanted_bytes == sum(map(manifest.chunk_length, stored.wanted.indexes()))
         store.begin_fill(manifest)
         assert (stored.selection, stored.wanted_bytes) == (None, manifest.size)
+
+
+def test_a_scrub_of_a_stopped_node_looks_at_what_is_wanted(
+    tmp_path: Path, manifest: Manifest, data: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = select(manifest.files, ["audio/en", "1080p/a"])
+    assert chosen is not None
+    with Store.open(tmp_path / "a1") as store:
+        stored = store.begin_fill(manifest, chosen)
+        fetch(stored, data)
+        stored.go_live()
+        wanted = stored.wanted.count()
+    assert wanted < manifest.chunk_count
+    assert main(["scrub", "--data", str(tmp_path / "a1"), "--json"]) == 0
+    (only,) = json.loads(capsys.readouterr().out)["titles"]
+    assert (only["chunks"], only["bad"], only["error"]) == (wanted, [], "")
+    assert not list((tmp_path / "a1").rglob("mend"))

@@ -7,6 +7,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.store import Store, publish, verify_tree
 from p2pfill.store import title as title_module
+from p2pfill.store.disk import DIRECTORY_FLAGS, Tree
 
 CHUNK = limits.CHUNK_SIZE_MIN
 SUMMER = 1_500_000_000
@@ -228,3 +231,35 @@ def test_what_is_repaired_looks_as_before(tmp_path: Path, tree: Path, umask: int
         title.commit(range(manifest.chunk_count))
         title.go_live()
         assert seen(shown) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody whom modes stop")
+@pytest.mark.parametrize("mode", [0, 0o300, 0o600])
+def test_a_directory_that_may_not_be_read_is_shown_again(mode: int) -> None:
+    def show_again(root: Path) -> None:
+        os.umask(0o022)
+        (root / "files" / "sub" / "deep").mkdir(parents=True)
+        (root / "files" / "sub").chmod(mode)
+        tree = Tree(os.open(root / "files", DIRECTORY_FLAGS))
+        assert tree.show_directory_again("sub")
+        assert not tree.show_directory_again("sub")
+        assert not tree.show_directory_again("sub/deep")
+        (root / "files").chmod(0o700)
+        assert tree.show_directory_again("")
+
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        child = os.fork()
+        if not child:
+            try:
+                os.setgroups([])
+                os.setuid(65534)
+                show_again(Path(name))
+            except BaseException:  # noqa: BLE001 (said on stderr; a child of pytest must end here)
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        files = Path(name) / "files"
+        places = files, files / "sub", files / "sub" / "deep"
+        assert {stat.S_IMODE(place.stat().st_mode) for place in places} == {0o755}

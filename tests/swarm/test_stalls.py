@@ -84,6 +84,20 @@ def test_of_who_is_not_linked_the_part_comes_over_several_hops_and_so_later() ->
     assert left_out_at == {"a1": PATIENCE_S, "a2": STANDSTILL * PATIENCE_S}
 
 
+def test_what_is_lost_long_after_all_was_there_is_waited_for_from_then_on() -> None:
+    _, masters = isp(2, 4)
+    here, nothing = Availability(4), Availability(4)
+    here.add(Scope.ISP, range(4))
+    masters.watch_parts(0.0, PATIENCE_S, Bitmap.full(4), nothing)
+    for now in (1.0, 30.0, 59.0):
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(4), here)
+    masters.watch_parts(60.0, PATIENCE_S, Bitmap.full(4), nothing)
+    masters.watch_parts(60.0 + PATIENCE_S - 0.25, PATIENCE_S, Bitmap.full(4), nothing)
+    assert masters.excluded == {}
+    masters.watch_parts(60.0 + PATIENCE_S, PATIENCE_S, Bitmap.full(4), nothing)
+    assert masters.excluded == {"a1": STALLED}
+
+
 def test_it_is_relied_on_again_once_it_has_fetched_something() -> None:
     _, masters = isp(2, 4)
     for now in (0.0, PATIENCE_S):
