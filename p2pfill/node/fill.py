@@ -226,7 +226,12 @@ class FillDriver:
             if not self.done.is_set():
                 self._early.append(effect)
         else:
-            self._nursery.start_soon(self.bounds.run, self._work_for(effect))
+            try:
+                self._nursery.start_soon(self.bounds.run, self._work_for(effect))
+            except RuntimeError:
+                # It has just been closed: the fill ends, and what is verified is committed by `_finish`.
+                if isinstance(effect, Commit):
+                    self.task.to_commit.extend(effect.chunks)
 
     def _note_end(self) -> None:
         # Not with the effect alone: whoever sees that it is over before that is performed would see no end.
