@@ -85,7 +85,7 @@ async def look(hello: Hello) -> str:
         last = leaves_of(error.__cause__ or error)[-1]
         number = getattr(last, "errno", None) or 0  # those of a look-up are below 0
         fault = os.strerror(number) if number > 0 else getattr(last, "strerror", None) or str(error)
-    return clipped(f"does not reach itself at {address}: {fault}") if fault else ""
+    return clipped(f"does not reach itself at {address}; {fault}") if fault else ""
 
 
 async def _hello_of(stream: trio.SocketStream, ours: Hello) -> Hello | None:

@@ -56,7 +56,7 @@ async def test_a_port_where_nobody_listens_is_said_everywhere(
         open_node(node_of(tmp_path, "a1", url, advertise="127.0.0.1:1")),
     ):  # fmt: skip
         said = await unreached(client, "a1", True)
-        assert said == "does not reach itself at 127.0.0.1:1: Connection refused"
+        assert said == "does not reach itself at 127.0.0.1:1; Connection refused"
         assert caplog.text.count("others are told to reach it there: see advertise") == 1
         assert [str(line) for line in unreached_lines(await client.nodes())] == [f"a1: {said}: see its advertise"]
         manifest_id = await publish(client, make_film)
@@ -70,7 +70,7 @@ async def test_another_machine_is_told_from_the_own_one(tmp_path: Path) -> None:
     async with tracker_at(tmp_path) as url, TrackerClient(url) as client, open_node(node_of(tmp_path, "b1", url)) as b1:
         where = f"{b1.info.host}:{b1.info.port}"
         async with open_node(node_of(tmp_path, "a1", url, advertise=where)):
-            assert (await unreached(client, "a1", True)).endswith(f"at {where}: cache b1 answers there")
+            assert (await unreached(client, "a1", True)).endswith(f"at {where}; cache b1 answers there")
         assert await unreached(client, "b1", False) == ""
         assert "another process of this id" in await reach.look(hello_at(b1.info.host, b1.info.port, "b1", "other"))
 
@@ -93,7 +93,7 @@ async def test_what_is_no_cache_is_told_so(does: str, says: str, monkeypatch: py
         (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         assert says in await reach.look(hello_at("127.0.0.1", listener.socket.getsockname()[1]))
         nursery.cancel_scope.cancel()
-    assert "does not reach itself at nosuch.invalid:7: " in await reach.look(hello_at("nosuch.invalid", 7))
+    assert "does not reach itself at nosuch.invalid:7; " in await reach.look(hello_at("nosuch.invalid", 7))
 
 
 async def test_who_reaches_itself_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
