@@ -8,7 +8,7 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from swarm import elections_before
+from wire.masters import ORIGIN, REGION, WORLD, Fleet, Member
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
@@ -105,6 +105,7 @@ def rosters(draw: st.DrawFn) -> list[NodeInfo]:
 def test_each_part_is_elected_as_a_title_of_its_own(
     title: TitleId, nodes: list[NodeInfo], count: int, data: st.DataObject
 ) -> None:
+    """As an election that was written from the page alone has it."""
     names = st.sampled_from([node.id for node in nodes] or ["nobody"])
     runs = st.lists(st.tuples(st.integers(0, count - 1), st.integers(1, 40)), max_size=4)
     wants = {}
@@ -113,17 +114,22 @@ def test_each_part_is_elected_as_a_title_of_its_own(
         for start, length in chosen:
             wants[name].add_all(range(start, min(count, start + length)))
     without = data.draw(st.sets(names, max_size=4))
-    beyond = [Scope.REGION, Scope.WORLD, Scope.ORIGIN]
-    closed = data.draw(st.just({}) | st.dictionaries(names, st.sets(st.sampled_from(beyond), min_size=1)))
+    beyond = {Scope.REGION: REGION, Scope.WORLD: WORLD, Scope.ORIGIN: ORIGIN}
+    closed = data.draw(st.just({}) | st.dictionaries(names, st.sets(st.sampled_from(list(beyond)), min_size=1)))
     duties = Assignment(title, count, nodes, without, closed, wants)
     right = {node.id: {scope: Bitmap(count) for scope in beyond} for node in nodes}
     wanted = [wants.get(node.id, Bitmap.full(count)) for node in nodes]
     for chunks, who in cut_by_wants(count, wanted):
         members = [node for place, node in enumerate(nodes) if who >> place & 1]
-        before = elections_before.Assignment(title, len(chunks), members, without, closed)
-        for node in members:
-            for scope, won in before.within(node).items():
-                right[node.id][scope].add_all([chunks[place] for place in won.indexes()])
+        theirs = [
+            Member(m.id, m.isp, m.region, m.weight, frozenset(beyond[scope] for scope in closed.get(m.id, ())))
+            for m in members
+        ]
+        fleet = Fleet(title, len(chunks), theirs, without)
+        for member in theirs:
+            may_go = fleet.may_go(member)
+            for scope, place in beyond.items():
+                right[member.name][scope].add_all([chunks[chunk] for chunk in sorted(may_go[place])])
     assert {node.id: duties.within(node) for node in nodes} == right
 
 
