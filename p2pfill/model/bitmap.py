@@ -178,11 +178,3 @@ class Bitmap:
         bitmap = _new(Bitmap)
         bitmap._n, bitmap._buffer = self._n, how(self._buffer, other._buffer)
         return bitmap
-
-
-def union(n: int, bitmaps: Iterable[Bitmap]) -> Bitmap:
-    """Return the bits that are set in any of `bitmaps`, each of `n` bits."""
-    total = Bitmap(n)
-    for bitmap in bitmaps:
-        total = total | bitmap
-    return total

@@ -14,9 +14,11 @@ has its time (`swarm.claims`).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from functools import reduce
+from operator import or_
 from typing import Final, NamedTuple
 
-from p2pfill.model.bitmap import Bitmap, union
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
@@ -301,7 +303,7 @@ class Masters:
                 if node_id not in self.excluded and node.weight and self._scope_of(node_id) == Scope.ISP
             }
             together = {
-                scope: union(self._chunk_count, (duties[scope] for duties in within.values()))
+                scope: reduce(or_, (duties[scope] for duties in within.values()), Bitmap(self._chunk_count))
                 for scope in (Scope.REGION, Scope.WORLD, Scope.ORIGIN)
             }
             shares = Shares(self._chunk_count, {node_id: duties[Scope.REGION] for node_id, duties in within.items()})
