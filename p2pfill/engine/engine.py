@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from p2pfill.engine.dialler import NEVER, Dial, Dialler
 from p2pfill.engine.link import Channel, Link, OpenStream, Owner, WakeUploads
-from p2pfill.engine.requests import Arrival, ChunkStore, Lock, Outcome, Receive, RequestBook, RequestStep
+from p2pfill.engine.requests import Arrival, ChunkStore, Lock, Outcome, Receive, RequestBook, RequestState, RequestStep
 from p2pfill.engine.task import (
     BeginWriteOut,
     Commit,
@@ -501,14 +501,18 @@ class Engine:
         self.now = now
         self._in_link(link, lambda: link.sent(request_id))
 
-    def read_ended(self, now: float, task: FillTask, arrival: Arrival) -> None:
+    def read_ended(self, now: float, task: FillTask, url: str, arrival: Arrival) -> None:
         """Take in what has become of a read of an origin."""
         self.now = now
-        name, _ = task.reads.pop(arrival.receive.request_id, ("", arrival.receive))
+        receive = arrival.receive
+        task.reads.pop(receive.request_id, None)
+        if receive.state is RequestState.VERIFIED and arrival.outcome is not Outcome.VERIFIED:
+            # Whoever waited for the thread was cancelled, and knows nothing of what that has done.
+            arrival = Arrival(receive, Outcome.VERIFIED, receive.length)
         if arrival.outcome is Outcome.VERIFIED:
             # An origin may have sent more than was asked for, or some of it twice.
-            task.fill.duplicate_bytes += max(0, arrival.length - arrival.receive.length)
-        self.arrived(Owner(task, arrival.receive.request_id), arrival, name)
+            task.fill.duplicate_bytes += max(0, arrival.length - receive.length)
+        self.arrived(Owner(task, receive.request_id), arrival, url)
 
     def chunk_found(self, now: float, task: FillTask, chunk: int, source: str) -> None:
         """Take note of a chunk that came of an origin on the way to another one; it is verified and sealed."""

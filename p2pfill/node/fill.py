@@ -321,7 +321,7 @@ class FillDriver:
                     abandon_on_cancel=True,
                 )
         finally:
-            self._engine.read_ended(trio.current_time(), self.task, arrival)
+            self._engine.read_ended(trio.current_time(), self.task, name, arrival)
             self._wake()
 
     def _found(self, name: str, chunk: int) -> None:

@@ -73,7 +73,7 @@ class Reader(Process):
     def _read_ended(self, task: FillTask, arrival: Arrival) -> None:
         if self.running and not self.later(self._read_ended, task, arrival):
             self.reads.pop(arrival.receive, None)
-            self.engine.read_ended(self.local_time(), task, arrival)
+            self.engine.read_ended(self.local_time(), task, self.world.scenario.origin, arrival)
             self.tick()
 
     def origin_failing(self, task: FillTask, reason: str) -> None:

@@ -24,6 +24,8 @@ from p2pfill.model.timing import FROZEN_S
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.data import DataHeader
 from p2pfill.protocol.rules import Side
+from p2pfill.swarm import events
+from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 
 CHUNK = 65536
@@ -334,6 +336,20 @@ def test_reads_of_an_origin_that_are_given_up_write_nothing(cache: Cache) -> Non
     assert StopRead(task, read.receive) in effects
     assert read.receive.state is RequestState.ABANDONED
     assert not read.receive.may_write
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_read_that_verified_as_its_reader_was_cancelled_counts_for_its_origin(cache: Cache, is_wanted: bool) -> None:
+    """Cancelled readers leave their thread alone, and know nothing of what it has done."""
+    task = cache.fill(origins=("http://o/",))
+    (read,) = [effect for effect in cache.poll() if isinstance(effect, ReadOrigin)][:1]
+    assert read.receive.verify(lambda: "")[0] is Outcome.VERIFIED
+    if not is_wanted:
+        cache.engine.handle_event(task, events.RequestFailed(read.receive.request_id, "too late"))
+    given_up = Arrival(read.receive, Outcome.WITHDRAWN, 0, "given up")
+    cache.engine.read_ended(cache.now, task, "http://o/", given_up)
+    assert task.fill.ledger.is_verified(read.receive.chunk)
+    assert (task.fill.bytes_by_scope[Scope.ORIGIN], task.fill.duplicate_bytes) == (CHUNK, 0)
 
 
 def test_who_was_stopped_takes_nobody_for_silent(cache: Cache) -> None:

@@ -57,8 +57,7 @@ async def test_bytes_of_before_a_restart_are_not_forgotten(tmp_path: Path, manif
         await fill.wait()
         said = report(node, manifest)
         # What was on its way when the first node ended was fetched twice.
-        # What came though it had been given up, as happens where the machine stands still, counts apart.
-        assert said.bytes_origin + said.duplicate_bytes >= manifest.size, said
+        assert said.bytes_origin >= manifest.size, said
         assert said.finished_at > said.started_at == before.started_at
     async with node_at(tmp_path) as node:
         again = report(node, manifest)

@@ -77,7 +77,7 @@ class Schedule:
         """Links of which something is to be reaped."""
         self.ended: list[DataLine] = []
         """Data streams of whose end the engine has not heard."""
-        self.read: list[tuple[FillTask, Arrival]] = []
+        self.read: list[tuple[FillTask, str, Arrival]] = []
         self.reading = 0
         self.todo: list[Effect] = []
         self.begin_fill()
@@ -275,8 +275,8 @@ class Schedule:
             del self.due[link]
             self.engine.reap(self.now, link)
         read, self.read = self.read, []
-        for task, arrival in read:
-            self.engine.read_ended(self.now, task, arrival)
+        for task, url, arrival in read:
+            self.engine.read_ended(self.now, task, url, arrival)
 
     def hear_ends(self, count: int) -> None:
         """Tell the engine of streams that have ended."""
@@ -295,9 +295,9 @@ class Schedule:
                     line.receiver = Receiver(line.far, self.bench.plane, line.book)  # type: ignore[arg-type]
                     remote.lines.append(line)
                     self.bench.nursery.start_soon(self.receive, line)
-            case ReadOrigin(task, _, receive):
+            case ReadOrigin(task, url, receive):
                 self.reading += 1
-                self.bench.in_thread(partial(self.read_origin, task, receive))
+                self.bench.in_thread(partial(self.read_origin, task, url, receive))
             case Commit(task, chunks):
                 self.check_bytes("about to be committed", chunks)
                 if not task.is_over:
@@ -314,7 +314,7 @@ class Schedule:
             case _:
                 pass
 
-    def read_origin(self, task: FillTask, receive: Receive) -> None:
+    def read_origin(self, task: FillTask, url: str, receive: Receive) -> None:
         """Read a chunk from the origin, which has the right bytes. Runs in a thread."""
         data = self.title.chunk(receive.chunk)
         is_kept = write_whole(receive, lambda: self.stored.write_chunk(receive.chunk, data))
@@ -322,7 +322,7 @@ class Schedule:
 
         def note() -> None:
             self.reading -= 1
-            self.read.append((task, arrival))
+            self.read.append((task, url, arrival))
 
         self.bench.plane.tell(note, self.fail)
 
