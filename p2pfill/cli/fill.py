@@ -25,7 +25,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.selection import bytes_of_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
-from p2pfill.tracker.records import FillRequest, FillStatus, FillTotals
+from p2pfill.tracker.records import FillRequest, FillStatus
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
@@ -205,7 +205,7 @@ async def wait_fill(
         else:
             seen_at = trio.current_time()
             show(status)
-            if status.done or is_settled(status.totals) or seen_at >= deadline:
+            if is_settled(status) or seen_at >= deadline:
                 return status
         await trio.sleep(min(poll_s, max(0.0, deadline - trio.current_time())))
 
@@ -215,8 +215,8 @@ def check_outcome(status: FillStatus, timeout_s: float | None, tracker: str = ""
     if status.done:
         return
     totals = status.totals
-    failed = [node for node in status.nodes if node.report is not None and node.report.state == "failed" and node.alive]
-    if failed and is_settled(totals):
+    failed = [node for node in status.nodes if state_of(node) == "failed"]
+    if failed and is_settled(status):
         first = failed[0]
         reason = first.report.error if first.report and first.report.error else "no reason given"
         raise CommandFailed(f"{plural(totals.failed, 'cache')} of {totals.nodes} failed; {first.node.id}: {reason}")
@@ -232,6 +232,6 @@ def check_outcome(status: FillStatus, timeout_s: float | None, tracker: str = ""
     )
 
 
-def is_settled(totals: FillTotals) -> bool:
-    """Tell whether all caches of a fill are live or have failed."""
-    return totals.nodes > 0 and totals.live + totals.failed + totals.superseded == totals.nodes
+def is_settled(status: FillStatus) -> bool:
+    """Tell whether all caches of a fill are done, or have failed and live to say so."""
+    return 0 < status.totals.nodes == sum(node.is_done or state_of(node) == "failed" for node in status.nodes)

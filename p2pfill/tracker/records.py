@@ -142,6 +142,11 @@ class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
     unreached: str = ""
     """As `NodeStatus.unreached`."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the node has the title, or had it when it was last heard, or is to hold a newer one of its name."""
+        return self.superseded or (self.report is not None and self.report.state == "live")
+
 
 class FillTotals(msgspec.Struct, forbid_unknown_fields=True):
     """Sums over the nodes of a fill."""
@@ -180,8 +185,7 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     title_bytes: int
     """Of the files that are ordered."""
     done: bool
-    """At least one node is assigned, and all of them have the title, or had it when they were last heard, or are to
-    hold a newer one of its name."""
+    """At least one node is assigned, and all of them are done (`NodeProgress`)."""
     totals: FillTotals
     nodes: list[NodeProgress]
     outlook: Outlook = ""

@@ -59,7 +59,7 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         fill=_without_secrets(fill),
         title_name="" if record is None else record.name,
         title_bytes=fill.file_bytes or (0 if record is None else record.size),
-        done=0 < totals.nodes == sum(node.superseded or _has_all(node.report) for node in nodes),
+        done=0 < totals.nodes == sum(node.is_done for node in nodes),
         totals=totals,
         nodes=nodes,
         outlook=_outlook(fill.request.deadline, totals, nodes, time.time()),
@@ -74,10 +74,6 @@ def report_on(state: NodeState, fill: FillRecord) -> TitleReport | None:
     return msgspec.structs.replace(report, state="waiting", error="", waits={}, finished_at=0.0)
 
 
-def _has_all(report: TitleReport | None) -> bool:
-    return report is not None and report.state == "live"
-
-
 def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgress], now: float) -> Outlook:
     """Return what becomes of a deadline, as far as the nodes' own clocks and rates tell."""
     if deadline is None:
@@ -85,7 +81,7 @@ def _outlook(deadline: float | None, totals: FillTotals, nodes: list[NodeProgres
     reports = [node.report for node in nodes if node.report is not None]
     if any(report.finished_at > deadline for report in reports):
         return "missed"
-    if 0 < totals.nodes == sum(map(_has_all, reports)):
+    if 0 < totals.nodes == sum(report.state == "live" for report in reports):
         return "kept"  # also where one of them has gone since
     if now > deadline:
         return "missed"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 
 from p2pfill.cli import main
-from p2pfill.cli.fill import check_outcome, wait_fill
+from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.fill import check_outcome, is_settled, wait_fill
 from p2pfill.cli.reasons import LINES_MAX, Remarks, Stall, reasons
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
@@ -150,9 +151,12 @@ def test_a_fill_that_is_late_ends_with_the_cause_and_the_next_command(
     assert not json.loads(captured.out)["done"]
 
 
-async def test_a_fill_that_all_caches_had_is_waited_for_no_more_though_one_is_dead() -> None:
+@pytest.mark.parametrize("other", ["live", "failed"])
+async def test_a_cache_that_died_with_the_title_is_waited_for_no_more(other: str) -> None:
+    """Whatever has become of the others."""
     gone = node("a", TitleReport(TITLE, "live"), alive=False)
-    status = msgspec.structs.replace(status_of(gone, node("b", TitleReport(TITLE, "live")), live=1, lost=1), done=True)
+    status = status_of(gone, node("b", TitleReport(TITLE, other, error="disk")), lost=1, **{other: 1})
+    status.done = other == "live"
 
     class Client:
         async def fill(self, fill_id: str) -> FillStatus:
@@ -160,7 +164,13 @@ async def test_a_fill_that_all_caches_had_is_waited_for_no_more_though_one_is_de
 
     with trio.fail_after(2):
         assert await wait_fill(Client(), "f", show=lambda _: None) is status  # type: ignore[arg-type]
-    check_outcome(status, None)
+    with nullcontext() if status.done else pytest.raises(CommandFailed, match="1 cache of 2 failed; b: disk"):
+        check_outcome(status, None)
+
+
+def test_one_that_died_before_it_had_the_title_is_waited_for() -> None:
+    assert not is_settled(status_of(node("a", TitleReport(TITLE, "failed"), alive=False)))
+    assert not is_settled(status_of(node("a", None, alive=False), node("b", TitleReport(TITLE, "live"))))
 
 
 def test_a_count_of_nothing_is_no_cause() -> None:

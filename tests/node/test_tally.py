@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from p2pfill.engine.task import Commit, GoLive
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import TitleReport
 from p2pfill.node import Node, NodeConfig, open_node
@@ -63,6 +64,20 @@ async def test_bytes_of_before_a_restart_are_not_forgotten(tmp_path: Path, manif
         again = report(node, manifest)
         assert (again.state, again.bytes_origin, again.started_at) == ("live", said.bytes_origin, said.started_at)
         assert again.finished_at == pytest.approx(said.finished_at, abs=5.0)
+
+
+async def test_what_the_engine_wants_of_a_fill_that_has_just_ended(tmp_path: Path, manifest: Manifest) -> None:
+    """Its nursery is closed a turn before it knows: a commit is left to its end, and nothing is raised."""
+    async with node_at(tmp_path) as node:
+        fill = await node.start_fill(manifest, [str(tmp_path / "src")])
+        await fill.wait()
+        async with trio.open_nursery() as closed:
+            pass
+        fill._nursery = closed
+        fill.perform(Commit(fill.task, [3, 4]))
+        fill.perform(GoLive(fill.task))
+        assert fill.task.to_commit == [3, 4]
+        fill.task.to_commit.clear()
 
 
 @pytest.mark.parametrize("kept", [None, b"", b"rubbish", b"[]", b'{"bytes_peer": -1}', b'"' * (BYTES_MAX + 1), b"\xff"])
