@@ -11,25 +11,40 @@ import pytest
 
 from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
+from p2pfill.node import Node
 from p2pfill.node import titles as titles_module
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store.mending import Mend
 from p2pfill.store.publish import publish
 from p2pfill.store.rest import Rest
 from p2pfill.store.title import StoredTitle
+from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
 from tests.node.test_eviction import node_with_tracker, until
+
+
+def film(tmp_path: Path) -> tuple[Path, Manifest]:
+    """Return three files that share a chunk, and their title."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for name in "abc":
+        (src / name).write_bytes(os.urandom(3000))
+    return src, publish(src, name="film", chunk_size=64 * 1024).manifest
+
+
+async def have_a(node: Node, client: TrackerClient, src: Path, manifest: Manifest) -> None:
+    """Have the first of the files be live."""
+    title = manifest.title_id.hex()
+    await client.put_title(title, manifest.encode())
+    await client.post_fill(FillRequest(title, "all", [str(src)], files=("a",)))
+    await until(lambda: node.titles.phase_of(manifest.title_id) is TitlePhase.LIVE)
 
 
 @pytest.mark.parametrize("refused", [errno.EIO, errno.ENOSPC])
 async def test_files_that_the_disk_refused_come_with_the_next_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
-    src = tmp_path / "src"
-    src.mkdir()
-    for name in "abc":
-        (src / name).write_bytes(os.urandom(3000))
-    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    src, manifest = film(tmp_path)
     title_id = manifest.title_id
     real, failed = Mend.put_aside, False
 
@@ -41,9 +56,7 @@ async def test_files_that_the_disk_refused_come_with_the_next_try(
         real(mend, index, rest)
 
     async with node_with_tracker(tmp_path) as (node, client):
-        await client.put_title(title_id.hex(), manifest.encode())
-        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
-        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        await have_a(node, client, src, manifest)
         monkeypatch.setattr(Mend, "put_aside", put_aside)
         await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("b", "c")))
         live = tmp_path / "a1" / "live" / "film"
@@ -56,16 +69,10 @@ async def test_files_that_the_disk_refused_come_with_the_next_try(
 
 async def test_what_was_kept_of_files_and_was_removed_is_fetched_and_not_served(tmp_path: Path) -> None:
     """They shared a chunk with a file that was wanted before; then they were shown with a hole in that place."""
-    src = tmp_path / "src"
-    src.mkdir()
-    for name in "abc":
-        (src / name).write_bytes(os.urandom(3000))
-    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    src, manifest = film(tmp_path)
     title_id = manifest.title_id
     async with node_with_tracker(tmp_path) as (node, client):
-        await client.put_title(title_id.hex(), manifest.encode())
-        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
-        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        await have_a(node, client, src, manifest)
         rest = tmp_path / "a1" / "titles" / title_id.hex() / "rest"
         (rest / "1").unlink()
         os.mkfifo(rest / "1")
@@ -106,16 +113,10 @@ async def test_a_title_in_doubt_is_checked_while_the_node_serves_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int
 ) -> None:
     """The node begins its work before; what the disk refuses meanwhile is tried again."""
-    src = tmp_path / "src"
-    src.mkdir()
-    for name in "abc":
-        (src / name).write_bytes(os.urandom(3000))
-    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    src, manifest = film(tmp_path)
     title_id = manifest.title_id
     async with node_with_tracker(tmp_path) as (node, client):
-        await client.put_title(title_id.hex(), manifest.encode())
-        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
-        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        await have_a(node, client, src, manifest)
     (tmp_path / "a1" / "titles" / title_id.hex() / "selection").unlink()
     may_end, settle = threading.Event(), StoredTitle.settle_doubt
     left = refusals
@@ -143,16 +144,10 @@ async def test_a_title_in_doubt_is_checked_while_the_node_serves_others(
 
 
 async def test_a_title_in_doubt_that_is_withdrawn_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    src = tmp_path / "src"
-    src.mkdir()
-    for name in "abc":
-        (src / name).write_bytes(os.urandom(3000))
-    manifest: Manifest = publish(src, name="film", chunk_size=64 * 1024).manifest
+    src, manifest = film(tmp_path)
     title_id = manifest.title_id
     async with node_with_tracker(tmp_path) as (node, client):
-        await client.put_title(title_id.hex(), manifest.encode())
-        await client.post_fill(FillRequest(title_id.hex(), "all", [str(src)], files=("a",)))
-        await until(lambda: node.titles.phase_of(title_id) is TitlePhase.LIVE)
+        await have_a(node, client, src, manifest)
     place = tmp_path / "a1" / "titles" / title_id.hex()
     (place / "selection").unlink()
     may_end, settle = threading.Event(), StoredTitle.settle_doubt
