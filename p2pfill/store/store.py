@@ -39,7 +39,6 @@ from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
 from p2pfill.model.selection import (
-    as_selection,
     chunks_of_file,
     is_selected,
 )
@@ -59,16 +58,9 @@ from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.rest import Rest
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import (
-    SELECTION,
-    StoredTitle,
-    Wanted,
-    keep_selection,
-    preallocated,
-    read_selection,
-    wanted_of,
-)
+from p2pfill.store.title import StoredTitle, preallocated
 from p2pfill.store.uses import TitleUse, is_open, use_of
+from p2pfill.store.wanted import SELECTION, Wanted, found_selection, keep_selection, read_selection, wanted_of
 
 _PROBE_BYTES: Final = 4096
 """One block: a disk that cannot take this is full."""
@@ -454,7 +446,7 @@ class Store:
             try:
                 selection, wrong = read_selection(directory_fd, manifest)
                 if wrong:
-                    selection = _found_selection(directory_fd, manifest, live=live)
+                    selection = found_selection(directory_fd, manifest, live=live)
                 doubt = f"{str(directory / SELECTION)!r} {wrong}" if wrong and live else ""
                 if wanted is None or wanted.selection != selection:
                     wanted = wanted_of(manifest, selection)
@@ -614,22 +606,6 @@ def _directory_count(manifest: Manifest) -> int:
 def _others(manifest: Manifest, selection: Bitmap | None, held: Bitmap) -> Bitmap:
     """Return the files that are in a selection, and not among those that are here."""
     return (Bitmap.full(len(manifest.files)) if selection is None else selection).and_not(held)
-
-
-def _found_selection(directory_fd: int, manifest: Manifest, *, live: bool) -> Bitmap | None:
-    """Return the files of a title that lie where viewers look, of a live one those of their whole size.
-
-    Those and no others were wanted. What is wanted besides, an order says; to take all for wanted would have a cache
-    promise, and fetch, what it never had. Raises `OSError`.
-    """
-    files, found = manifest.files, Bitmap(len(manifest.files))
-    with suppress(FileNotFoundError), Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-        for index in range(len(files)):
-            with suppress(OSError):  # something else is in its place
-                size = tree.size(files.path(index))
-                if size == files.size(index) or (size >= 0 and not live):
-                    found.add(index)
-    return as_selection(found)
 
 
 def _lost_files(tree: Tree, rest: Rest, manifest: Manifest, have: Bitmap, selection: Bitmap | None) -> list[int]:

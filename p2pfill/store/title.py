@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Lock, RLock, local
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
-from p2pfill.errors import ManifestError, StoreError
+from p2pfill.errors import StoreError
 from p2pfill.hot.io import begin_write_out, sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
@@ -32,26 +31,23 @@ from p2pfill.model.paths import directories_of
 from p2pfill.model.selection import (
     chunks_of_file,
     chunks_of_selection,
-    decode_selection,
-    encode_selection,
     is_selected,
     union,
 )
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
-    FILE_FLAGS,
     FileCache,
     Tree,
     read_into,
-    replace_file,
     store_error,
     translated,
     write_all,
 )
 from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
-from p2pfill.store.rest import REST, Rest
+from p2pfill.store.rest import Rest
 from p2pfill.store.tally import Tally, read_tally, write_tally
+from p2pfill.store.wanted import Wanted, keep_selection, wanted_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +60,6 @@ READ_BYTES: Final = 256 * limits.KIB
 """What is read back is hashed out of a buffer that each thread keeps: the kernel must clear the pages of a new one.
 Hashing a mapped file would be faster, and make a disk that fails a signal instead of an error. See docs/experiments.md,
 "The data path"."""
-SELECTION: Final = "selection"
-"""The file that says which files of the title are to be here, a bit a file; absent, where `rest` is too: all."""
 PREALLOCATE_BYTES_MIN: Final = 256 * limits.KIB
 """Files from this size on have all their space before the fill begins; allocating one costs a 1000th of filling it."""
 
@@ -80,25 +74,6 @@ _kept = local()
 
 _READ: Final = os.O_RDONLY
 _WRITE: Final = os.O_RDWR | os.O_CREAT
-
-
-class Wanted(NamedTuple):
-    """Which files of a title are to be here, and what follows from that."""
-
-    selection: Bitmap | None
-    """None: all."""
-    chunks: Bitmap | None
-    """Those of its files; None: all."""
-    size: int
-    """How long the chunks are together."""
-
-
-def wanted_of(manifest: Manifest, selection: Bitmap | None, chunks: Bitmap | None = None) -> Wanted:
-    """Return what follows from a selection, of which `chunks` may be known; a second for a million files."""
-    if selection is None:
-        return Wanted(None, None, manifest.size)
-    chunks = chunks_of_selection(manifest, selection) if chunks is None else chunks
-    return Wanted(selection, chunks, sum(map(manifest.chunk_length, chunks.indexes())))
 
 
 class StoredTitle:
@@ -772,44 +747,6 @@ class StoredTitle:
         for index in indexes:
             with self._file_caches()[1].pinned(index) as fd:
                 os.fdatasync(fd)
-
-
-def keep_selection(directory_fd: int, manifest: Manifest, selection: Bitmap | None) -> None:
-    """Write which files of a title are to be here. Raises `OSError`."""
-    # Also of all files it has bits: one that is empty, or missing beside a `rest`, somebody has damaged.
-    with suppress(FileExistsError):
-        os.mkdir(REST, 0o755, dir_fd=directory_fd)
-    chosen = Bitmap.full(len(manifest.files)) if selection is None else selection
-    replace_file(directory_fd, SELECTION, encode_selection(chosen))
-
-
-def read_selection(directory_fd: int, manifest: Manifest) -> tuple[Bitmap | None, str]:
-    """Return which files of a title on disk are wanted, None: all, and what is wrong with the file that says so.
-
-    Then nothing is returned that may be relied on. Raises `OSError`.
-    """
-    try:
-        fd = os.open(SELECTION, os.O_RDONLY | FILE_FLAGS, dir_fd=directory_fd)
-    except FileNotFoundError:
-        with suppress(FileNotFoundError):
-            os.stat(REST, dir_fd=directory_fd, follow_symlinks=False)
-            return None, "is missing"
-        return None, ""
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
-            raise
-        return None, "is no plain file"
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None, "is no plain file"
-        data = bytearray((len(manifest.files) >> 3) + 2)
-        count = read_into(fd, memoryview(data), 0)
-    finally:
-        os.close(fd)
-    with suppress(ManifestError):
-        if count:
-            return decode_selection(bytes(data[:count]), len(manifest.files)), ""
-    return None, "is damaged"
 
 
 def _seals(have: Bitmap) -> bytearray:

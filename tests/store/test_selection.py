@@ -463,7 +463,7 @@ def test_the_chunks_of_a_selection_are_worked_out_before_the_store_is_locked(
             looks.append(store._lock._is_owned())  # type: ignore[attr-defined]
             return chunks_of_selection(manifest, selection)
 
-        monkeypatch.setattr("p2pfill.store.title.chunks_of_selection", look)
+        monkeypatch.setattr("p2pfill.store.wanted.chunks_of_selection", look)
         stored = store.begin_fill(manifest, select(manifest.files, ["audio/"]))
         assert store.begin_fill(manifest, select(manifest.files, ["audio/", "meta/"])) is stored
         fetch(stored, data)
