@@ -96,7 +96,7 @@ def title_evict(
     the rest; without --free it shows all that may go.
     """
     from p2pfill.cli.evict import evict_titles
-    from p2pfill.cli.text import parse_bytes
+    from p2pfill.model.quantities import parse_bytes
 
     evict_titles(
         selector_of(nodes), tracker_url, free_bytes=parse_bytes(free) if free else 0, dry_run=dry_run, yes=yes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from p2pfill.errors import ConfigError
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
 
-_SIZE = re.compile(r"(?P<number>\d{1,18}(\.\d{1,9})?)\s*((?P<unit>[KMGT])(?P<base>iB|B)?|B)?", re.ASCII | re.IGNORECASE)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -24,15 +22,6 @@ def show_bytes(count: float) -> str:
             return f"{_three(value)} {unit}"
         value /= 1024
     return f"{_three(value)} {_UNITS[-1]}"
-
-
-def parse_bytes(text: str) -> int:
-    """Return the size that a person has typed: `500000`, `1.5GiB`, `2 TB`, `20G`. Raises `ConfigError`."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(f"{text[:40]!r} is no size: write bytes, or a number with KiB, MiB, GiB or TiB, as in 20GiB")
-    base = 1000 if (found["base"] or "").upper() == "B" else 1024
-    return int(float(found["number"]) * base ** " KMGT".index((found["unit"] or " ").upper()))
 
 
 def _three(value: float) -> str:

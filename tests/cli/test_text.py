@@ -12,6 +12,7 @@ from p2pfill.cli.demo_tree import demo_files, write_demo_tree
 from p2pfill.cli.exits import CommandFailed, ExitCode, run_app
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model import limits
+from p2pfill.model.quantities import parse_bytes
 from p2pfill.store.publish import publish
 
 
@@ -114,10 +115,10 @@ def test_bugs_keep_their_traceback(error: Exception) -> None:
     [("0", 0), ("4096", 4096), ("20GiB", 20 << 30), ("20 G", 20 << 30), ("1.5kib", 1536), ("2TB", 2 * 10**12)],
 )
 def test_sizes_are_read_as_people_type_them(typed: str, size: int) -> None:
-    assert text.parse_bytes(typed) == size
+    assert parse_bytes(typed) == size
 
 
 @pytest.mark.parametrize("typed", ["", "x", "-1", "1e9", "1 2", "3 XiB", "GiB", "9" * 40])
 def test_what_is_no_size_is_said_to_be_none(typed: str) -> None:
     with pytest.raises(ConfigError, match="is no size"):
-        text.parse_bytes(typed)
+        parse_bytes(typed)

@@ -1,0 +1,52 @@
+"""Sizes and rates as people write them in commands, configuration and policies."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from p2pfill.errors import ConfigError
+
+_SIZE: Final = re.compile(
+    r"(?P<number>\d{1,18}(\.\d{1,9})?)\s*((?P<unit>[KMGT])(?P<base>iB|B)?|B)?", re.ASCII | re.IGNORECASE
+)
+_BITS: Final = re.compile(
+    r"(?P<number>\d{1,18}(\.\d{1,9})?)\s*(?P<unit>[KMGT]?)(bit(/s)?|bps)", re.ASCII | re.IGNORECASE
+)
+
+QUANTITY_MAX: Final = 1 << 62
+"""Bytes, or bytes a second: far above all that exists, and exact as an integer of 64 bits."""
+
+
+def parse_bytes(text: str) -> int:
+    """Return the size that a person has typed: `500000`, `1.5GiB`, `2 TB`, `20G`. Raises `ConfigError`."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{text[:40]!r} is no size: write bytes, or a number with KiB, MiB, GiB or TiB, as in 20GiB")
+    base = 1000 if (found["base"] or "").upper() == "B" else 1024
+    return _bounded(text, float(found["number"]) * base ** " KMGT".index((found["unit"] or " ").upper()))
+
+
+def parse_rate(text: str) -> int:
+    """Return a rate in bytes a second: a size, with `/s` or not (`150M`, `20MiB/s`), or bits (`1.2Gbit`, `300Mbps`).
+
+    Bits count in thousands, as links are sold. `max` is 0, which means no limit. Raises `ConfigError`.
+    """
+    text = text.strip()
+    if text.lower() == "max":
+        return 0
+    if (found := _BITS.fullmatch(text)) is not None:
+        rate = _bounded(text, float(found["number"]) * 1000 ** " KMGT".index((found["unit"] or " ").upper()) / 8)
+    elif (size := _SIZE.fullmatch(re.sub(r"/s\Z", "", text))) is not None:
+        rate = parse_bytes(size[0])
+    else:
+        raise ConfigError(f"{text[:40]!r} is no rate: write bytes a second as in 150MiB, bits as in 1.2Gbit, or max")
+    if not rate:
+        raise ConfigError(f"rate {text[:40]!r} would let nothing through: leave it out or write max for no limit")
+    return rate
+
+
+def _bounded(text: str, value: float) -> int:
+    if value > QUANTITY_MAX:
+        raise ConfigError(f"{text[:40]!r} is beyond reason")
+    return int(value)
