@@ -90,6 +90,9 @@ Effect = (
 NOT_ORDERED: Final = Urgency()
 """Of titles that are filled without a tracker, or served though nobody orders them any more."""
 
+FINISH_S: Final = 10.0
+"""For what is in flight when a fill window ends: a chunk over a slow link. What has not come then is given up."""
+
 PROBE_S: Final = 3.0
 """For a remote that is linked to answer a Ping, when somebody else introduces himself by its name: a few round trips
 and a busy event loop."""
@@ -128,6 +131,14 @@ class Engine:
         self._tokens: TokenRegistry[Link] = TokenRegistry(random_bytes)
         self._new_lock = new_lock
         self._upload_slots = upload_slots
+        self.received_bytes = 0
+        """Payload that has come in since the start, of use or not, for fills that go by the cache's fill windows."""
+        self.exempt_bytes = 0
+        """And for those that do not."""
+        self._exempt: frozenset[TitleId] = frozenset()
+        """Titles that are ordered out of cycle."""
+        self._hand_back_at = NEVER
+        """When what is still in flight after the end of a fill window is given up."""
         self._urgencies: dict[TitleId, Urgency] = {}
         """Of what is ordered here, live or not, but for those that are `NOT_ORDERED`. Threads look titles up."""
         self._scheduler = FillScheduler()
@@ -159,6 +170,7 @@ class Engine:
         unheard: Iterable[str] = (),
         urgency: Urgency | None = None,
         wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
         *,
         repairs: bool = False,
     ) -> FillTask:
@@ -166,17 +178,18 @@ class Engine:
 
         `members` are the other caches that want it, `unlinked` those of them that this one knows by name only, and
         `unheard` those that may hold a part of it and were not heard yet. `wants` are the chunks of each of all these,
-        this cache among them, that wants some only.
+        this cache among them, that wants some only; `soon` as in `set_members`.
         """
         self.now = now
         task = FillTask(fill, stored, now, unheard, repairs=repairs)
+        task.is_exempt = repairs or task.title_id in self._exempt
         self.tasks[task.title_id] = task
         self.opening.pop(task.title_id, None)
         if urgency is not None:
             self._urgencies[task.title_id] = urgency
         self._in_task(task, lambda: self.set_origins(now, task, origins), None)
         # Before the first decision: a cache that knows of nobody else is master of everything.
-        self._in_task(task, lambda: self.set_members(now, task, members, unlinked, wants), None)
+        self._in_task(task, lambda: self.set_members(now, task, members, unlinked, wants, soon), None)
         if task.is_over:
             return task  # it cannot even be told what to fill
         # Before the first decision too: a more urgent title may be under way. And anew: it was not there to be told.
@@ -252,13 +265,15 @@ class Engine:
         members: Iterable[NodeInfo],
         unlinked: Sequence[str] = (),
         wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
     ) -> None:
         """Take in the caches that want a title, and the ids of those that this one is not to be linked with.
 
-        `wants` are the chunks of each of them that wants some only.
+        `wants` are the chunks of each of them that wants some only; `soon` are those whose fill windows are about to
+        open. Those whose windows are closed are not among the members.
         """
         self.now = now
-        self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked), dict(wants)))
+        self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked), dict(wants), frozenset(soon)))
 
     def withdraw(self, now: float, task: FillTask) -> None:
         """Stop a fill; what is verified stays on disk for another time."""
@@ -345,15 +360,23 @@ class Engine:
                 self._urgencies.pop(title_id, None)
             else:
                 self._urgencies[title_id] = urgency
-        for title_id in self._scheduler.titles():
-            self._scheduler.put(now, title_id, self.urgency(title_id))
-        self._look_at_scheduler()
+        self._reschedule(now)
         self._to_wake.update(dict.fromkeys(self.links.values()))
+
+    def _reschedule(self, now: float) -> None:
+        for title_id in self._scheduler.titles():
+            self._schedule(now, title_id)
+        self._look_at_scheduler()
+
+    def _schedule(self, now: float, title_id: TitleId) -> None:
+        task = self.tasks.get(title_id)
+        is_exempt = title_id in self._exempt if task is None else task.is_exempt
+        self._scheduler.put(now, title_id, self.urgency(title_id), is_exempt=is_exempt)
 
     def activate(self, now: float, title_id: TitleId) -> None:
         """Let less urgent titles wait for one that is to be filled now; its fill may begin a little later."""
         self.now = now
-        self._scheduler.put(now, title_id, self.urgency(title_id))
+        self._schedule(now, title_id)
         self._look_at_scheduler()
 
     def yield_to_others(self, now: float, title_id: TitleId) -> None:
@@ -369,9 +392,47 @@ class Engine:
 
     def _look_at_scheduler(self) -> None:
         self._scheduler_at = self.now + SCHEDULER_S if len(self._scheduler) > 1 else NEVER
-        for title_id, held in self._scheduler.look(self.now).items():
+        for title_id, hold in self._scheduler.look(self.now).items():
             if (task := self.tasks.get(title_id)) is not None:
-                self.handle_event(task, events.Paused() if held else events.Resumed())
+                self.handle_event(task, events.Resumed() if hold is None else events.Paused(hold))
+
+    # ---- fill windows
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the cache may fill by its windows now."""
+        return self._scheduler.is_open
+
+    def set_open(self, now: float, *, is_open: bool, hand_back: bool = False) -> None:
+        """Fill from now on, or do not: a fill window has begun, or has ended, or its budget is used up.
+
+        What is in flight at the end is given up with `hand_back`, and else received, if it comes in `FINISH_S`.
+        """
+        self.now = now
+        if is_open == self._scheduler.is_open:
+            return
+        self._scheduler.set_open(now, is_open=is_open)
+        self._hand_back_at = NEVER
+        if not is_open:
+            self._hand_back_at = now if hand_back else now + FINISH_S
+        self._look_at_scheduler()
+        if not is_open and hand_back:
+            self._hand_back()
+
+    def set_exempt(self, now: float, titles: Iterable[TitleId]) -> None:
+        """Note which titles are ordered out of cycle: they are filled whether the cache is open or not."""
+        self.now = now
+        self._exempt = frozenset(titles)
+        for title_id, task in self.tasks.items():
+            task.is_exempt = task.repairs or title_id in self._exempt
+        self._reschedule(now)
+
+    def _hand_back(self) -> None:
+        self._hand_back_at = NEVER
+        for task in list(self.tasks.values()):
+            if not task.is_exempt:
+                self.handle_event(task, events.HandedBack())
+                self._dirty[task] = None
 
     # ---- links
 
@@ -532,6 +593,10 @@ class Engine:
     def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
         """Take in what became of a receive from a source."""
         task, request = owner
+        if task.is_exempt:
+            self.exempt_bytes += arrival.length
+        else:
+            self.received_bytes += arrival.length
         is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:
@@ -612,7 +677,7 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
-        wake_at = min(self._scheduler_at, self._progress_at, self.dialler.next_at)
+        wake_at = min(self._scheduler_at, self._progress_at, self._hand_back_at, self.dialler.next_at)
         for task in list(self.tasks.values()):
             # Where it cannot say, it has failed, and that is to be done now.
             wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
@@ -643,11 +708,11 @@ class Engine:
         """Begin all waits anew: this cache was stopped, and the others were not silent meanwhile."""
         self._probes = {before: (link, self.now + PROBE_S) for before, (link, _) in self._probes.items()}
         for task in list(self.tasks.values()):
-            held = task.fill.is_held
+            hold = task.fill.hold
             self.handle_event(task, events.Paused())
             self.handle_event(task, events.Resumed())
-            if held:
-                self.handle_event(task, events.Paused())
+            if hold is not None:
+                self.handle_event(task, events.Paused(hold))
 
     def _advance(self, now: float) -> None:
         """Take note of what the time has brought."""
@@ -657,6 +722,8 @@ class Engine:
             self._end_probes(now)
         if now >= self._scheduler_at:
             self._look_at_scheduler()
+        if now >= self._hand_back_at:
+            self._hand_back()
         if now >= self._progress_at:
             self._progress_at = now + PROGRESS_S
             self._each_link(Link.report_progress)

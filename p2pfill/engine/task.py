@@ -84,8 +84,8 @@ class FillTask:
 
     __slots__ = (
         "_begun", "_commit_at", "_committing", "_discover_until", "_told_at", "_unheard", "_writing_out", "error",
-        "fault", "fill", "late", "manifest", "origin_news", "origins", "reads", "repairs", "slots", "state", "stored",
-        "title_id", "to_announce", "to_claim", "to_commit",
+        "fault", "fill", "is_exempt", "late", "manifest", "origin_news", "origins", "reads", "repairs", "slots",
+        "state", "stored", "title_id", "to_announce", "to_claim", "to_commit",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,8 @@ class FillTask:
         self.title_id = fill.manifest.title_id
         self.stored = stored
         self.repairs = repairs
+        self.is_exempt = repairs
+        """It goes on outside of the cache's fill windows."""
         self.state: TitleState = "repairing" if repairs else "filling"
         self.error = ""
         """Why it has failed, if so."""

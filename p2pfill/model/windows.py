@@ -122,13 +122,17 @@ class FillWindows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     def at(self, epoch_s: float) -> Moment:
         """Return what holds at a moment, given in seconds since the epoch."""
         zone = zone_of(self.timezone)
-        wall = _wall(epoch_s, zone)
-        night = (wall - timedelta(minutes=self.night_min)).date().isoformat()
+        wall, night = _wall(epoch_s, zone), self.night(epoch_s)
         if not self.windows:
             return Moment(True, None, epoch_s + LOOK_AHEAD_S, night)
         changes = _changes(self.windows)
         window = _state(changes, wall)
         return Moment(window is not None, window, _next_change(epoch_s, zone, changes, window), night)
+
+    def night(self, epoch_s: float) -> str:
+        """Return the date on which the night of a moment began, `2026-11-29`."""
+        wall = _wall(epoch_s, zone_of(self.timezone))
+        return (wall - timedelta(minutes=self.night_min)).date().isoformat()
 
     def rates_of(self, window: int | None) -> RateLimits:
         """Return the limits within a window, or outside of all."""
@@ -209,7 +213,8 @@ def _next_change(epoch_s: float, zone: tzinfo, changes: _Changes, window: int | 
         if changes.windows[place - 1] != window:
             return start
         if place < len(changes.minutes):  # neighbours in the table differ
-            reached = start - wall.second - wall.microsecond / 1e6 + (changes.minutes[place] - minute) * 60
+            # Whole seconds, whatever a float has made of a part of one.
+            reached = float(int(start) - wall.second + (changes.minutes[place] - minute) * 60)
             if start < reached < end:
                 return reached
         start = end

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.election import Scope
+from p2pfill.swarm.scheduler import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class RosterChanged:
     """Those of them with whom this cache is not to be linked, in a large fleet."""
     wants: dict[str, Bitmap] = field(default_factory=dict)
     """Member -> the chunks that it wants, where that is not all of them."""
+    soon: frozenset[str] = frozenset()
+    """Those whose fill windows open in a moment: they are elected, and nothing is expected of them yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +205,21 @@ class ChunksCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Occurs when a more urgent title of this cache moves: until `Resumed` nothing new is to be asked for."""
+    """Occurs when a more urgent title of this cache moves, or its fill window ends, and when one of these reasons takes
+    the place of the other: until `Resumed` nothing new is to be asked for."""
+
+    hold: Hold = "urgency"
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """Occurs when what is in flight is to be given up, since the fill window has ended: it is had later, or by others.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Occurs when no more urgent title of this cache moves any more."""
+    """Occurs when nothing holds the fill back any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +253,7 @@ Event = (
     | SourceFull
     | ChunksCommitted
     | Paused
+    | HandedBack
     | Resumed
     | TimePassed
 )

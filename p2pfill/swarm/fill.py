@@ -15,8 +15,9 @@ The rules, in the order in which they bind:
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
 
-Above all of them stand more urgent titles of the same cache (`swarm.scheduler`): between `Paused` and `Resumed` nothing
-is asked for, and no time passes for what waits. What is in flight goes on, and others are told of it as ever.
+Above all of them stand more urgent titles of the same cache and its fill windows (`swarm.scheduler`): between `Paused`
+and `Resumed` nothing is asked for, and no time passes for what waits. What is in flight goes on, unless it is
+`HandedBack`, and others are told of it as ever.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
+from p2pfill.swarm.scheduler import Hold
 from p2pfill.swarm.slow_votes import SlowVotes
 from p2pfill.swarm.sources import (
     LEAST_RATE_BYTES_S,
@@ -102,7 +104,8 @@ class Fill:
         self.reused_bytes = 0
         self._random = random
         self._heard = heard
-        self.is_held = False
+        self.hold: Hold = None
+        """Why nothing is asked for, if so."""
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self._slow_votes = SlowVotes()
         self.ways = Ways()
@@ -139,8 +142,8 @@ class Fill:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
         self._note_change(event)
         match event:
-            case events.RosterChanged(members, unlinked, wants):
-                self._masters.set_members(now, members, unlinked, wants)
+            case events.RosterChanged(members, unlinked, wants, soon):
+                self._masters.set_members(now, members, unlinked, wants, soon)
                 self._slow_votes.keep(self._masters.members)
             case events.CacheConnected(node):
                 self._connect(now, node)
@@ -202,8 +205,10 @@ class Fill:
                 for chunk in chunks:
                     if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
                         self.ledger.commit(chunk)
-            case events.Paused():
-                self.is_held = True
+            case events.Paused(hold):
+                self.hold = hold
+            case events.HandedBack():
+                self._give_up(list(self._requests.values()))
             case events.Resumed():
                 self._release(now)
             case events.TimePassed():
@@ -234,6 +239,7 @@ class Fill:
                 | events.SourceProgressed()
                 | events.ChunksCommitted()
                 | events.Paused()
+                | events.HandedBack()
                 | events.TimePassed()
             ):
                 pass
@@ -241,6 +247,11 @@ class Fill:
                 self._stale = True
 
     # ---- output
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nothing is to be asked for now."""
+        return self.hold is not None
 
     @property
     def wants_poll(self) -> bool:
@@ -294,7 +305,7 @@ class Fill:
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
-        return count_waits(self.ledger, self.available, self._masters, self.ways, is_held=self.is_held)
+        return count_waits(self.ledger, self.available, self._masters, self.ways, self.hold)
 
     # ---- sources come, go and misbehave
 
@@ -343,9 +354,7 @@ class Fill:
             source.counted = False
             self.available.remove(source.scope, source.holdings.indexes())
             self._masters.exclude(source_id, ESCALATION[fault])
-        for request in list(source.requests.values()):
-            self._out.append(actions.CancelRequest(request.number, source_id))
-            self._drop(request)
+        self._give_up(list(source.requests.values()))
 
     def _unbar(self, source: Source) -> None:
         source.barred_reason = ""
@@ -422,7 +431,7 @@ class Fill:
         So all waits begin anew: a source, or a master, that is dead is found out later, but none is taken for dead.
         """
         if self.is_held:
-            self.is_held = False
+            self.hold = None
             self._starved_at = None
             self._masters.wait_anew(now)
             for source in self.sources.values():
@@ -589,11 +598,13 @@ class Fill:
 
     def _leave_origins(self) -> None:
         """Give up what was asked of origins: another cache gets it for all."""
-        for source in self.sources.values():
-            if source.scope == Scope.ORIGIN:
-                for request in list(source.requests.values()):
-                    self._out.append(actions.CancelRequest(request.number, request.source))
-                    self._drop(request)
+        self._give_up([request for request in self._requests.values() if request.borders == Scope.ORIGIN])
+
+    def _give_up(self, requests: Iterable[Request]) -> None:
+        """Have requests cancelled; what they were for is missing again."""
+        for request in requests:
+            self._out.append(actions.CancelRequest(request.number, request.source))
+            self._drop(request)
 
     def _suspend_slow(self, now: float) -> None:
         """Do without caches that are much slower than they should be, where what they owe can be had elsewhere.

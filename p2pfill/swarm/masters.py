@@ -83,6 +83,8 @@ class Masters:
         self._fetching, self._sending = SlowPeerDetector(), SlowPeerDetector(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
+        self._soon: frozenset[str] = frozenset()
+        """Members of which nothing is expected yet, since their fill windows are about to open."""
         self.around: frozenset[Scope] = frozenset()
         """The scopes in which there are members with whom this cache is to be linked."""
         self._seen_since = float("-inf")
@@ -115,12 +117,17 @@ class Masters:
     # ---- what is seen
 
     def set_members(
-        self, now: float, members: Iterable[NodeInfo], unlinked: Iterable[str] = (), wants: Wants = ALL_WANTED
+        self,
+        now: float,
+        members: Iterable[NodeInfo],
+        unlinked: Iterable[str] = (),
+        wants: Wants = ALL_WANTED,
+        soon: frozenset[str] = frozenset(),
     ) -> None:
         """Take in the caches that want the title, or a part of it; this one is always among them.
 
         `unlinked` are those with whom this cache is not to be linked: it hears nothing of them, so their silence means
-        little, and each new roster is a new chance for them.
+        little, and each new roster is a new chance for them. Those that are ready `soon` are judged once they are.
         """
         self.members = {node.id: node for node in members}
         self.members.setdefault(self._me.id, self._me)
@@ -131,6 +138,10 @@ class Masters:
         self._life_at = self._life_at or now
         for node_id in self.members:
             self._seen_at.setdefault(node_id, now)
+        if begun := self._soon - soon:
+            self._seen_at.update(dict.fromkeys(begun, now))
+            self.start_clocks_anew()
+        self._soon = soon
         known = self.members.keys() - self._unlinked
         self.excluded = {node_id: why for node_id, why in self.excluded.items() if node_id in known}
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
@@ -290,6 +301,7 @@ class Masters:
             for node_id, node in self.members.items()
             if node_id not in self.excluded
             and node_id not in self.closed
+            and node_id not in self._soon
             and node.weight
             and self._scope_of(node_id) == Scope.ISP
         }
@@ -376,7 +388,7 @@ class Masters:
         # Of those who are not linked there may be hundreds, and none can be silent before one who is.
         self._seen_since = self._life_at
         for node_id, node in self.members.items():
-            if node_id == self._me.id or node_id in self.excluded or not node.weight:
+            if node_id == self._me.id or node_id in self.excluded or node_id in self._soon or not node.weight:
                 continue
             if node_id in self._unlinked:
                 seen_at = self._life_at + (STANDSTILL - 1) * patience_s
@@ -422,7 +434,7 @@ class Masters:
                 for stalls, chunks, wait_s in ((self._stalls, due, patience_s), (self._stuck, left, STUCK * patience_s))
                 for node_id, since in stalls.look(now, isp.shares, chunks, here).items()
                 if now >= since + wait_s  # soon said of most
-                if node_id != self._me.id
+                if node_id != self._me.id and node_id not in self._soon
                 if now >= since + wait_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
             ]
         else:
@@ -464,7 +476,9 @@ class Masters:
             if now < since + patience_s:
                 continue
             for node_id, node in self.members.items():
-                if node_id in self.excluded or not node.weight or self._scope_of(node_id) == Scope.ISP:
+                if node_id in self.excluded or node_id in self._soon or not node.weight:
+                    continue
+                if self._scope_of(node_id) == Scope.ISP:
                     continue
                 late = now >= since + patience_s + allowed_s.get(node_id, 0.0)
                 if late and (self._present.within(node)[scope] & awaited).any():

@@ -5,6 +5,9 @@ while its payload arrives, and for `STUCK_S` after that, after its start and aft
 cannot go on (nobody has its chunks, its sources are dead) keeps the links idle for `STUCK_S` and no longer, and takes
 precedence again with the next byte that it gets. Fills of one urgency do not hold each other back.
 
+While the cache is closed, outside of its fill windows, all hold back but those that are exempt: repairs, and titles
+that were ordered out of cycle. They hold nobody else back then.
+
 Rejected: shares of the links by priority. A receiver cannot hold a share of somebody else's uplink, and a title that is
 given nine tenths of all links finishes a tenth late without making any other title finish sooner than in turns.
 """
@@ -12,7 +15,7 @@ given nine tenths of all links finishes a tenth late without making any other ti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import PROGRESS_S
@@ -23,11 +26,16 @@ STUCK_S: Final = 2.25 * PROGRESS_S
 look may be late."""
 
 
+Hold = Literal["urgency", "window"] | None
+"""Why a fill holds back: a more urgent one moves, or the cache is closed. None: it does not."""
+
+
 @dataclass(slots=True)
 class _Standing:
     urgency: Urgency
     moved_at: float
-    held: bool = False
+    is_exempt: bool = False
+    hold: Hold = None
 
 
 class FillScheduler:
@@ -37,6 +45,8 @@ class FillScheduler:
         self._fills: dict[TitleId, _Standing] = {}
         self._stuck: set[TitleId] = set()
         """Those that did not move at the last look."""
+        self.is_open = True
+        """The cache is within a fill window, or has none."""
 
     def __len__(self) -> int:
         return len(self._fills)
@@ -45,15 +55,24 @@ class FillScheduler:
         """Return them, in the order in which they began."""
         return list(self._fills)
 
-    def put(self, now: float, title: TitleId, urgency: Urgency) -> None:
-        """Take in a fill, or its new urgency. One that becomes more urgent counts as moving: it has its turn now."""
+    def put(self, now: float, title: TitleId, urgency: Urgency, *, is_exempt: bool = False) -> None:
+        """Take in a fill, or what is new of it. One that becomes more urgent counts as moving: it has its turn now."""
         standing = self._fills.get(title)
         if standing is None:
-            self._fills[title] = _Standing(urgency, now)
+            self._fills[title] = _Standing(urgency, now, is_exempt)
             return
+        standing.is_exempt = is_exempt
         if urgency < standing.urgency:
             standing.moved_at = now
         standing.urgency = urgency
+
+    def set_open(self, now: float, *, is_open: bool) -> None:
+        """Note that a fill window begins, or ends. When it begins each fill has its turn, as one that is new."""
+        if is_open and not self.is_open:
+            for standing in self._fills.values():
+                if not standing.is_exempt:
+                    standing.moved_at = now
+        self.is_open = is_open
 
     def drop(self, title: TitleId) -> None:
         """Forget a fill: it is live, or has failed."""
@@ -68,18 +87,24 @@ class FillScheduler:
         standing.moved_at = now
         return title in self._stuck
 
-    def look(self, now: float) -> dict[TitleId, bool]:
-        """Return the fills whose turn has come or gone since the last look, each with whether it holds back now.
+    def look(self, now: float) -> dict[TitleId, Hold]:
+        """Return the fills that hold back for another reason than at the last look, each with that; None: not any more.
 
-        To be called when a fill was put or dropped, when `saw` says so, and each `SCHEDULER_S`.
+        To be called when a fill was put or dropped, when `saw` says so, when the cache has opened or closed, and each
+        `SCHEDULER_S`.
         """
-        changed = {}
+        changed: dict[TitleId, Hold] = {}
         self._stuck.clear()
         first: Urgency | None = None
         for title, standing in sorted(self._fills.items(), key=lambda item: item[1].urgency):
-            held = first is not None and first < standing.urgency
-            if held != standing.held:
-                standing.held = changed[title] = held
+            hold: Hold = "urgency" if first is not None and first < standing.urgency else None
+            is_closed = not (self.is_open or standing.is_exempt)
+            if is_closed:
+                hold = "window"
+            if hold != standing.hold:
+                standing.hold = changed[title] = hold
+            if is_closed:
+                continue
             if now >= standing.moved_at + STUCK_S:
                 self._stuck.add(title)
             elif first is None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
+from p2pfill.swarm.scheduler import Hold
 from p2pfill.swarm.ways import Ways
+
+HELD_FOR: Final = {"urgency": "a more urgent title", "window": "the cache's next fill window", None: ""}
+"""What a fill waits for that holds back."""
 
 
 def count_waits(
-    ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, *, is_held: bool
+    ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, hold: Hold = None
 ) -> dict[str, int]:
     """Return how many chunks wait, by what they wait for; counts every chunk that is not verified."""
     missing, held_back = ledger.missing, 0
-    if is_held:
+    if hold is not None:
         missing, held_back = Bitmap(ledger.chunk_count), missing.count()
     in_isp = missing & available.held[Scope.ISP]
     elsewhere = missing.and_not(available.held[Scope.ISP])
@@ -28,7 +34,7 @@ def count_waits(
     mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
     others = elsewhere.and_not(unreachable | mine)
     waits = {
-        "a more urgent title": held_back,
+        HELD_FOR[hold]: held_back,
         "room at a peer": in_isp.count(),
         # Why it cannot be is said once, with the source.
         "the origin, which cannot be reached from here": unreachable.count(),

@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
-from p2pfill.swarm.scheduler import STUCK_S, FillScheduler
+from p2pfill.swarm.scheduler import STUCK_S, FillScheduler, Hold
 
 TITLES = [TitleId(bytes([number]) * 32) for number in range(4)]
 A, B, C, _ = TITLES
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["put", "drop", "saw", "wait"]),
+        st.sampled_from(["put", "put", "drop", "saw", "wait", "turn"]),
         st.sampled_from(TITLES),
         st.integers(-2, 2),
         st.floats(0.0, 2 * STUCK_S),
+        st.booleans(),
     ),
     max_size=40,
 )
@@ -33,17 +34,20 @@ class Model:
         self.scheduler = FillScheduler()
         self.urgency: dict[TitleId, Urgency] = {}
         self.moved_at: dict[TitleId, float] = {}
-        self.held: dict[TitleId, bool] = {}
+        self.held: dict[TitleId, Hold] = {}
+        self.exempt: set[TitleId] = set()
+        self.is_open = True
 
-    def step(self, what: str, title: TitleId, rank: int, span_s: float) -> None:
+    def step(self, what: str, title: TitleId, rank: int, span_s: float, is_exempt: bool) -> None:
         match what:
             case "put":
                 urgency = Urgency(rank)
                 if title not in self.urgency or urgency < self.urgency[title]:
                     self.moved_at[title] = self.now
                 self.urgency[title] = urgency
-                self.held.setdefault(title, False)
-                self.scheduler.put(self.now, title, urgency)
+                self.held.setdefault(title, None)
+                self.exempt = (self.exempt - {title}) | ({title} if is_exempt else set())
+                self.scheduler.put(self.now, title, urgency, is_exempt=is_exempt)
             case "drop":
                 for table in (self.urgency, self.moved_at, self.held):
                     table.pop(title, None)  # type: ignore[attr-defined]
@@ -54,6 +58,11 @@ class Model:
                     self.moved_at[title] = self.now
                 if not needs_look:
                     assert self.expected() == self.held
+            case "turn":
+                self.is_open = not self.is_open
+                if self.is_open:
+                    self.moved_at |= {title: self.now for title in self.urgency if title not in self.exempt}
+                self.scheduler.set_open(self.now, is_open=self.is_open)
             case _:
                 self.now += span_s
         self.look()
@@ -61,11 +70,17 @@ class Model:
     def moves(self, title: TitleId) -> bool:
         return self.now < self.moved_at[title] + STUCK_S
 
-    def expected(self) -> dict[TitleId, bool]:
-        return {
-            title: any(self.moves(other) and self.urgency[other] < urgency for other in self.urgency)
-            for title, urgency in self.urgency.items()
-        }
+    def may(self, title: TitleId) -> bool:
+        return self.is_open or title in self.exempt
+
+    def expected(self) -> dict[TitleId, Hold]:
+        holds: dict[TitleId, Hold] = {}
+        for title, urgency in self.urgency.items():
+            before = [other for other in self.urgency if self.may(other) and self.urgency[other] < urgency]
+            holds[title] = "urgency" if any(self.moves(other) for other in before) else None
+            if not self.may(title):
+                holds[title] = "window"
+        return holds
 
     def look(self) -> None:
         changed = self.scheduler.look(self.now)
@@ -79,7 +94,8 @@ def test_a_fill_holds_back_while_a_more_urgent_one_moves_and_only_then(plan: lis
     model = Model()
     for step in plan:
         model.step(*step)
-        assert not model.held or not all(model.held.values()), "somebody may always ask"
+        may = [title for title in model.held if model.may(title)]
+        assert not may or not all(model.held[title] for title in may), "somebody may always ask"
         assert len(model.scheduler) == len(model.held)
 
 
@@ -90,30 +106,31 @@ def test_nobody_is_held_back_for_long_by_fills_that_are_stuck(plan: list[Any]) -
         model.step(*step)
     model.now += STUCK_S
     model.look()
-    assert not any(model.held.values())
+    assert not any(hold for title, hold in model.held.items() if model.may(title))
+    assert all(model.held[title] == "window" for title in model.held if not model.may(title))
 
 
 def test_a_stuck_fill_takes_precedence_again_with_its_next_byte() -> None:
     scheduler = FillScheduler()
     scheduler.put(0.0, A, Urgency(-1))
     scheduler.put(0.0, B, Urgency(0))
-    assert scheduler.look(0.0) == {B: True}
+    assert scheduler.look(0.0) == {B: "urgency"}
     assert not scheduler.saw(1.0, A)
-    assert scheduler.look(1.0 + STUCK_S) == {B: False}
+    assert scheduler.look(1.0 + STUCK_S) == {B: None}
     assert scheduler.saw(9.0, A)
-    assert scheduler.look(9.0) == {B: True}
+    assert scheduler.look(9.0) == {B: "urgency"}
 
 
 def test_a_fill_that_becomes_more_urgent_has_its_turn_at_once() -> None:
     scheduler = FillScheduler()
     for title, deadline in ((A, 1.0), (B, 2.0), (C, 3.0)):
         scheduler.put(0.0, title, Urgency.of(0, deadline))
-    assert scheduler.look(0.0) == {B: True, C: True}
+    assert scheduler.look(0.0) == {B: "urgency", C: "urgency"}
     scheduler.saw(9.0, A)
     scheduler.put(9.0, C, Urgency.of(5, 3.0))
-    assert scheduler.look(9.0) == {A: True, C: False}
+    assert scheduler.look(9.0) == {A: "urgency", C: None}
     scheduler.drop(C)
-    assert scheduler.look(9.0) == {A: False}
+    assert scheduler.look(9.0) == {A: None}
 
 
 def test_equals_share() -> None:
@@ -121,3 +138,15 @@ def test_equals_share() -> None:
     scheduler.put(0.0, A, Urgency(1))
     scheduler.put(0.0, B, Urgency(1))
     assert scheduler.look(0.0) == {}
+
+
+def test_a_closed_cache_goes_on_with_what_is_exempt_and_opens_with_the_most_urgent() -> None:
+    scheduler = FillScheduler()
+    scheduler.put(0.0, A, Urgency(-1))
+    scheduler.put(0.0, B, Urgency(0))
+    scheduler.put(0.0, C, Urgency(1), is_exempt=True)
+    assert scheduler.look(0.0) == {B: "urgency", C: "urgency"}
+    scheduler.set_open(0.0, is_open=False)
+    assert scheduler.look(0.0) == {A: "window", B: "window", C: None}
+    scheduler.set_open(99.0, is_open=True)
+    assert scheduler.look(99.0) == {A: None, B: "urgency", C: "urgency"}

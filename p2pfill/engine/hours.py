@@ -1,0 +1,117 @@
+"""Whether a cache may fill now, by its fill windows and the budgets of the night. Pure.
+
+The cache itself decides that, by its own clock, and tells others: a tracker puts it into rosters, and nobody works it
+out from another one's timetable. A little before a window begins (`SOON_S`) it says so. From then on it counts in
+elections, so that when it begins to ask, everybody knows which part is its own; it is not expected to bring anything
+yet. A window ends at once: it asks for nothing more, and the others elect among those who are left.
+
+The clock may jump either way: each look begins with what the timetable says of that moment. What was used of a budget
+is kept by night, so a jump back finds what was used of that night, and none begins one anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple
+
+from p2pfill.model.windows import FillWindows, Moment
+
+SOON_S: Final = 30.0
+"""How long before a window begins its cache counts in elections: longer than rosters are told anew in a large fleet
+(20 s), so that all know. Of a short window it is a tenth at most, since others wait so long for the part of a cache."""
+
+SOON_PART: Final = 0.1
+
+NIGHTS_KEPT: Final = 8
+"""Nights whose use is remembered: what a clock may jump back by, and a week of evenings."""
+
+Phase = Literal["open", "soon", "closed"]
+
+NightUse = dict[str, dict[str, int]]
+"""Night -> the number of a window, or `TOTAL`, -> bytes that came in."""
+
+TOTAL: Final = "total"
+
+
+class HoursNow(NamedTuple):
+    """What holds now."""
+
+    phase: Phase
+    until: float
+    """When the timetable says something else, in seconds since the epoch."""
+    window: int | None
+    """The one that is open by the timetable."""
+    night: str
+    budget_used: bool
+    """It is closed since a budget of this night is used up."""
+
+
+class Hours:
+    """The windows of one cache, and what it has used of its budgets."""
+
+    def __init__(self, windows: FillWindows, used: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """`used` is what `used` has been before, as kept on disk."""
+        self.windows = windows
+        self.used: NightUse = {night: dict(by_window) for night, by_window in (used or {}).items()}
+        self._moment: Moment | None = None
+        self._looked_at = 0.0
+        self._next: Moment | None = None
+        """What holds from the end of `_moment` on."""
+
+    def set_windows(self, windows: FillWindows) -> None:
+        """Go by another timetable. What was used of single windows counts for those with the same number no more."""
+        if windows != self.windows:
+            self.windows, self._moment, self._next = windows, None, None
+            self.used = {night: {TOTAL: by_window.get(TOTAL, 0)} for night, by_window in self.used.items()}
+
+    def look(self, epoch_s: float) -> HoursNow:
+        """Return what holds at a moment; to be called again at `HoursNow.until` and each second, as clocks jump."""
+        moment = self._at(epoch_s)
+        budget_used = moment.is_open and self._left(moment) <= 0
+        phase: Phase = "closed"
+        if moment.is_open and not budget_used:
+            phase = "open"
+        elif not moment.is_open and self._is_soon(epoch_s, moment):
+            phase = "soon"
+        return HoursNow(phase, moment.until, moment.window, moment.night, budget_used)
+
+    def count(self, epoch_s: float, count: int) -> None:
+        """Count bytes that came in for what goes by the windows."""
+        if not count or not (self.windows.windows or self.windows.budget):
+            return
+        moment = self._at(epoch_s)
+        by_window = self.used.setdefault(moment.night, {})
+        by_window[TOTAL] = by_window.get(TOTAL, 0) + count
+        if moment.window is not None:
+            by_window[str(moment.window)] = by_window.get(str(moment.window), 0) + count
+        for night in sorted(self.used)[:-NIGHTS_KEPT]:
+            del self.used[night]
+
+    def used_of(self, night: str) -> int:
+        """Return how many bytes came in within a night."""
+        return self.used.get(night, {}).get(TOTAL, 0)
+
+    def _at(self, epoch_s: float) -> Moment:
+        moment = self._moment
+        is_known = moment is not None and self._looked_at <= epoch_s < moment.until
+        if moment is None or not is_known or self.windows.night(epoch_s) != moment.night:
+            moment = self._moment = self.windows.at(epoch_s)
+            self._next = None
+        self._looked_at = epoch_s
+        return moment
+
+    def _left(self, moment: Moment) -> float:
+        """Return how much may come in now."""
+        used = self.used.get(moment.night, {})
+        left = self.windows.budget - used.get(TOTAL, 0) if self.windows.budget else float("inf")
+        budget = self.windows.windows[moment.window].budget if moment.window is not None else 0
+        return min(left, budget - used.get(str(moment.window), 0)) if budget else left
+
+    def _is_soon(self, epoch_s: float, moment: Moment) -> bool:
+        if epoch_s < moment.until - SOON_S:
+            return False
+        if self._next is None:
+            self._next = self.windows.at(moment.until)
+        if not self._next.is_open or self._left(self._next) <= 0:
+            return False
+        return epoch_s >= moment.until - min(SOON_S, SOON_PART * (self._next.until - moment.until))
