@@ -403,10 +403,11 @@ class Engine:
         """Whether the cache may fill by its windows now."""
         return self._scheduler.is_open
 
-    def set_open(self, now: float, *, is_open: bool, hand_back: bool = False) -> None:
+    def set_open(self, now: float, *, is_open: bool, is_announced: bool = False, hand_back: bool = False) -> None:
         """Fill from now on, or do not: a fill window has begun, or has ended, or its budget is used up.
 
-        What is in flight at the end is given up with `hand_back`, and else received, if it comes in `FINISH_S`.
+        Where that was not announced before, nothing crosses a border until the others may know: they would fetch the
+        same. What is in flight at the end is given up with `hand_back`, and else received, if it comes in `FINISH_S`.
         """
         self.now = now
         if is_open == self._scheduler.is_open:
@@ -415,6 +416,11 @@ class Engine:
         self._hand_back_at = NEVER
         if not is_open:
             self._hand_back_at = now if hand_back else now + FINISH_S
+        if is_open and not is_announced:
+            for task in list(self.tasks.values()):
+                if not task.is_exempt:
+                    self._await_others(task)
+        self._progress_at = min(self._progress_at, now + PROGRESS_S)
         self._look_at_scheduler()
         if not is_open and hand_back:
             self._hand_back()
@@ -423,9 +429,17 @@ class Engine:
         """Note which titles are ordered out of cycle: they are filled whether the cache is open or not."""
         self.now = now
         self._exempt = frozenset(titles)
-        for title_id, task in self.tasks.items():
-            task.is_exempt = task.repairs or title_id in self._exempt
+        for title_id, task in list(self.tasks.items()):
+            was_exempt, task.is_exempt = task.is_exempt, task.repairs or title_id in self._exempt
+            if task.is_exempt and not was_exempt and not self.is_open:
+                self._await_others(task)
         self._reschedule(now)
+        self._progress_at = min(self._progress_at, now + PROGRESS_S)
+
+    def _await_others(self, task: FillTask) -> None:
+        """Let a fill that goes on cross borders when the others may know that, who would fetch the same."""
+        task.discover_again(self.now)
+        self.handle_event(task, events.OthersUnaware())
 
     def _hand_back(self) -> None:
         self._hand_back_at = NEVER
@@ -725,7 +739,8 @@ class Engine:
         if now >= self._hand_back_at:
             self._hand_back()
         if now >= self._progress_at:
-            self._progress_at = now + PROGRESS_S
+            is_idle = all(task.fill.is_at_rest for task in self.tasks.values())
+            self._progress_at = NEVER if is_idle else now + PROGRESS_S
             self._each_link(Link.report_progress)
             for task in list(self.tasks.values()):
                 arriving, failing = task.origin_news()

@@ -22,6 +22,10 @@ SOON_S: Final = 30.0
 
 SOON_PART: Final = 0.1
 
+ANNOUNCED_S: Final = 1.5
+"""A cache that has said for so long that it will be open is known to the others: a heartbeat and an answer to a long
+poll, several times over."""
+
 NIGHTS_KEPT: Final = 8
 """Nights whose use is remembered: what a clock may jump back by, and a week of evenings."""
 
@@ -44,17 +48,27 @@ class HoursNow(NamedTuple):
     night: str
     budget_used: bool
     """It is closed since a budget of this night is used up."""
+    is_announced: bool = False
+    """It is open, and was about to open for long enough that the others know."""
 
 
 class Hours:
     """The windows of one cache, and what it has used of its budgets."""
 
-    def __init__(self, windows: FillWindows, used: Mapping[str, Mapping[str, int]] | None = None) -> None:
-        """`used` is what `used` has been before, as kept on disk."""
+    def __init__(
+        self, windows: FillWindows, used: Mapping[str, Mapping[str, int]] | None = None, *, speed: float = 1.0
+    ) -> None:
+        """`used` is what `used` has been before, as kept on disk.
+
+        `speed` is how many seconds go by on the clock of the windows in one of the engine's: a rehearsal has it run
+        faster, and news takes as long as ever.
+        """
         self.windows = windows
+        self.soon_s, self.announced_s = SOON_S * speed, ANNOUNCED_S * speed
         self.used: NightUse = {night: dict(by_window) for night, by_window in (used or {}).items()}
         self._moment: Moment | None = None
         self._looked_at = 0.0
+        self._soon_since: float | None = None
         self._next: Moment | None = None
         """What holds from the end of `_moment` on."""
 
@@ -69,11 +83,17 @@ class Hours:
         moment = self._at(epoch_s)
         budget_used = moment.is_open and self._left(moment) <= 0
         phase: Phase = "closed"
+        is_announced = False
         if moment.is_open and not budget_used:
             phase = "open"
+            is_announced = self._soon_since is not None and epoch_s - self._soon_since >= self.announced_s
         elif not moment.is_open and self._is_soon(epoch_s, moment):
             phase = "soon"
-        return HoursNow(phase, moment.until, moment.window, moment.night, budget_used)
+            if self._soon_since is None or epoch_s < self._soon_since:
+                self._soon_since = epoch_s
+        else:
+            self._soon_since = None
+        return HoursNow(phase, moment.until, moment.window, moment.night, budget_used, is_announced)
 
     def count(self, epoch_s: float, count: int) -> None:
         """Count bytes that came in for what goes by the windows."""
@@ -108,10 +128,10 @@ class Hours:
         return min(left, budget - used.get(str(moment.window), 0)) if budget else left
 
     def _is_soon(self, epoch_s: float, moment: Moment) -> bool:
-        if epoch_s < moment.until - SOON_S:
+        if epoch_s < moment.until - self.soon_s:
             return False
         if self._next is None:
             self._next = self.windows.at(moment.until)
         if not self._next.is_open or self._left(self._next) <= 0:
             return False
-        return epoch_s >= moment.until - min(SOON_S, SOON_PART * (self._next.until - moment.until))
+        return epoch_s >= moment.until - min(self.soon_s, SOON_PART * (self._next.until - moment.until))

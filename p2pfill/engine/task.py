@@ -195,6 +195,11 @@ class FillTask:
             moments.append(self._commit_at)
         return min(moments)
 
+    def discover_again(self, now: float) -> None:
+        """Have it take the time again until all that may hold a part of the title have said so."""
+        self._unheard.clear()
+        self._discover_until = now + DISCOVERY_TIMEOUT_S
+
     def is_discovery_over(self, now: float) -> bool:
         """Tell, once, that the caches that may hold a part of the title have had the time to say so."""
         if now < self._discover_until:

@@ -223,6 +223,30 @@ class DiskReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.size_bytes > 0 and self.free_bytes < self.free_bytes_min
 
 
+class HoursReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whether a node may fill now, by its own clock."""
+
+    phase: Literal["open", "soon", "closed"] = "open"
+    """`soon`: its window opens in a moment, and it counts in elections already."""
+    until: float = 0.0
+    """When its timetable says something else; 0: it has none."""
+    night: str = ""
+    """The date on which its night began."""
+    used_bytes: int = 0
+    """Came in during this night, for what goes by the windows."""
+    budget_bytes: int = 0
+    """For the night; 0: no limit."""
+    budget_used: bool = False
+    """It is closed since a budget is used up."""
+    exempt_bytes: int = 0
+    """Came in since its process began for what does not go by the windows: repairs, and orders out of cycle."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it fetches nothing, and will not in a moment."""
+        return self.phase == "closed"
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A heartbeat: what has changed since the one with the sequence `since`, or a part of that."""
 
@@ -253,6 +277,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     """Why others may not reach it where they are told to, for people: it has tried itself. Empty: they do."""
     more: bool = False
     """More titles follow at once."""
+    hours: HoursReport = HoursReport()
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
@@ -263,12 +288,13 @@ class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
     """The tracker does not know the heartbeat that this one builds on: the node is to tell everything again."""
 
 
-class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
+class RosterEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One node that matters to a fill, as the tracker ranks it for the node that asks."""
 
     node: NodeInfo
     filling: bool
-    """It wants the title too, and so takes part in the election of fill masters; see `Order.election`."""
+    """It wants the title too, and may fetch it now or in a moment. So it takes part in the election of fill masters,
+    see `Order.election`; one whose fill windows are closed does not, and is a source."""
     have_chunks: int
     rank: int
     """0 is the best source."""
@@ -276,21 +302,27 @@ class RosterEntry(msgspec.Struct, forbid_unknown_fields=True):
     """Why it ranks there, in words."""
     selection: int = 0
     """Which files it wants: the place in `Order.selections`, counted from 1; 0: all."""
+    soon: bool = False
+    """Its fill window opens in a moment: it is elected, and nothing is expected of it yet."""
 
 
-class Elector(msgspec.Struct, forbid_unknown_fields=True):
+class Elector(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One cache of the own ISP that takes part in its elections."""
 
     id: str
     weight: float
+    soon: bool = False
+    """As in a `RosterEntry`."""
 
 
-class GroupWeight(msgspec.Struct, forbid_unknown_fields=True):
+class GroupWeight(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What another ISP of the region counts for in elections, or all of another region (`isp` is empty)."""
 
     region: str
     isp: str
     weight: float
+    soon: bool = False
+    """The fill windows of all that it counts for are yet to open."""
 
 
 class Election(msgspec.Struct, forbid_unknown_fields=True):
@@ -329,6 +361,8 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Which files of the title are to be held, a bit for each (`model.selection`); empty: all."""
     selections: list[bytes] = []
     """What those of the roster want that want some files only."""
+    now: bool = False
+    """It is to be filled out of cycle, whether fill windows are open or not."""
 
     @property
     def urgency(self) -> Urgency:

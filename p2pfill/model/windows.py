@@ -20,7 +20,7 @@ Two spellings. A table, as in TOML:
 
 A line in the manner of rclone's timetable, in which each entry holds until the next: `Mon-Fri-02:00,1.2G 08:00,off`.
 Unlike there, `off` means that nothing is filled, and `max` that there is no limit. A third field is a budget:
-`02:00,max,6T`.
+`02:00,max,6T`. A time zone may stand before the first entry: `Europe/Berlin 02:00,max 08:00,off`.
 """
 
 from __future__ import annotations
@@ -235,7 +235,11 @@ def read_windows(value: Any, place: str = "windows") -> FillWindows:
     Raises `ConfigError`, which begins with the place of what is wrong.
     """
     if isinstance(value, str):
-        return FillWindows(windows=_read_line(value, place))
+        zone, _, line = value.strip().partition(" ")
+        if ":" in zone or not line:
+            return FillWindows(windows=_read_line(value, place))
+        _at(place, zone_of, zone)
+        return FillWindows(zone, _read_line(line, place))
     table = _table(value, place, ("timezone", "timetable", "window", "night_from", "budget", "at_end", "outside"))
     fields: dict[str, Any] = {}
     if "timezone" in table:

@@ -27,6 +27,7 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.hours import FillHours
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.standing import Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
@@ -55,6 +56,7 @@ class FillingNode(Protocol):
     scrubber: Scrubber
     evictor: Evictor
     evictions: Evictions
+    hours: FillHours
 
     def heartbeat(self, *, follows: bool = False) -> NodeReport:
         """Return the next heartbeat; `follows`: the one before had more to say."""
@@ -68,6 +70,9 @@ class FillingNode(Protocol):
 
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent orders are that have changed, and which are gone."""
+
+    def set_exempt(self, titles: Iterable[TitleId]) -> None:
+        """Note which titles are ordered out of cycle, whether fill windows are open or not."""
 
     def activate(self, title_id: TitleId) -> None:
         """Let less urgent titles wait for one that is to be filled in a moment."""
@@ -86,6 +91,7 @@ class FillingNode(Protocol):
         *,
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
     ) -> FillDriver:
         """Begin to fill a title, or resume."""
         ...
@@ -102,6 +108,8 @@ class TrackerAgent:
         self._standing = StandingOrders()
         self._unfinished: dict[TitleId, None] = {}
         """Titles that are ordered, and were not live when they were looked at last."""
+        self._out_of_cycle: set[TitleId] = set()
+        """Titles that are ordered whether fill windows are open or not."""
         self._taken = trio.Event()
         self._poll = trio.CancelScope()
         self._pins = ""
@@ -145,14 +153,12 @@ class TrackerAgent:
         return pause_s * self._chance.uniform(0.5, 1.5)
 
     async def _pause(self, interval_s: float) -> None:
-        """Wait for the next heartbeat, less long where a fill ends in between: its end is news."""
+        """Wait for the next heartbeat, less long where a fill ends in between, or a fill window: that is news."""
         with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
-            running = self._node.titles.running_fills()
-            if not running:
-                await trio.sleep_forever()
+            news = [self._node.hours.turned, *(filling.done for filling in self._node.titles.running_fills())]
             async with trio.open_nursery() as nursery:
-                for filling in running:
-                    nursery.start_soon(self._until_done, filling.done, nursery.cancel_scope)
+                for event in news:
+                    nursery.start_soon(self._until_done, event, nursery.cancel_scope)
 
     async def _until_done(self, done: trio.Event, scope: trio.CancelScope) -> None:
         await done.wait()
@@ -237,6 +243,11 @@ class TrackerAgent:
             self._node.scrubber.take(answer.scrubs, self._nursery)
             self._node.evictions.take(answer.evictions, self._nursery)
         await self._fill_all(changed)
+        # After the rosters, which count as open whoever is to fill such a title.
+        now = {title_id for title_id, order in changed.orders.items() if order.now}
+        if now or not self._out_of_cycle.isdisjoint(changed.orders.keys() | changed.gone):
+            self._out_of_cycle = (self._out_of_cycle - changed.orders.keys() - changed.gone) | now
+            self._node.set_exempt(self._out_of_cycle)
 
     async def _fill_all(self, changed: Changed) -> None:
         """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""
@@ -293,7 +304,7 @@ class TrackerAgent:
             is_cut_short = filling is not None and filling.done.is_set() and stored.takes_writes
             if filling is not None and filling.state != "failed" and not is_cut_short:
                 roster = await self._roster(order, stored.manifest)
-                filling.set_members(roster.members, roster.unlinked, roster.wants)
+                filling.set_members(roster.members, roster.unlinked, roster.wants, roster.soon)
                 filling.set_origins(order.origins, order.costs)
                 titles.note_order(title_id)
                 return
@@ -310,7 +321,7 @@ class TrackerAgent:
             roster = await self._roster(order, manifest)
             driver = await self._node.start_fill(
                 manifest, order.origins, order.policy, roster.members, roster.holders, roster.unlinked,
-                selection=decode_selection(order.files, len(manifest.files)), wants=roster.wants,
+                selection=decode_selection(order.files, len(manifest.files)), wants=roster.wants, soon=roster.soon,
             )  # fmt: skip
             if order.costs:
                 driver.set_origins(order.origins, order.costs)

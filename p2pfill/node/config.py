@@ -15,6 +15,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, read_windows
 from p2pfill.node.in_use import split_command
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
@@ -59,6 +60,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scrub_bytes_s: int = 4 * 1024 * 1024
     """Bytes a second that the scrubber reads of live titles, round after round; 0 turns it off. A disk reads so much in
     a few hundredths of its time, and 10 TB are read within a month."""
+    windows: Any = None
+    """When the node fills: a timetable as a text or a table, see `model.windows`. By default always."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 
@@ -73,6 +76,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not 0 <= self.scrub_bytes_s <= 1 << 40:
             raise ConfigError("scrub_bytes_s must be 0 or above (and within reason)")
         split_command(self.in_use_command)
+        self.fill_windows()
         host, _ = self.listen_address()
         self.advertised()
         if self.tracker:
@@ -84,6 +88,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"listen address {self.listen!r} means every address of this machine, and others need one: set "
                 "advertise to the host on which other caches reach this one, or listen on that"
             )
+
+    def fill_windows(self) -> FillWindows:
+        """Return the timetable of `windows`. Raises `ConfigError`."""
+        return ALWAYS_OPEN if self.windows is None else read_windows(self.windows)
 
     def listen_address(self) -> tuple[str, int]:
         """Return host and port of `listen`. Raises `ConfigError`."""

@@ -158,14 +158,18 @@ class FillDriver:
         self._wake()
 
     def set_members(
-        self, members: Iterable[NodeInfo], unlinked: Iterable[str] = (), wants: Wants = ALL_WANTED
+        self,
+        members: Iterable[NodeInfo],
+        unlinked: Iterable[str] = (),
+        wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
     ) -> None:
         """Take in the caches that want this title, and the ids of those that this one is not to be linked with.
 
-        `wants` are the chunks of each that wants some only.
+        `wants` are the chunks of each that wants some only, `soon` those whose fill windows open in a moment.
         """
         with self.bounds:
-            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked), wants)
+            self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked), wants, soon)
         self._wake()
 
     def withdraw(self) -> None:

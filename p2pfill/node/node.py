@@ -6,7 +6,8 @@ import logging
 import random
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.hours import FillHours
 from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
 from p2pfill.node.reach import Reach
@@ -67,6 +69,7 @@ class Node:
         nursery: trio.Nursery,
         plane: DataPlane,
         in_use: InUse | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
         self.store = store
@@ -80,6 +83,7 @@ class Node:
         self._plane = plane
         self._wakeup = trio.Event()
         self._sequence = 0
+        self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall)
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
@@ -143,6 +147,7 @@ class Node:
         urgency: Urgency | None = None,
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
     ) -> FillDriver:
         """Begin to fill a title, or resume, and return at once; its `progress` and `wait` follow it.
 
@@ -152,16 +157,22 @@ class Node:
         `members` are the other caches that want the title: who fetches what across borders is elected among them.
         `holders` have it, or a part of it: nothing is fetched across borders before they were asked, and the members,
         but for those that are `unlinked`, whom this node only knows by name.
+        `soon` are the ids of the members whose fill windows open in a moment; those whose windows are closed are none.
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
         Raises `StoreError` where the disk refuses.
         """
         return await self.titles.start_fill(
-            manifest, origins, policy, members, holders, unlinked, urgency, selection, wants
+            manifest, origins, policy, members, holders, unlinked, urgency, selection, wants, soon
         )
 
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
         self.engine.set_urgencies(trio.current_time(), changed, gone)
+        self.wake()
+
+    def set_exempt(self, titles: Iterable[TitleId]) -> None:
+        """Fill these titles, and no others, also while the node's fill windows are closed: a viewer waits for them."""
+        self.engine.set_exempt(trio.current_time(), titles)
         self.wake()
 
     def activate(self, title_id: TitleId) -> None:
@@ -314,6 +325,7 @@ class Node:
             evictions=self.evictions.reports(),
             origins=origins,
             unreached=self.reach.fault,
+            hours=self.hours.report(),
         )
 
     @property
@@ -332,11 +344,14 @@ class Node:
 
 
 @asynccontextmanager
-async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> AsyncIterator[Node]:
+async def open_node(
+    config: NodeConfig, *, in_use: InUse | None = None, wall: Callable[[], float] = time.time
+) -> AsyncIterator[Node]:
     """Open a node: its store, its listener and, where `config.tracker` is set, its link to the tracker.
 
     `in_use`, or else `config.in_use_command`, is asked which titles viewers use before any go for want of room: it is
     called in a worker thread and returns names below live/, ids, or paths of files (`node.in_use`).
+    `wall` is the clock, in seconds since the epoch, by which fill windows open and close.
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
     """
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
@@ -355,9 +370,11 @@ async def open_node(config: NodeConfig, *, in_use: InUse | None = None) -> Async
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
-                node = Node(config, store, info, nursery, plane, in_use)
+                node = Node(config, store, info, nursery, plane, in_use, wall)
                 await node.titles.find_stored()
+                await node.hours.open()  # before anything is filled
                 nursery.start_soon(node.lag.run)
+                nursery.start_soon(node.hours.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.drive)
                 if config.drop_pages:

@@ -429,6 +429,7 @@ class TitleRegistry:
         urgency: Urgency | None = None,
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
+        soon: Iterable[str] = (),
     ) -> FillDriver:
         """Begin to fill a title, or resume; as `Node.start_fill`."""
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
@@ -458,7 +459,7 @@ class TitleRegistry:
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        roster = Roster(tuple(members), tuple(unlinked), tuple(holders), wants)
+        roster = Roster(tuple(members), tuple(unlinked), tuple(holders), wants, frozenset(soon))
         fill = title.fill = self._begin(title, stored, origins, policy, roster, urgency, reuse)
         if fill.done.is_set():
             self._forget_oldest(title_id)
@@ -532,8 +533,9 @@ class TitleRegistry:
             self._engine.yield_to_others(now, title.title_id)
         else:
             task = self._engine.begin_fill(
-                now, logic, stored, names, roster.members, roster.unlinked, unheard, urgency, wants, repairs=repairs
-            )
+                now, logic, stored, names, roster.members, roster.unlinked, unheard, urgency, wants, roster.soon,
+                repairs=repairs,
+            )  # fmt: skip
             if reuse is not None and reuse.chunks:
                 self._engine.reuse(now, task, reuse.chunks)
             driver = FillDriver(
@@ -769,6 +771,8 @@ class Roster(NamedTuple):
     """Those that have the title, or a part of it."""
     wants: Wants = ALL_WANTED
     """The chunks of each of the members that wants some only."""
+    soon: frozenset[str] = frozenset()
+    """The ids of the members whose fill windows open in a moment."""
 
 
 def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
@@ -776,8 +780,9 @@ def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
     holders = tuple(entry.node for entry in order.roster if entry.have_chunks)
     members: tuple[NodeInfo, ...] = (*(entry.node for entry in order.roster if entry.filling), me)
     unlinked: tuple[str, ...] = ()
+    soon: frozenset[str] = frozenset(entry.node.id for entry in order.roster if entry.soon)
     if order.election is not None:
-        members, unlinked = electorate(me, order.election, [entry.node for entry in order.roster])
+        members, unlinked, soon = electorate(me, order.election, [entry.node for entry in order.roster])
     named = [decode_selection(data, len(manifest.files)) for data in (*order.selections, order.files)]
     *chosen, mine = chunks_of_selections(manifest, named)
     wants: dict[str, Bitmap] = {
@@ -785,7 +790,7 @@ def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
     }
     if order.files:
         wants[me.id] = mine
-    return Roster(members, unlinked, holders, wants)
+    return Roster(members, unlinked, holders, wants, soon)
 
 
 def _running(title: NodeTitle, origins: Iterable[str], selection: Bitmap | None) -> FillDriver | None:

@@ -145,7 +145,7 @@ class SimTracker:
             caches = self._world.caches
             wanting = (info for info in links if caches[info.id].stored[title_id].live_at is None)
             return (*wanting, cache.info), links, ()
-        members, unlinked = electorate(cache.info, election, links)
+        members, unlinked, _ = electorate(cache.info, election, links)
         return members, links, unlinked
 
     def _poll(self, cache: SimCache, boots: int) -> None:

@@ -69,6 +69,12 @@ class NeighboursHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersUnaware:
+    """Occurs when the fill window opens and others may not know that yet: until `NeighboursHeard` nothing is to be
+    asked for across a border."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksGained:
     """Occurs when a cache announces chunks that it has newly verified."""
 
@@ -235,6 +241,7 @@ Event = (
     | SourceLost
     | HoldingsArrived
     | NeighboursHeard
+    | OthersUnaware
     | ChunksGained
     | InterestShown
     | ChunksClaimed

@@ -161,6 +161,8 @@ class Fill:
                 self._hold(now, source, holdings)
             case events.NeighboursHeard():
                 self._heard = True
+            case events.OthersUnaware():
+                self._heard = False
             case events.ChunksGained(source, chunks):
                 self._gain(now, source, chunks)
             case events.InterestShown(source, wanted):
@@ -254,6 +256,11 @@ class Fill:
         return self.hold is not None
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether its fill window is closed and nothing is in flight: no time passes for it."""
+        return self.hold == "window" and not self._requests
+
+    @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
         changed = self._stale or self._untold or bool(self._changed)
@@ -285,7 +292,7 @@ class Fill:
 
     def next_wakeup(self) -> float:
         """Return when `poll_actions` must be called again though nothing happened; infinite if nothing is awaited."""
-        return float("inf") if self._completed else self._tick_at
+        return float("inf") if self._completed or self.is_at_rest else self._tick_at
 
     def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""

@@ -129,15 +129,15 @@ class Masters:
         `unlinked` are those with whom this cache is not to be linked: it hears nothing of them, so their silence means
         little, and each new roster is a new chance for them. Those that are ready `soon` are judged once they are.
         """
-        self.members = {node.id: node for node in members}
+        before, self.members = self.members, {node.id: node for node in members}
         self.members.setdefault(self._me.id, self._me)
         self._wants = wants
         self._unlinked = frozenset(unlinked)
         linkable = self.members.keys() - self._unlinked
         self.around = frozenset(self._scope_of(node_id) for node_id in linkable)
         self._life_at = self._life_at or now
-        for node_id in self.members:
-            self._seen_at.setdefault(node_id, now)
+        # Also those that were seen long ago: they may have been closed meanwhile.
+        self._seen_at.update(dict.fromkeys(self.members.keys() - before, now))
         if begun := self._soon - soon:
             self._seen_at.update(dict.fromkeys(begun, now))
             self.start_clocks_anew()

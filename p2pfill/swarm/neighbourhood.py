@@ -74,7 +74,9 @@ class Member(NamedTuple):
 
     info: NodeInfo
     counts: bool
-    """It takes part in elections; else it is a source only."""
+    """It takes part in elections; else it is a source only, as one whose fill windows are closed."""
+    soon: bool = False
+    """It counts already, and its fill window opens in a moment."""
 
 
 class Neighbourhoods:
@@ -107,7 +109,7 @@ class Neighbourhoods:
 
     # ---- changes
 
-    def put(self, info: NodeInfo, *, counts: bool) -> set[str]:
+    def put(self, info: NodeInfo, *, counts: bool, soon: bool = False) -> set[str]:
         """Take in a cache, or what is new about it; return the ids of those who should be told soon.
 
         Those are the caches whose links change and the electors of the ISP. What an ISP or a region weighs is news that
@@ -115,11 +117,11 @@ class Neighbourhoods:
         """
         was_small = self.is_small
         changed = self._take_out(info.id) if info.id in self.members else set()
-        self.members[info.id] = Member(info, counts)
+        self.members[info.id] = Member(info, counts, soon)
         key = info.region, info.isp
         isp = self._isps.setdefault(key, _Isp(self._rings))
         changed |= isp.concerned(info.id)
-        isp.add(info.id, steps_of(info.weight) if counts else 0)
+        isp.add(info.id, steps_of(info.weight) if counts else 0, soon=soon)
         changed |= self._settle(key) | isp.concerned(info.id)
         return set(self.members) if was_small else changed
 
@@ -136,8 +138,8 @@ class Neighbourhoods:
         coming = list(members)
         if REBUILD_PART * len(coming) <= len(self.members):
             changed: set[str] = set()
-            for info, counts in coming:
-                changed |= self.put(info, counts=counts)
+            for info, counts, soon in coming:
+                changed |= self.put(info, counts=counts, soon=soon)
             return changed
         self.members.update({member.info.id: member for member in coming})
         self._isps.clear()
@@ -219,12 +221,17 @@ class Neighbourhoods:
         if not electors:
             own = steps_of(info.weight) / WEIGHT_STEPS
         groups = [
-            GroupWeight(info.region, name, steps / WEIGHT_STEPS)
+            GroupWeight(info.region, name, steps / WEIGHT_STEPS, self._isps[info.region, name].is_soon)
             for name, steps in sorted(self._isps_of.get(info.region, {}).items())
             if name != info.isp
         ]
         groups += [
-            GroupWeight(region, "", sum(weights.values()) / WEIGHT_STEPS)
+            GroupWeight(
+                region,
+                "",
+                sum(weights.values()) / WEIGHT_STEPS,
+                all(self._isps[region, name].is_soon for name in weights),
+            )
             for region, weights in sorted(self._isps_of.items())
             if region != info.region
         ]
@@ -239,27 +246,32 @@ class Neighbourhoods:
                 steps = {node_id: max(1, count * isp.weight // total) for node_id, count in steps.items()}
                 first = next(iter(steps))
                 steps[first] += isp.weight - sum(steps.values())
-            isp.electors = [Elector(node_id, count / WEIGHT_STEPS) for node_id, count in sorted(steps.items())]
+            isp.electors = [
+                Elector(node_id, count / WEIGHT_STEPS, node_id in isp.soon) for node_id, count in sorted(steps.items())
+            ]
         return isp.electors
 
 
 def electorate(
     me: NodeInfo, election: Election, linked: Iterable[NodeInfo]
-) -> tuple[tuple[NodeInfo, ...], tuple[str, ...]]:
-    """Return the members over which `me` holds elections, and the ids of those with whom it is not to be linked.
+) -> tuple[tuple[NodeInfo, ...], tuple[str, ...], frozenset[str]]:
+    """Return the members over which `me` holds elections, the ids of those with whom it is not to be linked, and of
+    those whose fill windows open in a moment.
 
     Linked caches that do not count are among the members with the weight 0.
     """
     weights = {elector.id: elector.weight for elector in election.electors}
+    soon = {elector.id for elector in election.electors if elector.soon}
     members = {node.id: _weighing(node, weights.pop(node.id, 0.0)) for node in linked if node.id != me.id}
     weights.pop(me.id, None)
     apart = [NodeInfo(NodeId(node_id), me.isp, me.region, weight=weight) for node_id, weight in weights.items()]
-    apart += [
-        NodeInfo(NodeId(f"({group.region}/{group.isp})"), group.isp, group.region, weight=group.weight)
-        for group in election.groups
-    ]
+    for group in election.groups:
+        stand_in = NodeId(f"({group.region}/{group.isp})")
+        apart.append(NodeInfo(stand_in, group.isp, group.region, weight=group.weight))
+        if group.soon:
+            soon.add(stand_in)
     own = _weighing(me, election.weight)
-    return (*members.values(), *apart, own), tuple(node.id for node in apart)
+    return (*members.values(), *apart, own), tuple(node.id for node in apart), frozenset(soon)
 
 
 def steps_of(weight: float) -> int:
@@ -283,6 +295,8 @@ class _Isp:
         """All of them, those that count first; the first ones stand at the border."""
         self.counting: dict[str, int] = {}
         """Those that take part in elections, each with its weight in steps."""
+        self.soon: set[str] = set()
+        """Those of them whose fill windows open in a moment."""
         self.border: dict[str, None] = {}
         self.sworn: dict[str, int] = {}
         """Those at the border that take part in elections, likewise."""
@@ -294,6 +308,11 @@ class _Isp:
     def __bool__(self) -> bool:
         return bool(self._order)
 
+    @property
+    def is_soon(self) -> bool:
+        """Whether the fill windows of all that count are yet to open."""
+        return len(self.soon) == len(self.counting)
+
     def load(self, members: Iterable[Member]) -> None:
         for member in members:
             points = _points("isp", member.info.id, len(self._rings))
@@ -302,12 +321,14 @@ class _Isp:
             self._order.append((not member.counts, points[0], member.info.id))
             if member.counts:
                 self.counting[member.info.id] = steps_of(member.info.weight)
+                if member.soon:
+                    self.soon.add(member.info.id)
         self.weight = sum(self.counting.values())
         self._order.sort()
         for ring in self._rings:
             ring.sort()
 
-    def add(self, node_id: str, steps: int) -> None:
+    def add(self, node_id: str, steps: int, *, soon: bool = False) -> None:
         """Add a cache with its weight; 0: it does not count."""
         points = _points("isp", node_id, len(self._rings))
         for ring, point in zip(self._rings, points, strict=True):
@@ -316,11 +337,14 @@ class _Isp:
         if steps:
             self.counting[node_id] = steps
             self.weight += steps
+            if soon:
+                self.soon.add(node_id)
 
     def remove(self, node_id: str) -> None:
         points = _points("isp", node_id, len(self._rings))
         for ring, point in zip(self._rings, points, strict=True):
             del ring[bisect_left(ring, (point, node_id))]
+        self.soon.discard(node_id)
         steps = self.counting.pop(node_id, 0)
         self.weight -= steps
         del self._order[bisect_left(self._order, (not steps, points[0], node_id))]

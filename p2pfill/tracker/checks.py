@@ -93,6 +93,10 @@ def check_info(info: NodeInfo) -> None:
     )
 
 
+NIGHT_CHARS_MAX: Final = 10
+"""A date, as `2026-11-29`."""
+
+
 def check_report(node_id: str, report: NodeReport) -> None:
     """Raise `RequestRefused` where a heartbeat breaks a bound or speaks for another node."""
     check_info(report.info)
@@ -109,6 +113,11 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= size <= COUNTER_MAX, f"disk figure {size} is out of range")
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
         require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
+    hours = report.hours
+    for figure in (hours.used_bytes, hours.budget_bytes, hours.exempt_bytes):
+        require(0 <= figure <= COUNTER_MAX, f"hours: a figure of {figure} bytes is out of range")
+    require(0 <= hours.until <= DEADLINE_MAX, f"hours: time {hours.until:g} is out of range")
+    require(len(hours.night) <= NIGHT_CHARS_MAX, "hours: the name of a night is a date")
     require(len(report.scrubs) <= REPORT_SCRUBS_MAX, f"more than {REPORT_SCRUBS_MAX} scrubs in one heartbeat")
     for scrub in report.scrubs:
         require(len(scrub.error) <= limits.REASON_CHARS_MAX, f"scrub {scrub.number}: error is too long")

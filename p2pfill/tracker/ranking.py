@@ -39,6 +39,8 @@ class Candidate(NamedTuple):
     upload_queued: int = 0
     late: bool = False
     """A heartbeat is overdue, though not by enough to call the node dead."""
+    soon: bool = False
+    """Its fill window opens in a moment."""
 
 
 class Rank(NamedTuple):
@@ -98,6 +100,7 @@ def rank_sources(receiver: NodeInfo, candidates: Iterable[Candidate]) -> list[Ro
             have_chunks=source.have_chunks,
             rank=position,
             reason=_in_words(rank, source),
+            soon=source.soon,
         )
         for position, (rank, source) in enumerate(chosen)
     ]

@@ -14,6 +14,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import (
     DiskReport,
     EvictReport,
+    HoursReport,
     LoopLag,
     OriginReport,
     ScrubberReport,
@@ -61,6 +62,8 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[str, ...] = ()
     """Which files of the title: paths, directories with a slash at the end, and patterns (`model.selection.select`).
     Empty: all."""
+    now: bool = False
+    """Out of cycle: caches fill it whether their fill windows are open or not."""
     call_id: str = ""
     """Of the caller's choice, as a random number: a call with that of the call before is the same call, sent again
     since its answer was lost, and changes nothing."""
@@ -141,6 +144,7 @@ class NodeProgress(msgspec.Struct, forbid_unknown_fields=True):
     """The node holds nothing of the title, and a newer order of its name stands there: it is not fetched."""
     unreached: str = ""
     """As `NodeStatus.unreached`."""
+    hours: HoursReport = HoursReport()
 
     @property
     def is_done(self) -> bool:
@@ -294,6 +298,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """What it has had of each origin, since its process began."""
     unreached: str = ""
     """Why others may not reach it at its address; empty: they do, or it is not known."""
+    hours: HoursReport = HoursReport()
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

@@ -651,6 +651,7 @@ class Service:
     def _update(self, state: NodeState, report: NodeReport) -> bool:
         node_id = state.info.id
         joins = report.info != state.info or not state.alive
+        turns = report.hours.phase != state.report.hours.phase
         if report.boot != state.report.boot:
             if report.boot in state.old_boots:
                 state.old_boots.remove(report.boot)  # another one of its id came and went, and it is there yet
@@ -668,6 +669,8 @@ class Service:
             # Nobody has told it of the changes since it was taken for dead.
             for title in list(state.rostered):
                 self._note_order(node_id, title)
+        elif turns:
+            self._update_rosters([node_id], self._concerned(state))
         return known
 
     def _take_titles(self, state: NodeState, report: NodeReport) -> bool:
@@ -787,8 +790,19 @@ class Service:
 
     def _member(self, state: NodeState, title: str, is_wanted: bool) -> Member | None:
         report = state.titles.get(title)
-        counts = is_wanted and (report is None or report.state != "failed")
-        return Member(state.info, counts) if state.alive and (counts or (report and holds(report))) else None
+        hours = state.report.hours
+        is_closed = hours.is_closed and not self._is_out_of_cycle(state.info.id, title)
+        # One that is closed is linked all the same: when it opens it is to know what its neighbours have.
+        may_come = is_wanted and (report is None or report.state != "failed")
+        if not state.alive or not (may_come or (report and holds(report))):
+            return None
+        counts = may_come and not is_closed
+        return Member(state.info, counts, counts and hours.phase == "soon")
+
+    def _is_out_of_cycle(self, node_id: str, title: str) -> bool:
+        """Tell whether a node is to fill a title whether its fill windows are open or not."""
+        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
+        return any(self.fills[fill_id].request.now for fill_id in fills)
 
     def _members(self, title: str) -> Iterator[Member]:
         """Yield all that belong into the roster of a title."""
@@ -1023,6 +1037,7 @@ class Service:
             number=max(fill.number for fill in fills),
             files=self.selection_of(node_id, title),
             selections=self._selections(title, roster),
+            now=any(fill.request.now for fill in fills),
         )
 
     def roster(self, node_id: str, title: str) -> list[RosterEntry]:
@@ -1045,6 +1060,7 @@ class Service:
         report = state.titles.get(title)
         return ranking.Candidate(
             node=state.info,
+            soon=member.soon,
             filling=member.counts and (report is None or report.state != "live" or title in state.unfinished),
             have_chunks=0 if report is None else report.have_chunks,
             chunk_count=record.chunk_count if record is not None else report.chunk_count if report else 0,

@@ -51,7 +51,8 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
             continue  # its first report never reached the disk before a restart; it counts below, so `done` stays false
         superseded = not service.is_wanted(node_id, title)
         report = report_on(state, fill)
-        progress = NodeProgress(state.info, state.alive, report, superseded, state.report.unreached)
+        told = state.report
+        progress = NodeProgress(state.info, state.alive, report, superseded, told.unreached, told.hours)
         _add(totals, progress)
         nodes.append(progress)
     totals.nodes = len(assigned)
@@ -166,6 +167,7 @@ def node_status(state: NodeState) -> NodeStatus:
         scrubber=state.report.scrubber,
         origins=list(state.origins.values()),
         unreached=state.report.unreached,
+        hours=state.report.hours,
     )
 
 

@@ -127,6 +127,13 @@ def test_a_line_may_reach_over_midnight_the_week_and_days() -> None:
     assert all(at(always, 2026, 11, 30, hour) for hour in (0, 12, 23))
 
 
+def test_a_line_may_begin_with_its_time_zone() -> None:
+    line = read_windows("Europe/Berlin Mon-Fri-02:00,1M 08:00,off")
+    assert line == read_windows({"timezone": "Europe/Berlin", "timetable": "Mon-Fri-02:00,1M 08:00,off"})
+    with pytest.raises(ConfigError, match="time zone 'Berlin' is not known"):
+        read_windows("Berlin 02:00,max 08:00,off")
+
+
 def test_both_spellings_mean_the_same() -> None:
     line = read_windows({"timezone": "Europe/Berlin", "timetable": "Mon-Fri-02:00,1M 08:00,off"})
     table = {"days": "Mon-Fri", "from": "02:00", "to": "08:00", "rates": "1M"}

@@ -126,7 +126,7 @@ def test_whoever_is_linked_with_a_newcomer_or_was_is_told(
     told = built.put(newcomer, counts=True)
     during = graph(built)
     place = newcomer.region, newcomer.isp
-    assert {name for name, (info, _) in built.members.items() if (info.region, info.isp) == place} <= told
+    assert {name for name, one in built.members.items() if (one.info.region, one.info.isp) == place} <= told
     # That its ISP weighs more moves a few links of others, which can wait.
     assert {name for name in before if "newcomer" in during[name]} <= told
     told = built.drop("newcomer")
@@ -227,7 +227,8 @@ def duties_of(built: Neighbourhoods, node: NodeInfo, chunks: int) -> dict[Scope,
     assert election is not None
     linked = [built.members[node_id].info for node_id in built.links(node)]
     masters = Masters(TITLE, chunks, node)
-    masters.set_members(0.0, *electorate(node, election, linked))
+    members, unlinked, _ = electorate(node, election, linked)
+    masters.set_members(0.0, members, unlinked)
     return {scope: list(found.indexes()) for scope, found in masters.assignment().items()}
 
 
@@ -287,7 +288,7 @@ def test_members_without_a_link_are_judged_by_a_standstill_only() -> None:
     election = built.election(me)
     assert election is not None
     linked = [built.members[node_id].info for node_id in built.links(me)]
-    members, unlinked = electorate(me, election, linked)
+    members, unlinked, _ = electorate(me, election, linked)
     masters = Masters(TITLE, 300, me)
     masters.set_members(0.0, members, unlinked)
     nothing = Availability(300)
@@ -310,7 +311,7 @@ def test_one_who_stands_apart_is_no_cache_that_could_speak() -> None:
     node = next(iter(built.members.values())).info
     election = built.election(node)
     assert election is not None
-    members, unlinked = electorate(node, election, [])
+    members, unlinked, _ = electorate(node, election, [])
     stand_ins = [member for member in members if member.region != node.region]
     assert len(stand_ins) == 2
     assert {member.id for member in stand_ins} <= set(unlinked)

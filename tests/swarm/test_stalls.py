@@ -156,3 +156,36 @@ def test_an_isp_in_which_nobody_can_reach_the_origin_hands_its_part_to_another()
     everybody = Assignment(TITLE, 90, nodes, (), dict.fromkeys((node.id for node in nodes), shut))
     for node in nodes:
         assert everybody.within(node) == Assignment(TITLE, 90, nodes).within(node)
+
+
+def silent(masters: Masters, chunk_count: int, begin: float, end: float) -> dict[str, str]:
+    """Return who is left out once nothing has happened between two moments."""
+    missing, here = Bitmap.full(chunk_count), Availability(chunk_count)
+    now = begin
+    while now < end:
+        masters.watch(now, PATIENCE_S, ["a1", "a2"], here)
+        masters.watch_parts(now, PATIENCE_S, missing, here)
+        now += 0.25
+    return dict(masters.excluded)
+
+
+def test_nothing_is_expected_of_a_master_before_its_fill_window_opens() -> None:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp", "eu") for n in range(2)]
+    masters = Masters(TITLE, 40, nodes[0])
+    masters.set_members(0.0, nodes, soon=frozenset({"a1"}))
+    assert masters.assignment()[Scope.ORIGIN].count() < 40, "it has its part already"
+    assert silent(masters, 40, 0.0, 60.0) == {}
+    masters.set_members(60.0, nodes)
+    assert silent(masters, 40, 60.0, 60.0 + PATIENCE_S) == {}
+    assert silent(masters, 40, 60.0 + PATIENCE_S, 60.5 + PATIENCE_S) == {"a1": STALLED}
+
+
+def test_who_was_closed_for_hours_has_the_usual_time_when_it_opens() -> None:
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp", "eu") for n in range(2)]
+    masters = Masters(TITLE, 40, nodes[0])
+    masters.set_members(0.0, nodes)
+    masters.set_members(1.0, nodes[:1])
+    assert masters.assignment()[Scope.ORIGIN].count() == 40
+    masters.set_members(9999.0, nodes)
+    assert silent(masters, 40, 9999.0, 9999.0 + PATIENCE_S) == {}
+    assert silent(masters, 40, 9999.0 + PATIENCE_S, 9999.5 + PATIENCE_S) == {"a1": STALLED}
