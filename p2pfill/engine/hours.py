@@ -107,6 +107,19 @@ class Hours:
         for night in sorted(self.used)[:-NIGHTS_KEPT]:
             del self.used[night]
 
+    def next_at(self, epoch_s: float) -> float:
+        """Return when to look again though nothing comes in and no clock jumps."""
+        moment = self._at(epoch_s)
+        if moment.is_open:
+            return moment.until
+        soon_at = self._soon_at(moment)
+        return soon_at if epoch_s < soon_at else moment.until
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether what comes in may close a window."""
+        return self.windows.budget > 0 or any(window.budget for window in self.windows.windows)
+
     def used_of(self, night: str) -> int:
         """Return how many bytes came in within a night."""
         return self.used.get(night, {}).get(TOTAL, 0)
@@ -128,10 +141,12 @@ class Hours:
         return min(left, budget - used.get(str(moment.window), 0)) if budget else left
 
     def _is_soon(self, epoch_s: float, moment: Moment) -> bool:
-        if epoch_s < moment.until - self.soon_s:
-            return False
+        return epoch_s >= moment.until - self.soon_s and epoch_s >= self._soon_at(moment)
+
+    def _soon_at(self, moment: Moment) -> float:
+        """Return when, within a moment in which it is closed, the cache is to say that it opens."""
         if self._next is None:
             self._next = self.windows.at(moment.until)
         if not self._next.is_open or self._left(self._next) <= 0:
-            return False
-        return epoch_s >= moment.until - min(self.soon_s, SOON_PART * (self._next.until - moment.until))
+            return moment.until
+        return moment.until - min(self.soon_s, SOON_PART * (self._next.until - moment.until))

@@ -221,6 +221,14 @@ def _next_change(epoch_s: float, zone: tzinfo, changes: _Changes, window: int | 
     return limit
 
 
+def at_utc(text: str) -> float:
+    """Return a time such as `2026-11-29T12:00:00`, in UTC, in seconds since the epoch. Raises `ConfigError`."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{text[:40]!r} is no time: write it as in 2026-11-29T12:00:00") from error
+
+
 def show_time(minute: int) -> str:
     """Return minutes since midnight as `02:30`."""
     return f"{minute // 60:02}:{minute % 60:02}"

@@ -10,10 +10,13 @@ What survives a crash is what the journals hold (`disk.StoredTitle.durable`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from random import Random
+from typing import Final
 
 from p2pfill.engine.dialler import Dial
 from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
+from p2pfill.engine.hours import Phase
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
 from p2pfill.errors import StoreError
@@ -26,10 +29,14 @@ from p2pfill.sim.checkers import CheckedFill
 from p2pfill.sim.connection import Connection, serve
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.ground import Ground
+from p2pfill.sim.hours import SimHours
 from p2pfill.sim.network import Place
 from p2pfill.sim.origin import Reader
 from p2pfill.sim.scenario import Scenario
 from p2pfill.sim.trace import Trace
+
+HOURS_LATE_S: Final = 1e-6
+"""What a look is late: a moment that a float has made a little early would find the window as it was."""
 
 
 class SimCache(Reader):
@@ -44,6 +51,10 @@ class SimCache(Reader):
         self.polled = False
         """A long poll for orders is open."""
         self.slow_sync = 1.0
+        windows = world.scenario.windows_of(info)
+        self.hours = None if windows is None else SimHours(world.scenario, windows, lambda: world.schedule.now)
+        self._hours_number = 0
+        """Of the last look that was planned: the others are void."""
         self.ordered: set[TitleId] = set()
         """What it was told last to hold."""
 
@@ -126,6 +137,32 @@ class SimCache(Reader):
         self.world.title_is_over(self, task.title_id)
         self.tick()
 
+    # ---- its fill windows
+
+    @property
+    def phase(self) -> Phase:
+        """Whether it fills now, as far as it has said."""
+        return "open" if self.hours is None else self.hours.phase
+
+    def look_at_hours(self, number: int | None = None) -> None:
+        """Open or close, and look again when that may change."""
+        if self.hours is None or not self.running or number not in (None, self._hours_number):
+            return
+        if self.later(self.look_at_hours):
+            return
+        before = self.phase
+        phase, in_s = self.hours.look(self.local_time(), self.engine)
+        self._hours_number += 1
+        self.world.schedule.after(in_s + HOURS_LATE_S, self.look_at_hours, self._hours_number)
+        if phase != before:
+            self.world.note(self.info.id, f"window {phase}")
+            self.world.turned(self)
+        self.tick()
+
+    def may_ask(self, title_id: TitleId) -> bool:
+        """Tell whether its windows let it ask for chunks of a title."""
+        return self.phase == "open" or self.world.titles[title_id].now
+
     # ---- what it is told
 
     def take_orders(self, links: Iterable[NodeInfo], urgencies: Mapping[TitleId, Urgency]) -> None:
@@ -140,12 +177,17 @@ class SimCache(Reader):
         self.engine.set_urgencies(now, urgencies, gone)
 
     def fill(
-        self, stored: StoredTitle, members: Sequence[NodeInfo], links: Iterable[NodeInfo], unlinked: tuple[str, ...]
+        self,
+        stored: StoredTitle,
+        members: Sequence[NodeInfo],
+        links: Iterable[NodeInfo],
+        unlinked: tuple[str, ...],
+        soon: frozenset[str] = frozenset(),
     ) -> None:
         """Take the order to hold a title, or who wants it now: `links` are those of `members`, and who holds it."""
         now, task = self.local_time(), stored.task
         if task is not None and not task.is_over:
-            self.engine.set_members(now, task, members, unlinked, stored.title.wants)
+            self.engine.set_members(now, task, members, unlinked, stored.title.wants, soon)
         elif stored.live_at is None:
             world, unheard = self.world, {info.id for info in links} - {self.info.id}
             stored.begin_again()
@@ -155,10 +197,13 @@ class SimCache(Reader):
                 world.checkers, title.manifest, self.info, world.scenario.policy, chance, now, stored.durable.copy(),
                 heard=not unheard, sealed=stored.sealed, right=stored.right, urgency=title.urgency,
                 beside=self.engine.tasks, wanted=stored.title.wanted(self.info.id),
+                may_ask=partial(self.may_ask, title.id),
             )  # fmt: skip
             origins = [world.scenario.origin]
             wants = stored.title.wants
-            stored.task = self.engine.begin_fill(now, logic, stored, origins, members, unlinked, unheard, wants=wants)
+            stored.task = self.engine.begin_fill(
+                now, logic, stored, origins, members, unlinked, unheard, wants=wants, soon=soon
+            )
             stored.task.origin_news = self.origin_news
         self.tick()
 
@@ -225,6 +270,12 @@ class SimCache(Reader):
         for title_id, stored in self.stored.items():
             if stored.live_at is not None:
                 self.engine.serve(self.local_time(), title_id, stored.durable)
+        self.begin_hours()
+
+    def begin_hours(self) -> None:
+        """Learn of what goes out of cycle, and look at the windows for the first time."""
+        self.engine.set_exempt(self.local_time(), [title.id for title in self.world.titles.values() if title.now])
+        self.look_at_hours()
 
     # ---- its connections
 
@@ -285,6 +336,10 @@ class Fleet(Ground):
         """Take note that a cache has to have a title anew, if it ever will."""
         if not cache.lost and title_id not in self.withdrawn:
             self.awaited.setdefault(cache.info.id, set()).add(title_id)
+
+    def turned(self, cache: SimCache) -> None:
+        """Take note that a fill window of a cache has opened or closed."""
+        raise NotImplementedError
 
     def cache_is_lost(self, cache: SimCache) -> None:
         """Take note that a cache will never complete."""

@@ -8,7 +8,8 @@ Each cache's engine is given a `CheckedFill`, the fill logic as it ships with th
    than the roster that he was told gives him leave to has counted an escalation for it (`decided`).
 4. A title asks for nothing new while a more urgent one of the same cache moves (`decided`), as `swarm.scheduler` has
 it. 5. Nobody is accused of wrong bytes, or of a breach of the rules, who has kept to them (`accused`).
-6. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
+6. Nothing is asked for while the cache's fill windows are closed, but for titles out of cycle (`decided`).
+7. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
 
 A broken one raises `InvariantBroken`, an error of ours and never of a scenario. Tier order is worked out anew here,
 from the roster and from what the sources of a fill hold, not with the sets that the fill keeps for it.
@@ -161,6 +162,8 @@ class Checkers:
         for action in made:
             if isinstance(action, actions.RequestChunk):
                 scope = fill.sources[action.source].scope
+                if not fill.may_ask():
+                    raise InvariantBroken(f"{fill.me.id} asks for chunk {action.chunk} while its windows are closed")
                 self._check_request(fill, action, scope, given_up.get(action.chunk))
                 if len(fill.beside) > 1:
                     _check_turn(now, fill)
@@ -219,7 +222,7 @@ class Checkers:
             rights = self._nominal_share[fill.key] = self._assignment[title_id, members].within(fill.me)
         return rights
 
-    # ---- 6: the end
+    # ---- 7: the end
 
     def completed(self, late: Sequence[str], limit_s: float) -> None:
         """Look at the end of a run, `limit_s` seconds after the last fault was healed: who is not complete, and why."""
@@ -249,8 +252,12 @@ class CheckedFill(Fill):
         urgency: Urgency,
         beside: Mapping[TitleId, FillTask],
         wanted: Bitmap | None,
+        may_ask: Callable[[], bool] = lambda: True,
     ) -> None:
-        """As `Fill`; `sealed` and `right` are those of the disk, `beside` is what its cache's engine fills."""
+        """As `Fill`; `sealed` and `right` are those of the disk, `beside` is what its cache's engine fills.
+
+        `may_ask` tells whether the cache's fill windows let it ask for chunks now.
+        """
         super().__init__(manifest, me, policy, random, now, durable, heard=heard, wanted=wanted)
         self.checkers = checkers
         self.key = me.id, manifest.title_id
@@ -258,6 +265,7 @@ class CheckedFill(Fill):
         self.right = right
         self.urgency = urgency
         self.beside = beside
+        self.may_ask = may_ask
         self.moved_at = now
         """When it began, or a chunk came."""
         self.asked = Outstanding()
@@ -266,7 +274,7 @@ class CheckedFill(Fill):
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event."""
         match event:
-            case events.RosterChanged(members, _, wants):
+            case events.RosterChanged(members, _, wants, _):
                 self.checkers.told_members(self, members, wants)
             case events.ChunkReceived(request):
                 self.moved_at = now

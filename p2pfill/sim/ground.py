@@ -27,6 +27,8 @@ class Title(NamedTuple):
     urgency: Urgency
     at_s: float
     """When it is ordered."""
+    now: bool
+    """It is filled whether fill windows are open or not."""
     wants: dict[str, Bitmap]
     """Cache -> the chunks that it wants, where that is not all of them."""
 
@@ -63,7 +65,7 @@ class Ground:
             at_s = scenario.ordered_s(spec)
             names = [info.id for info in scenario.infos()] if scenario.parts else []
             wants = _draw_wants(names, manifest, Random(f"wants {seed} {spec.name}"))  # noqa: S311
-            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s, wants)
+            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s, spec.now, wants)
             self.titles[title.id] = title
         self.chunk_count = sum(title.manifest.chunk_count for title in self.titles.values())
         """Of all titles."""

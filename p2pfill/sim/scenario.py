@@ -22,6 +22,7 @@ from p2pfill.model.manifest import Manifest, default_chunk_size, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.model.windows import FillWindows, at_utc, read_windows
 
 CACHES_MAX: Final = 100_000
 """Beyond this not even the smallest title fits into a machine's memory."""
@@ -45,6 +46,8 @@ class TitleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_kib: int = 0
     """0: as `publish` would choose."""
     integrity: Literal["blake3", "xxh3"] = "blake3"
+    now: bool = False
+    """It is filled whether fill windows are open or not."""
 
     @property
     def size(self) -> int:
@@ -201,6 +204,13 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Caches that neither the time nor the bound counts."""
     faults: tuple[FaultSpec, ...] = ()
     chaos: Chaos | None = None
+    windows: dict[str, Any] = {}
+    """Cache, ISP or region -> its fill windows, as in a node's settings; those of a cache come first, then of the ISP.
+    The others fill always."""
+    wall_at: str = "2026-11-29T12:00:00"
+    """What the walls show when the simulation begins, in UTC."""
+    wall_speed: float = 1.0
+    """Seconds that go by on the walls in one virtual second."""
     parts: int = 0
     """Each title has so many files, and each cache wants some of them only, drawn from the seed; 0: all of one file."""
     limit_s: float = 600.0
@@ -232,6 +242,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"an event ({event.kind}) names {event.host!r}, which is no such host")
             if (event.at is None) == (event.at_s is None):
                 raise ConfigError(f"the event of {event.host!r} needs one of at (part of the bound) and at_s (seconds)")
+        for label, windows in self.windows.items():
+            read_windows(windows, f"windows.{label}")
+        if not 0 < self.wall_speed <= 1e6 or at_utc(self.wall_at) < 0:
+            raise ConfigError("wall_speed is above 0, and wall_at is a time such as 2026-11-29T12:00:00")
         titles = self.all_titles()
         if min(title.size_mib for title in titles) <= 0:
             raise ConfigError("a title is empty")
@@ -241,6 +255,23 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("one of the titles must be ordered at 0")
         if self.origin_spread < 0 or (self.origin_spread and not self.exact):
             raise ConfigError("origin_spread is not below 0, and needs exact sharing of bandwidth: leave out `exact`")
+
+    @property
+    def wall_start_s(self) -> float:
+        """What the walls show when the simulation begins, in seconds since the epoch."""
+        return at_utc(self.wall_at)
+
+    def read_windows(self, windows: object) -> FillWindows:
+        """Return a timetable of the scenario. Raises `ConfigError`."""
+        return read_windows(windows)
+
+    def windows_of(self, info: NodeInfo) -> object | None:
+        """Return the timetable of a cache as it is written; None where it has none."""
+        for label in (info.id, info.isp, info.region):
+            if label in self.windows:
+                found: object = self.windows[label]
+                return found
+        return None
 
     def infos(self) -> list[NodeInfo]:
         """Return all caches."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from p2pfill.engine.hours import Phase
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.sim.cache import Fleet, SimCache
@@ -21,12 +22,15 @@ class SimTracker:
         self._world = world
         self._around: dict[TitleId, Neighbourhoods] = {}
         """Of titles that are ordered, the most urgent first."""
+        self._phases: dict[str, Phase] = {}
+        """What caches have said last of their fill windows; those that are not here fill always."""
         self._alive = {cache.info.id: cache.info for cache in world.caches.values() if cache.running}
         self._down = 0
         self._untold: dict[str, None] = {}
 
     def begin(self) -> None:
         """Order all titles, each at its time."""
+        self._phases = {name: cache.phase for name, cache in self._world.caches.items() if cache.hours is not None}
         for title in self._world.titles.values():
             if title.at_s:
                 self._world.schedule.at(title.at_s, self.order, frozenset((title.id,)))
@@ -51,10 +55,19 @@ class SimTracker:
         neighbours = self._world.scenario.neighbours
         bounds: dict[str, Any] = {"everybody_max": 0, "neighbours": neighbours} if neighbours else {}
         around = Neighbourhoods(title_id, self._world.titles[title_id].manifest.chunk_count, **bounds)
-        around.put_all(Member(info, True) for info in self._alive.values())
+        around.put_all(self._member(info, title_id) for info in self._alive.values())
         self._around[title_id] = around
         urgencies = {title.id: title.urgency for title in self._world.titles.values()}
         self._around = dict(sorted(self._around.items(), key=lambda item: urgencies[item[0]]))
+
+    def _member(self, info: NodeInfo, title_id: TitleId) -> Member:
+        phase = self._phases.get(info.id, "open")
+        counts = phase != "closed" or self._world.titles[title_id].now
+        return Member(info, counts, counts and phase == "soon")
+
+    def _put(self, around: Neighbourhoods, info: NodeInfo, title_id: TitleId) -> set[str]:
+        member = self._member(info, title_id)
+        return around.put(member.info, counts=member.counts, soon=member.soon)
 
     # ---- what happens to it
 
@@ -69,6 +82,7 @@ class SimTracker:
             untold, self._untold = self._untold, {}
             for cache in self._world.caches.values():
                 self._set_alive(cache, cache.is_up())
+                self._take_phase(cache)
             for name in untold:
                 self._tell_soon(self._world.caches[name])
 
@@ -80,7 +94,24 @@ class SimTracker:
         """Hear from a cache again."""
         if not self._down:
             self._set_alive(cache, True)
+            self._take_phase(cache)
         self._tell_soon(cache)
+
+    def turned(self, cache: SimCache) -> None:
+        """Hear, a little later, that a fill window of a cache has opened or closed."""
+        self._world.schedule.after(
+            self._world.random.uniform(0.0, self._world.scenario.order_ms * 1e-3), self._take_phase, cache
+        )
+
+    def _take_phase(self, cache: SimCache) -> None:
+        name = cache.info.id
+        if self._down or cache.hours is None or name not in self._alive or self._phases.get(name) == cache.phase:
+            return
+        self._phases[name] = cache.phase
+        changed: set[str] = set()
+        for title_id, around in self._around.items():
+            changed |= self._put(around, cache.info, title_id)
+        self._tell_these(sorted(changed))
 
     def _expire(self, cache: SimCache, boots: int) -> None:
         if not self._down and not cache.is_up() and cache.boots == boots:
@@ -95,8 +126,8 @@ class SimTracker:
         else:
             del self._alive[name]
         changed: set[str] = set()
-        for around in self._around.values():
-            changed |= around.put(cache.info, counts=True) if alive else around.drop(name)
+        for title_id, around in self._around.items():
+            changed |= self._put(around, cache.info, title_id) if alive else around.drop(name)
             if around.is_small:
                 changed |= self._world.caches.keys()
         self._tell_all() if len(changed) == len(self._world.caches) else self._tell_these(sorted(changed))
@@ -138,15 +169,20 @@ class SimTracker:
 
     def _roster(
         self, cache: SimCache, title_id: TitleId, links: list[NodeInfo]
-    ) -> tuple[tuple[NodeInfo, ...], list[NodeInfo], tuple[str, ...]]:
-        """Return who wants a title, with whom a cache is linked, and whom of the former it is not linked with."""
-        election = self._around[title_id].election(cache.info)
+    ) -> tuple[tuple[NodeInfo, ...], list[NodeInfo], tuple[str, ...], frozenset[str]]:
+        """Return who wants a title, with whom a cache is linked, whom of the former it is not linked with, and who of
+        them opens in a moment.
+        """
+        around = self._around[title_id]
+        election = around.election(cache.info)
         if election is None:
             caches = self._world.caches
-            wanting = (info for info in links if caches[info.id].stored[title_id].live_at is None)
-            return (*wanting, cache.info), links, ()
-        members, unlinked, _ = electorate(cache.info, election, links)
-        return members, links, unlinked
+            lacking = [info for info in links if caches[info.id].stored[title_id].live_at is None]
+            wanting = [info for info in lacking if around.members[info.id].counts]
+            soon: frozenset[str] = frozenset(info.id for info in wanting if around.members[info.id].soon)
+            return (*wanting, cache.info), links, (), soon
+        members, unlinked, soon = electorate(cache.info, election, links)
+        return members, links, unlinked, soon
 
     def _poll(self, cache: SimCache, boots: int) -> None:
         """Tell anew what a long poll brings when it ends without news."""

@@ -59,6 +59,8 @@ class World(Fleet):
 
     def run(self, progress: Progress | None = None, step_s: float = 1.0) -> Report:
         """Run to the end; `progress` is called every `step_s` virtual seconds. Raises `InvariantBroken`."""
+        for cache in self.caches.values():
+            cache.begin_hours()
         self.tracker.begin()
         self._begin_events()
         self.samples.begin()
@@ -83,6 +85,10 @@ class World(Fleet):
 
     def _is_over(self) -> bool:
         return not self.awaited and self.schedule.now >= self.faults.healed_at
+
+    def turned(self, cache: SimCache) -> None:
+        """Have the tracker told that a fill window of a cache has opened or closed."""
+        self.tracker.turned(cache)
 
     # ---- what happens
 
