@@ -137,6 +137,8 @@ class Engine:
         """And for those that do not."""
         self._exempt: frozenset[TitleId] = frozenset()
         """Titles that are ordered out of cycle."""
+        self._closes_at_bytes = NEVER
+        """Once so many are received, a budget is used up."""
         self._hand_back_at = NEVER
         """When what is still in flight after the end of a fill window is given up."""
         self._urgencies: dict[TitleId, Urgency] = {}
@@ -403,13 +405,17 @@ class Engine:
         """Whether the cache may fill by its windows now."""
         return self._scheduler.is_open
 
-    def set_open(self, now: float, *, is_open: bool, is_announced: bool = False, hand_back: bool = False) -> None:
+    def set_open(
+        self, now: float, *, is_open: bool, left: float = NEVER, is_announced: bool = False, hand_back: bool = False
+    ) -> None:
         """Fill from now on, or do not: a fill window has begun, or has ended, or its budget is used up.
 
-        Where that was not announced before, nothing crosses a border until the others may know: they would fetch the
-        same. What is in flight at the end is given up with `hand_back`, and else received, if it comes in `FINISH_S`.
+        It closes by itself when `left` bytes more have come. Where that it opens was not announced before, nothing
+        crosses a border until the others may know: they would fetch the same. What is in flight at the end is given up
+        with `hand_back`, and else received, if it comes in `FINISH_S`.
         """
         self.now = now
+        self._closes_at_bytes = self.received_bytes + left
         if is_open == self._scheduler.is_open:
             return
         self._scheduler.set_open(now, is_open=is_open)
@@ -611,6 +617,8 @@ class Engine:
             self.exempt_bytes += arrival.length
         else:
             self.received_bytes += arrival.length
+            if self.received_bytes >= self._closes_at_bytes and self.is_open:
+                self.set_open(self.now, is_open=False)
         is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:

@@ -48,6 +48,8 @@ class HoursNow(NamedTuple):
     night: str
     budget_used: bool
     """It is closed since a budget of this night is used up."""
+    left: float = float("inf")
+    """How many bytes may come in before a budget is used up."""
     is_announced: bool = False
     """It is open, and was about to open for long enough that the others know."""
 
@@ -81,7 +83,8 @@ class Hours:
     def look(self, epoch_s: float) -> HoursNow:
         """Return what holds at a moment; to be called again at `HoursNow.until` and each second, as clocks jump."""
         moment = self._at(epoch_s)
-        budget_used = moment.is_open and self._left(moment) <= 0
+        left = max(self._left(moment), 0.0)
+        budget_used = moment.is_open and not left
         phase: Phase = "closed"
         is_announced = False
         if moment.is_open and not budget_used:
@@ -93,7 +96,7 @@ class Hours:
                 self._soon_since = epoch_s
         else:
             self._soon_since = None
-        return HoursNow(phase, moment.until, moment.window, moment.night, budget_used, is_announced)
+        return HoursNow(phase, moment.until, moment.window, moment.night, budget_used, left, is_announced)
 
     def count(self, epoch_s: float, count: int) -> None:
         """Count bytes that came in for what goes by the windows."""

@@ -1,7 +1,7 @@
 """Keeps one node to its fill windows: looks at the clock, opens and closes the engine, and remembers what was used.
 
-What holds is worked out by `engine.hours.Hours`; here is what has a clock and a disk. Between two looks (`LOOK_S`) a
-budget may be exceeded by what comes in meanwhile and by what is in flight at the end. What was used is kept on disk
+What holds is worked out by `engine.hours.Hours`; here is what has a clock and a disk. A budget may
+be exceeded by what is in flight when it is used up. What was used is kept on disk
 every `KEEP_S` and when the node stops, so a crash may forget as much as that.
 """
 
@@ -84,9 +84,12 @@ class FillHours:
         self._hours.count(wall, came)
         before, now = self._now, self._hours.look(wall)
         self._now = now
-        hand_back = self._hours.windows.at_end == "hand-back"
         self._engine.set_open(
-            trio.current_time(), is_open=now.phase == "open", is_announced=now.is_announced, hand_back=hand_back
+            trio.current_time(),
+            is_open=now.phase == "open",
+            left=now.left,
+            is_announced=now.is_announced,
+            hand_back=self._hours.windows.at_end == "hand-back",
         )
         if before is None or before[:1] != now[:1] or before.budget_used != now.budget_used:
             if before is not None or now.phase != "open":

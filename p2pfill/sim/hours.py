@@ -47,6 +47,7 @@ class SimHours:
         engine.set_open(
             local_now,
             is_open=now.phase == "open",
+            left=now.left,
             is_announced=now.is_announced,
             hand_back=self._hours.windows.at_end == "hand-back",
         )
