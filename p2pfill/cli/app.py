@@ -202,6 +202,14 @@ def node(
         int | None,
         typer.Option("--scrub-rate", metavar="BYTES", help="Bytes a second to look at for rot; 0: not at all."),
     ] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            "--windows",
+            metavar="TIMETABLE",
+            help="When to fill, as in 'Europe/Berlin Mon-Fri-02:00,1.2G 08:00,off'; by default always.",
+        ),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -234,6 +242,7 @@ def node(
         "free_bytes_min": free_bytes_min,
         "in_use_command": in_use_command,
         "scrub_bytes_s": scrub_bytes_s,
+        "windows": windows,
         "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}
@@ -281,6 +290,9 @@ def fill(
             "goes first.",
         ),
     ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Out of cycle: do not wait for the caches' fill windows.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
@@ -300,6 +312,7 @@ def fill(
         files_from=files_from,
         priority=priority,
         deadline=deadline,
+        now=now,
         later=later,
         wait=wait,
         timeout_s=timeout_s,
@@ -343,6 +356,39 @@ def scrub(
         raise typer.BadParameter("give a TITLE and --tracker URL, or --data DIR")
     else:
         scrub_fleet(title, nodes, tracker_url, wait=wait, timeout_s=timeout_s, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def windows(
+    timetable: Annotated[
+        str,
+        typer.Argument(
+            metavar="[TIMETABLE]", help="As in 'Europe/Berlin Mon-Fri-02:00,1.2G 08:00,off'; off: nothing is filled."
+        ),
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Show those of a node's configuration instead.")
+    ] = None,
+    tracker_url: Annotated[
+        str,
+        typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="Or whether running caches are open."),
+    ] = "",
+    days: Annotated[int, typer.Option("--days", metavar="N", help="How many days of a timetable to show.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a timetable of fill windows means in the next days, or whether the caches of a fleet are open now.
+
+    Nothing is changed. Outside of its windows a cache serves what it has and fetches nothing, but for repairs and for
+    fills that are ordered with --now.
+    """
+    from p2pfill.cli.windows import show_fleet_hours, show_windows
+
+    if timetable or config is not None:
+        show_windows(timetable, config, days, as_json=as_json)
+    elif tracker_url:
+        show_fleet_hours(tracker_url, as_json=as_json)
+    else:
+        raise typer.BadParameter("give a TIMETABLE, --config FILE or --tracker URL")
 
 
 @app.command(epilog=EXIT_CODES_HELP)

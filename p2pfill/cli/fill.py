@@ -55,6 +55,7 @@ def order_fill(
     files_from: Path | None,
     priority: int,
     deadline: str | None,
+    now: bool,
     later: bool,
     wait: bool,
     timeout_s: float | None,
@@ -80,6 +81,7 @@ def order_fill(
         files=patterns,
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
+        now=now,
         call_id=secrets.token_hex(8),
     )
     trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)

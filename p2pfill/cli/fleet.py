@@ -16,6 +16,7 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.naming import find_title
 from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
+from p2pfill.cli.windows import show_hours
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
@@ -109,6 +110,9 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
         Column("free", 1, is_right=True), Column("uploads", 3, is_right=True), Column("uploaded", 2, is_right=True),
         Column("scrubbed", 7, is_right=True), Column("lag", 6, is_right=True),
     ]  # fmt: skip
+    has_windows = any(node.hours.until for node in nodes)
+    if has_windows:
+        columns.insert(6, Column("fills", 2))
     rows = []
     for node in nodes[:rows_max]:
         info = node.info
@@ -125,6 +129,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *(Text(printable(text)) for text in (info.id, info.isp, info.region, info.cluster)),
                 Text(printable(f"{host}:{info.port}")),
                 Text(f"{show_seconds(node.age_s)} ago") if node.alive else Text("dead", style="bold red"),
+                *([Text(show_hours(node.hours))] if has_windows else []),
                 Text(str(live)),
                 Text(str(len(node.titles) - live)),
                 _free(node.disk),

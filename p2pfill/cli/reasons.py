@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from p2pfill.cli.text import plural, printable
+from p2pfill.cli.windows import show_hours
+from p2pfill.swarm.waits import HELD_FOR
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import SourceReport, TitleReport
@@ -117,6 +119,10 @@ def _of_node(progress: NodeProgress, lacking: int) -> Iterator[Cause]:
         yield Cause("has not begun with this order", caches, lacking)
     elif report.state == "failed":
         yield Cause(f"failed: {report.error or 'no reason given'}", caches, lacking)
+    elif progress.hours.phase != "open" and report.waits.get(HELD_FOR["window"]):
+        hours = progress.hours
+        why = "tonight's budget is used up" if hours.budget_used else f"its fill window is {show_hours(hours)}"
+        yield Cause(f"{why}; to fill at once order it with --now", caches, lacking)
     elif not report.sources:
         yield from (Cause(reason, caches, 0, count) for reason, count in report.waits.items())
         yield Cause("knows of no source: no origin is named, and no cache has a part of it", caches, lacking)
