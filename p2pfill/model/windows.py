@@ -168,18 +168,19 @@ def _changes(windows: tuple[Window, ...]) -> _Changes:
                 spans.append((0, end - WEEK_MIN, number))
     spans.sort()
     changes: list[tuple[int, int | None]] = []
-    before = 0
+    before = holder = 0
     for start, end, number in spans:
         if start < before:
             day, minute = divmod(start, DAY_MIN)
             raise ConfigError(
-                f"window {number + 1} overlaps another one on {DAYS[day]} at {show_time(minute)}: let one end first"
+                f"windows {holder + 1} and {number + 1} are both open on {DAYS[day]} at {show_time(minute)}: "
+                "let one end first"
             )
         if start > before:
             changes.append((before, None))
         if not changes or changes[-1][1] != number:
             changes.append((start, number))
-        before = end
+        before, holder = end, number
     if before < WEEK_MIN:
         changes.append((before, None))
     return _Changes(tuple(minute for minute, _ in changes), tuple(state for _, state in changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import tomllib
 from contextlib import suppress
 from ipaddress import IPv6Address
@@ -15,7 +16,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import UPLOAD_SLOTS
-from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, read_windows
+from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.in_use import split_command
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
@@ -24,6 +25,29 @@ WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens h
 """Addresses to listen on which nobody can connect to."""
 
 _ADVERTISED: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^\s:\[\]/?#@]+)(?::(?P<port>\d{1,6}))?", re.ASCII)
+
+
+class Rehearsal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A clock that shows another time than it is, and may run faster: a night then passes in a minute.
+
+    Only the fill windows go by it. All nodes of a rehearsal are given the same one.
+    """
+
+    shows: str
+    """What it shows, as 2026-11-29T20:00:00, in UTC."""
+    at: float
+    """When it shows that, in seconds since the epoch."""
+    speed: float = 1.0
+    """Seconds that it shows to go by in one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.speed <= 100_000 or not 0 <= self.at < 1e11:
+            raise ConfigError("clock: speed must be above 0 (and within reason), and at is a time")
+        at_utc(self.shows)
+
+    def __call__(self) -> float:
+        """Return what it shows now, in seconds since the epoch."""
+        return at_utc(self.shows) + (time.time() - self.at) * self.speed
 
 
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +86,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     a few hundredths of its time, and 10 TB are read within a month."""
     windows: Any = None
     """When the node fills: a timetable as a text or a table, see `model.windows`. By default always."""
+    clock: Rehearsal | None = None
+    """For rehearsals: what the clock of the fill windows shows, instead of the time."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 

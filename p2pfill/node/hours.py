@@ -44,10 +44,14 @@ class FillHours:
         wake: Callable[[], None],
         log: logging.Logger,
         wall: Callable[[], float] = time.time,
+        speed: float = 1.0,
     ) -> None:
-        """`wall` returns the seconds since the epoch by which the windows open and close."""
+        """`wall` returns the seconds since the epoch by which the windows open and close, and runs `speed` times as
+        fast as time does.
+        """
         self._engine = engine
-        self._hours = Hours(windows)
+        self._speed = speed
+        self._hours = Hours(windows, speed=speed)
         self._file = directory / USE_FILE
         self._wake = wake
         self._log = log
@@ -74,7 +78,7 @@ class FillHours:
         """Learn from disk what was used before, and look for the first time."""
         async with ErrorBoundary(self._log, f"read {self._file}, and takes nothing of this night's budget for used"):
             self._kept = await trio.to_thread.run_sync(_read_use, self._file)
-            self._hours = Hours(self._hours.windows, self._kept)
+            self._hours = Hours(self._hours.windows, self._kept, speed=self._speed)
         self.look()
 
     def look(self) -> None:
@@ -108,7 +112,7 @@ class FillHours:
                 if trio.current_time() >= keep_at:
                     keep_at = trio.current_time() + KEEP_S
                     await self._keep()
-                ends_in = self._now.until - self._wall() if self._now is not None else LOOK_S
+                ends_in = (self._now.until - self._wall()) / self._speed if self._now is not None else LOOK_S
                 await trio.sleep(min(LOOK_S, max(ends_in, 0.001)))
         finally:
             with trio.CancelScope(shield=True):

@@ -83,7 +83,10 @@ class Node:
         self._plane = plane
         self._wakeup = trio.Event()
         self._sequence = 0
-        self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall)
+        speed = 1.0
+        if config.clock is not None:
+            wall, speed = config.clock, config.clock.speed
+        self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed)
         self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)

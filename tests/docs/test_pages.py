@@ -6,11 +6,14 @@ import random
 import shutil
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from docs.pages import LANGUAGES, PAGES, ROOT, SHOWN, Block, blocks
 from docs.sandbox import Sandbox
+
+from p2pfill.model.windows import read_windows
 
 pytestmark = [pytest.mark.process, pytest.mark.nginx]
 
@@ -103,6 +106,16 @@ def test_simulator(tmp_path: Path) -> None:
     assert "the same actions" in said
 
 
+def test_windows(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        shutil.copytree(ROOT / "scenarios", box.machine("1") / "home" / "scenarios")
+        said = run_page(ROOT / "docs" / "windows.md", box)
+    assert "by the clock of Europe/Berlin" in said
+    (table,) = (block for block in blocks(ROOT / "docs" / "windows.md") if block.language == "text")
+    assert len(read_windows(tomllib.loads(table.text)["windows"]).windows) == 2
+    assert "1.00" in said
+
+
 def test_benchmark(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         said = run_page(ROOT / "docs" / "benchmark.md", box)
@@ -112,7 +125,7 @@ def test_benchmark(tmp_path: Path) -> None:
 
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
-    "docs/benchmark.md",
+    "docs/benchmark.md", "docs/windows.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

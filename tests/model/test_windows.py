@@ -155,7 +155,7 @@ def test_both_spellings_mean_the_same() -> None:
         ({"zone": "UTC"}, r"windows\.zone: unknown"),
         ({"timezone": "Mars/One"}, r"windows\.timezone: time zone 'Mars/One' is not known"),
         ({"timezone": "../etc/passwd"}, r"windows\.timezone: "),
-        ({"window": [{"from": "1:00", "to": "5:00"}, {"from": "4:00", "to": "6:00"}]}, r"windows\.window: window 2 "),
+        ({"window": [{"from": "1:00", "to": "5:00"}, {"from": "4:00", "to": "6:00"}]}, r"windows\.window: windows 1 "),
         ({"window": [{"from": "1:00"}]}, r"windows\.window\[1\]\.to: is lacking"),
         ({"window": [{"from": "1:00", "to": "2:00", "rates": {"in": 1}}]}, r"windows\.window\[1\]\.rates\.in: unknown"),
         ({"window": [{"from": "1:00", "to": "2:00", "budget": 0}]}, r"windows\.window\[1\]\.budget: a budget"),
