@@ -439,6 +439,12 @@ def demo(
         ),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave data and logs where they are, to look at.")] = False,
+    night: Annotated[
+        bool, typer.Option("--night", help="Watch a night instead: nine caches in three time zones, in a minute.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="With --night: draw it into a PNG or SVG file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Watch a fill on this machine: an origin, a tracker and seven caches as processes of their own.
@@ -449,6 +455,15 @@ def demo(
     With --json the last line of the output is one object: title_bytes, caches, completed, verified, makespan_s,
     bytes_by_tier, origin_copies, isp_copies, duplicate_bytes, escalations.
     """
+    if plot is not None and not night:
+        raise typer.BadParameter("--plot goes with --night")
+    if night:
+        if path is not None:
+            raise typer.BadParameter("--night makes its own titles: leave PATH out")
+        from p2pfill.cli.demo_night import run_night
+
+        run_night(work=work, plot=plot, keep=keep, as_json=as_json)
+        return
     from p2pfill.cli.demo import run_demo
 
     run_demo(path, size=size_mib * 1024 * 1024, work=work, keep=keep, as_json=as_json)

@@ -92,6 +92,9 @@ class Children:
         with trio.CancelScope(shield=True):
             await self.stop()
 
+    def __len__(self) -> int:
+        return len(self._children)
+
     async def start(self, name: str, module: str, arguments: Sequence[str]) -> Child:
         """Start `python -m MODULE ARGUMENTS…`; what it writes to stderr goes to a log of its own."""
         log = self._directory / f"{name}.log"

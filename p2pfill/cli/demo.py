@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -69,7 +69,7 @@ def run_demo(path: Path | None, *, size: int, work: Path | None, keep: bool, as_
     """Run the demo. Raises `CommandFailed` unless every cache ends with every byte."""
     # JSON is the only thing on stdout then: progress and summary go where people look.
     console = Console(stderr=as_json, highlight=False)
-    outcome = trio.run(_until_signal, _Demo(console, path, size, work, keep).run)
+    outcome = trio.run(until_signal, _Demo(console, path, size, work, keep).run)
     if outcome is None:
         raise KeyboardInterrupt
     console.print(demo_view(outcome))
@@ -82,9 +82,9 @@ def run_demo(path: Path | None, *, size: int, work: Path | None, keep: bool, as_
         raise CommandFailed(f"{plural(len(wrong), 'cache')} of {len(outcome.caches)} did not verify: {wrong[0].fault}")
 
 
-async def _until_signal(run: Callable[[], Any]) -> DemoOutcome | None:
+async def until_signal(run: Callable[[], Awaitable[T]]) -> T | None:
     """Await `run`; return None where a signal ended it. Nothing is then left behind, as with any other end."""
-    outcome: DemoOutcome | None = None
+    outcome: T | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
 

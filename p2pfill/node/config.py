@@ -84,7 +84,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scrub_bytes_s: int = 4 * 1024 * 1024
     """Bytes a second that the scrubber reads of live titles, round after round; 0 turns it off. A disk reads so much in
     a few hundredths of its time, and 10 TB are read within a month."""
-    windows: Any = None
+    windows: str | dict[str, Any] = ""
     """When the node fills: a timetable as a text or a table, see `model.windows`. By default always."""
     clock: Rehearsal | None = None
     """For rehearsals: what the clock of the fill windows shows, instead of the time."""
@@ -117,7 +117,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def fill_windows(self) -> FillWindows:
         """Return the timetable of `windows`. Raises `ConfigError`."""
-        return ALWAYS_OPEN if self.windows is None else read_windows(self.windows)
+        return ALWAYS_OPEN if self.windows == "" else read_windows(self.windows)
 
     def listen_address(self) -> tuple[str, int]:
         """Return host and port of `listen`. Raises `ConfigError`."""

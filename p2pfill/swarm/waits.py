@@ -12,7 +12,7 @@ from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.scheduler import Hold
 from p2pfill.swarm.ways import Ways
 
-HELD_FOR: Final = {"urgency": "a more urgent title", "window": "the cache's next fill window", None: ""}
+HELD_FOR: Final = {"urgency": "a more urgent title", "window": "the cache's next fill window"}
 """What a fill waits for that holds back."""
 
 
@@ -34,7 +34,7 @@ def count_waits(
     mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
     others = elsewhere.and_not(unreachable | mine)
     waits = {
-        HELD_FOR[hold]: held_back,
+        HELD_FOR["urgency" if hold is None else hold]: held_back,
         "room at a peer": in_isp.count(),
         # Why it cannot be is said once, with the source.
         "the origin, which cannot be reached from here": unreachable.count(),

@@ -35,6 +35,7 @@ from p2pfill.swarm.election import STRIPES_MAX
 from p2pfill.swarm.masters import STANDSTILL
 from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
+from p2pfill.swarm.waits import HELD_FOR
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, OriginTotals, RankedSource, Status
 from p2pfill.transport.control import OUTPUT_BYTES_MAX
@@ -166,7 +167,7 @@ def test_sections_of_the_experiments_that_the_code_names_exist() -> None:
 
 
 SEAMS = (
-    "a window of the day", "TLS and mutual TLS", "caps of rate per tier", "signed manifests", "S3", "PostgreSQL",
+    "fill windows", "TLS and mutual TLS", "caps of rate per tier", "signed manifests", "S3", "PostgreSQL",
     "a scrubber", "asyncio", "metrics", "eviction",
 )  # fmt: skip
 
@@ -244,7 +245,7 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
-        "demo", "explain", "files", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify"
+        "demo", "explain", "files", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify", "windows"
     }  # fmt: skip
     groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes}
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
@@ -374,11 +375,14 @@ def test_every_state_of_a_source_is_described() -> None:
 
 def test_every_reason_to_wait_is_described() -> None:
     tree = ast.parse((PACKAGE / "swarm" / "waits.py").read_text())
-    table = next(node for node in ast.walk(tree) if isinstance(node, ast.Dict))
+    (table,) = (
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    )
     # Of one that names a cause the page has what comes before that.
     keys = [key.values[0] if isinstance(key, ast.JoinedStr) else key for key in table.keys if key is not None]
-    reasons = {ast.literal_eval(key).rstrip(": ") for key in keys}
-    assert len(reasons) >= 6
+    texts = [key for key in keys if isinstance(key, ast.Constant)]
+    reasons = {ast.literal_eval(key).rstrip(": ") for key in texts} | set(HELD_FOR.values())
+    assert len(reasons) >= 7
     for reason in reasons:
         assert f"| `{reason}` |" in RUNNING
 
