@@ -26,6 +26,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.rates import RateLimits
 from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
@@ -87,7 +88,12 @@ class Node:
         if config.clock is not None:
             wall, speed = config.clock, config.clock.speed
         self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed)
-        self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
+        self.limits = plane.throttle
+        """What this node may move: `put` limits under a name of their own, and the tightest of all holds."""
+        self.limits.put("config", config.limits())
+        self.titles = TitleRegistry(
+            info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
+        )
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
         self.evictions = Evictions(self.evictor, self.titles, store, self.log)
@@ -167,6 +173,17 @@ class Node:
         return await self.titles.start_fill(
             manifest, origins, policy, members, holders, unlinked, urgency, selection, wants, soon
         )
+
+    # ---- limits
+
+    @property
+    def rates(self) -> RateLimits:
+        """The limits in force, of all who have set some."""
+        return self.limits.in_force
+
+    def set_rates(self, limits: RateLimits) -> None:
+        """Keep to these limits from now on, in the place of those of the configuration. Callable from any thread."""
+        self.limits.put("config", limits)
 
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
