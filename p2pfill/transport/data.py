@@ -44,8 +44,9 @@ DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ERO
 SO_MAX_PACING_RATE: Final = 47
 """Of Linux; Python has no name for it. The kernel paces by itself since 4.13, without the fq discipline."""
 
-PACE: Final = 1.1
-"""The kernel counts headers too, a twentieth at most, and what a turn was late is to be made up for."""
+PACE: Final = 1.5
+"""The kernel counts headers too, and what a turn was late is to be made up for. With 1.1 a stream alone at 100 MB/s
+came to 77 to 98 % of it on a busy machine."""
 
 _RATE: Final = struct.Struct("Q")
 _NO_RATE: Final = (1 << 64) - 1
