@@ -210,6 +210,10 @@ def node(
             help="When to fill, as in 'Europe/Berlin Mon-Fri-02:00,1.2G 08:00,off'; by default always.",
         ),
     ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", metavar="RATE", help="Bytes a second that may come in, such as 150MiB or 1.2Gbit."),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -243,6 +247,7 @@ def node(
         "in_use_command": in_use_command,
         "scrub_bytes_s": scrub_bytes_s,
         "windows": windows,
+        "rates": rates,
         "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}

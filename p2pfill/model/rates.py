@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.quantities import parse_rate
+from p2pfill.model.quantities import QUANTITY_MAX, parse_rate
 
 TIERS: Final = ("peer", "regional", "origin")
 
@@ -24,6 +24,11 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     regional: int = 0
     origin: int = 0
     """Inbound only."""
+
+    def __post_init__(self) -> None:
+        for rate in (self.total, self.peer, self.regional, self.origin):
+            if not 0 <= rate <= QUANTITY_MAX:
+                raise ValueError("a rate must be from 0, which is no limit, to 2^62 bytes a second")
 
     def within(self, other: Rates) -> Rates:
         """Return the tighter one of both limits, each by each."""
@@ -42,6 +47,16 @@ class RateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 NO_LIMITS: Final = RateLimits()
+
+
+def spell(limits: RateLimits) -> str:
+    """Return limits in a line for people, such as "in: total 150 MB/s, origin 20 MB/s; out: no limit"."""
+    return f"in: {_spell(limits.inbound)}; out: {_spell(limits.outbound)}"
+
+
+def _spell(rates: Rates) -> str:
+    said = [f"{name} {rate / 1e6:.12g} MB/s" for name in ("total", *TIERS) if (rate := getattr(rates, name))]
+    return ", ".join(said) or "no limit"
 
 
 def _tighter(one: int, other: int) -> int:

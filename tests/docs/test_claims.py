@@ -469,7 +469,7 @@ def test_figures_of_the_readme_are_those_of_its_report() -> None:
 def test_units_of_the_pages_have_directives_that_systemd_knows() -> None:
     units = re.findall(r"(?s)```ini\n(.*?)```", read(ROOT / "docs" / "running.md"))
     known = {
-        "After", "Description", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
+        "After", "Description", "ExecReload", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
         "RestartPreventExitStatus", "StateDirectory", "TimeoutStopSec", "User", "WantedBy", "Wants", "LimitNOFILE",
         "ReadWritePaths",
     }  # fmt: skip
