@@ -10,7 +10,7 @@ import typer
 from p2pfill._version import __version__
 from p2pfill.cli import bench, manage
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, Files, FilesFrom, TrackerUrl
+from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
 
 app = typer.Typer(
     add_completion=False,
@@ -323,6 +323,34 @@ def fill(
         timeout_s=timeout_s,
         as_json=as_json,
     )
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def limit(
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Argument(metavar="[SELECTOR]", help="Which caches: an id, or a selector as for `fill --to`.")
+    ] = "",
+    rates: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RATE...]",
+            help="RATE for all that comes in, or in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE; a TIER is peer, "
+            "regional or origin, a RATE as 150MiB or 1.2Gbit.",
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="The limit of this selector stands no more.")] = False,
+    later: Later = False,
+    as_json: AsJson = False,
+) -> None:
+    """Limit how fast caches receive and send, at once and until it is cleared; without a SELECTOR show all limits.
+
+    It holds for caches that start later, too, and over restarts of the tracker. Of this and of a cache's own limits,
+    the tightest holds.
+    """
+    from p2pfill.cli.limit import limit_nodes
+
+    limit_nodes(nodes, rates or [], tracker_url, clear=clear, later=later, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

@@ -5,6 +5,7 @@ All rates are bytes of payload a second, averaged over ten seconds; 0 means no l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -76,6 +77,22 @@ def read_limits(value: Any, place: str) -> RateLimits:
     if directions.get("outbound", Rates()).origin:
         raise ConfigError(f"{place}.outbound.origin: nothing is sent to origins; leave it out")
     return RateLimits(**directions)
+
+
+def parse_limits(words: Sequence[str]) -> RateLimits:
+    """Return the limits that a person has typed, such as `150MiB`, or `in=150MiB in.origin=20MiB out=1.2Gbit`.
+
+    Raises `ConfigError`. A rate alone is for all that comes in.
+    """
+    table: dict[str, dict[str, str]] = {}
+    for word in words:
+        key, _, rate = word.rpartition("=")
+        direction, _, tier = (key or "in").partition(".")
+        name = {"in": "inbound", "out": "outbound"}.get(direction)
+        if name is None or tier not in ("", *TIERS):
+            raise ConfigError(f"{word[:80]!r} is no limit: write RATE, in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE")
+        table.setdefault(name, {})[tier or "total"] = rate
+    return read_limits(table, "limit")
 
 
 def _read_rates(value: Any, place: str) -> Rates:

@@ -117,6 +117,8 @@ class Links:
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
         self._spent_before = StreamStats()
         self.upload_bytes = 0
+        self._received_before = self._sent_before = 0
+        """Payload bytes of data streams that have ended."""
         self.was_reached = False
         """Whether another cache has ever linked from its side, and so has reached this one."""
 
@@ -141,6 +143,12 @@ class Links:
         for one in self._sockets.values():
             total = total.plus(one.spent())
         return total
+
+    def moved(self) -> tuple[int, int]:
+        """Return the payload bytes that have come from caches and gone to them since the node was opened."""
+        received = sum(receiver.moved_bytes for one in self._sockets.values() for receiver in one.receivers)
+        sent = sum(sender.moved_bytes for one in self._sockets.values() for sender in one.senders)
+        return self._received_before + received, self._sent_before + sent
 
     # ---- what the engine wants done
 
@@ -308,6 +316,7 @@ class Links:
                 sockets.receivers.remove(receiver)
                 sockets.spent_before = sockets.spent_before.plus(receiver.spent)
                 sockets.bytes_before += receiver.moved_bytes
+                self._received_before += receiver.moved_bytes
 
     async def _send_stream(self, link: Link, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
@@ -335,6 +344,7 @@ class Links:
             finally:
                 link.upload_streams -= 1
                 del sockets.senders[sender]
+                self._sent_before += sender.moved_bytes
                 # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
                 for other in sockets.senders:
                     other.wake()

@@ -244,7 +244,7 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
-        "demo", "explain", "files", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify"
+        "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sim", "status", "tracker", "verify"
     }  # fmt: skip
     groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes}
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
