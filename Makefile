@@ -19,13 +19,16 @@ BENCH ?= --out docs/reports/bench
 # Options of `python -m bench.model`.
 MODEL ?= --out docs/reports/model
 
+# Options of `python -m bench.rates`.
+RATES ?= --out docs/reports/rates
+
 # Options of `python -m bench.micro`.
 MICRO ?=
 
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro bench-rates clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -41,6 +44,7 @@ help:
 	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
 	@echo "make bench-model  the simulator beside what bench-swarm has measured; takes three minutes"
 	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
+	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -82,6 +86,9 @@ bench-model: $(VENV)/.built
 
 bench-micro: $(VENV)/.built
 	@$(BIN)/python -m bench.micro $(MICRO)
+
+bench-rates: $(VENV)/.built
+	@$(BIN)/python -m bench.rates $(RATES)
 
 bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }

@@ -15,16 +15,21 @@ from p2pfill._version import __version__
 if TYPE_CHECKING:
     from p2pfill.errors import P2PFillError
     from p2pfill.model.manifest import Manifest
+    from p2pfill.model.rates import RateLimits, Rates
     from p2pfill.node import Node, NodeConfig, open_node
     from p2pfill.store.publish import publish
 
-__all__ = ["Manifest", "Node", "NodeConfig", "P2PFillError", "__version__", "open_node", "publish"]
+__all__ = [
+    "Manifest", "Node", "NodeConfig", "P2PFillError", "RateLimits", "Rates", "__version__", "open_node", "publish",
+]  # fmt: skip
 
 _HOMES = {
     "Manifest": "p2pfill.model.manifest",
     "Node": "p2pfill.node",
     "NodeConfig": "p2pfill.node",
     "P2PFillError": "p2pfill.errors",
+    "RateLimits": "p2pfill.model.rates",
+    "Rates": "p2pfill.model.rates",
     "open_node": "p2pfill.node",
     "publish": "p2pfill.store.publish",
 }

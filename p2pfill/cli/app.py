@@ -10,7 +10,7 @@ import typer
 from p2pfill._version import __version__
 from p2pfill.cli import bench, manage
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, Files, FilesFrom, TrackerUrl
+from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
 
 app = typer.Typer(
     add_completion=False,
@@ -210,6 +210,10 @@ def node(
             help="When to fill, as in 'Europe/Berlin Mon-Fri-02:00,1.2G 08:00,off'; by default always.",
         ),
     ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", metavar="RATE", help="Bytes a second that may come in, such as 150MiB or 1.2Gbit."),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -243,6 +247,7 @@ def node(
         "in_use_command": in_use_command,
         "scrub_bytes_s": scrub_bytes_s,
         "windows": windows,
+        "rates": rates,
         "record": record,
     }
     given = {key: value for key, value in settings.items() if value is not None}
@@ -318,6 +323,34 @@ def fill(
         timeout_s=timeout_s,
         as_json=as_json,
     )
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def limit(
+    tracker_url: TrackerUrl,
+    nodes: Annotated[
+        str, typer.Argument(metavar="[SELECTOR]", help="Which caches: an id, or a selector as for `fill --to`.")
+    ] = "",
+    rates: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RATE...]",
+            help="RATE for all that comes in, or in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE; a TIER is peer, "
+            "regional or origin, a RATE as 150MiB or 1.2Gbit.",
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="The limit of this selector stands no more.")] = False,
+    later: Later = False,
+    as_json: AsJson = False,
+) -> None:
+    """Limit how fast caches receive and send, at once and until it is cleared; without a SELECTOR show all limits.
+
+    It holds for caches that start later, too, and over restarts of the tracker. Of this and of a cache's own limits,
+    the tightest holds.
+    """
+    from p2pfill.cli.limit import limit_nodes
+
+    limit_nodes(nodes, rates or [], tracker_url, clear=clear, later=later, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

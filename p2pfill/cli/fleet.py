@@ -17,6 +17,7 @@ from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.naming import find_title
 from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
 from p2pfill.cli.windows import show_hours
+from p2pfill.model.rates import Rates
 from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
@@ -108,6 +109,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
         Column("cache"), Column("isp", 1), Column("region", 4), Column("cluster", 8), Column("address", 5),
         Column("seen"), Column("live", 0, is_right=True), Column("filling", 0, is_right=True),
         Column("free", 1, is_right=True), Column("uploads", 3, is_right=True), Column("uploaded", 2, is_right=True),
+        Column("receives", 9, is_right=True), Column("sends", 9, is_right=True),
         Column("scrubbed", 7, is_right=True), Column("lag", 6, is_right=True),
     ]  # fmt: skip
     has_windows = any(node.hours.until for node in nodes)
@@ -121,6 +123,8 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
         figures = (
             f"{node.upload_active}+{node.upload_queued}",
             show_bytes(node.upload_bytes),
+            _moves(node.moves.in_bytes_s, node.rates.inbound),
+            _moves(node.moves.out_bytes_s, node.rates.outbound),
             show_bytes(node.scrubber.checked_bytes) if node.scrubber.began_at else "",
             show_micros(node.loop_lag.p99_us),
         )
@@ -138,6 +142,12 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
         )
     lines = unreached_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
+
+
+def _moves(bytes_s: int, rates: Rates) -> str:
+    """Return how fast payload moves, and the limit if there is one: of all tiers, or else that some tier has one."""
+    limit = f" of {show_rate(rates.total)}" if rates.total else " limited" if rates != Rates() else ""
+    return show_rate(bytes_s) + limit
 
 
 def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:

@@ -59,7 +59,10 @@ def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, 
     from p2pfill.node.daemon import run_daemon
     from p2pfill.node.node import Node
 
-    loaded = NodeConfig.load(config, **settings)
+    def load() -> NodeConfig:
+        return NodeConfig.load(config, **settings)
+
+    loaded = load()
 
     def ready(node: Node) -> None:
         address = f"{node.info.host}:{node.info.port}"
@@ -68,7 +71,7 @@ def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, 
     configure_logs()
     if until_eof:
         stop_at_eof()
-    trio.run(run_daemon, loaded, ready)
+    trio.run(run_daemon, loaded, ready, load)
 
 
 def announce(record: dict[str, Any], text: str, *, as_json: bool) -> None:

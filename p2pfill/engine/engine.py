@@ -754,6 +754,8 @@ class Engine:
                 arriving, failing = task.origin_news()
                 for url in dict.fromkeys(url for url, _ in task.reads.values() if url in arriving):
                     self.handle_event(task, events.SourceProgressed(url))
+                for url in task.origins_held_back():
+                    self.handle_event(task, events.SourceHeldBack(url))
                 for url, reason in failing.items():
                     if url not in arriving:
                         self.handle_event(task, events.OriginFailing(url, reason))

@@ -73,6 +73,9 @@ class DataStreams(Protocol):
     def moved_bytes(self) -> int:
         """Return how many payload bytes have come so far, those of chunks that are still coming among them."""
 
+    def take_held_back(self) -> bool:
+        """Tell whether what comes has waited for this cache's own limits since the last call."""
+
     def receiving(self) -> list[int]:
         """Return the request ids of the chunks that are coming."""
 
@@ -315,16 +318,17 @@ class Link:
             self.channel.send(m.Interest(handle, len(chunks), chunks.to_bytes()))
 
     def report_progress(self) -> None:
-        """Tell the fills that payload is arriving, if some has since the last call."""
+        """Tell the fills that payload is arriving, or would but for our limits, if so since the last call."""
         if self.remote is None or self.streams is None:
             return
-        moved_bytes = self.streams.moved_bytes()
-        if moved_bytes == self._moved_bytes:
+        moved_bytes, is_held_back = self.streams.moved_bytes(), self.streams.take_held_back()
+        if moved_bytes == self._moved_bytes and not is_held_back:
             return
         self._moved_bytes = moved_bytes
         # In the order of the requests, and each once.
         for task in dict.fromkeys(owner_of(receive).task for receive in self.book.outstanding()):
-            self._host.handle_event(task, events.SourceProgressed(self.remote.id))
+            kind = events.SourceHeldBack if is_held_back else events.SourceProgressed
+            self._host.handle_event(task, kind(self.remote.id))
         for number in self.streams.receiving():
             # The source lives for all of them, but only these get on.
             if (receive := self.book.get(number)) is not None:

@@ -84,8 +84,8 @@ class FillTask:
 
     __slots__ = (
         "_begun", "_commit_at", "_committing", "_discover_until", "_told_at", "_unheard", "_writing_out", "error",
-        "fault", "fill", "is_exempt", "late", "manifest", "origin_news", "origins", "reads", "repairs", "slots",
-        "state", "stored", "title_id", "to_announce", "to_claim", "to_commit",
+        "fault", "fill", "is_exempt", "late", "manifest", "origin_news", "origins", "origins_held_back", "reads",
+        "repairs", "slots", "state", "stored", "title_id", "to_announce", "to_claim", "to_commit",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +114,8 @@ class FillTask:
         """What became known while the fill's actions were performed."""
         self.origin_news: Callable[[], tuple[Collection[str], Mapping[str, str]]] = lambda: ((), {})
         """Of the driver: origins of which bytes have come since the last call, and those that fail, with the reason."""
+        self.origins_held_back: Callable[[], Collection[str]] = tuple
+        """Of the driver: origins of which bytes have waited for this cache's limits since the last call."""
         self.to_announce: list[int] = []
         self.to_claim: list[int] = []
         self.to_commit: list[int] = []

@@ -5,12 +5,13 @@ All rates are bytes of payload a second, averaged over ten seconds; 0 means no l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.quantities import parse_rate
+from p2pfill.model.quantities import QUANTITY_MAX, parse_rate
 
 TIERS: Final = ("peer", "regional", "origin")
 
@@ -24,6 +25,11 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     regional: int = 0
     origin: int = 0
     """Inbound only."""
+
+    def __post_init__(self) -> None:
+        for rate in (self.total, self.peer, self.regional, self.origin):
+            if not 0 <= rate <= QUANTITY_MAX:
+                raise ValueError("a rate must be from 0, which is no limit, to 2^62 bytes a second")
 
     def within(self, other: Rates) -> Rates:
         """Return the tighter one of both limits, each by each."""
@@ -44,6 +50,16 @@ class RateLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 NO_LIMITS: Final = RateLimits()
 
 
+def spell(limits: RateLimits) -> str:
+    """Return limits in a line for people, such as "in: total 150 MB/s, origin 20 MB/s; out: no limit"."""
+    return f"in: {_spell(limits.inbound)}; out: {_spell(limits.outbound)}"
+
+
+def _spell(rates: Rates) -> str:
+    said = [f"{name} {rate / 1e6:.12g} MB/s" for name in ("total", *TIERS) if (rate := getattr(rates, name))]
+    return ", ".join(said) or "no limit"
+
+
 def _tighter(one: int, other: int) -> int:
     return min(one, other) if one and other else one or other
 
@@ -61,6 +77,22 @@ def read_limits(value: Any, place: str) -> RateLimits:
     if directions.get("outbound", Rates()).origin:
         raise ConfigError(f"{place}.outbound.origin: nothing is sent to origins; leave it out")
     return RateLimits(**directions)
+
+
+def parse_limits(words: Sequence[str]) -> RateLimits:
+    """Return the limits that a person has typed, such as `150MiB`, or `in=150MiB in.origin=20MiB out=1.2Gbit`.
+
+    Raises `ConfigError`. A rate alone is for all that comes in.
+    """
+    table: dict[str, dict[str, str]] = {}
+    for word in words:
+        key, _, rate = word.rpartition("=")
+        direction, _, tier = (key or "in").partition(".")
+        name = {"in": "inbound", "out": "outbound"}.get(direction)
+        if name is None or tier not in ("", *TIERS):
+            raise ConfigError(f"{word[:80]!r} is no limit: write RATE, in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE")
+        table.setdefault(name, {})[tier or "total"] = rate
+    return read_limits(table, "limit")
 
 
 def _read_rates(value: Any, place: str) -> Rates:

@@ -15,6 +15,7 @@ import msgspec
 from p2pfill.model import limits
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
@@ -247,6 +248,14 @@ class HoursReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         return self.phase == "closed"
 
 
+class PayloadRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """How fast payload has moved since the heartbeat before, in bytes a second."""
+
+    in_bytes_s: int = 0
+    """From caches, of chunks that are still coming too; from origins, of chunks that have come."""
+    out_bytes_s: int = 0
+
+
 class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A heartbeat: what has changed since the one with the sequence `since`, or a part of that."""
 
@@ -273,6 +282,9 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     no more, but for what the pieces that follow say again."""
     gone: list[str] = []
     """Titles of which the node holds nothing any more."""
+    rates: RateLimits = NO_LIMITS
+    """The limits in force."""
+    moves: PayloadRates = PayloadRates()
     unreached: str = ""
     """Why others may not reach it where they are told to, for people: it has tried itself. Empty: they do."""
     more: bool = False
@@ -384,6 +396,8 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Room that the node is to make, until it has said what came of it."""
     pinned: list[str] = []
     """Titles of which the node keeps what it has, if anything, though no order wants them."""
+    rates: RateLimits = NO_LIMITS
+    """What the node is to keep to, beside its own limits."""
     pins: str = ""
     """Which state of `pinned` this is. Where it is the one that the node has named, `pinned` is left out."""
     cursor: str = ""

@@ -21,6 +21,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.rates import RateLimits, spell
 from p2pfill.model.selection import decode_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
@@ -34,6 +35,7 @@ from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
+from p2pfill.transport.throttle import Throttle
 
 if TYPE_CHECKING:
     from p2pfill.model.policy import FillPolicy
@@ -57,6 +59,12 @@ class FillingNode(Protocol):
     evictor: Evictor
     evictions: Evictions
     hours: FillHours
+    limits: Throttle
+
+    @property
+    def rates(self) -> RateLimits:
+        """The limits in force."""
+        ...
 
     def heartbeat(self, *, follows: bool = False) -> NodeReport:
         """Return the next heartbeat; `follows`: the one before had more to say."""
@@ -230,6 +238,8 @@ class TrackerAgent:
                 with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                     pinned.add(title_id_from_hex(title))
             self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
+        if self._node.limits.put("tracker", answer.rates):
+            self._node.log.info("the tracker has other limits for this node; now in force: %s", spell(self._node.rates))
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}

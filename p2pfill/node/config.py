@@ -15,6 +15,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.in_use import split_command
@@ -88,6 +89,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the node fills: a timetable as a text or a table, see `model.windows`. By default always."""
     clock: Rehearsal | None = None
     """For rehearsals: what the clock of the fill windows shows, instead of the time."""
+    rates: str | int | dict[str, Any] = ""
+    """How fast this cache may receive and send (`model.rates.read_limits`): a text such as "150MiB" for all that comes
+    in, or a table with `inbound` and `outbound`. Empty: as fast as it can. SIGHUP has the file's read again."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 
@@ -101,6 +105,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("free_bytes_min must be 0 or above (and within reason)")
         if not 0 <= self.scrub_bytes_s <= 1 << 40:
             raise ConfigError("scrub_bytes_s must be 0 or above (and within reason)")
+        self.limits()
         split_command(self.in_use_command)
         self.fill_windows()
         host, _ = self.listen_address()
@@ -118,6 +123,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def fill_windows(self) -> FillWindows:
         """Return the timetable of `windows`. Raises `ConfigError`."""
         return ALWAYS_OPEN if self.windows == "" else read_windows(self.windows)
+
+    def limits(self) -> RateLimits:
+        """Return what `rates` says. Raises `ConfigError`."""
+        return NO_LIMITS if self.rates == "" else read_limits(self.rates, "rates")
 
     def listen_address(self) -> tuple[str, int]:
         """Return host and port of `listen`. Raises `ConfigError`."""

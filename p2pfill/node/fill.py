@@ -55,7 +55,7 @@ DECIDE_S: Final = 1.0
 RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
 
-_TIER: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
+TIER_OF_SCOPE: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
     Scope.ISP: "peer",
     Scope.REGION: "regional",
     Scope.WORLD: "regional",
@@ -114,6 +114,7 @@ class FillDriver:
         origins.found = self._found
         origins.has_no_range = self._has_no_range
         task.origin_news = self._origins.take_news
+        task.origins_held_back = self._origins.take_held_back
 
     # ---- for people and for programs that embed the node
 
@@ -485,7 +486,7 @@ def _source_report(source: Source, state: str, origins: Origins) -> SourceReport
         reason = reason or origins.remark(source.id)
     return SourceReport(
         id=clipped(source.id),
-        tier=_TIER[source.scope],
+        tier=TIER_OF_SCOPE[source.scope],
         bytes=source.bytes_kept,
         rate_bytes_s=source.rate_bytes_s,
         in_flight=len(source.requests),

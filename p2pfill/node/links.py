@@ -16,13 +16,16 @@ import trio
 
 from p2pfill.engine.dialler import Dial
 from p2pfill.engine.engine import Engine
-from p2pfill.engine.link import Link, OpenStream, WakeUploads
+from p2pfill.engine.link import Link, OpenStream, WakeUploads, owner_of
+from p2pfill.engine.requests import Receive
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.reports import clipped
 from p2pfill.model.timing import CONNECT_TIMEOUT_S
+from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.fill import TIER_OF_SCOPE
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message
@@ -57,6 +60,13 @@ class LinkSockets:
     def moved_bytes(self) -> int:
         """Return how many payload bytes have come so far."""
         return self.bytes_before + sum(receiver.moved_bytes for receiver in self.receivers)
+
+    def take_held_back(self) -> bool:
+        """Tell whether what comes has waited for this node's own limits since the last call."""
+        held_back = [receiver for receiver in self.receivers if receiver.claim.was_held_back]
+        for receiver in held_back:
+            receiver.claim.was_held_back = receiver.claim.waits
+        return bool(held_back)
 
     def receiving(self) -> list[int]:
         """Return the request ids of the chunks that are coming."""
@@ -107,6 +117,8 @@ class Links:
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
         self._spent_before = StreamStats()
         self.upload_bytes = 0
+        self._received_before = self._sent_before = 0
+        """Payload bytes of data streams that have ended."""
         self.was_reached = False
         """Whether another cache has ever linked from its side, and so has reached this one."""
 
@@ -131,6 +143,12 @@ class Links:
         for one in self._sockets.values():
             total = total.plus(one.spent())
         return total
+
+    def moved(self) -> tuple[int, int]:
+        """Return the payload bytes that have come from caches and gone to them since the node was opened."""
+        received = sum(receiver.moved_bytes for one in self._sockets.values() for receiver in one.receivers)
+        sent = sum(sender.moved_bytes for one in self._sockets.values() for sender in one.senders)
+        return self._received_before + received, self._sent_before + sent
 
     # ---- what the engine wants done
 
@@ -289,7 +307,8 @@ class Links:
         except (OSError, trio.TooSlowError) as error:
             raise TransferError(f"data stream cannot be opened: {error}") from error
         with sock:
-            receiver = Receiver(sock, self._plane, sockets.link.book)
+            link = sockets.link
+            receiver = Receiver(sock, self._plane, link.book, TIER_OF_SCOPE[link.scope], self._urgency)
             sockets.receivers.append(receiver)
             try:
                 await receiver.run()
@@ -297,6 +316,7 @@ class Links:
                 sockets.receivers.remove(receiver)
                 sockets.spent_before = sockets.spent_before.plus(receiver.spent)
                 sockets.bytes_before += receiver.moved_bytes
+                self._received_before += receiver.moved_bytes
 
     async def _send_stream(self, link: Link, sock: trio.socket.SocketType) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
@@ -310,6 +330,7 @@ class Links:
             link.uploads.wanted,
             partial(self._sent, link),
             nearness=-link.scope,
+            tier=TIER_OF_SCOPE[link.scope],
         )
         link.upload_streams += 1
         with trio.CancelScope() as scope:
@@ -323,9 +344,14 @@ class Links:
             finally:
                 link.upload_streams -= 1
                 del sockets.senders[sender]
+                self._sent_before += sender.moved_bytes
                 # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
                 for other in sockets.senders:
                     other.wake()
+
+    def _urgency(self, receive: Receive) -> Urgency:
+        """Return how urgent the title is of which a chunk comes. Called from threads."""
+        return self._engine.urgency(owner_of(receive).task.title_id)
 
     def _take_upload(self, link: Link) -> Upload | None:
         """Return the next chunk to send. Runs in a worker thread."""

@@ -26,7 +26,8 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, TitleReport
+from p2pfill.model.rates import RateLimits
+from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, PayloadRates, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.boundary import ErrorBoundary
@@ -53,6 +54,9 @@ DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
 
 DRAIN_STEP_S: Final = 0.02
+
+MOVES_S: Final = 1.0
+"""The least time over which is measured how fast payload moves: heartbeats may follow each other at once."""
 
 FAULT_PAUSE_S: Final = 1.0
 """Before the engine is asked again where it could not decide: only a bug has it come to that, and it may last."""
@@ -87,7 +91,15 @@ class Node:
         if config.clock is not None:
             wall, speed = config.clock, config.clock.speed
         self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed)
-        self.titles = TitleRegistry(info, store, self.engine, nursery, self.wake, self.log, config.record)
+        self._moved_at = (trio.current_time(), 0, 0)
+        """When it was looked how much has moved, and what had come and gone by then."""
+        self._moves_now = PayloadRates()
+        self.limits = plane.throttle
+        """What this node may move: `put` limits under a name of their own, and the tightest of all holds."""
+        self.limits.put("config", config.limits())
+        self.titles = TitleRegistry(
+            info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
+        )
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
         self.evictions = Evictions(self.evictor, self.titles, store, self.log)
@@ -167,6 +179,17 @@ class Node:
         return await self.titles.start_fill(
             manifest, origins, policy, members, holders, unlinked, urgency, selection, wants, soon
         )
+
+    # ---- limits
+
+    @property
+    def rates(self) -> RateLimits:
+        """The limits in force, of all who have set some."""
+        return self.limits.in_force
+
+    def set_rates(self, limits: RateLimits) -> None:
+        """Keep to these limits from now on, in the place of those of the configuration. Callable from any thread."""
+        self.limits.put("config", limits)
 
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent titles are that are ordered here, and which are so no more; what runs follows at once."""
@@ -327,9 +350,24 @@ class Node:
             scrubber=self.scrubber.report(),
             evictions=self.evictions.reports(),
             origins=origins,
+            rates=self.rates,
+            moves=self._moves(),
             unreached=self.reach.fault,
             hours=self.hours.report(),
         )
+
+    def _moves(self) -> PayloadRates:
+        """Return how fast payload has moved between the last two looks that were `MOVES_S` apart, or more."""
+        now, (received, sent) = trio.current_time(), self.links.moved()
+        received += self.titles.origin_counts.bytes_received()
+        before, received_before, sent_before = self._moved_at
+        span_s = now - before
+        if span_s >= MOVES_S:
+            self._moves_now = PayloadRates(
+                max(0, int((received - received_before) / span_s)), max(0, int((sent - sent_before) / span_s))
+            )
+            self._moved_at = now, received, sent
+        return self._moves_now
 
     @property
     def spent(self) -> StreamStats:

@@ -49,6 +49,11 @@ class OriginCounts:
         with self._lock:
             return [msgspec.structs.replace(one) for one in self._totals.values()]
 
+    def bytes_received(self) -> int:
+        """Return the payload bytes of all of them, those that were of no use among them."""
+        with self._lock:
+            return sum(one.bytes_kept + one.bytes_wasted for one in self._totals.values())
+
     def take(self) -> list[OriginReport]:
         """Return those of which the tracker is to be told now; they are on their way then."""
         with self._lock:

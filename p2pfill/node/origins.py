@@ -6,6 +6,7 @@ signature that was renewed is no other origin. The URL itself stays in here.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.errors import P2PFillError
+from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origin_log import OriginLog
@@ -26,6 +28,7 @@ from p2pfill.origin import (
     verify_chunk,
 )
 from p2pfill.origin.urls import shown
+from p2pfill.transport.throttle import Direction
 
 if TYPE_CHECKING:
     from p2pfill.origin import Origin
@@ -38,9 +41,19 @@ REPLACED_MAX: Final = 4
 class Origins:
     """The origins from which `stored` is filled."""
 
-    def __init__(self, stored: StoredTitle, log: logging.Logger, counts: OriginCounts | None = None) -> None:
-        """`counts` takes what is read."""
+    def __init__(
+        self,
+        stored: StoredTitle,
+        log: logging.Logger,
+        counts: OriginCounts | None = None,
+        limits: Direction | None = None,
+        urgency: Callable[[], Urgency] = Urgency,
+    ) -> None:
+        """`counts` takes what is read, and reads keep to `limits`; `urgency` is the title's, asked in threads."""
         self.stored = stored
+        self.limits = limits
+        self.urgency = urgency
+        self._numbers = itertools.count()
         self._counts = counts or OriginCounts()
         self.found: Callable[[str, int], object] = lambda name, chunk: None
         """Called, in any thread, with an origin's name and a chunk that came on the way to another one."""
@@ -56,6 +69,8 @@ class Origins:
         self._replaced: list[Origin] = []
         self._arriving: set[str] = set()
         """Origins of which bytes have come since the engine asked."""
+        self._held_back: set[str] = set()
+        """Origins of which bytes have waited for our limits since then."""
         self._failing: dict[str, str] = {}
         """Origins that were asked in vain since then, and why."""
         self._troubles: dict[str, str] = {}
@@ -87,6 +102,12 @@ class Origins:
             arriving, self._arriving = self._arriving, set()
             failing, self._failing = self._failing, {}
         return arriving, failing
+
+    def take_held_back(self) -> set[str]:
+        """Return the origins of which bytes have waited for this node's own limits since the last call."""
+        with self._lock:
+            held_back, self._held_back = self._held_back, set()
+        return held_back
 
     def trouble(self, name: str) -> str:
         """Return what is wrong with an origin right now; empty where nothing is known."""
@@ -191,6 +212,16 @@ class Origins:
         if name in self._troubles:
             self._troubles.pop(name, None)
 
+    def note_held_back(self, name: str) -> None:
+        """Take note that bytes of an origin wait for this node's own limits."""
+        if name not in self._held_back:
+            with self._lock:
+                self._held_back.add(name)
+
+    def next_number(self) -> int:
+        """Return the number of a read that begins."""
+        return next(self._numbers)
+
     def note_failing(self, name: str, reason: str) -> None:
         """Take note that an origin was asked again and again in vain."""
         with self._lock:
@@ -233,6 +264,16 @@ class _Reading(Listener):
         self._origins = origins
         self._name = name
         self._receive = receive
+        self._number = origins.next_number()
+
+    def allow(self, count: int) -> int:
+        if (limits := self._origins.limits) is None or not limits.is_limited:
+            return count
+        return limits.wait("origin", self._origins.urgency, self._number, count, self._is_held_back)
+
+    def _is_held_back(self) -> bool:
+        self._origins.note_held_back(self._name)
+        return self.is_cancelled()
 
     def is_cancelled(self) -> bool:
         return not self._receive.is_wanted or self.is_there(self._receive.chunk)

@@ -49,6 +49,7 @@ from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.swarm.neighbourhood import electorate
+from p2pfill.transport.throttle import Direction
 
 EVICTING_S: Final = 0.1
 """How often a fill looks whether the files that its title had are deleted at last."""
@@ -158,8 +159,13 @@ class TitleRegistry:
         wake: Callable[[], object],
         log: logging.Logger,
         record: str,
+        inbound: Direction | None = None,
     ) -> None:
-        """`wake` has the engine polled; fills are recorded in the directory `record`, if there is one."""
+        """`wake` has the engine polled; fills are recorded in the directory `record`, if there is one.
+
+        Reads of origins keep to the limits `inbound`.
+        """
+        self._inbound = inbound
         self._me = me
         self._store = store
         self._engine = engine
@@ -518,7 +524,10 @@ class TitleRegistry:
         logic, record = make_fill(
             stored, self._me, policy or FillPolicy(), now, self._log, self._record, heard=not unheard
         )
-        read_from = Origins(stored, self._log, self.origin_counts)
+        title_id = stored.manifest.title_id
+        read_from = Origins(
+            stored, self._log, self.origin_counts, self._inbound, lambda: self._engine.urgency(title_id)
+        )
         names = read_from.add(origins)
         repairs = stored.live and stored.takes_writes
         if stored.live and title.phase is TitlePhase.ABSENT:

@@ -86,7 +86,7 @@ class OriginChunk(NamedTuple):
 class _Job:
     """A segment to be filled."""
 
-    __slots__ = ("answers", "done", "entry", "offset", "target")
+    __slots__ = ("allowed", "answers", "done", "entry", "offset", "target")
 
     def __init__(self, entry: FileEntry, offset: int, target: memoryview) -> None:
         self.entry = entry
@@ -97,6 +97,8 @@ class _Job:
         self.done = 0
         self.answers = 0
         """From how many answers bytes were taken."""
+        self.allowed = 0
+        """Bytes that may be taken before it is asked again whether more may be."""
 
     @property
     def part(self) -> Part:
@@ -245,6 +247,7 @@ class OriginReader:
             self._wait_held(watch, job)
             before, cause = job.done, "the answer ended early"
             try:
+                self._wait_allowed(watch, job)  # before an answer is begun that nobody would read
                 self._ask(watch, job)
             except OriginCancelled:
                 raise
@@ -312,7 +315,7 @@ class OriginReader:
         if not self._skip(watch, job, body, start):
             return
         while not job.is_done:
-            count = body.read_into(job.target[job.done :])
+            count = self._read(watch, job, body, job.target[job.done :])
             if not count:
                 return
             self._check_going(watch, job)
@@ -325,10 +328,22 @@ class OriginReader:
         if body.position < stop:
             unused = memoryview(bytearray(min(_SKIP_BYTES, stop - body.position)))
             while body.position < stop:
-                if not body.read_into(unused[: stop - body.position]):
+                if not self._read(watch, job, body, unused[: stop - body.position]):
                     return False
                 self._check_going(watch, job)
         return True
+
+    def _read(self, watch: Watch, job: _Job, body: Body, buffer: memoryview) -> int:
+        """Put what comes next into a buffer, as much as may be taken; nothing where the answer is over."""
+        self._wait_allowed(watch, job)
+        count = body.read_into(buffer[: job.allowed])
+        job.allowed -= count
+        return count
+
+    def _wait_allowed(self, watch: Watch, job: _Job) -> None:
+        while not job.allowed:
+            job.allowed = watch.allow(len(job.target) - job.done)
+            self._check_going(watch, job)
 
     # ---- files of an origin without Range
 
@@ -397,7 +412,7 @@ class OriginReader:
         data = BUFFERS.take(length)
         try:
             while body.position < stop:
-                if not body.read_into(data[body.position - begin :]):
+                if not self._read(watch, job, body, data[body.position - begin :]):
                     return False
                 self._check_going(watch, job)
             if watch.listener.passed(chunk, data):

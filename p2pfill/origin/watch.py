@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """The caller of a read. All methods are called from several threads, and must return at once."""
+    """The caller of a read. All methods are called from several threads, and all but `allow` must return at once."""
 
     def is_cancelled(self) -> bool:
         """Tell whether the chunk is not wanted any more. Asked between buffers and while waiting."""
@@ -25,6 +25,13 @@ class Listener:
 
     def arrived(self) -> None:
         """Take note that bytes have come."""
+
+    def allow(self, count: int) -> int:
+        """Return how many of `count` bytes may be taken now, after a wait where there are limits; 0: cancelled.
+
+        The one that may take long. Each is taken up before it is asked again.
+        """
+        return count
 
     def failing(self, reason: str) -> None:
         """Take note that requests fail again and again: others should know that this cache does not get on."""
@@ -90,6 +97,12 @@ class Watch:
         """Take note that bytes come."""
         self.moved_at = now
         self.listener.arrived()
+
+    def allow(self, count: int) -> int:
+        """Return how many of `count` bytes may be taken now; 0: cancelled. Nobody is to blame for that wait."""
+        allowed = self.listener.allow(count)
+        self.moved_at = time.monotonic()
+        return allowed
 
     def sum_up(self, failure: OriginError) -> OriginError:
         """Return the failure that ends the read, with what the read has come to."""

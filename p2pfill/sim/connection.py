@@ -378,6 +378,10 @@ class Connection:
         """Return how many payload bytes have come, with one more for each chunk that is coming."""
         return self._moved_bytes + sum(int(self.host.world.schedule.now * 1e3) for _ in self.receiving()[:1])
 
+    def take_held_back(self) -> bool:
+        """Tell that nothing waits for limits of this cache: here it has none."""
+        return False
+
     def receiving(self) -> list[int]:
         """Return the request ids of the chunks that are coming."""
         coming = [stream.upload for stream in self.peer.uploads if stream.upload is not None]

@@ -122,6 +122,16 @@ class SourceProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceHeldBack:
+    """Occurs at most once a second per source while what it sends waits for this cache's own limits.
+
+    So it lives, and how fast it seems to be says nothing of it.
+    """
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class OriginFailing:
     """Occurs when a chunk was asked of an origin in vain for the second time in a row; it is tried again by itself."""
 
@@ -248,6 +258,7 @@ Event = (
     | SlowReported
     | WaysReported
     | SourceProgressed
+    | SourceHeldBack
     | OriginFailing
     | OriginWithoutRange
     | ChunkReceived

@@ -177,6 +177,10 @@ class Fill:
                 self._hear_slow(now, source, node)
             case events.SourceProgressed(source):
                 self._progress(now, source)
+            case events.SourceHeldBack(source):
+                if (known := self.sources.get(source)) is not None:
+                    known.held_back_at = now
+                self._progress(now, source)
             case events.OriginFailing(source, reason):
                 if (origin := self.sources.get(source)) is not None:
                     origin.is_failing, origin.fault_reason = True, reason
@@ -239,6 +243,7 @@ class Fill:
                 events.ChunksClaimed()
                 | events.InterestShown()
                 | events.SourceProgressed()
+                | events.SourceHeldBack()
                 | events.ChunksCommitted()
                 | events.Paused()
                 | events.HandedBack()
@@ -548,7 +553,7 @@ class Fill:
             self._masters.start_clocks_anew()
         self._tick_at = now + TICK_S
         sources, size = self.sources.values(), self.manifest.chunk_size
-        self._patience_s = patience_s(sources, size, self.policy.stall_wait_s)
+        self._patience_s = patience_s(sources, now, size, self.policy.stall_wait_s)
         share = self._masters.assignment()[Scope.ORIGIN].count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:

@@ -68,7 +68,7 @@ def find_overdue(
         (request, owner)
         for owner in sources
         # Whoever has just delivered owes nothing for long.
-        if now - owner.delivered_at > OVERDUE_S
+        if now - owner.delivered_at > OVERDUE_S and not owner.is_held_back(now)
         for request in owner.requests.values()
         if now - _owed_since(request, owner) > OVERDUE_S
     ]

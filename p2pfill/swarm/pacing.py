@@ -19,9 +19,12 @@ CLAIM_TIMES: Final = 2
 """A chunk that another cache claims may take so many times as long as this cache's own chunks take across borders."""
 
 
-def patience_s(sources: Collection[Source], chunk_size: int, least_s: float) -> float:
-    """Return the seconds without any sign of life after which a master is passed over, at least `least_s`."""
-    rates = [source.rate_bytes_s for source in sources if source.rate_bytes_s]
+def patience_s(sources: Collection[Source], now: float, chunk_size: int, least_s: float) -> float:
+    """Return the seconds without any sign of life after which a master is passed over, at least `least_s`.
+
+    What this cache itself holds back tells nothing of how fast others are.
+    """
+    rates = [source.rate_bytes_s for source in sources if source.rate_bytes_s and not source.is_held_back(now)]
     if not rates:
         return least_s
     typical = sorted(rates)[len(rates) // 2]

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.timing import PROGRESS_S
 from p2pfill.swarm.election import SCOPES, Scope
 
 WINDOW_MIN: Final = 3
@@ -50,6 +51,9 @@ LEAST_RATE_BYTES_S: Final = 64 * 1024
 """A source that gives less than this for longer than the usual wait is left alone where what it owes can be had from
 another one that is not known to be slower still. Half a megabit a second: less than any cache in operation has, and a
 title of 10 GiB would take two days."""
+
+HELD_BACK_S: Final = 2.25 * PROGRESS_S
+"""A source counts as held back for so long: it is said each `PROGRESS_S`, and may be late."""
 
 LESS_SLOW: Final = 2.0
 """Of sources that are all slower than that, one is left for another that is so many times faster."""
@@ -104,6 +108,8 @@ class Source:
     """It is barred for being slow, not for any harm."""
     was_slow: bool = False
     """It was barred for that, and has not shown since that it is faster: it gets one request at a time."""
+    held_back_at: float = float("-inf")
+    """When what it sends waited last for this cache's own limits."""
     fault_reason: str = ""
     """What it did wrong last; empty once it has delivered since."""
     is_failing: bool = False
@@ -143,6 +149,10 @@ class Source:
         """When the oldest of what is outstanding here was asked for; infinite where nothing is."""
         # In the order in which they were made.
         return next((request.asked_at for request in self.requests.values()), float("inf"))
+
+    def is_held_back(self, now: float) -> bool:
+        """Tell whether this cache's own limits decide how fast it is."""
+        return now < self.held_back_at + HELD_BACK_S
 
     def load(self) -> float:
         """Return what is outstanding here relative to its speed; the least is the best to ask."""
@@ -222,11 +232,12 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
     One of the ISP is compared with all caches, one from beyond with those that are as far: borders may be narrow.
     Where all are slow together, nobody is.
     """
-    paces = {
-        source: source.pace(now, chunk_size)
-        for source in sources
-        if source.scope != Scope.ORIGIN and not source.barred_reason
-    }
+    paces = {}
+    for source in sources:
+        if source.is_held_back(now):
+            source.slow_since = float("inf")
+        elif source.scope != Scope.ORIGIN and not source.barred_reason:
+            paces[source] = source.pace(now, chunk_size)
     known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in SCOPES}
     known[Scope.ISP] = [pace for pace in paces.values() if pace]
     # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
@@ -252,7 +263,7 @@ def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait
     found = []
     for source in sources:
         # One from which nothing comes at all is silent, see `find_slow`.
-        is_moving = not source.barred_reason and source.progress_at > source.asked_at
+        is_moving = not source.barred_reason and source.progress_at > source.asked_at and not source.is_held_back(now)
         if not is_moving or not 0 < rate(source) < LEAST_RATE_BYTES_S:
             source.crawls_since = float("inf")
             continue

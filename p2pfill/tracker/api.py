@@ -119,6 +119,15 @@ class Api:
         wanted = await read_json(request, records.PinRequest)
         return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
 
+    async def list_limits(self, request: Request) -> Response:
+        """List standing limits."""
+        return reply(records.Limits(self._service.limits.records()))
+
+    async def post_limit(self, request: Request) -> Response:
+        """Set or clear a standing limit."""
+        wanted, nodes_min = await read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
+        return reply(records.Limits(await self._service.set_limit(wanted, nodes_min)))
+
     async def list_fills(self, request: Request) -> Response:
         """List fills."""
         return reply(records.Fills(views.all_fills(self._service)))

@@ -23,7 +23,7 @@ import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.records import FillRecord, TitleRecord
+from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill,
 CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL, PRIMARY KEY (node, title))
     WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -70,6 +71,7 @@ class Snapshot(NamedTuple):
     """Titles that no node may hold."""
     holdings: dict[str, list[TitleReport]]
     """Node -> what it has said of titles."""
+    limits: Sequence[LimitRecord] = ()
 
 
 class _Call(NamedTuple):
@@ -277,6 +279,16 @@ class Catalogue:
 
         await self.call(run)
 
+    async def set_limit(self, selector: str, record: LimitRecord | None) -> None:
+        """Remember the limit of a selector, or forget it."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM limits WHERE selector = ?", (selector,))
+            if record is not None:
+                db.execute("INSERT INTO limits VALUES (?, ?)", (selector, msgspec.json.encode(record)))
+
+        await self.call(run)
+
     async def delete_title(self, title: str) -> None:
         """Forget a title and its manifest."""
         await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
@@ -334,4 +346,5 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     (epoch,) = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     row = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
     number = 0 if row is None else int(row[0])
-    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings)
+    limits = [msgspec.json.decode(row[0], type=LimitRecord) for row in db.execute("SELECT record FROM limits")]
+    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits)

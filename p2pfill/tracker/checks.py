@@ -109,6 +109,8 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
         require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
+    for rate in (report.moves.in_bytes_s, report.moves.out_bytes_s):
+        require(0 <= rate <= COUNTER_MAX, f"rate {rate} is out of range")
     for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
         require(0 <= size <= COUNTER_MAX, f"disk figure {size} is out of range")
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):

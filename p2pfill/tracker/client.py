@@ -15,6 +15,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
+from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.tracker import records
 from p2pfill.tracker.urls import tracker_url
@@ -60,6 +61,7 @@ class _RawOrders(msgspec.Struct):
     withdrawn: list[str] = []
     evictions: list[EvictOrder] = []
     pinned: list[str] = []
+    rates: RateLimits = NO_LIMITS
     pins: str = ""
     cursor: str = ""
     changes: bool = False
@@ -137,6 +139,15 @@ class TrackerClient:
         """Take back the pin of this selector, or all pins of a title."""
         body = msgspec.json.encode(records.PinRequest(selector))
         return await self._call("POST", f"/v1/titles/{title}/unpin", records.TitleRecord, body=body)
+
+    async def limits(self) -> list[records.LimitRecord]:
+        """Return all standing limits."""
+        return (await self._call("GET", "/v1/limits", records.Limits)).limits
+
+    async def set_limit(self, selector: str, rates: RateLimits, *, nodes_min: int = 0) -> list[records.LimitRecord]:
+        """Have nodes keep to limits, or no longer where they are none; refused where fewer match. Returns all."""
+        body = msgspec.json.encode(records.LimitRecord(selector, rates))
+        return (await self._call("POST", f"/v1/limits?nodes_min={nodes_min}", records.Limits, body=body)).limits
 
     async def delete_title(self, title: str) -> None:
         """Have the catalogue forget a title that nothing orders."""
@@ -313,8 +324,8 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
     return ReadableOrders(
-        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.pins, raw.cursor, raw.changes,
-        raw.gone, raw.more, unreadable,
+        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins,
+        raw.cursor, raw.changes, raw.gone, raw.more, unreadable,
     )  # fmt: skip
 
 

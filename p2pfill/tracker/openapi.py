@@ -107,6 +107,17 @@ OPERATIONS: Final = (
         response=records.TitleRecord,
         errors=(400, 404, 409, 413),
     ),
+    Operation("list_limits", "GET", "/v1/limits", "List all standing limits of rates.", response=records.Limits),
+    Operation(
+        "post_limit",
+        "POST",
+        "/v1/limits",
+        "Have the nodes that match a selector, now and later, keep to rates; without rates the limit is cleared.",
+        request=records.LimitRecord,
+        response=records.Limits,
+        query=NODES_MIN,
+        errors=(400, 404, 409, 413),
+    ),
     Operation("list_fills", "GET", "/v1/fills", "List all fills, the most urgent first.", response=records.Fills),
     Operation(
         "post_fill",

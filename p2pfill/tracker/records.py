@@ -11,12 +11,14 @@ import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
     DiskReport,
     EvictReport,
     HoursReport,
     LoopLag,
     OriginReport,
+    PayloadRates,
     ScrubberReport,
     ScrubReport,
     TitleReport,
@@ -203,6 +205,20 @@ class PinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """To unpin: that of a pin, or empty for all pins of the title."""
 
 
+class LimitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A standing limit for the nodes that a selector means, now and later."""
+
+    selector: str
+    rates: RateLimits
+    """To clear it: none."""
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True):
+    """All standing limits."""
+
+    limits: list[LimitRecord]
+
+
 class Fills(msgspec.Struct, forbid_unknown_fields=True):
     """All fills that have not been deleted, the most urgent first."""
 
@@ -296,6 +312,10 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     scrubber: ScrubberReport = ScrubberReport()
     origins: list[OriginReport] = []
     """What it has had of each origin, since its process began."""
+    rates: RateLimits = NO_LIMITS
+    """The limits in force."""
+    moves: PayloadRates = PayloadRates()
+    """How fast payload moves."""
     unreached: str = ""
     """Why others may not reach it at its address; empty: they do, or it is not known."""
     hours: HoursReport = HoursReport()

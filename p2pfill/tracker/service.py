@@ -38,6 +38,7 @@ from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.prices import NO_PRICES, Prices
+from p2pfill.model.rates import NO_LIMITS
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, OriginReport, RosterEntry, TitleReport
 from p2pfill.model.selection import bytes_of_selection, encode_selection, select
 from p2pfill.model.selector import Selector
@@ -57,6 +58,7 @@ from p2pfill.tracker.checks import (
     require,
 )
 from p2pfill.tracker.feed import Feed
+from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.records import (
     EvictRequest,
@@ -64,6 +66,7 @@ from p2pfill.tracker.records import (
     FillCreated,
     FillRecord,
     FillRequest,
+    LimitRecord,
     ScrubStatus,
     TitleRecord,
 )
@@ -156,6 +159,8 @@ class NodeState:
         """Withdrawn titles that it says something of."""
         self.pinned: set[str] = set()
         """Titles that it keeps though no order wants them."""
+        self.rates = NO_LIMITS
+        """What it is to keep to."""
         self.pins_version = version
         """Of its orders, when those changed last."""
         self.feed = Feed(version)
@@ -214,6 +219,7 @@ class Service:
         self.withdrawn: set[str] = set(snapshot.withdrawn)
         """Titles that no node may hold."""
         self.pins = Pins(self.titles.values())
+        self.limits = StandingLimits(snapshot.limits)
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
@@ -253,6 +259,7 @@ class Service:
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state)
+            self._note_limits(state)
         by_urgency = dict.fromkeys(self.fills[fill_id].request.title for *_, fill_id in self._by_urgency)
         self._update_rosters(self.nodes, [*by_urgency, *(self._told_of.keys() - by_urgency.keys())])
 
@@ -550,6 +557,33 @@ class Service:
         self._touch(state.info.id)
         state.pins_version = state.version
 
+    async def set_limit(self, wanted: LimitRecord, nodes_min: int = 0) -> list[LimitRecord]:
+        """Have the nodes that match, now and later, keep to limits, or no longer where they are none; return all.
+
+        Raises `RequestRefused`, also where there is nothing to clear, and `StoreError`.
+        """
+        selector = check_selector(wanted.selector)
+        record = LimitRecord(selector.text, wanted.rates) if wanted.rates != NO_LIMITS else None
+        if record is None:
+            if selector.text not in self.limits:
+                raise RequestRefused(f"no limit stands for {selector.text[:80]!r}", 404)
+        else:
+            self._require_nodes(selector, nodes_min, "limited")
+            if selector.text not in self.limits and len(self.limits) >= LIMITS_MAX:
+                raise RequestRefused(f"{LIMITS_MAX} limits stand: clear one first", 507)
+        self.limits.put(selector, record)
+        for state in self.nodes.values():
+            self._note_limits(state)
+        await self._catalogue.set_limit(selector.text, record)
+        return self.limits.records()
+
+    def _note_limits(self, state: NodeState) -> None:
+        """Have a node told what it is to keep to, where that has changed."""
+        rates = self.limits.of(state.info)
+        if rates != state.rates:
+            state.rates = rates
+            self._touch(state.info.id)
+
     def _note_withdrawn(self, state: NodeState) -> None:
         """Have a node told what it is to delete, once for each change."""
         to_delete = self.withdrawn & state.titles.keys()
@@ -751,6 +785,7 @@ class Service:
         """Assign a node to all fills that mean it; return the titles of which its orders may be others now."""
         info = self.nodes[node_id].info
         self._note_pins(self.nodes[node_id])
+        self._note_limits(self.nodes[node_id])
         mine = self._fills_of[node_id]
         # A fleet has few selectors, and many fills.
         matches: dict[str, bool] = {}
@@ -966,6 +1001,7 @@ class Service:
             evictions=self.evictions.orders_of(state.info.id),
             pinned=[] if pins == pins_now else sorted(state.pinned),
             pins=pins_now,
+            rates=state.rates,
         )
 
     def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:

@@ -166,6 +166,8 @@ def node_status(state: NodeState) -> NodeStatus:
         disk=state.report.disk,
         scrubber=state.report.scrubber,
         origins=list(state.origins.values()),
+        rates=state.report.rates,
+        moves=state.report.moves,
         unreached=state.report.unreached,
         hours=state.report.hours,
     )

@@ -28,24 +28,37 @@ from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.urgency import Urgency
+from p2pfill.transport.budget import Claim
+from p2pfill.transport.throttle import Direction, Throttle
 
 
 class Poll(Enum):
     """What a stream wants after a thread has served it."""
 
     WAIT = "arm it again"
-    PARK = "it waits for an upload slot, and whoever gives it one arms it"
+    PARK = "it waits for an upload slot or for its turn in a budget, and whoever gives it that arms it"
     END = "nothing more will come"
 
 
 class Stream(Uploader, ABC):
     """One data stream of a plane. `work` runs in the plane's threads, all else in the event loop."""
 
-    def __init__(self, sock: trio.socket.SocketType, plane: DataPlane, nearness: int = 0) -> None:
+    def __init__(
+        self,
+        sock: trio.socket.SocketType,
+        plane: DataPlane,
+        nearness: int = 0,
+        limits: Direction | None = None,
+        tier: str = "peer",
+    ) -> None:
+        """`limits` are those of its direction, by default outbound; `tier` is one of `model.rates.TIERS`."""
         super().__init__(nearness)
         self.sock = sock
         self.fd = sock.fileno()
         self.plane = plane
+        self.limits = limits or plane.throttle.outbound
+        self.claim = Claim(tier, self.urgency, partial(plane.arm, self))
         self.lock = threading.Lock()
         """Held by the thread that serves the stream."""
         self.moved_bytes = 0
@@ -61,6 +74,13 @@ class Stream(Uploader, ABC):
     @abstractmethod
     def work(self, ready: int) -> Poll:
         """Move what can be moved now; `ready` are the events that came. Raises what ends the stream."""
+
+    def urgency(self) -> Urgency:
+        """Return how urgent what it moves is."""
+        return Urgency()
+
+    def keep_pace(self) -> None:
+        """Take note that other limits are in force. Callable from any thread."""
 
     @abstractmethod
     def is_inside_chunk(self) -> bool:
@@ -79,6 +99,8 @@ class Stream(Uploader, ABC):
                 before, moved_bytes = moved_bytes, self.moved_bytes
                 if trio.current_time() > until + FROZEN_S:
                     continue  # this program was stopped, and what has come meanwhile is unread yet
+                if self.claim.waits:
+                    continue  # it is this node's limits that hold it up
                 if not self._ended.is_set() and self.is_inside_chunk() and moved_bytes == before:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:
@@ -113,6 +135,8 @@ class DataPlane:
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
         self._slots = UploadSlots(upload_slots)
+        self.throttle = Throttle()
+        self.throttle.on_change = self._keep_pace
         self._token = trio.lowlevel.current_trio_token()
         self._news: deque[tuple[Callable[[], object], Callable[[Exception], object]]] = deque()
         self._has_told = False
@@ -129,6 +153,7 @@ class DataPlane:
             self._stopping = True
             os.eventfd_write(self._stop_fd, 1)
             with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.throttle.close)
                 for thread in threads:
                     await trio.to_thread.run_sync(thread.join)
             self._epoll.close()
@@ -139,6 +164,7 @@ class DataPlane:
     def add(self, stream: Stream) -> None:
         """Begin to serve a stream."""
         self._streams[stream.fd] = stream
+        stream.keep_pace()
         self._epoll.register(stream.fd, stream.interest() | select.EPOLLONESHOT)
 
     def remove(self, stream: Stream) -> None:
@@ -147,7 +173,12 @@ class DataPlane:
             del self._streams[stream.fd]
         with suppress(OSError, ValueError):
             self._epoll.unregister(stream.fd)
+        stream.limits.leave(stream.claim)
         self.release_slot(stream)
+
+    def _keep_pace(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.keep_pace()
 
     def arm(self, stream: Stream) -> None:
         """Have a thread take the stream once what it waits for has come. Callable from any thread."""
@@ -239,7 +270,7 @@ class DataPlane:
         while True:
             await trio.sleep(SLOT_WATCH_S)
             for stream in list(self._streams.values()):
-                if stream.has_slot and stream.moved_bytes == stream.moved_at_look:
+                if stream.has_slot and stream.moved_bytes == stream.moved_at_look and not stream.claim.waits:
                     self.release_slot(stream)
                 stream.moved_at_look = stream.moved_bytes
 

@@ -171,3 +171,25 @@ def test_demo_of_a_path_that_is_not_there(tmp_path: Path, capsys: pytest.Capture
     assert main(["demo", str(empty), "--work", str(work)]) == 1
     assert "there is no file in it" in capsys.readouterr().err
     assert os.listdir(work) == []
+
+
+def test_a_node_reads_its_rates_again(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    text = f'id = "a1"\nisp = "a"\ndata = "{tmp_path}/data"\n'
+    file.write_text(text + 'rates = "2MB"\n')
+    with running("p2pfill.cli", "node", "--config", str(file), "--json") as (process, _):
+        assert process.stderr is not None
+
+        def said_after(rates: str) -> str:
+            file.write_text(text + rates)
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr is not None
+            return next(line for line in process.stderr if "limits" in line or "rates" in line)
+
+        assert "limits were in: total 2 MB/s; out: no limit, and are now in: origin 1 MB/s; out:" in said_after(
+            '[rates.inbound]\norigin = "1MB"\n'
+        )
+        assert "rates.inbound.peer: 'fast' is no rate" in said_after('[rates.inbound]\npeer = "fast"\n')
+        assert "the limits in force are as before: in: origin 1 MB/s" in said_after('[rates.inbound]\norigin = "1MB"\n')
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == 0

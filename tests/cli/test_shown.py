@@ -32,7 +32,7 @@ from p2pfill.tracker.records import (
 
 TITLE = "0" * 64
 ORIGIN = "http://origin.example.net/a/directory/of/some/depth/with-a-title-of-a-long-name/version-17/"
-COLUMNS = {"isp", "region", "cluster", "address", "uploads", "uploaded", "scrubbed", "lag"}
+COLUMNS = {"isp", "region", "cluster", "address", "uploads", "uploaded", "receives", "sends", "scrubbed", "lag"}
 NAMES = [f"edge-{city}-{number:02}" for city in ("frankfurt", "amsterdam", "sao-paulo") for number in (1, 12)]
 
 

@@ -245,7 +245,8 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
-        "demo", "explain", "files", "fill", "node", "publish", "scrub", "sim", "status", "tracker", "verify", "windows"
+        "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sim", "status", "tracker", "verify",
+        "windows",
     }  # fmt: skip
     groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes}
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
@@ -473,7 +474,7 @@ def test_figures_of_the_readme_are_those_of_its_report() -> None:
 def test_units_of_the_pages_have_directives_that_systemd_knows() -> None:
     units = re.findall(r"(?s)```ini\n(.*?)```", read(ROOT / "docs" / "running.md"))
     known = {
-        "After", "Description", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
+        "After", "Description", "ExecReload", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
         "RestartPreventExitStatus", "StateDirectory", "TimeoutStopSec", "User", "WantedBy", "Wants", "LimitNOFILE",
         "ReadWritePaths",
     }  # fmt: skip

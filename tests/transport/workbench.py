@@ -214,6 +214,10 @@ class LineUp:
         """Return how many payload bytes have come."""
         return sum(line.receiver.moved_bytes for line in self._remote.lines)
 
+    def take_held_back(self) -> bool:
+        """Tell that nothing was held back."""
+        return False
+
     def receiving(self) -> list[int]:
         """Return the request ids of the chunks that are coming."""
         return [n for line in self._remote.lines if not line.is_over and (n := line.receiver.receiving) is not None]

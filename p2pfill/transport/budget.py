@@ -1,0 +1,207 @@
+"""A budget: who of many may move how many bytes now, so that all together keep to a rate. Pure: `now` is an argument.
+
+Each tier has a token bucket, and all tiers together have one. Whoever is to move bytes makes a `Claim` and takes a
+small quantum at a time. Where there is none to be had the claim waits, and is woken with its quantum when its turn
+comes: so what is moved is shared by those who wait, not by those who happen to look first.
+
+Whose turn it is: the more urgent title first; of equals the one that has waited longest, so they take turns; but reads
+of an origin in the order in which they were begun, since a chunk that comes whole is of use and eight halves are not.
+Nobody waits for longer than `STARVED_S`: the remote of a stream that stands still takes it for dead. A tier that has
+used up its own budget holds up no other tier.
+
+Invariant: over any t seconds no more is taken, less what is given back, than `rate * t + burst`, for each bucket.
+
+Rejected: tokens that a stream looks for again at a time. At each of those all would look, the first would take all, and
+neither urgency nor turns would mean anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+from p2pfill.errors import InternalError
+from p2pfill.model.rates import TIERS, Rates
+from p2pfill.model.urgency import Urgency
+
+BURST_S: Final = 0.1
+"""So many seconds' worth may be moved at once by those who were late: threads are, on a busy machine, by tens of
+milliseconds. It is a hundredth of the ten seconds over which a rate is averaged."""
+
+QUANTUM_S: Final = 0.01
+"""What is taken at a time, in seconds at the rate: small beside the burst, so that many streams take turns in it."""
+
+QUANTUM_MIN_BYTES: Final = 4096
+"""A call of the system for less would cost more than it moves."""
+
+QUANTUM_MAX_BYTES: Final = 1024 * 1024
+"""Above 100 MB/s each takes so much at a time, and a thousand turns a second are enough."""
+
+STARVED_S: Final = 5.0
+"""Who has waited for so long goes before all others, once: well below `timing.PROGRESS_TIMEOUT_S`."""
+
+
+class Bucket:
+    """Tokens that grow at `rate` bytes a second, up to a burst; a rate of 0 is no limit."""
+
+    def __init__(self) -> None:
+        self.rate = 0
+        self.quantum = QUANTUM_MAX_BYTES
+        self._tokens = self._burst = 0.0
+        self._at = 0.0
+
+    def set_rate(self, now: float, rate: int) -> None:
+        """Let tokens grow at another rate from now on. A bucket that had no limit begins empty."""
+        self.refill(now)
+        self.rate = rate
+        self.quantum = QUANTUM_MAX_BYTES
+        if rate:
+            self.quantum = int(min(max(rate * QUANTUM_S, QUANTUM_MIN_BYTES), QUANTUM_MAX_BYTES))
+        self._burst = max(rate * BURST_S, self.quantum)
+        self._tokens = min(self._tokens, self._burst)
+
+    @property
+    def burst(self) -> float:
+        """How many bytes may be taken at once after a pause."""
+        return self._burst
+
+    def refill(self, now: float) -> None:
+        """Let tokens grow up to now. A clock that goes back gives none."""
+        if self.rate:
+            self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self.rate)
+        self._at = now
+
+    def lacks_s(self, count: int) -> float:
+        """Return in how many seconds there will be `count` tokens; 0 where they are there."""
+        return max(0.0, (count - self._tokens) / self.rate) if self.rate else 0.0
+
+    def add(self, count: int) -> None:
+        """Give `count` tokens back, or take them where it is negative."""
+        if self.rate:
+            self._tokens = min(self._burst, self._tokens + count)
+
+
+class Claim:
+    """One that moves bytes of a tier: a data stream, or one part of a read of an origin."""
+
+    __slots__ = ("granted", "number", "since", "tier", "urgency", "waits", "wake", "wanted", "was_held_back")
+
+    def __init__(
+        self, tier: str, urgency: Callable[[], Urgency], wake: Callable[[], object], number: int | None = None
+    ) -> None:
+        """`wake` is called, in any thread, when bytes may be moved that had to wait.
+
+        Claims with a `number` go in the order of that, before those of their like that have none.
+        """
+        self.tier = tier
+        self.urgency = urgency
+        self.wake = wake
+        self.number = number
+        self.wanted = 0
+        self.granted = 0
+        """What it may move and has not been told of yet."""
+        self.since = 0.0
+        self.waits = False
+        """It is in the queue."""
+        self.was_held_back = False
+        """It has waited since somebody has looked, and has set this to False."""
+
+
+class Budget:
+    """What may be moved in one direction. Its callers hold a lock."""
+
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self.total = Bucket()
+        self.tiers = {tier: Bucket() for tier in TIERS}
+        self._queue: dict[Claim, int] = {}
+        """Who waits -> the place: its number, or one of arrival."""
+        self._places = itertools.count()
+
+    def set_rates(self, now: float, rates: Rates) -> None:
+        """Keep to other rates from now on; `pour` then, since some may not have to wait any more."""
+        self.rates = rates
+        self.total.set_rate(now, rates.total)
+        for tier, bucket in self.tiers.items():
+            bucket.set_rate(now, getattr(rates, tier))
+
+    def tightest(self, tier: str) -> int:
+        """Return the lowest rate that holds for a tier; 0 for none."""
+        rates = [rate for rate in (self.rates.total, self.tiers[tier].rate) if rate]
+        return min(rates, default=0)
+
+    def take(self, now: float, claim: Claim, wanted: int) -> tuple[int, list[Claim]]:
+        """Return how many of `wanted` bytes (at least 1) may be moved now, and others whose turn has come.
+
+        0: the claim waits, and will be among those whose turn has come; then it takes again.
+        """
+        if not claim.waits and not claim.granted:
+            claim.wanted, claim.waits, claim.since = wanted, True, now
+            self._queue[claim] = next(self._places) if claim.number is None else claim.number
+            woken, _ = self.pour(now)
+        else:
+            woken = []
+        count, claim.granted = claim.granted, 0
+        if count > wanted:
+            self.give_back(claim, count - wanted)
+            count = wanted
+        claim.was_held_back = claim.was_held_back or claim.waits
+        return count, [one for one in woken if one is not claim]
+
+    def give_back(self, claim: Claim, count: int) -> None:
+        """Take back what was not moved."""
+        self.total.add(count)
+        self.tiers[claim.tier].add(count)
+
+    def leave(self, claim: Claim) -> None:
+        """Have a claim wait no more, and take back what it was given."""
+        if self._queue.pop(claim, None) is not None:
+            claim.waits = False
+        if claim.granted:
+            count, claim.granted = claim.granted, 0
+            self.give_back(claim, count)
+
+    def pour(self, now: float) -> tuple[list[Claim], float]:
+        """Give those who wait what there is; return whose turn has come, and when to look again (infinite: never)."""
+        turns: list[Claim] = []
+        again_at = float("inf")
+        if not self._queue:
+            return turns, again_at
+        for bucket in (self.total, *self.tiers.values()):
+            bucket.refill(now)
+        short: set[str] = set()
+        for claim in sorted(self._queue, key=lambda one: self._order(now, one)):
+            if claim.tier in short:
+                continue
+            tier = self.tiers[claim.tier]
+            need = min(claim.wanted, self.total.quantum, tier.quantum)
+            lacks_s = max(tier.lacks_s(need), self.total.lacks_s(need))
+            if not lacks_s:
+                self._grant(claim, need)
+                turns.append(claim)
+                continue
+            again_at = min(again_at, now + lacks_s)
+            # Those behind it of its tier, or of all, would take what it waits for.
+            if self.total.lacks_s(need):
+                break
+            short.add(claim.tier)
+        if again_at == float("inf") and self._queue:
+            again_at = now  # what was given has made the tiers short, or there is more to give
+        return turns, again_at
+
+    def _order(self, now: float, claim: Claim) -> tuple[bool, float, Urgency, int]:
+        if now >= claim.since + STARVED_S:
+            return (False, claim.since, Urgency(), 0)
+        return (True, 0.0, claim.urgency(), self._queue[claim])
+
+    def _grant(self, claim: Claim, count: int) -> None:
+        self.total.add(-count)
+        self.tiers[claim.tier].add(-count)
+        del self._queue[claim]
+        claim.granted, claim.waits = count, False
+
+    def check(self) -> None:
+        """Raise `InternalError` where somebody stands in the queue who does not wait: for tests."""
+        if not all(claim.waits and not claim.granted for claim in self._queue):
+            raise InternalError("budget: a claim stands in the queue and does not wait")
