@@ -34,6 +34,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -68,6 +69,10 @@ HOPS: Final = ("isp", "region", "all", "origin")
 _BEYOND: Final = HOPS[1:]
 _UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _SPAN: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,6})?)s)?", re.ASCII)
+
+
+_selector = lru_cache(maxsize=3 * RULES_MAX)(Selector.parse)
+"""Rules keep their selectors as they are written; each is compared with many caches."""
 
 
 class PolicyError(ConfigError):
@@ -121,7 +126,7 @@ class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
     def rule_for(self, cache: NodeInfo) -> CacheRule | None:
         """Return the rule with a cache's settings."""
-        return next((rule for rule in self.caches if Selector.parse(rule.selector).matches(cache)), None)
+        return next((rule for rule in self.caches if _selector(rule.selector).matches(cache)), None)
 
     def residency_of(self, title_name: str) -> ResidencyRule | None:
         """Return the rule that keeps a title in some regions."""
@@ -130,7 +135,7 @@ class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     def fill_rule_for(self, cache: NodeInfo, title_name: str) -> FillRule | None:
         """Return the rule that says how far a cache may go for a title."""
         for rule in self.fills:
-            if matches_glob(rule.titles, title_name) and Selector.parse(rule.selector).matches(cache):
+            if matches_glob(rule.titles, title_name) and _selector(rule.selector).matches(cache):
                 return rule
         return None
 
