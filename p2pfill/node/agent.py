@@ -29,6 +29,7 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
 from p2pfill.node.scrubber import Scrubber
+from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.swarm.election import ALL_WANTED, Wants
@@ -53,6 +54,7 @@ class FillingNode(Protocol):
     info: NodeInfo
     log: logging.Logger
     titles: TitleRegistry
+    settings: PolicySettings
     scrubber: Scrubber
     evictor: Evictor
     evictions: Evictions
@@ -195,13 +197,16 @@ class TrackerAgent:
 
         None where the tracker has none to give.
         """
-        name, cursor = self._node.info.id, self._standing.cursor
+        changes = partial(
+            self._client.changes, self._node.info.id, self._standing.cursor, pins=self._pins,
+            settings=self._node.settings.digest,
+        )  # fmt: skip
         try:
             if not self._again:
                 with trio.CancelScope() as self._poll:
-                    return await self._client.changes(name, cursor, wait_s=POLL_S, pins=self._pins)
+                    return await changes(wait_s=POLL_S)
             self._again = False
-            return await self._client.changes(name, cursor, wait_s=0.0, pins=self._pins)
+            return await changes(wait_s=0.0)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise
@@ -230,6 +235,9 @@ class TrackerAgent:
                 with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                     pinned.add(title_id_from_hex(title))
             self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
+        if answer.settings is not None:
+            async with ErrorBoundary(self._node.log, "store what the fleet's policy says of this cache"):
+                await self._node.settings.take(answer.settings, answer.settings_digest)
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}
