@@ -313,6 +313,7 @@ class TrackerAgent:
             if filling is not None and filling.state != "failed" and not is_cut_short:
                 roster = await self._roster(order, stored.manifest)
                 filling.set_members(roster.members, roster.unlinked, roster.wants, roster.soon)
+                filling.set_policy(order.policy)
                 filling.set_origins(order.origins, order.costs)
                 titles.note_order(title_id)
                 return
