@@ -87,5 +87,20 @@ def test_diffs_are_of_files_and_versions(fleet: Any, files: dict[str, str], caps
     assert len(json.loads(policy(capsys, "diff", "2", "1", "--json", *tracker)[0])["changes"]) == 1
 
 
+def test_an_order_says_who_is_left_out(
+    fleet: Any, film: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.beat("a1")
+    (tmp_path / "stay.toml").write_text('[[residency]]\nname = "licence"\nregions = ["uk"]\n')
+    policy(capsys, "apply", str(tmp_path / "stay.toml"), "--tracker", fleet.url)
+    order = ["fill", str(film), "--tracker", fleet.url, "--to", "all"]
+    assert main([*order, "--later"]) == 0
+    captured = capsys.readouterr()
+    assert "to 0 caches" in captured.out
+    assert "rule 'licence' of the fleet's policy keeps the title in other regions: left out are a1" in captured.err
+    assert main([*order, "--later", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {"a1": "licence"}
+
+
 def test_a_tracker_that_is_away_is_told(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     policy(capsys, "apply", files["slow"], "--tracker", "http://127.0.0.1:9", code=3)
