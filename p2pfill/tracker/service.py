@@ -494,14 +494,15 @@ class Service:
         """Tell whether a fill of a title means a node, whatever the policy says."""
         return self._number_for(node_id, title) > 0
 
-    def follow_policy(self, title: str, told: Iterable[str], moved: Iterable[str]) -> None:
-        """Have nodes told of their orders of a title that are others now.
-
-        Those that `moved` may hold it now, or may not any more.
-        """
-        for node_id in told:
+    def follow_orders(self, title: str, node_ids: Iterable[str]) -> None:
+        """Have nodes told of their orders of a title, which are others now."""
+        for node_id in node_ids:
             self._note_order(node_id, title)
-        self._update_rosters(moved, [title])
+
+    def follow_moved(self, title: str, node_ids: Iterable[str]) -> None:
+        """Let the roster of a title follow nodes that may hold it now, or may not any more."""
+        self._rosters.renew(title)  # they may be most of a fleet: one by one takes a thousand times longer
+        self._update_rosters(node_ids, [title])
 
     def wake(self, node_id: str) -> None:
         """Have a node told anew what is meant for it alone."""
