@@ -235,6 +235,8 @@ class TrackerAgent:
                 with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                     pinned.add(title_id_from_hex(title))
             self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
+        if isinstance(answer, ReadableOrders) and answer.wrong_settings:
+            self._node.log.error("goes by the settings of before: %s", answer.wrong_settings)
         if answer.settings is not None:
             async with ErrorBoundary(self._node.log, "store what the fleet's policy says of this cache"):
                 await self._node.settings.take(answer.settings, answer.settings_digest)

@@ -52,6 +52,8 @@ class ReadableOrders(Orders):
 
     unreadable: list[str] = msgspec.field(default_factory=list)
     """What is wrong with each of the others."""
+    wrong_settings: str = ""
+    """Why the settings could not be read, if so; then there are none."""
 
 
 class _RawOrders(msgspec.Struct):
@@ -62,7 +64,7 @@ class _RawOrders(msgspec.Struct):
     evictions: list[EvictOrder] = []
     pinned: list[str] = []
     pins: str = ""
-    settings: CacheSettings | None = None
+    settings: msgspec.Raw = msgspec.Raw(b"null")
     settings_digest: str = ""
     cursor: str = ""
     changes: bool = False
@@ -244,7 +246,7 @@ class TrackerClient:
         answer = await self._fetch("GET", path, timeout_s=timeout_s)
         try:
             return msgspec.json.decode(answer, type=Orders)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError):
             return _readable(self._decode(answer, _RawOrders, f"GET {path}"))
 
     async def nodes(self) -> list[records.NodeStatus]:
@@ -334,9 +336,15 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
+    settings, wrong = None, ""
+    try:
+        settings = msgspec.json.decode(raw.settings, type=CacheSettings | None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
+        # As of a time zone that this machine does not know: that must not keep a cache from its orders.
+        wrong = f"the settings of the fleet's policy cannot be read ({error})"
     return ReadableOrders(
-        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.pins, raw.settings,
-        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable,
+        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.pins, settings,
+        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable, wrong,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 from tracker.services import publish, service_on
 
+from p2pfill.errors import ConfigError
 from p2pfill.model.policy import ANYWHERE, FillPolicy, Reach
 from p2pfill.model.reports import Orders, TitleReport
 from p2pfill.tracker import policies, views
@@ -189,3 +191,22 @@ async def test_the_api_shows_applies_and_lists(client: TrackerClient) -> None:
     with pytest.raises(TrackerRefused, match="did you mean caches") as refused:
         await client.apply_policy(PolicyRequest("cachse = 1"))
     assert refused.value.status == 400
+
+
+async def test_a_database_of_before_is_taken_over_and_a_policy_that_cannot_be_read_is_not_left_out(
+    tmp_path: Path,
+) -> None:
+    async with service_on(tmp_path / "db") as service:
+        assert service.policies.number == 0
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("DROP TABLE policies")
+        db.execute("PRAGMA user_version = 3")
+    db.close()
+    async with service_on(tmp_path / "db") as service:
+        await apply_policy(service, PolicyRequest(STAY))
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("UPDATE policies SET record = ?", (b'{"version": 1}',))
+    db.close()
+    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="version 1 .* cannot be read"), allow_unwrapped=True):
+        async with service_on(tmp_path / "db"):
+            pass
