@@ -99,3 +99,46 @@ async def test_a_title_stays_in_its_region(tmp_path: Path, manifest: Manifest) -
         assert nodes["u1"].titles.stored(manifest.title_id) is None
         notes = (await client.explain("u1", title)).notes
         assert any("the node stands in us, and gets no order" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("isp", ["isp-a", "isp-b"])
+async def test_who_may_not_go_to_the_origin_leaves_that_to_others(
+    tmp_path: Path, manifest: Manifest, isp: str
+) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=(isp, "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(
+            PolicyRequest('[[fills]]\nname = "no cloud"\nselector = "id=a1"\nhops = ["isp", "region"]\n')
+        )
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        await soon(is_done)
+        totals = (await client.fill(created.fill_id)).totals
+        assert totals.bytes_origin == manifest.size, "one copy, all of it by the other"
+        first = nodes["a1"].fill_of(manifest.title_id)
+        assert first is not None
+        assert first.report().bytes_origin == 0
+
+
+async def test_who_waits_longer_is_no_hindrance_to_the_others(tmp_path: Path, manifest: Manifest) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=("isp-a", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(
+            PolicyRequest('[[fills]]\nname = "later"\nselector = "id=a1"\nwaits = {origin = "1h"}\n')
+        )
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        with trio.fail_after(4 * SOON_S):
+            while not await is_done():
+                await trio.sleep(0.1)
+        first = nodes["a1"].fill_of(manifest.title_id)
+        assert first is not None
+        assert first.report().bytes_origin == 0
