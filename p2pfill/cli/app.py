@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench, manage
+from p2pfill.cli import bench, manage, policy
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
 
@@ -41,6 +41,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(manage.title, name="title")
 app.add_typer(manage.fills, name="fills")
 app.add_typer(manage.nodes, name="nodes")
+app.add_typer(policy.app, name="policy")
 
 
 @app.callback(invoke_without_command=True)

@@ -137,10 +137,22 @@ async def _order(
                 highlight=False,
                 soft_wrap=True,
             )
+        for rule in sorted(set(created.left_out.values())):
+            names = [node_id for node_id, why in sorted(created.left_out.items()) if why == rule]
+            more = f" and {len(names) - UNMATCHED_MAX} more" if len(names) > UNMATCHED_MAX else ""
+            notes.print(
+                printable(
+                    f"rule {rule!r} of the fleet's policy keeps the title in other regions: left out are "
+                    f"{', '.join(names[:UNMATCHED_MAX])}{more}"
+                ),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         if not wait:
             if as_json:
                 record = {"fill": created.fill_id, "title": request.title, "nodes": created.nodes}
-                print(json.dumps(record | {"unmatched": created.unmatched}))
+                print(json.dumps(record | {"unmatched": created.unmatched, "left_out": created.left_out}))
             else:
                 print(f"watch it with: p2pfill status --tracker {tracker} --watch")
             return

@@ -40,6 +40,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import clipped
 from p2pfill.model.timing import FROZEN_S, PROGRESS_S, SCHEDULER_S
 from p2pfill.model.urgency import Urgency
@@ -276,6 +277,12 @@ class Engine:
         """
         self.now = now
         self.handle_event(task, events.RosterChanged(tuple(members), tuple(unlinked), dict(wants), frozenset(soon)))
+
+    def set_policy(self, now: float, task: FillTask, policy: FillPolicy) -> None:
+        """Have a fill go by another policy."""
+        self.now = now
+        if policy != task.fill.policy:
+            self.handle_event(task, events.PolicyChanged(policy))
 
     def withdraw(self, now: float, task: FillTask) -> None:
         """Stop a fill; what is verified stays on disk for another time."""

@@ -5,7 +5,29 @@ from __future__ import annotations
 import msgspec
 
 
-class FillPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reach(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How far a cache may go for a title, and after which waits: what the fleet's policy says of both together.
+
+    A wait is in seconds, for each chunk by itself, from when no nearer cache holds it; None: it may never go there.
+    """
+
+    region_s: float | None = 0.0
+    """To caches of other ISPs of its region."""
+    world_s: float | None = 0.0
+    """To caches of other regions."""
+    origin_s: float | None = 0.0
+    rule: str = ""
+    """The rule of `fills` that says so; empty where none does."""
+    regions: tuple[str, ...] = ()
+    """The title may not leave these; empty: it may go anywhere."""
+    residency: str = ""
+    """The rule of `residency` that says so."""
+
+
+ANYWHERE = Reach()
+
+
+class FillPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Settings of one fill; the tracker hands them to every node so that all elect and escalate alike."""
 
     stall_wait_s: float = 3.0
@@ -20,3 +42,6 @@ class FillPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     escalate: bool = True
     """False makes tier order absolute: chunks then wait for their master for ever."""
+
+    reach: Reach = ANYWHERE
+    """How far this cache may go. The tracker fills it in from the fleet's policy; an order itself has none."""

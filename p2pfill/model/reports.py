@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from p2pfill.model import limits
+from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
@@ -400,6 +401,11 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What the node is to keep to, beside its own limits."""
     pins: str = ""
     """Which state of `pinned` this is. Where it is the one that the node has named, `pinned` is left out."""
+    settings: CacheSettings | None = None
+    """What the fleet's policy says of the node; absent where it has named that digest, and where none
+    was ever applied."""
+    settings_digest: str = ""
+    """Tells settings apart; empty: no policy was ever applied, and the node keeps those that it has."""
     cursor: str = ""
     """What to pass as `since` for what has changed after this."""
     changes: bool = False

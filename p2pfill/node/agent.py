@@ -30,6 +30,7 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
 from p2pfill.node.scrubber import Scrubber
+from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.swarm.election import ALL_WANTED, Wants
@@ -55,6 +56,7 @@ class FillingNode(Protocol):
     info: NodeInfo
     log: logging.Logger
     titles: TitleRegistry
+    settings: PolicySettings
     scrubber: Scrubber
     evictor: Evictor
     evictions: Evictions
@@ -203,13 +205,16 @@ class TrackerAgent:
 
         None where the tracker has none to give.
         """
-        name, cursor = self._node.info.id, self._standing.cursor
+        changes = partial(
+            self._client.changes, self._node.info.id, self._standing.cursor, pins=self._pins,
+            settings=self._node.settings.digest,
+        )  # fmt: skip
         try:
             if not self._again:
                 with trio.CancelScope() as self._poll:
-                    return await self._client.changes(name, cursor, wait_s=POLL_S, pins=self._pins)
+                    return await changes(wait_s=POLL_S)
             self._again = False
-            return await self._client.changes(name, cursor, wait_s=0.0, pins=self._pins)
+            return await changes(wait_s=0.0)
         except (TrackerRefused, TrackerUnreachable) as error:
             if isinstance(error, TrackerRefused) and error.status != 404:
                 raise
@@ -240,6 +245,11 @@ class TrackerAgent:
             self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
         if self._node.limits.put("tracker", answer.rates):
             self._node.log.info("the tracker has other limits for this node; now in force: %s", spell(self._node.rates))
+        if isinstance(answer, ReadableOrders) and answer.wrong_settings:
+            self._node.log.error("goes by the settings of before: %s", answer.wrong_settings)
+        if answer.settings is not None:
+            async with ErrorBoundary(self._node.log, "store what the fleet's policy says of this cache"):
+                await self._node.settings.take(answer.settings, answer.settings_digest)
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}
@@ -315,6 +325,7 @@ class TrackerAgent:
             if filling is not None and filling.state != "failed" and not is_cut_short:
                 roster = await self._roster(order, stored.manifest)
                 filling.set_members(roster.members, roster.unlinked, roster.wants, roster.soon)
+                filling.set_policy(order.policy)
                 filling.set_origins(order.origins, order.costs)
                 titles.note_order(title_id)
                 return

@@ -173,6 +173,12 @@ class FillDriver:
             self._engine.set_members(trio.current_time(), self.task, members, tuple(unlinked), wants, soon)
         self._wake()
 
+    def set_policy(self, policy: FillPolicy) -> None:
+        """Go by another policy."""
+        with self.bounds:
+            self._engine.set_policy(trio.current_time(), self.task, policy)
+        self._wake()
+
     def withdraw(self) -> None:
         """Stop filling; what is verified stays on disk for another time. A repair goes on: the title is served."""
         if not self.task.repairs:

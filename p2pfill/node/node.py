@@ -22,6 +22,7 @@ from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import EndFill, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, leaves_of
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
@@ -41,6 +42,7 @@ from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
 from p2pfill.node.reach import Reach
 from p2pfill.node.scrubber import Scrubber
+from p2pfill.node.settings import PolicySettings
 from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
 from p2pfill.protocol.messages import Hello
@@ -90,16 +92,20 @@ class Node:
         speed = 1.0
         if config.clock is not None:
             wall, speed = config.clock, config.clock.speed
-        self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed)
         self._moved_at = (trio.current_time(), 0, 0)
         """When it was looked how much has moved, and what had come and gone by then."""
         self._moves_now = PayloadRates()
         self.limits = plane.throttle
         """What this node may move: `put` limits under a name of their own, and the tightest of all holds."""
         self.limits.put("config", config.limits())
+        self.hours = FillHours(
+            self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed,
+            partial(self.limits.put, "window"),
+        )  # fmt: skip
         self.titles = TitleRegistry(
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
+        self.settings = PolicySettings(Path(config.data), self.log)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
         self.evictions = Evictions(self.evictor, self.titles, store, self.log)
@@ -223,6 +229,11 @@ class Node:
     def holdings(self, title_id: TitleId) -> Bitmap | None:
         """Return which chunks of a title can be served; None where the title is unknown here."""
         return self.engine.shown(title_id)
+
+    def follow_settings(self, settings: CacheSettings) -> None:
+        """Go by what the fleet's policy says of this cache; where it says nothing, by the configuration."""
+        self.hours.set_windows(settings.windows or self.config.fill_windows())
+        self.limits.put("policy", settings.rates)
 
     # ---- the engine
 
@@ -412,8 +423,10 @@ async def open_node(
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
                 node = Node(config, store, info, nursery, plane, in_use, wall)
+                await node.settings.load()
                 await node.titles.find_stored()
                 await node.hours.open()  # before anything is filled
+                node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(node.hours.run)
                 nursery.start_soon(plane.watch_slots)

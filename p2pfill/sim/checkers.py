@@ -165,10 +165,11 @@ class Checkers:
                 if not fill.may_ask():
                     raise InvariantBroken(f"{fill.me.id} asks for chunk {action.chunk} while its windows are closed")
                 self._check_request(fill, action, scope, given_up.get(action.chunk))
+                _check_policy(now, fill, action, scope)
                 if len(fill.beside) > 1:
                     _check_turn(now, fill)
                 if scope > Scope.ISP and self._tiers and scope > reach(self._nominal_of(fill), action.chunk):
-                    beyond += 1
+                    beyond += not fill.hops.duty(self._nominal_of(fill), scope)[action.chunk]
                 fill.asked.add(action.request, action.chunk, action.source, scope)
             elif isinstance(action, actions.CancelRequest) and (ended := fill.asked.end(action.request)):
                 given_up[ended.chunk] = ended.scope
@@ -266,7 +267,7 @@ class CheckedFill(Fill):
         self.urgency = urgency
         self.beside = beside
         self.may_ask = may_ask
-        self.moved_at = now
+        self.began_at = self.moved_at = now
         """When it began, or a chunk came."""
         self.asked = Outstanding()
         checkers.fills.append(self)
@@ -308,6 +309,16 @@ class CheckedFill(Fill):
                         note(self.me.id, f"verified {chunks}")
         self.checkers.decided(now, self, made, before)
         return made
+
+
+def _check_policy(now: float, fill: CheckedFill, action: actions.RequestChunk, scope: Scope) -> None:
+    """Look whether the fleet's policy lets a fill ask a source, as far as that can be told without its logic."""
+    rule, node = fill.policy.reach, fill.sources[action.source].node
+    wait_s = (0.0, rule.region_s, rule.world_s, rule.origin_s)[scope]
+    if wait_s is None or now < fill.began_at + wait_s:
+        raise InvariantBroken(f"{fill.me.id} asks {action.source} for chunk {action.chunk}: the policy has it wait")
+    if rule.regions and node is not None and node.region not in rule.regions:
+        raise InvariantBroken(f"{fill.me.id} asks {action.source} in {node.region}, from where the title may not come")
 
 
 def _check_turn(now: float, fill: CheckedFill) -> None:

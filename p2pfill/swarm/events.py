@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.scheduler import Hold
 
@@ -22,6 +23,13 @@ class RosterChanged:
     """Member -> the chunks that it wants, where that is not all of them."""
     soon: frozenset[str] = frozenset()
     """Those whose fill windows open in a moment: they are elected, and nothing is expected of them yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """Occurs when the tracker says otherwise how the fill is to behave, or how far it may go."""
+
+    policy: FillPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +253,7 @@ class TimePassed:
 
 Event = (
     RosterChanged
+    | PolicyChanged
     | CacheConnected
     | OriginConfigured
     | OriginPriced

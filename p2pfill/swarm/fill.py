@@ -15,6 +15,9 @@ The rules, in the order in which they bind:
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
 5. Among sources: nearer before farther, then the least loaded.
 
+The fleet's policy narrows rule 2 and nothing widens it again: what it forbids is no source, and what waits is not asked
+for (`swarm.hops`).
+
 Above all of them stand more urgent titles of the same cache and its fill windows (`swarm.scheduler`): between `Paused`
 and `Resumed` nothing is asked for, and no time passes for what waits. What is in flight goes on, unless it is
 `HandedBack`, and others are told of it as ever.
@@ -30,8 +33,9 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import SCOPES, Scope
+from p2pfill.swarm.election import SCOPES, Scope, scope_between
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
+from p2pfill.swarm.hops import Hops, Outside, is_allowed
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
@@ -107,6 +111,10 @@ class Fill:
         self.hold: Hold = None
         """Why nothing is asked for, if so."""
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
+        self.hops = Hops(policy.reach, manifest.chunk_count, me)
+        self._outside = Outside()
+        self._roster = events.RosterChanged((me,))
+        """The last one."""
         self._slow_votes = SlowVotes()
         self.ways = Ways()
         self._interest = Interest(manifest.chunk_count)
@@ -140,16 +148,19 @@ class Fill:
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
+        if self._outside.takes(event):
+            return
         self._note_change(event)
         match event:
-            case events.RosterChanged(members, unlinked, wants, soon):
-                self._masters.set_members(now, members, unlinked, wants, soon)
-                self._slow_votes.keep(self._masters.members)
+            case events.RosterChanged():
+                self._roster = event
+                self._set_members(now)
+            case events.PolicyChanged(policy):
+                self._set_policy(now, policy)
             case events.CacheConnected(node):
                 self._connect(now, node)
             case events.OriginConfigured(url):
-                full = Bitmap.full(self.manifest.chunk_count)
-                self.sources.setdefault(url, Source(url, Scope.ORIGIN, full, now))
+                self._add_origin(Source(url, Scope.ORIGIN, Bitmap.full(self.manifest.chunk_count), now))
                 if Scope.ORIGIN in self.ways.closed:
                     self._tick_at = now  # before it is asked: with it the way is open again
             case events.OriginPriced(source, cost):
@@ -171,7 +182,7 @@ class Fill:
             case events.ChunksClaimed(source, chunks):
                 self._take_claim(now, source, chunks)
             case events.WaysReported(source, closed):
-                if source in self.sources:
+                if source in self.sources or source in self._outside:
                     self._masters.set_ways(now, source, frozenset(closed))
             case events.SlowReported(source, node):
                 self._hear_slow(now, source, node)
@@ -317,21 +328,59 @@ class Fill:
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
-        return count_waits(self.ledger, self.available, self._masters, self.ways, self.hold)
+        return count_waits(self.ledger, self.available, self._masters, self.ways, self.hops, self.hold)
 
     # ---- sources come, go and misbehave
 
     def _connect(self, now: float, node: NodeInfo) -> None:
         if node.id in self.sources:
             self._lose_source(now, node.id)
-        scope = Scope.WORLD
-        if node.region == self.me.region:
-            scope = Scope.ISP if node.isp == self.me.isp else Scope.REGION
-        source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now)
+        scope = scope_between(self.me, node)
+        source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now, node=node)
+        if not is_allowed(source, self.hops):
+            self._outside.add(source)
+            return
         self.sources[node.id] = source
         if (before := self.past.pop(node.id, None)) is not None:
             source.learn(before, now)
         self._saw_progress(now, node.id)
+
+    def _add_origin(self, origin: Source) -> None:
+        if is_allowed(origin, self.hops):
+            self.sources.setdefault(origin.id, origin)
+        else:
+            self._outside.add(origin)
+
+    def _set_members(self, now: float) -> None:
+        members, unlinked, wants, soon = (
+            self._roster.members, self._roster.unlinked, self._roster.wants, self._roster.soon
+        )  # fmt: skip
+        self._masters.set_members(now, members, (*unlinked, *self.hops.outside(members)), wants, soon)
+        self._slow_votes.keep(self._masters.members)
+
+    def _set_policy(self, now: float, policy: FillPolicy) -> None:
+        """Go by another policy: sources that it forbids go out, others come in, and waits begin anew."""
+        before, self.policy = self.policy, policy
+        if policy.reach == before.reach:
+            return
+        self.hops = Hops(policy.reach, self.manifest.chunk_count, self.me)
+        self._masters.waiting = self.hops.waiting
+        self._freed, self._starved_at = Bitmap(self.manifest.chunk_count), None
+        for source in [source for source in self.sources.values() if not is_allowed(source, self.hops)]:
+            self._give_up(list(source.requests.values()))
+            self._lose_source(now, source.id)
+            del self.past[source.id]
+            self._outside.add(source)
+        self._set_members(now)
+        for source in self._outside.take_allowed(self.hops):
+            if source.node is None:
+                self._add_origin(Source(source.id, Scope.ORIGIN, source.holdings, now, cost=source.cost))
+            else:
+                self._connect(now, source.node)
+                self._hold(now, source.id, source.holdings)
+                self.sources[source.id].interest = source.interest
+        self._masters.wait_anew(now)
+        self._tick_at = now
 
     def _lose_source(self, now: float, source_id: str, reason: str = "") -> None:
         source = self.sources.pop(source_id, None)
@@ -446,6 +495,7 @@ class Fill:
             self.hold = None
             self._starved_at = None
             self._masters.wait_anew(now)
+            self.hops.begin_anew(now)
             for source in self.sources.values():
                 source.wait_anew(now)
 
@@ -554,7 +604,7 @@ class Fill:
         self._tick_at = now + TICK_S
         sources, size = self.sources.values(), self.manifest.chunk_size
         self._patience_s = patience_s(sources, now, size, self.policy.stall_wait_s)
-        share = self._masters.assignment()[Scope.ORIGIN].count() / self.manifest.chunk_count
+        share = self.hops.duty(self._masters.assignment(), Scope.ORIGIN).count() / self.manifest.chunk_count
         for source in self.sources.values():
             if source.scope == Scope.ORIGIN:
                 behind = self._masters.behind_at_origin(self.ledger.have, self.available)
@@ -570,6 +620,7 @@ class Fill:
         self._masters.look_at_ways(now)
         if self.is_held:
             return
+        self._look_at_hops(now)
         self._look_at_own_ways(now)
         if self.policy.escalate:
             self._suspend_slow(now)
@@ -595,11 +646,17 @@ class Fill:
         """Return the chunks that are wanted and not verified here."""
         return self.ledger.wanted.and_not(self.ledger.have)
 
+    def _look_at_hops(self, now: float) -> None:
+        """Go further out for what has waited for long enough; all have waited for it, and begin at the same time."""
+        if self._heard and self.hops.look(now, self._lacking(), self.available):
+            self._masters.wait_anew(now)
+        self._masters.waiting = self.hops.waiting
+
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
         before = self.ways.closed
         around, is_reader = self._masters.around, self._masters.is_reader()
-        if self.ways.look(now, self.sources.values(), around, is_reader=is_reader):
+        if self.ways.look(now, self.sources.values(), around, is_reader=is_reader, never=self.hops.never):
             if self.ways.is_left_to_reader:
                 self._leave_origins()
             if Scope.ORIGIN in before - self.ways.closed:
@@ -665,14 +722,15 @@ class Fill:
         master for its ISP, as things are for it or nominally, ends that: who is so nominally all of them agree on. It
         costs one more copy for each ISP of what is left at most.
         """
-        if self._requests or not self._heard or not self.ledger.missing.any():
+        due = self.ledger.missing.and_not(self.hops.waiting)
+        if self._requests or not self._heard or not due.any():
             self._starved_at = None
         elif self._starved_at is None:
             self._starved_at = now
         elif now >= self._starved_at + self._patience_s:
             self._starved_at = None
             share = self._masters.assignment()[Scope.REGION] | self._masters.nominal_share()[Scope.REGION]
-            self._freed = self._freed | (self.ledger.missing & share).and_not(self.available.held[Scope.ISP])
+            self._freed = self._freed | (due & share).and_not(self.available.held[Scope.ISP])
             if all(source.scope != Scope.ORIGIN or source.fault_reason for source in self.sources.values()):
                 for source in self.sources.values():
                     if source.is_slow:
@@ -691,17 +749,18 @@ class Fill:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope == Scope.ISP:
             return self.ledger.missing.copy()
-        mine = self._masters.assignment()[scope] | self._freed
+        assigned = self.hops.duty(self._masters.assignment(), scope)
+        mine = assigned | self._freed
         if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
             mine = self._freed
         elif scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again. With its own part
             # until it has that: others may find their ways open at the same time, and would be at the same chunks.
-            own = self._lacking() & self._masters.nominal_share()[scope]
-            mine = own if own.any() else self._masters.assignment()[scope]
+            own = self._lacking() & self.hops.duty(self._masters.nominal_share(), scope)
+            mine = own if own.any() else assigned
         elif self.ways.is_settling(now, scope):
-            mine = mine & self._masters.nominal_share()[scope]
-        wanted = (self.ledger.missing & mine).and_not(self.available.held_within(scope))
+            mine = mine & self.hops.duty(self._masters.nominal_share(), scope)
+        wanted = self.hops.opened(scope, (self.ledger.missing & mine).and_not(self.available.held_within(scope)))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
         return wanted.and_not(self._interest.doubtful)
@@ -760,6 +819,8 @@ class Fill:
         self.ledger.request(chunk)
         self._requests[request.number] = source.requests[request.number] = request
         # To read for all an origin that has no Range is a duty.
-        if source.has_range and (why := self._masters.escalation(chunk, source.scope)):
+        # So is what the policy leaves no nearer hop for.
+        is_duty = source.scope > Scope.ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
+        if source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))

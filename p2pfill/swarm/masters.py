@@ -113,6 +113,8 @@ class Masters:
         """What each cache of this ISP that is relied on is master of nominally, see `_share_out`."""
         self._isp: _IspDuties | None = None
         """Worked out when asked for."""
+        self.waiting = Bitmap(chunk_count)
+        """Chunks that wait by the fleet's policy: nobody is judged by them."""
 
     # ---- what is seen
 
@@ -423,7 +425,7 @@ class Masters:
         if not here.all():
             isp = self._isp_duties()
             nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
-            left = isp.together[Scope.REGION].and_not(here)
+            left = isp.together[Scope.REGION].and_not(here | self.waiting)
             due = left & (isp.together[Scope.ORIGIN] | (isp.together[Scope.WORLD] & far) | nearby)
             for chunk, node_id in self.claims.broken():
                 # Nobody here may know otherwise that such a chunk could be had.
@@ -460,7 +462,7 @@ class Masters:
     ) -> list[str]:
         """Return the caches beyond the ISP that are to bring nearer what this one waits for, where nothing comes."""
         duties = self.assignment()
-        lacking = missing & duties[Scope.REGION]
+        lacking = (missing & duties[Scope.REGION]).and_not(self.waiting)
         nearby, far = available.held[Scope.REGION], available.held[Scope.WORLD]
         have = Bitmap.full(self._chunk_count).and_not(missing)
         from_origin = lacking.and_not(duties[Scope.ORIGIN] | far)
@@ -509,11 +511,11 @@ class Masters:
     def _is_due(self, node: NodeInfo, within: Mapping[Scope, Bitmap], available: Availability) -> bool:
         """Tell whether `node`, which may go as far as `within`, is master of a chunk that it lacks and could get."""
         if self._scope_of(node.id) == Scope.ISP:
-            lacking = within[Scope.REGION].and_not(available.held[Scope.ISP])
+            lacking = within[Scope.REGION].and_not(available.held[Scope.ISP] | self.waiting)
             return (lacking & (within[Scope.WORLD] | available.held[Scope.WORLD])).any()
         # Of other chunks it is not known whether anybody holds them.
         mine = self._assignment[Scope.REGION]
-        return (within[Scope.WORLD] & mine).and_not(available.held[Scope.WORLD]).any()
+        return (within[Scope.WORLD] & mine).and_not(available.held[Scope.WORLD] | self.waiting).any()
 
     def _is_stuck(self, node: NodeInfo, available: Availability) -> bool:
         """Tell whether a cache of this ISP is master of a chunk that it lacks, whoever has it.
@@ -523,7 +525,7 @@ class Masters:
         """
         if self._scope_of(node.id) != Scope.ISP:
             return False
-        return self._present.within(node)[Scope.REGION].and_not(available.held[Scope.ISP]).any()
+        return self._present.within(node)[Scope.REGION].and_not(available.held[Scope.ISP] | self.waiting).any()
 
     def _scope_of(self, node_id: str) -> Scope:
         node = self.members.get(node_id)

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import PROGRESS_S
 from p2pfill.swarm.election import SCOPES, Scope
 
@@ -128,6 +129,8 @@ class Source:
     """What it needs news of; None for everything."""
     shown: Bitmap | None = None
     """What it was told that we need news of; None before it was told anything."""
+    node: NodeInfo | None = None
+    """What is known of a cache; None of an origin."""
     answers_at: float = 0.0
     """Until then it may yet answer what it was shown last; 0 once it has."""
 

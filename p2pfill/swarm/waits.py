@@ -7,6 +7,7 @@ from typing import Final
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
+from p2pfill.swarm.hops import Hops
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.scheduler import Hold
@@ -17,7 +18,7 @@ HELD_FOR: Final = {"urgency": "a more urgent title", "window": "the cache's next
 
 
 def count_waits(
-    ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, hold: Hold = None
+    ledger: ChunkLedger, available: Availability, masters: Masters, ways: Ways, hops: Hops, hold: Hold = None
 ) -> dict[str, int]:
     """Return how many chunks wait, by what they wait for; counts every chunk that is not verified."""
     missing, held_back = ledger.missing, 0
@@ -27,17 +28,24 @@ def count_waits(
     elsewhere = missing.and_not(available.held[Scope.ISP])
     duties = masters.assignment()
     # By right, since others stand in for a cache that cannot reach the origin; unless nobody can.
-    unreachable = elsewhere & (duties[Scope.ORIGIN] | masters.nominal_share()[Scope.ORIGIN])
+    nominal = masters.nominal_share()
+    unreachable = elsewhere & (hops.duty(duties, Scope.ORIGIN) | hops.duty(nominal, Scope.ORIGIN))
     unreachable = unreachable.and_not(available.held[Scope.WORLD])
     if Scope.ORIGIN not in ways.closed or ways.is_left_to_reader:
         unreachable = Bitmap(ledger.chunk_count)
     mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
     others = elsewhere.and_not(unreachable | mine)
+    by_rule = mine & hops.waiting
+    mine = mine.and_not(by_rule)
+    no_origin = Scope.ORIGIN in hops.never
+    rule = f"rule {hops.rule!r} of the fleet's policy"
     waits = {
         HELD_FOR["urgency" if hold is None else hold]: held_back,
         "room at a peer": in_isp.count(),
         # Why it cannot be is said once, with the source.
-        "the origin, which cannot be reached from here": unreachable.count(),
+        "the origin, which cannot be reached from here": 0 if no_origin else unreachable.count(),
+        f"a cache that holds them, since {rule} forbids the origin": unreachable.count() if no_origin else 0,
+        f"the wait that {rule} sets before the next hop": by_rule.count(),
         f"the ISP's fill master{'' if ways.is_left_to_reader else _who_cannot(masters)}": others.count(),
         "a source beyond the ISP": mine.count(),
         "bytes on their way": ledger.counts[ChunkState.REQUESTED],

@@ -53,11 +53,18 @@ class Ways:
         return now < self._opened_at.get(scope, float("-inf")) + SETTLE_S
 
     def look(
-        self, now: float, sources: Iterable[Source], expected: Collection[Scope], *, is_reader: bool = True
+        self,
+        now: float,
+        sources: Iterable[Source],
+        expected: Collection[Scope],
+        *,
+        is_reader: bool = True,
+        never: frozenset[Scope] = frozenset(),
     ) -> bool:
         """Look at all sources, where links to caches of the `expected` scopes should be; tell whether that changes.
 
-        `is_reader`: where an origin has no Range, this cache is the one to read it.
+        `is_reader`: where an origin has no Range, this cache is the one to read it. The ways that it may `never` go are
+        closed too.
         """
         before, failing, origins = self.closed, [], []
         linked: set[Scope] = set()
@@ -78,7 +85,9 @@ class Ways:
                 self._alone_since.pop(scope, None)
             elif now >= self._alone_since.setdefault(scope, now) + UNLINKED_S:
                 closed.add(scope)
+        closed |= never
         self._opened_at.update(dict.fromkeys(before - closed, now))
         self.closed = frozenset(closed)
-        self.reason = failing[0].fault_reason if Scope.ORIGIN in closed and not self.is_left_to_reader else ""
+        is_dead = failing and Scope.ORIGIN in closed and not self.is_left_to_reader
+        self.reason = failing[0].fault_reason if is_dead else ""
         return self.closed != before

@@ -24,6 +24,7 @@ from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import openapi, records, views
+from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 
@@ -189,8 +190,8 @@ class Api:
             return reply(self._service.order_now(node_of(request), title))
         if since is not None:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
-            pins = request.query_params.get("pins", "")
-            return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins))
+            pins, settings = request.query_params.get("pins", ""), request.query_params.get("settings", "")
+            return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
         return reply(await self._service.wait_orders(node_of(request), after, wait_s))
@@ -202,6 +203,23 @@ class Api:
     async def explain(self, request: Request) -> Response:
         """Explain a node's state."""
         return reply(views.explanation(self._service, node_of(request), request.path_params["title"]))
+
+    async def get_policy(self, request: Request) -> Response:
+        """Show the policy that stands."""
+        return reply(self._service.policies.stands.version)
+
+    async def post_policy(self, request: Request) -> Response:
+        """Let a policy stand."""
+        wanted, dry_run = await read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
+        return reply(await apply_policy(self._service, wanted, dry_run=dry_run))
+
+    async def list_policies(self, request: Request) -> Response:
+        """List versions of the policy."""
+        return reply(records.PolicyVersions(self._service.policies.versions()))
+
+    async def get_policy_version(self, request: Request) -> Response:
+        """Show a version of the policy."""
+        return reply(self._service.policies.get(request_number(request, "policy")))
 
     async def openapi(self, request: Request) -> Response:
         """Describe this API."""

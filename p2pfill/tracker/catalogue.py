@@ -23,12 +23,14 @@ import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 3
-"""2: fills have numbers. 3: titles may have pins. A database of an older layout is taken over when it is opened."""
+SCHEMA_VERSION: Final = 4
+"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy.
+A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
 
@@ -45,6 +47,7 @@ CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS policies (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
 
@@ -72,6 +75,8 @@ class Snapshot(NamedTuple):
     holdings: dict[str, list[TitleReport]]
     """Node -> what it has said of titles."""
     limits: Sequence[LimitRecord] = ()
+    policies: Sequence[StoredPolicy] = ()
+    """The versions of the fleet's policy that are kept."""
 
 
 class _Call(NamedTuple):
@@ -289,6 +294,16 @@ class Catalogue:
 
         await self.call(run)
 
+    async def add_policy(self, stored: StoredPolicy) -> None:
+        """Remember a version of the fleet's policy, and forget those that are too old."""
+        number, record = stored.version.number, msgspec.json.encode(stored)
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO policies VALUES (?, ?)", (number, record))
+            db.execute("DELETE FROM policies WHERE number <= ?", (number - VERSIONS_MAX,))
+
+        await self.call(run)
+
     async def delete_title(self, title: str) -> None:
         """Forget a title and its manifest."""
         await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
@@ -347,4 +362,13 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     row = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
     number = 0 if row is None else int(row[0])
     limits = [msgspec.json.decode(row[0], type=LimitRecord) for row in db.execute("SELECT record FROM limits")]
-    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits)
+    policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
+    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits, policies)
+
+
+def _policy(number: int, record: bytes) -> StoredPolicy:
+    """Return a version of the policy. Raises `ConfigError`: without it titles might go where they must not."""
+    try:
+        return msgspec.json.decode(record, type=StoredPolicy)
+    except (msgspec.MsgspecError, ConfigError) as error:
+        raise ConfigError(f"version {number} of the fleet's policy in the database cannot be read: {error}") from error

@@ -12,6 +12,7 @@ from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model import limits
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import ANYWHERE
 from p2pfill.model.reports import EvictReport, NodeReport, TitleReport
 from p2pfill.model.selection import check_patterns
 from p2pfill.model.selector import Selector
@@ -217,4 +218,5 @@ def check_fill(request: FillRequest) -> Selector:
     for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
         value = getattr(request.policy, key)
         require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")
+    require(request.policy.reach == ANYWHERE, "policy.reach is a matter of the fleet's policy: apply it there")
     return check_selector(request.selector)

@@ -15,6 +15,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
+from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.tracker import records
@@ -52,6 +53,8 @@ class ReadableOrders(Orders):
 
     unreadable: list[str] = msgspec.field(default_factory=list)
     """What is wrong with each of the others."""
+    wrong_settings: str = ""
+    """Why the settings could not be read, if so; then there are none."""
 
 
 class _RawOrders(msgspec.Struct):
@@ -63,6 +66,8 @@ class _RawOrders(msgspec.Struct):
     pinned: list[str] = []
     rates: RateLimits = NO_LIMITS
     pins: str = ""
+    settings: msgspec.Raw = msgspec.Raw(b"null")
+    settings_digest: str = ""
     cursor: str = ""
     changes: bool = False
     gone: list[str] = []
@@ -198,6 +203,22 @@ class TrackerClient:
         """Return what came of that."""
         return await self._call("GET", f"/v1/evictions/{number}", records.EvictStatus)
 
+    # ---- the fleet's policy
+
+    async def policy(self, number: int | None = None) -> records.PolicyVersion:
+        """Return the version of the fleet's policy that stands, or another one."""
+        path = "/v1/policy" if number is None else f"/v1/policy/versions/{number}"
+        return await self._call("GET", path, records.PolicyVersion)
+
+    async def policies(self) -> list[records.PolicyVersion]:
+        """Return the versions that are kept, without their texts, the latest first."""
+        return (await self._call("GET", "/v1/policy/versions", records.PolicyVersions)).versions
+
+    async def apply_policy(self, request: records.PolicyRequest, *, dry_run: bool = False) -> records.PolicyApplied:
+        """Let a policy stand, or say what that would change; refused with status 409 where its base does not stand."""
+        path, body = f"/v1/policy?dry_run={int(dry_run)}", msgspec.json.encode(request)
+        return await self._call("POST", path, records.PolicyApplied, body=body, timeout_s=LOOKUP_S)
+
     # ---- nodes
 
     async def heartbeat(self, report: NodeReport) -> HeartbeatReply:
@@ -216,13 +237,16 @@ class TrackerClient:
             timeout_s = wait_s + max(POLL_MARGIN_S, self._timeout_s)
         return await self._orders(path, timeout_s)
 
-    async def changes(self, node_id: str, since: str, *, wait_s: float = 30.0, pins: str = "") -> Orders:
+    async def changes(
+        self, node_id: str, since: str, *, wait_s: float = 30.0, pins: str = "", settings: str = ""
+    ) -> Orders:
         """Return what has changed of a node's orders since a cursor, '' for none, once there is something.
 
         What is known after `wait_s` may be nothing. As for `orders` they may be `ReadableOrders`. `pins` is that of the
-        answer before: what is pinned is left out where it is the same.
+        answer before: what is pinned is left out where it is the same. So are settings of the digest `settings`.
         """
         path = f"/v1/nodes/{node_id}/orders?since={quote(since)}&wait_s={wait_s:.3f}&pins={quote(pins)}"
+        path += f"&settings={quote(settings)}"
         return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
 
     async def order(self, node_id: str, title: str) -> Order:
@@ -233,7 +257,7 @@ class TrackerClient:
         answer = await self._fetch("GET", path, timeout_s=timeout_s)
         try:
             return msgspec.json.decode(answer, type=Orders)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError):
             return _readable(self._decode(answer, _RawOrders, f"GET {path}"))
 
     async def nodes(self) -> list[records.NodeStatus]:
@@ -323,9 +347,15 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
             orders.append(msgspec.json.decode(one, type=Order))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             unreadable.append(f"order {number} of {len(raw.orders)} cannot be read ({error})")
+    settings, wrong = None, ""
+    try:
+        settings = msgspec.json.decode(raw.settings, type=CacheSettings | None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
+        # As of a time zone that this machine does not know: that must not keep a cache from its orders.
+        wrong = f"the settings of the fleet's policy cannot be read ({error})"
     return ReadableOrders(
-        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins,
-        raw.cursor, raw.changes, raw.gone, raw.more, unreadable,
+        raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins, settings,
+        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable, wrong,
     )  # fmt: skip
 
 

@@ -216,6 +216,7 @@ OPERATIONS: Final = (
         query={
             "after": "Version that the node has; without it the answer comes at once.",
             "since": "Cursor of the answer before: what has changed since is told, in pieces. Empty: all of it.",
+            "settings": "With `since`: `settings_digest` of the answer before. Settings of that digest are left out.",
             "pins": "With `since`: `pins` of the answer before. What is `pinned` is told where that has changed.",
             "title": "Title id: its order alone, an `Order`, at once.",
             "wait_s": "Longest wait, in seconds; at most 60.",
@@ -238,10 +239,42 @@ OPERATIONS: Final = (
         response=records.Explanation,
         errors=(400, 404),
     ),
+    Operation(
+        "get_policy",
+        "GET",
+        "/v1/policy",
+        "Show the version of the fleet's policy that stands; its number is 0 where none was ever applied.",
+        response=records.PolicyVersion,
+    ),
+    Operation(
+        "post_policy",
+        "POST",
+        "/v1/policy",
+        "Let a policy stand for the fleet, or say what that would change.",
+        request=records.PolicyRequest,
+        response=records.PolicyApplied,
+        query={"dry_run": "1: only say what would change."},
+        errors=(400, 409),
+    ),
+    Operation(
+        "list_policies",
+        "GET",
+        "/v1/policy/versions",
+        "List the versions that are kept, the latest first.",
+        response=records.PolicyVersions,
+    ),
+    Operation(
+        "get_policy_version",
+        "GET",
+        "/v1/policy/versions/{policy}",
+        "Show one version of the fleet's policy.",
+        response=records.PolicyVersion,
+        errors=(400, 404),
+    ),
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
-_TEXTS: Final = ("since", "pins", "title")
+_TEXTS: Final = ("since", "pins", "settings", "title")
 """What a query says in words; all else are numbers."""
 
 _PARAMETERS: Final = {
@@ -249,6 +282,7 @@ _PARAMETERS: Final = {
     "node": "Node id.",
     "scrub": "Number of a scrub, as `POST /v1/titles/{title}/scrubs` returned it.",
     "eviction": "Number of an eviction, as `POST /v1/evictions` returned it.",
+    "policy": "Number of a version, as `GET /v1/policy/versions` lists it.",
     "fill": "Fill id, as `POST /v1/fills` returned it.",
 }
 

@@ -81,6 +81,8 @@ class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
     """Fills of the same title and selector that stand besides, and differ in something; their origins count too."""
     unmatched: list[str] = []
     """Clauses of the selector that mean no living node yet."""
+    left_out: dict[str, str] = {}
+    """Node that the selector means -> rule of the fleet's policy for which it may not hold the title."""
 
 
 class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,9 +193,11 @@ class FillStatus(msgspec.Struct, forbid_unknown_fields=True):
     title_bytes: int
     """Of the files that are ordered."""
     done: bool
-    """At least one node is assigned, and all of them are done (`NodeProgress`)."""
+    """At least one node is assigned that may hold the title, and all of them are done (`NodeProgress`)."""
     totals: FillTotals
     nodes: list[NodeProgress]
+    left_out: dict[str, str] = {}
+    """Node that the fill means -> rule of the fleet's policy for which it may not hold the title."""
     outlook: Outlook = ""
     """What has become, or will become, of the deadline; empty where there is none."""
 
@@ -223,6 +227,52 @@ class Fills(msgspec.Struct, forbid_unknown_fields=True):
     """All fills that have not been deleted, the most urgent first."""
 
     fills: list[FillRecord]
+
+
+class PolicyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Asks for a policy of the fleet (`model.fleet_policy`) to stand from now on."""
+
+    text: str
+    """TOML."""
+    comment: str = ""
+    """Why."""
+    by: str = ""
+    """Who applies it, as the caller says."""
+    base: int | None = None
+    """The version that it was made from: refused, with status 409, where another one stands."""
+
+
+class PolicyVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of the fleet's policy."""
+
+    number: int
+    """Counted from 1; 0: none was ever applied."""
+    applied_at: float
+    by: str = ""
+    comment: str = ""
+    text: str = ""
+    """As it was applied; empty in a list of versions."""
+
+
+class PolicyVersions(msgspec.Struct, forbid_unknown_fields=True):
+    """The versions that are kept, the latest first."""
+
+    versions: list[PolicyVersion]
+
+
+class PolicyApplied(msgspec.Struct, forbid_unknown_fields=True):
+    """What has come of a `PolicyRequest`, or, of a dry run, would."""
+
+    version: PolicyVersion
+    """The one that stands, without its text; of a dry run, the one that would be made."""
+    changes: list[str]
+    """In words, a rule and key each; none: it says what the one before said."""
+    caches: int = 0
+    """That get other settings."""
+    orders: int = 0
+    """Orders of single nodes that change."""
+    left_out: int = 0
+    """Of those, such as end, since the title may not be there any more."""
 
 
 class ScrubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,6 +30,7 @@ from typing import Final
 
 import msgspec
 import trio
+import trio.lowlevel
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
@@ -37,6 +38,7 @@ from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import ANYWHERE, FillPolicy
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.rates import NO_LIMITS
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, OriginReport, RosterEntry, TitleReport
@@ -60,6 +62,7 @@ from p2pfill.tracker.checks import (
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
+from p2pfill.tracker.policies import Policies, StoredPolicy
 from p2pfill.tracker.records import (
     EvictRequest,
     EvictStatus,
@@ -220,6 +223,7 @@ class Service:
         """Titles that no node may hold."""
         self.pins = Pins(self.titles.values())
         self.limits = StandingLimits(snapshot.limits)
+        self.policies = Policies(snapshot.policies)
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
@@ -313,13 +317,17 @@ class Service:
         title = self.title(request.title).title
         selection, file_bytes = await self._select(title, request.files)
         self._require_nodes(selector, nodes_min, "ordered")
+        if nodes_min > 0:
+            self._require_allowed(selector, title)
         async with self._ordering:
             wanted = msgspec.structs.replace(request, call_id="")
             fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
             before = next((fill for fill in fills if fill.request == wanted), None)
             if before is not None and before.call_id == request.call_id != "":
                 nodes = self.nodes_of_fill(before.fill_id)
-                return FillCreated(before.fill_id, nodes, unmatched=selector.unmatched(self._alive()))
+                barred = self.left_out(before.fill_id)
+                nodes = [node_id for node_id in nodes if node_id not in barred]
+                return FillCreated(before.fill_id, nodes, [], selector.unmatched(self._alive()), barred)
             if before is None and len(self.fills) >= FILLS_MAX:
                 raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
             chosen = encode_selection(selection)
@@ -361,7 +369,10 @@ class Service:
         for node_id in self._receivers(title):
             self._note_order(node_id, title)
         others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
-        return FillCreated(fill.fill_id, sorted(assigned), others, selector.unmatched(self._alive()))
+        barred = self.left_out(fill.fill_id)
+        return FillCreated(
+            fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
+        )
 
     async def _select(self, title: str, patterns: tuple[str, ...]) -> tuple[Bitmap | None, int]:
         """Return the files of a title that patterns mean, None for all, and how long they are together, 0 for all.
@@ -446,6 +457,63 @@ class Service:
         running = f"running are {named}{more}" if alive else "none has reported to this tracker yet, or all are dead"
         found = "no running cache matches" if missed else "too few running caches match"
         raise RequestRefused(f"{found} {what}{of_all}: {running}; nothing was {done}", 409)
+
+    def _require_allowed(self, selector: Selector, title: str) -> None:
+        """Raise `RequestRefused` where the fleet's policy keeps a title from all living nodes that a selector means."""
+        found = self._matching(selector)
+        if found and all(barred := [self.barred(self.nodes[node_id].info, title) for node_id in found]):
+            raise RequestRefused(
+                f"rule {barred[0]!r} of the fleet's policy keeps {self.titles[title].name[:80]!r} in regions in which "
+                f"none of the {len(found)} caches stands that match; nothing was ordered",
+                409,
+            )
+
+    # ---- the fleet's policy
+
+    def barred(self, info: NodeInfo, title: str) -> str:
+        """Return the rule of the fleet's policy for which a node may not hold a title; empty where it may."""
+        record = self.titles.get(title)
+        return "" if record is None else self.policies.bars(info, record.name)
+
+    def left_out(self, fill_id: str) -> dict[str, str]:
+        """Return the nodes that a fill means and that may not hold its title, each with the rule."""
+        title, found = self.fills[fill_id].request.title, {}
+        for node_id in self.nodes_of_fill(fill_id):
+            if (state := self.nodes.get(node_id)) is not None and (rule := self.barred(state.info, title)):
+                found[node_id] = rule
+        return found
+
+    def _policy_for(self, info: NodeInfo, title: str, policy: FillPolicy) -> FillPolicy:
+        record = self.titles.get(title)
+        reach = ANYWHERE if record is None else self.policies.reach(info, record.name)
+        return policy if reach == ANYWHERE else msgspec.structs.replace(policy, reach=reach)
+
+    async def put_policy(self, stored: StoredPolicy) -> None:
+        """Let a version of the policy stand. Raises `StoreError`. Who is told of it, `applying` works out."""
+        await self._catalogue.add_policy(stored)
+        self.policies.put(stored)
+
+    def told_or_ordered(self, title: str) -> set[str]:
+        """Return the nodes that have an order of a title, or say something of it."""
+        return self._receivers(title) | self._told_of.get(title, set())
+
+    def is_ordered(self, node_id: str, title: str) -> bool:
+        """Tell whether a fill of a title means a node, whatever the policy says."""
+        return self._number_for(node_id, title) > 0
+
+    def follow_orders(self, title: str, node_ids: Iterable[str]) -> None:
+        """Have nodes told of their orders of a title, which are others now."""
+        for node_id in node_ids:
+            self._note_order(node_id, title)
+
+    def follow_moved(self, title: str, node_ids: Iterable[str]) -> None:
+        """Let the roster of a title follow nodes that may hold it now, or may not any more."""
+        self._rosters.renew(title)  # they may be most of a fleet: one by one takes a thousand times longer
+        self._update_rosters(node_ids, [title])
+
+    def wake(self, node_id: str) -> None:
+        """Have a node told anew what is meant for it alone."""
+        self._touch(node_id)
 
     async def delete_fill(self, fill_id: str) -> None:
         """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""
@@ -824,6 +892,8 @@ class Service:
         return report.number < self._number_for(node_id, title)
 
     def _member(self, state: NodeState, title: str, is_wanted: bool) -> Member | None:
+        if self.barred(state.info, title):
+            return None
         report = state.titles.get(title)
         hours = state.report.hours
         is_closed = hours.is_closed and not self._is_out_of_cycle(state.info.id, title)
@@ -862,6 +932,8 @@ class Service:
         """
         number = self._number_for(node_id, title)
         state = self.nodes.get(node_id)
+        if number and state is not None and self.barred(state.info, title):
+            return False
         if number and state is not None and (report := state.titles.get(title)) is not None and holds(report):
             return True
         return number > 0 and all(self._number_for(node_id, one) <= number for one in self._same_name(title))
@@ -965,18 +1037,20 @@ class Service:
         state = await self._wait_version(node_id, after, wait_s)
         return self._answer(state, self.orders(node_id))
 
-    async def wait_changes(self, node_id: str, cursor: str, wait_s: float, pins: str = "") -> Orders:
+    async def wait_changes(
+        self, node_id: str, cursor: str, wait_s: float, pins: str = "", settings: str = ""
+    ) -> Orders:
         """Return what has changed of a node's orders since a cursor, once there is something, or `wait_s` is over.
 
         It comes in pieces. They begin anew, with all orders, where the cursor is none of this run, or too old. What is
-        pinned is left out where the node knows that: `pins`. Raises `RequestRefused`.
+        pinned is left out where the node knows that: `pins`; so are settings of that digest. Raises `RequestRefused`.
         """
         run, _, number = cursor.partition("-")
         after = int(number) if run == self._run and number.isdecimal() and len(number) < 20 else -1
         state = await self._wait_version(node_id, after, wait_s)
         is_known = state.feed.knows(after) and after <= state.version
         orders, gone, version, more = self._changes(state, after if is_known else 0)
-        answer = self._answer(state, orders, pins)
+        answer = self._answer(state, orders, pins, settings)
         answer.cursor, answer.changes, answer.gone, answer.more = f"{self._run}-{version}", is_known, gone, more
         return answer
 
@@ -990,7 +1064,8 @@ class Service:
             raise RequestRefused(f"node {node_id} was removed", 404)
         return state
 
-    def _answer(self, state: NodeState, orders: list[Order], pins: str = "") -> Orders:
+    def _answer(self, state: NodeState, orders: list[Order], pins: str = "", settings_known: str = "") -> Orders:
+        digest, settings = self.policies.settings(state.info)
         pins_now = f"{self._run}-{state.pins_version}"
         withdrawn = heapq.nsmallest(WITHDRAWN_MAX, state.to_delete)
         return Orders(
@@ -1002,6 +1077,8 @@ class Service:
             pinned=[] if pins == pins_now else sorted(state.pinned),
             pins=pins_now,
             rates=state.rates,
+            settings=None if not digest or digest == settings_known else settings,
+            settings_digest=digest,
         )
 
     def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:
@@ -1066,7 +1143,7 @@ class Service:
             origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
             costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
             priority=fills[0].request.priority,
-            policy=fills[0].request.policy,
+            policy=self._policy_for(self.nodes[node_id].info, title, fills[0].request.policy),
             roster=roster,
             deadline=fills[0].request.deadline,
             election=None if around is None else around.election(self.node(node_id).info),

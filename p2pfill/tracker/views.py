@@ -44,7 +44,8 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
     record = service.titles.get(title)
     totals = FillTotals()
     nodes = []
-    assigned = service.nodes_of_fill(fill.fill_id)
+    left_out = service.left_out(fill.fill_id)
+    assigned = [node_id for node_id in service.nodes_of_fill(fill.fill_id) if node_id not in left_out]
     for node_id in assigned:
         state = service.nodes.get(node_id)
         if state is None:
@@ -63,6 +64,7 @@ def fill_status(service: Service, fill: FillRecord) -> FillStatus:
         done=0 < totals.nodes == sum(node.is_done for node in nodes),
         totals=totals,
         nodes=nodes,
+        left_out=left_out,
         outlook=_outlook(fill.request.deadline, totals, nodes, time.time()),
     )
 
@@ -247,6 +249,8 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
     notes = []
     if record is None:
         notes.append("The title is not in the catalogue.")
+    else:
+        notes += service.policies.explain(state.info, record.name)
     if not fills:
         notes.append("No fill orders this title on this node.")
     if not state.alive:

@@ -14,10 +14,11 @@ from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
-from p2pfill.cli import main, manage
+from p2pfill.cli import main, manage, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
+from p2pfill.model.fleet_policy import HOPS, CacheRule, FillRule, ResidencyRule, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
@@ -230,7 +231,9 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 # ---- commands and settings
 
 
-COMMAND_LINE = re.compile(r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes) )?[a-z]+)\b([^\n`]*)", re.MULTILINE)
+COMMAND_LINE = re.compile(
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
+)
 SAID = [
     (command, arguments)
     for page in PAGES
@@ -248,7 +251,7 @@ def test_the_pages_name_all_commands() -> None:
         "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sim", "status", "tracker", "verify",
         "windows",
     }  # fmt: skip
-    groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes}
+    groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app}
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
     assert {command for command in COMMANDS if command.split()[0] in groups} <= existing
     names = {one.name or getattr(one.callback, "__name__", "") for one in bench.registered_commands}
@@ -272,8 +275,13 @@ def test_settings_of_a_node_are_all_described() -> None:
 
 
 SIMULATOR = ROOT / "docs" / "simulator.md"
+POLICY = ROOT / "docs" / "policy.md"
 CONFIGURATIONS = [
-    block for page in PAGES if page != SIMULATOR for block in blocks(page) if block.language == "toml"
+    block
+    for page in PAGES
+    if page not in (SIMULATOR, POLICY)
+    for block in blocks(page)
+    if block.language == "toml"
 ]
 
 
@@ -313,9 +321,25 @@ def test_kinds_of_faults_are_all_described() -> None:
     assert {kind.strip("` ") for row in rows for kind in row[0].split(",")} == set(KINDS)
 
 
+def test_the_fleets_policy_is_described_with_its_hops_and_keys() -> None:
+    (text,) = [block.text for block in blocks(POLICY) if block.language == "toml"]
+    policy = parse_policy(text)
+    assert policy.caches
+    assert policy.fills
+    assert policy.residency
+    rows = table_rows(read(POLICY), "| hop | sources |")
+    assert [row[0].strip("` ") for row in rows] == list(HOPS)
+    for rule in (CacheRule, FillRule, ResidencyRule):
+        for field in msgspec.structs.fields(rule):
+            assert f"{field.name} = " in text
+
+
 def test_policy_is_described_with_its_defaults() -> None:
     text = read(ROOT / "docs" / "tracker-api.md")
     for field in msgspec.structs.fields(FillPolicy):
+        if field.name == "reach":
+            assert "| `reach` |" in text
+            continue
         assert f'"{field.name}": {json.dumps(field.default)}' in text
         assert f"| `{field.name}` |" in text
 

@@ -96,6 +96,16 @@ def test_tracker_api(tmp_path: Path) -> None:
     assert '"priority":10' in said
 
 
+def test_policy(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "policy.md", box)
+    assert "policy.toml can be used: 1 rule for caches, 2 rules for fills, 1 rule for residency" in said
+    assert "~ fills 'films': waits was region 30s, origin 5m, is region 30s, origin 1h" in said
+    assert "back to version 1" not in said, "the log was shown before"
+    assert "version 3 of the policy stands" in said
+    assert "both say the same" in said
+
+
 def test_simulator(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         shutil.copytree(ROOT / "scenarios", box.machine("1") / "home" / "scenarios")
@@ -125,7 +135,7 @@ def test_benchmark(tmp_path: Path) -> None:
 
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
-    "docs/benchmark.md", "docs/windows.md",
+    "docs/benchmark.md", "docs/windows.md", "docs/policy.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

@@ -18,7 +18,7 @@ from p2pfill.model.reports import LoopLag, SourceReport, TitleReport
 from p2pfill.tracker import openapi, views
 from p2pfill.tracker.api import Api
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
-from p2pfill.tracker.records import EvictRequest, FillRequest
+from p2pfill.tracker.records import EvictRequest, FillRequest, PolicyRequest
 from p2pfill.tracker.server import parse_listen, serve_tracker
 
 DUE = b'{"title": "' + b"0" * 64 + b'", "selector": "all", "origins": [], "deadline": %s}'
@@ -397,6 +397,7 @@ async def test_answers_are_of_the_described_kind(client: TrackerClient, make: An
     fill = await client.post_fill(FillRequest(title, "all", []))
     scrub = await client.post_scrub(title, "all")
     values = {"title": title, "node": "n1", "fill": fill.fill_id, "scrub": str(scrub.number)}
+    values["policy"] = str((await client.apply_policy(PolicyRequest("# nothing"))).version.number)
     values["eviction"] = str((await client.post_eviction(EvictRequest("all", 1))).number)
     async with httpx2.AsyncClient() as http:
         for one in openapi.OPERATIONS:

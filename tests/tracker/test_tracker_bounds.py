@@ -72,3 +72,20 @@ async def test_orders_are_read_one_by_one_where_one_cannot_be(
     assert [order.title for order in orders.orders] == ["t"]
     assert len(orders.unreadable) == 2
     assert "order 0 of 3" in orders.unreadable[0]
+
+
+async def test_settings_that_cannot_be_read_keep_nobody_from_its_orders(
+    client: TrackerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = b'{"fill_id":"f","title":"t","origins":[],"priority":0,"policy":{},"roster":[]}'
+    for wrong in (b'{"windows":{"timezone":"Moon/Tycho"}}', b'{"rule":7}', b'{"windows":{"budget":-1}}', b"[]"):
+
+        async def fetch(*_: object, wrong: bytes = wrong, **__: object) -> bytes:
+            return b'{"version":3,"orders":[' + good + b'],"settings":' + wrong + b',"settings_digest":"d"}'
+
+        monkeypatch.setattr(TrackerClient, "_fetch", fetch)
+        orders = await client.orders("n1")
+        assert isinstance(orders, ReadableOrders)
+        assert [order.title for order in orders.orders] == ["t"]
+        assert (orders.settings, orders.unreadable) == (None, [])
+        assert "cannot be read" in orders.wrong_settings

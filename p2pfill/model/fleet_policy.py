@@ -1,0 +1,457 @@
+"""The fleet's policy: one document that says when and how fast caches fill, how far they go for what, and what stays
+where. Pure: a text in, rules out.
+
+Three lists of rules, in TOML. In each the first rule that fits counts, whole, and nothing is merged:
+
+    [[caches]]                      settings of a cache
+    name = "eu-nights"
+    selector = "region=eu"          as in `model.selector`; absent: all caches
+    windows = "02:00,1.2G 08:00,off"
+    rates = "300M"
+
+    [[fills]]                       how far a cache goes for a title
+    name = "films"
+    selector = "region=eu"          of the cache that fills
+    titles = "film-*"               names of titles, where * stands for anything; absent: all
+    hops = ["isp", "region", "all", "origin"]
+    waits = {region = "30s", all = "2m", origin = "5m"}
+
+    [[residency]]                   where a title may be, and whence it may come
+    name = "licence"
+    titles = "film-*"
+    regions = ["eu", "uk"]
+
+A hop that `hops` does not name is never used. Residency is a rule of a title alone: if it were chosen by cache, a cache
+that no rule names could fetch what may not leave. A rule has a name, since people are told by it who decided; diffs go
+by it too.
+
+All that is wrong is found at once (`PolicyError.faults`), each with its place.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from p2pfill.errors import ConfigError
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import ANYWHERE, Reach
+from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
+from p2pfill.model.selector import Selector, matches_glob
+from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
+
+T = TypeVar("T")
+
+POLICY_CHARS_MAX: Final = 256 * 1024
+"""Of the document: some thousand rules with their comments."""
+
+RULES_MAX: Final = 256
+"""Of each kind: whoever needs more has labels that do not fit its fleet. Each is compared with each order."""
+
+NAME_CHARS_MAX: Final = 64
+GLOB_CHARS_MAX: Final = 1024
+REGIONS_MAX: Final = 64
+WAIT_S_MAX: Final = 7 * 86400.0
+"""A week: whoever waits longer means never."""
+
+FAULTS_MAX: Final = 100
+"""That are told: more than anybody mends in one go."""
+
+HOPS: Final = ("isp", "region", "all", "origin")
+"""From near to far: caches of the own ISP, of the region, of other regions, the origin."""
+
+_BEYOND: Final = HOPS[1:]
+_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_SPAN: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,6})?)s)?", re.ASCII)
+
+
+_selector = lru_cache(maxsize=3 * RULES_MAX)(Selector.parse)
+"""Rules keep their selectors as they are written; each is compared with many caches."""
+
+
+class PolicyError(ConfigError):
+    """A policy cannot be used. `faults` has all that is wrong with it, a line each, which begins with its place."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        super().__init__(f"the policy cannot be used: {faults[0]}{more}")
+        self.faults = tuple(faults[:FAULTS_MAX])
+
+
+class CacheRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Settings of the caches that a selector means."""
+
+    name: str
+    selector: str = "all"
+    windows: FillWindows | None = None
+    rates: RateLimits = NO_LIMITS
+
+
+class FillRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How far the caches that a selector means may go for some titles."""
+
+    name: str
+    selector: str = "all"
+    titles: str = "*"
+    hops: tuple[str, ...] = HOPS
+    """Some of `HOPS`, in that order."""
+    waits: dict[str, float] = {}
+    """Hop -> seconds, where there is a wait."""
+
+    def wait_s(self, hop: str) -> float | None:
+        """Return after how many seconds a hop may be used; None: never."""
+        return self.waits.get(hop, 0.0) if hop in self.hops else None
+
+
+class ResidencyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The regions which some titles may not leave."""
+
+    name: str
+    regions: tuple[str, ...]
+    titles: str = "*"
+
+
+class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All rules, each kind in the order in which they are tried. Built by `parse_policy`, which has checked it."""
+
+    caches: tuple[CacheRule, ...] = ()
+    fills: tuple[FillRule, ...] = ()
+    residency: tuple[ResidencyRule, ...] = ()
+
+    def rule_for(self, cache: NodeInfo) -> CacheRule | None:
+        """Return the rule with a cache's settings."""
+        return next((rule for rule in self.caches if _selector(rule.selector).matches(cache)), None)
+
+    def residency_of(self, title_name: str) -> ResidencyRule | None:
+        """Return the rule that keeps a title in some regions."""
+        return next((rule for rule in self.residency if matches_glob(rule.titles, title_name)), None)
+
+    def fill_rule_for(self, cache: NodeInfo, title_name: str) -> FillRule | None:
+        """Return the rule that says how far a cache may go for a title."""
+        for rule in self.fills:
+            if matches_glob(rule.titles, title_name) and _selector(rule.selector).matches(cache):
+                return rule
+        return None
+
+    def reach_for(self, cache: NodeInfo, title_name: str) -> Reach:
+        """Return how far a cache may go for a title, by both kinds of rules."""
+        rule, residency = self.fill_rule_for(cache, title_name), self.residency_of(title_name)
+        if rule is None and residency is None:
+            return ANYWHERE
+        region_s, world_s, origin_s = (0.0, 0.0, 0.0) if rule is None else map(rule.wait_s, _BEYOND)
+        return Reach(
+            region_s, world_s, origin_s,
+            rule="" if rule is None else rule.name,
+            regions=() if residency is None else residency.regions,
+            residency="" if residency is None else residency.name,
+        )  # fmt: skip
+
+    def bars(self, cache: NodeInfo, title_name: str) -> str:
+        """Return the name of the rule for which a cache may not hold a title; empty where it may."""
+        residency = self.residency_of(title_name)
+        return residency.name if residency is not None and cache.region not in residency.regions else ""
+
+
+NO_POLICY: Final = FleetPolicy()
+
+
+# ---- reading
+
+
+def parse_policy(text: str) -> FleetPolicy:
+    """Return the policy that a TOML text spells. Raises `PolicyError` with all that is wrong with it."""
+    if len(text) > POLICY_CHARS_MAX:
+        raise PolicyError([f"it has {len(text)} characters: at most {POLICY_CHARS_MAX} are allowed"])
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError([f"not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise PolicyError(["not TOML that can be read: it is nested too deeply"]) from error
+    reader = _Reader()
+    reader.known(document, ("caches", "fills", "residency"), "")
+    policy = FleetPolicy(
+        reader.rules(document, "caches", reader.cache_rule),
+        reader.rules(document, "fills", reader.fill_rule),
+        reader.rules(document, "residency", reader.residency_rule),
+    )
+    if reader.faults:
+        raise PolicyError(reader.faults)
+    return policy
+
+
+class _Reader:
+    """Reads rule by rule and goes on after each fault."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def fault(self, place: str, what: str) -> None:
+        self.faults.append(f"{place}: {what}")
+
+    def attempt(self, place: str, read: Callable[[], T], default: T) -> T:
+        """Return what `read` does, whose errors begin with their place already where `place` is empty."""
+        try:
+            return read()
+        except ConfigError as error:
+            self.faults.append(f"{place}: {error}" if place else str(error))
+            return default
+
+    def known(self, table: dict[str, Any], keys: Sequence[str], place: str) -> None:
+        for key in table:
+            if key not in keys:
+                near = get_close_matches(key, keys, 1)
+                meant = f": did you mean {near[0]}?" if near else f"; it may have {', '.join(keys)}"
+                self.fault(f"{place}.{key[:40]}" if place else key[:40], f"unknown{meant}")
+
+    def rules(self, document: dict[str, Any], kind: str, read: Callable[[dict[str, Any], str], T]) -> tuple[T, ...]:
+        tables = document.get(kind, [])
+        if not isinstance(tables, list):
+            self.fault(kind, f"write each rule as a table of its own, below [[{kind}]]")
+            return ()
+        if len(tables) > RULES_MAX:
+            self.fault(kind, f"{len(tables)} rules: at most {RULES_MAX} are allowed")
+            return ()
+        rules, names = [], dict[str, int]()
+        for number, table in enumerate(tables):
+            place = f"{kind}[{number}]"
+            if not isinstance(table, dict):
+                self.fault(place, "not a table")
+                continue
+            rules.append(read(table, place))
+            name = table.get("name")
+            if isinstance(name, str) and names.setdefault(name, number) != number:
+                self.fault(f"{place}.name", f"{name[:40]!r} is the name of {kind}[{names[name]}] too")
+        return tuple(rules)
+
+    def text(self, table: dict[str, Any], key: str, place: str, default: str, chars_max: int) -> str:
+        value = table.get(key, default)
+        if not isinstance(value, str) or not 0 < len(value) <= chars_max or not value.isprintable():
+            lacks = key not in table
+            what = "is missing" if lacks else f"is no text of 1 to {chars_max} printable characters"
+            self.fault(f"{place}.{key}", what)
+            return default
+        return value
+
+    def texts(self, table: dict[str, Any], key: str, place: str, most: int) -> tuple[str, ...]:
+        """Return a list of texts; what is none of them is a fault."""
+        values = table.get(key)
+        if not isinstance(values, list) or not 0 < len(values) <= most:
+            self.fault(f"{place}.{key}", f"is no list of 1 to {most} names")
+            return ()
+        found: list[str] = []
+        for number, value in enumerate(values):
+            if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX or not value.isprintable():
+                self.fault(f"{place}.{key}[{number}]", f"is no name of 1 to {NAME_CHARS_MAX} printable characters")
+            elif value in found:
+                self.fault(f"{place}.{key}[{number}]", f"{value!r} stands there twice")
+            else:
+                found.append(value)
+        return tuple(found)
+
+    def name(self, table: dict[str, Any], place: str) -> str:
+        return self.text(table, "name", place, "", NAME_CHARS_MAX)
+
+    def selector(self, table: dict[str, Any], place: str) -> str:
+        place = f"{place}.selector"
+        if not isinstance(text := table.get("selector", "all"), str):
+            self.fault(place, "is no text")
+            return "all"
+        return self.attempt(place, lambda: Selector.parse(text).text, "all")
+
+    def cache_rule(self, table: dict[str, Any], place: str) -> CacheRule:
+        self.known(table, ("name", "selector", "windows", "rates"), place)
+        windows, rates = None, NO_LIMITS
+        if "windows" in table:
+            windows = self.attempt("", lambda: read_windows(table["windows"], f"{place}.windows"), None)
+        if "rates" in table:
+            rates = self.attempt("", lambda: read_limits(table["rates"], f"{place}.rates"), NO_LIMITS)
+        if "windows" not in table and "rates" not in table:
+            self.fault(place, "has neither windows nor rates: it would say nothing")
+        return CacheRule(self.name(table, place), self.selector(table, place), windows, rates)
+
+    def fill_rule(self, table: dict[str, Any], place: str) -> FillRule:
+        self.known(table, ("name", "selector", "titles", "hops", "waits"), place)
+        hops = HOPS if "hops" not in table else self._hops(table, place)
+        titles = self.text(table, "titles", place, "*", GLOB_CHARS_MAX)
+        waits = self._waits(table.get("waits", {}), hops, place)
+        return FillRule(self.name(table, place), self.selector(table, place), titles, hops, waits)
+
+    def _hops(self, table: dict[str, Any], place: str) -> tuple[str, ...]:
+        named = self.texts(table, "hops", place, len(HOPS))
+        for number, hop in enumerate(named):
+            if hop not in HOPS:
+                self.fault(f"{place}.hops[{number}]", f"{hop[:40]!r} is none of {', '.join(HOPS)}")
+        if named and "isp" not in named:
+            self.fault(f"{place}.hops", "isp is missing: the caches of an ISP share the work, and need each other")
+        return tuple(hop for hop in HOPS if hop in named)
+
+    def _waits(self, value: Any, hops: Sequence[str], place: str) -> dict[str, float]:
+        place = f"{place}.waits"
+        if not isinstance(value, dict):
+            self.fault(place, "write a table of hop and time, as in {origin = '5m'}")
+            return {}
+        self.known(value, _BEYOND, place)
+        waits: dict[str, float] = {}
+        nearer_s, nearer = 0.0, ""
+        for hop in _BEYOND:
+            if hop not in value:
+                continue
+            if hop not in hops:
+                self.fault(f"{place}.{hop}", "hops does not name it: it is never used")
+            wait_s = self.attempt("", lambda hop=hop: _seconds(value[hop], f"{place}.{hop}"), None)  # type: ignore[misc]
+            if wait_s is None:
+                continue
+            if wait_s < nearer_s:
+                self.fault(f"{place}.{hop}", f"is less than that of {nearer}: no farther hop opens before a nearer one")
+            nearer_s, nearer = wait_s, hop
+            waits[hop] = wait_s
+        # What a farther hop says nothing of waits as long as a nearer one.
+        nearer_s = 0.0
+        for hop in _BEYOND:
+            nearer_s = max(nearer_s, waits.get(hop, 0.0))
+            if hop in hops and nearer_s:
+                waits[hop] = nearer_s
+        return waits
+
+    def residency_rule(self, table: dict[str, Any], place: str) -> ResidencyRule:
+        self.known(table, ("name", "titles", "regions"), place)
+        regions = self.texts(table, "regions", place, REGIONS_MAX)
+        return ResidencyRule(
+            self.name(table, place), regions, self.text(table, "titles", place, "*", GLOB_CHARS_MAX)
+        )
+
+
+def _seconds(value: Any, place: str) -> float:
+    found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise ConfigError(f"{place}: is no time: write it as in '30s', '5m' or '1h30m'")
+    wait_s = sum(float(part or 0) * unit for part, unit in zip(found.groups(), _UNIT_S.values(), strict=True))
+    if wait_s > WAIT_S_MAX:
+        raise ConfigError(f"{place}: is longer than a week; leave the hop out where it is never to be used")
+    return wait_s
+
+
+# ---- in words
+
+
+def show_seconds(wait_s: float) -> str:
+    """Return a wait as it is written: `1h30m`."""
+    parts, left = [], wait_s
+    for unit, length in _UNIT_S.items():
+        count, left = (left, 0.0) if unit == "s" else divmod(left, length)
+        if count:
+            parts.append(f"{count:g}{unit}")
+    return "".join(parts) or "0s"
+
+
+def show_reach(reach: Reach) -> str:
+    """Return how far that goes, in words: `isp, region after 30s, never all, origin after 5m`."""
+    said = ["isp"]
+    for hop, wait_s in zip(_BEYOND, (reach.region_s, reach.world_s, reach.origin_s), strict=True):
+        said.append(f"never {hop}" if wait_s is None else f"{hop} after {show_seconds(wait_s)}" if wait_s else hop)
+    return ", ".join(said)
+
+
+def show_windows(windows: FillWindows) -> str:
+    """Return a timetable in words."""
+    said = []
+    for window in windows.windows:
+        days = "daily" if len(window.days) == 7 else ",".join(DAYS[day] for day in window.days)
+        rates = "" if window.rates == NO_LIMITS else f" at {show_rates(window.rates)}"
+        budget = f" up to {window.budget} bytes" if window.budget else ""
+        said.append(f"{days} {show_time(window.start_min)}-{show_time(window.end_min)}{rates}{budget}")
+    extras = [f"time zone {windows.timezone}", f"night from {show_time(windows.night_min)}", f"at end {windows.at_end}"]
+    if windows.budget:
+        extras.append(f"{windows.budget} bytes a night")
+    if windows.outside:
+        extras.append(f"{windows.outside} bytes/s outside")
+    return f"{'; '.join(said) or 'always open'} ({', '.join(extras)})"
+
+
+def show_rates(limits: RateLimits) -> str:
+    """Return limits in words."""
+    said = []
+    for direction in ("inbound", "outbound"):
+        rates = getattr(limits, direction)
+        said += [
+            f"{direction}{'' if tier == 'total' else f' from {tier}' if direction == 'inbound' else f' to {tier}'} "
+            f"{rate} bytes/s"
+            for tier in ("total", "peer", "regional", "origin")
+            if (rate := getattr(rates, tier))
+        ]
+    return ", ".join(said) or "no limit"
+
+
+Rule = CacheRule | FillRule | ResidencyRule
+
+
+def rule_in_words(rule: Rule) -> dict[str, str]:
+    """Return what a rule says, by the key that says it."""
+    match rule:
+        case CacheRule():
+            windows = "always open" if rule.windows is None else show_windows(rule.windows)
+            return {"selector": rule.selector, "windows": windows, "rates": show_rates(rule.rates)}
+        case FillRule():
+            waits = [f"{hop} {show_seconds(rule.waits[hop])}" for hop in _BEYOND if hop in rule.waits]
+            return {
+                "selector": rule.selector, "titles": rule.titles, "hops": ", ".join(rule.hops),
+                "waits": ", ".join(waits) or "none",
+            }  # fmt: skip
+        case ResidencyRule():
+            return {"titles": rule.titles, "regions": ", ".join(rule.regions)}
+
+
+def diff(before: FleetPolicy, after: FleetPolicy) -> list[str]:
+    """Return what has changed from one policy to another, a line each; none where they say the same."""
+    said: list[str] = []
+    for kind in ("caches", "fills", "residency"):
+        said.extend(_diff_rules(kind, getattr(before, kind), getattr(after, kind)))
+    return said
+
+
+def _diff_rules(kind: str, before: Iterable[Rule], after: Iterable[Rule]) -> list[str]:
+    old, new = {rule.name: rule for rule in before}, {rule.name: rule for rule in after}
+    said = [f"- {kind} {name!r}: {_in_a_line(rule)}" for name, rule in old.items() if name not in new]
+    for name, rule in new.items():
+        if name not in old:
+            said.append(f"+ {kind} {name!r}: {_in_a_line(rule)}")
+            continue
+        was, now = rule_in_words(old[name]), rule_in_words(rule)
+        said += [f"~ {kind} {name!r}: {key} was {was[key]}, is {now[key]}" for key in now if was[key] != now[key]]
+    order, order_now = [name for name in old if name in new], [name for name in new if name in old]
+    if order != order_now:
+        said.append(f"~ {kind}: tried in the order {', '.join(new)}; was {', '.join(old)}")
+    return said
+
+
+def _in_a_line(rule: Rule) -> str:
+    return "; ".join(f"{key} {text}" for key, text in rule_in_words(rule).items())
+
+
+# ---- what goes to a cache
+
+
+class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the fleet's policy says of one cache, apart from its titles."""
+
+    rule: str = ""
+    """The rule that says so; empty where none does."""
+    windows: FillWindows | None = None
+    """None: always open, as far as the policy goes."""
+    rates: RateLimits = NO_LIMITS
+
+
+NO_SETTINGS: Final = CacheSettings()
+
+
+def settings_for(policy: FleetPolicy, cache: NodeInfo) -> CacheSettings:
+    """Return the settings of a cache."""
+    rule = policy.rule_for(cache)
+    return NO_SETTINGS if rule is None else CacheSettings(rule.name, rule.windows, rule.rates)

@@ -1,0 +1,179 @@
+"""How far one fill may go by the fleet's policy: hops that are never used, and waits before the others. Pure.
+
+A source in a hop that is never used, or outside of the regions that the title may not leave, is *outside*: the fill
+keeps what it says of its holdings and does nothing else with it (`Outside`), so that no rule of the fill can choose it,
+also not when it starves. The policy may change, and then a source comes in or goes out (`Fill._set_policy`).
+
+A hop with a wait opens for each chunk by itself, that long after no nearer cache holds it. Rejected: one clock for the
+whole fill, begun anew by whatever comes from nearer. Each master would then wait anew for each chunk that another one
+brings into the ISP, and the shares of an ISP would come one after the other.
+
+Nobody is judged by a chunk that waits (`waiting`): a master that keeps to the rule is not stalled. Caches of an ISP may
+have different rules. A hop that one never uses is a way of it that is closed (`swarm.ways`), so others are elected for
+what must come from there; one that waits longer than others is passed over by those whose wait is over.
+
+Elections know all hops. So where a nearer hop is never used, the right to it goes over to the next one: without REGION
+and WORLD the master of an ISP goes to the origin itself, and each ISP takes a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import Reach
+from p2pfill.swarm import events
+from p2pfill.swarm.availability import Availability
+from p2pfill.swarm.election import Scope, scope_between
+from p2pfill.swarm.sources import Source
+
+COHORTS_MAX: Final = 16
+"""Groups of chunks that began to wait at about the same time, for each hop: chunks wait up to a sixteenth longer than
+they must, and a fill whose neighbours come and go keeps no more bitmaps than this."""
+
+
+class _Cohort(NamedTuple):
+    began: float
+    since: float
+    """When the last chunk joined; for that one the wait counts."""
+    chunks: Bitmap
+
+
+class _Wait:
+    """The chunks that one hop may be used for, and those that wait for it."""
+
+    def __init__(self, chunk_count: int, wait_s: float) -> None:
+        self.ready = Bitmap(chunk_count)
+        self.wait_s: Final = wait_s
+        self._cohorts: list[_Cohort] = []
+
+    def look(self, now: float, lacking: Bitmap) -> bool:
+        """Take in which chunks are lacking and held by nobody nearer; tell whether the wait is over for more."""
+        self.ready = self.ready & lacking
+        kept = [_Cohort(began, since, chunks & lacking) for began, since, chunks in self._cohorts]
+        known = self.ready
+        for cohort in kept:
+            known = known | cohort.chunks
+        fresh = lacking.and_not(known)
+        if fresh.any():
+            if kept and now < kept[-1].began + self.wait_s / COHORTS_MAX:
+                began, _, chunks = kept.pop()
+                kept.append(_Cohort(began, now, chunks | fresh))
+            else:
+                kept.append(_Cohort(now, now, fresh))
+        over = [cohort for cohort in kept if now >= cohort.since + self.wait_s]
+        self._cohorts = [cohort for cohort in kept if now < cohort.since + self.wait_s and cohort.chunks.any()]
+        for cohort in over:
+            self.ready = self.ready | cohort.chunks
+        return any(cohort.chunks.any() for cohort in over)
+
+    def waiting(self, chunk_count: int) -> Bitmap:
+        chunks = Bitmap(chunk_count)
+        for cohort in self._cohorts:
+            chunks = chunks | cohort.chunks
+        return chunks
+
+    def begin_anew(self, now: float) -> None:
+        self._cohorts = [_Cohort(now, now, chunks) for _, _, chunks in self._cohorts]
+
+
+class Hops:
+    """What the policy says to one fill on the cache `me`."""
+
+    def __init__(self, reach: Reach, chunk_count: int, me: NodeInfo) -> None:
+        self._me = me
+        self._chunk_count = chunk_count
+        self._regions = frozenset(reach.regions)
+        waits = {Scope.REGION: reach.region_s, Scope.WORLD: reach.world_s, Scope.ORIGIN: reach.origin_s}
+        self.rule: Final = reach.rule
+        self.never: Final = frozenset(scope for scope, wait_s in waits.items() if wait_s is None)
+        self._waits = {scope: _Wait(chunk_count, wait_s) for scope, wait_s in waits.items() if wait_s}
+        self.waiting = Bitmap(chunk_count)
+        """Chunks for which some hop that may be used is not open yet."""
+
+    def allows(self, node: NodeInfo) -> bool:
+        """Tell whether anything may be taken from a cache."""
+        if self._regions and node.region not in self._regions:
+            return False
+        return scope_between(self._me, node) not in self.never
+
+    def outside(self, members: Iterable[NodeInfo]) -> list[str]:
+        """Return the ids of those of whom nothing may be taken."""
+        if not self.never and not self._regions:
+            return []
+        return [node.id for node in members if node.id != self._me.id and not self.allows(node)]
+
+    def look(self, now: float, lacking: Bitmap, available: Availability) -> bool:
+        """Look which hops open for which of the `lacking` chunks; tell whether one has. To be called each tick."""
+        opened = False
+        for scope, wait in self._waits.items():
+            opened |= wait.look(now, lacking.and_not(available.held_within(scope)))
+        if self._waits:
+            self.waiting = Bitmap(self._chunk_count)
+            for wait in self._waits.values():
+                self.waiting = self.waiting | wait.waiting(self._chunk_count)
+        return opened
+
+    def begin_anew(self, now: float) -> None:
+        """Have what waits wait the whole time from now on: no time has passed for it."""
+        for wait in self._waits.values():
+            wait.begin_anew(now)
+
+    def opened(self, scope: Scope, chunks: Bitmap) -> Bitmap:
+        """Return those of `chunks` for which a hop is open."""
+        wait = self._waits.get(scope)
+        return chunks if wait is None else chunks & wait.ready
+
+    def duty(self, duties: Mapping[Scope, Bitmap], scope: Scope) -> Bitmap:
+        """Return the chunks for which this cache may go as far as `scope`, by what elections say. Not to be changed."""
+        nearer = Scope(scope - 1)
+        return self.duty(duties, nearer) if nearer in self.never else duties[scope]
+
+
+class Outside:
+    """The sources of which nothing may be taken, with what they have said."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, Source] = {}
+
+    def __contains__(self, source_id: object) -> bool:
+        return source_id in self._sources
+
+    def add(self, source: Source) -> None:
+        """Keep a source out."""
+        self._sources[source.id] = source
+
+    def take_allowed(self, hops: Hops) -> list[Source]:
+        """Return the sources that may be used by now, and keep them no more."""
+        found = [source for source in self._sources.values() if is_allowed(source, hops)]
+        for source in found:
+            del self._sources[source.id]
+        return found
+
+    def takes(self, event: events.Event) -> bool:
+        """Take in what has happened to one of them; tell whether it was one of them alone whom it concerns."""
+        source = self._sources.get(getattr(event, "source", ""))
+        match event:
+            case events.CacheConnected(node):
+                self._sources.pop(node.id, None)  # a new link; the fill looks whether it is to stay out
+                return False
+            case _ if source is None or isinstance(event, events.WaysReported | events.ChunkFound):
+                return False  # elections go by the ways of all, and a chunk that is there is there
+            case events.SourceLost():
+                del self._sources[source.id]
+            case events.HoldingsArrived(_, holdings):
+                source.holdings = holdings.copy()
+            case events.ChunksGained(_, chunks):
+                source.holdings.add_all(chunks)
+            case events.InterestShown(_, wanted):
+                source.interest = wanted
+            case events.OriginPriced(_, cost):
+                source.cost = cost
+        return True
+
+
+def is_allowed(source: Source, hops: Hops) -> bool:
+    """Tell whether anything may be taken from a source."""
+    return source.scope not in hops.never and (source.node is None or hops.allows(source.node))

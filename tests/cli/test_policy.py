@@ -1,0 +1,106 @@
+"""`p2pfill policy`, against a real tracker whose caches only pretend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfill.cli import main
+
+SLOW = '[[caches]]\nname = "slow"\nrates = "3M"\n'
+FAR = '[[fills]]\nname = "films"\nwaits = {origin = "5m"}\n'
+
+
+def policy(capsys: pytest.CaptureFixture[str], *command: str, code: int = 0) -> tuple[str, str]:
+    assert main(["policy", *command]) == code
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    found = {}
+    for name, text in (("slow", SLOW), ("both", SLOW + FAR), ("wrong", 'x = 1\n[[fills]]\nhops = ["moon"]\n')):
+        (tmp_path / f"{name}.toml").write_text(text)
+        found[name] = str(tmp_path / f"{name}.toml")
+    return found
+
+
+def test_check_says_all_that_is_wrong(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = policy(capsys, "check", files["both"])
+    assert "can be used: 1 rule for caches, 1 rule for fills, 0 rules for residency" in out
+    out, err = policy(capsys, "check", files["wrong"], code=2)
+    assert not out
+    for place in ("x: unknown", "fills[0].hops[0]: 'moon'", "fills[0].hops: isp is missing", "fills[0].name: is"):
+        assert place in err
+    assert "4 faults" in err
+    out, _ = policy(capsys, "check", files["wrong"], "--json", code=2)
+    assert len(json.loads(out)["faults"]) == 4
+    assert json.loads(policy(capsys, "check", files["slow"], "--json")[0])["usable"] is True
+    assert "No such file" in policy(capsys, "check", "missing.toml", code=2)[1]
+
+
+def test_versions_come_and_go(fleet: Any, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = ("--tracker", fleet.url)
+    fleet.beat("a1")
+    assert "no policy was ever applied" in policy(capsys, "show", *tracker)[1]
+    assert "no other one to go back to" in policy(capsys, "rollback", *tracker, code=2)[1]
+    out, _ = policy(capsys, "apply", files["slow"], "--dry-run", *tracker)
+    assert "version 1 would stand: other settings for 1 cache" in out
+    assert policy(capsys, "log", "--json", *tracker)[0] == "[]\n"
+    out, _ = policy(capsys, "apply", files["slow"], "--comment", "nights", "--by", "ann", "--base", "0", *tracker)
+    assert "+ caches 'slow'" in out
+    assert "version 1 of the policy stands" in out
+    assert "nothing was done" in policy(capsys, "apply", files["wrong"], *tracker, code=2)[1]
+    assert "version 1 of the fleet's policy stands, not 0" in policy(
+        capsys, "apply", files["both"], "--base", "0", *tracker, code=1
+    )[1]
+    assert json.loads(policy(capsys, "apply", files["both"], "--json", *tracker)[0])["version"]["number"] == 2
+    assert policy(capsys, "show", *tracker)[0] == SLOW + FAR
+    assert policy(capsys, "show", "1", *tracker)[0] == SLOW
+    assert "there is no version 9" in policy(capsys, "show", "9", *tracker, code=2)[1]
+    said = " ".join(policy(capsys, "log", *tracker)[0].split())
+    assert "ann nights" in said
+    assert said.index("2 ") < said.index(" 1 ")
+    out, _ = policy(capsys, "rollback", "--dry-run", *tracker)
+    assert "- fills 'films'" in out
+    policy(capsys, "rollback", *tracker)
+    assert policy(capsys, "show", *tracker)[0] == SLOW
+    assert [one["comment"] for one in json.loads(policy(capsys, "log", "--json", *tracker)[0])] == [
+        "back to version 1", "", "nights"
+    ]  # fmt: skip
+
+
+def test_diffs_are_of_files_and_versions(fleet: Any, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = ("--tracker", fleet.url)
+    assert "+ fills 'films'" in policy(capsys, "diff", files["slow"], files["both"])[0]
+    assert "both say the same" in policy(capsys, "diff", files["slow"], files["slow"])[0]
+    assert "add --tracker" in policy(capsys, "diff", files["slow"], code=2)[1]
+    policy(capsys, "apply", files["slow"], *tracker)
+    policy(capsys, "apply", files["both"], *tracker)
+    assert "+ fills 'films'" in policy(capsys, "diff", *tracker)[0], "the version before, and the one that stands"
+    assert "- fills 'films'" in policy(capsys, "diff", files["slow"], *tracker)[0], "the one that stands, and a file"
+    assert "both say the same" in policy(capsys, "diff", "1", files["slow"], *tracker)[0]
+    assert len(json.loads(policy(capsys, "diff", "2", "1", "--json", *tracker)[0])["changes"]) == 1
+
+
+def test_an_order_says_who_is_left_out(
+    fleet: Any, film: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.beat("a1")
+    (tmp_path / "stay.toml").write_text('[[residency]]\nname = "licence"\nregions = ["uk"]\n')
+    policy(capsys, "apply", str(tmp_path / "stay.toml"), "--tracker", fleet.url)
+    order = ["fill", str(film), "--tracker", fleet.url, "--to", "all"]
+    assert main([*order, "--later"]) == 0
+    captured = capsys.readouterr()
+    assert "to 0 caches" in captured.out
+    assert "rule 'licence' of the fleet's policy keeps the title in other regions: left out are a1" in captured.err
+    assert main([*order, "--later", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {"a1": "licence"}
+
+
+def test_a_tracker_that_is_away_is_told(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    policy(capsys, "apply", files["slow"], "--tracker", "http://127.0.0.1:9", code=3)

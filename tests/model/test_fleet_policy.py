@@ -1,0 +1,229 @@
+"""The fleet's policy: what a text spells, what is wrong with it and where, which rule counts, and diffs in words."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pfill.model import fleet_policy
+from p2pfill.model.fleet_policy import (
+    HOPS,
+    NO_POLICY,
+    NO_SETTINGS,
+    FillRule,
+    FleetPolicy,
+    PolicyError,
+    diff,
+    parse_policy,
+    settings_for,
+    show_reach,
+    show_seconds,
+)
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import ANYWHERE, Reach
+
+TEXT = """
+[[caches]]
+name = "eu-nights"
+selector = "region=eu"
+windows = "02:00,1.2G 08:00,off"
+rates = "300M"
+
+[[fills]]
+name = "films"
+selector = "region=eu"
+titles = "film-*"
+hops = ["origin", "isp", "region"]
+waits = {region = "30s", origin = "1h30m"}
+
+[[fills]]
+name = "no-cloud"
+hops = ["isp", "region", "all"]
+
+[[residency]]
+name = "licence"
+titles = "film-*"
+regions = ["eu", "uk"]
+"""
+
+
+def cache(region: str = "eu", isp: str = "i") -> NodeInfo:
+    return NodeInfo("a1", isp, region)
+
+
+def test_a_text_is_read_and_the_first_rule_that_fits_counts() -> None:
+    policy = parse_policy(TEXT)
+    assert policy.fill_rule_for(cache(), "film-1") == FillRule(
+        "films", "region=eu", "film-*", ("isp", "region", "origin"), {"region": 30.0, "origin": 5400.0}
+    )
+    assert policy.reach_for(cache(), "film-1") == Reach(30.0, None, 5400.0, "films", ("eu", "uk"), "licence")
+    assert policy.reach_for(cache(), "news") == Reach(0.0, 0.0, None, "no-cloud")
+    assert policy.reach_for(cache("us"), "film-1").rule == "no-cloud"
+    assert show_reach(policy.reach_for(cache(), "film-1")) == "isp, region after 30s, never all, origin after 1h30m"
+    found = policy.rule_for(cache())
+    assert found is not None
+    assert found.name == "eu-nights"
+    assert found.rates.inbound.total == 300 << 20
+    assert policy.rule_for(cache("us")) is None
+    assert settings_for(policy, cache()).rule == "eu-nights"
+    assert settings_for(policy, cache("us")) == NO_SETTINGS
+
+
+def test_residency_is_a_matter_of_the_title_and_not_of_the_rules_of_caches() -> None:
+    policy = parse_policy(TEXT)
+    assert policy.bars(cache("us"), "film-1") == "licence"
+    assert not policy.bars(cache("uk"), "film-1")
+    assert not policy.bars(cache("us"), "news")
+
+
+def test_nothing_is_said_by_an_empty_text() -> None:
+    assert parse_policy("# nothing yet\n") == NO_POLICY
+    assert NO_POLICY.reach_for(cache(), "x") is ANYWHERE
+    assert NO_POLICY.rule_for(cache()) is None
+
+
+def test_a_farther_hop_without_a_wait_of_its_own_waits_as_long_as_a_nearer_one() -> None:
+    policy = parse_policy('[[fills]]\nname = "a"\nwaits = {region = "1m"}')
+    assert policy.reach_for(cache(), "x") == Reach(60.0, 60.0, 60.0, "a")
+
+
+def test_all_faults_are_found_at_once_each_with_its_place() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(
+            """
+            budgets = []
+            [[caches]]
+            name = "a"
+            selector = "regoin=eu"
+            rates = "fast"
+            [[caches]]
+            windows = "25:00,off"
+            [[fills]]
+            name = "b"
+            hops = ["region", "moon"]
+            waits = {region = "soon", all = "1m", origin = "2m", cluster = "1s"}
+            [[fills]]
+            name = "b"
+            waits = {region = "5m", origin = "1m"}
+            titels = "x"
+            [[residency]]
+            name = "c"
+            regions = []
+            """
+        )
+    places = [re.split("[:, ]", fault)[0] for fault in caught.value.faults]
+    assert sorted(places) == sorted([
+        "budgets", "caches[0].selector", "caches[0].rates", "caches[1].windows", "caches[1].name",
+        "fills[0].hops[1]", "fills[0].hops", "fills[0].waits.region", "fills[0].waits.all", "fills[0].waits.origin",
+        "fills[0].waits.cluster", "fills[1].name", "fills[1].waits.origin", "fills[1].titels", "residency[0].regions",
+    ])  # fmt: skip
+    assert "did you mean titles?" in " ".join(caught.value.faults)
+    assert "and 14 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fills = 3", "fills = [3]", "[[fills]]\nname = 3", '[[fills]]\nname = ""', "[fills]\nname = 'a'", "= 1",
+        "[[fills]]\nname='a'\nwaits = 3", "[[caches]]\nname = 'a'", "a = " + "[" * 5000, "[[fills]]\nname='a'\nhops=[]",
+        "[[fills]]\nname='a'\nwaits={origin='9d'}", "[[fills]]\nname='a'\nwaits={origin=''}", "x" * 300_000,
+        "[[fills]]\n" * 300, "[[fills]]\nname=\"a\\u0007\"", "[[fills]]\nname='a'\nselector=3",
+    ],
+)  # fmt: skip
+def test_what_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        parse_policy(text)
+
+
+@given(st.text(max_size=200))
+def test_whatever_is_sent_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(PolicyError):
+        parse_policy(text)
+
+
+values = st.recursive(
+    st.text(max_size=8) | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["name", "waits", "hops", "region", "origin", "titles", "regions"]), inner),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["caches", "fills", "residency"]), st.lists(values, max_size=3)))
+def test_no_table_of_any_shape_is_taken_for_a_fault_of_ours(document: dict[str, object]) -> None:
+    reader = fleet_policy._Reader()
+    reader.rules(document, "caches", reader.cache_rule)
+    reader.rules(document, "fills", reader.fill_rule)
+    reader.rules(document, "residency", reader.residency_rule)
+
+
+names = st.text("abcxyz-*", min_size=1, max_size=6)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> FleetPolicy:
+    lines: list[str] = []
+    for name in draw(st.lists(names, unique=True, max_size=3)):
+        hops = ["isp", *draw(st.lists(st.sampled_from(HOPS[1:]), unique=True))]
+        waits, wait_s = [], 0
+        for hop in HOPS:
+            wait_s += draw(st.integers(0, 5000))
+            if hop in hops[1:] and draw(st.booleans()):
+                waits.append(f'{hop} = "{show_seconds(wait_s)}"')
+        lines.append(f'[[fills]]\nname = "{name}"\ntitles = "{draw(names)}"\nhops = {hops!r}')
+        lines.append(f"waits = {{{', '.join(waits)}}}")
+        if draw(st.booleans()):
+            lines.append(f'selector = "region={draw(names)}"')
+    for name in draw(st.lists(names, unique=True, max_size=3)):
+        lines.append(f'[[residency]]\nname = "{name}"\ntitles = "{draw(names)}"\nregions = ["{draw(names)}"]')
+    for name in draw(st.lists(names, unique=True, max_size=3)):
+        rate = draw(st.integers(1, 99))
+        lines.append(f'[[caches]]\nname = "{name}"\nselector = "isp={draw(names)}"\nrates = "{rate}M"')
+    return parse_policy("\n".join(lines))
+
+
+@given(policies())
+def test_a_policy_is_the_same_after_it_was_stored(policy: FleetPolicy) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(policy), type=FleetPolicy) == policy
+
+
+@given(policies(), policies())
+def test_a_diff_is_empty_exactly_where_both_say_the_same(one: FleetPolicy, other: FleetPolicy) -> None:
+    assert diff(one, one) == []
+    assert (diff(one, other) == []) == (one == other)
+
+
+@given(policies(), names, names, names)
+def test_the_first_rule_that_fits_counts(policy: FleetPolicy, region: str, isp: str, title: str) -> None:
+    node = NodeInfo("a1", isp, region)
+    found = policy.fill_rule_for(node, title)
+    before = policy.fills[: policy.fills.index(found)] if found else policy.fills
+    assert not any(FleetPolicy(fills=(rule,)).fill_rule_for(node, title) for rule in before)
+    reach = policy.reach_for(node, title)
+    waits = [wait for wait in (reach.region_s, reach.world_s, reach.origin_s) if wait is not None]
+    assert waits == sorted(waits)
+    barred = policy.bars(node, title)
+    assert bool(barred) == bool(reach.regions and region not in reach.regions)
+
+
+@given(st.integers(0, 7 * 86400))
+def test_a_wait_is_read_as_it_is_shown(wait_s: int) -> None:
+    assert fleet_policy._seconds(show_seconds(wait_s), "x") == wait_s
+
+
+def test_a_diff_is_said_in_words() -> None:
+    before = parse_policy(TEXT)
+    after = parse_policy(TEXT.replace("1h30m", "2h").replace("no-cloud", "cheap").replace('"300M"', '"max"'))
+    assert diff(before, after) == [
+        "~ caches 'eu-nights': rates was inbound 314572800 bytes/s, is no limit",
+        "- fills 'no-cloud': selector all; titles *; hops isp, region, all; waits none",
+        "~ fills 'films': waits was region 30s, origin 1h30m, is region 30s, origin 2h",
+        "+ fills 'cheap': selector all; titles *; hops isp, region, all; waits none",
+    ]
+    swapped = FleetPolicy(before.caches, before.fills[::-1], before.residency)
+    assert diff(before, swapped) == ["~ fills: tried in the order no-cloud, films; was films, no-cloud"]

@@ -1,0 +1,144 @@
+"""The fleet's policy on real nodes: what it forbids waits and says why, and a change takes hold of running fills."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from p2pfill.model.manifest import Manifest
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.store.publish import publish
+from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.records import FillRequest, PolicyRequest
+from p2pfill.tracker.server import serve_tracker
+
+CHUNK = 64 * 1024
+LIMIT_S = 90.0
+SOON_S = 8.0
+"""Within which a change takes hold: seconds, on a machine that is busy with other tests."""
+HOME = '[[fills]]\nname = "home"\nhops = ["isp"]\n'
+STAY = '[[residency]]\nname = "licence"\nregions = ["eu"]\n'
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.bin").write_bytes(os.urandom(20 * CHUNK))
+    return publish(tmp_path / "src", name="film", chunk_size=CHUNK).manifest
+
+
+@asynccontextmanager
+async def fleet(tmp_path: Path, **nodes: tuple[str, str]) -> AsyncIterator[tuple[TrackerClient, dict[str, Node]]]:
+    """Run a tracker, and nodes of an ISP and a region each."""
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            serve = partial(serve_tracker, heartbeat_s=0.1)
+            url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
+            found = {}
+            for name, (isp, region) in nodes.items():
+                config = NodeConfig(id=name, isp=isp, region=region, data=str(tmp_path / name), tracker=url)
+                found[name] = await stack.enter_async_context(open_node(config))
+            client = await stack.enter_async_context(TrackerClient(url))
+            while len(await client.nodes()) < len(nodes):
+                await trio.sleep(0.02)
+            yield client, found
+            await stack.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def soon(condition: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(SOON_S):
+        while not await condition():
+            await trio.sleep(0.05)
+
+
+async def test_a_policy_that_changes_takes_hold_of_a_running_fill(tmp_path: Path, manifest: Manifest) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(PolicyRequest(HOME))
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def waits() -> bool:
+            notes = (await client.explain("a1", title)).notes
+            return any("since rule 'home' of the fleet's policy forbids the origin" in note for note in notes)
+
+        await soon(waits)
+        notes = (await client.explain("a1", title)).notes
+        assert any(note.startswith("Rule 'home' of the fleet's policy (version 1) decides") for note in notes), notes
+        fill = nodes["a1"].fill_of(manifest.title_id)
+        assert fill is not None
+        assert not any(fill.fill.bytes_by_scope.values())
+        await client.apply_policy(PolicyRequest("# the origin again"))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        await soon(is_done)
+
+
+async def test_a_title_stays_in_its_region(tmp_path: Path, manifest: Manifest) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu"), u1=("isp-u", "us")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(PolicyRequest(STAY))
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+        assert (created.nodes, created.left_out) == (["a1"], {"u1": "licence"})
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        await soon(is_done)
+        await trio.sleep(0.5)
+        assert nodes["u1"].titles.stored(manifest.title_id) is None
+        notes = (await client.explain("u1", title)).notes
+        assert any("the node stands in us, and gets no order" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("isp", ["isp-a", "isp-b"])
+async def test_who_may_not_go_to_the_origin_leaves_that_to_others(
+    tmp_path: Path, manifest: Manifest, isp: str
+) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=(isp, "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(
+            PolicyRequest('[[fills]]\nname = "no cloud"\nselector = "id=a1"\nhops = ["isp", "region"]\n')
+        )
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        await soon(is_done)
+        totals = (await client.fill(created.fill_id)).totals
+        assert totals.bytes_origin == manifest.size, "one copy, all of it by the other"
+        first = nodes["a1"].fill_of(manifest.title_id)
+        assert first is not None
+        assert first.report().bytes_origin == 0
+
+
+async def test_who_waits_longer_is_no_hindrance_to_the_others(tmp_path: Path, manifest: Manifest) -> None:
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=("isp-a", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(
+            PolicyRequest('[[fills]]\nname = "later"\nselector = "id=a1"\nwaits = {origin = "1h"}\n')
+        )
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        with trio.fail_after(4 * SOON_S):
+            while not await is_done():
+                await trio.sleep(0.1)
+        first = nodes["a1"].fill_of(manifest.title_id)
+        assert first is not None
+        assert first.report().bytes_origin == 0
