@@ -18,6 +18,7 @@ import trio
 
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.hours import Hours, HoursNow, NightUse
+from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import HoursReport
 from p2pfill.model.windows import FillWindows
 from p2pfill.node.boundary import ErrorBoundary
@@ -45,10 +46,12 @@ class FillHours:
         log: logging.Logger,
         wall: Callable[[], float] = time.time,
         speed: float = 1.0,
+        limit: Callable[[RateLimits], object] = lambda limits: None,
     ) -> None:
         """`wall` returns the seconds since the epoch by which the windows open and close, and runs `speed` times as
-        fast as time does.
+        fast as time does. `limit` is told, at each look, the limits of the window that is open, or outside of all.
         """
+        self._limit = limit
         self._engine = engine
         self._speed = speed
         self._hours = Hours(windows, speed=speed)
@@ -88,6 +91,8 @@ class FillHours:
         self._hours.count(wall, came)
         before, now = self._now, self._hours.look(wall)
         self._now = now
+        windows = self._hours.windows
+        self._limit(windows.rates_of(now.window) if windows.windows else NO_LIMITS)
         self._engine.set_open(
             trio.current_time(),
             is_open=now.phase == "open",

@@ -90,13 +90,16 @@ class Node:
         speed = 1.0
         if config.clock is not None:
             wall, speed = config.clock, config.clock.speed
-        self.hours = FillHours(self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed)
-        self._moved_at = (trio.current_time(), 0, 0)
-        """When it was looked how much has moved, and what had come and gone by then."""
-        self._moves_now = PayloadRates()
         self.limits = plane.throttle
         """What this node may move: `put` limits under a name of their own, and the tightest of all holds."""
         self.limits.put("config", config.limits())
+        self.hours = FillHours(
+            self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed,
+            partial(self.limits.put, "window")
+        )  # fmt: skip
+        self._moved_at = (trio.current_time(), 0, 0)
+        """When it was looked how much has moved, and what had come and gone by then."""
+        self._moves_now = PayloadRates()
         self.titles = TitleRegistry(
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
