@@ -175,6 +175,8 @@ class Receiver(Stream):
             if self._skips:
                 done = self._skip(receive)
             if not done and self.claim.waits:
+                # When its turn comes there may be less left of the chunk than it has waited for before.
+                self._set_low_water(1)
                 return Poll.PARK
             if not done:
                 self._set_low_water(min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
