@@ -385,16 +385,16 @@ def text_plot(hours: list[Hour]) -> Iterator[Text]:
             count = sum(getattr(hour, tier).values())
             total += count
             bar = BARS[0] if not count else BARS[1 + min(count * (len(BARS) - 1) // most, len(BARS) - 2)]
-            line.append(bar * 2, style=style)
+            line.append(bar, style=style)
         line.append(f" {show_bytes(total)}")
         yield line
     for region in REGIONS:
         line = Text(f"{region.name:>9} ")
         for hour in hours:
-            line.append("──" if is_open(region, hour.number) else "  ", style="cyan")
+            line.append("─" if is_open(region, hour.number) else " ", style="cyan")
         line.append(" window", style="dim")
         yield line
-    axis = "".join(f"{_clock(hour.number)[:2]}      " for hour in hours[::4])
+    axis = "".join(f"{_clock(hour.number)[:2]}    " for hour in hours[::6])
     yield Text(f"{'UTC':>9} {axis}", style="dim")
     yield Text("")
 

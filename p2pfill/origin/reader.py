@@ -352,7 +352,9 @@ class OriginReader:
         way = self._way_through(job.entry.path)
         try:
             while not way.lock.acquire(timeout=_SLEEP_SLICE_S):
-                watch.moved_at = max(watch.moved_at, way.moved_at)
+                # Whoever goes through it may be let take a little at a time.
+                body = way.body
+                watch.moved_at = max(watch.moved_at, way.moved_at, body.watch.moved_at if body is not None else 0.0)
                 self._wait(watch, 0.0, job, "others go through the file first")
         except BaseException:
             if opened is not None:

@@ -13,7 +13,7 @@ from p2pfill.model import limits
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE
-from p2pfill.model.reports import EvictReport, NodeReport, TitleReport
+from p2pfill.model.reports import EvictReport, HoursReport, NodeReport, TitleReport
 from p2pfill.model.selection import check_patterns
 from p2pfill.model.selector import Selector
 from p2pfill.origin.urls import check_origin, shown
@@ -94,8 +94,18 @@ def check_info(info: NodeInfo) -> None:
     )
 
 
+NO_HOURS: Final = HoursReport()
+"""Of a node without fill windows, as most are: nothing in it needs a check, and a tracker takes thousands a second."""
+
 NIGHT_CHARS_MAX: Final = 10
 """A date, as `2026-11-29`."""
+
+
+def _check_hours(hours: HoursReport) -> None:
+    for figure in (hours.used_bytes, hours.budget_bytes, hours.exempt_bytes):
+        require(0 <= figure <= COUNTER_MAX, f"hours: a figure of {figure} bytes is out of range")
+    require(0 <= hours.until <= DEADLINE_MAX, f"hours: time {hours.until:g} is out of range")
+    require(len(hours.night) <= NIGHT_CHARS_MAX, "hours: the name of a night is a date")
 
 
 def check_report(node_id: str, report: NodeReport) -> None:
@@ -110,17 +120,15 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
         require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
-    for rate in (report.moves.in_bytes_s, report.moves.out_bytes_s):
-        require(0 <= rate <= COUNTER_MAX, f"rate {rate} is out of range")
+    moves = report.moves
+    is_bounded = 0 <= moves.in_bytes_s <= COUNTER_MAX and 0 <= moves.out_bytes_s <= COUNTER_MAX
+    require(is_bounded, "a rate at which payload moves is out of range")
     for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
         require(0 <= size <= COUNTER_MAX, f"disk figure {size} is out of range")
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
         require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
-    hours = report.hours
-    for figure in (hours.used_bytes, hours.budget_bytes, hours.exempt_bytes):
-        require(0 <= figure <= COUNTER_MAX, f"hours: a figure of {figure} bytes is out of range")
-    require(0 <= hours.until <= DEADLINE_MAX, f"hours: time {hours.until:g} is out of range")
-    require(len(hours.night) <= NIGHT_CHARS_MAX, "hours: the name of a night is a date")
+    if report.hours != NO_HOURS:
+        _check_hours(report.hours)
     require(len(report.scrubs) <= REPORT_SCRUBS_MAX, f"more than {REPORT_SCRUBS_MAX} scrubs in one heartbeat")
     for scrub in report.scrubs:
         require(len(scrub.error) <= limits.REASON_CHARS_MAX, f"scrub {scrub.number}: error is too long")

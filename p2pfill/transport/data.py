@@ -45,8 +45,7 @@ SO_MAX_PACING_RATE: Final = 47
 """Of Linux; Python has no name for it. The kernel paces by itself since 4.13, without the fq discipline."""
 
 PACE: Final = 1.5
-"""The kernel counts headers too, and what a turn was late is to be made up for. With 1.1 a stream alone at 100 MB/s
-came to 77 to 98 % of it on a busy machine."""
+"""The kernel counts headers too, and what a turn was late is to be made up for. See docs/experiments.md, "Rates"."""
 
 _RATE: Final = struct.Struct("Q")
 _NO_RATE: Final = (1 << 64) - 1
@@ -175,6 +174,8 @@ class Receiver(Stream):
             if self._skips:
                 done = self._skip(receive)
             if not done and self.claim.waits:
+                # When its turn comes there may be less left of the chunk than it has waited for before.
+                self._set_low_water(1)
                 return Poll.PARK
             if not done:
                 self._set_low_water(min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))

@@ -26,8 +26,8 @@ def test_the_plot_has_a_column_an_hour_above_the_windows() -> None:
     lines = [line.plain for line in text_plot(NIGHT)]
     regional = next(line for line in lines if "regional" in line)
     europe = next(line for line in lines if "europe" in line)
-    assert regional.index("█") == europe.index("─") == 10 + 2 * 3
-    assert regional.count("█") == 2
+    assert regional.index("█") == europe.index("─") == 10 + 3
+    assert regional.count("█") == 1
     assert regional.endswith("7 B")
 
 

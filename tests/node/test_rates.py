@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import trio
 from p2pfill.errors import ConfigError
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
+from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, Window
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.fill import FillDriver
 from p2pfill.store.publish import publish
@@ -134,6 +136,18 @@ async def test_limits_of_the_configuration_hold_from_the_start_and_of_all_owners
         assert node.rates == RateLimits(Rates(total=1_000_000), Rates(peer=1_000_000))
         node.set_rates(NO_LIMITS)
         assert node.rates == RateLimits(Rates(total=1_000_000))
+
+
+async def test_the_window_that_is_open_limits_too(tmp_path: Path) -> None:
+    windows = {"outside": "3MB", "window": [{"from": "00:00", "to": "00:00", "rates": "1MB"}]}
+    async with open_node(NodeConfig(id="a1", isp="a", data=str(tmp_path), rates="2MB", windows=windows)) as node:
+        assert node.rates == RateLimits(Rates(total=1_000_000))
+        # Not today, nor tomorrow.
+        far = Window(((datetime.now(UTC).weekday() + 3) % 7,), 0, 60)
+        node.hours.set_windows(FillWindows(outside=1_500_000, windows=(far,)))
+        assert node.rates == RateLimits(Rates(total=1_500_000))
+        node.hours.set_windows(ALWAYS_OPEN)
+        assert node.rates == RateLimits(Rates(total=2_000_000))
 
 
 def test_wrong_rates_are_refused_with_their_place(tmp_path: Path) -> None:

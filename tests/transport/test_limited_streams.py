@@ -1,0 +1,121 @@
+"""Data streams that keep to limits: they end as they would, and their ends and faults are seen."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import xxhash
+
+from p2pfill.engine.requests import Outcome, Receive, RequestBook
+from p2pfill.engine.uploads import NextUpload
+from p2pfill.model.ids import TitleId
+from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
+from p2pfill.model.urgency import Urgency
+from p2pfill.protocol.data import DataHeader, encode_header
+from p2pfill.transport import data
+from p2pfill.transport.plane import DataPlane
+from tests.transport.test_data import Files
+
+SIZE = 1_000_000
+RATE = 2_000_000
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[DataPlane]:
+    async with DataPlane(workers=2, upload_slots=1).running() as running:
+        yield running
+
+
+def target(tmp_path: Path, payload: bytes, plane: DataPlane) -> tuple[RequestBook, list[Outcome]]:
+    """Return a book with request 1 for all of `payload`, and what becomes of it."""
+    title, got = Files(tmp_path, [len(payload)]), list[Outcome]()
+
+    def reap() -> None:
+        plane.tell(lambda: got.extend(one.outcome for one in book.reap()), lambda error: None)
+
+    book = RequestBook(reap, threading.RLock())
+    digest = xxhash.xxh3_128_digest(payload)
+    book.post(Receive(1, title, 3, len(payload), digest, None, None, threading.RLock()))
+    return book, got
+
+
+async def send_all(sock: trio.socket.SocketType, payload: bytes) -> None:
+    rest = memoryview(payload)
+    while rest:
+        rest = rest[await sock.send(rest) :]
+
+
+async def test_the_last_bytes_of_a_chunk_are_taken_though_none_follow(plane: DataPlane, tmp_path: Path) -> None:
+    """What a stream waits for before it is woken may be more than what is left of the chunk once its turn comes."""
+    payload = bytes(range(250)) * (SIZE // 250)
+    book, got = target(tmp_path, payload, plane)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")  # sockets of another kind have no such mark
+    near = (await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])).socket
+    far = (await listener.accept()).socket
+    await listener.aclose()
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(data.Receiver(far, plane, book).run)
+            await near.send(encode_header(DataHeader(1, 3, len(payload))))
+            while far.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1:
+                await trio.sleep(0.01)
+            plane.throttle.put("test", RateLimits(Rates(total=RATE)))
+            began = trio.current_time()
+            await send_all(near, payload)
+            while not got:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert got == [Outcome.VERIFIED]
+    assert trio.current_time() - began > 0.8 * SIZE / RATE
+
+
+@pytest.mark.parametrize("lifted", [False, True])
+async def test_a_sender_keeps_to_its_limit_and_goes_on_when_it_is_lifted(
+    plane: DataPlane, tmp_path: Path, lifted: bool
+) -> None:
+    (tmp_path / "a").mkdir()
+    source = Files(tmp_path / "a", [SIZE])
+    payload = bytes(range(250)) * (SIZE // 250)
+    source.write(payload)
+    uploads = [data.Upload(DataHeader(1, 3, SIZE), source, NextUpload(Urgency(), TitleId(bytes(32))))]
+    near, far = trio.socket.socketpair()
+    plane.throttle.put("test", RateLimits(outbound=Rates(peer=20_000 if lifted else RATE)))
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            sender = data.Sender(
+                near, plane, lambda: uploads.pop() if uploads else None,
+                lambda: uploads[0].wanted if uploads else None, lambda header: None,
+            )  # fmt: skip
+            nursery.start_soon(sender.run)
+            began, came = trio.current_time(), b""
+            while len(came) < SIZE:
+                came += await far.recv(65536)
+                if lifted and len(came) > 5000:
+                    plane.throttle.put("test", NO_LIMITS)
+            took_s = trio.current_time() - began
+            nursery.cancel_scope.cancel()
+    assert took_s < 10 if lifted else took_s > 0.8 * SIZE / RATE
+
+
+async def test_a_stream_that_waits_for_its_turn_can_be_ended(plane: DataPlane, tmp_path: Path) -> None:
+    payload = bytes(SIZE)
+    book, got = target(tmp_path, payload, plane)
+    plane.throttle.put("test", RateLimits(Rates(peer=1)))
+    near, far = trio.socket.socketpair()
+    with near, far, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            receiver = data.Receiver(far, plane, book)
+            nursery.start_soon(receiver.run)
+            await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
+            while not receiver.claim.waits:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        while not got:
+            await trio.sleep(0.01)
+    assert got == [Outcome.BROKEN]
+    assert not receiver.claim.waits
