@@ -48,7 +48,8 @@ GRACE_S: Final = 1.5
 """After the end of a window: what is in flight still comes, and is in the next heartbeat."""
 
 RATE: Final = "16M"
-BUSY_RATE: Final = "1M"
+BUSY_RATE: Final = "2M"
+BUSY_WEIGHT: Final = 0.1
 
 
 class Region(NamedTuple):
@@ -58,9 +59,9 @@ class Region(NamedTuple):
     zone: str
 
     @property
-    def windows(self) -> str:
+    def windows(self) -> dict[str, str]:
         """The timetable of its caches."""
-        return f"{self.zone} 02:00,{RATE} 06:00,off"
+        return {"timezone": self.zone, "timetable": f"02:00,{RATE} 06:00,off", "at_end": "hand-back"}
 
     @property
     def caches(self) -> tuple[tuple[str, str], ...]:
@@ -230,13 +231,15 @@ class _Night:
             "data": str(work / name),
             "listen": "127.0.0.1:0",
             "tracker": tracker,
-            "windows": region.windows,
         }
         # A text of JSON is one of TOML.
         lines = [f"{key} = {json.dumps(text)}" for key, text in texts.items()]
         lines.append(f'clock = {{ shows = "{BEGINS}", at = {self._at!r}, speed = {3600 / HOUR_S!r} }}')
+        table = ", ".join(f"{key} = {json.dumps(text)}" for key, text in region.windows.items())
+        lines.append(f"windows = {{ {table} }}")
         if name == BUSY:
-            lines.append(f'rates = {{ outbound = "{BUSY_RATE}" }}')
+            # What a cache cannot send the others should not have to wait for.
+            lines += [f'rates = {{ outbound = "{BUSY_RATE}" }}', f"weight = {BUSY_WEIGHT}"]
         path = work / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
