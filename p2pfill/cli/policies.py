@@ -71,8 +71,8 @@ def _usable(file: str, text: str) -> FleetPolicy:
 
 
 def _count(policy: FleetPolicy) -> str:
-    counts = (("caches", policy.caches), ("fills", policy.fills), ("residency", policy.residency))
-    return ", ".join(f"{plural(len(rules), 'rule')} for {kind}" for kind, rules in counts)
+    kinds = ("caches", "fills", "residency", "budgets")
+    return ", ".join(f"{plural(len(getattr(policy, kind)), 'rule')} for {kind}" for kind in kinds)
 
 
 def check_file(file: str, *, as_json: bool) -> None:

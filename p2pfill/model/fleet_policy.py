@@ -1,7 +1,7 @@
 """The fleet's policy: one document that says when and how fast caches fill, how far they go for what, and what stays
 where. Pure: a text in, rules out.
 
-Three lists of rules, in TOML. In each the first rule that fits counts, whole, and nothing is merged:
+Four lists of rules, in TOML. In the first three the first rule that fits counts, whole, and nothing is merged:
 
     [[caches]]                      settings of a cache
     name = "eu-nights"
@@ -21,9 +21,14 @@ Three lists of rules, in TOML. In each the first rule that fits counts, whole, a
     titles = "film-*"
     regions = ["eu", "uk"]
 
-A hop that `hops` does not name is never used. Residency is a rule of a title alone: if it were chosen by cache, a cache
-that no rule names could fetch what may not leave. A rule has a name, since people are told by it who decided; diffs go
-by it too.
+    [[budgets]]                     how much may come from origins in a night, to all caches together
+    name = "cloud"
+    origins = "https://cloud.example/*"     their URLs, where * stands for anything; absent: all origins
+    bytes = "2TB"
+
+Of budgets each one counts whose `origins` fit. A hop that `hops` does not name is never used. Residency is a rule of a
+title alone: if it were chosen by cache, a cache that no rule names could fetch what may not leave. A rule has a name,
+since people are told by it who decided; diffs go by it too.
 
 All that is wrong is found at once (`PolicyError.faults`), each with its place.
 """
@@ -42,6 +47,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
+from p2pfill.model.quantities import parse_bytes
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
@@ -117,12 +123,25 @@ class ResidencyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     titles: str = "*"
 
 
+class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How much may come from some origins to the whole fleet in a night."""
+
+    name: str
+    bytes: int
+    origins: str = "*"
+
+    def fits(self, origin: str) -> bool:
+        """Tell whether an origin, by its URL without a query, is one of those."""
+        return matches_glob(self.origins, origin)
+
+
 class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All rules, each kind in the order in which they are tried. Built by `parse_policy`, which has checked it."""
 
     caches: tuple[CacheRule, ...] = ()
     fills: tuple[FillRule, ...] = ()
     residency: tuple[ResidencyRule, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
 
     def rule_for(self, cache: NodeInfo) -> CacheRule | None:
         """Return the rule with a cache's settings."""
@@ -175,11 +194,12 @@ def parse_policy(text: str) -> FleetPolicy:
     except RecursionError as error:
         raise PolicyError(["not TOML that can be read: it is nested too deeply"]) from error
     reader = _Reader()
-    reader.known(document, ("caches", "fills", "residency"), "")
+    reader.known(document, ("caches", "fills", "residency", "budgets"), "")
     policy = FleetPolicy(
         reader.rules(document, "caches", reader.cache_rule),
         reader.rules(document, "fills", reader.fill_rule),
         reader.rules(document, "residency", reader.residency_rule),
+        reader.rules(document, "budgets", reader.budget_rule),
     )
     if reader.faults:
         raise PolicyError(reader.faults)
@@ -327,6 +347,18 @@ class _Reader:
             self.name(table, place), regions, self.text(table, "titles", place, "*", GLOB_CHARS_MAX)
         )
 
+    def budget_rule(self, table: dict[str, Any], place: str) -> BudgetRule:
+        self.known(table, ("name", "origins", "bytes"), place)
+        origins = self.text(table, "origins", place, "*", GLOB_CHARS_MAX)
+        size = self.attempt(f"{place}.bytes", lambda: _size(table.get("bytes")), 0)
+        return BudgetRule(self.name(table, place), size, origins)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ConfigError("write a size as in '2TB' or '500GiB'")
+    return parse_bytes(str(value))
+
 
 def _seconds(value: Any, place: str) -> float:
     found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -389,7 +421,7 @@ def show_rates(limits: RateLimits) -> str:
     return ", ".join(said) or "no limit"
 
 
-Rule = CacheRule | FillRule | ResidencyRule
+Rule = CacheRule | FillRule | ResidencyRule | BudgetRule
 
 
 def rule_in_words(rule: Rule) -> dict[str, str]:
@@ -406,12 +438,14 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
             }  # fmt: skip
         case ResidencyRule():
             return {"titles": rule.titles, "regions": ", ".join(rule.regions)}
+        case BudgetRule():
+            return {"origins": rule.origins, "bytes": f"{rule.bytes} a night"}
 
 
 def diff(before: FleetPolicy, after: FleetPolicy) -> list[str]:
     """Return what has changed from one policy to another, a line each; none where they say the same."""
     said: list[str] = []
-    for kind in ("caches", "fills", "residency"):
+    for kind in ("caches", "fills", "residency", "budgets"):
         said.extend(_diff_rules(kind, getattr(before, kind), getattr(after, kind)))
     return said
 

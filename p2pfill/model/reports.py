@@ -278,6 +278,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     evictions: list[EvictReport] = []
     origins: list[OriginReport] = []
     """Those of which there is news."""
+    allowances: list[Allowance] = []
+    """Those that the node goes by."""
     since: int = 0
     """A heartbeat of this boot that the tracker has acknowledged; 0: this begins anew, and what was said before counts
     no more, but for what the pieces that follow say again."""
@@ -293,12 +295,24 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     hours: HoursReport = HoursReport()
 
 
-class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True):
+class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """How much may come to a node from the origins of a budget of the fleet's policy."""
+
+    budget: str
+    origins: str
+    """A glob over the URLs of origins without their queries."""
+    bytes: int
+    """In all since the node's process began, counted as in `OriginReport`, what was wasted included."""
+
+
+class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     interval_s: float
     """When the tracker wants the next heartbeat."""
     orders_version: int
     again: bool = False
     """The tracker does not know the heartbeat that this one builds on: the node is to tell everything again."""
+    allowances: list[Allowance] = []
+    """Of all budgets there are."""
 
 
 class RosterEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

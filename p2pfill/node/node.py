@@ -342,6 +342,8 @@ class Node:
         else:
             self.titles.origin_counts.acknowledged()
             self.titles.untold.acknowledged(report.sequence)
+        if reply is not None:
+            self.titles.origin_counts.set_allowances(reply.allowances)
 
     def _heartbeat(self, titles: list[TitleReport], origins: list[OriginReport]) -> NodeReport:
         self._sequence += 1
@@ -363,6 +365,7 @@ class Node:
             origins=origins,
             rates=self.rates,
             moves=self._moves(),
+            allowances=self.titles.origin_counts.allowances(),
             unreached=self.reach.fault,
             hours=self.hours.report(),
         )

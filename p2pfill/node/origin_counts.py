@@ -8,12 +8,14 @@ each new start of a node: who wants to have them for good reads them in between.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
-from p2pfill.model.reports import OriginReport, clipped
+from p2pfill.model.reports import Allowance, OriginReport, clipped
+from p2pfill.model.selector import matches_glob
 
 OTHERS: Final = "others"
 """What is beyond the limit is counted under this name."""
@@ -27,6 +29,48 @@ class OriginCounts:
         self._totals: dict[str, OriginReport] = {}
         self._news: set[str] = set()
         self._on_its_way: set[str] = set()
+        self._allowances: dict[str, Allowance] = {}
+        self._reading: dict[str, int] = {}
+        """Origin -> bytes of chunks that are being read."""
+
+    # ---- what may come: budgets of the fleet's policy (`tracker.budgets`)
+
+    def set_allowances(self, allowances: Iterable[Allowance]) -> None:
+        """Go by what the tracker has said last; what is on its way already comes."""
+        with self._lock:
+            found = {}
+            for one in allowances:
+                least = self._so_far(one.origins)
+                found[one.budget] = one if one.bytes >= least else msgspec.structs.replace(one, bytes=least)
+            self._allowances = found
+
+    def allowances(self) -> list[Allowance]:
+        """Return those that this node goes by."""
+        with self._lock:
+            return list(self._allowances.values())
+
+    def begin_read(self, name: str, length: int) -> str:
+        """Let a chunk be read from an origin (`end_read`), or return the budget that has nothing left for it."""
+        with self._lock:
+            for one in self._allowances.values():
+                if matches_glob(one.origins, name) and self._so_far(one.origins) + length > one.bytes:
+                    return one.budget
+            self._reading[name] = self._reading.get(name, 0) + length
+        return ""
+
+    def end_read(self, name: str, length: int) -> None:
+        """Note that a read has ended; what has come of it was counted before."""
+        with self._lock:
+            self._reading[name] -= length
+
+    def _so_far(self, origins: str) -> int:
+        """Return what has come, or may be coming, from some origins."""
+        came = sum(
+            one.bytes_kept + one.bytes_wasted for name, one in self._totals.items() if matches_glob(origins, name)
+        )
+        return came + sum(count for name, count in self._reading.items() if matches_glob(origins, name))
+
+    # ---- what has come
 
     def add(
         self, name: str, *, requests: int = 0, failed: int = 0, kept: int = 0, wasted: int = 0, given_up: int = 0

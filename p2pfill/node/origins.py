@@ -24,6 +24,7 @@ from p2pfill.origin import (
     OriginError,
     OriginFault,
     OriginObjectChanged,
+    OriginUnavailable,
     open_origin,
     verify_chunk,
 )
@@ -134,6 +135,15 @@ class Origins:
 
     def read(self, name: str, receive: Receive) -> Arrival:
         """Read, check and write a chunk. Raises `OriginError` and `ConfigError`."""
+        length = self.stored.manifest.chunk_length(receive.chunk)
+        if budget := self._counts.begin_read(name, length):
+            raise OriginUnavailable(f"budget {budget!r} of the fleet's policy has nothing left for this cache now")
+        try:
+            return self._read_counted(name, receive)
+        finally:
+            self._counts.end_read(name, length)
+
+    def _read_counted(self, name: str, receive: Receive) -> Arrival:
         try:
             arrival = self._read(name, receive)
         except OriginError as error:

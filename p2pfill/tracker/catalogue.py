@@ -14,8 +14,9 @@ import queue
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -47,6 +48,7 @@ CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS budgets (name TEXT PRIMARY KEY, night TEXT NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS policies (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 
@@ -77,6 +79,8 @@ class Snapshot(NamedTuple):
     limits: Sequence[LimitRecord] = ()
     policies: Sequence[StoredPolicy] = ()
     """The versions of the fleet's policy that are kept."""
+    budgets: Mapping[str, tuple[str, int]] = MappingProxyType({})
+    """Budget -> night, and what was reserved of it then."""
 
 
 class _Call(NamedTuple):
@@ -304,6 +308,11 @@ class Catalogue:
 
         await self.call(run)
 
+    async def reserve(self, budgets: Mapping[str, tuple[str, int]]) -> None:
+        """Remember how much is reserved of budgets: night and bytes."""
+        rows = [(name, night, count) for name, (night, count) in budgets.items()]
+        await self.call(lambda db: db.executemany("INSERT OR REPLACE INTO budgets VALUES (?, ?, ?)", rows))
+
     async def delete_title(self, title: str) -> None:
         """Forget a title and its manifest."""
         await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
@@ -362,8 +371,11 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     row = db.execute("SELECT value FROM meta WHERE key = 'number'").fetchone()
     number = 0 if row is None else int(row[0])
     limits = [msgspec.json.decode(row[0], type=LimitRecord) for row in db.execute("SELECT record FROM limits")]
+    budgets = {str(name): (str(night), int(count)) for name, night, count in db.execute("SELECT * FROM budgets")}
     policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
-    return Snapshot(int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits, policies)
+    return Snapshot(
+        int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits, policies, budgets,
+    )  # fmt: skip
 
 
 def _policy(number: int, record: bytes) -> StoredPolicy:

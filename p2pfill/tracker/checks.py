@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model import limits
+from p2pfill.model.fleet_policy import RULES_MAX
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE
@@ -149,6 +150,9 @@ def check_report(node_id: str, report: NodeReport) -> None:
         require(0 < len(origin.id) <= limits.REASON_CHARS_MAX, "the name of an origin is empty or too long")
         for value in (origin.requests, origin.failed, origin.bytes_kept, origin.bytes_wasted, origin.given_up):
             require(0 <= value <= COUNTER_MAX, f"origin {origin.id[:80]}: a figure is out of range")
+    require(len(report.allowances) <= RULES_MAX, f"more than {RULES_MAX} allowances in one heartbeat")
+    for allowance in report.allowances:
+        require(0 <= allowance.bytes <= COUNTER_MAX, f"allowance of {allowance.budget[:80]!r} is out of range")
     require(0 <= report.since <= COUNTER_MAX, f"since {report.since} is out of range")
     require(len(report.gone) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles gone in one heartbeat")
     for gone in report.gone:

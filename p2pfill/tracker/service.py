@@ -25,6 +25,7 @@ import time
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
@@ -41,7 +42,16 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, FillPolicy
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.rates import NO_LIMITS
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Order, Orders, OriginReport, RosterEntry, TitleReport
+from p2pfill.model.reports import (
+    Allowance,
+    HeartbeatReply,
+    NodeReport,
+    Order,
+    Orders,
+    OriginReport,
+    RosterEntry,
+    TitleReport,
+)
 from p2pfill.model.selection import bytes_of_selection, encode_selection, select
 from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
@@ -49,6 +59,7 @@ from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.behind import Behind
+from p2pfill.tracker.budgets import Budgets
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
@@ -224,6 +235,7 @@ class Service:
         self.pins = Pins(self.titles.values())
         self.limits = StandingLimits(snapshot.limits)
         self.policies = Policies(snapshot.policies)
+        self.budgets = Budgets(snapshot.budgets)
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
@@ -682,6 +694,7 @@ class Service:
         self._update_rosters([node_id], self._concerned(state))
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
+        self.budgets.forget(node_id)
         self._dirty_nodes.discard(node_id)
         self._dirty_titles.pop(node_id, None)
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
@@ -748,7 +761,19 @@ class Service:
         if self.evictions.note(node_id, report.evictions) or closed:
             self._touch(node_id)
             state = self.nodes[node_id]
-        return HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
+        reply = HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
+        reply.allowances = self._allowances(self.nodes[node_id], report)
+        return reply
+
+    def _allowances(self, state: NodeState, report: NodeReport) -> list[Allowance]:
+        """Return what a node may have of the policy's budgets. One that is to say all again is not judged yet."""
+        if not (rules := self.policies.policy.budgets):
+            return []
+        if report.boot != state.report.boot or report.sequence < state.report.sequence:
+            return report.allowances  # a late one, which says what was so
+        used = {one.id: one.bytes_kept + one.bytes_wasted for one in state.origins.values()}
+        needs, night = bool(state.unfinished), night_of(time.time())
+        return self.budgets.renew(rules, night, state.info.id, report.boot, used, report.allowances, needs=needs)
 
     def _update(self, state: NodeState, report: NodeReport) -> bool:
         node_id = state.info.id
@@ -1186,6 +1211,9 @@ class Service:
 
     async def flush(self) -> None:
         """Write the reports and assignments that the catalogue lacks. Raises `StoreError`; then they stay queued."""
+        if reserved := self.budgets.to_reserve():
+            await self._catalogue.reserve(reserved)
+            self.budgets.note_reserved(reserved)
         nodes, self._dirty_nodes = self._dirty_nodes, set()
         titles, self._dirty_titles = self._dirty_titles, defaultdict(set)
         pairs, self._dirty_assignments = self._dirty_assignments, set()
@@ -1223,6 +1251,11 @@ def _is_news(before: TitleReport | None, after: TitleReport) -> bool:
     if before is None or (before.state, before.number) != (after.state, after.number):
         return True
     return holds(before) != holds(after)
+
+
+def night_of(epoch_s: float) -> str:
+    """Return the night of budgets: they run from noon to noon in UTC, for the fleet stands in many time zones."""
+    return datetime.fromtimestamp(epoch_s - 12 * 3600, UTC).date().isoformat()
 
 
 def holds(report: TitleReport) -> bool:

@@ -18,7 +18,7 @@ from p2pfill.cli import main, manage, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
-from p2pfill.model.fleet_policy import HOPS, CacheRule, FillRule, ResidencyRule, parse_policy
+from p2pfill.model.fleet_policy import HOPS, BudgetRule, CacheRule, FillRule, ResidencyRule, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
@@ -329,7 +329,8 @@ def test_the_fleets_policy_is_described_with_its_hops_and_keys() -> None:
     assert policy.residency
     rows = table_rows(read(POLICY), "| hop | sources |")
     assert [row[0].strip("` ") for row in rows] == list(HOPS)
-    for rule in (CacheRule, FillRule, ResidencyRule):
+    assert policy.budgets
+    for rule in (BudgetRule, CacheRule, FillRule, ResidencyRule):
         for field in msgspec.structs.fields(rule):
             assert f"{field.name} = " in text
 

@@ -96,7 +96,7 @@ def test_all_faults_are_found_at_once_each_with_its_place() -> None:
     with pytest.raises(PolicyError) as caught:
         parse_policy(
             """
-            budgets = []
+            limits = []
             [[caches]]
             name = "a"
             selector = "regoin=eu"
@@ -118,7 +118,7 @@ def test_all_faults_are_found_at_once_each_with_its_place() -> None:
         )
     places = [re.split("[:, ]", fault)[0] for fault in caught.value.faults]
     assert sorted(places) == sorted([
-        "budgets", "caches[0].selector", "caches[0].rates", "caches[1].windows", "caches[1].name",
+        "limits", "caches[0].selector", "caches[0].rates", "caches[1].windows", "caches[1].name",
         "fills[0].hops[1]", "fills[0].hops", "fills[0].waits.region", "fills[0].waits.all", "fills[0].waits.origin",
         "fills[0].waits.cluster", "fills[1].name", "fills[1].waits.origin", "fills[1].titels", "residency[0].regions",
     ])  # fmt: skip
@@ -184,6 +184,8 @@ def policies(draw: st.DrawFn) -> FleetPolicy:
     for name in draw(st.lists(names, unique=True, max_size=3)):
         rate = draw(st.integers(1, 99))
         lines.append(f'[[caches]]\nname = "{name}"\nselector = "isp={draw(names)}"\nrates = "{rate}M"')
+    for name in draw(st.lists(names, unique=True, max_size=3)):
+        lines.append(f'[[budgets]]\nname = "{name}"\norigins = "{draw(names)}"\nbytes = "{draw(st.integers(0, 9))}T"')
     return parse_policy("\n".join(lines))
 
 
@@ -209,6 +211,16 @@ def test_the_first_rule_that_fits_counts(policy: FleetPolicy, region: str, isp: 
     assert waits == sorted(waits)
     barred = policy.bars(node, title)
     assert bool(barred) == bool(reach.regions and region not in reach.regions)
+
+
+def test_budgets_are_read_and_each_counts_that_fits() -> None:
+    policy = parse_policy('[[budgets]]\nname = "a"\nbytes = "2TB"\n[[budgets]]\nname = "b"\norigins = "x*"\nbytes = 5')
+    assert [(rule.bytes, rule.fits("x/1"), rule.fits("y")) for rule in policy.budgets] == [
+        (2 * 10**12, True, True), (5, True, False)
+    ]  # fmt: skip
+    for wrong in ("", "bytes = true", "bytes = -1", 'bytes = "much"', "bytes = 1\nmoney = 3"):
+        with pytest.raises(PolicyError):
+            parse_policy(f'[[budgets]]\nname = "a"\n{wrong}')
 
 
 @given(st.integers(0, 7 * 86400))

@@ -142,3 +142,31 @@ async def test_who_waits_longer_is_no_hindrance_to_the_others(tmp_path: Path, ma
         first = nodes["a1"].fill_of(manifest.title_id)
         assert first is not None
         assert first.report().bytes_origin == 0
+
+
+async def test_the_budget_of_an_origin_holds_for_the_whole_fleet(tmp_path: Path, manifest: Manifest) -> None:
+    budget = '[[budgets]]\nname = "cloud"\nbytes = {}\n'
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=("isp-b", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(PolicyRequest(budget.format(8 * CHUNK)))
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def says_so() -> bool:
+            notes = [note for node in nodes for note in (await client.explain(node, title)).notes]
+            return any("budget 'cloud' of the fleet's policy has nothing left" in note for note in notes)
+
+        with trio.fail_after(4 * SOON_S):
+            while not await says_so():
+                await trio.sleep(0.1)
+        await trio.sleep(2.0)
+        used = sum(one.counts.bytes_kept + one.counts.bytes_wasted for one in (await client.origins_used()).origins)
+        assert 0 < used <= 8 * CHUNK
+        await client.apply_policy(PolicyRequest(budget.format('"1G"')))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        with trio.fail_after(5 * SOON_S):
+            while not await is_done():
+                await trio.sleep(0.1)

@@ -50,6 +50,7 @@ async def test_settings_come_from_the_tracker_and_hold_without_it(tmp_path: Path
                 await until(lambda: node.settings.digest != "")
                 assert told[-1].windows is not None
                 assert node.hours.windows == told[-1].windows
+                assert node.rates.inbound.total == 4 << 20
             nursery.cancel_scope.cancel()
         async with open_node(config) as node:
             assert node.settings.settings == told[-1]

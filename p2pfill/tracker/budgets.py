@@ -1,0 +1,168 @@
+"""How much the fleet may still fetch from origins tonight, handed out to nodes as allowances. Pure.
+
+An allowance is a total: so many bytes may come to the node from the origins of a budget, counted since its process
+began, as its heartbeats count what has come. So a heartbeat or an answer that is lost, or comes twice, changes nothing.
+A node reads a chunk from such an origin only where what has come, what is on its way and the chunk fit into that
+(`node.origin_counts`). So a budget holds without a question for each chunk.
+
+What counts against a budget is what nodes may have fetched at most, and not what they say that they have:
+
+    spent = closed + sum over nodes of (held - base)          spent <= reserved <= limit
+
+`held` is the allowance that a node goes by, `base` what it had fetched when the night began, and `closed` what was held
+by processes that have ended. A heartbeat says which allowance the node goes by, and a node has one heartbeat on its way
+at a time, so what an earlier answer said is then taken in or lost. A node that seeks nothing gives back what it has not
+used. One that is lost keeps it until the night ends, since it may be fetching all the same.
+
+`reserved` is durable before anything of it is handed out. A tracker that starts anew takes all of it for spent. So a
+crash of a node costs its unused allowance, and one of the tracker what was reserved and not handed out, each until the
+night ends; neither lets more be fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from p2pfill.model.fleet_policy import BudgetRule
+from p2pfill.model.limits import GIB, MIB
+from p2pfill.model.reports import Allowance
+
+LEASE_MIN: Final = 512 * MIB
+"""What a node is given at a time, at least: eight chunks of the largest size. It is given more at half of that, where
+the next chunk still fits in any case."""
+
+LEASE_MAX: Final = 4 * GIB
+"""At most: half a minute at a gigabit a second, several heartbeats."""
+
+LEASES: Final = 64
+"""Between those bounds a node is given this part of the budget."""
+
+SLAB_LEASES: Final = 32
+"""What is reserved at a time, in such parts: reserving takes a write to disk."""
+
+
+class _Lease:
+    """What one process of a node may have of a budget."""
+
+    def __init__(self, boot: str, base: int, held: int) -> None:
+        self.boot = boot
+        self.base = base
+        self.held = held
+        self.used = base
+        """What it has last said."""
+
+
+class Ledger:
+    """One budget. `reserved` is what is durable of `night` already, all of which counts as spent."""
+
+    def __init__(self, night: str, reserved: int) -> None:
+        self.night = night
+        self.reserved = reserved
+        self.closed = reserved
+        self.wanted = 0
+        """What should be reserved besides, so that nodes can be given what they need."""
+        self._leases: dict[str, _Lease] = {}
+        self._known: set[str] = set()
+        """Nodes that have had a lease: another process of theirs begins at 0."""
+
+    @property
+    def spent(self) -> int:
+        """What may have been fetched tonight."""
+        return self.closed + sum(lease.held - lease.base for lease in self._leases.values())
+
+    def turn(self, night: str) -> None:
+        """Let another night begin, if it has. What nodes hold of the one before counts for this one."""
+        if night != self.night:
+            self.night, self.closed, self.reserved, self.wanted = night, 0, 0, 0
+            for lease in self._leases.values():
+                lease.base = lease.used
+
+    def take(self, node: str, boot: str, used: int, held: int | None) -> None:
+        """Take in what a process has fetched since it began, and which allowance it goes by; None: of none."""
+        lease = self._leases.get(node)
+        if lease is not None and lease.boot != boot:
+            self.closed += lease.held - lease.base
+            lease = None
+        if lease is None:
+            # What a node has had before the budget was there is not its; what it holds of a tracker of before is spent.
+            base = held if held is not None else 0 if node in self._known else used
+            lease = self._leases[node] = _Lease(boot, base, base)
+            self._known.add(node)
+        lease.used = used
+        lease.held = max(used, held if held is not None else lease.base)
+
+    def give(self, node: str, limit: int, *, needs: bool) -> int:
+        """Return the allowance of a node from now on; `needs`: it seeks a title."""
+        lease = self._leases[node]
+        size = max(LEASE_MIN, min(LEASE_MAX, limit // LEASES))
+        allowed = lease.held
+        if not needs:
+            allowed = lease.used
+        elif lease.held - lease.used < size // 2:
+            want = lease.used + size - lease.held
+            if limit - self.reserved > 0 and self.reserved - self.spent < want:
+                self.wanted = min(limit - self.reserved, max(want, SLAB_LEASES * size))
+            allowed = lease.held + max(0, min(want, min(self.reserved, limit) - self.spent))
+        lease.held = max(lease.held, allowed)  # until it says that it goes by less
+        return allowed
+
+    def forget(self, node: str) -> None:
+        """Take a node for gone: what it held is spent."""
+        if (lease := self._leases.pop(node, None)) is not None:
+            self.closed += lease.held - lease.base
+
+
+class Budgets:
+    """All budgets of the policy that stands."""
+
+    def __init__(self, reserved: Mapping[str, tuple[str, int]]) -> None:
+        """`reserved` is what the catalogue has: budget -> night, bytes."""
+        self._ledgers = {name: Ledger(night, count) for name, (night, count) in reserved.items()}
+
+    def renew(
+        self,
+        rules: Iterable[BudgetRule],
+        night: str,
+        node: str,
+        boot: str,
+        used: Mapping[str, int],
+        held: Iterable[Allowance],
+        *,
+        needs: bool,
+    ) -> list[Allowance]:
+        """Take in a heartbeat, and return the allowances that answer it. `used` is by origin."""
+        goes_by = {one.budget: one.bytes for one in held}
+        given = []
+        for rule in rules:
+            ledger = self._ledgers.setdefault(rule.name, Ledger(night, 0))
+            ledger.turn(night)
+            of_rule = sum(count for origin, count in used.items() if rule.fits(origin))
+            ledger.take(node, boot, of_rule, goes_by.get(rule.name))
+            given.append(Allowance(rule.name, rule.origins, ledger.give(node, rule.bytes, needs=needs)))
+        return given
+
+    def to_reserve(self) -> dict[str, tuple[str, int]]:
+        """Return what is to be durable: budget -> night, bytes. `reserved` says that it is."""
+        return {
+            name: (ledger.night, ledger.reserved + ledger.wanted)
+            for name, ledger in self._ledgers.items()
+            if ledger.wanted
+        }
+
+    def note_reserved(self, reserved: Mapping[str, tuple[str, int]]) -> None:
+        """Note that so much is durable."""
+        for name, (night, count) in reserved.items():
+            ledger = self._ledgers[name]
+            if ledger.night == night:
+                ledger.reserved, ledger.wanted = max(ledger.reserved, count), 0
+
+    def spent(self, name: str) -> int:
+        """Return what may have been fetched of a budget tonight."""
+        ledger = self._ledgers.get(name)
+        return 0 if ledger is None else ledger.spent
+
+    def forget(self, node: str) -> None:
+        """Take a node for gone."""
+        for ledger in self._ledgers.values():
+            ledger.forget(node)

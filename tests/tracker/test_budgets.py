@@ -1,0 +1,166 @@
+"""Budgets of origins: whatever crashes, restarts and is lost, no more is fetched in a night than the budget allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracker.services import publish, service_on
+
+from p2pfill.model.fleet_policy import BudgetRule
+from p2pfill.model.reports import Allowance, OriginReport
+from p2pfill.node.origin_counts import OriginCounts
+from p2pfill.tracker import budgets as module
+from p2pfill.tracker.applying import apply_policy
+from p2pfill.tracker.budgets import Budgets
+from p2pfill.tracker.records import FillRequest, PolicyRequest
+
+ORIGIN = "http://cloud/film"
+LIMIT = 1000
+CHUNK = 7
+RULE = BudgetRule("cloud", LIMIT, "http://cloud/*")
+
+
+class Fleet:
+    """Nodes with the counts of real ones, and a tracker with the budgets of a real one, over calls that get lost."""
+
+    def __init__(self, count: int) -> None:
+        self.catalogue: dict[str, tuple[str, int]] = {}
+        self.budgets = Budgets({})
+        self.night = "1"
+        self.nodes = {f"n{number}": OriginCounts() for number in range(count)}
+        self.boots = dict.fromkeys(self.nodes, 0)
+        self.fetched = 0
+        self.late = 0
+        """What may be on its way when a night begins, or is held of the night before."""
+
+    def beat(self, node: str, *, needs: bool, is_lost: bool) -> None:
+        counts = self.nodes[node]
+        used = {one.id: one.bytes_kept + one.bytes_wasted for one in counts.totals()}
+        reply = self.budgets.renew(
+            [RULE], self.night, node, str(self.boots[node]), used, counts.allowances(), needs=needs
+        )
+        if not is_lost:
+            counts.set_allowances(reply)
+
+    def fetch(self, node: str, chunks: int) -> None:
+        counts = self.nodes[node]
+        if not counts.allowances():
+            return  # a node begins to fill once the tracker has answered
+        for _ in range(chunks):
+            if counts.begin_read(ORIGIN, CHUNK):
+                break
+            counts.add(ORIGIN, kept=CHUNK)
+            counts.end_read(ORIGIN, CHUNK)
+            self.fetched += CHUNK
+
+    def flush(self) -> None:
+        if reserved := self.budgets.to_reserve():
+            self.catalogue |= reserved
+            self.budgets.note_reserved(reserved)
+
+    def restart_tracker(self) -> None:
+        self.budgets = Budgets(self.catalogue)
+
+    def crash(self, node: str) -> None:
+        self.nodes[node] = OriginCounts()
+        self.boots[node] += 1
+
+
+STEP = st.tuples(
+    st.sampled_from(["beat", "beat", "beat", "lost", "idle", "fetch", "fetch", "flush", "flush", "restart", "crash"]),
+    st.integers(0, 3),
+    st.integers(1, 40),
+)
+
+
+@given(st.lists(STEP, max_size=150))
+@settings(deadline=None)
+def test_no_more_is_fetched_than_the_budget_whatever_is_lost(steps: list[tuple[str, int, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEASE_MIN", 50)
+        patch.setattr(module, "SLAB_LEASES", 3)
+        fleet = Fleet(4)
+        for what, number, chunks in steps:
+            node = f"n{number}"
+            if what in ("beat", "lost", "idle"):
+                fleet.beat(node, needs=what != "idle", is_lost=what == "lost")
+            elif what == "fetch":
+                fleet.fetch(node, chunks)
+            elif what == "flush":
+                fleet.flush()
+            elif what == "restart":
+                fleet.restart_tracker()
+            else:
+                fleet.crash(node)
+            assert fleet.fetched <= fleet.budgets.spent("cloud") <= LIMIT or "cloud" not in fleet.budgets._ledgers
+            assert fleet.fetched <= LIMIT
+
+
+def test_all_of_a_budget_can_be_used_and_the_next_night_has_another() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEASE_MIN", 50)
+        fleet = Fleet(4)
+        for night in ("1", "2"):
+            fleet.night = night
+            for _ in range(40):
+                for node in fleet.nodes:
+                    fleet.beat(node, needs=True, is_lost=False)
+                    fleet.fetch(node, 3)
+                fleet.flush()
+            # What is less than a chunk, one a node, stays.
+            assert int(night) * LIMIT - 4 * CHUNK * int(night) <= fleet.fetched <= int(night) * LIMIT
+
+
+def test_what_is_not_needed_comes_back() -> None:
+    fleet = Fleet(2)
+    for _ in range(2):
+        fleet.beat("n0", needs=True, is_lost=False)
+        fleet.flush()
+    fleet.fetch("n0", 10)
+    assert fleet.budgets.spent("cloud") == LIMIT, "it was given all there is"
+    fleet.beat("n1", needs=True, is_lost=False)
+    fleet.fetch("n1", 10)
+    assert fleet.fetched == 10 * CHUNK
+    for _ in range(2):
+        fleet.beat("n0", needs=False, is_lost=False)
+    assert fleet.budgets.spent("cloud") == 10 * CHUNK
+    fleet.beat("n1", needs=True, is_lost=False)
+    fleet.fetch("n1", 10)
+    assert fleet.fetched == 20 * CHUNK
+
+
+def test_what_is_on_its_way_counts_and_a_lower_allowance_lets_it_come() -> None:
+    counts = OriginCounts()
+    counts.set_allowances([Allowance("cloud", "http://cloud/*", 3 * CHUNK)])
+    assert [counts.begin_read(ORIGIN, CHUNK) for _ in range(4)] == ["", "", "", "cloud"]
+    assert not counts.begin_read("http://elsewhere/", CHUNK), "no budget is for that"
+    counts.set_allowances([Allowance("cloud", "http://cloud/*", 0)])
+    assert counts.allowances() == [Allowance("cloud", "http://cloud/*", 3 * CHUNK)]
+    counts.add(ORIGIN, wasted=2)
+    counts.end_read(ORIGIN, CHUNK)
+    assert counts.begin_read(ORIGIN, CHUNK) == "cloud", "what was wasted counts"
+    assert not counts.begin_read(ORIGIN, CHUNK - 2)
+
+
+async def test_the_tracker_reserves_before_it_gives_and_starts_anew_with_that(tmp_path: Path, make: Any) -> None:
+    text = '[[budgets]]\nname = "cloud"\norigins = "http://cloud/*"\nbytes = 1000\n'
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service, make, 4)
+        report = make.report(make.info("a1"), 1)
+        assert service.handle_heartbeat("a1", report).allowances == []
+        await apply_policy(service, PolicyRequest(text))
+        await service.add_fill(FillRequest(title, "all", ["http://cloud/film"]))
+        report.sequence, report.since, report.origins = 2, 1, [OriginReport("http://cloud/film", bytes_kept=300)]
+        first = service.handle_heartbeat("a1", report)
+        assert first.allowances == [Allowance("cloud", "http://cloud/*", 300)], "nothing is reserved yet"
+        await service.flush()
+        report.sequence, report.since, report.allowances = 3, 2, first.allowances
+        assert service.handle_heartbeat("a1", report).allowances == [Allowance("cloud", "http://cloud/*", 1300)]
+    async with service_on(tmp_path / "db") as service:
+        assert service.budgets.spent("cloud") == 1000
+        await trio.lowlevel.checkpoint()
