@@ -180,6 +180,12 @@ def node(
     weight: Annotated[
         float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
     ] = None,
+    latitude: Annotated[
+        float | None, typer.Option("--latitude", metavar="DEGREES", help="Where it stands: degrees north.")
+    ] = None,
+    longitude: Annotated[
+        float | None, typer.Option("--longitude", metavar="DEGREES", help="Where it stands: degrees east.")
+    ] = None,
     upload_slots: Annotated[int | None, typer.Option("--upload-slots", help="Chunks sent at a time.")] = None,
     data_workers: Annotated[
         int | None, typer.Option("--data-workers", help="Threads between sockets and disk.")
@@ -241,6 +247,8 @@ def node(
         "advertise": advertise,
         "tracker": tracker_url,
         "weight": weight,
+        "latitude": latitude,
+        "longitude": longitude,
         "upload_slots": upload_slots,
         "data_workers": data_workers,
         "drop_pages": drop_pages,

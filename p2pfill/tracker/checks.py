@@ -92,6 +92,11 @@ def check_info(info: NodeInfo) -> None:
         math.isfinite(info.weight) and 0 < info.weight <= WEIGHT_MAX,
         f"node {info.id}: weight {info.weight} is not above 0 and at most {WEIGHT_MAX:g}",
     )
+    require((info.latitude is None) == (info.longitude is None), f"node {info.id}: latitude and longitude go together")
+    require(
+        info.place is None or (abs(info.place[0]) <= 90 and abs(info.place[1]) <= 180),
+        f"node {info.id}: latitude is not in -90..90, or longitude not in -180..180",
+    )
 
 
 NO_HOURS: Final = HoursReport()
