@@ -42,6 +42,7 @@ app.add_typer(manage.title, name="title")
 app.add_typer(manage.fills, name="fills")
 app.add_typer(manage.nodes, name="nodes")
 app.add_typer(policy.app, name="policy")
+app.add_typer(manage.route, name="route")
 
 
 @app.callback(invoke_without_command=True)
@@ -139,6 +140,10 @@ def tracker(
     prices: Annotated[
         Path | None, typer.Option("--prices", metavar="FILE", help="A TOML file that says what origins cost.")
     ] = None,
+    routes: Annotated[
+        Path | None,
+        typer.Option("--routes", metavar="FILE", help="A TOML file that says what routes cost; SIGHUP reads it anew."),
+    ] = None,
     until_eof: UntilEof = False,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +154,7 @@ def tracker(
     """
     from p2pfill.cli.services import run_tracker
 
-    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, until_eof=until_eof, as_json=as_json)
+    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, routes=routes, until_eof=until_eof, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

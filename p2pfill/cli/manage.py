@@ -15,6 +15,9 @@ title = typer.Typer(
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 
+route = typer.Typer(help="Explain what routes cost.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+
+RouteEnd = Annotated[str, typer.Argument(metavar="NODE|ADDRESS", help="A cache's id, or an IP address.")]
 TitleName = Annotated[
     str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id; of versions the newest.")
 ]
@@ -183,3 +186,14 @@ def nodes_remove(
     from p2pfill.cli.catalogue import remove_node
 
     remove_node(node, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@route.command("explain", epilog=EXIT_CODES_HELP)
+def route_explain(receiver: RouteEnd, source: RouteEnd, tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """Say what a byte to the first cache or address from the second costs, and why.
+
+    Of each end the prefix that matches, its AS path, local preference and MED; each part of the cost with its weight.
+    """
+    from p2pfill.cli.routes import explain_route
+
+    explain_route(receiver, source, tracker_url, as_json=as_json)

@@ -192,6 +192,11 @@ class Routes:
         ]
         self._measure = lru_cache(MEASURED_MAX)(self._look)
 
+    @property
+    def pair_count(self) -> int:
+        """How many pairs are configured."""
+        return len(self._pairs)
+
     def cost(self, receiver: NodeInfo, source: NodeInfo) -> float:
         """Return what a byte from `source` to `receiver` costs."""
         return sum(value * weight for _, value, weight in self._values(self._measure(receiver, source)))
@@ -293,7 +298,7 @@ def _fits(one: tuple[Pair, Selector, Selector], receiver: NodeInfo, source: Node
 
 
 def _distance(receiver: NodeInfo, source: NodeInfo) -> float | None:
-    if receiver.place is None:
+    if receiver.place is None or not source.id:
         return None
     return FARTHEST_KM if source.place is None else distance_km(receiver.place, source.place)
 
@@ -319,4 +324,6 @@ def _why_hops(found: _Measured, table: str) -> str:
 def _why_distance(receiver: NodeInfo, source: NodeInfo) -> str:
     if receiver.place is None:
         return "the receiver has no latitude and longitude"
-    return "great circle" if source.place is not None else "the source has no place: it counts as the farthest there is"
+    if not source.id:
+        return "an address alone has no place"
+    return "the source has no place: it counts as the farthest" if source.place is None else "great circle"

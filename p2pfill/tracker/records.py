@@ -24,6 +24,7 @@ from p2pfill.model.reports import (
     TitleReport,
     Usage,
 )
+from p2pfill.model.routes import Weights
 from p2pfill.model.urgency import Urgency
 
 
@@ -395,6 +396,27 @@ class Sources(msgspec.Struct, forbid_unknown_fields=True):
     node: str
     title: str
     sources: list[RankedSource]
+
+
+class TableState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A BGP table as it was read last."""
+
+    file: str
+    seen_from: str
+    prefixes: int
+    wrong: int
+    """Lines or records that cannot be used."""
+    wrong_first: list[str]
+    """The first of those, with number and reason."""
+
+
+class RoutesState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What costs of routes go by."""
+
+    read_at: float
+    weights: Weights
+    pairs: int
+    tables: list[TableState]
 
 
 class Explanation(msgspec.Struct, forbid_unknown_fields=True):

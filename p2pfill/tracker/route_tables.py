@@ -27,6 +27,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.routes import Match, Route, RouteConfig, Routes, TableFile
 from p2pfill.tracker.mrt import Entry, is_mrt, read_mrt
+from p2pfill.tracker.records import TableState
 
 PREFIXES_MAX: Final = 4_000_000
 """Of one table: three times those of the whole Internet, in less than a gigabyte."""
@@ -46,18 +47,6 @@ _HOP: Final = r"(?:\d{1,10}|\{\d{1,10}(?:[, ]\d{1,10})*\})"
 _HOPS: Final = re.compile(_HOP)
 _PATH: Final = re.compile(rf"{_HOP}(?:\s+{_HOP})*")
 _NUMBER_MAX: Final = 2**32 - 1
-
-
-class TableState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A BGP table as it was read last."""
-
-    file: str
-    seen_from: str
-    prefixes: int
-    wrong: int
-    """Lines or records that cannot be used."""
-    wrong_first: list[str]
-    """The first of those, with number and reason."""
 
 
 class LoadedRoutes(NamedTuple):

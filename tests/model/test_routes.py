@@ -100,6 +100,7 @@ def test_a_source_whose_place_is_unknown_is_the_farthest_and_a_receiver_without_
     assert routes.cost(node("me", PARIS), node("x")) == pytest.approx(FARTHEST_KM / 1000)
     assert routes.cost(node("me", PARIS), node("x", SYDNEY)) < FARTHEST_KM / 1000
     assert routes.cost(node("me"), node("x", SYDNEY)) == 0.0
+    assert routes.cost(node("me", PARIS), node("", host="10.0.0.1")) == 0.0
 
 
 def test_distances_are_those_of_the_map() -> None:
