@@ -43,6 +43,7 @@ app.add_typer(manage.fills, name="fills")
 app.add_typer(manage.nodes, name="nodes")
 app.add_typer(policy.app, name="policy")
 app.add_typer(manage.route, name="route")
+app.add_typer(manage.fleet, name="fleet")
 
 
 @app.callback(invoke_without_command=True)

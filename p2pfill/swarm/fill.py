@@ -379,7 +379,6 @@ class Fill:
             self._outside.add(source)
         self._set_members(now)
         for source in self._outside.take_allowed(self.hops):
-            source.route_cost = self._route_costs.get(source.id, 0.0)
             if source.node is None:
                 self._add_origin(Source(source.id, Scope.ORIGIN, source.holdings, now, cost=source.cost))
             else:

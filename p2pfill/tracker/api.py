@@ -221,6 +221,10 @@ class Api:
         """Show a version of the policy."""
         return reply(self._service.policies.get(request_number(request, "policy")))
 
+    async def lint(self, request: Request) -> Response:
+        """Look over the fleet."""
+        return reply(await views.lint_fleet(self._service))
+
     async def get_routes(self, request: Request) -> Response:
         """Show what costs of routes go by."""
         try:

@@ -294,6 +294,10 @@ class TrackerClient:
         """Return what the fleet has had of each origin."""
         return await self._call("GET", "/v1/origins", records.OriginsUsed)
 
+    async def lint(self) -> records.Lint:
+        """Return what costs bytes in the fleet, or will."""
+        return await self._call("GET", "/v1/lint", records.Lint, timeout_s=LOOKUP_S)
+
     async def routes(self) -> records.RoutesState:
         """Return what costs of routes go by."""
         return await self._call("GET", "/v1/routes", records.RoutesState)

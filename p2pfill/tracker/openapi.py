@@ -273,6 +273,13 @@ OPERATIONS: Final = (
         errors=(400, 404),
     ),
     Operation(
+        "lint",
+        "GET",
+        "/v1/lint",
+        "Look for what costs bytes: far fills that were not needed, labels and addresses that do not fit.",
+        response=records.Lint,
+    ),
+    Operation(
         "get_routes",
         "GET",
         "/v1/routes",

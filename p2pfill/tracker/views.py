@@ -6,6 +6,7 @@ import time
 from typing import Final, Literal
 
 import msgspec
+import trio
 
 from p2pfill._version import __version__
 from p2pfill.model.ids import NodeId
@@ -13,12 +14,14 @@ from p2pfill.model.node import NodeInfo, tier_between
 from p2pfill.model.reports import OriginReport, TitleReport
 from p2pfill.model.routes import RouteCost
 from p2pfill.origin.urls import shown
+from p2pfill.tracker import lint
 from p2pfill.tracker.checks import RequestRefused, check_title
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,
     FillStatus,
     FillTotals,
+    Lint,
     NodeProgress,
     NodeStatus,
     OriginsUsed,
@@ -327,6 +330,17 @@ def route(service: Service, receiver: str, source: str) -> RouteCost:
     if routes is None:
         raise RequestRefused("no costs of routes are configured: start the tracker with --routes FILE", 409)
     return routes.explain(*ends)
+
+
+async def lint_fleet(service: Service) -> Lint:
+    """Return what is found in the fleet."""
+    caches = [
+        lint.Cache(state.info, dict(state.titles), state.report.unreached)
+        for _, state in sorted(service.nodes.items())
+    ]
+    names = {title: record.name for title, record in service.titles.items()}
+    # Of a fleet that holds a million titles in sum it takes seconds. Reports are replaced, never changed.
+    return await trio.to_thread.run_sync(lint.find_all, caches, names, service.routes.routes)
 
 
 def _end_of_route(service: Service, text: str) -> NodeInfo:

@@ -140,6 +140,7 @@ def test_routes(tmp_path: Path) -> None:
     assert shown.splitlines()[0] in said
     assert "1 2.5 pair 1: to isp=isp-a from isp=isp-b" in " ".join(said.split())
     assert '"prefixes":3' in said
+    assert "Nothing found." in said
 
 
 TESTED = {
