@@ -90,8 +90,8 @@ class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table: list[TableFile] = []
 
 
-class Route(NamedTuple):
-    """How a router reaches a prefix."""
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """How a router reaches a prefix. In no cycles of objects, and a million of them are not looked through for any."""
 
     as_path: tuple[str, ...]
     """AS numbers, the nearest first; a set of them is one, as `{64500,64501}`."""

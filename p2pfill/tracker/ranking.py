@@ -48,11 +48,6 @@ CostOf = Callable[[NodeInfo, NodeInfo], float]
 """Of a byte to the first from the second."""
 
 
-def all_alike(receiver: NodeInfo, source: NodeInfo) -> float:
-    """Return what a route costs where nobody has said."""
-    return 0.0
-
-
 class Rank(NamedTuple):
     """The sort key of a source; smaller is better in every field, and earlier fields decide."""
 
@@ -102,11 +97,11 @@ def _in_words(rank: Rank, source: Candidate) -> str:
 
 
 def rank_sources(
-    receiver: NodeInfo, candidates: Iterable[Candidate], cost_of: CostOf = all_alike
+    receiver: NodeInfo, candidates: Iterable[Candidate], cost_of: CostOf | None = None
 ) -> list[RosterEntry]:
     """Return the roster of one title for `receiver`, best source first, and without itself."""
     chosen = [
-        (rank_of(receiver, source, cost_of(receiver, source.node)), source)
+        (rank_of(receiver, source, 0.0 if cost_of is None else cost_of(receiver, source.node)), source)
         for source in candidates
         if source.node.id != receiver.id
     ]

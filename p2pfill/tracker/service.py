@@ -1170,7 +1170,7 @@ class Service:
         linked = [other for other in around.links(receiver) if other in self.nodes]
         candidates = [self._candidate(around.members[other], title) for other in linked]
         routes = self.routes.routes
-        return ranking.rank_sources(receiver, candidates, ranking.all_alike if routes is None else routes.cost)
+        return ranking.rank_sources(receiver, candidates, None if routes is None else routes.cost)
 
     def _candidate(self, member: Member, title: str) -> ranking.Candidate:
         state = self.nodes[member.info.id]
