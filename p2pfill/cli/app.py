@@ -42,6 +42,8 @@ app.add_typer(manage.title, name="title")
 app.add_typer(manage.fills, name="fills")
 app.add_typer(manage.nodes, name="nodes")
 app.add_typer(policy.app, name="policy")
+app.add_typer(manage.route, name="route")
+app.add_typer(manage.fleet, name="fleet")
 
 
 @app.callback(invoke_without_command=True)
@@ -139,6 +141,10 @@ def tracker(
     prices: Annotated[
         Path | None, typer.Option("--prices", metavar="FILE", help="A TOML file that says what origins cost.")
     ] = None,
+    routes: Annotated[
+        Path | None,
+        typer.Option("--routes", metavar="FILE", help="A TOML file that says what routes cost; SIGHUP reads it anew."),
+    ] = None,
     until_eof: UntilEof = False,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +155,7 @@ def tracker(
     """
     from p2pfill.cli.services import run_tracker
 
-    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, until_eof=until_eof, as_json=as_json)
+    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, routes=routes, until_eof=until_eof, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -179,6 +185,12 @@ def node(
     ] = None,
     weight: Annotated[
         float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
+    ] = None,
+    latitude: Annotated[
+        float | None, typer.Option("--latitude", metavar="DEGREES", help="Where it stands: degrees north.")
+    ] = None,
+    longitude: Annotated[
+        float | None, typer.Option("--longitude", metavar="DEGREES", help="Where it stands: degrees east.")
     ] = None,
     upload_slots: Annotated[int | None, typer.Option("--upload-slots", help="Chunks sent at a time.")] = None,
     data_workers: Annotated[
@@ -241,6 +253,8 @@ def node(
         "advertise": advertise,
         "tracker": tracker_url,
         "weight": weight,
+        "latitude": latitude,
+        "longitude": longitude,
         "upload_slots": upload_slots,
         "data_workers": data_workers,
         "drop_pages": drop_pages,

@@ -32,6 +32,8 @@ class ExitCode(IntEnum):
     """The tracker does not answer."""
     TIMEOUT = 4
     """What was waited for did not come in the time given."""
+    FOUND = 5
+    """What was looked at is not as it should be: `p2pfill fleet lint` has findings."""
     INTERRUPTED = 130
     """Ctrl-C."""
 
@@ -41,7 +43,7 @@ USAGE_STATUSES = (400, 404)
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done; 1 failed; 2 wrong usage, configuration or input; 3 tracker unreachable; "
-    "4 not done in time; 130 interrupted."
+    "4 not done in time; 5 something was found; 130 interrupted."
 )
 
 

@@ -15,6 +15,10 @@ title = typer.Typer(
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 
+route = typer.Typer(help="Explain what routes cost.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+fleet = typer.Typer(help="Look over the whole fleet.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
+
+RouteEnd = Annotated[str, typer.Argument(metavar="NODE|ADDRESS", help="A cache's id, or an IP address.")]
 TitleName = Annotated[
     str, typer.Argument(metavar="TITLE", help="A title's name, id, or the start of its id; of versions the newest.")
 ]
@@ -183,3 +187,27 @@ def nodes_remove(
     from p2pfill.cli.catalogue import remove_node
 
     remove_node(node, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@route.command("explain", epilog=EXIT_CODES_HELP)
+def route_explain(receiver: RouteEnd, source: RouteEnd, tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
+    """Say what a byte to the first cache or address from the second costs, and why.
+
+    Of each end the prefix that matches, its AS path, local preference and MED; each part of the cost with its weight.
+    """
+    from p2pfill.cli.routes import explain_route
+
+    explain_route(receiver, source, tracker_url, as_json=as_json)
+
+
+@fleet.command("lint", epilog=EXIT_CODES_HELP)
+def fleet_lint(tracker_url: TrackerUrl, as_json: AsJson = False) -> int:
+    """Look for what costs bytes, or will: exit code 5 where something is found.
+
+    Caches that had bytes from afar though another one near them, or with a cheaper route, had the title; sites whose
+    caches are announced differently; an ISP in two regions; labels that differ by case or spaces only; caches that
+    name the same address.
+    """
+    from p2pfill.cli.lint import lint_fleet
+
+    return lint_fleet(tracker_url, as_json=as_json)

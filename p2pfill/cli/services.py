@@ -18,32 +18,39 @@ costs."""
 
 
 def run_tracker(
-    listen: str, db: str, *, heartbeat_s: float | None, prices: Path | None, until_eof: bool, as_json: bool
+    listen: str, db: str, *, heartbeat_s: float | None, prices: Path | None, routes: Path | None, until_eof: bool,
+    as_json: bool,
 ) -> None:
     """Serve a tracker until a signal comes; its URL is printed once it answers."""
     import trio
 
     from p2pfill.model.prices import Prices
     from p2pfill.tracker.prices import load_prices
+    from p2pfill.tracker.routes import RouteBook
     from p2pfill.tracker.server import HEARTBEAT_S, serve_tracker
 
     costs = Prices() if prices is None else load_prices(prices)
+    book = RouteBook(routes)
 
     async def serve(task_status: trio.TaskStatus[str]) -> None:
         await serve_tracker(
             listen, db, heartbeat_s=HEARTBEAT_S if heartbeat_s is None else heartbeat_s, prices=costs,
-            task_status=task_status,
+            routes=book, task_status=task_status,
         )  # fmt: skip
 
     async def run() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 if until_eof:
                     stop_at_eof()
+                if routes is not None:
+                    await book.read()
                 url = await nursery.start(lambda task_status: serve(task_status))
                 announce({"url": url}, f"tracker at {url}, API description at {url}/openapi.json", as_json=as_json)
-                async for _ in signals:
-                    break
+                async for number in signals:
+                    if number != signal.SIGHUP:
+                        break
+                    nursery.start_soon(book.read_or_log)
                 nursery.cancel_scope.cancel()
 
     configure_logs()

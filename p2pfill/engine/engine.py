@@ -261,6 +261,13 @@ class Engine:
                 task.origins[url] = cost
                 self.handle_event(task, events.OriginPriced(url, cost))
 
+    def set_route_costs(self, now: float, task: FillTask, costs: Mapping[str, float]) -> None:
+        """Note what bytes of other caches cost by their routes; those not named cost nothing that is known."""
+        self.now = now
+        if task.route_costs != costs:
+            task.route_costs = dict(costs)
+            self.handle_event(task, events.RoutesPriced(dict(costs)))
+
     def set_members(
         self,
         now: float,

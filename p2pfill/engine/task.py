@@ -85,7 +85,7 @@ class FillTask:
     __slots__ = (
         "_begun", "_commit_at", "_committing", "_discover_until", "_told_at", "_unheard", "_writing_out", "error",
         "fault", "fill", "is_exempt", "late", "manifest", "origin_news", "origins", "origins_held_back", "reads",
-        "repairs", "slots", "state", "stored", "title_id", "to_announce", "to_claim", "to_commit",
+        "repairs", "route_costs", "slots", "state", "stored", "title_id", "to_announce", "to_claim", "to_commit",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +108,8 @@ class FillTask:
         self.fault: P2PFillError | None = None
         self.origins: dict[str, float] = {}
         """Origin -> money for a gigabyte."""
+        self.route_costs: dict[str, float] = {}
+        """Cache -> what a byte of it costs by its route, where that is known."""
         self.reads: dict[int, tuple[str, Receive]] = {}
         """Request -> URL and receive, of the reads under way."""
         self.late: list[events.Event] = []

@@ -34,6 +34,15 @@ class NodeInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     port: int = 0
     weight: float = 1.0
     """Upload capacity relative to other caches; its share of the work at borders follows it."""
+    latitude: float | None = None
+    """Degrees north; None, as the next one, where nobody has said."""
+    longitude: float | None = None
+    """Degrees east."""
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """Where it stands on the Earth, if that is known."""
+        return None if self.latitude is None or self.longitude is None else (self.latitude, self.longitude)
 
 
 def tier_between(receiver: NodeInfo, source: NodeInfo) -> Tier:

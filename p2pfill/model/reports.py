@@ -331,6 +331,8 @@ class RosterEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     """Which files it wants: the place in `Order.selections`, counted from 1; 0: all."""
     soon: bool = False
     """Its fill window opens in a moment: it is elected, and nothing is expected of it yet."""
+    cost: float = 0.0
+    """What a byte of it costs by its route (`model.routes`): orders sources that are equally far, and no others."""
 
 
 class Elector(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -326,6 +326,7 @@ class TrackerAgent:
                 roster = await self._roster(order, stored.manifest)
                 filling.set_members(roster.members, roster.unlinked, roster.wants, roster.soon)
                 filling.set_policy(order.policy)
+                filling.set_route_costs(roster.route_costs)
                 filling.set_origins(order.origins, order.costs)
                 titles.note_order(title_id)
                 return
@@ -344,6 +345,7 @@ class TrackerAgent:
                 manifest, order.origins, order.policy, roster.members, roster.holders, roster.unlinked,
                 selection=decode_selection(order.files, len(manifest.files)), wants=roster.wants, soon=roster.soon,
             )  # fmt: skip
+            driver.set_route_costs(roster.route_costs)
             if order.costs:
                 driver.set_origins(order.origins, order.costs)
         finally:

@@ -69,6 +69,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The tracker's URL. Without one, fills are started by the program that embeds the node."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
+    latitude: float | None = None
+    """Degrees north, with `longitude`: where the cache stands, for costs of routes."""
+    longitude: float | None = None
     upload_slots: int = UPLOAD_SLOTS
     """Chunks sent at a time. Few would be held by receivers behind slow links, while the uplink has room for others."""
     data_workers: int = 4
@@ -101,6 +104,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("isp, region and data must not be empty")
         if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
+        if (self.latitude is None) != (self.longitude is None):
+            raise ConfigError("latitude and longitude go together: set both, or neither")
+        if not (abs(self.latitude or 0.0) <= 90 and abs(self.longitude or 0.0) <= 180):
+            raise ConfigError("latitude is in degrees from -90 to 90, longitude from -180 to 180")
         if not 0 <= self.free_bytes_min <= 1 << 60:
             raise ConfigError("free_bytes_min must be 0 or above (and within reason)")
         if not 0 <= self.scrub_bytes_s <= 1 << 40:
@@ -165,6 +172,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             host=host or self.listen_address()[0],
             port=told_port or port,
             weight=self.weight,
+            latitude=self.latitude,
+            longitude=self.longitude,
         )
 
     @classmethod

@@ -158,6 +158,12 @@ class FillDriver:
             self._engine.set_origins(trio.current_time(), self.task, self._origins.add(urls), costs)
         self._wake()
 
+    def set_route_costs(self, costs: Mapping[str, float]) -> None:
+        """Note what bytes of other caches cost by their routes; those not named cost nothing that is known."""
+        with self.bounds:
+            self._engine.set_route_costs(trio.current_time(), self.task, costs)
+        self._wake()
+
     def set_members(
         self,
         members: Iterable[NodeInfo],

@@ -782,6 +782,8 @@ class Roster(NamedTuple):
     """The chunks of each of the members that wants some only."""
     soon: frozenset[str] = frozenset()
     """The ids of the members whose fill windows open in a moment."""
+    route_costs: Mapping[str, float] = {}
+    """What bytes of them cost by their routes, where that is known."""
 
 
 def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
@@ -799,7 +801,8 @@ def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
     }
     if order.files:
         wants[me.id] = mine
-    return Roster(members, unlinked, holders, wants, soon)
+    route_costs: dict[str, float] = {entry.node.id: entry.cost for entry in order.roster if entry.cost}
+    return Roster(members, unlinked, holders, wants, soon, route_costs)
 
 
 def _running(title: NodeTitle, origins: Iterable[str], selection: Bitmap | None) -> FillDriver | None:

@@ -55,6 +55,13 @@ class OriginPriced:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutesPriced:
+    """Occurs when the tracker says what bytes of caches cost by their routes; of those not named nothing is known."""
+
+    costs: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceLost:
     """Occurs when the link to a cache closes or an origin is withdrawn; all its requests are void."""
 
@@ -257,6 +264,7 @@ Event = (
     | CacheConnected
     | OriginConfigured
     | OriginPriced
+    | RoutesPriced
     | SourceLost
     | HoldingsArrived
     | NeighboursHeard

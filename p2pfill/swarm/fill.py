@@ -13,7 +13,7 @@ The rules, in the order in which they bind:
 3. Masters that are lost, barred, stalled, far behind, or cannot reach what is to be had, are left out of the election,
    so the next in rank takes over. A chunk taken on such grounds is an escalation and is counted with its reason.
 4. Among the chunks that a source may deliver: rarest first; ties in an order that differs between caches.
-5. Among sources: nearer before farther, then the least loaded.
+5. Among sources: nearer before farther, then the least loaded, then the one whose route costs least.
 
 The fleet's policy narrows rule 2 and nothing widens it again: what it forbids is no source, and what waits is not asked
 for (`swarm.hops`).
@@ -141,6 +141,7 @@ class Fill:
         self._masters.claims.time_s = policy.stall_wait_s + manifest.chunk_size / LEAST_RATE_BYTES_S
         self._has_prices = False
         """Whether it is known what any origin costs."""
+        self._route_costs: dict[str, float] = {}
         self._out: deque[actions.Action] = deque()
         self._completed = False
 
@@ -166,6 +167,10 @@ class Fill:
             case events.OriginPriced(source, cost):
                 if (origin := self.sources.get(source)) is not None:
                     origin.cost, self._has_prices = cost, True
+            case events.RoutesPriced(costs):
+                self._route_costs = costs
+                for one in self.sources.values():
+                    one.route_cost = costs.get(one.id, 0.0)
             case events.SourceLost(source, reason):
                 self._lose_source(now, source, reason)
             case events.HoldingsArrived(source, holdings):
@@ -337,6 +342,7 @@ class Fill:
             self._lose_source(now, node.id)
         scope = scope_between(self.me, node)
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now, node=node)
+        source.route_cost = self._route_costs.get(node.id, 0.0)
         if not is_allowed(source, self.hops):
             self._outside.add(source)
             return
@@ -784,7 +790,7 @@ class Fill:
                 idle.extend(ready)
                 continue
             while ready:
-                source = min(ready, key=lambda s: (s.load(), len(s.requests)))
+                source = min(ready, key=lambda s: (s.load(), len(s.requests), s.route_cost))
                 chunk = self._pick(source, wanted)
                 if chunk < 0:
                     ready.remove(source)

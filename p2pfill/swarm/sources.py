@@ -117,6 +117,8 @@ class Source:
     """An origin that is asked again and again in vain."""
     cost: float = 0.0
     """Money for a gigabyte of an origin, in whatever currency; only which costs more counts."""
+    route_cost: float = 0.0
+    """What a byte of a cache costs by its route: decides between those of one scope that have equally little to do."""
     has_range: bool = True
     """False of an origin that answers each request with a whole file."""
     quarantined: bool = False

@@ -19,7 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2pfill._version import __version__
-from p2pfill.errors import ManifestError, StoreError
+from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
@@ -220,6 +220,29 @@ class Api:
     async def get_policy_version(self, request: Request) -> Response:
         """Show a version of the policy."""
         return reply(self._service.policies.get(request_number(request, "policy")))
+
+    async def lint(self, request: Request) -> Response:
+        """Look over the fleet."""
+        return reply(await views.lint_fleet(self._service))
+
+    async def get_routes(self, request: Request) -> Response:
+        """Show what costs of routes go by."""
+        try:
+            return reply(self._service.routes.state())
+        except ConfigError as error:
+            raise RequestRefused(str(error), 409) from error
+
+    async def read_routes(self, request: Request) -> Response:
+        """Read them anew."""
+        try:
+            return reply(await self._service.routes.read())
+        except ConfigError as error:
+            raise RequestRefused(str(error), 409) from error
+
+    async def explain_route(self, request: Request) -> Response:
+        """Explain what a route costs."""
+        ends = request.path_params
+        return reply(views.route(self._service, ends["receiver"], ends["source"]))
 
     async def openapi(self, request: Request) -> Response:
         """Describe this API."""

@@ -93,6 +93,13 @@ def check_info(info: NodeInfo) -> None:
         math.isfinite(info.weight) and 0 < info.weight <= WEIGHT_MAX,
         f"node {info.id}: weight {info.weight} is not above 0 and at most {WEIGHT_MAX:g}",
     )
+    if info.latitude is not None or info.longitude is not None:
+        place = info.place
+        require(place is not None, f"node {info.id}: latitude and longitude go together")
+        require(
+            place is not None and abs(place[0]) <= 90 and abs(place[1]) <= 180,
+            f"node {info.id}: latitude is not in -90..90, or longitude not in -180..180",
+        )
 
 
 NO_HOURS: Final = HoursReport()

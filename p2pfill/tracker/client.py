@@ -18,6 +18,7 @@ from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
+from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import records
 from p2pfill.tracker.urls import tracker_url
 
@@ -28,6 +29,9 @@ TIMEOUT_S: Final = 10.0
 
 LOOKUP_S: Final = 120.0
 """For an order of some files: in a title of a million files their patterns are looked up for a minute, or in turn."""
+
+READ_ROUTES_S: Final = 900.0
+"""For tables of routes that are read anew: some of the whole Internet, one after the other."""
 
 POLL_MARGIN_S: Final = 5.0
 """What a long poll may take beyond the wait that it asks for."""
@@ -289,6 +293,22 @@ class TrackerClient:
     async def origins_used(self) -> records.OriginsUsed:
         """Return what the fleet has had of each origin."""
         return await self._call("GET", "/v1/origins", records.OriginsUsed)
+
+    async def lint(self) -> records.Lint:
+        """Return what costs bytes in the fleet, or will."""
+        return await self._call("GET", "/v1/lint", records.Lint, timeout_s=LOOKUP_S)
+
+    async def routes(self) -> records.RoutesState:
+        """Return what costs of routes go by."""
+        return await self._call("GET", "/v1/routes", records.RoutesState)
+
+    async def read_routes(self) -> records.RoutesState:
+        """Have costs of routes and their tables read anew."""
+        return await self._call("POST", "/v1/routes/read", records.RoutesState, timeout_s=READ_ROUTES_S)
+
+    async def route(self, receiver: str, source: str) -> RouteCost:
+        """Return what a byte to one cache or address from another costs."""
+        return await self._call("GET", f"/v1/routes/{quote(receiver, safe='')}/{quote(source, safe='')}", RouteCost)
 
     async def health(self) -> records.Health:
         """Return that the tracker answers."""

@@ -11,6 +11,7 @@ import msgspec
 
 from p2pfill._version import __version__
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
+from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import records
 
 MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
@@ -271,6 +272,37 @@ OPERATIONS: Final = (
         response=records.PolicyVersion,
         errors=(400, 404),
     ),
+    Operation(
+        "lint",
+        "GET",
+        "/v1/lint",
+        "Look for what costs bytes: far fills that were not needed, labels and addresses that do not fit.",
+        response=records.Lint,
+    ),
+    Operation(
+        "get_routes",
+        "GET",
+        "/v1/routes",
+        "Show what costs of routes go by.",
+        response=records.RoutesState,
+        errors=(409,),
+    ),
+    Operation(
+        "read_routes",
+        "POST",
+        "/v1/routes/read",
+        "Read costs of routes and their tables anew; where that fails, those of before count on.",
+        response=records.RoutesState,
+        errors=(409,),
+    ),
+    Operation(
+        "explain_route",
+        "GET",
+        "/v1/routes/{receiver}/{source}",
+        "Explain what a byte to one cache or address from another costs.",
+        response=RouteCost,
+        errors=(400, 404, 409),
+    ),
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
@@ -280,6 +312,8 @@ _TEXTS: Final = ("since", "pins", "settings", "title")
 _PARAMETERS: Final = {
     "title": "Title id: 64 hexadecimal digits.",
     "node": "Node id.",
+    "receiver": "Node id, or an IP address.",
+    "source": "Node id, or an IP address.",
     "scrub": "Number of a scrub, as `POST /v1/titles/{title}/scrubs` returned it.",
     "eviction": "Number of an eviction, as `POST /v1/evictions` returned it.",
     "policy": "Number of a version, as `GET /v1/policy/versions` lists it.",

@@ -1,9 +1,10 @@
 """Ranking of the sources of a title as one node sees them, each with the reason for its rank.
 
 The order is lexicographic, not a weighted sum: a score that trades distance for load leaks traffic over borders, and
-nobody can say afterwards why. From first to last: tier (route cost), site (same cluster, then same region), fill
-health, holdings in tenths, load, and at the end a hash of both names, so that equals are not all ranked
-alike by everybody.
+nobody can say afterwards why. From first to last: tier, site (same cluster, then same region), fill health, route cost
+(`model.routes`, where configured), holdings in tenths, load, and at the end a hash of both names, so that equals are
+not all ranked alike by everybody. Cost stands behind health: what is dear and idle serves before what is cheap and
+busy.
 
 Which nodes are in a roster is decided apart from their rank (`swarm.neighbourhood`), and from nothing that changes from
 one heartbeat to the next.
@@ -11,7 +12,7 @@ one heartbeat to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -43,19 +44,24 @@ class Candidate(NamedTuple):
     """Its fill window opens in a moment."""
 
 
+CostOf = Callable[[NodeInfo, NodeInfo], float]
+"""Of a byte to the first from the second."""
+
+
 class Rank(NamedTuple):
     """The sort key of a source; smaller is better in every field, and earlier fields decide."""
 
     tier: int
     away: int
     health: int
+    cost: float
     lacking: int
     load: float
     shuffle: int
 
 
-def rank_of(receiver: NodeInfo, source: Candidate) -> Rank:
-    """Return the key by which `receiver` orders `source`."""
+def rank_of(receiver: NodeInfo, source: Candidate, cost: float = 0.0) -> Rank:
+    """Return the key by which `receiver` orders `source`, whose route costs so much."""
     node = source.node
     near = receiver.cluster != "" and (node.isp, node.cluster) == (receiver.isp, receiver.cluster)
     away = 0 if near else 1 if node.region == receiver.region else 2
@@ -63,7 +69,7 @@ def rank_of(receiver: NodeInfo, source: Candidate) -> Rank:
     held = HOLDINGS_STEPS if source.chunk_count == 0 else HOLDINGS_STEPS * source.have_chunks // source.chunk_count
     load = (source.upload_active + source.upload_queued) / node.weight
     shuffle = crc32(f"{receiver.id}\0{node.id}".encode())
-    return Rank(int(tier_between(receiver, node)), away, health, HOLDINGS_STEPS - held, load, shuffle)
+    return Rank(int(tier_between(receiver, node)), away, health, cost, HOLDINGS_STEPS - held, load, shuffle)
 
 
 def reason_of(receiver: NodeInfo, source: Candidate) -> str:
@@ -86,12 +92,19 @@ def _in_words(rank: Rank, source: Candidate) -> str:
     else:
         holdings = "has nothing yet"
     doing = ", still filling" if source.filling else ""
-    return f"{tier}, {site}; {health}; {holdings}{doing}; {source.upload_active} uploads running"
+    cost = f"route cost {rank.cost:.4g}; " if rank.cost else ""
+    return f"{tier}, {site}; {health}; {cost}{holdings}{doing}; {source.upload_active} uploads running"
 
 
-def rank_sources(receiver: NodeInfo, candidates: Iterable[Candidate]) -> list[RosterEntry]:
+def rank_sources(
+    receiver: NodeInfo, candidates: Iterable[Candidate], cost_of: CostOf | None = None
+) -> list[RosterEntry]:
     """Return the roster of one title for `receiver`, best source first, and without itself."""
-    chosen = [(rank_of(receiver, source), source) for source in candidates if source.node.id != receiver.id]
+    chosen = [
+        (rank_of(receiver, source, 0.0 if cost_of is None else cost_of(receiver, source.node)), source)
+        for source in candidates
+        if source.node.id != receiver.id
+    ]
     chosen.sort(key=itemgetter(0))
     return [
         RosterEntry(
@@ -101,6 +114,7 @@ def rank_sources(receiver: NodeInfo, candidates: Iterable[Candidate]) -> list[Ro
             rank=position,
             reason=_in_words(rank, source),
             soon=source.soon,
+            cost=rank.cost,
         )
         for position, (rank, source) in enumerate(chosen)
     ]

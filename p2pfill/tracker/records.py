@@ -24,6 +24,7 @@ from p2pfill.model.reports import (
     TitleReport,
     Usage,
 )
+from p2pfill.model.routes import Weights
 from p2pfill.model.urgency import Urgency
 
 
@@ -395,6 +396,52 @@ class Sources(msgspec.Struct, forbid_unknown_fields=True):
     node: str
     title: str
     sources: list[RankedSource]
+
+
+class TableState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A BGP table as it was read last."""
+
+    file: str
+    seen_from: str
+    prefixes: int
+    wrong: int
+    """Lines or records that cannot be used."""
+    wrong_first: list[str]
+    """The first of those, with number and reason."""
+
+
+class RoutesState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What costs of routes go by."""
+
+    read_at: float
+    weights: Weights
+    pairs: int
+    tables: list[TableState]
+
+
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something in the fleet that costs bytes, or will."""
+
+    kind: str
+    """`missed-tier`, `dear-source`, `announced-apart`, `isp-in-two-regions`, `labels-alike`, `same-address`."""
+    nodes: list[str]
+    """Whom it is about; of far fills the receiver first, then some of those that had the title."""
+    what: str
+    """For people."""
+    next_step: str
+    bytes: int | None = None
+    """What it has cost as far as the nodes' reports show; None where they cannot."""
+    titles: list[str] = []
+    """By name, those first of which most came from far; some of them."""
+
+
+class Lint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was found in the fleet."""
+
+    findings: list[Finding]
+    """What costs most comes first."""
+    more: int = 0
+    """Findings that are not named."""
 
 
 class Explanation(msgspec.Struct, forbid_unknown_fields=True):

@@ -27,6 +27,7 @@ from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
+from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 
 HEARTBEAT_S: Final = 2.0
@@ -88,12 +89,14 @@ async def serve_tracker(
     heartbeat_s: float = HEARTBEAT_S,
     neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
     prices: Prices = NO_PRICES,
+    routes: RouteBook | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
 
     Reports its own URL through `task_status` once it answers; port 0 picks a free one. `neighbourhood_factory` makes
-    the neighbourhoods of each title, by default with bounds for fleets of any size. `prices` is what origins cost.
+    the neighbourhoods of each title, by default with bounds for fleets of any size. `prices` is what origins cost,
+    `routes` what routes do, where it was read before.
     Raises `ConfigError` with one clear line where the port is taken or the database cannot be used.
     """
     if not HEARTBEAT_S_MIN <= heartbeat_s <= HEARTBEAT_S_MAX:
@@ -101,7 +104,7 @@ async def serve_tracker(
     with bind(listen) as sock:
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
-            service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices)
+            service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices, routes)
             await _run(service, sock, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -114,11 +117,12 @@ async def _load(
     heartbeat_s: float,
     neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods],
     prices: Prices,
+    routes: RouteBook | None,
 ) -> Service:
     try:
         return Service(
             catalogue, await catalogue.load(), heartbeat_s=heartbeat_s, neighbourhood_factory=neighbourhood_factory,
-            prices=prices,
+            prices=prices, routes=routes,
         )  # fmt: skip
     except (msgspec.MsgspecError, StoreError) as error:
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error

@@ -85,6 +85,7 @@ from p2pfill.tracker.records import (
     TitleRecord,
 )
 from p2pfill.tracker.rosters import Rosters, Standing
+from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.scrubs import Evictions, Scrubs
 from p2pfill.transport.lag import LagMonitor
 
@@ -207,10 +208,13 @@ class Service:
         neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
         now: Callable[[], float] = trio.current_time,
         prices: Prices = NO_PRICES,
+        routes: RouteBook | None = None,
     ) -> None:
         self.heartbeat_s = heartbeat_s
         self.prices = prices
         """What origins cost."""
+        self.routes = routes or RouteBook()
+        """What routes between caches cost."""
         self._catalogue = catalogue
         self._now = now
         self.started_at = now()
@@ -1190,7 +1194,8 @@ class Service:
         # One that was removed may stand there until the roster has followed.
         linked = [other for other in around.links(receiver) if other in self.nodes]
         candidates = [self._candidate(around.members[other], title) for other in linked]
-        return ranking.rank_sources(receiver, candidates)
+        routes = self.routes.routes
+        return ranking.rank_sources(receiver, candidates, None if routes is None else routes.cost)
 
     def _candidate(self, member: Member, title: str) -> ranking.Candidate:
         state = self.nodes[member.info.id]

@@ -6,17 +6,22 @@ import time
 from typing import Final, Literal
 
 import msgspec
+import trio
 
 from p2pfill._version import __version__
-from p2pfill.model.node import tier_between
+from p2pfill.model.ids import NodeId
+from p2pfill.model.node import NodeInfo, tier_between
 from p2pfill.model.reports import OriginReport, TitleReport
+from p2pfill.model.routes import RouteCost
 from p2pfill.origin.urls import shown
-from p2pfill.tracker.checks import check_title
+from p2pfill.tracker import lint
+from p2pfill.tracker.checks import RequestRefused, check_title
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,
     FillStatus,
     FillTotals,
+    Lint,
     NodeProgress,
     NodeStatus,
     OriginsUsed,
@@ -29,6 +34,7 @@ from p2pfill.tracker.records import (
     TitleHolders,
     Titles,
 )
+from p2pfill.tracker.route_tables import parse_address
 from p2pfill.tracker.service import NodeState, Service, holds, urgency
 
 LAG_NOTED_US: Final = 250_000
@@ -315,3 +321,33 @@ def status(service: Service, now: float) -> Status:
         loop_lag=service.lag.report(),
         used=origins_used(service),
     )
+
+
+def route(service: Service, receiver: str, source: str) -> RouteCost:
+    """Return what a byte to `receiver` from `source` costs, each a node id or an address. Raises `RequestRefused`."""
+    ends = [_end_of_route(service, text) for text in (receiver, source)]
+    routes = service.routes.routes
+    if routes is None:
+        raise RequestRefused("no costs of routes are configured: start the tracker with --routes FILE", 409)
+    return routes.explain(*ends)
+
+
+async def lint_fleet(service: Service) -> Lint:
+    """Return what is found in the fleet."""
+    caches = [
+        lint.Cache(state.info, dict(state.titles), state.report.unreached)
+        for _, state in sorted(service.nodes.items())
+    ]
+    names = {title: record.name for title, record in service.titles.items()}
+    # Of a fleet that holds a million titles in sum it takes seconds. Reports are replaced, never changed.
+    return await trio.to_thread.run_sync(lint.find_all, caches, names, service.routes.routes)
+
+
+def _end_of_route(service: Service, text: str) -> NodeInfo:
+    if (state := service.nodes.get(text)) is not None:
+        return state.info
+    address = parse_address(text)
+    if address is None:
+        known = "`p2pfill nodes list` shows the caches that the tracker knows"
+        raise RequestRefused(f"{text[:80]!r} is neither a cache of this tracker nor an IP address; {known}", 404)
+    return NodeInfo(NodeId(""), "", "", host=str(address))

@@ -19,6 +19,7 @@ UNKNOWN: Final = {
     "title": "nosuch", "name": "nosuch", "fill": "0f0f0f", "node_id": "nosuch", "node": "nosuch", "nodes": "nosuch",
     "to": "id=nosuch", "fill_file": "nosuch.fill", "path": "nosuch", "directory": "nosuch", "files": "nosuch",
     "patterns": "nosuch", "files_from": "nosuch", "config": "nosuch.toml", "prices": "nosuch.toml", "data": "nosuch",
+    "routes": "nosuch.toml", "receiver": "nosuch", "source": "nosuch",
     "scenario": "nosuch.toml", "replay": "nosuch",
 }  # fmt: skip
 """Parameters that name what must be there -> a value that names nothing."""
@@ -29,6 +30,7 @@ ELSEWHERE: Final = {"publish": {"name", "to"}, "node": {"node_id", "data"}, "fil
 ALSO: Final = {
     "tracker_url": None, "name": "film", "title": "film", "fill": None, "node": "a1", "node_id": "a1", "to": "all",
     "fill_file": None, "directory": ".", "out": "x.fill", "path": "film",
+    "receiver": "a1", "source": "a1",
 }  # fmt: skip
 """What else a command needs."""
 

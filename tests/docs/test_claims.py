@@ -232,7 +232,7 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 
 
 COMMAND_LINE = re.compile(
-    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
 )
 SAID = [
     (command, arguments)
@@ -251,7 +251,10 @@ def test_the_pages_name_all_commands() -> None:
         "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sim", "status", "tracker", "verify",
         "windows",
     }  # fmt: skip
-    groups = {"title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app}
+    groups = {
+        "title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app,
+        "route": manage.route, "fleet": manage.fleet,
+    }  # fmt: skip
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
     assert {command for command in COMMANDS if command.split()[0] in groups} <= existing
     names = {one.name or getattr(one.callback, "__name__", "") for one in bench.registered_commands}
@@ -276,10 +279,11 @@ def test_settings_of_a_node_are_all_described() -> None:
 
 SIMULATOR = ROOT / "docs" / "simulator.md"
 POLICY = ROOT / "docs" / "policy.md"
+ROUTES = ROOT / "docs" / "routes.md"
 CONFIGURATIONS = [
     block
     for page in PAGES
-    if page not in (SIMULATOR, POLICY)
+    if page not in (SIMULATOR, POLICY, ROUTES)
     for block in blocks(page)
     if block.language == "toml"
 ]

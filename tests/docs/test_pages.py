@@ -133,9 +133,19 @@ def test_benchmark(tmp_path: Path) -> None:
     assert "one receiver fetches from 2" in said
 
 
+def test_routes(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "routes.md", box)
+    shown = next(block.text for block in blocks(ROOT / "docs" / "routes.md") if block.language == "text")
+    assert shown.splitlines()[0] in said
+    assert "1 2.5 pair 1: to isp=isp-a from isp=isp-b" in " ".join(said.split())
+    assert '"prefixes":3' in said
+    assert "Nothing found." in said
+
+
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
-    "docs/benchmark.md", "docs/windows.md", "docs/policy.md",
+    "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

@@ -72,3 +72,12 @@ def test_a_password_in_a_tracker_url_is_not_shown() -> None:
     with pytest.raises(ConfigError) as refused:
         NodeConfig.load(None, id="a1", isp="isp-a", data="/srv/cache", tracker="http://me:secret@tracker:99999")
     assert "secret" not in str(refused.value)
+
+
+def test_a_place_is_both_of_its_figures() -> None:
+    settings = {"id": "a1", "isp": "isp-a", "data": "/srv/cache"}
+    assert NodeConfig.load(None, **settings, latitude=48.9, longitude=2).info(1).place == (48.9, 2)
+    assert NodeConfig.load(None, **settings).info(1).place is None
+    for wrong in ({"latitude": 1.0}, {"longitude": 1.0}, {"latitude": 90.5, "longitude": 0.0}):
+        with pytest.raises(ConfigError, match="latitude"):
+            NodeConfig.load(None, **settings, **wrong)
