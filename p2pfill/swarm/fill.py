@@ -284,7 +284,7 @@ class Fill:
     @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
-        changed = self._stale or self._untold or bool(self._changed)
+        changed = not self.is_at_rest and (self._stale or self._untold or bool(self._changed))
         return changed or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
@@ -295,7 +295,8 @@ class Fill:
         if not self._completed and self.ledger.is_complete():
             self._completed = True
             self._out.append(actions.CompleteTitle())
-        elif not self._completed:
+        elif not self._completed and not self.is_at_rest:
+            # At rest nothing is looked at: while a fleet opens zone by zone rosters change all the time.
             if now >= self._tick_at:
                 self._tick(now)
                 self._stale = True

@@ -121,7 +121,7 @@ def test_windows(tmp_path: Path) -> None:
         shutil.copytree(ROOT / "scenarios", box.machine("1") / "home" / "scenarios")
         said = run_page(ROOT / "docs" / "windows.md", box)
     assert "by the clock of Europe/Berlin" in said
-    (table,) = (block for block in blocks(ROOT / "docs" / "windows.md") if block.language == "text")
+    table = next(block for block in blocks(ROOT / "docs" / "windows.md") if block.text.startswith("[windows]"))
     assert len(read_windows(tomllib.loads(table.text)["windows"]).windows) == 2
     assert "1.00" in said
 
