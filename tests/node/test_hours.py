@@ -12,10 +12,14 @@ from typing import Any
 import msgspec
 import trio
 
+from p2pfill.engine.hours import Hours
+from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import TitleReport
+from p2pfill.model.windows import read_windows
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.hours import USE_FILE
+from p2pfill.node.settings import SETTINGS
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
@@ -191,3 +195,18 @@ async def test_what_was_used_and_cannot_be_read_stops_no_node(tmp_path: Path) ->
     config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), windows={"budget": 10})
     async with open_node(config, wall=Clock(3.0)) as node:
         assert node.hours.report().phase == "open"
+
+
+async def test_what_was_used_of_a_window_of_the_policy_outlives_a_restart(tmp_path: Path) -> None:
+    """The node begins with its configuration, which has no windows, and what was used is of those of the policy."""
+    windows = read_windows({"window": [{"from": "02:00", "to": "08:00", "budget": 10}]})
+    hours = Hours(windows)
+    hours.count(MIDNIGHT + 3 * HOUR_S, 10)
+    (tmp_path / "a1").mkdir()
+    (tmp_path / "a1" / USE_FILE).write_bytes(msgspec.json.encode(hours.used))
+    stored = {"digest": "d", "settings": CacheSettings(windows=windows)}
+    (tmp_path / "a1" / SETTINGS).write_bytes(msgspec.json.encode(stored))
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"))
+    async with open_node(config, wall=Clock(3.0)) as node:
+        assert node.hours.windows == windows
+        assert node.hours.report().budget_used
