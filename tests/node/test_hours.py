@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import trio
 from p2pfill.engine.hours import Hours
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.manifest import Manifest
-from p2pfill.model.reports import TitleReport
+from p2pfill.model.reports import HeartbeatReply, NodeReport, TitleReport
 from p2pfill.model.windows import read_windows
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.hours import USE_FILE
@@ -210,3 +211,35 @@ async def test_what_was_used_of_a_window_of_the_policy_outlives_a_restart(tmp_pa
     async with open_node(config, wall=Clock(3.0)) as node:
         assert node.hours.windows == windows
         assert node.hours.report().budget_used
+
+
+async def test_a_window_that_closes_while_a_heartbeat_is_on_its_way_is_told_at_once(tmp_path: Path) -> None:
+    clock = Clock(1.0)
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_tracker, heartbeat_s=30.0)
+        url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+        config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), tracker=url, windows="02:00,max 05:00,off")
+        async with TrackerClient(url) as client, open_node(config, wall=clock) as node:
+
+            async def until(phase: str) -> None:
+                while [status.hours.phase for status in await client.nodes()] != [phase]:
+                    await trio.sleep(0.05)
+
+            with trio.fail_after(5):
+                await until("closed")
+            assert node.tracker is not None
+            heartbeat, on_its_way = node.tracker._client.heartbeat, trio.Event()
+
+            async def slow(report: NodeReport) -> HeartbeatReply:
+                reply = await heartbeat(report)
+                on_its_way.set()
+                await trio.sleep(0.6)
+                return reply
+
+            node.tracker._client.heartbeat = slow  # type: ignore[method-assign]
+            clock.set(3.0)
+            with trio.fail_after(5):
+                await on_its_way.wait()
+                clock.set(6.0)
+                await until("closed")
+        nursery.cancel_scope.cancel()
