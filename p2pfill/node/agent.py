@@ -81,7 +81,7 @@ class FillingNode(Protocol):
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent orders are that have changed, and which are gone."""
 
-    def set_exempt(self, titles: Iterable[TitleId]) -> None:
+    def set_out_of_cycle(self, titles: Iterable[TitleId]) -> None:
         """Note which titles are ordered out of cycle, whether fill windows are open or not."""
 
     def activate(self, title_id: TitleId) -> None:
@@ -268,7 +268,7 @@ class TrackerAgent:
         now = {title_id for title_id, order in changed.orders.items() if order.now}
         if now or not self._out_of_cycle.isdisjoint(changed.orders.keys() | changed.gone):
             self._out_of_cycle = (self._out_of_cycle - changed.orders.keys() - changed.gone) | now
-            self._node.set_exempt(self._out_of_cycle)
+            self._node.set_out_of_cycle(self._out_of_cycle)
 
     async def _fill_all(self, changed: Changed) -> None:
         """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""

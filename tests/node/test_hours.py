@@ -15,6 +15,7 @@ import trio
 
 from p2pfill.engine.hours import Hours
 from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import HeartbeatReply, NodeReport, TitleReport
 from p2pfill.model.windows import read_windows
@@ -158,6 +159,21 @@ async def test_an_order_out_of_cycle_is_filled_at_once_and_counted(tmp_path: Pat
             assert (hours.phase, hours.used_bytes, hours.exempt_bytes) == ("closed", 0, SIZE)
         reports = [fleet.report(name) for name in fleet.nodes]
         assert sum(report.bytes_origin for report in reports if report is not None) == SIZE
+
+
+async def test_titles_for_which_viewers_wait_and_those_ordered_out_of_cycle_do_not_displace_each_other(
+    tmp_path: Path,
+) -> None:
+    async with night(tmp_path, 12.0, a1="22:00,max 23:00,off") as fleet:
+        film, other = fleet.manifest.title_id, TitleId(b"\1" * 32)
+        await fleet.order(now=True)
+        fleet.nodes["a1"].set_exempt([other])
+        await fleet.until(lambda: fleet.is_live("a1"))
+        node = fleet.nodes["a1"]
+        for awaited, ordered in (([film], [other]), ([other], [film]), ([], [film]), ([film], [])):
+            node.set_exempt(awaited)
+            node.set_out_of_cycle(ordered)
+            assert node.engine._exempt == {*awaited, *ordered}
 
 
 async def test_a_budget_closes_the_window_and_outlives_a_restart(tmp_path: Path) -> None:
