@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 
 from p2pfill.engine.hours import Hours
@@ -204,6 +205,32 @@ async def test_a_clock_that_jumps_a_day_opens_and_closes_at_once(tmp_path: Path)
                 while node.hours.report().phase != phase:
                     await trio.sleep(0.02)
             assert node.engine.is_open == (phase == "open")
+
+
+@pytest.mark.parametrize("jumps", [True, False])
+async def test_one_whose_clock_jumps_into_the_window_that_it_has_just_announced_is_not_known_to_others(
+    tmp_path: Path, jumps: bool
+) -> None:
+    clock = Clock(2.0 - 1 / HOUR_S if jumps else 2.0 - 3 / HOUR_S)
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), windows="02:00,max 05:00,off")
+    async with open_node(config, wall=clock) as node:
+        assert node.hours.report().phase == "soon"
+        told = []
+        set_open = node.engine.set_open
+
+        def watched(now: float, *, is_open: bool, is_announced: bool, **rest: Any) -> None:
+            if is_open and not node.engine.is_open:
+                told.append(is_announced)
+            set_open(now, is_open=is_open, is_announced=is_announced, **rest)
+
+        node.engine.set_open = watched  # type: ignore[method-assign]
+        if jumps:
+            await trio.sleep(0.3)
+            clock.set(3.0)
+        with trio.fail_after(10):
+            while not told:
+                await trio.sleep(0.02)
+        assert told == [not jumps]
 
 
 async def test_what_was_used_and_cannot_be_read_stops_no_node(tmp_path: Path) -> None:
