@@ -451,8 +451,12 @@ class Engine:
         self._exempt = frozenset(titles)
         for title_id, task in list(self.tasks.items()):
             was_exempt, task.is_exempt = task.is_exempt, task.repairs or title_id in self._exempt
-            if task.is_exempt and not was_exempt and not self.is_open:
+            if self.is_open or task.is_exempt == was_exempt:
+                continue
+            if task.is_exempt:
                 self._await_others(task)
+            else:
+                self._hand_back_at = min(self._hand_back_at, now + FINISH_S)  # as at the end of a window
         self._reschedule(now)
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
 

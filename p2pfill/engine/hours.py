@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-from p2pfill.model.windows import FillWindows, Moment
+from p2pfill.model.windows import FillWindows, Moment, Window, show_time
 
 SOON_S: Final = 30.0
 """How long before a window begins its cache counts in elections: longer than rosters are told anew in a large fleet
@@ -32,7 +32,7 @@ NIGHTS_KEPT: Final = 8
 Phase = Literal["open", "soon", "closed"]
 
 NightUse = dict[str, dict[str, int]]
-"""Night -> the number of a window, or `TOTAL`, -> bytes that came in."""
+"""Night -> a window (`_key`), or `TOTAL`, -> bytes that came in."""
 
 TOTAL: Final = "total"
 
@@ -75,10 +75,12 @@ class Hours:
         """What holds from the end of `_moment` on."""
 
     def set_windows(self, windows: FillWindows) -> None:
-        """Go by another timetable. What was used of single windows counts for those with the same number no more."""
+        """Go by another timetable. What was used of a window counts for one at the same times, whatever else is new."""
         if windows != self.windows:
+            known = {TOTAL, *map(_key, self.windows.windows), *map(_key, windows.windows)}
+            for night, by_window in self.used.items():
+                self.used[night] = {name: count for name, count in by_window.items() if name in known}
             self.windows, self._moment, self._next = windows, None, None
-            self.used = {night: {TOTAL: by_window.get(TOTAL, 0)} for night, by_window in self.used.items()}
 
     def look(self, epoch_s: float) -> HoursNow:
         """Return what holds at a moment; to be called again at `HoursNow.until` and each second, as clocks jump."""
@@ -106,8 +108,10 @@ class Hours:
         by_window = self.used.setdefault(moment.night, {})
         by_window[TOTAL] = by_window.get(TOTAL, 0) + count
         if moment.window is not None:
-            by_window[str(moment.window)] = by_window.get(str(moment.window), 0) + count
-        for night in sorted(self.used)[:-NIGHTS_KEPT]:
+            name = _key(self.windows.windows[moment.window])
+            by_window[name] = by_window.get(name, 0) + count
+        # Whatever night it is: those of a clock that was ahead would push it out.
+        for night in sorted(self.used.keys() - {moment.night})[: 1 - NIGHTS_KEPT]:
             del self.used[night]
 
     def next_at(self, epoch_s: float) -> float:
@@ -140,8 +144,8 @@ class Hours:
         """Return how much may come in now."""
         used = self.used.get(moment.night, {})
         left = self.windows.budget - used.get(TOTAL, 0) if self.windows.budget else float("inf")
-        budget = self.windows.windows[moment.window].budget if moment.window is not None else 0
-        return min(left, budget - used.get(str(moment.window), 0)) if budget else left
+        window = self.windows.windows[moment.window] if moment.window is not None else None
+        return min(left, window.budget - used.get(_key(window), 0)) if window is not None and window.budget else left
 
     def _is_soon(self, epoch_s: float, moment: Moment) -> bool:
         return epoch_s >= moment.until - self.soon_s and epoch_s >= self._soon_at(moment)
@@ -153,3 +157,9 @@ class Hours:
         if not self._next.is_open or self._left(self._next) <= 0:
             return moment.until
         return moment.until - min(self.soon_s, SOON_PART * (self._next.until - moment.until))
+
+
+def _key(window: Window) -> str:
+    """Return what a window is remembered by: its times, since its number is another one in another timetable."""
+    days = "".join(map(str, window.days))
+    return f"{days} {show_time(window.start_min)}-{show_time(window.end_min)}"

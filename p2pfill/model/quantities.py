@@ -30,9 +30,9 @@ def parse_bytes(text: str) -> int:
 def parse_rate(text: str) -> int:
     """Return a rate in bytes a second: a size, with `/s` or not (`150M`, `20MiB/s`), or bits (`1.2Gbit`, `300Mbps`).
 
-    Bits count in thousands, as links are sold. `max` is 0, which means no limit. Raises `ConfigError`.
+    Bits count in thousands, as links are sold; `MBps` are bytes. `max` is 0: no limit. Raises `ConfigError`.
     """
-    text = text.strip()
+    text = re.sub(r"(?<=B)ps\Z", "/s", text.strip())
     if text.lower() == "max":
         return 0
     if (found := _BITS.fullmatch(text)) is not None:

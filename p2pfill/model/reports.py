@@ -243,11 +243,6 @@ class HoursReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     exempt_bytes: int = 0
     """Came in since its process began for what does not go by the windows: repairs, and orders out of cycle."""
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether it fetches nothing, and will not in a moment."""
-        return self.phase == "closed"
-
 
 class PayloadRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """How fast payload has moved since the heartbeat before, in bytes a second."""

@@ -261,7 +261,7 @@ def read_windows(value: Any, place: str = "windows") -> FillWindows:
     if "window" in table:
         fields["windows"] = _read_tables(table["window"], f"{place}.window")
     if "night_from" in table:
-        fields["night_min"] = _time(table["night_from"], f"{place}.night_from")
+        fields["night_min"] = _time(table["night_from"], f"{place}.night_from") % DAY_MIN
     if "budget" in table:
         fields["budget"] = _size(table["budget"], f"{place}.budget")
     if "outside" in table:
@@ -286,8 +286,8 @@ def _read_tables(value: Any, place: str) -> tuple[Window, ...]:
         found.append(
             Window(
                 _days(table.get("days", "Mon-Sun"), f"{here}.days"),
-                _time(table["from"], f"{here}.from"),
-                _time(table["to"], f"{here}.to"),
+                _begin(table["from"], f"{here}.from"),
+                _time(table["to"], f"{here}.to") % DAY_MIN,
                 read_limits(table["rates"], f"{here}.rates") if "rates" in table else NO_LIMITS,
                 _size(table["budget"], f"{here}.budget") if "budget" in table else 0,
             )
@@ -337,7 +337,7 @@ def _read_entry(text: str, place: str) -> Iterator[_Entry]:
         rate = _at(place, parse_rate, fields[0])
         what = RateLimits(inbound=Rates(total=rate)), _size(fields[1], place) if len(fields) > 1 else 0
     for day in days:
-        yield _Entry(day * DAY_MIN + minute, what)
+        yield _Entry((day * DAY_MIN + minute) % WEEK_MIN, what)  # 24:00 is on the following day
 
 
 def _merge(entries: Sequence[_Entry]) -> tuple[Window, ...]:
@@ -370,17 +370,28 @@ def _days(value: Any, place: str) -> tuple[int, ...]:
         if first is None or last is None or len(ends) > 2:
             raise ConfigError(f"{place}: {str(part)[:40]!r} names no days; write Mon, Sat-Sun or Mon,Wed-Fri")
         found.update((first + step) % 7 for step in range((last - first) % 7 + 1))
+    if not found:
+        raise ConfigError(f"{place}: no day is named; leave it out for every day")
     return tuple(sorted(found))
 
 
+def _begin(value: Any, place: str) -> int:
+    """Return when a window begins, in minutes since midnight."""
+    minute = _time(value, place)
+    if minute == DAY_MIN:
+        raise ConfigError(f"{place}: no window begins at 24:00; write 00:00, and the day that begins then")
+    return minute
+
+
 def _time(value: Any, place: str) -> int:
+    """Return a time of the day in minutes since midnight, up to 24:00."""
     found = _TIME.fullmatch(str(value).strip())
     if found is None or int(found["hour"]) > 24 or int(found["minute"]) > 59:
         raise ConfigError(f"{place}: {str(value)[:40]!r} is no time of the day; write HH:MM, as in 02:30")
     minute = int(found["hour"]) * 60 + int(found["minute"])
     if minute > DAY_MIN:
         raise ConfigError(f"{place}: {str(value)[:40]!r} is no time of the day; the last one is 24:00")
-    return minute % DAY_MIN
+    return minute
 
 
 def _size(value: Any, place: str) -> int:

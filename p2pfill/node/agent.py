@@ -81,7 +81,7 @@ class FillingNode(Protocol):
     def set_urgencies(self, changed: Mapping[TitleId, Urgency], gone: Iterable[TitleId] = ()) -> None:
         """Note how urgent orders are that have changed, and which are gone."""
 
-    def set_exempt(self, titles: Iterable[TitleId]) -> None:
+    def set_out_of_cycle(self, titles: Iterable[TitleId]) -> None:
         """Note which titles are ordered out of cycle, whether fill windows are open or not."""
 
     def activate(self, title_id: TitleId) -> None:
@@ -141,6 +141,7 @@ class TrackerAgent:
         while True:
             reply: HeartbeatReply | None = None
             report: NodeReport | None = None
+            turned = self._node.hours.turned  # as of this report: a window may open or close while it is on its way
             async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
                 report = self._node.heartbeat(follows=follows)
                 reply = await self._client.heartbeat(report)
@@ -156,16 +157,16 @@ class TrackerAgent:
                 await trio.sleep(PIECE_PAUSE_S)
                 continue
             self._known.set()  # not before: what it was not told of it would have sought
-            await self._pause(reply.interval_s)
+            await self._pause(reply.interval_s, turned)
 
     def _spread(self, pause_s: float) -> float:
         """Return about a pause, which another cache takes otherwise."""
         return pause_s * self._chance.uniform(0.5, 1.5)
 
-    async def _pause(self, interval_s: float) -> None:
+    async def _pause(self, interval_s: float, turned: trio.Event) -> None:
         """Wait for the next heartbeat, less long where a fill ends in between, or a fill window: that is news."""
         with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
-            news = [self._node.hours.turned, *(filling.done for filling in self._node.titles.running_fills())]
+            news = [turned, *(filling.done for filling in self._node.titles.running_fills())]
             async with trio.open_nursery() as nursery:
                 for event in news:
                     nursery.start_soon(self._until_done, event, nursery.cancel_scope)
@@ -267,7 +268,7 @@ class TrackerAgent:
         now = {title_id for title_id, order in changed.orders.items() if order.now}
         if now or not self._out_of_cycle.isdisjoint(changed.orders.keys() | changed.gone):
             self._out_of_cycle = (self._out_of_cycle - changed.orders.keys() - changed.gone) | now
-            self._node.set_exempt(self._out_of_cycle)
+            self._node.set_out_of_cycle(self._out_of_cycle)
 
     async def _fill_all(self, changed: Changed) -> None:
         """Begin with what is to be filled, the most urgent first, and tell the fills that run what has changed."""

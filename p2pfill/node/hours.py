@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from p2pfill.engine.engine import Engine
-from p2pfill.engine.hours import Hours, HoursNow, NightUse
+from p2pfill.engine.hours import ANNOUNCED_S, Hours, HoursNow, NightUse
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import HoursReport
 from p2pfill.model.windows import FillWindows
@@ -60,6 +60,8 @@ class FillHours:
         self._log = log
         self._wall = wall
         self._now: HoursNow | None = None
+        self._soon_at = float("inf")
+        """When it was seen last that a window was about to open, by the engine's clock: the wall's may jump since."""
         self._counted = 0
         """What of the engine's bytes was counted."""
         self._kept: NightUse = {}
@@ -91,13 +93,15 @@ class FillHours:
         self._hours.count(wall, came)
         before, now = self._now, self._hours.look(wall)
         self._now = now
+        if now.phase == "soon" and (before is None or before.phase != "soon"):
+            self._soon_at = trio.current_time()
         windows = self._hours.windows
         self._limit(windows.rates_of(now.window) if windows.windows else NO_LIMITS)
         self._engine.set_open(
             trio.current_time(),
             is_open=now.phase == "open",
             left=now.left,
-            is_announced=now.is_announced,
+            is_announced=now.is_announced and trio.current_time() >= self._soon_at + ANNOUNCED_S,
             hand_back=self._hours.windows.at_end == "hand-back",
         )
         if before is None or before[:1] != now[:1] or before.budget_used != now.budget_used:

@@ -102,6 +102,10 @@ class Node:
             self.engine, config.fill_windows(), Path(config.data), self.wake, self.log, wall, speed,
             partial(self.limits.put, "window"),
         )  # fmt: skip
+        self._awaited: frozenset[TitleId] = frozenset()
+        """Titles for which viewers wait."""
+        self._out_of_cycle: frozenset[TitleId] = frozenset()
+        """Titles that are ordered to be filled whether windows are open or not."""
         self.titles = TitleRegistry(
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
@@ -203,8 +207,20 @@ class Node:
         self.wake()
 
     def set_exempt(self, titles: Iterable[TitleId]) -> None:
-        """Fill these titles, and no others, also while the node's fill windows are closed: a viewer waits for them."""
-        self.engine.set_exempt(trio.current_time(), titles)
+        """Fill these titles also while the node's fill windows are closed, since viewers wait for them.
+
+        They take the place of those of the call before. What is ordered out of cycle has nothing to do with it.
+        """
+        self._awaited = frozenset(titles)
+        self._set_exempt()
+
+    def set_out_of_cycle(self, titles: Iterable[TitleId]) -> None:
+        """Fill these titles, too, while the node's fill windows are closed: they are ordered so."""
+        self._out_of_cycle = frozenset(titles)
+        self._set_exempt()
+
+    def _set_exempt(self) -> None:
+        self.engine.set_exempt(trio.current_time(), self._awaited | self._out_of_cycle)
         self.wake()
 
     def activate(self, title_id: TitleId) -> None:

@@ -14,7 +14,7 @@ from p2pfill.engine.hours import Hours, Phase
 from p2pfill.sim.scenario import Scenario
 
 LOOK_S: Final = 1.0
-"""Between two looks where there is a budget that may be used up."""
+"""Between two looks where there is a budget that may be used up, or is."""
 
 
 class SimHours:
@@ -52,4 +52,6 @@ class SimHours:
             hand_back=self._hours.windows.at_end == "hand-back",
         )
         in_s = max(self._hours.next_at(wall) - wall, 0.0) / self._speed
-        return now.phase, min(in_s, LOOK_S) if self._hours.has_budget and now.phase == "open" else in_s
+        # A budget is used up, or a new one begins with the next night.
+        may_turn = self._hours.has_budget and (now.phase == "open" or now.budget_used)
+        return now.phase, min(in_s, LOOK_S) if may_turn else in_s

@@ -61,8 +61,8 @@ class SimTracker:
         self._around = dict(sorted(self._around.items(), key=lambda item: urgencies[item[0]]))
 
     def _member(self, info: NodeInfo, title_id: TitleId) -> Member:
-        phase = self._phases.get(info.id, "open")
-        counts = phase != "closed" or self._world.titles[title_id].now
+        phase = "open" if self._world.titles[title_id].now else self._phases.get(info.id, "open")
+        counts = phase != "closed"
         return Member(info, counts, counts and phase == "soon")
 
     def _put(self, around: Neighbourhoods, info: NodeInfo, title_id: TitleId) -> set[str]:

@@ -53,6 +53,13 @@ STALLED_AGAIN_MAX: Final = 6
 without for twice as long each time, up to 64 times the usual wait. Or a link that flaps would cost the others a wait
 each time."""
 
+SOON_MAX_S: Final = 90.0
+"""A member that is ready soon is judged as any other after this: it says so half a minute before, and rosters of a
+large fleet are told every 20 s. Its clock may stand still, or it may lie, and others would wait for ever."""
+
+SOON_AGAIN_S: Final = 900.0
+"""And so it is where it says so again before this much time has passed."""
+
 REOPEN_S: Final = 1.0
 """A way that is said to be open again counts after this at the earliest: each change is an election."""
 
@@ -85,6 +92,8 @@ class Masters:
         self._unlinked: frozenset[str] = frozenset()
         self._soon: frozenset[str] = frozenset()
         """Members of which nothing is expected yet, since their fill windows are about to open."""
+        self._soon_since: dict[str, float] = {}
+        """Who was one of them in the last `SOON_AGAIN_S` -> since when, at first."""
         self.around: frozenset[Scope] = frozenset()
         """The scopes in which there are members with whom this cache is to be linked."""
         self._seen_since = float("-inf")
@@ -143,13 +152,21 @@ class Masters:
         if begun := self._soon - soon:
             self._seen_at.update(dict.fromkeys(begun, now))
             self.start_clocks_anew()
-        self._soon = soon
+        before_long = {node_id: since for node_id, since in self._soon_since.items() if now < since + SOON_AGAIN_S}
+        self._soon, self._soon_since = soon, dict.fromkeys(soon, now) | before_long
+        self._judge_the_late(now)
         known = self.members.keys() - self._unlinked
         self.excluded = {node_id: why for node_id, why in self.excluded.items() if node_id in known}
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
         self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
         self._seen_since = float("-inf")
         self._stale = True
+
+    def _judge_the_late(self, now: float) -> None:
+        """Expect something of those that were to be ready soon, and are not for too long."""
+        if late := {node_id for node_id in self._soon if now >= self._soon_since[node_id] + SOON_MAX_S}:
+            self._soon -= late
+            self._stale = True
 
     def saw(self, now: float, node_id: str) -> None:
         """Note that a cache delivered, announced or claimed something."""
@@ -382,6 +399,7 @@ class Masters:
         that were left out before.
         """
         linked = set(linked)
+        self._judge_the_late(now)
         self.assignment()
         if self._changed:
             self._changed, self._elected_at = False, now

@@ -115,8 +115,11 @@ class Neighbourhoods:
         Those are the caches whose links change and the electors of the ISP. What an ISP or a region weighs is news that
         can wait, unless there is nobody left in it.
         """
+        before = self.members.get(info.id)
+        if before is not None and before.info == info:
+            return self._turn(Member(info, counts, soon))
         was_small = self.is_small
-        changed = self._take_out(info.id) if info.id in self.members else set()
+        changed = self._take_out(info.id) if before is not None else set()
         self.members[info.id] = Member(info, counts, soon)
         key = info.region, info.isp
         isp = self._isps.setdefault(key, _Isp(self._rings))
@@ -154,6 +157,18 @@ class Neighbourhoods:
             isp.settle()
             self._weigh(region, name)
         return set(self.members)
+
+    def _turn(self, member: Member) -> set[str]:
+        """Note whether a known cache counts now; a fleet's fill windows open in the same moment. It stays where it is
+        on the rings, so that nobody's links in the ISP become others."""
+        info = self.members[member.info.id].info
+        self.members[info.id] = member
+        isp = self._isps[info.region, info.isp]
+        isp.turn(info.id, steps_of(info.weight) if member.counts else 0, soon=member.soon)
+        changed = self._settle((info.region, info.isp)) | isp.links(info.id) | {info.id}
+        if self._borders is not None:
+            changed |= self._borders.links(info.id)
+        return set(self.members) if self.is_small else changed
 
     def _take_out(self, node_id: str) -> set[str]:
         info = self.members[node_id].info
@@ -348,6 +363,20 @@ class _Isp:
         steps = self.counting.pop(node_id, 0)
         self.weight -= steps
         del self._order[bisect_left(self._order, (not steps, points[0], node_id))]
+
+    def turn(self, node_id: str, steps: int, *, soon: bool) -> None:
+        """Let a cache have another weight; 0: it does not count."""
+        before = self.counting.pop(node_id, 0)
+        self.soon.discard(node_id)
+        self.weight += steps - before
+        if bool(steps) != bool(before):
+            point = _points("isp", node_id, len(self._rings))[0]
+            del self._order[bisect_left(self._order, (not before, point, node_id))]
+            insort(self._order, (not steps, point, node_id))
+        if steps:
+            self.counting[node_id] = steps
+            if soon:
+                self.soon.add(node_id)
 
     def settle(self) -> None:
         """Choose anew who stands at the border."""

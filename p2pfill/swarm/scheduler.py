@@ -56,14 +56,15 @@ class FillScheduler:
         return list(self._fills)
 
     def put(self, now: float, title: TitleId, urgency: Urgency, *, is_exempt: bool = False) -> None:
-        """Take in a fill, or what is new of it. One that becomes more urgent counts as moving: it has its turn now."""
+        """Take in a fill, or what is new of it. One that becomes more urgent, or need not wait for a window any more,
+        counts as moving: it has its turn now."""
         standing = self._fills.get(title)
         if standing is None:
             self._fills[title] = _Standing(urgency, now, is_exempt)
             return
-        standing.is_exempt = is_exempt
-        if urgency < standing.urgency:
+        if urgency < standing.urgency or (is_exempt and standing.hold == "window"):
             standing.moved_at = now
+        standing.is_exempt = is_exempt
         standing.urgency = urgency
 
     def set_open(self, now: float, *, is_open: bool) -> None:

@@ -924,14 +924,15 @@ class Service:
         if self.barred(state.info, title):
             return None
         report = state.titles.get(title)
-        hours = state.report.hours
-        is_closed = hours.is_closed and not self._is_out_of_cycle(state.info.id, title)
+        phase = state.report.hours.phase
+        if phase != "open" and self._is_out_of_cycle(state.info.id, title):
+            phase = "open"
         # One that is closed is linked all the same: when it opens it is to know what its neighbours have.
         may_come = is_wanted and (report is None or report.state != "failed")
         if not state.alive or not (may_come or (report and holds(report))):
             return None
-        counts = may_come and not is_closed
-        return Member(state.info, counts, counts and hours.phase == "soon")
+        counts = may_come and phase != "closed"
+        return Member(state.info, counts, counts and phase == "soon")
 
     def _is_out_of_cycle(self, node_id: str, title: str) -> bool:
         """Tell whether a node is to fill a title whether its fill windows are open or not."""

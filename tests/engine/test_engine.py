@@ -10,7 +10,7 @@ import pytest
 
 from p2pfill.engine import link as link_module
 from p2pfill.engine.dialler import NEVER, Dial
-from p2pfill.engine.engine import PROBE_S, Engine, Faulted
+from p2pfill.engine.engine import FINISH_S, PROBE_S, Engine, Faulted
 from p2pfill.engine.link import DATA_STREAMS_MAX, Link, OpenStream, WakeUploads
 from p2pfill.engine.requests import Arrival, Outcome, RequestState
 from p2pfill.engine.task import Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
@@ -336,6 +336,21 @@ def test_reads_of_an_origin_that_are_given_up_write_nothing(cache: Cache) -> Non
     assert StopRead(task, read.receive) in effects
     assert read.receive.state is RequestState.ABANDONED
     assert not read.receive.may_write
+
+
+def test_what_is_ordered_out_of_cycle_no_more_is_given_up_as_at_the_end_of_a_window(cache: Cache) -> None:
+    cache.engine.set_open(cache.now, is_open=False)
+    cache.engine.set_exempt(cache.now, [MANIFEST.title_id])
+    task = cache.fill(origins=("http://o/",))
+    reads = [effect.receive for effect in cache.poll() if isinstance(effect, ReadOrigin)]
+    assert reads
+    cache.poll(2 * FINISH_S)
+    cache.engine.set_exempt(cache.now, [])
+    assert not [effect for effect in cache.poll() if isinstance(effect, StopRead)], "it has the time to come"
+    assert cache.engine.next_wakeup() <= cache.now + FINISH_S
+    stopped = [effect.receive for effect in cache.poll(FINISH_S) if isinstance(effect, StopRead)]
+    assert stopped == reads
+    assert task.fill.is_at_rest
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])

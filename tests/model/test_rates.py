@@ -17,7 +17,8 @@ from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates, read_limits
 @pytest.mark.parametrize(
     ("typed", "rate"),
     [("150M", 150 << 20), ("20MiB/s", 20 << 20), ("20MB", 20_000_000), ("1.2Gbit", 150_000_000),
-     ("300 Mbps", 37_500_000), ("8000bit/s", 1000), ("max", 0), ("500000", 500_000), (" 1K ", 1024)],
+     ("300 Mbps", 37_500_000), ("8000bit/s", 1000), ("max", 0), ("500000", 500_000), (" 1K ", 1024),
+     ("300MBps", 300_000_000), ("2KiBps", 2048)],
 )  # fmt: skip
 def test_a_rate_is_read(typed: str, rate: int) -> None:
     assert parse_rate(typed) == rate

@@ -197,3 +197,31 @@ def test_a_night_begins_at_noon_and_bears_its_date() -> None:
     assert table.at(datetime(2026, 11, 29, 23, tzinfo=zone).timestamp()).night == "2026-11-29"
     assert table.at(datetime(2026, 11, 30, 5, tzinfo=zone).timestamp()).night == "2026-11-29"
     assert table.at(datetime(2026, 11, 30, 12, tzinfo=zone).timestamp()).night == "2026-11-30"
+
+
+def hours_a_week(table: FillWindows) -> float:
+    """Return for how many hours of a week it is open."""
+    return sum(table.at(MONDAY + 900 * part).is_open for part in range(7 * 96)) / 4
+
+
+MONDAY = datetime(2026, 11, 23, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    "spelled", ["Fri-22:00,max Fri-24:00,off", "Sun-22:00,max Sun-24:00,off", "Fri-24:00,max Sat-02:00,off"]
+)
+def test_the_end_of_a_day_lies_before_the_next_day_and_not_before_its_own(spelled: str) -> None:
+    assert hours_a_week(read_windows(spelled)) == 2
+
+
+def test_a_window_in_a_table_ends_at_the_end_of_a_day_and_does_not_begin_there() -> None:
+    table = read_windows({"window": [{"days": "Fri", "from": "22:00", "to": "24:00"}]})
+    assert hours_a_week(table) == 2
+    assert table.at(MONDAY + 4 * 86400 + 23 * 3600).is_open
+    with pytest.raises(ConfigError, match=r"windows.window\[1\].from: no window begins at 24:00"):
+        read_windows({"window": [{"days": "Fri", "from": "24:00", "to": "02:00"}]})
+
+
+def test_a_window_on_no_day_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"windows.window\[1\].days: no day is named"):
+        read_windows({"window": [{"days": [], "from": "22:00", "to": "02:00"}]})

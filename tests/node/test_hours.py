@@ -6,16 +6,23 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 
+from p2pfill.engine.hours import Hours
+from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
-from p2pfill.model.reports import TitleReport
+from p2pfill.model.reports import HeartbeatReply, NodeReport, TitleReport
+from p2pfill.model.windows import read_windows
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.hours import USE_FILE
+from p2pfill.node.settings import SETTINGS
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest
@@ -155,6 +162,21 @@ async def test_an_order_out_of_cycle_is_filled_at_once_and_counted(tmp_path: Pat
         assert sum(report.bytes_origin for report in reports if report is not None) == SIZE
 
 
+async def test_titles_for_which_viewers_wait_and_those_ordered_out_of_cycle_do_not_displace_each_other(
+    tmp_path: Path,
+) -> None:
+    async with night(tmp_path, 12.0, a1="22:00,max 23:00,off") as fleet:
+        film, other = fleet.manifest.title_id, TitleId(b"\1" * 32)
+        await fleet.order(now=True)
+        fleet.nodes["a1"].set_exempt([other])
+        await fleet.until(lambda: fleet.is_live("a1"))
+        node = fleet.nodes["a1"]
+        for awaited, ordered in (([film], [other]), ([other], [film]), ([], [film]), ([film], [])):
+            node.set_exempt(awaited)
+            node.set_out_of_cycle(ordered)
+            assert node.engine._exempt == {*awaited, *ordered}
+
+
 async def test_a_budget_closes_the_window_and_outlives_a_restart(tmp_path: Path) -> None:
     table = {"window": [{"from": "02:00", "to": "08:00"}], "budget": SIZE // 2}
     async with night(tmp_path, 3.0, a1=table) as fleet:
@@ -185,9 +207,82 @@ async def test_a_clock_that_jumps_a_day_opens_and_closes_at_once(tmp_path: Path)
             assert node.engine.is_open == (phase == "open")
 
 
+@pytest.mark.parametrize("jumps", [True, False])
+async def test_one_whose_clock_jumps_into_the_window_that_it_has_just_announced_is_not_known_to_others(
+    tmp_path: Path, jumps: bool
+) -> None:
+    clock = Clock(2.0 - 1 / HOUR_S if jumps else 2.0 - 3 / HOUR_S)
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), windows="02:00,max 05:00,off")
+    async with open_node(config, wall=clock) as node:
+        assert node.hours.report().phase == "soon"
+        told = []
+        set_open = node.engine.set_open
+
+        def watched(now: float, *, is_open: bool, is_announced: bool, **rest: Any) -> None:
+            if is_open and not node.engine.is_open:
+                told.append(is_announced)
+            set_open(now, is_open=is_open, is_announced=is_announced, **rest)
+
+        node.engine.set_open = watched  # type: ignore[method-assign]
+        if jumps:
+            await trio.sleep(0.3)
+            clock.set(3.0)
+        with trio.fail_after(10):
+            while not told:
+                await trio.sleep(0.02)
+        assert told == [not jumps]
+
+
 async def test_what_was_used_and_cannot_be_read_stops_no_node(tmp_path: Path) -> None:
     (tmp_path / "a1").mkdir()
     (tmp_path / "a1" / USE_FILE).write_bytes(b"\x00 not json")
     config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), windows={"budget": 10})
     async with open_node(config, wall=Clock(3.0)) as node:
         assert node.hours.report().phase == "open"
+
+
+async def test_what_was_used_of_a_window_of_the_policy_outlives_a_restart(tmp_path: Path) -> None:
+    """The node begins with its configuration, which has no windows, and what was used is of those of the policy."""
+    windows = read_windows({"window": [{"from": "02:00", "to": "08:00", "budget": 10}]})
+    hours = Hours(windows)
+    hours.count(MIDNIGHT + 3 * HOUR_S, 10)
+    (tmp_path / "a1").mkdir()
+    (tmp_path / "a1" / USE_FILE).write_bytes(msgspec.json.encode(hours.used))
+    stored = {"digest": "d", "settings": CacheSettings(windows=windows)}
+    (tmp_path / "a1" / SETTINGS).write_bytes(msgspec.json.encode(stored))
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"))
+    async with open_node(config, wall=Clock(3.0)) as node:
+        assert node.hours.windows == windows
+        assert node.hours.report().budget_used
+
+
+async def test_a_window_that_closes_while_a_heartbeat_is_on_its_way_is_told_at_once(tmp_path: Path) -> None:
+    clock = Clock(1.0)
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_tracker, heartbeat_s=30.0)
+        url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+        config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), tracker=url, windows="02:00,max 05:00,off")
+        async with TrackerClient(url) as client, open_node(config, wall=clock) as node:
+
+            async def until(phase: str) -> None:
+                while [status.hours.phase for status in await client.nodes()] != [phase]:
+                    await trio.sleep(0.05)
+
+            with trio.fail_after(5):
+                await until("closed")
+            assert node.tracker is not None
+            heartbeat, on_its_way = node.tracker._client.heartbeat, trio.Event()
+
+            async def slow(report: NodeReport) -> HeartbeatReply:
+                reply = await heartbeat(report)
+                on_its_way.set()
+                await trio.sleep(0.6)
+                return reply
+
+            node.tracker._client.heartbeat = slow  # type: ignore[method-assign]
+            clock.set(3.0)
+            with trio.fail_after(5):
+                await on_its_way.wait()
+                clock.set(6.0)
+                await until("closed")
+        nursery.cancel_scope.cancel()

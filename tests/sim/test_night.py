@@ -89,6 +89,14 @@ def test_a_budget_ends_a_night_and_not_the_fill() -> None:
     assert report.origin_copies <= 1.05
 
 
+def test_a_new_budget_in_the_midst_of_a_window_opens_it_again() -> None:
+    world = World(night({"isp-a": {"timetable": "02:00,max", "budget": 7 * MIB}}), 1)
+    report = world.run()
+    assert report.complete == 6
+    assert 2 * 24 * HOUR < report.seconds < 4 * 24 * HOUR
+    assert report.origin_copies <= 1.05
+
+
 def test_a_title_out_of_cycle_does_not_wait_for_the_window() -> None:
     windows = dict.fromkeys(("isp-a", "isp-b"), "02:00,max 06:00,off")
     titles = (TitleSpec("film", 16, at_s=0, chunk_kib=512), TitleSpec("news", 8, at_s=0, chunk_kib=512, now=True))

@@ -114,6 +114,29 @@ def test_the_answer_follows_from_who_is_there_and_not_from_what_was_before(
     assert [grown.election(node) for node in nodes] == [whole.election(node) for node in nodes]
 
 
+@settings(deadline=None, max_examples=30)
+@given(sizes, st.lists(st.tuples(st.integers(0, 1 << 16), st.sampled_from(["open", "soon", "closed"])), max_size=30))
+def test_caches_whose_fill_windows_open_and_close_stay_where_they_are(
+    sizes: list[tuple[int, int]], turns: list[tuple[int, str]]
+) -> None:
+    nodes = make(sizes)
+    turned = around(nodes)
+    members = {node.id: Member(node, True) for node in nodes}
+    assert all(turned.election(node) for node in nodes)
+    for chosen, phase in turns:
+        node = nodes[chosen % len(nodes)]
+        before = graph(turned)
+        members[node.id] = Member(node, phase != "closed", phase == "soon")
+        told = turned.put(node, counts=phase != "closed", soon=phase == "soon")
+        after = graph(turned)
+        assert {node.id} | after[node.id] <= told
+        assert {name for name in before if (node.id in before[name]) != (node.id in after[name])} <= told
+    whole = Neighbourhoods(TITLE, CHUNKS, everybody_max=0)
+    whole.put_all(members.values())
+    assert graph(turned) == graph(whole)
+    assert [turned.election(node) for node in nodes] == [whole.election(node) for node in nodes]
+
+
 @settings(deadline=None, max_examples=40)
 @given(sizes, st.integers(0, 3), st.integers(0, 15))
 def test_whoever_is_linked_with_a_newcomer_or_was_is_told(

@@ -42,7 +42,8 @@ class Model:
         match what:
             case "put":
                 urgency = Urgency(rank)
-                if title not in self.urgency or urgency < self.urgency[title]:
+                waited = is_exempt and self.held.get(title) == "window"
+                if title not in self.urgency or urgency < self.urgency[title] or waited:
                     self.moved_at[title] = self.now
                 self.urgency[title] = urgency
                 self.held.setdefault(title, None)
@@ -119,6 +120,17 @@ def test_a_stuck_fill_takes_precedence_again_with_its_next_byte() -> None:
     assert scheduler.look(1.0 + STUCK_S) == {B: None}
     assert scheduler.saw(9.0, A)
     assert scheduler.look(9.0) == {B: "urgency"}
+
+
+def test_one_that_is_ordered_out_of_cycle_later_has_its_turn_before_those_that_are_less_urgent() -> None:
+    scheduler = FillScheduler()
+    scheduler.set_open(0.0, is_open=False)
+    scheduler.put(0.0, A, Urgency(-1))
+    scheduler.put(0.0, B, Urgency(0))
+    assert scheduler.look(0.0) == {A: "window", B: "window"}
+    for title, rank in ((A, -1), (B, 0)):
+        scheduler.put(3600.0, title, Urgency(rank), is_exempt=True)
+    assert scheduler.look(3600.0) == {A: None, B: "urgency"}
 
 
 def test_a_fill_that_becomes_more_urgent_has_its_turn_at_once() -> None:

@@ -9,7 +9,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Assignment, Scope
-from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, STALLED, STANDSTILL, Masters
+from p2pfill.swarm.masters import NO_ROUTE, REOPEN_S, SOON_MAX_S, STALLED, STANDSTILL, Masters
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.stalls import Stalls
 
@@ -189,3 +189,19 @@ def test_who_was_closed_for_hours_has_the_usual_time_when_it_opens() -> None:
     masters.set_members(9999.0, nodes)
     assert silent(masters, 40, 9999.0, 9999.0 + PATIENCE_S) == {}
     assert silent(masters, 40, 9999.0 + PATIENCE_S, 9999.5 + PATIENCE_S) == {"a1": STALLED}
+
+
+@pytest.mark.parametrize("flaps", [False, True])
+def test_one_that_is_ready_soon_for_ever_is_passed_over(flaps: bool) -> None:
+    """Its clock stands still, or it lies: a cache that is for ever about to open must not hold up its ISP."""
+    nodes = [NodeInfo(NodeId(f"a{n}"), "isp", "eu") for n in range(2)]
+    masters = Masters(TITLE, 40, nodes[0])
+    left_out = 0
+    for turn in range(100):
+        begin = 2.0 * turn
+        soon = frozenset() if flaps and turn % 2 else frozenset({"a1"})
+        masters.set_members(begin, nodes, soon=soon)
+        found = silent(masters, 40, begin, begin + 2.0)
+        assert not found or begin >= SOON_MAX_S - 2.0
+        left_out += bool(found)
+    assert left_out > 50
