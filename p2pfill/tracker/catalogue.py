@@ -24,13 +24,14 @@ import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.tracker.nights import NightCache, NightHead, NightPage, NightRow, Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 4
-"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy.
+SCHEMA_VERSION: Final = 5
+"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept.
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
@@ -50,6 +51,11 @@ CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NU
 CREATE TABLE IF NOT EXISTS withdrawn (title TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS budgets (name TEXT PRIMARY KEY, night TEXT NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS policies (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS nights (night TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS night_caches (night TEXT, node TEXT, record BLOB NOT NULL, PRIMARY KEY (night, node))
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record BLOB NOT NULL,
+    PRIMARY KEY (night, node, title)) WITHOUT ROWID;
 """
 
 
@@ -76,6 +82,8 @@ class Snapshot(NamedTuple):
     """Titles that no node may hold."""
     holdings: dict[str, list[TitleReport]]
     """Node -> what it has said of titles."""
+    nights: Nights
+    """With those that are still added to."""
     limits: Sequence[LimitRecord] = ()
     policies: Sequence[StoredPolicy] = ()
     """The versions of the fleet's policy that are kept."""
@@ -352,6 +360,48 @@ class Catalogue:
 
         await self.call(run)
 
+    async def save_nights(self, unsaved: Unsaved) -> None:
+        """Remember what is new of nights, and forget those that were dropped."""
+        encode = msgspec.json.encode
+        heads = [(head.night, encode(head)) for head in unsaved.heads]
+        caches = [(night, cache.node, encode(cache)) for night, cache in unsaved.caches]
+        rows = [(night, row.node, row.title, encode(row)) for night, row in unsaved.rows]
+        dropped = [(night,) for night in unsaved.dropped]
+
+        def run(db: sqlite3.Connection) -> None:
+            for table in ("nights", "night_caches", "night_rows"):
+                db.executemany(f"DELETE FROM {table} WHERE night = ?", dropped)  # noqa: S608 (names of ours)
+            db.executemany("INSERT OR REPLACE INTO nights VALUES (?, ?)", heads)
+            db.executemany("INSERT OR REPLACE INTO night_caches VALUES (?, ?, ?)", caches)
+            db.executemany("INSERT OR REPLACE INTO night_rows VALUES (?, ?, ?, ?)", rows)
+
+        await self.call(run)
+
+    async def night(self, night: str) -> NightPage | None:
+        """Return all that is remembered of a night, None where there is none."""
+
+        def run(db: sqlite3.Connection) -> NightPage | None:
+            row = db.execute("SELECT record FROM nights WHERE night = ?", (night,)).fetchone()
+            return None if row is None else _load_page(db, msgspec.json.decode(row[0], type=NightHead))
+
+        return await self.call(run)
+
+
+def _load_page(db: sqlite3.Connection, head: NightHead) -> NightPage:
+    caches = db.execute("SELECT record FROM night_caches WHERE night = ? ORDER BY node", (head.night,))
+    rows = db.execute("SELECT record FROM night_rows WHERE night = ? ORDER BY title, node", (head.night,))
+    return NightPage(
+        head,
+        [msgspec.json.decode(record, type=NightCache) for (record,) in caches],
+        [msgspec.json.decode(record, type=NightRow) for (record,) in rows],
+    )
+
+
+def _load_nights(db: sqlite3.Connection) -> Nights:
+    heads = [msgspec.json.decode(record, type=NightHead) for (record,) in db.execute("SELECT record FROM nights")]
+    added_to = set(still_open(heads))
+    return Nights(heads, [_load_page(db, head) for head in heads if head.night in added_to])
+
 
 def _load(db: sqlite3.Connection) -> Snapshot:
     titles = [
@@ -374,7 +424,8 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     budgets = {str(name): (str(night), int(count)) for name, night, count in db.execute("SELECT * FROM budgets")}
     policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
     return Snapshot(
-        int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, limits, policies, budgets,
+        int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, _load_nights(db), limits, policies,
+        budgets,
     )  # fmt: skip
 
 

@@ -72,6 +72,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
+from p2pfill.tracker.nights import NightPage
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
 from p2pfill.tracker.records import (
@@ -243,6 +244,7 @@ class Service:
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
+        self.nights = snapshot.nights
         self.scrubs = Scrubs()
         self.evictions = Evictions()
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
@@ -381,6 +383,7 @@ class Service:
             self._assign(fill.fill_id, node_id)
             self._dirty_assignments.add((fill.fill_id, node_id))
         assigned = self._assigned[fill.fill_id]
+        self._note_night(fill, assigned)
         self._update_rosters(assigned, self._same_name(title))
         for node_id in self._receivers(title):
             self._note_order(node_id, title)
@@ -389,6 +392,20 @@ class Service:
         return FillCreated(
             fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
         )
+
+    def _note_night(self, fill: FillRecord, node_ids: Iterable[str]) -> None:
+        """Have the night know of an order, and of older versions that nodes are not to fetch any more by it."""
+        title = fill.request.title
+        states = [self.nodes[one] for one in node_ids if one in self.nodes and self.is_wanted(one, title)]
+        self.nights.note_order(time.time(), fill, ((state.info, state.titles.get(title)) for state in states))
+        for other in self._same_name(title) - {title}:
+            replaced = [state.info.id for state in states if not self.is_wanted(state.info.id, other)]
+            self.nights.note_end(time.time(), other, replaced, "a newer version was ordered")
+
+    def _newest_order(self, node_id: str, title: str) -> FillRecord | None:
+        """Return a node's newest order of a title."""
+        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
+        return max((self.fills[fill_id] for fill_id in fills), key=lambda fill: fill.number, default=None)
 
     async def _select(self, title: str, patterns: tuple[str, ...]) -> tuple[Bitmap | None, int]:
         """Return the files of a title that patterns mean, None for all, and how long they are together, 0 for all.
@@ -558,6 +575,7 @@ class Service:
             for node_id in of_fill:
                 self._fills_of[node_id].discard(fill_id)
             assigned |= of_fill
+        self.nights.note_end(time.time(), title, assigned - self._receivers(title), "its order was withdrawn")
         if urgent:
             self.withdrawn.add(title)
             for state in self.nodes.values():
@@ -812,6 +830,7 @@ class Service:
             raise RequestRefused(f"node {state.info.id} counts more than {ORIGINS_COUNTED_MAX} origins")
         if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
             raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
+        self.nights.take(time.time(), report, state.titles, state.unfinished, self._newest_order)
         if not report.since:
             state.unconfirmed = set(state.titles)
         state.origins.update({one.id: one for one in report.origins})
@@ -970,8 +989,7 @@ class Service:
 
     def _number_for(self, node_id: str, title: str) -> int:
         """Return the number of a node's newest order of a title, 0 where it has none."""
-        fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
-        return max((self.fills[fill_id].number for fill_id in fills), default=0)
+        return 0 if (fill := self._newest_order(node_id, title)) is None else fill.number
 
     def _update_rosters(self, node_ids: Iterable[str], titles: Iterable[str]) -> None:
         """Let rosters and orders of titles follow what these nodes are now, and wake whom that concerns.
@@ -1231,6 +1249,7 @@ class Service:
             holdings = [
                 (state.info.id, title, state.titles.get(title)) for state in states for title in titles[state.info.id]
             ]
+            await self._flush_nights()
             await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], holdings, pairs)
             saved = True
         finally:
@@ -1239,6 +1258,22 @@ class Service:
                 self._dirty_assignments |= pairs
                 for node_id, of_node in titles.items():
                     self._dirty_titles[node_id] |= of_node
+
+    async def _flush_nights(self) -> None:
+        unsaved = self.nights.take_unsaved()
+        try:
+            await self._catalogue.save_nights(unsaved)
+        except BaseException:
+            self.nights.not_saved(unsaved)
+            raise
+
+    async def night(self, night: str) -> NightPage:
+        """Return all that is known of a night. Raises `RequestRefused`, `StoreError`."""
+        await self._flush_nights()
+        page = await self._catalogue.night(night)
+        if page is None:
+            raise RequestRefused(f"no night {night[:40]!r} is known: GET /v1/nights names those that are", 404)
+        return page
 
     def release_polls(self) -> None:
         """Answer all long polls now and from now on: the tracker stops."""

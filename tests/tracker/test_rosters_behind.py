@@ -22,6 +22,7 @@ from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker import service as service_module
 from p2pfill.tracker.behind import Behind
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
+from p2pfill.tracker.nights import Nights
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 from p2pfill.tracker.service import FOLLOWED_AT_ONCE, PIECE_BYTES_MAX, Service
 
@@ -47,6 +48,7 @@ def at_rest() -> Snapshot:
         nodes=[StoredReport(make_report(make_info(node)), 0.0) for node in nodes],
         withdrawn=[],
         holdings=dict.fromkeys(nodes, held),
+        nights=Nights(),
     )
 
 
