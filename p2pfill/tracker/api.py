@@ -23,7 +23,7 @@ from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
-from p2pfill.tracker import openapi, records, views
+from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
@@ -36,6 +36,9 @@ JSON_BODY_BYTES_MAX: Final = 16 * limits.MIB
 
 UPLOADS_MAX: Final = 2
 """Manifests taken in at once: each may need `MANIFEST_BYTES_MAX` of memory."""
+
+REPORTS_MAX: Final = 1
+"""Reports of nights made at once: a large one takes a second of processor time."""
 
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
@@ -55,6 +58,7 @@ class Api:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
+        self._reports = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
 
     async def health(self, request: Request) -> Response:
@@ -68,6 +72,23 @@ class Api:
     async def list_origins(self, request: Request) -> Response:
         """Show what was had of origins."""
         return reply(views.origins_used(self._service))
+
+    async def list_nights(self, request: Request) -> Response:
+        """List the nights."""
+        return reply(views.nights(self._service))
+
+    async def get_night(self, request: Request) -> Response:
+        """Report a night."""
+        page = await self._service.night(request.path_params["night"])
+        titles = self._service.titles
+        names = {title: titles[title].name for title in {row.title for row in page.rows} if title in titles}
+        alive, silent = views.caches_in_night(self._service, page.head.night)
+        is_over = views.is_over(self._service, page.head.night)
+
+        def build() -> Response:
+            return reply(night_report.build_report(page, names, alive, silent, is_over=is_over))
+
+        return await trio.to_thread.run_sync(build, limiter=self._reports)
 
     async def list_titles(self, request: Request) -> Response:
         """List the catalogue."""

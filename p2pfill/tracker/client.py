@@ -19,7 +19,7 @@ from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.model.routes import RouteCost
-from p2pfill.tracker import records
+from p2pfill.tracker import night_report, records
 from p2pfill.tracker.urls import tracker_url
 
 T = TypeVar("T")
@@ -309,6 +309,14 @@ class TrackerClient:
     async def route(self, receiver: str, source: str) -> RouteCost:
         """Return what a byte to one cache or address from another costs."""
         return await self._call("GET", f"/v1/routes/{quote(receiver, safe='')}/{quote(source, safe='')}", RouteCost)
+
+    async def nights(self) -> list[night_report.NightSummary]:
+        """Return the nights that are known, the last one first."""
+        return (await self._call("GET", "/v1/nights", night_report.NightList)).nights
+
+    async def night(self, night: str) -> night_report.NightReport:
+        """Return the report of a night, which is named by its date."""
+        return await self._call("GET", f"/v1/nights/{quote(night, safe='')}", night_report.NightReport)
 
     async def health(self) -> records.Health:
         """Return that the tracker answers."""

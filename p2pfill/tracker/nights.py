@@ -282,7 +282,7 @@ class Nights:
         for node in nodes:
             night = self._open.get(self._night_of.get(node) or own_night(at))
             row = None if night is None else night.rows.get((node, title))
-            if night is not None and row is not None and not row.live_at:
+            if night is not None and row is not None and row.state not in ("live", "repairing"):
                 row.ended = why
                 night.dirty_rows.add((node, title))
 

@@ -12,7 +12,7 @@ import msgspec
 from p2pfill._version import __version__
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
 from p2pfill.model.routes import RouteCost
-from p2pfill.tracker import records
+from p2pfill.tracker import night_report, records
 
 MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
 JSON_TYPE: Final = "application/json"
@@ -189,6 +189,21 @@ OPERATIONS: Final = (
         "Show what the fleet has had of each origin: requests, bytes and, where its price is known, money.",
         response=records.OriginsUsed,
     ),
+    Operation(
+        "list_nights",
+        "GET",
+        "/v1/nights",
+        "List the nights that are known, the last one first.",
+        response=night_report.NightList,
+    ),
+    Operation(
+        "get_night",
+        "GET",
+        "/v1/nights/{night}",
+        "Report a night: what was to be had, what came from where, and why something is lacking.",
+        response=night_report.NightReport,
+        errors=(404,),
+    ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),
     Operation("get_node", "GET", "/v1/nodes/{node}", "Show one node.", response=records.NodeStatus, errors=(400, 404)),
     Operation(
@@ -317,6 +332,7 @@ _PARAMETERS: Final = {
     "scrub": "Number of a scrub, as `POST /v1/titles/{title}/scrubs` returned it.",
     "eviction": "Number of an eviction, as `POST /v1/evictions` returned it.",
     "policy": "Number of a version, as `GET /v1/policy/versions` lists it.",
+    "night": "The date on which a night began, as 2026-11-29.",
     "fill": "Fill id, as `POST /v1/fills` returned it.",
 }
 

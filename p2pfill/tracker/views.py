@@ -16,6 +16,7 @@ from p2pfill.model.routes import RouteCost
 from p2pfill.origin.urls import shown
 from p2pfill.tracker import lint
 from p2pfill.tracker.checks import RequestRefused, check_title
+from p2pfill.tracker.night_report import NightList, is_in_night, summary
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,
@@ -200,6 +201,31 @@ def origins_used(service: Service) -> OriginsUsed:
 def all_nodes(service: Service) -> list[NodeStatus]:
     """Return all nodes, by id."""
     return [node_status(state) for _, state in sorted(service.nodes.items())]
+
+
+def nights(service: Service) -> NightList:
+    """Return the nights that are known, the last one first."""
+    heads = sorted(service.nights.heads.values(), key=lambda head: (head.last_at, head.night), reverse=True)
+    return NightList([summary(head, is_over=is_over(service, head.night)) for head in heads])
+
+
+def caches_in_night(service: Service, night: str) -> tuple[set[str], set[str]]:
+    """Return the caches that were last heard in a night: those that live, and those that are silent."""
+    found = set(service.nights.in_night(night))
+    alive = {node for node in found if node in service.nodes and service.nodes[node].alive}
+    return alive, found - alive
+
+
+def is_over(service: Service, night: str) -> bool:
+    """Tell whether no cache fills in a night any more.
+
+    Where some have fill windows, those that have none and always fill do not keep it from being over.
+    """
+    alive, _ = caches_in_night(service, night)
+    found = [cache for node in alive if (cache := service.nights.cache(night, node)) is not None]
+    has_windows = any(cache.has_windows for cache in found)
+    now = time.time()
+    return not any((one.has_windows or not has_windows) and is_in_night(one, now) for one in found)
 
 
 def all_fills(service: Service) -> list[FillRecord]:

@@ -398,6 +398,7 @@ async def test_answers_are_of_the_described_kind(client: TrackerClient, make: An
     scrub = await client.post_scrub(title, "all")
     values = {"title": title, "node": "n1", "fill": fill.fill_id, "scrub": str(scrub.number)}
     values["policy"] = str((await client.apply_policy(PolicyRequest("# nothing"))).version.number)
+    values["night"] = (await client.nights())[0].night
     values["eviction"] = str((await client.post_eviction(EvictRequest("all", 1))).number)
     values |= {"receiver": "n1", "source": "n1"}
     refused = {"get_routes": 409, "explain_route": 409}  # this tracker knows no costs of routes
