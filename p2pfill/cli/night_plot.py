@@ -25,6 +25,8 @@ LANES_MAX: Final = 24
 
 MARGIN: Final = 0.02
 
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
 TICKS_MAX: Final = 12
 TICK_STEPS_S: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 10800, 21600, 43200)
 
@@ -74,7 +76,7 @@ def _ends(report: NightReport) -> tuple[float, float]:
     """Return from when to when something is to be seen, with a margin."""
     times = [at for one in report.course for at in (one.at, one.at + report.step_s)]
     for cache in report.caches:
-        times += [at for span in cache.windows for at in (span.opened_at, span.closed_at or report.last_at)]
+        times += [at for span in cache.windows for at in (span.opened_at, span.closed_at or cache.last_at)]
     times = times or [report.began_at, report.last_at]
     start, end = min(times), max(times)
     margin = max(1.0, MARGIN * (end - start))
@@ -95,16 +97,16 @@ def _tick_label(at: float, step_s: float) -> str:
 
 
 def _draw_course(axes: Axes, report: NightReport) -> None:
-    from matplotlib.ticker import FuncFormatter
-
     starts = [one.at for one in report.course]
     floor = [0.0] * len(starts)
+    most = max((one.bytes_peer + one.bytes_regional + one.bytes_origin for one in report.course), default=0)
+    power = min(int(math.log(max(most / report.step_s, 1), 1024)), len(UNITS) - 1)
     for tier, colour in COLOURS.items():
-        rates = [getattr(one, f"bytes_{tier}") / report.step_s for one in report.course]
+        rates = [getattr(one, f"bytes_{tier}") / report.step_s / 1024**power for one in report.course]
         total = show_bytes(getattr(report.totals, f"bytes_{tier}"))
         axes.bar(starts, rates, report.step_s, floor, align="edge", color=colour, label=f"{tier}, {total}", linewidth=0)
         floor = [below + rate for below, rate in zip(floor, rates, strict=True)]
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{show_bytes(rate)}/s" if rate else "0"))
+    axes.set_ylabel(f"{UNITS[power]}/s")
     axes.set_ylim(0, max(floor, default=0) * 1.08 or 1)
     axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, fontsize=9)
     axes.tick_params(labelbottom=False)
@@ -130,7 +132,7 @@ def _draw_windows(axes: Axes, report: NightReport, lanes: list[tuple[str, list[C
         for cache in caches:
             spans = []
             for span in cache.windows:
-                spans.append((span.opened_at, (span.closed_at or report.last_at) - span.opened_at))
+                spans.append((span.opened_at, (span.closed_at or cache.last_at) - span.opened_at))
             axes.broken_barh(spans, (place - 0.3, 0.6), color=WINDOW_COLOUR, alpha=alpha, linewidth=0)
             if cache.budget_used_at:
                 axes.plot([cache.budget_used_at], [place], marker="x", color="black", markersize=5)

@@ -27,6 +27,9 @@ ROWS_MAX: Final = 40
 
 TITLES_MAX: Final = 200
 
+TABLES_MAX: Final = 10
+"""Titles of which all caches are shown, those first that lack somewhere."""
+
 FAR_SHOWN: Final = 4
 """Sources from far away that are named for each title."""
 
@@ -86,10 +89,14 @@ async def _report(night: str, tracker: str) -> NightReport:
 
 
 def _default(nights: list[NightSummary]) -> str:
-    """Return the last night that is over, or the one that is going on. Raises `ConfigError` where there is none."""
+    """Return the last night that is over, or the one that is going on. Raises `ConfigError` where there is none.
+
+    Those in which nothing was to be had come last.
+    """
     if not nights:
         raise ConfigError("the tracker knows of no night yet: no cache has reported to it")
-    return next((one.night for one in nights if one.is_over), nights[0].night)
+    busy = [one for one in nights if one.titles] or nights
+    return next((one.night for one in busy if one.is_over), busy[0].night)
 
 
 # ---- text
@@ -102,7 +109,7 @@ def report_view(report: NightReport, width: int) -> RenderableType:
     if titles:
         parts += [_head("Titles"), _titles_table(titles[:TITLES_MAX], width)]
         parts += _more(len(titles) - TITLES_MAX, "title")
-    for title in titles[:TITLES_MAX]:
+    for title in titles[:TABLES_MAX]:
         if rows := _shown_rows(title):
             parts += [_head(_name(title)), _rows_table(title, rows[:ROWS_MAX], width)]
             parts += _more(len(rows) - ROWS_MAX, "cache")
@@ -136,13 +143,13 @@ def _summary(report: NightReport) -> str:
     over = "" if report.is_over else " It is not over."
     if not totals.wanted:
         return f"Night of {report.night} ({span}): nothing was to be had.{over}"
-    all_of_them = "All are live" if totals.live == totals.wanted else f"{totals.live} of {totals.wanted} are live"
+    is_whole = totals.live == totals.wanted
     text = (
-        f"Night of {report.night} ({span}): {plural(totals.titles, 'title')} in {plural(totals.caches, 'cache')}, "
-        f"{totals.wanted} in all. {all_of_them}.{over} {show_bytes(totals.bytes_peer)} came from peers, "
+        f"Night of {report.night} ({span}): {plural(totals.titles, 'title')} for {plural(totals.caches, 'cache')}, "
+        f"{totals.live} of {totals.wanted} live.{over} {show_bytes(totals.bytes_peer)} came from peers, "
         f"{show_bytes(totals.bytes_regional)} from regional caches and {show_bytes(totals.bytes_origin)} from origins. "
-        f"Out of origins came {_times(totals.bytes_origin, totals.least_origin_bytes)}, and into ISPs "
-        f"{_times(totals.isp_bytes, totals.least_isp_bytes)}."
+        f"Out of origins came {_times(totals.bytes_origin, totals.least_origin_bytes, is_whole)}, "
+        f"and into ISPs {_times(totals.isp_bytes, totals.least_isp_bytes, is_whole)}."
     )
     if totals.reused_bytes or totals.duplicate_bytes:
         reused, duplicate = show_bytes(totals.reused_bytes), show_bytes(totals.duplicate_bytes)
@@ -152,8 +159,10 @@ def _summary(report: NightReport) -> str:
     return text
 
 
-def _times(count: int, least: int) -> str:
-    """Return how many times the least possible something is, in words."""
+def _times(count: int, least: int, is_whole: bool) -> str:
+    """Return what came beside the least possible, in words; how many times that is where nothing is lacking."""
+    if least and not is_whole:
+        return f"{show_bytes(count)}, where all of it takes {show_bytes(least)} at least"
     if least:
         return f"{count / least:.2f} times the least possible ({show_bytes(least)})"
     return f"{show_bytes(count)}, where nothing had to" if count else "nothing, as nothing had to"
@@ -169,11 +178,11 @@ def _titles_table(titles: list[TitleNight], width: int) -> RenderableType:
         Column("all live", 3), Column("peer", 2, is_right=True), Column("regional", 2, is_right=True),
         Column("origin", 2, is_right=True), Column("origin copies", 0, is_right=True),
         Column("least", 1, is_right=True),
-        Column("copies an ISP", 0, is_right=True), Column("least", 1, is_right=True),
+        Column("most into an ISP", 0, is_right=True), Column("least", 1, is_right=True),
     ]  # fmt: skip
     rows = []
     for title in titles:
-        size, isps = title.title_bytes, len(title.isps) * title.title_bytes
+        size, most = title.title_bytes, max(title.isps, key=lambda isp: isp.bytes, default=None)
         rows.append(
             [
                 Text(printable(_name(title))),
@@ -184,11 +193,11 @@ def _titles_table(titles: list[TitleNight], width: int) -> RenderableType:
                 *map(Text, map(show_bytes, (title.bytes_peer, title.bytes_regional, title.bytes_origin))),
                 Text(_copies(title.bytes_origin, size)),
                 Text(_copies(title.least_origin_bytes, size)),
-                Text(_copies(sum(isp.bytes for isp in title.isps), isps)),
-                Text(_copies(sum(isp.least_bytes for isp in title.isps), isps)),
+                Text("" if most is None else _copies(most.bytes, size)),
+                Text("" if most is None else _copies(most.least_bytes, size)),
             ]
         )
-    return table_within(width, columns, rows)
+    return _table(width, columns, rows)
 
 
 def _shown_rows(title: TitleNight) -> list[CacheTitle]:
@@ -220,13 +229,14 @@ def _rows_table(title: TitleNight, rows: list[CacheTitle], width: int) -> Render
                 Text(str(sum(one.count for one in row.escalations) or "")),
             ]
         )
-    return table_within(width, columns, cells)
+    return _table(width, columns, cells)
 
 
 def _caches_table(caches: list[CacheNight], width: int) -> RenderableType:
     columns = [
-        Column("cache"), Column("isp", 2), Column("region", 3), Column("windows"), Column("in them", 0, is_right=True),
-        Column("budget", 1, is_right=True), Column("out of cycle", 1, is_right=True), Column("lacks", 0, is_right=True),
+        Column("cache"), Column("isp", 2), Column("region", 3), Column("windows"),
+        Column("in windows", 0, is_right=True), Column("budget", 1, is_right=True),
+        Column("out of cycle", 1, is_right=True), Column("lacks", 0, is_right=True),
     ]  # fmt: skip
     rows = [
         [
@@ -239,7 +249,13 @@ def _caches_table(caches: list[CacheNight], width: int) -> RenderableType:
         ]
         for one in caches
     ]
-    return table_within(width, columns, rows)
+    return _table(width, columns, rows)
+
+
+def _table(width: int, columns: list[Column], rows: list[list[Text]]) -> RenderableType:
+    """Return a table without the columns in which there is nothing."""
+    used = [place for place in range(len(columns)) if any(row[place].plain for row in rows)]
+    return table_within(width, [columns[place] for place in used], [[row[place] for place in used] for row in rows])
 
 
 def _windows(cache: CacheNight) -> str:
@@ -247,7 +263,8 @@ def _windows(cache: CacheNight) -> str:
         return "not heard"
     if not cache.has_windows:
         return "always open"
-    spans = [f"{_at(one.opened_at, '%H:%M')} to {_at(one.closed_at, '%H:%M') or 'now'}" for one in cache.windows]
+    last = f"{_at(cache.last_at, '%H:%M')}, when it was last heard"
+    spans = [f"{_at(one.opened_at, '%H:%M')} to {_at(one.closed_at, '%H:%M') or last}" for one in cache.windows]
     return ", ".join(spans) or "none opened"
 
 

@@ -34,8 +34,12 @@ def at(clock: str, day: int = 30) -> float:
     return datetime(2026, 11, day, hour, minute).astimezone().timestamp()
 
 
+def day_of(clock: str) -> int:
+    return 29 if clock > "12" else 30
+
+
 def cache(node: str, *spans: tuple[str, str], region: str = "eu", **more: Any) -> NightCache:
-    windows = [Span(at(start), at(end) if end else 0.0) for start, end in spans]
+    windows = [Span(at(start, day_of(start)), at(end, day_of(end)) if end else 0.0) for start, end in spans]
     fields = {"heard_at": at("12:00", 29), "last_at": at("07:00"), "has_windows": True, "phase": "closed"} | more
     return NightCache(node, f"isp-{node[0]}", region, spans=windows, **fields)
 
@@ -97,7 +101,7 @@ def text_of(report: NightReport, width: int) -> str:
 def test_a_report_in_words() -> None:
     text = text_of(made_up(), 120)
     plain = " ".join(text.split())
-    assert "2 titles in 7 caches, 9 in all. 3 of 9 are live." in plain
+    assert "2 titles for 7 caches, 3 of 9 live." in plain
     for line in (
         "film aaaaaaaa in a2 (40 % is there): the budget of the night was used up at 02:40; 12 chunks waited for",
         "film aaaaaaaa in b2 (0 % is there): no window of the cache opened in this night",
