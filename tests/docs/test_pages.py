@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -126,6 +127,17 @@ def test_windows(tmp_path: Path) -> None:
     assert "1.00" in said
 
 
+def test_night(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        make_title(box.machine("1") / "home" / "film")
+        said = run_page(ROOT / "docs" / "night.md", box)
+        report = json.loads((box.machine("1") / "home" / "night.json").read_text())
+    plain = " ".join(said.split())
+    assert "1 title for 1 cache, 1 of 1 live." in plain
+    assert "Out of origins came 1.00 times the least possible" in plain
+    assert (report["totals"]["live"], report["is_over"]) == (1, False)
+
+
 def test_benchmark(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         said = run_page(ROOT / "docs" / "benchmark.md", box)
@@ -146,6 +158,7 @@ def test_routes(tmp_path: Path) -> None:
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
+    "docs/night.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
