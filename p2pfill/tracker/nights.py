@@ -44,8 +44,12 @@ STRANGE_DAYS: Final = 3
 NIGHTS_OPEN_MAX: Final = 8
 """Nights that heartbeats may add to: two or three in a fleet around the world, and some of wrong clocks."""
 
-ROWS_MAX: Final = 50_000
-"""Pairs of title and cache of one night, each some hundred bytes; what comes to others is summed up by title."""
+QUIET_S: Final = 2 * 86400.0
+"""A night that nothing was heard of for so long is closed for good when another begins, and leaves the memory."""
+
+ROWS_MAX: Final = 100_000
+"""Pairs of title and cache of one night, each 1.4 kB in memory: ten titles in 10,000 caches. What comes to others is
+summed up by title."""
 
 CACHES_MAX: Final = 100_000
 """Of one night: as many as a tracker knows."""
@@ -58,6 +62,8 @@ SPANS_MAX: Final = 64
 
 FAR_MAX: Final = 8
 """Sources of one title and cache that are kept by name; the others are summed up."""
+REASONS_MAX: Final = 32
+"""Reasons of escalations, likewise: fills have a dozen."""
 OTHERS: Final = "others"
 
 SKEW_S: Final = 300.0
@@ -295,10 +301,8 @@ class Nights:
         node, title = cache.node, said.title
         row = night.rows.get((node, title))
         last = self._last(night, node, title)
-        heard = _counters(before) if before is not None else Heard()
-        if last is not None:
-            heard = last.heard
-        elif not heard.started_at:
+        heard = last.heard if last is not None else _counters(before) if before is not None else Heard()
+        if not heard.started_at:
             heard = Heard() if said.started_at >= cache.heard_at - SKEW_S else _counters(said)
             before = said if heard.started_at else None
         if row is None:
@@ -328,8 +332,11 @@ class Nights:
 
     def _last(self, night: _Open, node: str, title: str) -> NightRow | None:
         """Return the row in which a fill was last heard of, in this night or in one before."""
-        for one in (night, *sorted(self._open.values(), key=lambda one: one.head.last_at, reverse=True)):
-            if (row := one.rows.get((node, title))) is not None and row.heard.started_at:
+        if (row := night.rows.get((node, title))) is not None and row.heard.started_at:
+            return row
+        found = [one for one in self._open.values() if (node, title) in one.rows]
+        for one in sorted(found, key=lambda one: one.head.last_at, reverse=True):
+            if (row := one.rows[node, title]).heard.started_at:
                 return row
         return None
 
@@ -405,10 +412,12 @@ class Nights:
     def _close(self, name: str, at: float) -> None:
         """Close and drop the nights that are too many, but not `name`, nor the tracker's own."""
         keep = {name, own_night(at)}
-        quiet = sorted((one for one in self._open if one not in keep), key=lambda one: self.heads[one].last_at)
-        for one in quiet[: max(0, len(self._open) - NIGHTS_OPEN_MAX)]:
-            if not self._has_unsaved(one):
-                del self._open[one]
+        heads = [self.heads[one] for one in self._open if one not in keep]
+        too_many = len(self._open) - NIGHTS_OPEN_MAX
+        for place, head in enumerate(sorted(heads, key=lambda head: (not _is_strange(head), head.last_at))):
+            is_done = place < too_many or head.last_at < at - QUIET_S
+            if is_done and not self._has_unsaved(head.night):
+                del self._open[head.night]
         for is_strange, kept in ((False, NIGHTS_KEPT), (True, STRANGE_KEPT)):
             alike = [head for head in self.heads.values() if _is_strange(head) == is_strange]
             for head in sorted(alike, key=lambda head: -head.last_at)[kept:]:
@@ -416,6 +425,7 @@ class Nights:
                     del self.heads[head.night]
                     self._open.pop(head.night, None)
                     self._dropped.add(head.night)
+        self._night_of = {node: night for node, night in self._night_of.items() if night in self._open}
 
     def _has_unsaved(self, name: str) -> bool:
         night = self._open[name]
@@ -451,7 +461,8 @@ class Nights:
 
 def still_open(heads: Iterable[NightHead]) -> list[str]:
     """Return the nights that a tracker that starts goes on adding to: the last that were heard of."""
-    return [head.night for head in sorted(heads, key=lambda head: -head.last_at)[:NIGHTS_OPEN_MAX]]
+    found = sorted(heads, key=lambda head: -head.last_at)[:NIGHTS_OPEN_MAX]
+    return [head.night for head in found if head.last_at >= found[0].last_at - QUIET_S]
 
 
 def own_night(at: float) -> str:
@@ -514,13 +525,14 @@ def _add(row: NightRow, before: Heard, now: Heard) -> Tiers:
     row.reused += _more(now.reused, before.reused)
     for reason, count in now.escalations.items():
         if more := _more(count, before.escalations.get(reason, 0)):
-            row.escalations = row.escalations | {reason: row.escalations.get(reason, 0) + more}
+            name = reason if reason in row.escalations or len(row.escalations) < REASONS_MAX else OTHERS
+            row.escalations[name] = row.escalations.get(name, 0) + more
     for source, count in now.far.items():
         # Unlike the others this counter begins anew with the node's process.
         was = before.far.get(source, 0)
         if more := count - was if count >= was else count:
             name = source if source in row.far or len(row.far) < FAR_MAX else OTHERS
-            row.far = row.far | {name: row.far.get(name, 0) + more}
+            row.far[name] = row.far.get(name, 0) + more
     row.heard = now
     return peer, regional, origin
 

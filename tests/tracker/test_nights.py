@@ -17,6 +17,7 @@ from p2pfill.tracker.nights import (
     NIGHTS_KEPT,
     NIGHTS_OPEN_MAX,
     OTHERS,
+    REASONS_MAX,
     STRANGE_KEPT,
     NightHead,
     NightPage,
@@ -225,6 +226,34 @@ def test_escalations_and_what_came_from_far(fleet: Fleet) -> None:
     row = fleet.row()
     assert len(row.far) == 9
     assert row.far[OTHERS] == 10 * 13
+
+
+def test_reasons_of_a_row_are_bounded_and_their_sum_is_right(fleet: Fleet) -> None:
+    fleet.beat("n1")
+    for number in range(100):
+        fleet.beat("n1", said(escalations={f"reason {number}": 2}))
+    row = fleet.row()
+    assert len(row.escalations) == REASONS_MAX + 1
+    assert sum(row.escalations.values()) == 200
+
+
+def test_many_wrong_clocks_close_no_night_of_others(fleet: Fleet) -> None:
+    for minute in range(3):
+        for number in range(20):
+            for node, night in ((f"wrong{number}", f"1980-01-{number + 1:02}"), ("n1", NIGHT), ("n2", "2026-11-28")):
+                fleet.beat(node, at=NOW + 60 * minute + number, hours=HoursReport(phase="open", night=night))
+                fleet.save()
+    assert "n1" in fleet.nights.in_night(NIGHT)
+    assert fleet.nights.in_night("2026-11-28") == ["n2"]
+
+
+def test_caches_that_come_and_go_are_forgotten_with_their_nights(fleet: Fleet) -> None:
+    for day in range(40):
+        at = NOW + day * 86400
+        fleet.beat(f"n{day}", at=at, hours=HoursReport(phase="open", night=own_night(at)))
+        fleet.save()
+    found = [name for day in range(40) for name in fleet.nights.in_night(own_night(NOW + day * 86400))]
+    assert found == [f"n{day}" for day in (37, 38, 39)]
 
 
 steps = st.lists(
