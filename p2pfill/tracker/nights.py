@@ -494,7 +494,9 @@ def _note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:
         spans[-1].closed_at = at
     cache.phase, cache.until = hours.phase, hours.until
     cache.used_bytes, cache.budget_bytes = hours.used_bytes, hours.budget_bytes
-    if hours.budget_used and not cache.budget_used_at:
+    # Once its window is over it does not say so any more, and the tracker may have been away till then.
+    is_used = hours.budget_used or 0 < hours.budget_bytes <= hours.used_bytes
+    if is_used and not cache.budget_used_at:
         cache.budget_used_at = at
 
 

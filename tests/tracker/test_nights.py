@@ -198,6 +198,13 @@ def test_windows_and_bytes_out_of_cycle(fleet: Fleet) -> None:
     assert (cache.exempt_bytes, following.exempt_bytes, cache.budget_used_at) == (25, 3, NOW + 2)
 
 
+def test_a_budget_that_was_used_up_while_the_tracker_was_away_is_known(fleet: Fleet) -> None:
+    hours = HoursReport(phase="closed", until=NOW, night=NIGHT, used_bytes=10, budget_bytes=10)
+    fleet.beat("n1", hours=hours)
+    fleet.save()
+    assert fleet.saved[NIGHT].caches[0].budget_used_at == NOW
+
+
 def test_an_order_has_a_row_though_its_cache_says_nothing(fleet: Fleet) -> None:
     fleet.beat("n1")
     fleet.order = order(3)
