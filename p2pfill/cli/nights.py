@@ -308,7 +308,7 @@ def _why(row: CacheTitle, cache: CacheNight | None) -> str:
 
 def _escalations(report: NightReport) -> Iterator[str]:
     for one in report.escalations:
-        rule = f", allowed by rule {one.rule}" if one.rule else ""
+        rule = f", under rule {one.rule} of the fleet's policy" if one.rule else ""
         yield f"{plural(one.count, 'chunk')}: {one.reason}{rule}"
 
 

@@ -33,7 +33,7 @@ class Escalation(msgspec.Struct, frozen=True):
     reason: str
     count: int
     rule: str = ""
-    """Of the fleet's policy, that allowed it; empty: none is known."""
+    """Of the fleet's policy, that says how far the cache might go; empty: none did."""
 
 
 class FarSource(msgspec.Struct, frozen=True):
@@ -237,7 +237,7 @@ def build_report(
     course = [Step(float(number * head.step_s), *tiers) for number, tiers in sorted(head.course.items())]
     return NightReport(
         head.night, head.began_at, head.last_at, is_over, _totals(page, titles),
-        _escalations(row.escalations for row in page.rows), titles, nights, head.step_s, course,
+        _escalations(page.rows), titles, nights, head.step_s, course,
     )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def _title(
         repair_bytes=sum(row.repair for row in rows),
         least_origin_bytes=_least(size, wanted),
         isps=isps,
-        escalations=_escalations(row.escalations for row in rows),
+        escalations=_escalations(rows),
         far=_far(row.far for row in rows),
         rows=[
             _cache_title(row, caches.get(row.node), row.node in alive, row.node in silent)
@@ -297,7 +297,7 @@ def _cache_title(row: NightRow, cache: NightCache | None, is_alive: bool, is_sil
     return CacheTitle(
         row.node, "" if cache is None else cache.isp, row.is_wanted, row.ended, row.ordered_at, row.now, row.state,
         row.live_at, row.had_bytes, row.have_bytes, *row.tiers, row.duplicate, row.reused, row.repair,
-        _escalations([row.escalations]), _far([row.far]), cause, row.waits if cause else {}, row.error,
+        _escalations([row]), _far([row.far]), cause, row.waits if cause else {}, row.error,
     )  # fmt: skip
 
 
@@ -361,8 +361,13 @@ def _counts(many: Iterable[Mapping[str, int]]) -> list[tuple[str, int]]:
     return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _escalations(many: Iterable[Mapping[str, int]]) -> list[Escalation]:
-    return [Escalation(reason, count) for reason, count in _counts(many)]
+def _escalations(rows: Iterable[NightRow]) -> list[Escalation]:
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        for reason, count in row.escalations.items():
+            sums[reason, row.rule] += count
+    ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    return [Escalation(reason, count, rule) for (reason, rule), count in ranked]
 
 
 def _far(many: Iterable[Mapping[str, int]]) -> list[FarSource]:

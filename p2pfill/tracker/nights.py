@@ -121,6 +121,8 @@ class NightRow(msgspec.Struct, gc=False, omit_defaults=True):
     repair: int = 0
     """Of `tiers`, what came in place of what was bad, or for files that were ordered besides."""
     escalations: dict[str, int] = {}
+    rule: str = ""
+    """Of the fleet's policy, that held when the last of these came: how far the cache may go; empty: none."""
     far: dict[str, int] = {}
     """What came in this night from sources that are not peers, by source."""
     waits: dict[str, int] = {}
@@ -202,6 +204,9 @@ class Unsaved(NamedTuple):
 OrderOf = Callable[[str, str], FillRecord | None]
 """Node and title -> the newest order that stands."""
 
+RuleOf = Callable[[str, str], str]
+"""Node and title -> the rule of the fleet's policy that says how far the node may go for it."""
+
 
 class _Open:
     """A night that heartbeats add to."""
@@ -250,6 +255,7 @@ class Nights:
         before: Mapping[str, TitleReport],
         lacking: Iterable[str],
         order_of: OrderOf,
+        rule_of: RuleOf,
     ) -> None:
         """Take a heartbeat that is new. `before` is what its node had said of titles, `lacking` what it is to fetch."""
         node, hours = report.info.id, report.hours
@@ -263,7 +269,7 @@ class Nights:
                 self._begin(night, node, title, before.get(title), order_of).is_wanted = True
         _note_hours(cache, at, hours)
         for said in report.titles:
-            self._take_title(night, cache, at, said, before.get(said.title), order_of)
+            self._take_title(night, cache, at, said, before.get(said.title), order_of, rule_of)
         for title in report.gone:
             row = night.rows.get((node, title))
             if row is not None and row.state != "live" and not row.ended:
@@ -296,7 +302,7 @@ class Nights:
 
     def _take_title(
         self, night: _Open, cache: NightCache, at: float, said: TitleReport, before: TitleReport | None,
-        order_of: OrderOf,
+        order_of: OrderOf, rule_of: RuleOf,
     ) -> None:  # fmt: skip
         node, title = cache.node, said.title
         row = night.rows.get((node, title))
@@ -323,7 +329,10 @@ class Nights:
         if 0 < said.number != row.number and (fill := order_of(node, title)) is not None:
             _set_order(row, fill)
         if said.started_at:  # else it tells of no fill, as where its files cannot be opened
+            escalated = sum(row.escalations.values())
             gained = _add(row, heard, _counters(said))
+            if sum(row.escalations.values()) > escalated:
+                row.rule = rule_of(node, title)
             if "repairing" in (was, said.state):
                 row.repair += sum(gained)
             _add_course(night.head, at, gained)

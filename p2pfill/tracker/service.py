@@ -402,6 +402,11 @@ class Service:
             replaced = [state.info.id for state in states if not self.is_wanted(state.info.id, other)]
             self.nights.note_end(time.time(), other, replaced, "a newer version was ordered")
 
+    def _rule_of(self, node_id: str, title: str) -> str:
+        """Return the rule of the fleet's policy that says how far a node may go for a title."""
+        record, state = self.titles.get(title), self.nodes.get(node_id)
+        return "" if record is None or state is None else self.policies.reach(state.info, record.name).rule
+
     def _newest_order(self, node_id: str, title: str) -> FillRecord | None:
         """Return a node's newest order of a title."""
         fills = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
@@ -830,7 +835,7 @@ class Service:
             raise RequestRefused(f"node {state.info.id} counts more than {ORIGINS_COUNTED_MAX} origins")
         if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
             raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
-        self.nights.take(time.time(), report, state.titles, state.unfinished, self._newest_order)
+        self.nights.take(time.time(), report, state.titles, state.unfinished, self._newest_order, self._rule_of)
         if not report.since:
             state.unconfirmed = set(state.titles)
         state.origins.update({one.id: one for one in report.origins})

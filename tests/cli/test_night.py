@@ -64,7 +64,8 @@ def page() -> NightPage:
         cache("late", ("02:00", ""), last_at=at("03:00"), phase="open"),
         NightCache("new", "isp-n", "eu"),
     ]
-    out = {"escalations": {"master silent": 3, "starved": 1}, "far": {ORIGIN: 8 * GIB, "hub": 4 * GIB}}
+    reasons = {"master silent": 3, "starved": 1}
+    out = {"rule": "patient", "escalations": reasons, "far": {ORIGIN: 8 * GIB, "hub": 4 * GIB}}
     part = {"state": "filling", "live_at": 0.0, "have_bytes": 4 * GIB}
     rows = [
         row(FILM, "a1", (2 * GIB, 4 * GIB, 8 * GIB), repair=GIB, **out),
@@ -109,7 +110,7 @@ def test_a_report_in_words() -> None:
         "film aaaaaaaa in new (0 % is there): the cache was not heard in this night",
         "news bbbbbbbb in a1 (0 % is there): it failed: its disk is full",
         "it was ordered at 06:30, and the window had ended at 06:00",
-        "3 chunks: master silent",
+        "3 chunks: master silent, under rule patient of the fleet's policy",
         "film aaaaaaaa: 1 GiB in place of what was bad",
         "1 GiB came by no window, to 1 cache",
         f"film aaaaaaaa: 18 GiB from {ORIGIN}",

@@ -59,6 +59,7 @@ class Fleet:
         self.known: dict[str, dict[str, TitleReport]] = {}
         self.saved: dict[str, NightPage] = {}
         self.order: FillRecord | None = None
+        self.rule = ""
 
     def beat(self, node: str, *titles: TitleReport, at: float = NOW, hours: Any = None, **more: Any) -> None:
         report: NodeReport = self.make.report(self.make.info(node), 1, *titles, boot=more.pop("boot", "b"))
@@ -66,7 +67,7 @@ class Fleet:
         report = msgspec.structs.replace(report, hours=hours, **more)
         known = self.known.setdefault(node, {})
         lacking = [title for title, one in known.items() if one.state != "live"]
-        self.nights.take(at, report, known, lacking, lambda *_: self.order)
+        self.nights.take(at, report, known, lacking, lambda *_: self.order, lambda *_: self.rule)
         known.update({title.title: title for title in titles})
 
     def save(self) -> None:
@@ -224,11 +225,12 @@ def test_escalations_and_what_came_from_far(fleet: Fleet) -> None:
         return [SourceReport(name, "origin", count) for name in names]
 
     fleet.beat("n1")
+    fleet.rule = "patient"
     fleet.beat("n1", said(escalations={"silent": 2}, sources=far(100, "o1")))
     fleet.beat("n1", said(escalations={"silent": 5, "starved": 1}, sources=far(130, "o1")))
     fleet.beat("n1", said(escalations={"silent": 5, "starved": 1}, sources=far(20, "o1")))  # its process began anew
     row = fleet.row()
-    assert (row.escalations, row.far) == ({"silent": 5, "starved": 1}, {"o1": 150})
+    assert (row.escalations, row.far, row.rule) == ({"silent": 5, "starved": 1}, {"o1": 150}, "patient")
     fleet.beat("n1", said(sources=far(10, *(f"x{number}" for number in range(20)))))
     row = fleet.row()
     assert len(row.far) == 9

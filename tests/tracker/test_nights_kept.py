@@ -13,9 +13,11 @@ import trio
 from tracker.services import publish, service_on
 
 from p2pfill.model.reports import HoursReport, NodeReport, TitleReport
+from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.catalogue import SCHEMA_VERSION
+from p2pfill.tracker.night_report import Escalation, build_report
 from p2pfill.tracker.nights import NightRow
-from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.records import FillRequest, PolicyRequest
 from p2pfill.tracker.service import Service
 
 NIGHT = "2026-11-29"
@@ -88,6 +90,19 @@ async def test_a_new_night_begins_with_what_is_lacking(tmp_path: Path, make: Any
         found = (await rows(service, "2026-11-30"))["n1", title]
         assert (found.is_wanted, found.had_bytes, found.tiers) == (True, 100, (0, 0, 0))
         assert service.nights.in_night(NIGHT) == []
+
+
+async def test_escalations_name_the_rule_of_the_policy(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "db") as service:
+        text = '[[fills]]\nname = "patient"\nwaits = { origin = "30s" }\n'
+        await apply_policy(service, PolicyRequest(text))
+        beat(service, make, "n1", 1)
+        title = await publish(service, make, 4)
+        said = filling(title, 100, time.time())
+        beat(service, make, "n1", 2, msgspec.structs.replace(said, escalations={"starved": 2}), since=1)
+        assert (await rows(service))["n1", title].rule == "patient"
+        report = build_report(await service.night(NIGHT), {}, {"n1"}, set(), is_over=False)
+        assert report.escalations == [Escalation("starved", 2, "patient")]
 
 
 async def test_a_night_that_cannot_be_written_stays_unsaved(tmp_path: Path, make: Any) -> None:
