@@ -23,8 +23,8 @@ Cause = Literal[
 for a window of this night; a budget was used up; it has fallen silent; no window opened; the title was ordered after
 the last one; the last window, or the night, ended before it was whole."""
 
-NEXT_NIGHT_S: Final = 4 * 3600
-"""A cache whose next window is that far away is done with its night."""
+NIGHT_S: Final = 24 * 3600
+"""So long a night of one cache lasts at most from when it is first heard of."""
 
 
 class Escalation(msgspec.Struct, frozen=True):
@@ -197,11 +197,14 @@ class NightList(msgspec.Struct):
     nights: list[NightSummary]
 
 
-def is_in_night(cache: NightCache, at: float) -> bool:
-    """Tell whether a living cache, which was last heard in a night, may fill in it yet."""
+def is_in_night(cache: NightCache) -> bool:
+    """Tell whether a living cache, which was last heard in a night, may fill in it yet.
+
+    It may until it has closed, and opens again when the night is over.
+    """
     if not cache.has_windows or cache.phase != "closed" or not cache.spans:
         return True
-    return cache.until < at + NEXT_NIGHT_S
+    return cache.until < cache.heard_at + NIGHT_S
 
 
 def summary(head: NightHead, *, is_over: bool) -> NightSummary:
@@ -311,7 +314,7 @@ def _cause(row: NightRow, cache: NightCache | None, is_alive: bool, is_silent: b
         return "filling"
     if cache.budget_used_at:
         return "budget"
-    if is_alive and is_in_night(cache, cache.last_at):
+    if is_alive and is_in_night(cache):
         return "waiting"
     if is_silent and not cache.closed_at:
         return "silent"

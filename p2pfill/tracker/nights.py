@@ -239,6 +239,8 @@ class Nights:
 
     def in_night(self, night: str) -> list[str]:
         """Return the caches that were last heard in a night."""
+        if night not in self._open:
+            return []
         return [node for node, name in self._night_of.items() if name == night]
 
     def cache(self, night: str, node: str) -> NightCache | None:

@@ -224,8 +224,7 @@ def is_over(service: Service, night: str) -> bool:
     alive, _ = caches_in_night(service, night)
     found = [cache for node in alive if (cache := service.nights.cache(night, node)) is not None]
     has_windows = any(cache.has_windows for cache in found)
-    now = time.time()
-    return not any((one.has_windows or not has_windows) and is_in_night(one, now) for one in found)
+    return not any((one.has_windows or not has_windows) and is_in_night(one) for one in found)
 
 
 def all_fills(service: Service) -> list[FillRecord]:

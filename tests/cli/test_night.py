@@ -19,7 +19,7 @@ from p2pfill.cli.nights import report_view
 from p2pfill.model.limits import GIB
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker.client import TrackerClient
-from p2pfill.tracker.night_report import NightReport, build_report
+from p2pfill.tracker.night_report import NightReport, build_report, is_in_night
 from p2pfill.tracker.nights import NightCache, NightHead, NightPage, NightRow, Span
 from p2pfill.tracker.records import FillRequest
 
@@ -132,6 +132,21 @@ def test_copies_beside_the_least() -> None:
     isps = {isp.isp: (isp.bytes, isp.least_bytes) for isp in film.isps}
     assert isps["isp-a"] == (12 * GIB, 10 * GIB)
     assert isps["isp-b"] == (10 * GIB, 10 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("spans", "phase", "until", "is_in"),
+    [
+        ([], "closed", at("02:00"), True),  # its window is yet to come
+        ([("22:00", "23:00")], "closed", at("03:00"), True),  # so is the second one
+        ([("02:00", "06:00")], "closed", at("02:00", 30) + 86400, False),
+        ([("02:00", "")], "open", at("06:00"), True),
+    ],
+)
+def test_a_cache_is_in_its_night_until_its_last_window_has_ended(
+    spans: list[tuple[str, str]], phase: str, until: float, is_in: bool
+) -> None:
+    assert is_in_night(cache("a1", *spans, phase=phase, until=until)) == is_in
 
 
 def test_what_was_there_before_is_not_among_the_least() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -37,6 +38,8 @@ from p2pfill.swarm.masters import STANDSTILL
 from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
 from p2pfill.swarm.waits import HELD_FOR
+from p2pfill.tracker.night_report import Cause
+from p2pfill.tracker.nights import NIGHTS_KEPT, ROWS_MAX
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, OriginTotals, RankedSource, Status
 from p2pfill.transport.control import OUTPUT_BYTES_MAX
@@ -337,6 +340,14 @@ def test_the_fleets_policy_is_described_with_its_hops_and_keys() -> None:
     for rule in (BudgetRule, CacheRule, FillRule, ResidencyRule):
         for field in msgspec.structs.fields(rule):
             assert f"{field.name} = " in text
+
+
+def test_nights_are_described_with_their_causes_and_bounds() -> None:
+    text = read(ROOT / "docs" / "night.md")
+    causes = {name for row in table_rows(text, "| cause | |") for name in re.findall("`([^`]+)`", row[0])}
+    assert causes == set(get_args(Cause)) - {""}
+    assert f"for {NIGHTS_KEPT} nights" in text
+    assert f"up to {ROWS_MAX:,} pairs" in text
 
 
 def test_policy_is_described_with_its_defaults() -> None:
