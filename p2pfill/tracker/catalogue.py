@@ -24,7 +24,8 @@ import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.nights import NightCache, NightHead, NightPage, NightRow, Nights, Unsaved, still_open
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
+from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from p2pfill.tracker.nights import NightCache, NightHead, NightPage, NightRow, Span, Tiers, add_tiers
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, Span, Tiers, add_tiers
 
 Cause = Literal[
     "", "failed", "unheard", "filling", "waiting", "budget", "silent", "no window", "too late", "window ended",

@@ -27,10 +27,21 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final, NamedTuple
 
-import msgspec
-
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import HoursReport, NodeReport, TitleReport
+from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.tracker.night_rows import (
+    Heard,
+    NightCache,
+    NightHead,
+    NightPage,
+    NightRow,
+    add_course,
+    add_gains,
+    counters_of,
+    note_hours,
+    set_order,
+    tiers_of,
+)
 from p2pfill.tracker.records import FillRecord
 
 NIGHTS_KEPT: Final = 30
@@ -57,139 +68,10 @@ CACHES_MAX: Final = 100_000
 BEGIN_MAX: Final = 1000
 """Titles that a cache is noted to lack when its night begins; of more, those that it says anything of."""
 
-SPANS_MAX: Final = 64
-"""Windows of one cache in a night that are kept: as many as a timetable has."""
-
-FAR_MAX: Final = 8
-"""Sources of one title and cache that are kept by name; the others are summed up."""
-REASONS_MAX: Final = 32
-"""Reasons of escalations, likewise: fills have a dozen."""
-OTHERS: Final = "others"
-
 SKEW_S: Final = 300.0
 """What clocks of nodes may differ by from the tracker's."""
 
-COURSE_MAX: Final = 200
-"""Steps of the course of a night. Where it needs more, they become longer: 200 of a quarter of an hour are 50 hours,
-which is how long a night lasts around the world."""
-COURSE_STEPS_S: Final = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
-
 NOON_S: Final = 12 * 3600
-
-Tiers = tuple[int, int, int]
-"""Bytes from peers, from the region and the world, and from origins."""
-
-
-class Heard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The counters of one fill as a node has said them last."""
-
-    started_at: float = 0.0
-    tiers: Tiers = (0, 0, 0)
-    duplicate: int = 0
-    reused: int = 0
-    escalations: dict[str, int] = {}
-    far: dict[str, int] = {}
-    """Source that is not a peer -> bytes since the node's process began."""
-
-
-class NightRow(msgspec.Struct, gc=False, omit_defaults=True):
-    """One title in one cache in one night. Sums up what does not fit where `node` is empty."""
-
-    title: str = ""
-    node: str = ""
-    is_wanted: bool = False
-    """It was to be had: it was ordered in this night, or lacking when the night began or when it was heard of."""
-    ordered_at: float = 0.0
-    number: int = 0
-    """Of that order."""
-    now: bool = False
-    """It was ordered out of cycle."""
-    ended: str = ""
-    """Why it was not to be had any more; empty: it was."""
-    state: str = ""
-    """The last that was heard of it; empty: nothing was."""
-    error: str = ""
-    live_at: float = 0.0
-    had_bytes: int = 0
-    """What of it was there when this row began."""
-    have_bytes: int = 0
-    title_bytes: int = 0
-    tiers: Tiers = (0, 0, 0)
-    """What came in this night; so the next three."""
-    duplicate: int = 0
-    reused: int = 0
-    repair: int = 0
-    """Of `tiers`, what came in place of what was bad, or for files that were ordered besides."""
-    escalations: dict[str, int] = {}
-    rule: str = ""
-    """Of the fleet's policy, that held when the last of these came: how far the cache may go; empty: none."""
-    far: dict[str, int] = {}
-    """What came in this night from sources that are not peers, by source."""
-    waits: dict[str, int] = {}
-    """Reason -> chunks that waited when its cache was last open."""
-    heard: Heard = Heard()
-
-
-class Span(msgspec.Struct, gc=False, omit_defaults=True):
-    """A window of a cache, as the tracker was told of it."""
-
-    opened_at: float
-    closed_at: float = 0.0
-    """0: it is open."""
-
-
-class NightCache(msgspec.Struct, omit_defaults=True):
-    """One cache in one night."""
-
-    node: str
-    isp: str = ""
-    region: str = ""
-    heard_at: float = 0.0
-    """When this night was first heard of from it; 0: never."""
-    last_at: float = 0.0
-    has_windows: bool = False
-    phase: str = ""
-    until: float = 0.0
-    spans: list[Span] = []
-    used_bytes: int = 0
-    budget_bytes: int = 0
-    budget_used_at: float = 0.0
-    """When it first said that its budget is used up."""
-    exempt_bytes: int = 0
-    """What came in this night out of cycle, and for repairs."""
-    exempt_heard: int = 0
-    boot: str = ""
-
-    @property
-    def closed_at(self) -> float:
-        """When its last window ended; 0 where one is open, or none was."""
-        return self.spans[-1].closed_at if self.spans else 0.0
-
-
-class NightHead(msgspec.Struct, omit_defaults=True):
-    """What is known of a night without its rows."""
-
-    night: str
-    began_at: float = 0.0
-    """When it was first heard of."""
-    last_at: float = 0.0
-    titles: int = 0
-    caches: int = 0
-    tiers: Tiers = (0, 0, 0)
-    is_full: bool = False
-    """Some rows are sums."""
-    step_s: int = COURSE_STEPS_S[0]
-    course: dict[int, Tiers] = {}
-    """What came in each step of time, which is named by its number since the epoch."""
-
-
-class NightPage(NamedTuple):
-    """All of one night."""
-
-    head: NightHead
-    caches: list[NightCache]
-    rows: list[NightRow]
-
 
 class Unsaved(NamedTuple):
     """What the catalogue lacks: heads, and by night what was written or changed of its caches and rows."""
@@ -269,7 +151,7 @@ class Nights:
         if is_new:
             for title in islice(lacking, BEGIN_MAX):
                 self._begin(night, node, title, before.get(title), order_of).is_wanted = True
-        _note_hours(cache, at, hours)
+        note_hours(cache, at, hours)
         for said in report.titles:
             self._take_title(night, cache, at, said, before.get(said.title), order_of, rule_of)
         for title in report.gone:
@@ -288,7 +170,7 @@ class Nights:
                 night.dirty_caches.add(info.id)
             row = self._begin(night, info.id, fill.request.title, before, lambda *_: fill)
             row.ended, row.is_wanted = "", True
-            _set_order(row, fill)
+            set_order(row, fill)
             night.dirty_rows.add((row.node, row.title))
 
     def note_end(self, at: float, title: str, nodes: Iterable[str], why: str) -> None:
@@ -309,12 +191,12 @@ class Nights:
         node, title = cache.node, said.title
         row = night.rows.get((node, title))
         last = self._last(night, node, title)
-        heard = last.heard if last is not None else _counters(before) if before is not None else Heard()
+        heard = last.heard if last is not None else counters_of(before) if before is not None else Heard()
         if not heard.started_at:
-            heard = Heard() if said.started_at >= cache.heard_at - SKEW_S else _counters(said)
+            heard = Heard() if said.started_at >= cache.heard_at - SKEW_S else counters_of(said)
             before = said if heard.started_at else None
         if row is None:
-            if said.state == "live" and said.started_at == heard.started_at and _tiers(said) == heard.tiers:
+            if said.state == "live" and said.started_at == heard.started_at and tiers_of(said) == heard.tiers:
                 return  # it was live before this night, and nothing has come
             row = self._begin(night, node, title, before, order_of)
             was_live = before is not None and before.state in ("live", "repairing")
@@ -329,15 +211,15 @@ class Nights:
             if not row.live_at:
                 row.live_at = said.finished_at if 0 < said.finished_at <= at else at
         if 0 < said.number != row.number and (fill := order_of(node, title)) is not None:
-            _set_order(row, fill)
+            set_order(row, fill)
         if said.started_at:  # else it tells of no fill, as where its files cannot be opened
             escalated = sum(row.escalations.values())
-            gained = _add(row, heard, _counters(said))
+            gained = add_gains(row, heard, counters_of(said))
             if sum(row.escalations.values()) > escalated:
                 row.rule = rule_of(node, title)
             if "repairing" in (was, said.state):
                 row.repair += sum(gained)
-            _add_course(night.head, at, gained)
+            add_course(night.head, at, gained)
         night.dirty_rows.add((row.node, row.title))
         night.is_dirty = True
 
@@ -369,7 +251,7 @@ class Nights:
             row.had_bytes = max(before.have_bytes, last.have_bytes if last is not None else 0)
             row.have_bytes = row.had_bytes
         if (fill := order_of(node, title)) is not None:
-            _set_order(row, fill)
+            set_order(row, fill)
         night.titles.add(title)
         night.head.titles = len(night.titles)
         night.dirty_rows.add((node, title))
@@ -491,81 +373,3 @@ def is_night(name: str) -> bool:
 
 def _is_strange(head: NightHead) -> bool:
     return abs((date.fromisoformat(head.night) - date.fromisoformat(own_night(head.last_at))).days) > STRANGE_DAYS
-
-
-def _note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:
-    cache.has_windows = bool(hours.night)
-    is_open, spans = hours.phase == "open" and cache.has_windows, cache.spans
-    if is_open and (not spans or spans[-1].closed_at):
-        if len(spans) < SPANS_MAX:
-            spans.append(Span(at))
-        else:
-            spans[-1].closed_at = 0.0
-    elif not is_open and spans and not spans[-1].closed_at:
-        spans[-1].closed_at = at
-    cache.phase, cache.until = hours.phase, hours.until
-    cache.used_bytes, cache.budget_bytes = hours.used_bytes, hours.budget_bytes
-    # Once its window is over it does not say so any more, and the tracker may have been away till then.
-    is_used = hours.budget_used or 0 < hours.budget_bytes <= hours.used_bytes
-    if is_used and not cache.budget_used_at:
-        cache.budget_used_at = at
-
-
-def _set_order(row: NightRow, fill: FillRecord) -> None:
-    row.ordered_at, row.number, row.now = fill.ordered_at or fill.created_at, fill.number, fill.request.now
-
-
-def _tiers(said: TitleReport) -> Tiers:
-    return said.bytes_peer, said.bytes_regional, said.bytes_origin
-
-
-def _counters(said: TitleReport) -> Heard:
-    far = {source.id: source.bytes for source in said.sources if source.tier != "peer" and source.bytes}
-    return Heard(said.started_at, _tiers(said), said.duplicate_bytes, said.reused_bytes, dict(said.escalations), far)
-
-
-def _more(now: int, before: int) -> int:
-    return max(0, now - before)
-
-
-def _add(row: NightRow, before: Heard, now: Heard) -> Tiers:
-    """Add to a row what has come of a fill since it was last heard; return that by tier."""
-    if now.started_at != before.started_at:
-        before = Heard()
-    peer, regional, origin = map(_more, now.tiers, before.tiers)
-    row.tiers = add_tiers(row.tiers, (peer, regional, origin))
-    row.duplicate += _more(now.duplicate, before.duplicate)
-    row.reused += _more(now.reused, before.reused)
-    for reason, count in now.escalations.items():
-        if more := _more(count, before.escalations.get(reason, 0)):
-            name = reason if reason in row.escalations or len(row.escalations) < REASONS_MAX else OTHERS
-            row.escalations[name] = row.escalations.get(name, 0) + more
-    for source, count in now.far.items():
-        # Unlike the others this counter begins anew with the node's process.
-        was = before.far.get(source, 0)
-        if more := count - was if count >= was else count:
-            name = source if source in row.far or len(row.far) < FAR_MAX else OTHERS
-            row.far[name] = row.far.get(name, 0) + more
-    row.heard = now
-    return peer, regional, origin
-
-
-def add_tiers(one: Tiers, other: Tiers) -> Tiers:
-    """Return the sums by tier."""
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
-
-
-def _add_course(head: NightHead, at: float, gained: Tiers) -> None:
-    """Add what came to the course of a night, in longer steps where there are too many."""
-    if not any(gained):
-        return
-    head.tiers = add_tiers(head.tiers, gained)
-    step = int(at) // head.step_s
-    head.course[step] = add_tiers(head.course.get(step, (0, 0, 0)), gained)
-    while len(head.course) > COURSE_MAX and head.step_s < COURSE_STEPS_S[-1]:
-        longer = COURSE_STEPS_S[COURSE_STEPS_S.index(head.step_s) + 1]
-        course: dict[int, Tiers] = {}
-        for number, tiers in head.course.items():
-            place = number * head.step_s // longer
-            course[place] = add_tiers(course.get(place, (0, 0, 0)), tiers)
-        head.step_s, head.course = longer, course

@@ -72,7 +72,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
-from p2pfill.tracker.nights import NightPage
+from p2pfill.tracker.night_rows import NightPage
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
 from p2pfill.tracker.records import (

@@ -20,7 +20,7 @@ from p2pfill.model.limits import GIB
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.night_report import NightReport, build_report, is_in_night
-from p2pfill.tracker.nights import NightCache, NightHead, NightPage, NightRow, Span
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, Span
 from p2pfill.tracker.records import FillRequest
 
 FILM, NEWS, GONE = "aa" * 32, "bb" * 32, "cc" * 32

@@ -12,20 +12,8 @@ from hypothesis import strategies as st
 
 from p2pfill.model.reports import HoursReport, NodeReport, SourceReport, TitleReport
 from p2pfill.tracker import nights as nights_module
-from p2pfill.tracker.nights import (
-    COURSE_MAX,
-    NIGHTS_KEPT,
-    NIGHTS_OPEN_MAX,
-    OTHERS,
-    REASONS_MAX,
-    STRANGE_KEPT,
-    NightHead,
-    NightPage,
-    NightRow,
-    Nights,
-    own_night,
-    still_open,
-)  # fmt: skip
+from p2pfill.tracker.night_rows import COURSE_MAX, OTHERS, REASONS_MAX, NightHead, NightPage, NightRow
+from p2pfill.tracker.nights import NIGHTS_KEPT, NIGHTS_OPEN_MAX, STRANGE_KEPT, Nights, own_night, still_open
 from p2pfill.tracker.records import FillRecord, FillRequest
 
 NOW = datetime(2026, 11, 30, 3, tzinfo=UTC).timestamp()

@@ -16,7 +16,7 @@ from p2pfill.model.reports import HoursReport, NodeReport, TitleReport
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.catalogue import SCHEMA_VERSION
 from p2pfill.tracker.night_report import Escalation, build_report
-from p2pfill.tracker.nights import NightRow
+from p2pfill.tracker.night_rows import NightRow
 from p2pfill.tracker.records import FillRequest, PolicyRequest
 from p2pfill.tracker.service import Service
 
