@@ -126,6 +126,12 @@ class TrackerAgent:
         """The state of what is pinned that was taken last."""
         self._again = False
         """Whether the orders are to be taken once more though they are the same."""
+        self._told_phase = "open"
+        """What the tracker has acknowledged last of this node's fill windows."""
+        self._is_away = False
+        """The tracker has not answered the last heartbeat."""
+        self._is_assumed = False
+        """Others count as open, since nobody can be told that this node is."""
         self._chance = random.Random()  # noqa: S311 (spreads retries)
 
     async def run(self) -> None:
@@ -142,22 +148,49 @@ class TrackerAgent:
             reply: HeartbeatReply | None = None
             report: NodeReport | None = None
             turned = self._node.hours.turned  # as of this report: a window may open or close while it is on its way
+            if self._is_away:
+                await self._assume_open()  # not first: a call to who does not answer takes its time
             async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
                 report = self._node.heartbeat(follows=follows)
                 reply = await self._client.heartbeat(report)
             self._node.heartbeat_ended(report, reply)
+            self._is_away = reply is None
             if reply is None:
                 follows = False
-                await trio.sleep(self._spread(pause_s))
+                await self._assume_open()
+                with trio.move_on_after(self._spread(pause_s)):
+                    await turned.wait()
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
+            if report is not None:
+                self._told_phase = report.hours.phase
+            self._is_assumed = False
             follows = reply.again or (report is not None and report.more)
             if follows:
                 await trio.sleep(PIECE_PAUSE_S)
                 continue
             self._known.set()  # not before: what it was not told of it would have sought
             await self._pause(reply.interval_s, turned)
+
+    async def _assume_open(self) -> None:
+        """Where this node's windows have opened and the tracker is away, take those for open that were closed with it.
+
+        They do the same, as a fleet's windows open together. Else each would elect itself alone, and fetch all. Who is
+        closed yet is passed over after the usual wait. The next roster says how it is.
+        """
+        if self._is_assumed or self._told_phase != "closed" or self._node.hours.report().phase != "open":
+            return
+        self._is_assumed = True
+        for title_id, order in list(self._standing.orders.items()):
+            filling = self._node.titles.fill_of(title_id)
+            if filling is None or filling.done.is_set():
+                continue
+            async with ErrorBoundary(self._node.log, f"fill title {order.title} without the tracker"):
+                manifest = filling.stored.manifest
+                assume = partial(roster_of, order, self._node.info, manifest, all_open=True)
+                roster = await trio.to_thread.run_sync(assume)
+                filling.set_members(roster.members, roster.unlinked, roster.wants, roster.soon)
 
     def _spread(self, pause_s: float) -> float:
         """Return about a pause, which another cache takes otherwise."""

@@ -786,14 +786,28 @@ class Roster(NamedTuple):
     """What bytes of them cost by their routes, where that is known."""
 
 
-def roster_of(order: Order, me: NodeInfo, manifest: Manifest) -> Roster:
-    """Return what an order for a title says of others. Takes long where it names many files: call it in a thread."""
+def roster_of(order: Order, me: NodeInfo, manifest: Manifest, *, all_open: bool = False) -> Roster:
+    """Return what an order for a title says of others. Takes long where it names many files: call it in a thread.
+
+    With `all_open` those whose fill windows were closed when the tracker spoke last count as open.
+    """
+    closed = {
+        entry.node.id: entry.node
+        for entry in order.roster
+        if all_open and not entry.filling and entry.have_chunks < manifest.chunk_count
+    }
     holders = tuple(entry.node for entry in order.roster if entry.have_chunks)
-    members: tuple[NodeInfo, ...] = (*(entry.node for entry in order.roster if entry.filling), me)
+    members: tuple[NodeInfo, ...] = (
+        *(entry.node for entry in order.roster if entry.filling or entry.node.id in closed),
+        me,
+    )
     unlinked: tuple[str, ...] = ()
     soon: frozenset[str] = frozenset(entry.node.id for entry in order.roster if entry.soon)
     if order.election is not None:
         members, unlinked, soon = electorate(me, order.election, [entry.node for entry in order.roster])
+        if all_open:
+            closed[me.id] = me
+            members = tuple(node if node.weight else closed.get(node.id, node) for node in members)
     named = [decode_selection(data, len(manifest.files)) for data in (*order.selections, order.files)]
     *chosen, mine = chunks_of_selections(manifest, named)
     wants: dict[str, Bitmap] = {

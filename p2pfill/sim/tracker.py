@@ -98,10 +98,30 @@ class SimTracker:
         self._tell_soon(cache)
 
     def turned(self, cache: SimCache) -> None:
-        """Hear, a little later, that a fill window of a cache has opened or closed."""
+        """Hear, a little later, that a fill window of a cache has opened or closed; while away, let it do without."""
+        if self._down and cache.phase == "open" and self._phases.get(cache.info.id) == "closed":
+            self._assume_open(cache)
         self._world.schedule.after(
             self._world.random.uniform(0.0, self._world.scenario.order_ms * 1e-3), self._take_phase, cache
         )
+
+    def _assume_open(self, cache: SimCache) -> None:
+        """Have a cache take those for open that it was told were closed; the node's side of it is `node.agent`."""
+        for title_id, around in self._around.items():
+            task = cache.stored[title_id].task
+            if task is None or task.is_over:
+                continue
+            links = [self._world.caches[name] for name in around.links(cache.info)]
+            members, _, unlinked, soon = self._roster(cache, title_id, [link.info for link in links])
+            lacking = {
+                link.info.id: link.info for link in (*links, cache) if link.stored[title_id].live_at is None
+            }
+            known = {node.id for node in members}
+            members = tuple(node if node.weight else lacking.get(node.id, node) for node in members)
+            members += tuple(node for name, node in lacking.items() if name not in known)
+            cache.engine.set_members(
+                cache.local_time(), task, members, unlinked, cache.stored[title_id].title.wants, soon
+            )
 
     def _take_phase(self, cache: SimCache) -> None:
         name = cache.info.id

@@ -52,8 +52,8 @@ class Clock:
 class Night:
     """Some nodes, their tracker, and a title with its origin."""
 
-    def __init__(self, root: Path, clock: Clock, client: TrackerClient) -> None:
-        self.root, self.clock, self.client = root, clock, client
+    def __init__(self, root: Path, clock: Clock, client: TrackerClient, tracker: trio.CancelScope) -> None:
+        self.root, self.clock, self.client, self.tracker = root, clock, client, tracker
         self.nodes: dict[str, Node] = {}
         tree = root / "src"
         tree.mkdir()
@@ -88,15 +88,21 @@ class Night:
         return 0 if report is None else report.bytes_peer + report.bytes_regional + report.bytes_origin
 
 
+async def _serve(scope: trio.CancelScope, db: str, task_status: trio.TaskStatus[str]) -> None:
+    with scope:
+        await serve_tracker("127.0.0.1:0", db, task_status=task_status)
+
+
 @asynccontextmanager
 async def night(tmp_path: Path, hour: float, **windows: Any) -> AsyncIterator[Night]:
     """Open a tracker and a node for each of `windows`; the first letter of its name is its ISP."""
     clock = Clock(hour)
     async with trio.open_nursery() as nursery:
-        url = await nursery.start(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/tracker.db")
+        tracker = trio.CancelScope()
+        url = await nursery.start(_serve, tracker, f"sqlite:///{tmp_path}/tracker.db")
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(TrackerClient(url))
-            found = Night(tmp_path, clock, client)
+            found = Night(tmp_path, clock, client, tracker)
             for name, table in windows.items():
                 config = NodeConfig(id=name, isp=name[0], data=str(tmp_path / name), tracker=url, windows=table)
                 found.nodes[name] = await stack.enter_async_context(open_node(config, wall=clock))
@@ -286,3 +292,18 @@ async def test_a_window_that_closes_while_a_heartbeat_is_on_its_way_is_told_at_o
                 clock.set(6.0)
                 await until("closed")
         nursery.cancel_scope.cancel()
+
+
+async def test_a_tracker_that_is_away_when_windows_open_costs_no_second_copy(tmp_path: Path) -> None:
+    """Each would elect itself alone, since the others were closed when the tracker spoke last."""
+    windows = "02:00,max 05:00,off"
+    async with night(tmp_path, 1.0, a1=windows, a2=windows, a3=windows) as fleet:
+        await fleet.order()
+        await fleet.until(lambda: all(len(node.links.sockets()) == 2 for node in fleet.nodes.values()))
+        fleet.tracker.cancel()
+        await trio.sleep(0.5)
+        fleet.clock.set(2.5)
+        await fleet.until(lambda: fleet.is_live("a1", "a2", "a3"))
+        reports = [report for name in fleet.nodes if (report := fleet.report(name)) is not None]
+        assert sum(report.bytes_origin for report in reports) == SIZE
+        assert all(report.escalations == {} for report in reports)

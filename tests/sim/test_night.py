@@ -80,6 +80,20 @@ def test_what_does_not_fit_into_a_night_goes_on_in_the_next(at_end: str, seed: i
     assert "master-stalled" not in report.escalations
 
 
+@pytest.mark.parametrize(("away", "back"), [(135, 139.9), (135, 141), (135, 160), (139, 145), (141, 145)])
+def test_a_tracker_that_is_away_when_windows_open_costs_no_second_copy(away: float, back: float) -> None:
+    """Soon is said at 136, and all open at 140: who cannot be told of it takes the others for open too."""
+    windows = dict.fromkeys(("isp-a", "isp-b"), "02:00,max 06:00,off")
+    world = World(night(windows, size_mib=96, chunk_kib=1024), 1)
+    world.schedule.at(away, world.tracker.go_down)
+    world.schedule.at(back, world.tracker.come_back)
+    report = world.run()
+    assert report.complete == 6
+    assert report.origin_copies <= 1.05
+    assert report.isp_copies.max <= 1.08
+    assert report.escalations == {}
+
+
 def test_a_budget_ends_a_night_and_not_the_fill() -> None:
     table = {"timetable": "02:00,max 06:00,off", "budget": 7 * MIB}
     world = World(night({"isp-a": table}), 1)
