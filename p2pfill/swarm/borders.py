@@ -43,12 +43,13 @@ IspKey = tuple[str, str]
 
 
 class Tree:
-    """An order of named groups for each stripe. One of those with a weight leads it; those without are never first."""
+    """An order of named groups for each stripe. One of those with a weight leads it; those without come last."""
 
     def __init__(self, title_id: TitleId, stripes: int, weights: Group, before: Tree | None = None) -> None:
         """What can be had from `before`, a tree of the same title, is not worked out again."""
         self.weights = dict(weights)
         leading = {name: weight for name, weight in weights.items() if weight > 0}
+        self.leading = leading.keys()
         names, leaders = elect(title_id, range(stripes if leading else 0), leading)
         self._leaders = [names[leader] for leader in leaders] or [""] * stripes
         """Stripe -> who leads; empty where nobody does."""
@@ -57,13 +58,16 @@ class Tree:
         """Stripe -> names, the one that leads first."""
         self.turned: Iterable[int] = range(stripes)
         """The stripes whose order differs from that before."""
-        if before is not None and before.weights.keys() == weights.keys():
+        stays = before is not None and before.weights.keys() == weights.keys()
+        if before is not None and stays and before.leading == leading.keys():
             self._ranks = before._ranks
             self.order = list(before.order)
             self.turned = [stripe for stripe in range(stripes) if self._leaders[stripe] != before._leaders[stripe]]
         else:
             equal = dict.fromkeys(weights, 1.0)
-            self._ranks = [rank(title_id, stripe, equal) for stripe in range(stripes)]
+            ranks = [rank(title_id, stripe, equal) for stripe in range(stripes)]
+            # Those that fetch nothing, as while their fill windows are closed, pass nothing on: they are leaves.
+            self._ranks = [sorted(names, key=lambda name: name not in leading) for names in ranks]
             self.order = list(self._ranks)
         for stripe in self.turned:
             leader = self._leaders[stripe]

@@ -110,6 +110,8 @@ class Fill:
         self._heard = heard
         self.hold: Hold = None
         """Why nothing is asked for, if so."""
+        self._rests = False
+        """Others know that it needs no news."""
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self.hops = Hops(policy.reach, manifest.chunk_count, me)
         self._outside = Outside()
@@ -284,7 +286,9 @@ class Fill:
     @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
-        changed = not self.is_at_rest and (self._stale or self._untold or bool(self._changed))
+        changed = self._stale or self._untold or bool(self._changed)
+        if self.is_at_rest:
+            changed = self._untold or not self._rests
         return changed or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
@@ -295,8 +299,12 @@ class Fill:
         if not self._completed and self.ledger.is_complete():
             self._completed = True
             self._out.append(actions.CompleteTitle())
-        elif not self._completed and not self.is_at_rest:
-            # At rest nothing is looked at: while a fleet opens zone by zone rosters change all the time.
+        elif not self._completed and self.is_at_rest:
+            # Nothing is looked at: while a fleet opens zone by zone, rosters change all the time.
+            self._out.extend(self._interest.rest(self.sources.values()))
+            self._rests, self._untold = True, False
+        elif not self._completed:
+            self._rests = False
             if now >= self._tick_at:
                 self._tick(now)
                 self._stale = True

@@ -4,6 +4,8 @@ News of all chunks from all caches would grow with the square of the fleet. In t
 only the share that this cache is master of. When it becomes master of more, it asks all caches anew, and nothing of
 that is asked for across a border before they have told what they hold and what they are fetching: otherwise a change of
 masters would have chunks fetched that are there, or on their way, already.
+
+While its fill window is closed it needs no news at all; when it opens, it has become master of all its share.
 """
 
 from __future__ import annotations
@@ -45,6 +47,17 @@ class Interest:
             told.append(ShowInterest(source.id, wanted.copy()))
         if self.doubtful.any() and all(now >= source.answers_at for source in caches):
             self.doubtful = Bitmap(len(self.doubtful))
+        return told
+
+    def rest(self, sources: Collection[Source]) -> list[ShowInterest]:
+        """Return what to tell whom, now that nothing is to be asked for until the fill window opens."""
+        nothing = Bitmap(len(self.doubtful))
+        self._assignment = dict.fromkeys((Scope.REGION, Scope.WORLD, Scope.ORIGIN), nothing)
+        told = []
+        for source in sources:
+            if source.scope != Scope.ORIGIN and source.shown != nothing:
+                source.shown = nothing
+                told.append(ShowInterest(source.id, nothing.copy()))
         return told
 
     def _take_duties(self, duties: Mapping[Scope, Bitmap]) -> bool:

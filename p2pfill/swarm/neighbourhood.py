@@ -164,8 +164,9 @@ class Neighbourhoods:
         info = self.members[member.info.id].info
         self.members[info.id] = member
         isp = self._isps[info.region, info.isp]
+        linked = set(self.links(info)) if self._borders is not None else set()
         isp.turn(info.id, steps_of(info.weight) if member.counts else 0, soon=member.soon)
-        changed = self._settle((info.region, info.isp)) | isp.links(info.id) | {info.id}
+        changed = self._settle((info.region, info.isp)) | linked | isp.links(info.id) | {info.id}
         if self._borders is not None:
             changed |= self._borders.links(info.id)
         return set(self.members) if self.is_small else changed
@@ -198,11 +199,11 @@ class Neighbourhoods:
 
     def _weigh(self, region: str, name: str) -> set[str]:
         """Add an ISP up; where there is nobody left in a group, return those who must hear of that."""
-        weights = self._isps_of[region]
         if weight := self._isps[region, name].weight:
-            weights[name] = weight
+            self._isps_of[region][name] = weight
             return set()
-        if not weights.pop(name, 0):
+        weights = self._isps_of.get(region)
+        if weights is None or not weights.pop(name, 0):
             return set()
         if not weights:
             del self._isps_of[region]
