@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
-from typing import Final
 
 from p2pfill.errors import ConfigError
-
-UNIT_S: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-
-_SPAN: Final = re.compile(r"\+(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+from p2pfill.model.quantities import parse_span
 
 
 def parse_deadline(text: str, now: float) -> float:
@@ -18,9 +13,8 @@ def parse_deadline(text: str, now: float) -> float:
 
     An instant needs its offset from UTC: which midnight is meant must not depend on the machine that is asked.
     """
-    span = _SPAN.fullmatch(text)
-    if span is not None and len(text) > 1:
-        return now + sum(int(count or 0) * unit for count, unit in zip(span.groups(), UNIT_S.values(), strict=True))
+    if text.startswith("+") and (span_s := parse_span(text[1:])) is not None:
+        return now + span_s
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -35,7 +35,6 @@ All that is wrong is found at once (`PolicyError.faults`), each with its place.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -47,7 +46,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
-from p2pfill.model.quantities import parse_bytes
+from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_span
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
@@ -73,8 +72,6 @@ HOPS: Final = ("isp", "region", "all", "origin")
 """From near to far: caches of the own ISP, of the region, of other regions, the origin."""
 
 _BEYOND: Final = HOPS[1:]
-_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_SPAN: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6}(?:\.\d{1,6})?)s)?", re.ASCII)
 
 
 _selector = lru_cache(maxsize=3 * RULES_MAX)(Selector.parse)
@@ -361,10 +358,9 @@ def _size(value: Any) -> int:
 
 
 def _seconds(value: Any, place: str) -> float:
-    found = _SPAN.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found is None:
+    wait_s = parse_span(value.strip()) if isinstance(value, str) else None
+    if wait_s is None:
         raise ConfigError(f"{place}: is no time: write it as in '30s', '5m' or '1h30m'")
-    wait_s = sum(float(part or 0) * unit for part, unit in zip(found.groups(), _UNIT_S.values(), strict=True))
     if wait_s > WAIT_S_MAX:
         raise ConfigError(f"{place}: is longer than a week; leave the hop out where it is never to be used")
     return wait_s
@@ -376,7 +372,7 @@ def _seconds(value: Any, place: str) -> float:
 def show_seconds(wait_s: float) -> str:
     """Return a wait as it is written: `1h30m`."""
     parts, left = [], wait_s
-    for unit, length in _UNIT_S.items():
+    for unit, length in UNIT_S.items():
         count, left = (left, 0.0) if unit == "s" else divmod(left, length)
         if count:
             parts.append(f"{count:g}{unit}")

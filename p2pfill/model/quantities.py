@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them in commands, configuration and policies."""
+"""Sizes, rates and spans of time as people write them in commands, configuration and policies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _SIZE: Final = re.compile(
 _BITS: Final = re.compile(
     r"(?P<number>\d{1,18}(\.\d{1,9})?)\s*(?P<unit>[KMGT]?)(bit(/s)?|bps)", re.ASCII | re.IGNORECASE
 )
+
+UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_SPAN: Final = re.compile(r"(?=\d)(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?", re.ASCII)
 
 QUANTITY_MAX: Final = 1 << 62
 """Bytes, or bytes a second: far above all that exists, and exact as an integer of 64 bits."""
@@ -44,6 +47,14 @@ def parse_rate(text: str) -> int:
     if not rate:
         raise ConfigError(f"rate {text[:40]!r} would let nothing through: leave it out or write max for no limit")
     return rate
+
+
+def parse_span(text: str) -> float | None:
+    """Return the seconds of a span such as `90m`, `1h30m` or `0.5s`; None where it is none."""
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        return None
+    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), UNIT_S.values(), strict=True))
 
 
 def _bounded(text: str, value: float) -> int:
