@@ -28,6 +28,7 @@ from p2pfill.cli.children import Child, Children
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.demo import FLEET_S, SPARE_BYTES, choose_directory, until_signal
 from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.night_plot import COLOURS, WINDOW_COLOUR, check_plot, save_plot
 from p2pfill.cli.text import plural, show_bytes
 from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
@@ -115,7 +116,7 @@ def run_night(*, work: Path | None, plot: Path | None, keep: bool, as_json: bool
     """Run the demo of a night. Raises `CommandFailed` unless all that was to be live is."""
     console = Console(stderr=as_json, highlight=False)
     if plot is not None:
-        find_matplotlib()  # said before the night, and not after it
+        check_plot(plot)  # before the night, and not after it
     night = _Night(console, work, keep)
     if trio.run(until_signal, night.run) is None:
         raise KeyboardInterrupt
@@ -402,45 +403,26 @@ def text_plot(hours: list[Hour]) -> Iterator[Text]:
     yield Text("")
 
 
-def find_matplotlib() -> None:
-    """Raise `CommandFailed` where plots cannot be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise CommandFailed("a plot needs matplotlib: pip install 'p2pfill[bench]', or leave --plot out") from error
-
-
 def draw(hours: list[Hour], path: Path) -> None:
-    """Draw what came by tier in each hour, above the windows of the regions, into a PNG or SVG file."""
-    import matplotlib as mpl
+    """Draw what came by tier in each hour, above the windows of the regions. Raises `ConfigError`."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (upper, lower) = pyplot.subplots(
-        2, 1, figsize=(9, 5), sharex=True, height_ratios=(4, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     numbers = [hour.number for hour in hours]
     floor = [0.0] * len(hours)
-    for tier, color in (("peer", "#2a9d5c"), ("regional", "#e0a526"), ("origin", "#c8402f")):
+    for tier, colour in COLOURS.items():
         counts = [sum(getattr(hour, tier).values()) / MIB for hour in hours]
-        upper.bar([number + 0.5 for number in numbers], counts, bottom=floor, width=0.92, color=color, label=tier)
+        upper.bar(numbers, counts, 0.92, floor, align="edge", color=colour, label=tier)
         floor = [below + count for below, count in zip(floor, counts, strict=True)]
     upper.set_ylabel("MiB an hour")
     upper.legend(frameon=False)
     upper.set_title("A night of nine caches in three time zones")
     for place, region in enumerate(REGIONS):
         spans = [(number, 1) for number in numbers if is_open(region, number)]
-        lower.broken_barh(spans, (place - 0.3, 0.6), color="#3572b0")
+        lower.broken_barh(spans, (place - 0.3, 0.6), color=WINDOW_COLOUR)
     lower.set_yticks(range(len(REGIONS)), [region.name for region in REGIONS])
     lower.set_ylim(-0.6, len(REGIONS) - 0.4)
     lower.set_xticks(numbers[::3], [_clock(number)[:5] for number in numbers[::3]])
     lower.set_xlabel("UTC; below: fill windows")
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"cannot write the plot {str(path)!r}: {error}") from error
-    finally:
-        pyplot.close(figure)
+    save_plot(figure, path)

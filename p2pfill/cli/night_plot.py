@@ -14,6 +14,7 @@ from p2pfill.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from p2pfill.tracker.night_report import CacheNight, NightReport
 
@@ -55,7 +56,12 @@ def draw_night(report: NightReport, path: Path) -> None:
     ticks = _ticks(start, end)
     lower.set_xticks(ticks, [_tick_label(tick, ticks[1] - ticks[0] if len(ticks) > 1 else 60) for tick in ticks])
     figure.suptitle(_title(report), fontsize=11, x=0.01, ha="left")
-    for axes in (upper, lower):
+    save_plot(figure, path)
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a plot into a file. Raises `ConfigError` where that cannot be written."""
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     try:
         figure.savefig(path, dpi=120, facecolor="white")

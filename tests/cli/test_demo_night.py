@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2pfill.cli.demo_night import BEGINS, HOURS, REGIONS, Hour, draw, is_open, text_plot
-from p2pfill.cli.exits import CommandFailed
+from p2pfill.errors import ConfigError
 
 NONE = {region.name: 0 for region in REGIONS}
 NIGHT = [Hour(number, NONE, {**NONE, "europe": 7 * (number == 3)}, NONE) for number in range(HOURS)]
@@ -34,7 +34,7 @@ def test_the_plot_has_a_column_an_hour_above_the_windows() -> None:
 def test_the_plot_is_drawn_into_a_file(tmp_path: Path) -> None:
     draw(NIGHT, tmp_path / "night.png")
     assert (tmp_path / "night.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(CommandFailed, match="cannot write the plot"):
+    with pytest.raises(ConfigError, match="cannot write the plot"):
         draw(NIGHT, tmp_path / "no" / "night.png")
 
 
