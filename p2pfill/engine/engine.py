@@ -433,15 +433,13 @@ class Engine:
         if is_open == self._scheduler.is_open:
             return
         self._scheduler.set_open(now, is_open=is_open)
-        self._hand_back_at = NEVER
-        if not is_open:
-            self._hand_back_at = now if hand_back else now + FINISH_S
         if is_open and not is_announced:
             for task in list(self.tasks.values()):
                 if not task.is_exempt:
                     self._await_others(task)
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
         self._look_at_scheduler()
+        self._hand_back_at = NEVER if is_open else now + FINISH_S
         if not is_open and hand_back:
             self._hand_back()
 
