@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -242,31 +242,12 @@ def node(
 
     A configuration file has one line a setting: id = "a1", isp = "isp-a", data = "/srv/cache", tracker = "http://…".
     """
+    # What has a name of its own here is a setting of `NodeConfig` else.
+    flags = {**locals(), "id": node_id, "tracker": tracker_url}
+    apart = {"config", "node_id", "tracker_url", "until_eof", "as_json"}
+    given = {name: value for name, value in flags.items() if value is not None and name not in apart}
     from p2pfill.cli.services import run_node
 
-    settings: dict[str, Any] = {
-        "id": node_id,
-        "isp": isp,
-        "cluster": cluster,
-        "region": region,
-        "data": data,
-        "listen": listen,
-        "advertise": advertise,
-        "tracker": tracker_url,
-        "weight": weight,
-        "latitude": latitude,
-        "longitude": longitude,
-        "upload_slots": upload_slots,
-        "data_workers": data_workers,
-        "drop_pages": drop_pages,
-        "free_bytes_min": free_bytes_min,
-        "in_use_command": in_use_command,
-        "scrub_bytes_s": scrub_bytes_s,
-        "windows": windows,
-        "rates": rates,
-        "record": record,
-    }
-    given = {key: value for key, value in settings.items() if value is not None}
     run_node(config, given, until_eof=until_eof, as_json=as_json)
 
 
