@@ -97,6 +97,8 @@ def test_no_more_is_fetched_than_the_budget_whatever_is_lost(steps: list[tuple[s
                 fleet.restart_tracker()
             else:
                 fleet.crash(node)
+            for ledger in fleet.budgets._ledgers.values():
+                ledger.check()
             assert fleet.fetched <= fleet.budgets.spent("cloud") <= LIMIT or "cloud" not in fleet.budgets._ledgers
             assert fleet.fetched <= LIMIT
 
@@ -114,6 +116,25 @@ def test_all_of_a_budget_can_be_used_and_the_next_night_has_another() -> None:
                 fleet.flush()
             # What is less than a chunk, one a node, stays.
             assert int(night) * LIMIT - 4 * CHUNK * int(night) <= fleet.fetched <= int(night) * LIMIT
+
+
+def test_a_heartbeat_costs_the_same_in_a_fleet_of_any_size() -> None:
+    looked_at = 0
+
+    class Counted(dict[str, Any]):
+        def values(self) -> Any:
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().values()
+
+    fleet = Fleet(300)
+    for node in fleet.nodes:
+        fleet.beat(node, needs=True, is_lost=False)
+    ledger = fleet.budgets._ledgers["cloud"]
+    ledger._leases = Counted(ledger._leases)
+    for node in fleet.nodes:
+        fleet.beat(node, needs=True, is_lost=False)
+    assert looked_at <= len(fleet.nodes)
 
 
 def test_what_is_not_needed_comes_back() -> None:
