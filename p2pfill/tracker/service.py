@@ -789,15 +789,15 @@ class Service:
             self._touch(node_id)
             state = self.nodes[node_id]
         reply = HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
-        reply.allowances = self._allowances(self.nodes[node_id], report)
+        reply.allowances = self._allowances(self.nodes[node_id], report, known=known)
         return reply
 
-    def _allowances(self, state: NodeState, report: NodeReport) -> list[Allowance]:
+    def _allowances(self, state: NodeState, report: NodeReport, *, known: bool) -> list[Allowance]:
         """Return what a node may have of the policy's budgets. One that is to say all again is not judged yet."""
         if not (rules := self.policies.policy.budgets):
             return []
-        if report.boot != state.report.boot or report.sequence < state.report.sequence:
-            return report.allowances  # a late one, which says what was so
+        if not known or report.boot != state.report.boot or report.sequence < state.report.sequence:
+            return report.allowances  # what has come of origins is not known, or this is a late one
         used = {one.id: one.bytes_kept + one.bytes_wasted for one in state.origins.values()}
         needs, night = bool(state.unfinished), night_of(time.time())
         return self.budgets.renew(rules, night, state.info.id, report.boot, used, report.allowances, needs=needs)
