@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from p2pfill.tracker.service import Service
 
 COMPARED_AT_ONCE: Final = 200
-"""Orders that are compared before calls are answered again: a millisecond or two."""
+"""Titles, orders, and rules with a cache, that are compared before calls are answered again: a millisecond or two."""
 
 TOLD: Final = "told"
 """It may go further or less far than before."""
@@ -64,21 +64,21 @@ async def _follow(
     service: Service, before: Policies, after: Policies, applied: PolicyApplied, *, dry_run: bool
 ) -> PolicyApplied:
     """Count what differs, and have nodes told of it unless it is a dry run."""
-    compare = _Comparison(before.policy, after.policy)
+    compare, pauses = _Comparison(before.policy, after.policy), _Pauses()
+    rules = 1 + len(before.policy.caches) + len(after.policy.caches)
     for node_id, state in list(service.nodes.items()):
         (digest_was, was), (digest, now) = before.settings(state.info), after.settings(state.info)
         applied.caches += was != now
         if digest_was != digest and not dry_run:
             service.wake(node_id)
-    compared = 0
+        await pauses.note(rules)
     for title in list(service.titles):
         told: list[str] = []
         moved: list[str] = []
         compare.title_name = service.titles[title].name if title in service.titles else ""
+        await pauses.note(1)
         for node_id in service.told_or_ordered(title) if compare.title_name else ():
-            compared += 1
-            if compared % COMPARED_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
+            await pauses.note(1)
             if (found := service.nodes.get(node_id)) is None:
                 continue
             verdict = compare.verdict(found.info)
@@ -100,6 +100,20 @@ async def _follow(
             service.follow_orders(title, told[place : place + COMPARED_AT_ONCE])
             await trio.lowlevel.checkpoint()
     return applied
+
+
+class _Pauses:
+    """Has calls answered in between."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    async def note(self, count: int) -> None:
+        """Note that so much was compared."""
+        self._done += count
+        if self._done >= COMPARED_AT_ONCE:
+            self._done = 0
+            await trio.lowlevel.checkpoint()
 
 
 class _Comparison:
