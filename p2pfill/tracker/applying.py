@@ -17,14 +17,12 @@ from p2pfill.model.fleet_policy import FleetPolicy, diff
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.checks import RequestRefused
+from p2pfill.tracker.pauses import COMPARED_AT_ONCE, Pauses
 from p2pfill.tracker.policies import Policies, StoredPolicy, read_request
 from p2pfill.tracker.records import PolicyApplied, PolicyRequest, PolicyVersion
 
 if TYPE_CHECKING:
     from p2pfill.tracker.service import Service
-
-COMPARED_AT_ONCE: Final = 200
-"""Titles, orders, and rules with a cache, that are compared before calls are answered again: a millisecond or two."""
 
 TOLD: Final = "told"
 """It may go further or less far than before."""
@@ -64,7 +62,7 @@ async def _follow(
     service: Service, before: Policies, after: Policies, applied: PolicyApplied, *, dry_run: bool
 ) -> PolicyApplied:
     """Count what differs, and have nodes told of it unless it is a dry run."""
-    compare, pauses = _Comparison(before.policy, after.policy), _Pauses()
+    compare, pauses = _Comparison(before.policy, after.policy), Pauses()
     rules = 1 + len(before.policy.caches) + len(after.policy.caches)
     for node_id, state in list(service.nodes.items()):
         (digest_was, was), (digest, now) = before.settings(state.info), after.settings(state.info)
@@ -100,20 +98,6 @@ async def _follow(
             service.follow_orders(title, told[place : place + COMPARED_AT_ONCE])
             await trio.lowlevel.checkpoint()
     return applied
-
-
-class _Pauses:
-    """Has calls answered in between."""
-
-    def __init__(self) -> None:
-        self._done = 0
-
-    async def note(self, count: int) -> None:
-        """Note that so much was compared."""
-        self._done += count
-        if self._done >= COMPARED_AT_ONCE:
-            self._done = 0
-            await trio.lowlevel.checkpoint()
 
 
 class _Comparison:

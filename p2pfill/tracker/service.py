@@ -73,6 +73,7 @@ from p2pfill.tracker.checks import (
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
 from p2pfill.tracker.night_rows import NightPage
+from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
 from p2pfill.tracker.records import (
@@ -679,9 +680,13 @@ class Service:
             if selector.text not in self.limits and len(self.limits) >= LIMITS_MAX:
                 raise RequestRefused(f"{LIMITS_MAX} limits stand: clear one first", 507)
         self.limits.put(selector, record)
-        for state in self.nodes.values():
-            self._note_limits(state)
         await self._catalogue.set_limit(selector.text, record)
+        pauses = Pauses()
+        for state in list(self.nodes.values()):
+            await pauses.note(1)
+            if selector.matches(state.info):
+                await pauses.note(len(self.limits))
+                self._note_limits(state)
         return self.limits.records()
 
     def _note_limits(self, state: NodeState) -> None:

@@ -14,7 +14,7 @@ from tracker.services import publish, service_on
 from p2pfill.errors import ConfigError
 from p2pfill.model.policy import ANYWHERE, FillPolicy, Reach
 from p2pfill.model.reports import Orders, TitleReport
-from p2pfill.tracker import applying, policies, views
+from p2pfill.tracker import pauses, policies, views
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
@@ -71,7 +71,7 @@ async def test_settings_reach_those_whom_they_concern_and_last(tmp_path: Path, m
 async def test_calls_are_answered_while_a_policy_is_compared_with_caches_and_titles(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch, dry_run: bool
 ) -> None:
-    monkeypatch.setattr(applying, "COMPARED_AT_ONCE", 10)
+    monkeypatch.setattr(pauses, "COMPARED_AT_ONCE", 10)
     done = most = 0
 
     def counted(real: Any) -> Any:
