@@ -56,6 +56,10 @@ T = TypeVar("T")
 POLICY_CHARS_MAX: Final = 256 * 1024
 """Of the document: some thousand rules with their comments."""
 
+DOTS_MAX: Final = 64
+"""Outside of texts and comments, in a line. A dotted key of n parts costs the standard library's reader n^2 / 2 words
+of memory: one as long as a document may be takes tens of gigabytes, and these some dozen megabytes in sum."""
+
 RULES_MAX: Final = 256
 """Of each kind: whoever needs more has labels that do not fit its fleet. Each is compared with each order."""
 
@@ -73,6 +77,8 @@ HOPS: Final = ("isp", "region", "all", "origin")
 
 _BEYOND: Final = HOPS[1:]
 
+_ASIDE: Final = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""")
+"""Comments and texts of TOML, each within its line, so that any document is gone through once."""
 
 _selector = lru_cache(maxsize=3 * RULES_MAX)(Selector.parse)
 """Rules keep their selectors as they are written; each is compared with many caches."""
@@ -184,9 +190,12 @@ def parse_policy(text: str) -> FleetPolicy:
     """Return the policy that a TOML text spells. Raises `PolicyError` with all that is wrong with it."""
     if len(text) > POLICY_CHARS_MAX:
         raise PolicyError([f"it has {len(text)} characters: at most {POLICY_CHARS_MAX} are allowed"])
+    for number, line in enumerate(_ASIDE.sub("", text).split("\n"), 1):
+        if line.count(".") > DOTS_MAX:
+            raise PolicyError([f"line {number} has more than {DOTS_MAX} dots: no key has so many parts"])
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also where an integer has thousands of digits
         raise PolicyError([f"not TOML: {error}"]) from error
     except RecursionError as error:
         raise PolicyError(["not TOML that can be read: it is nested too deeply"]) from error

@@ -17,14 +17,12 @@ from p2pfill.model.fleet_policy import FleetPolicy, diff
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.checks import RequestRefused
+from p2pfill.tracker.pauses import COMPARED_AT_ONCE, Pauses
 from p2pfill.tracker.policies import Policies, StoredPolicy, read_request
 from p2pfill.tracker.records import PolicyApplied, PolicyRequest, PolicyVersion
 
 if TYPE_CHECKING:
     from p2pfill.tracker.service import Service
-
-COMPARED_AT_ONCE: Final = 200
-"""Orders that are compared before calls are answered again: a millisecond or two."""
 
 TOLD: Final = "told"
 """It may go further or less far than before."""
@@ -64,21 +62,21 @@ async def _follow(
     service: Service, before: Policies, after: Policies, applied: PolicyApplied, *, dry_run: bool
 ) -> PolicyApplied:
     """Count what differs, and have nodes told of it unless it is a dry run."""
-    compare = _Comparison(before.policy, after.policy)
+    compare, pauses = _Comparison(before.policy, after.policy), Pauses()
+    rules = 1 + len(before.policy.caches) + len(after.policy.caches)
     for node_id, state in list(service.nodes.items()):
         (digest_was, was), (digest, now) = before.settings(state.info), after.settings(state.info)
         applied.caches += was != now
         if digest_was != digest and not dry_run:
             service.wake(node_id)
-    compared = 0
+        await pauses.note(rules)
     for title in list(service.titles):
         told: list[str] = []
         moved: list[str] = []
         compare.title_name = service.titles[title].name if title in service.titles else ""
+        await pauses.note(1)
         for node_id in service.told_or_ordered(title) if compare.title_name else ():
-            compared += 1
-            if compared % COMPARED_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
+            await pauses.note(1)
             if (found := service.nodes.get(node_id)) is None:
                 continue
             verdict = compare.verdict(found.info)

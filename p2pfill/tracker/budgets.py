@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from p2pfill.errors import InternalError
 from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.limits import GIB, MIB
 from p2pfill.model.reports import Allowance
@@ -45,10 +46,10 @@ SLAB_LEASES: Final = 32
 class _Lease:
     """What one process of a node may have of a budget."""
 
-    def __init__(self, boot: str, base: int, held: int) -> None:
+    def __init__(self, boot: str, base: int) -> None:
         self.boot = boot
         self.base = base
-        self.held = held
+        self.held = base
         self.used = base
         """What it has last said."""
 
@@ -58,10 +59,17 @@ class Ledger:
 
     def __init__(self, night: str, reserved: int) -> None:
         self.night = night
+        self.origins: str | None = None
+        """Which they are; None: not known yet."""
         self.reserved = reserved
         self.closed = reserved
+        self.is_taken_over = reserved > 0
+        """What nodes hold of a tracker of before is in `closed`."""
         self.wanted = 0
         """What should be reserved besides, so that nodes can be given what they need."""
+        self.out = 0
+        """The sum over all leases of `held - base`: kept, since each heartbeat asks for it, and there are as many
+        leases as nodes."""
         self._leases: dict[str, _Lease] = {}
         self._known: set[str] = set()
         """Nodes that have had a lease: another process of theirs begins at 0."""
@@ -69,28 +77,45 @@ class Ledger:
     @property
     def spent(self) -> int:
         """What may have been fetched tonight."""
-        return self.closed + sum(lease.held - lease.base for lease in self._leases.values())
+        return self.closed + self.out
 
-    def turn(self, night: str) -> None:
-        """Let another night begin, if it has. What nodes hold of the one before counts for this one."""
+    def check(self) -> None:
+        """Raise `InternalError` where the sum is not that of the leases."""
+        if self.out != sum(lease.held - lease.base for lease in self._leases.values()):
+            raise InternalError(f"budget: {self.out} bytes are said to be out, which is not what leases hold")
+
+    def follow(self, night: str, origins: str) -> None:
+        """Let another night begin, if it has. What nodes hold of the one before counts for this one.
+
+        Where the budget is for other origins now, what nodes hold of those of before is spent, and none holds any.
+        """
+        if self.origins not in (origins, None):
+            for node in list(self._leases):
+                self.forget(node)
+            self._known.clear()
+        self.origins = origins
         if night != self.night:
-            self.night, self.closed, self.reserved, self.wanted = night, 0, 0, 0
+            self.night, self.closed, self.reserved, self.wanted, self.is_taken_over = night, 0, 0, 0, False
             for lease in self._leases.values():
                 lease.base = lease.used
+            self.out = sum(lease.held - lease.base for lease in self._leases.values())
 
     def take(self, node: str, boot: str, used: int, held: int | None) -> None:
         """Take in what a process has fetched since it began, and which allowance it goes by; None: of none."""
+        if held is not None:
+            held = min(held, used + LEASE_MAX)  # more is ahead of none, whatever it says
         lease = self._leases.get(node)
         if lease is not None and lease.boot != boot:
-            self.closed += lease.held - lease.base
+            self.forget(node)
             lease = None
         if lease is None:
-            # What a node has had before the budget was there is not its; what it holds of a tracker of before is spent.
-            base = held if held is not None else 0 if node in self._known else used
-            lease = self._leases[node] = _Lease(boot, base, base)
+            # What a node has had before the budget was there is not its, and what is spent already counts once.
+            is_new = held is None and node in self._known
+            base = 0 if is_new else held if held is not None and self.is_taken_over else used
+            lease = self._leases[node] = _Lease(boot, base)
             self._known.add(node)
         lease.used = used
-        lease.held = max(used, held if held is not None else lease.base)
+        self._hold(lease, max(used, held if held is not None else lease.base))
 
     def give(self, node: str, limit: int, *, needs: bool) -> int:
         """Return the allowance of a node from now on; `needs`: it seeks a title."""
@@ -104,12 +129,17 @@ class Ledger:
             if limit - self.reserved > 0 and self.reserved - self.spent < want:
                 self.wanted = min(limit - self.reserved, max(want, SLAB_LEASES * size))
             allowed = lease.held + max(0, min(want, min(self.reserved, limit) - self.spent))
-        lease.held = max(lease.held, allowed)  # until it says that it goes by less
+        self._hold(lease, max(lease.held, allowed))  # until it says that it goes by less
         return allowed
+
+    def _hold(self, lease: _Lease, held: int) -> None:
+        self.out += held - lease.held
+        lease.held = held
 
     def forget(self, node: str) -> None:
         """Take a node for gone: what it held is spent."""
         if (lease := self._leases.pop(node, None)) is not None:
+            self.out -= lease.held - lease.base
             self.closed += lease.held - lease.base
 
 
@@ -132,13 +162,13 @@ class Budgets:
         needs: bool,
     ) -> list[Allowance]:
         """Take in a heartbeat, and return the allowances that answer it. `used` is by origin."""
-        goes_by = {one.budget: one.bytes for one in held}
+        goes_by = {(one.budget, one.origins): one.bytes for one in held}
         given = []
         for rule in rules:
             ledger = self._ledgers.setdefault(rule.name, Ledger(night, 0))
-            ledger.turn(night)
+            ledger.follow(night, rule.origins)
             of_rule = sum(count for origin, count in used.items() if rule.fits(origin))
-            ledger.take(node, boot, of_rule, goes_by.get(rule.name))
+            ledger.take(node, boot, of_rule, goes_by.get((rule.name, rule.origins)))
             given.append(Allowance(rule.name, rule.origins, ledger.give(node, rule.bytes, needs=needs)))
         return given
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model import limits
-from p2pfill.model.fleet_policy import RULES_MAX
+from p2pfill.model.fleet_policy import GLOB_CHARS_MAX, NAME_CHARS_MAX, RULES_MAX
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE
@@ -159,6 +159,8 @@ def check_report(node_id: str, report: NodeReport) -> None:
             require(0 <= value <= COUNTER_MAX, f"origin {origin.id[:80]}: a figure is out of range")
     require(len(report.allowances) <= RULES_MAX, f"more than {RULES_MAX} allowances in one heartbeat")
     for allowance in report.allowances:
+        fits = len(allowance.budget) <= NAME_CHARS_MAX and len(allowance.origins) <= GLOB_CHARS_MAX
+        require(fits, f"allowance of {allowance.budget[:80]!r}: its name or its origins are too long")
         require(0 <= allowance.bytes <= COUNTER_MAX, f"allowance of {allowance.budget[:80]!r} is out of range")
     require(0 <= report.since <= COUNTER_MAX, f"since {report.since} is out of range")
     require(len(report.gone) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles gone in one heartbeat")
@@ -192,8 +194,12 @@ def _check_title_report(report: TitleReport) -> None:
     require(0 <= report.number <= COUNTER_MAX, f"title {name}: number is out of range")
     require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
     counters = "have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin"
-    for key in (*counters, "duplicate_bytes", "reused_bytes"):
+    for key in (*counters, "duplicate_bytes", "reused_bytes", "files"):
         require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
+    # It falls below 0 where a node has lost chunks.
+    require(abs(report.rate_bytes_s) <= COUNTER_MAX, f"title {name}: rate_bytes_s is out of range")
+    is_dated = 0 <= report.started_at <= DEADLINE_MAX and 0 <= report.finished_at <= DEADLINE_MAX
+    require(is_dated, f"title {name}: started_at or finished_at is out of range")
     sources_max = limits.REPORT_SOURCES_MAX
     require(len(report.sources) <= sources_max, f"title {name}: more than {sources_max} sources")
     require(len(report.error) <= limits.REASON_CHARS_MAX, f"title {name}: error is too long")
@@ -203,8 +209,13 @@ def _check_title_report(report: TitleReport) -> None:
             all(len(key) <= limits.REASON_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
             f"title {name}: a reason or its count is out of range",
         )
-    longest = max((len(text) for one in report.sources for text in (one.id, one.state, one.reason)), default=0)
+    longest = most = 0.0
+    for one in report.sources:
+        longest = max(longest, len(one.id), len(one.state), len(one.reason))
+        most = max(most, abs(one.bytes), abs(one.in_flight), abs(one.rate_bytes_s))
+        require(one.bytes >= 0, f"title {name}: a source has sent less than nothing")
     require(longest <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
+    require(most <= COUNTER_MAX, f"title {name}: a figure of a source is out of range")
 
 
 def check_selector(text: str) -> Selector:

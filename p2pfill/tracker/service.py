@@ -73,6 +73,7 @@ from p2pfill.tracker.checks import (
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
 from p2pfill.tracker.night_rows import NightPage
+from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
 from p2pfill.tracker.records import (
@@ -679,9 +680,13 @@ class Service:
             if selector.text not in self.limits and len(self.limits) >= LIMITS_MAX:
                 raise RequestRefused(f"{LIMITS_MAX} limits stand: clear one first", 507)
         self.limits.put(selector, record)
-        for state in self.nodes.values():
-            self._note_limits(state)
         await self._catalogue.set_limit(selector.text, record)
+        pauses = Pauses()
+        for state in list(self.nodes.values()):
+            await pauses.note(1)
+            if selector.matches(state.info):
+                await pauses.note(len(self.limits))
+                self._note_limits(state)
         return self.limits.records()
 
     def _note_limits(self, state: NodeState) -> None:
@@ -789,15 +794,15 @@ class Service:
             self._touch(node_id)
             state = self.nodes[node_id]
         reply = HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
-        reply.allowances = self._allowances(self.nodes[node_id], report)
+        reply.allowances = self._allowances(self.nodes[node_id], report, known=known)
         return reply
 
-    def _allowances(self, state: NodeState, report: NodeReport) -> list[Allowance]:
+    def _allowances(self, state: NodeState, report: NodeReport, *, known: bool) -> list[Allowance]:
         """Return what a node may have of the policy's budgets. One that is to say all again is not judged yet."""
         if not (rules := self.policies.policy.budgets):
             return []
-        if report.boot != state.report.boot or report.sequence < state.report.sequence:
-            return report.allowances  # a late one, which says what was so
+        if not known or report.boot != state.report.boot or report.sequence < state.report.sequence:
+            return report.allowances  # what has come of origins is not known, or this is a late one
         used = {one.id: one.bytes_kept + one.bytes_wasted for one in state.origins.values()}
         needs, night = bool(state.unfinished), night_of(time.time())
         return self.budgets.renew(rules, night, state.info.id, report.boot, used, report.allowances, needs=needs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tracemalloc
 
 import msgspec
 import pytest
@@ -132,12 +133,43 @@ def test_all_faults_are_found_at_once_each_with_its_place() -> None:
         "fills = 3", "fills = [3]", "[[fills]]\nname = 3", '[[fills]]\nname = ""', "[fills]\nname = 'a'", "= 1",
         "[[fills]]\nname='a'\nwaits = 3", "[[caches]]\nname = 'a'", "a = " + "[" * 5000, "[[fills]]\nname='a'\nhops=[]",
         "[[fills]]\nname='a'\nwaits={origin='9d'}", "[[fills]]\nname='a'\nwaits={origin=''}", "x" * 300_000,
-        "[[fills]]\n" * 300, "[[fills]]\nname=\"a\\u0007\"", "[[fills]]\nname='a'\nselector=3",
+        "[[fills]]\n" * 300, "[[fills]]\nname=\"a\\u0007\"", "[[fills]]\nname='a'\nselector=3", "a = " + "9" * 5000,
     ],
 )  # fmt: skip
 def test_what_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(PolicyError):
         parse_policy(text)
+
+
+@pytest.mark.parametrize("part", ["a", '"."', "'='", '"\\""', '"#"', '"\u2028"'])
+@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "fills = {{{} = 1}}"])
+def test_a_key_of_very_many_parts_takes_no_memory(form: str, part: str) -> None:
+    wide = form.format(".".join([part] * (250_000 // (len(part) + 1))))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PolicyError, match="dots"):
+            parse_policy(wide)
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_dots_in_texts_and_comments_are_no_keys() -> None:
+    nodes = ",".join(f"id=cache{number}.pop.example" for number in range(200))
+    text = f'[[caches]] # {"." * 100}\nname = "a"\nselector = "{nodes}"\nrates = "3M"\n'
+    assert parse_policy(text).caches[0].selector == nodes
+
+
+def test_keys_of_as_many_parts_as_may_be_take_little_memory() -> None:
+    line = ".".join(["a"] * fleet_policy.DOTS_MAX) + "{} = 1\n"
+    text = "".join(line.format(number) for number in range(fleet_policy.POLICY_CHARS_MAX // len(line)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PolicyError):
+            parse_policy(text)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.text(max_size=200))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tracker.services import publish, service_on
 
@@ -32,6 +33,7 @@ class Fleet:
         self.catalogue: dict[str, tuple[str, int]] = {}
         self.budgets = Budgets({})
         self.night = "1"
+        self.rule = RULE
         self.nodes = {f"n{number}": OriginCounts() for number in range(count)}
         self.boots = dict.fromkeys(self.nodes, 0)
         self.fetched = 0
@@ -42,7 +44,7 @@ class Fleet:
         counts = self.nodes[node]
         used = {one.id: one.bytes_kept + one.bytes_wasted for one in counts.totals()}
         reply = self.budgets.renew(
-            [RULE], self.night, node, str(self.boots[node]), used, counts.allowances(), needs=needs
+            [self.rule], self.night, node, str(self.boots[node]), used, counts.allowances(), needs=needs
         )
         if not is_lost:
             counts.set_allowances(reply)
@@ -97,6 +99,8 @@ def test_no_more_is_fetched_than_the_budget_whatever_is_lost(steps: list[tuple[s
                 fleet.restart_tracker()
             else:
                 fleet.crash(node)
+            for ledger in fleet.budgets._ledgers.values():
+                ledger.check()
             assert fleet.fetched <= fleet.budgets.spent("cloud") <= LIMIT or "cloud" not in fleet.budgets._ledgers
             assert fleet.fetched <= LIMIT
 
@@ -114,6 +118,127 @@ def test_all_of_a_budget_can_be_used_and_the_next_night_has_another() -> None:
                 fleet.flush()
             # What is less than a chunk, one a node, stays.
             assert int(night) * LIMIT - 4 * CHUNK * int(night) <= fleet.fetched <= int(night) * LIMIT
+
+
+NIGHTS_STEP = st.tuples(
+    st.sampled_from(
+        ["beat", "beat", "lost", "idle", "fetch", "fetch", "flush", "flush", "restart", "crash", "night", "remove"]
+    ),
+    st.integers(0, 3),
+    st.integers(1, 40),
+)
+
+
+HELD = [("beat", 0, 1), ("flush", 0, 1), ("beat", 0, 1)]
+OVER_NOON = [("night", 0, 1), ("fetch", 0, 40), *[(what, 1, 40) for what in ("beat", "flush", "beat", "fetch")] * 3]
+
+
+@given(st.lists(NIGHTS_STEP, max_size=150))
+@settings(deadline=None)
+@example([*HELD, ("restart", 0, 1), *OVER_NOON])
+@example([*HELD, ("remove", 0, 1), *OVER_NOON])
+def test_each_night_holds_also_where_trackers_and_nodes_go_in_between(steps: list[tuple[str, int, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEASE_MIN", 50)
+        patch.setattr(module, "SLAB_LEASES", 3)
+        fleet, before = Fleet(4), 0
+        fleet.rule = msgspec.structs.replace(RULE, bytes=100)
+        for what, number, chunks in steps:
+            node = f"n{number}"
+            if what in ("beat", "lost", "idle"):
+                fleet.beat(node, needs=what != "idle", is_lost=what == "lost")
+            elif what == "fetch":
+                fleet.fetch(node, chunks)
+            elif what == "flush":
+                fleet.flush()
+            elif what == "restart":
+                fleet.restart_tracker()
+            elif what == "crash":
+                fleet.crash(node)
+            elif what == "remove":
+                fleet.budgets.forget(node)
+            else:
+                # All are heard as it begins: what comes before the first heartbeat of a night counts for that night.
+                fleet.night, before = str(int(fleet.night) + 1).zfill(3), fleet.fetched
+                for one in fleet.nodes:
+                    fleet.beat(one, needs=True, is_lost=True)
+            assert fleet.fetched - before <= fleet.rule.bytes
+
+
+def test_what_is_held_over_noon_counts_where_the_tracker_has_begun_anew() -> None:
+    fleet = Fleet(1)
+    for _ in range(2):
+        fleet.beat("n0", needs=True, is_lost=False)
+        fleet.flush()
+    fleet.restart_tracker()
+    fleet.night = "2"
+    fleet.beat("n0", needs=True, is_lost=True)
+    fleet.fetch("n0", 1000)
+    assert fleet.fetched == LIMIT // CHUNK * CHUNK
+    fleet.beat("n0", needs=True, is_lost=False)
+    assert fleet.budgets.spent("cloud") == LIMIT
+
+
+@pytest.mark.parametrize(("was", "now"), [("*", "http://cloud/*"), ("http://cloud/*", "*")])
+def test_a_budget_that_is_for_other_origins_counts_what_comes_from_these_from_now_on(was: str, now: str) -> None:
+    fleet = Fleet(2)
+    for node in fleet.nodes:
+        fleet.nodes[node].add("http://elsewhere/film", kept=50 * LIMIT)
+    fleet.rule = BudgetRule("cloud", LIMIT, was)
+    for _ in range(2):
+        fleet.beat("n0", needs=True, is_lost=False)
+        fleet.flush()
+    fleet.fetch("n0", 10)
+    fleet.beat("n0", needs=False, is_lost=False)
+    fleet.beat("n0", needs=False, is_lost=False)
+    assert fleet.budgets.spent("cloud") == 10 * CHUNK
+    fleet.rule = BudgetRule("cloud", LIMIT, now)
+    for _ in range(2):
+        for node in fleet.nodes:
+            fleet.beat(node, needs=True, is_lost=False)
+            fleet.fetch(node, 100)
+        fleet.flush()
+    assert LIMIT - 2 * CHUNK <= fleet.fetched <= LIMIT
+
+
+async def test_a_node_that_is_to_say_all_again_is_not_judged_before_it_has(tmp_path: Path, make: Any) -> None:
+    text = '[[budgets]]\nname = "cloud"\norigins = "http://cloud/*"\nbytes = 1000\n'
+    async with service_on(tmp_path / "db") as service:
+        await apply_policy(service, PolicyRequest(text))
+        report = make.report(make.info("a1"), 7)
+        report.since, report.allowances = 6, [Allowance("other", "*", 5)]
+        reply = service.handle_heartbeat("a1", report)
+        assert (reply.again, reply.allowances) == (True, report.allowances)
+        report = make.report(make.info("a1"), 8)
+        report.origins = [OriginReport("http://cloud/film", bytes_kept=5000)]
+        assert not service.handle_heartbeat("a1", report).again
+        assert service.budgets.spent("cloud") == 0, "what it had before the tracker knew it is of another time"
+
+
+def test_a_node_that_holds_what_none_is_given_is_believed_no_more_than_a_lease() -> None:
+    budgets = Budgets({})
+    for night in ("1", "2"):
+        budgets.renew([RULE], night, "n0", "x", {}, [Allowance("cloud", RULE.origins, 1 << 62)], needs=False)
+        assert budgets.spent("cloud") <= module.LEASE_MAX
+
+
+def test_a_heartbeat_costs_the_same_in_a_fleet_of_any_size() -> None:
+    looked_at = 0
+
+    class Counted(dict[str, Any]):
+        def values(self) -> Any:
+            nonlocal looked_at
+            looked_at += len(self)
+            return super().values()
+
+    fleet = Fleet(300)
+    for node in fleet.nodes:
+        fleet.beat(node, needs=True, is_lost=False)
+    ledger = fleet.budgets._ledgers["cloud"]
+    ledger._leases = Counted(ledger._leases)
+    for node in fleet.nodes:
+        fleet.beat(node, needs=True, is_lost=False)
+    assert looked_at <= len(fleet.nodes)
 
 
 def test_what_is_not_needed_comes_back() -> None:

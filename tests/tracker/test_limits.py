@@ -9,13 +9,15 @@ import pytest
 import trio
 from tracker.services import service_on
 
+from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
 from p2pfill.model.reports import NodeReport, PayloadRates
 from p2pfill.node import NodeConfig, open_node
+from p2pfill.tracker import pauses, views
 from p2pfill.tracker import service as service_module
-from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.limits import StandingLimits
 from p2pfill.tracker.records import LimitRecord
 from p2pfill.tracker.service import Service
 
@@ -52,6 +54,38 @@ async def test_a_limit_reaches_those_that_match_now_and_later_and_is_durable(tmp
         assert await rates_of(service, "a2") == NO_LIMITS
     async with service_on(tmp_path / "db") as service:
         assert [one.selector for one in service.limits.records()] == ["id=a1"]
+
+
+async def test_a_limit_is_worked_out_for_those_that_match_and_calls_are_answered_meanwhile(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pauses, "COMPARED_AT_ONCE", 10)
+    done = most = total = 0
+    real = StandingLimits.of
+
+    def of(limits: StandingLimits, info: NodeInfo) -> RateLimits:
+        nonlocal done, most, total
+        done, total = done + 1, total + 1
+        most = max(most, done)
+        return real(limits, info)
+
+    async def answer_calls() -> None:
+        nonlocal done
+        while True:
+            done = 0
+            await trio.lowlevel.checkpoint()
+
+    async with service_on(tmp_path / "db") as service:
+        for number in range(80):
+            beat(service, make, f"n{number}", 1, isp="isp-a" if number < 60 else "isp-b")
+        monkeypatch.setattr(StandingLimits, "of", of)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_calls)
+            await service.set_limit(LimitRecord("isp=isp-a", SLOW))
+            nursery.cancel_scope.cancel()
+        assert (await rates_of(service, "n59"), await rates_of(service, "n60")) == (SLOW, NO_LIMITS)
+    assert total == 60
+    assert most <= 20, "two turns at most, as tasks take theirs in any order"
 
 
 async def test_limits_are_refused_that_cannot_be(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

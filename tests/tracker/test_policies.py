@@ -14,7 +14,7 @@ from tracker.services import publish, service_on
 from p2pfill.errors import ConfigError
 from p2pfill.model.policy import ANYWHERE, FillPolicy, Reach
 from p2pfill.model.reports import Orders, TitleReport
-from p2pfill.tracker import policies, views
+from p2pfill.tracker import pauses, policies, views
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
@@ -65,6 +65,42 @@ async def test_settings_reach_those_whom_they_concern_and_last(tmp_path: Path, m
         assert (again.settings, again.settings_digest) == (None, first.settings_digest), "of a tracker started anew"
         version = service.policies.stands.version
         assert (version.number, version.comment, version.by, version.text) == (1, "for the night", "ann", RATES)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_calls_are_answered_while_a_policy_is_compared_with_caches_and_titles(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    monkeypatch.setattr(pauses, "COMPARED_AT_ONCE", 10)
+    done = most = 0
+
+    def counted(real: Any) -> Any:
+        def call(*args: Any) -> Any:
+            nonlocal done, most
+            done += 1
+            most = max(most, done)
+            return real(*args)
+
+        return call
+
+    async def answer_calls() -> None:
+        nonlocal done
+        while True:
+            done = 0
+            await trio.lowlevel.checkpoint()
+
+    async with service_on(tmp_path / "db") as service:
+        for number in range(60):
+            await publish(service, make, number + 1)
+            beat(service, make, f"n{number}", 1)
+        monkeypatch.setattr(policies.Policies, "settings", counted(policies.Policies.settings))
+        monkeypatch.setattr(Service, "told_or_ordered", counted(Service.told_or_ordered))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_calls)
+            applied = await apply_policy(service, PolicyRequest(RATES + NO_CLOUD), dry_run=dry_run)
+            nursery.cancel_scope.cancel()
+        assert applied.caches == 60
+        assert most <= 20, "two turns at most, as tasks take theirs in any order"
 
 
 async def test_who_waits_for_orders_is_woken_and_nobody_else(tmp_path: Path, make: Any) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import trio
+from tracker.services import service_on
 
-from p2pfill.model.reports import Orders
+from p2pfill.model.reports import Allowance, NodeReport, Orders, SourceReport, TitleReport
+from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused
 from p2pfill.tracker.records import FillRequest
 
@@ -89,3 +93,48 @@ async def test_settings_that_cannot_be_read_keep_nobody_from_its_orders(
         assert [order.title for order in orders.orders] == ["t"]
         assert (orders.settings, orders.unreadable) == (None, [])
         assert "cannot be read" in orders.wrong_settings
+
+
+def said(**figures: Any) -> TitleReport:
+    return TitleReport("0" * 64, "filling", 4, started_at=1.0, **figures)
+
+
+async def test_figures_beyond_reason_keep_nobody_from_being_saved(tmp_path: Path, make: Any) -> None:
+    # JSON has integers of any length, and what two of them sum up to may be longer than Python writes.
+    huge = 10**4299 * 9
+    async with service_on(tmp_path / "db") as service:
+        for sequence, boot in enumerate(("x", "y"), 1):
+            source = SourceReport("http://o/", "origin", huge)
+            report = make.report(make.info("n1"), sequence, said(sources=[source]), boot=boot)
+            with pytest.raises(RequestRefused, match="out of range"):
+                service.handle_heartbeat("n1", report)
+        service.handle_heartbeat("n2", make.report(make.info("n2")))
+        await service.flush()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        said(sources=[SourceReport("a", "regional", -1)]),
+        said(sources=[SourceReport("a", "regional", 1, rate_bytes_s=1e300)]),
+        said(sources=[SourceReport("a", "regional", 1, in_flight=1 << 70)]),
+        said(finished_at=1e300),
+        said(rate_bytes_s=-1e300),
+        said(files=1 << 70),
+    ],
+)
+async def test_a_heartbeat_with_a_figure_that_cannot_be_is_refused(
+    tmp_path: Path, make: Any, wrong: TitleReport
+) -> None:
+    async with service_on(tmp_path / "db") as service:
+        with pytest.raises(RequestRefused):
+            service.handle_heartbeat("n1", make.report(make.info("n1"), 1, wrong))
+
+
+async def test_the_texts_of_allowances_are_bounded(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "db") as service:
+        for wrong in (Allowance("b" * 65, "*", 1), Allowance("b", "*" * 1025, 1)):
+            report: NodeReport = make.report(make.info("n1"))
+            report.allowances = [wrong]
+            with pytest.raises(RequestRefused, match="too long"):
+                service.handle_heartbeat("n1", report)
