@@ -85,7 +85,9 @@ class Bucket:
 class Claim:
     """One that moves bytes of a tier: a data stream, or one part of a read of an origin."""
 
-    __slots__ = ("granted", "number", "since", "tier", "urgency", "waits", "wake", "wanted", "was_held_back")
+    __slots__ = (
+        "granted", "has_left", "number", "since", "tier", "urgency", "waits", "wake", "wanted", "was_held_back",
+    )  # fmt: skip
 
     def __init__(
         self, tier: str, urgency: Callable[[], Urgency], wake: Callable[[], object], number: int | None = None
@@ -104,6 +106,8 @@ class Claim:
         self.since = 0.0
         self.waits = False
         """It is in the queue."""
+        self.has_left = False
+        """It is over."""
         self.was_held_back = False
         """It has waited since somebody has looked, and has set this to False."""
 
@@ -136,6 +140,8 @@ class Budget:
 
         0: the claim waits, and will be among those whose turn has come; then it takes again.
         """
+        if claim.has_left:
+            return 0, []  # it ended while a thread was on the way here, and nobody would take what it is given
         if not claim.waits and not claim.granted:
             claim.wanted, claim.waits, claim.since = wanted, True, now
             self._queue[claim] = next(self._places) if claim.number is None else claim.number
@@ -155,7 +161,8 @@ class Budget:
         self.tiers[claim.tier].add(count)
 
     def leave(self, claim: Claim) -> None:
-        """Have a claim wait no more, and take back what it was given."""
+        """Have a claim wait no more, now or later, and take back what it was given."""
+        claim.has_left = True
         if self._queue.pop(claim, None) is not None:
             claim.waits = False
         if claim.granted:

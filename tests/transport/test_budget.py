@@ -72,8 +72,10 @@ def test_never_more_than_the_rate_and_one_burst_over_any_time(limits: Rates, pla
                 budget.give_back(one, count)
                 moved.append((now, one.tier, -count))
             case "leave":
-                budget.leave(claims[value])
-                assert not claims[value].waits
+                budget.leave(gone := claims[value])
+                assert budget.take(now, gone, 1) == (0, [])
+                assert not gone.waits
+                claims[value] = claim(gone.tier, rank=value % 2, number=gone.number)
             case "pass":
                 now += value
             case "pour":
