@@ -603,8 +603,10 @@ class Engine:
         self.now = now
         receive = arrival.receive
         task.reads.pop(receive.request_id, None)
-        if receive.state is RequestState.VERIFIED and arrival.outcome is not Outcome.VERIFIED:
-            # Whoever waited for the thread was cancelled, and knows nothing of what that has done.
+        # Whoever waited for the thread may have been cancelled, as where the node stops: then the thread is to end too,
+        # and if it has done all by now, that is not known yet.
+        is_late = not receive.step(RequestStep.ABANDON)
+        if is_late and receive.state is RequestState.VERIFIED and arrival.outcome is not Outcome.VERIFIED:
             arrival = Arrival(receive, Outcome.VERIFIED, receive.length)
         if arrival.outcome is Outcome.VERIFIED:
             # An origin may have sent more than was asked for, or some of it twice.

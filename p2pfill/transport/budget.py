@@ -6,8 +6,8 @@ comes: so what is moved is shared by those who wait, not by those who happen to 
 
 Whose turn it is: the more urgent title first; of equals the one that has waited longest, so they take turns; but reads
 of an origin in the order in which they were begun, since a chunk that comes whole is of use and eight halves are not.
-Nobody waits for longer than `STARVED_S`: the remote of a stream that stands still takes it for dead. A tier that has
-used up its own budget holds up no other tier.
+How urgent it is counts as of when it began to wait. Nobody waits for longer than `STARVED_S`: the remote of a stream
+that stands still takes it for dead. A tier that has used up its own budget holds up no other tier.
 
 Invariant: over any t seconds no more is taken, less what is given back, than `rate * t + burst`, for each bucket.
 
@@ -17,9 +17,10 @@ neither urgency nor turns would mean anything.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pfill.errors import InternalError
 from p2pfill.model.rates import TIERS, Rates
@@ -40,6 +41,10 @@ QUANTUM_MAX_BYTES: Final = 1024 * 1024
 
 STARVED_S: Final = 5.0
 """Who has waited for so long goes before all others, once: well below `timing.PROGRESS_TIMEOUT_S`."""
+
+
+KEPT_BESIDE: Final = 64
+"""Places that those who have left it early may have in a line besides as many as wait: then it is cleared of them."""
 
 
 class Bucket:
@@ -85,7 +90,9 @@ class Bucket:
 class Claim:
     """One that moves bytes of a tier: a data stream, or one part of a read of an origin."""
 
-    __slots__ = ("granted", "number", "since", "tier", "urgency", "waits", "wake", "wanted", "was_held_back")
+    __slots__ = (
+        "granted", "has_left", "number", "since", "tier", "urgency", "waits", "wake", "wanted", "was_held_back",
+    )  # fmt: skip
 
     def __init__(
         self, tier: str, urgency: Callable[[], Urgency], wake: Callable[[], object], number: int | None = None
@@ -104,8 +111,56 @@ class Claim:
         self.since = 0.0
         self.waits = False
         """It is in the queue."""
+        self.has_left = False
+        """It is over."""
         self.was_held_back = False
         """It has waited since somebody has looked, and has set this to False."""
+
+
+class _Place(NamedTuple):
+    """Where a claim stands in the line of its tier: the least goes first."""
+
+    urgency: Urgency
+    number: int
+    """The claim's, or `arrival`."""
+    arrival: int
+    claim: Claim
+
+
+class _Line:
+    """The claims of one tier that wait: by arrival for those that starve, and as a heap for all others.
+
+    However many wait, a turn costs a few comparisons. A place that was left early stays in the heap until it comes up.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[Claim, _Place] = {}
+        """In order of arrival."""
+        self.heap: list[_Place] = []
+
+    def add(self, place: _Place) -> None:
+        self.waiting[place.claim] = place
+        heapq.heappush(self.heap, place)
+
+    def remove(self, claim: Claim) -> bool:
+        """Take a claim out; False where it does not stand here."""
+        if self.waiting.pop(claim, None) is None:
+            return False
+        if len(self.heap) > 2 * len(self.waiting) + KEPT_BESIDE:
+            self.heap = list(self.waiting.values())
+            heapq.heapify(self.heap)
+        return True
+
+    def first(self, now: float) -> tuple[bool, _Place] | None:
+        """Return whether nobody starves, and whose turn it is; None where nobody waits."""
+        if not self.waiting:
+            return None
+        oldest = next(iter(self.waiting.values()))
+        if now >= oldest.claim.since + STARVED_S:
+            return False, oldest._replace(urgency=Urgency(), number=oldest.arrival)
+        while self.waiting.get(self.heap[0].claim) is not self.heap[0]:
+            heapq.heappop(self.heap)
+        return True, self.heap[0]
 
 
 class Budget:
@@ -115,9 +170,8 @@ class Budget:
         self.rates = Rates()
         self.total = Bucket()
         self.tiers = {tier: Bucket() for tier in TIERS}
-        self._queue: dict[Claim, int] = {}
-        """Who waits -> the place: its number, or one of arrival."""
-        self._places = itertools.count()
+        self._lines = {tier: _Line() for tier in TIERS}
+        self._arrivals = itertools.count()
 
     def set_rates(self, now: float, rates: Rates) -> None:
         """Keep to other rates from now on; `pour` then, since some may not have to wait any more."""
@@ -136,9 +190,14 @@ class Budget:
 
         0: the claim waits, and will be among those whose turn has come; then it takes again.
         """
+        if claim.has_left:
+            return 0, []  # it ended while a thread was on the way here, and nobody would take what it is given
         if not claim.waits and not claim.granted:
+            arrival = next(self._arrivals)
+            number = arrival if claim.number is None else claim.number
+            # Before anything is noted, since it is asked of another, whose fault would else be everybody's.
+            self._lines[claim.tier].add(_Place(claim.urgency(), number, arrival, claim))
             claim.wanted, claim.waits, claim.since = wanted, True, now
-            self._queue[claim] = next(self._places) if claim.number is None else claim.number
             woken, _ = self.pour(now)
         else:
             woken = []
@@ -155,8 +214,9 @@ class Budget:
         self.tiers[claim.tier].add(count)
 
     def leave(self, claim: Claim) -> None:
-        """Have a claim wait no more, and take back what it was given."""
-        if self._queue.pop(claim, None) is not None:
+        """Have a claim wait no more, now or later, and take back what it was given."""
+        claim.has_left = True
+        if self._lines[claim.tier].remove(claim):
             claim.waits = False
         if claim.granted:
             count, claim.granted = claim.granted, 0
@@ -166,14 +226,12 @@ class Budget:
         """Give those who wait what there is; return whose turn has come, and when to look again (infinite: never)."""
         turns: list[Claim] = []
         again_at = float("inf")
-        if not self._queue:
-            return turns, again_at
-        for bucket in (self.total, *self.tiers.values()):
-            bucket.refill(now)
-        short: set[str] = set()
-        for claim in sorted(self._queue, key=lambda one: self._order(now, one)):
-            if claim.tier in short:
-                continue
+        lines = {tier: line for tier, line in self._lines.items() if line.waiting}
+        if lines:
+            for bucket in (self.total, *self.tiers.values()):
+                bucket.refill(now)
+        while firsts := [first for line in lines.values() if (first := line.first(now)) is not None]:
+            claim = min(firsts)[1].claim
             tier = self.tiers[claim.tier]
             need = min(claim.wanted, self.total.quantum, tier.quantum)
             lacks_s = max(tier.lacks_s(need), self.total.lacks_s(need))
@@ -185,23 +243,21 @@ class Budget:
             # Those behind it of its tier, or of all, would take what it waits for.
             if self.total.lacks_s(need):
                 break
-            short.add(claim.tier)
-        if again_at == float("inf") and self._queue:
-            again_at = now  # what was given has made the tiers short, or there is more to give
+            del lines[claim.tier]
         return turns, again_at
-
-    def _order(self, now: float, claim: Claim) -> tuple[bool, float, Urgency, int]:
-        if now >= claim.since + STARVED_S:
-            return (False, claim.since, Urgency(), 0)
-        return (True, 0.0, claim.urgency(), self._queue[claim])
 
     def _grant(self, claim: Claim, count: int) -> None:
         self.total.add(-count)
         self.tiers[claim.tier].add(-count)
-        del self._queue[claim]
+        self._lines[claim.tier].remove(claim)
         claim.granted, claim.waits = count, False
 
+    @property
+    def kept(self) -> int:
+        """How many places are in memory, those of claims that wait no more among them."""
+        return sum(len(line.heap) for line in self._lines.values())
+
     def check(self) -> None:
-        """Raise `InternalError` where somebody stands in the queue who does not wait: for tests."""
-        if not all(claim.waits and not claim.granted for claim in self._queue):
-            raise InternalError("budget: a claim stands in the queue and does not wait")
+        """Raise `InternalError` where somebody stands in line who does not wait: for tests."""
+        if not all(claim.waits and not claim.granted for line in self._lines.values() for claim in line.waiting):
+            raise InternalError("budget: a claim stands in line and does not wait")

@@ -195,6 +195,8 @@ class DataPlane:
             self.tell(partial(stream.end, _as_exception(error)), stream.end)
 
     def _arm(self, stream: Stream, interest: int) -> None:
+        if self._streams.get(stream.fd) is not stream:
+            return  # it was removed, and by now another one may have its descriptor
         with suppress(OSError, ValueError):  # it is being removed
             self._epoll.modify(stream.fd, interest | select.EPOLLONESHOT)
 

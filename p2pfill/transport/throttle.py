@@ -58,10 +58,9 @@ class Direction:
                 self.budget.give_back(claim, count)
 
     def leave(self, claim: Claim) -> None:
-        """Have a claim wait no more."""
-        if claim.waits or claim.granted:
-            with self._owner.changed:
-                self.budget.leave(claim)
+        """Have a claim wait no more, though a thread be on the way to `take`."""
+        with self._owner.changed:
+            self.budget.leave(claim)
 
     def wait(
         self, tier: str, urgency: Callable[[], Urgency], number: int, wanted: int, is_cancelled: Callable[[], bool]

@@ -88,13 +88,18 @@ async def test_a_limit_for_the_origin_leaves_caches_alone(tmp_path: Path) -> Non
 
 
 async def test_reads_of_an_origin_end_while_they_wait(tmp_path: Path) -> None:
+    """Their threads, too: each would ask for its turn for ever."""
     manifest = publish_film(tmp_path / "src", 3 * MIB)
-    async with caches(tmp_path, "a1") as (node,):
-        node.set_rates(RateLimits(Rates(origin=1000)))
-        await node.start_fill(manifest, [str(tmp_path / "src")])
-        await trio.sleep(0.3)
-        began = time.monotonic()
+    with trio.fail_after(60):
+        async with caches(tmp_path, "a1") as (node,):
+            node.set_rates(RateLimits(Rates(origin=1000)))
+            fill = await node.start_fill(manifest, [str(tmp_path / "src")])
+            await trio.sleep(0.3)
+            reads = [receive for _, receive in fill.task.reads.values()]
+            began = time.monotonic()
     assert time.monotonic() - began < 10
+    assert reads
+    assert not [receive for receive in reads if receive.is_wanted]
 
 
 @pytest.mark.alone

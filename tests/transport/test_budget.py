@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill.model.rates import NO_LIMITS, TIERS, RateLimits, Rates
 from p2pfill.model.urgency import Urgency
-from p2pfill.transport.budget import STARVED_S, Budget, Claim
+from p2pfill.transport.budget import KEPT_BESIDE, STARVED_S, Budget, Claim
 from p2pfill.transport.throttle import Throttle
 
 
@@ -72,8 +73,10 @@ def test_never_more_than_the_rate_and_one_burst_over_any_time(limits: Rates, pla
                 budget.give_back(one, count)
                 moved.append((now, one.tier, -count))
             case "leave":
-                budget.leave(claims[value])
-                assert not claims[value].waits
+                budget.leave(gone := claims[value])
+                assert budget.take(now, gone, 1) == (0, [])
+                assert not gone.waits
+                claims[value] = claim(gone.tier, rank=value % 2, number=gone.number)
             case "pass":
                 now += value
             case "pour":
@@ -128,6 +131,49 @@ def test_numbered_claims_go_in_their_order() -> None:
     took = run(budget, [second, first], 3.0)
     assert took[second] < 30_000
     assert took[first] > 2_900_000
+
+
+def test_many_that_wait_cost_each_other_nothing() -> None:
+    """Each is asked once for what it waits how urgent it is, however many turns others have meanwhile."""
+    asked = 0
+
+    def urgency() -> Urgency:
+        nonlocal asked
+        asked += 1
+        return Urgency()
+
+    budget, takes = Budget(), 0
+    budget.set_rates(0.0, Rates(total=1_000_000))
+    for one in (claims := [Claim("peer", urgency, lambda: None) for _ in range(200)]):
+        budget.take(0.0, one, 10**6)
+    for tick in range(100):
+        for one in budget.pour(tick / 50)[0]:
+            assert budget.take(tick / 50, one, 10**6)[0]
+            budget.take(tick / 50, one, 10**6)
+            takes += 1
+    assert takes > 50
+    assert asked <= len(claims) + takes
+
+
+def test_one_that_cannot_say_how_urgent_it_is_holds_up_nobody() -> None:
+    budget, other = Budget(), claim()
+    budget.set_rates(0.0, Rates(total=1_000_000))
+    broken = Claim("peer", lambda: Urgency(1 // 0), lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        budget.take(0.0, broken, 10**6)
+    assert run(budget, [other], 1.0)[other] > 900_000
+    assert not broken.waits
+
+
+def test_those_that_have_left_or_starved_are_kept_nowhere() -> None:
+    budget = Budget()
+    budget.set_rates(0.0, Rates(total=1_000_000))
+    urgent, others = claim(rank=-5), [claim() for _ in range(4)]
+    run(budget, [urgent, *others], 40 * STARVED_S)
+    for _ in range(1000):
+        budget.take(0.0, gone := claim(), 10**6)
+        budget.leave(gone)
+    assert budget.kept <= 2 * len(others) + KEPT_BESIDE
 
 
 def test_a_change_takes_hold_at_once() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
-from p2pfill.transport.plane import DataPlane
+from p2pfill.transport.plane import DataPlane, Poll, Stream
 from tests.transport.test_data import Files
 
 SIZE = 1_000_000
@@ -119,3 +121,42 @@ async def test_a_stream_that_waits_for_its_turn_can_be_ended(plane: DataPlane, t
             await trio.sleep(0.01)
     assert got == [Outcome.BROKEN]
     assert not receiver.claim.waits
+
+
+class LateStream(Stream):
+    """One of which a thread is about to ask for bytes while it is removed."""
+
+    def interest(self) -> int:
+        """Wait for bytes."""
+        return select.EPOLLIN
+
+    def is_inside_chunk(self) -> bool:
+        """Nothing is owed."""
+        return False
+
+    def work(self, ready: int) -> Poll:
+        """Ask for bytes once the stream is over."""
+        until = time.monotonic() + 10
+        while not self.closed and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.05)  # until it is removed, too
+        self.limits.take(self.claim, 5000)
+        return Poll.PARK
+
+    async def run(self) -> None:
+        """Be served until cancelled."""
+        await self._run()
+
+
+async def test_nothing_waits_for_a_stream_that_has_ended_while_a_thread_was_at_it(plane: DataPlane) -> None:
+    plane.throttle.put("test", RateLimits(outbound=Rates(peer=1)))
+    near, far = trio.socket.socketpair()
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            stream = LateStream(far, plane)
+            nursery.start_soon(stream.run)
+            await near.send(b"x")
+            await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+    assert stream.closed
+    assert not stream.claim.waits
