@@ -91,7 +91,9 @@ def parse_limits(words: Sequence[str]) -> RateLimits:
         name = {"in": "inbound", "out": "outbound"}.get(direction)
         if name is None or tier not in ("", *TIERS):
             raise ConfigError(f"{word[:80]!r} is no limit: write RATE, in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE")
-        table.setdefault(name, {})[tier or "total"] = rate
+        if (tier or "total") in table.setdefault(name, {}):
+            raise ConfigError(f"{word[:80]!r} is a second limit of the same: give one")
+        table[name][tier or "total"] = rate
     return read_limits(table, "limit")
 
 
