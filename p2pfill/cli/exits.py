@@ -119,7 +119,8 @@ def _usage_line(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "p2pfill"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return f"{str(message).rstrip('.')}; see {path} --help"
+    # What has shown its help already, as a group of commands without one, has no message of its own.
+    return f"{str(message).rstrip('.') or 'a command is lacking'}; see {path} --help"
 
 
 def _fail(line: str, code: ExitCode) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -11,11 +12,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import order_now
 from p2pfill.cli.options import selector_of
 from p2pfill.cli.text import printable
 from p2pfill.errors import ConfigError
-from p2pfill.model.rates import NO_LIMITS, parse_limits, spell
+from p2pfill.model.rates import NO_LIMITS, RateLimits, parse_limits, spell
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import LimitRecord, Limits
 
@@ -28,8 +30,8 @@ def limit_nodes(
         raise ConfigError("a limit needs a SELECTOR: an id, `all`, or as for `fill --to`")
     if nodes and bool(rates) == clear:
         raise ConfigError(f"limit {nodes[:80]!r}: give either rates, such as 150MiB or out=1.2Gbit, or --clear")
+    limits = _limits_of(nodes, rates) if rates else NO_LIMITS
     selector = selector_of(nodes) if nodes else ""
-    limits = parse_limits(rates) if rates else NO_LIMITS
 
     async def work() -> list[LimitRecord]:
         async with TrackerClient(tracker) as client:
@@ -46,6 +48,19 @@ def limit_nodes(
         print(f"done: {'clear' if clear else 'set'} the limit of {printable(selector)}")
     console = Console()
     console.print(limits_table(standing, console.width) if standing else "no limit stands", highlight=False)
+
+
+def _limits_of(nodes: str, rates: Sequence[str]) -> RateLimits:
+    try:
+        return parse_limits(rates)
+    except ConfigError:
+        with suppress(ConfigError):
+            parse_limits([nodes])
+            raise CommandFailed(
+                f"{nodes[:80]!r} is a rate: the SELECTOR goes first, as in `p2pfill limit all {nodes[:80]}`",
+                ExitCode.USAGE,
+            ) from None
+        raise
 
 
 def limits_table(standing: Sequence[LimitRecord], width: int) -> RenderableType:

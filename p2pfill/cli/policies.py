@@ -28,6 +28,8 @@ FILE_BYTES_MAX: Final = 4 * POLICY_CHARS_MAX
 TEXT_WIDTH: Final = 48
 """Of a comment in the log: longer ones are broken into lines."""
 
+NONE_APPLIED: Final = "no policy was ever applied: `p2pfill policy apply FILE` does"
+
 _STYLES: Final = {"+": "green", "-": "red", "~": "yellow"}
 
 
@@ -103,6 +105,8 @@ def show_diff(before: str, after: str, tracker: str, *, as_json: bool) -> None:
     async def work(client: TrackerClient) -> None:
         if texts[1] is None:
             stands = await client.policy(int(after) if after else None)
+            if not stands.number:
+                raise ConfigError(NONE_APPLIED)
             texts[1] = stands.text
             if texts[0] is None:
                 texts[0] = (await _version(client, int(before) if before else stands.number - 1)).text
@@ -155,6 +159,8 @@ def roll_back(number: int, tracker: str, *, comment: str, by: str, dry_run: bool
     async def work(client: TrackerClient) -> None:
         stands = await client.policy()
         wanted = number or stands.number - 1
+        if not stands.number:
+            raise ConfigError(NONE_APPLIED)
         if wanted < 1 or wanted == stands.number:
             raise ConfigError(f"version {stands.number} of the policy stands: there is no other one to go back to")
         before = await client.policy(wanted)
@@ -197,7 +203,7 @@ def show_version(number: int, tracker: str, *, as_json: bool) -> None:
             # As it is, so that it can be changed and applied again; not what a terminal would take for orders.
             print("\n".join(printable(line) for line in version.text.splitlines()))
         else:
-            print("no policy was ever applied", file=sys.stderr)
+            print(NONE_APPLIED, file=sys.stderr)
 
     _run(tracker, work)
 
@@ -209,6 +215,9 @@ def list_versions(tracker: str, *, as_json: bool) -> None:
         versions = await client.policies()
         if as_json:
             _print_json(versions)
+            return
+        if not versions:
+            print(NONE_APPLIED, file=sys.stderr)
             return
         console = Console()
         columns = [

@@ -16,7 +16,7 @@ from rich.text import Text
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.text import plural, printable, show_bytes, show_rate, show_seconds
 from p2pfill.errors import ConfigError
-from p2pfill.model.windows import FillWindows, Moment, read_windows, zone_of
+from p2pfill.model.windows import LOOK_AHEAD_S, FillWindows, Moment, read_windows, zone_of
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import HoursReport
@@ -63,8 +63,7 @@ def show_windows(timetable: str, config: Path | None, days: int, *, as_json: boo
         rows.append(
             [
                 Text(_on_wall(span["opens"], windows, "%a %Y-%m-%d %H:%M")),
-                Text(_on_wall(span["closes"], windows, "%a %H:%M")),
-                Text(show_seconds(span["closes"] - span["opens"])),
+                *map(Text, _end(span, windows)),
                 Text(span["night"]),
                 Text(show_rate(rate) if rate else "no limit"),
                 Text(show_bytes(budget) if budget else "no limit"),
@@ -104,11 +103,13 @@ async def _fleet_hours(tracker: str, as_json: bool) -> None:
     async with TrackerClient(tracker) as client:
         nodes = await client.nodes()
     if as_json:
-        print(json.dumps({node.info.id: msgspec.to_builtins(node.hours) for node in nodes}))
+        # Said in any case: a script would have to know that what is left out means open.
+        print(json.dumps({one.info.id: {"phase": one.hours.phase, **msgspec.to_builtins(one.hours)} for one in nodes}))
         return
     columns = [
-        Column("cache"), Column("region"), Column("window"), Column("night of"), Column("this night", is_right=True),
-        Column("budget", is_right=True), Column("out of cycle", is_right=True),
+        Column("cache"), Column("region", 4), Column("window"), Column("night of", 3),
+        Column("this night", 1, is_right=True), Column("budget", 1, is_right=True),
+        Column("out of cycle", 2, is_right=True),
     ]  # fmt: skip
     rows = []
     for node in nodes:
@@ -123,6 +124,14 @@ async def _fleet_hours(tracker: str, as_json: bool) -> None:
         rows.append([*(Text(printable(label)) for label in labels), *map(Text, figures)])
     console = Console()
     console.print(table_within(console.width, columns, rows))
+
+
+def _end(span: dict[str, Any], windows: FillWindows) -> tuple[str, str]:
+    """Return when a window closes, and how long it is open."""
+    length_s = span["closes"] - span["opens"]
+    if length_s >= LOOK_AHEAD_S:  # the same weekday, a week later, says nothing
+        return "never", "always"
+    return _on_wall(span["closes"], windows, "%a %H:%M"), show_seconds(length_s)
 
 
 def _on_wall(epoch_s: float, windows: FillWindows, form: str) -> str:

@@ -35,6 +35,7 @@ All that is wrong is found at once (`PolicyError.faults`), each with its place.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -46,7 +47,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
-from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_span
+from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_span, spell_bytes, spell_rate
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
@@ -402,13 +403,13 @@ def show_windows(windows: FillWindows) -> str:
     for window in windows.windows:
         days = "daily" if len(window.days) == 7 else ",".join(DAYS[day] for day in window.days)
         rates = "" if window.rates == NO_LIMITS else f" at {show_rates(window.rates)}"
-        budget = f" up to {window.budget} bytes" if window.budget else ""
+        budget = f" up to {spell_bytes(window.budget)}" if window.budget else ""
         said.append(f"{days} {show_time(window.start_min)}-{show_time(window.end_min)}{rates}{budget}")
     extras = [f"time zone {windows.timezone}", f"night from {show_time(windows.night_min)}", f"at end {windows.at_end}"]
     if windows.budget:
-        extras.append(f"{windows.budget} bytes a night")
+        extras.append(f"{spell_bytes(windows.budget)} a night")
     if windows.outside:
-        extras.append(f"{windows.outside} bytes/s outside")
+        extras.append(f"{spell_rate(windows.outside)} outside")
     return f"{'; '.join(said) or 'always open'} ({', '.join(extras)})"
 
 
@@ -419,7 +420,7 @@ def show_rates(limits: RateLimits) -> str:
         rates = getattr(limits, direction)
         said += [
             f"{direction}{'' if tier == 'total' else f' from {tier}' if direction == 'inbound' else f' to {tier}'} "
-            f"{rate} bytes/s"
+            f"{spell_rate(rate)}"
             for tier in ("total", "peer", "regional", "origin")
             if (rate := getattr(rates, tier))
         ]
@@ -433,7 +434,7 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
     """Return what a rule says, by the key that says it."""
     match rule:
         case CacheRule():
-            windows = "always open" if rule.windows is None else show_windows(rule.windows)
+            windows = "of its own" if rule.windows is None else show_windows(rule.windows)
             return {"selector": rule.selector, "windows": windows, "rates": show_rates(rule.rates)}
         case FillRule():
             waits = [f"{hop} {show_seconds(rule.waits[hop])}" for hop in _BEYOND if hop in rule.waits]
@@ -444,7 +445,7 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
         case ResidencyRule():
             return {"titles": rule.titles, "regions": ", ".join(rule.regions)}
         case BudgetRule():
-            return {"origins": rule.origins, "bytes": f"{rule.bytes} a night"}
+            return {"origins": rule.origins, "bytes": f"{spell_bytes(rule.bytes)} a night"}
 
 
 def diff(before: FleetPolicy, after: FleetPolicy) -> list[str]:
@@ -483,7 +484,7 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     rule: str = ""
     """The rule that says so; empty where none does."""
     windows: FillWindows | None = None
-    """None: always open, as far as the policy goes."""
+    """None: the policy says nothing of them, and the cache goes by its own."""
     rates: RateLimits = NO_LIMITS
 
 

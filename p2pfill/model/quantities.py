@@ -57,7 +57,24 @@ def parse_span(text: str) -> float | None:
     return sum(float(part or 0) * unit for part, unit in zip(found.groups(), UNIT_S.values(), strict=True))
 
 
+def spell_bytes(count: int) -> str:
+    """Return a size exactly, as short as it can be typed: `150 MiB`, `2 TB`, `1.5 MB`, `400 B`."""
+    said = [f"{count} B"]
+    for power, unit in enumerate("KMGT", 1):
+        if count >= 1000**power and count * 1000 % 1000**power == 0:
+            whole, thousandths = divmod(count * 1000 // 1000**power, 1000)
+            said.append(f"{whole}{f'.{thousandths:03}'.rstrip('0') if thousandths else ''} {unit}B")
+        if count >= 1024**power and count % 1024**power == 0:
+            said.append(f"{count // 1024**power} {unit}iB")
+    return min(reversed(said), key=len)
+
+
+def spell_rate(bytes_s: int) -> str:
+    """Return a rate exactly: `150 MiB/s`."""
+    return f"{spell_bytes(bytes_s)}/s"
+
+
 def _bounded(text: str, value: float) -> int:
     if value > QUANTITY_MAX:
         raise ConfigError(f"{text[:40]!r} is beyond reason")
-    return int(value)
+    return int(round(value, 3))  # 1.001 times 1000 is 1000.9999999999999 to a float

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.quantities import QUANTITY_MAX, parse_rate
+from p2pfill.model.quantities import QUANTITY_MAX, parse_rate, spell_rate
 
 TIERS: Final = ("peer", "regional", "origin")
 
@@ -56,7 +56,7 @@ def spell(limits: RateLimits) -> str:
 
 
 def _spell(rates: Rates) -> str:
-    said = [f"{name} {rate / 1e6:.12g} MB/s" for name in ("total", *TIERS) if (rate := getattr(rates, name))]
+    said = [f"{name} {spell_rate(rate)}" for name in ("total", *TIERS) if (rate := getattr(rates, name))]
     return ", ".join(said) or "no limit"
 
 
@@ -91,7 +91,9 @@ def parse_limits(words: Sequence[str]) -> RateLimits:
         name = {"in": "inbound", "out": "outbound"}.get(direction)
         if name is None or tier not in ("", *TIERS):
             raise ConfigError(f"{word[:80]!r} is no limit: write RATE, in=RATE, out=RATE, in.TIER=RATE, out.TIER=RATE")
-        table.setdefault(name, {})[tier or "total"] = rate
+        if (tier or "total") in table.setdefault(name, {}):
+            raise ConfigError(f"{word[:80]!r} is a second limit of the same: give one")
+        table[name][tier or "total"] = rate
     return read_limits(table, "limit")
 
 

@@ -55,6 +55,7 @@ LOOK_AHEAD_S: Final = 8 * 24 * 3600
 HOUR_S: Final = 3600
 
 _TIME: Final = re.compile(r"(?P<hour>\d{1,2}):(?P<minute>\d{2})", re.ASCII)
+_SPAN: Final = re.compile(r"\d{1,2}:\d{2}-\d{1,2}:\d{2}", re.ASCII)
 _DAYS: Final = r"[A-Za-z]{3}(?:-[A-Za-z]{3})?"
 _ENTRY: Final = re.compile(rf"((?P<days>{_DAYS}(?:,{_DAYS})*)-)?(?P<rest>\d.*)")
 
@@ -329,6 +330,10 @@ def _read_entry(text: str, place: str) -> Iterator[_Entry]:
         raise ConfigError(f"{place}: write [DAYS-]HH:MM,RATE[,BUDGET], as in 02:00,1.2G or Mon-Fri-08:00,off")
     days = _days(found["days"] or "Mon-Sun", place)
     time, *fields = found["rest"].split(",")
+    if _SPAN.fullmatch(time):
+        start, end = time.split("-")
+        raise ConfigError(f"{place}: an entry says what holds from a time on; from {start} to {end} is two of them: "
+                          f"{start},max {end},off")
     minute = _time(time, place)
     if not 1 <= len(fields) <= 2 or (fields[0] == "off" and len(fields) > 1):
         raise ConfigError(f"{place}: after the time stands a rate, max or off, and perhaps a budget of bytes")

@@ -674,7 +674,8 @@ class Service:
         record = LimitRecord(selector.text, wanted.rates) if wanted.rates != NO_LIMITS else None
         if record is None:
             if selector.text not in self.limits:
-                raise RequestRefused(f"no limit stands for {selector.text[:80]!r}", 404)
+                stand = ", ".join(repr(one.selector) for one in self.limits.records()[:5]) or "none"
+                raise RequestRefused(f"no limit stands for {selector.text[:80]!r}; limits stand for: {stand}", 404)
         else:
             self._require_nodes(selector, nodes_min, "limited")
             if selector.text not in self.limits and len(self.limits) >= LIMITS_MAX:
@@ -1282,7 +1283,11 @@ class Service:
         await self._flush_nights()
         page = await self._catalogue.night(night)
         if page is None:
-            raise RequestRefused(f"no night {night[:40]!r} is known: GET /v1/nights names those that are", 404)
+            raise RequestRefused(
+                f"no night {night[:40]!r} is known: a night is named by the date on which it began, as in 2026-11-29; "
+                "`p2pfill night list` (GET /v1/nights) has those that are known",
+                404,
+            )
         return page
 
     def release_polls(self) -> None:

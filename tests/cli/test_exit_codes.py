@@ -43,6 +43,12 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield (*path, name), command
 
 
+@pytest.mark.parametrize("group", ["night", "policy", "route", "fleet"])
+def test_a_group_without_a_command_says_what_is_lacking(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group]) == 2
+    assert f"p2pfill: error: a command is lacking; see p2pfill {group} --help" in capsys.readouterr().err
+
+
 CASES: Final = [
     (path, parameter.name)
     for path, command in commands(typer.main.get_command(app))

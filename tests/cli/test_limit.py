@@ -36,6 +36,19 @@ def test_what_is_half_a_command_is_wrong_usage(arguments: list[str], capsys: pyt
     assert "limit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["400MiB", "isp=isp-a"], "'400MiB' is a rate: the SELECTOR goes first"),
+        (["out=4M", "all"], "'out=4M' is a rate: the SELECTOR goes first"),
+        (["all", "10M", "in=20M"], "'in=20M' is a second limit of the same"),
+    ],
+)
+def test_what_is_mixed_up_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["limit", *words, "--tracker", "http://127.0.0.1:9"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_limit_is_set_shown_and_cleared(fleet: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*words: str, code: int = 0) -> str:
         assert main(["limit", *words, "--tracker", fleet.url]) == code
@@ -48,5 +61,5 @@ def test_a_limit_is_set_shown_and_cleared(fleet: Any, capsys: pytest.CaptureFixt
     rates = {"inbound": {"total": 2_000_000}, "outbound": {"total": 1_000_000}}
     assert json.loads(run("--json")) == {"limits": [{"selector": "isp=isp-a", "rates": rates}]}
     assert "add --later" in run("isp=isp-b", "2MB", code=2)
-    assert "no limit stands for 'all'" in run("all", "--clear", code=2)
+    assert "no limit stands for 'all'; limits stand for: 'isp=isp-a'" in run("all", "--clear", code=2)
     assert "no limit stands" in run("isp=isp-a", "--clear")

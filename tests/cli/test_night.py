@@ -190,7 +190,7 @@ def test_commands(fleet: Any, make: Any, tmp_path: Path, capsys: pytest.CaptureF
     assert found["titles"][0]["rows"][0]["cause"] == "filling"
     assert found["totals"]["bytes_origin"] == 7
     assert main(["night", "report", "1999-12-31", *tracker]) == 2
-    assert "no night '1999-12-31' is known" in capsys.readouterr().err
+    assert "no night '1999-12-31' is known: a night is named by the date on which it began" in capsys.readouterr().err
     assert main(["night", "report", *tracker, "--plot", str(tmp_path / "night.txt")]) == 2
     if find_spec("matplotlib") is not None:
         assert main(["night", "report", *tracker, "--plot", str(tmp_path / "night.png")]) == 0

@@ -47,7 +47,9 @@ def test_versions_come_and_go(fleet: Any, files: dict[str, str], capsys: pytest.
     tracker = ("--tracker", fleet.url)
     fleet.beat("a1")
     assert "no policy was ever applied" in policy(capsys, "show", *tracker)[1]
-    assert "no other one to go back to" in policy(capsys, "rollback", *tracker, code=2)[1]
+    assert policy(capsys, "log", *tracker) == ("", "no policy was ever applied: `p2pfill policy apply FILE` does\n")
+    for command in ("rollback", "diff"):
+        assert "no policy was ever applied" in policy(capsys, command, *tracker, code=2)[1]
     out, _ = policy(capsys, "apply", files["slow"], "--dry-run", *tracker)
     assert "version 1 would stand: other settings for 1 cache" in out
     assert policy(capsys, "log", "--json", *tracker)[0] == "[]\n"

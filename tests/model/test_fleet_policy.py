@@ -264,7 +264,7 @@ def test_a_diff_is_said_in_words() -> None:
     before = parse_policy(TEXT)
     after = parse_policy(TEXT.replace("1h30m", "2h").replace("no-cloud", "cheap").replace('"300M"', '"max"'))
     assert diff(before, after) == [
-        "~ caches 'eu-nights': rates was inbound 314572800 bytes/s, is no limit",
+        "~ caches 'eu-nights': rates was inbound 300 MiB/s, is no limit",
         "- fills 'no-cloud': selector all; titles *; hops isp, region, all; waits none",
         "~ fills 'films': waits was region 30s, origin 1h30m, is region 30s, origin 2h",
         "+ fills 'cheap': selector all; titles *; hops isp, region, all; waits none",

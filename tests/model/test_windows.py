@@ -151,6 +151,7 @@ def test_both_spellings_mean_the_same() -> None:
         ("Foo-02:00,max", r"windows, entry 1 .*'Foo' names no days"),
         ("02:00", r"windows, entry 1 .*after the time stands a rate"),
         ("02:00,off,6T", r"windows, entry 1 "),
+        ("Mon-02:00-08:00,1M", r"windows, entry 1 .*from 02:00 to 08:00 is two of them: 02:00,max 08:00,off"),
         ("02:00,max,lots", r"windows, entry 1 .*'lots' is no size"),
         ({"zone": "UTC"}, r"windows\.zone: unknown"),
         ({"timezone": "Mars/One"}, r"windows\.timezone: time zone 'Mars/One' is not known"),

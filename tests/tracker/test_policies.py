@@ -47,7 +47,7 @@ async def test_settings_reach_those_whom_they_concern_and_last(tmp_path: Path, m
         applied = await apply_policy(service, PolicyRequest(RATES, "for the night", "ann"))
         assert (applied.version.number, applied.caches, applied.orders) == (1, 1, 0)
         assert applied.changes == [
-            "+ caches 'slow': selector isp=isp-a; windows always open; rates inbound 3145728 bytes/s"
+            "+ caches 'slow': selector isp=isp-a; windows of its own; rates inbound 3 MiB/s"
         ]
         first = await told(service, "a1", nothing)
         assert first.settings is not None
