@@ -38,7 +38,8 @@ UPLOADS_MAX: Final = 2
 """Manifests taken in at once: each may need `MANIFEST_BYTES_MAX` of memory."""
 
 REPORTS_MAX: Final = 1
-"""Reports of nights made at once: a large one takes a second of processor time."""
+"""Reports of nights, and looks over the fleet, made at once: a large one takes seconds of processor time, and some
+hundred megabytes for what it is made of."""
 
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
@@ -58,7 +59,7 @@ class Api:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
-        self._reports = trio.CapacityLimiter(REPORTS_MAX)
+        self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
 
     async def health(self, request: Request) -> Response:
@@ -79,16 +80,17 @@ class Api:
 
     async def get_night(self, request: Request) -> Response:
         """Report a night."""
-        page = await self._service.night(request.path_params["night"])
-        titles = self._service.titles
-        names = {title: titles[title].name for title in {row.title for row in page.rows} if title in titles}
-        alive, silent = views.caches_in_night(self._service, page.head.night)
-        is_over = views.is_over(self._service, page.head.night)
+        async with self._reporting:
+            page = await self._service.night(request.path_params["night"])
+            titles = self._service.titles
+            names = {title: titles[title].name for title in {row.title for row in page.rows} if title in titles}
+            alive, silent = views.caches_in_night(self._service, page.head.night)
+            is_over = views.is_over(self._service, page.head.night)
 
-        def build() -> Response:
-            return reply(night_report.build_report(page, names, alive, silent, is_over=is_over))
+            def build() -> Response:
+                return reply(night_report.build_report(page, names, alive, silent, is_over=is_over))
 
-        return await trio.to_thread.run_sync(build, limiter=self._reports)
+            return await trio.to_thread.run_sync(build)
 
     async def list_titles(self, request: Request) -> Response:
         """List the catalogue."""
@@ -244,7 +246,8 @@ class Api:
 
     async def lint(self, request: Request) -> Response:
         """Look over the fleet."""
-        return reply(await views.lint_fleet(self._service))
+        async with self._reporting:
+            return reply(await views.lint_fleet(self._service))
 
     async def get_routes(self, request: Request) -> Response:
         """Show what costs of routes go by."""

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 from tracker.services import publish, service_on
 
 from p2pfill.model.reports import HoursReport, NodeReport, TitleReport
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.catalogue import SCHEMA_VERSION
+from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.night_report import Escalation, build_report
-from p2pfill.tracker.night_rows import NightRow
+from p2pfill.tracker.night_rows import NightPage, NightRow
 from p2pfill.tracker.records import FillRequest, PolicyRequest
 from p2pfill.tracker.service import Service
 
@@ -142,3 +144,27 @@ async def test_a_quiet_heartbeat_of_many_titles_costs_little(tmp_path: Path, mak
         for sequence in range(2, 102):
             beat(service, make, "n1", sequence, since=sequence - 1)
         assert time.process_time() - began < 0.5
+
+
+async def test_what_a_report_is_made_of_is_fetched_for_one_caller_at_a_time(
+    client: TrackerClient, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.heartbeat(make.report(make.info("n1")))
+    (night,) = [one.night for one in await client.nights()]
+    running = most = 0
+    real = Service.night
+
+    async def fetch(service: Service, name: str) -> NightPage:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.sleep(0.05)
+        page = await real(service, name)
+        running -= 1
+        return page
+
+    monkeypatch.setattr(Service, "night", fetch)
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(client.night, night)
+    assert (running, most) == (0, 1)
