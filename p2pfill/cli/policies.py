@@ -18,7 +18,7 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
-from p2pfill.model.fleet_policy import POLICY_CHARS_MAX, FleetPolicy, PolicyError, diff, parse_policy
+from p2pfill.model.fleet_policy import POLICY_CHARS_MAX, FleetPolicy, PolicyError, diff, doubts, parse_policy
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import PolicyApplied, PolicyRequest, PolicyVersion
 
@@ -72,6 +72,11 @@ def _usable(file: str, text: str) -> FleetPolicy:
         ) from error
 
 
+def _print_doubts(policy: FleetPolicy) -> None:
+    for doubt in doubts(policy):
+        print(f"note: {printable(doubt)}", file=sys.stderr)
+
+
 def _count(policy: FleetPolicy) -> str:
     kinds = ("caches", "fills", "residency", "budgets")
     return ", ".join(f"{plural(len(getattr(policy, kind)), 'rule')} for {kind}" for kind in kinds)
@@ -81,7 +86,9 @@ def check_file(file: str, *, as_json: bool) -> None:
     """Print whether a policy can be used. Raises `CommandFailed` where not."""
     text = _read(file)
     if not as_json:
-        print(f"{printable(file)} can be used: {_count(_usable(file, text))}")
+        policy = _usable(file, text)
+        print(f"{printable(file)} can be used: {_count(policy)}")
+        _print_doubts(policy)
         return
     try:
         policy = parse_policy(text)
@@ -144,7 +151,7 @@ def apply_file(
 ) -> None:
     """Let the policy in a file stand, and print what that changes."""
     text = _read(file)
-    _usable(file, text)
+    _print_doubts(_usable(file, text))
     request = PolicyRequest(text, comment, by or _user(), base)
 
     async def work(client: TrackerClient) -> None:

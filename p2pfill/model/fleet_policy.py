@@ -78,6 +78,9 @@ HOPS: Final = ("isp", "region", "all", "origin")
 
 _BEYOND: Final = HOPS[1:]
 
+_ORIGINS_BEGIN: Final = ("http://", "https://", "s3://", "file://", "/")
+"""What an origin can begin with: a directory may be a plain path or a URL."""
+
 _ASIDE: Final = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?""")
 """Comments and texts of TOML, each within its line, so that any document is gone through once."""
 
@@ -446,6 +449,23 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
             return {"titles": rule.titles, "regions": ", ".join(rule.regions)}
         case BudgetRule():
             return {"origins": rule.origins, "bytes": f"{spell_bytes(rule.bytes)} a night"}
+
+
+def doubts(policy: FleetPolicy) -> list[str]:
+    """Return what can be used and is hardly meant, a line each: budgets of origins that no URL can be."""
+    return [
+        f"budgets {rule.name!r}: no origin is limited by {rule.origins!r}, since URLs begin with https://, http://, s3:// "
+        f"or file://: write *{rule.origins}* for all that have it in them"
+        for rule in policy.budgets
+        if not _could_begin(rule.origins.partition("*")[0], is_whole="*" not in rule.origins)
+    ]
+
+
+def _could_begin(head: str, *, is_whole: bool) -> bool:
+    """Return whether an origin can begin with `head`, or be that."""
+    if head.startswith(_ORIGINS_BEGIN):
+        return True
+    return not is_whole and any(one.startswith(head) for one in _ORIGINS_BEGIN)
 
 
 def diff(before: FleetPolicy, after: FleetPolicy) -> list[str]:

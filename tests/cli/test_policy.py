@@ -41,6 +41,10 @@ def test_check_says_all_that_is_wrong(files: dict[str, str], capsys: pytest.Capt
     assert len(json.loads(out)["faults"]) == 4
     assert json.loads(policy(capsys, "check", files["slow"], "--json")[0])["usable"] is True
     assert "No such file" in policy(capsys, "check", "missing.toml", code=2)[1]
+    Path(files["wrong"]).write_text('[[budgets]]\nname = "cloud"\norigins = "cloud.example/*"\nbytes = "2TB"\n')
+    out, err = policy(capsys, "check", files["wrong"])
+    assert "can be used" in out
+    assert "note: budgets 'cloud': no origin is limited by 'cloud.example/*'" in err
 
 
 def test_versions_come_and_go(fleet: Any, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from p2pfill.model.fleet_policy import (
     FleetPolicy,
     PolicyError,
     diff,
+    doubts,
     parse_policy,
     settings_for,
     show_reach,
@@ -258,6 +259,19 @@ def test_budgets_are_read_and_each_counts_that_fits() -> None:
 @given(st.integers(0, 7 * 86400))
 def test_a_wait_is_read_as_it_is_shown(wait_s: int) -> None:
     assert fleet_policy._seconds(show_seconds(wait_s), "x") == wait_s
+
+
+@pytest.mark.parametrize(
+    ("origins", "is_doubted"),
+    [
+        ("cloud.example", True), ("cloud.example/*", True), ("https:/cloud", True), ("http", True), ("*", False),
+        ("*cloud.example*", False), ("http*", False), ("https://cloud.example/*", False), ("s3://films*", False),
+        ("/srv/titles/*", False),
+    ],
+)  # fmt: skip
+def test_a_budget_that_limits_nothing_is_doubted(origins: str, is_doubted: bool) -> None:
+    policy = parse_policy(f'[[budgets]]\nname = "cloud"\norigins = "{origins}"\nbytes = "2TB"')
+    assert [said.startswith("budgets 'cloud': no origin is limited by") for said in doubts(policy)] == [True] * is_doubted
 
 
 def test_a_diff_is_said_in_words() -> None:
