@@ -90,8 +90,7 @@ class SimCache(Reader):
                     for stream in connection.uploads:
                         stream.wake()
             case LimitSlots(task, slots):
-                for uploader in self.slots.limit(task.title_id, slots):
-                    serve(uploader)
+                serve(self.slots.limit(task.title_id, slots))
             case ReadOrigin(task, _, receive):
                 self.read(task, receive)
             case StopRead(_, receive):

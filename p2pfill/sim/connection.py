@@ -7,6 +7,7 @@ requests when its header comes, and verified with its last byte, as on a node.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from p2pfill.engine.link import Link
@@ -128,8 +129,8 @@ class DataStream(Uploader):
         if wanted is None:
             self._release()
             return
-        kept, other = end.host.slots.renew(self, wanted)
-        serve(other)
+        kept, served = end.host.slots.renew(self, wanted)
+        serve(served)
         if kept and self.has_slot:
             self._send_next(0.0)
         elif kept:
@@ -451,10 +452,11 @@ class Connection:
         self.host.lose(self)
 
 
-def serve(uploader: Uploader | None) -> None:
-    """Have somebody send who was handed an upload slot."""
-    if isinstance(uploader, DataStream):
-        uploader.serve()
+def serve(uploaders: Iterable[Uploader]) -> None:
+    """Have those send who were handed an upload slot."""
+    for uploader in uploaders:
+        if isinstance(uploader, DataStream):
+            uploader.serve()
 
 
 def _fault_of(upload: Upload, receive: Receive) -> str:

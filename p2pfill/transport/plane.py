@@ -16,7 +16,7 @@ import select
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from functools import partial
@@ -53,7 +53,7 @@ class Stream(Uploader, ABC):
         tier: str = "peer",
     ) -> None:
         """`limits` are those of its direction, by default outbound; `tier` is one of `model.rates.TIERS`."""
-        super().__init__(nearness)
+        super().__init__(nearness, tier)
         self.sock = sock
         self.fd = sock.fileno()
         self.plane = plane
@@ -177,6 +177,9 @@ class DataPlane:
         self.release_slot(stream)
 
     def _keep_pace(self) -> None:
+        for tier, bucket in self.throttle.outbound.budget.tiers.items():
+            # Half is enough to make use of a rate, and the rest is for what is not held up.
+            self.limit(tier, max(1, self._slots.count // 2) if bucket.rate else None)
         for stream in list(self._streams.values()):
             stream.keep_pace()
 
@@ -231,12 +234,11 @@ class DataPlane:
         """Whether a stream waits for an upload slot."""
         return self._slots.has_queue
 
-    def limit(self, title: TitleId, slots: int | None) -> None:
-        """Let a title take `slots` slots, at least one; None: as many as there are."""
+    def limit(self, share: TitleId | str, slots: int | None) -> None:
+        """Let a title, or a tier, take `slots` slots, at least one; None: as many as there are."""
         with self._slot_lock:
-            served = self._slots.limit(title, slots)
-        for stream in served:
-            self._serve_next(stream)
+            served = self._slots.limit(share, slots)
+        self._serve_next(served)
 
     def take_slot(self, stream: Stream, wanted: NextUpload) -> bool:
         """Give an upload slot to `stream`, which has none, or queue it for one."""
@@ -253,19 +255,20 @@ class DataPlane:
     def renew_slot(self, stream: Stream, wanted: NextUpload) -> bool:
         """Leave `stream` its slot for a next chunk unless another waits that is as urgent and as far; then queue it."""
         with self._slot_lock:
-            kept, other = self._slots.renew(stream, wanted)
-        self._serve_next(other)
+            kept, served = self._slots.renew(stream, wanted)
+        self._serve_next(served)
         return kept
 
     def release_slot(self, stream: Stream) -> None:
         """Take the slot from `stream`, if it has one, and give it to the one that waits and is to be first."""
         with self._slot_lock:
-            other = self._slots.release(stream)
-        self._serve_next(other)
+            served = self._slots.release(stream)
+        self._serve_next(served)
 
-    def _serve_next(self, uploader: Uploader | None) -> None:
-        if isinstance(uploader, Stream):
-            self.arm(uploader)
+    def _serve_next(self, served: Iterable[Uploader]) -> None:
+        for uploader in served:
+            if isinstance(uploader, Stream):
+                self.arm(uploader)
 
     async def watch_slots(self) -> None:
         """Take upload slots from streams that stand still; runs until cancelled."""

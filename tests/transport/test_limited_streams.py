@@ -160,3 +160,39 @@ async def test_nothing_waits_for_a_stream_that_has_ended_while_a_thread_was_at_i
             nursery.cancel_scope.cancel()
     assert stream.closed
     assert not stream.claim.waits
+
+
+async def test_a_tier_whose_limit_is_tight_leaves_upload_slots_to_others(tmp_path: Path) -> None:
+    """Its uploads keep their slots while they wait for their turn; a chunk of theirs takes a minute here."""
+    source = Files(tmp_path, [SIZE])
+    source.write(bytes(SIZE))
+    came = dict.fromkeys(("regional", "regional 2", "peer"), 0)
+
+    async def serve(plane: DataPlane, name: str) -> None:
+        uploads = [data.Upload(DataHeader(1, 3, SIZE), source, NextUpload(Urgency(), TitleId(bytes(32))))]
+        near, far = trio.socket.socketpair()
+        with near, far:
+            sender = data.Sender(
+                near, plane, lambda: uploads.pop() if uploads else None,
+                lambda: uploads[0].wanted if uploads else None, lambda header: None, tier=name.split()[0],
+            )  # fmt: skip
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sender.run)
+                while True:
+                    came[name] += len(await far.recv(65536))
+
+    with trio.fail_after(30):
+        async with DataPlane(workers=2, upload_slots=2).running() as plane, trio.open_nursery() as nursery:
+            plane.throttle.put("test", RateLimits(outbound=Rates(regional=20_000)))
+            nursery.start_soon(serve, plane, "regional")
+            nursery.start_soon(serve, plane, "regional 2")
+            await trio.sleep(0.3)
+            nursery.start_soon(serve, plane, "peer")
+            while came["peer"] < SIZE:
+                await trio.sleep(0.01)
+            assert not min(came.values()), "one of the two slots at most"
+            plane.throttle.put("test", NO_LIMITS)
+            while min(came.values()) < SIZE:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert plane.throttle.in_force == NO_LIMITS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -224,6 +225,7 @@ async def test_who_waits_for_a_title_at_its_limit_is_served_when_it_waits_for_so
         st.tuples(
             st.sampled_from(["take", "renew", "release", "limit", "hurry"]),
             st.integers(0, 5), st.integers(-1, 1), st.sampled_from(TITLES), st.none() | st.integers(1, 3),
+            st.booleans(),
         ),
         max_size=60,
     )
@@ -232,7 +234,9 @@ def test_slots_are_neither_lost_nor_made_and_none_is_free_while_somebody_may_hav
     async def play() -> None:
         plane = DataPlane(workers=1, upload_slots=3)
         found = streams(plane, 6)
-        for what, number, rank, title, slots in steps:
+        for stream in found[3:]:
+            stream.tier = "regional"
+        for what, number, rank, title, slots, is_tier in steps:
             stream, need = found[number], wanted(rank, title)
             match what:
                 case "take" if not stream.has_slot and stream.place is None:
@@ -244,14 +248,16 @@ def test_slots_are_neither_lost_nor_made_and_none_is_free_while_somebody_may_hav
                 case "release":
                     plane.release_slot(stream)
                 case "limit":
-                    plane.limit(title, slots)
-            busy = [stream.slot_title for stream in found if stream.slot_title is not None]
+                    plane.limit(stream.tier if is_tier else title, slots)
+            busy = [stream for stream in found if stream.has_slot]
+            sending = Counter([stream.slot_title for stream in busy] + [stream.tier for stream in busy])
             assert plane._slots._free + len(busy) == 3
-            assert plane._slots._sending == {title: busy.count(title) for title in set(busy)}
+            assert plane._slots._sending == sending
             if plane._slots._free:
                 for waiting in found:
                     if waiting.place is not None:
-                        assert busy.count(waiting.place.title) >= plane._slots._limits[waiting.place.title]
+                        shares = waiting.place.title, waiting.tier
+                        assert any(sending[share] >= plane._slots._limits.get(share, 4) for share in shares)
         plane._epoll.close()
         os.close(plane._stop_fd)
 
