@@ -454,8 +454,8 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
 def doubts(policy: FleetPolicy) -> list[str]:
     """Return what can be used and is hardly meant, a line each: budgets of origins that no URL can be."""
     return [
-        f"budgets {rule.name!r}: no origin is limited by {rule.origins!r}, since URLs begin with https://, http://, s3:// "
-        f"or file://: write *{rule.origins}* for all that have it in them"
+        f"budgets {rule.name!r}: no origin is limited by {rule.origins!r}, since URLs begin with https://, http://, "
+        f"s3:// or file://: write *{rule.origins}* for all that have it in them"
         for rule in policy.budgets
         if not _could_begin(rule.origins.partition("*")[0], is_whole="*" not in rule.origins)
     ]

@@ -271,7 +271,8 @@ def test_a_wait_is_read_as_it_is_shown(wait_s: int) -> None:
 )  # fmt: skip
 def test_a_budget_that_limits_nothing_is_doubted(origins: str, is_doubted: bool) -> None:
     policy = parse_policy(f'[[budgets]]\nname = "cloud"\norigins = "{origins}"\nbytes = "2TB"')
-    assert [said.startswith("budgets 'cloud': no origin is limited by") for said in doubts(policy)] == [True] * is_doubted
+    said = [doubt.partition(": ")[2][:20] for doubt in doubts(policy)]
+    assert said == ["no origin is limited"] * is_doubted
 
 
 def test_a_diff_is_said_in_words() -> None:
