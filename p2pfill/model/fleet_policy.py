@@ -506,6 +506,8 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     windows: FillWindows | None = None
     """None: the policy says nothing of them, and the cache goes by its own."""
     rates: RateLimits = NO_LIMITS
+    budgets: dict[str, str] = msgspec.field(default_factory=dict)
+    """Budget -> its origins, from which nothing may come without an allowance (`tracker.budgets`)."""
 
 
 NO_SETTINGS: Final = CacheSettings()
@@ -514,4 +516,7 @@ NO_SETTINGS: Final = CacheSettings()
 def settings_for(policy: FleetPolicy, cache: NodeInfo) -> CacheSettings:
     """Return the settings of a cache."""
     rule = policy.rule_for(cache)
-    return NO_SETTINGS if rule is None else CacheSettings(rule.name, rule.windows, rule.rates)
+    budgets = {budget.name: budget.origins for budget in policy.budgets}
+    if rule is None:
+        return CacheSettings(budgets=budgets)
+    return CacheSettings(rule.name, rule.windows, rule.rates, budgets)

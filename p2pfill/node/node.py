@@ -250,6 +250,7 @@ class Node:
         """Go by what the fleet's policy says of this cache; where it says nothing, by the configuration."""
         self.hours.set_windows(settings.windows or self.config.fill_windows())
         self.limits.put("policy", settings.rates)
+        self.titles.origin_counts.set_budgets(settings.budgets)
 
     # ---- the engine
 

@@ -8,7 +8,7 @@ each new start of a node: who wants to have them for good reads them in between.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -30,10 +30,17 @@ class OriginCounts:
         self._news: set[str] = set()
         self._on_its_way: set[str] = set()
         self._allowances: dict[str, Allowance] = {}
+        self._budgets: Mapping[str, str] = {}
+        """Budget -> its origins, as the policy has them."""
         self._reading: dict[str, int] = {}
         """Origin -> bytes of chunks that are being read."""
 
     # ---- what may come: budgets of the fleet's policy (`tracker.budgets`)
+
+    def set_budgets(self, budgets: Mapping[str, str]) -> None:
+        """Go by these budgets from now on, with no allowance of those that are new: orders can come before one does."""
+        with self._lock:
+            self._budgets = budgets
 
     def set_allowances(self, allowances: Iterable[Allowance]) -> None:
         """Go by what the tracker has said last; what is on its way already comes."""
@@ -55,6 +62,10 @@ class OriginCounts:
             for one in self._allowances.values():
                 if matches_glob(one.origins, name) and self._so_far(one.origins) + length > one.bytes:
                     return one.budget
+            for budget, origins in self._budgets.items():
+                allowance = self._allowances.get(budget)
+                if (allowance is None or allowance.origins != origins) and matches_glob(origins, name):
+                    return budget
             self._reading[name] = self._reading.get(name, 0) + length
         return ""
 

@@ -66,7 +66,7 @@ async def _follow(
     rules = 1 + len(before.policy.caches) + len(after.policy.caches)
     for node_id, state in list(service.nodes.items()):
         (digest_was, was), (digest, now) = before.settings(state.info), after.settings(state.info)
-        applied.caches += was != now
+        applied.caches += (was.windows, was.rates) != (now.windows, now.rates)
         if digest_was != digest and not dry_run:
             service.wake(node_id)
         await pauses.note(rules)

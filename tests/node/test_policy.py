@@ -34,11 +34,13 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 @asynccontextmanager
-async def fleet(tmp_path: Path, **nodes: tuple[str, str]) -> AsyncIterator[tuple[TrackerClient, dict[str, Node]]]:
+async def fleet(
+    tmp_path: Path, *, heartbeat_s: float = 0.1, **nodes: tuple[str, str]
+) -> AsyncIterator[tuple[TrackerClient, dict[str, Node]]]:
     """Run a tracker, and nodes of an ISP and a region each."""
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-            serve = partial(serve_tracker, heartbeat_s=0.1)
+            serve = partial(serve_tracker, heartbeat_s=heartbeat_s)
             url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
             found = {}
             for name, (isp, region) in nodes.items():
@@ -142,6 +144,22 @@ async def test_who_waits_longer_is_no_hindrance_to_the_others(tmp_path: Path, ma
         first = nodes["a1"].fill_of(manifest.title_id)
         assert first is not None
         assert first.report().bytes_origin == 0
+
+
+async def test_an_order_that_is_there_before_any_allowance_fetches_nothing(tmp_path: Path, manifest: Manifest) -> None:
+    budget = f'[[budgets]]\nname = "cloud"\nbytes = {8 * CHUNK}\n'
+    async with fleet(tmp_path, heartbeat_s=3.0, a1=("isp-a", "eu"), a2=("isp-b", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(PolicyRequest(budget))
+        await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+        most = 0
+        with trio.fail_after(4 * SOON_S):
+            while most < 8 * CHUNK:
+                counts = [one for node in nodes.values() for one in node.titles.origin_counts.totals()]
+                most = sum(one.bytes_kept + one.bytes_wasted for one in counts)
+                assert most <= 8 * CHUNK
+                await trio.sleep(0.02)
 
 
 async def test_the_budget_of_an_origin_holds_for_the_whole_fleet(tmp_path: Path, manifest: Manifest) -> None:

@@ -272,6 +272,18 @@ def test_what_is_on_its_way_counts_and_a_lower_allowance_lets_it_come() -> None:
     assert not counts.begin_read(ORIGIN, CHUNK - 2)
 
 
+def test_without_an_allowance_nothing_comes() -> None:
+    """Nor where the one that is there is for the origins that the budget had before."""
+    counts = OriginCounts()
+    counts.set_budgets({"cloud": "http://cloud/*"})
+    assert counts.begin_read(ORIGIN, CHUNK) == "cloud"
+    assert not counts.begin_read("http://elsewhere/", CHUNK)
+    counts.set_allowances([Allowance("cloud", "http://old/*", 9 * CHUNK)])
+    assert counts.begin_read(ORIGIN, CHUNK) == "cloud"
+    counts.set_allowances([Allowance("cloud", "http://cloud/*", CHUNK)])
+    assert [counts.begin_read(ORIGIN, CHUNK) for _ in range(2)] == ["", "cloud"]
+
+
 async def test_the_tracker_reserves_before_it_gives_and_starts_anew_with_that(tmp_path: Path, make: Any) -> None:
     text = '[[budgets]]\nname = "cloud"\norigins = "http://cloud/*"\nbytes = 1000\n'
     async with service_on(tmp_path / "db") as service:
