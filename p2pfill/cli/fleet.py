@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 
-UNREACHED_MAX: Final = 5
-"""Caches of which it is said that others may not reach them; one wrong template makes all of a fleet so."""
+LINES_MAX: Final = 5
+"""Of caches of which one thing is said below the table; one wrong template makes all of a fleet so."""
 
 
 # ---- status
@@ -140,7 +140,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    lines = unreached_lines(nodes)
+    lines = unreached_lines(nodes) + busy_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
 
 
@@ -151,15 +151,29 @@ def _moves(bytes_s: int, rates: Rates) -> str:
 
 
 def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:
-    """Return what is to be known of caches that others may not reach, at most `UNREACHED_MAX` lines."""
-    found = [
-        printable(f"{node.info.id}: {node.unreached}: see its advertise")
-        for node in nodes
-        if node.alive and node.unreached
-    ]
-    if len(found) > UNREACHED_MAX:
-        found[UNREACHED_MAX - 1 :] = [f"and {plural(len(found) - UNREACHED_MAX + 1, 'other cache')} likewise"]
-    return [Text(line, style="yellow") for line in found]
+    """Return what is to be known of caches that others may not reach, at most `LINES_MAX` lines."""
+    return _lines(
+        [f"{node.info.id}: {node.unreached}: see its advertise" for node in nodes if node.alive and node.unreached],
+        "yellow",
+    )
+
+
+def busy_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return which caches do less for others since they are busy with their viewers, at most `LINES_MAX` lines."""
+    return _lines(
+        [
+            f"{node.info.id}: busy with its viewers ({node.serving.why}): {node.serving.weight:g} of its weight is left"
+            for node in nodes
+            if node.alive and node.serving.weight < 1
+        ],
+        "",
+    )
+
+
+def _lines(found: list[str], style: str) -> list[Text]:
+    if len(found) > LINES_MAX:
+        found[LINES_MAX - 1 :] = [f"and {plural(len(found) - LINES_MAX + 1, 'other cache')} likewise"]
+    return [Text(printable(line), style=style) for line in found]
 
 
 def _free(disk: DiskReport) -> Text:

@@ -132,6 +132,8 @@ class Engine:
         self._tokens: TokenRegistry[Link] = TokenRegistry(random_bytes)
         self._new_lock = new_lock
         self._upload_slots = upload_slots
+        self._admits = 1.0
+        """The part of the upload slots for which requests may wait (`engine.health`)."""
         self.received_bytes = 0
         """Payload that has come in since the start, of use or not, for fills that go by the cache's fill windows."""
         self.exempt_bytes = 0
@@ -204,6 +206,23 @@ class Engine:
         self._each_link(lambda link: link.subscribe(task))
         self._each_link(lambda link: link.show(task.title_id))
         return task
+
+    def set_admits(self, now: float, part: float) -> None:
+        """Have requests of other caches wait for this part of the upload slots; with 0 those that wait are refused."""
+        self.now = now
+        self._admits = part
+        if not part:
+            self._each_link(lambda link: link.refuse_all())
+
+    def is_busy(self, link: Link) -> bool:
+        """Tell whether a request is refused, since the cache serves its viewers.
+
+        One request of each remote may wait, unless nothing is taken at all: what only this cache has would else be
+        fetched from far, or not, by who happens to come first.
+        """
+        if self._admits >= 1.0 or (self._admits and not len(link.uploads)):
+            return False
+        return sum(len(one.uploads) for one in self.links.values()) >= int(self._upload_slots * self._admits)
 
     def serve(self, now: float, title_id: TitleId, chunks: Bitmap) -> None:
         """Serve these chunks of a title that is live on disk: all, unless only some of its files are here."""

@@ -28,6 +28,9 @@ from p2pfill.swarm import events
 from p2pfill.swarm.election import Scope, scope_between
 from p2pfill.swarm.ways import as_number, from_number
 
+BUSY: Final = "busy"
+"""The code of a Reject by a cache that serves its viewers."""
+
 STREAMS_FAST: Final = 2
 """Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
 
@@ -94,6 +97,9 @@ class LinkHost(Protocol):
     me: NodeInfo
     now: float
     is_stopping: bool
+
+    def is_busy(self, link: Link) -> bool:
+        """Tell whether a request is refused, since the cache serves its viewers."""
 
     def handle_event(self, task: FillTask, event: events.Event) -> None:
         """Hand an event to a fill."""
@@ -383,7 +389,10 @@ class Link:
         receive = self.book.retract(message.request_id)
         if receive is not None:
             owner = owner_of(receive)
-            self._host.handle_event(owner.task, events.RequestFailed(owner.request, f"refused: {message.code}"))
+            if message.code == BUSY:
+                self._host.handle_event(owner.task, events.SourceBusy(owner.request))
+            else:
+                self._host.handle_event(owner.task, events.RequestFailed(owner.request, f"refused: {message.code}"))
 
     # ---- data streams towards us
 
@@ -466,6 +475,11 @@ class Link:
                 self.channel.reject_request(request_id, "missing")
             self.show(title_id)
 
+    def refuse_all(self) -> None:
+        """Refuse all that waits, since the cache serves its viewers."""
+        while (request := self.uploads.take()) is not None:
+            self.channel.reject_request(request.request_id, BUSY)
+
     def show_all(self) -> None:
         """Send our holdings of all that the remote has asked about."""
         for handle, title_id in self._subscriptions.items():
@@ -517,6 +531,9 @@ class Link:
         held = self._host.shown(title_id) if title_id is not None else None
         if title_id is None or held is None or not held[message.chunk]:
             self.channel.reject_request(message.request_id, "missing")
+            return
+        if self._host.is_busy(self):
+            self.channel.reject_request(message.request_id, BUSY)
             return
         self.uploads.put(message.request_id, title_id, message.chunk, message.handle)
         self._host.wake_uploads(self)

@@ -47,7 +47,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
-from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_span, spell_bytes, spell_rate
+from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_rate, parse_span, spell_bytes, spell_rate
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
@@ -116,6 +116,8 @@ class FillRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Some of `HOPS`, in that order."""
     waits: dict[str, float] = {}
     """Hop -> seconds, where there is a wait."""
+    minimum: int = 0
+    """Bytes a second: where nearer caches give less, the next hop joins in; 0: it does not."""
 
     def wait_s(self, hop: str) -> float | None:
         """Return after how many seconds a hop may be used; None: never."""
@@ -173,6 +175,7 @@ class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         region_s, world_s, origin_s = (0.0, 0.0, 0.0) if rule is None else map(rule.wait_s, _BEYOND)
         return Reach(
             region_s, world_s, origin_s,
+            minimum_bytes_s=0 if rule is None else rule.minimum,
             rule="" if rule is None else rule.name,
             regions=() if residency is None else residency.regions,
             residency="" if residency is None else residency.name,
@@ -307,11 +310,12 @@ class _Reader:
         return CacheRule(self.name(table, place), self.selector(table, place), windows, rates)
 
     def fill_rule(self, table: dict[str, Any], place: str) -> FillRule:
-        self.known(table, ("name", "selector", "titles", "hops", "waits"), place)
+        self.known(table, ("name", "selector", "titles", "hops", "waits", "minimum"), place)
         hops = HOPS if "hops" not in table else self._hops(table, place)
         titles = self.text(table, "titles", place, "*", GLOB_CHARS_MAX)
         waits = self._waits(table.get("waits", {}), hops, place)
-        return FillRule(self.name(table, place), self.selector(table, place), titles, hops, waits)
+        minimum = self.attempt(f"{place}.minimum", lambda: parse_rate(str(table.get("minimum", "max"))), 0)
+        return FillRule(self.name(table, place), self.selector(table, place), titles, hops, waits, minimum)
 
     def _hops(self, table: dict[str, Any], place: str) -> tuple[str, ...]:
         named = self.texts(table, "hops", place, len(HOPS))
@@ -397,7 +401,7 @@ def show_reach(reach: Reach) -> str:
     said = ["isp"]
     for hop, wait_s in zip(_BEYOND, (reach.region_s, reach.world_s, reach.origin_s), strict=True):
         said.append(f"never {hop}" if wait_s is None else f"{hop} after {show_seconds(wait_s)}" if wait_s else hop)
-    return ", ".join(said)
+    return ", ".join(said) + (f"; at least {spell_rate(reach.minimum_bytes_s)}" if reach.minimum_bytes_s else "")
 
 
 def show_windows(windows: FillWindows) -> str:
@@ -444,6 +448,7 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
             return {
                 "selector": rule.selector, "titles": rule.titles, "hops": ", ".join(rule.hops),
                 "waits": ", ".join(waits) or "none",
+                "minimum": spell_rate(rule.minimum) if rule.minimum else "none",
             }  # fmt: skip
         case ResidencyRule():
             return {"titles": rule.titles, "regions": ", ".join(rule.regions)}

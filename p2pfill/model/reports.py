@@ -244,6 +244,17 @@ class HoursReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """Came in since its process began for what does not go by the windows: repairs, and orders out of cycle."""
 
 
+class ServingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """How busy a cache is with its viewers."""
+
+    busy: float = 0.0
+    """0 not at all, 1 has nothing to spare."""
+    why: str = ""
+    """For people."""
+    weight: float = 1.0
+    """The part of its weight that is left for other caches; the weight in its `NodeInfo` is that already."""
+
+
 class PayloadRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """How fast payload has moved since the heartbeat before, in bytes a second."""
 
@@ -288,6 +299,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     more: bool = False
     """More titles follow at once."""
     hours: HoursReport = HoursReport()
+    serving: ServingReport = ServingReport()
 
 
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

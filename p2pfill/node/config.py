@@ -18,6 +18,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
+from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
@@ -95,6 +96,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: str | int | dict[str, Any] = ""
     """How fast this cache may receive and send (`model.rates.read_limits`): a text such as "150MiB" for all that comes
     in, or a table with `inbound` and `outbound`. Empty: as fast as it can. SIGHUP has the file's read again."""
+    health: HealthConfig = HealthConfig()
+    """From when on the cache counts as busy with its viewers, and does less for other caches (`node.health`)."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 

@@ -37,9 +37,11 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.health import Busy, ServingHealth
 from p2pfill.node.hours import FillHours
 from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
+from p2pfill.node.machine import Moved
 from p2pfill.node.reach import Reach
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
@@ -76,6 +78,7 @@ class Node:
         plane: DataPlane,
         in_use: InUse | None = None,
         wall: Callable[[], float] = time.time,
+        busy: Busy | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -131,6 +134,9 @@ class Node:
             self.titles.suspect, self.wake, self.log
         )
 
+        self.health = ServingHealth(
+            config.health, Path(config.data), self.moved, self._set_admits, self.log, busy
+        )
         self.reach = Reach(hello, lambda: self.links.was_reached, self.log)
 
     # ---- titles
@@ -366,7 +372,7 @@ class Node:
         self._sequence += 1
         sockets = self.links.sockets()
         return NodeReport(
-            info=self.info,
+            info=self.health.weigh(self.info),
             boot=self.boot,
             sequence=self._sequence,
             titles=titles,
@@ -385,12 +391,21 @@ class Node:
             allowances=self.titles.origin_counts.allowances(),
             unreached=self.reach.fault,
             hours=self.hours.report(),
+            serving=self.health.report(),
         )
+
+    def _set_admits(self, part: float) -> None:
+        self.engine.set_admits(trio.current_time(), part)
+        self.wake()
+
+    def moved(self) -> Moved:
+        """Return what payload has come in and gone out since the start."""
+        received, sent = self.links.moved()
+        return Moved(received + self.titles.origin_counts.bytes_received(), sent)
 
     def _moves(self) -> PayloadRates:
         """Return how fast payload has moved between the last two looks that were `MOVES_S` apart, or more."""
-        now, (received, sent) = trio.current_time(), self.links.moved()
-        received += self.titles.origin_counts.bytes_received()
+        now, (received, sent) = trio.current_time(), self.moved()
         before, received_before, sent_before = self._moved_at
         span_s = now - before
         if span_s >= MOVES_S:
@@ -417,13 +432,19 @@ class Node:
 
 @asynccontextmanager
 async def open_node(
-    config: NodeConfig, *, in_use: InUse | None = None, wall: Callable[[], float] = time.time
+    config: NodeConfig,
+    *,
+    in_use: InUse | None = None,
+    wall: Callable[[], float] = time.time,
+    busy: Busy | None = None,
 ) -> AsyncIterator[Node]:
     """Open a node: its store, its listener and, where `config.tracker` is set, its link to the tracker.
 
     `in_use`, or else `config.in_use_command`, is asked which titles viewers use before any go for want of room: it is
     called in a worker thread and returns names below live/, ids, or paths of files (`node.in_use`).
     `wall` is the clock, in seconds since the epoch, by which fill windows open and close.
+    `busy` is asked each second, in a worker thread, how busy the cache is with its viewers, from 0 to 1: the more, the
+    less it does for other caches (`engine.health`). Without it the machine is looked at, as `config.health` says.
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
     """
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
@@ -442,13 +463,14 @@ async def open_node(
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
-                node = Node(config, store, info, nursery, plane, in_use, wall)
+                node = Node(config, store, info, nursery, plane, in_use, wall, busy)
                 await node.settings.load()
                 await node.titles.find_stored()
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(node.hours.run)
+                nursery.start_soon(node.health.run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.drive)
                 if config.drop_pages:

@@ -178,7 +178,7 @@ class Reject(_Record, frozen=True, tag=9):
 
     request_id: U32
     code: RejectCode
-    """One word: `missing`, `busy`, `no-stream`, `failed` …"""
+    """One word: `missing`, `busy`, `stopping` …"""
 
 
 class StreamOpen(_Record, frozen=True, tag=10):

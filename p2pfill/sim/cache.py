@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pfill.engine.dialler import Dial
 from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
+from p2pfill.engine.health import STEPS, Health
 from p2pfill.engine.hours import Phase
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
@@ -39,6 +40,10 @@ HOURS_LATE_S: Final = 1e-6
 """What a look is late: a moment that a float has made a little early would find the window as it was."""
 
 
+HEALTH_LOOK_S: Final = 1.0
+"""How often a cache looks how busy it is."""
+
+
 class SimCache(Reader):
     """One cache of the world."""
 
@@ -51,6 +56,9 @@ class SimCache(Reader):
         self.polled = False
         """A long poll for orders is open."""
         self.slow_sync = 1.0
+        self.busy = 0.0
+        """How busy it is with its viewers, from 0 to 1."""
+        self.health = Health()
         windows = world.scenario.windows_of(info)
         self.hours = None if windows is None else SimHours(world.scenario, windows, lambda: world.schedule.now)
         self._hours_number = 0
@@ -162,6 +170,19 @@ class SimCache(Reader):
         """Tell whether its windows let it ask for chunks of a title."""
         return self.phase == "open" or self.world.titles[title_id].now
 
+    # ---- its viewers
+
+    def look_at_health(self, boots: int) -> None:
+        """Take in how busy it is, and look again while that may change; the node's side of it is `node.health`."""
+        if not self.running or self.boots != boots or self.later(self.look_at_health, boots):
+            return
+        if self.health.look(self.local_time(), self.busy):
+            self.engine.set_admits(self.local_time(), self.health.step.admits)
+            self.world.note(self.info.id, f"health {self.health.step.weight}")
+            self.world.turned(self)
+        if self.busy or self.health.step is not STEPS[0]:
+            self.world.schedule.after(HEALTH_LOOK_S, self.look_at_health, boots)
+
     # ---- what it is told
 
     def take_orders(self, links: Iterable[NodeInfo], urgencies: Mapping[TitleId, Urgency]) -> None:
@@ -266,6 +287,8 @@ class SimCache(Reader):
         self.running = True
         self.boots += 1
         self._start()
+        self.health = Health()
+        self.look_at_health(self.boots)
         for title_id, stored in self.stored.items():
             if stored.live_at is not None:
                 self.engine.serve(self.local_time(), title_id, stored.durable)

@@ -164,11 +164,13 @@ class Checkers:
                 scope = fill.sources[action.source].scope
                 if not fill.may_ask():
                     raise InvariantBroken(f"{fill.me.id} asks for chunk {action.chunk} while its windows are closed")
-                self._check_request(fill, action, scope, given_up.get(action.chunk))
+                joins = self._check_request(fill, action, scope, given_up.get(action.chunk))
+                beyond += joins
                 _check_policy(now, fill, action, scope)
                 if len(fill.beside) > 1:
                     _check_turn(now, fill)
-                if scope > Scope.ISP and self._tiers and scope > reach(self._nominal_of(fill), action.chunk):
+                is_beyond = not joins and scope > Scope.ISP and self._tiers
+                if is_beyond and scope > reach(self._nominal_of(fill), action.chunk):
                     beyond += not fill.hops.duty(self._nominal_of(fill), scope)[action.chunk]
                 fill.asked.add(action.request, action.chunk, action.source, scope)
             elif isinstance(action, actions.CancelRequest) and (ended := fill.asked.end(action.request)):
@@ -192,7 +194,8 @@ class Checkers:
 
     def _check_request(
         self, fill: CheckedFill, action: actions.RequestChunk, scope: Scope, given_up: Scope | None
-    ) -> None:
+    ) -> bool:
+        """Look at a request; tell whether it is for what a nearer cache holds, and may be since the policy says so."""
         name, chunk = fill.me.id, action.chunk
         if (owes := fill.asked.source_of(chunk)) is not None:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which {owes} owes it")
@@ -201,12 +204,15 @@ class Checkers:
         if fill.sealed[chunk]:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it has verified")
         if scope is Scope.ISP or (given_up is not None and scope <= given_up):
-            return
+            return False
         for source in fill.sources.values():
             if source.scope < scope and source.counted and source.holdings[chunk]:
+                if fill.policy.reach.minimum_bytes_s:
+                    return True
                 raise InvariantBroken(
                     f"{name} asks {action.source} for chunk {chunk}, though {source.id}, which is nearer, holds it"
                 )
+        return False
 
     def _nominal_of(self, fill: CheckedFill) -> dict[Scope, Bitmap]:
         """Return how far the roster that it was told lets a cache go for each chunk."""
@@ -284,7 +290,7 @@ class CheckedFill(Fill):
             case events.RequestFailed(request, reason, _, corrupt):
                 if (asked := self.asked.end(request)) is not None and corrupt:
                     self.checkers.accused(self.me.id, asked.source, reason)
-            case events.SourceFull(request):
+            case events.SourceFull(request) | events.SourceBusy(request):
                 self.asked.end(request)
             case events.SourceMisbehaved(source, reason):
                 self.checkers.accused(self.me.id, source, reason)

@@ -145,6 +145,18 @@ class Faults:
 
         return undo
 
+    def busy(self, spec: FaultSpec) -> Undo | None:
+        """Its viewers take so much of its link that `factor` of what it sends is left for other caches, as it says."""
+        cache, internet = self._cache(spec), self._world.internet
+
+        def set_busy(busy: float) -> None:
+            cache.busy = busy
+            internet.set_pace(cache.place, spec.factor if busy else 1.0, down=False)
+            cache.look_at_health(cache.boots)
+
+        set_busy(1.0 - spec.factor)
+        return partial(set_busy, 0.0)
+
     def lie_reject(self, spec: FaultSpec) -> Undo | None:
         """It claims all chunks, and refuses those that it lacks."""
         return self._lie(self._cache(spec), "reject")
@@ -384,6 +396,7 @@ KINDS: Final[dict[str, Callable[[Faults, FaultSpec], Undo | None]]] = {
     "partition": Faults.partition,
     "slow": Faults.slow,
     "slow-disk": Faults.slow_disk,
+    "busy": Faults.busy,
     "lie-reject": Faults.lie_reject,
     "lie-silent": Faults.lie_silent,
     "corrupt": Faults.corrupt,

@@ -83,7 +83,8 @@ class FaultSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer: str = ""
     """For `one-way`: the cache that does not hear it; empty: one of the caches with which it is linked."""
     factor: float = 0.1
-    """For `slow` and `slow-origin`: what is left of the rate. For `slow-disk`: the part of its speed that is left."""
+    """For `slow` and `slow-origin`: what is left of the rate. For `slow-disk`: the part of its speed that is left.
+    For `busy`: the part of what it sends that its viewers leave."""
 
 
 class LabEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from p2pfill.engine.hours import Phase
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
@@ -24,6 +26,8 @@ class SimTracker:
         """Of titles that are ordered, the most urgent first."""
         self._phases: dict[str, Phase] = {}
         """What caches have said last of their fill windows; those that are not here fill always."""
+        self._weights: dict[str, float] = {}
+        """And of their health: the part of their weight that is left, where that is not all."""
         self._alive = {cache.info.id: cache.info for cache in world.caches.values() if cache.running}
         self._down = 0
         self._untold: dict[str, None] = {}
@@ -63,6 +67,8 @@ class SimTracker:
     def _member(self, info: NodeInfo, title_id: TitleId) -> Member:
         phase = "open" if self._world.titles[title_id].now else self._phases.get(info.id, "open")
         counts = phase != "closed"
+        if (part := self._weights.get(info.id, 1.0)) != 1.0:
+            info = replace(info, weight=part * info.weight)
         return Member(info, counts, counts and phase == "soon")
 
     def _put(self, around: Neighbourhoods, info: NodeInfo, title_id: TitleId) -> set[str]:
@@ -125,9 +131,13 @@ class SimTracker:
 
     def _take_phase(self, cache: SimCache) -> None:
         name = cache.info.id
-        if self._down or cache.hours is None or name not in self._alive or self._phases.get(name) == cache.phase:
+        weight = cache.health.step.weight
+        turns = cache.hours is not None and self._phases.get(name) != cache.phase
+        if self._down or name not in self._alive or not (turns or self._weights.get(name, 1.0) != weight):
             return
-        self._phases[name] = cache.phase
+        if cache.hours is not None:
+            self._phases[name] = cache.phase
+        self._weights[name] = weight
         changed: set[str] = set()
         for title_id, around in self._around.items():
             changed |= self._put(around, cache.info, title_id)
@@ -198,9 +208,10 @@ class SimTracker:
         if election is None:
             caches = self._world.caches
             lacking = [info for info in links if caches[info.id].stored[title_id].live_at is None]
-            wanting = [info for info in lacking if around.members[info.id].counts]
-            soon: frozenset[str] = frozenset(info.id for info in wanting if around.members[info.id].soon)
-            return (*wanting, cache.info), links, (), soon
+            wanting = [one for one in (around.members[info.id] for info in lacking) if one.counts]
+            soon: frozenset[str] = frozenset(one.info.id for one in wanting if one.soon)
+            me = around.members.get(cache.info.id)
+            return (*(one.info for one in wanting), me.info if me else cache.info), links, (), soon
         members, unlinked, soon = electorate(cache.info, election, links)
         return members, links, unlinked, soon
 

@@ -228,6 +228,13 @@ class SourceFull:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceBusy:
+    """Occurs when a cache takes no request now, since it serves its viewers."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksCommitted:
     """Occurs when the journal holds these chunks."""
 
@@ -286,6 +293,7 @@ Event = (
     | SourceMisbehaved
     | RequestFailed
     | SourceFull
+    | SourceBusy
     | ChunksCommitted
     | Paused
     | HandedBack

@@ -25,6 +25,7 @@ class Fault(Enum):
     """What a source did wrong."""
 
     REFUSED = "refused"
+    BUSY = "busy"
     SILENT = "silent"
     CORRUPT = "corrupt"
     SLOW = "slow"
@@ -32,6 +33,7 @@ class Fault(Enum):
 
 ESCALATION: Final = {
     Fault.REFUSED: "master-refusing",
+    Fault.BUSY: "master-busy",
     Fault.SILENT: "master-silent",
     Fault.CORRUPT: "master-quarantined",
     Fault.SLOW: "master-slow",
@@ -43,6 +45,7 @@ def rest_s(fault: Fault, faults: int, policy: FillPolicy) -> float:
     """Return for how long a source is left alone after the last of so many `faults` in a row."""
     first = {
         Fault.REFUSED: BACKOFF_S,
+        Fault.BUSY: BACKOFF_S,
         Fault.SILENT: policy.request_timeout_s,
         Fault.CORRUPT: policy.quarantine_s,
         Fault.SLOW: policy.quarantine_s,

@@ -39,6 +39,7 @@ from p2pfill.swarm.hops import Hops, Outside, is_allowed
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
+from p2pfill.swarm.minimum import MinimumService
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
 from p2pfill.swarm.pacing import crossing_s, patience_s, unanswered_s
 from p2pfill.swarm.scheduler import Hold
@@ -69,6 +70,12 @@ TICK_S: Final = 0.25
 
 LATE_S: Final = 0.5
 """A cache that is itself so late with a look was held up and has not heard of others meanwhile: it judges nobody."""
+
+BELOW_MINIMUM: Final = "below-minimum"
+"""Why a chunk is fetched though a nearer cache holds it (`swarm.minimum`)."""
+
+BUSY: Final = "is busy with its viewers"
+"""What is said of a cache that has no room for a request, or for none at all."""
 
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
@@ -114,6 +121,9 @@ class Fill:
         """Others know that it needs no news."""
         self._masters = Masters(manifest.title_id, manifest.chunk_count, me)
         self.hops = Hops(policy.reach, manifest.chunk_count, me)
+        self._minimum = MinimumService(policy.reach)
+        self._joined: set[int] = set()
+        """Requests for chunks that nearer caches hold, and give too slowly."""
         self._outside = Outside()
         self._roster = events.RosterChanged((me,))
         """The last one."""
@@ -224,7 +234,9 @@ class Fill:
             case events.RequestFailed(request, reason, wasted_bytes, corrupt):
                 self._fail(now, request, reason, wasted_bytes, corrupt)
             case events.SourceFull(request):
-                self._put_off(now, request)
+                self._put_off(now, request, "its link has as many requests as it may")
+            case events.SourceBusy(request):
+                self._leave_busy(now, request)
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
@@ -352,6 +364,7 @@ class Fill:
         scope = scope_between(self.me, node)
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now, node=node)
         source.route_cost = self._route_costs.get(node.id, 0.0)
+        self._weigh(source)
         if not is_allowed(source, self.hops):
             self._outside.add(source)
             return
@@ -372,6 +385,14 @@ class Fill:
         )  # fmt: skip
         self._masters.set_members(now, members, (*unlinked, *self.hops.outside(members)), wants, soon)
         self._slow_votes.keep(self._masters.members)
+        for source in self.sources.values():
+            self._weigh(source)
+
+    def _weigh(self, source: Source) -> None:
+        """Compare a cache with others by what the roster says that it can send now; not while its window is closed."""
+        member = self._masters.members.get(source.id)
+        if member is not None and member.weight:
+            source.weight = member.weight
 
     def _set_policy(self, now: float, policy: FillPolicy) -> None:
         """Go by another policy: sources that it forbids go out, others come in, and waits begin anew."""
@@ -379,6 +400,7 @@ class Fill:
         if policy.reach == before.reach:
             return
         self.hops = Hops(policy.reach, self.manifest.chunk_count, self.me)
+        self._minimum = MinimumService(policy.reach)
         self._masters.waiting = self.hops.waiting
         self._freed, self._starved_at = Bitmap(self.manifest.chunk_count), None
         for source in [source for source in self.sources.values() if not is_allowed(source, self.hops)]:
@@ -424,7 +446,7 @@ class Fill:
         source.quarantined = source.quarantined or fault is Fault.CORRUPT
         source.is_slow = fault is Fault.SLOW
         source.was_slow = source.was_slow or source.is_slow
-        distrusted = fault is not Fault.REFUSED or source.faults >= REFUSALS_MAX
+        distrusted = fault not in (Fault.REFUSED, Fault.BUSY) or source.faults >= REFUSALS_MAX
         if distrusted and source.counted and source.scope != Scope.ORIGIN:
             # What it alone holds must be had elsewhere, and so must what it is master of.
             source.counted = False
@@ -511,6 +533,7 @@ class Fill:
             self._starved_at = None
             self._masters.wait_anew(now)
             self.hops.begin_anew(now)
+            self._minimum.start_anew()
             for source in self.sources.values():
                 source.wait_anew(now)
 
@@ -533,6 +556,7 @@ class Fill:
         self._masters.saw(now, source.id)
         self._masters.claims.settle((request.chunk,))
         del self._requests[number], source.requests[number]
+        self._joined.discard(number)
         self.ledger.verify(request.chunk)
         self.bytes_by_scope[request.borders] += length
         self._fresh.append(request.chunk)
@@ -594,17 +618,25 @@ class Fill:
         if request.borders == Scope.ORIGIN:
             self._tick_at = now  # others are told at once that it cannot be reached from here
 
-    def _put_off(self, now: float, number: int) -> None:
-        """Leave a source alone for a moment that can take no more, through no fault of its own."""
+    def _put_off(self, now: float, number: int, reason: str) -> Source | None:
+        """Leave a source alone for a moment that can take no more, through no fault of its own; return it."""
         request = self._requests.get(number)
         if request is None:
-            return
+            return None
         self._drop(request)
-        if (source := self.sources.get(request.source)) is not None:
-            source.barred_until, source.barred_reason = now + BACKOFF_S, "its link has as many requests as it may"
+        if (source := self.sources.get(request.source)) is not None and not source.barred_reason:
+            source.barred_until, source.barred_reason = now + BACKOFF_S, reason
+        return source
+
+    def _leave_busy(self, now: float, number: int) -> None:
+        """Ask a cache that serves its viewers for less, and do without it where it gives nothing at all."""
+        source = self._put_off(now, number, BUSY)
+        if source is not None and not source.requests and source.barred_reason == BUSY:
+            self._bar(now, source.id, Fault.BUSY, BUSY)
 
     def _drop(self, request: Request) -> None:
         del self._requests[request.number]
+        self._joined.discard(request.number)
         source = self.sources.get(request.source)
         if source is not None:
             source.requests.pop(request.number, None)
@@ -616,6 +648,7 @@ class Fill:
         """Look at everything that only time changes. Coarse on purpose: none of it is urgent, all of it costs."""
         if now > self._tick_at + LATE_S:
             self._masters.start_clocks_anew()
+            self._minimum.start_anew()
         self._tick_at = now + TICK_S
         sources, size = self.sources.values(), self.manifest.chunk_size
         self._patience_s = patience_s(sources, now, size, self.policy.stall_wait_s)
@@ -636,6 +669,7 @@ class Fill:
         if self.is_held:
             return
         self._look_at_hops(now)
+        self._look_at_minimum(now)
         self._look_at_own_ways(now)
         if self.policy.escalate:
             self._suspend_slow(now)
@@ -666,6 +700,18 @@ class Fill:
         if self._heard and self.hops.look(now, self._lacking(), self.available):
             self._masters.wait_anew(now)
         self._masters.waiting = self.hops.waiting
+
+    def _look_at_minimum(self, now: float) -> None:
+        """Measure what nearer caches give, unless this cache's own limits decide how much that is."""
+        if not self._minimum.least:
+            return
+        if any(source.is_held_back(now) for source in self.sources.values()):
+            self._minimum.start_anew()
+            return
+        coming = dict.fromkeys(Scope, 0)
+        for request in self._requests.values():
+            coming[request.borders] += self.manifest.chunk_size
+        self._minimum.look(now, self.ledger.missing, self.available, self.bytes_by_scope, coming)
 
     def _look_at_own_ways(self, now: float) -> None:
         """Tell others from where this cache cannot take chunks, where that has changed."""
@@ -810,11 +856,27 @@ class Fill:
                 if source.room(size) <= 0:
                     ready.remove(source)
 
+        self._join_in(now, open_sources)
         idle = [source for source in idle if not source.requests]
         lines = find_lines(self.sources.values(), size) if idle else []
         for source in idle:
             if lines and (waiting := find_waiting(source, lines, now, size)) is not None:
                 self._move(now, waiting, source)
+
+    def _join_in(self, now: float, open_sources: Sequence[Source]) -> None:
+        """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
+        size = self.manifest.chunk_size
+        for scope, lacking_s in self._minimum.joining().items() if self._heard else ():
+            ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
+            if scope == Scope.ORIGIN and self._has_prices:
+                ready = cheapest(ready, self.sources.values())
+            wanted = self.ledger.missing & self.available.held_within(scope)
+            for source in ready:
+                while len(self._joined) < max(1, lacking_s // size) and source.room(size) > 0:
+                    if (chunk := self._pick(source, wanted)) < 0:
+                        break
+                    wanted.discard(chunk)
+                    self._request(now, source, chunk, joins=True)
 
     def _move(self, now: float, request: Request, source: Source) -> None:
         """Ask `source` for what another one was asked for."""
@@ -828,7 +890,7 @@ class Fill:
         rarity = self.available.count[Scope.ISP if source.scope == Scope.ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
 
-    def _request(self, now: float, source: Source, chunk: int) -> None:
+    def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:
         self._next_request += 1
         request = Request(self._next_request, source.id, chunk, now, source.scope)
         self.ledger.request(chunk)
@@ -836,6 +898,9 @@ class Fill:
         # To read for all an origin that has no Range is a duty.
         # So is what the policy leaves no nearer hop for.
         is_duty = source.scope > Scope.ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
-        if source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
+        if joins:
+            self._joined.add(request.number)
+            self.escalations[BELOW_MINIMUM] += 1
+        elif source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))

@@ -124,6 +124,9 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(0 <= report.sequence <= COUNTER_MAX, f"sequence {report.sequence} is out of range")
     require(len(report.titles) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles in one heartbeat")
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
+    serving = report.serving
+    is_bounded = 0 <= serving.busy <= 1 and 0 < serving.weight <= 1 and len(serving.why) <= limits.REASON_CHARS_MAX
+    require(is_bounded, "how busy the node is with its viewers is out of range")
     for value in (report.upload_active, report.upload_queued, report.upload_bytes):
         require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):

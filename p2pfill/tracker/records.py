@@ -21,6 +21,7 @@ from p2pfill.model.reports import (
     PayloadRates,
     ScrubberReport,
     ScrubReport,
+    ServingReport,
     TitleReport,
     Usage,
 )
@@ -370,6 +371,7 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     unreached: str = ""
     """Why others may not reach it at its address; empty: they do, or it is not known."""
     hours: HoursReport = HoursReport()
+    serving: ServingReport = ServingReport()
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

@@ -179,6 +179,7 @@ def node_status(state: NodeState) -> NodeStatus:
         moves=state.report.moves,
         unreached=state.report.unreached,
         hours=state.report.hours,
+        serving=state.report.serving,
     )
 
 
