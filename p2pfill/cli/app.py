@@ -204,6 +204,13 @@ def node(
             help="Whether titles leave the page cache once no other cache asks for them; by default they stay.",
         ),
     ] = None,
+    background: Annotated[
+        bool | None,
+        typer.Option(
+            "--background/--foreground",
+            help="Fill takes only what viewers leave of the link and of the processors; by default it does not yield.",
+        ),
+    ] = None,
     free_bytes_min: Annotated[
         int | None,
         typer.Option("--free-min", metavar="BYTES", help="Below that titles that no order wants go; default 1 GiB."),

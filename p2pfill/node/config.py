@@ -96,6 +96,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: str | int | dict[str, Any] = ""
     """How fast this cache may receive and send (`model.rates.read_limits`): a text such as "150MiB" for all that comes
     in, or a table with `inbound` and `outbound`. Empty: as fast as it can. SIGHUP has the file's read again."""
+    background: bool = False
+    """Whether fill takes only what viewers leave of the link and, in a process of its own, of the processors; see
+    `node.background`."""
     health: HealthConfig = HealthConfig()
     """From when on the cache counts as busy with its viewers, and does less for other caches (`node.health`)."""
     record: str = ""

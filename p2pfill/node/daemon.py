@@ -9,6 +9,7 @@ from collections.abc import Callable
 import trio
 
 from p2pfill.model.rates import spell
+from p2pfill.node.background import yield_processors
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.node import Node, open_node
@@ -23,6 +24,8 @@ async def run_daemon(
 
     `read_again` reads its settings anew, of which a SIGHUP has the `rates` taken over. Without it SIGHUP does nothing.
     """
+    if config.background:
+        yield_processors()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_node(config) as node:
             # What has been opened stays: a search for garbage in 50,000 titles would hold the loop up for 0.2 s.

@@ -31,6 +31,7 @@ from p2pfill.model.rates import RateLimits
 from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, PayloadRates, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
+from p2pfill.node.background import Background
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.cached import CachedTitles
 from p2pfill.node.config import NodeConfig
@@ -394,6 +395,12 @@ class Node:
             serving=self.health.report(),
         )
 
+    def background(self) -> Background:
+        """Return what has the fill yield to viewers."""
+        health = self.config.health
+        put = partial(self.limits.put, "background")
+        return Background(health.interface, health.link_rate(), self.moved, put, self.log)
+
     def _set_admits(self, part: float) -> None:
         self.engine.set_admits(trio.current_time(), part)
         self.wake()
@@ -471,6 +478,8 @@ async def open_node(
                 nursery.start_soon(node.lag.run)
                 nursery.start_soon(node.hours.run)
                 nursery.start_soon(node.health.run)
+                if config.background:
+                    nursery.start_soon(node.background().run)
                 nursery.start_soon(plane.watch_slots)
                 nursery.start_soon(node.drive)
                 if config.drop_pages:
