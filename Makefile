@@ -28,7 +28,7 @@ MICRO ?=
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro bench-rates clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro bench-rates bench-serving clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -45,6 +45,7 @@ help:
 	@echo "make bench-model  the simulator beside what bench-swarm has measured; takes three minutes"
 	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
+	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -89,6 +90,10 @@ bench-micro: $(VENV)/.built
 
 bench-rates: $(VENV)/.built
 	@$(BIN)/python -m bench.rates $(RATES)
+
+bench-serving: $(VENV)/.built
+	@test "$$(id -u)" = 0 || { echo "make bench-serving needs root, to make network namespaces: sudo make bench-serving"; exit 2; }
+	@$(BIN)/python -m bench.serving $(SERVING)
 
 bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }

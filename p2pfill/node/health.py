@@ -46,7 +46,7 @@ Busy = Callable[[], float]
 """How busy a cache is with its viewers: 0 not at all, 1 has nothing to spare. Called in a worker thread."""
 
 
-class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """From when on a machine counts as busy; a 0 leaves a figure out."""
 
     load: float = 8.0

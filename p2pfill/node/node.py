@@ -466,7 +466,7 @@ async def open_node(
         fault: P2PFillError | None = None
         info = config.info(listeners[0].socket.getsockname()[1])
         try:
-            plane = DataPlane(config.data_workers, config.upload_slots)
+            plane = DataPlane(config.data_workers, config.upload_slots, yields=config.background)
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)

@@ -303,6 +303,25 @@ class Upload(NamedTuple):
 _HEARD: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
+LOWER_EFFORT: Final = 1 << 2
+"""The code point of RFC 8622 in the byte of an IP header: of packets that wait for all others."""
+
+PRIORITY_BULK: Final = 2
+"""`TC_PRIO_BULK` of Linux: what the default queue of an interface sends when nothing else waits there."""
+
+
+def let_pass(sock: trio.socket.SocketType) -> None:
+    """Have others on the link pass what a socket sends, as far as queues on the way look at it."""
+    with suppress(OSError):
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, LOWER_EFFORT)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, LOWER_EFFORT)
+    with suppress(OSError):
+        # After the code point, which sets a priority of its own.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY_BULK)
+
+
 class Sender(Stream):
     """The end that a node serves chunks on. Run it once; `wake` it when there is something to send.
 
@@ -323,6 +342,8 @@ class Sender(Stream):
         tier: str = "peer",
     ) -> None:
         super().__init__(sock, plane, nearness, plane.throttle.outbound, tier)
+        if plane.yields:
+            let_pass(sock)
         self._take = take
         self._wanted = wanted
         self._sent = sent

@@ -126,7 +126,9 @@ class Stream(Uploader, ABC):
 class DataPlane:
     """The threads of one node, its streams, and its upload slots."""
 
-    def __init__(self, workers: int, upload_slots: int) -> None:
+    def __init__(self, workers: int, upload_slots: int, *, yields: bool = False) -> None:
+        """With `yields`, what is sent lets all else on the link pass."""
+        self.yields = yields
         self._workers = workers
         self._epoll = select.epoll()
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -277,7 +277,7 @@ def test_settings_of_a_node_are_all_described() -> None:
     fields = {field.name: field.default for field in msgspec.structs.fields(NodeConfig)}
     assert set(rows) == set(fields)
     for name, default in fields.items():
-        assert rows[name] == ("" if default is msgspec.NODEFAULT else json.dumps(default))
+        assert rows[name] == ("" if default is msgspec.NODEFAULT else json.dumps(msgspec.to_builtins(default)))
 
 
 SIMULATOR = ROOT / "docs" / "simulator.md"
