@@ -7,6 +7,7 @@ compress or repeat.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,8 @@ SMALL_FILES_MAX: Final = 1200
 SMALL_BYTES_MAX: Final = 40_000
 SMALL_SHARE: Final = 0.05
 """Of the title's bytes at most: small files are many, not much."""
+MADE_AT: Final = 1_767_225_600
+"""The time of all files, 2026-01-01 in UTC: a title's id goes by times, too."""
 PIECE_BYTES: Final = 4 * limits.MIB
 TREE_BYTES_MIN: Final = 64 * limits.KIB
 
@@ -69,6 +72,7 @@ def write_demo_tree(root: Path, size: int, progress: Callable[[int, int], None])
                     out.write(blake3(file.path.encode()).digest(length=length, seek=offset))
                     done += length
                     progress(done, size)
+            os.utime(path, (MADE_AT, MADE_AT))
         except OSError as error:
             raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
         count += 1

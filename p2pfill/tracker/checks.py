@@ -14,7 +14,7 @@ from p2pfill.model.fleet_policy import GLOB_CHARS_MAX, NAME_CHARS_MAX, RULES_MAX
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE
-from p2pfill.model.reports import EvictReport, HoursReport, NodeReport, TitleReport
+from p2pfill.model.reports import EvictReport, HoursReport, NodeReport, ServingReport, TitleReport
 from p2pfill.model.selection import check_patterns
 from p2pfill.model.selector import Selector
 from p2pfill.origin.urls import check_origin, shown
@@ -57,10 +57,10 @@ class RequestRefused(P2PFillError):
         self.status = status
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise `RequestRefused` with `message` unless `condition` holds."""
+def require(condition: bool, message: str, *parts: object) -> None:
+    """Raise `RequestRefused` unless `condition` holds: with `message`, into which the `parts` are put only then."""
     if not condition:
-        raise RequestRefused(message)
+        raise RequestRefused(message.format(*parts) if parts else message)
 
 
 def check_title(text: str) -> str:
@@ -116,109 +116,116 @@ def _check_hours(hours: HoursReport) -> None:
     require(len(hours.night) <= NIGHT_CHARS_MAX, "hours: the name of a night is a date")
 
 
+NOT_BUSY: Final = ServingReport()
+
+
+def _check_serving(serving: ServingReport) -> None:
+    is_bounded = 0 <= serving.busy <= 1 and 0 < serving.weight <= 1 and len(serving.why) <= limits.REASON_CHARS_MAX
+    require(is_bounded, "how busy the node is with its viewers is out of range")
+
+
 def check_report(node_id: str, report: NodeReport) -> None:
     """Raise `RequestRefused` where a heartbeat breaks a bound or speaks for another node."""
     check_info(report.info)
-    require(report.info.id == node_id, f"heartbeat of {report.info.id!r} was sent to the address of {node_id!r}")
+    require(report.info.id == node_id, "heartbeat of {!r} was sent to the address of {!r}", report.info.id, node_id)
     require(0 < len(report.boot) <= 64, "boot must have 1 to 64 characters")
-    require(0 <= report.sequence <= COUNTER_MAX, f"sequence {report.sequence} is out of range")
-    require(len(report.titles) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles in one heartbeat")
+    require(0 <= report.sequence <= COUNTER_MAX, "sequence {} is out of range", report.sequence)
+    require(len(report.titles) <= REPORT_TITLES_MAX, "more than {} titles in one heartbeat", REPORT_TITLES_MAX)
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
-    serving = report.serving
-    is_bounded = 0 <= serving.busy <= 1 and 0 < serving.weight <= 1 and len(serving.why) <= limits.REASON_CHARS_MAX
-    require(is_bounded, "how busy the node is with its viewers is out of range")
+    if report.serving != NOT_BUSY:
+        _check_serving(report.serving)
     for value in (report.upload_active, report.upload_queued, report.upload_bytes):
-        require(0 <= value <= COUNTER_MAX, f"upload figure {value} is out of range")
+        require(0 <= value <= COUNTER_MAX, "upload figure {} is out of range", value)
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
-        require(0 <= value <= COUNTER_MAX, f"loop_lag of {value} us is out of range")
+        require(0 <= value <= COUNTER_MAX, "loop_lag of {} us is out of range", value)
     moves = report.moves
     is_bounded = 0 <= moves.in_bytes_s <= COUNTER_MAX and 0 <= moves.out_bytes_s <= COUNTER_MAX
     require(is_bounded, "a rate at which payload moves is out of range")
     for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
-        require(0 <= size <= COUNTER_MAX, f"disk figure {size} is out of range")
+        require(0 <= size <= COUNTER_MAX, "disk figure {} is out of range", size)
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
-        require(0 <= used <= COUNTER_MAX, f"usage of {used:g} is out of range")
+        require(0 <= used <= COUNTER_MAX, "usage of {:g} is out of range", used)
     if report.hours != NO_HOURS:
         _check_hours(report.hours)
-    require(len(report.scrubs) <= REPORT_SCRUBS_MAX, f"more than {REPORT_SCRUBS_MAX} scrubs in one heartbeat")
+    require(len(report.scrubs) <= REPORT_SCRUBS_MAX, "more than {} scrubs in one heartbeat", REPORT_SCRUBS_MAX)
     for scrub in report.scrubs:
-        require(len(scrub.error) <= limits.REASON_CHARS_MAX, f"scrub {scrub.number}: error is too long")
+        require(len(scrub.error) <= limits.REASON_CHARS_MAX, "scrub {}: error is too long", scrub.number)
         for value in (scrub.number, scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files):
-            require(0 <= value <= COUNTER_MAX, f"scrub {scrub.number}: a figure is out of range")
+            require(0 <= value <= COUNTER_MAX, "scrub {}: a figure is out of range", scrub.number)
     evictions_max = limits.EVICTIONS_MAX
-    require(len(report.evictions) <= evictions_max, f"more than {evictions_max} evictions in one heartbeat")
+    require(len(report.evictions) <= evictions_max, "more than {} evictions in one heartbeat", evictions_max)
     for eviction in report.evictions:
         _check_eviction(eviction)
     scrubber = report.scrubber
     for figure in (scrubber.rate_bytes_s, scrubber.checked_bytes, scrubber.bad_chunks):
-        require(0 <= figure <= COUNTER_MAX, f"scrubber figure {figure} is out of range")
+        require(0 <= figure <= COUNTER_MAX, "scrubber figure {} is out of range", figure)
     for at in (scrubber.began_at, scrubber.ended_at):
-        require(0 <= at <= DEADLINE_MAX, f"scrubber time {at:g} is out of range")
+        require(0 <= at <= DEADLINE_MAX, "scrubber time {:g} is out of range", at)
     origins_max = limits.ORIGINS_COUNTED_MAX
-    require(len(report.origins) <= origins_max, f"more than {origins_max} origins in one heartbeat")
+    require(len(report.origins) <= origins_max, "more than {} origins in one heartbeat", origins_max)
     for origin in report.origins:
         require(0 < len(origin.id) <= limits.REASON_CHARS_MAX, "the name of an origin is empty or too long")
         for value in (origin.requests, origin.failed, origin.bytes_kept, origin.bytes_wasted, origin.given_up):
-            require(0 <= value <= COUNTER_MAX, f"origin {origin.id[:80]}: a figure is out of range")
-    require(len(report.allowances) <= RULES_MAX, f"more than {RULES_MAX} allowances in one heartbeat")
+            require(0 <= value <= COUNTER_MAX, "origin {}: a figure is out of range", origin.id[:80])
+    require(len(report.allowances) <= RULES_MAX, "more than {} allowances in one heartbeat", RULES_MAX)
     for allowance in report.allowances:
         fits = len(allowance.budget) <= NAME_CHARS_MAX and len(allowance.origins) <= GLOB_CHARS_MAX
-        require(fits, f"allowance of {allowance.budget[:80]!r}: its name or its origins are too long")
-        require(0 <= allowance.bytes <= COUNTER_MAX, f"allowance of {allowance.budget[:80]!r} is out of range")
-    require(0 <= report.since <= COUNTER_MAX, f"since {report.since} is out of range")
-    require(len(report.gone) <= REPORT_TITLES_MAX, f"more than {REPORT_TITLES_MAX} titles gone in one heartbeat")
+        require(fits, "allowance of {!r}: its name or its origins are too long", allowance.budget[:80])
+        require(0 <= allowance.bytes <= COUNTER_MAX, "allowance of {!r} is out of range", allowance.budget[:80])
+    require(0 <= report.since <= COUNTER_MAX, "since {} is out of range", report.since)
+    require(len(report.gone) <= REPORT_TITLES_MAX, "more than {} titles gone in one heartbeat", REPORT_TITLES_MAX)
     for gone in report.gone:
-        require(check_title(gone) == gone, f"title {gone[:80]!r} must be in lower case")
+        require(check_title(gone) == gone, "title {!r} must be in lower case", gone[:80])
     seen = set()
     for title in report.titles:
         _check_title_report(title)
-        require(title.title not in seen, f"title {title.title} is in one heartbeat twice")
+        require(title.title not in seen, "title {} is in one heartbeat twice", title.title)
         seen.add(title.title)
 
 
 def _check_eviction(report: EvictReport) -> None:
     number = report.number
-    require(len(report.error) <= limits.REASON_CHARS_MAX, f"eviction {number}: error is too long")
+    require(len(report.error) <= limits.REASON_CHARS_MAX, "eviction {}: error is too long", number)
     titles_max = limits.EVICT_TITLES_MAX
-    require(len(report.titles) <= titles_max, f"eviction {number}: more than {titles_max} titles")
+    require(len(report.titles) <= titles_max, "eviction {}: more than {} titles", number, titles_max)
     for value in (number, report.free_bytes, report.more, report.gone, report.gone_bytes, report.most_bytes):
-        require(0 <= value <= COUNTER_MAX, f"eviction {number}: a figure is out of range")
+        require(0 <= value <= COUNTER_MAX, "eviction {}: a figure is out of range", number)
     for title in report.titles:
-        require(check_title(title.title) == title.title, f"title {title.title[:80]!r} must be in lower case")
-        require(len(title.name) <= limits.REASON_CHARS_MAX, f"eviction {number}: a name is too long")
+        require(check_title(title.title) == title.title, "title {!r} must be in lower case", title.title[:80])
+        require(len(title.name) <= limits.REASON_CHARS_MAX, "eviction {}: a name is too long", number)
         fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX
-        require(fits, f"eviction {number}: a figure of title {title.title} is out of range")
+        require(fits, "eviction {}: a figure of title {} is out of range", number, title.title)
 
 
 def _check_title_report(report: TitleReport) -> None:
     name = report.title[:80]
-    require(check_title(report.title) == report.title, f"title {name!r} must be in lower case")
-    require(0 <= report.chunk_count <= limits.CHUNK_COUNT_MAX, f"title {name}: chunk_count is out of range")
-    require(0 <= report.number <= COUNTER_MAX, f"title {name}: number is out of range")
-    require(0 <= report.have_chunks <= report.chunk_count, f"title {name}: have_chunks is not in 0..chunk_count")
+    require(check_title(report.title) == report.title, "title {!r} must be in lower case", name)
+    require(0 <= report.chunk_count <= limits.CHUNK_COUNT_MAX, "title {}: chunk_count is out of range", name)
+    require(0 <= report.number <= COUNTER_MAX, "title {}: number is out of range", name)
+    require(0 <= report.have_chunks <= report.chunk_count, "title {}: have_chunks is not in 0..chunk_count", name)
     counters = "have_bytes", "title_bytes", "bytes_peer", "bytes_regional", "bytes_origin"
     for key in (*counters, "duplicate_bytes", "reused_bytes", "files"):
-        require(0 <= getattr(report, key) <= COUNTER_MAX, f"title {name}: {key} is out of range")
+        require(0 <= getattr(report, key) <= COUNTER_MAX, "title {}: {} is out of range", name, key)
     # It falls below 0 where a node has lost chunks.
-    require(abs(report.rate_bytes_s) <= COUNTER_MAX, f"title {name}: rate_bytes_s is out of range")
+    require(abs(report.rate_bytes_s) <= COUNTER_MAX, "title {}: rate_bytes_s is out of range", name)
     is_dated = 0 <= report.started_at <= DEADLINE_MAX and 0 <= report.finished_at <= DEADLINE_MAX
-    require(is_dated, f"title {name}: started_at or finished_at is out of range")
+    require(is_dated, "title {}: started_at or finished_at is out of range", name)
     sources_max = limits.REPORT_SOURCES_MAX
-    require(len(report.sources) <= sources_max, f"title {name}: more than {sources_max} sources")
-    require(len(report.error) <= limits.REASON_CHARS_MAX, f"title {name}: error is too long")
+    require(len(report.sources) <= sources_max, "title {}: more than {} sources", name, sources_max)
+    require(len(report.error) <= limits.REASON_CHARS_MAX, "title {}: error is too long", name)
     for reasons in (report.escalations, report.waits):
-        require(len(reasons) <= REPORT_REASONS_MAX, f"title {name}: more than {REPORT_REASONS_MAX} reasons")
+        require(len(reasons) <= REPORT_REASONS_MAX, "title {}: more than {} reasons", name, REPORT_REASONS_MAX)
         require(
             all(len(key) <= limits.REASON_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
-            f"title {name}: a reason or its count is out of range",
+            "title {}: a reason or its count is out of range", name,
         )
-    longest = most = 0.0
+    longest = most = least = 0.0
     for one in report.sources:
         longest = max(longest, len(one.id), len(one.state), len(one.reason))
-        most = max(most, abs(one.bytes), abs(one.in_flight), abs(one.rate_bytes_s))
-        require(one.bytes >= 0, f"title {name}: a source has sent less than nothing")
-    require(longest <= ORIGIN_CHARS_MAX, f"title {name}: a source's text is too long")
-    require(most <= COUNTER_MAX, f"title {name}: a figure of a source is out of range")
+        most, least = max(most, one.bytes, abs(one.in_flight), abs(one.rate_bytes_s)), min(least, one.bytes)
+    require(least >= 0, "title {}: a source has sent less than nothing", name)
+    require(longest <= ORIGIN_CHARS_MAX, "title {}: a source's text is too long", name)
+    require(most <= COUNTER_MAX, "title {}: a figure of a source is out of range", name)
 
 
 def check_selector(text: str) -> Selector:

@@ -17,7 +17,6 @@ from p2pfill.node import NodeConfig, background, open_node
 from p2pfill.node.health import HealthConfig
 from p2pfill.store.publish import publish
 
-
 LINK = 12_500_000_000
 """Bytes a second: what other tests move on the loopback network is little of it."""
 
@@ -40,7 +39,7 @@ async def test_fill_keeps_to_what_the_link_has_left(tmp_path: Path, manifest: Ma
             first = node.rates
             while node.rates.inbound.total <= first.inbound.total:
                 await trio.sleep(0.05)
-            assert (await node.fill(manifest, [str(tmp_path / "src")])).phase == "live"
+            assert (await node.fill(manifest, [str(tmp_path / "src")])).state == "live"
             assert node.rates.inbound.total <= 0.9 * LINK
 
 

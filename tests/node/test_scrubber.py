@@ -57,7 +57,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def fleet(tmp_path: Path, names: tuple[str, ...]) -> AsyncIterator[tuple[str, dict[str, Node], TrackerClient]]:
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            serve = partial(serve_tracker, heartbeat_s=0.1)
+            serve = partial(serve_tracker, heartbeat_s=0.3)
             url = await nursery.start(serve, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db")
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(TrackerClient(url))
