@@ -105,7 +105,7 @@ class NightFleet(P2PFill):
         async with TrackerClient(self._tracker_url) as client:
             for ordered in self._ordered:
                 self._statuses[ordered.offer.name] = await client.fill(ordered.fill_id)
-            return await client.night((await client.nights())[-1].night)
+            return await client.night(self._night.date())
 
     def ordered_s(self) -> dict[str, float]:
         """Return when each title was ordered, in seconds after the beginning."""

@@ -123,7 +123,9 @@ def page(report: NightsReport, guide: str) -> str:
         f"[How to read this and repeat it]({guide}#a-night). {topology.name[:1].upper()}{topology.name[1:]}."
         f" {_what(report)}; *{urgent.name}* is urgent and ordered {urgent.at_seconds(0.0):g} s after the others, while"
         f" the first region fills. An hour is {3600 / topology.wall_speed:g} s. {plural(viewers.streams, 'viewer')} of"
-        f" {viewers.mbit:g} Mbit/s each watch from {viewers.cache} all night, over the link over which it fills.",
+        f" {viewers.mbit:g} Mbit/s each watch from {viewers.cache} all night, over the link over which it fills. Caches"
+        f" have {topology.host_mbit:g} Mbit/s each way, the borders of their ISPs {topology.uplink_mbit:g}, and the"
+        f" origin {topology.host(topology.origin).up_mbit:g}.",
         table_in_markdown(HEAD, rows(report)).rstrip(),
         f"A chunk has {verdict.chunk_bytes(topology) / 1000:.0f} kB.",
         "The regions, as medians; of each its last cache, or the one with most:",

@@ -13,7 +13,7 @@ A file has the keys of a topology (`bench.swarm.topology`), several titles among
     name = "viewers"                  their host, which is in the ISP of the cache, with a link that is not shaped
     cache = "e-hub"
     streams = 4                       downloads at a time
-    mbit = 20                         Mbit/s of each, as of a film that is watched; 0: as fast as it comes
+    mbit = 40                         Mbit/s of each, as of a film that is watched; 0: as fast as it comes
 
 Titles are ordered `at_s` seconds after the beginning.
 """
@@ -103,6 +103,12 @@ class NightTopology(Topology, frozen=True, forbid_unknown_fields=True, kw_only=T
     def wall(self, seconds: float) -> float:
         """Return what the clocks show so long after the beginning, in seconds since the epoch."""
         return at_utc(self.wall_at) + seconds * self.wall_speed
+
+    def date(self) -> str:
+        """Return how the tracker names the night: by the date on which it begins where the first window opens."""
+        first = min(self.caches(), key=lambda cache: self.spans(cache)[0].opens_s)
+        windows = read_windows(self.written_windows(first))
+        return windows.night(self.wall(self.spans(first)[0].opens_s))
 
     def spans(self, cache: Host) -> list[Span]:
         """Return the fill windows of a cache in this night."""

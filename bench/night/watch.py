@@ -153,9 +153,7 @@ def _count(night: Night, topology: NightTopology, samples: list[Sample]) -> None
             bytes_in=after.bytes_in - before.bytes_in,
             bytes_out=after.bytes_out - before.bytes_out,
             outside=outside_of(host.name, windows, without),
-            course=[
-                (round(at_s, 2), reading.hosts[host.name].bytes_in - before.bytes_in) for at_s, reading in without
-            ],
+            course=[(round(at_s, 2), reading.hosts[host.name].bytes_in - before.bytes_in) for at_s, reading in without],
         )
     cloud = topology.cloud()
     night.origin.wire = (last.isps[cloud].border_out - first.isps[cloud].border_out) / topology.size
@@ -175,9 +173,7 @@ def _without_viewers(sample: Sample, viewers: str, cache: str) -> Sample:
     """
     hosts = dict(sample.reading.hosts)
     sent, had = hosts[viewers], hosts[cache]
-    hosts[cache] = had._replace(
-        bytes_in=had.bytes_in - sent.bytes_out, packets_in=had.packets_in - sent.packets_out
-    )
+    hosts[cache] = had._replace(bytes_in=had.bytes_in - sent.bytes_out, packets_in=had.packets_in - sent.packets_out)
     return sample._replace(reading=sample.reading._replace(hosts=hosts))
 
 
