@@ -10,6 +10,9 @@ ARGS ?=
 # What `make bench-swarm` fills, and where its reports go.
 SWARM ?= bench/topologies/*.toml --out docs/reports/swarm
 
+# Options of `python -m bench.night`.
+NIGHT ?= --out docs/reports/night
+
 # Options of `python -m bench.fleet`.
 FLEET ?=
 
@@ -28,7 +31,7 @@ MICRO ?=
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-fleet bench-model bench-micro bench-rates bench-serving clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-rates bench-serving clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -40,6 +43,7 @@ help:
 	@echo "make bench-big  titles of up to 100 GiB and 200,000 files; takes six minutes"
 	@echo "make bench-swarm  all topologies with p2pfill and libtorrent on a lab of network namespaces; needs root, takes an hour"
 	@echo '            one of them, once: make bench-swarm SWARM="bench/topologies/3x4.toml --runs 1"'
+	@echo "make bench-night  five nights of nine caches in three time zones on the same lab; needs root, takes ten minutes"
 	@echo "make bench-fleet  fills of 10 to 20,000 caches in the simulator, with growth curves; takes half an hour on two cores"
 	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
 	@echo "make bench-model  the simulator beside what bench-swarm has measured; takes three minutes"
@@ -99,6 +103,12 @@ bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }
 	@command -v ip tc >/dev/null || { echo "make bench-swarm needs iproute2; on Debian: apt-get install iproute2"; exit 2; }
 	@$(BIN)/python -m bench.swarm $(SWARM)
+
+bench-night: export PYTHONDONTWRITEBYTECODE =
+bench-night: $(VENV)/.built
+	@test "$$(id -u)" = 0 || { echo "make bench-night needs root, to make network namespaces: sudo make bench-night"; exit 2; }
+	@command -v ip tc >/dev/null || { echo "make bench-night needs iproute2; on Debian: apt-get install iproute2"; exit 2; }
+	@$(BIN)/python -m bench.night $(NIGHT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

@@ -54,6 +54,25 @@ class IspBytes(NamedTuple):
     """To its hosts, from wherever."""
 
 
+class HostCounts(NamedTuple):
+    """What a host's link has carried since the lab was built, in bytes with all headers, and in packets.
+
+    What is segmented only by the network card counts as one packet, with the headers of one.
+    """
+
+    bytes_in: int
+    packets_in: int
+    bytes_out: int
+    packets_out: int
+
+
+class Reading(NamedTuple):
+    """All counters of the lab at one moment."""
+
+    isps: dict[str, IspBytes]
+    hosts: dict[str, HostCounts]
+
+
 def ip(*arguments: str, netns: str | None = None) -> str:
     """Run one `ip` command and return what it prints. Raises `LabError`."""
     return _run("ip", *(["-n", netns] if netns else []), *arguments)
@@ -125,7 +144,13 @@ class Lab:
 
     def isp_bytes(self) -> dict[str, IspBytes]:
         """Return what the interfaces of each ISP have counted. Costs a few system calls an ISP."""
-        return {isp: _read_counters(fd) for isp, fd in self._counters.items()}
+        return self.read().isps
+
+    def read(self) -> Reading:
+        """Return what the interfaces have counted, of each ISP and each host; costs the same."""
+        devices = {isp: _read_devices(fd) for isp, fd in self._counters.items()}
+        hosts = {host.name: devices[host.isp][self._port(host)].turned() for host in self.topology.hosts()}
+        return Reading({isp: _of_isp(found) for isp, found in devices.items()}, hosts)
 
     def congestion_control(self) -> str:
         """Return what TCP of the hosts uses."""
@@ -210,15 +235,29 @@ class Lab:
             self._spaces.pop()
 
 
-def _read_counters(fd: int) -> IspBytes:
-    """Read /proc/net/dev of an ISP's namespace. What comes out of a host's port there has reached the host."""
-    border_in = border_out = delivered = 0
+class _Device(NamedTuple):
+    received: int
+    packets_received: int
+    sent: int
+    packets_sent: int
+
+    def turned(self) -> HostCounts:
+        """Return it as the host at its other end counts."""
+        return HostCounts(self.sent, self.packets_sent, self.received, self.packets_received)
+
+
+def _read_devices(fd: int) -> dict[str, _Device]:
+    """Read /proc/net/dev of a namespace."""
+    found = {}
     for line in os.pread(fd, COUNTERS_BYTES_MAX, 0).decode().splitlines()[2:]:
         device, _, fields = line.partition(":")
-        counts = fields.split()
-        received, sent = int(counts[0]), int(counts[8])
-        if device.strip() == "uplink":
-            border_in, border_out = received, sent
-        elif device.strip().startswith("port"):
-            delivered += sent
-    return IspBytes(border_in, border_out, delivered)
+        counts = [int(text) for text in fields.split()]
+        found[device.strip()] = _Device(counts[0], counts[1], counts[8], counts[9])
+    return found
+
+
+def _of_isp(devices: dict[str, _Device]) -> IspBytes:
+    """Sum up what the interfaces of an ISP have counted. What comes out of a host's port there has reached the host."""
+    uplink = devices["uplink"]
+    delivered = sum(device.sent for name, device in devices.items() if name.startswith("port"))
+    return IspBytes(uplink.received, uplink.sent, delivered)

@@ -24,6 +24,8 @@ from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRequest, FillStatus
 
+TRACKER: Final = "tracker"
+"""The name of its process."""
 TRACKER_PORT: Final = 7070
 ORIGIN_PORT: Final = 8000
 NODE_PORT: Final = 7400
@@ -89,6 +91,16 @@ class P2PFill:
 
     async def start(self) -> None:
         """Start origins, tracker and caches, and wait until the tracker knows all of them but the late ones."""
+        await self._start_servers()
+        for cache in self._topology.caches():
+            await self._start_cache(cache)
+        for peer in list(self._processes.peers.values()):
+            if peer.name != TRACKER:
+                await peer.read_ready()
+        await self._wait_known(len(self._topology.caches()) - len(self._topology.late()))
+
+    async def _start_servers(self) -> None:
+        """Start origins and tracker, and wait until the tracker answers."""
         origin = self._topology.origin
         for number, offer in enumerate(self._offers):
             place = [str(offer.source), str(offer.fill_file), f"{self._address}:{ORIGIN_PORT + number}"]
@@ -96,14 +108,11 @@ class P2PFill:
             await self._processes.start(origin, name, "p2pfill.cli.static_server", place)
         where = ["--listen", f"{self._address}:{TRACKER_PORT}", "--db", f"sqlite:///{self._work}/tracker.db"]
         options = ["--heartbeat", str(HEARTBEAT_S), "--json", "--until-eof"]
-        tracker = await self._processes.start(origin, "tracker", "p2pfill.cli", ["tracker", *where, *options])
+        tracker = await self._processes.start(origin, TRACKER, "p2pfill.cli", ["tracker", *where, *options])
         await tracker.read_ready()
-        for cache in self._topology.caches():
-            await self._start_cache(cache)
-        for peer in list(self._processes.peers.values()):
-            if peer is not tracker:
-                await peer.read_ready()
-        there = len(self._topology.caches()) - len(self._topology.late())
+
+    async def _wait_known(self, there: int) -> None:
+        """Wait until the tracker knows so many caches, and tell it of the titles."""
         async with TrackerClient(self._tracker_url) as client:
             while sum(node.alive for node in await client.nodes()) < there:
                 self._processes.check()

@@ -7,18 +7,18 @@ its standard input from a pipe that the benchmark holds and stops at its end: no
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
 from bench.swarm.lab import Lab
+from p2pfill.bench.measure import TICKS_S
 
 READY_S: Final = 120.0
 """For a process to say that it is ready, while tens of others start on two cores."""
@@ -34,6 +34,13 @@ class RunFailed(Exception):
     """A run did not come to its end; the message says why."""
 
 
+class Cpu(NamedTuple):
+    """Processor seconds."""
+
+    user_s: float
+    system_s: float
+
+
 class Peer:
     """One process on one host. `name` is the host's, or what else runs there."""
 
@@ -43,8 +50,7 @@ class Peer:
         self._process = process
         self._log = log
         self._buffer = bytearray()
-        self._cpu_before_s = 0.0
-        self._cpu_last_s = 0.0
+        self._cpu_before = self._cpu_last = Cpu(0.0, 0.0)
 
     async def read_record(self) -> dict[str, Any] | None:
         """Return the next line that it prints, as JSON; None where its output has ended."""
@@ -83,18 +89,23 @@ class Peer:
 
     def start_clock(self) -> None:
         """Count processor time from now on."""
-        self._cpu_before_s = self._cpu_last_s = self._read_cpu_s()
+        self._cpu_before = self._cpu_last = self._read_cpu()
+
+    def cpu(self) -> Cpu:
+        """Return the processor time of all its threads since `start_clock`."""
+        if not self.killed:
+            with suppress(FileNotFoundError):  # it has ended; `check` says so
+                self._cpu_last = self._read_cpu()
+        before, last = self._cpu_before, self._cpu_last
+        return Cpu(last.user_s - before.user_s, last.system_s - before.system_s)
 
     def cpu_s(self) -> float:
         """Return the processor seconds, user and system, of all its threads since `start_clock`."""
-        if not self.killed:
-            with suppress(FileNotFoundError):  # it has ended; `check` says so
-                self._cpu_last_s = self._read_cpu_s()
-        return self._cpu_last_s - self._cpu_before_s
+        return sum(self.cpu())
 
-    def _read_cpu_s(self) -> float:
+    def _read_cpu(self) -> Cpu:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return Cpu(int(fields[11]) / TICKS_S, int(fields[12]) / TICKS_S)
 
     def kill(self) -> None:
         """End it at once, as an event of the run."""

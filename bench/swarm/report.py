@@ -63,12 +63,12 @@ def encode_report(report: Report) -> str:
     record: dict[str, Any] = msgspec.to_builtins(_slim(report))
     runs = [_without_empty(run, "titles_s") for run in record.pop("runs")]
     record["topology"] = _without_empty(record["topology"], "titles")
-    record["summary"] = _rounded(summary.as_record(report))
+    record["summary"] = rounded(summary.as_record(report))
     if report.topology.titles:
-        record["summary"]["titles"] = _rounded(titles.as_record(report))
+        record["summary"]["titles"] = rounded(titles.as_record(report))
         del record["summary"]["ratios"]  # the runs are of different titles
     head = msgspec.json.format(msgspec.json.encode(record), indent=1).decode()
-    lines = ",\n  ".join(msgspec.json.encode(_rounded(run)).decode() for run in runs)
+    lines = ",\n  ".join(msgspec.json.encode(rounded(run)).decode() for run in runs)
     return f'{head.removesuffix("}").rstrip()},\n "runs": [\n  {lines}\n ]\n}}\n'
 
 
@@ -94,15 +94,15 @@ def _without_empty(record: dict[str, Any], key: str) -> dict[str, Any]:
     return record if record[key] else {name: value for name, value in record.items() if name != key}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Return plain data with floats to four places: what lies beyond is noise."""
     match value:
         case float():
             return round(value, 4)
         case dict():
-            return {key: _rounded(item) for key, item in value.items()}
+            return {key: rounded(item) for key, item in value.items()}
         case list() | tuple():
-            return [_rounded(item) for item in value]
+            return [rounded(item) for item in value]
         case _:
             return value
 
