@@ -65,6 +65,9 @@ WEIGHT_STEPS: Final = 1024
 REBUILD_PART: Final = 8
 """Where more than this part of all caches comes at once, everything is sorted anew, which is then cheaper."""
 
+POINTS_KEPT: Final = 1 << 14
+"""Caches of which points on rings are kept, and weights as voters, since each title has the same: some megabytes."""
+
 Spot = tuple[int, str]
 """A point on a ring and the cache that it belongs to."""
 
@@ -171,7 +174,7 @@ class Neighbourhoods:
         """Note which known caches of ISPs count now; a fleet's fill windows open in the same moment. They stay where
         they are on the rings, so that nobody's links in the ISP become others."""
         names = [member.info.id for members in turning.values() for member in members]
-        changed = set(names)
+        changed: set[str] = set(names)
         for key, members in turning.items():
             changed.update(*(self._isps[key].links(member.info.id) for member in members))
         if self._borders is not None:
@@ -295,10 +298,10 @@ def electorate(
     soon = {elector.id for elector in election.electors if elector.soon}
     members = {node.id: _weighing(node, weights.pop(node.id, 0.0)) for node in linked if node.id != me.id}
     weights.pop(me.id, None)
-    apart = [NodeInfo(NodeId(node_id), me.isp, me.region, weight=weight) for node_id, weight in weights.items()]
+    apart = [_voter(node_id, me.isp, me.region, weight) for node_id, weight in weights.items()]
     for group in election.groups:
-        stand_in = NodeId(f"({group.region}/{group.isp})")
-        apart.append(NodeInfo(stand_in, group.isp, group.region, weight=group.weight))
+        stand_in = f"({group.region}/{group.isp})"
+        apart.append(_voter(stand_in, group.isp, group.region, group.weight))
         if group.soon:
             soon.add(stand_in)
     own = _weighing(me, election.weight)
@@ -310,6 +313,13 @@ def steps_of(weight: float) -> int:
     return max(1, round(weight * WEIGHT_STEPS))
 
 
+@lru_cache(maxsize=POINTS_KEPT)
+def _voter(name: str, isp: str, region: str, weight: float) -> NodeInfo:
+    """Return one of whom no more than the weight is known: the same one in the rosters of all titles."""
+    return NodeInfo(NodeId(name), isp, region, weight=weight)
+
+
+@lru_cache(maxsize=POINTS_KEPT)
 def _weighing(node: NodeInfo, weight: float) -> NodeInfo:
     return msgspec.structs.replace(node, weight=weight)
 
@@ -452,8 +462,6 @@ class _Isp:
 
 _DIGEST_POINTS: Final = 8
 """Points that one digest gives."""
-POINTS_KEPT: Final = 1 << 14
-"""Caches of which they are kept, since each title has rings of the same ones: some megabytes."""
 
 
 @lru_cache(maxsize=POINTS_KEPT)
