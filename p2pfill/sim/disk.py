@@ -42,6 +42,11 @@ class StoredTitle:
         self.syncing: list[list[int]] = []
         """Chunks of commits that are under way."""
 
+    @property
+    def seeks(self) -> bool:
+        """Whether a fill of it runs, or is to begin: then a roster is of use."""
+        return self.live_at is None or (self.task is not None and not self.task.is_over)
+
     def lacks_any(self) -> bool:
         """Tell whether something that is wanted is not durable."""
         return self.wanted.and_not(self.durable).any()

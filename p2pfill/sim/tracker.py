@@ -6,15 +6,18 @@ nothing is told, and what has changed meanwhile is told when it is back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from p2pfill.engine.hours import Phase
-from p2pfill.model.ids import TitleId
+from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.sim.cache import Fleet, SimCache
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods, electorate
+
+FOLLOW_PART: Final = 0.25
+"""Part of the time that orders take within which a large fleet's changes are taken together: each costs elections."""
 
 
 class SimTracker:
@@ -31,6 +34,10 @@ class SimTracker:
         self._alive = {cache.info.id: cache.info for cache in world.caches.values() if cache.running}
         self._down = 0
         self._untold: dict[str, None] = {}
+        self._turned: dict[NodeId, None] = {}
+        """Whose fill windows have opened or closed, and the rosters do not show it yet."""
+        self._telling: set[str] = set()
+        """Who is about to be told."""
 
     def begin(self) -> None:
         """Order all titles, each at its time."""
@@ -138,9 +145,22 @@ class SimTracker:
         if cache.hours is not None:
             self._phases[name] = cache.phase
         self._weights[name] = weight
+        self._turned[cache.info.id] = None
+        if not self._is_large():
+            self._follow()
+        elif len(self._turned) == 1:
+            self._world.schedule.after(FOLLOW_PART * self._world.scenario.order_ms * 1e-3, self._follow)
+
+    def _is_large(self) -> bool:
+        """Tell whether a roster is one of many: then those of a zone, whose windows open together, turn together."""
+        return any(not around.is_small for around in self._around.values())
+
+    def _follow(self) -> None:
+        """Let rosters show whose fill windows have opened or closed."""
+        turned, self._turned = [self._alive[name] for name in self._turned if name in self._alive], {}
         changed: set[str] = set()
         for title_id, around in self._around.items():
-            changed |= self._put(around, cache.info, title_id)
+            changed |= around.put_all(self._member(info, title_id) for info in turned)
         self._tell_these(sorted(changed))
 
     def _expire(self, cache: SimCache, boots: int) -> None:
@@ -174,13 +194,15 @@ class SimTracker:
     def _tell_soon(self, cache: SimCache) -> None:
         if self._down:
             self._untold[cache.info.id] = None
-        else:
+        elif not (cache.info.id in self._telling and self._is_large()):
+            self._telling.add(cache.info.id)
             delay_s = self._world.random.uniform(0.0, self._world.scenario.order_ms * 1e-3)
             self._world.schedule.after(delay_s, self._tell, cache)
 
     def _tell(self, cache: SimCache) -> None:
         """Give a cache its orders with the rosters of the moment; the node's side of it is `node.agent`."""
         world = self._world
+        self._telling.discard(cache.info.id)
         if self._down:
             self._untold[cache.info.id] = None
         if self._down or not cache.running or cache.later(self._tell, cache):
@@ -192,7 +214,10 @@ class SimTracker:
         everybody = {info.id: info for infos in links.values() for info in infos}
         cache.take_orders(everybody.values(), {title_id: world.titles[title_id].urgency for title_id in links})
         for title_id, infos in links.items():
-            cache.fill(cache.stored[title_id], *self._roster(cache, title_id, infos))
+            if (stored := cache.stored[title_id]).seeks:
+                cache.fill(stored, *self._roster(cache, title_id, infos))
+            else:
+                cache.tick()
         if world.scenario.poll_s and not cache.polled:
             cache.polled = True
             world.schedule.after(world.scenario.poll_s, self._poll, cache, cache.boots)

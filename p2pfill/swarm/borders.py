@@ -172,6 +172,10 @@ class Borders:
         """Return the ids of the caches of other ISPs with which a cache is to be linked; none for one at no border."""
         return {other for other in self._keeps(node_id) if self._has_few(other) or node_id in self._keeps(other)}
 
+    def links_of(self, node_ids: Iterable[str]) -> set[str]:
+        """Return with whom any of some caches is to be linked."""
+        return set().union(*map(self.links, node_ids))
+
     def some(self, region: str, count: int) -> list[str]:
         """Return up to `count` caches of a region, or else of any, with which a stranger to it might be linked."""
         key = region if region in self._regions else next(iter(self._regions), None)

@@ -21,6 +21,7 @@ from enum import IntEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
+from weakref import WeakValueDictionary
 
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
@@ -226,6 +227,12 @@ class Assignment:
         mine = won.by(node.id)
         return {Scope.REGION: mine, Scope.WORLD: mine & won.leads_region, Scope.ORIGIN: mine & won.leads_world}
 
+    def masters(self, region: str, isp: str) -> tuple[Mapping[str, Bitmap], Bitmap, Bitmap]:
+        """Return of what each cache of an ISP is master that is of anything, and for what the ISP leads its region, and
+        the world. Not to be changed."""
+        won = self._won.get((region, isp)) or self._elect(region, isp)
+        return won.all(), won.leads_region, won.leads_world
+
     def firsts(self) -> list[int]:
         """Return the first chunk of each set that is shared out by itself."""
         return [chunks[0] if chunks else 0 for chunks, _ in self._parts]
@@ -251,6 +258,39 @@ class Assignment:
         return won
 
 
+_held: WeakValueDictionary[object, Assignment] = WeakValueDictionary()
+"""Elections that somebody goes by, each by what it depends on."""
+
+
+def hold_elections(
+    title_id: TitleId,
+    chunk_count: int,
+    members: Iterable[NodeInfo],
+    without: Container[str] = (),
+    closed: Closed = NOTHING_CLOSED,
+    wants: Wants = ALL_WANTED,
+) -> Assignment:
+    """Return an `Assignment`: the one that is in use where there is one for the same voters.
+
+    Rosters differ in links far more often than in voters, and of those a large fleet has hundreds.
+    """
+    nodes = list(members)
+    if wants:
+        return Assignment(title_id, chunk_count, nodes, without, closed, wants)
+    voters = [node for node in nodes if node.weight]
+    key = (
+        title_id,
+        chunk_count,
+        frozenset([(node.id, node.isp, node.region, node.weight) for node in voters]),
+        frozenset([node.id for node in voters if node.id in without]),
+        frozenset([(node.id, frozenset(closed[node.id])) for node in voters if node.id in closed]),
+    )
+    found = _held.get(key)
+    if found is None:
+        found = _held[key] = Assignment(title_id, chunk_count, nodes, without, closed)
+    return found
+
+
 class _Won:
     """What the caches of one ISP are masters of, and the chunks for which the ISP leads its region, or the world."""
 
@@ -273,6 +313,12 @@ class _Won:
         if name in self._new:
             self._by[name] = _bitmap_of(self._chunk_count, self._new.pop(name))
         return self._by.get(name) or Bitmap(self._chunk_count)
+
+    def all(self) -> Mapping[str, Bitmap]:
+        """Return the masters, and the chunks of each."""
+        for name in list(self._new):
+            self.by(name)
+        return self._by
 
 
 def _bitmap_of(chunk_count: int, stripes: Iterable[Sequence[int]]) -> Bitmap:

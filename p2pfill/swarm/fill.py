@@ -465,6 +465,11 @@ class Fill:
         source = self.sources.get(source_id)
         if source is None or source.scope == Scope.ORIGIN:
             return
+        if holdings == source.holdings:
+            # As most answers to what it was shown that we need news of.
+            source.answers_at = 0.0
+            self._saw_progress(now, source_id)
+            return
         self._note_fetched(now, source, holdings.and_not(source.holdings))
         given_up, fresh = source.holdings.and_not(holdings), holdings.and_not(source.holdings)
         self._stale = self._stale or given_up.any()

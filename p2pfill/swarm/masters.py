@@ -23,7 +23,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, reach
+from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
@@ -122,6 +122,7 @@ class Masters:
         """What each cache of this ISP that is relied on is master of nominally, see `_share_out`."""
         self._isp: _IspDuties | None = None
         """Worked out when asked for."""
+        self._nothing: Final = Bitmap(chunk_count)
         self.waiting = Bitmap(chunk_count)
         """Chunks that wait by the fleet's policy: nobody is judged by them."""
 
@@ -262,11 +263,13 @@ class Masters:
         if self._stale:
             self._stale = False
             members = self.members.values()
-            self._nominal = self._present = Assignment(self._title_id, self._chunk_count, members, wants=self._wants)
+            self._nominal = self._present = hold_elections(
+                self._title_id, self._chunk_count, members, wants=self._wants
+            )
             self._nominal_share = self._assignment = self._nominal.within(self._me)
             if self.excluded or self.closed:
                 without = self._without()
-                self._present = Assignment(
+                self._present = hold_elections(
                     self._title_id, self._chunk_count, members, without, self.closed, self._wants
                 )
                 self._assignment = self._present.within(self._me)
@@ -315,8 +318,9 @@ class Masters:
         Of the place of others, which it may not know that it has taken in the eyes of this cache, it is not judged. Nor
         is one that cannot reach what it would be master of.
         """
+        masters, _, _ = self._nominal.masters(self._me.region, self._me.isp)
         return {
-            node_id: self._nominal.within(node)[Scope.REGION]
+            node_id: masters.get(node_id, self._nothing)
             for node_id, node in self.members.items()
             if node_id not in self.excluded
             and node_id not in self.closed
@@ -328,16 +332,15 @@ class Masters:
     def _isp_duties(self) -> _IspDuties:
         self.assignment()
         if self._isp is None:
-            within = {
-                node_id: self._present.within(node)
+            masters, leads_region, leads_world = self._present.masters(self._me.region, self._me.isp)
+            of_each = {
+                node_id: masters.get(node_id, self._nothing)
                 for node_id, node in self.members.items()
                 if node_id not in self.excluded and node.weight and self._scope_of(node_id) == Scope.ISP
             }
-            together = {
-                scope: reduce(or_, (duties[scope] for duties in within.values()), Bitmap(self._chunk_count))
-                for scope in (Scope.REGION, Scope.WORLD, Scope.ORIGIN)
-            }
-            shares = Shares(self._chunk_count, {node_id: duties[Scope.REGION] for node_id, duties in within.items()})
+            mine = reduce(or_, (of_each[node_id] for node_id in masters if node_id in of_each), self._nothing)
+            together = {Scope.REGION: mine, Scope.WORLD: mine & leads_region, Scope.ORIGIN: mine & leads_world}
+            shares = Shares(self._chunk_count, of_each)
             self._isp = _IspDuties(shares, together, shares.count(together[Scope.ORIGIN]))
         return self._isp
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -64,6 +64,9 @@ WEIGHT_STEPS: Final = 1024
 
 REBUILD_PART: Final = 8
 """Where more than this part of all caches comes at once, everything is sorted anew, which is then cheaper."""
+
+POINTS_KEPT: Final = 1 << 14
+"""Caches of which points on rings are kept, and weights as voters, since each title has the same: some megabytes."""
 
 Spot = tuple[int, str]
 """A point on a ring and the cache that it belongs to."""
@@ -117,7 +120,7 @@ class Neighbourhoods:
         """
         before = self.members.get(info.id)
         if before is not None and before.info == info:
-            return self._turn(Member(info, counts, soon))
+            return self._turn({(info.region, info.isp): [Member(info, counts, soon)]})
         was_small = self.is_small
         changed = self._take_out(info.id) if before is not None else set()
         self.members[info.id] = Member(info, counts, soon)
@@ -140,10 +143,7 @@ class Neighbourhoods:
         """Take in many caches at once; return as `put` does."""
         coming = list(members)
         if REBUILD_PART * len(coming) <= len(self.members):
-            changed: set[str] = set()
-            for info, counts, soon in coming:
-                changed |= self.put(info, counts=counts, soon=soon)
-            return changed
+            return self._put_some(coming)
         self.members.update({member.info.id: member for member in coming})
         self._isps.clear()
         self._borders = None
@@ -158,17 +158,35 @@ class Neighbourhoods:
             self._weigh(region, name)
         return set(self.members)
 
-    def _turn(self, member: Member) -> set[str]:
-        """Note whether a known cache counts now; a fleet's fill windows open in the same moment. It stays where it is
-        on the rings, so that nobody's links in the ISP become others."""
-        info = self.members[member.info.id].info
-        self.members[info.id] = member
-        isp = self._isps[info.region, info.isp]
-        linked = set(self.links(info)) if self._borders is not None else set()
-        isp.turn(info.id, steps_of(info.weight) if member.counts else 0, soon=member.soon)
-        changed = self._settle((info.region, info.isp)) | linked | isp.links(info.id) | {info.id}
+    def _put_some(self, coming: Iterable[Member]) -> set[str]:
+        """Take in some caches: those of an ISP that only turn all at once, since its masters are elected each time."""
+        changed: set[str] = set()
+        turning: dict[tuple[str, str], list[Member]] = defaultdict(list)
+        for member in coming:
+            before = self.members.get(member.info.id)
+            if before is not None and before.info == member.info:
+                turning[member.info.region, member.info.isp].append(member)
+            else:
+                changed |= self.put(member.info, counts=member.counts, soon=member.soon)
+        return changed | self._turn(turning)
+
+    def _turn(self, turning: Mapping[tuple[str, str], Collection[Member]]) -> set[str]:
+        """Note which known caches of ISPs count now; a fleet's fill windows open in the same moment. They stay where
+        they are on the rings, so that nobody's links in the ISP become others."""
+        names = [member.info.id for members in turning.values() for member in members]
+        changed: set[str] = set(names)
+        for key, members in turning.items():
+            changed.update(*(self._isps[key].links(member.info.id) for member in members))
         if self._borders is not None:
-            changed |= self._borders.links(info.id)
+            changed |= self._borders.links_of(names)
+        for key, members in turning.items():
+            for member in members:
+                self.members[member.info.id] = member
+                steps = steps_of(member.info.weight) if member.counts else 0
+                self._isps[key].turn(member.info.id, steps, soon=member.soon)
+            changed |= self._settle(key)
+        if self._borders is not None:
+            changed |= self._borders.links_of(names)
         return set(self.members) if self.is_small else changed
 
     def _take_out(self, node_id: str) -> set[str]:
@@ -280,10 +298,10 @@ def electorate(
     soon = {elector.id for elector in election.electors if elector.soon}
     members = {node.id: _weighing(node, weights.pop(node.id, 0.0)) for node in linked if node.id != me.id}
     weights.pop(me.id, None)
-    apart = [NodeInfo(NodeId(node_id), me.isp, me.region, weight=weight) for node_id, weight in weights.items()]
+    apart = [_voter(node_id, me.isp, me.region, weight) for node_id, weight in weights.items()]
     for group in election.groups:
-        stand_in = NodeId(f"({group.region}/{group.isp})")
-        apart.append(NodeInfo(stand_in, group.isp, group.region, weight=group.weight))
+        stand_in = f"({group.region}/{group.isp})"
+        apart.append(_voter(stand_in, group.isp, group.region, group.weight))
         if group.soon:
             soon.add(stand_in)
     own = _weighing(me, election.weight)
@@ -295,6 +313,13 @@ def steps_of(weight: float) -> int:
     return max(1, round(weight * WEIGHT_STEPS))
 
 
+@lru_cache(maxsize=POINTS_KEPT)
+def _voter(name: str, isp: str, region: str, weight: float) -> NodeInfo:
+    """Return one of whom no more than the weight is known: the same one in the rosters of all titles."""
+    return NodeInfo(NodeId(name), isp, region, weight=weight)
+
+
+@lru_cache(maxsize=POINTS_KEPT)
 def _weighing(node: NodeInfo, weight: float) -> NodeInfo:
     return msgspec.structs.replace(node, weight=weight)
 
@@ -437,8 +462,6 @@ class _Isp:
 
 _DIGEST_POINTS: Final = 8
 """Points that one digest gives."""
-POINTS_KEPT: Final = 1 << 14
-"""Caches of which they are kept, since each title has rings of the same ones: some megabytes."""
 
 
 @lru_cache(maxsize=POINTS_KEPT)

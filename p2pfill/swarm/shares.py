@@ -33,3 +33,8 @@ class Shares:
     def count(self, chunks: Bitmap) -> dict[str, int]:
         """Return how many of `chunks` are in each cache's share. Raises `ValueError` for another title's chunks."""
         return dict(zip(self._names, bits.count_owned(chunks.buffer, self._owners, len(self._names)), strict=True))
+
+    def count_some(self, chunks: Bitmap) -> dict[str, int]:
+        """Return as `count` does, without those of whose share it is none: of hundreds of caches few have any."""
+        counts = bits.count_owned(chunks.buffer, self._owners, len(self._names))
+        return {name: count for name, count in zip(self._names, counts, strict=True) if count}

@@ -48,11 +48,10 @@ class Stalls:
         `due` is what they are to fetch, as `shares` says, and the ISP has not, `gone` what it has.
         """
         # What has moved to others is no progress.
-        came = self._shares.count(self._due & gone)
+        came = self._shares.count_some(self._due & gone)
         before, self._since = self._since, {}
-        for name, left in shares.count(due).items():
-            if left:
-                self._since[name] = now if came.get(name) else before.get(name, now)
+        for name in shares.count_some(due):
+            self._since[name] = now if name in came else before.get(name, now)
         self._shares, self._due = shares, due
         return self._since
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.election import Assignment, Scope, elect, rank, reach
+from p2pfill.swarm.election import Assignment, Scope, elect, hold_elections, rank, reach
 
 titles = st.binary(min_size=32, max_size=32).map(TitleId)
 names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
@@ -100,3 +102,48 @@ def test_doing_without_a_whole_isp_changes_no_shares_in_others() -> None:
     # Who goes further out for it does change.
     led = sum(less.within(node)[Scope.ORIGIN].count() for node in nodes[1:])
     assert led == 400 > sum(whole.within(node)[Scope.ORIGIN].count() for node in nodes[1:])
+
+
+voters = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from("xy"), st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(titles, voters, st.randoms(use_true_random=False))
+def test_elections_that_are_held_for_several_are_those_of_each(
+    title: TitleId, places: list[tuple[str, str, float]], random: Random
+) -> None:
+    """Whatever the order of their rosters, and whoever is in them that does not count."""
+    nodes = [NodeInfo(NodeId(f"n{k}"), isp, region, weight=weight) for k, (region, isp, weight) in enumerate(places)]
+    without = {node.id for node in nodes if random.random() < 0.3}
+    closed = {node.id: frozenset({Scope.ORIGIN}) for node in nodes if random.random() < 0.3}
+    other = NodeInfo(NodeId("source"), "x", "a", weight=0.0)
+    first = hold_elections(title, 24, nodes, without, closed)
+    again = hold_elections(title, 24, [other, *random.sample(nodes, len(nodes))], {*without, "other"}, closed)
+    assert again is first
+    own = Assignment(title, 24, nodes, without, closed)
+    for node in nodes:
+        assert again.within(node) == own.within(node)
+        masters, leads_region, leads_world = again.masters(node.region, node.isp)
+        mine = masters.get(node.id, Bitmap(24))
+        expected = {Scope.REGION: mine, Scope.WORLD: mine & leads_region, Scope.ORIGIN: mine & leads_world}
+        assert own.within(node) == expected
+
+
+def test_elections_differ_with_whatever_they_depend_on() -> None:
+    title, nodes = TitleId(bytes(32)), [NodeInfo(NodeId(name), "x", "a") for name in ("n1", "n2")]
+    heavy = NodeInfo(NodeId("n2"), "x", "a", weight=2.0)
+    held = [
+        hold_elections(title, 24, nodes),
+        hold_elections(TitleId(bytes(31) + b"1"), 24, nodes),
+        hold_elections(title, 25, nodes),
+        hold_elections(title, 24, [nodes[0], heavy]),
+        hold_elections(title, 24, nodes, {"n1"}),
+        hold_elections(title, 24, nodes, (), {"n1": {Scope.ORIGIN}}),
+        hold_elections(title, 24, nodes, (), {"n1": {Scope.WORLD}}),
+        hold_elections(title, 24, nodes, wants={"n1": Bitmap(24)}),
+    ]
+    assert len(set(map(id, held))) == len(held)

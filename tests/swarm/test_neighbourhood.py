@@ -137,6 +137,33 @@ def test_caches_whose_fill_windows_open_and_close_stay_where_they_are(
     assert [turned.election(node) for node in nodes] == [whole.election(node) for node in nodes]
 
 
+@settings(deadline=None, max_examples=10)
+@given(
+    st.integers(2, 4),
+    st.lists(st.tuples(st.integers(0, 1 << 16), st.sampled_from(["open", "soon", "closed"])), max_size=12),
+    st.integers(2, 4),
+)
+def test_caches_that_turn_together_stand_as_if_one_after_the_other(
+    isps: int, turns: list[tuple[int, str]], together: int
+) -> None:
+    nodes = make([(isp % 2, 24) for isp in range(isps)])
+    turned, one_by_one = around(nodes), around(nodes)
+    assert graph(turned) == graph(one_by_one)
+    for begin in range(0, len(turns), together):
+        coming: dict[str, Member] = {}
+        for chosen, phase in turns[begin : begin + together]:
+            node = nodes[chosen % len(nodes)]
+            coming[node.id] = Member(node, phase != "closed", phase == "soon")
+        told = turned.put_all(coming.values())
+        for member in coming.values():
+            one_by_one.put(member.info, counts=member.counts, soon=member.soon)
+        after = graph(turned)
+        assert after == graph(one_by_one)
+        assert coming.keys() <= told
+        assert all(after[name] <= told for name in coming)
+    assert [turned.election(node) for node in nodes] == [one_by_one.election(node) for node in nodes]
+
+
 @settings(deadline=None, max_examples=40)
 @given(sizes, st.integers(0, 3), st.integers(0, 15))
 def test_whoever_is_linked_with_a_newcomer_or_was_is_told(

@@ -205,3 +205,9 @@ def test_one_that_is_ready_soon_for_ever_is_passed_over(flaps: bool) -> None:
         assert not found or begin >= SOON_MAX_S - 2.0
         left_out += bool(found)
     assert left_out > 50
+
+
+def test_shares_of_which_nothing_is_left_are_left_out_of_some() -> None:
+    shares = Shares(8, {"a1": chunks(0, 1, 2, 5), "a2": chunks(3, 4), "a3": chunks()})
+    assert shares.count(chunks(0, 5, 6)) == {"a1": 2, "a2": 0, "a3": 0}
+    assert shares.count_some(chunks(0, 5, 6)) == {"a1": 2}
