@@ -42,6 +42,14 @@ class StoredTitle:
         self.syncing: list[list[int]] = []
         """Chunks of commits that are under way."""
 
+    def hold(self, count: int) -> None:
+        """Have the first chunks from the start; all that are wanted: it is live."""
+        chunks = [chunk for chunk in range(count) if self.wanted[chunk]]
+        for held in (self.durable, self.sealed, self.right, self._heads):
+            held.add_all(chunks)
+        if not self.lacks_any():
+            self.live_at = 0.0
+
     def lacks_any(self) -> bool:
         """Tell whether something that is wanted is not durable."""
         return self.wanted.and_not(self.durable).any()
