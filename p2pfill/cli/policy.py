@@ -34,9 +34,9 @@ def check(
         str,
         typer.Option(
             "--night",
-            metavar="DATE",
-            help="Also rebuild this night in the simulator, and say what the policy would have given; `last` is the "
-            "last one that is over, or the newest.",
+            metavar="DATE|last",
+            help="Also rebuild this night in the simulator, and say what the policy would have given; last: the last "
+            "one that is over, or the newest.",
         ),
     ] = "",
     tracker_url: Annotated[
@@ -48,9 +48,11 @@ def check(
 ) -> None:
     """Say whether a policy can be used, and all that is wrong with it, each with its place. Needs no tracker.
 
-    With --night it rebuilds a night from what the tracker has recorded, on this machine. It first shows that the policy
-    that stood gives that night's bytes by tier within 5 %, and then what this one would have given. Where it does not,
-    the exit code is 1.
+    With --night a recorded night is rebuilt in the simulator, on this machine, which takes up to some minutes.
+
+    First under the policy that stood, which should give that night's bytes by tier within 5 %: else the exit code is 1.
+
+    Then under this one, beside it.
     """
     from p2pfill.cli.policies import check_file
 
