@@ -24,6 +24,14 @@ class Span(msgspec.Struct, gc=False, omit_defaults=True):
     """0: it holds still."""
 
 
+class Busy(msgspec.Struct, frozen=True, gc=False):
+    """How busy a cache was with its viewers from a moment on."""
+
+    at: float
+    busy: float
+    """0 not at all, 1 had nothing to spare."""
+
+
 class RecordedCache(msgspec.Struct, omit_defaults=True):
     """One cache in one night."""
 
@@ -33,6 +41,8 @@ class RecordedCache(msgspec.Struct, omit_defaults=True):
     """When it was open; without windows it always is."""
     away: list[Span] = []
     """When nothing was heard of it, so that it was taken for dead."""
+    busy: list[Busy] = []
+    """How busy it was with its viewers, where that has changed what it spared for other caches."""
     fastest_in: int = 0
     """The most that it has received between two heartbeats."""
     fastest_out: int = 0

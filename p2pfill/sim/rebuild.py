@@ -78,6 +78,9 @@ as long as a source that was at fault is left alone."""
 WAIT_STRETCH: Final = 1.0625
 """A wait may be a sixteenth longer than it says (`swarm.hops`)."""
 
+LEAST_LEFT: Final = 0.02
+"""Of the link of a cache that has nothing to spare: what is under way ends some time."""
+
 STEPS: Final = 200
 """How often, at most, progress is told in a run."""
 
@@ -202,7 +205,9 @@ def _check(night: RecordedNight) -> None:
         _require(isfinite(info.weight) and 0 < info.weight <= 1e6, f"the weight of {name!r} is absurd")
         _require(min(cache.fastest_in, cache.fastest_out) >= 0, f"the rate of {name!r} is below 0")
         spans = [at for span in (*cache.windows, *cache.away) for at in (span.opened_at, span.closed_at)]
+        spans += [one.at for one in cache.busy]
         _require(all(0 <= at <= EPOCH_S_MAX for at in spans), f"a time of {name!r} is absurd")
+        _require(all(0 <= one.busy <= 1 for one in cache.busy), f"how busy {name!r} was is absurd")
     for title in night.titles:
         sizes = (title.size, title.chunk_size, *title.held.values())
         _require(all(0 <= size <= TITLE_BYTES_MAX for size in sizes), f"the size of {title.title[:8]} is absurd")
@@ -255,7 +260,8 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
     began_at = _begins(night, caches, after, spans)
     end_s = max(night.last_at - began_at, 1.0)
     rates, limits = _rates(caches, before, after, notes)
-    joins, silences = _away(caches, began_at, end_s)
+    joins, faults = _away(caches, began_at, end_s)
+    faults += _busy(caches, began_at, end_s)
     by_title = _by_title(night)
     if late := sum(_late(night, fills) for fills in by_title.values()):
         notes.append(f"{late} orders came later than the first one of their title, and are taken for as early")
@@ -275,7 +281,7 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
         limits=limits,
         open_spans={name: _clipped(found, began_at, end_s) for name, found in spans.items()},
         events=joins,
-        faults=silences,
+        faults=faults,
         wall_at=show_utc(began_at),
         exact=len(caches) <= EXACT_MAX,
         check_tiers=False,
@@ -422,6 +428,21 @@ def _away(
             else:
                 silences.append(FaultSpec("vanish", at_s=begin, for_s=end - begin, node=cache.info.id))
     return tuple(joins), tuple(silences)
+
+
+def _busy(caches: Iterable[RecordedCache], began_at: float, end_s: float) -> tuple[FaultSpec, ...]:
+    """Return which caches are busy with their viewers when."""
+    found: list[FaultSpec] = []
+    for cache in caches:
+        changes = sorted(cache.busy, key=lambda one: one.at)
+        ends = [*(one.at for one in changes[1:]), began_at + end_s + LATER_S]
+        for one, end in zip(changes, ends, strict=False):
+            at_s = max(one.at - began_at, 0.0)
+            for_s = end - began_at - at_s
+            if one.busy and for_s > 0 and at_s < end_s:
+                left = max(1.0 - one.busy, LEAST_LEFT)
+                found.append(FaultSpec("busy", at_s=at_s, for_s=for_s, node=cache.info.id, factor=left))
+    return tuple(found)
 
 
 def _clipped(spans: Iterable[Span], began_at: float, end_s: float) -> tuple[tuple[float, float], ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from p2pfill.model.ids import NodeId
 from p2pfill.model.night import RecordedCache, RecordedFill, RecordedNight, RecordedTitle, Span, Tiers
 from p2pfill.model.node import NodeInfo
@@ -51,9 +53,17 @@ def _left_out(page: NightPage) -> Tiers:
 def _cache(cache: NightCache) -> RecordedCache:
     # One that is not heard in a night is known by orders alone; what an older tracker has kept lacks `info`.
     info = cache.info or NodeInfo(NodeId(cache.node), cache.isp, cache.region)
-    away = cache.away if cache.heard_at else [Span(0.0)]
+    if cache.weight != 1.0:  # what a cache says of itself is what its viewers leave of it
+        info = replace(info, weight=info.weight / cache.weight)
     return RecordedCache(
-        info, cache.has_windows, cache.spans, away, cache.fastest_in, cache.fastest_out, cache.rates
+        info=info,
+        has_windows=cache.has_windows,
+        windows=cache.spans,
+        away=cache.away if cache.heard_at else [Span(0.0)],
+        busy=cache.busy,
+        fastest_in=cache.fastest_in,
+        fastest_out=cache.fastest_out,
+        rates=cache.rates,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pfill.model.night import Span, Tiers
+from p2pfill.model.night import Busy, Span, Tiers
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
@@ -31,6 +31,10 @@ COURSE_MAX: Final = 200
 """Steps of the course of a night. Where it needs more, they become longer: 200 of a quarter of an hour are 50 hours,
 which is how long a night lasts around the world."""
 COURSE_STEPS_S: Final = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+
+BUSY_MAX: Final = 64
+"""Times in a night that a cache becomes more or less busy with its viewers that are kept: more in an evening than its
+step for them changes."""
 
 HOLDERS_MAX: Final = 1000
 """Caches of a title that are kept by name though they were not to have it: more sources than anybody asks."""
@@ -115,6 +119,10 @@ class NightCache(msgspec.Struct, omit_defaults=True):
     """What it said of itself last."""
     away: list[Span] = []
     """When nothing was heard of it, so that it was taken for dead."""
+    busy: list[Busy] = []
+    """How busy it was with its viewers, where the weight that was left for other caches has changed."""
+    weight: float = 1.0
+    """The part of it that was left last."""
     fastest_in: int = 0
     """The most that it has received between two heartbeats, in bytes a second."""
     fastest_out: int = 0
@@ -190,8 +198,11 @@ def set_order(row: NightRow, fill: FillRecord) -> None:
     row.priority, row.deadline, row.policy = fill.request.priority, fill.request.deadline, fill.request.policy
 
 
-def note_pace(cache: NightCache, report: NodeReport) -> None:
-    """Note how fast a cache has moved payload, and which limits hold while it is open. Call it after `note_hours`."""
+def note_pace(cache: NightCache, at: float, report: NodeReport) -> None:
+    """Note how fast a cache has moved payload, how busy it is with its viewers, and which limits hold while it is open.
+
+    Call it after `note_hours`.
+    """
     moves = report.moves
     if moves.in_bytes_s > cache.fastest_in:
         cache.fastest_in = moves.in_bytes_s
@@ -199,6 +210,10 @@ def note_pace(cache: NightCache, report: NodeReport) -> None:
         cache.fastest_out = moves.out_bytes_s
     if cache.phase == "open":
         cache.rates = report.rates
+    if report.serving.weight != cache.weight:
+        cache.weight = report.serving.weight
+        if len(cache.busy) < BUSY_MAX:
+            cache.busy.append(Busy(at, report.serving.busy))
 
 
 def note_away(cache: NightCache, since: float, until: float = 0.0) -> None:

@@ -167,7 +167,7 @@ class Nights:
             for title in islice(lacking, BEGIN_MAX):
                 self._begin(night, node, title, before.get(title), order_of).is_wanted = True
         note_hours(cache, at, hours)
-        note_pace(cache, report)
+        note_pace(cache, at, report)
         for said in report.titles:
             self._take_title(night, cache, at, said, before.get(said.title), order_of, rule_of)
         for title in report.gone:

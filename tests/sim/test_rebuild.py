@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import MIB
-from p2pfill.model.night import RecordedCache, RecordedFill, RecordedNight, RecordedTitle, Span
+from p2pfill.model.night import Busy, RecordedCache, RecordedFill, RecordedNight, RecordedTitle, Span
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy, Reach
 from p2pfill.model.rates import RateLimits, Rates
@@ -115,6 +115,17 @@ def test_caches_that_were_silent_are_so_again() -> None:
     assert figures.titles[0].live == 2
 
 
+def test_caches_that_were_busy_with_viewers_are_so_again() -> None:
+    """a1 alone has it, and gives a2 a tenth of its link till its viewers have gone."""
+    busy = [Busy(NOON, 0.9), Busy(NOON + HOUR + 100, 0.0)]
+    caches = [cache("a1", fastest_in=MIB, busy=busy), cache("a2", fastest_in=MIB)]
+    titles = [RecordedTitle("a" * 64, "film", SIZE, 256 * 1024, {"a1": SIZE})]
+    never = '[[fills]]\nname = "near"\nhops = ["isp"]\n'
+    figures = forecast(night(caches=caches, titles=titles, fills=[fill("a2")]), never)
+    assert figures.tiers == (SIZE, 0, 0)
+    assert NOON + HOUR + 100 < figures.titles[0].live_at < NOON + HOUR + 120
+
+
 def test_large_titles_are_cut_more_coarsely_and_weigh_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuild_module, "PAIRS_MAX", 600)
     titles = [RecordedTitle(letter * 64, letter, SIZE + 77, 65536) for letter in "ab"]
@@ -176,6 +187,7 @@ def _info(**changes: Any) -> Callable[[RecordedNight], RecordedNight]:
         (_info(isp=""), "no ISP"),
         (_with("caches", fastest_in=-1), "rate"),
         (_with("caches", away=[Span(-5.0, 1e30)]), "time of 'a1'"),
+        (_with("caches", busy=[Busy(NOON, 1.5)]), "how busy"),
         (_with("titles", size=1 << 60), "size"),
         (_with("titles", chunk_size=-1), "size"),
         (_with("titles", held={"a1": -3}), "size"),

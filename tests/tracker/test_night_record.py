@@ -9,12 +9,21 @@ import msgspec
 import pytest
 from tracker.services import publish, service_on
 
-from p2pfill.model.night import RecordedNight, Span
+from p2pfill.model.night import Busy, RecordedNight, Span
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
-from p2pfill.model.reports import HoursReport, NodeReport, PayloadRates, TitleReport
+from p2pfill.model.reports import HoursReport, NodeReport, PayloadRates, ServingReport, TitleReport
 from p2pfill.tracker.night_record import build_record
-from p2pfill.tracker.night_rows import HOLDERS_MAX, SPANS_MAX, NightCache, NightHead, NightPage, NightRow, note_away
+from p2pfill.tracker.night_rows import (
+    BUSY_MAX,
+    HOLDERS_MAX,
+    SPANS_MAX,
+    NightCache,
+    NightHead,
+    NightPage,
+    NightRow,
+    note_away,
+)
 from p2pfill.tracker.nights import Nights, own_night
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.service import Service
@@ -101,6 +110,23 @@ def test_paces_are_the_highest_and_limits_those_of_open_hours(make: Any) -> None
         beat(phase, pace, rates, number)
     (_, cache), *_ = nights.take_unsaved().caches
     assert (cache.fastest_in, cache.fastest_out, cache.rates) == (40, 80, limits)
+
+
+def test_how_busy_caches_were_is_kept_where_it_changes(make: Any) -> None:
+    nights = Nights()
+    busy = [0.0, 0.6, 0.6, 0.0, *(0.3 * (number % 2) for number in range(1, 3 * BUSY_MAX))]
+    for number, one in enumerate(busy):
+        weight = 1.0 if not one else 0.25
+        info = msgspec.structs.replace(make.info("a1"), weight=2 * weight)
+        report = msgspec.structs.replace(make.report(info, number), serving=ServingReport(one, "viewers", weight))
+        nights.take(2e9 + number, report, {}, [], lambda *_: None, lambda *_: "")
+    unsaved = nights.take_unsaved()
+    (_, cache), *_ = unsaved.caches
+    assert cache.busy[:3] == [Busy(2e9 + 1, 0.6), Busy(2e9 + 3, 0.0), Busy(2e9 + 4, 0.3)]
+    assert len(cache.busy) == BUSY_MAX
+    rows = [NightRow("ab", "a1", is_wanted=True)]
+    record = build_record(NightPage(unsaved.heads[0], [cache], rows), is_over=False)
+    assert record.caches[0].info.weight == 2.0, "not what its viewers left of it last"
 
 
 def test_what_is_kept_of_silences_is_bounded() -> None:
