@@ -60,6 +60,8 @@ class RecordedTitle(msgspec.Struct, omit_defaults=True):
     chunk_size: int = 0
     held: dict[str, int] = {}
     """Cache -> what it had of the title when the night first heard of it, of those that are in no `RecordedFill`."""
+    origins: list[str] = []
+    """Their URLs without queries; not all, where there are many."""
 
 
 class RecordedFill(msgspec.Struct, omit_defaults=True):

@@ -177,6 +177,14 @@ class SimCache(Reader):
             self.world.turned(self)
         self.tick()
 
+    def may_read(self, title_id: TitleId, length: int) -> str:
+        """Let a read of the origin begin, or return the budget that has nothing left for it."""
+        return self.world.may_read(self, self.world.titles[title_id].origin, length)
+
+    def read_is_over(self, title_id: TitleId, length: int, came: int) -> None:
+        """Have what has come count."""
+        self.world.read_is_over(self, self.world.titles[title_id].origin, length, came)
+
     def may_ask(self, title_id: TitleId) -> bool:
         """Tell whether its windows let it ask for chunks of a title."""
         return self.phase == "open" or self.world.titles[title_id].now
@@ -374,6 +382,14 @@ class Fleet(Ground):
 
     def turned(self, cache: SimCache) -> None:
         """Take note that a fill window of a cache has opened or closed."""
+        raise NotImplementedError
+
+    def may_read(self, cache: SimCache, origin: str, length: int) -> str:
+        """Return the budget that does not let a cache read from an origin now."""
+        raise NotImplementedError
+
+    def read_is_over(self, cache: SimCache, origin: str, length: int, came: int) -> None:
+        """Take note of what came of a read."""
         raise NotImplementedError
 
     def cache_is_lost(self, cache: SimCache) -> None:

@@ -39,6 +39,8 @@ class Title(NamedTuple):
     """The name by which rules choose it."""
     policy: FillPolicy
     """Of its order."""
+    origin: str
+    """By which budgets count what comes from its origin."""
     caches: frozenset[str]
     """For which it is ordered, and which may hold it."""
     held: dict[str, int]
@@ -122,6 +124,7 @@ class Ground:
             wants=wants,
             called=called,
             policy=spec.policy or scenario.policy,
+            origin=spec.origin or scenario.origin,
             caches=frozenset(allowed.intersection(spec.caches or allowed)),
             held={name: _first(manifest, part) for name, part in spec.held.items() if name in allowed},
         )

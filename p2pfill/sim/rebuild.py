@@ -41,11 +41,13 @@ from p2pfill.swarm.election import Scope
 CACHES_MAX: Final = 500
 """Of a night that can be rebuilt: more take longer than anybody waits for an answer."""
 
-PAIRS_MAX: Final = 60_000
+PAIRS_MAX: Final = 24_000
 """Chunks times caches that are to have them, of all titles: some minutes on one core."""
 
 CELLS_MAX: Final = 50_000
 """Titles times caches: each takes some kilobytes, whether the cache is to have the title or not."""
+
+URL_CHARS_MAX: Final = 4096
 
 CHUNKS_MIN: Final = 64
 """No title is cut into fewer chunks than that, or than it has: one of them is then less than 2 % of it."""
@@ -212,6 +214,7 @@ def _check(night: RecordedNight) -> None:
         sizes = (title.size, title.chunk_size, *title.held.values())
         _require(all(0 <= size <= TITLE_BYTES_MAX for size in sizes), f"the size of {title.title[:8]} is absurd")
         _require(len(title.name) <= 1024, "a title's name is absurd")
+        _require(all(len(url) <= URL_CHARS_MAX for url in title.origins), "an origin's URL is absurd")
     for fill in night.fills:
         figures = (fill.had, fill.wanted, *fill.tiers)
         where = f"of {fill.title[:8]} in {fill.node[:40]!r}"
@@ -483,6 +486,7 @@ def _title(
         now=any(fill.now for fill in fills),
         called=title.name,
         policy=first.policy,
+        origin=title.origins[0] if title.origins else "",
         deadline=first.deadline,
         caches=tuple(fill.node for fill in fills),
         held={node: min(count / title.size, 1.0) for node, count in held.items()},
@@ -531,13 +535,17 @@ def _figures(night: RecordedNight, world: World, began_at: float) -> Figures:
         reasons: dict[str, list[str]] = {}
         for name, one in stored.items():
             if one.live_at is None:
-                reasons.setdefault(_why(world.caches[name], one), []).append(name)
+                budget = world.budgets.refused.get((name, simulated.origin), "")
+                reasons.setdefault(_why(world.caches[name], one, budget), []).append(name)
         lacking += [Lacking(title.title, title.name, names, why) for why, names in reasons.items()]
-    return Figures(_sum(one.tiers for one in titles), titles, lacking, dict(escalations.most_common()), {}, barred)
+    return Figures(
+        _sum(one.tiers for one in titles), titles, lacking, dict(escalations.most_common()), dict(world.budgets.used),
+        barred,
+    )  # fmt: skip
 
 
-def _why(cache: SimCache, stored: StoredTitle) -> str:
-    """Return why a title is lacking in a cache when a run ends."""
+def _why(cache: SimCache, stored: StoredTitle, budget: str) -> str:
+    """Return why a title is lacking in a cache when a run ends. `budget` is that which let it read no more."""
     if not cache.running:
         return "the cache was silent"
     task = stored.task
@@ -545,7 +553,8 @@ def _why(cache: SimCache, stored: StoredTitle) -> str:
     waited = ", ".join(f"{count} chunks waited for {reason}" for reason, count in list(waits.items())[:2])
     if cache.phase != "open" and not stored.title.now:
         return "its window had ended" if stored.durable.any() else "none of its windows was long enough, or opened"
-    return waited or "the night ended"
+    said = f"budget {budget!r} of the policy had nothing left for it" if budget else ""
+    return "; ".join(one for one in (said, waited) if one) or "the night ended"
 
 
 def _add(one: Tiers, other: Tiers) -> Tiers:

@@ -54,6 +54,8 @@ class TitleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name by which rules of the fleet's policy choose it; empty: `name`."""
     policy: FillPolicy | None = None
     """Of its order; None: that of the scenario."""
+    origin: str = ""
+    """The URL of its origin, by which budgets of the fleet's policy count; empty: the name of the scenario's."""
     deadline: float | None = None
     """When it should be live, in seconds since the epoch: among titles of one priority the earlier goes first."""
     caches: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from random import Random
 
 import msgspec
 
+from p2pfill.sim.budgets import SimBudgets
 from p2pfill.sim.cache import Fleet, SimCache
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.faults import Faults, draw
@@ -47,6 +48,7 @@ class World(Fleet):
                 self.caches[event.host].running = False
         if scenario.chaos is not None:
             self._vary(scenario.chaos, Random(f"hosts {seed}"))  # noqa: S311
+        self.budgets = SimBudgets(self)
         self.tracker = SimTracker(self)
         self.faults = Faults(self, self.tracker)
         self.samples = Samples(self, self.faults)
@@ -72,6 +74,7 @@ class World(Fleet):
         """Run to the end; `progress` is called every `step_s` virtual seconds. Raises `InvariantBroken`."""
         for cache in self.caches.values():
             cache.begin()
+        self.budgets.begin()
         self.tracker.begin()
         self._begin_events()
         self.samples.begin()
@@ -116,6 +119,14 @@ class World(Fleet):
     def turned(self, cache: SimCache) -> None:
         """Have the tracker told that a fill window of a cache has opened or closed."""
         self.tracker.turned(cache)
+
+    def may_read(self, cache: SimCache, origin: str, length: int) -> str:
+        """Return the budget that does not let a cache read from an origin now."""
+        return self.budgets.begin_read(cache, origin, length)
+
+    def read_is_over(self, cache: SimCache, origin: str, length: int, came: int) -> None:
+        """Have what came of a read count."""
+        self.budgets.end_read(cache, origin, length, came)
 
     # ---- what happens
 

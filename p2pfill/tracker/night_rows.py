@@ -32,6 +32,9 @@ COURSE_MAX: Final = 200
 which is how long a night lasts around the world."""
 COURSE_STEPS_S: Final = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 
+ORIGINS_MAX: Final = 8
+"""Origins of one title that are kept: more are asked of none."""
+
 BUSY_MAX: Final = 64
 """Times in a night that a cache becomes more or less busy with its viewers that are kept: more in an evening than its
 step for them changes."""
@@ -162,6 +165,8 @@ class NightTitle(msgspec.Struct, omit_defaults=True):
     chunk_size: int = 0
     held: dict[str, int] = {}
     """Cache -> what it had of it, in bytes; `HOLDERS_MAX` at most, of those that are not in rows more than others."""
+    origins: list[str] = []
+    """`ORIGINS_MAX` at most, without their queries."""
 
 
 class NightPage(NamedTuple):

@@ -35,6 +35,7 @@ import trio.lowlevel
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.budgets import Budgets
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
@@ -59,7 +60,6 @@ from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.behind import Behind
-from p2pfill.tracker.budgets import Budgets
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
@@ -72,7 +72,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
-from p2pfill.tracker.night_rows import HOLDERS_MAX, NightPage, NightTitle
+from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage, NightTitle
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
@@ -411,7 +411,9 @@ class Service:
         held = {one: report.have_bytes for one, report in holders if report is not None and holds(report)}
         if record is None:
             return NightTitle(title, held=held)
-        return NightTitle(title, record.name, record.size, record.chunk_size, held)
+        urls = (url for one in self._fills_by_title.get(title, ()) for url in self.fills[one].request.origins)
+        origins = list(islice(dict.fromkeys(map(shown, urls)), ORIGINS_MAX))
+        return NightTitle(title, record.name, record.size, record.chunk_size, held, origins)
 
     def _rule_of(self, node_id: str, title: str) -> str:
         """Return the rule of the fleet's policy that says how far a node may go for a title."""

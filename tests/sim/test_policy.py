@@ -9,6 +9,7 @@ import pytest
 from sim.worlds import CHAOS, SMALL, world
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.policy import FillPolicy, Reach
 from p2pfill.sim.scenario import Scenario, TitleSpec
 from p2pfill.sim.world import World
@@ -142,3 +143,34 @@ def test_a_run_with_an_end_says_what_is_lacking_and_ends_sooner_where_nothing_co
 def test_scenarios_that_do_not_fit_together(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         msgspec.structs.replace(SMALL, **changes).check()
+
+
+BUDGET = '[[budgets]]\nname = "cloud"\norigins = "https://cloud.example/*"\nbytes = "{}"\n'
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_budgets_of_origins_hold_and_are_not_exceeded(seed: int) -> None:
+    """Half of the title may come; of another origin all of it."""
+    titles = (
+        TitleSpec("film", 4, at_s=0, chunk_kib=256, origin="https://cloud.example/film"),
+        TitleSpec("news", 4, at_s=0, chunk_kib=256, origin="https://other.example/news"),
+    )
+    made = world(seed, titles=titles, fleet_policy=BUDGET.format("2MiB"), end_s=3600.0, quiet_s=300.0)
+    report = made.run()
+    assert report.titles["news"].complete == 6
+    assert report.titles["film"].complete == 0
+    film = [fill for fill in made.checkers.fills if fill.manifest.name == "film"]
+    came = sum(fill.bytes_by_scope[Scope.ORIGIN] for fill in film)
+    assert came <= made.budgets.used["cloud"] <= 2 * MIB
+    assert came >= MIB
+    assert {fill.ledger.have.count() for fill in film} == {came // (256 * KIB)}, "what came is shared"
+
+
+def test_a_budget_that_is_large_enough_costs_nothing() -> None:
+    report = world(1, fleet_policy='[[budgets]]\nname = "all"\nbytes = "1GB"\n').run()
+    assert (report.complete, report.origin_copies) == (6, pytest.approx(1.0, abs=0.07))
+
+
+def test_budgets_under_faults() -> None:
+    for seed in range(4):
+        World(msgspec.structs.replace(CHAOTIC, fleet_policy='[[budgets]]\nname = "all"\nbytes = "1TB"\n'), seed).run()

@@ -252,3 +252,14 @@ def test_small_nights_of_any_shape_run_to_their_end(seed: int) -> None:
     figures = forecast(night(caches=caches, fills=[fill(one.info.id) for one in caches]), seed=seed)
     assert sum(figures.tiers) <= 3 * SIZE
     assert figures.titles[0].live == 3 - sum(len(one.caches) for one in figures.lacking)
+
+
+def test_budgets_of_the_new_policy_are_used_and_hold() -> None:
+    titles = [RecordedTitle("a" * 64, "film", SIZE, 256 * 1024, origins=["https://cloud.example/film"])]
+    budget = '[[budgets]]\nname = "cloud"\norigins = "https://cloud.example/*"\nbytes = "{}"\n'
+    enough = forecast(night(titles=titles), budget.format("1GB"))
+    assert enough.tiers[2] == enough.budgets["cloud"] == SIZE
+    little = forecast(night(titles=titles), budget.format("4MiB"))
+    assert little.tiers[2] <= little.budgets["cloud"] <= 4 * MIB
+    (lacking,) = little.lacking
+    assert "budget 'cloud'" in lacking.reason
