@@ -85,10 +85,10 @@ def show_report(night: str, tracker: str, plot: Path | None, *, as_json: bool) -
 
 async def _report(night: str, tracker: str) -> NightReport:
     async with TrackerClient(tracker) as client:
-        return await client.night(night or _default(await client.nights()))
+        return await client.night(night or default_night(await client.nights()))
 
 
-def _default(nights: list[NightSummary]) -> str:
+def default_night(nights: list[NightSummary]) -> str:
     """Return the last night that is over, or the one that is going on. Raises `ConfigError` where there is none.
 
     Those in which nothing was to be had come last.

@@ -82,9 +82,17 @@ def _count(policy: FleetPolicy) -> str:
     return ", ".join(f"{plural(len(getattr(policy, kind)), 'rule')} for {kind}" for kind in kinds)
 
 
-def check_file(file: str, *, as_json: bool) -> None:
-    """Print whether a policy can be used. Raises `CommandFailed` where not."""
+def check_file(file: str, *, as_json: bool, night: str = "", tracker: str = "", seed: int = 0) -> None:
+    """Print whether a policy can be used, and what it would have made of a night. Raises `CommandFailed` where not."""
     text = _read(file)
+    if night:
+        from p2pfill.cli.forecast import forecast_night
+
+        if not tracker:
+            raise ConfigError("nights are in the tracker: add --tracker, or leave --night out")
+        _print_doubts(_usable(file, text))
+        forecast_night(text, "" if night == "last" else night, tracker, seed, as_json=as_json)
+        return
     if not as_json:
         policy = _usable(file, text)
         print(f"{printable(file)} can be used: {_count(policy)}")

@@ -512,7 +512,7 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     """None: the policy says nothing of them, and the cache goes by its own."""
     rates: RateLimits = NO_LIMITS
     budgets: dict[str, str] = msgspec.field(default_factory=dict)
-    """Budget -> its origins, from which nothing may come without an allowance (`tracker.budgets`)."""
+    """Budget -> its origins, from which nothing may come without an allowance (`model.budgets`)."""
 
 
 NO_SETTINGS: Final = CacheSettings()

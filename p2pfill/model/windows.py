@@ -231,6 +231,11 @@ def at_utc(text: str) -> float:
         raise ConfigError(f"{text[:40]!r} is no time: write it as in 2026-11-29T12:00:00") from error
 
 
+def show_utc(epoch_s: float) -> str:
+    """Return a time in seconds since the epoch as `at_utc` reads it."""
+    return datetime.fromtimestamp(epoch_s, UTC).replace(tzinfo=None).isoformat()
+
+
 def show_time(minute: int) -> str:
     """Return minutes since midnight as `02:30`."""
     return f"{minute // 60:02}:{minute % 60:02}"

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from p2pfill.model.budgets import refusing
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
 from p2pfill.model.reports import Allowance, OriginReport, clipped
 from p2pfill.model.selector import matches_glob
@@ -35,7 +36,7 @@ class OriginCounts:
         self._reading: dict[str, int] = {}
         """Origin -> bytes of chunks that are being read."""
 
-    # ---- what may come: budgets of the fleet's policy (`tracker.budgets`)
+    # ---- what may come: budgets of the fleet's policy (`model.budgets`)
 
     def set_budgets(self, budgets: Mapping[str, str]) -> None:
         """Go by these budgets from now on, with no allowance of those that are new: orders can come before one does."""
@@ -59,13 +60,8 @@ class OriginCounts:
     def begin_read(self, name: str, length: int) -> str:
         """Let a chunk be read from an origin (`end_read`), or return the budget that has nothing left for it."""
         with self._lock:
-            for one in self._allowances.values():
-                if matches_glob(one.origins, name) and self._so_far(one.origins) + length > one.bytes:
-                    return one.budget
-            for budget, origins in self._budgets.items():
-                allowance = self._allowances.get(budget)
-                if (allowance is None or allowance.origins != origins) and matches_glob(origins, name):
-                    return budget
+            if budget := refusing(self._allowances, self._budgets, name, length, self._so_far):
+                return budget
             self._reading[name] = self._reading.get(name, 0) + length
         return ""
 

@@ -22,6 +22,7 @@ from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import BeginWriteOut, Commit, EndFill, FillTask, GoLive, LimitSlots, ReadOrigin, StopRead
 from p2pfill.errors import StoreError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.fleet_policy import settings_for
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import CONNECT_TIMEOUT_S
@@ -30,7 +31,7 @@ from p2pfill.sim.checkers import CheckedFill
 from p2pfill.sim.connection import Connection, serve
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.ground import Ground
-from p2pfill.sim.hours import SimHours
+from p2pfill.sim.hours import hours_of
 from p2pfill.sim.network import Place
 from p2pfill.sim.origin import Reader
 from p2pfill.sim.scenario import Scenario
@@ -59,8 +60,11 @@ class SimCache(Reader):
         self.busy = 0.0
         """How busy it is with its viewers, from 0 to 1."""
         self.health = Health()
-        windows = world.scenario.windows_of(info)
-        self.hours = None if windows is None else SimHours(world.scenario, windows, lambda: world.schedule.now)
+        self.hours = hours_of(world.scenario, settings_for(world.rules, info), info, lambda: world.schedule.now)
+        self.turned_at = 0.0
+        """When a window of it opened or closed last."""
+        self.turns_at = 0.0
+        """When its windows are looked at next: till then nothing changes by the clock."""
         self._hours_number = 0
         """Of the last look that was planned: the others are void."""
         self.ordered: set[TitleId] = set()
@@ -68,9 +72,13 @@ class SimCache(Reader):
 
     @property
     def live_at(self) -> float | None:
-        """When the last of its titles went live that are not withdrawn; None while one is not."""
-        withdrawn = self.world.withdrawn
-        times = [stored.live_at for title_id, stored in self.stored.items() if title_id not in withdrawn]
+        """When the last of its titles went live that are ordered and not withdrawn; None while one is not."""
+        withdrawn, name = self.world.withdrawn, self.info.id
+        times = [
+            stored.live_at
+            for title_id, stored in self.stored.items()
+            if title_id not in withdrawn and name in stored.title.caches
+        ]
         return None if None in times else max((at_s for at_s in times if at_s is not None), default=0.0)
 
     @property
@@ -160,11 +168,22 @@ class SimCache(Reader):
         before = self.phase
         phase, in_s = self.hours.look(self.local_time(), self.engine)
         self._hours_number += 1
+        self.turns_at = self.world.schedule.now + in_s
         self.world.schedule.after(in_s + HOURS_LATE_S, self.look_at_hours, self._hours_number)
+        self.world.internet.set_limits(self.place, self.hours.limits)
         if phase != before:
+            self.turned_at = self.world.schedule.now
             self.world.note(self.info.id, f"window {phase}")
             self.world.turned(self)
         self.tick()
+
+    def may_read(self, title_id: TitleId, length: int) -> str:
+        """Let a read of the origin begin, or return the budget that has nothing left for it."""
+        return self.world.may_read(self, self.world.titles[title_id].origin, length)
+
+    def read_is_over(self, title_id: TitleId, length: int, came: int) -> None:
+        """Have what has come count."""
+        self.world.read_is_over(self, self.world.titles[title_id].origin, length, came)
 
     def may_ask(self, title_id: TitleId) -> bool:
         """Tell whether its windows let it ask for chunks of a title."""
@@ -214,7 +233,8 @@ class SimCache(Reader):
             title = stored.title
             chance = Random(f"{world.seed}{self.info.id}{world.schedule.now!r}")  # noqa: S311 (a simulation)
             logic = CheckedFill(
-                world.checkers, title.manifest, self.info, world.scenario.policy, chance, now, stored.durable.copy(),
+                world.checkers, title.manifest, self.info, world.policy_for(self.info, title), chance, now,
+                stored.durable.copy(),
                 heard=not unheard, sealed=stored.sealed, right=stored.right, urgency=title.urgency,
                 beside=self.engine.tasks, wanted=stored.title.wanted(self.info.id),
                 may_ask=partial(self.may_ask, title.id),
@@ -289,13 +309,14 @@ class SimCache(Reader):
         self._start()
         self.health = Health()
         self.look_at_health(self.boots)
-        for title_id, stored in self.stored.items():
-            if stored.live_at is not None:
-                self.engine.serve(self.local_time(), title_id, stored.durable)
-        self.begin_hours()
+        self.begin()
 
-    def begin_hours(self) -> None:
-        """Learn of what goes out of cycle, and look at the windows for the first time."""
+    def begin(self) -> None:
+        """Serve what is there, learn of what goes out of cycle, and look at the windows for the first time."""
+        for title_id, stored in self.stored.items():
+            is_left = self.info.id not in stored.title.caches and stored.durable.any()
+            if stored.live_at is not None or is_left:
+                self.engine.serve(self.local_time(), title_id, stored.durable)
         self.engine.set_exempt(self.local_time(), [title.id for title in self.world.titles.values() if title.now])
         self.look_at_hours()
 
@@ -361,6 +382,14 @@ class Fleet(Ground):
 
     def turned(self, cache: SimCache) -> None:
         """Take note that a fill window of a cache has opened or closed."""
+        raise NotImplementedError
+
+    def may_read(self, cache: SimCache, origin: str, length: int) -> str:
+        """Return the budget that does not let a cache read from an origin now."""
+        raise NotImplementedError
+
+    def read_is_over(self, cache: SimCache, origin: str, length: int, came: int) -> None:
+        """Take note of what came of a read."""
         raise NotImplementedError
 
     def cache_is_lost(self, cache: SimCache) -> None:

@@ -47,6 +47,14 @@ class StoredTitle:
         """Whether a fill of it runs, or is to begin: then a roster is of use."""
         return self.live_at is None or (self.task is not None and not self.task.is_over)
 
+    def hold(self, count: int) -> None:
+        """Have the first chunks from the start; all that are wanted: it is live."""
+        chunks = [chunk for chunk in range(count) if self.wanted[chunk]]
+        for held in (self.durable, self.sealed, self.right, self._heads):
+            held.add_all(chunks)
+        if not self.lacks_any():
+            self.live_at = 0.0
+
     def lacks_any(self) -> bool:
         """Tell whether something that is wanted is not durable."""
         return self.wanted.and_not(self.durable).any()

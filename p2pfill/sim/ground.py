@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any, NamedTuple
 
+import msgspec
+
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import ANYWHERE, FillPolicy
 from p2pfill.model.selection import chunks_of_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.sim.checkers import Checkers
 from p2pfill.sim.network import Internet
-from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.scenario import Scenario, TitleSpec
 from p2pfill.sim.schedule import Schedule
 from p2pfill.sim.trace import Trace
 
@@ -31,6 +35,16 @@ class Title(NamedTuple):
     """It is filled whether fill windows are open or not."""
     wants: dict[str, Bitmap]
     """Cache -> the chunks that it wants, where that is not all of them."""
+    called: str
+    """The name by which rules choose it."""
+    policy: FillPolicy
+    """Of its order."""
+    origin: str
+    """By which budgets count what comes from its origin."""
+    caches: frozenset[str]
+    """For which it is ordered, and which may hold it."""
+    held: dict[str, int]
+    """Cache that may hold it -> how many of its chunks, the first ones, are there when the run begins."""
 
     def wanted(self, name: str) -> Bitmap | None:
         """Return the chunks that a cache wants; None: all."""
@@ -49,6 +63,11 @@ def _draw_wants(names: Iterable[str], manifest: Manifest, random: Random) -> dic
     return wants
 
 
+def _first(manifest: Manifest, part: float) -> int:
+    """Return how many chunks are a part of a title."""
+    return round(part * manifest.chunk_count)
+
+
 class Ground:
     """A world without anybody in it. All chance is drawn from generators that the seed has set up."""
 
@@ -58,14 +77,13 @@ class Ground:
         self.trace = trace
         self.schedule = Schedule()
         self.random = Random(f"world {seed}")  # noqa: S311 (a simulation)
-        self.internet = Internet(scenario, scenario.infos(), self.schedule)
+        infos = scenario.infos()
+        self.rules = scenario.rules()
+        """The fleet's policy."""
+        self.internet = Internet(scenario, infos, self.schedule, self.rules)
         self.titles: dict[TitleId, Title] = {}
         for spec in scenario.all_titles():
-            manifest = spec.manifest(scenario.parts)
-            at_s = scenario.ordered_s(spec)
-            names = [info.id for info in scenario.infos()] if scenario.parts else []
-            wants = _draw_wants(names, manifest, Random(f"wants {seed} {spec.name}"))  # noqa: S311
-            title = Title(spec.name, manifest.title_id, manifest, Urgency.of(spec.priority), at_s, spec.now, wants)
+            title = self._title(spec, infos)
             self.titles[title.id] = title
         self.chunk_count = sum(title.manifest.chunk_count for title in self.titles.values())
         """Of all titles."""
@@ -86,6 +104,35 @@ class Ground:
         self._jitter = Random(f"jitter {seed}")  # noqa: S311
         if scenario.chaos is not None:
             self._jitter_s = self._jitter.uniform(0.0, scenario.chaos.jitter_ms * 1e-3)
+
+    def _title(self, spec: TitleSpec, infos: list[NodeInfo]) -> Title:
+        scenario, manifest, called = self.scenario, spec.manifest(self.scenario.parts), spec.called or spec.name
+        names = [info.id for info in infos] if scenario.parts else []
+        wants = _draw_wants(names, manifest, Random(f"wants {self.seed} {spec.name}"))  # noqa: S311 (a simulation)
+        for name, part in spec.parts.items():
+            if (count := _first(manifest, part)) < manifest.chunk_count:
+                wants[name] = Bitmap(manifest.chunk_count)
+                wants[name].add_all(range(count))
+        allowed = {info.id for info in infos if not self.rules.bars(info, called)}
+        return Title(
+            name=spec.name,
+            id=manifest.title_id,
+            manifest=manifest,
+            urgency=Urgency.of(spec.priority, spec.deadline),
+            at_s=scenario.ordered_s(spec),
+            now=spec.now,
+            wants=wants,
+            called=called,
+            policy=spec.policy or scenario.policy,
+            origin=spec.origin or scenario.origin,
+            caches=frozenset(allowed.intersection(spec.caches or allowed)),
+            held={name: _first(manifest, part) for name, part in spec.held.items() if name in allowed},
+        )
+
+    def policy_for(self, cache: NodeInfo, title: Title) -> FillPolicy:
+        """Return how a cache is to fill a title, as `tracker.service` does: the order's, within the fleet's policy."""
+        policy, reach = title.policy, self.rules.reach_for(cache, title.called)
+        return policy if reach == ANYWHERE else msgspec.structs.replace(policy, reach=reach)
 
     @property
     def manifest(self) -> Manifest:

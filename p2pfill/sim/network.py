@@ -8,20 +8,32 @@ a transfer ends, whether the receiver has a use for them or not: they have cross
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
+from p2pfill.model.fleet_policy import NO_POLICY, FleetPolicy, settings_for
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.rates import NO_LIMITS, TIERS, RateLimits
 from p2pfill.sim.flows import ExactNetwork, LocalNetwork, Network, Pipe
-from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.hours import all_limits, base_limits
+from p2pfill.sim.scenario import UNLIMITED_BYTES_S, Scenario
 from p2pfill.sim.schedule import Schedule
 from p2pfill.swarm.election import Scope
+
+TierName = tuple[str, str]
+"""`inbound` or `outbound`, and a tier."""
 
 
 class Place:
     """Where a host stands, with its two pipes."""
 
-    __slots__ = ("down", "down_rate", "isp", "name", "region", "up", "up_rate")
+    __slots__ = (
+        "down", "down_pace", "down_rate", "isp", "limits", "name", "region", "tiers", "up", "up_pace", "up_rate",
+    )  # fmt: skip
 
-    def __init__(self, name: str, isp: str, region: str, down_rate: float, up_rate: float) -> None:
+    def __init__(
+        self, name: str, isp: str, region: str, down_rate: float, up_rate: float, tiers: Iterable[TierName] = ()
+    ) -> None:
+        """`tiers` are those that may have limits of their own."""
         self.name = name
         self.isp = isp
         self.region = region
@@ -30,6 +42,11 @@ class Place:
         """What its link was built for, in bytes per second; `Internet.set_pace` may slow it down."""
         self.up = Pipe(f"{name} up", up_rate)
         self.down = Pipe(f"{name} down", down_rate)
+        self.up_pace = self.down_pace = 1.0
+        """What part of that it carries now."""
+        self.limits = NO_LIMITS
+        """What the cache keeps to."""
+        self.tiers = {tier: Pipe(f"{name} {tier[0]} {tier[1]}", UNLIMITED_BYTES_S) for tier in tiers}
 
 
 class Route:
@@ -60,11 +77,18 @@ class Route:
 class Internet:
     """All places, the pipes between them, and what is cut off."""
 
-    def __init__(self, scenario: Scenario, infos: list[NodeInfo], schedule: Schedule) -> None:
+    def __init__(
+        self, scenario: Scenario, infos: list[NodeInfo], schedule: Schedule, rules: FleetPolicy = NO_POLICY
+    ) -> None:
         self._scenario = scenario
         self.flows: Network = ExactNetwork(schedule) if scenario.exact else LocalNetwork(schedule)
         self.origin = self._place(scenario.origin, scenario.origin_isp, "")
-        self.places = {info.id: self._place(info.id, info.isp, info.region) for info in infos}
+        self.places: dict[str, Place] = {}
+        for info in infos:
+            settings = settings_for(rules, info)
+            tiers = _limited_tiers(all_limits(scenario, settings, info))
+            place = self.places[info.id] = self._place(info.id, info.isp, info.region, tiers)
+            self.set_limits(place, base_limits(scenario, settings, info))
         self._uplinks: dict[str, tuple[Pipe, Pipe]] = {}
         for info in infos:
             rate = scenario.uplink_rate(info.isp)
@@ -78,8 +102,8 @@ class Internet:
         self.isp_bytes: dict[str, float] = {info.isp: 0.0 for info in infos}
         """ISP -> bytes that have entered it."""
 
-    def _place(self, name: str, isp: str, region: str) -> Place:
-        return Place(name, isp, region, self._scenario.rate(name), self._scenario.upload_rate(name))
+    def _place(self, name: str, isp: str, region: str, tiers: Iterable[TierName] = ()) -> Place:
+        return Place(name, isp, region, self._scenario.rate(name), self._scenario.upload_rate(name), tiers)
 
     def route(self, sender: Place, receiver: Place) -> Route:
         """Return the way between two places."""
@@ -96,6 +120,9 @@ class Internet:
                 pipes.append(uplink[1])
         pipes.append(receiver.down)
         scope = Scope.ORIGIN if sender is self.origin else scope
+        tier = "origin" if scope is Scope.ORIGIN else "peer" if scope is Scope.ISP else "regional"
+        ends = (sender, "outbound"), (receiver, "inbound")
+        pipes += [place.tiers[way, tier] for place, way in ends if (way, tier) in place.tiers]
         return Route(sender, receiver, tuple(pipes), scope, delay_ms * 1e-3, scenario.queue_ms * 1e-3)
 
     def count(self, route: Route, moved_bytes: float) -> None:
@@ -151,6 +178,32 @@ class Internet:
     def set_pace(self, place: Place, factor: float, *, up: bool = True, down: bool = True) -> None:
         """Let a host's link carry `factor` of what it was built for, in the directions that are named."""
         if up:
-            self.flows.set_rate(place.up, place.up_rate * factor)
+            place.up_pace = factor
         if down:
-            self.flows.set_rate(place.down, place.down_rate * factor)
+            place.down_pace = factor
+        self._set_rates(place)
+
+    def set_limits(self, place: Place, limits: RateLimits) -> None:
+        """Have a cache keep to limits, as its throttle does: those of tiers only if it was made with them."""
+        if limits == place.limits:
+            return
+        place.limits = limits
+        self._set_rates(place)
+        for (way, tier), pipe in place.tiers.items():
+            self.flows.set_rate(pipe, getattr(getattr(limits, way), tier) or UNLIMITED_BYTES_S)
+
+    def _set_rates(self, place: Place) -> None:
+        limits = place.limits
+        up, down = place.up_rate * place.up_pace, place.down_rate * place.down_pace
+        self.flows.set_rate(place.up, min(up, limits.outbound.total or up))
+        self.flows.set_rate(place.down, min(down, limits.inbound.total or down))
+
+
+def _limited_tiers(limits: Iterable[RateLimits]) -> list[TierName]:
+    """Return the tiers that some of these limits name, each with the way that it goes."""
+    return [
+        (way, tier)
+        for way in ("inbound", "outbound")
+        for tier in TIERS
+        if any(getattr(getattr(one, way), tier) for one in limits)
+    ]

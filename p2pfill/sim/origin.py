@@ -8,6 +8,7 @@ from typing import Final
 from p2pfill.engine.requests import Arrival, Outcome, Receive, write_whole
 from p2pfill.engine.task import FillTask
 from p2pfill.errors import StoreError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import FAILING_ATTEMPTS, ORIGIN_READS_MAX
 from p2pfill.sim.flows import Flow
@@ -46,10 +47,17 @@ class Reader(Process):
         self._queue: deque[OriginRead] = deque()
 
     def read(self, task: FillTask, receive: Receive) -> None:
-        """Read a chunk."""
+        """Read a chunk, when its turn has come."""
         read = self.reads[receive] = OriginRead(self, task, receive)
         self._queue.append(read)
         self._read_next()
+
+    def may_read(self, title_id: TitleId, length: int) -> str:
+        """Let a read begin, of which `read_is_over` is told, or return the budget that has nothing left for it."""
+        return ""
+
+    def read_is_over(self, title_id: TitleId, length: int, came: int) -> None:
+        """Take note that a read has ended that was let begin, and how many bytes have come."""
 
     def _read_next(self) -> None:
         while self._queue and len(self._begun) < ORIGIN_READS_MAX:
@@ -90,7 +98,7 @@ class Reader(Process):
 class OriginRead:
     """One chunk being read."""
 
-    __slots__ = ("_attempt", "_cache", "_flow", "_receive", "_stopped", "task")
+    __slots__ = ("_attempt", "_cache", "_counts", "_flow", "_receive", "_stopped", "task")
 
     def __init__(self, cache: Reader, task: FillTask, receive: Receive) -> None:
         self.task = task
@@ -99,6 +107,8 @@ class OriginRead:
         self._attempt = 0
         self._flow: Flow | None = None
         self._stopped = False
+        self._counts = False
+        """It has begun, as far as budgets are concerned."""
 
     @property
     def wanted(self) -> bool:
@@ -113,8 +123,17 @@ class OriginRead:
     def begin(self) -> None:
         """Send the request; the cache has room for another read."""
         world = self._cache.world
+        if budget := self._cache.may_read(self.task.title_id, self._receive.length):
+            why = f"budget {budget!r} of the fleet's policy has nothing left for this cache now"
+            world.schedule.after(world.scenario.read_ms * 1e-3, self._refuse, why)
+            return
+        self._counts = True
         asked_s = self._cache.request_route.delay_s()
         world.schedule.after(asked_s + world.scenario.read_ms * 1e-3, self._answer, self._attempt)
+
+    def _refuse(self, why: str) -> None:
+        if not self._stopped and not self._cache.later(self._refuse, why):
+            self._finish(Arrival(self._receive, Outcome.BROKEN, 0, why))
 
     def _answer(self, attempt: int) -> None:
         world = self._cache.world
@@ -194,6 +213,8 @@ class OriginRead:
 
     def _finish(self, arrival: Arrival) -> None:
         self._stopped = True
+        if self._counts:
+            self._cache.read_is_over(self.task.title_id, self._receive.length, arrival.length)
         self._cache.end_read(self, arrival)
 
     def _discard(self) -> int:

@@ -68,6 +68,8 @@ class Process:
         self.clock_rate = 1.0
         """Seconds of its clock a second."""
         self.stored = {title.id: StoredTitle(title, title.wanted(info.id)) for title in world.titles.values()}
+        for stored in self.stored.values():
+            stored.hold(stored.title.held.get(info.id, 0))
         self.lie = ""
         """`reject` or `silent`: it claims to hold everything, and does that when asked for what it lacks. `claim`: it
         says that it is fetching everything, and asks for nothing."""

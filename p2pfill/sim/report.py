@@ -17,6 +17,9 @@ SAMPLES_A_BOUND: Final = 50
 
 SAMPLE_S_MIN: Final = 0.01
 
+ENDS_A_BOUND: Final = 20
+"""A run that has an end of its own may be much longer: it has so many times as many samples at most."""
+
 
 class Spread(msgspec.Struct, frozen=True):
     """Some figures of one kind, summed up."""
@@ -101,7 +104,8 @@ class Samples:
         self._world = world
         self._faults = faults
         self._samples: list[Sample] = []
-        self._every_s = max(world.scenario.bound_s() / SAMPLES_A_BOUND, SAMPLE_S_MIN)
+        whole_s = max(world.scenario.bound_s(), world.scenario.end_s / ENDS_A_BOUND)
+        self._every_s = max(whole_s / SAMPLES_A_BOUND, SAMPLE_S_MIN)
 
     def begin(self) -> None:
         """Take the first sample; the others follow."""
@@ -174,7 +178,8 @@ class Samples:
 
 
     def _of_title(self, title: Title) -> TitleFigures:
-        times = (cache.stored[title.id].live_at for cache in self._world.caches.values())
+        caches = (cache for name, cache in self._world.caches.items() if name in title.caches)
+        times = (cache.stored[title.id].live_at for cache in caches)
         ordered = sorted(at_s for at_s in times if at_s is not None)
         return TitleFigures(
             title.manifest.size, title.manifest.chunk_count, -title.urgency.rank, title.at_s, len(ordered),

@@ -16,11 +16,13 @@ import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.cut import Cut
+from p2pfill.model.fleet_policy import NO_POLICY, FleetPolicy, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import Manifest, default_chunk_size, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
+from p2pfill.model.rates import RateLimits
 from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.windows import FillWindows, at_utc, read_windows
 
@@ -48,6 +50,20 @@ class TitleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     integrity: Literal["blake3", "xxh3"] = "blake3"
     now: bool = False
     """It is filled whether fill windows are open or not."""
+    called: str = ""
+    """The name by which rules of the fleet's policy choose it; empty: `name`."""
+    policy: FillPolicy | None = None
+    """Of its order; None: that of the scenario."""
+    origin: str = ""
+    """The URL of its origin, by which budgets of the fleet's policy count; empty: the name of the scenario's."""
+    deadline: float | None = None
+    """When it should be live, in seconds since the epoch: among titles of one priority the earlier goes first."""
+    caches: tuple[str, ...] = ()
+    """For which it is ordered; empty: all."""
+    held: dict[str, float] = {}
+    """Cache -> the part of its chunks that is there when the run begins, the first ones; with 1 it is live."""
+    parts: dict[str, float] = {}
+    """Cache -> the part of its chunks that is to be there, the first ones, where that is not all."""
 
     @property
     def size(self) -> int:
@@ -148,6 +164,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     isps: dict[str, list[str]] = {}
     fleet: Fleet | None = None
+    caches: tuple[NodeInfo, ...] = ()
+    """Caches as they say of themselves, besides those of `isps` and `fleet`."""
     regions: dict[str, str] = {}
     """ISP -> region; `region` where it is not named."""
     origin: str = "origin"
@@ -208,6 +226,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: dict[str, Any] = {}
     """Cache, ISP or region -> its fill windows, as in a node's settings; those of a cache come first, then of the ISP.
     The others fill always."""
+    fleet_policy: str = ""
+    """The fleet's policy, as its document has it (`model.fleet_policy`)."""
+    limits: dict[str, RateLimits] = {}
+    """Cache -> limits that it keeps to beside those of the policy and of its windows, in bytes a second."""
+    open_spans: dict[str, tuple[tuple[float, float], ...]] = {}
+    """Cache -> when it is open, in virtual seconds, in place of fill windows and of the policy's."""
     wall_at: str = "2026-11-29T12:00:00"
     """What the walls show when the simulation begins, in UTC."""
     wall_speed: float = 1.0
@@ -216,6 +240,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each title has so many files, and each cache wants some of them only, drawn from the seed; 0: all of one file."""
     limit_s: float = 600.0
     """Virtual seconds after the last fault is healed, by which everything must be complete."""
+    end_s: float = 0.0
+    """When the run ends, whatever is lacking then; 0: it goes on until everything is complete."""
+    quiet_s: float = 0.0
+    """With `end_s` it also ends when nothing has come for so long, and no order, cache or window is yet to come; 0: it
+    does not."""
 
     @classmethod
     def load(cls, path: Path) -> Scenario:
@@ -231,6 +260,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def check(self) -> None:
         """Raise `ConfigError` where the parts do not fit together."""
         names = [host for hosts in self.isps.values() for host in hosts]
+        names += [info.id for info in self.caches]
         if len(set(names)) != len(names):
             raise ConfigError("host names must be unique")
         if self.fleet is not None and not 0 < self.fleet.caches <= CACHES_MAX:
@@ -245,6 +275,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"the event of {event.host!r} needs one of at (part of the bound) and at_s (seconds)")
         for label, windows in self.windows.items():
             read_windows(windows, f"windows.{label}")
+        self.rules()
+        self._check_titles(hosts - {self.origin})
         if not 0 < self.wall_speed <= 1e6 or at_utc(self.wall_at) < 0:
             raise ConfigError("wall_speed is above 0, and wall_at is a time such as 2026-11-29T12:00:00")
         titles = self.all_titles()
@@ -256,6 +288,18 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("one of the titles must be ordered at 0")
         if self.origin_spread < 0 or (self.origin_spread and not self.exact):
             raise ConfigError("origin_spread is not below 0, and needs exact sharing of bandwidth: leave out `exact`")
+
+    def _check_titles(self, caches: set[str]) -> None:
+        for title in self.titles:
+            for name in (*title.caches, *title.held, *title.parts):
+                if name not in caches:
+                    raise ConfigError(f"title {title.name!r} names {name!r}, which is no cache")
+            if any(not 0 <= part <= 1 for part in (*title.held.values(), *title.parts.values())):
+                raise ConfigError(f"a part of title {title.name!r} is not from 0 to 1")
+
+    def rules(self) -> FleetPolicy:
+        """Return the fleet's policy. Raises `PolicyError`."""
+        return parse_policy(self.fleet_policy) if self.fleet_policy else NO_POLICY
 
     @property
     def wall_start_s(self) -> float:
@@ -288,7 +332,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 isp = number * fleet.isps // fleet.caches
                 region = isp * fleet.regions // fleet.isps
                 found.append(NodeInfo(NodeId(f"c{number:05}"), f"isp{isp:03}", f"region{region:02}"))
-        return found
+        return [*found, *self.caches]
 
     @property
     def origin_isp(self) -> str:

@@ -6,6 +6,7 @@ nothing is told, and what has changed meanwhile is told when it is back.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -66,20 +67,34 @@ class SimTracker:
         neighbours = self._world.scenario.neighbours
         bounds: dict[str, Any] = {"everybody_max": 0, "neighbours": neighbours} if neighbours else {}
         around = Neighbourhoods(title_id, self._world.titles[title_id].manifest.chunk_count, **bounds)
-        around.put_all(self._member(info, title_id) for info in self._alive.values())
+        around.put_all(self._members(self._alive.values(), title_id))
         self._around[title_id] = around
         urgencies = {title.id: title.urgency for title in self._world.titles.values()}
         self._around = dict(sorted(self._around.items(), key=lambda item: urgencies[item[0]]))
 
-    def _member(self, info: NodeInfo, title_id: TitleId) -> Member:
-        phase = "open" if self._world.titles[title_id].now else self._phases.get(info.id, "open")
-        counts = phase != "closed"
+    def _members(self, infos: Iterable[NodeInfo], title_id: TitleId) -> list[Member]:
+        found = [self._member(info, title_id) for info in infos]
+        return [member for member in found if member is not None]
+
+    def _member(self, info: NodeInfo, title_id: TitleId) -> Member | None:
+        """Return what a cache is to a title; None where it neither wants nor holds it."""
+        title = self._world.titles[title_id]
+        if not self._is_concerned(info.id, title_id):
+            return None
+        phase = "open" if title.now else self._phases.get(info.id, "open")
+        counts = phase != "closed" and info.id in title.caches
         if (part := self._weights.get(info.id, 1.0)) != 1.0:
             info = replace(info, weight=part * info.weight)
         return Member(info, counts, counts and phase == "soon")
 
+    def _is_concerned(self, name: str, title_id: TitleId) -> bool:
+        title = self._world.titles[title_id]
+        return name in title.caches or title.held.get(name, 0) > 0
+
     def _put(self, around: Neighbourhoods, info: NodeInfo, title_id: TitleId) -> set[str]:
         member = self._member(info, title_id)
+        if member is None:
+            return set()
         return around.put(member.info, counts=member.counts, soon=member.soon)
 
     # ---- what happens to it
@@ -127,7 +142,9 @@ class SimTracker:
             links = [self._world.caches[name] for name in around.links(cache.info)]
             members, _, unlinked, soon = self._roster(cache, title_id, [link.info for link in links])
             lacking = {
-                link.info.id: link.info for link in (*links, cache) if link.stored[title_id].live_at is None
+                link.info.id: link.info
+                for link in (*links, cache)
+                if link.stored[title_id].live_at is None and link.info.id in link.stored[title_id].title.caches
             }
             known = {node.id for node in members}
             members = tuple(node if node.weight else lacking.get(node.id, node) for node in members)
@@ -160,7 +177,7 @@ class SimTracker:
         turned, self._turned = [self._alive[name] for name in self._turned if name in self._alive], {}
         changed: set[str] = set()
         for title_id, around in self._around.items():
-            changed |= around.put_all(self._member(info, title_id) for info in turned)
+            changed |= around.put_all(self._members(turned, title_id))
         self._tell_these(sorted(changed))
 
     def _expire(self, cache: SimCache, boots: int) -> None:
@@ -210,12 +227,14 @@ class SimTracker:
         links = {
             title_id: [world.caches[name].info for name in around.links(cache.info)]
             for title_id, around in self._around.items()
+            if self._is_concerned(cache.info.id, title_id)
         }
+        ordered = [title_id for title_id in links if cache.info.id in world.titles[title_id].caches]
         everybody = {info.id: info for infos in links.values() for info in infos}
-        cache.take_orders(everybody.values(), {title_id: world.titles[title_id].urgency for title_id in links})
-        for title_id, infos in links.items():
+        cache.take_orders(everybody.values(), {title_id: world.titles[title_id].urgency for title_id in ordered})
+        for title_id in ordered:
             if (stored := cache.stored[title_id]).seeks:
-                cache.fill(stored, *self._roster(cache, title_id, infos))
+                cache.fill(stored, *self._roster(cache, title_id, links[title_id]))
             else:
                 cache.tick()
         if world.scenario.poll_s and not cache.polled:

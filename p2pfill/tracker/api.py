@@ -26,6 +26,7 @@ from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
+from p2pfill.tracker.night_record import build_record
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 
 T = TypeVar("T")
@@ -89,6 +90,17 @@ class Api:
 
             def build() -> Response:
                 return reply(night_report.build_report(page, names, alive, silent, is_over=is_over))
+
+            return await trio.to_thread.run_sync(build)
+
+    async def get_night_record(self, request: Request) -> Response:
+        """Show what is recorded of a night."""
+        async with self._reporting:
+            page = await self._service.night(request.path_params["night"])
+            is_over = views.is_over(self._service, page.head.night)
+
+            def build() -> Response:
+                return reply(build_record(page, is_over=is_over))
 
             return await trio.to_thread.run_sync(build)
 

@@ -24,7 +24,7 @@ import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, NightTitle
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
@@ -57,6 +57,8 @@ CREATE TABLE IF NOT EXISTS night_caches (night TEXT, node TEXT, record BLOB NOT 
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record BLOB NOT NULL,
     PRIMARY KEY (night, node, title)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
+    WITHOUT ROWID;
 """
 
 
@@ -367,14 +369,16 @@ class Catalogue:
         heads = [(head.night, encode(head)) for head in unsaved.heads]
         caches = [(night, cache.node, encode(cache)) for night, cache in unsaved.caches]
         rows = [(night, row.node, row.title, encode(row)) for night, row in unsaved.rows]
+        titles = [(night, one.title, encode(one)) for night, one in unsaved.titles]
         dropped = [(night,) for night in unsaved.dropped]
 
         def run(db: sqlite3.Connection) -> None:
-            for table in ("nights", "night_caches", "night_rows"):
+            for table in ("nights", "night_caches", "night_rows", "night_titles"):
                 db.executemany(f"DELETE FROM {table} WHERE night = ?", dropped)  # noqa: S608 (names of ours)
             db.executemany("INSERT OR REPLACE INTO nights VALUES (?, ?)", heads)
             db.executemany("INSERT OR REPLACE INTO night_caches VALUES (?, ?, ?)", caches)
             db.executemany("INSERT OR REPLACE INTO night_rows VALUES (?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO night_titles VALUES (?, ?, ?)", titles)
 
         await self.call(run)
 
@@ -391,10 +395,12 @@ class Catalogue:
 def _load_page(db: sqlite3.Connection, head: NightHead) -> NightPage:
     caches = db.execute("SELECT record FROM night_caches WHERE night = ? ORDER BY node", (head.night,))
     rows = db.execute("SELECT record FROM night_rows WHERE night = ? ORDER BY title, node", (head.night,))
+    titles = db.execute("SELECT record FROM night_titles WHERE night = ? ORDER BY title", (head.night,))
     return NightPage(
         head,
         [msgspec.json.decode(record, type=NightCache) for (record,) in caches],
         [msgspec.json.decode(record, type=NightRow) for (record,) in rows],
+        [msgspec.json.decode(record, type=NightTitle) for (record,) in titles],
     )
 
 

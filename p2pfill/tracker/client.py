@@ -16,6 +16,7 @@ import msgspec
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.night import RecordedNight
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.model.routes import RouteCost
@@ -317,6 +318,10 @@ class TrackerClient:
     async def night(self, night: str) -> night_report.NightReport:
         """Return the report of a night, which is named by its date."""
         return await self._call("GET", f"/v1/nights/{quote(night, safe='')}", night_report.NightReport)
+
+    async def night_record(self, night: str) -> RecordedNight:
+        """Return what is recorded of a night, to rebuild it."""
+        return await self._call("GET", f"/v1/nights/{quote(night, safe='')}/record", RecordedNight)
 
     async def health(self) -> records.Health:
         """Return that the tracker answers."""

@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, Span, Tiers, add_tiers
+from p2pfill.model.night import Span, Tiers
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, add_tiers
 
 Cause = Literal[
     "", "failed", "unheard", "filling", "waiting", "budget", "silent", "no window", "too late", "window ended",

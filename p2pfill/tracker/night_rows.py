@@ -1,15 +1,21 @@
-"""What is kept of a night: its head, one row for each title and cache, one for each cache; and how reports add to them.
+"""What is kept of a night: its head, a row for each title and cache, for each cache, and for each title; and how
+reports add to them.
 
 The rows are what the catalogue writes. Times are in seconds since the epoch, sizes in bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pfill.model.reports import HoursReport, TitleReport
+from p2pfill.model.night import Busy, Span, Tiers
+from p2pfill.model.node import NodeInfo
+from p2pfill.model.policy import FillPolicy
+from p2pfill.model.rates import NO_LIMITS, RateLimits
+from p2pfill.model.reports import HoursReport, NodeReport, TitleReport
 from p2pfill.tracker.records import FillRecord
 
 SPANS_MAX: Final = 64
@@ -26,8 +32,15 @@ COURSE_MAX: Final = 200
 which is how long a night lasts around the world."""
 COURSE_STEPS_S: Final = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 
-Tiers = tuple[int, int, int]
-"""Bytes from peers, from the region and the world, and from origins."""
+ORIGINS_MAX: Final = 8
+"""Origins of one title that are kept: more are asked of none."""
+
+BUSY_MAX: Final = 64
+"""Times in a night that a cache becomes more or less busy with its viewers that are kept: more in an evening than its
+step for them changes."""
+
+HOLDERS_MAX: Final = 1000
+"""Caches of a title that are kept by name though they were not to have it: more sources than anybody asks."""
 
 
 class Heard(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -54,6 +67,10 @@ class NightRow(msgspec.Struct, gc=False, omit_defaults=True):
     """Of that order."""
     now: bool = False
     """It was ordered out of cycle."""
+    priority: int = 0
+    deadline: float | None = None
+    policy: FillPolicy = FillPolicy()
+    """Of that order."""
     ended: str = ""
     """Why it was not to be had any more; empty: it was."""
     state: str = ""
@@ -80,14 +97,6 @@ class NightRow(msgspec.Struct, gc=False, omit_defaults=True):
     heard: Heard = Heard()
 
 
-class Span(msgspec.Struct, gc=False, omit_defaults=True):
-    """A window of a cache, as the tracker was told of it."""
-
-    opened_at: float
-    closed_at: float = 0.0
-    """0: it is open."""
-
-
 class NightCache(msgspec.Struct, omit_defaults=True):
     """One cache in one night."""
 
@@ -109,6 +118,19 @@ class NightCache(msgspec.Struct, omit_defaults=True):
     """What came in this night out of cycle, and for repairs."""
     exempt_heard: int = 0
     boot: str = ""
+    info: NodeInfo | None = None
+    """What it said of itself last."""
+    away: list[Span] = []
+    """When nothing was heard of it, so that it was taken for dead."""
+    busy: list[Busy] = []
+    """How busy it was with its viewers, where the weight that was left for other caches has changed."""
+    weight: float = 1.0
+    """The part of it that was left last."""
+    fastest_in: int = 0
+    """The most that it has received between two heartbeats, in bytes a second."""
+    fastest_out: int = 0
+    rates: RateLimits = NO_LIMITS
+    """Its limits when it was last open."""
 
     @property
     def closed_at(self) -> float:
@@ -133,12 +155,27 @@ class NightHead(msgspec.Struct, omit_defaults=True):
     """What came in each step of time, which is named by its number since the epoch."""
 
 
+class NightTitle(msgspec.Struct, omit_defaults=True):
+    """One title, as it was when the night first heard of it."""
+
+    title: str
+    name: str = ""
+    """Empty where it was not in the catalogue."""
+    size: int = 0
+    chunk_size: int = 0
+    held: dict[str, int] = {}
+    """Cache -> what it had of it, in bytes; `HOLDERS_MAX` at most, of those that are not in rows more than others."""
+    origins: list[str] = []
+    """`ORIGINS_MAX` at most, without their queries."""
+
+
 class NightPage(NamedTuple):
     """All of one night."""
 
     head: NightHead
     caches: list[NightCache]
     rows: list[NightRow]
+    titles: Sequence[NightTitle] = ()
 
 
 def note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:
@@ -163,6 +200,33 @@ def note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:
 def set_order(row: NightRow, fill: FillRecord) -> None:
     """Note which order a row is about."""
     row.ordered_at, row.number, row.now = fill.ordered_at or fill.created_at, fill.number, fill.request.now
+    row.priority, row.deadline, row.policy = fill.request.priority, fill.request.deadline, fill.request.policy
+
+
+def note_pace(cache: NightCache, at: float, report: NodeReport) -> None:
+    """Note how fast a cache has moved payload, how busy it is with its viewers, and which limits hold while it is open.
+
+    Call it after `note_hours`.
+    """
+    moves = report.moves
+    if moves.in_bytes_s > cache.fastest_in:
+        cache.fastest_in = moves.in_bytes_s
+    if moves.out_bytes_s > cache.fastest_out:
+        cache.fastest_out = moves.out_bytes_s
+    if cache.phase == "open":
+        cache.rates = report.rates
+    if report.serving.weight != cache.weight:
+        cache.weight = report.serving.weight
+        if len(cache.busy) < BUSY_MAX:
+            cache.busy.append(Busy(at, report.serving.busy))
+
+
+def note_away(cache: NightCache, since: float, until: float = 0.0) -> None:
+    """Note that nothing was heard of a cache for a while; 0: up to now."""
+    if cache.away and (not cache.away[-1].closed_at or len(cache.away) >= SPANS_MAX):
+        cache.away[-1].closed_at = until
+    else:
+        cache.away.append(Span(since, until))
 
 
 def tiers_of(said: TitleReport) -> Tiers:

@@ -35,10 +35,13 @@ from p2pfill.tracker.night_rows import (
     NightHead,
     NightPage,
     NightRow,
+    NightTitle,
     add_course,
     add_gains,
     counters_of,
+    note_away,
     note_hours,
+    note_pace,
     set_order,
     tiers_of,
 )
@@ -81,10 +84,14 @@ class Unsaved(NamedTuple):
     rows: list[tuple[str, NightRow]]
     dropped: list[str]
     """Nights that are kept no longer."""
+    titles: list[tuple[str, NightTitle]]
 
 
 OrderOf = Callable[[str, str], FillRecord | None]
 """Node and title -> the newest order that stands."""
+
+FactsOf = Callable[[str], NightTitle]
+"""Title -> what it is, and who has how much of it."""
 
 RuleOf = Callable[[str, str], str]
 """Node and title -> the rule of the fleet's policy that says how far the node may go for it."""
@@ -97,7 +104,8 @@ class _Open:
         self.head = page.head
         self.caches = {cache.node: cache for cache in page.caches}
         self.rows = {(row.node, row.title): row for row in page.rows}
-        self.titles = {row.title for row in page.rows}
+        self.titles = {one.title: one for one in page.titles}
+        self.dirty_titles: set[str] = set()
         self.dirty_rows: set[tuple[str, str]] = set()
         self.dirty_caches: set[str] = set()
         self.is_dirty = False
@@ -118,6 +126,10 @@ class Nights:
                 if cache.heard_at:
                     self._night_of[cache.node] = night.head.night
         self._dropped: set[str] = set()
+        self._away: dict[str, float] = {}
+        """Node that is taken for dead -> when it was last heard."""
+        self.facts_of: FactsOf = NightTitle
+        """Asked once for each title of a night."""
 
     def in_night(self, night: str) -> list[str]:
         """Return the caches that were last heard in a night."""
@@ -145,13 +157,17 @@ class Nights:
         node, hours = report.info.id, report.hours
         night = self._night(at, hours.night)
         cache, is_new = self._cache(night, at, report)
+        silent_since = self._away.pop(node, None) if self._away else None
         if cache is None:
             return
+        if (silent_since is not None and is_new) or (cache.away and not cache.away[-1].closed_at):
+            note_away(cache, silent_since or 0.0, at)
         self._night_of[node] = night.head.night
         if is_new:
             for title in islice(lacking, BEGIN_MAX):
                 self._begin(night, node, title, before.get(title), order_of).is_wanted = True
         note_hours(cache, at, hours)
+        note_pace(cache, at, report)
         for said in report.titles:
             self._take_title(night, cache, at, said, before.get(said.title), order_of, rule_of)
         for title in report.gone:
@@ -165,13 +181,25 @@ class Nights:
         for info, before in nodes:
             night = self._night(at, self._night_of.get(info.id, ""))
             if info.id not in night.caches and len(night.caches) < CACHES_MAX:
-                night.caches[info.id] = NightCache(info.id, info.isp, info.region)
+                night.caches[info.id] = NightCache(info.id, info.isp, info.region, info=info)
                 night.head.caches = len(night.caches)
                 night.dirty_caches.add(info.id)
             row = self._begin(night, info.id, fill.request.title, before, lambda *_: fill)
             row.ended, row.is_wanted = "", True
             set_order(row, fill)
             night.dirty_rows.add((row.node, row.title))
+
+    def note_silent(self, node: str, since: float) -> None:
+        """Note that a node is taken for dead, and when it was last heard; 0: it never was."""
+        self._away[node] = since
+        night = self._open.get(self._night_of.get(node, ""))
+        if night is not None and (cache := night.caches.get(node)) is not None:
+            note_away(cache, since)
+            night.dirty_caches.add(node)
+
+    def forget(self, node: str) -> None:
+        """Note that a node is gone for good."""
+        self._away.pop(node, None)
 
     def note_end(self, at: float, title: str, nodes: Iterable[str], why: str) -> None:
         """Note that these nodes are not to have a title any more, where they have not got it in this night."""
@@ -252,8 +280,10 @@ class Nights:
             row.have_bytes = row.had_bytes
         if (fill := order_of(node, title)) is not None:
             set_order(row, fill)
-        night.titles.add(title)
-        night.head.titles = len(night.titles)
+        if title not in night.titles:
+            night.titles[title] = self.facts_of(title)
+            night.dirty_titles.add(title)
+            night.head.titles = len(night.titles)
         night.dirty_rows.add((node, title))
         night.is_dirty = True
         return row
@@ -270,7 +300,7 @@ class Nights:
         if is_new:
             cache.exempt_heard, cache.boot = self._exempt_heard(report)
             cache.heard_at = at
-        cache.isp, cache.region, cache.last_at = info.isp, info.region, at
+        cache.isp, cache.region, cache.last_at, cache.info = info.isp, info.region, at, info
         if cache.boot != report.boot:
             cache.boot, cache.exempt_heard = report.boot, 0
         cache.exempt_bytes += max(0, report.hours.exempt_bytes - cache.exempt_heard)
@@ -322,20 +352,21 @@ class Nights:
 
     def _has_unsaved(self, name: str) -> bool:
         night = self._open[name]
-        return night.is_dirty or bool(night.dirty_rows or night.dirty_caches)
+        return night.is_dirty or bool(night.dirty_rows or night.dirty_caches or night.dirty_titles)
 
     # ---- the catalogue
 
     def take_unsaved(self) -> Unsaved:
         """Return what the catalogue lacks, which counts as saved from now on."""
-        unsaved = Unsaved([], [], [], sorted(self._dropped))
+        unsaved = Unsaved([], [], [], sorted(self._dropped), [])
         self._dropped = set()
         for name, night in self._open.items():
             if night.is_dirty or night.dirty_caches or night.dirty_rows:
                 unsaved.heads.append(night.head)
             unsaved.caches.extend((name, night.caches[node]) for node in night.dirty_caches)
             unsaved.rows.extend((name, night.rows[key]) for key in night.dirty_rows)
-            night.is_dirty, night.dirty_caches, night.dirty_rows = False, set(), set()
+            unsaved.titles.extend((name, night.titles[title]) for title in night.dirty_titles)
+            night.is_dirty, night.dirty_caches, night.dirty_rows, night.dirty_titles = False, set(), set(), set()
         return unsaved
 
     def not_saved(self, unsaved: Unsaved) -> None:
@@ -350,6 +381,9 @@ class Nights:
         for name, row in unsaved.rows:
             if (night := self._open.get(name)) is not None:
                 night.dirty_rows.add((row.node, row.title))
+        for name, title in unsaved.titles:
+            if (night := self._open.get(name)) is not None:
+                night.dirty_titles.add(title.title)
 
 
 def still_open(heads: Iterable[NightHead]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from p2pfill._version import __version__
+from p2pfill.model.night import RecordedNight
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
@@ -202,6 +203,14 @@ OPERATIONS: Final = (
         "/v1/nights/{night}",
         "Report a night: what was to be had, what came from where, and why something is lacking.",
         response=night_report.NightReport,
+        errors=(404,),
+    ),
+    Operation(
+        "get_night_record",
+        "GET",
+        "/v1/nights/{night}/record",
+        "Show what is recorded of a night, so that it can be rebuilt in the simulator.",
+        response=RecordedNight,
         errors=(404,),
     ),
     Operation("list_nodes", "GET", "/v1/nodes", "List every node that ever reported.", response=records.Nodes),

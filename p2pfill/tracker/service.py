@@ -35,6 +35,7 @@ import trio.lowlevel
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.budgets import Budgets
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
@@ -59,7 +60,6 @@ from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.behind import Behind
-from p2pfill.tracker.budgets import Budgets
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
@@ -72,7 +72,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
-from p2pfill.tracker.night_rows import NightPage
+from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage, NightTitle
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
@@ -246,6 +246,7 @@ class Service:
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
         self.nights = snapshot.nights
+        self.nights.facts_of = self._facts_of
         self.scrubs = Scrubs()
         self.evictions = Evictions()
         self._assigned: dict[str, set[str]] = defaultdict(set)  # fill -> nodes
@@ -402,6 +403,17 @@ class Service:
         for other in self._same_name(title) - {title}:
             replaced = [state.info.id for state in states if not self.is_wanted(state.info.id, other)]
             self.nights.note_end(time.time(), other, replaced, "a newer version was ordered")
+
+    def _facts_of(self, title: str) -> NightTitle:
+        """Return what a night is to know of a title, and what nodes have of it."""
+        record, told = self.titles.get(title), self._told_of.get(title, set())
+        holders = ((one, self.nodes[one].titles.get(title)) for one in islice(told, HOLDERS_MAX) if one in self.nodes)
+        held = {one: report.have_bytes for one, report in holders if report is not None and holds(report)}
+        if record is None:
+            return NightTitle(title, held=held)
+        urls = (url for one in self._fills_by_title.get(title, ()) for url in self.fills[one].request.origins)
+        origins = list(islice(dict.fromkeys(map(shown, urls)), ORIGINS_MAX))
+        return NightTitle(title, record.name, record.size, record.chunk_size, held, origins)
 
     def _rule_of(self, node_id: str, title: str) -> str:
         """Return the rule of the fleet's policy that says how far a node may go for a title."""
@@ -728,6 +740,7 @@ class Service:
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
         self.budgets.forget(node_id)
+        self.nights.forget(node_id)
         self._dirty_nodes.discard(node_id)
         self._dirty_titles.pop(node_id, None)
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
@@ -780,6 +793,7 @@ class Service:
             state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
             state.has_said_all = not report.more
             self.nodes[node_id] = state
+            self.nights.note_silent(node_id, 0.0)
             joined = self._join_fills(node_id)
             known = self._take_titles(state, report)
             self._update_rosters([node_id], joined)
@@ -887,6 +901,7 @@ class Service:
     def _lose(self, state: NodeState) -> None:
         """Take a node for no source any more."""
         state.alive = False
+        self.nights.note_silent(state.info.id, state.seen_at)
         self._update_rosters([state.info.id], self._concerned(state))
 
     def _forget_holder(self, node_id: str, title: str) -> None:

@@ -17,10 +17,11 @@ from p2pfill.cli import main
 from p2pfill.cli.night_plot import draw_night
 from p2pfill.cli.nights import report_view
 from p2pfill.model.limits import GIB
+from p2pfill.model.night import Span
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.night_report import NightReport, build_report, is_in_night
-from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, Span
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.records import FillRequest
 
 FILM, NEWS, GONE = "aa" * 32, "bb" * 32, "cc" * 32

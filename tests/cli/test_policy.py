@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,112 @@ def test_an_order_says_who_is_left_out(
 
 def test_a_tracker_that_is_away_is_told(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     policy(capsys, "apply", files["slow"], "--tracker", "http://127.0.0.1:9", code=3)
+
+
+def record_of_nothing(**changes: Any) -> dict[str, Any]:
+    """Return what a tracker may answer that a night was; whole but for what is changed."""
+    info = {"id": "a1", "isp": "isp-a", "region": "eu"}
+    title = {"title": "a" * 64, "name": "film", "size": 1 << 20, "chunk_size": 65536}
+    fill = {"title": "a" * 64, "node": "a1", "ordered_at": 1.5e9, "wanted": 1 << 20, "tiers": [0, 0, 1 << 20]}
+    record = {"night": "2026-11-29", "began_at": 1.5e9, "last_at": 1.5e9 + 3600, "is_over": True}
+    return record | {"caches": [{"info": info, "fastest_in": 1 << 20}], "titles": [title], "fills": [fill]} | changes
+
+
+@pytest.fixture
+def night_of(tmp_path: Path) -> Iterator[Callable[[object], str]]:
+    """Serve whatever as the record of a night, of a tracker that has had no policy; return its URL."""
+    answers: dict[str, bytes] = {"/v1/policy/versions": b'{"versions": []}', "/v1/nights": b'{"nights": []}'}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = answers.get(self.path, b'{"error": "nothing"}')
+            self.send_response(200 if self.path in answers else 404)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+
+    def serve(record: object) -> str:
+        answers["/v1/nights/2026-11-29/record"] = json.dumps(record).encode()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def check_night(
+    capsys: pytest.CaptureFixture[str], file: str, url: str, *more: str, code: int
+) -> tuple[str, str]:
+    return policy(capsys, "check", file, "--night", "2026-11-29", "--tracker", url, *more, code=code)
+
+
+def test_a_night_that_is_rebuilt_and_one_that_is_not(
+    night_of: Callable[[object], str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = check_night(capsys, files["both"], night_of(record_of_nothing()), code=0)
+    assert "The night is rebuilt within 5%." in out
+    assert not err
+    strange = record_of_nothing()
+    strange["fills"][0]["tiers"] = [1 << 20, 0, 0]
+    out, err = check_night(capsys, files["both"], night_of(strange), code=1)
+    assert "NOT rebuilt within 5%: do not rely on the forecast" in out
+    assert "was not rebuilt within 5%" in err
+    found = json.loads(check_night(capsys, files["both"], night_of(strange), "--json", code=1)[0])
+    assert (found["is_rebuilt"], found["off"]["origin"], found["rebuilt"]["tiers"]) == (False, 1.0, [0, 0, 1 << 20])
+    seeds = [check_night(capsys, files["both"], night_of(record_of_nothing()), "--json", "--seed", "5", code=0)[0]]
+    seeds.append(check_night(capsys, files["both"], night_of(record_of_nothing()), "--json", "--seed", "5", code=0)[0])
+    assert seeds[0] == seeds[1]
+
+
+def test_what_is_left_out_of_a_night_counts_against_it(
+    night_of: Callable[[object], str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = record_of_nothing(left_out=[1 << 20, 0, 0])
+    out, _ = check_night(capsys, files["both"], night_of(record), code=1)
+    assert "1 MiB of that night are left out" in out
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (record_of_nothing(caches=[]), "cannot be used: it tells of a cache that is not in it"),
+        (record_of_nothing(fills=[]), "there is nothing to rebuild"),
+        (record_of_nothing(last_at=1e40), "cannot be used"),
+        (record_of_nothing(titles=[{"title": "a" * 64, "size": 5}]), "not in the tracker's catalogue"),
+        (record_of_nothing(titles=[{"title": "a" * 64, "name": "film", "size": 1 << 46}]), "chunks to fetch even"),
+        (record_of_nothing(caches=5), ""),
+        ([], ""),
+    ],
+)
+def test_a_record_that_is_absurd_is_refused(
+    record: object,
+    says: str,
+    night_of: Callable[[object], str],
+    files: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["policy", "check", files["both"], "--night", "2026-11-29", "--tracker", night_of(record)]) in (1, 2)
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert says in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_night_that_cannot_be_asked_for(
+    night_of: Callable[[object], str], files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = night_of({})
+    night = ("check", files["both"], "--night")
+    assert "add --tracker" in policy(capsys, *night, "last", code=2)[1]
+    assert "no night yet" in policy(capsys, *night, "last", "--tracker", url, code=2)[1]
+    policy(capsys, *night, "2026-11-28", "--tracker", url, code=2)
+    policy(capsys, *night, "last", "--tracker", "http://127.0.0.1:1", code=3)
+    policy(capsys, "check", files["wrong"], "--night", "last", "--tracker", url, code=2)

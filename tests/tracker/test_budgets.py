@@ -12,12 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tracker.services import publish, service_on
 
+from p2pfill.model import budgets as module
+from p2pfill.model.budgets import Budgets
 from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.reports import Allowance, OriginReport
 from p2pfill.node.origin_counts import OriginCounts
-from p2pfill.tracker import budgets as module
 from p2pfill.tracker.applying import apply_policy
-from p2pfill.tracker.budgets import Budgets
 from p2pfill.tracker.records import FillRequest, PolicyRequest
 
 ORIGIN = "http://cloud/film"

@@ -21,13 +21,14 @@ night ends; neither lets more be fetched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from p2pfill.errors import InternalError
 from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.limits import GIB, MIB
 from p2pfill.model.reports import Allowance
+from p2pfill.model.selector import matches_glob
 
 LEASE_MIN: Final = 512 * MIB
 """What a node is given at a time, at least: eight chunks of the largest size. It is given more at half of that, where
@@ -41,6 +42,28 @@ LEASES: Final = 64
 
 SLAB_LEASES: Final = 32
 """What is reserved at a time, in such parts: reserving takes a write to disk."""
+
+
+def refusing(
+    allowances: Mapping[str, Allowance],
+    budgets: Mapping[str, str],
+    origin: str,
+    length: int,
+    so_far: Callable[[str], int],
+) -> str:
+    """Return the budget for which a node may not read a chunk of an origin now; empty: it may.
+
+    `allowances` are those that it goes by and `budgets` the origins of all there are, both by budget. `so_far` tells
+    what has come, or may be coming, from the origins of a glob.
+    """
+    for one in allowances.values():
+        if matches_glob(one.origins, origin) and so_far(one.origins) + length > one.bytes:
+            return one.budget
+    for budget, origins in budgets.items():
+        allowance = allowances.get(budget)
+        if (allowance is None or allowance.origins != origins) and matches_glob(origins, origin):
+            return budget
+    return ""
 
 
 class _Lease:
