@@ -1,9 +1,9 @@
 """Which caches of an ISP are far behind the others with what they fetch for it, or send on in it. Pure.
 
 Shares follow weights, so equal parts of them should be done at any time, and in any time. A cache lags when the part
-that is still to come of it is `LAG` times that of the others, or when it has got on `PACE` times less than they have
-over the last `SPAN_S`. The second is seen long before the first where a link has become narrow in the middle of a
-fill; the first finds who has always been a little too slow.
+that is still to come of it is `LAG` times that of the others and will take longer than `REST_S`, or when it has got on
+`PACE` times less than they have over the last `SPAN_S`. The second is seen long before the first where a link has
+become narrow in the middle of a fill; the first finds who has always been a little too slow.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ LAG_PART: Final = 1 / 16
 
 LAG_CHUNKS: Final = 8
 """Fewer chunks than this are had from it sooner than from anybody else."""
+
+REST_S: Final = 4.0
+"""But not one that is through within this at its pace of the last `SPAN_S`. Of two caches that share a border one is
+through some seconds before the other, and what that one then fetched too would cross the border twice. See
+docs/experiments.md, "Slow caches"."""
 
 SPAN_S: Final = 2.0
 """Over which the pace is taken: hiccups last for less. See docs/experiments.md, "Slow caches"."""
@@ -90,12 +95,19 @@ class SlowPeerDetector:
             if left[name] < LAG_CHUNKS or len(parts) < 2:
                 continue
             others = median_without(left_in_order, part)
-            lags = part > LAG * others + LAG_PART
+            lags = part > LAG * others + LAG_PART and not self._is_through_soon(now, name, part)
             lags = lags and (not self._behind_pace or is_slower(name, self._behind_pace))
             if lags or (part > others + BEHIND_PART and is_slower(name, self._pace)):
                 lagging[name] = self._since.get(name, now)
         self._since = lagging
         return dict(lagging)
+
+    def _is_through_soon(self, now: float, name: str, part: float) -> bool:
+        before = next((moment for moment in reversed(self._course) if now - moment.at >= SPAN_S), None)
+        if before is None:
+            return False
+        done = before.parts.get(name, part) - part
+        return part * (now - before.at) <= REST_S * done
 
     def _done(
         self, now: float, parts: dict[str, float], in_order: Sequence[float], shares: Mapping[str, int]

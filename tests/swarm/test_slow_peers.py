@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,13 +72,26 @@ def test_on_slow_links_the_pace_is_taken_over_longer() -> None:
 def test_one_that_is_behind_but_keeps_pace_does_not_lag_where_both_are_asked_for() -> None:
     both, either = SlowPeerDetector(5.0, behind_pace=2.0), SlowPeerDetector()
     by_both, by_either = [], []
-    for tick in range(20):
-        left = dict.fromkeys(NAMES, max(0, 60 - 6 * tick))
-        left["c"] = 120 - 6 * tick
-        by_both += both.look(tick / 4, SHARES, left)
-        by_either += either.look(tick / 4, SHARES, left)
+    shares = dict.fromkeys(NAMES, 300)
+    for tick in range(30):
+        left = dict.fromkeys(NAMES, max(0, 120 - 6 * tick))
+        left["c"] = 240 - 6 * tick
+        by_both += both.look(tick / 4, shares, left)
+        by_either += either.look(tick / 4, shares, left)
     assert by_both == []
     assert set(by_either) == {"c"}
+
+
+@pytest.mark.parametrize(("pace", "lags"), [(3, False), (1, True)])
+def test_one_that_is_behind_and_nearly_done_at_its_pace_does_not_lag(pace: int, lags: bool) -> None:
+    """Of two caches that share a border one is through first, as TCP would have it."""
+    laggards = SlowPeerDetector()
+    shares = {"a": 96, "b": 96}
+    for tick in range(20):  # b is 24 chunks behind, and needs two seconds for them, or six
+        left = {"a": max(0, 57 - 3 * tick), "b": 24 + pace * (19 - tick)}
+        lagging = laggards.look(tick / 4, shares, left)
+    assert left == {"a": 0, "b": 24}
+    assert set(lagging) == ({"b"} if lags else set())
 
 
 def test_two_caches_are_not_compared_by_their_pace_and_a_few_chunks_are_no_lag() -> None:
