@@ -407,7 +407,7 @@ class Engine:
             self._look_at_scheduler()
 
     def _look_at_scheduler(self) -> None:
-        self._scheduler_at = self.now + SCHEDULER_S if len(self._scheduler) > 1 else NEVER
+        self._scheduler_at = self.now + SCHEDULER_S if self._scheduler.awaits_time else NEVER
         for title_id, hold in self._scheduler.look(self.now).items():
             if (task := self.tasks.get(title_id)) is not None:
                 self.handle_event(task, events.Resumed() if hold is None else events.Paused(hold))
