@@ -719,8 +719,14 @@ class Engine:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
         wake_at = min(self._scheduler_at, self._progress_at, self._hand_back_at, self.dialler.next_at)
         for task in list(self.tasks.values()):
-            # Where it cannot say, it has failed, and that is to be done now.
-            wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
+            try:
+                at = task.next_wakeup()
+            except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+                # Where it cannot say, it has failed, and that is to be done now.
+                self.task_faulted(task, error)
+                at = self.now
+            if at < wake_at:
+                wake_at = at
         for _, until in self._probes.values():
             wake_at = min(wake_at, until)
         self._awake_at = self._timers_at = wake_at
