@@ -426,7 +426,7 @@ class Engine:
             self._look_at_scheduler()
 
     def _look_at_scheduler(self) -> None:
-        self._scheduler_at = self.now + SCHEDULER_S if len(self._scheduler) > 1 else NEVER
+        self._scheduler_at = self.now + SCHEDULER_S if self._scheduler.awaits_time else NEVER
         for title_id, hold in self._scheduler.look(self.now).items():
             if (task := self.tasks.get(title_id)) is not None:
                 self.handle_event(task, events.Resumed() if hold is None else events.Paused(hold))
@@ -738,8 +738,14 @@ class Engine:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
         wake_at = min(self._scheduler_at, self._progress_at, self._hand_back_at, self.dialler.next_at)
         for task in list(self.tasks.values()):
-            # Where it cannot say, it has failed, and that is to be done now.
-            wake_at = min(wake_at, self._in_task(task, task.next_wakeup, self.now))
+            try:
+                at = task.next_wakeup()
+            except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+                # Where it cannot say, it has failed, and that is to be done now.
+                self.task_faulted(task, error)
+                at = self.now
+            if at < wake_at:
+                wake_at = at
         for _, until in self._probes.values():
             wake_at = min(wake_at, until)
         self._awake_at = self._timers_at = wake_at

@@ -192,12 +192,12 @@ class FillTask:
 
     def next_wakeup(self) -> float:
         """Return when `advance` is to be called though nothing happens."""
-        moments = [self.fill.next_wakeup(), self._discover_until]
+        wake_at = min(self.fill.next_wakeup(), self._discover_until)
         if self.to_announce or self.to_claim:
-            moments.append(self._told_at + ANNOUNCE_S)
+            wake_at = min(wake_at, self._told_at + ANNOUNCE_S)
         if self.to_commit and not self._committing:
-            moments.append(self._commit_at)
-        return min(moments)
+            wake_at = min(wake_at, self._commit_at)
+        return wake_at
 
     def discover_again(self, now: float) -> None:
         """Have it take the time again until all that may hold a part of the title have said so."""

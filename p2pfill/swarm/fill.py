@@ -298,10 +298,11 @@ class Fill:
     @property
     def wants_poll(self) -> bool:
         """Whether `poll_actions` would do something now, apart from what only time brings."""
-        changed = self._stale or self._untold or bool(self._changed)
-        if self.is_at_rest:
-            changed = self._untold or not self._rests
-        return changed or bool(self._out) or bool(self._fresh) or self.ledger.is_complete() != self._completed
+        # Asked with each message: what is so most often comes first.
+        if self._out or self._fresh or self._untold:
+            return True
+        changed = not self._rests if self.is_at_rest else self._stale or bool(self._changed)
+        return changed or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""

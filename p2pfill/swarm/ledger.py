@@ -41,6 +41,10 @@ _STATES: Final = [
 """The states at the start that a byte of the bitmap stands for."""
 
 
+_MISSING, _REQUESTED, _VERIFIED = map(int, (ChunkState.MISSING, ChunkState.REQUESTED, ChunkState.VERIFIED))
+"""As plain numbers, for what is asked with each message."""
+
+
 class ChunkLedger:
     """States of `chunk_count` chunks, of which `durable` (a bitmap of that length) are on disk already.
 
@@ -72,7 +76,8 @@ class ChunkLedger:
 
     def is_complete(self) -> bool:
         """Tell whether every chunk that is wanted is durable, that is, whether the title can go live."""
-        return not any(self.counts[ChunkState.MISSING : ChunkState.DURABLE])
+        counts = self.counts
+        return not (counts[_MISSING] or counts[_REQUESTED] or counts[_VERIFIED])
 
     def request(self, chunk: int) -> None:
         """Note that a source is asked for `chunk`."""

@@ -51,6 +51,13 @@ class FillScheduler:
     def __len__(self) -> int:
         return len(self._fills)
 
+    @property
+    def awaits_time(self) -> bool:
+        """Whether a look may find something else though nothing happens: one fill gets stuck, and another goes on."""
+        if self.is_open:
+            return len(self._fills) > 1
+        return sum(standing.is_exempt for standing in self._fills.values()) > 1
+
     def titles(self) -> list[TitleId]:
         """Return them, in the order in which they began."""
         return list(self._fills)
@@ -92,7 +99,7 @@ class FillScheduler:
         """Return the fills that hold back for another reason than at the last look, each with that; None: not any more.
 
         To be called when a fill was put or dropped, when `saw` says so, when the cache has opened or closed, and each
-        `SCHEDULER_S`.
+        `SCHEDULER_S` while it `awaits_time`.
         """
         changed: dict[TitleId, Hold] = {}
         self._stuck.clear()

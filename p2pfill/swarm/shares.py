@@ -22,7 +22,7 @@ class Shares:
         self._names = tuple(shares)
         self._owners = array("H", [bits.NOBODY]) * chunk_count
         for index, share in enumerate(shares.values()):
-            for chunk in share.indexes():
+            for chunk in share.indexes() if share.any() else ():
                 self._owners[chunk] = index
 
     def owner(self, chunk: int) -> str | None:

@@ -268,7 +268,12 @@ def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait
     found = []
     for source in sources:
         # One from which nothing comes at all is silent, see `find_slow`.
-        is_moving = not source.barred_reason and source.progress_at > source.asked_at and not source.is_held_back(now)
+        is_moving = (
+            bool(source.requests)
+            and not source.barred_reason
+            and source.progress_at > source.asked_at
+            and not source.is_held_back(now)
+        )
         if not is_moving or not 0 < rate(source) < LEAST_RATE_BYTES_S:
             source.crawls_since = float("inf")
             continue

@@ -353,6 +353,18 @@ def test_what_is_ordered_out_of_cycle_no_more_is_given_up_as_at_the_end_of_a_win
     assert task.fill.is_at_rest
 
 
+def test_a_cache_that_waits_for_its_window_with_several_titles_is_not_woken(cache: Cache) -> None:
+    cache.engine.set_open(cache.now, is_open=False)
+    cache.fill(origins=("http://o/",))
+    cache.fill(OTHER, origins=("http://o/",))
+    cache.poll(2 * FINISH_S)
+    cache.poll()
+    assert cache.engine.next_wakeup() == float("inf")
+    cache.engine.set_open(cache.now, is_open=True, is_announced=True)
+    cache.poll()
+    assert cache.engine.next_wakeup() <= cache.now + 1.0
+
+
 @pytest.mark.parametrize("is_wanted", [True, False])
 def test_a_read_that_verified_as_its_reader_was_cancelled_counts_for_its_origin(cache: Cache, is_wanted: bool) -> None:
     """Cancelled readers leave their thread alone, and know nothing of what it has done."""

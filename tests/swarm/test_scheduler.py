@@ -66,6 +66,9 @@ class Model:
                 self.scheduler.set_open(self.now, is_open=self.is_open)
             case _:
                 self.now += span_s
+                before, awaited = dict(self.held), self.scheduler.awaits_time
+                self.look()
+                assert awaited or self.held == before
         self.look()
 
     def moves(self, title: TitleId) -> bool:
