@@ -59,6 +59,8 @@ EXACT_MAX: Final = 64
 NIGHT_S_MAX: Final = 4 * 86400.0
 """Of a record: around the world a night lasts 50 hours."""
 
+DAY_S: Final = 86400.0
+
 EPOCH_S_MAX: Final = 1e11
 """No time of a record is later."""
 
@@ -264,7 +266,7 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
     chunk_sizes = _chunk_sizes(night, notes)
     spans = _windows(caches, before, after, notes)
     began_at = _begins(night, caches, after, spans)
-    end_s = max(night.last_at - began_at, 1.0)
+    end_s = max(_ends(night) - began_at, 1.0)
     rates, limits = _rates(caches, before, after, notes)
     joins, faults = _away(caches, began_at, end_s)
     faults += _busy(caches, began_at, end_s)
@@ -376,6 +378,13 @@ def _begins(
         else:
             opens.append(moment.until)
     return min(max(first, min(opens, default=first) - LEAD_S), night.last_at)
+
+
+def _ends(night: RecordedNight) -> float:
+    """Return when a run ends. Where all is live and the night goes on, what takes longer has all of it yet."""
+    if night.is_over or not all(fill.live_at for fill in night.fills):
+        return night.last_at
+    return max(night.last_at, night.began_at + DAY_S)
 
 
 def _rates(

@@ -142,7 +142,7 @@ async def test_a_night_of_windows_is_rebuilt(
 
 
 @pytest.mark.alone
-async def test_a_night_is_is_rebuilt_and_another_policy_comes_true(
+async def test_a_night_is_rebuilt_and_another_policy_comes_true(
     tmp_path: Path, nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each ISP takes a copy from the origin under the new policy, where one copy did for both before."""
