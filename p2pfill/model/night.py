@@ -22,6 +22,8 @@ class Span(msgspec.Struct, gc=False, omit_defaults=True):
     opened_at: float
     closed_at: float = 0.0
     """0: it holds still."""
+    soon_at: float = 0.0
+    """Of a window: when its cache said that it opens in a moment; 0: it did not."""
 
 
 class Busy(msgspec.Struct, frozen=True, gc=False):
@@ -40,7 +42,7 @@ class RecordedCache(msgspec.Struct, omit_defaults=True):
     windows: list[Span] = []
     """When it was open; without windows it always is."""
     away: list[Span] = []
-    """When nothing was heard of it, so that it was taken for dead."""
+    """When it was off: nothing was heard of it, and then of another process, or of none."""
     busy: list[Busy] = []
     """How busy it was with its viewers, where that has changed what it spared for other caches."""
     fastest_in: int = 0

@@ -245,6 +245,7 @@ class SimCache(Reader):
                 now, logic, stored, origins, members, unlinked, unheard, wants=wants, soon=soon
             )
             stored.task.origin_news = self.origin_news
+            stored.task.origins_held_back = self.origins_held_back
         self.tick()
 
     def tell_lies(self, how: str) -> None:

@@ -380,8 +380,8 @@ class Connection:
         return self._moved_bytes + sum(int(self.host.world.schedule.now * 1e3) for _ in self.receiving()[:1])
 
     def take_held_back(self) -> bool:
-        """Tell that nothing waits for limits of this cache: here it has none."""
-        return False
+        """Tell whether what is coming waits for limits of this cache."""
+        return self.host.place.is_held_back(self.route.scope) and bool(self.receiving())
 
     def receiving(self) -> list[int]:
         """Return the request ids of the chunks that are coming."""

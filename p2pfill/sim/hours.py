@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from p2pfill.engine.engine import Engine
-from p2pfill.engine.hours import ANNOUNCED_S, SOON_PART, SOON_S, Hours, Phase
+from p2pfill.engine.hours import ANNOUNCED_S, Hours, Phase
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits
@@ -106,9 +106,12 @@ class SpanHours:
     """The hours of a cache that is open at given times, as it was in a night that is rebuilt."""
 
     def __init__(
-        self, spans: Sequence[tuple[float, float]], virtual_now: Callable[[], float], limits: RateLimits = NO_LIMITS
+        self,
+        spans: Sequence[tuple[float, float, float]],
+        virtual_now: Callable[[], float],
+        limits: RateLimits = NO_LIMITS,
     ) -> None:
-        """`spans` are begins and ends in virtual seconds, in order, and do not meet."""
+        """`spans` are in virtual seconds: when it says that it opens in a moment, opens, and closes; in order."""
         self._spans = spans
         self._virtual_now = virtual_now
         self.limits = limits
@@ -118,9 +121,7 @@ class SpanHours:
     def look(self, local_now: float, engine: Engine) -> tuple[Phase, float]:
         """As `SimHours.look`."""
         now = self._virtual_now()
-        opens_at, closes_at = next((span for span in self._spans if now < span[1]), (float("inf"), float("inf")))
-        # As `engine.hours` says it: a moment before, and no longer than a tenth of the window.
-        soon_at = opens_at - min(SOON_S, SOON_PART * (closes_at - opens_at)) if opens_at < float("inf") else opens_at
+        soon_at, opens_at, closes_at = next((span for span in self._spans if now < span[2]), 3 * (float("inf"),))
         if now >= opens_at:
             self.phase, next_at = "open", closes_at
         else:

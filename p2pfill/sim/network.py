@@ -49,6 +49,18 @@ class Place:
         self.tiers = {tier: Pipe(f"{name} {tier[0]} {tier[1]}", UNLIMITED_BYTES_S) for tier in tiers}
 
 
+    def is_held_back(self, scope: Scope) -> bool:
+        """Tell whether what comes from there waits for this cache's own limits now."""
+        limits = self.limits.inbound
+        tier = self.tiers.get(("inbound", _tier(scope)))
+        is_full = tier is not None and tier.rate < UNLIMITED_BYTES_S and tier.is_full
+        return is_full or (0 < limits.total <= self.down_rate * self.down_pace and self.down.is_full)
+
+
+def _tier(scope: Scope) -> str:
+    return "origin" if scope is Scope.ORIGIN else "peer" if scope is Scope.ISP else "regional"
+
+
 class Route:
     """The way from one place to another. Made once a link: it is looked at for every message."""
 
@@ -120,7 +132,7 @@ class Internet:
                 pipes.append(uplink[1])
         pipes.append(receiver.down)
         scope = Scope.ORIGIN if sender is self.origin else scope
-        tier = "origin" if scope is Scope.ORIGIN else "peer" if scope is Scope.ISP else "regional"
+        tier = _tier(scope)
         ends = (sender, "outbound"), (receiver, "inbound")
         pipes += [place.tiers[way, tier] for place, way in ends if (way, tier) in place.tiers]
         return Route(sender, receiver, tuple(pipes), scope, delay_ms * 1e-3, scenario.queue_ms * 1e-3)

@@ -15,6 +15,7 @@ from p2pfill.sim.flows import Flow
 from p2pfill.sim.ground import Ground
 from p2pfill.sim.network import Place
 from p2pfill.sim.process import Process
+from p2pfill.swarm.election import Scope
 
 ATTEMPTS_MAX: Final = 5
 """Requests for one chunk before its read has failed."""
@@ -93,6 +94,10 @@ class Reader(Process):
     def origin_news(self) -> tuple[list[str], dict[str, str]]:
         """Return the origins of which bytes are arriving; what fails is told as it does."""
         return [self.world.scenario.origin] if any(read.is_moving for read in self.reads.values()) else [], {}
+
+    def origins_held_back(self) -> list[str]:
+        """Return the origins of which bytes wait for limits of this cache."""
+        return self.origin_news()[0] if self.place.is_held_back(Scope.ORIGIN) else []
 
 
 class OriginRead:

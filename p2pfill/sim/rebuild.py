@@ -4,8 +4,9 @@ and with another policy what that would have given.
 What a record does not say is taken as follows. `notes` of a `Rebuilding` says for whom that mattered.
 
 - Of a part of a title, the first chunks: of several caches that had parts the largest holds all the others.
-- A cache's link carries the most that the cache was seen to move, either way. Where a limit kept it there, nobody knows
-  what it could do; it is taken for as fast as the limit under the other policy, if that has one.
+- A cache's link carries the most that the cache was seen to move, either way, or as much as is usual where that is not
+  much more (`ALIKE`). Where a limit kept it there, nobody knows what it could do; it is taken for as fast as the limit
+  under the other policy, if that has one.
 - Origins, uplinks of ISPs and the ways between have no limits.
 - A cache opens and closes as it did, unless the two policies differ about its windows; then as the new one says.
 - A title of many chunks is cut into fewer and larger ones (`PAIRS_MAX`); its bytes stay the same.
@@ -58,14 +59,18 @@ EXACT_MAX: Final = 64
 NIGHT_S_MAX: Final = 4 * 86400.0
 """Of a record: around the world a night lasts 50 hours."""
 
+DAY_S: Final = 86400.0
+
 EPOCH_S_MAX: Final = 1e11
 """No time of a record is later."""
 
 RATE_UNKNOWN: Final = 125_000_000
 """Bytes a second of a cache's link where no cache was seen to move anything: a gigabit a second."""
 
-BINDING: Final = 0.9
-"""A cache that moved this part of a limit is taken to have been kept by it."""
+ALIKE: Final = 0.5
+"""A cache that was seen to move this part of its limit is taken to have been kept by that, and one that moved this part
+of what is usual to be as fast as usual: what it was seen to move at most depends on when it was looked at, and caches
+that seem slower than the others are taken for slow by them, too."""
 
 LEAD_S: Final = 60.0
 """A run begins so long before the first cache that lacks something opens."""
@@ -261,7 +266,7 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
     chunk_sizes = _chunk_sizes(night, notes)
     spans = _windows(caches, before, after, notes)
     began_at = _begins(night, caches, after, spans)
-    end_s = max(night.last_at - began_at, 1.0)
+    end_s = max(_ends(night) - began_at, 1.0)
     rates, limits = _rates(caches, before, after, notes)
     joins, faults = _away(caches, began_at, end_s)
     faults += _busy(caches, began_at, end_s)
@@ -282,7 +287,7 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
         region_delay_ms=40.0,
         fleet_policy=policy,
         limits=limits,
-        open_spans={name: _clipped(found, began_at, end_s) for name, found in spans.items()},
+        open_spans={name: _open_spans(found, began_at, end_s) for name, found in spans.items()},
         events=joins,
         faults=faults,
         wall_at=show_utc(began_at),
@@ -375,6 +380,13 @@ def _begins(
     return min(max(first, min(opens, default=first) - LEAD_S), night.last_at)
 
 
+def _ends(night: RecordedNight) -> float:
+    """Return when a run ends. Where all is live and the night goes on, what takes longer has all of it yet."""
+    if night.is_over or not all(fill.live_at for fill in night.fills):
+        return night.last_at
+    return max(night.last_at, night.began_at + DAY_S)
+
+
 def _rates(
     caches: Sequence[RecordedCache], before: FleetPolicy, after: FleetPolicy, notes: list[str]
 ) -> tuple[dict[str, float], dict[str, RateLimits]]:
@@ -389,10 +401,10 @@ def _rates(
     for cache in caches:
         name = cache.info.id
         was, now = settings_for(before, cache.info), settings_for(after, cache.info)
-        rates[name] = seen[name] or usual
+        rates[name] = max(seen[name], usual) if seen[name] >= ALIKE * usual else seen[name] or usual
         limits[name] = cache.rates if was == now else _others(cache.rates, was)
         limit = cache.rates.inbound.total
-        if limit and cache.fastest_in >= BINDING * limit:
+        if limit and cache.fastest_in >= ALIKE * limit:
             later = limits[name].within(now.rates).inbound.total
             rates[name] = max(rates[name], limit, later)
             lifted += later == 0
@@ -445,6 +457,15 @@ def _busy(caches: Iterable[RecordedCache], began_at: float, end_s: float) -> tup
             if one.busy and for_s > 0 and at_s < end_s:
                 left = max(1.0 - one.busy, LEAST_LEFT)
                 found.append(FaultSpec("busy", at_s=at_s, for_s=for_s, node=cache.info.id, factor=left))
+    return tuple(found)
+
+
+def _open_spans(windows: Sequence[Span], began_at: float, end_s: float) -> tuple[tuple[float, float, float], ...]:
+    soon = {span.opened_at: span.soon_at for span in windows if span.soon_at}
+    found = []
+    for begin, end in _clipped(windows, began_at, end_s):
+        said = (soon_at - began_at for opened_at, soon_at in soon.items() if opened_at - began_at == begin)
+        found.append((min(next(said, begin), begin), begin, end))
     return tuple(found)
 
 

@@ -230,8 +230,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fleet's policy, as its document has it (`model.fleet_policy`)."""
     limits: dict[str, RateLimits] = {}
     """Cache -> limits that it keeps to beside those of the policy and of its windows, in bytes a second."""
-    open_spans: dict[str, tuple[tuple[float, float], ...]] = {}
-    """Cache -> when it is open, in virtual seconds, in place of fill windows and of the policy's."""
+    open_spans: dict[str, tuple[tuple[float, float, float], ...]] = {}
+    """Cache -> when it says that it opens in a moment, opens, and closes, in virtual seconds, in place of fill windows
+    and of the policy's."""
     wall_at: str = "2026-11-29T12:00:00"
     """What the walls show when the simulation begins, in UTC."""
     wall_speed: float = 1.0

@@ -109,6 +109,8 @@ class NightCache(msgspec.Struct, omit_defaults=True):
     has_windows: bool = False
     phase: str = ""
     until: float = 0.0
+    soon_at: float = 0.0
+    """Since when it says that it opens in a moment; 0: it does not."""
     spans: list[Span] = []
     used_bytes: int = 0
     budget_bytes: int = 0
@@ -121,7 +123,7 @@ class NightCache(msgspec.Struct, omit_defaults=True):
     info: NodeInfo | None = None
     """What it said of itself last."""
     away: list[Span] = []
-    """When nothing was heard of it, so that it was taken for dead."""
+    """When it was off: nothing was heard of it, and then of another process, or of none."""
     busy: list[Busy] = []
     """How busy it was with its viewers, where the weight that was left for other caches has changed."""
     weight: float = 1.0
@@ -184,11 +186,12 @@ def note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:
     is_open, spans = hours.phase == "open" and cache.has_windows, cache.spans
     if is_open and (not spans or spans[-1].closed_at):
         if len(spans) < SPANS_MAX:
-            spans.append(Span(at))
+            spans.append(Span(at, soon_at=cache.soon_at))
         else:
             spans[-1].closed_at = 0.0
     elif not is_open and spans and not spans[-1].closed_at:
         spans[-1].closed_at = at
+    cache.soon_at = (cache.soon_at or at) if hours.phase == "soon" else 0.0
     cache.phase, cache.until = hours.phase, hours.until
     cache.used_bytes, cache.budget_bytes = hours.used_bytes, hours.budget_bytes
     # Once its window is over it does not say so any more, and the tracker may have been away till then.

@@ -156,11 +156,15 @@ class Nights:
         """Take a heartbeat that is new. `before` is what its node had said of titles, `lacking` what it is to fetch."""
         node, hours = report.info.id, report.hours
         night = self._night(at, hours.night)
+        before_it = night.caches.get(node)
+        is_same = before_it is not None and before_it.boot == report.boot
         cache, is_new = self._cache(night, at, report)
         silent_since = self._away.pop(node, None) if self._away else None
         if cache is None:
             return
-        if (silent_since is not None and is_new) or (cache.away and not cache.away[-1].closed_at):
+        if is_same and cache.away and not cache.away[-1].closed_at:
+            cache.away.pop()  # it was not off: nothing was heard of it, and its fills and links went on
+        elif (silent_since is not None and is_new) or (cache.away and not cache.away[-1].closed_at):
             note_away(cache, silent_since or 0.0, at)
         self._night_of[node] = night.head.night
         if is_new:

@@ -116,11 +116,11 @@ def test_what_is_held_is_a_source_and_who_has_no_order_fetches_nothing() -> None
     assert made.checkers.bytes_by_scope[Scope.REGION] == SIZE // 2, "b1 takes its quarter from b2"
 
 
-@pytest.mark.parametrize("spans", [((5.0, 9.0),), ((0.0, 0.1), (20.0, 30.0))])
-def test_a_cache_is_open_when_it_is_said_to_be(spans: tuple[tuple[float, float], ...]) -> None:
+@pytest.mark.parametrize("spans", [((5.0, 5.0, 9.0),), ((0.0, 0.0, 0.1), (15.0, 20.0, 30.0))])
+def test_a_cache_is_open_when_it_is_said_to_be(spans: tuple[tuple[float, float, float], ...]) -> None:
     made = world(1, isps={"cloud": ["origin"], "isp-a": ["a1"]}, open_spans={"a1": spans}, size_mib=16)
     report = made.run()
-    assert report.seconds > spans[-1][0]
+    assert report.seconds > spans[-1][1]
 
 
 def test_a_run_with_an_end_says_what_is_lacking_and_ends_sooner_where_nothing_comes() -> None:
@@ -128,7 +128,7 @@ def test_a_run_with_an_end_says_what_is_lacking_and_ends_sooner_where_nothing_co
     report = world(1, fleet_policy=policy, end_s=3600.0, quiet_s=20.0).run()
     assert report.complete == 0
     assert report.samples[-1].at_s < 60
-    later = world(1, fleet_policy=policy, end_s=200.0, quiet_s=20.0, open_spans={"a1": ((150.0, 160.0),)}).run()
+    later = world(1, fleet_policy=policy, end_s=200.0, quiet_s=20.0, open_spans={"a1": ((150.0, 150.0, 160.0),)}).run()
     assert later.samples[-1].at_s > 150, "a window is to come"
 
 

@@ -42,7 +42,8 @@ def night(**more: Any) -> RecordedNight:
         "titles": [RecordedTitle("a" * 64, "film", SIZE, 256 * 1024)],
         "fills": [fill(name) for name in names],
     }
-    return RecordedNight("2026-11-29", NOON, NOON + 20 * HOUR, True, **(facts | more))
+    facts |= {"night": "2026-11-29", "began_at": NOON, "last_at": NOON + 20 * HOUR, "is_over": True}
+    return RecordedNight(**(facts | more))
 
 
 def forecast(made: RecordedNight, policy: str = "", stood: str = "", seed: int = 1) -> Figures:
@@ -55,6 +56,15 @@ def test_one_copy_comes_into_each_isp_and_two_from_the_origin_where_the_other_is
     figures = forecast(night(), OWN)
     assert figures.tiers == (2 * SIZE, 0, 2 * SIZE)
     assert NOON + HOUR < figures.titles[0].live_at < NOON + HOUR + 60
+
+
+@pytest.mark.parametrize(("is_over", "live_at", "live"), [(False, 1.0, 4), (False, 0.0, 0), (True, 1.0, 0)])
+def test_a_night_that_goes_on_is_not_cut_off_where_all_is_live(is_over: bool, live_at: float, live: int) -> None:
+    """The policy has it come later than the tracker was asked; what was lacking then is compared as of then."""
+    fills = [fill(name, live_at=live_at) for name in ("a1", "a2", "b1", "b2")]
+    made = night(fills=fills, last_at=NOON + HOUR + 5, is_over=is_over)
+    late = '[[fills]]\nname = "late"\nwaits = {origin = "20s"}\n'
+    assert forecast(made, late).titles[0].live == live
 
 
 def test_what_a_policy_forbids_is_lacking_with_its_reason() -> None:

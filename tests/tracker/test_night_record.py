@@ -76,10 +76,12 @@ async def test_it_is_the_same_after_a_restart_of_the_tracker(tmp_path: Path, mak
         assert before.titles[0].held == {"a1": SIZE}
 
 
-async def test_a_cache_that_is_lost_and_comes_back_was_away(tmp_path: Path, make: Any) -> None:
+@pytest.mark.parametrize("boot", ["another", "same"])
+async def test_a_cache_that_is_lost_and_starts_anew_was_off(tmp_path: Path, make: Any, boot: str) -> None:
+    """One that was merely not heard, and is the same process afterwards, was not."""
     async with service_on(tmp_path / "tracker.db") as service:
         title = await publish(service, make, 3)
-        service.handle_heartbeat("a1", make.report(make.info("a1"), 1))
+        service.handle_heartbeat("a1", make.report(make.info("a1"), 1, boot="same"))
         await service.add_fill(FillRequest(title, "all", []))
         state = service.node("a1")
         last_at = state.seen_at
@@ -87,10 +89,14 @@ async def test_a_cache_that_is_lost_and_comes_back_was_away(tmp_path: Path, make
         assert service.expire() == ["a1"]
         (cache,) = (await record_of(service)).caches
         assert cache.away[-1] == Span(last_at)
-        service.handle_heartbeat("a1", make.report(make.info("a1"), 2))
+        service.handle_heartbeat("a1", make.report(make.info("a1"), 2, boot=boot))
         (cache,) = (await record_of(service)).caches
-    first, second = cache.away
+    first, *others = cache.away
     assert first.opened_at == 0 < first.closed_at, "it was never heard of before"
+    assert len(others) == (boot == "another")
+    if not others:
+        return
+    (second,) = others
     assert second.opened_at == last_at <= second.closed_at
 
 
@@ -162,3 +168,15 @@ def test_what_an_older_tracker_has_kept_can_be_read(is_over: bool) -> None:
     assert (record.titles[0].name, record.titles[0].size) == ("", 9)
     assert (record.fills[0].had, record.left_out) == (3, (5, 0, 0))
     assert (record.caches[0].info.isp, record.caches[0].info.region) == ("x", "y")
+
+
+def test_when_a_window_was_announced_is_kept(make: Any) -> None:
+    nights = Nights()
+    phases: list[Any] = ["closed", "soon", "soon", "open", "open", "closed", "open"]
+    for number, phase in enumerate(phases):
+        report = msgspec.structs.replace(
+            make.report(make.info("a1"), number), hours=HoursReport(phase=phase, night="2026-11-29")
+        )
+        nights.take(2e9 + number, report, {}, [], lambda *_: None, lambda *_: "")
+    (_, cache), *_ = nights.take_unsaved().caches
+    assert cache.spans == [Span(2e9 + 3, 2e9 + 5, 2e9 + 1), Span(2e9 + 6)]
