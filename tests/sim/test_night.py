@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from p2pfill.model.limits import MIB
 from p2pfill.sim.checkers import InvariantBroken
 from p2pfill.sim.faults import KINDS
-from p2pfill.sim.scenario import Chaos, Scenario, TitleSpec
+from p2pfill.sim.scenario import Chaos, Fleet, Scenario, TitleSpec
 from p2pfill.sim.world import World
+from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 
 NIGHT = Path(__file__).parents[2] / "scenarios" / "night.toml"
 HOUR = 10.0
@@ -152,3 +154,28 @@ def test_under_faults_all_finish_and_nobody_asks_outside_of_its_windows(seed: in
     except InvariantBroken as error:
         raise AssertionError(f"seed {seed}") from error
     assert report.complete >= 5  # one may be lost for good
+
+
+def test_a_tracker_of_a_large_fleet_takes_a_zone_that_turns_together_and_tells_nobody_twice_of_one_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    windows = dict.fromkeys(("region00", "region01"), "02:00,max 06:00,off")
+    world = World(night(windows, isps={"cloud": ["origin"]}, fleet=Fleet(80, 2, 2), exact=False, size_mib=4), 1)
+    together: list[int] = []
+    put_all = Neighbourhoods.put_all
+
+    def counted(around: Neighbourhoods, members: Iterable[Member]) -> set[str]:
+        coming = list(members)
+        together.append(len(coming))
+        return put_all(around, coming)
+
+    monkeypatch.setattr(Neighbourhoods, "put_all", counted)
+    report = world.run()
+    assert report.complete == 80
+    assert report.origin_copies <= 1.05
+    assert report.isp_copies.max <= 1.08
+    assert report.escalations == {}
+    # All at first, then as they are about to open, and as they open; each time within the quarters of an order's time.
+    assert together[0] == 80
+    assert sum(together[1:]) == 160
+    assert len(together) <= 1 + 2 * 5
