@@ -33,7 +33,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.swarm.lab import Lab, LabError, entered
+from bench.swarm.lab import BURST_BYTES_MIN, QUEUE_MS, Lab, LabError, entered
 from bench.swarm.report import table_in_markdown
 from bench.swarm.topology import Topology
 from p2pfill.bench.measure import Machine, describe_machine
@@ -151,10 +151,14 @@ class Hosts:
         return f"http://{self._address('cache')}:8080"
 
     def queue_as_usual(self) -> None:
-        """Put the kernel's usual queue behind what shapes the cache's link, in place of one without priorities."""
-        listed = self.run("cache", "tc", "qdisc", "show", "dev", "eth0")
-        handle = listed.split()[2]
-        self.run("cache", "tc", "qdisc", "add", "dev", "eth0", "parent", handle, "handle", "99:", "pfifo_fast")
+        """Have the cache's link send as an interface does: with the kernel's usual queue, and without saving up.
+
+        A bucket of tokens that has filled while nothing was sent lets an object of a viewer through faster than the
+        link is, and only where nothing else uses the link.
+        """
+        shaping = ("rate", f"{self._link_mbit:g}mbit", "burst", f"{BURST_BYTES_MIN}b", "latency", f"{QUEUE_MS}ms")
+        self.run("cache", "tc", "qdisc", "replace", "dev", "eth0", "root", "handle", "98:", "tbf", *shaping)
+        self.run("cache", "tc", "qdisc", "add", "dev", "eth0", "parent", "98:", "handle", "99:", "pfifo_fast")
 
     def order(self, title: str, host: str, *more: str) -> None:
         """Order a title for one cache."""
