@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
@@ -86,3 +88,19 @@ def test_an_origin_without_range_is_left_to_its_reader() -> None:
         assert drips.fill.ways.is_left_to_reader
     assert drips.fill._minimum.joining(drips.now), "the test would find nothing"
     assert not drips.came.get(ORIGIN)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_who_crawls_is_found_out_also_where_it_says_in_between_that_it_is_busy(is_busy: bool) -> None:
+    drips = Drips(Reach(), NEAR)
+    drips.gives_s["a1"] = 1e9
+    kept: list[int] = []
+    while drips.now < 20 and not drips.came.get(ORIGIN):
+        drips.step()
+        asked = drips.asked.get("a1", [])
+        kept = [number for number in kept if number in asked] or asked[:1]
+        if is_busy:
+            for request in [number for number in asked if number not in kept]:
+                asked.remove(request)
+                drips.fill.handle(drips.now, events.SourceBusy(request))
+    assert drips.came.get(ORIGIN)
