@@ -17,7 +17,7 @@ import trio
 from p2pfill.errors import ConfigError
 from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.node.boundary import ErrorBoundary
-from p2pfill.node.machine import WIRE, Link, Moved
+from p2pfill.node.machine import WIRE, Link, Moved, interface_bytes
 from p2pfill.transport.scavenger import Scavenger
 
 LOOK_S: Final = 0.25
@@ -45,13 +45,18 @@ class Background:
         self._log = log
 
     async def run(self) -> None:
-        """Look again and again, until cancelled. Raises `ConfigError` where nobody knows what the link carries."""
+        """Look again and again, until cancelled.
+
+        Raises `ConfigError` where nobody knows what the link carries, or there is no such interface.
+        """
         link = await trio.to_thread.run_sync(Link, self._interface, self._link_rate)
         if not link.rate:
             raise ConfigError(
                 f"background: the kernel does not say what interface {link.interface!r} carries; set link and, where "
                 "it is not the one of the default route, interface, in the table health"
             )
+        if await trio.to_thread.run_sync(interface_bytes, link.interface) is None:
+            raise ConfigError(f"background: there is no interface {link.interface!r}; set it in the table health")
         inbound, outbound = Scavenger(link.rate), Scavenger(link.rate)
         self._limit(inbound.rate, outbound.rate)
         while True:

@@ -9,9 +9,11 @@ the machine cannot tell viewers from other work.
 from __future__ import annotations
 
 import logging
-import math
+import os
+import stat
 import time
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -112,7 +114,8 @@ class ServingHealth:
     def weigh(self, info: NodeInfo) -> NodeInfo:
         """Return what others are told of the node: with the weight that is left."""
         part = self._health.step.weight
-        return info if part == 1.0 else msgspec.structs.replace(info, weight=info.weight * part)
+        # A weight so small that nothing is left of a part of it stays: it is above 0 everywhere.
+        return info if part == 1.0 else msgspec.structs.replace(info, weight=info.weight * part or info.weight)
 
     async def run(self) -> None:
         """Look each second, until cancelled."""
@@ -144,7 +147,7 @@ class ServingHealth:
         if (hook := self._hook) is not None:
             return lambda _: _Said(_part(hook()), "the program that embeds the node says so")
         if self._config.file:
-            return lambda _: _read(Path(self._config.file))
+            return lambda _: _read(Path(self._config.file), self._said)
         config = self._config
         link, disk, load = Link(config.interface, config.link_rate()), DiskReads(self._data), Load()
 
@@ -173,24 +176,31 @@ def _clip(part: float) -> float:
     return min(1.0, max(0.0, part))
 
 
-def _part(busy: float) -> float:
+def _part(busy: object) -> float:
     """Return how busy that is. Raises `ConfigError` where it is no number."""
-    if not isinstance(busy, int | float) or math.isnan(busy):
+    # Numbers of other libraries too, but what leaves is a float and nothing that is derived of it: reports carry those.
+    if not isinstance(busy, Real) or busy != busy:
         raise ConfigError(f"how busy the cache is must be a number from 0 to 1, not {busy!r:.40}")
-    return _clip(busy)
+    return 0.0 if busy <= 0 else float(busy) if busy < 1 else 1.0
 
 
-def _read(path: Path) -> _Said:
-    """Return what a file says. Raises `StoreError` and `ConfigError`."""
+def _read(path: Path, before: _Said) -> _Said:
+    """Return what a file says; `before` where it is just being written. Raises `StoreError` and `ConfigError`."""
     try:
-        with path.open("rb") as file:
-            text, written_s = file.read(FILE_BYTES_MAX), path.stat().st_mtime
+        # A pipe to which nobody writes would keep the thread.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError(f"{str(path)!r} is not a file: write a number from 0 to 1 into one")
+            text, written_s = file.read(FILE_BYTES_MAX), found.st_mtime
     except FileNotFoundError:
         return IDLE
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if time.time() > written_s + FILE_STALE_S:
         return IDLE
+    if not text:
+        return before  # a shell empties it before it writes
     try:
         busy = float(text)
     except ValueError:

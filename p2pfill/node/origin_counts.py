@@ -21,6 +21,10 @@ from p2pfill.model.selector import matches_glob
 OTHERS: Final = "others"
 """What is beyond the limit is counted under this name."""
 
+TOGETHER_MAX: Final = 16
+"""Of the names that are counted, those kept for what budgets hold together. Each title may have a URL of its own, so in
+the end most of what comes is beyond the limit, and budgets must hold for that too."""
+
 
 class OriginCounts:
     """The counts of one node. Thread-safe; its lock is held for a few operations in memory only."""
@@ -83,10 +87,8 @@ class OriginCounts:
         self, name: str, *, requests: int = 0, failed: int = 0, kept: int = 0, wasted: int = 0, given_up: int = 0
     ) -> None:
         """Count what a read has come to; `kept` and `wasted` are bytes."""
-        name = clipped(name, REASON_CHARS_MAX)
         with self._lock:
-            if name not in self._totals and len(self._totals) >= ORIGINS_COUNTED_MAX - 1:
-                name = OTHERS
+            name = self._counted_as(name)
             one = self._totals.setdefault(name, OriginReport(name))
             one.requests += requests
             one.failed += failed
@@ -94,6 +96,17 @@ class OriginCounts:
             one.bytes_wasted += wasted
             one.given_up += given_up
             self._news.add(name)
+
+    def _counted_as(self, name: str) -> str:
+        """Return the name under which an origin is counted, which all the budgets fit that fit the origin's own."""
+        told, room = clipped(name, REASON_CHARS_MAX), ORIGINS_COUNTED_MAX - 1 - len(self._totals)
+        fitting = [origins for origins in self._budgets.values() if matches_glob(origins, name)]
+        names = [told] if told in self._totals or room > TOGETHER_MAX else []
+        names += [origins.replace("*", "…") for origins in sorted(fitting, key=len, reverse=True)]
+        for one in names:
+            if (room > 0 or one in self._totals) and all(matches_glob(origins, one) for origins in fitting):
+                return one
+        return OTHERS
 
     def totals(self) -> list[OriginReport]:
         """Return all of them."""

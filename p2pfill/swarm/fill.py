@@ -872,17 +872,22 @@ class Fill:
     def _join_in(self, now: float, open_sources: Sequence[Source]) -> None:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
-        for scope, lacking_s in self._minimum.joining().items() if self._heard else ():
+        for scope, lacking_s in self._minimum.joining(now).items() if self._heard else ():
+            if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+                continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
             wanted = self.ledger.missing & self.available.held_within(scope)
+            most = max(1, lacking_s // size) - sum(self._requests[one].borders == scope for one in self._joined)
             for source in ready:
-                while len(self._joined) < max(1, lacking_s // size) and source.room(size) > 0:
+                while most > 0 and self._minimum.may_ask(scope) and source.room(size) > 0:
                     if (chunk := self._pick(source, wanted)) < 0:
                         break
                     wanted.discard(chunk)
                     self._request(now, source, chunk, joins=True)
+                    self._minimum.note_asked(scope, size)
+                    most -= 1
 
     def _move(self, now: float, request: Request, source: Source) -> None:
         """Ask `source` for what another one was asked for."""

@@ -36,6 +36,9 @@ class _Measure:
         self.given_s = 0.0
         """Bytes a second over the last span; what is known of it, where `joins`."""
         self.joins = False
+        self.credit = 0.0
+        """Bytes that may be asked for of the tier, beyond what was; below 0 none. At most a second's worth is saved."""
+        self.credited_at = 0.0
 
     def look(self, now: float, came: int, coming: int, least: int) -> None:
         """Take in what has come in all, and how much of what was asked for may be here in a moment."""
@@ -49,7 +52,8 @@ class _Measure:
         if gained >= least * passed_s:
             self.joins = False
         elif gained + coming < least * passed_s:
-            self.joins = True
+            if not self.joins:
+                self.joins, self.credit, self.credited_at = True, 0.0, now
         else:
             return
         self.began, self.bytes_before, self.given_s = now, came, gained / passed_s
@@ -90,10 +94,21 @@ class MinimumService:
         for measure in self._tiers.values():
             measure.start_anew()
 
-    def joining(self) -> dict[Scope, int]:
+    def joining(self, now: float) -> dict[Scope, int]:
         """Return the tiers that join in now, the nearest first, and what is lacking: bytes a second."""
         found = {}
         for scope, measure in self._tiers.items():
             if measure.joins:
-                found[scope] = self.least - int(measure.given_s)
+                lacking = self.least - int(measure.given_s)
+                measure.credit = min(lacking, measure.credit + lacking * (now - measure.credited_at))
+                measure.credited_at = now
+                found[scope] = lacking
         return found
+
+    def may_ask(self, scope: Scope) -> bool:
+        """Tell whether a tier that joins in was asked for less than is lacking, however fast it answers."""
+        return self._tiers[scope].credit >= 0
+
+    def note_asked(self, scope: Scope, count: int) -> None:
+        """Note that a tier that joins in was asked for so many bytes."""
+        self._tiers[scope].credit -= count

@@ -268,12 +268,8 @@ def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait
     found = []
     for source in sources:
         # One from which nothing comes at all is silent, see `find_slow`.
-        is_moving = (
-            bool(source.requests)
-            and not source.barred_reason
-            and source.progress_at > source.asked_at
-            and not source.is_held_back(now)
-        )
+        # One that is left alone for a moment, since it says that it is busy, owes the rest all the same.
+        is_moving = bool(source.requests) and source.progress_at > source.asked_at and not source.is_held_back(now)
         if not is_moving or not 0 < rate(source) < LEAST_RATE_BYTES_S:
             source.crawls_since = float("inf")
             continue
@@ -285,7 +281,7 @@ def find_crawling(sources: Collection[Source], now: float, chunk_size: int, wait
             other
             for other, known in rates.items()
             # Of one that was never asked nothing is known.
-            if other is not source and (not known or known > LESS_SLOW * rates[source])
+            if other is not source and (not known or known > LESS_SLOW * rate(source))
             if source.scope != Scope.ORIGIN or other.scope == Scope.ORIGIN
         ]
         if all(any(other.holdings[request.chunk] for other in others) for request in source.requests.values()):

@@ -56,3 +56,12 @@ def test_a_process_of_its_own_runs_at_the_lowest_priority() -> None:
     code = "import os; from p2pfill.node.background import yield_processors as y; y(); print(os.nice(0))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == str(background.NICENESS)
+
+
+async def test_an_interface_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """Nothing of it could ever be measured, and the fill would keep to its first rate for good."""
+    link = HealthConfig(interface="no such one", link="1Gbit")
+    config = NodeConfig(id="a1", isp="a", data=str(tmp_path / "a1"), background=True, health=link)
+    with trio.fail_after(20), pytest.raises(ConfigError, match="no interface 'no such one'"):
+        async with open_node(config):
+            await trio.sleep_forever()

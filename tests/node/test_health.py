@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,12 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from p2pfill.cli.fleet import busy_lines
 from p2pfill.errors import ConfigError
+from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import ServingReport
 from p2pfill.node import Node, NodeConfig, health, machine, open_node
 from p2pfill.node.health import HealthConfig
@@ -134,7 +139,7 @@ async def test_a_hook_that_hangs_holds_up_nothing(tmp_path: Path, monkeypatch: p
 async def test_a_file_says_how_busy_the_cache_is(tmp_path: Path) -> None:
     path = tmp_path / "busy"
     found = health.ServingHealth(
-        HealthConfig(file=str(path)), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, health.logging.getLogger()
+        HealthConfig(file=str(path)), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, logging.getLogger()
     )._looker()
     own = machine.Moved(0, 0)
     assert found(own) == (0.0, "")
@@ -145,6 +150,71 @@ async def test_a_file_says_how_busy_the_cache_is(tmp_path: Path) -> None:
     path.write_text("half")
     with pytest.raises(ConfigError, match="write a number from 0 to 1"):
         found(own)
+
+
+class Figure(float):
+    """As a float of numpy, which stays one when it is rounded, and which a report cannot carry."""
+
+    def __round__(self, digits: int | None = None) -> Figure:  # type: ignore[override]
+        return self
+
+
+@pytest.mark.parametrize(
+    ("said", "busy"),
+    [
+        pytest.param(Figure(0.5), 0.5, id="a subclass"), pytest.param(10**400, 1.0, id="huge"),
+        pytest.param(-(10**400), 0.0, id="huge below 0"), (True, 1.0), (float("inf"), 1.0),
+    ],
+)  # fmt: skip
+async def test_whatever_number_a_hook_gives_the_tracker_can_be_told(tmp_path: Path, said: float, busy: float) -> None:
+    found = health.ServingHealth(
+        HealthConfig(), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, logging.getLogger(), lambda: said
+    )
+    with trio.move_on_after(0.2):
+        await found.run()
+    report = found.report()
+    assert report.busy == busy
+    assert msgspec.json.decode(msgspec.json.encode(report), type=ServingReport) == report
+
+
+async def test_a_file_that_is_being_written_says_what_it_said_before(tmp_path: Path) -> None:
+    """A shell empties it first: who looks just then must not take the cache for idle, and rest."""
+    path = tmp_path / "busy"
+    path.write_text("0.5\n")
+    found = health.ServingHealth(
+        HealthConfig(file=str(path)), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, logging.getLogger()
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.run)
+        await trio.sleep(0.3)
+        path.write_text("")
+        await trio.sleep(1.2)
+        assert found.report().busy == 0.5
+        path.write_text("0.8\n")
+        await trio.sleep(1.2)
+        assert found.report().busy == 0.8
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fifo_in_the_place_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Nobody may ever write to it: opened as a file is, it would keep the thread for good."""
+    path = tmp_path / "busy"
+    os.mkfifo(path)
+    look = health.ServingHealth(
+        HealthConfig(file=str(path)), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, logging.getLogger()
+    )._looker()
+    with trio.fail_after(5), pytest.raises(ConfigError, match="is not a file"):
+        await trio.to_thread.run_sync(look, machine.Moved(0, 0), abandon_on_cancel=True)
+
+
+def test_the_least_weight_of_all_stays_above_nothing(tmp_path: Path) -> None:
+    """A tracker refuses a node whose weight is 0."""
+    found = health.ServingHealth(
+        HealthConfig(), tmp_path, lambda: machine.Moved(0, 0), lambda _: None, logging.getLogger()
+    )
+    found._health.look(0.0, 1.0)
+    least = sys.float_info.min * sys.float_info.epsilon
+    assert found.weigh(NodeInfo(id=NodeId("a1"), isp="a", region="", weight=least)).weight > 0
 
 
 def test_the_machine_is_looked_at() -> None:

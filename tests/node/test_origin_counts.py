@@ -14,12 +14,13 @@ import pytest
 import trio
 from origin.servers import Request, head, part_of, serve
 
-from p2pfill.model.limits import ORIGINS_COUNTED_MAX
+from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import HeartbeatReply, OriginReport
+from p2pfill.model.reports import Allowance, HeartbeatReply, OriginReport
+from p2pfill.model.selector import matches_glob
 from p2pfill.node import Node, NodeConfig, open_node
-from p2pfill.node.origin_counts import OTHERS, OriginCounts
+from p2pfill.node.origin_counts import OTHERS, TOGETHER_MAX, OriginCounts
 from p2pfill.store.publish import publish
 
 CHUNK = 65536
@@ -59,9 +60,41 @@ def test_the_number_of_origins_has_a_limit() -> None:
     for number in range(3 * ORIGINS_COUNTED_MAX):
         counts.add(f"http://host-{number}/", requests=1)
     totals = {one.id: one.requests for one in counts.totals()}
-    assert len(totals) == ORIGINS_COUNTED_MAX
-    assert totals[OTHERS] == 2 * ORIGINS_COUNTED_MAX + 1
+    assert len(totals) == ORIGINS_COUNTED_MAX - TOGETHER_MAX
+    assert totals[OTHERS] == 2 * ORIGINS_COUNTED_MAX + TOGETHER_MAX + 1
     assert sum(totals.values()) == 3 * ORIGINS_COUNTED_MAX
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_budget_holds_for_origins_beyond_the_limit(*, from_the_start: bool) -> None:
+    """Each title may have a URL of its own, so a node that runs for long has seen more of them than it counts."""
+    counts, budgets = OriginCounts(), {"cloud": "http://cloud/*", "all": "*"}
+    if from_the_start:
+        counts.set_budgets(budgets)
+    for number in range(2 * ORIGINS_COUNTED_MAX):
+        counts.add(f"http://other/title-{number}", kept=1)
+    counts.set_budgets(budgets)
+    counts.set_allowances([Allowance("cloud", "http://cloud/*", 100), Allowance("all", "*", 100_000)])
+    for number in range(2 * ORIGINS_COUNTED_MAX):
+        name = f"http://cloud/title-{number}"
+        if budget := counts.begin_read(name, 10):
+            break
+        counts.add(name, kept=10)
+        counts.end_read(name, 10)
+    assert (number, budget) == (10, "cloud")
+    came = sum(one.bytes_kept for one in counts.totals() if matches_glob("http://cloud/*", one.id))
+    assert came == 100, "the tracker counts by these names"
+    assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
+
+
+def test_a_budget_holds_for_an_origin_whose_name_is_too_long_to_be_told() -> None:
+    counts, budgets = OriginCounts(), {"cloud": "http://*/cloud"}
+    name = "http://" + "a" * REASON_CHARS_MAX + "/cloud"
+    counts.set_budgets(budgets)
+    counts.set_allowances([Allowance("cloud", "http://*/cloud", 100)])
+    counts.add(name, kept=100)
+    assert counts.begin_read(name, 1) == "cloud"
+    assert all(len(one.id) <= REASON_CHARS_MAX for one in counts.totals())
 
 
 # ---- real nodes and servers
