@@ -73,8 +73,11 @@ class Channel(Protocol):
 class DataStreams(Protocol):
     """The data streams of one link that are open towards us, as the driver that moves bytes sees them."""
 
-    def moved_bytes(self) -> int:
-        """Return how many payload bytes have come so far, those of chunks that are still coming among them."""
+    def come_bytes(self) -> int:
+        """Return how many payload bytes have come so far, those of chunks that are still coming among them.
+
+        Those of a stream that ends before they are read count no more.
+        """
 
     def take_held_back(self) -> bool:
         """Tell whether what comes has waited for this cache's own limits since the last call."""
@@ -172,7 +175,7 @@ class Link:
     """Everything between this cache and one other while their control link is open."""
 
     __slots__ = (
-        "_announced", "_handles", "_holding", "_host", "_moved_bytes", "_streams_asked", "_subscriptions", "_wanted",
+        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
         "book", "channel", "dialled", "fault", "is_over", "remote", "streams", "upload_streams", "uploads",
     )  # fmt: skip
 
@@ -198,7 +201,7 @@ class Link:
         """Those of our handles for which the remote has told holdings."""
         self._streams_asked = 0
         """Data streams that are open towards us or asked for."""
-        self._moved_bytes = 0
+        self._come_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
         self._announced: set[int] = set()
         """Those of the remote's handles under which it was told holdings: only then news of chunks means something."""
@@ -327,10 +330,10 @@ class Link:
         """Tell the fills that payload is arriving, or would but for our limits, if so since the last call."""
         if self.remote is None or self.streams is None:
             return
-        moved_bytes, is_held_back = self.streams.moved_bytes(), self.streams.take_held_back()
-        if moved_bytes == self._moved_bytes and not is_held_back:
+        before, self._come_bytes = self._come_bytes, self.streams.come_bytes()
+        is_held_back = self.streams.take_held_back()
+        if self._come_bytes == before and not is_held_back:
             return
-        self._moved_bytes = moved_bytes
         # In the order of the requests, and each once.
         for task in dict.fromkeys(owner_of(receive).task for receive in self.book.outstanding()):
             kind = events.SourceHeldBack if is_held_back else events.SourceProgressed

@@ -43,6 +43,10 @@ LEASES: Final = 64
 SLAB_LEASES: Final = 32
 """What is reserved at a time, in such parts: reserving takes a write to disk."""
 
+NIGHTS_KEPT: Final = 8
+"""Nights of which it is known what was spent, besides the one that is on: the tracker's clock may be set back, and what
+it goes back to must not be had twice."""
+
 
 def refusing(
     allowances: Mapping[str, Allowance],
@@ -93,6 +97,8 @@ class Ledger:
         self.out = 0
         """The sum over all leases of `held - base`: kept, since each heartbeat asks for it, and there are as many
         leases as nodes."""
+        self._before: dict[str, int] = {}
+        """Nights that were on before this one, and what was spent in them; in the order in which they ended."""
         self._leases: dict[str, _Lease] = {}
         self._known: set[str] = set()
         """Nodes that have had a lease: another process of theirs begins at 0."""
@@ -110,6 +116,7 @@ class Ledger:
     def follow(self, night: str, origins: str) -> None:
         """Let another night begin, if it has. What nodes hold of the one before counts for this one.
 
+        One that was on before goes on with what was spent in it: then the clock was set back, or was ahead.
         Where the budget is for other origins now, what nodes hold of those of before is spent, and none holds any.
         """
         if self.origins not in (origins, None):
@@ -118,7 +125,12 @@ class Ledger:
             self._known.clear()
         self.origins = origins
         if night != self.night:
-            self.night, self.closed, self.reserved, self.wanted, self.is_taken_over = night, 0, 0, 0, False
+            self._before[self.night] = self.spent
+            spent = self._before.pop(night, 0)
+            for gone in list(self._before)[:-NIGHTS_KEPT]:
+                del self._before[gone]
+            # No more is taken for reserved than is spent: the catalogue may have another night by now.
+            self.night, self.closed, self.reserved, self.wanted, self.is_taken_over = night, spent, spent, 0, False
             for lease in self._leases.values():
                 lease.base = lease.used
             self.out = sum(lease.held - lease.base for lease in self._leases.values())

@@ -279,11 +279,17 @@ class TrackerAgent:
             self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
         if self._node.limits.put("tracker", answer.rates):
             self._node.log.info("the tracker has other limits for this node; now in force: %s", spell(self._node.rates))
+        async with ErrorBoundary(self._node.log, "store the limits of the tracker"):
+            await self._node.settings.take_limits(answer.rates)
         if isinstance(answer, ReadableOrders) and answer.wrong_settings:
             self._node.log.error("goes by the settings of before: %s", answer.wrong_settings)
         if answer.settings is not None:
+            before = self._node.settings.settings
             async with ErrorBoundary(self._node.log, "store what the fleet's policy says of this cache"):
                 await self._node.settings.take(answer.settings, answer.settings_digest)
+            if answer.settings != before:
+                rule = f"rule {answer.settings.rule!r}" if answer.settings.rule else "no rule for caches"
+                self._node.log.info("goes by %s of the policy; limits now in force: %s", rule, spell(self._node.rates))
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}

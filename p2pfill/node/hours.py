@@ -8,6 +8,7 @@ every `KEEP_S` and when the node stops, so a crash may forget as much as that.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import HoursReport
 from p2pfill.model.windows import FillWindows
 from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 
 USE_FILE: Final = "nights.json"
 USE_BYTES_MAX: Final = 64 * 1024
@@ -171,6 +173,9 @@ def _read_use(file: Path) -> NightUse:
 
 
 def _write_use(file: Path, data: bytes) -> None:
-    partial_file = file.with_name(f"{file.name}.partial")
-    partial_file.write_bytes(data)
-    partial_file.replace(file)
+    """Write it so that a power cut leaves what was there before, or this. Raises `OSError`."""
+    fd = os.open(file.parent, DIRECTORY_FLAGS)
+    try:
+        replace_file(fd, file.name, data)
+    finally:
+        os.close(fd)

@@ -57,9 +57,9 @@ class LinkSockets:
         """Of the receivers that have ended."""
         self.bytes_before = 0
 
-    def moved_bytes(self) -> int:
-        """Return how many payload bytes have come so far."""
-        return self.bytes_before + sum(receiver.moved_bytes for receiver in self.receivers)
+    def come_bytes(self) -> int:
+        """Return how many payload bytes have come so far, unread ones among them."""
+        return self.bytes_before + sum(receiver.come_bytes() for receiver in self.receivers)
 
     def take_held_back(self) -> bool:
         """Tell whether what comes has waited for this node's own limits since the last call."""

@@ -44,11 +44,15 @@ class Link:
         self.rate = rate or link_rate(self.interface)
         """0: nobody knows."""
         self._before: tuple[float, Moved, Moved] | None = None
+        self._went_back = False
+        """The counters were lower at the last look than before it."""
 
     def look(self, own: Moved) -> LinkUse | None:
         """Return what has moved since the look before; `own` is the node's payload until now.
 
-        None at the first look, or where there is no such interface.
+        None at the first look, or where there is no such interface, or where its counters went back. Some drivers tell
+        zeros for a moment: then the next look goes on from before. Taken for a beginning, they would have all that
+        the link ever carried move at the next look, and the cache taken for busy.
         """
         counted = interface_bytes(self.interface)
         if counted is None:
@@ -56,8 +60,12 @@ class Link:
         now, before = time.monotonic(), self._before
         if before is not None and now <= before[0]:
             return None
-        self._before = now, counted, own
-        if before is None:
+        went_back = before is not None and any(here < there for here, there in zip(counted, before[1], strict=True))
+        if went_back and not self._went_back:
+            self._went_back = True
+            return None
+        self._before, self._went_back = (now, counted, own), False
+        if before is None or went_back:
             return None
         passed_s = now - before[0]
         own_in, own_out = (WIRE * (here - there) / passed_s for here, there in zip(own, before[2], strict=True))

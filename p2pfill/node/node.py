@@ -472,6 +472,8 @@ async def open_node(
                     in_use = asking(config.in_use_command)
                 node = Node(config, store, info, nursery, plane, in_use, wall, busy)
                 await node.settings.load()
+                if config.tracker:  # else nobody could ever clear them
+                    node.limits.put("tracker", node.settings.limits)
                 await node.titles.find_stored()
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)

@@ -1,4 +1,4 @@
-"""What the fleet's policy says of this cache, as it was told last. On disk too, since it holds without a tracker.
+"""What the tracker says of this cache, by the fleet's policy and as limits. On disk too, since it holds without one.
 
 DATA/settings has it, with the digest by which the tracker knows whether there is news. One that cannot be read, or
 written, is told in the log, and the tracker is asked again: until then the cache does as far as it knows.
@@ -17,6 +17,7 @@ import trio
 
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.fleet_policy import NO_SETTINGS, CacheSettings
+from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 
 SETTINGS: Final = "settings"
@@ -25,9 +26,10 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 """A timetable of all its windows has some kilobytes."""
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     digest: str
     settings: CacheSettings
+    limits: RateLimits = NO_LIMITS
 
 
 class PolicySettings:
@@ -37,6 +39,8 @@ class PolicySettings:
         self.settings = NO_SETTINGS
         self.digest = ""
         """Of those that are on disk; empty: to be told anew."""
+        self.limits = NO_LIMITS
+        """What `p2pfill limit` has set for this cache."""
         self._data = data
         self._log = log
         self._apply: Callable[[CacheSettings], object] = lambda _: None
@@ -55,7 +59,7 @@ class PolicySettings:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, ConfigError) as error:
             self._log.error("the settings in %s cannot be read, the tracker is asked: %s", self._data / SETTINGS, error)
             return
-        self.settings, self.digest = stored.settings, stored.digest
+        self.settings, self.digest, self.limits = stored.settings, stored.digest, stored.limits
         self._apply(self.settings)
 
     async def take(self, settings: CacheSettings, digest: str) -> None:
@@ -64,8 +68,18 @@ class PolicySettings:
         if settings != self.settings:
             self.settings = settings
             self._apply(settings)
+        await self._keep(digest)
+
+    async def take_limits(self, limits: RateLimits) -> None:
+        """Remember what the tracker's limits are. Raises `StoreError` where they cannot be stored."""
+        if limits != self.limits:
+            self.limits = limits
+            await self._keep(self.digest)
+
+    async def _keep(self, digest: str) -> None:
         self.digest = ""  # until they are on disk
-        await trio.to_thread.run_sync(_write, self._data, msgspec.json.encode(_File(digest, settings)))
+        encoded = msgspec.json.encode(_File(digest, self.settings, self.limits))
+        await trio.to_thread.run_sync(_write, self._data, encoded)
         self.digest = digest
 
 

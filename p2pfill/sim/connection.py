@@ -375,7 +375,7 @@ class Connection:
             self.host.engine.stream_ended(self.host.local_time(), self.link, reason)
             self.host.tick()
 
-    def moved_bytes(self) -> int:
+    def come_bytes(self) -> int:
         """Return how many payload bytes have come, with one more for each chunk that is coming."""
         return self._moved_bytes + sum(int(self.host.world.schedule.now * 1e3) for _ in self.receiving()[:1])
 

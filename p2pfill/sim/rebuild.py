@@ -394,7 +394,7 @@ def _rates(
     seen = {cache.info.id: max(cache.fastest_in, cache.fastest_out) for cache in caches}
     usual = median([rate for rate in seen.values() if rate] or [RATE_UNKNOWN])
     if idle := sum(not rate for rate in seen.values()):
-        notes.append(f"{idle} caches were not seen to move anything: their links are taken for as fast as the others'")
+        notes.append(f"links taken for as fast as the others', of caches not seen to move anything: {idle}")
     rates: dict[str, float] = {}
     limits: dict[str, RateLimits] = {}
     lifted = 0

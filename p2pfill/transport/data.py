@@ -8,10 +8,13 @@ and sends it from the title's file, while it has an upload slot. Both stop where
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -131,6 +134,16 @@ class Receiver(Stream):
         """Request id of the chunk that is coming."""
         receive = self._receive  # looked at once: while the stream runs, a thread of the plane may be done with it
         return receive.request_id if receive is not None else None
+
+    def come_bytes(self) -> int:
+        """Return payload that has come so far. What waits in the kernel counts, since a stream is not woken for little
+        (`LOW_WATER_BYTES`): of a slow remote that may be all that comes in half a minute.
+        """
+        waiting = bytearray(4)
+        if self._receive is not None:
+            with suppress(OSError, ValueError):  # it was closed meanwhile
+                fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, waiting)
+        return self.moved_bytes + int.from_bytes(waiting, sys.byteorder)
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""

@@ -79,6 +79,10 @@ class Stream(Uploader, ABC):
         """Return how urgent what it moves is."""
         return Urgency()
 
+    def come_bytes(self) -> int:
+        """Return what shows that the remote is alive: payload moved so far, and what is here and was not read yet."""
+        return self.moved_bytes
+
     def keep_pace(self) -> None:
         """Take note that other limits are in force. Callable from any thread."""
 
@@ -90,18 +94,18 @@ class Stream(Uploader, ABC):
         """Have the stream served until it ends; raises what ended it, `TransferError` where it stands still."""
         try:
             # Before a thread serves it: what moves at once has moved within the first look, too.
-            moved_bytes = self.moved_bytes
+            come_bytes = self.come_bytes()
             self.plane.add(self)
             while not self._ended.is_set():
                 until = trio.current_time() + PROGRESS_TIMEOUT_S
                 with trio.move_on_at(until):
                     await self._ended.wait()
-                before, moved_bytes = moved_bytes, self.moved_bytes
+                before, come_bytes = come_bytes, self.come_bytes()
                 if trio.current_time() > until + FROZEN_S:
                     continue  # this program was stopped, and what has come meanwhile is unread yet
                 if self.claim.waits:
                     continue  # it is this node's limits that hold it up
-                if not self._ended.is_set() and self.is_inside_chunk() and moved_bytes == before:
+                if not self._ended.is_set() and self.is_inside_chunk() and come_bytes == before:
                     raise TransferError(f"no byte moved for {PROGRESS_TIMEOUT_S:g} s inside a chunk")
         finally:
             is_served_no_more, self.closed = self.closed, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -215,6 +216,27 @@ def test_the_least_weight_of_all_stays_above_nothing(tmp_path: Path) -> None:
     found._health.look(0.0, 1.0)
     least = sys.float_info.min * sys.float_info.epsilon
     assert found.weigh(NodeInfo(id=NodeId("a1"), isp="a", region="", weight=least)).weight > 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "others"),
+    [
+        ((5_000, 6_000, 0, 8_000, 9_000), (1_000, None, 1_000, 1_000)),  # zeros for a moment
+        ((5_000, 6_000, 0, 100, 1_100), (1_000, None, None, 1_000)),  # an interface that was made anew
+    ],
+)
+def test_counters_that_go_back_are_no_traffic(
+    monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], others: tuple[float | None, ...]
+) -> None:
+    seconds = itertools.count(100.0)
+    left = iter(counts)
+    monkeypatch.setattr(machine.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(machine, "interface_bytes", lambda name: machine.Moved(next(left), 0))
+    link = machine.Link("eth9", 10**9)
+    assert link.look(machine.Moved(0, 0)) is None
+    for expected in others:
+        use = link.look(machine.Moved(0, 0))
+        assert (use if use is None else use.others_in) == expected
 
 
 def test_the_machine_is_looked_at() -> None:

@@ -21,7 +21,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import HeartbeatReply, NodeReport, TitleReport
 from p2pfill.model.windows import read_windows
 from p2pfill.node import Node, NodeConfig, open_node
-from p2pfill.node.hours import USE_FILE
+from p2pfill.node.hours import USE_FILE, _write_use
 from p2pfill.node.settings import SETTINGS
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
@@ -237,6 +237,29 @@ async def test_one_whose_clock_jumps_into_the_window_that_it_has_just_announced_
             while not told:
                 await trio.sleep(0.02)
         assert told == [not jumps]
+
+
+async def test_what_was_used_is_on_the_disk_before_it_takes_the_place_of_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not leave an empty file, which would give the night its budget anew."""
+    durable: set[int] = set()
+    replaced: list[bool] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        durable.add(os.fstat(fd).st_ino)
+
+    def watched(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        replaced.append(os.stat(source, dir_fd=src_dir_fd).st_ino in durable)
+        replace(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", watched)
+    await trio.to_thread.run_sync(_write_use, tmp_path / USE_FILE, b"{}")
+    assert replaced == [True]
+    assert (tmp_path / USE_FILE).read_bytes() == b"{}"
 
 
 async def test_what_was_used_and_cannot_be_read_stops_no_node(tmp_path: Path) -> None:

@@ -120,6 +120,33 @@ def test_all_of_a_budget_can_be_used_and_the_next_night_has_another() -> None:
             assert int(night) * LIMIT - 4 * CHUNK * int(night) <= fleet.fetched <= int(night) * LIMIT
 
 
+def test_a_clock_that_is_set_back_and_on_again_gives_no_night_a_second_budget() -> None:
+    """The tracker's clock may be ahead or behind for a while, and be put right, also over the hour of the change."""
+    came: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEASE_MIN", 50)
+        fleet = Fleet(4)
+        for night in ("2", "1", "2", "9", "2", "1", "3"):
+            fleet.night, before = night, fleet.fetched
+            for node in fleet.nodes:
+                fleet.beat(node, needs=True, is_lost=False)
+            for _ in range(40):
+                for node in fleet.nodes:
+                    fleet.beat(node, needs=True, is_lost=False)
+                    fleet.fetch(node, 3)
+                fleet.flush()
+            came[night] = came.get(night, 0) + fleet.fetched - before
+            assert came[night] <= LIMIT
+    assert min(came.values()) > 0.9 * LIMIT, "each night has its own"
+
+
+def test_nights_that_were_on_before_are_kept_in_a_few_places() -> None:
+    ledger = module.Ledger("0", 10)
+    for night in range(1, 100):
+        ledger.follow(str(night), "*")
+    assert list(ledger._before) == [str(night) for night in range(99 - module.NIGHTS_KEPT, 99)]
+
+
 NIGHTS_STEP = st.tuples(
     st.sampled_from(
         ["beat", "beat", "lost", "idle", "fetch", "fetch", "flush", "flush", "restart", "crash", "night", "remove"]

@@ -422,6 +422,29 @@ async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, tmp_path
             near.close()
 
 
+async def test_what_comes_too_slowly_to_be_read_shows_that_the_remote_lives(
+    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote that is held to a low rate sends less in half a minute than what a stream is woken for."""
+    monkeypatch.setattr(plane_module, "PROGRESS_TIMEOUT_S", 0.3)
+    _, target, payload = two_titles(tmp_path)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    near = await trio.open_tcp_stream(*listener.socket.getsockname())
+    far = await listener.accept()
+    receiver = Inbox(plane, target, payload).receiver(far.socket)
+    async with listener, near, far, trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            nursery.start_soon(receiver.run)
+            await near.send_all(encode_header(DataHeader(0, 3, len(payload))))
+            while far.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1:
+                await trio.sleep(0.01)
+            for sent in range(1, 15):
+                await near.send_all(payload[sent : sent + 1])
+                await trio.sleep(0.1)
+                assert (receiver.come_bytes(), receiver.moved_bytes) == (sent, 0)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture(params=["receiver", "sender"])
 async def stalled(
     plane: DataPlane, tmp_path: Path, request: pytest.FixtureRequest

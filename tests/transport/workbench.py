@@ -210,9 +210,9 @@ class LineUp:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
 
-    def moved_bytes(self) -> int:
+    def come_bytes(self) -> int:
         """Return how many payload bytes have come."""
-        return sum(line.receiver.moved_bytes for line in self._remote.lines)
+        return sum(line.receiver.come_bytes() for line in self._remote.lines)
 
     def take_held_back(self) -> bool:
         """Tell that nothing was held back."""
