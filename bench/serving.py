@@ -311,7 +311,7 @@ def write(report: Report, out: Path) -> None:
         f"serves objects of 256 KiB with nginx to viewers who come at random and want {report.part:.0%} of the link, "
         "while it fills one title from another cache and sends it another one. Medians of "
         f"{count} rounds of {report.seconds:g} s, contenders by turns, in network namespaces of one machine "
-        f"({report.machine.processors} processors, Linux {report.machine.kernel}, {report.machine.made_at[:10]}), "
+        f"({report.machine.processors} processors, {report.machine.kernel}, {report.machine.made_at[:10]}), "
         f"whose load was {report.load_before:.1f} before and {report.load_after:.1f} after. Latency counts from when a "
         "request was due. Fill is what the cache's interface counted besides viewers. Processors busy are of the whole "
         "machine, with all other work on it.\n",
