@@ -272,9 +272,12 @@ def hold_elections(
 ) -> Assignment:
     """Return an `Assignment`: the one that is in use where there is one for the same voters.
 
-    Rosters differ in links far more often than in voters, and of those a large fleet has hundreds.
+    Rosters differ in links far more often than in voters, and of those a large fleet has hundreds. It goes by `without`
+    and `closed` as they are now: an ISP elects when it is first asked for, and they may have become others by then.
     """
     nodes = list(members)
+    without = frozenset([node.id for node in nodes if node.id in without])
+    closed = {node.id: frozenset(closed[node.id]) for node in nodes if node.id in closed}
     if wants:
         return Assignment(title_id, chunk_count, nodes, without, closed, wants)
     voters = [node for node in nodes if node.weight]

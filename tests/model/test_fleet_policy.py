@@ -280,9 +280,9 @@ def test_a_diff_is_said_in_words() -> None:
     after = parse_policy(TEXT.replace("1h30m", "2h").replace("no-cloud", "cheap").replace('"300M"', '"max"'))
     assert diff(before, after) == [
         "~ caches 'eu-nights': rates was inbound 300 MiB/s, is no limit",
-        "- fills 'no-cloud': selector all; titles *; hops isp, region, all; waits none",
+        "- fills 'no-cloud': selector all; titles *; hops isp, region, all; waits none; minimum none",
         "~ fills 'films': waits was region 30s, origin 1h30m, is region 30s, origin 2h",
-        "+ fills 'cheap': selector all; titles *; hops isp, region, all; waits none",
+        "+ fills 'cheap': selector all; titles *; hops isp, region, all; waits none; minimum none",
     ]
     swapped = FleetPolicy(before.caches, before.fills[::-1], before.residency)
     assert diff(before, swapped) == ["~ fills: tried in the order no-cloud, films; was films, no-cloud"]
