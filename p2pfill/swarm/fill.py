@@ -74,7 +74,7 @@ LATE_S: Final = 0.5
 BELOW_MINIMUM: Final = "below-minimum"
 """Why a chunk is fetched though a nearer cache holds it (`swarm.minimum`)."""
 
-BUSY: Final = "is busy with its viewers"
+BUSY: Final = "refused: it is busy with its viewers"
 """What is said of a cache that has no room for a request, or for none at all."""
 
 PAST_SOURCES_MAX: Final = 256

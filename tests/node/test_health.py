@@ -104,7 +104,7 @@ async def test_who_takes_no_requests_holds_up_nobody(tmp_path: Path, manifest: M
         report = fill.report()
         assert report.bytes_origin == manifest.size
         assert sum(report.escalations.values()) == 0, "nobody else could fetch it, so nobody's work was done for him"
-        assert any(one.reason == "is busy with its viewers" for one in report.sources), report.sources
+        assert any(one.reason == "refused: it is busy with its viewers" for one in report.sources), report.sources
 
 
 @pytest.mark.parametrize("said", ["nan", "text", "raises"])
