@@ -119,11 +119,13 @@ class ServingHealth:
 
     async def run(self) -> None:
         """Look each second, until cancelled."""
-        look = await trio.to_thread.run_sync(self._looker)
+        look: Callable[[Moved], _Said] | None = None
         one = trio.CapacityLimiter(1)  # a function that hangs keeps one thread, not one more each second
         while True:
             self._rests_s = LOOK_S
             async with ErrorBoundary(self._log, "look how busy the cache is with its viewers", self._forget):
+                if look is None:
+                    look = await trio.to_thread.run_sync(self._looker)
                 with trio.move_on_after(ANSWER_S):
                     self._said = await trio.to_thread.run_sync(look, self._moved(), abandon_on_cancel=True, limiter=one)
             before = self._health.step

@@ -259,3 +259,17 @@ def test_the_machine_is_looked_at() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         NodeConfig.load(None, id="a1", isp="a", data="/x", health=wrong)
+
+
+async def test_a_machine_that_cannot_be_looked_at_does_not_end_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(directory: Path) -> None:
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(health, "DiskReads", refuse)
+    with trio.fail_after(30):
+        async with open_node(NodeConfig(id="a1", isp="isp-a", data=str(tmp_path / "a1"))) as node:
+            while "look how busy the cache is" not in caplog.text:
+                await trio.sleep(0.02)
+            assert node.health.report() == ServingReport()
