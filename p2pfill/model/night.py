@@ -61,7 +61,8 @@ class RecordedTitle(msgspec.Struct, omit_defaults=True):
     size: int = 0
     chunk_size: int = 0
     held: dict[str, int] = {}
-    """Cache -> what it had of the title when the night first heard of it, of those that are in no `RecordedFill`."""
+    """Cache -> what it had of the title, in bytes, when the night first heard of it; not all, where there are many. In
+    a `RecordedNight` only of those that are in no `RecordedFill`."""
     origins: list[str] = []
     """Their URLs without queries; not all, where there are many."""
 

@@ -23,8 +23,9 @@ import msgspec
 import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
+from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow, NightTitle
+from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
@@ -400,7 +401,7 @@ def _load_page(db: sqlite3.Connection, head: NightHead) -> NightPage:
         head,
         [msgspec.json.decode(record, type=NightCache) for (record,) in caches],
         [msgspec.json.decode(record, type=NightRow) for (record,) in rows],
-        [msgspec.json.decode(record, type=NightTitle) for (record,) in titles],
+        [msgspec.json.decode(record, type=RecordedTitle) for (record,) in titles],
     )
 
 

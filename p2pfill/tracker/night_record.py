@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from p2pfill.model.ids import NodeId
 from p2pfill.model.night import RecordedCache, RecordedFill, RecordedNight, RecordedTitle, Span, Tiers
 from p2pfill.model.node import NodeInfo
-from p2pfill.tracker.night_rows import NightCache, NightPage, NightRow, NightTitle, add_tiers
+from p2pfill.tracker.night_rows import NightCache, NightPage, NightRow, add_tiers
 
 
 def build_record(page: NightPage, *, is_over: bool) -> RecordedNight:
@@ -23,8 +23,8 @@ def build_record(page: NightPage, *, is_over: bool) -> RecordedNight:
     for title, nodes in in_rows.items():
         one = known.get(title)
         held = {} if one is None else {node: count for node, count in one.held.items() if node not in nodes}
-        one = one or NightTitle(title)
-        titles.append(RecordedTitle(title, one.name, one.size or sizes[title], one.chunk_size, held, one.origins))
+        one = one or RecordedTitle(title)
+        titles.append(replace(one, size=one.size or sizes[title], held=held))
     concerned = {row.node for row in fills}.union(*(one.held for one in titles))
     return RecordedNight(
         night=page.head.night,

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pfill.model.night import Busy, Span, Tiers
+from p2pfill.model.night import Busy, RecordedTitle, Span, Tiers
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
@@ -157,27 +157,13 @@ class NightHead(msgspec.Struct, omit_defaults=True):
     """What came in each step of time, which is named by its number since the epoch."""
 
 
-class NightTitle(msgspec.Struct, omit_defaults=True):
-    """One title, as it was when the night first heard of it."""
-
-    title: str
-    name: str = ""
-    """Empty where it was not in the catalogue."""
-    size: int = 0
-    chunk_size: int = 0
-    held: dict[str, int] = {}
-    """Cache -> what it had of it, in bytes; `HOLDERS_MAX` at most, of those that are not in rows more than others."""
-    origins: list[str] = []
-    """`ORIGINS_MAX` at most, without their queries."""
-
-
 class NightPage(NamedTuple):
     """All of one night."""
 
     head: NightHead
     caches: list[NightCache]
     rows: list[NightRow]
-    titles: Sequence[NightTitle] = ()
+    titles: Sequence[RecordedTitle] = ()
 
 
 def note_hours(cache: NightCache, at: float, hours: HoursReport) -> None:

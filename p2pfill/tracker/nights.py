@@ -27,6 +27,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Final, NamedTuple
 
+from p2pfill.model.night import RecordedTitle
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.tracker.night_rows import (
@@ -35,7 +36,6 @@ from p2pfill.tracker.night_rows import (
     NightHead,
     NightPage,
     NightRow,
-    NightTitle,
     add_course,
     add_gains,
     counters_of,
@@ -84,13 +84,13 @@ class Unsaved(NamedTuple):
     rows: list[tuple[str, NightRow]]
     dropped: list[str]
     """Nights that are kept no longer."""
-    titles: list[tuple[str, NightTitle]]
+    titles: list[tuple[str, RecordedTitle]]
 
 
 OrderOf = Callable[[str, str], FillRecord | None]
 """Node and title -> the newest order that stands."""
 
-FactsOf = Callable[[str], NightTitle]
+FactsOf = Callable[[str], RecordedTitle]
 """Title -> what it is, and who has how much of it."""
 
 RuleOf = Callable[[str, str], str]
@@ -128,7 +128,7 @@ class Nights:
         self._dropped: set[str] = set()
         self._away: dict[str, float] = {}
         """Node that is taken for dead -> when it was last heard."""
-        self.facts_of: FactsOf = NightTitle
+        self.facts_of: FactsOf = RecordedTitle
         """Asked once for each title of a night."""
 
     def in_night(self, night: str) -> list[str]:

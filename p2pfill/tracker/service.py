@@ -39,6 +39,7 @@ from p2pfill.model.budgets import Budgets
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.night import RecordedTitle
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, FillPolicy
 from p2pfill.model.prices import NO_PRICES, Prices
@@ -72,7 +73,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
-from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage, NightTitle
+from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
@@ -404,16 +405,16 @@ class Service:
             replaced = [state.info.id for state in states if not self.is_wanted(state.info.id, other)]
             self.nights.note_end(time.time(), other, replaced, "a newer version was ordered")
 
-    def _facts_of(self, title: str) -> NightTitle:
+    def _facts_of(self, title: str) -> RecordedTitle:
         """Return what a night is to know of a title, and what nodes have of it."""
         record, told = self.titles.get(title), self._told_of.get(title, set())
         holders = ((one, self.nodes[one].titles.get(title)) for one in islice(told, HOLDERS_MAX) if one in self.nodes)
         held = {one: report.have_bytes for one, report in holders if report is not None and holds(report)}
         if record is None:
-            return NightTitle(title, held=held)
+            return RecordedTitle(title, held=held)
         urls = (url for one in self._fills_by_title.get(title, ()) for url in self.fills[one].request.origins)
         origins = list(islice(dict.fromkeys(map(shown, urls)), ORIGINS_MAX))
-        return NightTitle(title, record.name, record.size, record.chunk_size, held, origins)
+        return RecordedTitle(title, record.name, record.size, record.chunk_size, held, origins)
 
     def _rule_of(self, node_id: str, title: str) -> str:
         """Return the rule of the fleet's policy that says how far a node may go for a title."""
