@@ -54,7 +54,7 @@ WARM_S: Final = 4.0
 
 HEAD: Final = (
     "viewers", "rate, MB/s", "rate / alone", "p50, ms", "p99, ms", "p99 / alone", "fill in, MB/s", "fill out, MB/s",
-    "processors busy",
+    "processors busy", "node, user s", "node, system s",
 )  # fmt: skip
 
 P2PFILL: Final = str(Path(sys.executable).with_name("p2pfill"))
@@ -281,7 +281,8 @@ def rows_of(rounds: Sequence[Round]) -> list[tuple[str, ...]]:
             names[mode], f"{middle(mode, 'rate') / 1e6:.1f}", f"{middle(mode, 'rate') / alone_rate:.3f}",
             f"{middle(mode, 'p50_s') * 1e3:.1f}", f"{middle(mode, 'p99_s') * 1e3:.1f}",
             f"{middle(mode, 'p99_s') / alone_p99:.2f}", f"{middle(mode, 'fill_in') / 1e6:.1f}",
-            f"{middle(mode, 'fill_out') / 1e6:.1f}", f"{middle(mode, 'busy'):.2f}",
+            f"{middle(mode, 'fill_out') / 1e6:.1f}", f"{middle(mode, 'busy'):.2f}", f"{middle(mode, 'user_s'):.2f}",
+            f"{middle(mode, 'system_s'):.2f}",
         )
         for mode in MODES
     ]  # fmt: skip
@@ -314,7 +315,7 @@ def write(report: Report, out: Path) -> None:
         f"({report.machine.processors} processors, {report.machine.kernel}, {report.machine.made_at[:10]}), "
         f"whose load was {report.load_before:.1f} before and {report.load_after:.1f} after. Latency counts from when a "
         "request was due. Fill is what the cache's interface counted besides viewers. Processors busy are of the whole "
-        "machine, with all other work on it.\n",
+        "machine, with all other work on it; the last columns are of the cache's node in one round.\n",
         table_in_markdown(HEAD, rows_of(report.rounds)),
         "\nMade by `make bench-serving`. As data: [serving.json](serving.json).\n",
     ]
