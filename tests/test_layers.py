@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "p2pfill"
 
 LAYERS = [
     "errors", "hot", "model", "protocol", "swarm", "engine", "sim", "store", "origin", "transport", "tracker", "node",
-    "bench", "cli",
+    "plan", "bench", "cli",
 ]  # fmt: skip
 """From the ground up. A module may import from its own layer and from those before it."""
 
