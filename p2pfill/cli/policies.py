@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -72,8 +72,8 @@ def _usable(file: str, text: str) -> FleetPolicy:
         ) from error
 
 
-def _print_doubts(policy: FleetPolicy) -> None:
-    for doubt in doubts(policy):
+def _print_doubts(found: Iterable[str]) -> None:
+    for doubt in found:
         print(f"note: {printable(doubt)}", file=sys.stderr)
 
 
@@ -90,13 +90,13 @@ def check_file(file: str, *, as_json: bool, night: str = "", tracker: str = "", 
 
         if not tracker:
             raise ConfigError("nights are in the tracker: add --tracker, or leave --night out")
-        _print_doubts(_usable(file, text))
+        _print_doubts(doubts(_usable(file, text)))
         forecast_night(text, "" if night == "last" else night, tracker, seed, as_json=as_json)
         return
     if not as_json:
         policy = _usable(file, text)
         print(f"{printable(file)} can be used: {_count(policy)}")
-        _print_doubts(policy)
+        _print_doubts(doubts(policy))
         return
     try:
         policy = parse_policy(text)
@@ -159,7 +159,7 @@ def apply_file(
 ) -> None:
     """Let the policy in a file stand, and print what that changes."""
     text = _read(file)
-    _print_doubts(_usable(file, text))
+    _usable(file, text)
     request = PolicyRequest(text, comment, by or _user(), base)
 
     async def work(client: TrackerClient) -> None:
@@ -197,6 +197,7 @@ def _print_applied(applied: PolicyApplied, *, dry_run: bool, as_json: bool) -> N
     if as_json:
         _print_json(applied)
         return
+    _print_doubts(applied.doubts)
     _print_changes(applied.changes)
     caches, orders = plural(applied.caches, "cache"), plural(applied.orders, "order")
     ends = f", of which {applied.left_out} end, since the title may not be there" if applied.left_out else ""

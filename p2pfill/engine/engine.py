@@ -47,7 +47,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
 from p2pfill.protocol.tokens import TokenRegistry
 from p2pfill.swarm import actions, events
-from p2pfill.swarm.election import ALL_WANTED, Wants
+from p2pfill.swarm.election import ALL_WANTED, Scope, Wants
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.scheduler import FillScheduler
 
@@ -138,6 +138,14 @@ class Engine:
         """Payload that has come in since the start, of use or not, for fills that go by the cache's fill windows."""
         self.exempt_bytes = 0
         """And for those that do not."""
+        self.regional_bytes = 0
+        """Payload that has come from caches beyond the ISP since the start, of use or not."""
+        self._regional_max = NEVER
+        """So much of it may come in all."""
+        self._regional_budget = ""
+        """The budget that says so."""
+        self._is_spent = False
+        """Fills know that no more may come of them."""
         self._exempt: frozenset[TitleId] = frozenset()
         """Titles that are ordered out of cycle."""
         self._closes_at_bytes = NEVER
@@ -202,6 +210,8 @@ class Engine:
         self.activate(now, task.title_id)
         self._progress_at = min(self._progress_at, now + PROGRESS_S)
         self._in_task(task, lambda: self._limit_slots(task), None)
+        if self._is_spent:
+            self.handle_event(task, events.BudgetSpent(self._regional_budget))
         self._dirty[task] = None
         self._each_link(lambda link: link.subscribe(task))
         self._each_link(lambda link: link.show(task.title_id))
@@ -489,6 +499,38 @@ class Engine:
                 self.handle_event(task, events.HandedBack())
                 self._dirty[task] = None
 
+    # ---- budgets of the fleet's policy
+
+    def set_regional_max(self, now: float, most: float, budget: str = "") -> None:
+        """Let so many bytes come in all, since the start, from caches beyond the ISP: the budget has no more for this
+        cache. What was asked for already comes."""
+        self.now = now
+        has_grown = most > self._regional_max
+        self._regional_max, self._regional_budget = most, budget
+        if self._is_spent and has_grown and self._may_cross(1):
+            self._is_spent = False
+            for task in list(self.tasks.values()):
+                self.handle_event(task, events.BudgetRenewed())
+
+    @property
+    def regional_asked(self) -> int:
+        """The bytes that caches beyond the ISP were asked for and have not come, or were not taken in."""
+        far = [link for link in self.links.values() if link.scope > Scope.ISP]
+        return sum(receive.length for link in far for receive in link.book.outstanding())
+
+    def _may_cross(self, length: int) -> bool:
+        """Tell whether so many bytes more may come from caches beyond the ISP."""
+        # Mostly there is no such budget, and then nothing is added up.
+        return self._regional_max == NEVER or self.regional_bytes + self.regional_asked + length <= self._regional_max
+
+    def _refuse_crossing(self, task: FillTask, request: int) -> None:
+        task.late.append(events.BudgetSpent(self._regional_budget, request))
+        if not self._is_spent:
+            self._is_spent = True
+            for other in list(self.tasks.values()):
+                if other is not task:
+                    self.handle_event(other, events.BudgetSpent(self._regional_budget))
+
     # ---- links
 
     def want_links(self, now: float, nodes: Iterable[NodeInfo]) -> None:
@@ -630,7 +672,7 @@ class Engine:
         if arrival.outcome is Outcome.VERIFIED:
             # An origin may have sent more than was asked for, or some of it twice.
             task.fill.duplicate_bytes += max(0, arrival.length - receive.length)
-        self.arrived(Owner(task, receive.request_id), arrival, url)
+        self.arrived(Owner(task, receive.request_id), arrival, url, Scope.ORIGIN)
 
     def chunk_found(self, now: float, task: FillTask, chunk: int, source: str) -> None:
         """Take note of a chunk that came of an origin on the way to another one; it is verified and sealed."""
@@ -647,9 +689,11 @@ class Engine:
         self.now = now
         self.handle_event(task, events.OriginFailing(url, reason))
 
-    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
-        """Take in what became of a receive from a source."""
+    def arrived(self, owner: Owner, arrival: Arrival, source: str, scope: Scope) -> None:
+        """Take in what became of a receive from a source in `scope`."""
         task, request = owner
+        if Scope.ISP < scope < Scope.ORIGIN:
+            self.regional_bytes += arrival.length
         if task.is_exempt:
             self.exempt_bytes += arrival.length
         else:
@@ -834,6 +878,10 @@ class Engine:
                     self._read(task, request, source, chunk)
                 elif (link := self.links.get(source)) is not None and link.is_full:
                     task.late.append(events.SourceFull(request))
+                elif link is not None and link.scope > Scope.ISP and not self._may_cross(
+                    task.manifest.chunk_length(chunk)
+                ):
+                    self._refuse_crossing(task, request)
                 elif link is None or not self._in_link(link, partial(link.request, task, request, chunk)):
                     task.late.append(events.RequestFailed(request, (link and link.fault) or "not linked"))
             case actions.CancelRequest(request, source):

@@ -107,8 +107,8 @@ class LinkHost(Protocol):
     def handle_event(self, task: FillTask, event: events.Event) -> None:
         """Hand an event to a fill."""
 
-    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
-        """Take in what became of a receive from a source."""
+    def arrived(self, owner: Owner, arrival: Arrival, source: str, scope: Scope) -> None:
+        """Take in what became of a receive from a source in `scope`."""
 
     def holdings_received(self, task: FillTask, node_id: str) -> None:
         """Note that a cache has said what it holds."""
@@ -431,7 +431,7 @@ class Link:
         for arrival in arrivals:
             # A stream that was cut off with the link knows no cause.
             known = arrival._replace(fault=self.fault) if self.fault and arrival.outcome is Outcome.BROKEN else arrival
-            self._host.arrived(owner_of(arrival.receive), known, source)
+            self._host.arrived(owner_of(arrival.receive), known, source, self.scope)
         return arrivals
 
     # ---- what the remote wants

@@ -1,9 +1,9 @@
-"""How much the fleet may still fetch from origins tonight, handed out to nodes as allowances. Pure.
+"""How much the fleet may still fetch from far tonight, handed out to nodes as allowances. Pure.
 
-An allowance is a total: so many bytes may come to the node from the origins of a budget, counted since its process
-began, as its heartbeats count what has come. So a heartbeat or an answer that is lost, or comes twice, changes nothing.
-A node reads a chunk from such an origin only where what has come, what is on its way and the chunk fit into that
-(`node.origin_counts`). So a budget holds without a question for each chunk.
+An allowance is a total: so many bytes, or so much money's worth of them (`model.terms`), may come to the node of what
+a budget is for, counted since its process began, as its heartbeats count what has come. So a heartbeat or an answer
+that is lost, or comes twice, changes nothing. A node asks for a chunk only where what has come, what is on its way and
+the chunk fit into that (`node.origin_counts`). So a budget holds without a question for each chunk.
 
 What counts against a budget is what nodes may have fetched at most, and not what they say that they have:
 
@@ -21,14 +21,15 @@ night ends; neither lets more be fetched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from p2pfill.errors import InternalError
 from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.limits import GIB, MIB
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.reports import Allowance
-from p2pfill.model.selector import matches_glob
+from p2pfill.model.terms import BudgetTerms
 
 LEASE_MIN: Final = 512 * MIB
 """What a node is given at a time, at least: eight chunks of the largest size. It is given more at half of that, where
@@ -50,24 +51,31 @@ it goes back to must not be had twice."""
 
 def refusing(
     allowances: Mapping[str, Allowance],
-    budgets: Mapping[str, str],
-    origin: str,
-    length: int,
-    so_far: Callable[[str], int],
+    budgets: Mapping[str, BudgetTerms],
+    counts: Iterable[OriginReport],
+    read: OriginReport,
 ) -> str:
     """Return the budget for which a node may not read a chunk of an origin now; empty: it may.
 
-    `allowances` are those that it goes by and `budgets` the origins of all there are, both by budget. `so_far` tells
-    what has come, or may be coming, from the origins of a glob.
+    `allowances` are those that it goes by and `budgets` the terms of all there are, both by budget. `counts` is what
+    has come or may be coming of each origin, and `read` what the chunk comes to.
     """
-    for one in allowances.values():
-        if matches_glob(one.origins, origin) and so_far(one.origins) + length > one.bytes:
-            return one.budget
-    for budget, origins in budgets.items():
+    known: list[OriginReport] | None = None
+    for budget, terms in budgets.items():
+        if not terms.fits(read.id):
+            continue
         allowance = allowances.get(budget)
-        if (allowance is None or allowance.origins != origins) and matches_glob(origins, origin):
+        if allowance is None or allowance.terms != terms.key:
+            return budget
+        known = list(counts) if known is None else known
+        if taken(terms, known) + terms.amount(read) > allowance.amount:
             return budget
     return ""
+
+
+def taken(terms: BudgetTerms, counts: Iterable[OriginReport]) -> int:
+    """Return what some origins have taken of a budget with these terms."""
+    return sum(terms.amount(one) for one in counts if terms.fits(one.id))
 
 
 class _Lease:
@@ -86,8 +94,8 @@ class Ledger:
 
     def __init__(self, night: str, reserved: int) -> None:
         self.night = night
-        self.origins: str | None = None
-        """Which they are; None: not known yet."""
+        self.terms: BudgetTerms | None = None
+        """None: not known yet."""
         self.reserved = reserved
         self.closed = reserved
         self.is_taken_over = reserved > 0
@@ -97,6 +105,8 @@ class Ledger:
         self.out = 0
         """The sum over all leases of `held - base`: kept, since each heartbeat asks for it, and there are as many
         leases as nodes."""
+        self._lease_min, self._lease_max = LEASE_MIN, LEASE_MAX
+        """In the unit of the budget."""
         self._before: dict[str, int] = {}
         """Nights that were on before this one, and what was spent in them; in the order in which they ended."""
         self._leases: dict[str, _Lease] = {}
@@ -113,17 +123,18 @@ class Ledger:
         if self.out != sum(lease.held - lease.base for lease in self._leases.values()):
             raise InternalError(f"budget: {self.out} bytes are said to be out, which is not what leases hold")
 
-    def follow(self, night: str, origins: str) -> None:
+    def follow(self, night: str, terms: BudgetTerms) -> None:
         """Let another night begin, if it has. What nodes hold of the one before counts for this one.
 
         One that was on before goes on with what was spent in it: then the clock was set back, or was ahead.
-        Where the budget is for other origins now, what nodes hold of those of before is spent, and none holds any.
+        Where something else counts against it now, or otherwise, what nodes hold is spent, and none holds any.
         """
-        if self.origins not in (origins, None):
+        if self.terms not in (terms, None):
             for node in list(self._leases):
                 self.forget(node)
             self._known.clear()
-        self.origins = origins
+        self.terms = terms
+        self._lease_min, self._lease_max = terms.most(LEASE_MIN), terms.most(LEASE_MAX)
         if night != self.night:
             self._before[self.night] = self.spent
             spent = self._before.pop(night, 0)
@@ -138,7 +149,7 @@ class Ledger:
     def take(self, node: str, boot: str, used: int, held: int | None) -> None:
         """Take in what a process has fetched since it began, and which allowance it goes by; None: of none."""
         if held is not None:
-            held = min(held, used + LEASE_MAX)  # more is ahead of none, whatever it says
+            held = min(held, used + self._lease_max)  # more is ahead of none, whatever it says
         lease = self._leases.get(node)
         if lease is not None and lease.boot != boot:
             self.forget(node)
@@ -155,7 +166,7 @@ class Ledger:
     def give(self, node: str, limit: int, *, needs: bool) -> int:
         """Return the allowance of a node from now on; `needs`: it seeks a title."""
         lease = self._leases[node]
-        size = max(LEASE_MIN, min(LEASE_MAX, limit // LEASES))
+        size = max(self._lease_min, min(self._lease_max, limit // LEASES))
         allowed = lease.held
         if not needs:
             allowed = lease.used
@@ -187,24 +198,23 @@ class Budgets:
 
     def renew(
         self,
-        rules: Iterable[BudgetRule],
+        rules: Iterable[tuple[BudgetRule, BudgetTerms]],
         night: str,
         node: str,
         boot: str,
-        used: Mapping[str, int],
+        used: Collection[OriginReport],
         held: Iterable[Allowance],
         *,
         needs: bool,
     ) -> list[Allowance]:
-        """Take in a heartbeat, and return the allowances that answer it. `used` is by origin."""
-        goes_by = {(one.budget, one.origins): one.bytes for one in held}
+        """Take in a heartbeat, and return the allowances that answer it. `used` is what has come since its boot."""
+        goes_by = {(one.budget, one.terms): one.amount for one in held}
         given = []
-        for rule in rules:
-            ledger = self._ledgers.setdefault(rule.name, Ledger(night, 0))
-            ledger.follow(night, rule.origins)
-            of_rule = sum(count for origin, count in used.items() if rule.fits(origin))
-            ledger.take(node, boot, of_rule, goes_by.get((rule.name, rule.origins)))
-            given.append(Allowance(rule.name, rule.origins, ledger.give(node, rule.bytes, needs=needs)))
+        for rule, terms in rules:
+            ledger = self._ledgers.setdefault(rule.ledger, Ledger(night, 0))
+            ledger.follow(night, terms)
+            ledger.take(node, boot, taken(terms, used), goes_by.get((rule.name, terms.key)))
+            given.append(Allowance(rule.name, terms.key, ledger.give(node, rule.limit, needs=needs)))
         return given
 
     def to_reserve(self) -> dict[str, tuple[str, int]]:

@@ -21,12 +21,17 @@ Four lists of rules, in TOML. In the first three the first rule that fits counts
     titles = "film-*"
     regions = ["eu", "uk"]
 
-    [[budgets]]                     how much may come from origins in a night, to all caches together
+    [[budgets]]                     how much may come from far in a night, to all caches together
     name = "cloud"
     origins = "https://cloud.example/*"     their URLs, where * stands for anything; absent: all origins
-    bytes = "2TB"
+    bytes = "2TB"                   or money = 120, of the currency in which the tracker knows prices
 
-Of budgets each one counts whose `origins` fit. A hop that `hops` does not name is never used. Residency is a rule of a
+    [[budgets]]
+    name = "transit"
+    tier = "regional"               from caches of other ISPs and regions
+    bytes = "20TB"
+
+Of budgets each one counts that fits. A hop that `hops` does not name is never used. Residency is a rule of a
 title alone: if it were chosen by cache, a cache that no rule names could fetch what may not leave. A rule has a name,
 since people are told by it who decided; diffs go by it too.
 
@@ -47,9 +52,11 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
+from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_rate, parse_span, spell_bytes, spell_rate
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
+from p2pfill.model.terms import MILLIONTHS, REGIONAL, BudgetTerms, terms_of
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
 
 T = TypeVar("T")
@@ -77,6 +84,12 @@ HOPS: Final = ("isp", "region", "all", "origin")
 """From near to far: caches of the own ISP, of the region, of other regions, the origin."""
 
 _BEYOND: Final = HOPS[1:]
+
+BUDGET_TIERS: Final = ("origin", "regional")
+"""Of which there can be a budget. Inside an ISP there is none: its caches share the work, and need each other."""
+
+MONEY_MAX: Final = 1e9
+"""Of a budget of money: more is a mistake, and its millionths fit into 63 bits."""
 
 _ORIGINS_BEGIN: Final = ("http://", "https://", "s3://", "file://", "/")
 """What an origin can begin with: a directory may be a plain path or a URL."""
@@ -133,15 +146,33 @@ class ResidencyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
 
 class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How much may come from some origins to the whole fleet in a night."""
+    """How much may come from some origins, or from caches beyond the ISP, to the whole fleet in a night."""
 
     name: str
-    bytes: int
+    bytes: int = 0
+    """0: it is one of money."""
     origins: str = "*"
+    tier: str = "origin"
+    """One of `BUDGET_TIERS`."""
+    money: float = 0.0
+    """In the currency of the tracker's prices."""
 
-    def fits(self, origin: str) -> bool:
-        """Tell whether an origin, by its URL without a query, is one of those."""
-        return matches_glob(self.origins, origin)
+    def terms(self, prices: Prices) -> BudgetTerms:
+        """Return what counts against it."""
+        if self.tier != "origin":
+            return BudgetTerms(REGIONAL)
+        return terms_of(self.origins, prices) if self.money else BudgetTerms(self.origins)
+
+    @property
+    def limit(self) -> int:
+        """Bytes, or millionths of money."""
+        return round(self.money * MILLIONTHS) if self.money else self.bytes
+
+    @property
+    def ledger(self) -> str:
+        """The name under which it is counted what was spent: what is counted in another unit is another budget."""
+        unit = "money" if self.money else self.tier
+        return self.name if unit == "origin" else f"{self.name} ({unit})"
 
 
 class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -362,10 +393,28 @@ class _Reader:
         )
 
     def budget_rule(self, table: dict[str, Any], place: str) -> BudgetRule:
-        self.known(table, ("name", "origins", "bytes"), place)
+        self.known(table, ("name", "tier", "origins", "bytes", "money"), place)
         origins = self.text(table, "origins", place, "*", GLOB_CHARS_MAX)
+        tier = table.get("tier", "origin")
+        if tier not in BUDGET_TIERS:
+            why = ": the caches of an ISP share the work, and need each other" if tier == "peer" else ""
+            self.fault(f"{place}.tier", f"is none of {', '.join(BUDGET_TIERS)}{why}")
+            tier = "origin"
+        if tier != "origin":
+            for key in {"origins", "money"} & table.keys():
+                self.fault(f"{place}.{key}", f"goes with tier origin alone, not with {tier}")
+        elif "bytes" in table and "money" in table:
+            self.fault(place, "has both bytes and money: write two budgets, of which each one counts")
+        if "money" in table:
+            return BudgetRule(self.name(table, place), 0, origins, tier, self._money(table["money"], f"{place}.money"))
         size = self.attempt(f"{place}.bytes", lambda: _size(table.get("bytes")), 0)
-        return BudgetRule(self.name(table, place), size, origins)
+        return BudgetRule(self.name(table, place), size, origins, tier)
+
+    def _money(self, value: Any, place: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / MILLIONTHS <= value <= MONEY_MAX:
+            self.fault(place, f"is no amount of up to {MONEY_MAX:g}: write a number, in the currency of the prices")
+            return 0.0
+        return float(value)
 
 
 def _size(value: Any) -> int:
@@ -453,12 +502,22 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
         case ResidencyRule():
             return {"titles": rule.titles, "regions": ", ".join(rule.regions)}
         case BudgetRule():
-            return {"origins": rule.origins, "bytes": f"{spell_bytes(rule.bytes)} a night"}
+            source = {"origins": rule.origins} if rule.tier == "origin" else {"tier": rule.tier}
+            if rule.money:
+                return {**source, "money": f"{rule.money:g} a night"}
+            return {**source, "bytes": f"{spell_bytes(rule.bytes)} a night"}
 
 
-def doubts(policy: FleetPolicy) -> list[str]:
-    """Return what can be used and is hardly meant, a line each: budgets of origins that no URL can be."""
-    return [
+def doubts(policy: FleetPolicy, prices: Prices | None = None) -> list[str]:
+    """Return what can be used and is hardly meant, a line each: budgets of origins that no URL can be, and, where the
+    prices are known, of money of origins that have none."""
+    unpriced = [
+        f"budgets {rule.name!r}: the tracker knows no price of any origin that {rule.origins!r} fits, so it costs "
+        "nothing and is not limited: start the tracker with --prices"
+        for rule in policy.budgets
+        if prices is not None and rule.money and not any(price.cost for price in rule.terms(prices).prices)
+    ]
+    return unpriced + [
         f"budgets {rule.name!r}: no origin is limited by {rule.origins!r}, since URLs begin with https://, http://, "
         f"s3:// or file://: write *{rule.origins}* for all that have it in them"
         for rule in policy.budgets
@@ -489,7 +548,9 @@ def _diff_rules(kind: str, before: Iterable[Rule], after: Iterable[Rule]) -> lis
             said.append(f"+ {kind} {name!r}: {_in_a_line(rule)}")
             continue
         was, now = rule_in_words(old[name]), rule_in_words(rule)
-        said += [f"~ {kind} {name!r}: {key} was {was[key]}, is {now[key]}" for key in now if was[key] != now[key]]
+        for key in dict.fromkeys([*was, *now]):
+            if (one := was.get(key, "none")) != (other := now.get(key, "none")):
+                said.append(f"~ {kind} {name!r}: {key} was {one}, is {other}")
     order, order_now = [name for name in old if name in new], [name for name in new if name in old]
     if order != order_now:
         said.append(f"~ {kind}: tried in the order {', '.join(new)}; was {', '.join(old)}")
@@ -511,17 +572,17 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     windows: FillWindows | None = None
     """None: the policy says nothing of them, and the cache goes by its own."""
     rates: RateLimits = NO_LIMITS
-    budgets: dict[str, str] = msgspec.field(default_factory=dict)
-    """Budget -> its origins, from which nothing may come without an allowance (`model.budgets`)."""
+    budgets: dict[str, BudgetTerms] = msgspec.field(default_factory=dict)
+    """Budget -> of what nothing may come without an allowance (`model.budgets`)."""
 
 
 NO_SETTINGS: Final = CacheSettings()
 
 
-def settings_for(policy: FleetPolicy, cache: NodeInfo) -> CacheSettings:
-    """Return the settings of a cache."""
+def settings_for(policy: FleetPolicy, cache: NodeInfo, prices: Prices = NO_PRICES) -> CacheSettings:
+    """Return the settings of a cache; `prices` is what origins cost, for budgets of money."""
     rule = policy.rule_for(cache)
-    budgets = {budget.name: budget.origins for budget in policy.budgets}
+    budgets = {budget.name: budget.terms(prices) for budget in policy.budgets}
     if rule is None:
         return CacheSettings(budgets=budgets)
     return CacheSettings(rule.name, rule.windows, rule.rates, budgets)

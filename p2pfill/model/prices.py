@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.reports import OriginReport
+from p2pfill.model.origins import OriginReport
 
 PRICES_MAX: Final = 1000
 """More than any fleet has contracts."""

@@ -15,6 +15,7 @@ import msgspec
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.urgency import Urgency
@@ -87,24 +88,6 @@ class TitleReport(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     number: int = 0
     """Of the order that this is about; 0 where the node knows of none. What is said of an older order than the one
     that stands is not said of that."""
-
-
-class OriginReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What one node has had of one origin since its process began, for all titles: totals, so that a heartbeat that is
-    lost or comes twice changes nothing."""
-
-    id: str
-    """The origin's URL without its query."""
-    requests: int = 0
-    """Sent, redirects that were followed included; those of reads under way count when these end."""
-    failed: int = 0
-    """Of those, such as brought no answer, a refusal, or less than they promised."""
-    bytes_kept: int = 0
-    """Payload of chunks that were of use."""
-    bytes_wasted: int = 0
-    """Payload that arrived in vain: of answers cut short, of chunks that came twice or failed their digests."""
-    given_up: int = 0
-    """Reads that were hedged: another source was asked for the chunk meanwhile, or had delivered it."""
 
 
 class LoopLag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -303,13 +286,14 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
 
 
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """How much may come to a node from the origins of a budget of the fleet's policy."""
+    """How much a node may take of a budget of the fleet's policy."""
 
     budget: str
-    origins: str
-    """A glob over the URLs of origins without their queries."""
-    bytes: int
-    """In all since the node's process began, counted as in `OriginReport`, what was wasted included."""
+    terms: str
+    """`BudgetTerms.key`: what it is an allowance of."""
+    amount: int
+    """Bytes, or millionths of money: in all since the node's process began, counted as in `OriginReport`, what was
+    wasted included."""
 
 
 class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

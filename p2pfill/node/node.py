@@ -26,9 +26,10 @@ from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import RateLimits
-from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, OriginReport, PayloadRates, TitleReport
+from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, PayloadRates, TitleReport
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.background import Background
@@ -258,6 +259,15 @@ class Node:
         self.hours.set_windows(settings.windows or self.config.fill_windows())
         self.limits.put("policy", settings.rates)
         self.titles.origin_counts.set_budgets(settings.budgets)
+        self._follow_budgets()
+
+    def _follow_budgets(self) -> None:
+        """Have the engine hold to what budgets say of caches beyond the ISP."""
+        counts = self.titles.origin_counts
+        self._note_regional()
+        most, budget = counts.regional_limit()
+        self.engine.set_regional_max(trio.current_time(), NEVER if most is None else most, budget)
+        self.wake()
 
     # ---- the engine
 
@@ -352,6 +362,7 @@ class Node:
         if not follows:
             self.titles.note_running()
         reports, gone = self.titles.next_piece()
+        self._note_regional()
         said = self._heartbeat(reports, self.titles.origin_counts.take())
         said.since, said.gone, said.more = self.titles.untold.since, gone, len(self.titles.untold) > 0
         return said
@@ -367,7 +378,12 @@ class Node:
             self.titles.origin_counts.acknowledged()
             self.titles.untold.acknowledged(report.sequence)
         if reply is not None:
+            self._note_regional()
             self.titles.origin_counts.set_allowances(reply.allowances)
+            self._follow_budgets()
+
+    def _note_regional(self) -> None:
+        self.titles.origin_counts.set_regional(self.engine.regional_bytes, self.engine.regional_asked)
 
     def _heartbeat(self, titles: list[TitleReport], origins: list[OriginReport]) -> NodeReport:
         self._sequence += 1

@@ -8,15 +8,16 @@ each new start of a node: who wants to have them for good reads them in between.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
 
-from p2pfill.model.budgets import refusing
+from p2pfill.model.budgets import refusing, taken
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
-from p2pfill.model.reports import Allowance, OriginReport, clipped
-from p2pfill.model.selector import matches_glob
+from p2pfill.model.origins import OriginReport
+from p2pfill.model.reports import Allowance, clipped
+from p2pfill.model.terms import REGIONAL, BudgetTerms
 
 OTHERS: Final = "others"
 """What is beyond the limit is counted under this name."""
@@ -35,14 +36,16 @@ class OriginCounts:
         self._news: set[str] = set()
         self._on_its_way: set[str] = set()
         self._allowances: dict[str, Allowance] = {}
-        self._budgets: Mapping[str, str] = {}
-        """Budget -> its origins, as the policy has them."""
-        self._reading: dict[str, int] = {}
-        """Origin -> bytes of chunks that are being read."""
+        self._budgets: Mapping[str, BudgetTerms] = {}
+        """Those of the policy."""
+        self._reading: dict[str, OriginReport] = {}
+        """Origin -> what of it is on its way."""
+        self._regional_from = 0
+        """What had come of caches beyond the ISP when that was first counted."""
 
     # ---- what may come: budgets of the fleet's policy (`model.budgets`)
 
-    def set_budgets(self, budgets: Mapping[str, str]) -> None:
+    def set_budgets(self, budgets: Mapping[str, BudgetTerms]) -> None:
         """Go by these budgets from now on, with no allowance of those that are new: orders can come before one does."""
         with self._lock:
             self._budgets = budgets
@@ -52,8 +55,9 @@ class OriginCounts:
         with self._lock:
             found = {}
             for one in allowances:
-                least = self._so_far(one.origins)
-                found[one.budget] = one if one.bytes >= least else msgspec.structs.replace(one, bytes=least)
+                terms = self._budgets.get(one.budget)
+                least = 0 if terms is None or terms.key != one.terms else taken(terms, self._so_far())
+                found[one.budget] = one if one.amount >= least else msgspec.structs.replace(one, amount=least)
             self._allowances = found
 
     def allowances(self) -> list[Allowance]:
@@ -64,22 +68,56 @@ class OriginCounts:
     def begin_read(self, name: str, length: int) -> str:
         """Let a chunk be read from an origin (`end_read`), or return the budget that has nothing left for it."""
         with self._lock:
-            if budget := refusing(self._allowances, self._budgets, name, length, self._so_far):
+            read = OriginReport(name, requests=1, bytes_kept=length)
+            if budget := refusing(self._allowances, self._budgets, self._so_far(), read):
                 return budget
-            self._reading[name] = self._reading.get(name, 0) + length
+            self._note_reading(name, 1, length)
         return ""
 
     def end_read(self, name: str, length: int) -> None:
         """Note that a read has ended; what has come of it was counted before."""
         with self._lock:
-            self._reading[name] -= length
+            self._note_reading(name, -1, -length)
 
-    def _so_far(self, origins: str) -> int:
-        """Return what has come, or may be coming, from some origins."""
-        came = sum(
-            one.bytes_kept + one.bytes_wasted for name, one in self._totals.items() if matches_glob(origins, name)
-        )
-        return came + sum(count for name, count in self._reading.items() if matches_glob(origins, name))
+    def _note_reading(self, name: str, requests: int, count: int) -> None:
+        reading = self._reading.setdefault(name, OriginReport(name))
+        reading.requests += requests
+        reading.bytes_kept += count
+        if not reading.requests:
+            del self._reading[name]
+
+    def _so_far(self) -> Iterator[OriginReport]:
+        """Yield what has come, and what may be coming."""
+        yield from self._totals.values()
+        yield from self._reading.values()
+
+    # ---- caches beyond the ISP, of which one budget may be
+
+    def set_regional(self, came: int, coming: int) -> None:
+        """Note how many bytes have come from them since the start, and how many were asked for besides."""
+        with self._lock:
+            if not any(terms.origins == REGIONAL for terms in self._budgets.values()):
+                return
+            if REGIONAL not in self._totals:
+                self._regional_from = came  # what came before there was a budget is not its
+            counts = self._totals.setdefault(REGIONAL, OriginReport(REGIONAL))
+            if came - self._regional_from != counts.bytes_kept:
+                counts.bytes_kept = came - self._regional_from
+                self._news.add(REGIONAL)
+            self._reading[REGIONAL] = OriginReport(REGIONAL, bytes_kept=coming)
+
+    def regional_limit(self) -> tuple[int | None, str]:
+        """Return up to how many bytes in all since the start may come from them, and the budget that says so; None:
+        as many as there are."""
+        with self._lock:
+            limits = []
+            for budget, terms in self._budgets.items():
+                if terms.origins == REGIONAL:
+                    allowance = self._allowances.get(budget)
+                    is_known = allowance is not None and allowance.terms == terms.key
+                    amount = allowance.amount if allowance is not None and is_known else 0
+                    limits.append((self._regional_from + amount, budget))
+            return min(limits, default=(None, ""))
 
     # ---- what has come
 
@@ -99,12 +137,17 @@ class OriginCounts:
 
     def _counted_as(self, name: str) -> str:
         """Return the name under which an origin is counted, which all the budgets fit that fit the origin's own."""
-        told, room = clipped(name, REASON_CHARS_MAX), ORIGINS_COUNTED_MAX - 1 - len(self._totals)
-        fitting = [origins for origins in self._budgets.values() if matches_glob(origins, name)]
+        told = clipped(name, REASON_CHARS_MAX)
+        # Two are kept for what is beyond the limit, and for caches beyond the ISP.
+        room = ORIGINS_COUNTED_MAX - 2 - len(self._totals.keys() - {REGIONAL})
+        fitting = [terms for terms in self._budgets.values() if terms.fits(name)]
         names = [told] if told in self._totals or room > TOGETHER_MAX else []
-        names += [origins.replace("*", "…") for origins in sorted(fitting, key=len, reverse=True)]
+        prices = {price.prefix for terms in fitting if (price := terms.price(name)) is not None}
+        together = {terms.origins.replace("*", "…") for terms in fitting} | prices
+        names += sorted(together, key=lambda one: (-len(one), one))
         for one in names:
-            if (room > 0 or one in self._totals) and all(matches_glob(origins, one) for origins in fitting):
+            is_alike = all(terms.fits(one) and terms.price(one) == terms.price(name) for terms in fitting)
+            if (room > 0 or one in self._totals) and is_alike:
                 return one
         return OTHERS
 
@@ -114,9 +157,11 @@ class OriginCounts:
             return [msgspec.structs.replace(one) for one in self._totals.values()]
 
     def bytes_received(self) -> int:
-        """Return the payload bytes of all of them, those that were of no use among them."""
+        """Return the payload bytes of all origins, those that were of no use among them."""
         with self._lock:
-            return sum(one.bytes_kept + one.bytes_wasted for one in self._totals.values())
+            return sum(
+                one.bytes_kept + one.bytes_wasted for one in self._totals.values() if one.id != REGIONAL
+            )
 
     def take(self) -> list[OriginReport]:
         """Return those of which the tracker is to be told now; they are on their way then."""

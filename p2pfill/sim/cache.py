@@ -319,6 +319,7 @@ class SimCache(Reader):
             if stored.live_at is not None or is_left:
                 self.engine.serve(self.local_time(), title_id, stored.durable)
         self.engine.set_exempt(self.local_time(), [title.id for title in self.world.titles.values() if title.now])
+        self.world.process_began(self)
         self.look_at_hours()
 
     # ---- its connections
@@ -383,6 +384,10 @@ class Fleet(Ground):
 
     def turned(self, cache: SimCache) -> None:
         """Take note that a fill window of a cache has opened or closed."""
+        raise NotImplementedError
+
+    def process_began(self, cache: SimCache) -> None:
+        """Take note that a cache's process has begun."""
         raise NotImplementedError
 
     def may_read(self, cache: SimCache, origin: str, length: int) -> str:

@@ -290,7 +290,7 @@ class CheckedFill(Fill):
             case events.RequestFailed(request, reason, _, corrupt):
                 if (asked := self.asked.end(request)) is not None and corrupt:
                     self.checkers.accused(self.me.id, asked.source, reason)
-            case events.SourceFull(request) | events.SourceBusy(request):
+            case events.SourceFull(request) | events.SourceBusy(request) | events.BudgetSpent(_, request):
                 self.asked.end(request)
             case events.SourceMisbehaved(source, reason):
                 self.checkers.accused(self.me.id, source, reason)

@@ -273,6 +273,8 @@ def rebuild(night: RecordedNight, stood: str, policy: str) -> Rebuilding:
     by_title = _by_title(night)
     if late := sum(_late(night, fills) for fills in by_title.values()):
         notes.append(f"{late} orders came later than the first one of their title, and are taken for as early")
+    if money := [rule.name for rule in after.budgets if rule.money]:
+        notes.append(f"budgets of money are left out, since prices are not known here: {', '.join(money)}")
     scenario = Scenario(
         name=f"the night of {night.night}",
         caches=tuple(cache.info for cache in caches),
@@ -560,7 +562,7 @@ def _figures(night: RecordedNight, world: World, began_at: float) -> Figures:
                 reasons.setdefault(_why(world.caches[name], one, budget), []).append(name)
         lacking += [Lacking(title.title, title.name, names, why) for why, names in reasons.items()]
     return Figures(
-        _sum(one.tiers for one in titles), titles, lacking, dict(escalations.most_common()), dict(world.budgets.used),
+        _sum(one.tiers for one in titles), titles, lacking, dict(escalations.most_common()), world.budgets.used(),
         barred,
     )  # fmt: skip
 

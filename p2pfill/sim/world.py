@@ -120,6 +120,10 @@ class World(Fleet):
         """Have the tracker told that a fill window of a cache has opened or closed."""
         self.tracker.turned(cache)
 
+    def process_began(self, cache: SimCache) -> None:
+        """Have the budgets hold for a cache from its first request on."""
+        self.budgets.process_began(cache)
+
     def may_read(self, cache: SimCache, origin: str, length: int) -> str:
         """Return the budget that does not let a cache read from an origin now."""
         return self.budgets.begin_read(cache, origin, length)

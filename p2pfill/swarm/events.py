@@ -235,6 +235,20 @@ class SourceBusy:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetSpent:
+    """Occurs when a budget of the fleet's policy has nothing left for caches beyond the ISP: none is to be asked."""
+
+    budget: str
+    request: int = 0
+    """The one that was not made for that; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRenewed:
+    """Occurs when caches beyond the ISP may be asked again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksCommitted:
     """Occurs when the journal holds these chunks."""
 
@@ -294,6 +308,8 @@ Event = (
     | RequestFailed
     | SourceFull
     | SourceBusy
+    | BudgetSpent
+    | BudgetRenewed
     | ChunksCommitted
     | Paused
     | HandedBack

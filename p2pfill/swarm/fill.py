@@ -237,6 +237,10 @@ class Fill:
                 self._put_off(now, request, "its link has as many requests as it may")
             case events.SourceBusy(request):
                 self._leave_busy(now, request)
+            case events.BudgetSpent(budget, request):
+                self._spend(now, budget, request)
+            case events.BudgetRenewed():
+                self.hops.renew()
             case events.ChunksCommitted(chunks):
                 for chunk in chunks:
                     if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
@@ -640,6 +644,12 @@ class Fill:
         if source is not None and not source.requests and source.barred_reason == BUSY:
             self._bar(now, source.id, Fault.BUSY, BUSY)
 
+    def _spend(self, now: float, budget: str, number: int) -> None:
+        """Ask no cache beyond the ISP any more: a budget of the fleet's policy has nothing left."""
+        self.hops.spend(now, budget)
+        if (request := self._requests.get(number)) is not None:
+            self._drop(request)
+
     def _drop(self, request: Request) -> None:
         del self._requests[request.number]
         self._joined.discard(request.number)
@@ -723,7 +733,7 @@ class Fill:
         """Tell others from where this cache cannot take chunks, where that has changed."""
         before = self.ways.closed
         around, is_reader = self._masters.around, self._masters.is_reader()
-        if self.ways.look(now, self.sources.values(), around, is_reader=is_reader, never=self.hops.never):
+        if self.ways.look(now, self.sources.values(), around, is_reader=is_reader, never=self.hops.closed(now)):
             if self.ways.is_left_to_reader:
                 self._leave_origins()
             if Scope.ORIGIN in before - self.ways.closed:
@@ -873,7 +883,7 @@ class Fill:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
         for scope, lacking_s in self._minimum.joining(now).items() if self._heard else ():
-            if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+            if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or scope in self.hops.closed(now):
                 continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
             if scope == Scope.ORIGIN and self._has_prices:

@@ -34,6 +34,13 @@ COHORTS_MAX: Final = 16
 they must, and a fill whose neighbours come and go keeps no more bitmaps than this."""
 
 
+SPENT_S: Final = 6.0
+"""For the tracker to hand out more of a budget, some heartbeats. Others of the ISP take over what a cache may not
+fetch; that they begin and stop with each allowance would cost more than it brings."""
+
+_REGIONAL: Final = frozenset({Scope.REGION, Scope.WORLD})
+
+
 class _Cohort(NamedTuple):
     began: float
     since: float
@@ -92,6 +99,9 @@ class Hops:
         self._waits = {scope: _Wait(chunk_count, wait_s) for scope, wait_s in waits.items() if wait_s}
         self.waiting = Bitmap(chunk_count)
         """Chunks for which some hop that may be used is not open yet."""
+        self.budget = ""
+        """The budget that has nothing left for caches beyond the ISP; empty: none, or there is something."""
+        self._spent_at = 0.0
 
     def allows(self, node: NodeInfo) -> bool:
         """Tell whether anything may be taken from a cache."""
@@ -110,11 +120,34 @@ class Hops:
         opened = False
         for scope, wait in self._waits.items():
             opened |= wait.look(now, lacking.and_not(available.held_within(scope)))
-        if self._waits:
-            self.waiting = Bitmap(self._chunk_count)
+        if self._waits or self.budget:
+            self.waiting = self.unaffordable(lacking, available)
             for wait in self._waits.values():
                 self.waiting = self.waiting | wait.waiting(self._chunk_count)
         return opened
+
+    def spend(self, now: float, budget: str) -> None:
+        """Ask no cache beyond the ISP until there is something left again (`renew`)."""
+        if not self.budget:
+            self._spent_at = now
+        self.budget = budget
+
+    def renew(self) -> None:
+        """Let caches beyond the ISP be asked again."""
+        self.budget = ""
+        self.waiting = Bitmap(self._chunk_count)  # until the next look
+
+    def unaffordable(self, lacking: Bitmap, available: Availability) -> Bitmap:
+        """Return the chunks that wait for a budget: caches hold them, and none of the ISP does."""
+        if not self.budget:
+            return Bitmap(self._chunk_count)
+        return (lacking & available.held[Scope.WORLD]).and_not(available.held[Scope.ISP])
+
+    def closed(self, now: float) -> frozenset[Scope]:
+        """Return the scopes from which others are to take what this cache should: it may not, for some time."""
+        if self.budget and now >= self._spent_at + SPENT_S:
+            return self.never | _REGIONAL
+        return self.never
 
     def begin_anew(self, now: float) -> None:
         """Have what waits wait the whole time from now on: no time has passed for it."""
@@ -123,6 +156,8 @@ class Hops:
 
     def opened(self, scope: Scope, chunks: Bitmap) -> Bitmap:
         """Return those of `chunks` for which a hop is open."""
+        if self.budget and scope in _REGIONAL:
+            return Bitmap(self._chunk_count)
         wait = self._waits.get(scope)
         return chunks if wait is None else chunks & wait.ready
 

@@ -35,8 +35,9 @@ def count_waits(
         unreachable = Bitmap(ledger.chunk_count)
     mine = (elsewhere & duties[Scope.REGION]).and_not(unreachable)
     others = elsewhere.and_not(unreachable | mine)
-    by_rule = mine & hops.waiting
-    mine = mine.and_not(by_rule)
+    by_budget = mine & hops.unaffordable(missing, available)
+    by_rule = (mine & hops.waiting).and_not(by_budget)
+    mine = mine.and_not(by_rule | by_budget)
     no_origin = Scope.ORIGIN in hops.never
     rule = f"rule {hops.rule!r} of the fleet's policy"
     waits = {
@@ -46,6 +47,7 @@ def count_waits(
         "the origin, which cannot be reached from here": 0 if no_origin else unreachable.count(),
         f"a cache that holds them, since {rule} forbids the origin": unreachable.count() if no_origin else 0,
         f"the wait that {rule} sets before the next hop": by_rule.count(),
+        f"budget {hops.budget!r} of the fleet's policy, which has nothing left for this cache now": by_budget.count(),
         f"the ISP's fill master{'' if ways.is_left_to_reader else _who_cannot(masters)}": others.count(),
         "a source beyond the ISP": mine.count(),
         "bytes on their way": ledger.counts[ChunkState.REQUESTED],

@@ -13,7 +13,7 @@ import msgspec
 import trio
 import trio.lowlevel
 
-from p2pfill.model.fleet_policy import FleetPolicy, diff
+from p2pfill.model.fleet_policy import FleetPolicy, diff, doubts
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.selector import Selector
 from p2pfill.tracker.checks import RequestRefused
@@ -54,8 +54,12 @@ async def apply_policy(service: Service, request: PolicyRequest, *, dry_run: boo
         stored = StoredPolicy(version, policy)
         if not dry_run:
             await service.put_policy(stored)
-        applied = PolicyApplied(msgspec.structs.replace(version, text=""), diff(before.policy, policy))
-        return await _follow(service, Policies([before]), Policies([stored]), applied, dry_run=dry_run)
+        applied = PolicyApplied(
+            msgspec.structs.replace(version, text=""), diff(before.policy, policy),
+            doubts=doubts(policy, service.prices),
+        )  # fmt: skip
+        was, now = (Policies([one], service.prices) for one in (before, stored))
+        return await _follow(service, was, now, applied, dry_run=dry_run)
 
 
 async def _follow(

@@ -45,6 +45,9 @@ PRIORITY_MAX: Final = 1_000_000
 POLICY_S_MAX: Final = 7 * 86400.0
 DEADLINE_MAX: Final = 253402300799.0
 """The last second of the year 9999, which every calendar can show."""
+TERMS_CHARS_MAX: Final = GLOB_CHARS_MAX + 64
+"""A glob, and a digest of prices."""
+
 COUNTER_MAX: Final = 1 << 62
 """Fits SQLite and JSON readers alike, and sums of two of them fit 64 bits."""
 
@@ -169,9 +172,9 @@ def check_report(node_id: str, report: NodeReport) -> None:
             require(0 <= value <= COUNTER_MAX, "origin {}: a figure is out of range", origin.id[:80])
     require(len(report.allowances) <= RULES_MAX, "more than {} allowances in one heartbeat", RULES_MAX)
     for allowance in report.allowances:
-        fits = len(allowance.budget) <= NAME_CHARS_MAX and len(allowance.origins) <= GLOB_CHARS_MAX
-        require(fits, "allowance of {!r}: its name or its origins are too long", allowance.budget[:80])
-        require(0 <= allowance.bytes <= COUNTER_MAX, "allowance of {!r} is out of range", allowance.budget[:80])
+        fits = len(allowance.budget) <= NAME_CHARS_MAX and len(allowance.terms) <= TERMS_CHARS_MAX
+        require(fits, "allowance of {!r}: its name or its terms are too long", allowance.budget[:80])
+        require(0 <= allowance.amount <= COUNTER_MAX, "allowance of {!r} is out of range", allowance.budget[:80])
     require(0 <= report.since <= COUNTER_MAX, "since {} is out of range", report.since)
     require(len(report.gone) <= REPORT_TITLES_MAX, "more than {} titles gone in one heartbeat", REPORT_TITLES_MAX)
     for gone in report.gone:

@@ -30,6 +30,7 @@ from p2pfill.model.fleet_policy import (
 )
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, Reach
+from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.tracker.checks import RequestRefused, require
 from p2pfill.tracker.records import PolicyRequest, PolicyVersion
 
@@ -56,7 +57,9 @@ NOTHING_APPLIED: Final = StoredPolicy(PolicyVersion(0, 0.0), NO_POLICY)
 class Policies:
     """All versions that are kept; the last one stands."""
 
-    def __init__(self, stored: Iterable[StoredPolicy] = ()) -> None:
+    def __init__(self, stored: Iterable[StoredPolicy] = (), prices: Prices = NO_PRICES) -> None:
+        """`prices` is what origins cost, for budgets of money."""
+        self.prices: Final = prices
         self.applying = trio.Lock()
         """Held from a look at what stands until another version does."""
         self._versions = {one.version.number: one for one in stored}
@@ -67,7 +70,9 @@ class Policies:
         policy = self.policy = self.stands.policy
         self._reach = lru_cache(CACHED_MAX)(policy.reach_for)
         self._bars = lru_cache(CACHED_MAX)(policy.bars)
-        self._settings = lru_cache(CACHED_MAX)(lambda info: _with_digest(settings_for(policy, info)))
+        self._settings = lru_cache(CACHED_MAX)(lambda info: _with_digest(settings_for(policy, info, self.prices)))
+        self.budgets = [(rule, rule.terms(self.prices)) for rule in policy.budgets]
+        """Each with what counts against it."""
 
     @property
     def number(self) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
@@ -17,7 +18,6 @@ from p2pfill.model.reports import (
     EvictReport,
     HoursReport,
     LoopLag,
-    OriginReport,
     PayloadRates,
     ScrubberReport,
     ScrubReport,
@@ -275,6 +275,8 @@ class PolicyApplied(msgspec.Struct, forbid_unknown_fields=True):
     """Orders of single nodes that change."""
     left_out: int = 0
     """Of those, such as end, since the title may not be there any more."""
+    doubts: list[str] = []
+    """What can be used and is hardly meant, as a budget of money of origins whose price is not known."""
 
 
 class ScrubRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

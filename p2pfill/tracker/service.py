@@ -41,6 +41,7 @@ from p2pfill.model.limits import KIB, MIB, ORIGINS_COUNTED_MAX
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import ANYWHERE, FillPolicy
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.rates import NO_LIMITS
@@ -50,7 +51,6 @@ from p2pfill.model.reports import (
     NodeReport,
     Order,
     Orders,
-    OriginReport,
     RosterEntry,
     TitleReport,
 )
@@ -241,7 +241,7 @@ class Service:
         """Titles that no node may hold."""
         self.pins = Pins(self.titles.values())
         self.limits = StandingLimits(snapshot.limits)
-        self.policies = Policies(snapshot.policies)
+        self.policies = Policies(snapshot.policies, prices)
         self.budgets = Budgets(snapshot.budgets)
         self.fills: dict[str, FillRecord] = {}
         self._selectors: dict[str, Selector] = {}
@@ -815,11 +815,11 @@ class Service:
 
     def _allowances(self, state: NodeState, report: NodeReport, *, known: bool) -> list[Allowance]:
         """Return what a node may have of the policy's budgets. One that is to say all again is not judged yet."""
-        if not (rules := self.policies.policy.budgets):
+        if not (rules := self.policies.budgets):
             return []
         if not known or report.boot != state.report.boot or report.sequence < state.report.sequence:
             return report.allowances  # what has come of origins is not known, or this is a late one
-        used = {one.id: one.bytes_kept + one.bytes_wasted for one in state.origins.values()}
+        used = state.origins.values()
         needs, night = bool(state.unfinished), night_of(time.time())
         return self.budgets.renew(rules, night, state.info.id, report.boot, used, report.allowances, needs=needs)
 

@@ -11,8 +11,10 @@ import trio
 from p2pfill._version import __version__
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo, tier_between
-from p2pfill.model.reports import OriginReport, TitleReport
+from p2pfill.model.origins import OriginReport
+from p2pfill.model.reports import TitleReport
 from p2pfill.model.routes import RouteCost
+from p2pfill.model.terms import REGIONAL
 from p2pfill.origin.urls import shown
 from p2pfill.tracker import lint
 from p2pfill.tracker.checks import RequestRefused, check_title
@@ -174,7 +176,7 @@ def node_status(state: NodeState) -> NodeStatus:
         usage=state.report.usage,
         disk=state.report.disk,
         scrubber=state.report.scrubber,
-        origins=list(state.origins.values()),
+        origins=[one for one in state.origins.values() if one.id != REGIONAL],
         rates=state.report.rates,
         moves=state.report.moves,
         unreached=state.report.unreached,
@@ -189,6 +191,8 @@ def origins_used(service: Service) -> OriginsUsed:
     nodes: dict[str, int] = {}
     for state in service.nodes.values():
         for one in state.origins.values():
+            if one.id == REGIONAL:
+                continue
             total = sums.setdefault(one.id, OriginReport(one.id))
             nodes[one.id] = nodes.get(one.id, 0) + 1
             for figure in ("requests", "failed", "bytes_kept", "bytes_wasted", "given_up"):

@@ -12,7 +12,8 @@ from p2pfill.cli.catalogue import fills_table, holders_table, titles_table
 from p2pfill.cli.fleet import explanation_view, origins_table, status_view
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import LoopLag, OriginReport, SourceReport, TitleReport
+from p2pfill.model.origins import OriginReport
+from p2pfill.model.reports import LoopLag, SourceReport, TitleReport
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,

@@ -23,8 +23,9 @@ from p2pfill.model.fleet_policy import HOPS, BudgetRule, CacheRule, FillRule, Re
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import Election, OriginReport, SourceReport, TitleReport
+from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX

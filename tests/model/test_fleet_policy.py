@@ -27,7 +27,10 @@ from p2pfill.model.fleet_policy import (
     show_seconds,
 )
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import ANYWHERE, Reach
+from p2pfill.model.prices import NO_PRICES, Price, Prices
+from p2pfill.model.terms import MILLIONTHS, REGIONAL
 
 TEXT = """
 [[caches]]
@@ -248,12 +251,48 @@ def test_the_first_rule_that_fits_counts(policy: FleetPolicy, region: str, isp: 
 
 def test_budgets_are_read_and_each_counts_that_fits() -> None:
     policy = parse_policy('[[budgets]]\nname = "a"\nbytes = "2TB"\n[[budgets]]\nname = "b"\norigins = "x*"\nbytes = 5')
-    assert [(rule.bytes, rule.fits("x/1"), rule.fits("y")) for rule in policy.budgets] == [
+    terms = [rule.terms(NO_PRICES) for rule in policy.budgets]
+    assert [(rule.limit, one.fits("x/1"), one.fits("y")) for rule, one in zip(policy.budgets, terms, strict=True)] == [
         (2 * 10**12, True, True), (5, True, False)
     ]  # fmt: skip
-    for wrong in ("", "bytes = true", "bytes = -1", 'bytes = "much"', "bytes = 1\nmoney = 3"):
-        with pytest.raises(PolicyError):
-            parse_policy(f'[[budgets]]\nname = "a"\n{wrong}')
+    assert not any(one.fits(REGIONAL) for one in terms), "caches are no origins"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ("", "bytes"), ("bytes = true", "bytes"), ("bytes = -1", "bytes"), ('bytes = "much"', "bytes"),
+        ("bytes = 1\nmoney = 3", "budgets[0]"), ("money = true", "money"), ("money = 0", "money"),
+        ("money = -3", "money"), ("money = inf", "money"), ("money = nan", "money"), ('money = "3 EUR"', "money"),
+        ('tier = "peer"\nbytes = 1', "tier"), ('tier = "far"\nbytes = 1', "tier"), ("tier = 3\nbytes = 1", "tier"),
+        ('tier = "regional"\nbytes = 1\norigins = "*"', "origins"), ('tier = "regional"\nmoney = 1', "money"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_cannot_be_meant_is_refused_with_its_place(wrong: str, place: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(f'[[budgets]]\nname = "a"\n{wrong}')
+    assert any(fault.partition(":")[0].endswith(place) for fault in caught.value.faults)
+
+
+def test_budgets_of_money_go_by_prices_and_those_of_the_tier_by_caches_beyond_the_isp() -> None:
+    policy = parse_policy(
+        '[[budgets]]\nname = "bill"\norigins = "https://cloud.example/*"\nmoney = 12.5\n'
+        '[[budgets]]\nname = "transit"\ntier = "regional"\nbytes = "1TB"\n'
+    )
+    prices = Prices("EUR", [Price("https://cloud.example/", 0.02, 0.4), Price("https://other.example/", 9.0)])
+    bill, transit = (rule.terms(prices) for rule in policy.budgets)
+    assert [price.prefix for price in bill.prices] == ["https://cloud.example/"]
+    gigabyte = OriginReport("https://cloud.example/film", requests=500, bytes_kept=10**9)
+    assert bill.amount(gigabyte) == round((0.02 + 0.2) * MILLIONTHS)
+    assert policy.budgets[0].limit == round(12.5 * MILLIONTHS)
+    assert transit.fits(REGIONAL)
+    assert not transit.fits("https://cloud.example/film")
+    assert [rule.ledger for rule in policy.budgets] == ["bill (money)", "transit (regional)"]
+    (doubt,) = doubts(policy, NO_PRICES)
+    assert "--prices" in doubt
+    assert not doubts(policy, prices)
+    changed = parse_policy('[[budgets]]\nname = "bill"\nbytes = 5\n')
+    assert any("money was 12.5 a night, is none" in line for line in diff(policy, changed))
 
 
 @given(st.integers(0, 7 * 86400))

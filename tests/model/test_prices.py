@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.prices import Price, Prices, check_prices
-from p2pfill.model.reports import OriginReport
 
 PRICES = Prices(
     "EUR",

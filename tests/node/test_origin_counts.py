@@ -14,11 +14,15 @@ import pytest
 import trio
 from origin.servers import Request, head, part_of, serve
 
+from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import Allowance, HeartbeatReply, OriginReport
+from p2pfill.model.prices import Price, Prices
+from p2pfill.model.reports import Allowance, HeartbeatReply
 from p2pfill.model.selector import matches_glob
+from p2pfill.model.terms import MILLIONTHS, REGIONAL, BudgetTerms
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.origin_counts import OTHERS, TOGETHER_MAX, OriginCounts
 from p2pfill.store.publish import publish
@@ -60,15 +64,15 @@ def test_the_number_of_origins_has_a_limit() -> None:
     for number in range(3 * ORIGINS_COUNTED_MAX):
         counts.add(f"http://host-{number}/", requests=1)
     totals = {one.id: one.requests for one in counts.totals()}
-    assert len(totals) == ORIGINS_COUNTED_MAX - TOGETHER_MAX
-    assert totals[OTHERS] == 2 * ORIGINS_COUNTED_MAX + TOGETHER_MAX + 1
+    assert len(totals) == ORIGINS_COUNTED_MAX - TOGETHER_MAX - 1
+    assert totals[OTHERS] == 2 * ORIGINS_COUNTED_MAX + TOGETHER_MAX + 2
     assert sum(totals.values()) == 3 * ORIGINS_COUNTED_MAX
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_a_budget_holds_for_origins_beyond_the_limit(*, from_the_start: bool) -> None:
     """Each title may have a URL of its own, so a node that runs for long has seen more of them than it counts."""
-    counts, budgets = OriginCounts(), {"cloud": "http://cloud/*", "all": "*"}
+    counts, budgets = OriginCounts(), {"cloud": BudgetTerms("http://cloud/*"), "all": BudgetTerms("*")}
     if from_the_start:
         counts.set_budgets(budgets)
     for number in range(2 * ORIGINS_COUNTED_MAX):
@@ -87,8 +91,45 @@ def test_a_budget_holds_for_origins_beyond_the_limit(*, from_the_start: bool) ->
     assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
 
 
+def test_a_budget_of_money_holds_for_origins_beyond_the_limit_each_at_its_price() -> None:
+    prices = Prices("EUR", [Price("http://cloud/", 1000.0), Price("http://cloud/dear/", 9000.0)])
+    rule = BudgetRule("bill", origins="http://cloud/*", money=1000 / MILLIONTHS)
+    terms, counts = rule.terms(prices), OriginCounts()
+    counts.set_budgets({"bill": terms})
+    for number in range(2 * ORIGINS_COUNTED_MAX):
+        counts.add(f"http://other/title-{number}", kept=1)
+    counts.set_allowances([Allowance("bill", terms.key, rule.limit)])
+    came = {"": 0, "dear/": 0}
+    for number in range(4 * ORIGINS_COUNTED_MAX):
+        kind = ("", "dear/")[number % 2]
+        name = f"http://cloud/{kind}title-{number}"
+        if counts.begin_read(name, 10):
+            break
+        counts.add(name, kept=10)
+        counts.end_read(name, 10)
+        came[kind] += 10
+    assert came == {"": 100, "dear/": 100}, "a byte of the one costs a millionth, of the other nine"
+    assert sum(terms.amount(one) for one in counts.totals() if terms.fits(one.id)) == 1000, "for the tracker too"
+    assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
+
+
+def test_what_came_from_caches_beyond_the_isp_before_there_was_a_budget_is_not_its() -> None:
+    counts = OriginCounts()
+    counts.set_regional(5000, 0)
+    assert counts.totals() == []
+    assert counts.regional_limit() == (None, "")
+    counts.set_budgets({"transit": BudgetTerms(REGIONAL)})
+    counts.set_regional(6000, 300)
+    assert counts.regional_limit() == (6000, "transit"), "what was asked for comes, and no more"
+    counts.set_allowances([Allowance("transit", REGIONAL, 100)])
+    assert counts.allowances() == [Allowance("transit", REGIONAL, 300)], "what was asked for counts"
+    counts.set_regional(6300, 0)
+    assert [(one.id, one.bytes_kept) for one in counts.take()] == [(REGIONAL, 300)]
+    assert counts.bytes_received() == 0, "that is of origins alone"
+
+
 def test_a_budget_holds_for_an_origin_whose_name_is_too_long_to_be_told() -> None:
-    counts, budgets = OriginCounts(), {"cloud": "http://*/cloud"}
+    counts, budgets = OriginCounts(), {"cloud": BudgetTerms("http://*/cloud")}
     name = "http://" + "a" * REASON_CHARS_MAX + "/cloud"
     counts.set_budgets(budgets)
     counts.set_allowances([Allowance("cloud", "http://*/cloud", 100)])

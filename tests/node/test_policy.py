@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.terms import REGIONAL
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
@@ -188,3 +189,32 @@ async def test_the_budget_of_an_origin_holds_for_the_whole_fleet(tmp_path: Path,
         with trio.fail_after(5 * SOON_S):
             while not await is_done():
                 await trio.sleep(0.1)
+
+
+async def test_a_budget_of_the_regional_tier_holds_in_real_nodes(tmp_path: Path, manifest: Manifest) -> None:
+    budget = '[[budgets]]\nname = "transit"\ntier = "regional"\nbytes = {}\n'
+    async with fleet(tmp_path, a1=("isp-a", "eu"), a2=("isp-b", "eu")) as (client, nodes):
+        title = manifest.title_id.hex()
+        await client.put_title(title, manifest.encode())
+        await client.apply_policy(PolicyRequest(budget.format(5 * CHUNK)))
+        created = await client.post_fill(FillRequest(title, "all", [str(tmp_path / "src")]))
+
+        async def says_so() -> bool:
+            notes = [note for node in nodes for note in (await client.explain(node, title)).notes]
+            return any("budget 'transit' of the fleet's policy, which has nothing left" in note for note in notes)
+
+        with trio.fail_after(4 * SOON_S):
+            while not await says_so():
+                await trio.sleep(0.1)
+        await trio.sleep(2.0)
+        assert 0 < sum(node.engine.regional_bytes for node in nodes.values()) <= 5 * CHUNK
+        assert not [one for one in (await client.origins_used()).origins if one.counts.id == REGIONAL]
+        await client.apply_policy(PolicyRequest(budget.format('"1G"')))
+
+        async def is_done() -> bool:
+            return (await client.fill(created.fill_id)).done
+
+        with trio.fail_after(5 * SOON_S):
+            while not await is_done():
+                await trio.sleep(0.1)
+        assert (await client.fill(created.fill_id)).totals.bytes_origin == manifest.size

@@ -161,9 +161,38 @@ def test_budgets_of_origins_hold_and_are_not_exceeded(seed: int) -> None:
     assert report.titles["film"].complete == 0
     film = [fill for fill in made.checkers.fills if fill.manifest.name == "film"]
     came = sum(fill.bytes_by_scope[Scope.ORIGIN] for fill in film)
-    assert came <= made.budgets.used["cloud"] <= 2 * MIB
+    assert came <= made.budgets.used()["cloud"] <= 2 * MIB
     assert came >= MIB
     assert {fill.ledger.have.count() for fill in film} == {came // (256 * KIB)}, "what came is shared"
+
+
+TRANSIT = '[[budgets]]\nname = "transit"\ntier = "regional"\nbytes = "{}"\n'
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_budget_of_the_regional_tier_holds_and_is_shared(seed: int) -> None:
+    """Each ISP lacks half of the title: less than that may cross."""
+    titles = (TitleSpec("film", 4, at_s=0, chunk_kib=256), TitleSpec("news", 4, at_s=60, chunk_kib=256))
+    made = world(seed, titles=titles, fleet_policy=TRANSIT.format("3MiB"), end_s=3600.0, quiet_s=300.0)
+    made.run()
+    fills = made.checkers.fills
+    came = sum(fill.bytes_by_scope[scope] for fill in fills for scope in (Scope.REGION, Scope.WORLD))
+    assert came <= made.budgets.used()["transit"] <= 3 * MIB
+    assert came >= 2 * MIB, "of two ISPs one may hold the allowance that the other lacks"
+    origin = sum(fill.bytes_by_scope[Scope.ORIGIN] for fill in fills)
+    assert origin <= 8 * MIB, "what caches hold is not fetched from the origin for that"
+    waiting = [fill.waits() for fill in fills if not fill.ledger.is_complete()]
+    assert any("budget 'transit' of the fleet's policy" in why for waits in waiting for why in waits)
+
+
+def test_a_regional_budget_that_is_large_enough_costs_nothing() -> None:
+    report = world(1, fleet_policy=TRANSIT.format("1GB")).run()
+    assert (report.complete, report.origin_copies) == (6, pytest.approx(1.0, abs=0.07))
+
+
+def test_a_regional_budget_under_faults() -> None:
+    for seed in range(4):
+        World(msgspec.structs.replace(CHAOTIC, fleet_policy=TRANSIT.format("1TB")), seed).run()
 
 
 def test_a_budget_that_is_large_enough_costs_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Budgets of origins: whatever crashes, restarts and is lost, no more is fetched in a night than the budget allows."""
+"""Budgets: whatever crashes, restarts and is lost, no more is fetched in a night than the budget allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tracker.services import publish, service_on
 from p2pfill.model import budgets as module
 from p2pfill.model.budgets import Budgets
 from p2pfill.model.fleet_policy import BudgetRule
-from p2pfill.model.reports import Allowance, OriginReport
+from p2pfill.model.origins import OriginReport
+from p2pfill.model.prices import Price, Prices
+from p2pfill.model.reports import Allowance
+from p2pfill.model.terms import MILLIONTHS, BudgetTerms
 from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.records import FillRequest, PolicyRequest
@@ -24,28 +27,39 @@ ORIGIN = "http://cloud/film"
 LIMIT = 1000
 CHUNK = 7
 RULE = BudgetRule("cloud", LIMIT, "http://cloud/*")
+TERMS = {"cloud": BudgetTerms("http://cloud/*")}
+PRICES = Prices("EUR", [Price("http://cloud/", per_gb=1000.0), Price("http://cloud/dear/", per_gb=9000.0)])
+"""A millionth for each byte."""
+RULES = {
+    "bytes": RULE,
+    "money": BudgetRule("cloud", 0, "http://cloud/*", money=LIMIT / MILLIONTHS),
+    "regional": BudgetRule("cloud", LIMIT, tier="regional"),
+}
 
 
 class Fleet:
     """Nodes with the counts of real ones, and a tracker with the budgets of a real one, over calls that get lost."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, rule: BudgetRule = RULE) -> None:
         self.catalogue: dict[str, tuple[str, int]] = {}
         self.budgets = Budgets({})
         self.night = "1"
-        self.rule = RULE
+        self.rule = rule
         self.nodes = {f"n{number}": OriginCounts() for number in range(count)}
         self.boots = dict.fromkeys(self.nodes, 0)
+        self.regional = dict.fromkeys(self.nodes, 0)
         self.fetched = 0
         self.late = 0
         """What may be on its way when a night begins, or is held of the night before."""
 
     def beat(self, node: str, *, needs: bool, is_lost: bool) -> None:
-        counts = self.nodes[node]
-        used = {one.id: one.bytes_kept + one.bytes_wasted for one in counts.totals()}
+        counts, terms = self.nodes[node], self.rule.terms(PRICES)
+        counts.set_budgets({self.rule.name: terms})
+        counts.set_regional(self.regional[node], 0)
         reply = self.budgets.renew(
-            [self.rule], self.night, node, str(self.boots[node]), used, counts.allowances(), needs=needs
-        )
+            [(self.rule, terms)], self.night, node, str(self.boots[node]), counts.totals(), counts.allowances(),
+            needs=needs,
+        )  # fmt: skip
         if not is_lost:
             counts.set_allowances(reply)
 
@@ -54,11 +68,21 @@ class Fleet:
         if not counts.allowances():
             return  # a node begins to fill once the tracker has answered
         for _ in range(chunks):
-            if counts.begin_read(ORIGIN, CHUNK):
-                break
-            counts.add(ORIGIN, kept=CHUNK)
-            counts.end_read(ORIGIN, CHUNK)
+            if self.rule.tier == "regional":
+                most, _ = counts.regional_limit()
+                if most is not None and self.regional[node] + CHUNK > most:
+                    break
+                self.regional[node] += CHUNK
+            else:
+                if counts.begin_read(ORIGIN, CHUNK):
+                    break
+                counts.add(ORIGIN, kept=CHUNK)
+                counts.end_read(ORIGIN, CHUNK)
             self.fetched += CHUNK
+
+    @property
+    def spent(self) -> int:
+        return self.budgets.spent(self.rule.ledger)
 
     def flush(self) -> None:
         if reserved := self.budgets.to_reserve():
@@ -71,6 +95,7 @@ class Fleet:
     def crash(self, node: str) -> None:
         self.nodes[node] = OriginCounts()
         self.boots[node] += 1
+        self.regional[node] = 0
 
 
 STEP = st.tuples(
@@ -80,13 +105,14 @@ STEP = st.tuples(
 )
 
 
+@pytest.mark.parametrize("kind", RULES)
 @given(st.lists(STEP, max_size=150))
 @settings(deadline=None)
-def test_no_more_is_fetched_than_the_budget_whatever_is_lost(steps: list[tuple[str, int, int]]) -> None:
+def test_no_more_is_fetched_than_the_budget_whatever_is_lost(kind: str, steps: list[tuple[str, int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LEASE_MIN", 50)
         patch.setattr(module, "SLAB_LEASES", 3)
-        fleet = Fleet(4)
+        fleet = Fleet(4, RULES[kind])
         for what, number, chunks in steps:
             node = f"n{number}"
             if what in ("beat", "lost", "idle"):
@@ -101,14 +127,15 @@ def test_no_more_is_fetched_than_the_budget_whatever_is_lost(steps: list[tuple[s
                 fleet.crash(node)
             for ledger in fleet.budgets._ledgers.values():
                 ledger.check()
-            assert fleet.fetched <= fleet.budgets.spent("cloud") <= LIMIT or "cloud" not in fleet.budgets._ledgers
+            assert fleet.fetched <= fleet.spent <= LIMIT or not fleet.budgets._ledgers
             assert fleet.fetched <= LIMIT
 
 
-def test_all_of_a_budget_can_be_used_and_the_next_night_has_another() -> None:
+@pytest.mark.parametrize("kind", RULES)
+def test_all_of_a_budget_can_be_used_and_the_next_night_has_another(kind: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "LEASE_MIN", 50)
-        fleet = Fleet(4)
+        fleet = Fleet(4, RULES[kind])
         for night in ("1", "2"):
             fleet.night = night
             for _ in range(40):
@@ -143,7 +170,7 @@ def test_a_clock_that_is_set_back_and_on_again_gives_no_night_a_second_budget() 
 def test_nights_that_were_on_before_are_kept_in_a_few_places() -> None:
     ledger = module.Ledger("0", 10)
     for night in range(1, 100):
-        ledger.follow(str(night), "*")
+        ledger.follow(str(night), BudgetTerms("*"))
     assert list(ledger._before) == [str(night) for night in range(99 - module.NIGHTS_KEPT, 99)]
 
 
@@ -245,7 +272,8 @@ async def test_a_node_that_is_to_say_all_again_is_not_judged_before_it_has(tmp_p
 def test_a_node_that_holds_what_none_is_given_is_believed_no_more_than_a_lease() -> None:
     budgets = Budgets({})
     for night in ("1", "2"):
-        budgets.renew([RULE], night, "n0", "x", {}, [Allowance("cloud", RULE.origins, 1 << 62)], needs=False)
+        held = [Allowance("cloud", RULE.origins, 1 << 62)]
+        budgets.renew([(RULE, TERMS["cloud"])], night, "n0", "x", [], held, needs=False)
         assert budgets.spent("cloud") <= module.LEASE_MAX
 
 
@@ -288,6 +316,7 @@ def test_what_is_not_needed_comes_back() -> None:
 
 def test_what_is_on_its_way_counts_and_a_lower_allowance_lets_it_come() -> None:
     counts = OriginCounts()
+    counts.set_budgets(TERMS)
     counts.set_allowances([Allowance("cloud", "http://cloud/*", 3 * CHUNK)])
     assert [counts.begin_read(ORIGIN, CHUNK) for _ in range(4)] == ["", "", "", "cloud"]
     assert not counts.begin_read("http://elsewhere/", CHUNK), "no budget is for that"
@@ -302,7 +331,7 @@ def test_what_is_on_its_way_counts_and_a_lower_allowance_lets_it_come() -> None:
 def test_without_an_allowance_nothing_comes() -> None:
     """Nor where the one that is there is for the origins that the budget had before."""
     counts = OriginCounts()
-    counts.set_budgets({"cloud": "http://cloud/*"})
+    counts.set_budgets(TERMS)
     assert counts.begin_read(ORIGIN, CHUNK) == "cloud"
     assert not counts.begin_read("http://elsewhere/", CHUNK)
     counts.set_allowances([Allowance("cloud", "http://old/*", 9 * CHUNK)])

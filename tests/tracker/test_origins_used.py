@@ -14,8 +14,9 @@ from tracker.services import publish
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX
+from p2pfill.model.origins import OriginReport
 from p2pfill.model.prices import Price, Prices
-from p2pfill.model.reports import NodeReport, OriginReport
+from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import views
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.checks import RequestRefused

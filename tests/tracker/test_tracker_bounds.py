@@ -133,7 +133,7 @@ async def test_a_heartbeat_with_a_figure_that_cannot_be_is_refused(
 
 async def test_the_texts_of_allowances_are_bounded(tmp_path: Path, make: Any) -> None:
     async with service_on(tmp_path / "db") as service:
-        for wrong in (Allowance("b" * 65, "*", 1), Allowance("b", "*" * 1025, 1)):
+        for wrong in (Allowance("b" * 65, "*", 1), Allowance("b", "*" * 1089, 1)):
             report: NodeReport = make.report(make.info("n1"))
             report.allowances = [wrong]
             with pytest.raises(RequestRefused, match="too long"):

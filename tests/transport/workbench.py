@@ -34,6 +34,7 @@ from p2pfill.store.disk import DIRECTORY_FLAGS
 from p2pfill.store.journal import Journal
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm import actions, events
+from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.transport.plane import DataPlane
 from tests.transport.remotes import DataLine, Remote, Title
@@ -116,10 +117,10 @@ class WatchedEngine(Engine):
 
     check: Callable[[Owner, Arrival], None]
 
-    def arrived(self, owner: Owner, arrival: Arrival, source: str) -> None:
+    def arrived(self, owner: Owner, arrival: Arrival, source: str, scope: Scope) -> None:
         """Note it."""
         self.check(owner, arrival)
-        super().arrived(owner, arrival, source)
+        super().arrived(owner, arrival, source, scope)
 
     def task_faulted(self, task: FillTask, error: BaseException) -> None:
         """It is ours."""
