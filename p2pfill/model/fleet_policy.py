@@ -80,10 +80,14 @@ WAIT_S_MAX: Final = 7 * 86400.0
 FAULTS_MAX: Final = 100
 """That are told: more than anybody mends in one go."""
 
-HOPS: Final = ("isp", "region", "all", "origin")
-"""From near to far: caches of the own ISP, of the region, of other regions, the origin."""
+HOPS: Final = ("cluster", "isp", "region", "all", "origin")
+"""From near to far: caches of the own cluster, of the ISP, of the region, of other regions, the origin."""
 
-_BEYOND: Final = HOPS[1:]
+USUAL_HOPS: Final = HOPS[1:]
+"""Where a rule names none: clusters make no difference."""
+
+_BEYOND: Final = HOPS[2:]
+"""Those that may be left out."""
 
 BUDGET_TIERS: Final = ("origin", "regional")
 """Of which there can be a budget. Inside an ISP there is none: its caches share the work, and need each other."""
@@ -125,7 +129,7 @@ class FillRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     name: str
     selector: str = "all"
     titles: str = "*"
-    hops: tuple[str, ...] = HOPS
+    hops: tuple[str, ...] = USUAL_HOPS
     """Some of `HOPS`, in that order."""
     waits: dict[str, float] = {}
     """Hop -> seconds, where there is a wait."""
@@ -206,6 +210,7 @@ class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         region_s, world_s, origin_s = (0.0, 0.0, 0.0) if rule is None else map(rule.wait_s, _BEYOND)
         return Reach(
             region_s, world_s, origin_s,
+            isp_s=rule.wait_s("isp") if rule is not None and "cluster" in rule.hops else None,
             minimum_bytes_s=0 if rule is None else rule.minimum,
             rule="" if rule is None else rule.name,
             regions=() if residency is None else residency.regions,
@@ -342,7 +347,7 @@ class _Reader:
 
     def fill_rule(self, table: dict[str, Any], place: str) -> FillRule:
         self.known(table, ("name", "selector", "titles", "hops", "waits", "minimum"), place)
-        hops = HOPS if "hops" not in table else self._hops(table, place)
+        hops = USUAL_HOPS if "hops" not in table else self._hops(table, place)
         titles = self.text(table, "titles", place, "*", GLOB_CHARS_MAX)
         waits = self._waits(table.get("waits", {}), hops, place)
         minimum = self.attempt(f"{place}.minimum", lambda: parse_rate(str(table.get("minimum", "max"))), 0)
@@ -362,13 +367,15 @@ class _Reader:
         if not isinstance(value, dict):
             self.fault(place, "write a table of hop and time, as in {origin = '5m'}")
             return {}
-        self.known(value, _BEYOND, place)
+        self.known(value, HOPS[1:], place)
         waits: dict[str, float] = {}
         nearer_s, nearer = 0.0, ""
-        for hop in _BEYOND:
+        for hop in HOPS[1:]:
             if hop not in value:
                 continue
-            if hop not in hops:
+            if hop == "isp" and "cluster" not in hops:
+                self.fault(f"{place}.isp", 'hops does not name cluster, so all of the ISP is near: add "cluster"')
+            elif hop not in hops:
                 self.fault(f"{place}.{hop}", "hops does not name it: it is never used")
             wait_s = self.attempt("", lambda hop=hop: _seconds(value[hop], f"{place}.{hop}"), None)  # type: ignore[misc]
             if wait_s is None:
@@ -379,7 +386,7 @@ class _Reader:
             waits[hop] = wait_s
         # What a farther hop says nothing of waits as long as a nearer one.
         nearer_s = 0.0
-        for hop in _BEYOND:
+        for hop in HOPS[1:] if "cluster" in hops else _BEYOND:
             nearer_s = max(nearer_s, waits.get(hop, 0.0))
             if hop in hops and nearer_s:
                 waits[hop] = nearer_s
@@ -448,6 +455,8 @@ def show_seconds(wait_s: float) -> str:
 def show_reach(reach: Reach) -> str:
     """Return how far that goes, in words: `isp, region after 30s, never all, origin after 5m`."""
     said = ["isp"]
+    if reach.isp_s is not None:
+        said = ["cluster", f"isp after {show_seconds(reach.isp_s)}" if reach.isp_s else "isp"]
     for hop, wait_s in zip(_BEYOND, (reach.region_s, reach.world_s, reach.origin_s), strict=True):
         said.append(f"never {hop}" if wait_s is None else f"{hop} after {show_seconds(wait_s)}" if wait_s else hop)
     return ", ".join(said) + (f"; at least {spell_rate(reach.minimum_bytes_s)}" if reach.minimum_bytes_s else "")
@@ -493,7 +502,7 @@ def rule_in_words(rule: Rule) -> dict[str, str]:
             windows = "of its own" if rule.windows is None else show_windows(rule.windows)
             return {"selector": rule.selector, "windows": windows, "rates": show_rates(rule.rates)}
         case FillRule():
-            waits = [f"{hop} {show_seconds(rule.waits[hop])}" for hop in _BEYOND if hop in rule.waits]
+            waits = [f"{hop} {show_seconds(rule.waits[hop])}" for hop in HOPS if hop in rule.waits]
             return {
                 "selector": rule.selector, "titles": rule.titles, "hops": ", ".join(rule.hops),
                 "waits": ", ".join(waits) or "none",

@@ -22,6 +22,8 @@ class Reach(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """The title may not leave these; empty: it may go anywhere."""
     residency: str = ""
     """The rule of `residency` that says so."""
+    isp_s: float | None = None
+    """To caches of other clusters of its ISP; None: clusters make no difference."""
     minimum_bytes_s: int = 0
     """Where nearer caches that hold chunks give less, the next hop is asked for them too; 0: never."""
 

@@ -56,6 +56,7 @@ RATE_SPAN_S: Final = 2.0
 RATE_SAMPLES_MAX: Final = 64
 
 TIER_OF_SCOPE: Final[dict[Scope, Literal["peer", "regional", "origin"]]] = {
+    Scope.CLUSTER: "peer",
     Scope.ISP: "peer",
     Scope.REGION: "regional",
     Scope.WORLD: "regional",
@@ -388,7 +389,7 @@ class FillDriver:
         """Return what has come of the title from where, over this fill and those before it on this disk."""
         fill, before = self.fill, self._before
         return Tally(
-            bytes_peer=before.bytes_peer + fill.bytes_by_scope[Scope.ISP],
+            bytes_peer=before.bytes_peer + fill.bytes_by_scope[Scope.CLUSTER] + fill.bytes_by_scope[Scope.ISP],
             bytes_regional=before.bytes_regional + sum(fill.bytes_by_scope[s] for s in (Scope.REGION, Scope.WORLD)),
             bytes_origin=before.bytes_origin + fill.bytes_by_scope[Scope.ORIGIN],
             duplicate_bytes=before.duplicate_bytes + fill.duplicate_bytes,

@@ -203,7 +203,7 @@ class Checkers:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it does not want")
         if fill.sealed[chunk]:
             raise InvariantBroken(f"{name} asks {action.source} for chunk {chunk}, which it has verified")
-        if scope is Scope.ISP or (given_up is not None and scope <= given_up):
+        if scope <= fill.hops.nearest or (given_up is not None and scope <= given_up):
             return False
         for source in fill.sources.values():
             if source.scope < scope and source.counted and source.holdings[chunk]:

@@ -538,7 +538,7 @@ def _figures(night: RecordedNight, world: World, began_at: float) -> Figures:
     escalations: Counter[str] = Counter()
     for fill in world.checkers.fills:
         moved, key = fill.bytes_by_scope, fill.manifest.title_id
-        tiers = (moved[Scope.ISP], moved[Scope.REGION] + moved[Scope.WORLD], moved[Scope.ORIGIN])
+        tiers = (moved[Scope.CLUSTER] + moved[Scope.ISP], moved[Scope.REGION] + moved[Scope.WORLD], moved[Scope.ORIGIN])
         by_title[key] = _add(by_title.get(key, (0, 0, 0)), tiers)
         escalations.update(fill.escalations)
     titles, lacking, barred, fills_of = [], list[Lacking](), 0, _by_title(night)

@@ -118,7 +118,7 @@ class Samples:
             Sample(
                 world.schedule.now,
                 world.live_count,
-                moved[Scope.ISP],
+                moved[Scope.CLUSTER] + moved[Scope.ISP],
                 moved[Scope.REGION],
                 moved[Scope.WORLD],
                 moved[Scope.ORIGIN],

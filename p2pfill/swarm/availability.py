@@ -1,6 +1,7 @@
 """How many trusted sources hold each chunk, per scope.
 
-`count[scope][chunk]` counts holders inside that scope (a holder in the ISP counts for ISP, REGION and WORLD), and
+`count[scope][chunk]` counts holders inside that scope (a holder in the ISP counts for ISP, REGION and WORLD, and one in
+the cluster, where that is a hop, for CLUSTER too), and
 `held[scope]` is the bitmap of chunks with at least one. Tier order is then one set operation: a chunk may be taken from
 a scope only if no smaller scope holds it. `shared` is the bitmap of chunks with at least two holders in the ISP: for
 those it does not depend on one alone. Origins hold everything and are not counted.
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
 
-_CACHE_SCOPES = (Scope.ISP, Scope.REGION, Scope.WORLD)
+_CACHE_SCOPES = (Scope.CLUSTER, Scope.ISP, Scope.REGION, Scope.WORLD)
 
 _LANES = [array("H", [value >> bit & 1 for bit in range(8)]).tobytes() for value in range(256)]
 """The bits of a byte as counts of 16 bits: so the counts of all chunks are one number, and adding is one addition."""
@@ -32,14 +33,16 @@ class Availability:
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
         known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        if scope == Scope.ISP:
-            count, reached = self.count[scope], (self.held[scope], self.shared)
+        if scope <= Scope.ISP:
+            count, reached = self.count[Scope.ISP], (self.held[Scope.ISP], self.shared)
             for chunk in known:
                 before = count[chunk]
                 if before < 2:
                     reached[before].add(chunk)
                 count[chunk] = before + 1
-        for outer in _CACHE_SCOPES[max(scope, Scope.REGION) :]:
+        for outer in _reached(scope):
+            if outer == Scope.ISP:
+                continue
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
                 if not count[chunk]:
@@ -53,9 +56,9 @@ class Availability:
         """
         lanes = b"".join(map(_LANES.__getitem__, holdings.buffer))[: 2 * len(holdings)]
         gained = int.from_bytes(lanes, sys.byteorder)
-        if scope == Scope.ISP:
-            self.shared = self.shared | (self.held[scope] & holdings)
-        for outer in _CACHE_SCOPES[scope:]:
+        if scope <= Scope.ISP:
+            self.shared = self.shared | (self.held[Scope.ISP] & holdings)
+        for outer in _reached(scope):
             count = self.count[outer]
             # No count passes its 16 bits: there are fewer sources than that.
             total = int.from_bytes(count.tobytes(), sys.byteorder) + gained
@@ -65,17 +68,22 @@ class Availability:
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
         known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        for outer in _CACHE_SCOPES[scope:]:
+        for outer in _reached(scope):
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
                 count[chunk] -= 1
                 if not count[chunk]:
                     held.discard(chunk)
-        if scope == Scope.ISP:
+        if scope <= Scope.ISP:
             for chunk in known:
-                if self.count[scope][chunk] < 2:
+                if self.count[Scope.ISP][chunk] < 2:
                     self.shared.discard(chunk)
 
     def held_within(self, scope: Scope) -> Bitmap:
-        """Return the chunks that some cache nearer than `scope` holds; `scope` is REGION or further."""
+        """Return the chunks that some cache nearer than `scope` holds; `scope` is ISP or further."""
         return self.held[Scope(scope - 1)]
+
+
+def _reached(scope: Scope) -> Sequence[Scope]:
+    """Return the scopes for which a holder inside `scope` counts."""
+    return _CACHE_SCOPES[_CACHE_SCOPES.index(scope) :]

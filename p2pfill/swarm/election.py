@@ -33,6 +33,10 @@ STRIPES_MAX: Final = 1024
 members, and whoever are masters of one stripe in their ISPs are linked with each other (`swarm.borders`). In an ISP of
 a hundred caches some then do a tenth more than others at the border, which is a hundredth of the title."""
 
+REACHES: Final = 4
+"""Parts into which the names of a group are cut, for what is left over of shares to go to others in each: one more than
+there are borders that its masters may have to cross."""
+
 SEEDS_MAX: Final = 4096
 """Seeds that are kept: of the names in some elections, for each of thousands of parts the same. A megabyte."""
 
@@ -40,6 +44,8 @@ SEEDS_MAX: Final = 4096
 class Scope(IntEnum):
     """How far out a cache may go for a chunk."""
 
+    CLUSTER = -1
+    """Caches of its cluster, in a fill whose policy has that hop; in others they are of the ISP like all there."""
     ISP = 0
     REGION = 1
     WORLD = 2
@@ -102,7 +108,7 @@ def elect_masters(title_id: TitleId, reaches: Mapping[int, int], group: Mapping[
     masters: dict[int, str] = {}
     for number, reach_ in enumerate(sorted(set(reaches.values()))):
         stripes = [stripe for stripe, this in reaches.items() if this == reach_]
-        names, owners = elect(title_id, stripes, group, number * len(group) // len(Scope))
+        names, owners = elect(title_id, stripes, group, number * len(group) // REACHES)
         masters.update({stripe: names[owner] for stripe, owner in zip(stripes, owners, strict=True)})
     return masters
 

@@ -33,9 +33,9 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import SCOPES, Scope, scope_between
+from p2pfill.swarm.election import SCOPES, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
-from p2pfill.swarm.hops import Hops, Outside, is_allowed
+from p2pfill.swarm.hops import Hops, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
@@ -355,7 +355,7 @@ class Fill:
 
     def border_chunks(self) -> list[int]:
         """Return the chunks that are on their way across a border."""
-        return [request.chunk for request in self._requests.values() if request.borders != Scope.ISP]
+        return [request.chunk for request in self._requests.values() if request.borders > Scope.ISP]
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
@@ -366,7 +366,7 @@ class Fill:
     def _connect(self, now: float, node: NodeInfo) -> None:
         if node.id in self.sources:
             self._lose_source(now, node.id)
-        scope = scope_between(self.me, node)
+        scope = self.hops.scope_of(node)
         source = Source(node.id, scope, Bitmap(self.manifest.chunk_count), now, node.weight, progress_at=now, node=node)
         source.route_cost = self._route_costs.get(node.id, 0.0)
         self._weigh(source)
@@ -408,7 +408,7 @@ class Fill:
         self._minimum = MinimumService(policy.reach)
         self._masters.waiting = self.hops.waiting
         self._freed, self._starved_at = Bitmap(self.manifest.chunk_count), None
-        for source in [source for source in self.sources.values() if not is_allowed(source, self.hops)]:
+        for source in [source for source in self.sources.values() if not is_as_allowed(source, self.hops)]:
             self._give_up(list(source.requests.values()))
             self._lose_source(now, source.id)
             del self.past[source.id]
@@ -503,7 +503,7 @@ class Fill:
     def _note_fetched(self, now: float, source: Source, gained: Bitmap) -> None:
         """Rely on a master again that has got what nobody on this side of its border had."""
         if self._masters.is_doubted(source.id):
-            here = self.available.held[Scope.ISP if source.scope == Scope.ISP else Scope.WORLD]
+            here = self.available.held[Scope.ISP if source.scope <= Scope.ISP else Scope.WORLD]
             if gained.and_not(here | self.ledger.have).any():
                 self._masters.fetched(now, source.id)
 
@@ -527,7 +527,7 @@ class Fill:
         source.progress_at = now
         source.is_failing = False
         self._masters.saw(now, source_id)
-        if source.scope != Scope.ISP and source.requests:
+        if source.scope > Scope.ISP and source.requests:
             chunks = tuple(request.chunk for request in source.requests.values())
             self._out.append(actions.ClaimChunks(chunks))
 
@@ -774,7 +774,7 @@ class Fill:
         others = [s for s in self.sources.values() if s is not source and not s.barred_reason]
         if all(any(other.holdings[r.chunk] for other in others) for r in source.requests.values()):
             self._bar(now, source.id, Fault.SLOW, reason)
-            if source.scope == Scope.ISP:
+            if source.scope <= Scope.ISP:
                 self._out.append(actions.ReportSlow(source.id))
 
     def _hear_slow(self, now: float, source_id: str, node_id: str) -> None:
@@ -824,8 +824,12 @@ class Fill:
 
     def _wanted(self, now: float, scope: Scope) -> Bitmap:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
-        if scope == Scope.ISP:
+        if scope <= self.hops.nearest:
             return self.ledger.missing.copy()
+        if scope == Scope.ISP:
+            return self.hops.of_other_clusters(
+                self.ledger.missing.and_not(self.available.held_within(scope)), self._masters.cluster_share()
+            )
         assigned = self.hops.duty(self._masters.assignment(), scope)
         mine = assigned | self._freed
         if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
@@ -850,9 +854,9 @@ class Fill:
         sources = [self.sources[name] for name in names if name in self.sources]
         open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
         idle: list[Source] = []
-        for scope in SCOPES:
+        for scope in SCOPES if self.hops.nearest < Scope.ISP else SCOPES[1:]:
             ready = [source for source in open_sources if source.scope == scope]
-            if not ready or (scope != Scope.ISP and not self._heard):
+            if not ready or (scope > self.hops.nearest and not self._heard):
                 continue
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
@@ -908,7 +912,7 @@ class Fill:
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
-        rarity = self.available.count[Scope.ISP if source.scope == Scope.ISP else Scope.WORLD]
+        rarity = self.available.count[Scope.ISP if source.scope <= Scope.ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:

@@ -34,6 +34,10 @@ COHORTS_MAX: Final = 16
 they must, and a fill whose neighbours come and go keeps no more bitmaps than this."""
 
 
+STAND_IN_S: Final = 10.0
+"""After which any cache of a cluster fetches what the one did not bring whose share it is: the time that a request may
+take without a byte moving. A cache that is gone or known to be slow has no share by then."""
+
 SPENT_S: Final = 6.0
 """For the tracker to hand out more of a budget, some heartbeats. Others of the ISP take over what a cache may not
 fetch; that they begin and stop with each allowance would cost more than it brings."""
@@ -94,14 +98,26 @@ class Hops:
         self._chunk_count = chunk_count
         self._regions = frozenset(reach.regions)
         waits = {Scope.REGION: reach.region_s, Scope.WORLD: reach.world_s, Scope.ORIGIN: reach.origin_s}
+        self.nearest: Final = Scope.ISP if reach.isp_s is None else Scope.CLUSTER
+        """The scope that is asked for whatever is missing."""
         self.rule: Final = reach.rule
         self.never: Final = frozenset(scope for scope, wait_s in waits.items() if wait_s is None)
         self._waits = {scope: _Wait(chunk_count, wait_s) for scope, wait_s in waits.items() if wait_s}
+        if reach.isp_s is not None:
+            self._waits[Scope.ISP] = _Wait(chunk_count, reach.isp_s)
+            self._stand_in = _Wait(chunk_count, reach.isp_s + STAND_IN_S)
         self.waiting = Bitmap(chunk_count)
         """Chunks for which some hop that may be used is not open yet."""
         self.budget = ""
         """The budget that has nothing left for caches beyond the ISP; empty: none, or there is something."""
         self._spent_at = 0.0
+
+    def scope_of(self, node: NodeInfo) -> Scope:
+        """Return how far away a cache is for this fill."""
+        scope = scope_between(self._me, node)
+        if scope == Scope.ISP and self.nearest == Scope.CLUSTER and node.cluster == self._me.cluster:
+            return Scope.CLUSTER
+        return scope
 
     def allows(self, node: NodeInfo) -> bool:
         """Tell whether anything may be taken from a cache."""
@@ -119,7 +135,12 @@ class Hops:
         """Look which hops open for which of the `lacking` chunks; tell whether one has. To be called each tick."""
         opened = False
         for scope, wait in self._waits.items():
-            opened |= wait.look(now, lacking.and_not(available.held_within(scope)))
+            beyond = lacking.and_not(available.held_within(scope))
+            if scope == Scope.ISP:
+                # For what nobody there holds either nobody waits: the ISP's masters bring it.
+                beyond = beyond & available.held[scope]
+                opened |= self._stand_in.look(now, beyond)
+            opened |= wait.look(now, beyond)
         if self._waits or self.budget:
             self.waiting = self.unaffordable(lacking, available)
             for wait in self._waits.values():
@@ -153,6 +174,8 @@ class Hops:
         """Have what waits wait the whole time from now on: no time has passed for it."""
         for wait in self._waits.values():
             wait.begin_anew(now)
+        if self.nearest == Scope.CLUSTER:
+            self._stand_in.begin_anew(now)
 
     def opened(self, scope: Scope, chunks: Bitmap) -> Bitmap:
         """Return those of `chunks` for which a hop is open."""
@@ -160,6 +183,13 @@ class Hops:
             return Bitmap(self._chunk_count)
         wait = self._waits.get(scope)
         return chunks if wait is None else chunks & wait.ready
+
+    def of_other_clusters(self, chunks: Bitmap, share: Bitmap) -> Bitmap:
+        """Return those of `chunks`, none of which is held in the cluster, that may be asked of others of the ISP: its
+        `share`, and what those did not bring whose share it is."""
+        wait = self._waits[Scope.ISP]
+        # Without a wait not even until the next tick.
+        return chunks & ((share & wait.ready if wait.wait_s else share) | self._stand_in.ready)
 
     def duty(self, duties: Mapping[Scope, Bitmap], scope: Scope) -> Bitmap:
         """Return the chunks for which this cache may go as far as `scope`, by what elections say. Not to be changed."""
@@ -207,6 +237,11 @@ class Outside:
             case events.OriginPriced(_, cost):
                 source.cost = cost
         return True
+
+
+def is_as_allowed(source: Source, hops: Hops) -> bool:
+    """Tell whether a source may be used as what it is taken for."""
+    return is_allowed(source, hops) and (source.node is None or hops.scope_of(source.node) == source.scope)
 
 
 def is_allowed(source: Source, hops: Hops) -> bool:

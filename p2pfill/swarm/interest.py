@@ -38,10 +38,10 @@ class Interest:
         anew = self._take_duties(duties)
         told = []
         for source in caches:
-            wanted = duties[source.scope] if source.scope != Scope.ISP else self._everything
+            wanted = duties[source.scope] if source.scope > Scope.ISP else self._everything
             if anew and not source.barred_reason:
                 source.answers_at = now + ANSWER_S
-            elif source.shown == wanted or (source.shown is None and source.scope == Scope.ISP):
+            elif source.shown == wanted or (source.shown is None and source.scope <= Scope.ISP):
                 continue
             source.shown = wanted
             told.append(ShowInterest(source.id, wanted.copy()))

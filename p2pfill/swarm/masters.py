@@ -121,7 +121,8 @@ class Masters:
         self._nominal_counts: dict[str, int] = {}
         """What each cache of this ISP that is relied on is master of nominally, see `_share_out`."""
         self._isp: _IspDuties | None = None
-        """Worked out when asked for."""
+        self._cluster_share: Bitmap | None = None
+        """Both are worked out when asked for."""
         self._nothing: Final = Bitmap(chunk_count)
         self.waiting = Bitmap(chunk_count)
         """Chunks that wait by the fleet's policy: nobody is judged by them."""
@@ -275,8 +276,20 @@ class Masters:
                 self._assignment = self._present.within(self._me)
             self._nominal_shares = Shares(self._chunk_count, self._share_out())
             self._nominal_counts = self._nominal_shares.count(Bitmap.full(self._chunk_count))
-            self._isp = None
+            self._isp = self._cluster_share = None
         return self._assignment
+
+    def cluster_share(self) -> Bitmap:
+        """Return what this cache is to fetch from other clusters of its ISP for its own one. Not to be changed."""
+        self.assignment()
+        if self._cluster_share is None:
+            group = self._me.region, self._me.isp, self._me.cluster
+            mates = [node for node in self.members.values() if (node.region, node.isp, node.cluster) == group]
+            elected = hold_elections(
+                self._title_id, self._chunk_count, mates, self.excluded, wants=self._wants
+            ).within(self._me)
+            self._cluster_share = elected[Scope.REGION]
+        return self._cluster_share
 
     def is_reader(self) -> bool:
         """Tell whether this cache is to read an origin for all that has no Range: the master of the first chunk is.

@@ -34,18 +34,20 @@ docs/experiments.md, "Requests"."""
 
 def find_lines(sources: Iterable[Source], chunk_size: int) -> list[Source]:
     """Return the caches of the ISP of which more than one chunk is awaited, the longest wait first."""
-    lines = [source for source in sources if len(source.requests) > 1 and source.scope == Scope.ISP]
+    lines = [source for source in sources if len(source.requests) > 1 and source.scope <= Scope.ISP]
     return sorted(lines, key=lambda source: _wait_s(source, chunk_size), reverse=True)
 
 
 def find_waiting(idle: Source, lines: Sequence[Source], now: float, chunk_size: int) -> Request | None:
     """Return what of `lines` (see `find_lines`) is best moved to `idle`, which owes nothing."""
-    if idle.scope != Scope.ISP:
+    if idle.scope > Scope.ISP:
         return None
     least_s = WAIT * chunk_size / idle.rate_bytes_s if idle.rate_bytes_s else 0.0
     for owner in lines:
         if _wait_s(owner, chunk_size) < least_s:
             return None
+        if owner.scope < idle.scope:
+            continue
         line = list(owner.requests.values())
         each_s = chunk_size / owner.rate_bytes_s if owner.rate_bytes_s else float("inf")
         used_s = min(each_s, now - _owed_since(line[0], owner)) if line else 0.0

@@ -38,7 +38,7 @@ def crossing_s(sources: Collection[Source], now: float, chunk_size: int) -> floa
     """
     longest_s = chunk_size / LEAST_RATE_BYTES_S
     for source in sources:
-        if source.scope != Scope.ISP and not source.barred_reason and (source.requests or source.rate_bytes_s):
+        if source.scope > Scope.ISP and not source.barred_reason and (source.requests or source.rate_bytes_s):
             pace = source.pace(now, chunk_size) * source.weight
             is_moving = max(source.progress_at, source.delivered_at) + CLAIM_S > now
             if pace and (is_moving or not source.requests):

@@ -244,7 +244,7 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
         elif source.scope != Scope.ORIGIN and not source.barred_reason:
             paces[source] = source.pace(now, chunk_size)
     known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in SCOPES}
-    known[Scope.ISP] = [pace for pace in paces.values() if pace]
+    known[Scope.ISP] = known[Scope.CLUSTER] = [pace for pace in paces.values() if pace]
     # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
     usual = {scope: median(group) if len(group) > SLOW_OTHERS_MIN else 0.0 for scope, group in known.items()}
     for source, pace in paces.items():

@@ -25,6 +25,11 @@ def count_waits(
     if hold is not None:
         missing, held_back = Bitmap(ledger.chunk_count), missing.count()
     in_isp = missing & available.held[Scope.ISP]
+    by_mates = Bitmap(ledger.chunk_count)
+    if hops.nearest == Scope.CLUSTER:
+        apart = in_isp.and_not(available.held[Scope.CLUSTER])
+        by_mates = apart.and_not(hops.of_other_clusters(apart, masters.cluster_share()))
+        in_isp = in_isp.and_not(by_mates)
     elsewhere = missing.and_not(available.held[Scope.ISP])
     duties = masters.assignment()
     # By right, since others stand in for a cache that cannot reach the origin; unless nobody can.
@@ -43,6 +48,7 @@ def count_waits(
     waits = {
         HELD_FOR["urgency" if hold is None else hold]: held_back,
         "room at a peer": in_isp.count(),
+        "the cache of its cluster that fetches them from others of the ISP": by_mates.count(),
         # Why it cannot be is said once, with the source.
         "the origin, which cannot be reached from here": 0 if no_origin else unreachable.count(),
         f"a cache that holds them, since {rule} forbids the origin": unreachable.count() if no_origin else 0,

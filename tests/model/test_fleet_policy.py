@@ -205,11 +205,12 @@ names = st.text("abcxyz-*", min_size=1, max_size=6)
 def policies(draw: st.DrawFn) -> FleetPolicy:
     lines: list[str] = []
     for name in draw(st.lists(names, unique=True, max_size=3)):
-        hops = ["isp", *draw(st.lists(st.sampled_from(HOPS[1:]), unique=True))]
+        hops = ["isp", *draw(st.lists(st.sampled_from([hop for hop in HOPS if hop != "isp"]), unique=True))]
         waits, wait_s = [], 0
         for hop in HOPS:
             wait_s += draw(st.integers(0, 5000))
-            if hop in hops[1:] and draw(st.booleans()):
+            may_wait = "cluster" in hops if hop == "isp" else hop in hops and hop != "cluster"
+            if may_wait and draw(st.booleans()):
                 waits.append(f'{hop} = "{show_seconds(wait_s)}"')
         lines.append(f'[[fills]]\nname = "{name}"\ntitles = "{draw(names)}"\nhops = {hops!r}')
         lines.append(f"waits = {{{', '.join(waits)}}}")
@@ -221,7 +222,10 @@ def policies(draw: st.DrawFn) -> FleetPolicy:
         rate = draw(st.integers(1, 99))
         lines.append(f'[[caches]]\nname = "{name}"\nselector = "isp={draw(names)}"\nrates = "{rate}M"')
     for name in draw(st.lists(names, unique=True, max_size=3)):
-        lines.append(f'[[budgets]]\nname = "{name}"\norigins = "{draw(names)}"\nbytes = "{draw(st.integers(0, 9))}T"')
+        kinds = ['origins = "{}"\nbytes = "{}T"', 'origins = "{}"\nmoney = {}', 'tier = "regional"']
+        budget = draw(st.sampled_from(kinds))
+        lines.append(f'[[budgets]]\nname = "{name}"\n{budget.format(draw(names), draw(st.integers(1, 9)))}')
+        lines += ["bytes = 5"] if "tier" in budget else []
     return parse_policy("\n".join(lines))
 
 
@@ -325,3 +329,22 @@ def test_a_diff_is_said_in_words() -> None:
     ]
     swapped = FleetPolicy(before.caches, before.fills[::-1], before.residency)
     assert diff(before, swapped) == ["~ fills: tried in the order no-cloud, films; was films, no-cloud"]
+
+
+def test_clusters_count_where_the_hop_is_named() -> None:
+    text = '[[fills]]\nname = "racks"\nhops = ["cluster", "isp", "region", "origin"]\nwaits = {}\n'
+    for waits, reach, words in (
+        ('{isp = "5s", origin = "1m"}', Reach(5.0, None, 60.0, "racks", isp_s=5.0), "cluster, isp after 5s, region"),
+        ('{origin = "1m"}', Reach(0.0, None, 60.0, "racks", isp_s=0.0), "cluster, isp, region, never all"),
+    ):
+        policy = parse_policy(text.replace("{}", waits))
+        found = policy.reach_for(cache(), "film")
+        assert found == reach
+        assert show_reach(found).startswith(words)
+    assert parse_policy('[[fills]]\nname = "plain"\n').reach_for(cache(), "film").isp_s is None
+    for wrong in (
+        'hops = ["cluster", "region"]', 'waits = {isp = "5s"}', 'waits = {cluster = "5s"}',
+        'hops = ["cluster", "isp"]\nwaits = {isp = "1m", origin = "5m"}',
+    ):  # fmt: skip
+        with pytest.raises(PolicyError):
+            parse_policy(f'[[fills]]\nname = "x"\n{wrong}')

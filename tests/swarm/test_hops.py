@@ -16,7 +16,7 @@ from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
-from p2pfill.swarm.hops import COHORTS_MAX, Hops
+from p2pfill.swarm.hops import COHORTS_MAX, STAND_IN_S, Hops
 from p2pfill.swarm.recording import RecordingFill, play
 
 ME = NodeInfo(NodeId("me"), "i", "eu")
@@ -152,3 +152,102 @@ def test_each_chunk_waits_as_long_as_it_must_and_not_much_longer(
         assert len(hops._waits[Scope.ORIGIN]._cohorts) <= COHORTS_MAX + 1
 
 
+
+
+# ---- clusters of an ISP
+
+HERE = NodeInfo(NodeId("me"), "i", "eu", "rack-1")
+BESIDE = NodeInfo(NodeId("beside"), "i", "eu", "rack-1")
+ACROSS = NodeInfo(NodeId("across"), "i", "eu", "rack-2")
+CLUSTERS = Reach(isp_s=0.0, rule="racks")
+
+
+def clustered(reach: Reach, *linked: NodeInfo) -> Fill:
+    """A fill of two caches of a cluster that lack everything, and one of another cluster that has it."""
+    fill = Fill(title(COUNT), HERE, FillPolicy(reach=reach), random.Random(1), 0.0, Bitmap(COUNT))
+    fill.handle(0.0, events.RosterChanged((HERE, BESIDE)))
+    for other in linked:
+        fill.handle(0.0, events.CacheConnected(other))
+        held = Bitmap.full(COUNT) if other is ACROSS else Bitmap(COUNT)
+        fill.handle(0.0, events.HoldingsArrived(other.id, held))
+    return fill
+
+
+def all_asked(fill: Fill, until: float) -> dict[int, float]:
+    """Return when each chunk was asked for first, where all that is asked for comes at once."""
+    found: dict[int, float] = {}
+    now = 0.0
+    while now < until:
+        for action in fill.poll_actions(now):
+            if isinstance(action, actions.RequestChunk):
+                found.setdefault(action.chunk, now)
+                fill.handle(now, events.ChunkReceived(action.request))
+        fill.ledger.check()
+        fill.handle(now, events.SourceProgressed(BESIDE.id))
+        now += 0.05
+        fill.handle(now, events.TimePassed())
+    return found
+
+
+def test_of_another_cluster_only_its_share_is_asked_and_the_rest_where_that_does_not_come() -> None:
+    found = all_asked(clustered(CLUSTERS, BESIDE, ACROSS), 30.0)
+    at_once = {chunk for chunk, at in found.items() if at < 1.0}
+    assert 0 < len(at_once) < COUNT
+    assert len(found) == COUNT
+    assert all(STAND_IN_S <= at <= 1.2 * STAND_IN_S for chunk, at in found.items() if chunk not in at_once)
+    plain = all_asked(clustered(ANYWHERE, BESIDE, ACROSS), 1.0)
+    assert len(plain) == COUNT
+
+
+def test_two_caches_of_a_cluster_share_it_out() -> None:
+    mine, its = clustered(CLUSTERS, BESIDE, ACROSS), Fill(
+        title(COUNT), BESIDE, FillPolicy(reach=CLUSTERS), random.Random(2), 0.0, Bitmap(COUNT)
+    )
+    its.handle(0.0, events.RosterChanged((HERE, BESIDE)))
+    for other, held in ((HERE, Bitmap(COUNT)), (ACROSS, Bitmap.full(COUNT))):
+        its.handle(0.0, events.CacheConnected(other))
+        its.handle(0.0, events.HoldingsArrived(other.id, held))
+    one = {chunk for chunk, at in all_asked(mine, 1.0).items()}
+    other_ = {chunk for chunk, at in all_asked(its, 1.0).items()}
+    assert one | other_ == set(range(COUNT))
+    assert not one & other_
+
+
+def test_a_cache_that_is_gone_leaves_its_share_of_other_clusters() -> None:
+    fill = clustered(CLUSTERS, BESIDE, ACROSS)
+    fill.handle(0.0, events.SourceLost(BESIDE.id, "gone"))
+    assert len(all_asked(fill, 1.0)) == COUNT
+
+
+def test_what_the_cluster_holds_is_not_asked_across() -> None:
+    fill = clustered(CLUSTERS, BESIDE, ACROSS)
+    fill.handle(0.0, events.ChunksGained(BESIDE.id, tuple(range(COUNT))))
+    first = asked(fill, 3.0)
+    assert first.keys() == {BESIDE.id}
+
+
+def test_who_waits_for_another_of_its_cluster_says_so() -> None:
+    fill = clustered(CLUSTERS, BESIDE, ACROSS)
+    now = 0.0
+    for _ in range(20):
+        for action in fill.poll_actions(now):
+            if isinstance(action, actions.RequestChunk):
+                fill.handle(now, events.ChunkReceived(action.request))
+        now += 0.05
+    (why,) = fill.waits()
+    assert why == "the cache of its cluster that fetches them from others of the ISP"
+
+
+def test_a_policy_that_brings_the_hop_or_takes_it_away_holds_for_a_running_fill() -> None:
+    fill = clustered(ANYWHERE, BESIDE, ACROSS)
+    assert {source.scope for source in fill.sources.values()} == {Scope.ISP}
+    fill.handle(0.0, events.PolicyChanged(FillPolicy(reach=CLUSTERS)))
+    assert {name: source.scope for name, source in fill.sources.items()} == {
+        BESIDE.id: Scope.CLUSTER, ACROSS.id: Scope.ISP
+    }  # fmt: skip
+    found = all_asked(fill, 1.0)
+    assert 0 < len(found) < COUNT
+    fill.handle(1.0, events.PolicyChanged(FillPolicy()))
+    assert {source.scope for source in fill.sources.values()} == {Scope.ISP}
+    assert fill.available.held[Scope.CLUSTER].count() == 0
+    assert len(all_asked(fill, 1.0)) + len(found) == COUNT
