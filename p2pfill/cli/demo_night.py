@@ -50,7 +50,10 @@ GRACE_S: Final = 1.5
 
 RATE: Final = "16M"
 BUSY_RATE: Final = "2M"
-BUSY_WEIGHT: Final = 0.1
+"""What viewers leave of what the busy cache can send."""
+
+BUSY_SAYS: Final = "0.9"
+"""What its serving daemon says of that, again and again: an eighth of its share is left (`engine.health`)."""
 
 
 class Region(NamedTuple):
@@ -146,6 +149,14 @@ class _Night:
         self._outside = 0
         self._at = 0.0
         """When the night began, in seconds since the epoch."""
+        self._busy_file = Path()
+        """Of the busy cache's serving daemon."""
+
+    def _say_busy(self) -> None:
+        """Write how busy the busy cache is, whole or not at all."""
+        beside = self._busy_file.with_suffix(".new")
+        beside.write_text(BUSY_SAYS)
+        beside.replace(self._busy_file)
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
@@ -239,8 +250,10 @@ class _Night:
         table = ", ".join(f"{key} = {json.dumps(text)}" for key, text in region.windows.items())
         lines.append(f"windows = {{ {table} }}")
         if name == BUSY:
-            # What a cache cannot send the others should not have to wait for.
-            lines += [f'rates = {{ outbound = "{BUSY_RATE}" }}', f"weight = {BUSY_WEIGHT}"]
+            self._busy_file = work / "busy"
+            self._say_busy()
+            health = f"health = {{ file = {json.dumps(str(self._busy_file))} }}"
+            lines += [f'rates = {{ outbound = "{BUSY_RATE}" }}', health]
         path = work / f"{name}.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
@@ -254,6 +267,7 @@ class _Night:
         async with TrackerClient(tracker) as client:
             while True:
                 children.check()
+                await trio.to_thread.run_sync(self._say_busy)  # an old one says nothing
                 self._nodes = await client.nodes()
                 sums = _sums(self._nodes)
                 hour = (time.time() - self._at) / HOUR_S

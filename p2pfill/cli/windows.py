@@ -62,7 +62,7 @@ def show_windows(timetable: str, config: Path | None, days: int, *, as_json: boo
         budget = windows.windows[span["window"]].budget
         rows.append(
             [
-                Text(_on_wall(span["opens"], windows, "%a %Y-%m-%d %H:%M")),
+                Text("is open" if span["opens"] == now else _on_wall(span["opens"], windows, "%a %Y-%m-%d %H:%M")),
                 *map(Text, _end(span, windows)),
                 Text(span["night"]),
                 Text(show_rate(rate) if rate else "no limit"),
