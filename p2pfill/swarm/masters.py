@@ -23,7 +23,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach
+from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach, share_by_rank
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
@@ -282,7 +282,8 @@ class Masters:
     def cluster_shares(self) -> Mapping[str, Bitmap]:
         """Return what each other cache of this one's cluster is to fetch from other clusters of the ISP.
 
-        Of those alone that this cache is linked with and relies on: what another brings it would not hear of.
+        Of those alone that this cache is linked with and relies on: what another brings it would not hear of. In a
+        large fleet each cache knows others of them, and then quotas would have them wait for one another in a circle.
         """
         self.assignment()
         if self._cluster_shares is None:
@@ -292,8 +293,13 @@ class Masters:
                 for node in self.members.values()
                 if (node.region, node.isp, node.cluster) == group and node.id not in self._unlinked
             ]
-            elected = hold_elections(self._title_id, self._chunk_count, mates, self.excluded, wants=self._wants)
-            found, _, _ = elected.masters(self._me.region, self._me.isp)
+            if all(node_id not in self._unlinked for node_id in self.mates()):
+                elected = hold_elections(self._title_id, self._chunk_count, mates, self.excluded, wants=self._wants)
+                found, _, _ = elected.masters(self._me.region, self._me.isp)
+            else:
+                relied_on = [node for node in mates if node.weight and node.id not in self.excluded]
+                known: dict[str, float] = {node.id: node.weight for node in relied_on}
+                found = share_by_rank(self._title_id, self._chunk_count, known, self._wants)
             self._cluster_shares = {node_id: share for node_id, share in found.items() if node_id != self._me.id}
             # Also what nobody is elected for, as where all the others are lost, or want other files.
             self._cluster_share = Bitmap.full(self._chunk_count).and_not(
