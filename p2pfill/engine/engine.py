@@ -146,6 +146,8 @@ class Engine:
         """The budget that says so."""
         self._is_spent = False
         """Fills know that no more may come of them."""
+        self._refused_bytes = 0
+        """The length of the chunk for which there was not enough left."""
         self._exempt: frozenset[TitleId] = frozenset()
         """Titles that are ordered out of cycle."""
         self._closes_at_bytes = NEVER
@@ -505,9 +507,14 @@ class Engine:
         """Let so many bytes come in all, since the start, from caches beyond the ISP: the budget has no more for this
         cache. What was asked for already comes."""
         self.now = now
-        has_grown = most > self._regional_max
         self._regional_max, self._regional_budget = most, budget
-        if self._is_spent and has_grown and self._may_cross(1):
+        self._look_at_budget()
+
+    def _look_at_budget(self) -> None:
+        """Let fills ask caches beyond the ISP again where there is enough left: more was handed out, or what was asked
+        for has failed, which the tracker cannot see and gives nothing for."""
+        # Not for less than what was refused: they would be told, be refused, and begin to wait anew time and again.
+        if self._is_spent and self._may_cross(self._refused_bytes):
             self._is_spent = False
             for task in list(self.tasks.values()):
                 self.handle_event(task, events.BudgetRenewed())
@@ -523,8 +530,9 @@ class Engine:
         # Mostly there is no such budget, and then nothing is added up.
         return self._regional_max == NEVER or self.regional_bytes + self.regional_asked + length <= self._regional_max
 
-    def _refuse_crossing(self, task: FillTask, request: int) -> None:
+    def _refuse_crossing(self, task: FillTask, request: int, length: int) -> None:
         task.late.append(events.BudgetSpent(self._regional_budget, request))
+        self._refused_bytes = length
         if not self._is_spent:
             self._is_spent = True
             for other in list(self.tasks.values()):
@@ -836,6 +844,7 @@ class Engine:
         if now >= self._progress_at:
             is_idle = all(task.fill.is_at_rest for task in self.tasks.values())
             self._progress_at = NEVER if is_idle else now + PROGRESS_S
+            self._look_at_budget()
             self._each_link(Link.report_progress)
             for task in list(self.tasks.values()):
                 arriving, failing = task.origin_news()
@@ -879,9 +888,9 @@ class Engine:
                 elif (link := self.links.get(source)) is not None and link.is_full:
                     task.late.append(events.SourceFull(request))
                 elif link is not None and link.scope > Scope.ISP and not self._may_cross(
-                    task.manifest.chunk_length(chunk)
+                    length := task.manifest.chunk_length(chunk)
                 ):
-                    self._refuse_crossing(task, request)
+                    self._refuse_crossing(task, request, length)
                 elif link is None or not self._in_link(link, partial(link.request, task, request, chunk)):
                     task.late.append(events.RequestFailed(request, (link and link.fault) or "not linked"))
             case actions.CancelRequest(request, source):

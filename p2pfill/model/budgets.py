@@ -21,7 +21,7 @@ night ends; neither lets more be fetched.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Final
 
 from p2pfill.errors import InternalError
@@ -130,9 +130,7 @@ class Ledger:
         Where something else counts against it now, or otherwise, what nodes hold is spent, and none holds any.
         """
         if self.terms not in (terms, None):
-            for node in list(self._leases):
-                self.forget(node)
-            self._known.clear()
+            self.forget_all()
         self.terms = terms
         self._lease_min, self._lease_max = terms.most(LEASE_MIN), terms.most(LEASE_MAX)
         if night != self.night:
@@ -170,7 +168,7 @@ class Ledger:
         allowed = lease.held
         if not needs:
             allowed = lease.used
-        elif lease.held - lease.used < size // 2:
+        elif lease.held - lease.used < max(1, size // 2):  # of a millionth there is no half
             want = lease.used + size - lease.held
             if limit - self.reserved > 0 and self.reserved - self.spent < want:
                 self.wanted = min(limit - self.reserved, max(want, SLAB_LEASES * size))
@@ -187,6 +185,13 @@ class Ledger:
         if (lease := self._leases.pop(node, None)) is not None:
             self.out -= lease.held - lease.base
             self.closed += lease.held - lease.base
+
+
+    def forget_all(self) -> None:
+        """Begin anew with all nodes: what they held is spent, and what they have had by now is not counted again."""
+        for node in list(self._leases):
+            self.forget(node)
+        self._known.clear()
 
 
 class Budgets:
@@ -236,6 +241,15 @@ class Budgets:
         """Return what may have been fetched of a budget tonight."""
         ledger = self._ledgers.get(name)
         return 0 if ledger is None else ledger.spent
+
+    def keep(self, names: Container[str]) -> None:
+        """Have no other budgets than those with these names (`BudgetRule.ledger`): what nodes held of others is spent.
+
+        One that comes back goes on with what was spent, and what came meanwhile is not its.
+        """
+        for name, ledger in self._ledgers.items():
+            if name not in names:
+                ledger.forget_all()
 
     def forget(self, node: str) -> None:
         """Take a node for gone."""

@@ -176,7 +176,8 @@ class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def ledger(self) -> str:
         """The name under which it is counted what was spent: what is counted in another unit is another budget."""
         unit = "money" if self.money else self.tier
-        return self.name if unit == "origin" else f"{self.name} ({unit})"
+        # No name has a tab, so no other budget has that one.
+        return self.name if unit == "origin" else f"{self.name}\t{unit}"
 
 
 class FleetPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

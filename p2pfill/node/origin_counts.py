@@ -97,6 +97,8 @@ class OriginCounts:
         """Note how many bytes have come from them since the start, and how many were asked for besides."""
         with self._lock:
             if not any(terms.origins == REGIONAL for terms in self._budgets.values()):
+                if (counted := self._totals.get(REGIONAL)) is not None:
+                    self._regional_from = came - counted.bytes_kept  # nor what comes while there is none
                 return
             if REGIONAL not in self._totals:
                 self._regional_from = came  # what came before there was a budget is not its

@@ -161,6 +161,28 @@ def rank(title_id: TitleId, stripe: int, group: Mapping[str, float]) -> list[str
     return [names[place] for place in order]
 
 
+def share_by_rank(
+    title_id: TitleId, chunk_count: int, group: Mapping[str, float], wants: Wants = ALL_WANTED
+) -> dict[str, Bitmap]:
+    """Return of which chunks each of `group` (name -> weight above 0) ranks first among those that want them.
+
+    By plain scores, so shares are less even than those of `elect`; but whom a cache puts first puts nobody first but
+    those who rank higher still, whoever else it knows. So caches that know different others never wait in a circle.
+    """
+    names, count = list(group), stripe_count(chunk_count)
+    seeds, weights = [_seed(title_id, name) for name in names], list(group.values())
+    won: dict[str, list[Sequence[int]]] = {name: [] for name in names}
+    for stripe in range(count if names else 0):
+        left: Sequence[int] = range(stripe, chunk_count, count)
+        for place in bits.rank(stripe, seeds, weights):
+            if (some := wants.get(name := names[place])) is None:
+                won[name].append(left)
+                break
+            won[name].append([chunk for chunk in left if some[chunk]])
+            left = [chunk for chunk in left if not some[chunk]]
+    return {name: _bitmap_of(chunk_count, stripes) for name, stripes in won.items()}
+
+
 @lru_cache(maxsize=SEEDS_MAX)
 def _seed(title_id: TitleId, name: str) -> int:
     # Keyed by the title, so that a cache is not the master of the same positions in every title.

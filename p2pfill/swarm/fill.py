@@ -35,7 +35,7 @@ from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import SCOPES, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
-from p2pfill.swarm.hops import Hops, Outside, is_allowed, is_as_allowed
+from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
 from p2pfill.swarm.masters import Masters
@@ -354,8 +354,8 @@ class Fill:
         return request in self._requests
 
     def border_chunks(self) -> list[int]:
-        """Return the chunks that are on their way across a border."""
-        return [request.chunk for request in self._requests.values() if request.borders > Scope.ISP]
+        """Return the chunks that are on their way across a border, which that of a cluster may be."""
+        return [request.chunk for request in self._requests.values() if request.borders > self.hops.nearest]
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
@@ -527,7 +527,7 @@ class Fill:
         source.progress_at = now
         source.is_failing = False
         self._masters.saw(now, source_id)
-        if source.scope > Scope.ISP and source.requests:
+        if source.scope > self.hops.nearest and source.requests:
             chunks = tuple(request.chunk for request in source.requests.values())
             self._out.append(actions.ClaimChunks(chunks))
 
@@ -713,7 +713,10 @@ class Fill:
 
     def _look_at_hops(self, now: float) -> None:
         """Go further out for what has waited for long enough; all have waited for it, and begin at the same time."""
-        if self._heard and self.hops.look(now, self._lacking(), self.available):
+        mates = NO_MATES
+        if self.hops.nearest == Scope.CLUSTER:
+            mates = Mates(self._masters.cluster_shares(), self.sources, self._masters.at_work())
+        if self._heard and self.hops.look(now, self._lacking(), self.available, mates):
             self._masters.wait_anew(now)
         self._masters.waiting = self.hops.waiting
 

@@ -18,7 +18,7 @@ and WORLD the master of an ISP goes to the origin itself, and each ISP takes a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from p2pfill.model.bitmap import Bitmap
@@ -35,8 +35,9 @@ they must, and a fill whose neighbours come and go keeps no more bitmaps than th
 
 
 STAND_IN_S: Final = 10.0
-"""After which any cache of a cluster fetches what the one did not bring whose share it is: the time that a request may
-take without a byte moving. A cache that is gone or known to be slow has no share by then."""
+"""After which any cache of a cluster fetches what the one does not bring whose share it is: the time that a request may
+take without a byte moving. It is counted from when that one was last seen to get on, since of a large title its share
+takes minutes. A cache that is gone or known to be slow has no share by then."""
 
 SPENT_S: Final = 6.0
 """For the tracker to hand out more of a budget, some heartbeats. Others of the ISP take over what a cache may not
@@ -90,6 +91,52 @@ class _Wait:
         self._cohorts = [_Cohort(now, now, chunks) for _, _, chunks in self._cohorts]
 
 
+class _StandIns:
+    """What others of the cluster are to bring from other clusters, and do not."""
+
+    def __init__(self, chunk_count: int, wait_s: float) -> None:
+        self._nothing: Final = Bitmap(chunk_count)
+        self.ready = self._nothing
+        """What any cache of the cluster may fetch."""
+        self._wait_s: Final = wait_s
+        self._seen: dict[str, tuple[int, float]] = {}
+        """Who is to bring something -> how many chunks of its share it has, and when it was last seen to get on."""
+
+    def look(self, now: float, beyond: Bitmap, mates: Mates) -> bool:
+        """Take in who is to bring which of the chunks `beyond`; tell whether somebody is found not to get on."""
+        before, self.ready, seen = self.ready, self._nothing, self._seen
+        self._seen = {}
+        for name, share in mates.shares.items():
+            due = beyond & share
+            if not due.any():
+                continue
+            source = mates.sources.get(name)
+            count = 0 if source is None else (source.holdings & share).count()
+            count_before, since = seen.get(name, (-1, now))
+            if count != count_before or name in mates.at_work:
+                since = now
+            self._seen[name] = count, since
+            if now >= since + self._wait_s:
+                self.ready = self.ready | due
+        return self.ready.and_not(before).any()
+
+    def begin_anew(self) -> None:
+        self._seen.clear()
+
+
+class Mates(NamedTuple):
+    """The other caches of the cluster that this one relies on."""
+
+    shares: Mapping[str, Bitmap]
+    """Name -> what it is to fetch from other clusters."""
+    sources: Mapping[str, Source]
+    at_work: Container[str]
+    """Those of them that are not to be taken for idle, though nothing has come."""
+
+
+NO_MATES: Final = Mates({}, {}, ())
+
+
 class Hops:
     """What the policy says to one fill on the cache `me`."""
 
@@ -105,7 +152,7 @@ class Hops:
         self._waits = {scope: _Wait(chunk_count, wait_s) for scope, wait_s in waits.items() if wait_s}
         if reach.isp_s is not None:
             self._waits[Scope.ISP] = _Wait(chunk_count, reach.isp_s)
-            self._stand_in = _Wait(chunk_count, reach.isp_s + STAND_IN_S)
+            self._stand_ins = _StandIns(chunk_count, reach.isp_s + STAND_IN_S)
         self.waiting = Bitmap(chunk_count)
         """Chunks for which some hop that may be used is not open yet."""
         self.budget = ""
@@ -131,15 +178,18 @@ class Hops:
             return []
         return [node.id for node in members if node.id != self._me.id and not self.allows(node)]
 
-    def look(self, now: float, lacking: Bitmap, available: Availability) -> bool:
-        """Look which hops open for which of the `lacking` chunks; tell whether one has. To be called each tick."""
+    def look(self, now: float, lacking: Bitmap, available: Availability, mates: Mates = NO_MATES) -> bool:
+        """Look which hops open for which of the `lacking` chunks; tell whether one has. To be called each tick.
+
+        `mates` are the others of its cluster, where that is a hop.
+        """
         opened = False
         for scope, wait in self._waits.items():
             beyond = lacking.and_not(available.held_within(scope))
             if scope == Scope.ISP:
                 # For what nobody there holds either nobody waits: the ISP's masters bring it.
                 beyond = beyond & available.held[scope]
-                opened |= self._stand_in.look(now, beyond)
+                opened |= self._stand_ins.look(now, beyond, mates)
             opened |= wait.look(now, beyond)
         if self._waits or self.budget:
             self.waiting = self.unaffordable(lacking, available)
@@ -175,7 +225,7 @@ class Hops:
         for wait in self._waits.values():
             wait.begin_anew(now)
         if self.nearest == Scope.CLUSTER:
-            self._stand_in.begin_anew(now)
+            self._stand_ins.begin_anew()
 
     def opened(self, scope: Scope, chunks: Bitmap) -> Bitmap:
         """Return those of `chunks` for which a hop is open."""
@@ -189,7 +239,7 @@ class Hops:
         `share`, and what those did not bring whose share it is."""
         wait = self._waits[Scope.ISP]
         # Without a wait not even until the next tick.
-        return chunks & ((share & wait.ready if wait.wait_s else share) | self._stand_in.ready)
+        return chunks & ((share & wait.ready if wait.wait_s else share) | self._stand_ins.ready)
 
     def duty(self, duties: Mapping[Scope, Bitmap], scope: Scope) -> Bitmap:
         """Return the chunks for which this cache may go as far as `scope`, by what elections say. Not to be changed."""

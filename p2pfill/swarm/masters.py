@@ -23,7 +23,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach
+from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach, share_by_rank
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
@@ -121,9 +121,9 @@ class Masters:
         self._nominal_counts: dict[str, int] = {}
         """What each cache of this ISP that is relied on is master of nominally, see `_share_out`."""
         self._isp: _IspDuties | None = None
-        self._cluster_share: Bitmap | None = None
+        self._cluster_shares: dict[str, Bitmap] | None = None
         """Both are worked out when asked for."""
-        self._nothing: Final = Bitmap(chunk_count)
+        self._cluster_share = self._nothing = Bitmap(chunk_count)
         self.waiting = Bitmap(chunk_count)
         """Chunks that wait by the fleet's policy: nobody is judged by them."""
 
@@ -276,20 +276,45 @@ class Masters:
                 self._assignment = self._present.within(self._me)
             self._nominal_shares = Shares(self._chunk_count, self._share_out())
             self._nominal_counts = self._nominal_shares.count(Bitmap.full(self._chunk_count))
-            self._isp = self._cluster_share = None
+            self._isp = self._cluster_shares = None
         return self._assignment
+
+    def cluster_shares(self) -> Mapping[str, Bitmap]:
+        """Return what each other cache of this one's cluster is to fetch from other clusters of the ISP.
+
+        Of those alone that this cache is linked with and relies on: what another brings it would not hear of. In a
+        large fleet each cache knows others of them, and then quotas would have them wait for one another in a circle.
+        """
+        self.assignment()
+        if self._cluster_shares is None:
+            group = self._me.region, self._me.isp, self._me.cluster
+            mates = [
+                node
+                for node in self.members.values()
+                if (node.region, node.isp, node.cluster) == group and node.id not in self._unlinked
+            ]
+            if all(node_id not in self._unlinked for node_id in self.mates()):
+                elected = hold_elections(self._title_id, self._chunk_count, mates, self.excluded, wants=self._wants)
+                found, _, _ = elected.masters(self._me.region, self._me.isp)
+            else:
+                relied_on = [node for node in mates if node.weight and node.id not in self.excluded]
+                known: dict[str, float] = {node.id: node.weight for node in relied_on}
+                found = share_by_rank(self._title_id, self._chunk_count, known, self._wants)
+            self._cluster_shares = {node_id: share for node_id, share in found.items() if node_id != self._me.id}
+            # Also what nobody is elected for, as where all the others are lost, or want other files.
+            self._cluster_share = Bitmap.full(self._chunk_count).and_not(
+                reduce(or_, self._cluster_shares.values(), self._nothing)
+            )
+        return self._cluster_shares
 
     def cluster_share(self) -> Bitmap:
         """Return what this cache is to fetch from other clusters of its ISP for its own one. Not to be changed."""
-        self.assignment()
-        if self._cluster_share is None:
-            group = self._me.region, self._me.isp, self._me.cluster
-            mates = [node for node in self.members.values() if (node.region, node.isp, node.cluster) == group]
-            elected = hold_elections(
-                self._title_id, self._chunk_count, mates, self.excluded, wants=self._wants
-            ).within(self._me)
-            self._cluster_share = elected[Scope.REGION]
+        self.cluster_shares()
         return self._cluster_share
+
+    def at_work(self) -> Container[str]:
+        """Return the members that are not to be taken for idle: they claim chunks, or are ready soon."""
+        return self._soon | {node_id for _, node_id in self.claims.standing()}
 
     def is_reader(self) -> bool:
         """Tell whether this cache is to read an origin for all that has no Range: the master of the first chunk is.

@@ -544,6 +544,7 @@ class Service:
         """Let a version of the policy stand. Raises `StoreError`. Who is told of it, `applying` works out."""
         await self._catalogue.add_policy(stored)
         self.policies.put(stored)
+        self.budgets.keep({rule.ledger for rule, _ in self.policies.budgets})
 
     def told_or_ordered(self, title: str) -> set[str]:
         """Return the nodes that have an order of a title, or say something of it."""

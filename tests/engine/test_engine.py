@@ -400,3 +400,30 @@ def test_the_lower_id_dials_and_dials_again(cache: Cache) -> None:
         assert cache.poll(pauses[-1]) == [Dial(nodes[2])]
     assert 0.5 <= pauses[0] <= 1.0
     assert 15.0 <= pauses[-1] <= 30.0
+
+
+# ---- budgets of what comes from caches beyond the ISP
+
+
+def far_source(cache: Cache, name: str = "z1") -> tuple[Link, FakeChannel]:
+    link, channel = cache.link(name, "isp-z")
+    cache.say(link, all_of_it(channel.of(m.Subscribe)[0].handle))
+    return link, channel
+
+
+def test_what_a_lost_link_owed_of_a_budget_is_asked_of_others_without_a_new_allowance(cache: Cache) -> None:
+    """The tracker sees that next to nothing has come of the allowance, so it has no reason to give more."""
+    cache.engine.set_regional_max(cache.now, 3 * CHUNK, "transit")
+    cache.fill()
+    link, _ = far_source(cache)
+    cache.poll()
+    assert len(link.book.outstanding()) == 3
+    other, _ = far_source(cache, "z2")
+    cache.poll()
+    assert not other.book.outstanding(), "all of the allowance is asked for"
+    cache.engine.link_ended(cache.now, link)
+    for _ in range(60):
+        cache.poll(0.25)
+        while other.book.outstanding():
+            cache.give(other)
+    assert cache.engine.regional_bytes == 3 * CHUNK

@@ -291,7 +291,7 @@ def test_budgets_of_money_go_by_prices_and_those_of_the_tier_by_caches_beyond_th
     assert policy.budgets[0].limit == round(12.5 * MILLIONTHS)
     assert transit.fits(REGIONAL)
     assert not transit.fits("https://cloud.example/film")
-    assert [rule.ledger for rule in policy.budgets] == ["bill (money)", "transit (regional)"]
+    assert [rule.ledger for rule in policy.budgets] == ["bill\tmoney", "transit\tregional"]
     (doubt,) = doubts(policy, NO_PRICES)
     assert "--prices" in doubt
     assert not doubts(policy, prices)

@@ -113,6 +113,20 @@ def test_a_budget_of_money_holds_for_origins_beyond_the_limit_each_at_its_price(
     assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
 
 
+def test_what_came_from_caches_beyond_the_isp_while_there_was_no_budget_is_not_its() -> None:
+    counts, transit = OriginCounts(), {"transit": BudgetTerms(REGIONAL)}
+    counts.set_budgets(transit)
+    counts.set_regional(0, 0)
+    counts.set_regional(100, 0)
+    counts.set_budgets({})
+    counts.set_regional(5000, 0)
+    counts.set_budgets(transit)
+    counts.set_regional(5030, 0)
+    assert [one.bytes_kept for one in counts.totals()] == [130]
+    counts.set_allowances([Allowance("transit", REGIONAL, 200)])
+    assert counts.regional_limit() == (5100, "transit")
+
+
 def test_what_came_from_caches_beyond_the_isp_before_there_was_a_budget_is_not_its() -> None:
     counts = OriginCounts()
     counts.set_regional(5000, 0)

@@ -7,10 +7,11 @@ import pytest
 from sim.worlds import CHAOS, SMALL
 
 from p2pfill.model.ids import NodeId
+from p2pfill.model.limits import MIB
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import ANYWHERE, FillPolicy, Reach
 from p2pfill.sim.faults import FaultSpec
-from p2pfill.sim.scenario import Scenario
+from p2pfill.sim.scenario import Scenario, TitleSpec
 from p2pfill.sim.world import World
 from p2pfill.swarm.election import Scope
 
@@ -66,6 +67,22 @@ def test_the_wait_of_the_hop_holds() -> None:
     _, made = moved(fleet(clusters=2), Reach(isp_s=20.0, rule="later"), 1)
     assert min(fill.moved_at for fill in made.checkers.fills) >= 20.0
     assert not any(fill.escalations for fill in made.checkers.fills)
+
+
+def test_a_cluster_whose_share_takes_minutes_to_bring_takes_one_copy_too() -> None:
+    """One cluster has all of it already. While a cache gets on with its share nobody stands in for it."""
+    names = [f"b{number}" for number in range(4)]
+    has, lacks = [NodeInfo(NodeId(f"a{number}"), "isp", "eu", "rack-a") for number in range(4)], [
+        NodeInfo(NodeId(name), "isp", "eu", "rack-b") for name in names
+    ]
+    film = TitleSpec("film", 128, at_s=0, chunk_kib=1024, caches=tuple(names), held={one.id: 1.0 for one in has})
+    slow = msgspec.structs.replace(
+        SMALL, isps={}, caches=(*has, *lacks), origin="the origin", host_mbit=10, titles=(film,)
+    )
+    made = World(msgspec.structs.replace(slow, policy=FillPolicy(reach=CLUSTERED)), 1)
+    report = made.run()
+    assert report.seconds > 60
+    assert 1.0 <= made.checkers.bytes_by_scope[Scope.ISP] / (128 * MIB) <= 1.02
 
 
 @pytest.mark.parametrize("kind", ["crash", "freeze", "partition", "one-way", "slow"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
-from p2pfill.swarm.election import Assignment, Scope, elect, hold_elections, rank, reach
+from p2pfill.swarm.election import Assignment, Scope, elect, hold_elections, rank, reach, share_by_rank
 
 titles = st.binary(min_size=32, max_size=32).map(TitleId)
 names = st.sets(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=12)
@@ -150,3 +150,30 @@ def test_elections_differ_with_whatever_they_depend_on() -> None:
         hold_elections(title, 24, nodes, wants={"n1": Bitmap(24)}),
     ]
     assert len(set(map(id, held))) == len(held)
+
+
+@settings(deadline=None, max_examples=50)
+@given(title=titles, group=weighted, data=st.data())
+def test_caches_that_know_different_others_never_wait_in_a_circle(
+    title: TitleId, group: dict[str, float], data: st.DataObject
+) -> None:
+    count = 40
+    some = st.binary(min_size=5, max_size=5).map(lambda bits: Bitmap.from_bytes(bits, count))
+    wants = {name: data.draw(some) for name in sorted(group)[::3]}
+    waits_for: list[dict[str, str]] = [{} for _ in range(count)]
+    for me in sorted(group):
+        known = data.draw(st.sets(st.sampled_from(sorted(group)))) | {me}
+        shares = share_by_rank(title, count, {name: group[name] for name in known}, wants)
+        wanted = [chunk for name in known for chunk in wants.get(name, Bitmap.full(count)).indexes()]
+        assert sorted(chunk for share in shares.values() for chunk in share.indexes()) == sorted(set(wanted))
+        for name, share in shares.items():
+            assert not share.and_not(wants.get(name, Bitmap.full(count))).any()
+            for chunk in share.indexes():
+                if me not in wants or wants[me][chunk]:
+                    waits_for[chunk][me] = name
+    for waits in waits_for:
+        for me in waits:
+            last = me
+            for _ in range(len(waits)):
+                last = waits[last]
+            assert waits[last] == last, "somebody at the end waits for nobody"

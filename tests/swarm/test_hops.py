@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swarm.test_fill import ORIGIN, title
@@ -17,6 +19,7 @@ from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Scope
 from p2pfill.swarm.fill import Fill
 from p2pfill.swarm.hops import COHORTS_MAX, STAND_IN_S, Hops
+from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.recording import RecordingFill, play
 
 ME = NodeInfo(NodeId("me"), "i", "eu")
@@ -251,3 +254,41 @@ def test_a_policy_that_brings_the_hop_or_takes_it_away_holds_for_a_running_fill(
     assert {source.scope for source in fill.sources.values()} == {Scope.ISP}
     assert fill.available.held[Scope.CLUSTER].count() == 0
     assert len(all_asked(fill, 1.0)) + len(found) == COUNT
+
+
+def test_nobody_stands_in_for_one_that_says_that_it_is_at_it() -> None:
+    """A chunk may take longer to cross than the time after which another one would fetch it too."""
+    fill = clustered(CLUSTERS, BESIDE, ACROSS)
+    now, found = 0.0, set[int]()
+    while now < 1.2 * STAND_IN_S:
+        for action in fill.poll_actions(now):
+            if isinstance(action, actions.RequestChunk):
+                found.add(action.chunk)
+                fill.handle(now, events.ChunkReceived(action.request))
+        if round(now, 2) % 1 == 0:
+            fill.handle(now, events.ChunksClaimed(BESIDE.id, tuple(range(COUNT))))
+        now += 0.25
+    assert 0 < len(found) < COUNT
+
+
+def test_who_fetches_from_another_cluster_claims_it() -> None:
+    fill = clustered(CLUSTERS, BESIDE, ACROSS)
+    first = [action for action in fill.poll_actions(0.0) if isinstance(action, actions.RequestChunk)]
+    fill.handle(1.0, events.SourceProgressed(ACROSS.id))
+    (claim,) = [action for action in fill.poll_actions(1.0) if isinstance(action, actions.ClaimChunks)]
+    assert set(claim.chunks) == {request.chunk for request in first} == set(fill.border_chunks())
+    plain = clustered(ANYWHERE, BESIDE, ACROSS)
+    plain.poll_actions(0.0)
+    plain.handle(1.0, events.SourceProgressed(ACROSS.id))
+    assert not [action for action in plain.poll_actions(1.0) if isinstance(action, actions.ClaimChunks)]
+
+
+@pytest.mark.parametrize("why", ["alone and slow", "of no weight", "others want other files"])
+def test_who_has_nobody_to_rely_on_in_its_cluster_fetches_for_itself(why: str) -> None:
+    me = msgspec.structs.replace(HERE, weight=0.0) if why == "of no weight" else HERE
+    masters = Masters(title(COUNT).title_id, COUNT, me)
+    mates = [BESIDE] if why == "others want other files" else []
+    masters.set_members(0.0, [me, ACROSS, *mates], wants={BESIDE.id: Bitmap(COUNT)} if mates else {})
+    if why == "alone and slow":
+        masters.suspend(me.id, "master-slow", 100.0)
+    assert masters.cluster_share().count() == COUNT

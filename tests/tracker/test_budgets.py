@@ -340,6 +340,50 @@ def test_without_an_allowance_nothing_comes() -> None:
     assert [counts.begin_read(ORIGIN, CHUNK) for _ in range(2)] == ["", "cloud"]
 
 
+def test_a_budget_of_next_to_no_money_is_handed_out() -> None:
+    """Of an origin so cheap that a whole lease costs a millionth."""
+    rule, prices = BudgetRule("cloud", 0, "http://cloud/*", money=100 / MILLIONTHS), Prices(
+        "EUR", [Price("http://cloud/", per_gb=1 / MILLIONTHS)]
+    )
+    terms, fleet, came = rule.terms(prices), Budgets({}), 0
+    counts = OriginCounts()
+    counts.set_budgets({"cloud": terms})
+    for _ in range(100):
+        for _ in range(2):
+            counts.set_allowances(
+                fleet.renew([(rule, terms)], "1", "a1", "1", counts.totals(), counts.allowances(), needs=True)
+            )
+            fleet.note_reserved(fleet.to_reserve())
+        while not counts.begin_read(ORIGIN, 10**8):
+            counts.add(ORIGIN, requests=1, kept=10**8)
+            counts.end_read(ORIGIN, 10**8)
+            came += 10**8
+    assert 99 * 10**9 <= came <= 100 * 10**9
+
+
+def test_a_budget_that_was_taken_out_and_comes_back_begins_with_what_it_had_spent() -> None:
+    budgets, terms = Budgets({}), RULE.terms(PRICES)
+
+    def beat(night: str, used: int) -> int:
+        counts = [OriginReport(ORIGIN, bytes_kept=used)]
+        for _ in range(2):
+            (given,) = budgets.renew([(RULE, terms)], night, "a1", "1", counts, [], needs=True)
+            budgets.note_reserved(budgets.to_reserve())
+        return given.amount
+
+    beat("1", 0)
+    assert budgets.spent("cloud") == LIMIT
+    budgets.keep(())
+    assert budgets.spent("cloud") == LIMIT
+    assert beat("5", 70 * LIMIT) == 71 * LIMIT, "what came while there was none is not its"
+
+
+def test_budgets_of_any_names_are_counted_apart() -> None:
+    names = [BudgetRule("bill", money=1.0), BudgetRule("bill (money)", 5), BudgetRule("bill", 5, tier="regional")]
+    names += [BudgetRule("bill", 5), BudgetRule("bill (regional)", 5)]
+    assert len({rule.ledger for rule in names}) == len(names)
+
+
 async def test_the_tracker_reserves_before_it_gives_and_starts_anew_with_that(tmp_path: Path, make: Any) -> None:
     text = '[[budgets]]\nname = "cloud"\norigins = "http://cloud/*"\nbytes = 1000\n'
     async with service_on(tmp_path / "db") as service:
