@@ -32,6 +32,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
 from p2pfill.transport.plane import DataPlane, Poll, Stream
+from p2pfill.transport.receive_buffer import ReceiveBuffer
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
@@ -100,6 +101,7 @@ class Receiver(Stream):
         """Why the disk does not take it, if so."""
         self._taken = 0
         self._low_water_bytes = 1
+        self._buffer = ReceiveBuffer(sock) if plane.yields else None
         self._rested_ns = time.monotonic_ns()
         self._turned_ns = 0
         """All turns and the waits before them."""
@@ -148,6 +150,12 @@ class Receiver(Stream):
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
         return self._receive is not None or bool(self._head)
+
+    def keep_pace(self) -> None:
+        """In background mode, have the remote send no more ahead than the rate needs."""
+        rate = self.limits.budget.tightest(self.claim.tier)
+        if self._buffer is not None and rate:
+            self._buffer.fit(rate)
 
     def urgency(self) -> Urgency:
         """Return how urgent the title is of which a chunk comes."""
