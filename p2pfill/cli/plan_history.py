@@ -26,8 +26,7 @@ DAYS_SHOWN: Final = 14
 """The newest ones; --json has all."""
 
 GAPS_SHOWN: Final = 7
-KIND_WIDTH: Final = 24
-EXAMPLE_WIDTH: Final = 60
+EXAMPLES_SHOWN: Final = 3
 
 
 def need_planner() -> None:
@@ -61,8 +60,7 @@ def ingest_logs(
     if as_json:
         _print_json({**msgspec.to_builtins(found), "days": [_iso(day) for day in found.days], "tables": tables})
     else:
-        console = Console(highlight=False)
-        console.print(ingest_view(found, tables, console.width))
+        Console(highlight=False).print(ingest_view(found, tables))
     if found.unusable:
         for why in found.unusable.values():
             print(printable(why), file=sys.stderr)
@@ -77,7 +75,7 @@ def _iso(day: int) -> str:
     return iso_of(day)
 
 
-def ingest_view(found: Any, tables: Any, width: int) -> RenderableType:
+def ingest_view(found: Any, tables: Any) -> RenderableType:
     """Return what came of an ingest, as text."""
     rows, used = (sum(getattr(log, name) for log in found.taken) for name in ("rows", "used"))
     head = f"{plural(len(found.taken), 'log')} taken in: {used:,} of {plural(rows, 'row')} count as views"
@@ -90,29 +88,24 @@ def ingest_view(found: Any, tables: Any, width: int) -> RenderableType:
         parts.append(Text(f"{plural(len(found.again), 'log')} taken in before, not counted again: {names}{more}"))
     for title, faults in (("catalogue and caches", tables), ("logs", found.faults)):
         if faults:
-            parts += [Text(), Text(f"Wrong in {title}", style="bold yellow"), faults_view(faults, width)]
+            parts += [Text(), Text(f"Wrong in {title}", style="bold yellow"), faults_text(faults)]
     return Group(*parts)
 
 
-def faults_view(faults: Any, width: int) -> RenderableType:
+def faults_text(faults: Any) -> Text:
     """Return what is wrong, most frequent first, with examples and what became of it."""
     from p2pfill.plan.history_faults import NEXT_STEPS
 
-    parts: list[RenderableType] = []
-    rows = []
+    text = Text()
     for kind, fault in sorted(faults.kinds.items(), key=lambda one: -one[1].count):
-        example = str(fault.examples[0]) if fault.examples else ""
-        bytes_ = show_bytes(fault.bytes) if fault.bytes else ""
-        rows.append([Text(kind), Text(f"{fault.count:,}"), Text(bytes_), Text(printable(example))])
-    columns = (
-        Column("kind", most=KIND_WIDTH), Column("count", is_right=True), Column("bytes", 1, is_right=True),
-        Column("for example", 2, most=EXAMPLE_WIDTH),
-    )  # fmt: skip
-    parts.append(table_within(width, columns, rows))
-    for kind in faults.kinds:
+        bytes_ = f", {show_bytes(fault.bytes)}" if fault.bytes else ""
+        text.append(f"{fault.count:,} x {printable(kind)}", style="bold").append(f"{bytes_}\n")
+        for example in fault.examples[:EXAMPLES_SHOWN]:
+            text.append(f"  {printable(str(example))}\n")
         if kind in NEXT_STEPS:
-            parts.append(Text(f"{kind}: {NEXT_STEPS[kind]}", style="dim"))
-    return Group(*parts)
+            text.append(f"  next: {NEXT_STEPS[kind]}\n", style="dim")
+    text.rstrip()
+    return text
 
 
 def show_history(history: Path, *, as_json: bool) -> None:
@@ -159,5 +152,5 @@ def history_view(found: Any, width: int) -> RenderableType:
     if len(days) > DAYS_SHOWN:
         parts.append(Text(f"and {len(days) - DAYS_SHOWN} days before; --json has all", style="dim"))
     if found.faults:
-        parts += [Text(), Text("Wrong in its logs", style="bold yellow"), faults_view(found.faults, width)]
+        parts += [Text(), Text("Wrong in its logs", style="bold yellow"), faults_text(found.faults)]
     return Group(*parts)

@@ -83,7 +83,7 @@ def _check_some(found: Ingest) -> None:
     if found.taken or (found.again and not found.unusable):
         return
     why = list(found.unusable.values())
-    more = f"; and {len(why) - 1} more logs that cannot be used" if len(why) > 1 else ""
+    more = f"; and {len(why) - 1} more that cannot be used" if len(why) > 1 else ""
     raise ConfigError(f"{why[0]}{more}; the history is as it was")
 
 

@@ -34,7 +34,7 @@ COLUMNS_MAX: Final = 1000
 LINE_BYTES_MAX: Final = 1024 * 1024
 """Of CSV: far above any row of a log; beyond it a quote was left open."""
 REJECTS_MAX: Final = 10_000
-"""Lines that cannot be read which DuckDB remembers; beyond them lines are counted by hand."""
+"""Errors in lines that DuckDB remembers; where there are more, lines are counted by hand."""
 READ_BYTES: Final = 4 * 1024 * 1024
 
 SEPARATORS: Final = (",", ";", "\t", "|")
@@ -143,14 +143,27 @@ def _check_columns(log: LogFile) -> None:
 
 def _look_at_parquet(engine: Engine, path: Path, link: Path) -> LogFile:
     with library_errors(f"cannot read log {str(path)!r} as Parquet", UnusableLog):
-        schema = engine.parquet("log", [link]).schema()
-    columns = tuple(name.strip().lower() for name in schema)
-    for name, kind in zip(columns, schema.values(), strict=True):
+        schema = _parquet(engine, link).schema()
+    columns = tuple(name.strip().lower() for name in schema)[:-1]
+    for name, kind in zip(columns, schema.values(), strict=False):
         is_moment = kind.is_timestamp() or kind.is_date()
         is_plain = kind.is_string() or kind.is_integer() or kind.is_floating() or kind.is_decimal()
         if name in (*NEEDED, *PLACES) and not (is_plain or (is_moment and name == "time")):
             raise UnusableLog(f"log {str(path)!r}: the type of the column {name}, {str(kind)[:40]}, says no {name}")
     return LogFile(path, "parquet", columns)
+
+
+def _parquet(engine: Engine, link: Path) -> Table:
+    """Return the rows of a Parquet file, with their number from 0 as the last column."""
+    rows = engine.parquet("log_file", [link], file_row_number=True)
+    for name, kind in rows.schema().items():
+        # Ibis has no word for DuckDB's times of nanoseconds with a zone, as pandas writes them.
+        if name.strip().lower() == "time" and kind.is_unknown():
+            column = '"' + name.replace('"', '""') + '"'
+            replaced = f"REPLACE (TRY_CAST({column} AS TIMESTAMPTZ) AS {column})"
+            engine.rows_of(f"CREATE OR REPLACE TEMP VIEW log_in_micros AS FROM log_file SELECT * {replaced}")
+            return engine.ibis.table("log_in_micros", database="temp.main")
+    return rows
 
 
 def _look_at_csv(path: Path, head: bytes) -> LogFile:
@@ -199,7 +212,7 @@ def open_rows(engine: Engine, log: LogFile, link: Path) -> Table:
     """Return the rows of a log that `look_at` has looked at: `row` and the columns of `history_tables.TEXTS`."""
     at = {("place" if name == log.place else name): log.columns.index(name) for name in (*NEEDED, log.place)}
     if log.form == "parquet":
-        rows = engine.parquet("log", [link], file_row_number=True)
+        rows = _parquet(engine, link)
         return rows.select(row=rows.file_row_number + 1, **{name: rows[place] for name, place in at.items()})
     rows = engine.ibis.read_csv(
         str(link), table_name="log", columns={f"c{place}": "VARCHAR" for place in range(len(log.columns))},
@@ -218,14 +231,16 @@ def rejected(engine: Engine, log: LogFile, name: str, rows: int) -> Faults:
     found = Faults()
     if log.form != "csv" or not engine.rows_of("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reject_errors'"):
         return found
-    count = int(engine.rows_of("SELECT count(DISTINCT (line, line_byte_position)) FROM reject_errors")[0][0])
+    # A line has an error for each column that it lacks.
+    counted = "SELECT count(DISTINCT (line, line_byte_position)), count(*) FROM reject_errors"
+    count, errors = engine.rows_of(counted)[0]
     if not count:
         return found
-    first = engine.rows_of("SELECT line, error_message FROM reject_errors ORDER BY line LIMIT 5")
+    first = engine.rows_of("SELECT line, min(error_message) FROM reject_errors GROUP BY line ORDER BY line LIMIT 5")
     quotes = engine.rows_of(
         "SELECT 1 FROM reject_errors WHERE error_type IN ('UNQUOTED VALUE', 'LINE SIZE OVER MAXIMUM') LIMIT 1"
     )
-    if quotes or count >= REJECTS_MAX:
+    if quotes or errors >= REJECTS_MAX:
         count = max(count, _lines(log) - 1 - rows)
     examples = [Example(name, int(line or 0), _reason(message)) for line, message in first]
     found.add(LINE_UNREADABLE, examples, count=count)

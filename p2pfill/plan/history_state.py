@@ -41,7 +41,7 @@ _UNSAFE: Final = frozenset("*?[]{}")
 
 
 class DayRecord(msgspec.Struct):
-    """One day of a history."""
+    """One day of a history, with what counts under names that no table has yet."""
 
     views: str
     load: str
