@@ -15,7 +15,7 @@ import msgspec
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.plan import history_faults as kinds
 from p2pfill.plan import history_tables as tables
-from p2pfill.plan.history_engine import DEFAULT, Engine, Resources, library_errors, open_engine, quoted
+from p2pfill.plan.history_engine import DEFAULT, Engine, Resources, library_errors, open_engine
 from p2pfill.plan.history_faults import ROW_KINDS, Example, Faults
 from p2pfill.plan.history_logs import UnusableLog, forget_rejected, look_at, open_rows, read_content, rejected
 from p2pfill.plan.history_state import NO_DAY, DayRecord, LogRecord, State, commit, read_state, writing
@@ -202,11 +202,11 @@ class _Work:
             is_alone = len(found.taken) == 1
             for day in found.days:
                 old = self.state.days.get(day, NO_DAY)
-                self.state.days[day] = DayRecord(
+                files = (
                     self._write("views", day, views, ("day", "region", "file"), old.views, is_alone),
                     self._write("load", day, load, ("hour", "kind", "place"), old.load, is_alone),
-                    **self._count(day),
                 )
+                self.state.days[day] = DayRecord(*files, **self._count(*files))
 
     def _write(
         self, part: str, day: int, new: Table, keys: Sequence[str], old: str, is_alone: bool
@@ -214,20 +214,21 @@ class _Work:
         rows = new.filter(new.day == day).select(*keys, "bytes", "requests")
         if old:
             rows = tables.merge([self.engine.parquet("old", [self.directory / old]), rows], keys)
-        else:
-            rows = rows.order_by(list(keys)) if is_alone else tables.merge([rows], keys)
+        elif not is_alone:
+            rows = tables.merge([rows], keys)
         name = f"{part}/{iso_of(day)}.{self.state.number}.parquet"
-        self.engine.keep(f"day_{part}", rows)
-        path = quoted(str(self.directory / name))
-        self.engine.rows_of(f'COPY "day_{part}" TO {path} (FORMAT parquet, COMPRESSION zstd)')
+        self.engine.ibis.to_parquet(rows, self.directory / name, compression="zstd")
         return name
 
-    def _count(self, day: int) -> dict[str, int]:
-        """Return the figures of the day that was written last."""
-        views, load = self.engine.ibis.table("day_views"), self.engine.ibis.table("day_load")
-        seen = self.engine.fetch(views.agg(rows=views.count(), requests=views.requests.sum(), bytes=views.bytes.sum()))
-        served = self.engine.fetch(load.agg(served_bytes=load.bytes.sum(), hours=load.hour.nunique()))
-        return {key: int(value or 0) for key, value in {**seen[0], **served[0]}.items()}
+    def _count(self, views: str, load: str) -> dict[str, int]:
+        """Return the figures of a day."""
+        seen = self.engine.parquet("seen", [self.directory / views])
+        served = self.engine.parquet("served", [self.directory / load])
+        figures = {
+            **self.engine.fetch(seen.agg(rows=seen.count(), requests=seen.requests.sum(), bytes=seen.bytes.sum()))[0],
+            **self.engine.fetch(served.agg(served_bytes=served.bytes.sum(), hours=served.hour.nunique()))[0],
+        }
+        return {key: int(value or 0) for key, value in figures.items()}
 
 
 def _numbered(name: str, number: str, names: Sequence[str]) -> dict[str, Any]:

@@ -105,8 +105,7 @@ def as_parquet(path: Path, rows: list[tuple[int, str, str, str, str, int]], time
 
 
 @pytest.mark.parametrize(
-    "time", [pa.timestamp("us"), pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("ms"), pa.int64(), pa.float64(),
-             pa.string()], ids=str,
+    "time", [pa.timestamp("us"), pa.timestamp("ns", "Asia/Tokyo"), pa.float64(), pa.string()], ids=str
 )  # fmt: skip
 def test_what_goes_in_comes_out(tmp_path: Path, history: History, time: pa.DataType) -> None:
     rows = synthetic(1, 3000)
@@ -164,7 +163,7 @@ def test_times_are_in_utc(tmp_path: Path, history: History) -> None:
     assert {day: amount for (day, _, _), (amount, _) in seen(history).items()} == found
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 2**32), st.integers(2, 3))
 def test_a_log_in_parts_is_the_log(seed: int, parts: int) -> None:
     rows = synthetic(seed, 60)
@@ -515,3 +514,42 @@ def test_the_expressions_compile_for_spark(monkeypatch: pytest.MonkeyPatch) -> N
         said = compilers.PySparkCompiler().to_sqlglot(table).sql("spark")
         assert "TRY_CAST" in said
         assert "UNIX_TIMESTAMP" in said
+
+
+def test_spark_computes_the_same(tmp_path: Path) -> None:
+    pyspark = pytest.importorskip("pyspark.sql")
+    ibis = pytest.importorskip("ibis")
+    rows = [list(map(str, row)) for row in synthetic(3, 400)] + [
+        text.format(7).split(",") for text in WRONG.values()
+    ]  # fmt: skip
+    columns = dict(zip(history_tables.TEXTS, zip(*rows, strict=True), strict=True))
+    log = pa.table({"row": pa.array(range(1, len(rows) + 1))} | {
+        name: pa.array([value or None for value in values]) for name, values in columns.items()
+    })  # fmt: skip
+    tables = {
+        "log": log,
+        "files": pa.table({"known_file": list(CATALOGUE.files), "fid": pa.array(range(3), pa.int32()),
+                           "known_title": ["Film", "Film", "Série"]}),
+        "regions": pa.table({"known_region": list(CACHES.regions), "rid": pa.array(range(2), pa.int32())}),
+        "places": pa.table({"known_place": list(CACHES.names), "pid": pa.array(range(3), pa.int32())}),
+    }  # fmt: skip
+    for name, table in tables.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    session = pyspark.SparkSession.builder.master("local[1]").config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    found = []
+    for connection in (ibis.duckdb.connect(), ibis.pyspark.connect(session)):
+        read = {name: connection.read_parquet(str(tmp_path / f"{name}.parquet")) for name in tables}
+        names = history_tables.Names(read["files"], read["regions"], read["places"])
+        coded = history_tables.code_rows(read["log"], names, NOW_S + AHEAD_S)
+        results = [
+            coded, history_tables.views_of(coded, names), history_tables.load_of(coded, names),
+            history_tables.masks_of(coded), *(history_tables.causes_of(coded, kind) for kind in ROW_KINDS),
+        ]  # fmt: skip
+        found.append([sorted(map(str, sorted_rows(table))) for table in results])
+    session.stop()
+    assert found[0] == found[1]
+
+
+def sorted_rows(table: Any) -> list[tuple[Any, ...]]:
+    """Return the rows of a table with their columns in the order of their names."""
+    return [tuple(sorted(row.items())) for row in table.to_pyarrow().to_pylist()]
