@@ -86,6 +86,8 @@ def ingest_view(found: Any, tables: Any) -> RenderableType:
         names = ", ".join(printable(name) for name in found.again[:5])
         more = ", …" if len(found.again) > 5 else ""
         parts.append(Text(f"{plural(len(found.again), 'log')} taken in before, not counted again: {names}{more}"))
+    if found.too_old:
+        parts.append(Text(f"{plural(found.too_old, 'day')} older than those that are kept: left out", style="yellow"))
     for title, faults in (("catalogue and caches", tables), ("logs", found.faults)):
         if faults:
             parts += [Text(), Text(f"Wrong in {title}", style="bold yellow"), faults_text(faults)]

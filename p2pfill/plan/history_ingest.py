@@ -5,6 +5,7 @@ Each log is read by itself: one that cannot be used is named, and keeps the othe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.plan import history_faults as kinds
+from p2pfill.plan import history_state
 from p2pfill.plan import history_tables as tables
 from p2pfill.plan.history_engine import DEFAULT, Engine, Resources, library_errors, open_engine
 from p2pfill.plan.history_faults import ROW_KINDS, Example, Faults
@@ -37,6 +39,8 @@ class Ingest(msgspec.Struct):
     faults: Faults = msgspec.field(default_factory=Faults)
     days: list[int] = []
     """That have changed."""
+    too_old: int = 0
+    """Days of which something was in logs, and which are beyond those that are kept."""
 
 
 class _Masks(NamedTuple):
@@ -72,6 +76,7 @@ def ingest(
                     work.write_days(found)
                     state.faults.merge(found.faults)
                     state.logs += found.taken
+                    state.forgotten_days += found.too_old
                     state.trim()
                     commit(directory, state)
         except OSError as error:
@@ -142,11 +147,11 @@ class _Work:
             forget_rejected(self.engine)
             rows = tables.code_rows(open_rows(self.engine, log, link), names, self.latest_s)
             coded = self.engine.keep("coded", rows)
-        after = path.stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        if _is_changed(path, before):
             raise UnusableLog(f"log {str(path)!r} was written to meanwhile: give it when it is whole")
-        masks = self._masks(coded, str(path))
-        masks.faults.merge(rejected(self.engine, log, str(path), masks.rows))
+        with library_errors(f"cannot add up log {str(path)!r}", StoreError):
+            masks = self._masks(coded, str(path))
+            masks.faults.merge(rejected(self.engine, log, str(path), masks.rows))
         if not masks.used:
             why = masks.faults.in_words() or "it has a header and nothing else"
             found.faults.merge(masks.faults)
@@ -198,15 +203,16 @@ class _Work:
             views, load = self.gathered["views"], self.gathered["load"]
             load = self.engine.keep("load_by_day", load.mutate(day=(load.hour // 24).cast("int32")))
             days = views.select("day").union(load.select("day"), distinct=True).order_by("day")
-            found.days = [one["day"] for one in self.engine.fetch(days)]
+            seen = [int(one["day"]) for one in self.engine.fetch(days)]
+            oldest = sorted({*self.state.days, *seen})[-history_state.DAYS_MAX :][0]
+            found.days = [day for day in seen if day >= oldest]
+            found.too_old = len(seen) - len(found.days)
             is_alone = len(found.taken) == 1
             for day in found.days:
                 old = self.state.days.get(day, NO_DAY)
-                files = (
-                    self._write("views", day, views, ("day", "region", "file"), old.views, is_alone),
-                    self._write("load", day, load, ("hour", "kind", "place"), old.load, is_alone),
-                )
-                self.state.days[day] = DayRecord(*files, **self._count(*files))
+                watched = self._write("views", day, views, ("day", "region", "file"), old.views, is_alone)
+                served = self._write("load", day, load, ("hour", "kind", "place"), old.load, is_alone)
+                self.state.days[day] = DayRecord(watched, served, **self._count(watched, served))
 
     def _write(
         self, part: str, day: int, new: Table, keys: Sequence[str], old: str, is_alone: bool
@@ -229,6 +235,14 @@ class _Work:
             **self.engine.fetch(served.agg(served_bytes=served.bytes.sum(), hours=served.hour.nunique()))[0],
         }
         return {key: int(value or 0) for key, value in figures.items()}
+
+
+def _is_changed(path: Path, before: os.stat_result) -> bool:
+    try:
+        after = path.stat()
+    except OSError:
+        return True
+    return (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
 
 
 def _numbered(name: str, number: str, names: Sequence[str]) -> dict[str, Any]:
