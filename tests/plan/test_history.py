@@ -26,8 +26,10 @@ import pyarrow.parquet as pq
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.plan import history_state, history_tables
 from p2pfill.plan.history import History, Ingest, Resources
+from p2pfill.plan.history_engine import open_engine
 from p2pfill.plan.history_faults import NEXT_STEPS, ROW_KINDS, Example
 from p2pfill.plan.history_ingest import AHEAD_S
+from p2pfill.plan.history_logs import look_at, open_rows
 from p2pfill.plan.tables import Caches, Catalogue
 
 DAY = 20786
@@ -459,6 +461,28 @@ def test_odd_types_of_parquet(tmp_path: Path, history: History) -> None:
     ):
         assert not take(history, log(bytes=amount)).faults
     assert seen(history) == {(DAY, "eu", "film.mp4"): (4, 4)}
+
+
+# ---- out of core
+
+
+def test_no_log_is_gathered_in_memory(tmp_path: Path) -> None:
+    """A CSV file, whose length DuckDB does not know, is what is looked up, and never what is looked up in."""
+    ibis = pytest.importorskip("ibis")
+    log = write(tmp_path / "log.csv", good())
+    with open_engine(tmp_path, SMALL) as engine:
+        names = history_tables.Names(
+            engine.load(
+                "files", {"known_file": map(str, range(9999)), "fid": range(9999), "known_title": ["t"] * 9999}
+            ),
+            engine.load("regions", {"known_region": ["eu"], "rid": [0]}),
+            engine.load("places", {"known_place": ["a1"], "pid": [0]}),
+        )
+        rows = open_rows(engine, look_at(engine, log, tmp_path / "link"), tmp_path / "link")
+        coded = ibis.to_sql(history_tables.code_rows(rows, names, NOW_S), dialect="duckdb")
+        [(_, plan)] = engine.rows_of(f"EXPLAIN {coded}")
+    assert plan.count("Join Type: LEFT") == 3
+    assert plan.count("Streaming Window") == 1
 
 
 # ---- load
