@@ -71,7 +71,7 @@ class LoadForecast:
     first_hour: int
     """Since 1970-01-01 in UTC."""
     served: Floats
-    """Bytes by cache, hour and quantile (`load_bands.QUANTILES`); NaN: the cache was never seen."""
+    """Bytes by cache, hour and quantile (`load_bands.QUANTILES`); NaN: less than a day is known of the cache."""
     is_corrected: NDArray[np.bool_]
     """Of each cache: it goes by the correction, and else by the plain model."""
     known: Floats
@@ -143,11 +143,11 @@ def replay(
     return Replay(
         Days(cut.first_hour + first * DAY_HOURS, cut.served[late], cut.cell[late], cut.is_holiday[late]),
         Plain(expected, plain.deviation[late], taken),
-        by_plain, by_correction, _choose(by_plain, by_correction, taken),
+        by_plain, by_correction, choose(by_plain, by_correction, taken),
     )  # fmt: skip
 
 
-def _choose(by_plain: Floats, by_correction: Floats, taken: Floats) -> NDArray[np.bool_]:
+def choose(by_plain: Floats, by_correction: Floats, taken: Floats) -> NDArray[np.bool_]:
     """Return on which days each cache goes by the correction: where that lost less in the days before."""
     gain = pinball(by_plain, taken) - pinball(by_correction, taken)
     known = (~np.isnan(gain)).any(2)
@@ -194,7 +194,7 @@ class _Correction:
         first = max(7, day - TRAIN_DAYS)
         known = ~np.isnan(self._factor[first : max(first, day)]).all(2)
         pairs = np.argwhere(known) + np.array([first, 0])
-        chance = np.random.default_rng([self._seed, self._days.first_hour // DAY_HOURS + day])
+        chance = np.random.default_rng([self._seed, abs(self._days.first_hour // DAY_HOURS + day)])
         if len(pairs) > TRAIN_CACHE_DAYS_MAX:
             pairs = pairs[np.sort(chance.choice(len(pairs), TRAIN_CACHE_DAYS_MAX, replace=False))]
         target = self._factor[pairs[:, 0], pairs[:, 1]].reshape(-1)

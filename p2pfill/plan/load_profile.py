@@ -65,12 +65,16 @@ OUTAGE_SHARE: Final = 0.2
 OUTAGE_HOURS_MAX: Final = 72
 """A cache without a byte for longer is not away: it has nothing to serve."""
 
-ZEROS_MAX: Final = 0.1
-"""Share of hours without a byte, of those of which more was expected, from which on they say nothing: a cache with few
-viewers has many."""
+FALLS_MAX: Final = 0.03
+"""Outages for each hour in which more was expected, from which on they are none: a cache with few viewers has hours
+without any, and is not away each time."""
 
 KNOWN_HOURS_MIN: Final = 3
 """Known hours of a day from which on its level counts: fewer may be those of one film."""
+
+KNOWN_FIRST: Final = 24
+"""Known hours from which on something is expected: those of one night say nothing of the evening, and a forecast that
+is wrong by far would widen the bands of weeks."""
 
 DAY_KEPT: Final = 0.95
 """Weight of a day in what hours of the day are and how far off they are, relative to that of the day after it."""
@@ -100,7 +104,7 @@ class Plain:
     """What the plain model said of each day when it began. Arrays as in `Days`."""
 
     expected: Floats
-    """Bytes; NaN: the cache has never been seen."""
+    """Bytes; NaN: too little was known of the cache (`KNOWN_FIRST`)."""
     deviation: Floats
     """How far off such hours usually were, as bytes; above 0 where `expected` is known."""
     taken: Floats
@@ -153,15 +157,17 @@ def expect(days: Days) -> Plain:
     wrong = np.zeros((len(weeks), days.served.shape[1]))
     expected, deviation = np.full(days.served.shape, np.nan), np.full(days.served.shape, np.nan)
     taken = days.served.copy()
-    away = _Outages(days.served.shape[1])
+    away, known = _Outages(days.served.shape[1]), np.zeros(days.served.shape[1], np.int64)
     for day, cell in enumerate(days.cell):
         said = np.stack([week.expect(cell) for week in weeks])
+        said[:, known < KNOWN_FIRST] = np.nan
         best, rows = wrong.argmin(0), np.arange(len(wrong[0]))
         expected[day] = said[best, rows]
         level = np.stack([week.level for week in weeks])[best, rows][:, None]
         deviation[day] = expected[day] * np.stack([week.deviation(cell) for week in weeks])[best, rows] + level * 1e-3
         taken[day] = away.without(days.served[day], expected[day] > OUTAGE_SHARE * level)
         wrong = CHOICE_KEPT * wrong + np.nansum(np.abs(said - taken[day]), axis=2)
+        known += (~np.isnan(taken[day])).sum(1)
         for week in weeks:
             week.learn(cell, taken[day])
     return Plain(expected, np.maximum(deviation, DEVIATION_MIN), taken)
@@ -172,21 +178,25 @@ class _Outages:
 
     def __init__(self, caches: int) -> None:
         self._silent = np.zeros(caches, np.int64)
-        self._zeros, self._judged = np.zeros(caches), np.ones(caches)
+        self._is_away = np.zeros(caches, np.bool_)
+        self._falls, self._judged = np.zeros(caches), np.ones(caches)
 
     def without(self, served: Floats, is_due: NDArray[np.bool_]) -> Floats:
         """Return a day without the hours in which a cache was away. `is_due`: more than nothing was expected."""
         kept = served.copy()
-        is_zero, counts = served == 0, is_due & ~np.isnan(served)
-        is_short = np.empty(served.shape, np.bool_)
+        is_zero, is_known = served == 0, ~np.isnan(served)
+        is_busy = self._falls <= FALLS_MAX * self._judged
+        falls = np.zeros(len(served))
         for hour in range(DAY_HOURS):
-            silent = np.where(is_zero[:, hour], self._silent + 1, 0)
-            self._silent = np.where(np.isnan(served[:, hour]), self._silent, silent)
-            is_short[:, hour] = self._silent <= OUTAGE_HOURS_MAX
-        zeros = is_zero & counts & is_short
-        kept[zeros & (self._zeros <= ZEROS_MAX * self._judged)[:, None]] = np.nan
-        self._zeros = DAY_KEPT * self._zeros + zeros.sum(1)
-        self._judged = DAY_KEPT * self._judged + counts.sum(1)
+            self._silent = np.where(is_known[:, hour], np.where(is_zero[:, hour], self._silent + 1, 0), self._silent)
+            # Once it is away it is so in the hours too in which little was expected.
+            begins = is_zero[:, hour] & is_due[:, hour] & ~self._is_away
+            goes_on = self._is_away & (is_zero[:, hour] | ~is_known[:, hour])
+            self._is_away = (begins | goes_on) & (self._silent <= OUTAGE_HOURS_MAX)
+            kept[is_zero[:, hour] & self._is_away & is_busy, hour] = np.nan
+            falls += begins & (self._silent <= OUTAGE_HOURS_MAX)
+        self._falls = DAY_KEPT * self._falls + falls
+        self._judged = DAY_KEPT * self._judged + (is_due & is_known).sum(1)
         return kept
 
 

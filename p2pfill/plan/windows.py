@@ -2,14 +2,16 @@
 
 Of what a cache can serve a share stays free whatever happens (`WindowRules.headroom`). What is left of the rest in an
 hour, above the upper edge of the load's band, is the room for fill. A window opens and closes on whole hours of the
-load, and its rate is the least room of its hours: so viewers have their headroom in each of them, as often as the band
-holds.
+load, and its rate is at most the least room of its hours: so viewers have their headroom in each of them, as often as
+the band holds.
 
 Of the windows into which the need fits, the one counts in which serving and fill together are furthest from what the
 cache can do, where the fill is spread over the whole window. That is a longer window at a low rate rather than an hour
-at full speed, and it stops where another hour would be a busier one. Where the need fits into none, two windows are
-tried, if rules allow it, and then the one into which most fits; what is short is said. All windows of 24 hours are
-some hundred and all pairs some thousand, so every one is looked at, and nothing is searched.
+at full speed, and it stops where another hour would be a busier one. Its rate is what the need takes, with some to
+spare, and not all the room: fill that is done an hour earlier helps nobody, and what is not used of the room is there
+for the hour in twenty that is above the band. Where the need fits into none, two windows are tried, if rules allow it,
+and then the one into which most fits; what is short is said. All windows of 24 hours are some hundred and all pairs
+some thousand, so every one is looked at, and nothing is searched.
 
 Windows are candidates on the wall, in the timetable's own terms (`model.windows`): of a night in which clocks are
 changed exactly those hours count that would be open. Timetables are daily. One that is not renewed goes on with
@@ -61,7 +63,8 @@ class WindowRules:
     parts_max: int = 1
     """Windows a night: 1, or 2 where one is not enough."""
     spare: float = 1.25
-    """How much more than the need should fit: fills start slowly, and a quarter is left for chunks that come twice."""
+    """How much more than the need should fit: a fleet needs some minutes to be at full speed, and a
+    cache for which others have nothing yet waits."""
     burden: float = 1.0
     """Bytes of what a cache can serve that a byte of its fill takes: in a swarm each byte that comes in goes out about
     once."""
@@ -236,7 +239,7 @@ class _Search:
     def best(self, zone: str, spans: _Spans) -> Proposal:
         """Return the best windows, or why there are none."""
         if np.isnan(self._upper).all():
-            return self._none(zone, "nothing is known of its load")
+            return self._none(zone, "less than a day of its load is known")
         if not len(spans.start):
             return self._none(zone, "no window is as short and as early as it must be")
         rate = round_down(np.where(spans.open, self._room, np.inf).min(1))
@@ -272,6 +275,7 @@ class _Search:
 
     def _proposal(self, zone: str, spans: _Spans, rate: Floats, chosen: Sequence[int]) -> Proposal:
         rates = np.zeros(24, np.int64)
+        rate = self._needed(rate, spans.open[chosen].sum(1), chosen)
         week: dict[int, str] = {}
         for place in chosen:
             rates[spans.open[place]] = int(rate[place])
@@ -289,6 +293,13 @@ class _Search:
         short = f"; short {_size(self._need - fits)}" if fits < self._need else ""
         text = f"{hours} ({zone}): {need}{short}; viewers may take {busiest / self._served:.0%} of what it can serve"
         return self._say(line if zone == "UTC" else f"{zone} {line}", rates, busiest, text)
+
+    def _needed(self, rate: Floats, hours: NDArray[np.int64], chosen: Sequence[int]) -> Floats:
+        """Return the rates of the chosen windows as the need takes them; without a need, all that there is room for."""
+        fits = float((rate[chosen] * hours).sum()) * HOUR_S
+        part = min(1.0, self._need * self._rules.spare / fits) if self._need else 1.0
+        step = 10.0 ** -(RATE_DIGITS - 1)
+        return np.minimum(rate, np.maximum(round_down(rate * part * (1 + step)), RATE_MIN))
 
     @property
     def _served(self) -> float:
