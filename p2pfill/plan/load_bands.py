@@ -40,6 +40,9 @@ SCORES_MIN: Final = 168
 MISS_MAX: Final = 0.5
 """`a` stays below: an edge never crosses the median by intent."""
 
+BEYOND_MAX: Final = 4.0
+"""Times the largest hour that a cache has had: no edge lies beyond. In its first days a cache is misjudged by far."""
+
 NORMAL_SCORE: Final = 1.2533
 """Standard deviations in a mean deviation, of normal errors: for bands where no score is known at all."""
 
@@ -56,7 +59,15 @@ def calibrate(raw: Floats, scale: Floats, taken: Floats) -> Floats:
             moved[..., place] = _edge(raw[..., place], scale, taken, quantile)
     median = moved[..., MEDIAN, None]
     below, above = np.minimum(moved[..., :MEDIAN], median), np.maximum(moved[..., MEDIAN + 1 :], median)
-    return np.sort(np.maximum(np.concatenate([below, median, above], axis=-1), 0), axis=-1)
+    edges = np.concatenate([below, median, above], axis=-1)
+    return np.sort(np.clip(edges, 0, BEYOND_MAX * _largest_before(taken)[..., None, None]), axis=-1)
+
+
+def _largest_before(taken: Floats) -> Floats:
+    """Return the largest hour that each cache had before each day; infinite where it had none."""
+    largest = np.fmax.accumulate(np.fmax.reduce(taken, axis=2), axis=0)
+    before = np.concatenate([np.full((1, taken.shape[1]), np.nan), largest[:-1]])
+    return np.where(np.isnan(before), np.inf, before)
 
 
 def _edge(raw: Floats, scale: Floats, taken: Floats, quantile: float) -> Floats:

@@ -299,7 +299,7 @@ class _Search:
         fits = float((rate[chosen] * hours).sum()) * HOUR_S
         part = min(1.0, self._need * self._rules.spare / fits) if self._need else 1.0
         step = 10.0 ** -(RATE_DIGITS - 1)
-        return np.minimum(rate, np.maximum(round_down(rate * part * (1 + step)), RATE_MIN))
+        return np.minimum(rate, np.maximum(round_down(rate * part * (1 + step) + RATE_MIN), RATE_MIN))
 
     @property
     def _served(self) -> float:
