@@ -37,6 +37,9 @@ from p2pfill.plan.tables import Caches, Floats, Longs
 
 HOUR_MIN: Final = 60
 
+QUARTER_S: Final = 900
+"""Offsets of time zones are whole quarters of an hour, and change at such."""
+
 RATE_MIN: Final = 1 << 20
 """Bytes a second: a window with less is none; a title of a few gigabytes would take its whole night."""
 
@@ -188,21 +191,25 @@ class _Spans(NamedTuple):
     """Minutes since midnight, on the wall."""
     end: NDArray[np.int64]
     open: NDArray[np.bool_]
-    """By window and hour."""
+    """By window and hour: open for all of it, or for a part where clocks are changed within an hour of UTC."""
     pairs: NDArray[np.int64]
     """Two windows a row, of which the second is not open before the first has closed."""
 
 
 def _spans(zone: str, first_hour: int, rules: WindowRules) -> _Spans:
-    clock = zone_of(zone)
-    moments = [datetime.fromtimestamp((first_hour + hour) * HOUR_S, clock) for hour in range(25)]
-    walls = np.array([moment.hour * HOUR_MIN + moment.minute for moment in moments], np.int64)
-    bounds = _length(rules.earliest_min, rules.latest_min)
-    allowed = (walls[:24] - rules.earliest_min) % DAY_MIN + HOUR_MIN <= bounds
+    clock, quarters = zone_of(zone), range(0, 25 * HOUR_S, QUARTER_S)
+    moments = [datetime.fromtimestamp(first_hour * HOUR_S + second, clock) for second in quarters]
+    shown = np.array([moment.hour * HOUR_MIN + moment.minute for moment in moments], np.int64).reshape(25, -1)
+    walls, shown = shown[:, 0], shown[:24]
+    allowed = (shown - rules.earliest_min) % DAY_MIN + QUARTER_S // 60 <= _length(rules.earliest_min, rules.latest_min)
     found = []
     for start, end in combinations(range(25), 2):
-        is_open = _open(walls[:24], int(walls[start]), int(walls[end]))
-        if is_open[start:end].all() and allowed[is_open].all() and rules.hours_min <= is_open.sum() <= rules.hours_max:
+        inside = (shown - walls[start]) % DAY_MIN < _length(int(walls[start]), int(walls[end]))
+        is_open = inside.any(1)
+        if (
+            inside[start:end].any(1).all() and allowed[inside].all()
+            and rules.hours_min <= is_open.sum() <= rules.hours_max
+        ):  # fmt: skip
             found.append((start, end, is_open))
     first, last = (np.array([one[place] for one in found], np.int64) for place in (0, 1))
     opened = np.array([one[2] for one in found], np.bool_).reshape(-1, 24)
@@ -217,11 +224,6 @@ def _spans(zone: str, first_hour: int, rules: WindowRules) -> _Spans:
 
 def _length(start: int, end: int) -> int:
     return (end - start - 1) % DAY_MIN + 1
-
-
-def _open(walls: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
-    """Return in which hours, by what the wall shows when they begin, a window is open, if only for a part of one."""
-    return ((walls - start) % DAY_MIN < _length(start, end)) | ((start - walls) % DAY_MIN < HOUR_MIN)
 
 
 class _Search:
