@@ -318,7 +318,7 @@ def page(report: Report) -> str:
         "median, of the naive one's. `quiet below`: quiet hours that are not above the 90 % band. `corrected`: days on "
         "which the correction counted. `inside`: share of a fill of so much of an average day's serving that lay in "
         "hours which left the headroom; `fits`: share of the largest one that fitted into its windows. The memories of "
-        "the plain model, and that windows go no faster than the need takes, were chosen with the public series in view."
+        "the plain model, and that windows are no faster than the need takes, were chosen with these series in view."
     )
     machine = report.machine
     where = f"{machine.processor}, {machine.processors} processors, of which one was used; {machine.made_at}."
