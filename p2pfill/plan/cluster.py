@@ -13,7 +13,7 @@ import numpy as np
 
 from p2pfill.plan.compiled import compiled
 from p2pfill.plan.matching import LEVELLING_SWEEPS, Bools, Keys, State, add_copy, drop_copy, route, state_of
-from p2pfill.plan.swaps import Terms, search_pass, stock_of
+from p2pfill.plan.swaps import Terms, candidates_of, search_pass, stock_of
 from p2pfill.plan.tables import Floats, Ints, Longs
 from p2pfill.plan.valuation import Bound
 
@@ -152,10 +152,7 @@ def search(task: ClusterTask, held: Longs, bound: Bound, passes: int) -> Found:
     refused, settled = False, False
     state = state_with(task, held, bound)
     for _ in range(passes):
-        density = state.unserved / task.size
-        wanted = np.flatnonzero(density > task.write_price)
-        candidates = wanted[np.argsort(-density[wanted], kind="stable")].astype(np.int32)
-        changes, refused = search_pass(state, terms, candidates, stock_of(state))
+        changes, refused = search_pass(state, terms, candidates_of(state, terms, bound.order), stock_of(state))
         if not changes:
             settled = not refused
             break

@@ -168,7 +168,9 @@ class _Work:
         missed = np.where(task.allowed, found.state.unserved, self.demand.of(cluster))
         reasons = reasons_of(task, found)
         self.missed[cluster] = np.bincount(reasons, np.maximum(missed, 0), minlength=len(Reason))
-        top = np.argsort(-missed, kind="stable")[: self.settings.told]
+        least = np.partition(missed, -told)[-told] if (told := min(self.settings.told, len(missed))) else np.inf
+        top = np.flatnonzero(missed >= least)
+        top = top[np.argsort(-missed[top], kind="stable")][:told]
         self.left_out[cluster] = [
             LeftOut(cluster, file, float(missed[file]), Reason(int(reasons[file])))
             for file in top.tolist()

@@ -194,37 +194,81 @@ def search_pass(state: State, terms: Terms, candidates: Ints, stock: Stock) -> t
     """
     caches = len(state.space)
     changes, refused = 0, False
+    roomiest, lowest, changed = 0, 0.0, True
+    smallest = 1 << 62
+    for file in candidates:
+        smallest = min(smallest, state.size[file])
     for mark in range(len(candidates)):
         file = candidates[mark]
-        while state.unserved[file] > terms.write_price * state.size[file] and state.used[0] < len(state.file):
+        size = state.size[file]
+        while state.unserved[file] > terms.write_price * size and state.used[0] < len(state.file):
+            if changed:
+                roomiest, lowest = prospects(state, stock, smallest if refused else 0)
+                changed = False
+            least = (1.0 + terms.hysteresis) * lowest * (size - roomiest) + terms.write_price * size
+            if size > roomiest and state.unserved[file] <= least:
+                break
             holders_marked(state, file, stock.holds, mark)
             cache, amount, missing = roomy_cache(state, terms, file, stock.holds, mark)
-            refused = refused or missing
+            if missing and not refused:
+                refused = changed = True
             if cache >= 0:
                 add_copy(state, file, cache, amount, True)
             else:
                 done, missing = exchange(state, terms, file, mark, stock)
-                refused = refused or missing
+                if missing and not refused:
+                    refused = changed = True
                 if not done:
                     break
             changes += 1
+            changed = True
             for other in range(caches):
                 while stock.start[other] < stock.stop[other] and state.cache[stock.copies[stock.start[other]]] < 0:
                     stock.start[other] += 1
-            if state.unserved[file] < terms.margin * state.size[file]:
+            if state.unserved[file] < terms.margin * size:
                 break
     return changes, refused
 
 
+@compiled
+def prospects(state: State, stock: Stock, smallest: int) -> tuple[int, float]:
+    """Return the most room that a cache has, in bytes, and the least that a byte of a copy serves a day.
+
+    Of the caches in which as much as the smallest candidate may still be written, in bytes.
+    """
+    roomiest, lowest = 0, np.inf
+    for cache in range(len(state.space)):
+        if state.writable[cache] < smallest:
+            continue
+        roomiest = max(roomiest, state.free[cache])
+        lowest = min(lowest, stock.low[cache])
+    return roomiest, lowest
+
+
 def stock_of(state: State) -> Stock:
-    """Return the copies that lie in the caches, as a pass needs them."""
-    caches = len(state.space)
-    alive = np.flatnonzero(state.cache[: state.used[0]] >= 0).astype(np.int32)
-    worth = state.served[alive] / state.size[state.file[alive]]
-    order = np.lexsort((worth, state.cache[alive]))
-    edges = np.searchsorted(state.cache[alive[order]], np.arange(caches + 1))
-    low = np.array([worth[order[at]] if at < to else 0.0 for at, to in pairwise(edges.tolist())])
+    """Return the copies that lie in the caches, as a pass needs them. They are numbered by caches."""
+    caches, copies = len(state.space), int(state.used[0])
+    edges = np.searchsorted(state.cache[:copies], np.arange(caches + 1))
+    worth = state.served[:copies] / state.size[state.file[:copies]]
+    order, low = np.empty(copies, np.int32), np.zeros(caches)
+    for cache, (start, stop) in enumerate(pairwise(edges.tolist())):
+        order[start:stop] = start + np.argsort(worth[start:stop], kind="stable")
+        low[cache] = worth[order[start]] if start < stop else 0.0
     return Stock(
-        alive[order], edges[:-1].copy(), edges[1:].copy(), low,
+        order, edges[:-1].copy(), edges[1:].copy(), low,
         np.full(caches, -1, np.int32), np.empty((caches, EVICTIONS_MAX), np.int32),
     )  # fmt: skip
+
+
+def candidates_of(state: State, terms: Terms, order: Longs) -> Ints:
+    """Return the files with demand left that is worth writing, densest first. `order` has all, by their whole demand.
+
+    Those without a copy are in that order already; only the rest is sorted.
+    """
+    density = state.unserved[order] / state.size[order]
+    worth = density > terms.write_price
+    whole = worth & (state.copies[order] == 0) & (state.demand[order] <= state.bandwidth.max())
+    rest = np.flatnonzero(worth & ~whole)
+    rest = rest[np.argsort(-density[rest], kind="stable")]
+    places = np.searchsorted(-density[whole], -density[rest])
+    return np.insert(order[whole], places, order[rest]).astype(np.int32)
