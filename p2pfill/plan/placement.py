@@ -24,13 +24,16 @@ import xxhash
 
 from p2pfill.plan.cluster import ClusterTask, Found, search, with_pins
 from p2pfill.plan.demand import Demand
+from p2pfill.plan.exact import Instance
 from p2pfill.plan.matching import Keys
 from p2pfill.plan.neighbourhood import refine
 from p2pfill.plan.placement_tables import LeftOut, PlacementResult, PlacementSettings, Reason, Rules
 from p2pfill.plan.tables import Caches, Floats, Ints, Load, Longs, Placement
 from p2pfill.plan.valuation import Bound, served_of, upper_bound
 
-__all__ = ["LeftOut", "PlacementResult", "PlacementSettings", "Reason", "Rules", "peak_share", "place"]
+__all__ = [
+    "LeftOut", "PlacementResult", "PlacementSettings", "Reason", "Rules", "exact_instance", "peak_share", "place",
+]  # fmt: skip
 
 HOUR_S: Final = 3600.0
 UNBOUND: Final = 1 << 62
@@ -109,6 +112,20 @@ def place(
         settled = best.is_settled and refined.is_settled and not np.setdiff1d(best.held, refined.held).size
         work.take(cluster, task, bound, Found(best.held, best.state, best.is_refused, settled), None)
     return work.result()
+
+
+def exact_instance(
+    cluster: int, demand: Demand, size: Longs, caches: Caches, held: Placement | None, settings: PlacementSettings,
+    rules: Rules | None = None,
+) -> Instance:  # fmt: skip
+    """Return what `place` has to place in one cluster in the form that the exact solver takes, with the same bounds."""
+    task = _Work(demand, size, caches, held, settings, rules or Rules()).task(cluster)
+    lies = np.zeros((len(task.space), task.files), np.bool_)
+    lies[np.divmod(task.held, task.files)] = True
+    writable = np.minimum(task.writable, task.space)
+    return Instance(
+        task.demand, size, task.space, task.bandwidth, lies, writable, task.pinned, task.allowed, task.write_price
+    )
 
 
 class _Work:
