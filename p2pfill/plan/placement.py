@@ -109,7 +109,9 @@ def place(
         refined = refine(task, found[cluster], bound, left)
         left -= refined.solved
         best = search(task, refined.held, bound, settings.passes)
-        settled = best.is_settled and refined.is_settled and not np.setdiff1d(best.held, refined.held).size
+        # Within a bound on writing, neighbourhoods do not tell what more leave would have let them do.
+        free = bool((task.writable == UNBOUND).all()) or not np.setdiff1d(best.held, task.held).size
+        settled = free and best.is_settled and refined.is_settled and np.array_equal(best.held, refined.held)
         work.take(cluster, task, bound, Found(best.held, best.state, best.is_refused, settled), None)
     return work.result()
 

@@ -80,6 +80,7 @@ def roomy_cache(state: State, terms: Terms, file: int, holds: Ints, mark: int) -
     The cache is -1 where there is none. Caches whose `holds` is `mark` have the file.
     """
     size, want = state.size[file], state.unserved[file]
+    floor = terms.write_price * size + GAIN_MIN * state.demand[file]
     refused = False
     best, best_ratio = -1, -1.0
     most, most_spare = -1, 0.0
@@ -88,7 +89,7 @@ def roomy_cache(state: State, terms: Terms, file: int, holds: Ints, mark: int) -
         if holds[cache] == mark or state.free[cache] < size or state.headroom[cache] <= 0:
             continue
         if state.writable[cache] < size:
-            refused = refused or min(want, state.headroom[cache]) > terms.write_price * size
+            refused = refused or min(want, state.headroom[cache]) > floor
             continue
         spare = state.headroom[cache] - terms.reserve[cache] * (state.free[cache] - size)
         ratio = state.headroom[cache] / state.free[cache]
@@ -110,7 +111,7 @@ def roomy_cache(state: State, terms: Terms, file: int, holds: Ints, mark: int) -
         best, amount = last, min(want, last_headroom)
     else:
         return -1, 0.0, refused
-    if amount <= terms.write_price * size:
+    if amount <= floor:
         return -1, 0.0, refused
     return best, amount, refused
 
@@ -201,9 +202,10 @@ def search_pass(state: State, terms: Terms, candidates: Ints, stock: Stock) -> t
     for mark in range(len(candidates)):
         file = candidates[mark]
         size = state.size[file]
-        while state.unserved[file] > terms.write_price * size and state.used[0] < len(state.file):
+        floor = terms.write_price * size + GAIN_MIN * state.demand[file]
+        while state.unserved[file] > floor and state.used[0] < len(state.file):
             if changed:
-                roomiest, lowest = prospects(state, stock, smallest if refused else 0)
+                roomiest, lowest = prospects(state, stock, smallest if refused else -(1 << 62))
                 changed = False
             least = (1.0 + terms.hysteresis) * lowest * (size - roomiest) + terms.write_price * size
             if size > roomiest and state.unserved[file] <= least:
@@ -266,7 +268,7 @@ def candidates_of(state: State, terms: Terms, order: Longs) -> Ints:
     Those without a copy are in that order already; only the rest is sorted.
     """
     density = state.unserved[order] / state.size[order]
-    worth = density > terms.write_price
+    worth = density > terms.write_price + GAIN_MIN * state.demand[order] / state.size[order]
     whole = worth & (state.copies[order] == 0) & (state.demand[order] <= state.bandwidth.max())
     rest = np.flatnonzero(worth & ~whole)
     rest = rest[np.argsort(-density[rest], kind="stable")]
