@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from p2pfill.plan.cluster import ClusterTask, Found, search, with_pins
+from p2pfill.plan.cluster import ClusterTask, Found, search, state_with, with_pins
 from p2pfill.plan.demand import Demand
 from p2pfill.plan.exact import Instance
 from p2pfill.plan.matching import Keys
@@ -128,6 +128,15 @@ def exact_instance(
     return Instance(
         task.demand, size, task.space, task.bandwidth, lies, writable, task.pinned, task.allowed, task.write_price
     )
+
+
+def unserved_of(
+    cluster: int, demand: Demand, size: Longs, caches: Caches, placed: Placement, settings: PlacementSettings
+) -> Floats:
+    """Return what is not served of each file in one cluster, in bytes, by what is placed there: routed, not planned."""
+    task = _Work(demand, size, caches, placed, settings, Rules()).task(cluster)
+    bound = upper_bound(task.demand, task.size, task.space, task.bandwidth)
+    return np.maximum(state_with(task, task.held, bound).unserved, 0.0)
 
 
 class _Work:

@@ -15,8 +15,7 @@ class PlacementSettings:
     """How a placement is made."""
 
     rewritten_share: float = 0.10
-    """Of a cache's capacity that a night may write over. A plan that is wrong then costs a tenth at most, and a fill of
-    that size fits a night on most uplinks."""
+    """Of a cache's capacity that a night may write over. A plan that is wrong then costs a tenth at most."""
     first_share: float = 1.0
     """Of the capacity of a cache that holds nothing that a night may write: there is nothing to lose."""
     peak_share: float = 1 / 12
@@ -27,16 +26,18 @@ class PlacementSettings:
     """Bytes served a day that writing a byte costs: a copy that serves its own size less often than each fiftieth day
     is not worth its fill."""
     hysteresis: float = 0.05
-    """By what part a new copy must serve more than what makes room for it: forecasts are not better than that, and
-    files would go to and fro."""
+    """By what part a new copy must serve more than what makes room for it, lest files go to and fro with the noise
+    of forecasts."""
     reactive_share: float = 0.0
-    """Of each disk that is left to a reactive policy; `p2pfill.plan.reactive` chooses it from history."""
+    """Of each disk that is left to a reactive policy: it pays where jumps that nobody foresees are common, and costs
+    where not. `p2pfill.plan.reactive` chooses it from history."""
     passes: int = 12
-    """Of the exchanges over all files: two or three change something."""
+    """Of the exchanges over all files at most: they end when one changes nothing."""
     accepted_gap: float = 0.003
     """Off its bound: neighbourhoods are solved in clusters that are further off."""
     neighbourhoods: int = 60
-    """In all, of the clusters that miss most bytes first; 0: none. One takes some hundredths of a second."""
+    """In all, of the clusters that miss most bytes first; 0: none. Their time grows with
+    the files that are free in them, not with the fleet."""
     told: int = 20
     """Files of each cluster of which it is told why they are not served, those of most bytes."""
 
