@@ -39,6 +39,10 @@ HOUR_S: Final = 3600.0
 UNBOUND: Final = 1 << 62
 """Bytes that may be written where nothing bounds them: more than any disk, and sums stay below 2 ** 63."""
 
+REFINED_COPIES_MAX: Final = 2000
+"""In a cluster: what is free in a neighbourhood is too small a part of larger ones to change much, and exchanges leave
+them nearer to their bounds."""
+
 SPENT: Final = 1e-3
 """Of a cluster's bandwidth: with less than this left, it is what is missing."""
 
@@ -98,7 +102,7 @@ def place(
         start, unpinned = with_pins(task, bound)
         best = search(task, start, bound, settings.passes)
         work.take(cluster, task, bound, best, unpinned)
-        if work.missing(cluster) > settings.accepted_gap * bound.value:
+        if work.missing(cluster) > settings.accepted_gap * bound.value and len(best.held) <= REFINED_COPIES_MAX:
             found[cluster] = best.held
     left = settings.neighbourhoods
     for cluster in sorted(found, key=lambda number: (-work.missing(number), number)):

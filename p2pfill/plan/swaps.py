@@ -25,6 +25,7 @@ import numpy as np
 
 from p2pfill.plan.compiled import compiled
 from p2pfill.plan.matching import State, add_copy, drop_copy, mixed
+from p2pfill.plan.ordering import ascending
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 EVICTIONS_MAX: Final = 64
@@ -254,7 +255,7 @@ def stock_of(state: State) -> Stock:
     worth = state.served[:copies] / state.size[state.file[:copies]]
     order, low = np.empty(copies, np.int32), np.zeros(caches)
     for cache, (start, stop) in enumerate(pairwise(edges.tolist())):
-        order[start:stop] = start + np.argsort(worth[start:stop], kind="stable")
+        order[start:stop] = start + ascending(worth[start:stop])
         low[cache] = worth[order[start]] if start < stop else 0.0
     return Stock(
         order, edges[:-1].copy(), edges[1:].copy(), low,
@@ -271,6 +272,6 @@ def candidates_of(state: State, terms: Terms, order: Longs) -> Ints:
     worth = density > terms.write_price + GAIN_MIN * state.demand[order] / state.size[order]
     whole = worth & (state.copies[order] == 0) & (state.demand[order] <= state.bandwidth.max())
     rest = np.flatnonzero(worth & ~whole)
-    rest = rest[np.argsort(-density[rest], kind="stable")]
+    rest = rest[ascending(-density[rest])]
     places = np.searchsorted(-density[whole], -density[rest])
     return np.insert(order[whole], places, order[rest]).astype(np.int32)

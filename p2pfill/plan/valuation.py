@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 from ortools.graph.python.max_flow import SimpleMaxFlow  # type: ignore[import-untyped]
 
+from p2pfill.plan.ordering import ascending
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 FLOW_UNITS: Final = 1 << 50
@@ -56,7 +57,7 @@ def upper_bound(demand: Floats, size: Longs, space: Longs, bandwidth: Floats) ->
     carried = np.minimum(demand, bandwidth.max())
     files = np.flatnonzero((carried > 0) & (size <= space.max()))
     density = carried[files] / size[files]
-    order = files[np.argsort(-density, kind="stable")]
+    order = files[ascending(-density)]
     copies = demand[order] / carried[order]
     used = np.concatenate(([0.0], np.cumsum(size[order] * copies)))
     gained = np.concatenate(([0.0], np.cumsum(demand[order])))
