@@ -152,7 +152,8 @@ def search(task: ClusterTask, held: Longs, bound: Bound, passes: int) -> Found:
     refused, settled = False, False
     state = state_with(task, held, bound)
     for _ in range(passes):
-        changes, refused = search_pass(state, terms, candidates_of(state, terms, bound.order), stock_of(state))
+        stock = stock_of(state)
+        changes, refused = search_pass(state, terms, candidates_of(state, terms, bound.order, stock), stock)
         if not changes:
             settled = not refused
             break

@@ -116,8 +116,8 @@ class PlacementResult:
     unpinned: tuple[tuple[int, int], ...]
     """Pins that found no place, as cluster and file."""
     missed: Floats
-    """A row for each cluster and a column for each `Reason`: bytes not served as the planner routes. What is missed in all may
-    be a little more than `demand` less `served`, which is of the best routing."""
+    """A row for each cluster and a column for each `Reason`: bytes not served as the planner routes. Their sum may be a
+    little more than `demand` less `served`, which is of the best routing."""
     left_out: tuple[LeftOut, ...]
     settled: tuple[bool, ...]
     """Of each cluster: whether nothing is left to change. If not, a further night with the same demand goes on."""

@@ -263,13 +263,19 @@ def stock_of(state: State) -> Stock:
     )  # fmt: skip
 
 
-def candidates_of(state: State, terms: Terms, order: Longs) -> Ints:
-    """Return the files with demand left that is worth writing, densest first. `order` has all, by their whole demand.
+def candidates_of(state: State, terms: Terms, order: Longs, stock: Stock) -> Ints:
+    """Return the files that may come in, densest first. `order` has all, by their whole demand.
+
+    Left out are those whose demand is not worth writing, and those that neither fit into what is free nor are worth
+    more than the least that lies there.
 
     Those without a copy are in that order already; only the rest is sorted.
     """
-    density = state.unserved[order] / state.size[order]
-    worth = density > terms.write_price + GAIN_MIN * state.demand[order] / state.size[order]
+    size, unserved = state.size[order], state.unserved[order]
+    density, roomiest = unserved / size, state.free.max()
+    floor = terms.write_price * size
+    least = (1.0 + terms.hysteresis) * stock.low.min() * (size - roomiest) + floor
+    worth = (unserved > floor + GAIN_MIN * state.demand[order]) & ((size <= roomiest) | (unserved > least))
     whole = worth & (state.copies[order] == 0) & (state.demand[order] <= state.bandwidth.max())
     rest = np.flatnonzero(worth & ~whole)
     rest = rest[ascending(-density[rest])]
