@@ -52,7 +52,8 @@ def check(network: Network, demand: Demand, night: Night) -> Verdict:
     """Return when a fill can be over at the earliest, and what does not fit until the deadline."""
     line = timeline(network, night)
     finish, kept_by = finish_bound(network, demand, line)
-    return Verdict(finish, kept_by, find_shortages(network, demand, line, night))
+    is_over = finish is not None and finish <= night.deadline
+    return Verdict(finish, kept_by, find_shortages(network, demand, line, night, is_over=is_over))
 
 
 def finish_bound(network: Network, demand: Demand, line: Timeline) -> tuple[float | None, str]:

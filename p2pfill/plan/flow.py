@@ -30,7 +30,7 @@ from ortools.graph.python import max_flow  # type: ignore[import-untyped]
 from p2pfill.errors import InternalError
 from p2pfill.plan.needs import Demand
 from p2pfill.plan.network import RATE_MAX, Bools, Network, Timeline
-from p2pfill.plan.tables import Floats, Longs
+from p2pfill.plan.tables import Floats, Ints, Longs
 
 FLOW_MAX: Final = float(1 << 61)
 """What all arcs out of the source may carry together: sums of two such stay within 64 bits."""
@@ -65,16 +65,16 @@ class Kind(IntEnum):
 class Arcs(NamedTuple):
     """Arcs of a network, an entry each; only those that carry something."""
 
-    tail: Longs
-    head: Longs
+    tail: Ints
+    head: Ints
     capacity: Floats
     """Bytes."""
     peak: Floats
     """Bytes a second by which it grows as time goes on; 0 where it is not of the last bucket."""
-    kind: Longs
-    owner: Longs
+    kind: Ints
+    owner: Ints
     """Number of the cache, ISP, region or origin that it belongs to, by kind."""
-    bucket: Longs
+    bucket: Ints
     """-1: of none."""
 
 
@@ -121,9 +121,9 @@ class Nodes:
         self.region_border = self._take(regions * buckets).reshape(regions, buckets)
         self.sent = self._take(len(network.origins) * buckets).reshape(-1, buckets)
 
-    def _take(self, count: int) -> Longs:
+    def _take(self, count: int) -> Ints:
         first, self.count = self.count, self.count + count
-        return np.arange(first, self.count, dtype=np.int64)
+        return np.arange(first, self.count, dtype=np.int32)
 
 
 class _Builder:
@@ -133,7 +133,7 @@ class _Builder:
         self._parts: list[tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], ...]] = []
 
     def add(
-        self, tail: Longs | int, head: Longs | int, capacity: Floats | Longs | float, kind: Kind,
+        self, tail: Ints | int, head: Ints | int, capacity: Floats | Longs | float, kind: Kind,
         owner: Longs | int = -1, peak: Floats | float = 0.0, bucket: Longs | int = -1,
     ) -> None:  # fmt: skip
         """Add arcs; arguments are of one shape, or alike for all."""
@@ -146,8 +146,8 @@ class _Builder:
         joined = [np.concatenate(parts) for parts in zip(*self._parts, strict=True)]
         tail, head, capacity, peak, kind, owner, bucket = joined
         return Arcs(
-            tail.astype(np.int64), head.astype(np.int64), capacity.astype(np.float64), peak.astype(np.float64),
-            kind.astype(np.int64), owner.astype(np.int64), bucket.astype(np.int64),
+            tail.astype(np.int32), head.astype(np.int32), capacity.astype(np.float64), peak.astype(np.float64),
+            kind.astype(np.int32), owner.astype(np.int32), bucket.astype(np.int32),
         )  # fmt: skip
 
 
@@ -245,7 +245,10 @@ def _add_world(made: _Builder, nodes: Nodes, network: Network, demand: Demand, i
 def by_group(rows: Floats | Longs, group: Longs, groups: int) -> Floats:
     """Return rows summed by the group of each."""
     total = np.zeros((groups, rows.shape[1]))
-    np.add.at(total, group, rows)
+    if len(group):
+        order = np.argsort(group, kind="stable")
+        present, starts = np.unique(group[order], return_index=True)
+        total[present] = np.add.reduceat(rows[order], starts, axis=0)
     return total
 
 
@@ -259,8 +262,7 @@ def solve(
     is_need = arcs.kind == Kind.NEED
     whole = np.where(is_need, np.floor(arcs.capacity / unit), np.ceil(arcs.capacity / unit)).astype(np.int64)
     solver = max_flow.SimpleMaxFlow()
-    numbers = solver.add_arcs_with_capacity(arcs.tail.astype(np.int32), arcs.head.astype(np.int32), whole)
-    solver.set_arcs_capacity(numbers, whole)
+    numbers = solver.add_arcs_with_capacity(arcs.tail, arcs.head, whole)
     # Nodes without arcs at the ends would make source or sink unknown.
     if len(arcs.tail) and (arcs.tail == nodes.source).any() and is_need.any():
         status = solver.solve(nodes.source, nodes.sink)

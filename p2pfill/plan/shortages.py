@@ -65,18 +65,21 @@ def negligible(need: int) -> int:
     return int(need * NEGLIGIBLE)
 
 
-def find_shortages(network: Network, demand: Demand, line: Timeline, night: Night) -> tuple[Shortage, ...]:
-    """Return all that does not fit until the deadline; nothing where nothing says that it does not fit."""
+def find_shortages(
+    network: Network, demand: Demand, line: Timeline, night: Night, *, is_over: bool = False
+) -> tuple[Shortage, ...]:
+    """Return all that does not fit until the deadline; nothing where nothing says that it does not fit.
+
+    `is_over`: the bound on the finish is not after the deadline, so only what is of the whole night can be short.
+    """
     found, missing = _of_caches(network, demand, line, night)
-    whole = None
-    if not found:
-        whole = solve(network, demand, line, night.deadline, Level.WORLD)
-    if whole is None or whole.short > negligible(int(missing.sum())):
-        for level in Level:
-            flow = solve(network, demand, line, night.deadline, level, missing)
-            cuts = _of_cuts(network, missing, line, night, flow, level)
-            found += (shortage for shortage in cuts if shortage.short > negligible(shortage.need))
-            missing = flow.delivered
+    if is_over:
+        return tuple(found)
+    for level in Level:
+        flow = solve(network, demand, line, night.deadline, level, missing)
+        cuts = _of_cuts(network, missing, line, night, flow, level)
+        found += (shortage for shortage in cuts if shortage.short > negligible(shortage.need))
+        missing = flow.delivered
     known = {cache for shortage in found for cache in shortage.caches}
     found += (one for one in _late(network, demand, line, night) if one.caches[0] not in known)
     return tuple(found)
