@@ -119,7 +119,7 @@ class Nodes:
         self.border = self._take(isps * buckets).reshape(isps, buckets)
         self.region = self._take(regions * buckets).reshape(regions, buckets)
         self.region_border = self._take(regions * buckets).reshape(regions, buckets)
-        self.sent = self._take(len(network.origins) * buckets).reshape(-1, buckets)
+        self.sent = self._take(len(network.origins) * buckets).reshape(len(network.origins), buckets)
 
     def _take(self, count: int) -> Ints:
         first, self.count = self.count, self.count + count

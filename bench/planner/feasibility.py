@@ -1,0 +1,241 @@
+"""How good the planner's proof is: beside a linear program, beside the simulator, with planted bottlenecks, and how fast.
+
+    python -m bench.planner.feasibility [--lps 200] [--nights 40] [--planted 100] [--seed 1] [--out DIR] [--json]
+
+Exit code 1 where a bound is not that of the linear program, a night that the simulator completes is called impossible
+or over later than it was, or a planted bottleneck is not named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import lil_matrix
+
+from p2pfill.bench.measure import Machine, describe_machine
+from p2pfill.plan.feasibility import Verdict, check
+from p2pfill.plan.needs import Demand, Needs, demand_of, demand_of_bytes, needs_of
+from p2pfill.plan.network import RATE_MAX, Network, Night, Origin, Span, timeline
+from p2pfill.plan.prediction import predict
+from p2pfill.plan.tables import Caches, Placement
+
+Draw = Callable[[int, int], int]
+"""Returns an integer from the first to the last."""
+
+MIDNIGHT: Final = 1_795_996_800.0
+"""2026-11-30T00:00:00 in UTC."""
+
+MB: Final = 10**6
+
+FINISH_OFF_S: Final = 1.0
+"""By how much a finish may differ from that of the linear program, which is found by bisection."""
+
+
+class Case(NamedTuple):
+    """A night with what is lacking in it."""
+
+    network: Network
+    needs: Needs
+    held: Placement
+    night: Night
+
+    @property
+    def demand(self) -> Demand:
+        """What is missing."""
+        return demand_of(self.network, self.needs)
+
+
+def fleet(isp_of: list[int], region_of: list[int], filling: list[float]) -> Caches:
+    """Return caches of ISPs of regions, each a cluster of its own."""
+    count, isp, region = len(isp_of), np.array(isp_of, np.int32), np.array(region_of, np.int32)
+    names = tuple(f"a{number}" for number in range(count))
+    regions = tuple(f"region{number}" for number in range(max(region_of) + 1))
+    return Caches(
+        names, names, tuple(str(64500 + number) for number in range(len(region_of))), regions,
+        np.arange(count, dtype=np.int32), isp, region, np.full(count, 10**15), np.array(filling), np.array(filling),
+    )  # fmt: skip
+
+
+def placement(rows: list[list[int]]) -> Placement:
+    """Return which files lie where, of a list for each cache."""
+    start = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return Placement(start, np.array([file for row in rows for file in sorted(row)], np.int32))
+
+
+def small_night(draw: Draw, *, minutes: int = 60, unit: int = MB, regions_max: int = 2, origins_max: int = 2) -> Case:
+    """Return a small night with whatever limits are drawn. Rates are so that some of them matter."""
+    regions = draw(1, regions_max)
+    region_of = [*range(regions), *(draw(0, regions - 1) for _ in range(draw(0, 2)))]
+    isp_of = [draw(0, len(region_of) - 1) for _ in range(draw(1, 6))]
+    caches = fleet(isp_of, region_of, [float(draw(3, 12) * unit) for _ in isp_of])
+    files = draw(1, 6)
+    size = np.array([draw(1, 20) * minutes * unit for _ in range(files)], np.int64)
+    held = placement([[file for file in range(files) if draw(0, 5) == 0] for _ in isp_of])
+    target = placement([[file for file in range(files) if draw(0, 1)] for _ in isp_of])
+    spans = []
+    for _ in isp_of:
+        begin = draw(0, minutes // 2)
+        end = draw(begin + 1, minutes)
+        later = draw(end, minutes)
+        rate = float(draw(2, 10) * unit) if draw(0, 1) else np.inf
+        row = [Span(MIDNIGHT + 60 * begin, MIDNIGHT + 60 * end, rate)]
+        if draw(0, 2) == 0 and later < minutes:
+            row.append(Span(MIDNIGHT + 60 * later, MIDNIGHT + 60 * minutes, rate))
+        spans.append(tuple(row) if draw(0, 2) == 0 else (Span(MIDNIGHT, MIDNIGHT + 60 * minutes),))
+
+    def rates(count: int, most: int) -> Any:
+        return np.array([draw(1, 4 * most) * unit / 4 if draw(0, 2) else np.inf for _ in range(count)])
+
+    origins = [Origin("first", draw(1, 30) * unit / 4)]
+    if origins_max > 1 and draw(0, 1):
+        has = np.array([draw(0, 1) == 1 for _ in range(files)])
+        served = tuple(region for region in range(regions) if draw(0, 1))
+        origins.append(Origin("second", float(draw(1, 10) * unit), served or None, has))
+    sending = np.array([float(draw(1, 6) * unit) for _ in isp_of]) if draw(0, 3) == 0 else None
+    uplinks = rates(len(region_of), 4), rates(regions, 5)
+    network = Network(caches, tuple(spans), *uplinks, tuple(origins), sending)
+    deadline = MIDNIGHT + 60 * draw(minutes // 2, minutes)
+    return Case(network, needs_of(network, size, target, held), held, Night(MIDNIGHT, deadline, MIDNIGHT + 60 * minutes))
+
+
+# ---- the same bound as a linear program
+
+
+class _Program:
+    """Variables and rows of a linear program, built one by one."""
+
+    def __init__(self) -> None:
+        self.tops: list[float] = []
+        self.rows: list[tuple[dict[int, float], float, bool]] = []
+
+    def variable(self, top: float) -> int:
+        self.tops.append(top)
+        return len(self.tops) - 1
+
+    def at_most(self, parts: list[int], limit: float) -> None:
+        self.rows.append((dict.fromkeys(parts, 1.0), limit, False))
+
+    def equal(self, left: list[int], right: list[int]) -> None:
+        self.rows.append((dict.fromkeys(left, 1.0) | dict.fromkeys(right, -1.0), 0.0, True))
+
+    def most(self, parts: list[int]) -> float:
+        """Return the largest sum of some variables."""
+        goal = np.zeros(len(self.tops))
+        goal[parts] = -1.0
+        sides: dict[bool, tuple[Any, list[float]]] = {}
+        for is_equal in (False, True):
+            chosen = [row for row in self.rows if row[2] == is_equal]
+            matrix = lil_matrix((len(chosen), len(self.tops)))
+            for number, (row, _, _) in enumerate(chosen):
+                for column, factor in row.items():
+                    matrix[number, column] = factor
+            sides[is_equal] = matrix.tocsr(), [limit for _, limit, _ in chosen]
+        found = linprog(
+            goal, A_ub=sides[False][0], b_ub=sides[False][1], A_eq=sides[True][0], b_eq=sides[True][1],
+            bounds=[(0.0, top) for top in self.tops], method="highs",
+        )  # fmt: skip
+        if not found.success:
+            raise RuntimeError(found.message)
+        return float(-found.fun)
+
+
+def most_by_program(case: Case, at: float) -> float:
+    """Return how many bytes can come until a moment, by a linear program of what flows when over which border."""
+    network, demand = case.network, case.demand
+    line = timeline(network, case.night)
+    seconds, volume = line.until(at)
+    program, buckets = _Program(), range(len(seconds))
+    caches, isps, regions = range(len(network.spans)), range(len(network.uplink)), range(len(network.region_uplink))
+    gone = float(volume.sum()) + float(demand.missing.sum())
+
+    def each(count: range) -> list[list[int]]:
+        return [[program.variable(gone) for _ in buckets] for _ in count]
+
+    taken = [[program.variable(float(volume[cache, bucket])) for bucket in buckets] for cache in caches]
+    entered, shared, copied, first = each(isps), each(isps), each(isps), each(regions)
+    over = each(isps)  # copies between caches of an ISP that come over its uplink
+    moved = each(regions)
+    sent = [each(regions) for _ in network.origins]
+    for cache in caches:
+        program.at_most(taken[cache], float(demand.missing[cache]))
+    for isp in isps:
+        mine = [cache for cache in caches if network.isp[cache] == isp]
+        copies = float(sum(demand.missing[cache] for cache in mine) - demand.isp[isp])
+        program.at_most(copied[isp] + over[isp], max(copies, 0.0))
+        program.at_most(shared[isp], float(max(demand.isp[isp] - demand.isp_alone[isp], 0)))
+        for bucket in buckets:
+            into = [entered[isp][bucket], shared[isp][bucket], over[isp][bucket]]
+            program.equal([taken[cache][bucket] for cache in mine], [*into, copied[isp][bucket]])
+            program.at_most(into, float(min(network.uplink[isp], RATE_MAX) * seconds[bucket]))
+            if network.sending is not None:
+                rate = float(sum(network.sending[cache] for cache in mine))
+                program.at_most([copied[isp][bucket]], rate * float(seconds[bucket]))
+    for region in regions:
+        mine = [isp for isp in isps if network.caches.region[isp] == region]
+        copies = float(sum(demand.isp[isp] for isp in mine) - demand.region[region])
+        program.at_most([one for isp in mine for one in shared[isp]], max(copies, 0.0))
+        program.at_most(moved[region], float(max(demand.region[region] - demand.region_alone[region], 0)))
+        for bucket in buckets:
+            into = [first[region][bucket], moved[region][bucket]]
+            program.equal([entered[isp][bucket] for isp in mine], into)
+            program.at_most(into, float(min(network.region_uplink[region], RATE_MAX) * seconds[bucket]))
+            program.equal([first[region][bucket]], [part[region][bucket] for part in sent])
+    program.at_most([one for row in moved for one in row], float(max(demand.region.sum() - demand.world.sum(), 0)))
+    classes: list[list[int]] = [[] for _ in demand.world]
+    for number, origin in enumerate(network.origins):
+        supply = []
+        for place, bits in enumerate(demand.origins):
+            if int(bits) >> number & 1:
+                supply.append(program.variable(float(demand.world[place])))
+                classes[place].append(supply[-1])
+        served = regions if origin.regions is None else origin.regions
+        program.equal(supply, [one for row in sent[number] for one in row])
+        for bucket in buckets:
+            program.at_most([row[bucket] for row in sent[number]], float(min(origin.rate, RATE_MAX) * seconds[bucket]))
+            program.at_most([sent[number][region][bucket] for region in regions if region not in served], 0.0)
+    for place, parts in enumerate(classes):
+        program.at_most(parts, float(demand.world[place]))
+    return program.most([one for row in taken for one in row])
+
+
+def one_by_program(case: Case, cache: int, at: float) -> float:
+    """Return how many bytes can come to one cache until a moment, if it were the only one, with storage on the way."""
+    network, demand = case.network, case.demand
+    line = timeline(network, case.night)
+    seconds, _ = line.until(at)
+    volume = line.until(at)[1] * (demand.missing > 0)[:, None]
+    isp, region = int(network.isp[cache]), int(network.region[cache])
+    by_isp = np.array([
+        np.minimum(volume[network.isp == one].sum(axis=0), min(network.uplink[one], RATE_MAX) * seconds)
+        for one in range(len(network.uplink))
+    ])
+    by_region = np.array([
+        np.minimum(by_isp[network.caches.region == one].sum(axis=0), min(rate, RATE_MAX) * seconds)
+        for one, rate in enumerate(network.region_uplink)
+    ])
+    world = np.minimum(by_region.sum(axis=0), sum(min(origin.rate, RATE_MAX) for origin in network.origins) * seconds)
+    nested = demand.nested[:, cache].astype(float)
+    program = _Program()
+    before: list[int] = []
+    for stage, (tops, extra) in enumerate(
+        zip((world, by_region[region], by_isp[isp], volume[cache]), np.diff(nested, prepend=0.0), strict=True)
+    ):
+        passed = [program.variable(float(top)) for top in tops]
+        if stage == 0:
+            program.at_most(passed, extra)
+        for bucket in range(len(passed)) if stage else ():
+            # What has passed until a bucket had come, or was there.
+            row = dict.fromkeys(passed[: bucket + 1], 1.0) | dict.fromkeys(before[: bucket + 1], -1.0)
+            program.rows.append((row, float(extra), False))
+        before = passed
+    return program.most(before)
