@@ -1,4 +1,4 @@
-"""How good the planner's proof is: beside a linear program, beside the simulator, with planted bottlenecks, and how fast.
+"""How good the planner's proof is: beside a linear program and the simulator, with planted bottlenecks, and how fast.
 
     python -m bench.planner.feasibility [--lps 200] [--nights 40] [--planted 100] [--seed 1] [--out DIR] [--json]
 
@@ -105,7 +105,9 @@ def small_night(draw: Draw, *, minutes: int = 60, unit: int = MB, regions_max: i
     uplinks = rates(len(region_of), 4), rates(regions, 5)
     network = Network(caches, tuple(spans), *uplinks, tuple(origins), sending)
     deadline = MIDNIGHT + 60 * draw(minutes // 2, minutes)
-    return Case(network, needs_of(network, size, target, held), held, Night(MIDNIGHT, deadline, MIDNIGHT + 60 * minutes))
+    return Case(
+        network, needs_of(network, size, target, held), held, Night(MIDNIGHT, deadline, MIDNIGHT + 60 * minutes)
+    )
 
 
 # ---- the same bound as a linear program
@@ -215,14 +217,18 @@ def one_by_program(case: Case, cache: int, at: float) -> float:
     seconds, _ = line.until(at)
     volume = line.until(at)[1] * (demand.missing > 0)[:, None]
     isp, region = int(network.isp[cache]), int(network.region[cache])
-    by_isp = np.array([
-        np.minimum(volume[network.isp == one].sum(axis=0), min(network.uplink[one], RATE_MAX) * seconds)
-        for one in range(len(network.uplink))
-    ])
-    by_region = np.array([
-        np.minimum(by_isp[network.caches.region == one].sum(axis=0), min(rate, RATE_MAX) * seconds)
-        for one, rate in enumerate(network.region_uplink)
-    ])
+    by_isp = np.array(
+        [
+            np.minimum(volume[network.isp == one].sum(axis=0), min(network.uplink[one], RATE_MAX) * seconds)
+            for one in range(len(network.uplink))
+        ]
+    )
+    by_region = np.array(
+        [
+            np.minimum(by_isp[network.caches.region == one].sum(axis=0), min(rate, RATE_MAX) * seconds)
+            for one, rate in enumerate(network.region_uplink)
+        ]
+    )
     world = np.minimum(by_region.sum(axis=0), sum(min(origin.rate, RATE_MAX) for origin in network.origins) * seconds)
     nested = demand.nested[:, cache].astype(float)
     program = _Program()
@@ -239,3 +245,53 @@ def one_by_program(case: Case, cache: int, at: float) -> float:
             program.rows.append((row, float(extra), False))
         before = passed
     return program.most(before)
+
+
+# ---- planted bottlenecks
+
+
+class Planted(NamedTuple):
+    """A night that would fit but for what was made too narrow."""
+
+    case: Case
+    expected: set[tuple[str, tuple[int, ...]]]
+    """Kind and owners of each shortage."""
+
+
+def planted_night(draw: Draw, count: int) -> Planted:
+    """Return a night of a fleet of 4 ISPs in 2 regions with so many bottlenecks, of different kinds or in other places.
+
+    Further out more is cut away, since what is short further in is charged there no more.
+    """
+    files, begin, end = 40, MIDNIGHT + 7200.0, MIDNIGHT + 6 * 3600.0
+    isp_of = [isp for isp in range(4) for _ in range(draw(2, 4))]
+    size = np.array([draw(20, 60) * 10**9 for _ in range(files)], np.int64)
+    target = placement([sorted({draw(0, files - 1) for _ in range(25)}) for _ in isp_of])
+    held = placement([[] for _ in isp_of])
+    caches = fleet(isp_of, [0, 0, 1, 1], [1e12] * len(isp_of))
+    ample = Network(
+        caches, tuple((Span(begin, end),) for _ in isp_of), np.full(4, 1e12), np.full(2, 1e12), (Origin("cloud", 1e12),)
+    )
+    needs = needs_of(ample, size, target, held)
+    demand, seconds = demand_of(ample, needs), end - begin
+    places: list[tuple[str, int]] = [("origin", 0), *(("region", region) for region in (0, 1))]
+    places += [("isp", isp) for isp in range(4)] + [("hours", cache) for cache in range(len(isp_of))]
+    rates = {
+        "hours": demand.missing / seconds * 2, "isp": demand.isp / seconds * 2, "region": demand.region / seconds * 2,
+        "origin": demand.world / seconds * 2,
+    }  # fmt: skip
+    expected: set[tuple[str, tuple[int, ...]]] = set()
+    for _ in range(count):
+        where, owner = places.pop(draw(0, len(places) - 1))
+        rates[where][owner] *= {"hours": 0.45, "isp": 0.4, "region": 0.28, "origin": 0.15}[where]
+        expected.add((where, (owner,)))
+    network = replace(
+        ample, caches=replace(caches, filling=rates["hours"]), uplink=rates["isp"], region_uplink=rates["region"],
+        origins=(Origin("cloud", float(rates["origin"][0])),),
+    )  # fmt: skip
+    return Planted(Case(network, needs, held, Night(MIDNIGHT, MIDNIGHT + 8 * 3600.0, MIDNIGHT + 86400.0)), expected)
+
+
+def named(verdict: Verdict) -> set[tuple[str, tuple[int, ...]]]:
+    """Return kind and owners of all shortages."""
+    return {(shortage.where, shortage.owners) for shortage in verdict.shortages}

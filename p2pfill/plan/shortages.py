@@ -66,16 +66,18 @@ def negligible(need: int) -> int:
 
 
 def find_shortages(
-    network: Network, demand: Demand, line: Timeline, night: Night, *, is_over: bool = False
-) -> tuple[Shortage, ...]:
+    network: Network, demand: Demand, line: Timeline, night: Night, *, is_over: bool = False,
+    outermost: Level = Level.WORLD,
+) -> tuple[Shortage, ...]:  # fmt: skip
     """Return all that does not fit until the deadline; nothing where nothing says that it does not fit.
 
     `is_over`: the bound on the finish is not after the deadline, so only what is of the whole night can be short.
+    Further out than `outermost` nothing is looked for.
     """
     found, missing = _of_caches(network, demand, line, night)
     if is_over:
         return tuple(found)
-    for level in Level:
+    for level in (level for level in Level if level <= outermost):
         flow = solve(network, demand, line, night.deadline, level, missing)
         cuts = _of_cuts(network, missing, line, night, flow, level)
         found += (shortage for shortage in cuts if shortage.short > negligible(shortage.need))
