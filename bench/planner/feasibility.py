@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,9 +23,11 @@ from scipy.sparse import lil_matrix
 
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.plan.feasibility import Verdict, check
+from p2pfill.plan.flow import Level, solve
 from p2pfill.plan.needs import Demand, Needs, demand_of, demand_of_bytes, needs_of
 from p2pfill.plan.network import RATE_MAX, Network, Night, Origin, Span, timeline
 from p2pfill.plan.prediction import predict
+from p2pfill.plan.remedies import drop
 from p2pfill.plan.tables import Caches, Placement
 
 Draw = Callable[[int, int], int]
@@ -36,6 +37,9 @@ MIDNIGHT: Final = 1_795_996_800.0
 """2026-11-30T00:00:00 in UTC."""
 
 MB: Final = 10**6
+
+ROWS_MAX: Final = 9
+"""Of a night of which all ways to give something up are tried."""
 
 FINISH_OFF_S: Final = 1.0
 """By how much a finish may differ from that of the linear program, which is found by bisection."""
@@ -295,3 +299,214 @@ def planted_night(draw: Draw, count: int) -> Planted:
 def named(verdict: Verdict) -> set[tuple[str, tuple[int, ...]]]:
     """Return kind and owners of all shortages."""
     return {(shortage.where, shortage.owners) for shortage in verdict.shortages}
+
+
+# ---- a large night
+
+
+def large_night(tight: float, caches: int = 1000, buckets: int = 288) -> tuple[Network, Demand, Night]:
+    """Return a night of many caches that open and close in any of so many buckets, with uplinks this tight.
+
+    With 1 they carry what is needed in the mean over a day, so that a part of the ISPs is short.
+    """
+    chance = np.random.default_rng(1)
+    isps, regions, step = caches // 10, 8, 86400 // buckets
+    isp_of = np.sort(chance.integers(0, isps, caches)).tolist()
+    region_of = [*range(regions), *chance.integers(0, regions, isps - regions).tolist()]
+    made = fleet(isp_of, region_of, chance.uniform(50e6, 300e6, caches).tolist())
+    spans = []
+    for _ in range(caches):
+        ends = np.sort(chance.choice(buckets + 1, 4, replace=False)) * step + MIDNIGHT
+        rate = float(chance.uniform(40e6, 300e6))
+        spans.append((Span(float(ends[0]), float(ends[1]), rate), Span(float(ends[2]), float(ends[3]), rate)))
+    night = Night(MIDNIGHT, MIDNIGHT + 86400.0, MIDNIGHT + 86400.0)
+    unlimited = np.full(isps, np.inf)
+    open_ = Network(made, tuple(spans), unlimited, np.full(regions, np.inf), (Origin("cloud"),))
+    missing = (timeline(open_, night, 0.0).volume.sum(axis=1) * chance.uniform(0.2, 0.5, caches)).astype(np.int64)
+    isp, region = np.zeros(isps, np.int64), np.zeros(regions, np.int64)
+    np.maximum.at(isp, open_.isp, missing // 2)
+    np.maximum.at(region, made.region, isp)
+    world = int(region.max())
+    network = replace(
+        open_, uplink=isp / 86400 / tight, region_uplink=region / 86400 / tight * 2,
+        origins=(Origin("cloud", world / 86400 / tight * 2),),
+    )  # fmt: skip
+    return network, demand_of_bytes(network, missing, isp, region, world), night
+
+
+# ---- the report
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What came of one run."""
+
+    machine: Machine
+    seed: int
+    programs: int
+    equal: int
+    """Of them: flow and finish as the linear program has them."""
+    nights: int
+    completed: int
+    """By the simulator."""
+    impossible: int
+    """Of them: called impossible, or over later than they were."""
+    over_bound: dict[str, float]
+    """Simulated time divided by the bound: quantiles."""
+    planted: int
+    named: int
+    """Of them: all bottlenecks and nothing else."""
+    dropped: int
+    """Small nights that did not fit, and of which something was given up."""
+    over_least: dict[str, float]
+    """What was given up, divided by the least that could be: quantiles."""
+    large: dict[str, dict[str, float]]
+    """Seconds of processor and wall for a thousand caches and 288 buckets."""
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Return some quantiles, by name."""
+    names = {"median": 0.5, "p90": 0.9, "max": 1.0}
+    return {name: round(float(np.quantile(values, part)), 4) for name, part in names.items()} if values else {}
+
+
+def drawing(seed: int) -> Draw:
+    """Return a source of integers."""
+    chance = np.random.default_rng(seed)
+    return lambda low, high: int(chance.integers(low, high + 1))
+
+
+def is_equal(case: Case) -> bool:
+    """Tell whether flow and finish are those of the linear program."""
+    demand, deadline = case.demand, case.night.deadline
+    need = float(demand.missing.sum())
+    flow = solve(case.network, demand, timeline(case.network, case.night), deadline, Level.WORLD)
+    if abs(need - flow.short - most_by_program(case, deadline)) > 1e-6 * need + 100:
+        return False
+    verdict = check(case.network, demand, case.night)
+    if verdict.finish is None:
+        return True
+    is_enough = most_by_program(case, verdict.finish + 1e-3) >= need * (1 - 1e-6) - 100
+    is_least = "share" not in verdict.kept_by or most_by_program(case, verdict.finish - FINISH_OFF_S) < need
+    return is_enough and is_least
+
+
+def beside_simulator(count: int, seed: int) -> tuple[int, int, list[float]]:
+    """Return how many nights were completed, how many of them were called impossible, and times over the bound."""
+    completed, impossible, over = 0, 0, []
+    for number in range(count):
+        case = small_night(drawing(seed + number), minutes=6, unit=MB // 2, origins_max=1)
+        network = replace(case.network, region_uplink=np.full_like(case.network.region_uplink, np.inf))
+        demand = demand_of(network, case.needs)
+        found = predict(network, case.needs, case.held, case.night)
+        if found.finish is None or not found.caches:
+            continue
+        completed += 1
+        verdict = check(network, demand, case.night)
+        fits = check(network, demand, case.night._replace(deadline=found.finish)).fits
+        impossible += verdict.finish is None or verdict.finish > found.finish or not fits
+        if verdict.finish is not None and verdict.finish > MIDNIGHT:
+            over.append((found.finish - MIDNIGHT) / (verdict.finish - MIDNIGHT))
+    return completed, impossible, over
+
+
+def beside_least(count: int, seed: int) -> list[float]:
+    """Return what was given up in small nights, divided by the least that could be, by trying all."""
+    over = []
+    for number in range(count):
+        case = small_night(drawing(seed + number))
+        worth = np.random.default_rng(seed + number).uniform(1, 10, len(case.needs.cache))
+        needs = replace(case.needs, value=worth)
+        if len(worth) > ROWS_MAX or check(case.network, case.demand, case.night).fits:
+            continue
+        least = np.inf
+        for bits in range(1 << len(worth)):
+            kept = np.array([bits >> row & 1 for row in range(len(worth))], np.bool_)
+            lost = float(worth[~kept].sum())
+            if lost < least and check(case.network, demand_of(case.network, needs.only(kept)), case.night).fits:
+                least = lost
+        over.append(drop(case.network, needs, case.night).lost / least)
+    return over
+
+
+def how_fast(times: int = 3) -> dict[str, dict[str, float]]:
+    """Return the seconds of a check of a large night, the least of some times."""
+    found = {}
+    for name, tight in (("fits", 0.2), ("short", 0.6)):
+        network, demand, night = large_night(tight)
+        took = []
+        for _ in range(times):
+            wall, used = time.perf_counter(), time.process_time()
+            verdict = check(network, demand, night)
+            took.append((time.process_time() - used, time.perf_counter() - wall))
+        if verdict.fits != (name == "fits"):
+            raise RuntimeError(f"the large night that is to be {name!r} is not")
+        processor, wall = min(took)
+        found[name] = {
+            "processor_s": round(processor, 3), "wall_s": round(wall, 3), "shortages": float(len(verdict.shortages)),
+            "buckets": float(len(timeline(network, night).seconds)),
+        }  # fmt: skip
+    return found
+
+
+def measure(options: argparse.Namespace) -> Measured:
+    """Run everything."""
+    seed = options.seed
+    equal = sum(is_equal(small_night(drawing(seed + number))) for number in range(options.lps))
+    completed, impossible, over = beside_simulator(options.nights, seed)
+    right = 0
+    for number in range(options.planted):
+        case, expected = planted_night(drawing(seed + number), number % 4)
+        right += named(check(case.network, case.demand, case.night)) == expected
+    least = beside_least(options.lps // 2, seed)
+    return Measured(
+        describe_machine(), seed, options.lps, equal, options.nights, completed, impossible, quantiles(over),
+        options.planted, right, len(least), quantiles(least), how_fast(),
+    )  # fmt: skip
+
+
+def in_words(found: Measured) -> str:
+    """Return the report as Markdown."""
+    lines = [
+        "# The planner's proof",
+        "",
+        f"`python -m bench.planner.feasibility --seed {found.seed}` on {found.machine.processor}.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| flow and finish as the linear program has them | {found.equal} of {found.programs} |",
+        f"| called impossible, or over later, of those that the simulator completes | {found.impossible} of "
+        f"{found.completed} |",
+        f"| simulated time / bound | {found.over_bound} |",
+        f"| planted bottlenecks, none to three, all named and nothing else | {found.named} of {found.planted} |",
+        f"| value given up / the least, of {found.dropped} small nights that do not fit | {found.over_least} |",
+    ]
+    for name, took in found.large.items():
+        lines.append(
+            f"| 1,000 caches x {took['buckets']:.0f} buckets, {name} ({took['shortages']:.0f} shortages) | "
+            f"{took['processor_s']:.2f} s of processor, {took['wall_s']:.2f} s |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure, print, and write a report where one is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--lps", type=int, default=200)
+    parser.add_argument("--nights", type=int, default=40)
+    parser.add_argument("--planted", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options)
+    print(msgspec.json.encode(found).decode() if options.json else in_words(found))
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "feasibility.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        (options.out / "feasibility.md").write_text(in_words(found))
+    if found.equal < found.programs or found.impossible or found.named < found.planted:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

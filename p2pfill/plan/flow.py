@@ -260,7 +260,8 @@ def solve(
     arcs, nodes = arcs_until(network, demand, line, at, level, missing)
     unit = max(1.0, np.ceil(float(arcs.capacity[arcs.tail == nodes.source].sum() + missing.sum()) / FLOW_MAX))
     is_need = arcs.kind == Kind.NEED
-    whole = np.where(is_need, np.floor(arcs.capacity / unit), np.ceil(arcs.capacity / unit)).astype(np.int64)
+    units = np.minimum(arcs.capacity / unit, FLOW_MAX)
+    whole = np.where(is_need, np.floor(units), np.ceil(units)).astype(np.int64)
     solver = max_flow.SimpleMaxFlow()
     numbers = solver.add_arcs_with_capacity(arcs.tail, arcs.head, whole)
     # Nodes without arcs at the ends would make source or sink unknown.

@@ -1,10 +1,10 @@
 """When a night's fill will be over, as the simulator says: the plan as a scenario, coarse, for one night. Pure.
 
 The bound of `feasibility` says before when it is not over. This says when it may be: with the engine that ships, its
-requests, elections and waits. The night is made smaller, so that it is simulated in a minute:
+requests, elections and waits. The night is made smaller, so that it is simulated while one waits:
 
 - Files that the same caches lack and the same hold are one title. Where these are too many, some stand for all: drawn
-  evenly along their order by who needs them, each as large as what it stands for.
+  evenly along their order by which ISPs and caches need them, each as large as what it stands for.
 - Titles are cut into few chunks. Where these would be larger than chunks can be, bytes, rates and time are scaled: a
   chunk has `CHUNK_BYTES` and takes about `CHUNK_S`, whatever it stands for, so that waits and delays are to a chunk
   what they are in a lab. Beside the night they are then longer than they are.
@@ -32,16 +32,17 @@ from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.model.windows import show_utc
 from p2pfill.plan.needs import Needs
 from p2pfill.plan.network import Network, Night, Span
-from p2pfill.plan.tables import Ints, Placement
+from p2pfill.plan.tables import Floats, Ints, Placement
 from p2pfill.sim.rebuild import CACHES_MAX, CELLS_MAX, EXACT_MAX, QUIET_S
 from p2pfill.sim.scenario import MBIT_BYTES, Scenario, TitleSpec
 from p2pfill.sim.world import World
 
-PAIRS: Final = 6_000
-"""Chunks times caches that are to have them: about a minute on one core."""
+PAIRS: Final = 1_500
+"""Chunks times caches that are to have them, where nothing else is said: some ten seconds on one core for a dozen
+caches. Four times as many take four times as long, and come nearer to what chunks as they are would give."""
 
-CHUNKS_MIN: Final = 4
-"""Of a title that stands for others, so that it comes from several sources."""
+CHUNKS_MIN: Final = 16
+"""Of a title that stands for others: it comes from several sources, and its first chunk is little of it."""
 
 CHUNK_BYTES: Final = 16 * MIB
 """Of a night that is scaled: the chunk of large titles."""
@@ -119,7 +120,7 @@ def rehearse(
     network: Network, needs: Needs, held: Placement, night: Night, *, pairs: int = PAIRS, policy: str = ""
 ) -> Rehearsal:
     """Return a night as a scenario of about so many `pairs` of chunks and caches at most. Raises `ConfigError`."""
-    titles = _titles(needs, held)
+    titles = _titles(network, needs, held)
     notes = _left_out(network)
     involved = np.unique(np.concatenate([part for title in titles for part in (title.needers, title.holders)]))
     if len(involved) > CACHES_MAX:
@@ -129,8 +130,12 @@ def rehearse(
     copies = sum(len(title.needers) for title in titles) / len(titles)
     most = max(min(CELLS_MAX // len(involved), int(pairs / (copies * CHUNKS_MIN))), 1)
     if len(titles) > most:
-        notes.append(f"{most} titles stand for {len(titles)} kinds of files")
-        titles = _some(titles, most)
+        before = _into_isps(network, titles)
+        kinds, titles = len(titles), _some(titles, most)
+        off = np.abs(_into_isps(network, titles) - before).sum() / max(float(before.sum()), 1.0)
+        notes.append(
+            f"{len(titles)} titles stand for {kinds} kinds of files; what comes into ISPs is off by {100 * off:.0f} %"
+        )
     chunk, byte_scale = _chunk(titles, pairs)
     usual = float(np.median(np.minimum(network.caches.filling[involved], 1e12)))
     rate_scale = usual * CHUNK_S / CHUNK_BYTES if byte_scale != 1 else 1.0
@@ -175,8 +180,8 @@ def _sizes(needs: Needs) -> Any:
     return needs.size[np.unique(needs.file)]
 
 
-def _titles(needs: Needs, held: Placement) -> list[Title]:
-    """Return files as titles, ordered by who needs them."""
+def _titles(network: Network, needs: Needs, held: Placement) -> list[Title]:
+    """Return files as titles, ordered by the ISPs into which they have to come, and then by who needs them."""
     lacked = np.unique(needs.file)
     owners = np.repeat(np.arange(len(held.start) - 1, dtype=np.int32), np.diff(held.start))
     rows = np.isin(held.files, lacked)
@@ -186,7 +191,20 @@ def _titles(needs: Needs, held: Placement) -> list[Title]:
         key = wanted.tobytes(), had.tobytes()
         before = found[key].size if key in found else 0.0
         found[key] = Title(wanted, had, before + float(needs.size[file]))
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found, key=lambda key: (_lacking(network, found[key]), key))]
+
+
+def _lacking(network: Network, title: Title) -> tuple[int, ...]:
+    """Return the ISPs into which a title has to come."""
+    return tuple(np.setdiff1d(network.isp[title.needers], network.isp[title.holders]).tolist())
+
+
+def _into_isps(network: Network, titles: Sequence[Title]) -> Floats:
+    """Return how many bytes have to come into each ISP."""
+    total = np.zeros(len(network.uplink))
+    for title in titles:
+        total[list(_lacking(network, title))] += title.size
+    return total
 
 
 def _by_file(files: Ints, caches: Ints, known: Ints) -> list[Ints]:
