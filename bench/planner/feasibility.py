@@ -459,9 +459,14 @@ def measure(options: argparse.Namespace) -> Measured:
         right += named(check(case.network, case.demand, case.night)) == expected
     least = beside_least(options.lps // 2, seed)
     return Measured(
-        describe_machine(), seed, options.lps, equal, options.nights, completed, impossible, quantiles(over),
+        describe_machine(Path()), seed, options.lps, equal, options.nights, completed, impossible, quantiles(over),
         options.planted, right, len(least), quantiles(least), how_fast(),
     )  # fmt: skip
+
+
+def spelled(values: dict[str, float]) -> str:
+    """Return quantiles for people."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
 def in_words(found: Measured) -> str:
@@ -476,9 +481,9 @@ def in_words(found: Measured) -> str:
         f"| flow and finish as the linear program has them | {found.equal} of {found.programs} |",
         f"| called impossible, or over later, of those that the simulator completes | {found.impossible} of "
         f"{found.completed} |",
-        f"| simulated time / bound | {found.over_bound} |",
+        f"| simulated time / bound | {spelled(found.over_bound)} |",
         f"| planted bottlenecks, none to three, all named and nothing else | {found.named} of {found.planted} |",
-        f"| value given up / the least, of {found.dropped} small nights that do not fit | {found.over_least} |",
+        f"| value given up / the least, of {found.dropped} nights that do not fit | {spelled(found.over_least)} |",
     ]
     for name, took in found.large.items():
         lines.append(

@@ -142,8 +142,10 @@ def night_budget(windows: FillWindows, start: float, end: float, filling: float)
     at = start
     while at < end:
         moment = windows.at(at)
+        until = min(moment.until, end)
         # A night may end within an open window, at any minute.
-        until = min(moment.until, end, (at // 60 + 1) * 60)
+        while windows.night(until - 1.0) != moment.night and until - at > 60:
+            until = max((at + until) // 120 * 60, (at // 60 + 1) * 60)
         if moment.is_open:
             used = by_night.setdefault(moment.night, {})
             used[moment.window] = used.get(moment.window, 0.0) + filling * (until - at)

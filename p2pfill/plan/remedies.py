@@ -106,7 +106,9 @@ def _short(network: Network, demand: Demand, night: Night) -> tuple[Shortage, ..
 def _cover(network: Network, needs: Needs, shortage: Shortage) -> list[Longs]:
     """Return rows to give up for one shortage, those of one file together."""
     caches = np.zeros(len(network.spans), np.bool_)
+    size: Floats
     worth: Floats
+    rows: Longs
     number: Longs
     if shortage.where in ("isp", "region", "origin"):
         concerned = network.isp if shortage.where == "isp" else network.region
@@ -115,7 +117,8 @@ def _cover(network: Network, needs: Needs, shortage: Shortage) -> list[Longs]:
         rows = np.flatnonzero(caches[needs.cache] & ~inside)
         # A file crosses the border for all of those caches: it is given up for all, or for nothing.
         files, number = np.unique(needs.file[rows], return_inverse=True)
-        size, worth = needs.size[files].astype(np.float64), np.bincount(number, needs.worth[rows], len(files))
+        size = needs.size[files].astype(np.float64)
+        worth = np.bincount(number, needs.worth[rows], len(files)).astype(np.float64)
     else:
         rows = np.flatnonzero(needs.cache == shortage.owners[0])
         if shortage.where == "late" and (~needs.in_isp[rows]).any():

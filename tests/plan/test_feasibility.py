@@ -16,13 +16,17 @@ from bench.planner.feasibility import (
     MIDNIGHT,
     Case,
     Draw,
+    beside_least,
+    beside_simulator,
     fleet,
     most_by_program,
     named,
     one_by_program,
     placement,
     planted_night,
+    quantiles,
     small_night,
+    spelled,
 )
 from p2pfill.errors import ConfigError
 from p2pfill.model.windows import at_utc, read_windows
@@ -250,10 +254,10 @@ def test_a_copy_that_is_given_up_can_make_others_later() -> None:
     assert check(network, demand_of(network, one), NIGHT).finish == pytest.approx(MIDNIGHT + 290, abs=1)
 
 
-@given(nights(), st.sampled_from([1e-3, 7.0, 1e6]))
+@given(nights(), st.sampled_from([1e-3, 7.0, 2e7]))
 @settings(max_examples=25)
 def test_units_do_not_matter(case: Case, factor: float) -> None:
-    """A million times a night of gigabytes is beyond what fits into 64 bits as bytes in all buckets together."""
+    """Twenty million times such a night are more bytes than fit into 64 bits, in all buckets together."""
     network = case.network
     scaled = replace(
         network,
@@ -396,6 +400,16 @@ def test_budgets_are_of_a_night_and_of_a_window() -> None:
     assert night_budget(read_windows("02:00,max 08:00,off"), MIDNIGHT, MIDNIGHT + 86400, 1e9) == np.inf
 
 
+def test_a_window_in_which_a_night_ends_has_the_budgets_of_two() -> None:
+    windows = read_windows({"timetable": "10:00,max 14:00,off", "budget": "3G"})
+    late = 2e9
+    assert night_budget(windows, MIDNIGHT, MIDNIGHT + 86400, 1e9) == 2 * (3 * 1024**3 + late)
+    # Of the second night there is a minute only.
+    assert night_budget(windows, MIDNIGHT, MIDNIGHT + 12 * HOUR + 60, 1e8) == 3 * 1024**3 + late / 10 + min(
+        60e8, 3 * 1024**3 + late / 10
+    )
+
+
 # ---- what helps
 
 
@@ -490,3 +504,13 @@ def test_a_full_disk_has_no_remedy_but_giving_up_and_a_budget_has() -> None:
     assert remedies(network, demand, NIGHT, of_disk) == ()
     (remedy,) = remedies(network, demand, NIGHT, of_budget)
     assert remedy.text == "let cache a0 have a budget of 2 TB for the night"
+
+
+def test_the_bench_says_what_it_has_found() -> None:
+    completed, impossible, over = beside_simulator(2, 1)
+    assert impossible == 0
+    assert completed >= len(over)
+    assert all(times >= 1 for times in over)
+    assert all(times >= 1 - 1e-9 for times in beside_least(6, 1))
+    assert quantiles([1.0, 2.0, 3.0]) == {"median": 2.0, "p90": 2.8, "max": 3.0}
+    assert spelled({"median": 2.0, "max": 3.0}) == "median 2, max 3"
