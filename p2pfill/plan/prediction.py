@@ -129,12 +129,20 @@ def rehearse(
         )
     copies = sum(len(title.needers) for title in titles) / len(titles)
     most = max(min(CELLS_MAX // len(involved), int(pairs / (copies * CHUNKS_MIN))), 1)
-    if len(titles) > most:
-        before = _into_isps(network, titles)
-        kinds, titles = len(titles), _some(titles, most)
-        off = np.abs(_into_isps(network, titles) - before).sum() / max(float(before.sum()), 1.0)
+    before, kinds = _passing(network, titles), len(titles)
+    if kinds > most:
+        titles = _some(titles, most)
+    # What stands for others is more or less than what some cache lacks: its rate is so, too, and its time as it was.
+    now = _passing(network, titles)
+    into, over, out = (
+        np.where((of_now > 0) & (of_before > 0), of_now / np.maximum(of_before, 1.0), 1.0)
+        for of_now, of_before in zip(now, before, strict=True)
+    )
+    if kinds > most:
+        off = float(np.median(np.abs(into[involved] - 1)))
         notes.append(
-            f"{len(titles)} titles stand for {kinds} kinds of files; what comes into ISPs is off by {100 * off:.0f} %"
+            f"{len(titles)} titles stand for {kinds} kinds of files; caches, uplinks and origins are as much faster or "
+            f"slower as more or less has to pass them, which is {100 * off:.0f} % for a cache in the middle"
         )
     chunk, byte_scale = _chunk(titles, pairs)
     usual = float(np.median(np.minimum(network.caches.filling[involved], 1e12)))
@@ -147,9 +155,9 @@ def rehearse(
         name="a planned night",
         caches=tuple(_info(network, int(cache)) for cache in involved),
         origin=ORIGIN,
-        rates=_rates(network, involved, rate_scale),
+        rates=_rates(network, involved, rate_scale, float(out[0])),
         upload_rates=_uploads(network, involved, rate_scale),
-        uplinks=_uplinks(network, rate_scale),
+        uplinks=_uplinks(network, rate_scale / over),
         goodput=1.0,
         titles=tuple(
             TitleSpec(
@@ -161,8 +169,8 @@ def rehearse(
         ),
         delay_ms=0.5, isp_delay_ms=5.0, region_delay_ms=40.0,
         fleet_policy=policy,
-        limits={names[cache]: _limits(network, int(cache), rate_scale) for cache in involved},
-        **_hours(network, involved, night, rate_scale, speed),
+        limits={names[cache]: _limits(network, int(cache), rate_scale / float(into[cache])) for cache in involved},
+        **_hours(network, involved, night, rate_scale / into, speed),
         wall_at=show_utc(night.start), wall_speed=speed,
         exact=len(involved) <= EXACT_MAX,
         check_tiers=False,
@@ -199,12 +207,14 @@ def _lacking(network: Network, title: Title) -> tuple[int, ...]:
     return tuple(np.setdiff1d(network.isp[title.needers], network.isp[title.holders]).tolist())
 
 
-def _into_isps(network: Network, titles: Sequence[Title]) -> Floats:
-    """Return how many bytes have to come into each ISP."""
-    total = np.zeros(len(network.uplink))
+def _passing(network: Network, titles: Sequence[Title]) -> tuple[Floats, Floats, Floats]:
+    """Return how many bytes have to come into each cache, into each ISP, and out of the origins."""
+    caches, isps, world = np.zeros(len(network.spans)), np.zeros(len(network.uplink)), np.zeros(1)
     for title in titles:
-        total[list(_lacking(network, title))] += title.size
-    return total
+        caches[title.needers] += title.size
+        isps[list(_lacking(network, title))] += title.size
+        world[0] += title.size * (not len(title.holders))
+    return caches, isps, world
 
 
 def _by_file(files: Ints, caches: Ints, known: Ints) -> list[Ints]:
@@ -251,12 +261,12 @@ def _mbit(rate: float, scale: float) -> float:
     return 0.0 if rate == inf else max(rate / scale, 1.0) / MBIT_BYTES
 
 
-def _rates(network: Network, involved: Ints, scale: float) -> dict[str, float]:
-    """Return what links carry: of a cache what it takes in or serves, whichever is more."""
+def _rates(network: Network, involved: Ints, scale: float, out: float) -> dict[str, float]:
+    """Return what links carry: of a cache what it takes in or serves, whichever is more. `out` is for the origin."""
     caches = network.caches
     both = np.maximum(caches.filling, caches.serving)
     found = {caches.names[cache]: _mbit(float(both[cache]), scale) for cache in involved}
-    return found | {ORIGIN: _mbit(sum(origin.rate for origin in network.origins), scale)}
+    return found | {ORIGIN: _mbit(sum(origin.rate for origin in network.origins), scale / out)}
 
 
 def _uploads(network: Network, involved: Ints, scale: float) -> dict[str, float]:
@@ -265,9 +275,9 @@ def _uploads(network: Network, involved: Ints, scale: float) -> dict[str, float]
     return {network.caches.names[cache]: _mbit(float(network.sending[cache]), scale) for cache in involved}
 
 
-def _uplinks(network: Network, scale: float) -> dict[str, float]:
-    pairs = zip(network.caches.isps, network.uplink, strict=True)
-    return {isp: _mbit(float(rate), scale) for isp, rate in pairs if rate != inf}
+def _uplinks(network: Network, scale: Floats) -> dict[str, float]:
+    rows = zip(network.caches.isps, network.uplink, scale, strict=True)
+    return {isp: _mbit(float(rate), float(by)) for isp, rate, by in rows if rate != inf}
 
 
 def _limits(network: Network, cache: int, scale: float) -> RateLimits:
@@ -277,14 +287,17 @@ def _limits(network: Network, cache: int, scale: float) -> RateLimits:
     return RateLimits(inbound=Rates(total=0 if rate == inf else max(int(rate / scale), 1)))
 
 
-def _hours(network: Network, involved: Ints, night: Night, scale: float, speed: float) -> dict[str, Any]:
+def _hours(network: Network, involved: Ints, night: Night, scale: Floats, speed: float) -> dict[str, Any]:
     """Return when caches are open: spans where all are of one rate, and windows of the clock where they differ."""
     spans: dict[str, tuple[tuple[float, float, float], ...]] = {}
     windows: dict[str, Any] = {}
     for cache in involved:
         name, found = network.caches.names[cache], network.spans[cache]
         if len({span.rate for span in found}) > 1:
-            windows[name] = {"timezone": "UTC", "window": [one for span in found for one in _windows(span, scale)]}
+            windows[name] = {
+                "timezone": "UTC",
+                "window": [one for span in found for one in _windows(span, float(scale[cache]))],
+            }
             continue
         ends = [(max(span.begin - night.start, 0.0), min(span.end, night.horizon) - night.start) for span in found]
         spans[name] = tuple((begin / speed, begin / speed, end / speed) for begin, end in ends if end > begin)
