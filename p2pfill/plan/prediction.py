@@ -155,7 +155,7 @@ def rehearse(
         name="a planned night",
         caches=tuple(_info(network, int(cache)) for cache in involved),
         origin=ORIGIN,
-        rates=_rates(network, involved, rate_scale, float(out[0])),
+        rates=_rates(network, involved, rate_scale / into, rate_scale / float(out[0])),
         upload_rates=_uploads(network, involved, rate_scale),
         uplinks=_uplinks(network, rate_scale / over),
         goodput=1.0,
@@ -261,12 +261,12 @@ def _mbit(rate: float, scale: float) -> float:
     return 0.0 if rate == inf else max(rate / scale, 1.0) / MBIT_BYTES
 
 
-def _rates(network: Network, involved: Ints, scale: float, out: float) -> dict[str, float]:
-    """Return what links carry: of a cache what it takes in or serves, whichever is more. `out` is for the origin."""
+def _rates(network: Network, involved: Ints, scale: Floats, of_origin: float) -> dict[str, float]:
+    """Return what links carry: of a cache what it takes in or serves, whichever is more."""
     caches = network.caches
     both = np.maximum(caches.filling, caches.serving)
-    found = {caches.names[cache]: _mbit(float(both[cache]), scale) for cache in involved}
-    return found | {ORIGIN: _mbit(sum(origin.rate for origin in network.origins), scale / out)}
+    found = {caches.names[cache]: _mbit(float(both[cache]), float(scale[cache])) for cache in involved}
+    return found | {ORIGIN: _mbit(sum(origin.rate for origin in network.origins), of_origin)}
 
 
 def _uploads(network: Network, involved: Ints, scale: float) -> dict[str, float]:
