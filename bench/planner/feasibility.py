@@ -22,11 +22,11 @@ from scipy.optimize import linprog
 from scipy.sparse import lil_matrix
 
 from p2pfill.bench.measure import Machine, describe_machine
+from p2pfill.cli.planned_night import predict
 from p2pfill.plan.feasibility import Verdict, check
 from p2pfill.plan.flow import Level, solve
 from p2pfill.plan.needs import Demand, Needs, demand_of, demand_of_bytes, needs_of
 from p2pfill.plan.network import RATE_MAX, Network, Night, Origin, Span, timeline
-from p2pfill.plan.prediction import predict
 from p2pfill.plan.remedies import drop
 from p2pfill.plan.tables import Caches, Placement
 

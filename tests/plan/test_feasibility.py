@@ -28,6 +28,7 @@ from bench.planner.feasibility import (
     small_night,
     spelled,
 )
+from p2pfill.cli.planned_night import predict, rehearse
 from p2pfill.errors import ConfigError
 from p2pfill.model.windows import at_utc, read_windows
 from p2pfill.plan import network as network_module
@@ -36,7 +37,6 @@ from p2pfill.plan.feasibility import Verdict, check
 from p2pfill.plan.flow import Level, solve
 from p2pfill.plan.needs import Demand, demand_of, demand_of_bytes, needs_of
 from p2pfill.plan.network import Network, Night, Origin, Span, night_budget, night_spans, timeline
-from p2pfill.plan.prediction import predict, rehearse
 from p2pfill.plan.remedies import drop, min_knapsack, remedies
 from p2pfill.plan.shortages import show
 
@@ -359,7 +359,7 @@ def test_spans_of_different_rates_become_windows_of_the_clock() -> None:
 
 
 def test_more_caches_than_are_simulated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfill.plan.prediction.CACHES_MAX", 3)
+    monkeypatch.setattr("p2pfill.cli.planned_night.CACHES_MAX", 3)
     case = big_night()
     with pytest.raises(ConfigError, match="12 caches are more than"):
         predict(case.network, case.needs, case.held, case.night)

@@ -1,6 +1,6 @@
 """When a night's fill will be over, as the simulator says: the plan as a scenario, coarse, for one night. Pure.
 
-The bound of `feasibility` says before when it is not over. This says when it may be: with the engine that ships, its
+The bound of `plan.feasibility` says before when it is not over. This says when it may be: with the engine that ships, its
 requests, elections and waits. The night is made smaller, so that it is simulated while one waits:
 
 - Files that the same caches lack and the same hold are one title. Where these are too many, some stand for all: drawn
@@ -10,7 +10,8 @@ requests, elections and waits. The night is made smaller, so that it is simulate
   what they are in a lab. Beside the night they are then longer than they are.
 
 Not in it: uplinks of regions, which the simulator does not have; origins are one, as fast as all together. `notes` says
-where that matters. Rejected: chunks as they are. A night of a few terabytes has millions, and takes days to simulate.
+where that matters. It stands here, and not in `plan`, since only commands stand on the simulator. Rejected: chunks as
+they are. A night of a few terabytes has millions, and takes days to simulate.
 """
 
 from __future__ import annotations
