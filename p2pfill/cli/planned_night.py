@@ -1,7 +1,7 @@
 """When a night's fill will be over, as the simulator says: the plan as a scenario, coarse, for one night. Pure.
 
-The bound of `plan.feasibility` says before when it is not over. This says when it may be: with the engine that ships, its
-requests, elections and waits. The night is made smaller, so that it is simulated while one waits:
+The bound of `plan.feasibility` says before when it is not over. This says when it may be: with the engine that ships,
+its requests, elections and waits. The night is made smaller, so that it is simulated while one waits:
 
 - Files that the same caches lack and the same hold are one title. Where these are too many, some stand for all: drawn
   evenly along their order by which ISPs and caches need them, each as large as what it stands for.

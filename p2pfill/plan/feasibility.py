@@ -2,8 +2,8 @@
 
 `check` gives a bound on the finish: no fill is over sooner, whatever the caches do. So "it does not fit" is proved, and
 "nothing says that it does not" is not a promise: that bytes come at these rates, at once and without a pause, is what
-the simulator knows better (`cli.planned_night`). What the bound counts, and what not, is in `flow` and `bounds`; what either
-leaves out is something that only takes longer: delays, requests, parts that come twice, hops that a policy forbids.
+the simulator knows better (`cli.planned_night`). What the bound counts, and what not, is in `flow` and `bounds`. What
+either leaves out only takes longer: delays, requests, parts that come twice, hops that a policy forbids.
 
 The finish is found by a search over buckets, and within one by Newton's method on the cut: where a flow until some
 moment falls short, its cut says when it would not, and no sooner is enough. That ends at the very moment, in a few
