@@ -199,16 +199,15 @@ def make_world(settings: WorldSettings, seed: int) -> World:
     hardness = GRADES[settings.grade]
     genre, released, level, watched, hours = _titles(settings, hardness, seed)
     files = _files(settings, seed, hours)
-    lifts, shares, weights = _regions(settings, hardness, seed, genre, files)
-    expected = _expected(settings, hardness, seed, released, level[:, None] * lifts.T, genre)
-    expected *= weights[None, :, None]
-    expected *= settings.views_a_day * settings.days / max(float(expected.sum()), 1e-300)
-    rates = expected * _wander(settings, hardness, seed) + _jumps(settings, hardness, seed, released)
+    liked, shares = _regions(settings, hardness, seed, genre, files)
+    expected, launch = _expected(settings, hardness, seed, released, level * liked, genre)
+    scale = settings.views_a_day * settings.days / max(float(expected.sum()), 1e-300)
+    rates = scale * expected * _wander(settings, hardness, seed) + _jumps(settings, hardness, seed, released)
     title, kind, size = files
     names = tuple(f"title-{number:05d}" for number in range(settings.titles))
     catalogue = Catalogue(
         names, GENRES[: settings.genres], KINDS[: settings.kinds], genre, released,
-        _hints(settings, hardness, seed, released, expected),
+        _hints(settings, hardness, seed, scale * launch),
         tuple(f"{names[t]}/{KINDS[k]}" for t, k in zip(title.tolist(), kind.tolist(), strict=True)),
         title, kind, size,
     )  # fmt: skip
@@ -245,8 +244,8 @@ def _files(settings: WorldSettings, seed: int, hours: Floats) -> tuple[Ints, Int
 
 def _regions(
     settings: WorldSettings, hardness: Difficulty, seed: int, genre: Ints, files: tuple[Ints, Ints, NDArray[np.int64]]
-) -> tuple[Floats, Floats, Floats]:
-    """Return of each region and title how it is liked, of each region and file its share, and the regions' weights."""
+) -> tuple[Floats, Floats]:
+    """Return of each region and title how many there like it, and of each region and file its share."""
     random = _random(seed, _Purpose.REGIONS)
     title, kind, _ = files
     regions = settings.regions
@@ -259,13 +258,16 @@ def _regions(
     for row in shares:
         row /= np.bincount(title, row, settings.titles)[title]
     weights = 1.0 / (1.0 + 0.5 * np.arange(regions))
-    return lifts, shares, weights / weights.sum()
+    return lifts * (weights / weights.sum())[:, None], shares
 
 
 def _expected(
     settings: WorldSettings, hardness: Difficulty, seed: int, released: Ints, liked: Floats, genre: Ints
-) -> Floats:
-    """Return a number that views of each day, region and title grow with, before anything that chance adds by day."""
+) -> tuple[Floats, Floats]:
+    """Return what views are proportional to, before what chance adds by day.
+
+    First of each day, region and title; then of each title on its first day, whichever day of the week that is.
+    """
     random = _random(seed, _Purpose.CURVES)
     count = settings.titles
     speed = np.exp(random.normal(np.log(8.0), 0.25, count))
@@ -282,8 +284,9 @@ def _expected(
         day = settings.first_day + number
         age = (day - released - delay).astype(np.float64)
         curve = _curve(age, shape, speed, power, grows)
-        found[number] = curve * liked.T * week[:, (day + EPOCH_WEEKDAY) % 7]
-    return found
+        found[number] = curve * liked * week[:, (day + EPOCH_WEEKDAY) % 7]
+    at_first = _curve(-delay.astype(np.float64), shape, speed, power, grows) * liked
+    return found, at_first.sum(axis=0)
 
 
 def _curve(age: Floats, shape: Ints, speed: Floats, power: Floats, grows: Floats) -> Floats:
@@ -330,18 +333,11 @@ def _jumps(settings: WorldSettings, hardness: Difficulty, seed: int, released: I
     return found
 
 
-def _hints(settings: WorldSettings, hardness: Difficulty, seed: int, released: Ints, expected: Floats) -> Floats:
-    """Return what the operator says of the first day of each title: something like what a day soon after brings.
-
-    Of titles that came before the first day, and of those that come after the last, it is what the nearest day of the
-    world would have had; with the error that hints have, nobody could tell.
-    """
+def _hints(settings: WorldSettings, hardness: Difficulty, seed: int, launch: Floats) -> Floats:
+    """Return what the operator says of the first day of each title: what it will be, with an error; or NaN."""
     random = _random(seed, _Purpose.HINTS)
-    first = np.clip(released - settings.first_day, 0, settings.days - 1)
-    views = expected[first, :, np.arange(settings.titles)].sum(axis=1)
-    said = views * np.exp(random.normal(0.0, hardness.hint_sigma, settings.titles))
-    silent = (random.random(settings.titles) >= settings.hinted) | (views <= 0.0)
-    return np.where(silent, np.nan, said)
+    said = launch * np.exp(random.normal(0.0, hardness.hint_sigma, settings.titles))
+    return np.where(random.random(settings.titles) < settings.hinted, said, np.nan)
 
 
 def _views(

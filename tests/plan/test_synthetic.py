@@ -106,6 +106,18 @@ def test_views_a_day_are_what_was_asked_for_but_for_jumps() -> None:
     assert hard.views.requests.sum() / SMALL.days > 1.02 * SMALL.views_a_day, "jumps come on top"
 
 
+def test_hints_are_of_first_days_and_often_wrong() -> None:
+    for grade, hardness in GRADES.items():
+        world = make_world(replace(SMALL, grade=grade, titles=1500, days=60), 4)
+        first = world.catalogue.released - world.views.first_day
+        launched = (first >= 0) & (first < 60) & ~np.isnan(world.catalogue.hint)
+        views = world.title_rates[first.clip(0, 59), :, np.arange(1500)].sum(axis=1)
+        off = np.log(world.catalogue.hint[launched] / views[launched])
+        assert abs(off.mean()) < 0.3
+        assert off.std() == pytest.approx(hardness.hint_sigma, rel=0.25)
+        assert np.isnan(world.catalogue.hint).mean() == pytest.approx(1 - SMALL.hinted, abs=0.05)
+
+
 def test_load_of_a_day_is_what_was_streamed_and_has_an_evening(world: World) -> None:
     served = world.load.served.reshape(SMALL.regions, SMALL.days, 24)
     for number, day in enumerate(world.days):
