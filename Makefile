@@ -28,10 +28,13 @@ RATES ?= --out docs/reports/rates
 # Options of `python -m bench.micro`.
 MICRO ?=
 
+# Options of `python -m bench.planner`.
+PLANNER ?= --out docs/reports/planner
+
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-rates bench-serving clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-rates bench-serving clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -48,6 +51,8 @@ help:
 	@echo '            some of it: make bench-fleet FLEET="--only growth --sizes 10,100,1000 --out /tmp/fleet"'
 	@echo "make bench-model  the simulator beside what bench-swarm has measured; takes three minutes"
 	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
+	@echo "make bench-planner  forecasts day by day beside other caches, on made worlds and MovieLens; takes ten minutes"
+	@echo '            with lists of Netflix: make bench-planner PLANNER="--netflix all-weeks-countries.tsv --out /tmp/planner"'
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
 	@echo "make clean  remove what the build made"
@@ -91,6 +96,9 @@ bench-model: $(VENV)/.built
 
 bench-micro: $(VENV)/.built
 	@$(BIN)/python -m bench.micro $(MICRO)
+
+bench-planner: $(VENV)/.built
+	@$(BIN)/python -m bench.planner $(PLANNER)
 
 bench-rates: $(VENV)/.built
 	@$(BIN)/python -m bench.rates $(RATES)
