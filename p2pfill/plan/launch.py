@@ -1,0 +1,127 @@
+"""How big launches are, and how demand falls with age: learned from the launches that were seen.
+
+The curve c(age) is kept as its daily steps, step(a) = c(a + 1) / c(a). The step of an age is the views of all that is
+of age a + 1 today, over the views of the same cells yesterday, both divided by what their region watched: a chain of
+ratios ("chain ladder", Mack 1993). Sums of both sides keep it free of the noise of small counts. A genre's step is
+shrunk to that of all genres, and that to a power law. Titles of which nothing is known yet have c alone to go by; a
+title that has been seen goes by its own level, and c only carries that from day to day (see `levels`). Fitting a curve
+for each title was rejected: a title of three days says little of its tail.
+
+The first day's size has a gamma distribution. Its mean is the operator's hint times the bias that hints had so far, or
+without a hint the mean of the genre's launches, shrunk to that of all; its variance is what launches showed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from p2pfill.plan.tables import Floats, Ints
+
+AGE_MAX: Final = 365
+"""Days. What is older has no launch any more: its curve is flat, and its level alone moves."""
+CELL_MAX: Final = 10.0
+"""Views a day for which a cell counts at most: titles differ from their genre by a third or so from day to day, which
+is what chance does to ten views."""
+STEP_PRIOR: Final = 40.0
+"""Views that an age needs before its own step counts as much as the power law's."""
+GENRE_PRIOR: Final = 200.0
+"""Views that a genre needs at one age to be believed as much as all genres together."""
+STEEPEST: Final = 4.0
+"""No curve falls faster than age^-4, nor grows faster than age^2: what looks steeper is some title's jump."""
+DECAY: Final = 0.5
+"""Exponent of the power law: half of what is seen at films and series, so that the first launches decide soon."""
+MEMORY: Final = 0.99
+"""Of a day's launches, the next day: a hundred days or so are remembered."""
+SIZES_PRIOR: Final = 2.0
+"""Launches that the first guess of a launch's size counts for."""
+HINT_VARIANCE: Final = 0.5
+"""Of actual over hinted views, relative, before any hint was proved: a hint is good to a factor of two."""
+LAUNCH_VARIANCE: Final = 4.0
+"""Of launch sizes, relative, before any launch was seen: few are big."""
+
+
+def age_bins() -> Ints:
+    """Return the bin of each age from 0 to AGE_MAX: a bin a day at first, then as wide as a sixth of the age."""
+    bins = np.zeros(AGE_MAX + 1, np.int32)
+    place = 0
+    edge = 1
+    for age in range(AGE_MAX + 1):
+        if age >= edge:
+            place += 1
+            edge = age + max(1, age // 6)
+        bins[age] = place
+    return bins
+
+
+class LaunchCurve:
+    """The steps of demand from day to day by genre and age."""
+
+    def __init__(self, genres: int) -> None:
+        self.bins = age_bins()
+        self._bins = int(self.bins[-1]) + 1
+        self._after = np.zeros((genres, self._bins))
+        self._before = np.zeros((genres, self._bins))
+        self.step: Floats = np.ones((genres, AGE_MAX + 1))
+        self.log: Floats = np.zeros((genres, AGE_MAX + 1))
+        """Of c, with 0 at age 0."""
+        self._renew()
+
+    def learn(self, genre: Ints, age: Ints, before: Floats, after: Floats) -> None:
+        """Take in cells that were of `age` yesterday, with their views of yesterday and today, volume taken out."""
+        place = genre * self._bins + self.bins[np.minimum(age, AGE_MAX)]
+        shape = self._after.shape
+        size = shape[0] * shape[1]
+        self._after = self._after * MEMORY + np.bincount(place, after, size).reshape(shape)
+        self._before = self._before * MEMORY + np.bincount(place, before, size).reshape(shape)
+        self._renew()
+
+    def _renew(self) -> None:
+        ages = np.arange(AGE_MAX + 1)
+        power = ((ages + 2) / (ages + 1)) ** -DECAY
+        prior = np.bincount(self.bins, np.log(power)) / np.bincount(self.bins)
+        after, before = self._after.sum(axis=0), self._before.sum(axis=0)
+        of_all = (after + STEP_PRIOR * np.exp(prior)) / (before + STEP_PRIOR)
+        step = (self._after + GENRE_PRIOR * of_all) / (self._before + GENRE_PRIOR)
+        bound = STEEPEST / (1 + ages)
+        self.step = np.clip(step[:, self.bins], np.exp(-bound), np.exp(bound / 2))
+        self.step[:, AGE_MAX] = 1.0
+        self.log[:, 1:] = np.cumsum(np.log(self.step[:, :-1]), axis=1)
+
+
+class LaunchSizes:
+    """The distribution of the level with which a title starts, by genre or by hint."""
+
+    def __init__(self, genres: int) -> None:
+        self._count = np.zeros(genres)
+        self._sum = np.zeros(genres)
+        self._squares = 0.0
+        self._hints = SIZES_PRIOR
+        self._bias = SIZES_PRIOR
+        self._hint_squares = SIZES_PRIOR * HINT_VARIANCE
+
+    def learn(self, genre: Ints, hint: Floats, size: Floats) -> None:
+        """Take in launches: what their first day was worth, and what the operator had hinted (NaN: nothing)."""
+        genres = len(self._count)
+        self._count += np.bincount(genre, minlength=genres)
+        self._sum += np.bincount(genre, size, genres)
+        self._squares += float(np.sum(size * size))
+        told = hint > 0
+        ratio = size[told] / hint[told]
+        self._hints += int(told.sum())
+        self._bias += float(ratio.sum())
+        self._hint_squares += float(np.sum((ratio - self._bias / self._hints) ** 2))
+
+    def prior(self, genre: Ints, hint: Floats, otherwise: float) -> tuple[Floats, Floats]:
+        """Return mean and shape (1 / relative variance) of launches; `otherwise` is the mean where nothing is known."""
+        of_all = (self._sum.sum() + SIZES_PRIOR * otherwise) / (self._count.sum() + SIZES_PRIOR)
+        of_genre = (self._sum + SIZES_PRIOR * of_all) / (self._count + SIZES_PRIOR)
+        launches = self._count.sum() + SIZES_PRIOR
+        squares = self._squares + SIZES_PRIOR * (1 + LAUNCH_VARIANCE) * of_all**2
+        variance = max(float(squares / launches / max(of_all, 1e-12) ** 2 - 1), 0.1)
+        told = hint > 0
+        mean = np.where(told, np.where(told, hint, 0) * self._bias / self._hints, of_genre[genre])
+        of_hints = max(self._hint_squares / self._hints / (self._bias / self._hints) ** 2, 0.02)
+        shape = np.where(told, 1 / of_hints, 1 / variance)
+        return mean, shape

@@ -1,0 +1,68 @@
+"""How much each region watches: a level of late, times the day of the week.
+
+A region's audience is what its titles bring over what they would bring if it were all there is. It is measured on what
+has been out for a week, so that a big launch does not pass for a day on which everybody watched. The level forgets a
+fifth each day. The days of the week have factors, measured for all regions together and shrunk to 1, and for each
+region shrunk to those.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from p2pfill.plan.tables import Floats
+
+LEVEL_MEMORY: Final = 0.8
+WEEK_MEMORY: Final = 0.98
+"""Seven weeks or so."""
+RATIO_MAX: Final = 3.0
+"""What a weekday may be beside the level."""
+WEEK_PRIOR: Final = 1.0
+"""Weeks after which a weekday counts as much as all days, and a region's as much as all regions'."""
+
+
+class Volume:
+    """The audiences of the regions."""
+
+    def __init__(self, regions: int) -> None:
+        self._level: Floats = np.zeros(regions)
+        self._weight = 0.0
+        self._of_day: Floats = np.zeros((7, regions))
+        self._days = np.zeros(7)
+        self._week: Floats = np.ones((7, regions))
+
+    def level(self) -> Floats:
+        """Return each region's audience on a mean day."""
+        if self._weight == 0:
+            return np.full(len(self._level), 1 / len(self._level))
+        result: Floats = self._level / self._weight
+        return result
+
+    def expected(self, day: int) -> Floats:
+        """Return each region's audience on `day`."""
+        result: Floats = self.level() * self._week[day % 7]
+        return result
+
+    def learn(self, day: int, audience: Floats) -> float:
+        """Take in what the audiences were, and return by what they had to be divided to be 1 together.
+
+        Levels of titles have to be multiplied by it: what all titles have in common is a trend of theirs, or it could
+        be the audience's as well, and both would run away from each other.
+        """
+        weekday = day % 7
+        if self._weight:
+            ratio = np.clip(audience / np.maximum(self.level(), 1e-12), 1 / RATIO_MAX, RATIO_MAX)
+            self._of_day *= WEEK_MEMORY
+            self._days *= WEEK_MEMORY
+            self._of_day[weekday] += ratio
+            self._days[weekday] += 1
+            of_all = (self._of_day.mean(axis=1) + WEEK_PRIOR) / (self._days + WEEK_PRIOR)
+            self._week = (self._of_day + WEEK_PRIOR * of_all[:, None]) / (self._days + WEEK_PRIOR)[:, None]
+            self._week /= self._week.mean(axis=0)
+        self._level = LEVEL_MEMORY * self._level + audience / np.maximum(self._week[weekday], 0.05)
+        self._weight = LEVEL_MEMORY * self._weight + 1
+        whole = float(self.level().sum())
+        self._level /= whole
+        return whole
