@@ -9,6 +9,7 @@ import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson
+from p2pfill.cli.plan_windows import windows
 
 app = typer.Typer(
     help="What will be watched where, and what should lie where. Needs the extra `planner`.",
@@ -63,3 +64,6 @@ def history_show(history: HistoryDir, as_json: AsJson = False) -> None:
     from p2pfill.cli.plan_history import show_history
 
     show_history(history, as_json=as_json)
+
+
+app.command("windows", epilog=EXIT_CODES_HELP)(windows)

@@ -15,7 +15,7 @@ from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
-from p2pfill.cli import main, manage, night, policy
+from p2pfill.cli import main, manage, night, plan, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.model import limits
@@ -236,7 +236,7 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 
 
 COMMAND_LINE = re.compile(
-    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
 )
 SAID = [
     (command, arguments)
@@ -257,7 +257,7 @@ def test_the_pages_name_all_commands() -> None:
     }  # fmt: skip
     groups = {
         "title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app,
-        "route": manage.route, "fleet": manage.fleet, "night": night.app,
+        "route": manage.route, "fleet": manage.fleet, "night": night.app, "plan": plan.app,
     }  # fmt: skip
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
     assert {command for command in COMMANDS if command.split()[0] in groups} <= existing
