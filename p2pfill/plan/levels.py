@@ -29,8 +29,8 @@ SPEEDS: Final = (0.6, 1.0, 1.5)
 """Exponents of the launch curve: some titles fade slower, some faster than their genre."""
 NOISE: Final = 0.08
 """Relative standard deviation of a day that is not chance of counts, nor a change that stays."""
-FORGET: Final = 0.9
-"""Of a title's likelihoods, from day to day: what fitted ten days ago says little of today."""
+FORGET: Final = 0.96
+"""Of a title's likelihoods, from day to day: what fitted a month ago says little of today."""
 SHARED: Final = 0.97
 """Of the weights of all titles, from day to day."""
 

@@ -71,14 +71,10 @@ class Lifts:
         best = int(np.argmax(self._likelihood))
         self.best = (best // len(STRENGTHS), best % len(STRENGTHS))
         self.of_genre = self._genre_lifts(self.best[0], self.strength, audience)
-        self.value = self._cells(self.best[0], self.strength, self.of_genre, slice(None))
+        prior = self.of_genre[:, self._genre]
+        sums = self._seen[self.best[0]], self._expected[self.best[0]]
+        self.value = (self.strength * prior + sums[0]) / (self.strength + sums[1])
         self.value /= audience @ self.value / audience.sum()
-
-    def _cells(self, place: int, strength: float, of_genre: Floats, titles: slice) -> Floats:
-        prior = of_genre[:, self._genre[titles]]
-        seen, expected = self._seen[place, :, titles], self._expected[place, :, titles]
-        result: Floats = (strength * prior + seen) / (strength + expected)
-        return result
 
     def _genre_lifts(self, place: int, strength: float, audience: Floats) -> Floats:
         says = 1 / (1 + self._expected[place] / strength)
@@ -95,13 +91,17 @@ class Lifts:
 
     def _score(self, seen: Floats, expected: Floats) -> None:
         titles = slice(self._days % self._every, None, self._every)
-        seen, expected = seen[:, titles], expected[:, titles]
-        if not seen.any():
+        seen = seen[:, titles]
+        places = np.flatnonzero(seen)
+        if not len(places):
             return
-        some = seen > 0
+        views, expected = seen.ravel()[places], np.ascontiguousarray(expected[:, titles])
+        prior = self.of_genre[:, self._genre[titles]]
         self._likelihood *= FORGET
         for place in range(len(DISCOUNTS)):
+            so_far = np.ascontiguousarray(self._seen[place, :, titles])
+            in_all = np.ascontiguousarray(self._expected[place, :, titles])
             for column, strength in enumerate(STRENGTHS):
-                lift = self._cells(place, strength, self.of_genre, titles)
-                gain = float(seen[some] @ np.log(lift[some])) - float(np.vdot(expected, lift))
+                lift = (strength * prior + so_far) / (strength + in_all)
+                gain = float(views @ np.log(lift.ravel()[places])) - float(np.vdot(expected, lift))
                 self._likelihood[place, column] += gain

@@ -54,6 +54,8 @@ SETTLED_DAYS: Final = 7
 """Age from which a title measures its region's audience."""
 PHASE_MAX: Final = 20.0
 """How far a region that opened late can be from the others."""
+UNKNOWN: Final = 1e-6
+"""Level of titles without a hint before anything was watched: next to nothing, so that hints alone count."""
 SIZED_DAYS: Final = 3
 """Age at which a launch is taken for known, and its size learned from."""
 
@@ -109,9 +111,9 @@ class _Core:
         self.shares = Shares(regions, self._of, catalogue.kind[self.order], max(len(catalogue.kinds), 1))
         self.spread = Spread()
         titles = self._titles
-        hinted = np.where(catalogue.hint > 0, catalogue.hint, 1.0)
+        hinted = np.where(catalogue.hint > 0, catalogue.hint, UNKNOWN)
         self.levels = Levels(hinted, np.full(titles, 0.1))
-        self._mean, self._form = 1.0, 0.1
+        self._mean, self._form = UNKNOWN, 0.1
         self.waves: Waves | None = None
         self._first = 0
         self.day = 0

@@ -64,7 +64,8 @@ class Waves:
         hazard = (self._opened / self._risk).ravel()[self._bin]
         hazard = np.where(self.released <= self.day, hazard, 0.0)
         self._fresh = (1 - self.open) * hazard
-        self.open = self.open + self._fresh
+        # Evidence multiplies odds: what rounding lets pass 1 would grow without bound.
+        self.open = np.minimum(self.open + self._fresh, 1.0)
         share = np.divide(self._fresh, self.open, out=np.zeros_like(self.open), where=self.open > 0)
         self.age *= 1 - share
 
@@ -79,12 +80,13 @@ class Waves:
         after[views] = 1.0
         after[self.seen] = 1.0
         opened = np.where(self.seen, 0.0, after * share)
-        risk = 1 - before + self._fresh
+        # Who was closed this morning, after all that was seen since: who opened today, and who still has not.
+        risk = opened + 1 - after
         size = self._risk.size
         live = (self.released <= self.day) & (self.released > self.day - 2 * SETTLED)
         self._opened += np.bincount(self._bin, np.where(live, opened.sum(axis=0), 0), size).reshape(self._risk.shape)
         self._risk += np.bincount(self._bin, np.where(live, risk.sum(axis=0), 0), size).reshape(self._risk.shape)
         early = new & (self.released[None] > self.day)
         self.age[early] = 0.0
-        self.open = after
+        self.open = np.minimum(after, 1.0)
         self.seen |= views
