@@ -236,7 +236,8 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 
 
 COMMAND_LINE = re.compile(
-    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan) )?[a-z]+)\b([^\n`]*)", re.MULTILINE
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan) )?[a-z]+)\b([^\n`]*)",
+    re.MULTILINE,
 )
 SAID = [
     (command, arguments)
