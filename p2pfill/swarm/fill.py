@@ -890,7 +890,7 @@ class Fill:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
         for scope, lacking_s in self._minimum.joining(now).items() if self._heard else ():
-            if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or scope in self.hops.closed(now):
+            if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or self.hops.is_spent(scope):
                 continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
             if scope == Scope.ORIGIN and self._has_prices:

@@ -208,6 +208,10 @@ class Hops:
         self.budget = ""
         self.waiting = Bitmap(self._chunk_count)  # until the next look
 
+    def is_spent(self, scope: Scope) -> bool:
+        """Tell whether a budget has nothing left for sources in `scope`."""
+        return bool(self.budget) and scope in _REGIONAL
+
     def unaffordable(self, lacking: Bitmap, available: Availability) -> Bitmap:
         """Return the chunks that wait for a budget: caches hold them, and none of the ISP does."""
         if not self.budget:
@@ -229,7 +233,7 @@ class Hops:
 
     def opened(self, scope: Scope, chunks: Bitmap) -> Bitmap:
         """Return those of `chunks` for which a hop is open."""
-        if self.budget and scope in _REGIONAL:
+        if self.is_spent(scope):
             return Bitmap(self._chunk_count)
         wait = self._waits.get(scope)
         return chunks if wait is None else chunks & wait.ready

@@ -157,6 +157,20 @@ def test_each_chunk_waits_as_long_as_it_must_and_not_much_longer(
 
 
 
+# ---- a budget of caches beyond the ISP
+
+
+def test_who_joins_in_for_a_slow_mate_keeps_to_a_spent_budget_from_the_first_moment() -> None:
+    """Else each look would ask anew for what is refused, and count it as gone further out."""
+    reach = Reach(minimum_bytes_s=10**9, rule="fast")
+    assert NEAR.id in asked(make_fill(reach, MATE, NEAR, origin=False), 10.0), "without one it joins in"
+    fill = make_fill(reach, MATE, NEAR, origin=False)
+    assert asked(fill, 4.0).keys() == {MATE.id}
+    fill.handle(4.0, events.BudgetSpent("transit"))
+    assert NEAR.id not in asked(fill, 12.0, 4.0)
+    assert not fill.escalations
+
+
 # ---- clusters of an ISP
 
 HERE = NodeInfo(NodeId("me"), "i", "eu", "rack-1")
