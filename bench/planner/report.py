@@ -139,6 +139,7 @@ def _section_parts(section: Section) -> list[str]:
 
 def page(report: Report) -> str:
     """Return the page of a report."""
+    report = decode_report(encode_report(report))  # rounded twice, a figure may be another one
     machine = report.machine
     libraries = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     parts = [
