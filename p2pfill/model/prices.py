@@ -5,7 +5,9 @@ Where no price is known no money is shown, and for choices the origin counts as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -25,6 +27,22 @@ _GB: Final = 1e9
 """As those count who send the bills."""
 
 
+_HOST: Final = re.compile(r"https?://[^/?*]*", re.ASCII | re.IGNORECASE)
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+@lru_cache(maxsize=4 * PRICES_MAX)
+def with_plain_host(url: str) -> str:
+    """Return a URL, or the beginning of one, with its host in small letters and without the port that goes without
+    saying: all spellings lead to the same server. In a glob up to the first `*`, which may stand for some of a path."""
+    found = _HOST.match(url)
+    if found is None:
+        return url
+    head, rest = found[0].lower(), url[found.end() :]
+    return (head if rest.startswith("*") else head.removesuffix(_DEFAULT_PORTS[head.partition(":")[0]])) + rest
+
+
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The price of the origins whose URLs begin with `prefix`."""
 
@@ -34,10 +52,9 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def fits(self, url: str) -> bool:
         """Tell whether it is the price of an origin."""
+        prefix, url = with_plain_host(self.prefix), with_plain_host(url)
         # Not that of a host whose name merely begins with that of another.
-        return url.startswith(self.prefix) and (
-            self.prefix.endswith("/") or url[len(self.prefix) :][:1] in ("", "/", "?")
-        )
+        return url.startswith(prefix) and (prefix.endswith("/") or url[len(prefix) :][:1] in ("", "/", "?"))
 
     @property
     def cost(self) -> float:
@@ -54,7 +71,9 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def of(self, url: str) -> Price | None:
         """Return the price of an origin: the one with the longest prefix; None where none is known."""
-        return max((one for one in self.price if one.fits(url)), key=lambda one: len(one.prefix), default=None)
+        return max(
+            (one for one in self.price if one.fits(url)), key=lambda one: len(with_plain_host(one.prefix)), default=None
+        )
 
     def money(self, counts: OriginReport) -> float | None:
         """Return what an origin has cost; None where its price is not known."""

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from p2pfill.model.origins import OriginReport
-from p2pfill.model.prices import REQUESTS_PER_GB, Price, Prices
+from p2pfill.model.prices import REQUESTS_PER_GB, Price, Prices, with_plain_host
 from p2pfill.model.selector import matches_glob
 
 REGIONAL: Final = "regional"
@@ -49,7 +49,10 @@ class BudgetTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
         """Tell whether an origin, by its URL without a query, is one of those."""
         if origin == REGIONAL or self.origins == REGIONAL:
             return origin == self.origins
-        return matches_glob(self.origins, origin)
+        # After a star it is not known what is of the host: that fits as it is written.
+        return matches_glob(self.origins, origin) or matches_glob(
+            with_plain_host(self.origins), with_plain_host(origin)
+        )
 
     def price(self, origin: str) -> Price | None:
         """Return the price of an origin; None where it has none, or the budget is of bytes."""
@@ -73,8 +76,9 @@ class BudgetTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 
 def terms_of(origins: str, prices: Prices) -> BudgetTerms:
     """Return the terms of a budget of money: with the prices that an origin of it can have."""
-    head = origins.partition("*")[0]
-    found = [one for one in prices.price if one.prefix.startswith(head) or head.startswith(one.prefix)]
+    head = with_plain_host(origins.partition("*")[0])
+    prefixes = [(with_plain_host(one.prefix), one) for one in prices.price]
+    found = [one for prefix, one in prefixes if prefix.startswith(head) or head.startswith(prefix)]
     return BudgetTerms(origins, tuple(found) or (Price(origins),))
 
 

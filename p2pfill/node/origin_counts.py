@@ -147,11 +147,22 @@ class OriginCounts:
         prices = {price.prefix for terms in fitting if (price := terms.price(name)) is not None}
         together = {terms.origins.replace("*", "…") for terms in fitting} | prices
         names += sorted(together, key=lambda one: (-len(one), one))
+
+        def is_alike(one: str) -> bool:
+            return all(terms.fits(one) and terms.price(one) == terms.price(name) for terms in fitting)
+
         for one in names:
-            is_alike = all(terms.fits(one) and terms.price(one) == terms.price(name) for terms in fitting)
-            if (room > 0 or one in self._totals) and is_alike:
+            if (room > 0 or one in self._totals) and is_alike(one):
                 return one
+        if fitting:
+            # Of two budgets, or of one and a price, the one may go by how URLs end: then no name but a whole one fits.
+            for one in [*self._totals, told] if room > 0 else list(self._totals):
+                if self._budgets_of(one) == self._budgets_of(name) and is_alike(one):
+                    return one
         return OTHERS
+
+    def _budgets_of(self, name: str) -> list[str]:
+        return [budget for budget, terms in self._budgets.items() if terms.fits(name)]
 
     def totals(self) -> list[OriginReport]:
         """Return all of them."""

@@ -14,6 +14,7 @@ import pytest
 import trio
 from origin.servers import Request, head, part_of, serve
 
+from p2pfill.model.budgets import taken
 from p2pfill.model.fleet_policy import BudgetRule
 from p2pfill.model.limits import ORIGINS_COUNTED_MAX, REASON_CHARS_MAX
 from p2pfill.model.manifest import Manifest
@@ -22,7 +23,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.prices import Price, Prices
 from p2pfill.model.reports import Allowance, HeartbeatReply
 from p2pfill.model.selector import matches_glob
-from p2pfill.model.terms import MILLIONTHS, REGIONAL, BudgetTerms
+from p2pfill.model.terms import MILLIONTHS, REGIONAL, BudgetTerms, terms_of
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.node.origin_counts import OTHERS, TOGETHER_MAX, OriginCounts
 from p2pfill.store.publish import publish
@@ -110,6 +111,34 @@ def test_a_budget_of_money_holds_for_origins_beyond_the_limit_each_at_its_price(
         came[kind] += 10
     assert came == {"": 100, "dear/": 100}, "a byte of the one costs a millionth, of the other nine"
     assert sum(terms.amount(one) for one in counts.totals() if terms.fits(one.id)) == 1000, "for the tracker too"
+    assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
+
+
+CLOUD = Prices("EUR", [Price("https://cloud.example/", per_gb=1000.0)])
+
+
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        {"all": BudgetTerms("*.mp4"), "cloud": BudgetTerms("https://cloud.example/*")},
+        {"bill": terms_of("*.mp4", CLOUD)},
+        {"bill": terms_of("https://*/t*", CLOUD), "all": BudgetTerms("*")},
+    ],
+)
+@pytest.mark.parametrize("room", [0, ORIGINS_COUNTED_MAX])
+def test_budgets_hold_beyond_the_limit_where_no_name_but_that_of_an_origin_fits_them_all(
+    budgets: dict[str, BudgetTerms], room: int
+) -> None:
+    """A budget by the end of URLs, and one by their beginning, or a price."""
+    counts = OriginCounts()
+    counts.set_budgets(budgets)
+    for number in range(ORIGINS_COUNTED_MAX - room):
+        counts.add(f"http://other/title-{number}", kept=1)
+    before = {budget: taken(terms, counts.totals()) for budget, terms in budgets.items()}
+    for number in range(4 * ORIGINS_COUNTED_MAX):
+        counts.add(f"https://cloud.example/t{number}.mp4", kept=10)
+    for budget, terms in budgets.items():
+        assert taken(terms, counts.totals()) - before[budget] == 40 * ORIGINS_COUNTED_MAX, budget
     assert len(counts.totals()) <= ORIGINS_COUNTED_MAX
 
 

@@ -401,3 +401,36 @@ async def test_the_tracker_reserves_before_it_gives_and_starts_anew_with_that(tm
     async with service_on(tmp_path / "db") as service:
         assert service.budgets.spent("cloud") == 1000
         await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["https://cloud.example/*", "https://Cloud.Example/*", "https://cloud.example:443/*"]
+)
+@pytest.mark.parametrize("url", ["https://cloud.example", "https://CLOUD.example", "https://cloud.example:443"])
+def test_a_budget_and_a_price_go_by_the_host_however_it_is_spelled(pattern: str, url: str) -> None:
+    """All of them lead to the same server. A path is another one in other letters."""
+    assert BudgetTerms(pattern).fits(f"{url}/Film")
+    assert not BudgetTerms(pattern + "film").fits(f"{url}/Film")
+    assert Price(pattern.rstrip("*")).fits(f"{url}/Film")
+    terms = BudgetRule("bill", origins=pattern, money=1.0).terms(Prices("EUR", [Price("https://cloud.example/", 1.0)]))
+    assert terms.amount(OriginReport(f"{url}/Film", bytes_kept=10**9)) == MILLIONTHS
+
+
+@pytest.mark.parametrize(
+    "url", ["https://cloud.example:8443/film", "http://cloud.example:443/film", "http://cloud.example/"]
+)
+def test_another_port_or_scheme_is_another_origin(url: str) -> None:
+    assert not BudgetTerms("https://cloud.example/*").fits(url)
+    assert not Price("https://cloud.example/").fits(url)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "url"),
+    [
+        ("https://*.example:443/*", "https://cloud.example:443/film"),
+        ("https://*Film*", "https://cloud.example/a/Film/1"),
+        ("*.Example/*", "https://cloud.Example/film"),
+    ],
+)
+def test_what_comes_after_a_star_fits_as_it_is_written(pattern: str, url: str) -> None:
+    assert BudgetTerms(pattern).fits(url)
