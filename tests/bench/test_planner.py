@@ -21,6 +21,7 @@ from bench.planner.records import Recall
 from p2pfill.plan.synthetic import WorldSettings, make_world
 from p2pfill.plan.tables import Catalogue, Forecast, Ints, Longs, Views
 
+REPORT = Path(__file__).parents[2] / "docs" / "reports" / "planner"
 FIRST = 20_454
 
 
@@ -326,3 +327,21 @@ def test_a_report_comes_back_from_json_and_says_what_was_missed(data: rolling.Da
     assert "Netflix, Films: recall at 20" in missed
     assert section.planner.figures[0].ratio is not None
     assert section.planner.figures[0].more is None
+
+
+def test_the_committed_page_is_made_of_the_committed_figures() -> None:
+    made = report.decode_report((REPORT / "planner.json").read_bytes())
+    assert (REPORT / "README.md").read_text() == report.page(made)
+    assert {section.key for section in made.sections} == set(command.KEYS)
+    assert made.commit
+    for section in made.sections:
+        assert section.days >= 40
+        for one in section.contestants:
+            assert one.figures, f"{one.name} on {section.name}"
+            for figure in one.figures:
+                if figure.more is not None:
+                    more, low, high = figure.more
+                    assert low <= more <= high
+                    assert section.planner.figures[one.figures.index(figure)].hit - figure.hit == pytest.approx(
+                        more, abs=3e-5
+                    )
