@@ -123,7 +123,7 @@ def show_diff(before: str, after: str, tracker: str, *, as_json: bool) -> None:
             if not stands.number:
                 raise ConfigError(NONE_APPLIED)
             texts[1] = stands.text
-            if texts[0] is None:
+            if texts[0] is None and (before or not after):
                 texts[0] = (await _version(client, int(before) if before else stands.number - 1)).text
         if texts[0] is None:
             texts[0] = (await client.policy(int(before) if before else None)).text
