@@ -388,6 +388,21 @@ def test_the_command_proposes_and_writes_a_policy(tables: tuple[Path, Path], tmp
     assert not rule.windows.at((NOON + 4) * HOUR_S).is_open
 
 
+def test_a_policy_that_people_wrote_is_not_written_over(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    load, caches = tables
+    out = tmp_path / "policy.toml"
+    arguments = ("--load", load, "--caches", caches, "--out", out)
+    run(*arguments)
+    run(*arguments)
+    own = '[[fills]]\nname = "f"\nhops = ["isp"]\n'
+    out.write_text(own)
+    with pytest.raises(ConfigError, match="add --base"):
+        run(*arguments)
+    assert out.read_text() == own
+    run(*arguments, "--base", out)
+    assert out.read_text().endswith(own)
+
+
 def test_the_command_tells_scripts_all(tables: tuple[Path, Path]) -> None:
     load, caches = tables
     first, second = json.loads(run("--load", load, "--caches", caches, "--json"))
