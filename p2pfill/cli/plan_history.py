@@ -96,14 +96,15 @@ def ingest_view(found: Any, tables: Any) -> RenderableType:
 
 def faults_text(faults: Any) -> Text:
     """Return what is wrong, most frequent first, with examples and what became of it."""
-    from p2pfill.plan.history_faults import NEXT_STEPS
+    from p2pfill.plan.history_faults import LINE_UNREADABLE, NEXT_STEPS
 
     text = Text()
     for kind, fault in sorted(faults.kinds.items(), key=lambda one: -one[1].count):
         bytes_ = f", {show_bytes(fault.bytes)}" if fault.bytes else ""
         text.append(f"{fault.count:,} x {printable(kind)}", style="bold").append(f"{bytes_}\n")
+        unit = "line" if kind == LINE_UNREADABLE else "row"
         for example in fault.examples[:EXAMPLES_SHOWN]:
-            text.append(f"  {printable(str(example))}\n")
+            text.append(f"  {printable(example.text(unit))}\n")
         if kind in NEXT_STEPS:
             text.append(f"  next: {NEXT_STEPS[kind]}\n", style="dim")
     text.rstrip()

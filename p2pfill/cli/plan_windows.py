@@ -111,6 +111,8 @@ def windows(
     )  # fmt: skip
     if base is not None and out is None:
         raise ConfigError("--base is the policy to which --out adds the windows: give both")
+    if out is not None and base is None:
+        _keep(out)
     fleet, load = read_fleet(caches_file, need), read_load(load_file)
     if begin:
         load = until(load, int(at_utc(begin)) // HOUR_S)
@@ -159,6 +161,17 @@ def show(
     if out is not None:
         console.print(
             f"written: p2pfill policy apply {printable(str(out))} --tracker URL", highlight=False, soft_wrap=True
+        )
+
+
+def _keep(out: Path) -> None:
+    """Raise `ConfigError` where a file that is written anew has more than planned rules, which would be lost."""
+    from p2pfill.plan.windows_policy import without_plan
+
+    if out.is_file() and without_plan(_text(out)).strip():
+        raise ConfigError(
+            f"{str(out)!r} says more than planned windows, and that would be lost: add --base {out} to keep it, or "
+            f"write to another file"
         )
 
 

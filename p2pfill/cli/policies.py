@@ -123,7 +123,7 @@ def show_diff(before: str, after: str, tracker: str, *, as_json: bool) -> None:
             if not stands.number:
                 raise ConfigError(NONE_APPLIED)
             texts[1] = stands.text
-            if texts[0] is None:
+            if texts[0] is None and (before or not after):
                 texts[0] = (await _version(client, int(before) if before else stands.number - 1)).text
         if texts[0] is None:
             texts[0] = (await client.policy(int(before) if before else None)).text
@@ -176,6 +176,8 @@ def roll_back(number: int, tracker: str, *, comment: str, by: str, dry_run: bool
         wanted = number or stands.number - 1
         if not stands.number:
             raise ConfigError(NONE_APPLIED)
+        if number == stands.number > 1:
+            raise ConfigError(f"version {number} of the policy stands already: `p2pfill policy log` lists the others")
         if wanted < 1 or wanted == stands.number:
             raise ConfigError(f"version {stands.number} of the policy stands: there is no other one to go back to")
         before = await client.policy(wanted)

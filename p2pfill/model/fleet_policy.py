@@ -420,14 +420,14 @@ class _Reader:
 
     def _money(self, value: Any, place: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / MILLIONTHS <= value <= MONEY_MAX:
-            self.fault(place, f"is no amount of up to {MONEY_MAX:g}: write a number, in the currency of the prices")
+            self.fault(place, f"is no amount: write a number above 0, up to {MONEY_MAX:g}, in the currency of prices")
             return 0.0
         return float(value)
 
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ConfigError("write a size as in '2TB' or '500GiB'")
+        raise ConfigError("write a size as in '2TB' or '500GiB'; what may be paid goes into money")
     return parse_bytes(str(value))
 
 

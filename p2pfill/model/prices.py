@@ -23,6 +23,9 @@ PRICE_MAX: Final = 1e9
 REQUESTS_PER_GB: Final = 250
 """What a gigabyte takes where chunks have 4 MiB: for the comparison of origins, which has no counts to go by."""
 
+_BEGINNINGS: Final = ("http:", "https:", "s3:", "file:", "/")
+"""Of origins, as orders name them. Another prefix fits none, and budgets of money would count nothing by it."""
+
 _GB: Final = 1e9
 """As those count who send the bills."""
 
@@ -99,6 +102,10 @@ def check_prices(prices: Prices) -> Prices:
     for one in prices.price:
         if not one.prefix:
             raise ConfigError("prices: each needs the prefix of the URLs that it is for")
+        if not one.prefix.lower().startswith(_BEGINNINGS):
+            raise ConfigError(
+                f"prices: no URL of an origin begins with {one.prefix[:80]!r}: write it as in https://cdn.example/"
+            )
         if not (0 <= one.per_gb <= PRICE_MAX and 0 <= one.per_1000_requests <= PRICE_MAX):
             raise ConfigError(f"prices: those of {one.prefix[:80]} are not between 0 and {PRICE_MAX:g}")
     return prices

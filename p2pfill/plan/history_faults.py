@@ -108,7 +108,11 @@ class Example(msgspec.Struct, frozen=True):
     value: str
 
     def __str__(self) -> str:
-        where = f"{self.file}, row {self.row}" if self.row else self.file
+        return self.text()
+
+    def text(self, unit: str = "row") -> str:
+        """Return it as people read it, its number being that of a row or of a line."""
+        where = f"{self.file}, {unit} {self.row}" if self.row else self.file
         return f"{where}: {self.value}"
 
 

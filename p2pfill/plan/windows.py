@@ -259,10 +259,12 @@ class _Search:
             if pair is not None and both[pair] * HOUR_S > fits:
                 chosen = [int(place) for place in spans.pairs[pair]]
         if not chosen:
-            least = float(np.nanmin(self._upper))
+            known = busiest[~np.isnan(busiest)]
+            if not len(known):
+                return self._none(zone, "its load is not known in the hours in which a window may be")
             return self._none(
-                zone, f"no window leaves its headroom: at its least it may serve {_rate(least)} of the "
-                f"{_rate(self._ceiling)} that it may"
+                zone, f"no window leaves its headroom: in the idlest one it may serve {_rate(float(known.min()))}, and "
+                f"with headroom no more than {_rate(self._ceiling)}"
             )  # fmt: skip
         return self._proposal(zone, spans, rate, chosen)
 

@@ -38,7 +38,7 @@ def as_policy(proposals: Sequence[Proposal], base: str = "") -> str:
     have, rates are rounded down further. Windows of an earlier plan in `base` are replaced. Raises `ConfigError` where
     nothing is proposed, a name can stand in no selector, or the policy could not be used.
     """
-    kept = _without_plan(base)
+    kept = without_plan(base)
     taken = len(parse_policy(kept).caches)
     if not any(proposal.line for proposal in proposals):
         raise ConfigError("no cache has a window: there is nothing to write")
@@ -60,7 +60,8 @@ def as_policy(proposals: Sequence[Proposal], base: str = "") -> str:
     return text
 
 
-def _without_plan(base: str) -> str:
+def without_plan(base: str) -> str:
+    """Return what people wrote in a policy. Raises `ConfigError` where planned rules have no end."""
     head, mark, rest = base.partition(MARK)
     if not mark:
         return base

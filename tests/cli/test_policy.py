@@ -93,6 +93,9 @@ def test_diffs_are_of_files_and_versions(fleet: Any, files: dict[str, str], caps
     assert "+ fills 'films'" in policy(capsys, "diff", *tracker)[0], "the version before, and the one that stands"
     assert "- fills 'films'" in policy(capsys, "diff", files["slow"], *tracker)[0], "the one that stands, and a file"
     assert "both say the same" in policy(capsys, "diff", "1", files["slow"], *tracker)[0]
+    assert policy(capsys, "diff", "1", *tracker)[0].startswith("- fills 'films'"), "the one that stands, and a version"
+    assert policy(capsys, "diff", "2", *tracker)[0] == "both say the same\n"
+    assert "version 2 of the policy stands already" in policy(capsys, "rollback", "2", *tracker, code=2)[1]
     assert len(json.loads(policy(capsys, "diff", "2", "1", "--json", *tracker)[0])["changes"]) == 1
 
 

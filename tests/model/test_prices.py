@@ -52,6 +52,7 @@ def test_what_a_gigabyte_costs_is_told_where_it_is_known() -> None:
     [
         Prices("a currency", []),
         Prices("EUR", [Price("")]),
+        Prices("EUR", [Price("cdn.example/", per_gb=0.02)]),
         Prices("EUR", [Price("http://a/", per_gb=-1.0)]),
         Prices("EUR", [Price("http://a/", per_gb=float("nan"))]),
         Prices("EUR", [Price("http://a/", per_1000_requests=1e10)]),

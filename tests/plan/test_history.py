@@ -23,6 +23,7 @@ pytest.importorskip("ibis")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from p2pfill.cli.plan_history import faults_text
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.plan import history_state, history_tables
 from p2pfill.plan.history import History, Ingest, Resources
@@ -363,6 +364,7 @@ def test_lines_that_cannot_be_read_are_counted(tmp_path: Path, history: History)
     result = take(history, log)
     assert result.faults.count("line unreadable") == 3
     assert {one.row for one in result.faults.kinds["line unreadable"].examples} == {3, 4, 5}
+    assert "log.csv, line 3:" in str(faults_text(result.faults)), "not a row: those are counted without the header"
     assert result.taken[0].used == 2
 
 

@@ -134,6 +134,10 @@ def test_who_has_no_room_has_no_window() -> None:
     assert (proposal.line, proposal.windows, proposal.fits) == ("", None, 0)
     assert proposal.short == 100 * TB
     assert "no window leaves its headroom" in proposal.text
+    load = np.full(24, 120.0)
+    load[0] = 1.0
+    later = one(load, 1, WindowRules(earliest_min=20 * 60, latest_min=23 * 60))
+    assert "in the idlest one it may serve 33.3 GB/s" in later.text, "not its idlest hour, which is at another time"
     assert "less than a day of its load is known" in one(np.full(24, np.nan), 100).text
 
 
@@ -386,6 +390,21 @@ def test_the_command_proposes_and_writes_a_policy(tables: tuple[Path, Path], tmp
     # The idlest hour is 04:00 in UTC, which is 05:00 in Berlin.
     assert rule.windows.at((NOON + 16) * HOUR_S).is_open
     assert not rule.windows.at((NOON + 4) * HOUR_S).is_open
+
+
+def test_a_policy_that_people_wrote_is_not_written_over(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    load, caches = tables
+    out = tmp_path / "policy.toml"
+    arguments = ("--load", load, "--caches", caches, "--out", out)
+    run(*arguments)
+    run(*arguments)
+    own = '[[fills]]\nname = "f"\nhops = ["isp"]\n'
+    out.write_text(own)
+    with pytest.raises(ConfigError, match="add --base"):
+        run(*arguments)
+    assert out.read_text() == own
+    run(*arguments, "--base", out)
+    assert out.read_text().endswith(own)
 
 
 def test_the_command_tells_scripts_all(tables: tuple[Path, Path]) -> None:
