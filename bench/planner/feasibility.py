@@ -23,11 +23,11 @@ from scipy.sparse import lil_matrix
 
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.cli.planned_night import predict
-from p2pfill.plan.feasibility import Verdict, check
-from p2pfill.plan.flow import Level, solve
-from p2pfill.plan.needs import Demand, Needs, demand_of, demand_of_bytes, needs_of
-from p2pfill.plan.network import RATE_MAX, Network, Night, Origin, Span, timeline
-from p2pfill.plan.remedies import drop
+from p2pfill.plan.feasibility.feasibility import Verdict, check
+from p2pfill.plan.feasibility.flow import Level, solve
+from p2pfill.plan.feasibility.needs import Demand, Needs, demand_of, demand_of_bytes, needs_of
+from p2pfill.plan.feasibility.network import RATE_MAX, Network, Night, Origin, Span, timeline
+from p2pfill.plan.feasibility.remedies import drop
 from p2pfill.plan.tables import Caches, Placement
 
 Draw = Callable[[int, int], int]

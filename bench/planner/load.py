@@ -2,7 +2,7 @@
 
     python -m bench.planner.load [--days 182] [--only evening,road] [--wheel FILE] [--out DIR] [--json]
 
-Day after day of a series is forecast 24 hours ahead, from what was known when the day began (`p2pfill.plan.load`, whose
+Day after day of a series is forecast 24 hours ahead, from what was known when the day began (`plan.hours.load`, whose
 forecasts are such a replay). Three series are made here, from a seed: one of an evening peak with a level that drifts,
 a fleet in two time zones with caches that are new, away, or without logs for hours, and small caches with a few viewers
 each. Four are public hourly counts, whose days and weeks are those of people: electricity, two roads, rented bicycles.
@@ -42,11 +42,11 @@ import numpy as np
 from bench.swarm.report import table_in_markdown
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.errors import P2PFillError
-from p2pfill.plan.load import LoadForecast, Replay, replay
-from p2pfill.plan.load_bands import MEDIAN, QUANTILES, calibrate, pinball
-from p2pfill.plan.load_profile import DAY_HOURS
+from p2pfill.plan.hours.bands import MEDIAN, QUANTILES, calibrate, pinball
+from p2pfill.plan.hours.load import LoadForecast, Replay, replay
+from p2pfill.plan.hours.profile import DAY_HOURS
+from p2pfill.plan.hours.windows import WindowRules, propose
 from p2pfill.plan.tables import Caches, Floats, Load
-from p2pfill.plan.windows import WindowRules, propose
 
 LOSS_MAX: Final = 0.80
 COVERED: Final = (0.87, 0.93)

@@ -8,7 +8,7 @@ Small instances are of one cluster, in turn from nothing and from what caches ho
 placement is what it serves less the price of what it writes.
 
 The large fleet is placed from nothing, and then for each day anew as popularity moves. Its yardstick is the bound of
-`p2pfill.plan.valuation`, beside that from the sums over a cluster alone, and consistent hashing by value: the
+`p2pfill.plan.placement.valuation`, beside that from the sums over a cluster alone, and consistent hashing by value: the
 densest files of a cluster, one copy each, to the cache of the highest hash that has room. Compiling is measured apart.
 
 Exit code 1 where a reach is missed: `MEAN_MAX`, `WORST_MAX`, `GAP_MAX`, `REWRITTEN_MAX`, `PROCESSOR_S_MAX`.
@@ -32,11 +32,11 @@ from rich.console import Console
 
 from bench.swarm.report import table_in_markdown
 from p2pfill.bench.measure import Machine, describe_machine
-from p2pfill.plan.demand import Demand, demand_of_clusters, weights_by_serving
-from p2pfill.plan.exact import exact
-from p2pfill.plan.placement import PlacementResult, PlacementSettings, exact_instance, place
+from p2pfill.plan.placement.demand import Demand, demand_of_clusters, weights_by_serving
+from p2pfill.plan.placement.exact import exact
+from p2pfill.plan.placement.placement import PlacementResult, PlacementSettings, exact_instance, place
+from p2pfill.plan.placement.valuation import served_of
 from p2pfill.plan.tables import Caches, Floats, Ints, Longs, Placement
-from p2pfill.plan.valuation import served_of
 
 MEAN_MAX: Final = 0.0075
 WORST_MAX: Final = 0.03

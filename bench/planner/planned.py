@@ -1,8 +1,8 @@
-"""The planner as a contender: its own forecast (`p2pfill/plan/popularity.py`), and nothing else."""
+"""The planner as a contender: its own forecast (`p2pfill/plan/popularity/popularity.py`), and nothing else."""
 
 from __future__ import annotations
 
-from p2pfill.plan.popularity import Model, PopularitySettings, Scope
+from p2pfill.plan.popularity.popularity import Model, PopularitySettings, Scope
 from p2pfill.plan.tables import Catalogue, Forecast, Ints, Longs
 
 

@@ -45,7 +45,7 @@ def ingest_logs(
 ) -> None:
     """Take logs into a history and print what came of it. Raises `CommandFailed` where some could not be used."""
     need_planner()
-    from p2pfill.plan.history import History, Resources
+    from p2pfill.plan.history.history import History, Resources
     from p2pfill.plan.inputs import read_caches, read_catalogue
 
     resources = Resources(parse_bytes(memory), threads)
@@ -70,7 +70,7 @@ def ingest_logs(
 
 
 def _iso(day: int) -> str:
-    from p2pfill.plan.history import iso_of
+    from p2pfill.plan.history.history import iso_of
 
     return iso_of(day)
 
@@ -96,7 +96,7 @@ def ingest_view(found: Any, tables: Any) -> RenderableType:
 
 def faults_text(faults: Any) -> Text:
     """Return what is wrong, most frequent first, with examples and what became of it."""
-    from p2pfill.plan.history_faults import LINE_UNREADABLE, NEXT_STEPS
+    from p2pfill.plan.history.faults import LINE_UNREADABLE, NEXT_STEPS
 
     text = Text()
     for kind, fault in sorted(faults.kinds.items(), key=lambda one: -one[1].count):
@@ -114,7 +114,7 @@ def faults_text(faults: Any) -> Text:
 def show_history(history: Path, *, as_json: bool) -> None:
     """Print what a history has."""
     need_planner()
-    from p2pfill.plan.history import History
+    from p2pfill.plan.history.history import History
 
     found = History(history).summary()
     if as_json:

@@ -27,9 +27,9 @@ from p2pfill.model.quantities import parse_bytes, parse_rate
 from p2pfill.model.windows import DAY_MIN, HOUR_S, at_utc
 
 if TYPE_CHECKING:
-    from p2pfill.plan.load import LoadForecast
+    from p2pfill.plan.hours.load import LoadForecast
+    from p2pfill.plan.hours.windows import Proposal, WindowRules
     from p2pfill.plan.tables import Caches, Load
-    from p2pfill.plan.windows import Proposal, WindowRules
 
 T = TypeVar("T")
 
@@ -102,8 +102,8 @@ def windows(
     With --out they are written as a policy, and `p2pfill policy apply` lets it stand.
     """
     _needs_planner()
-    from p2pfill.plan.load import forecast, until
-    from p2pfill.plan.windows import WindowRules
+    from p2pfill.plan.hours.load import forecast, until
+    from p2pfill.plan.hours.windows import WindowRules
 
     rules = WindowRules(
         headroom, earliest_min=_minute(earliest), latest_min=_minute(latest), hours_min=min(2, hours), hours_max=hours,
@@ -125,8 +125,8 @@ def show(
     said: LoadForecast, fleet: Fleet, rules: WindowRules, out: Path | None, base: Path | None, *, as_json: bool
 ) -> None:  # fmt: skip
     """Print the windows that follow from a forecast, and write them where that is asked for."""
-    from p2pfill.plan.windows import propose
-    from p2pfill.plan.windows_policy import as_policy
+    from p2pfill.plan.hours.policy import as_policy
+    from p2pfill.plan.hours.windows import propose
 
     proposals = propose(said, fleet.caches, fleet.need, fleet.zones, rules)
     if out is not None:
@@ -166,7 +166,7 @@ def show(
 
 def _keep(out: Path) -> None:
     """Raise `ConfigError` where a file that is written anew has more than planned rules, which would be lost."""
-    from p2pfill.plan.windows_policy import without_plan
+    from p2pfill.plan.hours.policy import without_plan
 
     if out.is_file() and without_plan(_text(out)).strip():
         raise ConfigError(

@@ -31,8 +31,8 @@ from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.model.windows import show_utc
-from p2pfill.plan.needs import Needs
-from p2pfill.plan.network import Network, Night, Span
+from p2pfill.plan.feasibility.needs import Needs
+from p2pfill.plan.feasibility.network import Network, Night, Span
 from p2pfill.plan.tables import Floats, Ints, Placement
 from p2pfill.sim.rebuild import CACHES_MAX, CELLS_MAX, EXACT_MAX, QUIET_S
 from p2pfill.sim.scenario import MBIT_BYTES, Scenario, TitleSpec

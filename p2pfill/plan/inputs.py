@@ -1,9 +1,9 @@
 """The tables that an operator gives: catalogue, caches, uplinks, origins, as CSV, Parquet or TOML.
 
 All come as rows, in TOML as one array of tables under any name, so that `[[file]]` is a row of the catalogue. What
-text means is decided here, row by row, so a wrong row costs itself and is told of (`history_faults.Faults`), and a
+text means is decided here, row by row, so a wrong row costs itself and is told of (`history.faults.Faults`), and a
 table without one usable row is an error. These tables have up to some million rows and fit into memory; logs, which do
-not, go another way (`history_logs`).
+not, go another way (`history.logs`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.quantities import QUANTITY_MAX, parse_bytes, parse_rate
-from p2pfill.plan.history_engine import library_errors
-from p2pfill.plan.history_faults import Example, Faults
+from p2pfill.plan.history.engine import library_errors
+from p2pfill.plan.history.faults import Example, Faults
 from p2pfill.plan.tables import Caches, Catalogue, Floats
 
 ROWS_MAX: Final = 5_000_000

@@ -31,14 +31,14 @@ from bench.planner.feasibility import (
 from p2pfill.cli.planned_night import predict, rehearse
 from p2pfill.errors import ConfigError
 from p2pfill.model.windows import at_utc, read_windows
-from p2pfill.plan import network as network_module
-from p2pfill.plan.bounds import in_turn, stages
-from p2pfill.plan.feasibility import Verdict, check
-from p2pfill.plan.flow import Level, solve
-from p2pfill.plan.needs import Demand, demand_of, demand_of_bytes, needs_of
-from p2pfill.plan.network import Network, Night, Origin, Span, night_budget, night_spans, timeline
-from p2pfill.plan.remedies import drop, min_knapsack, remedies
-from p2pfill.plan.shortages import show
+from p2pfill.plan.feasibility import network as network_module
+from p2pfill.plan.feasibility.bounds import in_turn, stages
+from p2pfill.plan.feasibility.feasibility import Verdict, check
+from p2pfill.plan.feasibility.flow import Level, solve
+from p2pfill.plan.feasibility.needs import Demand, demand_of, demand_of_bytes, needs_of
+from p2pfill.plan.feasibility.network import Network, Night, Origin, Span, night_budget, night_spans, timeline
+from p2pfill.plan.feasibility.remedies import drop, min_knapsack, remedies
+from p2pfill.plan.feasibility.shortages import show
 
 HOUR = 3600.0
 TB = 10**12

@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 
 from p2pfill.cli.plan_history import faults_text
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.plan import history_state, history_tables
-from p2pfill.plan.history import History, Ingest, Resources
-from p2pfill.plan.history_engine import open_engine
-from p2pfill.plan.history_faults import NEXT_STEPS, ROW_KINDS, Example
-from p2pfill.plan.history_ingest import AHEAD_S
-from p2pfill.plan.history_logs import look_at, open_rows
+from p2pfill.plan.history import state as history_state
+from p2pfill.plan.history import tables as history_tables
+from p2pfill.plan.history.engine import open_engine
+from p2pfill.plan.history.faults import NEXT_STEPS, ROW_KINDS, Example
+from p2pfill.plan.history.history import History, Ingest, Resources
+from p2pfill.plan.history.ingest import AHEAD_S
+from p2pfill.plan.history.logs import look_at, open_rows
 from p2pfill.plan.tables import Caches, Catalogue
 
 DAY = 20786

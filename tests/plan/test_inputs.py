@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from p2pfill.errors import ConfigError
 from p2pfill.plan import inputs
-from p2pfill.plan.history_faults import Faults
+from p2pfill.plan.history.faults import Faults
 from p2pfill.plan.inputs import read_caches, read_catalogue, read_origins, read_uplinks
 from p2pfill.plan.tables import Catalogue
 

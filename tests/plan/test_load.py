@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill.errors import ConfigError
-from p2pfill.plan.load import CHOICE_DAYS_MIN, LoadForecast, Replay, choose, forecast, replay, until
-from p2pfill.plan.load_bands import BEYOND_MAX, QUANTILES, calibrate, pinball
-from p2pfill.plan.load_profile import DAY_HOURS, KNOWN_FIRST, OUTAGE_HOURS_MAX, cut_days, expect
+from p2pfill.plan.hours.bands import BEYOND_MAX, QUANTILES, calibrate, pinball
+from p2pfill.plan.hours.load import CHOICE_DAYS_MIN, LoadForecast, Replay, choose, forecast, replay, until
+from p2pfill.plan.hours.profile import DAY_HOURS, KNOWN_FIRST, OUTAGE_HOURS_MAX, cut_days, expect
 from p2pfill.plan.tables import Floats, Load
 
 MONDAY = 473_352

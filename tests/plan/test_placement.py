@@ -10,12 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
-from p2pfill.plan.demand import Demand, demand_of_clusters, spread_demand, weights_by_serving
-from p2pfill.plan.exact import exact
-from p2pfill.plan.matching import mixed
-from p2pfill.plan.placement import PlacementResult, PlacementSettings, Reason, Rules, exact_instance, peak_share, place
+from p2pfill.plan.placement.demand import Demand, demand_of_clusters, spread_demand, weights_by_serving
+from p2pfill.plan.placement.exact import exact
+from p2pfill.plan.placement.matching import mixed
+from p2pfill.plan.placement.placement import (
+    PlacementResult,
+    PlacementSettings,
+    Reason,
+    Rules,
+    exact_instance,
+    peak_share,
+    place,
+)
+from p2pfill.plan.placement.valuation import served_of, upper_bound
 from p2pfill.plan.tables import Caches, Floats, Forecast, Load, Longs, Placement
-from p2pfill.plan.valuation import served_of, upper_bound
 
 DAY_S = 86_400.0
 EVEN = PlacementSettings(peak_share=1 / 24)

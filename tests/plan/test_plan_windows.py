@@ -19,10 +19,10 @@ from p2pfill.model.fleet_policy import RULES_MAX, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.windows import HOUR_S
-from p2pfill.plan.load import LoadForecast
+from p2pfill.plan.hours.load import LoadForecast
+from p2pfill.plan.hours.policy import MARK, as_policy
+from p2pfill.plan.hours.windows import RATE_MIN, Proposal, WindowRules, of_caches, propose
 from p2pfill.plan.tables import Caches, Floats
-from p2pfill.plan.windows import RATE_MIN, Proposal, WindowRules, of_caches, propose
-from p2pfill.plan.windows_policy import MARK, as_policy
 
 TB = 10**12
 NOON = int(datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()) // HOUR_S

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfill.errors import ConfigError
-from p2pfill.plan.hints import Override, steer
-from p2pfill.plan.launch import LaunchCurve, LaunchSizes
-from p2pfill.plan.levels import Levels, log_gamma
-from p2pfill.plan.popularity import Model, PopularitySettings, Scope, explain, forecast, learn
+from p2pfill.plan.popularity.hints import Override, steer
+from p2pfill.plan.popularity.launch import LaunchCurve, LaunchSizes
+from p2pfill.plan.popularity.levels import Levels, log_gamma
+from p2pfill.plan.popularity.popularity import Model, PopularitySettings, Scope, explain, forecast, learn
 from p2pfill.plan.tables import Catalogue, Floats, Views
 
 FIRST = 20_000

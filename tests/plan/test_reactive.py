@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from p2pfill.plan.demand import Demand, demand_of_clusters
-from p2pfill.plan.placement import PlacementSettings
-from p2pfill.plan.reactive import Lru, choose_reactive_share, hits_of, replay
+from p2pfill.plan.placement.demand import Demand, demand_of_clusters
+from p2pfill.plan.placement.placement import PlacementSettings
+from p2pfill.plan.placement.reactive import Lru, choose_reactive_share, hits_of, replay
 from p2pfill.plan.tables import Caches
 
 FILES = 400

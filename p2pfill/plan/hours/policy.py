@@ -19,7 +19,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.fleet_policy import RULES_MAX, parse_policy
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.selector import SELECTOR_CHARS_MAX
-from p2pfill.plan.windows import RATE_DIGITS, RATE_MIN, Proposal, round_down, spell_mebibytes
+from p2pfill.plan.hours.windows import RATE_DIGITS, RATE_MIN, Proposal, round_down, spell_mebibytes
 
 MARK: Final = "# ---- planned windows: written by `p2pfill plan windows`, and replaced by it"
 MARK_END: Final = "# ---- end of planned windows"

@@ -21,14 +21,14 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.launch import AGE_MAX, CELL_MAX, LaunchCurve, LaunchSizes
-from p2pfill.plan.levels import NOISE, Levels
-from p2pfill.plan.lifts import Lifts
-from p2pfill.plan.shares import Shares
-from p2pfill.plan.spread import Spread
+from p2pfill.plan.popularity.launch import AGE_MAX, CELL_MAX, LaunchCurve, LaunchSizes
+from p2pfill.plan.popularity.levels import NOISE, Levels
+from p2pfill.plan.popularity.lifts import Lifts
+from p2pfill.plan.popularity.shares import Shares
+from p2pfill.plan.popularity.spread import Spread
+from p2pfill.plan.popularity.volume import Volume
+from p2pfill.plan.popularity.waves import Waves
 from p2pfill.plan.tables import Catalogue, Floats, Forecast, Ints, Longs, Views
-from p2pfill.plan.volume import Volume
-from p2pfill.plan.waves import Waves
 
 
 class Scope(Enum):

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from p2pfill.plan.flow import by_group
-from p2pfill.plan.needs import Demand
-from p2pfill.plan.network import RATE_MAX, Network, Timeline
+from p2pfill.plan.feasibility.flow import by_group
+from p2pfill.plan.feasibility.needs import Demand
+from p2pfill.plan.feasibility.network import RATE_MAX, Network, Timeline
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 SLACK: Final = 1e-9

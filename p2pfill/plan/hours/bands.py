@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.load_profile import DAY_HOURS
+from p2pfill.plan.hours.profile import DAY_HOURS
 from p2pfill.plan.tables import Floats
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)

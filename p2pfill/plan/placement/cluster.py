@@ -11,11 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.compiled import compiled
-from p2pfill.plan.matching import LEVELLING_SWEEPS, Bools, Keys, State, add_copy, drop_copy, route, state_of
-from p2pfill.plan.swaps import Terms, candidates_of, search_pass, stock_of
+from p2pfill.plan.placement.compiled import compiled
+from p2pfill.plan.placement.matching import LEVELLING_SWEEPS, Bools, Keys, State, add_copy, drop_copy, route, state_of
+from p2pfill.plan.placement.swaps import Terms, candidates_of, search_pass, stock_of
+from p2pfill.plan.placement.valuation import Bound
 from p2pfill.plan.tables import Floats, Ints, Longs
-from p2pfill.plan.valuation import Bound
 
 COPIES_SPARE: Final = 1 << 16
 """Room for copies that come and go within one pass, beside one for each file and those that lie there."""

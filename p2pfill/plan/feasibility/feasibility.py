@@ -18,11 +18,11 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.bounds import at_once, in_turn, reached, stages
-from p2pfill.plan.flow import Flow, Level, solve
-from p2pfill.plan.needs import Demand
-from p2pfill.plan.network import Network, Night, Timeline, timeline
-from p2pfill.plan.shortages import Shortage, find_shortages, negligible
+from p2pfill.plan.feasibility.bounds import at_once, in_turn, reached, stages
+from p2pfill.plan.feasibility.flow import Flow, Level, solve
+from p2pfill.plan.feasibility.needs import Demand
+from p2pfill.plan.feasibility.network import Network, Night, Timeline, timeline
+from p2pfill.plan.feasibility.shortages import Shortage, find_shortages, negligible
 
 STEPS_MAX: Final = 40
 """Flows within one bucket; Newton's method takes a handful."""

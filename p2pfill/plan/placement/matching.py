@@ -9,7 +9,7 @@ bandwidth less what its copies serve. Of each file: `unserved` is its demand les
 
 Routing is a flow, of which the greatest is found here by levelling: files with one copy have no choice and go first,
 the rest are poured over their holders so that these have equal headroom left, in sweeps of which none serves less than
-the one before. `p2pfill.plan.valuation` has the exact flow; it is too slow for the inside of a search.
+the one before. `p2pfill.plan.placement.valuation` has the exact flow; it is too slow for the inside of a search.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfill.plan.compiled import compiled
+from p2pfill.plan.placement.compiled import compiled
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 Bools = NDArray[np.bool_]

@@ -18,10 +18,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from p2pfill.plan.bounds import at_once, in_turn, stages
-from p2pfill.plan.flow import Flow, Kind, Level, solve
-from p2pfill.plan.needs import Demand
-from p2pfill.plan.network import Bools, Network, Night, Timeline
+from p2pfill.plan.feasibility.bounds import at_once, in_turn, stages
+from p2pfill.plan.feasibility.flow import Flow, Kind, Level, solve
+from p2pfill.plan.feasibility.needs import Demand
+from p2pfill.plan.feasibility.network import Bools, Network, Night, Timeline
 from p2pfill.plan.tables import Floats, Longs
 
 Where = Literal["disk", "budget", "hours", "isp", "region", "origin", "late"]

@@ -21,8 +21,8 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from p2pfill.plan.demand import Demand
-from p2pfill.plan.placement import PlacementSettings, Rules, bandwidth_of, place, unserved_of
+from p2pfill.plan.placement.demand import Demand
+from p2pfill.plan.placement.placement import PlacementSettings, Rules, bandwidth_of, place, unserved_of
 from p2pfill.plan.tables import Caches, Floats, Longs, Placement
 
 SHARES: Final = (0.0, 0.05, 0.1, 0.2, 0.3)

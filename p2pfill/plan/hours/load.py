@@ -1,10 +1,10 @@
 """What each cache will serve in each of the next 24 hours, with bands that hold. Pure.
 
-Two models. The plain one is a profile of the week times a level (`load_profile`). The better one corrects it: LightGBM
+Two models. The plain one is a profile of the week times a level (`profile`). The better one corrects it: LightGBM
 learns, of all caches together, by which factor the load is off what the plain model expects, as quantiles; since a
 factor above 0 keeps quantiles what they are, those of the factor times the expectation are those of the load. A cache
 goes by whichever lost less on its last weeks (`CHOICE_DAYS`), so a correction that does not hold there costs nothing.
-The bands of both are calibrated by what happened (`load_bands`).
+The bands of both are calibrated by what happened (`bands`).
 
 All of that is a replay: the days of the past are forecast one after the other, each from what was known when it began,
 and tomorrow is the last of them. So what decides between models, and what bands are calibrated by, are honest
@@ -22,8 +22,8 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from p2pfill.plan.load_bands import QUANTILES, calibrate, pinball
-from p2pfill.plan.load_profile import DAY_HOURS, Days, Plain, cut_days, expect
+from p2pfill.plan.hours.bands import QUANTILES, calibrate, pinball
+from p2pfill.plan.hours.profile import DAY_HOURS, Days, Plain, cut_days, expect
 from p2pfill.plan.tables import Floats, Load
 
 REPLAY_DAYS: Final = 70
@@ -71,7 +71,7 @@ class LoadForecast:
     first_hour: int
     """Since 1970-01-01 in UTC."""
     served: Floats
-    """Bytes by cache, hour and quantile (`load_bands.QUANTILES`); NaN: less than a day is known of the cache."""
+    """Bytes by cache, hour and quantile (`bands.QUANTILES`); NaN: less than a day is known of the cache."""
     is_corrected: NDArray[np.bool_]
     """Of each cache: it goes by the correction, and else by the plain model."""
     known: Floats

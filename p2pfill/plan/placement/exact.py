@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p2pfill.plan.matching import Bools
-from p2pfill.plan.program import IntegerProgram
+from p2pfill.plan.placement.matching import Bools
+from p2pfill.plan.placement.program import IntegerProgram
 from p2pfill.plan.tables import Floats, Longs
 
 

@@ -16,11 +16,11 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.cluster import ClusterTask, held_in, state_with
-from p2pfill.plan.matching import Bools, State
-from p2pfill.plan.program import IntegerProgram
+from p2pfill.plan.placement.cluster import ClusterTask, held_in, state_with
+from p2pfill.plan.placement.matching import Bools, State
+from p2pfill.plan.placement.program import IntegerProgram
+from p2pfill.plan.placement.valuation import Bound
 from p2pfill.plan.tables import Floats, Ints, Longs
-from p2pfill.plan.valuation import Bound
 
 FREE_MAX: Final = 24
 """Files that are free of each kind: in the one cache, in the other, in neither. More take seconds to solve."""

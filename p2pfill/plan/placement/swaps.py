@@ -23,9 +23,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from p2pfill.plan.compiled import compiled
-from p2pfill.plan.matching import State, add_copy, drop_copy, mixed
-from p2pfill.plan.ordering import ascending
+from p2pfill.plan.placement.compiled import compiled
+from p2pfill.plan.placement.matching import State, add_copy, drop_copy, mixed
+from p2pfill.plan.placement.ordering import ascending
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 EVICTIONS_MAX: Final = 64

@@ -30,7 +30,7 @@ class PlacementSettings:
     of forecasts."""
     reactive_share: float = 0.0
     """Of each disk that is left to a reactive policy: it pays where jumps that nobody foresees are common, and costs
-    where not. `p2pfill.plan.reactive` chooses it from history."""
+    where not. `p2pfill.plan.placement.reactive` chooses it from history."""
     passes: int = 12
     """Of the exchanges over all files at most: they end when one changes nothing."""
     accepted_gap: float = 0.003

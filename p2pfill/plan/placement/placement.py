@@ -2,8 +2,8 @@
 
 Value is the demand of a cluster that its own caches serve, in bytes a day, less a price for each byte that is written.
 Clusters have nothing to do with one another, so that each is placed by itself: by density matching and exchanges from
-what its caches hold (`p2pfill.plan.swaps`), and where that stays off its bound (`p2pfill.plan.valuation`) by
-neighbourhoods (`p2pfill.plan.neighbourhood`). Where viewers of one cluster are served by caches of another in the same
+what its caches hold (`swaps`), and where that stays off its bound (`p2pfill.plan.placement.valuation`) by
+neighbourhoods (`neighbourhood`). Where viewers of one cluster are served by caches of another in the same
 ISP, make one cluster of them.
 
 Invariants of a result: no cache holds more than its planned space, no file twice, and nothing excluded; pinned files
@@ -22,14 +22,14 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from p2pfill.plan.cluster import ClusterTask, Found, search, state_with, with_pins
-from p2pfill.plan.demand import Demand
-from p2pfill.plan.exact import Instance
-from p2pfill.plan.matching import Keys
-from p2pfill.plan.neighbourhood import refine
-from p2pfill.plan.placement_tables import LeftOut, PlacementResult, PlacementSettings, Reason, Rules
+from p2pfill.plan.placement.cluster import ClusterTask, Found, search, state_with, with_pins
+from p2pfill.plan.placement.demand import Demand
+from p2pfill.plan.placement.exact import Instance
+from p2pfill.plan.placement.matching import Keys
+from p2pfill.plan.placement.neighbourhood import refine
+from p2pfill.plan.placement.tables import LeftOut, PlacementResult, PlacementSettings, Reason, Rules
+from p2pfill.plan.placement.valuation import Bound, served_of, upper_bound
 from p2pfill.plan.tables import Caches, Floats, Ints, Load, Longs, Placement
-from p2pfill.plan.valuation import Bound, served_of, upper_bound
 
 __all__ = [
     "LeftOut", "PlacementResult", "PlacementSettings", "Reason", "Rules", "exact_instance", "peak_share", "place",

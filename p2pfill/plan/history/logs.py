@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, Final, Literal, cast
 
 import xxhash
 
-from p2pfill.plan.history_engine import Engine, LogError, library_errors
-from p2pfill.plan.history_faults import COLUMNS_MISSING, LINE_UNREADABLE, LOG_UNREADABLE, Example, Faults
-from p2pfill.plan.history_tables import Table, load_ibis
+from p2pfill.plan.history.engine import Engine, LogError, library_errors
+from p2pfill.plan.history.faults import COLUMNS_MISSING, LINE_UNREADABLE, LOG_UNREADABLE, Example, Faults
+from p2pfill.plan.history.tables import Table, load_ibis
 
 NEEDED: Final = ("time", "region", "title", "file", "bytes")
 PLACES: Final = ("cache", "cluster")
@@ -209,7 +209,7 @@ def _open(path: Path, compression: str) -> BinaryIO:
 
 
 def open_rows(engine: Engine, log: LogFile, link: Path) -> Table:
-    """Return the rows of a log that `look_at` has looked at: `row` and the columns of `history_tables.TEXTS`."""
+    """Return the rows of a log that `look_at` has looked at: `row` and the columns of `tables.TEXTS`."""
     at = {("place" if name == log.place else name): log.columns.index(name) for name in (*NEEDED, log.place)}
     if log.form == "parquet":
         rows = _parquet(engine, link)

@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.plan.history_faults import Faults
+from p2pfill.plan.history.faults import Faults
 from p2pfill.store.disk import replace_file, sync_directory
 
 FORMAT: Final = 1

@@ -14,14 +14,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.plan import history_faults as kinds
-from p2pfill.plan import history_state
-from p2pfill.plan import history_tables as tables
-from p2pfill.plan.history_engine import DEFAULT, Engine, Resources, library_errors, open_engine
-from p2pfill.plan.history_faults import ROW_KINDS, Example, Faults
-from p2pfill.plan.history_logs import UnusableLog, forget_rejected, look_at, open_rows, read_content, rejected
-from p2pfill.plan.history_state import NO_DAY, DayRecord, LogRecord, State, commit, read_state, writing
-from p2pfill.plan.history_tables import Names, Table, load_ibis
+from p2pfill.plan.history import faults as kinds
+from p2pfill.plan.history import state as history_state
+from p2pfill.plan.history import tables
+from p2pfill.plan.history.engine import DEFAULT, Engine, Resources, library_errors, open_engine
+from p2pfill.plan.history.faults import ROW_KINDS, Example, Faults
+from p2pfill.plan.history.logs import UnusableLog, forget_rejected, look_at, open_rows, read_content, rejected
+from p2pfill.plan.history.state import NO_DAY, DayRecord, LogRecord, State, commit, read_state, writing
+from p2pfill.plan.history.tables import Names, Table, load_ibis
 from p2pfill.plan.tables import Caches, Catalogue
 
 AHEAD_S: Final = 86_400

@@ -5,8 +5,8 @@ million rows is some million rows of these, and a night adds its own day and tou
 numbers are given when they are read, by the tables of that day, so a file that was watched before the catalogue had it
 counts as soon as the catalogue has it.
 
-How it lies on disk is told in `history_state`, how logs are read in `history_logs`, what becomes of their rows in
-`history_tables`, and what may be wrong with them in `history_faults`.
+How it lies on disk is told in `state`, how logs are read in `logs`, what becomes of their rows in
+`tables`, and what may be wrong with them in `faults`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import msgspec
 import numpy as np
 
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.plan.history_engine import DEFAULT, Engine, Resources, library_errors, open_engine
-from p2pfill.plan.history_faults import Faults
-from p2pfill.plan.history_ingest import Ingest, ingest, iso_of
-from p2pfill.plan.history_state import DayRecord, LogRecord, State, read_state
-from p2pfill.plan.history_tables import Table
+from p2pfill.plan.history.engine import DEFAULT, Engine, Resources, library_errors, open_engine
+from p2pfill.plan.history.faults import Faults
+from p2pfill.plan.history.ingest import Ingest, ingest, iso_of
+from p2pfill.plan.history.state import DayRecord, LogRecord, State, read_state
+from p2pfill.plan.history.tables import Table
 from p2pfill.plan.tables import Caches, Catalogue, Load, Views
 
 __all__ = ["Faults", "History", "Ingest", "LogRecord", "Resources", "Summary", "iso_of"]
@@ -73,7 +73,7 @@ class History:
         self, logs: Sequence[Path], catalogue: Catalogue, caches: Caches, *, now_s: float,
         on_log: Callable[[Path], None] = lambda log: None,
     ) -> Ingest:  # fmt: skip
-        """Take in logs; see `history_ingest.ingest`."""
+        """Take in logs; see `ingest.ingest`."""
         return ingest(
             self.directory, logs, catalogue, caches, now_s=now_s, resources=self.resources, on_log=on_log
         )  # fmt: skip

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from ortools.graph.python.max_flow import SimpleMaxFlow  # type: ignore[import-untyped]
 
-from p2pfill.plan.ordering import ascending
+from p2pfill.plan.placement.ordering import ascending
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 FLOW_UNITS: Final = 1 << 50

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from p2pfill.errors import ConfigError, StoreError
-from p2pfill.plan.history_tables import Table, load_ibis
+from p2pfill.plan.history.tables import Table, load_ibis
 
 ERROR_CHARS_MAX: Final = 200
 """Of an error of the library that is shown: its first lines say what it is, the others give its own advice."""

@@ -19,10 +19,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from p2pfill.plan.flow import Level
-from p2pfill.plan.needs import Demand, Needs, demand_of
-from p2pfill.plan.network import RATE_MAX, Bools, Network, Night, Origin, Span, timeline
-from p2pfill.plan.shortages import Shortage, find_shortages, show
+from p2pfill.plan.feasibility.flow import Level
+from p2pfill.plan.feasibility.needs import Demand, Needs, demand_of
+from p2pfill.plan.feasibility.network import RATE_MAX, Bools, Network, Night, Origin, Span, timeline
+from p2pfill.plan.feasibility.shortages import Shortage, find_shortages, show
 from p2pfill.plan.tables import Floats, Longs
 
 ROUNDS_MAX: Final = 30

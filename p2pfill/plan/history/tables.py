@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from p2pfill.errors import ConfigError
-from p2pfill.plan import history_faults as faults
-from p2pfill.plan.history_faults import RowKind
+from p2pfill.plan.history import faults as faults
+from p2pfill.plan.history.faults import RowKind
 
 Table = Any
 """A table of Ibis, which comes without types."""

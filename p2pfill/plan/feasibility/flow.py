@@ -28,8 +28,8 @@ import numpy as np
 from ortools.graph.python import max_flow  # type: ignore[import-untyped]
 
 from p2pfill.errors import InternalError
-from p2pfill.plan.needs import Demand
-from p2pfill.plan.network import RATE_MAX, Bools, Network, Timeline
+from p2pfill.plan.feasibility.needs import Demand
+from p2pfill.plan.feasibility.network import RATE_MAX, Bools, Network, Timeline
 from p2pfill.plan.tables import Floats, Ints, Longs
 
 FLOW_MAX: Final = float(1 << 61)

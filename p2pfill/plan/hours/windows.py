@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from p2pfill.errors import ConfigError
 from p2pfill.model.quantities import spell_rate
 from p2pfill.model.windows import DAY_MIN, HOUR_S, FillWindows, read_windows, show_time, zone_of
-from p2pfill.plan.load import LoadForecast
+from p2pfill.plan.hours.load import LoadForecast
 from p2pfill.plan.tables import Caches, Floats, Longs
 
 HOUR_MIN: Final = 60

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from p2pfill.plan.network import Bools, Network
+from p2pfill.plan.feasibility.network import Bools, Network
 from p2pfill.plan.tables import Floats, Ints, Longs, Placement
 
 
