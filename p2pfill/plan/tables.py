@@ -93,6 +93,8 @@ class Caches:
     """What each can serve, in bytes a second."""
     filling: Floats
     """What each can take in for fill, in bytes a second."""
+    zones: tuple[str, ...] = ()
+    """Time zone of each cache; empty: all go by UTC."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,262 @@
+"""What `p2pfill plan apply` and `p2pfill plan night` do: a plan becomes orders at the tracker."""
+
+from __future__ import annotations
+
+import glob
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.deadline import parse_deadline, show_deadline
+from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.fill import absolute_origin
+from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
+from p2pfill.cli.text import plural, printable, show_bytes
+from p2pfill.errors import ConfigError
+from p2pfill.model.windows import at_utc
+from p2pfill.tracker.client import TrackerClient, TrackerRefused
+
+if TYPE_CHECKING:
+    from p2pfill.plan.document import Plan
+    from p2pfill.plan.orders import Orders
+
+SHOWN: Final = 12
+
+
+class Applied(msgspec.Struct):
+    """What has come of applying a plan, or would."""
+
+    day: str
+    deadline: float
+    """Of what is to come, in seconds since the epoch."""
+    dry_run: bool
+    ordered: int
+    kept: int
+    ended: int
+    unknown: dict[str, int]
+    """Title that the tracker does not know -> files of the plan in it."""
+    refused: dict[str, str] = {}
+    """Title -> why the tracker refused an order of it."""
+    left_out: int = 0
+    """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
+
+
+def apply_plan(
+    planner: Path,
+    name: str,
+    *,
+    origins: Sequence[str],
+    deadline: str,
+    at: str,
+    rewrite_max: float | None,
+    yes: bool,
+    tracker: str,
+    as_json: bool,
+) -> None:
+    """Show what a plan asks of the tracker, and with `yes` do it. Raises `CommandFailed` where an order is refused."""
+    desk = Desk(planner, tracker)
+    plan, path = desk.read_plan(name)
+    if not desk.tracker:
+        raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
+    start = at_utc(at) if at else time.time()
+    due = parse_deadline(deadline, start) if deadline else desk.night(start)[1].deadline
+    done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+    else:
+        console = Console(highlight=False)
+        console.print(applied_view(plan, done, orders, path, console.width), soft_wrap=True)
+    check_applied(done)
+
+
+def apply(
+    desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
+) -> tuple[Applied, Orders]:
+    """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
+
+    What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
+    what it is to keep.
+    """
+    from p2pfill.plan.orders import REWRITE_MAX, check_rewriting, orders_of
+
+    share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
+    check_rewriting(plan, max(share, 0.0) if rewrite_max is not None else max(share, REWRITE_MAX))
+    bases = [absolute_origin(one) for one in origins] or list(() if desk.origins is None else desk.origins.names)
+
+    async def work(client: TrackerClient) -> tuple[Applied, Orders]:
+        asked = orders_of(plan, await client.titles(), await client.fills(), bases, due)
+        done = Applied(
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown
+        )  # fmt: skip
+        if not yes:
+            return done, asked
+        for request in asked.post:
+            try:
+                created = await client.post_fill(request)
+                done.left_out += len(created.left_out)
+            except TrackerRefused as error:
+                done.refused[request.title] = str(error)
+        refused = set(done.refused)
+        for fill in asked.delete:
+            if fill.request.title in refused:
+                continue  # what was to stand in its place does not
+            try:
+                await client.delete_fill(fill.fill_id)
+            except TrackerRefused as error:
+                if error.status != 404:  # somebody else ended it
+                    raise
+        return done, asked
+
+    found: tuple[Applied, Orders] = desk.call(work)
+    return found
+
+
+def check_applied(done: Applied) -> None:
+    """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
+    if done.refused:
+        title, why = next(iter(done.refused.items()))
+        raise CommandFailed(f"{plural(len(done.refused), 'title')} could not be ordered; {title[:12]}: {why}")
+    if done.unknown and not done.ordered and not done.kept:
+        raise CommandFailed(
+            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))!r}: publish them with "
+            "p2pfill publish, under the names that the catalogue has",
+            ExitCode.USAGE,
+        )
+
+
+def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: int) -> RenderableType:
+    """Return what has come of it as text: orders, and what comes and may go, with the reasons."""
+    from p2pfill.plan.document import by_cache
+
+    verb = "would be " if done.dry_run else ""
+    parts: list[RenderableType] = [
+        Text(
+            f"{plural(done.ordered, 'order')} {verb}made for {done.day}, due {show_deadline(done.deadline)}; "
+            f"{done.kept} stand already, {done.ended} of the plan before {verb or 'are '}ended",
+            style="bold",
+        )
+    ]
+    if done.unknown:
+        names = ", ".join(printable(one) for one in list(done.unknown)[:5])
+        parts.append(
+            Text(
+                f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
+                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, and apply again",
+                style="yellow",
+            )
+        )
+    if done.left_out:
+        parts.append(
+            Text(f"rules of residency keep titles out of caches in {done.left_out} cases", style="yellow")
+        )
+    comes = [one for one in plan.files if one.comes]
+    goes = [one for one in plan.files if one.goes]
+    sums = by_cache(plan.files)
+    parts.append(
+        Text(
+            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches, "
+            f"{show_bytes(plan.head.goes_bytes)} may go where room is needed"
+        )
+    )
+    if comes:
+        parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
+        parts.append(files_view(comes, "", SHOWN, width))
+    if goes:
+        parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
+    if done.dry_run:
+        parts += [Text(), Text(f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it", style="bold")]
+    return Group(*parts)
+
+
+def _goes(files: Sequence[Any], width: int) -> RenderableType:
+    columns = (
+        Column("file"), Column("streams a day", 1, is_right=True), Column("size", 2, is_right=True), Column("from"),
+    )  # fmt: skip
+    ordered = sorted(files, key=lambda one: (-one.streams, one.file))
+    rows = [
+        [
+            Text(printable(one.file)), Text(f"{one.streams:,.1f}"), Text(show_bytes(one.size)),
+            Text(printable(", ".join(one.goes)) if len(one.goes) <= 2 else f"{len(one.goes)} caches"),
+        ]
+        for one in ordered[:SHOWN]
+    ]  # fmt: skip
+    table = table_within(width, columns, rows)
+    return Group(table, Text(f"and {len(files) - SHOWN} files", style="dim")) if len(files) > SHOWN else table
+
+
+# ---- all of it
+
+
+def run_night(
+    planner: Path,
+    *,
+    day: str,
+    origins: Sequence[str],
+    fit: bool,
+    simulate: bool,
+    at: str,
+    yes: bool,
+    tracker: str,
+    as_json: bool,
+) -> None:
+    """Take logs in, plan, check, and with `yes` apply. Raises `CommandFailed` where something needs a look."""
+    desk = Desk(planner, tracker)
+    console = Console(highlight=False, stderr=as_json)
+    record: dict[str, Any] = {}
+    with Console(stderr=True).status("reading", spinner="dots") as status:
+        logs = _logs(desk)
+        if logs:
+            status.update(f"taking in {plural(len(logs), 'log')}")
+            record["ingest"] = _ingest(desk, logs)
+        made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
+        if simulate:
+            status.update("simulating the night")
+            start = at_utc(at) if at else time.time()
+            made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
+    path = keep(desk, made.plan, None)
+    record |= made_record(desk, made, path)
+    if not as_json:
+        console.print(made_view(made, path, console.width), soft_wrap=True)
+    fits = made.outlook.verdict.fits
+    done = None
+    if desk.tracker and fits:
+        done, orders = apply(
+            desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=None, yes=yes
+        )  # fmt: skip
+        record["applied"] = msgspec.to_builtins(done)
+        if not as_json:
+            console.print()
+            console.print(applied_view(made.plan, done, orders, path, console.width), soft_wrap=True)
+    if as_json:
+        print(json.dumps(record))
+    if not fits:
+        raise CommandFailed(f"{path} does not fit into the night, and was not applied", ExitCode.FOUND)
+    if done is not None:
+        check_applied(done)
+
+
+def _logs(desk: Desk) -> list[Path]:
+    """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
+    found: set[Path] = set()
+    for pattern in desk.config.logs:
+        found |= {Path(one) for one in glob.glob(str(desk.at(pattern)), recursive=True)}
+    if desk.config.logs and not found:
+        raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
+    return sorted(found)
+
+
+def _ingest(desk: Desk, logs: Sequence[Path]) -> dict[str, Any]:
+    found = desk.history.ingest(logs, desk.catalogue, desk.caches, now_s=time.time())
+    return {
+        "taken": len(found.taken), "again": len(found.again), "unusable": dict(found.unusable),
+        "faults": found.faults.in_words(),
+    }  # fmt: skip
+
