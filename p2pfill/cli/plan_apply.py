@@ -172,7 +172,8 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
-        parts += [Text(), Text(f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it", style="bold")]
+        said = f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it"
+        parts += [Text(), Text(said, style="bold")]
     return Group(*parts)
 
 
