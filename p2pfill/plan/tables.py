@@ -94,7 +94,13 @@ class Caches:
     filling: Floats
     """What each can take in for fill, in bytes a second."""
     zones: tuple[str, ...] = ()
-    """Time zone of each cache; empty: all go by UTC."""
+    """Of each, the IANA name of the time zone by which its viewers live; UTC where none is given."""
+
+    def __post_init__(self) -> None:
+        if not self.zones:
+            object.__setattr__(self, "zones", ("UTC",) * len(self.names))
+        if len(self.zones) != len(self.names):
+            raise ValueError(f"{len(self.names)} caches and {len(self.zones)} time zones do not fit each other")
 
 
 @dataclass(frozen=True, slots=True)

@@ -503,11 +503,16 @@ def test_hours_that_nobody_knows_are_no_zeros(tmp_path: Path, history: History) 
 def test_logs_may_name_clusters(tmp_path: Path, history: History) -> None:
     header = HEADER.replace("cache", "cluster")
     take(history, write(tmp_path / "log.csv", good(2, cache="b"), header=header))
+    assert history.load(CACHES).names == CACHES.clusters
     with pytest.raises(ConfigError, match="ask for the load of clusters"):
         history.load(CACHES, "cache")
     take(history, write(tmp_path / "caches.csv", good(2, cache="b1")))
     assert history.load(CACHES, "cluster").served[1, 2] == 1400
     assert history.load(CACHES, "cache").served[2, 2] == 700
+    assert history.load(CACHES).names == CACHES.clusters, "a cache has nothing of what is told of its cluster"
+    alone = History(tmp_path / "alone", SMALL)
+    take(alone, tmp_path / "caches.csv")
+    assert alone.load(CACHES).names == CACHES.names
 
 
 def test_days_can_be_chosen(tmp_path: Path, history: History) -> None:

@@ -52,7 +52,7 @@ def network_of(
     """
     tables: list[FillWindows] = []
     filling = caches.filling.copy()
-    for number, zone in enumerate(caches.zones or ("UTC",) * len(caches.names)):
+    for number, zone in enumerate(caches.zones):
         rule = None if policy is None else policy.rule_for(cache_info(caches, number))
         tables.append(_timetable(windows, zone) if rule is None or rule.windows is None else rule.windows)
         if rule is not None and rule.rates.inbound.total:
