@@ -99,7 +99,9 @@ class _PlanDemo:
         self._work_choice = work
         self._keep = keep_work
         # A service knows what it launches: of each title there is a hint, as far off as hints are.
-        settings = WorldSettings(titles=TITLES, regions=len(REGIONS), days=DAYS + 1, views_a_day=VIEWS_A_DAY, hinted=1.0)
+        settings = WorldSettings(
+            titles=TITLES, regions=len(REGIONS), days=DAYS + 1, views_a_day=VIEWS_A_DAY, hinted=1.0
+        )
         self.world: World = made_smaller(_named(make_world(settings, SEED)), FILE_BYTES)
         capacity = int(self.world.catalogue.size.sum() * HELD_SHARE)
         self.caches = [

@@ -112,6 +112,7 @@ def make(inputs: Inputs) -> Made:
 
     The same inputs give the same plan.
     """
+    check_names(inputs.catalogue)
     said = forecast(inputs.views, inputs.catalogue, inputs.day)
     weights = weights_by_load(inputs.load, inputs.caches)
     demand = spread_demand(said, inputs.catalogue.size, inputs.caches, weights)
@@ -121,6 +122,17 @@ def make(inputs: Inputs) -> Made:
     except ValueError as error:
         raise ConfigError(f"no plan can be made: {error}") from error
     return Made(inputs, said, demand, result)
+
+
+def check_names(catalogue: Catalogue) -> None:
+    """Raise `ConfigError` where a file is not named as in plans: `TITLE/PATH`, or `TITLE` alone for all of it."""
+    for file, number in zip(catalogue.files, catalogue.title.tolist(), strict=True):
+        title = catalogue.titles[number]
+        if file != title and not file.startswith(f"{title}/"):
+            raise ConfigError(
+                f"the catalogue has file {file!r} of title {title!r}: a plan is applied to titles as the tracker has "
+                f"them, so write {title + '/' + file!r}, or {title!r} for all of it"
+            )
 
 
 def with_peak_of(load: Load | None, settings: PlacementSettings) -> PlacementSettings:
