@@ -155,10 +155,27 @@ def test_routes(tmp_path: Path) -> None:
     assert "Nothing found." in said
 
 
+def test_planner(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "planner.md", box)
+        (home,) = (box.machine("1") / "srv").iterdir()
+        assert (box.machine("1") / "home" / "plan.png").read_bytes().startswith(b"\x89PNG")
+        assert (home / "plans" / "2026-01-08.plan").exists()
+    for region in ("europe", "america", "japan"):
+        line = next(line.split() for line in said.splitlines() if line.startswith(region))
+        planned, lru, best = (float(part.rstrip("%")) for part in line[1:])
+        assert 0.8 * best < planned <= best
+        assert lru < best
+    assert "7 logs taken in before, not counted again" in said
+    assert "Nothing says that it does not fit" in said
+    assert "streams expected" in said
+    assert "0 orders made for 2026-01-08" in " ".join(said.split())
+
+
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
-    "docs/night.md",
+    "docs/night.md", "docs/planner.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
