@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,26 +300,3 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
     assert "orders would be made" in planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
-
-
-# ---- the demo
-
-
-@pytest.mark.alone
-@pytest.mark.process
-def test_a_planned_day_is_served_by_what_was_filled(tmp_path: Path) -> None:
-    plot = tmp_path / "plan.png"
-    done = subprocess.run(
-        [sys.executable, "-m", "p2pfill.cli", "demo", "--plan", "--work", str(tmp_path), "--plot", str(plot), "--json"],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
-    # Whole chunks come, and small files share some with those of their title that the cache is not to have.
-    assert record["filled_bytes"] <= sum(record["bytes_by_tier"].values()) < 1.1 * record["filled_bytes"]
-    assert 0 < record["bytes_by_tier"]["origin"] < 0.7 * record["filled_bytes"]
-    for one in record["hits"]:
-        assert one["lru"] < one["best"]
-        assert 0.8 * one["best"] < one["planned"] <= one["best"] + 1e-9
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert list(tmp_path.iterdir()) == [plot]
