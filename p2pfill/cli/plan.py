@@ -143,6 +143,23 @@ def why_command(
     why(planner, title, region, day=day, as_json=as_json)
 
 
+@app.command("tune", epilog=EXIT_CODES_HELP)
+def tune_command(
+    planner: Planner = HERE,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=2, max=60, help="How many of the last are replayed.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what part of each disk to leave to what is asked for unforeseen, as an LRU would hold it.
+
+    The last days are replayed, each forecast from the days before it, for some shares; the first only fills the LRU.
+    """
+    from p2pfill.cli.plan_tune import tune
+
+    tune(planner, days=days, as_json=as_json)
+
+
 @app.command("apply", epilog=EXIT_CODES_HELP)
 def apply_command(
     plan: PlanName = "",

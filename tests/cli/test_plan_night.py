@@ -206,6 +206,19 @@ def test_plans_beyond_those_that_are_kept_go(planner: Planner) -> None:
     assert names == ["2026-01-09.plan", "2026-01-10.plan", "mine.plan"]
 
 
+def test_the_reactive_share_is_chosen_from_the_last_days(planner: Planner) -> None:
+    found = planner.json("tune", "--days", "3")
+    assert [one["share"] for one in found["shares"]] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    served = {one["share"]: one["planned"] + one["reactive"] for one in found["shares"]}
+    assert served[found["best"]] == max(served.values())
+    assert found["shares"][0]["reactive"] == 0 < found["shares"][-1]["reactive"]
+    assert len({one["asked"] for one in found["shares"]}) == 1
+    text = planner("tune", "--days", "3")
+    assert "as it is, serves as much as any" in text or f"reactive_share = {found['best']:g} under" in text
+    planner("tune", "--days", "7", code=2)
+    assert "name fewer with --days" in planner.err
+
+
 # ---- at a tracker
 
 
