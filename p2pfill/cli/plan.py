@@ -9,6 +9,7 @@ import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson
+from p2pfill.cli.plan_report import report
 from p2pfill.cli.plan_windows import windows
 
 app = typer.Typer(
@@ -258,3 +259,4 @@ def history_show(history: HistoryDir, as_json: AsJson = False) -> None:
 
 
 app.command("windows", epilog=EXIT_CODES_HELP)(windows)
+app.command("report", epilog=EXIT_CODES_HELP)(report)

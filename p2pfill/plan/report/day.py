@@ -120,7 +120,10 @@ class DayReport(msgspec.Struct):
     """What was watched, and what of it was there."""
 
     demand_bytes: int
+    hit_bytes: int
+    """What a cache of the viewers' cluster had."""
     expected_bytes: float
+    expected_hit_bytes: float
     parts: list[Part]
     """One for each of `CLASSES`, in their order. Their bytes add up to `demand_bytes`."""
     clusters: list[ClusterDay]
@@ -131,11 +134,6 @@ class DayReport(msgspec.Struct):
     """Pairs of file and region of which at least one stream was expected,"""
     in_band: int
     """and of those such that came within their band of 90 %."""
-
-    @property
-    def hit_bytes(self) -> int:
-        """What a cache of the viewers' cluster had."""
-        return sum(part.bytes for part in self.parts[:HITS])
 
 
 BAND: Final = 1.645
@@ -352,8 +350,9 @@ def day_report(plan: Plan, night: NightFacts, copies: Iterable[Copy], day: Day) 
     banded = mean >= 1
     in_band = banded & (np.abs(came - mean) <= BAND * spread)
     return DayReport(
-        sum(one.demand_bytes for one in regions), sum(one.expected_bytes for one in regions), ledger.parts, clusters,
-        regions, _largest(ledger.names, caches.regions, size, mean, spread, came),
+        sum(one.demand_bytes for one in regions), sum(one.hit_bytes for one in clusters),
+        sum(one.expected_bytes for one in regions), sum(one.expected_hit_bytes for one in clusters),
+        ledger.parts, clusters, regions, _largest(ledger.names, caches.regions, size, mean, spread, came),
         int(banded.sum()), int(in_band.sum()),
     )  # fmt: skip
 

@@ -1,0 +1,267 @@
+"""`p2pfill plan report`: what came of a plan, in the night and on the day after.
+
+The plan is a file, the night is the tracker's or a file with its report, and what was watched is in the history. All of
+it is only read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from p2pfill.cli.options import AsJson
+from p2pfill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from p2pfill.plan.document import Plan
+    from p2pfill.plan.report.day import Day
+    from p2pfill.plan.report.night import Ordered
+    from p2pfill.tracker.night_report import NightReport, NightSummary
+
+NIGHT_BYTES_MAX: Final = 1 << 30
+"""Of a report of a night as JSON: that of a hundred thousand titles in caches has a tenth."""
+
+
+@dataclass
+class FoundNight:
+    """A night, and what the tracker says besides; a file says nothing."""
+
+    report: NightReport
+    rates: dict[str, float] = field(default_factory=dict)
+    """Cache -> at which it may take in, in bytes a second."""
+    ordered: Ordered | None = None
+    titles: set[str] | None = None
+    """Names of those that the tracker has."""
+
+
+def report(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, as `p2pfill plan make` has written it.")],
+    tracker: Annotated[
+        str,
+        typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="Whose night it is."),
+    ] = "",
+    night_file: Annotated[
+        Path | None,
+        typer.Option("--night", metavar="FILE", help="The night instead, out of `p2pfill night report --json`."),
+    ] = None,
+    night: Annotated[
+        str,
+        typer.Option("--date", metavar="DATE", help="On which the night began; by default the day before the plan's."),
+    ] = "",
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", metavar="DIR", help="With the day that the plan is for: what was watched on it."),
+    ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option("--catalogue", metavar="FILE", help="The files that there are, as of that day.")
+    ] = None,
+    caches: Annotated[Path | None, typer.Option("--caches", metavar="FILE", help="The caches that there are.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="Also draw it: a few PNG files in a directory.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report what came of a plan: bytes by tier beside the least possible, what is not there and why, the finish.
+
+    With --history, --catalogue and --caches also of the day that was planned for: what was watched, what of it lay
+    where it was planned, and of what kind each miss is. Nothing is changed.
+    """
+    show_report(plan_file, tracker, night_file, night, (history, catalogue, caches), plot, as_json=as_json)
+
+
+def show_report(
+    plan_file: Path,
+    tracker: str,
+    night_file: Path | None,
+    night: str,
+    tables: tuple[Path | None, Path | None, Path | None],
+    plot: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what came of a plan. Raises `ConfigError` where something does not fit together."""
+    from p2pfill.cli.plan_history import need_planner
+
+    need_planner()
+    if plot is not None:
+        from p2pfill.cli.plan_plot import check_directory
+
+        check_directory(plot)
+    history, catalogue, caches = tables
+    if any(tables) and not all(tables):
+        raise ConfigError("what was watched takes --history, --catalogue and --caches: give all three, or none")
+    from p2pfill.plan.document import read_plan
+
+    plan = read_plan(plan_file)
+    found = _night_of(plan, tracker, night_file, night)
+    notes: list[str] = []
+    day = None
+    if history is not None and catalogue is not None and caches is not None:
+        day = read_day(plan, history, catalogue, caches, notes)
+        for name, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
+            found.rates[name] = min(rate, found.rates.get(name, rate))
+    _print(plan, found, day, notes, plot, as_json=as_json)
+
+
+def _print(
+    plan: Plan, found: FoundNight, day: Day | None, notes: list[str], plot: Path | None, *, as_json: bool
+) -> None:  # fmt: skip
+    import sys
+
+    import msgspec
+    from rich.console import Console
+
+    from p2pfill.cli.nights import why_lacking
+    from p2pfill.cli.plan_report_view import report_view
+    from p2pfill.plan.report.night import facts_of
+    from p2pfill.plan.report.report import build_report
+
+    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered)
+    unknown = {file.title for file in plan.files if file.holders} - (found.titles or set())
+    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None,
+                        unknown if found.titles is not None else ())  # fmt: skip
+    if as_json:
+        print(msgspec.json.encode(told).decode())
+        for note in notes:
+            print(note, file=sys.stderr)
+    else:
+        console = Console(highlight=False)
+        console.print(report_view(told, console.width, notes))
+    if plot is not None:
+        from p2pfill.cli.plan_plot import draw_all
+
+        for path in draw_all(plan, facts, told, found.report, day, plot):
+            print(f"drawn: {path}", file=sys.stderr)
+
+
+# ---- the night
+
+
+def _night_of(plan: Plan, tracker: str, night_file: Path | None, night: str) -> FoundNight:
+    names = (night,) if night else nights_before(plan.head.day)
+    if night_file is not None:
+        return FoundNight(read_night(night_file, plan.head.day, names))
+    if not tracker:
+        raise ConfigError("say where the night is: --tracker URL, or --night FILE out of `p2pfill night report --json`")
+    import trio
+
+    return trio.run(_ask, tracker, plan.head.day, names)
+
+
+def nights_before(day: str) -> tuple[str, ...]:
+    """Return the nights that fill caches for a day, as they are named: by the date on which they begin.
+
+    Mostly that is the day before. Where nights begin at midnight (`night_from`) it is the day itself.
+    """
+    try:
+        return str(date.fromisoformat(day) - timedelta(days=1)), day
+    except ValueError as error:
+        raise ConfigError(f"the plan is for {day[:40]!r}, which is no day such as 2026-12-01") from error
+
+
+def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
+    """Return the report of a night in a file. Raises `ConfigError` where it is none, or of another night."""
+    import msgspec
+
+    from p2pfill.tracker.night_report import NightReport
+
+    again = f"p2pfill night report {names[0]} --json > {path.name}"
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(NIGHT_BYTES_MAX + 1)
+        found = msgspec.json.decode(data, type=NightReport)
+    except OSError as error:
+        raise ConfigError(f"cannot read the night {str(path)!r}: {error.strerror}; make it with: {again}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} is no report of a night: {error}; make it with: {again}") from error
+    if found.night not in names:
+        raise ConfigError(
+            f"{str(path)!r} is of the night of {found.night}, and the plan for {day} was filled in that of {names[0]}: "
+            f"{again}, or say with --date {found.night} that it is the right one"
+        )
+    return found
+
+
+async def _ask(tracker: str, day: str, names: tuple[str, ...]) -> FoundNight:
+    from p2pfill.plan.report.night import ordered_of
+    from p2pfill.tracker.client import TrackerClient
+
+    async with TrackerClient(tracker) as client:
+        name = choose_night(await client.nights(), day, names)
+        found = await client.night(name)
+        record = await client.night_record(name)
+        titles = {one.title: one.name for one in await client.titles()}
+        ordered = ordered_of(await client.fills(), titles)
+    rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
+    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, set(titles.values()))
+
+
+def choose_night(nights: list[NightSummary], day: str, names: tuple[str, ...]) -> str:
+    """Return the night of a plan. Raises `ConfigError` where the tracker has none."""
+    kept = {one.night for one in nights}
+    if found := next((name for name in names if name in kept), ""):
+        return found
+    if not kept:
+        raise ConfigError("the tracker knows of no night yet: no cache has reported to it")
+    first, last = min(kept), max(kept)
+    if names[0] > last:
+        raise ConfigError(
+            f"the plan is for {day}, and its night, that of {names[0]}, has not begun: the last is that of {last}; is "
+            "it another plan that you mean?"
+        )
+    raise ConfigError(
+        f"the tracker has no night of {names[0]}, in which the plan for {day} was filled: it has {len(kept)}, of "
+        f"{first} to {last}. Where you have kept its report, name it: --night FILE"
+    )
+
+
+# ---- the day
+
+
+def read_day(plan: Plan, history: Path, catalogue_file: Path, caches_file: Path, notes: list[str]) -> Day:
+    """Return what was watched on a plan's day; adds to `notes` what people should know of it."""
+    import numpy as np
+
+    from p2pfill.plan.history.history import History
+    from p2pfill.plan.inputs import read_caches, read_catalogue
+    from p2pfill.plan.report.day import Day, day_number
+    from p2pfill.plan.tables import Views
+
+    catalogue, file_faults = read_catalogue(catalogue_file)
+    caches, cache_faults = read_caches(caches_file)
+    for path, faults in ((catalogue_file, file_faults), (caches_file, cache_faults)):
+        if faults:
+            notes.append(f"{path}: {faults.in_words()}")
+    kept = History(history)
+    day, summary = day_number(plan.head.day), kept.summary()
+    if plan.head.day not in summary.days:
+        has = f"has {min(summary.days)} to {max(summary.days)}" if summary.days else "is empty"
+        notes.append(
+            f"The history {has}, and nothing of {plan.head.day}, the day of the plan: `p2pfill plan ingest` takes its "
+            "logs in. So this is of the night alone."
+        )
+        none = np.zeros(0, np.int32)
+        return Day(Views(caches.regions, day, day, none, none, none, none.astype(np.int64), none.astype(np.int64)),
+                   catalogue, caches)  # fmt: skip
+    views = kept.views(catalogue, caches.regions, first_day=day, last_day=day)
+    if not len(views.day):
+        notes.append(
+            f"Nothing that was watched on {plan.head.day} is of a file of {catalogue_file} in a region of "
+            f"{caches_file}: are they those of `p2pfill plan ingest`?"
+        )
+    first, last = map(day_number, plan.head.history)
+    seen = None
+    if any(first <= day_number(name) <= last for name in summary.days):
+        seen = np.zeros(len(catalogue.files), np.bool_)
+        seen[np.unique(kept.views(catalogue, caches.regions, first_day=first, last_day=last).file)] = True
+    else:
+        notes.append(
+            f"The history has nothing of {' to '.join(plan.head.history)}, of which the plan was made: only what was "
+            "released later counts as new."
+        )
+    unknown = summary.days[plan.head.day].bytes - int(views.bytes.sum())
+    return Day(views, catalogue, caches, seen, unknown)
