@@ -1,7 +1,7 @@
 """The plots of what came of a plan: placement, demand against capacity, use of the windows, forecasts. Need matplotlib.
 
-Where there are more clusters or files than a picture has room for, clusters of least demand are left out, and files that
-follow one another in rank share a column.
+Where there are more clusters or files than a picture has room for, clusters of least demand are left out, and files
+that follow one another in rank share a column.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def draw_demand(viewing: DayReport, day: str, path: Path) -> None:
     axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, fontsize=9)
     share = 100 * viewing.hit_bytes // max(viewing.demand_bytes, 1)
     figure.suptitle(
-        f"Demand against capacity: {share} % of {show_bytes(viewing.demand_bytes)} lay in a cache of the viewers' cluster",
+        f"Demand and capacity: {share} % of {show_bytes(viewing.demand_bytes)} lay in a cache of the viewers' cluster",
         fontsize=11, x=0.01, ha="left",
     )  # fmt: skip
     save_plot(figure, path)

@@ -258,21 +258,21 @@ def _clusters_table(day: DayReport, width: int) -> RenderableType:
     rows = []
     for one in worst[:CLUSTERS_SHOWN]:
         misses = {name: count for name, count in one.parts.items() if name not in ("planned", "besides")}
-        why = max(misses, key=misses.__getitem__) if misses else None
+        worst_of = max(misses.items(), key=lambda item: item[1])[0] if misses else None
         rows.append([
             Text(printable(one.cluster)), Text(printable(one.region)), Text(show_bytes(one.expected_bytes)),
             Text(show_bytes(one.demand_bytes)), Text(_share(one.hit_bytes, one.demand_bytes)),
             Text(_share(one.expected_hit_bytes, one.expected_bytes)),
             Text(show_bytes(one.carries_bytes), style="red" if one.hit_bytes > one.carries_bytes else ""),
-            Text(CLASS_TEXTS[why].removeprefix("not planned: ").removeprefix("planned, not there: ") if why else ""),
+            Text(CLASS_TEXTS[worst_of].rpartition(": ")[2] if worst_of else ""),
         ])  # fmt: skip
     return table_within(width, columns, rows)
 
 
 def _files_table(day: DayReport, width: int) -> RenderableType:
     columns = [
-        Column("file"), Column("region"), Column("expected streams", 0, is_right=True), Column("give or take", 1, is_right=True),
-        Column("came", 0, is_right=True), Column("size", 2, is_right=True),
+        Column("file"), Column("region"), Column("expected streams", 0, is_right=True),
+        Column("give or take", 1, is_right=True), Column("came", 0, is_right=True), Column("size", 2, is_right=True),
     ]  # fmt: skip
     rows = [
         [
