@@ -40,6 +40,8 @@ ROWS_MAX: Final = 40
 """Clusters, or forecasts, of one picture."""
 COLUMNS_MAX: Final = 240
 """Of the heat map: each is three pixels wide or more."""
+TAIL: Final = 1.2
+"""Times as many files are shown as have a place, by rank: the others are a long white tail."""
 NAME_CHARS: Final = 34
 """Of a label: longer names keep their end, which tells files of a title apart."""
 
@@ -83,6 +85,8 @@ def draw_placement(plan: Plan, facts: NightFacts, day: Day | None, path: Path) -
     """Draw which files lie in which clusters, the files by what a byte of them was expected to serve."""
     group, what = _groups(facts, day)
     files = sorted((file for file in plan.files if file.holders or file.streams), key=lambda file: -file.streams)
+    last = max(rank for rank, file in enumerate(files) if file.holders)
+    files, whole = files[: int((last + 1) * TAIL) + 1], len(files)
     columns = min(len(files), COLUMNS_MAX)
     column = {file.file: rank * columns // len(files) for rank, file in enumerate(files)}
     width = np.bincount(list(column.values()), minlength=columns)
@@ -106,9 +110,15 @@ def draw_placement(plan: Plan, facts: NightFacts, day: Day | None, path: Path) -
     means = np.bincount(list(column.values()), [file.streams for file in files], minlength=columns) / width
     _draw_streams(upper, edges, means, _came(column, width, day))
     _draw_cells(lower, there / width, lacking / width, rows)
-    of = plural(len(files), "file")
-    shared = f", {len(files) / columns:.0f} in each column" if len(files) > columns else ""
-    lower.set_xlabel(f"{of} of the plan, by streams expected of the day{shared}", fontsize=9)
+    shared = f"; each column has {len(files) / columns:.1f} of them" if len(files) > columns else ""
+    of = (
+        f"{plural(whole, 'file')} of the plan"
+        if whole == len(files)
+        else f"the first {len(files):,} of {whole:,} files"
+    )
+    lower.set_xlabel(f"{of}, by streams expected of the day{shared}", fontsize=9)
+    ticks = np.unique(np.linspace(0, columns - 1, min(columns, 9)).round().astype(int))
+    lower.set_xticks(ticks, [f"{at * len(files) // columns + 1:,}" for at in ticks.tolist()])
     left = f" (of {len(bytes_of)}, those of most demand)" if len(bytes_of) > len(rows) else ""
     figure.suptitle(f"Plan for {plan.head.day}: which files lie in which {what}{left}", fontsize=11, x=0.01, ha="left")
     save_plot(figure, path)
@@ -221,7 +231,7 @@ def draw_forecast(viewing: DayReport, day: str, path: Path) -> None:
     lower.barh(
         places - 0.19, [one.expected_bytes / power for one in regions], 0.36, color=BAND_COLOUR, label="expected"
     )
-    lower.barh(places + 0.19, [one.demand_bytes / power for one in regions], 0.36, color="black", label="came")
+    lower.barh(places + 0.19, [one.demand_bytes / power for one in regions], 0.36, color="#404040", label="came")
     lower.set_yticks(places, [_short(one.region) for one in regions], fontsize=8)
     lower.set_ylim(len(regions) - 0.4, -0.6)
     lower.set_xlabel(f"{unit} on {day}", fontsize=9)

@@ -128,6 +128,11 @@ def _notes(report: PlanReport) -> Iterator[str]:
     lacking = sum(one.copies for one in night.not_there if one.why == "order")
     if night.planned and lacking >= night.planned and not night.there:
         yield "None of the plan was ordered: was it applied? `p2pfill plan apply` does that."
+    if report.viewing is not None and report.viewing.unknown_files:
+        yield (
+            f"{plural(report.viewing.unknown_files, 'file')} of the plan ({report.viewing.unknown_file}, …) cannot be "
+            "found in the catalogue, whose files the plan names TITLE/FILE: is it the one that the plan was made of?"
+        )
     if report.unknown_bytes:
         yield (
             f"{show_bytes(report.unknown_bytes)} more were watched of files or in regions that the tables do not name: "
@@ -243,7 +248,7 @@ def _examples(part: Part) -> Iterator[RenderableType]:
 
 
 def _example(one: Example) -> str:
-    why = f"; {one.said}" if one.said else ""
+    why = f"; {one.said}" if one.said else f"; a place took more than {_streams(one.margin)}"
     streams = f"{_streams(one.streams)} streams, {_streams(one.expected)} expected"
     return f"{one.file} in {one.cluster}: {show_bytes(one.bytes)} ({streams}){why}"
 
@@ -251,7 +256,8 @@ def _example(one: Example) -> str:
 def _clusters_table(day: DayReport, width: int) -> RenderableType:
     columns = [
         Column("cluster"), Column("region", 3), Column("expected", 1, is_right=True), Column("watched", is_right=True),
-        Column("there", 0, is_right=True), Column("expected", 2, is_right=True), Column("can serve", 1, is_right=True),
+        Column("there", 0, is_right=True), Column("expected there", 2, is_right=True),
+        Column("can serve", 1, is_right=True),
         Column("most missed for", 0),
     ]  # fmt: skip
     worst = sorted(day.clusters, key=lambda one: (one.hit_bytes - one.demand_bytes, one.cluster))
@@ -289,4 +295,6 @@ def _streams(count: float) -> str:
 
 
 def _share(part: float, whole: float) -> str:
+    if 0 < part < whole / 100:
+        return "< 1 %"
     return show_percent(int(part), int(whole)) if whole >= 1 else "0 %"

@@ -64,6 +64,8 @@ class Example(msgspec.Struct, frozen=True):
     """Watched: bytes divided by the size."""
     expected: float
     """Streams."""
+    margin: float
+    """Streams above which a file found a place in the cluster."""
     said: str = ""
     """Why it is not there; empty: it was not planned."""
 
@@ -134,6 +136,10 @@ class DayReport(msgspec.Struct):
     """Pairs of file and region of which at least one stream was expected,"""
     in_band: int
     """and of those such that came within their band of 90 %."""
+    unknown_files: int
+    """Of the plan, that the catalogue does not have: they are missed wherever they are watched under other names."""
+    unknown_file: str
+    """One of these."""
 
 
 BAND: Final = 1.645
@@ -295,7 +301,7 @@ class _Ledger:
             part.bytes += total
             part.files += int((demand[its] > 0).sum())
             if NUMBER[part.name] >= HITS:
-                self._keep_examples(part, cluster, np.flatnonzero(its & (demand > 0)), demand, expected)
+                self._keep_examples(part, cluster, np.flatnonzero(its & (demand > 0)), demand, expected, margin)
         has = np.zeros(len(demand), np.bool_)
         has[self.there[cluster]] = True
         for at in self.lacking[cluster]:
@@ -310,8 +316,9 @@ class _Ledger:
         )  # fmt: skip
 
     def _keep_examples(
-        self, part: Part, cluster: int, files: NDArray[np.int64], demand: Longs, expected: Floats
-    ) -> None:
+        self, part: Part, cluster: int, files: NDArray[np.int64], demand: Longs, expected: Floats, margin: float
+    ) -> None:  # fmt: skip
+        """Keep those of most bytes among `files` of a cluster that are in a class."""
         top = files[np.argsort(-demand[files], kind="stable")][:EXAMPLES_MAX]
         name, size = self.day.caches.clusters[cluster], self.day.catalogue.size
         for at in top.tolist():
@@ -319,7 +326,7 @@ class _Ledger:
             said = "" if copy is None else f"{copy.cache}: {copy.said}"
             amount = int(demand[at])
             part.examples.append(
-                Example(name, self.names[at], amount, amount / int(size[at]), float(expected[at]), said)
+                Example(name, self.names[at], amount, amount / int(size[at]), float(expected[at]), margin, said)
             )
         part.examples.sort(key=lambda one: (-one.bytes, one.cluster, one.file))
         del part.examples[EXAMPLES_MAX:]
@@ -348,12 +355,13 @@ def day_report(plan: Plan, night: NightFacts, copies: Iterable[Copy], day: Day) 
             clusters.append(ledger.take(cluster, demand, mean[region] * ledger.viewers[cluster]))
         regions.append(RegionDay(name, float((mean[region] * size).sum()), int(total.sum())))
     banded = mean >= 1
+    strange = [file.file for file in plan.files if file.file not in ledger.place]
     in_band = banded & (np.abs(came - mean) <= BAND * spread)
     return DayReport(
         sum(one.demand_bytes for one in regions), sum(one.hit_bytes for one in clusters),
         sum(one.expected_bytes for one in regions), sum(one.expected_hit_bytes for one in clusters),
         ledger.parts, clusters, regions, _largest(ledger.names, caches.regions, size, mean, spread, came),
-        int(banded.sum()), int(in_band.sum()),
+        int(banded.sum()), int(in_band.sum()), len(strange), strange[0] if strange else "",
     )  # fmt: skip
 
 
