@@ -229,13 +229,19 @@ def test_bytes_are_split_into_whole_ones_that_add_up(total: list[int], parts: li
 
 
 def cache(node: str, *spans: Span, **more: Any) -> NightCache:
-    fields = {"heard_at": 1.0, "last_at": 90.0, "has_windows": True, "phase": "closed"} | more
+    fields: dict[str, Any] = {"heard_at": 1.0, "last_at": 90.0, "has_windows": True, "phase": "closed"} | more
     at = places_of(CACHES)[node]
     return NightCache(node, at.isp, at.region, spans=list(spans) or [Span(10.0, 20.0)], **fields)
 
 
 def row(title: str, node: str, **more: Any) -> NightRow:
-    fields = {"is_wanted": True, "ordered_at": 5.0, "state": "filling", "have_bytes": 10, "title_bytes": 1000} | more
+    fields: dict[str, Any] = {
+        "is_wanted": True,
+        "ordered_at": 5.0,
+        "state": "filling",
+        "have_bytes": 10,
+        "title_bytes": 1000,
+    } | more
     return NightRow(title, node, **fields)
 
 
@@ -421,3 +427,41 @@ def test_what_cannot_be_a_day_is_refused() -> None:
     with pytest.raises(ConfigError, match="no date"):
         day_number("tomorrow")
     assert (plan_name("t", "t"), plan_name("t", "t/hd"), plan_name("t", "hd")) == ("t", "t/hd", "t/hd")
+
+
+def classes(plan: Plan, night: NightFacts, file: int, count: int) -> dict[str, int]:
+    """Return what became of some bytes of one file in a region with one cluster."""
+    views = made_views({(day_number(DAY), 1, file): count})
+    told = build_report(plan, night, Day(views, made_catalogue([0, 0, 0]), CACHES)).viewing
+    assert told is not None
+    return {str(name): amount for name, amount in told.clusters[3].parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("expected", "watched", "name"),
+    [(2.0, 1401, "too low"), (2.0, 1400, "no space"), (2.1, 1401, "no space"), (0.0, 1401, "too low")],
+)
+def test_between_what_was_expected_and_what_came_lies_the_margin(expected: float, watched: int, name: str) -> None:
+    clusters = {name: PlannedCluster(1.0, 2.0) for name in CACHES.clusters}
+    plan = Plan(replace(HEAD, clusters=clusters), (replace(HD, comes=(), expected={"us": (expected, 1.0)}),))
+    assert classes(plan, facts_of(report_of(), said), 0, watched) == {name: watched}
+
+
+def test_of_caches_that_lack_a_file_the_one_counts_that_had_most_of_it() -> None:
+    found = [
+        row("t0", "c1", have_bytes=10, waits={"the wait that rule 'x'": 3}),
+        row("t0", "c2", have_bytes=400, state="failed"),
+    ]
+    plan = Plan(HEAD, (replace(HD, comes=("c1", "c2")),))
+    views = made_views({(day_number(DAY), 0, 0): 4000})
+    for rows, name in ((found, "health"), ([replace(found[0], have_bytes=401), found[1]], "route")):
+        told = build_report(plan, facts_of(report_of(*rows), said), Day(views, made_catalogue([0] * 3), CACHES)).viewing
+        assert told is not None
+        assert told.clusters[2].parts.keys() == {name}
+
+
+@pytest.mark.parametrize(("have", "name"), [(1000, "besides"), (999, "no space")])
+def test_a_whole_title_of_another_order_is_a_hit_besides(have: int, name: str) -> None:
+    plan = Plan(replace(HEAD, clusters={one: PlannedCluster(1.0, 9.0) for one in CACHES.clusters}), ())
+    night = facts_of(report_of(row("t0", "d1", state="live", live_at=12.0, have_bytes=have, tiers=(9, 0, 0))), said)
+    assert classes(plan, night, 0, 700) == {name: 700}
