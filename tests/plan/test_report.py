@@ -156,21 +156,21 @@ def test_each_byte_that_was_watched_is_in_the_class_that_the_rules_say(plan: Pla
     for part in viewing.parts:
         assert part.bytes == sum(one.parts.get(part.name, 0) for one in viewing.clusters)
         assert sum(one.bytes for one in part.examples) == (0 if part in viewing.parts[:HITS] else part.bytes)
-    for region in viewing.regions:
-        assert region.demand_bytes == sum(one.demand_bytes for one in viewing.clusters if one.region == region.region)
+    for its in viewing.regions:
+        assert its.demand_bytes == sum(one.demand_bytes for one in viewing.clusters if one.region == its.region)
     sums = dict.fromkeys(CLASSES, 0)
     for at, region in enumerate(CACHES.regions):
-        its = [one for one in viewing.clusters if one.region == region]
+        clusters = [one for one in viewing.clusters if one.region == region]
         total = np.zeros(5, np.int64)
         np.add.at(total, day.views.file[today & (day.views.region == at)],
                   day.views.bytes[today & (day.views.region == at)])  # fmt: skip
-        weights = np.array([viewers_of(plan, one.cluster) for one in its])
-        weights = weights / weights.sum() if weights.sum() else np.full(len(its), 1 / len(its))
-        for one, weight, demand in zip(its, weights, split_bytes(total, weights), strict=True):
+        weights = np.array([viewers_of(plan, one.cluster) for one in clusters])
+        weights = weights / weights.sum() if weights.sum() else np.full(len(clusters), 1 / len(clusters))
+        for one, weight, demand in zip(clusters, weights, split_bytes(total, weights), strict=True):
             assert sum(one.parts.values()) == one.demand_bytes == demand.sum()
             for file in range(5):
                 expected = dict(zip(FILES, [0.0] * 5, strict=True))
-                expected |= {its.file: its.expected.get(region, (0.0, 0.0))[0] for its in plan.files}
+                expected |= {one.file: one.expected.get(region, (0.0, 0.0))[0] for one in plan.files}
                 name = class_of(one.cluster, file, demand[file] / SIZES[file], expected[FILES[file]] * weight,
                                 one.margin, plan, night, day)  # fmt: skip
                 sums[name] += int(demand[file])  # type: ignore[index]
