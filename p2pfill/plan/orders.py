@@ -55,6 +55,8 @@ def orders_of(
     by_title: dict[str, list[PlannedFile]] = defaultdict(list)
     unknown: dict[str, int] = {}
     for one in plan.files:
+        if not one.holders:
+            continue
         if one.title in newest:
             by_title[one.title].append(one)
         else:

@@ -96,7 +96,8 @@ def check_document(made: Made) -> None:
     assert contents(held) == contents(made.held)
     for one in plan.files:
         sets = [set(names) for names in (one.comes, one.stays, one.goes)]
-        assert sum(map(len, sets)) == len(set().union(*sets)) > 0
+        assert sum(map(len, sets)) == len(set().union(*sets))
+        assert set().union(*sets) or one.expected
         assert 1 <= one.priority <= PRIORITIES
     sums = by_cache(plan.files)
     assert plan.head.comes_bytes == sum(comes for comes, _, _ in sums.values())
@@ -105,6 +106,9 @@ def check_document(made: Made) -> None:
         comes, stays, _ = sums.get(name, (0, 0, 0))
         assert comes + stays <= caches.capacity[number]
         assert room_of(plan, caches)[number] == caches.capacity[number] - stays >= comes
+    assert {name: one.demand_bytes for name, one in plan.head.clusters.items()} == pytest.approx(
+        dict(zip(caches.clusters, made.result.demand.tolist(), strict=True))
+    )
     assert contents(as_planned(plan, catalogue, caches)) == contents(target)
 
 
