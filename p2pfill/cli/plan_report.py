@@ -53,7 +53,7 @@ class FoundNight:
     rates: dict[str, float] = field(default_factory=dict)
     """Cache -> at which it may take in, in bytes a second."""
     ordered: Ordered | None = None
-    titles: set[str] | None = None
+    titles: frozenset[str] | None = None
     """Names of those that the tracker has."""
 
 
@@ -115,10 +115,8 @@ def _print(
     from p2pfill.plan.report.night import facts_of
     from p2pfill.plan.report.report import build_report
 
-    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered)
-    unknown = {file.title for file in plan.files if file.holders} - (found.titles or set())
-    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None,
-                        unknown if found.titles is not None else ())  # fmt: skip
+    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles)
+    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     if as_json:
         print(msgspec.json.encode(told).decode())
         for note in notes:
@@ -193,7 +191,7 @@ async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNig
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
-    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, set(titles.values()))
+    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()))
 
 
 def choose_night(nights: list[NightSummary], plan: PlanHead, names: tuple[str, ...]) -> str:

@@ -267,7 +267,7 @@ def test_the_tracker_says_what_was_ordered_and_which_titles_it_has(world: World,
     assert "1 of 3 copies that were to come are there" in said
     assert "The tracker does not have 1 title of the plan (news)" in said
     assert "The night knows nothing of 1 cache of the plan (b1)" in said
-    assert "news in a1: no order of the planner is about it" in said
+    assert "news in a1: the tracker does not have its title" in said
     assert "which is not over" in said
     write_plan(world.directory / "tonight.plan", made_plan("2020-01-01"))
     _, err = world.run("--tracker", fleet.url, code=ExitCode.USAGE)
