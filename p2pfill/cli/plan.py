@@ -9,7 +9,6 @@ import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson
-from p2pfill.cli.plan_report import report
 from p2pfill.cli.plan_windows import windows
 
 app = typer.Typer(
@@ -214,6 +213,42 @@ def night(
     )  # fmt: skip
 
 
+@app.command("report", epilog=EXIT_CODES_HELP)
+def report(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    night_file: Annotated[
+        Path | None,
+        typer.Option("--night", metavar="FILE", help="The night out of `p2pfill night report --json`, and no tracker."),
+    ] = None,
+    date: Annotated[
+        str,
+        typer.Option("--date", metavar="DATE", help="On which the night began; by default the day before the plan's."),
+    ] = "",
+    history: Annotated[
+        Path | None, typer.Option("--history", metavar="DIR", help="Instead of the planner's file's.")
+    ] = None,
+    catalogue: Annotated[Path | None, typer.Option("--catalogue", metavar="FILE", help="The same.")] = None,
+    caches: Annotated[Path | None, typer.Option("--caches", metavar="FILE", help="The same.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="Also draw it: up to four PNG files in a directory.")
+    ] = None,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Report what came of a plan: bytes by tier beside the least possible, what is not there and why, the finish.
+
+    Once the day's logs are taken in, also what was watched: what of it lay where it was planned, and of what kind each
+    miss is. Nothing is changed. With a plan's file and --night no planner's file is needed.
+    """
+    from p2pfill.cli.plan_report import Tables, show_report
+
+    show_report(
+        planner, plan, night_file, date, Tables(history, catalogue, caches), plot, tracker=tracker_url,
+        as_json=as_json,
+    )  # fmt: skip
+
+
 @app.command("ingest", epilog=EXIT_CODES_HELP)
 def ingest(
     logs: Annotated[
@@ -259,4 +294,3 @@ def history_show(history: HistoryDir, as_json: AsJson = False) -> None:
 
 
 app.command("windows", epilog=EXIT_CODES_HELP)(windows)
-app.command("report", epilog=EXIT_CODES_HELP)(report)

@@ -1,7 +1,7 @@
 """`p2pfill plan report`: what came of a plan, in the night and on the day after.
 
-The plan is a file, the night is the tracker's or a file with its report, and what was watched is in the history. All of
-it is only read.
+The plan is a file, the night is the tracker's or a file with its report, and what was watched is in the history. Where
+they are `planner.toml` says, or options do. All of it is only read.
 """
 
 from __future__ import annotations
@@ -9,21 +9,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import typer
-
-from p2pfill.cli.options import AsJson
+from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_history import need_planner
 from p2pfill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from p2pfill.plan.document import Plan
+    from p2pfill.plan.document import Plan, PlanHead
     from p2pfill.plan.report.day import Day
     from p2pfill.plan.report.night import Ordered
     from p2pfill.tracker.night_report import NightReport, NightSummary
 
+HERE: Final = Path("planner.toml")
+"""Read where there is one."""
+
 NIGHT_BYTES_MAX: Final = 1 << 30
 """Of a report of a night as JSON: that of a hundred thousand titles in caches has a tenth."""
+
+
+class Tables(NamedTuple):
+    """Where what was watched is kept, and the tables of that day; None: not said."""
+
+    history: Path | None = None
+    catalogue: Path | None = None
+    caches: Path | None = None
+
+    def completed(self, desk: Desk) -> Tables:
+        """Return it with those of a planner's file where nothing was said."""
+        config = desk.config
+        return Tables(
+            self.history or desk.at(config.history),
+            self.catalogue or desk.at(config.catalogue),
+            self.caches or desk.at(config.caches),
+        )
 
 
 @dataclass
@@ -34,76 +53,52 @@ class FoundNight:
     rates: dict[str, float] = field(default_factory=dict)
     """Cache -> at which it may take in, in bytes a second."""
     ordered: Ordered | None = None
-    titles: set[str] | None = None
+    titles: frozenset[str] | None = None
     """Names of those that the tracker has."""
 
 
-def report(
-    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, as `p2pfill plan make` has written it.")],
-    tracker: Annotated[
-        str,
-        typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="Whose night it is."),
-    ] = "",
-    night_file: Annotated[
-        Path | None,
-        typer.Option("--night", metavar="FILE", help="The night instead, out of `p2pfill night report --json`."),
-    ] = None,
-    night: Annotated[
-        str,
-        typer.Option("--date", metavar="DATE", help="On which the night began; by default the day before the plan's."),
-    ] = "",
-    history: Annotated[
-        Path | None,
-        typer.Option("--history", metavar="DIR", help="With the day that the plan is for: what was watched on it."),
-    ] = None,
-    catalogue: Annotated[
-        Path | None, typer.Option("--catalogue", metavar="FILE", help="The files that there are, as of that day.")
-    ] = None,
-    caches: Annotated[Path | None, typer.Option("--caches", metavar="FILE", help="The caches that there are.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="DIR", help="Also draw it: a few PNG files in a directory.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Report what came of a plan: bytes by tier beside the least possible, what is not there and why, the finish.
-
-    With --history, --catalogue and --caches also of the day that was planned for: what was watched, what of it lay
-    where it was planned, and of what kind each miss is. Nothing is changed.
-    """
-    show_report(plan_file, tracker, night_file, night, (history, catalogue, caches), plot, as_json=as_json)
-
-
 def show_report(
-    plan_file: Path,
-    tracker: str,
+    planner: Path,
+    name: str,
     night_file: Path | None,
     night: str,
-    tables: tuple[Path | None, Path | None, Path | None],
+    tables: Tables,
     plot: Path | None,
     *,
+    tracker: str,
     as_json: bool,
 ) -> None:
-    """Print what came of a plan. Raises `ConfigError` where something does not fit together."""
-    from p2pfill.cli.plan_history import need_planner
+    """Print what came of a plan; `name` is its file or its day, empty: the newest.
 
+    Raises `ConfigError` where something does not fit together.
+    """
     need_planner()
     if plot is not None:
         from p2pfill.cli.plan_plot import check_directory
 
         check_directory(plot)
-    history, catalogue, caches = tables
-    if any(tables) and not all(tables):
-        raise ConfigError("what was watched takes --history, --catalogue and --caches: give all three, or none")
-    from p2pfill.plan.document import read_plan
+    # Whoever names all files needs no planner's file.
+    desk = Desk(planner, tracker) if planner != HERE or planner.exists() or not Path(name).is_file() else None
+    if desk is None:
+        from p2pfill.plan.document import read_plan
 
-    plan = read_plan(plan_file)
+        plan = read_plan(Path(name))
+    else:
+        plan, _ = desk.read_plan(name)
+        tracker = desk.tracker
+        tables = tables.completed(desk)
+    if any(tables) and not all(tables):
+        raise ConfigError(
+            "what was watched takes --history, --catalogue and --caches: give all three, or a planner's file with "
+            "--planner"
+        )
     found = _night_of(plan, tracker, night_file, night)
     notes: list[str] = []
     day = None
-    if history is not None and catalogue is not None and caches is not None:
-        day = read_day(plan, history, catalogue, caches, notes)
-        for name, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
-            found.rates[name] = min(rate, found.rates.get(name, rate))
+    if tables.history is not None and tables.catalogue is not None and tables.caches is not None:
+        day = read_day(plan, tables.history, tables.catalogue, tables.caches, notes)
+        for cache, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
+            found.rates[cache] = min(rate, found.rates.get(cache, rate))
     _print(plan, found, day, notes, plot, as_json=as_json)
 
 
@@ -120,10 +115,8 @@ def _print(
     from p2pfill.plan.report.night import facts_of
     from p2pfill.plan.report.report import build_report
 
-    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered)
-    unknown = {file.title for file in plan.files if file.holders} - (found.titles or set())
-    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None,
-                        unknown if found.titles is not None else ())  # fmt: skip
+    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles)
+    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     if as_json:
         print(msgspec.json.encode(told).decode())
         for note in notes:
@@ -146,16 +139,17 @@ def _night_of(plan: Plan, tracker: str, night_file: Path | None, night: str) -> 
     if night_file is not None:
         return FoundNight(read_night(night_file, plan.head.day, names))
     if not tracker:
-        raise ConfigError("say where the night is: --tracker URL, or --night FILE out of `p2pfill night report --json`")
+        raise ConfigError("say whose night it is: --tracker URL, or --night FILE out of `p2pfill night report --json`")
     import trio
 
-    return trio.run(_ask, tracker, plan.head.day, names)
+    return trio.run(_ask, tracker, plan.head, names)
 
 
 def nights_before(day: str) -> tuple[str, ...]:
     """Return the nights that fill caches for a day, as they are named: by the date on which they begin.
 
-    Mostly that is the day before. Where nights begin at midnight (`night_from`) it is the day itself.
+    Mostly that is the day before. It is the day itself where nights begin at midnight (`night_from`), and far in the
+    east: a night in Tokyo ends in UTC on the date on which it began.
     """
     try:
         return str(date.fromisoformat(day) - timedelta(days=1)), day
@@ -186,36 +180,40 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
     return found
 
 
-async def _ask(tracker: str, day: str, names: tuple[str, ...]) -> FoundNight:
+async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNight:
     from p2pfill.plan.report.night import ordered_of
     from p2pfill.tracker.client import TrackerClient
 
     async with TrackerClient(tracker) as client:
-        name = choose_night(await client.nights(), day, names)
+        name = choose_night(await client.nights(), plan, names)
         found = await client.night(name)
         record = await client.night_record(name)
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
-    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, set(titles.values()))
+    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()))
 
 
-def choose_night(nights: list[NightSummary], day: str, names: tuple[str, ...]) -> str:
-    """Return the night of a plan. Raises `ConfigError` where the tracker has none."""
-    kept = {one.night for one in nights}
-    if found := next((name for name in names if name in kept), ""):
-        return found
-    if not kept:
+def choose_night(nights: list[NightSummary], plan: PlanHead, names: tuple[str, ...]) -> str:
+    """Return the night of a plan: the first of some that goes on until the plan's deadline, or that is not over.
+
+    Raises `ConfigError` where the tracker has none of them.
+    """
+    by_name = {one.night: one for one in nights}
+    kept = [by_name[name] for name in names if name in by_name]
+    if kept:
+        return next((one.night for one in kept if one.last_at >= plan.deadline or not one.is_over), kept[-1].night)
+    if not nights:
         raise ConfigError("the tracker knows of no night yet: no cache has reported to it")
-    first, last = min(kept), max(kept)
+    first, last = min(by_name), max(by_name)
     if names[0] > last:
         raise ConfigError(
-            f"the plan is for {day}, and its night, that of {names[0]}, has not begun: the last is that of {last}; is "
-            "it another plan that you mean?"
+            f"the plan is for {plan.day}, and its night, that of {names[0]}, has not begun: the last is that of "
+            f"{last}; name another plan, by its day"
         )
     raise ConfigError(
-        f"the tracker has no night of {names[0]}, in which the plan for {day} was filled: it has {len(kept)}, of "
-        f"{first} to {last}. Where you have kept its report, name it: --night FILE"
+        f"the tracker has no night of {names[0]}, in which the plan for {plan.day} was filled: it has {len(nights)}, "
+        f"of {first} to {last}. Where you have kept its report, name it: --night FILE"
     )
 
 

@@ -52,7 +52,7 @@ NEXT_STEPS: Final[dict[Why, str]] = {
     "rate": "raise the budget or the rate, or plan less: `p2pfill plan check`",
     "route": "`p2pfill explain` says of a fill where its sources are, `p2pfill policy` what is forbidden",
     "health": "`p2pfill status` and `p2pfill night report` say more of these caches",
-    "order": "`p2pfill plan apply` makes the orders",
+    "order": "`p2pfill plan apply` makes the orders, of titles that the tracker has",
 }
 
 
@@ -63,7 +63,7 @@ def report_view(report: PlanReport, width: int, notes: Sequence[str] = ()) -> Re
     for note in (*notes, *_notes(report)):
         parts.append(Text(printable(note), style="yellow"))
     if night.planned_bytes or night.came.total:
-        parts += [_head("Where it came from"), _tiers_table(night, width), Text(_beside_the_least(night))]
+        parts += [_head("Where it came from"), _tiers_table(night, width), Text(_beside_the_least(night), style="dim")]
     parts += [_head("Finish"), Padding(Text(_finish(night)), (0, 0, 0, 2))]
     if night.not_there:
         parts.append(_head("What is not there, and why"))

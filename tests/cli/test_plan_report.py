@@ -21,6 +21,7 @@ from p2pfill.cli import main
 from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.plan_report import choose_night
 from p2pfill.cli.plan_report_view import report_view
+from p2pfill.errors import ConfigError
 from p2pfill.model.limits import GIB
 from p2pfill.model.night import Span
 from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, read_plan, write_plan
@@ -178,14 +179,14 @@ def test_of_the_day_after(world: World) -> None:
         assert line in said, line
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_no_line_is_wider_than_the_terminal(world: World, width: int) -> None:
+def test_no_line_is_wider_than_the_terminal(world: World) -> None:
     world.ingest()
     told = msgspec.json.decode(world.run(*world.night, *world.tables, "--json")[0], type=PlanReport)
-    console = Console(file=io.StringIO(), width=width)
-    console.print(report_view(told, width, ["a note"]))
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, text.splitlines())) <= width
+    for width in (80, 120, 200):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(report_view(told, width, ["a note"]))
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
@@ -222,11 +223,11 @@ def test_another_catalogue_is_noticed(world: World) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "say where the night is: --tracker URL, or --night FILE"),
+        ([], "say whose night it is: --tracker URL, or --night FILE"),
         (["--night", "{dir}/none.json"], "make it with: p2pfill night report 2026-11-26 --json > none.json"),
         (["--night", "{dir}/log.csv"], "is no report of a night"),
         (["--night", "{dir}/night.json", "--date", "2026-11-20"], "is of the night of 2026-11-26"),
-        (["--night", "{dir}/night.json", "--caches", "{dir}/caches.csv"], "give all three, or none"),
+        (["--night", "{dir}/night.json", "--caches", "{dir}/caches.csv"], "give all three, or a planner's file"),
         (["--night", "{dir}/night.json", "--history", "{dir}", "--catalogue", "{dir}/catalogue.csv", "--caches",
           "{dir}/caches.csv"], "there is no history in"),
     ],
@@ -266,7 +267,7 @@ def test_the_tracker_says_what_was_ordered_and_which_titles_it_has(world: World,
     assert "1 of 3 copies that were to come are there" in said
     assert "The tracker does not have 1 title of the plan (news)" in said
     assert "The night knows nothing of 1 cache of the plan (b1)" in said
-    assert "news in a1: no order of the planner is about it" in said
+    assert "news in a1: the tracker does not have its title" in said
     assert "which is not over" in said
     write_plan(world.directory / "tonight.plan", made_plan("2020-01-01"))
     _, err = world.run("--tracker", fleet.url, code=ExitCode.USAGE)
@@ -274,16 +275,46 @@ def test_the_tracker_says_what_was_ordered_and_which_titles_it_has(world: World,
     assert "--night FILE" in err
 
 
-def test_a_night_is_the_one_before_the_day_or_that_of_the_day() -> None:
-    def nights(*names: str) -> list[NightSummary]:
-        return [NightSummary(name, 0.0, 0.0, True, 1, 1, 0, 0, 0) for name in names]
+def test_a_night_is_the_first_that_lasts_until_the_deadline() -> None:
+    due = made_plan().head.deadline
 
-    names = (NIGHT, DAY)
-    assert choose_night(nights(DAY, NIGHT), DAY, names) == NIGHT
-    assert choose_night(nights(DAY), DAY, names) == DAY
-    for kept, says in ((nights(), "knows of no night yet"), (nights("2026-11-01"), "has not begun")):
-        with pytest.raises(Exception, match=says):
-            choose_night(kept, DAY, names)
+    def nights(**last: float) -> list[NightSummary]:
+        """Nights by their days, with when they were last heard of; those above 0 hours after the deadline are over."""
+        return [
+            NightSummary(f"2026-11-{name[1:]}", 0.0, due + hours * 3600, hours > 0, 1, 1, 0, 0, 0)
+            for name, hours in last.items()
+        ]
+
+    head, names = made_plan().head, (NIGHT, DAY)
+    assert choose_night(nights(d27=18, d26=6), head, names) == NIGHT
+    assert choose_night(nights(d26=-1), head, names) == NIGHT, "it is going on"
+    early = [msgspec.structs.replace(one, is_over=True) for one in nights(d26=-9)]
+    assert choose_night([*nights(d27=6), *early], head, names) == DAY, "a night in Tokyo"
+    assert choose_night(early, head, names) == NIGHT
+    for kept, says in (
+        ([], "knows of no night yet"),
+        (nights(d01=1), "has not begun"),
+        (nights(d29=1), "--night FILE"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            choose_night(kept, head, names)
+
+
+def test_a_planners_file_says_where_all_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ingest()
+    monkeypatch.chdir(world.directory)
+    assert main(["plan", "report", *world.night]) == ExitCode.USAGE
+    assert "there is no 'planner.toml'" in world.capsys.readouterr().err
+    Path("planner.toml").write_text('catalogue = "catalogue.csv"\ncaches = "caches.csv"\n')
+    assert main(["plan", "report", *world.night]) == ExitCode.USAGE
+    assert "no plan is kept" in world.capsys.readouterr().err
+    Path("plans").mkdir()
+    Path("tonight.plan").rename(f"plans/{DAY}.plan")
+    for name in ([], [DAY], [f"plans/{DAY}.plan"]):
+        assert main(["plan", "report", *name, *world.night, "--json"]) == ExitCode.OK
+        assert json.loads(world.capsys.readouterr().out)["viewing"]["demand_bytes"] == 22 * GIB
+    assert main(["plan", "report"]) == ExitCode.USAGE
+    assert "--tracker URL, or --night FILE" in world.capsys.readouterr().err
 
 
 def test_a_plan_has_what_the_report_needs(world: World) -> None:

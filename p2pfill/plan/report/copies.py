@@ -66,6 +66,8 @@ def _lack(
     if facts is None:
         if not comes or _is_ordered(file, cache, night):
             return None, ""  # it was live before the night
+        if night.at_tracker is not None and file.title not in night.at_tracker:
+            return "order", "the tracker does not have its title"
         return "order", "no order of the planner is about it" if night.ordered is not None else NO_WORD
     if not comes and facts.is_shown:
         return None, ""

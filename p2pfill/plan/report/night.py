@@ -121,10 +121,17 @@ class NightFacts(msgspec.Struct):
     """All that came, also of other titles."""
     ordered: Ordered | None = None
     """None: not known."""
+    at_tracker: frozenset[str] | None = None
+    """Names of the titles that the tracker has; None: not known."""
 
 
 def facts_of(
-    report: NightReport, say: Say, *, rates: Mapping[str, float] | None = None, ordered: Ordered | None = None
+    report: NightReport,
+    say: Say,
+    *,
+    rates: Mapping[str, float] | None = None,
+    ordered: Ordered | None = None,
+    at_tracker: frozenset[str] | None = None,
 ) -> NightFacts:
     """Return what a night gave. `rates` are those at which caches may take in, in bytes a second, where known.
 
@@ -155,7 +162,7 @@ def facts_of(
     for name, night in nights.items():
         if not night.heard_at and not caches[name].down:
             caches[name].down = "the cache was not heard in this night"
-    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered)
+    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker)
 
 
 def ordered_of(fills: Iterable[FillRecord], names: Mapping[str, str]) -> Ordered:

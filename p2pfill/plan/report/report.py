@@ -6,7 +6,7 @@ watched on its day (`day`). Where that is not known yet the report is of the nig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -86,18 +86,18 @@ class PlanReport(msgspec.Struct):
     """Of the plan, that the tracker does not have."""
 
 
-def build_report(
-    plan: Plan, night: NightFacts, day: Day | None = None, unknown_titles: Iterable[str] = ()
-) -> PlanReport:
+def build_report(plan: Plan, night: NightFacts, day: Day | None = None) -> PlanReport:
     """Return what came of a plan."""
     copies = list(copies_of(plan, night))
     places = dict(night.caches)
     for name, facts in places_of(day.caches).items() if day is not None else ():
         places.setdefault(name, facts)
+    titles = {file.title for file in plan.files if file.holders}
+    unknown = [] if night.at_tracker is None else sorted(titles - night.at_tracker)
     return PlanReport(
         plan.head.day, plan.head.made_at, _night_part(plan, night, copies, places),
         None if day is None else day_report(plan, night, copies, day),
-        0 if day is None else day.unknown_bytes, sorted(unknown_titles),
+        0 if day is None else day.unknown_bytes, unknown,
     )  # fmt: skip
 
 
