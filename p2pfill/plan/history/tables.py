@@ -33,6 +33,15 @@ them in one sum."""
 EARLIEST_S: Final = 946_684_800
 """2000-01-01. Before it nobody streamed video; clocks that were never set and numbers that are no times lie there."""
 
+NUMBER: Final = r"^ *[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)? *\z"
+_MINUTE: Final = "[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}[ T](?:[01]?[0-9]|2[0-3]):[0-5][0-9]"
+_ZONE: Final = "(?:Z| UTC|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
+MOMENT: Final = rf"^ *(?:[0-9]{{4}}-[0-9]{{1,2}}-[0-9]{{1,2}}|{_MINUTE}(?::[0-5][0-9](?:[.][0-9]+)?{_ZONE}?)? *)\z"
+MOMENT_BRIEF: Final = rf"^ *({_MINUTE})({_ZONE}) *\z"
+"""What text must look like before it is cast, since what else a cast takes is up to who computes: to DuckDB `1_000` is a
+number, to Spark `5d` is, and `12:00` a moment of today. The brief moment lacks the seconds, which Spark wants before a
+zone."""
+
 CAUSE_ROWS_MAX: Final = 10_000
 """First rows of each kind of fault among which different values are looked for."""
 
@@ -136,7 +145,10 @@ def _is_empty(column: Column) -> Column:
 
 def _number(column: Column) -> Column:
     """Return what a column says as a float; null where that is no number, or none that can be."""
-    number = column.try_cast("float64") if column.type().is_string() else column.cast("float64")
+    if column.type().is_string():
+        number = load_ibis().ifelse(column.re_search(NUMBER), column.try_cast("float64"), None)
+    else:
+        number = column.cast("float64")
     # A comparison with NaN, which is above all numbers to both who compute, is false too.
     return load_ibis().ifelse((number > -1e18) & (number < 1e18), number, None)
 
@@ -150,7 +162,15 @@ def _seconds(column: Column) -> Column:
     if not kind.is_string():
         return number
     # With a time zone: cast to a time without one, DuckDB overlooks the offset in 2026-11-29T22:00:00+02:00.
-    return number.coalesce(_since_1970(column.try_cast("timestamp('UTC')")))
+    brief = column.re_extract(MOMENT_BRIEF, 1) + ":00" + column.re_extract(MOMENT_BRIEF, 2)
+    moment = load_ibis().cases(
+        (column.re_search(MOMENT), column.try_cast(_MOMENT)),
+        (column.re_search(MOMENT_BRIEF), brief.try_cast(_MOMENT)),
+    )
+    return number.coalesce(_since_1970(moment))
+
+
+_MOMENT: Final = "timestamp('UTC')"
 
 
 def _since_1970(moment: Column) -> Column:
