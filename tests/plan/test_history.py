@@ -543,7 +543,7 @@ def test_the_expressions_compile_for_spark(monkeypatch: pytest.MonkeyPatch) -> N
     )
     coded = history_tables.code_rows(ibis.table({"row": "int64"} | text, name="log"), names, NOW_S)
     for table in (
-        coded, history_tables.views_of(coded, names), history_tables.load_of(coded, names),
+        coded, history_tables.views_of(coded), history_tables.load_of(coded, names),
         history_tables.masks_of(coded), history_tables.causes_of(coded, ROW_KINDS[0]),
     ):  # fmt: skip
         said = compilers.PySparkCompiler().to_sqlglot(table).sql("spark")
@@ -577,7 +577,7 @@ def test_spark_computes_the_same(tmp_path: Path) -> None:
         names = history_tables.Names(read["files"], read["regions"], read["places"])
         coded = history_tables.code_rows(read["log"], names, NOW_S + AHEAD_S)
         results = [
-            coded, history_tables.views_of(coded, names), history_tables.load_of(coded, names),
+            coded, history_tables.views_of(coded), history_tables.load_of(coded, names),
             history_tables.masks_of(coded), *(history_tables.causes_of(coded, kind) for kind in ROW_KINDS),
         ]  # fmt: skip
         found.append([sorted(map(str, sorted_rows(table))) for table in results])
