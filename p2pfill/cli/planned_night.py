@@ -39,8 +39,8 @@ from p2pfill.sim.scenario import MBIT_BYTES, Scenario, TitleSpec
 from p2pfill.sim.world import World
 
 PAIRS: Final = 6_000
-"""Chunks times caches that are to have them, where nothing else is said: some ten seconds on one core. A quarter of them
-takes a quarter as long, and is off by up to a third where a fill is over in a few chunks' time: each hop takes one."""
+"""Chunks times caches that are to have them, where nothing else is said: some ten seconds on one core. A quarter takes
+a quarter as long, and is off by up to a third where a fill is over in a few chunks' time: each hop takes one."""
 
 CHUNKS_MIN: Final = 16
 """Of a title that stands for others: it comes from several sources, and its first chunk is little of it."""
