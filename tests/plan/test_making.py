@@ -232,6 +232,17 @@ def test_caches_hold_whole_titles_and_what_was_ordered_of_others() -> None:
     assert found == [of.get(name, set()) for name in "abcdef"]
 
 
+def test_an_old_version_of_a_title_does_not_count() -> None:
+    chosen = world(0).catalogue
+    records = [TitleRecord(name, "title-00000", 100, 10, 10, 2, added) for name, added in (("new", 2.0), ("old", 1.0))]
+    nodes = [
+        status("a", TitleReport("old", "live", have_bytes=100, title_bytes=100)),
+        status("b", TitleReport("new", "live", have_bytes=100, title_bytes=100)),
+    ]
+    found = contents(held_of(nodes, records, [], chosen, fleet([1] * 6)))
+    assert [bool(one) for one in found] == [False, True, False, False, False, False]
+
+
 # ---- the night
 
 
