@@ -98,7 +98,7 @@ def nights(draw: st.DrawFn) -> NightFacts:
         for cache in caches:
             if draw(st.booleans()):
                 titles.setdefault(title, {})[cache] = TitleFacts(
-                    draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), draw(st.floats(0, 9)),
+                    draw(st.booleans()), draw(st.booleans()), draw(st.floats(0, 9)),
                     draw(st.integers(0, 1200)), ByTier(*(draw(st.integers(0, 99)) for _ in range(4))),
                     draw(st.sampled_from(WHYS)), "so it was",
                 )  # fmt: skip
@@ -332,6 +332,9 @@ HD, SD = PlannedFile("t0/hd", "t0", 700, 1.0, ("a1",)), PlannedFile("t0/sd", "t0
         ([row("t0", "a1", state="repairing", live_at=12.0, have_bytes=990, tiers=(700, 0, 0))], None, None),
         # The cache has not begun with the order.
         ([row("t0", "a1", state="live", live_at=2.0, have_bytes=300)], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=300, tiers=(300, 0, 0))], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=649)], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=650)], None, None),
         # It had all that was ordered before, though the plan did not know.
         ([row("t0", "a1", state="live", live_at=2.0, have_bytes=999)], None, None),
         ([row("t0", "a1", have_bytes=300)], "window", "window"),
@@ -341,6 +344,25 @@ HD, SD = PlannedFile("t0/hd", "t0", 700, 1.0, ("a1",)), PlannedFile("t0/sd", "t0
 def test_which_files_of_a_title_are_there(found: list[NightRow], hd: str | None, sd: str | None) -> None:
     facts = facts_of(report_of(*found), said)
     assert [one.why for one in copies_of(Plan(HEAD, (HD, SD)), facts)] == [hd, sd]
+
+
+@pytest.mark.parametrize(
+    ("files", "why"), [(frozenset({"sd"}), "order"), (frozenset({"hd"}), "window"), (frozenset[str](), "window")]
+)
+def test_a_title_that_is_whole_without_a_file_lacks_its_order_or_time(files: frozenset[str], why: str) -> None:
+    whole = row("t0", "a1", state="live", live_at=12.0, have_bytes=300, tiers=(300, 0, 0))
+    facts = facts_of(report_of(whole), said, ordered={"t0": {"a1": files}})
+    assert [one.why for one in copies_of(Plan(HEAD, (HD, SD)), facts)] == [why, None]
+
+
+def test_when_files_were_added_to_a_live_title_is_not_known() -> None:
+    added = row("t0", "a1", state="live", live_at=2.0, have_bytes=1000, tiers=(700, 0, 0))
+    filled = row("t1", "a1", state="live", live_at=12.0, have_bytes=1000, tiers=(900, 0, 0))
+    plan = Plan(HEAD, (HD, PlannedFile("t1/hd", "t1", 900, 1.0, ("a1",))))
+    told = build_report(plan, facts_of(report_of(added, filled), said)).night
+    assert (told.there, told.finish_at, told.untimed) == (2, 12.0, 1)
+    told = build_report(Plan(HEAD, (HD,)), facts_of(report_of(added), said)).night
+    assert (told.there, told.finish_at, told.untimed) == (1, 0.0, 1)
 
 
 def test_a_cache_that_is_down_has_nothing() -> None:
