@@ -181,8 +181,9 @@ def _finish(night: NightPart) -> str:
     bound = f"; by the plan's proof it could not be before {_at(night.bound_at)}" if night.bound_at else ""
     if night.there < night.planned:
         missing = night.planned - night.there
-        by = f" by {_at(night.deadline)}" if night.deadline else ""
-        return f"{_copies(missing)} did not come{by}{bound}"
+        due = " by" if night.is_over else ", due by"
+        by = f"{due} {_at(night.deadline)}" if night.deadline else ""
+        return f"{_copies(missing)} {'did not come' if night.is_over else 'not there yet'}{by}{bound}"
     if not night.finish_at:
         return f"all is there; when, the night does not say{bound}"
     late = ""

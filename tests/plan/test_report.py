@@ -106,7 +106,8 @@ def nights(draw: st.DrawFn) -> NightFacts:
     for facts in (one for its in titles.values() for one in its.values()):
         came.add(facts.came)
     ordered = draw(st.sampled_from([None, {"t0": {"a1": frozenset[str]()}, "t1": {"c1": frozenset({"hd"})}}]))
-    return NightFacts("2026-11-30", 3.0, True, caches, titles, came, ordered)
+    live = frozenset({("t0", "a1"), ("t1", "b1")})
+    return NightFacts("2026-11-30", 3.0, True, caches, titles, came, ordered, None, live)
 
 
 @st.composite
@@ -397,9 +398,15 @@ def test_what_is_ordered_and_not_in_the_night_was_live_before() -> None:
     ordered = ordered_of(fills, {"id0": "t0", "id1": "t1", "id2": "t2"})
     assert ordered == {"t0": {"a1": {"hd", "sd"}, "a2": {"sd"}}, "t1": {"a1": frozenset()}}
     files = tuple(PlannedFile(name, name.partition("/")[0], 1, 1.0, ("a1", "a2")) for name in FILES)
-    facts = facts_of(report_of(), said, ordered=ordered)
-    there = [(one.file.file, one.cache) for one in copies_of(Plan(HEAD, files), facts) if one.why is None]
-    assert there == [("t0/hd", "a1"), ("t0/sd", "a1"), ("t0/sd", "a2"), ("t1/hd", "a1"), ("t1/sd", "a1")]
+    live = frozenset({("t0", "a1"), ("t0", "a2"), ("t2", "a1")})
+    facts = facts_of(report_of(), said, ordered=ordered, live=live, at_tracker=frozenset({"t0", "t1"}))
+    copies = {(one.file.file, one.cache): one for one in copies_of(Plan(HEAD, files), facts)}
+    assert {key for key, one in copies.items() if one.why is None} == {
+        ("t0/hd", "a1"), ("t0/sd", "a1"), ("t0/sd", "a2"),
+    }  # fmt: skip
+    assert {key for key, one in copies.items() if one.why == "health"} == {("t1/hd", "a1"), ("t1/sd", "a1")}
+    assert "not have its title" in copies["t2", "a1"].said
+    assert "no order" in copies["t0/hd", "a2"].said
 
 
 def test_the_finish_is_when_the_last_copy_was_there() -> None:

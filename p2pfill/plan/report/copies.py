@@ -20,6 +20,7 @@ SIZES_AGREE: Final = 0.99
 FILE_LACKS: Final = 0.5
 """Of its size that must be lacking for a file not to be there, where the rest of the title is."""
 NO_ORDER: Final = "no order of the planner is about it"
+UNHEARD: Final = "the cache has said nothing of it since it was ordered"
 NO_WORD: Final = "the night has no word of it"
 
 
@@ -66,8 +67,10 @@ def _lack(
     if here.down:
         return "health", here.down
     if facts is None:
-        if not comes or _is_ordered(file, cache, night):
+        if not comes:
             return None, ""  # it was live before the night
+        if _is_ordered(file, cache, night):
+            return (None, "") if (file.title, cache) in night.live else ("health", UNHEARD)
         if night.at_tracker is not None and file.title not in night.at_tracker:
             return "order", "the tracker does not have its title"
         return "order", NO_ORDER if night.ordered is not None else NO_WORD

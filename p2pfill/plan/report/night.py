@@ -12,7 +12,7 @@ A row of the night is a title in a cache; the plan has files. Which files of a t
 
 Why something is not there is one of `Why`, decided in this order:
 
-- `health`: the cache is down, or the fill failed.
+- `health`: the cache is down, or has not been heard since it was ordered, or the fill failed.
 - `order`: it was not ordered, or not any more.
 - `rate`: a budget of the night was used up, or most of the chunks waited for a budget of the fleet's policy, or the
   cache took in all that its rate allows while it was open (`RATE_SPENT`).
@@ -123,6 +123,8 @@ class NightFacts(msgspec.Struct):
     """None: not known."""
     at_tracker: frozenset[str] | None = None
     """Names of the titles that the tracker has; None: not known."""
+    live: frozenset[tuple[str, str]] = frozenset()
+    """Titles and caches where they are live now, as far as that was asked."""
 
 
 def facts_of(
@@ -132,6 +134,7 @@ def facts_of(
     rates: Mapping[str, float] | None = None,
     ordered: Ordered | None = None,
     at_tracker: frozenset[str] | None = None,
+    live: frozenset[tuple[str, str]] = frozenset(),
 ) -> NightFacts:
     """Return what a night gave. `rates` are those at which caches may take in, in bytes a second, where known.
 
@@ -162,7 +165,7 @@ def facts_of(
     for name, night in nights.items():
         if not night.heard_at and not caches[name].down:
             caches[name].down = "the cache was not heard in this night"
-    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker)
+    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker, live)
 
 
 def ordered_of(fills: Iterable[FillRecord], names: Mapping[str, str]) -> Ordered:
