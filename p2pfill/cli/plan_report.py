@@ -55,6 +55,8 @@ class FoundNight:
     ordered: Ordered | None = None
     titles: frozenset[str] | None = None
     """Names of those that the tracker has."""
+    live: frozenset[tuple[str, str]] = frozenset()
+    """Titles and caches where they are live now."""
 
 
 def show_report(
@@ -115,7 +117,9 @@ def _print(
     from p2pfill.plan.report.night import facts_of
     from p2pfill.plan.report.report import build_report
 
-    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles)
+    facts = facts_of(
+        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live
+    )
     told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     if as_json:
         print(msgspec.json.encode(told).decode())
@@ -190,8 +194,16 @@ async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNig
         record = await client.night_record(name)
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
+        live = frozenset(
+            (titles[one.title], str(node.info.id))
+            for node in await client.nodes()
+            for one in node.titles
+            if one.state == "live" and one.title in titles
+        )
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
-    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()))
+    return FoundNight(
+        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live
+    )
 
 
 def choose_night(nights: list[NightSummary], plan: PlanHead, names: tuple[str, ...]) -> str:
