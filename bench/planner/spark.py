@@ -140,7 +140,8 @@ def differences(one: Any, other: Any) -> list[str]:
         return []
     ours, theirs = ({str(row) for row in table.to_pylist()} for table in (one, other))
     found = [f"DuckDB alone: {row}" for row in sorted(ours - theirs)[:20]]
-    return [*found, *(f"Spark alone: {row}" for row in sorted(theirs - ours)[:20])] or ["rows are there in another number"]
+    found += [f"Spark alone: {row}" for row in sorted(theirs - ours)[:20]]
+    return found or ["the same rows, but not as often"]
 
 
 def compare(work: Path, form: str, rows: int, session: Any) -> Compared:
@@ -193,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(msgspec.json.encode(found).decode())
     for one in found if not options.json else ():
         said = "differ in " + ", ".join(one.differ) if one.differ else "are the same"
-        print(f"{one.form}: all results of {one.rows:,} rows {said}; DuckDB {one.duckdb_s:.1f} s, Spark {one.spark_s:.1f} s")
+        took = f"DuckDB {one.duckdb_s:.1f} s, Spark {one.spark_s:.1f} s"
+        print(f"{one.form}: all results of {one.rows:,} rows {said}; {took}")
         for name, rows in one.differ.items():
             print(f"  {name}:", *rows, sep="\n    ")
     return int(any(one.differ for one in found))
