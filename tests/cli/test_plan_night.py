@@ -312,4 +312,14 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["fits"]
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
-    assert "orders would be made" in planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert done["report"] is None, "there is no plan before"
+    said = planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert "orders would be made" in said
+    assert "what came of" in said, "the tracker has no night that lasted until that plan's deadline"
+    fleet.beat("01")
+    origin = str(planner.home / "trees" / "{title}")
+    again = planner.json("apply", "2026-01-09", "--at", "2026-01-08T20:00", "--origin", origin, "--yes")
+    assert again["ordered"] > 0
+    assert {one.partition("/trees/")[0] for fill in fills_of(fleet.url) for one in fill.request.origins} >= {
+        f"file://{planner.home}"
+    }
