@@ -17,7 +17,7 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import parse_deadline, show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_desk import Desk, day_of
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
@@ -67,7 +67,14 @@ def apply_plan(
     if not desk.tracker:
         raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
     start = at_utc(at) if at else time.time()
-    due = parse_deadline(deadline, start) if deadline else desk.night(start)[1].deadline
+    if day_of(start) > plan.head.day:
+        raise ConfigError(
+            f"{path} is for {plan.head.day}, which is over, and would undo what was planned since: make a plan for "
+            "tonight, or name with --at the night in which this one was to be applied"
+        )
+    # What the plan was proved by, so that the report of the night finds it by the same.
+    proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
+    due = parse_deadline(deadline, start) if deadline else proved
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())

@@ -253,7 +253,7 @@ def fills_of(url: str) -> list[Any]:
 def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: Any, make: Callable[..., Any]) -> None:
     planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
     planner.json("make", "--at", AT)
-    planner("apply", code=2)
+    planner("apply", "--at", AT, code=2)
     assert "the tracker knows no title of the plan" in planner.err
     ids = publish_all(fleet.url, planner.home)
     dry = planner.json("apply", "--at", AT)
@@ -292,6 +292,19 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert sum(1 for one in fills_of(fleet.url) if not one.call_id) == 1
 
 
+def test_a_plan_is_due_when_its_proof_says_and_a_day_that_is_over_is_not_ordered(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    due = planner.json("make", "--at", AT)["deadline"]
+    for late in (AT, "2026-01-08T04:30"):
+        assert planner.json("apply", "--at", late, "--tracker", fleet.url)["deadline"] == due
+    after = planner.json("apply", "--at", "2026-01-08T12:00", "--tracker", fleet.url)["deadline"]
+    assert after == due + 86_400, "of the night after, where its own is over"
+    for at in ((), ("--at", "2026-01-09T00:00")):
+        planner("apply", *at, "--tracker", fleet.url, "--yes", code=2)
+        assert "is for 2026-01-08, which is over" in planner.err
+    assert fills_of(fleet.url) == []
+
+
 def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any) -> None:
     publish_all(fleet.url, planner.home)
     planner.json("make", "--at", AT)
@@ -299,7 +312,7 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     more = f'[placement]\nrewritten_share = 1\n[[exclude]]\ntitle = "{most["title"]}"\n'
     (planner.home / "planner.toml").write_text(PLANNER + more)
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
-    planner("apply", "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
+    planner("apply", "--at", AT, "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
     assert "the plan writes more than 0% of" in planner.err
 
 
