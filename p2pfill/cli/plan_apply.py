@@ -254,8 +254,13 @@ def run_night(
 def _logs(desk: Desk) -> list[Path]:
     """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
     found: set[Path] = set()
-    for pattern in desk.config.logs:
-        found |= {Path(one) for one in glob.glob(str(desk.at(pattern)), recursive=True)}
+    for name in desk.config.logs:
+        if desk.at(name).is_file():  # whatever signs of patterns are in its name
+            found.add(desk.at(name))
+            continue
+        # Patterns are what the file says, and not the directory that it lies in.
+        pattern = str(Path(name).expanduser())
+        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
     if desk.config.logs and not found:
         raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
     return sorted(found)

@@ -190,6 +190,18 @@ def test_what_is_missing_is_said_with_the_next_step(planner: Planner) -> None:
     assert "docs/planner.md" in planner.err
 
 
+def test_a_path_may_have_the_signs_of_patterns_in_it(planner: Planner) -> None:
+    home, history = planner.home.rename(planner.home.parent / "eu [1]"), planner.home.parent / "history"
+    (home / "history").rename(history)
+    (home / "logs" / "20457.csv").rename(home / "logs" / "[day] 4.csv")
+    planner.home = home
+    for logs in ('["logs/2*.csv"]', '["logs/[day] 4.csv", "logs/2*.csv"]', f'["{home}/logs/[day] 4.csv"]'):
+        text = PLANNER.replace('["logs/*.csv"]', logs)
+        (home / "planner.toml").write_text(f'history = "{history}"\n{text}')
+        again = planner.json("night", "--at", AT, "--no-simulate")["ingest"]["again"]
+        assert again == logs.count("2*.csv") * 6 + logs.count("[day]"), logs
+
+
 def test_a_history_that_ended_days_ago_is_told_of(planner: Planner) -> None:
     assert planner.json("make", "--at", AT)["notes"] == []
     notes = planner.json("make", "--at", "2026-01-12T00:00")["notes"]
