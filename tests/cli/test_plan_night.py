@@ -208,6 +208,21 @@ def test_a_history_that_ended_days_ago_is_told_of(planner: Planner) -> None:
     assert notes == ["what was watched is known up to 2026-01-07, 5 days before 2026-01-12: take newer logs in"]
 
 
+def test_days_that_the_logs_lack_are_told_of(planner: Planner) -> None:
+    home = planner.home
+    shutil.rmtree(home / "history")
+    logs = sorted((home / "logs").iterdir())
+    logs.pop(4).unlink()
+    header, *rows = logs[-1].read_text().splitlines(keepends=True)
+    logs[-1].write_text(header + "".join(row for row in rows if row.startswith(("2026-01-07T19", "2026-01-07T20"))))
+    notes = planner.json("night", "--at", AT, "--no-simulate")["notes"]
+    assert notes[0] == "nothing is known of 2026-01-05: take the logs in, if there are any"
+    assert notes[1].startswith("of 2026-01-07 the logs have 2 hours, of the days before it mostly 2")
+    assert len(notes) == 2
+    for early in ("2026-01-05T00:00", "2026-01-06T00:00"):
+        assert not planner.json("make", "--at", early)["notes"], "what comes later is not missed"
+
+
 def test_plans_beyond_those_that_are_kept_go(planner: Planner) -> None:
     planner.configure("keep = 2\n")
     (planner.home / "plans").mkdir()
