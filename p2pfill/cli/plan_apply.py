@@ -67,7 +67,14 @@ def apply_plan(
     if not desk.tracker:
         raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
     start = at_utc(at) if at else time.time()
-    due = parse_deadline(deadline, start) if deadline else desk.night(start)[1].deadline
+    if day_of(start) > plan.head.day:
+        raise ConfigError(
+            f"{path} is for {plan.head.day}, which is over, and would undo what was planned since: make a plan for "
+            "tonight, or name with --at the night in which this one was to be applied"
+        )
+    # What the plan was proved by, so that the report of the night finds it by the same.
+    proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
+    due = parse_deadline(deadline, start) if deadline else proved
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
@@ -279,8 +286,13 @@ def _base(origin: str) -> str:
 def _logs(desk: Desk) -> list[Path]:
     """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
     found: set[Path] = set()
-    for pattern in desk.config.logs:
-        found |= {Path(one) for one in glob.glob(str(desk.at(pattern)), recursive=True)}
+    for name in desk.config.logs:
+        if desk.at(name).is_file():  # whatever signs of patterns are in its name
+            found.add(desk.at(name))
+            continue
+        # Patterns are what the file says, and not the directory that it lies in.
+        pattern = str(Path(name).expanduser())
+        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
     if desk.config.logs and not found:
         raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
     return sorted(found)

@@ -53,7 +53,7 @@ def held_of(
             elif report.state in SERVED:
                 for selector, patterns in orders[report.title]:
                     if selector.matches(node.info):
-                        found[number].update(place for path, place in its.items() if _is_meant(path, patterns))
+                        found[number].update(place for path, place in its.items() if is_meant(path, patterns))
     return placement_of([sorted(one) for one in found])
 
 
@@ -87,7 +87,7 @@ def _files_by_title(catalogue: Catalogue) -> dict[str, dict[str, int]]:
     return found
 
 
-def _is_meant(path: str, patterns: Sequence[str]) -> bool:
+def is_meant(path: str, patterns: Sequence[str]) -> bool:
     """Whether an order means a file, as `model.selection.select` has it; no patterns mean all."""
     return not patterns or any(
         path == one or (one.endswith("/") and path.startswith(one)) or fnmatchcase(path, one) for one in patterns

@@ -7,13 +7,16 @@ needed. What a file is worth decides how urgent its order is, and all that is to
 
 from __future__ import annotations
 
+import glob
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Final
 
 import msgspec
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.selection import PATTERNS_MAX, WILDCARDS_MAX
 from p2pfill.model.selector import SELECTOR_CHARS_MAX
 from p2pfill.plan.document import Plan, PlannedFile, by_cache
 from p2pfill.plan.holding import newest_of
@@ -113,16 +116,31 @@ def _requests(
         group = set(caches)
         coming = [one for one in files if group & set(one.comes)]
         priority = max((one.priority for one in coming), default=1)
-        for number, selector in enumerate(_selectors(caches)):
+        for number, (selector, patterns) in enumerate(product(_selectors(caches), _patterns(paths))):
             yield FillRequest(
                 title.title,
                 selector,
                 [origin.replace("{title}", title.name) for origin in origins],
                 priority=priority,
                 deadline=deadline if coming else None,
-                files=paths,
+                files=patterns,
                 call_id=f"{CALL}{day}:{number}",
             )
+
+
+def _patterns(paths: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    """Yield patterns that mean just these files, as many as an order may have; none: all of the title.
+
+    What has a sign of patterns in its name is a pattern of its own, which would mean others besides if it were not
+    escaped, and of such an order may have few.
+    """
+    wild = {path: glob.escape(path) for path in paths}
+    plain = [path for path in paths if wild[path] == path]
+    escaped = [pattern for path, pattern in wild.items() if pattern != path]
+    room = PATTERNS_MAX - WILDCARDS_MAX
+    for number in range(max(1, -(-len(plain) // room), -(-len(escaped) // WILDCARDS_MAX))):
+        some = plain[number * room : (number + 1) * room]
+        yield tuple(sorted(some + escaped[number * WILDCARDS_MAX : (number + 1) * WILDCARDS_MAX]))
 
 
 def _selectors(caches: Sequence[str]) -> Iterable[str]:

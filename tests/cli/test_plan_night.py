@@ -190,10 +190,37 @@ def test_what_is_missing_is_said_with_the_next_step(planner: Planner) -> None:
     assert "docs/planner.md" in planner.err
 
 
+def test_a_path_may_have_the_signs_of_patterns_in_it(planner: Planner) -> None:
+    home, history = planner.home.rename(planner.home.parent / "eu [1]"), planner.home.parent / "history"
+    (home / "history").rename(history)
+    (home / "logs" / "20457.csv").rename(home / "logs" / "[day] 4.csv")
+    planner.home = home
+    for logs in ('["logs/2*.csv"]', '["logs/[day] 4.csv", "logs/2*.csv"]', f'["{home}/logs/[day] 4.csv"]'):
+        text = PLANNER.replace('["logs/*.csv"]', logs)
+        (home / "planner.toml").write_text(f'history = "{history}"\n{text}')
+        again = planner.json("night", "--at", AT, "--no-simulate")["ingest"]["again"]
+        assert again == logs.count("2*.csv") * 6 + logs.count("[day]"), logs
+
+
 def test_a_history_that_ended_days_ago_is_told_of(planner: Planner) -> None:
     assert planner.json("make", "--at", AT)["notes"] == []
     notes = planner.json("make", "--at", "2026-01-12T00:00")["notes"]
     assert notes == ["what was watched is known up to 2026-01-07, 5 days before 2026-01-12: take newer logs in"]
+
+
+def test_days_that_the_logs_lack_are_told_of(planner: Planner) -> None:
+    home = planner.home
+    shutil.rmtree(home / "history")
+    logs = sorted((home / "logs").iterdir())
+    logs.pop(4).unlink()
+    header, *rows = logs[-1].read_text().splitlines(keepends=True)
+    logs[-1].write_text(header + "".join(row for row in rows if row.startswith(("2026-01-07T19", "2026-01-07T20"))))
+    notes = planner.json("night", "--at", AT, "--no-simulate")["notes"]
+    assert notes[0] == "nothing is known of 2026-01-05: take the logs in, if there are any"
+    assert notes[1].startswith("of 2026-01-07 the logs have 2 hours, of the days before it mostly 2")
+    assert len(notes) == 2
+    for early in ("2026-01-05T00:00", "2026-01-06T00:00"):
+        assert not planner.json("make", "--at", early)["notes"], "what comes later is not missed"
 
 
 def test_plans_beyond_those_that_are_kept_go(planner: Planner) -> None:
@@ -253,7 +280,7 @@ def fills_of(url: str) -> list[Any]:
 def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: Any, make: Callable[..., Any]) -> None:
     planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
     planner.json("make", "--at", AT)
-    planner("apply", code=2)
+    planner("apply", "--at", AT, code=2)
     assert "the tracker knows no title of the plan" in planner.err
     ids = publish_all(fleet.url, planner.home)
     dry = planner.json("apply", "--at", AT)
@@ -292,6 +319,19 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert sum(1 for one in fills_of(fleet.url) if not one.call_id) == 1
 
 
+def test_a_plan_is_due_when_its_proof_says_and_a_day_that_is_over_is_not_ordered(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    due = planner.json("make", "--at", AT)["deadline"]
+    for late in (AT, "2026-01-08T04:30"):
+        assert planner.json("apply", "--at", late, "--tracker", fleet.url)["deadline"] == due
+    after = planner.json("apply", "--at", "2026-01-08T12:00", "--tracker", fleet.url)["deadline"]
+    assert after == due + 86_400, "of the night after, where its own is over"
+    for at in ((), ("--at", "2026-01-09T00:00")):
+        planner("apply", *at, "--tracker", fleet.url, "--yes", code=2)
+        assert "is for 2026-01-08, which is over" in planner.err
+    assert fills_of(fleet.url) == []
+
+
 def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any) -> None:
     publish_all(fleet.url, planner.home)
     planner.json("make", "--at", AT)
@@ -299,7 +339,7 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     more = f'[placement]\nrewritten_share = 1\n[[exclude]]\ntitle = "{most["title"]}"\n'
     (planner.home / "planner.toml").write_text(PLANNER + more)
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
-    planner("apply", "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
+    planner("apply", "--at", AT, "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
     assert "the plan writes more than 0% of" in planner.err
 
 

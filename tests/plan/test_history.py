@@ -314,6 +314,8 @@ def test_the_oldest_days_and_logs_are_forgotten(
     found = history.summary()
     assert list(found.days) == ["2026-11-26", "2026-11-28"]
     assert (found.gaps, found.logs, found.forgotten_days) == (["2026-11-27"], 1, 1)
+    assert history.views(CATALOGUE, CACHES.regions).unknown == (DAY - 2,)
+    assert history.views(CATALOGUE, CACHES.regions, last_day=DAY).unknown == (DAY - 2, DAY)
     result = take(history, write(tmp_path / "late.csv", "2026-11-20,eu,a1,Film,film.mp4,1"))
     assert (result.days, result.too_old) == ([], 1)
     assert history.summary().days == found.days

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -267,6 +268,40 @@ def test_windows_come_of_the_policy_or_of_the_caches_own_clocks() -> None:
     table = "{timezone}"
     with pytest.raises(ConfigError, match="windows"):
         network_of(caches, start, windows=table)
+
+
+NIGHT = "Europe/Berlin 22:00,max 06:00,off"
+
+
+@pytest.mark.parametrize(
+    ("start", "table", "ends"),
+    [
+        ("2027-03-26T21:30+01:00", NIGHT, "2027-03-27T06:00+01:00"),
+        # The clock is put forward: the window after opens 23.5 hours later, and is not of this night.
+        ("2027-03-27T21:30+01:00", NIGHT, "2027-03-28T06:00+02:00"),
+        ("2027-10-30T21:30+02:00", NIGHT, "2027-10-31T06:00+01:00"),
+        # Late, or once more after a crash: the night that is under way.
+        ("2026-11-30T22:00+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-11-30T22:30+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-12-01T01:00+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-12-01T01:00+01:00", "Europe/Berlin 22:00,1M 00:30,max 06:00,off", "2026-12-01T06:00+01:00"),
+        # Of which so little is left that the next one is meant.
+        ("2026-12-01T04:00+01:00", NIGHT, "2026-12-02T06:00+01:00"),
+        ("2026-12-01T21:30+00:00", "UTC 21:15,max 21:20,off", "2026-12-02T21:20+00:00"),
+    ],
+)
+def test_a_night_has_one_turn_of_each_window(start: str, table: str, ends: str) -> None:
+    begin, end = (datetime.fromisoformat(text).timestamp() for text in (start, ends))
+    _, night = network_of(fleet([1] * 6), begin, windows=table)
+    assert (night.deadline - begin) / 3600 == (end - begin) / 3600
+
+
+def test_a_night_around_the_world_lasts_till_the_last_of_its_windows() -> None:
+    zones = ("UTC", "Asia/Tokyo", "America/Los_Angeles")
+    start = at_utc("2026-11-30T20:30")
+    network, night = network_of(fleet([1] * 6, zones * 2), start, windows="02:00,max 06:00,off")
+    assert (night.deadline - start) / 3600 == 24.5, "half an hour of a window in Tokyo is no night"
+    assert [len([one for one in spans if one.end <= night.deadline]) for spans in network.spans[:3]] == [1, 2, 1]
 
 
 def test_nothing_held_is_empty() -> None:

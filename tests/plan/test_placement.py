@@ -356,26 +356,33 @@ def test_tables_that_do_not_fit_one_another_are_refused() -> None:
             PlacementSettings(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("damage", [b"", b"x", None])
-def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+def runs_compiled(home: Path, before_call: str = "") -> list[str]:
+    """Run a compiled function in a process of its own; return its answer, and where its machine code is kept."""
     program = (
         "from pathlib import Path\n"
+        "import resource\n"
         "from p2pfill.plan.placement.compiled import _cache_directory, compiled\n"
         "import sys\n"
         "sys.path.insert(0, str(Path.home()))\n"
         "import twice\n"
-        "print(compiled(twice.twice)(21))\n"
+        "made = compiled(twice.twice)\n"
+        f"{before_call}\n"
+        "print(made(21))\n"
         "print(_cache_directory())\n"
     )
-    (tmp_path / "twice.py").write_text("def twice(value):\n    return value * 2\n")
+    (home / "twice.py").write_text("def twice(value):\n    return value * 2\n")
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
+
+@pytest.mark.parametrize("damage", [b"", b"x", None])
+def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
     def run() -> list[str]:
-        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split()
+        return runs_compiled(tmp_path)
 
     answer, directory = run()
     assert answer == "42"
@@ -389,6 +396,20 @@ def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: by
     assert run() == ["42", directory]
     assert sorted(Path(directory).rglob("*.nb?")) == files
     assert compiled.is_whole(Path(directory))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))",
+        "where = Path(_cache_directory()); __import__('shutil').rmtree(where); where.touch()",
+    ],
+    ids=["full", "gone"],
+)
+def test_a_disk_that_refuses_machine_code_costs_only_the_time(tmp_path: Path, refusal: str) -> None:
+    answer, directory = runs_compiled(tmp_path, refusal)
+    assert answer == "42"
+    assert not list(Path(directory).rglob("*.nb?")), "nothing was kept"
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
