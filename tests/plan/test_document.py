@@ -15,7 +15,10 @@ from p2pfill.plan.document import Plan, PlanHead, PlannedFile, by_cache, compare
 from p2pfill.plan.orders import CALL, check_rewriting, orders_of
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
-HEAD = PlanHead(1, "2026-12-01", 1.0, ("2026-11-01", "2026-11-30"), 3, 4, 10.0, 9.0, 9.5, 5, 4, 0.9)
+HEAD = PlanHead(
+    1, "2026-12-01", 1.0, ("2026-11-01", "2026-11-30"), 3, 4, 10.0, 9.0, 9.5, 5, 4, 0.9,
+    dict.fromkeys(("a1", "a2", "b1", "b2"), 100),
+)  # fmt: skip
 TITLES = [TitleRecord(f"{number:064x}", f"t{number}", 10, 1, 10, 2, float(number)) for number in range(4)]
 ORIGINS = ["https://cloud.example/{title}/"]
 
