@@ -27,7 +27,7 @@ from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.selection import PATTERNS_MAX, WILDCARDS_MAX
 from p2pfill.model.selector import SELECTOR_CHARS_MAX
 from p2pfill.origin.urls import check_origin, is_bucket, is_http
-from p2pfill.plan.document import Plan, PlannedFile, by_cache
+from p2pfill.plan.document import Plan, PlannedFile
 from p2pfill.plan.holding import newest_of
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
@@ -38,9 +38,6 @@ _CALL_ID: Final = re.compile(rf"{CALL}\d{{4}}-\d\d-\d\d:\d+")
 _NAMED: Final = re.compile(r"id=[A-Za-z0-9._-]+(,id=[A-Za-z0-9._-]+)*")
 _WILD: Final = re.compile(r"[*?[]")
 _BRACKETED: Final = re.compile(r"\[([*?[])\1*\]")
-
-REWRITE_MAX: Final = 0.10
-"""Of a cache's capacity that may come in a night unless told otherwise: a plan that is wrong then costs a tenth."""
 
 
 class Orders(msgspec.Struct):
@@ -157,25 +154,6 @@ def pattern_of(path: str, paths: Collection[str]) -> str:
         signs += 1
         pattern = _WILD.sub("[" + r"\g<0>" * signs + "]", path)
     return pattern
-
-
-def check_rewriting(plan: Plan, share: float = REWRITE_MAX) -> None:
-    """Look whether a plan writes too much of caches that hold something. Raises `ConfigError`, with the worst."""
-    worst, most = "", 0.0
-    count = 0
-    for name, (comes, stays, goes) in by_cache(plan.files).items():
-        capacity = plan.head.capacities.get(name, 0)
-        if stays + goes == 0 or not capacity:
-            continue  # there is nothing to lose
-        part = comes / capacity
-        count += part > share
-        if part > most:
-            worst, most = name, part
-    if count:
-        raise ConfigError(
-            f"the plan writes more than {share:.0%} of {count} caches tonight, up to {most:.0%} of {worst}: make it "
-            "with a smaller --rewrite-max, or allow it here with a larger one"
-        )
 
 
 def path_of(pattern: str) -> str:

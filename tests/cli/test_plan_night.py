@@ -300,7 +300,7 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     (planner.home / "planner.toml").write_text(PLANNER + more)
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
     planner("apply", "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
-    assert "the plan writes more than 0% of" in planner.err
+    assert "writes over more than 0.0001 of" in planner.err
 
 
 def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.selector import Selector
-from p2pfill.plan.document import Plan, PlanHead, PlannedFile, by_cache, compare, read_plan, write_plan
-from p2pfill.plan.orders import CALL, check_rewriting, orders_of
+from p2pfill.plan.document import Plan, PlanHead, PlannedFile, compare, read_plan, write_plan
+from p2pfill.plan.orders import CALL, orders_of
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
 HEAD = PlanHead(
@@ -142,13 +142,3 @@ def test_a_selector_names_as_many_caches_as_fit() -> None:
     orders = orders_of(plan, TITLES, [], [], None)
     assert len(orders.post) > 1
     assert sorted(held_by(orders.post)) == list(names)
-
-
-def test_a_plan_that_rewrites_too_much_is_named() -> None:
-    head = msgspec.structs.replace(HEAD, capacities={"a1": 100, "a2": 100, "b1": 100})
-    comes, stays = PlannedFile("t0", "t0", 11, 1.0, ("a1", "a2")), PlannedFile("t1", "t1", 5, 1.0, (), ("a1",))
-    plan = Plan(head, (comes, stays))
-    assert by_cache(plan.files) == {"a1": (11, 5, 0), "a2": (11, 0, 0)}
-    with pytest.raises(ConfigError, match="1 caches tonight, up to 11% of a1"):
-        check_rewriting(plan)
-    check_rewriting(plan, 0.11)
