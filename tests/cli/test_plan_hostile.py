@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.exits import ExitCode
 from p2pfill.model.manifest import Manifest, layout
-from p2pfill.plan.document import Plan, PlanHead, PlannedFile, read_plan, write_plan
+from p2pfill.plan.document import LINE_BYTES_MAX, Plan, PlanHead, PlannedFile, write_plan
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillCreated, FillRequest
 
@@ -129,7 +130,8 @@ def test_an_end_that_is_refused_keeps_no_other_from_ending(
     ids = {name: service.publish(name) for name in TITLES}
     service.keep(*(planned(name, ("a1",)) for name in TITLES))
     service.apply()
-    delete, refused = TrackerClient.delete_fill, []
+    delete = TrackerClient.delete_fill
+    refused: list[str] = []
 
     async def refusing(client: TrackerClient, fill_id: str) -> None:
         if not refused:
@@ -139,7 +141,6 @@ def test_an_end_that_is_refused_keeps_no_other_from_ending(
 
     monkeypatch.setattr(TrackerClient, "delete_fill", refusing)
     service.keep(planned("song", (), ("a1",)))
-    service.fleet.beat("a1", *())
     done = service.apply("--rewrite-max", "1", code=0 if status == 404 else ExitCode.FAILED)
     assert done["ended"] == 1
     assert len(done["refused"]) == (status != 404)
@@ -207,6 +208,64 @@ def test_origins_have_titles_in_them_and_a_deadline_lies_ahead(service: Service)
     assert "is not after" in service.err
 
 
-def test_a_plan_on_disk_is_read_back(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"size":262144', '"size":0', "line 2"), ('"size":262144', '"size":-1', "line 2"),
+        ('"size":262144', f'"size":{2**70}', "line 2"), ('"comes":["a1"]', '"comes":["a1","a1"]', "cache 'a1' twice"),
+        ('"comes":["a1"]', '"comes":["a1"],"stays":["a1"]', "cache 'a1' twice"),
+        ('"comes":["a1"]', '"comes":["a1"],"goes":["a2","a1"]', "cache 'a1' twice"),
+        ('"comes":["a1"]', '"comes":["moon"]', "cache 'moon', which the table does not have"),
+        ('"comes":["a1"]', '"comes":["a*"]', "'a*'"), ('"comes":["a1"]', '"comes":["a1,all"]', "'a1,all'"),
+        ('"comes":["a1"]', '"comes":["a1"],"priority":11', "line 2"), ('"streams":1.0', '"streams":-1', "line 2"),
+        ('"file":"film"', '"file":"film/"', "'film/'"), ('"file":"film"', '"file":"film/a/"', "'film/a/'"),
+        ('"file":"film"', '"file":"../film"', "none of title"), ('"streams":1.0', '"streams":NaN', "line 2"),
+        ('"day":"2026-12-01"', '"day":"../../x"', "no day"), ('"day":"2026-12-01"', '"day":"2026-W49-2"', "no day"),
+        ('"made_at":1.0', '"made_at":1e300', "line 1"), ('"made_at":1.0', '"made_at":-5e9', "line 1"),
+        ('"a1":10000000000', '"a1":-1', "line 1"), ('"plan":1', '"plan":null', "line 1"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_was_edited_into_nonsense_is_refused_by_all(
+    service: Service, old: str, new: str, says: str
+) -> None:
+    service.publish("film")
     path = service.keep(planned("film", ("a1",)))
-    assert read_plan(path).files == (planned("film", ("a1",)),)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    for command in (("apply", "--yes"), ("check", "--no-simulate")):
+        service.run(*command, code=ExitCode.USAGE)
+        assert says in service.err
+        assert service.err.count("\n") == 1
+    assert service.orders() == []
+
+
+def test_what_is_no_file_of_a_sensible_length_is_no_plan(service: Service) -> None:
+    path = service.keep(planned("film", ("a1",)))
+    pipe, link, long = (service.home / name for name in ("pipe", "link", "long"))
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    long.write_bytes(path.read_bytes() + b'"' + bytes(LINE_BYTES_MAX + 1))
+    for name in (pipe, link, service.home):
+        service.run("show", str(name), code=ExitCode.FAILED)
+        assert "cannot read the plan" in service.err
+    service.run("show", str(long), code=ExitCode.USAGE)
+    assert "more than any plan" in service.err
+    link.unlink()
+    link.symlink_to(path)
+    assert "film" in service.run("show", str(link))
+
+
+def test_names_that_move_a_terminal_are_shown_without_what_moves_it(service: Service) -> None:
+    name = "fi\x1b[31mlm\r\n\x00\u202e[bold]{title}"
+    path = service.keep(planned(name, ("a\x1b]0;x\x07",)))
+    for command in (("show",), ("show", "--title", name), ("show", "--title", "\x1b[2J"), ("show", "\x1b[2J")):
+        said = main(["plan", *command, "--planner", str(service.home / "planner.toml")])
+        captured = service.capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
+        assert "\r" not in captured.out
+        assert (said == 0) == ("\x1b[2J" not in command)
+    for command in (("apply",), ("check", "--no-simulate")):
+        service.run(*command, code=ExitCode.USAGE)
+        assert "\x1b" not in service.err
+    assert "\x1b" not in service.run("show", "2026-12-01", "--since", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,9 +54,8 @@ def nights(draw: st.DrawFn) -> tuple[Plan, list[NodeStatus]]:
         for name in NAMES:
             kinds[draw(st.sampled_from(sorted(kinds)))].append(name)
         size = draw(st.sampled_from([record.size, 1]))
-        files.append(
-            PlannedFile(record.name, record.name, size, 1.0, *(tuple(kinds[one]) for one in ("comes", "stays", "goes")))
-        )
+        comes, stays, goes = (tuple(kinds[one]) for one in ("comes", "stays", "goes"))
+        files.append(PlannedFile(record.name, record.name, size, 1.0, comes, stays, goes))
     holds = [
         node(name, {TITLES[one].title: TITLES[one].size for one in draw(st.sets(st.integers(0, 4)))})
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
@@ -128,7 +128,7 @@ def test_what_is_to_stay_and_is_gone_comes() -> None:
 
 
 def test_a_cache_is_as_large_as_its_table_and_its_disk_say_and_not_as_its_plan_does() -> None:
-    head = PlanHead(*(getattr(HEAD, name) for name in HEAD.__struct_fields__[:12]), {"a1": 10**9})
+    head = msgspec.structs.replace(HEAD, capacities={"a1": 10**9})
     plan = Plan(head, (PlannedFile("t0", "t0", 5, 1.0, ("a1",), (), ()),))
     nodes = [node("a1", {TITLES[4].title: 33})]
     assert written_by(plan, fleet(), TITLES, nodes)["a1"].share == 0.05
