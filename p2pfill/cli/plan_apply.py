@@ -22,13 +22,15 @@ from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model.windows import at_utc
-from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan
     from p2pfill.plan.orders import Orders
 
 SHOWN: Final = 12
+SHOWN_CHARS: Final = 80
+"""Of a name in a message."""
 
 
 class Applied(msgspec.Struct):
@@ -43,8 +45,10 @@ class Applied(msgspec.Struct):
     ended: int
     unknown: dict[str, int]
     """Title that the tracker does not know -> files of the plan in it."""
+    withdrawn: dict[str, int] = {}
+    """Title that was withdrawn, and which the plan does not order again -> files of the plan in it."""
     refused: dict[str, str] = {}
-    """Title -> why the tracker refused an order of it."""
+    """Title -> why the tracker refused an order of it, or its end."""
     left_out: int = 0
     """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
 
@@ -75,6 +79,8 @@ def apply_plan(
     # What the plan was proved by, so that the report of the night finds it by the same.
     proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
     due = parse_deadline(deadline, start) if deadline else proved
+    if due <= start:
+        raise ConfigError(f"deadline {show_deadline(due)} is not after {show_deadline(start)}, when the night begins")
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
@@ -90,51 +96,82 @@ def apply(
     """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
 
     What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
-    what it is to keep.
+    what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
     """
-    from p2pfill.plan.orders import REWRITE_MAX, check_rewriting, orders_of
+    from p2pfill.plan.orders import orders_of
+    from p2pfill.plan.rewriting import check_rewriting, written_by
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
-    check_rewriting(plan, max(share, 0.0) if rewrite_max is not None else max(share, REWRITE_MAX))
-    bases = [_base(one) for one in origins] or list(() if desk.origins is None else desk.origins.names)
+    bases = _bases(desk, origins)
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
-        asked = orders_of(plan, await client.titles(), await client.fills(), bases, due)
+        known = await client.catalogue()
+        asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
+        check_rewriting(written_by(plan, desk.caches, known.titles, await client.nodes(), known.withdrawn), share)
         done = Applied(
-            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn
         )  # fmt: skip
-        if not yes:
-            return done, asked
-        for request in asked.post:
+        if yes:
+            done.ordered = done.ended = 0
             try:
-                created = await client.post_fill(request)
-                done.left_out += len(created.left_out)
-            except TrackerRefused as error:
-                done.refused[request.title] = str(error)
-        refused = set(done.refused)
-        for fill in asked.delete:
-            if fill.request.title in refused:
-                continue  # what was to stand in its place does not
-            try:
-                await client.delete_fill(fill.fill_id)
-            except TrackerRefused as error:
-                if error.status != 404:  # somebody else ended it
-                    raise
+                await _carry_out(client, asked, done)
+            except TrackerUnreachable as error:
+                said = f"{done.ordered} of {plural(len(asked.post), 'order')} made, {done.ended} ended"
+                raise TrackerUnreachable(f"{error}; {said} by then: apply the plan again") from error
         return done, asked
 
     found: tuple[Applied, Orders] = desk.call(work)
     return found
 
 
+def _bases(desk: Desk, origins: Sequence[str]) -> list[str]:
+    """Return where titles come from, by the command line or by the table of origins. Raises `ConfigError`."""
+    from p2pfill.plan.orders import origin_of
+
+    named = list(origins) or list(() if desk.origins is None else desk.origins.names)
+    home = Path() if origins else desk.home
+    bases = []
+    for one in named:
+        is_url = "://" in one or one[:5].lower() == "file:"
+        bases.append(absolute_origin(one) if origins and "{title}" not in one else one if is_url else
+                     str((home / Path(one).expanduser()).absolute()))  # fmt: skip
+        origin_of(bases[-1], "title")
+    return bases
+
+
+async def _carry_out(client: TrackerClient, asked: Orders, done: Applied) -> None:
+    """Order and end what was asked for, and note what came of it. What is refused does not keep back the rest."""
+    for request in asked.post:
+        try:
+            created = await client.post_fill(request)
+            done.ordered += 1
+            done.left_out += len(created.left_out)
+        except TrackerRefused as error:
+            done.refused[asked.names[request.title]] = str(error)
+    not_replaced = set(done.refused)  # by name: what could not be ordered may be another version of what stands
+    for fill in asked.delete:
+        name = asked.names.get(fill.request.title, fill.request.title)
+        if name in not_replaced:
+            continue
+        try:
+            await client.delete_fill(fill.fill_id)
+            done.ended += 1
+        except TrackerRefused as error:
+            if error.status != 404:  # else somebody has ended it
+                done.refused[name] = str(error)
+
+
 def check_applied(done: Applied) -> None:
     """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
     if done.refused:
         title, why = next(iter(done.refused.items()))
-        raise CommandFailed(f"{plural(len(done.refused), 'title')} could not be ordered; {title[:12]}: {why}")
+        raise CommandFailed(
+            f"{plural(len(done.refused), 'title')} could not be ordered as planned; {title[:SHOWN_CHARS]!r}: {why}"
+        )
     if done.unknown and not done.ordered and not done.kept:
         raise CommandFailed(
-            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))!r}: publish them with "
-            "p2pfill publish, under the names that the catalogue has",
+            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))[:SHOWN_CHARS]!r}: publish them "
+            "with p2pfill publish, under the names that the catalogue has",
             ExitCode.USAGE,
         )
 
@@ -157,6 +194,15 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
             Text(
                 f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
                 f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, and apply again",
+                style="yellow",
+            )
+        )
+    if done.withdrawn:
+        names = ", ".join(printable(one) for one in list(done.withdrawn)[:5])
+        parts.append(
+            Text(
+                f"{plural(len(done.withdrawn), 'title')} of the plan {'was' if len(done.withdrawn) == 1 else 'were'} "
+                f"withdrawn, and are not ordered again: {names}; exclude them in the planner's file",
                 style="yellow",
             )
         )
@@ -274,13 +320,6 @@ def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
         return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
     width = Console().width
     return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
-
-
-def _base(origin: str) -> str:
-    """Return an origin as caches need it, where `{title}` may stand for a title's name. Raises `ConfigError`."""
-    if "{title}" not in origin:
-        return absolute_origin(origin)
-    return origin if "://" in origin else f"file://{Path(origin).absolute()}"
 
 
 def _logs(desk: Desk) -> list[Path]:

@@ -46,7 +46,8 @@ class Views:
     regions: tuple[str, ...]
     first_day: int
     last_day: int
-    """Both are in it. Days outside of these are not known; within, what has no row was not watched but for `unknown`."""
+    """Both are in it. Days outside of these are not known; within, what has no row was not watched, unless the day is
+    in `unknown`."""
     day: Ints
     region: Ints
     file: Ints

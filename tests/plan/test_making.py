@@ -218,19 +218,35 @@ def test_caches_hold_whole_titles_and_what_was_ordered_of_others() -> None:
     names = [chosen.files[number][len("title-00000/"):] for number in np.flatnonzero(chosen.title == 0)]
     assert len(names) > 1
     record = TitleRecord("t0", "title-00000", 100, 10, 10, len(names), 0.0)
-    some = FillRecord("f", FillRequest("t0", "id=b", [], files=(names[0],)), 0.0)
-    pattern = FillRecord("g", FillRequest("t0", "id=c", [], files=("*d",)), 0.0)
+    some = FillRecord("f", FillRequest("t0", "id=b", [], files=(names[0],)), 0.0, 1, 10.0)
+    pattern = FillRecord("g", FillRequest("t0", "id=c,id=f", [], files=("*d",)), 0.0, 2, 20.0)
+    more = FillRecord("h", FillRequest("t0", "id=c", [], files=(names[0],)), 0.0, 3, 30.0)
     nodes = [
         status("a", TitleReport("t0", "failed", have_bytes=100, title_bytes=100)),
-        status("b", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1)),
-        status("c", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2)),
+        status("b", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1, number=1)),
+        status("c", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2, number=3, finished_at=25.0)),
         status("d", TitleReport("t0", "filling", have_bytes=90, title_bytes=100)),
         status("e", TitleReport("t9", "live", have_bytes=90, title_bytes=90)),
         status("stranger", TitleReport("t0", "live", have_bytes=100, title_bytes=100)),
     ]
-    found = contents(held_of(nodes, [record], [some, pattern], chosen, fleet([1] * 6)))
-    of = {"a": set(range(len(names))), "b": {0}, "c": {n for n, one in enumerate(names) if one.endswith("d")}}
+    mended = TitleReport("t0", "repairing", have_bytes=30, title_bytes=40, files=2, number=2, finished_at=25.0)
+    found = contents(held_of([*nodes, status("f", mended)], [record], [some, pattern, more], chosen, fleet([1] * 6)))
+    low = {n for n, one in enumerate(names) if one.endswith("d")}
+    of = {"a": set(range(len(names))), "b": {0}, "c": low, "f": low}
     assert found == [of.get(name, set()) for name in "abcdef"]
+
+
+def test_what_was_ordered_a_moment_ago_does_not_lie_there_yet() -> None:
+    chosen = world(0).catalogue
+    names = [chosen.files[number][len("title-00000/"):] for number in np.flatnonzero(chosen.title == 0)]
+    record = TitleRecord("t0", "title-00000", 100, 10, 10, len(names), 0.0)
+    before = FillRecord("f", FillRequest("t0", "id=a,id=b", [], files=(names[0],)), 0.0, 1, 10.0)
+    now = FillRecord("g", FillRequest("t0", "id=a,id=b", [], files=tuple(names[:2])), 0.0, 2, 20.0)
+    nodes = [
+        status("a", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1, number=1, finished_at=15.0)),
+        status("b", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2, number=2, finished_at=15.0)),
+    ]
+    assert contents(held_of(nodes, [record], [before, now], chosen, fleet([1] * 6)))[:2] == [{0}, {0}]
 
 
 def test_an_old_version_of_a_title_does_not_count() -> None:

@@ -29,8 +29,7 @@ from typing import Final, Literal, get_args
 import msgspec
 from msgspec.structs import replace
 
-from p2pfill.model.selector import Selector
-from p2pfill.plan.orders import CALL
+from p2pfill.plan.orders import is_planned, named_by, path_of
 from p2pfill.tracker.night_report import CacheNight, CacheTitle, Cause, NightReport
 from p2pfill.tracker.records import FillRecord
 
@@ -172,13 +171,12 @@ def ordered_of(fills: Iterable[FillRecord], names: Mapping[str, str]) -> Ordered
     """Return what the planner's orders at a tracker are about. `names` are those of titles, by id."""
     found: dict[str, dict[str, frozenset[str]]] = {}
     for fill in fills:
-        if not fill.call_id.startswith(CALL) or fill.request.title not in names:
+        if not is_planned(fill) or fill.request.title not in names:
             continue
-        of_title, files = found.setdefault(names[fill.request.title], {}), frozenset(fill.request.files)
-        for clause in Selector.parse(fill.request.selector).clauses:
-            for term in clause:
-                before = of_title.get(term.pattern, files)
-                of_title[term.pattern] = files | before if files and before else frozenset()
+        of_title, files = found.setdefault(names[fill.request.title], {}), frozenset(map(path_of, fill.request.files))
+        for cache in named_by(fill):
+            before = of_title.get(cache, files)
+            of_title[cache] = files | before if files and before else frozenset()
     return found
 
 
