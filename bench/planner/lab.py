@@ -4,10 +4,10 @@
 
 A made service in three regions, in each an ISP with two caches; an origin; a week of logs, and one day more. On one
 side a tracker and six p2pfill nodes: `p2pfill plan night --yes` plans out of the logs, the nodes fill, and the next day
-an nginx in each ISP serves viewers from what lies live and passes the rest on. On the other side an nginx in each ISP is
-a pull-through cache with the room of both caches, which has served the week before, request for request. Then both are
-asked for the same files of the next day in the same order, and the origin's log says what crossed which border when.
-Everything is a real process and every byte is sent over loopback; only the clock is not waited for.
+an nginx in each ISP serves viewers from what lies live and passes the rest on. On the other side an nginx in each ISP
+is a pull-through cache with the room of both caches, which has served the week before, request for request. Then both
+are asked for the same files of the next day in the same order, and the origin's log says what crossed which border
+when. Everything is a real process and every byte is sent over loopback; only the clock is not waited for.
 
 Exit code 1 where the planned side lets as much or more over some border at peak, by the median of the seeds.
 """
@@ -225,20 +225,24 @@ def run_of(
     """Return what was measured."""
     size = service.world.catalogue.size
     nothing = Crossed([0] * viewing.HOURS, [0] * viewing.HOURS)
+    file_at = {name: number for number, name in enumerate(service.world.catalogue.files)}
     borders = []
     for number, isp in enumerate(service.isps):
         caches = {one.name for one in service.caches if one.isp == isp}
         reports = [report for node in night.nodes if node.info.isp == isp for report in node.titles]
         lru = Lru(service.room)
-        hits = [lru.ask(file, int(size[file])) for file in service.week[number].file.tolist()]
+        for file in service.week[number].file.tolist():
+            lru.ask(file, int(size[file]))
         files = service.day[number].file.tolist()
         hits = [lru.ask(file, int(size[file])) for file in files]
+        held = {file_at[one.file] for one in night.files if caches & {*one.holders}}
         asked = viewing.asked(service.day[number], size)
         by_plan, by_lru = (crossed.get(f"{side}-{isp}", nothing) for side in (PLANNED, LRU))
         borders.append(Border(
             isp, service.peaks[number], asked.bytes, by_plan.bytes, by_lru.bytes,
             sum(asked.requests), sum(by_plan.requests), sum(by_lru.requests),
             exact_lru=sum(int(size[file]) for file, hit in zip(files, hits, strict=True) if not hit),
+            exact_plan=sum(int(size[file]) for file in files if file not in held),
             fill_origin=sum(one.bytes_origin for one in reports),
             fill_regional=sum(one.bytes_regional for one in reports),
             fill_peer=sum(one.bytes_peer for one in reports),

@@ -45,6 +45,8 @@ class Border(msgspec.Struct, frozen=True):
     lru_requests: int
     exact_lru: int
     """What would have come with an LRU that counts files by their sizes and evicts at once: nginx beside its rule."""
+    exact_plan: int
+    """And what would have come if just what the plan says lay in the caches: the nodes beside the plan."""
     fill_origin: int
     """What the nodes of the ISP had of the origin in the night, as they count."""
     fill_regional: int
@@ -102,7 +104,8 @@ class Run(msgspec.Struct, frozen=True):
         return Border(
             ORIGIN, self.origin_peak_hours, summed("asked"), summed("planned"), summed("lru"),
             total("asked_requests"), total("planned_requests"), total("lru_requests"), total("exact_lru"),
-            total("fill_origin"), 0, total("fill_peer") + total("fill_regional"), self.fill_distinct,
+            total("exact_plan"), total("fill_origin"), 0, total("fill_peer") + total("fill_regional"),
+            self.fill_distinct,
         )  # fmt: skip
 
     @property
@@ -268,9 +271,7 @@ TABLES: Final = (
 
 def terminal_tables(report: Report) -> list[Table]:
     """Return the tables that a person reads after the run."""
-    return [
-        _table(f"grade {grade}", head, rows(report.of(grade))) for grade in report.grades for head, rows in TABLES
-    ]
+    return [_table(f"grade {grade}", head, rows(report.of(grade))) for grade in report.grades for head, rows in TABLES]
 
 
 def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
@@ -304,10 +305,10 @@ def page(report: Report) -> str:
     parts = [
         "# A planned night beside LRU pull-through caches",
         f"[What is measured, and how to repeat it](../../{GUIDE}#a-planned-night-in-the-lab). {report.titles} titles,"
-        f" {report.views:,.0f} views a day in three regions, {report.days} days of logs, then one more. In each region an"
-        f" ISP with two caches, each with room for {report.held_share:.0%} of the catalogue ({first.room / MB:.1f} MB"
-        f" together, of {first.catalogue_bytes / MB:.1f} MB, for seed {first.seed}), beside one LRU of both caches' room."
-        " Medians over seeds; in brackets the least and the most.",
+        f" {report.views:,.0f} views a day in three regions, {report.days} days of logs, then one more. In each region"
+        f" an ISP with two caches, each with room for {report.held_share:.0%} of the catalogue ({first.room / MB:.1f}"
+        f" MB together, of {first.catalogue_bytes / MB:.1f} MB, for seed {first.seed}), beside one LRU of both caches'"
+        " room. Medians over seeds; in brackets the least and the most.",
     ]
     for grade in report.grades:
         runs = report.of(grade)
@@ -359,7 +360,11 @@ def in_all(runs: Sequence[Run]) -> str:
 def counted_twice(runs: Sequence[Run]) -> str:
     """Say how far the counts of nodes and of the origin lie apart."""
     off = max(abs(run.origin.fill_origin / run.fill_logged - 1.0) for run in runs)
-    return f"Of the fill out of the origin, its log and the counters of the nodes differ by {off:.2%} at most."
+    lacking = max(abs(sum(one.planned) - one.exact_plan) for run in runs for one in run.borders)
+    return (
+        f"Of the fill out of the origin, its log and the counters of the nodes differ by {off:.2%} at most. Beside what"
+        f" the plan says lies where, {lacking:,} bytes more or fewer came over any border in the day."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

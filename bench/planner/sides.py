@@ -29,9 +29,7 @@ from p2pfill.bench.nginx import nginx_command, nginx_config
 from p2pfill.bench.processes import Child, find_program, free_port, wait_listening
 from p2pfill.plan.tables import Longs
 
-COMMON: Final = (
-    f"log_format border '{LOG_FORMAT}'; default_type application/octet-stream; keepalive_requests 1000000;"
-)
+COMMON: Final = f"log_format border '{LOG_FORMAT}'; default_type application/octet-stream; keepalive_requests 1000000;"
 PASS: Final = (
     "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ''; "
     "proxy_set_header X-Border {border};"
@@ -42,7 +40,7 @@ BLOCK_BYTES: Final = 4096
 
 SETTLE_S: Final = 20.0
 """For a cache manager to start and to delete some files, on a machine that is busy."""
-LOOK_S: Final = 0.0005
+LOOK_S: Final = 0.001
 START_S: Final = 0.05
 """After which a manager is started anew once more, where that changed nothing."""
 
@@ -66,6 +64,7 @@ class Server:
         self._child = Child(name, nginx_command(program, run, config), run)
         try:
             wait_listening(self._child, self.port)
+            self._worker = self._wait_process("worker process")
         except BaseException:
             self._child.stop()
             raise
@@ -84,8 +83,16 @@ class Server:
 
     def used_s(self) -> tuple[float, float]:
         """Return the user and system seconds of its worker so far."""
-        (worker,) = self.processes("worker process")
-        return used_s(worker)
+        return used_s(self._worker)
+
+    def _wait_process(self, role: str) -> int:
+        """Return its process that calls itself so, once there is one. Raises `BenchFailed`."""
+        until = time.monotonic() + SETTLE_S
+        while not (found := self.processes(role)):
+            if time.monotonic() > until:
+                raise BenchFailed(f"{self.name} has no {role} after {SETTLE_S:.0f} s")
+            time.sleep(LOOK_S)
+        return found[0]
 
     def processes(self, role: str) -> list[int]:
         """Return those of its processes that call themselves so."""
@@ -141,13 +148,11 @@ class PullThrough(Server):
             f"server {{ listen 127.0.0.1:{port}; location / {{ {passed} proxy_cache files; proxy_cache_key $uri; "
             "proxy_cache_valid 200 365d; proxy_cache_lock on; add_header X-Cache $upstream_cache_status; } }"
         ))  # fmt: skip
-        until = time.monotonic() + SETTLE_S
-        while not (loaders := self.processes("cache loader")):
-            if time.monotonic() > until:
-                self.stop()
-                raise BenchFailed(f"the cache {name} has no loader after {SETTLE_S:.0f} s")
-            time.sleep(LOOK_S)
-        os.kill(loaders[0], signal.SIGTERM)
+        try:
+            os.kill(self._wait_process("cache loader"), signal.SIGTERM)
+        except BaseException:
+            self.stop()
+            raise
 
     def settle(self) -> None:
         """Wait until what is stored is within the room, and nothing is being deleted. Raises `BenchFailed`.
