@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -49,7 +49,7 @@ from p2pfill.cli.demo_world import (
     write_service,
 )
 from p2pfill.cli.plan_desk import day_of
-from p2pfill.errors import P2PFillError
+from p2pfill.errors import P2PFillError, leaves_of
 from p2pfill.plan.document import PlannedFile, read_plan
 from p2pfill.plan.placement.reactive import Lru
 from p2pfill.plan.synthetic import GRADES, Grade, World, WorldSettings, make_world
@@ -279,13 +279,6 @@ def _less(after: tuple[float, float], before: tuple[float, float]) -> tuple[floa
 # ---- the command
 
 
-@contextmanager
-def work_directory() -> Iterator[Path]:
-    """Make a directory for one run, and remove it."""
-    with tempfile.TemporaryDirectory(prefix="p2pfill-lab-") as directory:
-        yield Path(directory)
-
-
 def nginx_version() -> str:
     """Return what nginx calls itself. Raises `BenchFailed` where it is not there."""
     program = find_program("nginx")
@@ -300,8 +293,8 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     version, runs = nginx_version(), []
     for grade in options.grade:
         for seed in range(1, options.seeds + 1):
-            with work_directory() as work:
-                runs.append(trio.run(measure, work, Settings(grade, views=options.views), seed, say))
+            with tempfile.TemporaryDirectory(prefix="p2pfill-lab-") as work:
+                runs.append(trio.run(measure, Path(work), Settings(grade, views=options.views), seed, say))
             say(f"{grade}, seed {seed}: {lab_report.in_short(runs[-1])}")
     machine = describe_machine(Path(tempfile.gettempdir()))
     return Report(machine, commit(), version, TITLES, DAYS, options.views, HELD_SHARE, runs)
@@ -335,8 +328,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         made = run(options, say)
-    except P2PFillError as error:
-        print(f"bench.planner.lab: {error}", file=sys.stderr)
+    except (P2PFillError, ExceptionGroup) as error:
+        leaves = leaves_of(error)
+        if not all(isinstance(leaf, P2PFillError) for leaf in leaves):
+            raise
+        print(f"bench.planner.lab: {leaves[0]}", file=sys.stderr)
         return 2
     for table in lab_report.terminal_tables(made):
         console.print(table)

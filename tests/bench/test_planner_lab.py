@@ -14,7 +14,7 @@ from bench.planner import lab, lab_report, viewing
 from bench.planner.lab_report import Border, Run
 from bench.planner.sides import BLOCK_BYTES, PullThrough, start_origin, start_planned, watch
 from bench.planner.viewing import FILL, HOURS, Log, Requests
-from p2pfill.bench.measure import describe_machine
+from p2pfill.bench.measure import BenchFailed, describe_machine
 from p2pfill.cli.demo_world import demo_caches, made_smaller, with_names, write_log
 from p2pfill.plan.placement.reactive import Lru
 from p2pfill.plan.synthetic import WorldSettings, make_world
@@ -97,8 +97,8 @@ def test_what_crossed_is_of_one_day_and_by_border_and_hour() -> None:
 
 def border(isp: str, lru: int, planned: int, fill: int = 0) -> Border:
     """Return a border over which so many bytes come in each hour; the peak is in two of them."""
-    hours = [[each] * HOURS for each in (100, planned, lru)]
-    return Border(isp, [4, 5], *hours, HOURS, 1, 2, 24 * lru, 24 * planned, fill, 0, 0, fill)
+    asked, by_plan, by_lru = ([each] * HOURS for each in (100, planned, lru))
+    return Border(isp, [4, 5], asked, by_plan, by_lru, HOURS, 1, 2, 24 * lru, 24 * planned, fill, 0, 0, fill)
 
 
 def run(*borders: Border, seed: int = 1) -> Run:
@@ -149,6 +149,39 @@ def test_the_committed_report_is_what_it_says() -> None:
         for of in one.borders:
             assert sum(of.lru) <= sum(of.asked)
             assert of.fill >= of.fill_distinct
+
+
+# ---- the command
+
+
+def test_without_nginx_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lab, "find_program", lambda name: None)
+    assert lab.main(["--seeds", "1"]) == 2
+    assert "apt-get install nginx-light" in capsys.readouterr().err
+
+
+def test_a_fault_of_one_isp_ends_it_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ExceptionGroup("viewers", [BenchFailed("the cache lru-a is full"), BenchFailed("so is lru-b")])
+
+    monkeypatch.setattr(lab, "run", fail)
+    assert lab.main([]) == 2
+    assert capsys.readouterr().err == "bench.planner.lab: the cache lru-a is full\n"
+    monkeypatch.setattr(lab, "run", lambda *_: [][1])
+    with pytest.raises(IndexError):
+        lab.main([])
+
+
+def test_grades_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.parse_arguments(["--grade", "hard"]).grade == ["hard"]
+    assert lab.parse_arguments([]).grade == ["base", "hard"]
+    with pytest.raises(SystemExit):
+        lab.parse_arguments(["--grade", "harder"])
+    assert "--grade knows base, hard, and not harder" in capsys.readouterr().err
 
 
 # ---- real servers
