@@ -289,15 +289,19 @@ def nginx_version() -> str:
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
-    """Do what the command line says. Raises `P2PFillError`."""
-    version, runs = nginx_version(), []
+    """Do what the command line says, and write what there is after each service. Raises `P2PFillError`."""
+    made = Report(
+        describe_machine(Path(tempfile.gettempdir())), commit(), nginx_version(), TITLES, DAYS, options.views,
+        HELD_SHARE, [],
+    )  # fmt: skip
     for grade in options.grade:
         for seed in range(1, options.seeds + 1):
             with tempfile.TemporaryDirectory(prefix="p2pfill-lab-") as work:
-                runs.append(trio.run(measure, Path(work), Settings(grade, views=options.views), seed, say))
-            say(f"{grade}, seed {seed}: {lab_report.in_short(runs[-1])}")
-    machine = describe_machine(Path(tempfile.gettempdir()))
-    return Report(machine, commit(), version, TITLES, DAYS, options.views, HELD_SHARE, runs)
+                made.runs.append(trio.run(measure, Path(work), Settings(grade, views=options.views), seed, say))
+            say(f"{grade}, seed {seed}: {lab_report.in_short(made.runs[-1])}")
+            if options.out:
+                lab_report.write_report(made, options.out)
+    return made
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -307,7 +311,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="from 1 on, each a service of its own (default: 5)")
     parser.add_argument("--grade", default=",".join(GRADES), help=f"of {', '.join(GRADES)} (default: all)")
     parser.add_argument("--views", type=float, default=VIEWS_A_DAY, help=f"a day (default: {VIEWS_A_DAY:g})")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write lab.json and lab.md there")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write lab.json and lab.md there; other grades stay in them"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     options = parser.parse_args(arguments)
     options.grade = [grade for grade in options.grade.split(",") if grade]
@@ -338,9 +344,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(table)
     if options.json:
         print(lab_report.encode_report(made))
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        lab_report.write_report(made, options.out)
     missed = lab_report.not_fewer(made)
     for what in missed:
         console.print(f"not fewer bytes at peak over {what}", markup=False, soft_wrap=True)

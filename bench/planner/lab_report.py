@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -372,6 +373,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Write JSON and page."""
-    (directory / "lab.json").write_text(encode_report(report))
-    (directory / "lab.md").write_text(page(report))
+    """Write JSON and page. Runs of other grades stay there where they are of the same code, machine and settings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "lab.json"
+    runs = report.runs
+    with suppress(FileNotFoundError):
+        before = decode_report(path.read_bytes())
+        if msgspec.structs.replace(before, runs=runs) == report:
+            runs = [one for one in before.runs if one.grade not in report.grades] + runs
+    made = msgspec.structs.replace(report, runs=sorted(runs, key=lambda one: (one.grade, one.seed)))
+    path.write_text(encode_report(made))
+    (directory / "lab.md").write_text(page(made))

@@ -157,30 +157,30 @@ class PullThrough(Server):
     def settle(self) -> None:
         """Wait until what is stored is within the room, and nothing is being deleted. Raises `BenchFailed`.
 
-        A file that is asked for between its deletion and the manager's note of it makes nginx 1.22 count it as nothing
-        from then on. A manager that is told to end does so after that.
+        A file that is asked for between its deletion and the manager's note of it counts as nothing from then on in
+        nginx 1.22, which would let the cache grow. So the manager must sleep again, too.
         """
-        until, wait_s = time.monotonic() + SETTLE_S, START_S
         if self._stored_bytes() < self._room:
             return
-        while self._stored_bytes() >= self._room:
+        until, wait_s = time.monotonic() + SETTLE_S, START_S
+        while not self._is_settled():
             if time.monotonic() > until:
                 raise BenchFailed(f"the cache {self.name} is not within its room after {SETTLE_S:.0f} s")
-            self._end_managers()
+            for manager in self.processes("cache manager"):
+                with suppress(ProcessLookupError):
+                    os.kill(manager, signal.SIGTERM)
             next_at, wait_s = time.monotonic() + wait_s, 2 * wait_s
-            while self._stored_bytes() >= self._room and time.monotonic() < next_at:
+            while not self._is_settled() and time.monotonic() < next_at:
                 time.sleep(LOOK_S)
-        ended = self._end_managers()
-        while ended & {*self.processes("cache manager")}:
-            time.sleep(LOOK_S)
 
-    def _end_managers(self) -> set[int]:
-        """Have the cache manager end, whereupon the master starts another, and return its process."""
-        managers = {*self.processes("cache manager")}
-        for manager in managers:
-            with suppress(ProcessLookupError):
-                os.kill(manager, signal.SIGTERM)
-        return managers
+    def _is_settled(self) -> bool:
+        if self._stored_bytes() >= self._room:
+            return False
+        states = []
+        for manager in self.processes("cache manager"):
+            with suppress(OSError):  # it has just ended
+                states.append(Path(f"/proc/{manager}/stat").read_text().rpartition(")")[2].split()[0])
+        return states == ["S"]
 
     def _stored_bytes(self) -> int:
         """Return what is stored as nginx counts it, in whole blocks."""

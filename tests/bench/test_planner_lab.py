@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -139,6 +140,21 @@ def test_a_report_is_data_and_a_page(tmp_path: Path) -> None:
     assert "## Grade base, 2 seeds" in page
     assert "| a | 1.35 (1.20 to 1.50) |" in page
     assert len(lab_report.terminal_tables(made)) == 5
+
+
+def test_other_grades_stay_in_a_report_of_the_same_code(tmp_path: Path) -> None:
+    def kept() -> list[tuple[str, int]]:
+        return [(one.grade, one.seed) for one in lab_report.decode_report((tmp_path / "lab.json").read_bytes()).runs]
+
+    base = report(run(border("a", 30, 20)), run(border("a", 30, 20), seed=2))
+    hard = msgspec.structs.replace(base, runs=[msgspec.structs.replace(base.runs[0], grade="hard")])
+    lab_report.write_report(hard, tmp_path)
+    lab_report.write_report(base, tmp_path)
+    assert kept() == [("base", 1), ("base", 2), ("hard", 1)]
+    lab_report.write_report(msgspec.structs.replace(base, runs=base.runs[:1]), tmp_path)
+    assert kept() == [("base", 1), ("hard", 1)]
+    lab_report.write_report(msgspec.structs.replace(hard, commit="another"), tmp_path)
+    assert kept() == [("hard", 1)]
 
 
 def test_the_committed_report_is_what_it_says() -> None:
