@@ -309,13 +309,13 @@ def page(report: Report) -> str:
         f" {report.views:,.0f} views a day in three regions, {report.days} days of logs, then one more. In each region"
         f" an ISP with two caches, each with room for {report.held_share:.0%} of the catalogue ({first.room / MB:.1f}"
         f" MB together, of {first.catalogue_bytes / MB:.1f} MB, for seed {first.seed}), beside one LRU of both caches'"
-        " room. Medians over seeds; in brackets the least and the most.",
+        " room. Medians over seeds, each figure's its own; in brackets the least and the most.",
     ]
     for grade in report.grades:
         runs = report.of(grade)
         parts += [f"## Grade {grade}, {len(runs)} seeds" if len(runs) > 1 else f"## Grade {grade}, one seed"]
         parts += [table_in_markdown(head, rows(runs)).rstrip() for head, rows in TABLES]
-        parts += [in_all(runs), counted_twice(runs)]
+        parts += [at_peak(runs), in_all(runs), counted_twice(runs)]
     parts += [
         "## What is simpler than life, and whom that favours",
         FAVOURS,
@@ -330,8 +330,8 @@ FAVOURS: Final = """\
 The LRU:
 
 - The room of both caches is one pool, and what it stores is served to all viewers of the ISP.
-- It evicts at once, so it is never over its room nor below it (`exact LRU` counts the same requests without nginx).
-  Its room has a block more for each file, so that blocks and heads cost it nothing.
+- Its room has a block more for each file, so that nginx's blocks and heads cost it nothing. (`exact LRU` is what an
+  LRU of the caches' room, in bytes, makes of the same requests.)
 - Viewers of an ISP come one after the other, so no two of them have it fetch one file twice.
 - The planned side stores nothing of what it lacks: no part of its disks is left to what nobody foresaw.
 
@@ -339,12 +339,21 @@ The plan:
 
 - Its fill is over before the day begins. In life windows keep it out of the peak; here nothing else runs in the night.
 - Its caches were empty, so it might write all of them. A later night may write over a tenth.
-- Hints for seven of ten titles, as the generator gives them, and a made service: its maker and the planner's are one.
+- A made service, whose maker is the planner's, too, with hints for seven of ten titles and a calendar of launches.
 - No cache fails. A planned cache that is lost takes its files with it until the next night.
 
 Neither: viewers fetch whole files, as many as the bytes of the logs make, and the clock is not waited for, so that
 bytes and their hours are measured, not rates. The factors hang on how much is watched for each byte of disk: with more
 views the fill weighs less, and with fewer more."""
+
+
+def at_peak(runs: Sequence[Run]) -> str:
+    """Say where no fewer bytes came at peak by the plan."""
+    pairs = [(one.isp, run.seed, peak_factor(one)) for run in runs for one in run.all_borders]
+    worse = [f"{name} with seed {seed} ({factor:.2f})" for name, seed, factor in pairs if factor <= 1.0]
+    if not worse:
+        return "At peak fewer bytes came by the plan over every border with every seed."
+    return f"**At peak no fewer bytes came by the plan over {_listed(worse)}**, of {len(pairs)} borders and seeds."
 
 
 def in_all(runs: Sequence[Run]) -> str:

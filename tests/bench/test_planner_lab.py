@@ -132,6 +132,13 @@ def test_more_bytes_in_all_are_told_of() -> None:
     assert "moves more bytes in 24 h than the LRU over a**" in said
 
 
+def test_each_seed_that_saves_nothing_at_peak_is_told_of() -> None:
+    good, bad = border("a", 30, 20), border("a", 20, 25)
+    assert "with every seed" in lab_report.at_peak([run(good), run(good, seed=2)])
+    said = lab_report.at_peak([run(good), run(good, seed=2), run(bad, seed=3)])
+    assert "over a with seed 3 (0.80) and the origin with seed 3 (0.80)**, of 6 borders and seeds" in said
+
+
 def test_a_report_is_data_and_a_page(tmp_path: Path) -> None:
     made = report(run(border("a", 30, 20, fill=500), border("b", 30, 20)), run(border("a", 24, 20), border("b", 1, 0)))
     lab_report.write_report(made, tmp_path)
