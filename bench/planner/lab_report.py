@@ -359,11 +359,13 @@ def at_peak(runs: Sequence[Run]) -> str:
 def in_all(runs: Sequence[Run]) -> str:
     """Say over which borders the plan moves more bytes in all than an LRU."""
     more = [name for name, of in _by_border(runs) if median(map(total_factor, of)) < 1.0]
+    each = [total_factor(one) for run in runs for one in run.all_borders]
+    counted = f"over {sum(factor < 1.0 for factor in each)} of {len(each)} borders and seeds it moves more"
     if not more:
-        return "With its fill, the plan moves fewer bytes in 24 h than the LRU over every border, by the medians."
+        return f"With its fill, the plan moves fewer bytes in 24 h over every border by the medians; {counted}."
     return (
-        f"**With its fill, the plan moves more bytes in 24 h than the LRU over {_listed(more)}**, by the medians:"
-        " it moves bytes out of the peak, and here does not save them."
+        f"**With its fill, the plan moves more bytes in 24 h than the LRU over {_listed(more)}** by the medians;"
+        f" {counted}. There it moves bytes out of the peak and does not save them."
     )
 
 
