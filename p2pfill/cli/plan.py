@@ -143,6 +143,23 @@ def why_command(
     why(planner, title, region, day=day, as_json=as_json)
 
 
+@app.command("tune", epilog=EXIT_CODES_HELP)
+def tune_command(
+    planner: Planner = HERE,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=2, max=60, help="How many of the last are replayed.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what part of each disk to leave to what is asked for unforeseen, as an LRU would hold it.
+
+    The last days are replayed, each forecast from the days before it, for some shares; the first only fills the LRU.
+    """
+    from p2pfill.cli.plan_tune import tune
+
+    tune(planner, days=days, as_json=as_json)
+
+
 @app.command("apply", epilog=EXIT_CODES_HELP)
 def apply_command(
     plan: PlanName = "",
@@ -192,6 +209,42 @@ def night(
 
     run_night(
         planner, day=day, origins=origins or [], fit=fit, simulate=simulate, at=at, yes=yes, tracker=tracker_url,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command("report", epilog=EXIT_CODES_HELP)
+def report(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    night_file: Annotated[
+        Path | None,
+        typer.Option("--night", metavar="FILE", help="The night out of `p2pfill night report --json`, and no tracker."),
+    ] = None,
+    date: Annotated[
+        str,
+        typer.Option("--date", metavar="DATE", help="On which the night began; by default the day before the plan's."),
+    ] = "",
+    history: Annotated[
+        Path | None, typer.Option("--history", metavar="DIR", help="Instead of the planner's file's.")
+    ] = None,
+    catalogue: Annotated[Path | None, typer.Option("--catalogue", metavar="FILE", help="The same.")] = None,
+    caches: Annotated[Path | None, typer.Option("--caches", metavar="FILE", help="The same.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="Also draw it: up to four PNG files in a directory.")
+    ] = None,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Report what came of a plan: bytes by tier beside the least possible, what is not there and why, the finish.
+
+    Once the day's logs are taken in, also what was watched: what of it lay where it was planned, and of what kind each
+    miss is. Nothing is changed. With a plan's file and --night no planner's file is needed.
+    """
+    from p2pfill.cli.plan_report import Tables, show_report
+
+    show_report(
+        planner, plan, night_file, date, Tables(history, catalogue, caches), plot, tracker=tracker_url,
         as_json=as_json,
     )  # fmt: skip
 

@@ -17,10 +17,10 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import parse_deadline, show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_desk import DAY_S, Desk, day_of
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model.windows import at_utc
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
 
@@ -89,7 +89,7 @@ def apply(
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
     check_rewriting(plan, max(share, 0.0) if rewrite_max is not None else max(share, REWRITE_MAX))
-    bases = [absolute_origin(one) for one in origins] or list(() if desk.origins is None else desk.origins.names)
+    bases = [_base(one) for one in origins] or list(() if desk.origins is None else desk.origins.names)
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
         asked = orders_of(plan, await client.titles(), await client.fills(), bases, due)
@@ -217,14 +217,19 @@ def run_night(
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
             record["ingest"] = _ingest(desk, logs)
+        status.update("looking what came of the plan before")
+        before = _report_before(desk, day)
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
         if simulate:
             status.update("simulating the night")
             start = at_utc(at) if at else time.time()
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
     path = keep(desk, made.plan, None)
-    record |= made_record(desk, made, path)
+    record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
     if not as_json:
+        if before is not None:
+            console.print(before[0], soft_wrap=True)
+            console.print()
         console.print(made_view(made, path, console.width), soft_wrap=True)
     fits = made.outlook.verdict.fits
     done = None
@@ -242,6 +247,33 @@ def run_night(
         raise CommandFailed(f"{path} does not fit into the night, and was not applied", ExitCode.FOUND)
     if done is not None:
         check_applied(done)
+
+
+def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
+    """Return what came of the newest plan for a day before one, as text and as JSON has it; None: there is none.
+
+    That its night is not known any more, or the tracker does not answer, keeps nobody from planning: it is said.
+    """
+    from p2pfill.cli.plan_report import Tables, what_came
+    from p2pfill.cli.plan_report_view import report_view
+
+    path = desk.last_plan(day or day_of(time.time() + DAY_S)) if desk.tracker else None
+    if path is None:
+        return None
+    try:
+        plan, _ = desk.read_plan(str(path))
+        came = what_came(plan, Tables().completed(desk), tracker=desk.tracker)
+    except P2PFillError as error:
+        return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
+    width = Console().width
+    return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
+
+
+def _base(origin: str) -> str:
+    """Return an origin as caches need it, where `{title}` may stand for a title's name. Raises `ConfigError`."""
+    if "{title}" not in origin:
+        return absolute_origin(origin)
+    return origin if "://" in origin else f"file://{Path(origin).absolute()}"
 
 
 def _logs(desk: Desk) -> list[Path]:

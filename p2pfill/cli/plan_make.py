@@ -137,7 +137,11 @@ def made_plan(
             )  # fmt: skip
             made = without(made, entries)
     plan = document(made, now)
-    return MadePlan(plan, source, outlook(desk, plan, start=now, simulate=False), given_up, notes)
+    proof = outlook(desk, plan, start=now, simulate=False)
+    head = msgspec.structs.replace(
+        plan.head, finish_at=proof.verdict.finish or 0.0, deadline=proof.night.deadline
+    )  # fmt: skip
+    return MadePlan(msgspec.structs.replace(plan, head=head), source, proof, given_up, notes)
 
 
 def _unplaced(made: Made) -> list[str]:
@@ -388,7 +392,9 @@ def show_plan(
 
 
 def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
-    return (not title or one.title == title) and (not cache or cache in (*one.comes, *one.stays, *one.goes))
+    caches = (*one.comes, *one.stays, *one.goes)
+    # What lies nowhere is shown with its title, so that one sees what was expected of it.
+    return one.title == title if title else cache in caches if cache else bool(caches)
 
 
 def files_view(files: Sequence[PlannedFile], cache: str, most: int, width: int) -> RenderableType:

@@ -2,8 +2,9 @@
 
 One record of JSON a line. The first is about the plan as a whole; then comes one for each file that lies in some cache
 or is to, ordered by title and file, with the caches that hold it already (`stays`), are to get it (`comes`), and may
-give its room to others (`goes`). So two plans are compared by the tools that compare any text, and a plan for a
-thousand caches and a hundred thousand files is read line by line.
+give its room to others (`goes`); and one without caches for each file that something was expected of and that was left
+out. So two plans are compared by the tools that compare any text, and a plan for a thousand caches and a hundred
+thousand files is read line by line.
 
 A file of the planner is named `TITLE/PATH`: the name that the title has at the tracker, and a path within it; `TITLE`
 alone means all of a title.
@@ -28,6 +29,20 @@ LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 PRIORITIES: Final = 10
 """Steps of urgency, 1 to 10: which of a night's files come first where not all can."""
+
+
+class PlannedCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the plan went by in one cluster."""
+
+    viewers: float
+    """The part of its region's viewers that it has: what is watched in the region is taken to be so much here."""
+    margin: float
+    """Streams a day above which a file found a place: where its space ended, that of the copy there that serves least,
+    with the hysteresis and the price of writing; where it did not, that price alone."""
+    demand_bytes: float = 0.0
+    """Expected of the day."""
+    served_bytes: float = 0.0
+    """Expected of that to be served by its own caches."""
 
 
 class PlanHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -59,6 +74,11 @@ class PlanHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Of the placement."""
     left_out: dict[str, float] = {}
     """Reason -> bytes a day that no cache of a cluster serves."""
+    clusters: dict[str, PlannedCluster] = {}
+    finish_at: float = 0.0
+    """Before when no fill of it is over, by its proof, in seconds since the epoch; 0: it was not proved."""
+    deadline: float = 0.0
+    """By when all that comes should be there; 0: nothing was said."""
 
 
 class PlannedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -74,6 +94,8 @@ class PlannedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     goes: tuple[str, ...] = ()
     priority: int = 1
     """1 to `PRIORITIES`: by what a byte of it serves, so that what is worth most comes first."""
+    expected: dict[str, tuple[float, float]] = {}
+    """Region -> streams expected of the day, and their standard deviation; nothing is expected of the others."""
 
     @property
     def path(self) -> str:

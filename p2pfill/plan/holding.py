@@ -28,8 +28,11 @@ def held_of(
     catalogue: Catalogue,
     caches: Caches,
 ) -> Placement:
-    """Return what caches hold of a catalogue. Nodes, titles and files that the tables do not have are left out."""
-    records = {one.title: one for one in titles}
+    """Return what caches hold of a catalogue. Nodes, titles and files that the tables do not have are left out.
+
+    Of several titles of a name the newest counts: what changed in it would have to come.
+    """
+    records = {one.title: one for one in newest_of(titles).values()}
     orders: dict[str, list[tuple[Selector, tuple[str, ...]]]] = defaultdict(list)
     for fill in fills:
         orders[fill.request.title].append((Selector.parse(fill.request.selector), fill.request.files))
@@ -52,6 +55,15 @@ def held_of(
                     if selector.matches(node.info):
                         found[number].update(place for path, place in its.items() if _is_meant(path, patterns))
     return placement_of([sorted(one) for one in found])
+
+
+def newest_of(titles: Iterable[TitleRecord]) -> dict[str, TitleRecord]:
+    """Return name -> the title that it is published as now: the one that was added last."""
+    found: dict[str, TitleRecord] = {}
+    for record in titles:
+        if record.name not in found or record.added_at >= found[record.name].added_at:
+            found[record.name] = record
+    return found
 
 
 def as_planned(plan: Plan, catalogue: Catalogue, caches: Caches) -> Placement:

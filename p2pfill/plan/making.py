@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from p2pfill.errors import ConfigError
-from p2pfill.plan.document import PRIORITIES, VERSION, Plan, PlanHead, PlannedFile
+from p2pfill.plan.document import PRIORITIES, VERSION, Plan, PlanHead, PlannedCluster, PlannedFile
 from p2pfill.plan.history.history import iso_of
 from p2pfill.plan.placement.demand import Demand, regions_of_clusters, spread_demand, weights_by_serving
 from p2pfill.plan.placement.placement import peak_share, place
@@ -25,6 +25,10 @@ from p2pfill.plan.tables import Caches, Catalogue, Floats, Forecast, Ints, Load,
 
 WEIGHT_HOURS: Final = 28 * 24
 """Of load, of which clusters' parts of their regions are taken: four whole weeks, so that no weekday counts more."""
+
+EXPECTED_MIN: Final = 0.02
+"""Streams of a file in a region in a day, below which nothing is said of it: one in fifty days. A plan of a hundred
+thousand files in fifty regions would else have millions of numbers that are as good as none."""
 
 TITLE_REASON: Final = {
     Reason.EXCLUDED: "excluded",
@@ -215,25 +219,36 @@ def without(made: Made, given_up: Longs) -> Made:
 
 
 def document(made: Made, made_at: float) -> Plan:
-    """Return a plan as it is kept. `made_at` is in seconds since the epoch."""
+    """Return a plan as it is kept. `made_at` is in seconds since the epoch.
+
+    Files that lie nowhere and are to lie nowhere are in it where something is expected of them.
+    """
     catalogue, caches = made.inputs.catalogue, made.inputs.caches
     held, target = made.held, made.target
     priority = _priorities(made)
-    streams = made.forecast.streams.sum(axis=0)
+    streams, spread = made.forecast.streams, made.forecast.spread
     wanted, lies = (_holders(one, len(catalogue.files), caches.names) for one in (target, held))
     files = []
-    for number in np.flatnonzero(np.bincount(np.append(target.files, held.files), minlength=len(catalogue.files))):
+    expected = np.flatnonzero((streams >= EXPECTED_MIN).any(axis=0))
+    for number in np.unique(np.concatenate([expected, target.files, held.files])):
         to, at = wanted.get(int(number), frozenset()), lies.get(int(number), frozenset())
         files.append(
             PlannedFile(
                 catalogue.files[number],
                 catalogue.titles[catalogue.title[number]],
                 int(catalogue.size[number]),
-                round(float(streams[number]), 3),
+                round(float(streams[:, number].sum()), 3),
                 tuple(sorted(to - at)),
                 tuple(sorted(to & at)),
                 tuple(sorted(at - to)),
                 int(priority[number]),
+                {
+                    made.forecast.regions[region]: (
+                        round(float(streams[region, number]), 3),
+                        round(float(spread[region, number]), 3),
+                    )
+                    for region in np.flatnonzero(streams[:, number] >= EXPECTED_MIN)
+                },
             )
         )
     return Plan(_head(made, made_at, files), tuple(sorted(files, key=lambda one: one.file)))
@@ -255,7 +270,28 @@ def _head(made: Made, made_at: float, files: Sequence[PlannedFile]) -> PlanHead:
         dict(zip(caches.names, map(int, caches.capacity), strict=True)),
         {name: float(value) for name, value in _settings(made.inputs.settings).items()},
         {TITLE_REASON[reason]: float(missed[reason]) for reason in Reason if missed[reason] > 0},
+        _clusters(made),
     )  # fmt: skip
+
+
+def _clusters(made: Made) -> dict[str, PlannedCluster]:
+    """Return what the plan went by in each cluster."""
+    caches, result, settings = made.inputs.caches, made.result, made.inputs.settings
+    clusters, files = _copies(caches, made.target)
+    streams = made.worth() / made.inputs.catalogue.size[files]
+    least = np.full(len(caches.clusters), np.inf)
+    np.minimum.at(least, clusters, streams)
+    # Only where what is asked for found no space is the copy that serves least one that others would have to beat.
+    is_full = (result.missed[:, [Reason.SPACE, Reason.REWRITING]] > 0).any(axis=1) & np.isfinite(least)
+    beaten = np.where(is_full, np.where(np.isfinite(least), least, 0.0) * (1 + settings.hysteresis), 0.0)
+    margin = beaten + settings.write_price
+    return {
+        name: PlannedCluster(
+            float(made.demand.weight[number]), float(margin[number]), float(result.demand[number]),
+            float(result.served[number]),
+        )
+        for number, name in enumerate(caches.clusters)
+    }  # fmt: skip
 
 
 def _settings(settings: PlacementSettings) -> dict[str, float]:

@@ -16,6 +16,7 @@ import msgspec
 from p2pfill.errors import ConfigError
 from p2pfill.model.selector import SELECTOR_CHARS_MAX
 from p2pfill.plan.document import Plan, PlannedFile, by_cache
+from p2pfill.plan.holding import newest_of
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
 CALL: Final = "plan:"
@@ -48,13 +49,12 @@ def orders_of(
     `origins` are base URLs in which `{title}` stands for the title's name; `deadline` is of what is to come, in seconds
     since the epoch. Of several titles of a name the newest counts.
     """
-    newest: dict[str, TitleRecord] = {}
-    for record in titles:
-        if record.name not in newest or record.added_at >= newest[record.name].added_at:
-            newest[record.name] = record
+    newest = newest_of(titles)
     by_title: dict[str, list[PlannedFile]] = defaultdict(list)
     unknown: dict[str, int] = {}
     for one in plan.files:
+        if not one.holders:
+            continue
         if one.title in newest:
             by_title[one.title].append(one)
         else:

@@ -206,6 +206,19 @@ def test_plans_beyond_those_that_are_kept_go(planner: Planner) -> None:
     assert names == ["2026-01-09.plan", "2026-01-10.plan", "mine.plan"]
 
 
+def test_the_reactive_share_is_chosen_from_the_last_days(planner: Planner) -> None:
+    found = planner.json("tune", "--days", "3")
+    assert [one["share"] for one in found["shares"]] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    served = {one["share"]: one["planned"] + one["reactive"] for one in found["shares"]}
+    assert served[found["best"]] == max(served.values())
+    assert found["shares"][0]["reactive"] == 0 < found["shares"][-1]["reactive"]
+    assert len({one["asked"] for one in found["shares"]}) == 1
+    text = planner("tune", "--days", "3")
+    assert "as it is, serves as much as any" in text or f"reactive_share = {found['best']:g} under" in text
+    planner("tune", "--days", "7", code=2)
+    assert "name fewer with --days" in planner.err
+
+
 # ---- at a tracker
 
 
@@ -299,4 +312,14 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["fits"]
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
-    assert "orders would be made" in planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert done["report"] is None, "there is no plan before"
+    said = planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert "orders would be made" in said
+    assert "what came of" in said, "the tracker has no night that lasted until that plan's deadline"
+    fleet.beat("01")
+    origin = str(planner.home / "trees" / "{title}")
+    again = planner.json("apply", "2026-01-09", "--at", "2026-01-08T20:00", "--origin", origin, "--yes")
+    assert again["ordered"] > 0
+    assert {one.partition("/trees/")[0] for fill in fills_of(fleet.url) for one in fill.request.origins} >= {
+        f"file://{planner.home}"
+    }

@@ -96,7 +96,8 @@ def check_document(made: Made) -> None:
     assert contents(held) == contents(made.held)
     for one in plan.files:
         sets = [set(names) for names in (one.comes, one.stays, one.goes)]
-        assert sum(map(len, sets)) == len(set().union(*sets)) > 0
+        assert sum(map(len, sets)) == len(set().union(*sets))
+        assert set().union(*sets) or one.expected
         assert 1 <= one.priority <= PRIORITIES
     sums = by_cache(plan.files)
     assert plan.head.comes_bytes == sum(comes for comes, _, _ in sums.values())
@@ -105,6 +106,9 @@ def check_document(made: Made) -> None:
         comes, stays, _ = sums.get(name, (0, 0, 0))
         assert comes + stays <= caches.capacity[number]
         assert room_of(plan, caches)[number] == caches.capacity[number] - stays >= comes
+    assert {name: one.demand_bytes for name, one in plan.head.clusters.items()} == pytest.approx(
+        dict(zip(caches.clusters, made.result.demand.tolist(), strict=True))
+    )
     assert contents(as_planned(plan, catalogue, caches)) == contents(target)
 
 
@@ -226,6 +230,17 @@ def test_caches_hold_whole_titles_and_what_was_ordered_of_others() -> None:
     found = contents(held_of(nodes, [record], [some, pattern], chosen, fleet([1] * 6)))
     of = {"a": set(range(len(names))), "b": {0}, "c": {n for n, one in enumerate(names) if one.endswith("d")}}
     assert found == [of.get(name, set()) for name in "abcdef"]
+
+
+def test_an_old_version_of_a_title_does_not_count() -> None:
+    chosen = world(0).catalogue
+    records = [TitleRecord(name, "title-00000", 100, 10, 10, 2, added) for name, added in (("new", 2.0), ("old", 1.0))]
+    nodes = [
+        status("a", TitleReport("old", "live", have_bytes=100, title_bytes=100)),
+        status("b", TitleReport("new", "live", have_bytes=100, title_bytes=100)),
+    ]
+    found = contents(held_of(nodes, records, [], chosen, fleet([1] * 6)))
+    assert [bool(one) for one in found] == [False, True, False, False, False, False]
 
 
 # ---- the night
