@@ -2,12 +2,12 @@
 
     python -m bench.planner.spark [--rows 2000000] [--threads 2] [--json]
 
-It needs Java 17 and, beside the extra `planner`, `pip install 'pyspark>=4' 'pandas<3'`. The log is a made one, once
+It needs Java 17 or newer and `pip install 'p2pfill[spark]'`. The log is a made one, once
 with moments and numbers, as Parquet has them, and once all of it as text, as CSV has it, with `ODD` at its end. What is
 compared: each row as it is coded, what is watched and served, by number and by name, the faults, and their causes.
 
-This is no test, since Spark takes 500 MB of disk, and a minute before its first row. Exit code 1 where something
-differs, and 2 where Spark is not installed.
+This is no test of the suite, which would have to install Spark and Java wherever it runs, more than all that it needs
+else. Exit code 1 where something differs, and 2 where Spark is not installed.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("pyspark") is None:
-        print("PySpark is not installed: pip install 'pyspark>=4' 'pandas<3'", file=sys.stderr)
+        print("PySpark is not installed: pip install 'p2pfill[spark]'", file=sys.stderr)
         return 2
     from pyspark.sql import SparkSession
 
