@@ -520,7 +520,8 @@ def test_no_log_is_gathered_in_memory(tmp_path: Path) -> None:
         coded = ibis.to_sql(history_tables.code_rows(rows, names, NOW_S), dialect="duckdb")
         [(_, plan)] = engine.rows_of(f"EXPLAIN {coded}")
     assert plan.count("Join Type: LEFT") == 3
-    assert plan.count("Streaming Window") == 1
+    # DuckDB 1 writes its operators in capitals, with underscores.
+    assert plan.lower().replace("_", " ").count("streaming window") == 1
 
 
 # ---- load
