@@ -111,6 +111,7 @@ def apply(
                 done.left_out += len(created.left_out)
             except TrackerRefused as error:
                 done.refused[request.title] = str(error)
+                done.ordered -= 1
         refused = set(done.refused)
         for fill in asked.delete:
             if fill.request.title in refused:

@@ -8,6 +8,7 @@ needed. What a file is worth decides how urgent its order is, and all that is to
 from __future__ import annotations
 
 import glob
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -27,6 +28,9 @@ CALL: Final = "plan:"
 
 REWRITE_MAX: Final = 0.10
 """Of a cache's capacity that may come in a night unless told otherwise: a plan that is wrong then costs a tenth."""
+
+_ESCAPED: Final = re.compile(r"\[([*?[])\]")
+"""A sign of patterns as `glob.escape` writes it."""
 
 
 class Orders(msgspec.Struct):
@@ -141,6 +145,11 @@ def _patterns(paths: Sequence[str]) -> Iterable[tuple[str, ...]]:
     for number in range(max(1, -(-len(plain) // room), -(-len(escaped) // WILDCARDS_MAX))):
         some = plain[number * room : (number + 1) * room]
         yield tuple(sorted(some + escaped[number * WILDCARDS_MAX : (number + 1) * WILDCARDS_MAX]))
+
+
+def path_meant(pattern: str) -> str:
+    """Return the file that a pattern of a planner's order means."""
+    return _ESCAPED.sub(r"\1", pattern)
 
 
 def _selectors(caches: Sequence[str]) -> Iterable[str]:

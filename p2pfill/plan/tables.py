@@ -46,7 +46,8 @@ class Views:
     regions: tuple[str, ...]
     first_day: int
     last_day: int
-    """Both are in it. Days outside of these are not known; within, what has no row was not watched but for `unknown`."""
+    """Both are in it. Days outside of these are not known. Of what lies within and has no row nothing was watched, but
+    for `unknown`."""
     day: Ints
     region: Ints
     file: Ints

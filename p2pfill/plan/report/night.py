@@ -29,7 +29,7 @@ import msgspec
 from msgspec.structs import replace
 
 from p2pfill.model.selector import Selector
-from p2pfill.plan.orders import CALL
+from p2pfill.plan.orders import CALL, path_meant
 from p2pfill.tracker.night_report import CacheNight, CacheTitle, Cause, NightReport
 from p2pfill.tracker.records import FillRecord
 
@@ -171,7 +171,8 @@ def ordered_of(fills: Iterable[FillRecord], names: Mapping[str, str]) -> Ordered
     for fill in fills:
         if not fill.call_id.startswith(CALL) or fill.request.title not in names:
             continue
-        of_title, files = found.setdefault(names[fill.request.title], {}), frozenset(fill.request.files)
+        of_title = found.setdefault(names[fill.request.title], {})
+        files = frozenset(map(path_meant, fill.request.files))
         for clause in Selector.parse(fill.request.selector).clauses:
             for term in clause:
                 before = of_title.get(term.pattern, files)
