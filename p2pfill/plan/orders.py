@@ -86,12 +86,15 @@ def orders_of(
 
 
 def check_rewriting(plan: Plan, share: float = REWRITE_MAX) -> None:
-    """Look whether a plan writes too much of caches that hold something. Raises `ConfigError`, with the worst."""
+    """Look whether a plan writes too much of caches that hold something. Raises `ConfigError`, with the worst.
+
+    What is free is no loss, however much comes there.
+    """
     worst, most = "", 0.0
     count = 0
     for name, (comes, stays, goes) in by_cache(plan.files).items():
         capacity = plan.head.capacities.get(name, 0)
-        if stays + goes == 0 or not capacity:
+        if stays + goes == 0 or not capacity or comes + stays + goes <= capacity:
             continue  # there is nothing to lose
         part = comes / capacity
         count += part > share

@@ -175,9 +175,11 @@ def test_a_selector_names_as_many_caches_as_fit() -> None:
 
 def test_a_plan_that_rewrites_too_much_is_named() -> None:
     head = msgspec.structs.replace(HEAD, capacities={"a1": 100, "a2": 100, "b1": 100})
-    comes, stays = PlannedFile("t0", "t0", 11, 1.0, ("a1", "a2")), PlannedFile("t1", "t1", 5, 1.0, (), ("a1",))
-    plan = Plan(head, (comes, stays))
-    assert by_cache(plan.files) == {"a1": (11, 5, 0), "a2": (11, 0, 0)}
+    comes, stays = PlannedFile("t0", "t0", 11, 1.0, ("a1", "a2", "b1")), PlannedFile("t1", "t1", 5, 1.0, (), ("a1",))
+    goes = PlannedFile("t2", "t2", 85, 1.0, (), (), ("a1",))
+    part = PlannedFile("t3", "t3", 89, 1.0, (), ("b1",))
+    plan = Plan(head, (comes, stays, goes, part))
+    assert by_cache(plan.files) == {"a1": (11, 5, 85), "a2": (11, 0, 0), "b1": (11, 89, 0)}
     with pytest.raises(ConfigError, match="1 caches tonight, up to 11% of a1"):
         check_rewriting(plan)
     check_rewriting(plan, 0.11)
