@@ -32,11 +32,13 @@ class Written(NamedTuple):
     """Bytes: what the table says, or what its disk has, where that is less."""
     is_empty: bool
     """There is nothing to lose: nothing lies there but what the plan brings."""
+    free: int = 0
+    """Bytes: what the capacity leaves beside what lies there, by the plan or by the tracker, whichever is more."""
 
     @property
     def share(self) -> float:
-        """Of the cache, that is written over."""
-        if self.is_empty or not self.comes:
+        """Of the cache, that is written over; what finds room is no loss."""
+        if self.is_empty or self.comes <= self.free:
             return 0.0
         return self.comes / self.capacity if self.capacity > 0 else inf
 
@@ -71,9 +73,9 @@ def written_by(
         total = sum(comes[name].values()) + _lacking(stays[name], newest, have)
         disk = 0 if node is None else node.disk.size_bytes
         brought = {newest[title].title for title in comes[name]}
-        found[name] = Written(
-            total, min(capacities[name], disk or capacities[name]), lay + went == 0 and have.keys() <= brought
-        )
+        capacity = min(capacities[name], disk or capacities[name])
+        is_empty = lay + went == 0 and have.keys() <= brought
+        found[name] = Written(total, capacity, is_empty, capacity - max(lay + went, sum(have.values())))
     return found
 
 

@@ -321,6 +321,25 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert sum(1 for one in fills_of(fleet.url) if not one.call_id) == 1
 
 
+def test_what_the_tracker_refuses_is_named_and_does_not_count_as_ordered(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    planner.json("make", "--at", AT)
+    file, title = next((one["file"], one["title"]) for one in planner.json("show")["files"] if one.get("comes"))
+    tree = planner.home / "trees" / title
+    (tree / file.removeprefix(f"{title}/")).rename(tree / "other")
+    manifest = publish(tree, name=title).manifest
+
+    async def publish_anew() -> None:
+        async with TrackerClient(fleet.url) as client:
+            await client.put_title(manifest.title_id.hex(), manifest.encode())
+
+    trio.run(publish_anew)
+    done = planner.json("apply", "--at", AT, "--tracker", fleet.url, "--yes", code=1)
+    assert list(done["refused"]) == [manifest.title_id.hex()]
+    assert done["ordered"] == len(fills_of(fleet.url)) > 0
+    assert "no file of the title is meant by" in planner.err
+
+
 def test_a_plan_is_due_when_its_proof_says_and_a_day_that_is_over_is_not_ordered(planner: Planner, fleet: Any) -> None:
     publish_all(fleet.url, planner.home)
     due = planner.json("make", "--at", AT)["deadline"]

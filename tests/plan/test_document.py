@@ -15,6 +15,7 @@ from p2pfill.model.selector import Selector
 from p2pfill.plan.document import Plan, PlanHead, PlannedFile, compare, read_plan, write_plan
 from p2pfill.plan.holding import files_meant
 from p2pfill.plan.orders import CALL, orders_of
+from p2pfill.plan.report.night import ordered_of
 from p2pfill.store.publish import publish
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
@@ -153,6 +154,8 @@ def test_orders_mean_the_files_of_the_plan_whatever_signs_of_patterns_are_in_the
     numbers = {path: number for number, path in enumerate(paths)}
     found = set().union(*(files_meant(numbers, one.files) for one in orders.post))
     assert {paths[number] for number in found} == planned
+    names = {title.title: title.name for title in TITLES}
+    assert ordered_of(as_fills(orders.post), names) == {"t0": {"a1": planned}}, "as the report sees it"
     again = orders_of(plan, TITLES, as_fills(orders.post), ORIGINS, 99.0)
     assert (again.keep, again.post, again.delete) == (len(orders.post), [], [])
 

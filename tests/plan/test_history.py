@@ -286,6 +286,13 @@ def test_one_ingest_at_a_time(tmp_path: Path, history: History) -> None:
         with pytest.raises(ConfigError, match="under way"):
             take(history, write(tmp_path / "more.csv", good(1)))
         assert seen(history)
+    with history_state.writing(history.directory) as scratch:
+        (scratch / "work").touch()
+        with pytest.raises(ConfigError, match="under way"):
+            take(history, tmp_path / "more.csv")
+        assert (scratch / "work").exists(), "one who is refused takes nothing away"
+    assert not scratch.exists()
+    assert take(history, tmp_path / "more.csv").taken
 
 
 def test_a_damaged_history_says_so(tmp_path: Path, history: History) -> None:

@@ -120,7 +120,10 @@ def test_a_placement_keeps_all_of_its_bounds(seed: int) -> None:
         written = int(world.size[list(set(files) - set(held[cache]))].sum())
         assert written == result.written[cache]
         share = world.settings.rewritten_share if held[cache] else world.settings.first_share
-        assert (written > int(world.caches.capacity[cache] * share)) == (cache in result.exceeded)
+        free = space - int(world.size[held[cache]].sum()) if held[cache] else 0
+        if world.settings.first_share < 1:
+            free = min(free, int(world.caches.capacity[cache] * world.settings.first_share))
+        assert (written > max(int(world.caches.capacity[cache] * share), free)) == (cache in result.exceeded)
         if cache in result.exceeded:
             assert (world.rules.pinned_cluster == cluster).any(), "only pins exceed the bound"
     for cluster, file in zip(world.rules.pinned_cluster.tolist(), world.rules.pinned_file.tolist(), strict=True):
@@ -264,6 +267,18 @@ def test_hot_files_go_where_bandwidth_is_and_cold_ones_where_space_is() -> None:
     result = place_one([400.0, 400.0, 5.0, 5.0, 5.0], [10] * 5, caches, None, PLAIN)
     assert files_of(result.placement) == [[0, 1], [2, 3, 4]]
     assert result.gap == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_is_free_may_be_written_besides_what_is_written_over() -> None:
+    """A first night that broke off after one file: the next fills what is left, and drops nothing."""
+    size, asked = [100] * 20, [float(2000 - 90 * place) for place in range(20)]
+    caches = caches_of([1000], [1e6])
+    assert files_of(place_one(asked, size, caches, None, EVEN).placement) == [list(range(10))]
+    begun = place_one(asked, size, caches, placement_of([[3]]), EVEN)
+    assert files_of(begun.placement) == [list(range(10))]
+    assert begun.written.tolist() == [900]
+    turned = place_one(asked[::-1], size, caches, placement_of([list(range(10))]), EVEN)
+    assert (turned.written.tolist(), turned.dropped.tolist()) == ([100], [100]), "a tenth of what is full"
 
 
 def test_writing_has_its_price_and_change_its_hysteresis() -> None:
