@@ -536,14 +536,18 @@ class Masters:
             since = self._stalls.look_beyond(now, scope, awaited, gone)
             if now < since + patience_s:
                 continue
-            for node_id, node in self.members.items():
-                if node_id in self.excluded or node_id in self._soon or not node.weight:
-                    continue
-                if self._scope_of(node_id) == Scope.ISP:
-                    continue
-                late = now >= since + patience_s + allowed_s.get(node_id, 0.0)
-                if late and (self._present.within(node)[scope] & awaited).any():
-                    found.append(node_id)
+            late = [
+                node_id
+                for node_id, node in self.members.items()
+                if node_id not in self.excluded and node_id not in self._soon and node.weight
+                if self._scope_of(node_id) != Scope.ISP
+                if now >= since + patience_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
+                if (self._present.within(node)[scope] & awaited).any()
+            ]
+            if late:
+                # Whoever is elected in their place has only just found out, and has the whole time.
+                self._stalls.forget_beyond(scope)
+            found += late
         return found
 
     def lagging(self, now: float, have: Bitmap, available: Availability) -> tuple[list[str], list[str]]:
