@@ -209,6 +209,14 @@ class Masters:
                 until = now + patience_s * 2.0 ** min(times, STALLED_AGAIN_MAX)
                 self._passed_over_until[node_id] = max(until, self._passed_over_until.get(node_id, until))
 
+    def forgive(self, node_id: str) -> None:
+        """Note that the loss of a link that ended last is not to be held against a cache."""
+        times = self._failures.pop(node_id, 0)
+        if times > 1:
+            self._failures[node_id] = times - 1
+        if self.excluded.get(node_id) == LOST:
+            self._passed_over_until.pop(node_id, None)
+
     def set_ways(self, now: float, node_id: str, closed: frozenset[Scope]) -> None:
         """Take in from where a cache, which may be this one, cannot take chunks; replaces what it has said before."""
         if node_id not in self.members:

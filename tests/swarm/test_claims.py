@@ -12,9 +12,9 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.swarm import events
+from p2pfill.swarm import actions, events
 from p2pfill.swarm.claims import CLAIM_S, Claims
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import Assignment, Scope
 from p2pfill.swarm.fill import Fill
 
 TIME_S = 7.0
@@ -107,3 +107,21 @@ def test_who_claims_in_vain_is_named_unless_the_origin_fails_here_or_there() -> 
     origin = events.OriginConfigured("http://o/")
     assert claimed_in_vain(origin)
     assert not claimed_in_vain(origin, events.OriginFailing("http://o/", "connection refused"))
+
+
+def test_in_a_large_fleet_a_master_says_too_what_a_stand_in_of_its_isp_gives_it() -> None:
+    """Others are linked with the master, and not with who stands in for it."""
+    me, mate, far = (NodeInfo(NodeId(name), isp, "eu") for name, isp in (("a1", "a"), ("a2", "a"), ("(eu/b)", "b")))
+    manifest = Manifest("t", 65536, layout([("f", 8 * 65536)]), bytes(16 * 8), bytes(32 * 8), "blake3")
+    for unlinked in ((), (far.id,)):
+        fill = Fill(manifest, me, FillPolicy(), random.Random(1), 0.0, Bitmap(8))
+        fill.handle(0.0, events.RosterChanged((me, mate, far), unlinked))
+        fill.handle(0.0, events.CacheConnected(mate))
+        fill.handle(0.0, events.HoldingsArrived(mate.id, Bitmap.full(8)))
+        asked = {one.chunk for one in fill.poll_actions(0.0) if isinstance(one, actions.RequestChunk)}
+        fill.handle(1.0, events.SourceProgressed(mate.id))
+        claims = [one for one in fill.poll_actions(1.0) if isinstance(one, actions.ClaimChunks)]
+        mine = set(Assignment(manifest.title_id, 8, (me, mate, far)).within(me)[Scope.REGION].indexes())
+        assert 0 < len(asked & mine) < len(asked)
+        assert [set(claim.chunks) for claim in claims] == [asked & mine][: len(unlinked)]
+        assert set(fill.border_chunks()) == (asked & mine if unlinked else set())
