@@ -704,6 +704,7 @@ class Fill:
         self._masters.look_at_ways(now)
         if self.is_held:
             return
+        self._pass_on_claims(now)
         self._look_at_hops(now)
         self._look_at_minimum(now)
         self._look_at_own_ways(now)
@@ -717,6 +718,22 @@ class Fill:
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
         for late, source in find_overdue(sources, now, size, self._patience_s):
             self._move(now, late, source)
+
+    def _pass_on_claims(self, now: float) -> None:
+        """Say that chunks of which this cache is master are on their way, to those who wait for it and are not linked
+        with who fetches them: else each group that hears nothing would in the end fetch them itself."""
+        if not self._roster.unlinked:
+            return
+        due = self.ledger.missing & self._masters.assignment()[Scope.REGION]
+        for scope in (Scope.REGION, Scope.WORLD):
+            heard = [
+                chunk
+                for chunk, name in self._masters.claims.standing()
+                if due[chunk] and name not in self._masters.excluded
+                if (claimant := self.sources.get(name)) is not None and claimant.scope == scope
+            ]
+            if chunks := self._masters.claims.pass_on(now, dict.fromkeys(heard)):
+                self._out.append(actions.PassOnClaims(chunks, scope))
 
     def _note_broken_claims(self) -> None:
         """Note who has claimed chunks in vain, for people; where the origin fails here or there, that is why."""
@@ -823,7 +840,9 @@ class Fill:
         costs one more copy for each ISP of what is left at most.
         """
         due = self.ledger.missing.and_not(self.hops.waiting)
-        if self._requests or not self._heard or not due.any():
+        # What is claimed is on its way, and then there is something to ask for; a claim has its time.
+        is_coming = any(due[chunk] for chunk, _ in self._masters.claims.standing())
+        if self._requests or is_coming or not self._heard or not due.any():
             self._starved_at = None
         elif self._starved_at is None:
             self._starved_at = now
