@@ -552,8 +552,8 @@ class Masters:
                 if now >= since + patience_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
                 if (self._present.within(node)[scope] & awaited).any()
             ]
-            if late:
-                # Whoever is elected in their place has only just found out, and has the whole time.
+            if not self._unlinked.isdisjoint(late):
+                # The group that is elected in its place has only just found out, and has the whole time.
                 self._stalls.forget_beyond(scope)
             found += late
         return found
