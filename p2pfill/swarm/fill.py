@@ -840,7 +840,7 @@ class Fill:
         costs one more copy for each ISP of what is left at most.
         """
         due = self.ledger.missing.and_not(self.hops.waiting)
-        # In a large fleet most of what is still to come nobody here knows of: what is claimed shows that others are at it.
+        # In a large fleet it is not known who brings the rest: what is claimed shows that others are at it.
         is_coming = self._roster.unlinked and any(due[chunk] for chunk, _ in self._masters.claims.standing())
         if self._requests or is_coming or not self._heard or not due.any():
             self._starved_at = None
