@@ -903,6 +903,8 @@ class Engine:
                 task.verified(self.now, chunks)
             case actions.ClaimChunks(chunks):
                 task.to_claim.extend(chunks)
+            case actions.PassOnClaims(chunks, scope):
+                self._pass_on_claims(task, chunks, scope)
             case actions.ShowInterest(source, wanted):
                 if (link := self.links.get(source)) is not None:
                     self._in_link(link, partial(link.show_interest, task, wanted))
@@ -934,6 +936,13 @@ class Engine:
         if news is not None:
             gained, claimed = news
             self._each_link(lambda link: link.tell(task, gained, claimed))
+
+    def _pass_on_claims(self, task: FillTask, chunks: Sequence[int], scope: Scope) -> None:
+        """Tell the linked caches nearer than `scope` whom it concerns that chunks are on their way to this one."""
+        for name, link in list(self.links.items()):
+            source = task.fill.sources.get(name)
+            if source is not None and source.scope < scope and (concern := self.news(task, name, chunks)):
+                self._in_link(link, partial(link.tell, task, (), concern))
 
     # ---- boundaries
 

@@ -40,6 +40,15 @@ class ClaimChunks:
 
 
 @dataclass(frozen=True, slots=True)
+class PassOnClaims:
+    """Tell the linked caches nearer than `scope`, as far as it concerns them, that these chunks are on their way here:
+    caches as far away as that are fetching them."""
+
+    chunks: tuple[int, ...]
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
 class ShowInterest:
     """Tell a cache that news of `chunks` is enough; it answers with what it holds and what crosses borders for it."""
 
@@ -69,5 +78,13 @@ class CompleteTitle:
 
 
 Action = (
-    RequestChunk | CancelRequest | AnnounceChunks | ClaimChunks | ShowInterest | ReportSlow | ReportWays | CompleteTitle
+    RequestChunk
+    | CancelRequest
+    | AnnounceChunks
+    | ClaimChunks
+    | PassOnClaims
+    | ShowInterest
+    | ReportSlow
+    | ReportWays
+    | CompleteTitle
 )

@@ -4,6 +4,10 @@ A cache repeats its claim of a chunk while bytes of it come, so that others wait
 a chunk fetched twice. A claim alone proves nothing, so each has a time by which the chunk must be here: counted from
 the first claim, however often it is repeated. After that it does not count, and whoever stands in fetches the chunk.
 
+In a large fleet most of those who wait for a chunk are not linked with who fetches it. So its master in an ISP passes
+on, into its ISP, what it hears from farther out, and the one of a region does so into the region (`Fill`). Claims only
+ever go inwards, from a larger group into a smaller one, so they cannot go round in a circle and outlive who made them.
+
 Of one chunk the second claimant has twice the time of the first, the third four times, and so on. Where an origin is
 slower than the time allows for, all of them share its rate: with equal times everybody would join in, and nobody ever
 get the chunk through.
@@ -46,6 +50,8 @@ class Claims:
         self.time_s = time_s
         self._made: dict[int, dict[str, _Claim]] = {}
         """Chunk -> who claims it -> the claim."""
+        self._passed_on: dict[int, float] = {}
+        """Chunk -> when its claim was passed on last."""
 
     def note(self, now: float, node_id: str, chunks: Iterable[int]) -> None:
         """Take in that a cache says it is fetching `chunks`."""
@@ -94,6 +100,13 @@ class Claims:
             for node_id, claim in made.items():
                 if claim.counts:
                     yield chunk, node_id
+
+    def pass_on(self, now: float, chunks: Iterable[int]) -> tuple[int, ...]:
+        """Return of which `chunks` a claim is to be passed on now: as often as it is made, and no more often."""
+        due = [chunk for chunk in chunks if now >= self._passed_on.get(chunk, float("-inf")) + PROGRESS_S]
+        self._passed_on = {chunk: at for chunk, at in self._passed_on.items() if chunk in self._made}
+        self._passed_on.update(dict.fromkeys(due, now))
+        return tuple(due)
 
     def broken(self) -> Iterator[tuple[int, str]]:
         """Yield the claims whose time has passed in vain: a chunk, and who made it."""

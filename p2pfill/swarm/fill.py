@@ -38,6 +38,7 @@ from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, res
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
 from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.losses import Losses
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.minimum import MinimumService
 from p2pfill.swarm.moves import find_lines, find_overdue, find_waiting
@@ -128,6 +129,7 @@ class Fill:
         self._roster = events.RosterChanged((me,))
         """The last one."""
         self._slow_votes = SlowVotes()
+        self._losses = Losses()
         self.ways = Ways()
         self._interest = Interest(manifest.chunk_count)
         self._starved_at: float | None = None
@@ -184,7 +186,9 @@ class Fill:
                 for one in self.sources.values():
                     one.route_cost = costs.get(one.id, 0.0)
             case events.SourceLost(source, reason):
-                self._lose_source(now, source, reason)
+                if (lost := self.sources.get(source)) is not None:
+                    self._lose_source(now, source, reason)
+                    self._judge_loss(now, lost)
             case events.HoldingsArrived(source, holdings):
                 self._hold(now, source, holdings)
             case events.NeighboursHeard():
@@ -326,7 +330,7 @@ class Fill:
                 self._tick(now)
                 self._stale = True
             if self._stale or self._untold:
-                self._out.extend(self._interest.look(now, self._masters.assignment(), self.sources.values()))
+                self._out.extend(self._look_at_interest(now))
             if self._stale:
                 self._ask(now, self.sources)
             elif self._changed:
@@ -336,6 +340,10 @@ class Fill:
         done = list(self._out)
         self._out.clear()
         return done
+
+    def _look_at_interest(self, now: float) -> list[actions.ShowInterest]:
+        duties = self._masters.assignment()
+        return self._interest.look(now, duties, self.sources.values(), self._losses.wait_until)
 
     def next_wakeup(self) -> float:
         """Return when `poll_actions` must be called again though nothing happened; infinite if nothing is awaited."""
@@ -354,8 +362,15 @@ class Fill:
         return request in self._requests
 
     def border_chunks(self) -> list[int]:
-        """Return the chunks that are on their way across a border, which that of a cluster may be."""
-        return [request.chunk for request in self._requests.values() if request.borders > self.hops.nearest]
+        """Return the chunks that are on their way across a border, which that of a cluster may be, or for others."""
+        return [request.chunk for request in self._requests.values() if self._is_awaited(request)]
+
+    def _is_awaited(self, request: Request) -> bool:
+        """Tell whether others wait for a request: what crosses a border, and in a large fleet what this cache is
+        nominally to fetch though another one of its ISP has done it, with which nobody beyond may be linked."""
+        if request.borders > self.hops.nearest or not self._roster.unlinked:
+            return request.borders > self.hops.nearest
+        return self._masters.nominal_share()[Scope.REGION][request.chunk]
 
     def waits(self) -> dict[str, int]:
         """Return how many chunks wait, by what they wait for. For people; counts every chunk that is not verified."""
@@ -438,6 +453,12 @@ class Fill:
         self.past[source_id] = source
         if len(self.past) > PAST_SOURCES_MAX:
             del self.past[next(iter(self.past))]
+
+    def _judge_loss(self, now: float, lost: Source) -> None:
+        """Hold it against nobody that links have ended where it is this cache that is cut off."""
+        if lost.scope != Scope.ORIGIN:
+            for name in self._losses.note(now, lost, self.sources.values()):
+                self._masters.forgive(name)
 
     def _bar(self, now: float, source_id: str, fault: Fault, reason: str) -> None:
         """Leave a source alone for a while, longer with each fault in a row, and give its requests to others."""
@@ -527,8 +548,7 @@ class Fill:
         source.progress_at = now
         source.is_failing = False
         self._masters.saw(now, source_id)
-        if source.scope > self.hops.nearest and source.requests:
-            chunks = tuple(request.chunk for request in source.requests.values())
+        if chunks := tuple(request.chunk for request in source.requests.values() if self._is_awaited(request)):
             self._out.append(actions.ClaimChunks(chunks))
 
     # ---- holding back
@@ -684,6 +704,7 @@ class Fill:
         self._masters.look_at_ways(now)
         if self.is_held:
             return
+        self._pass_on_claims(now)
         self._look_at_hops(now)
         self._look_at_minimum(now)
         self._look_at_own_ways(now)
@@ -697,6 +718,22 @@ class Fill:
             self._masters.watch(now, self._patience_s, self.sources, self.available, owing)
         for late, source in find_overdue(sources, now, size, self._patience_s):
             self._move(now, late, source)
+
+    def _pass_on_claims(self, now: float) -> None:
+        """Say that chunks of which this cache is master are on their way, to those who wait for it and are not linked
+        with who fetches them: else each group that hears nothing would in the end fetch them itself."""
+        if not self._roster.unlinked:
+            return
+        due = self.ledger.missing & self._masters.assignment()[Scope.REGION]
+        for scope in (Scope.REGION, Scope.WORLD):
+            heard = [
+                chunk
+                for chunk, name in self._masters.claims.standing()
+                if due[chunk] and name not in self._masters.excluded
+                if (claimant := self.sources.get(name)) is not None and claimant.scope == scope
+            ]
+            if chunks := self._masters.claims.pass_on(now, dict.fromkeys(heard)):
+                self._out.append(actions.PassOnClaims(chunks, scope))
 
     def _note_broken_claims(self) -> None:
         """Note who has claimed chunks in vain, for people; where the origin fails here or there, that is why."""
@@ -803,7 +840,9 @@ class Fill:
         costs one more copy for each ISP of what is left at most.
         """
         due = self.ledger.missing.and_not(self.hops.waiting)
-        if self._requests or not self._heard or not due.any():
+        # In a large fleet it is not known who brings the rest: what is claimed shows that others are at it.
+        is_coming = self._roster.unlinked and any(due[chunk] for chunk, _ in self._masters.claims.standing())
+        if self._requests or is_coming or not self._heard or not due.any():
             self._starved_at = None
         elif self._starved_at is None:
             self._starved_at = now

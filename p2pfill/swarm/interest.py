@@ -32,8 +32,17 @@ class Interest:
         self.doubtful = Bitmap(chunk_count)
         """Chunks that this cache has just become master of, while others have yet to say whether they hold them."""
 
-    def look(self, now: float, duties: Mapping[Scope, Bitmap], sources: Collection[Source]) -> list[ShowInterest]:
-        """Return what to tell whom, now that this cache is master as `duties` say."""
+    def look(
+        self,
+        now: float,
+        duties: Mapping[Scope, Bitmap],
+        sources: Collection[Source],
+        doubt_until: float = float("-inf"),
+    ) -> list[ShowInterest]:
+        """Return what to tell whom, now that this cache is master as `duties` say.
+
+        No doubt ends before `doubt_until`: those who could end it are not linked yet.
+        """
         caches = [source for source in sources if source.scope != Scope.ORIGIN]
         anew = self._take_duties(duties)
         told = []
@@ -45,7 +54,7 @@ class Interest:
                 continue
             source.shown = wanted
             told.append(ShowInterest(source.id, wanted.copy()))
-        if self.doubtful.any() and all(now >= source.answers_at for source in caches):
+        if self.doubtful.any() and now >= doubt_until and all(now >= source.answers_at for source in caches):
             self.doubtful = Bitmap(len(self.doubtful))
         return told
 

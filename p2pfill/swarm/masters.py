@@ -209,6 +209,14 @@ class Masters:
                 until = now + patience_s * 2.0 ** min(times, STALLED_AGAIN_MAX)
                 self._passed_over_until[node_id] = max(until, self._passed_over_until.get(node_id, until))
 
+    def forgive(self, node_id: str) -> None:
+        """Note that the loss of a link that ended last is not to be held against a cache."""
+        times = self._failures.pop(node_id, 0)
+        if times > 1:
+            self._failures[node_id] = times - 1
+        if self.excluded.get(node_id) == LOST:
+            self._passed_over_until.pop(node_id, None)
+
     def set_ways(self, now: float, node_id: str, closed: frozenset[Scope]) -> None:
         """Take in from where a cache, which may be this one, cannot take chunks; replaces what it has said before."""
         if node_id not in self.members:
@@ -536,14 +544,18 @@ class Masters:
             since = self._stalls.look_beyond(now, scope, awaited, gone)
             if now < since + patience_s:
                 continue
-            for node_id, node in self.members.items():
-                if node_id in self.excluded or node_id in self._soon or not node.weight:
-                    continue
-                if self._scope_of(node_id) == Scope.ISP:
-                    continue
-                late = now >= since + patience_s + allowed_s.get(node_id, 0.0)
-                if late and (self._present.within(node)[scope] & awaited).any():
-                    found.append(node_id)
+            late = [
+                node_id
+                for node_id, node in self.members.items()
+                if node_id not in self.excluded and node_id not in self._soon and node.weight
+                if self._scope_of(node_id) != Scope.ISP
+                if now >= since + patience_s * self._hops(node_id) + allowed_s.get(node_id, 0.0)
+                if (self._present.within(node)[scope] & awaited).any()
+            ]
+            if not self._unlinked.isdisjoint(late):
+                # The group that is elected in its place has only just found out, and has the whole time.
+                self._stalls.forget_beyond(scope)
+            found += late
         return found
 
     def lagging(self, now: float, have: Bitmap, available: Availability) -> tuple[list[str], list[str]]:

@@ -42,6 +42,10 @@ class Stalls:
         """Give a cache the whole time again when it is next looked at."""
         self._since.pop(name, None)
 
+    def forget_beyond(self, scope: Scope) -> None:
+        """Give the caches beyond the ISP that are to bring something nearer from `scope` the whole time again."""
+        self._beyond.pop(scope, None)
+
     def look(self, now: float, shares: Shares, due: Bitmap, gone: Bitmap) -> Mapping[str, float]:
         """Return since when each cache of the ISP has not got on that has something to do. To be called each tick.
 

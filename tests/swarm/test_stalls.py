@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from p2pfill.model.bitmap import Bitmap
@@ -82,6 +84,40 @@ def test_of_who_is_not_linked_the_part_comes_over_several_hops_and_so_later() ->
         for node_id in masters.excluded:
             left_out_at.setdefault(node_id, now)
     assert left_out_at == {"a1": PATIENCE_S, "a2": STANDSTILL * PATIENCE_S}
+
+
+def far_groups() -> tuple[list[NodeInfo], Masters]:
+    """A cache of a large fleet: of the other regions it knows the weight and is linked with nobody who counts."""
+    me = NodeInfo(NodeId("a0"), "isp", "r9")
+    groups = [NodeInfo(NodeId(f"(r{number}/)"), "", f"r{number}") for number in range(1, 4)]
+    masters = Masters(TITLE, 1, me)
+    masters.set_members(0.0, [me, *groups], unlinked={group.id for group in groups})
+    return groups, masters
+
+
+def test_of_a_group_with_which_it_is_not_linked_the_part_comes_over_several_hops_and_so_later() -> None:
+    """Found by the simulator: while the masters of a chunk were held back, every other region took a copy of it."""
+    groups, masters = far_groups()
+    now, left_out_at = 0.0, dict[str, float]()
+    while not left_out_at:
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(1), Availability(1))
+        left_out_at = dict.fromkeys(masters.excluded, now)
+        now += 0.25
+    assert left_out_at == {groups[0].id: STANDSTILL * PATIENCE_S}
+
+
+def test_who_takes_the_place_of_a_group_has_the_whole_time_too() -> None:
+    groups, masters = far_groups()
+    left_out_at: dict[str, float] = {}
+    now = 0.0
+    while not masters.assignment()[Scope.ORIGIN].any():
+        masters.watch_parts(now, PATIENCE_S, Bitmap.full(1), Availability(1))
+        for node_id in masters.excluded:
+            left_out_at.setdefault(node_id, now)
+        now += 0.25
+    assert list(left_out_at) == [group.id for group in groups]
+    times = [0.0, *left_out_at.values()]
+    assert all(later - sooner >= STANDSTILL * PATIENCE_S for sooner, later in pairwise(times))
 
 
 def test_what_is_lost_long_after_all_was_there_is_waited_for_from_then_on() -> None:
