@@ -26,7 +26,7 @@ from p2pfill.plan.popularity.levels import NOISE, Levels
 from p2pfill.plan.popularity.lifts import Lifts
 from p2pfill.plan.popularity.shares import Shares
 from p2pfill.plan.popularity.spread import Spread
-from p2pfill.plan.popularity.volume import Volume
+from p2pfill.plan.popularity.volume import GenreWeek, Volume
 from p2pfill.plan.popularity.waves import Waves
 from p2pfill.plan.tables import Catalogue, Floats, Forecast, Ints, Longs, Views
 
@@ -74,7 +74,7 @@ class Reasons:
     level: float
     """Streams a day that the title would have if it were open everywhere, and every region as fond of it as all."""
     audience: float
-    """The region's part of that."""
+    """The region's part of that, on such a weekday, in the genre."""
     genre_lift: float
     """How much fonder the region is of the genre than all regions are."""
     own_lift: float
@@ -107,6 +107,7 @@ class _Core:
         self.curve = LaunchCurve(genres)
         self.sizes = LaunchSizes(genres)
         self.volume = Volume(regions)
+        self.week = GenreWeek(genres)
         self.lifts = Lifts(regions, catalogue.genre, genres)
         self.shares = Shares(regions, self._of, catalogue.kind[self.order], max(len(catalogue.kinds), 1))
         self.spread = Spread()
@@ -161,9 +162,14 @@ class _Core:
         """Return the lifts of cells."""
         return np.ones_like(self.lifts.value) if self._alike else self.lifts.value
 
+    def weekday(self) -> Floats:
+        """Return the factor of each title's genre on the day."""
+        result: Floats = self.week.expected(self.day)[self.catalogue.genre]
+        return result
+
     def expected(self, audience: Floats) -> tuple[Floats, Floats]:
         """Return what each cell brings if it is open, and its relative variance."""
-        level = self.levels.mean()
+        level = self.levels.mean() * self.weekday()
         mean = audience[:, None] * (level * self.lift() * self.phase(self.advance(self.day)))
         relative = self.levels.variance() + NOISE**2 + self.lifts.variance()
         return mean, relative
@@ -196,16 +202,20 @@ class _Core:
         forecast, relative = self.files(self.volume.expected(day))
         self.spread.learn(seen, forecast, relative)
         unit = self.spread.unit
-        phase, lift = self.phase(waves), self.lift()
-        audience = self._audience(day, of_title, self.levels.mean() * lift * phase * waves.open)
+        phase, lift, weekday = self.phase(waves), self.lift(), self.weekday()
+        base = self.levels.mean() * lift * phase * waves.open
+        audience = self._audience(day, of_title, base * weekday)
         mean, _ = self.expected(audience)
         before = mean * waves.open / unit
         waves.learn(of_title, mean / unit)
-        exposure = audience[:, None] * phase * waves.open / unit
+        exposure = audience[:, None] * phase * waves.open / unit * weekday
         self.levels.learn(of_title.sum(axis=0) / unit, (exposure * lift).sum(axis=0))
         self.lifts.learn(of_title / unit, exposure * self.levels.mean(), self.volume.level())
         self.shares.learn(seen / unit, region, self._place[file].astype(np.int32))
-        self._learn_curve(waves, of_title / unit, audience, before)
+        self._learn_curve(waves, of_title / unit / weekday, audience, before)
+        old = day - self.catalogue.released >= SETTLED_DAYS
+        due = (audience @ base) / unit
+        self.week.learn(day, self.catalogue.genre[old], of_title.sum(axis=0)[old] / unit, due[old])
         self._learn_sizes()
         self._learn_requests(file, streams, requests)
         self.levels.scale(self.volume.learn(day, audience))
@@ -289,7 +299,7 @@ class _Core:
         of_genre = 1.0 if self._alike else float(self.lifts.of_genre[region, genre])
         factors = {
             "level": float(self.levels.mean()[title]),
-            "audience": float(audience[region]),
+            "audience": float(audience[region] * self.weekday()[title]),
             "genre_lift": of_genre,
             "own_lift": float(self.lift()[region, title]) / max(of_genre, 1e-12),
             "phase": float(self.phase(waves)[region, title]),
