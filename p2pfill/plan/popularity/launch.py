@@ -36,10 +36,12 @@ MEMORY: Final = 0.99
 """Of a day's launches, the next day: a hundred days or so are remembered."""
 SIZES_PRIOR: Final = 2.0
 """Launches that the first guess of a launch's size counts for."""
-HINT_VARIANCE: Final = 0.5
-"""Of actual over hinted views, relative, before any hint was proved: a hint is good to a factor of two."""
-LAUNCH_VARIANCE: Final = 4.0
-"""Of launch sizes, relative, before any launch was seen: few are big."""
+HINT_VARIANCE: Final = 0.4
+"""Of the logarithm of actual over hinted views, before any hint was proved: a hint is good to a factor of two."""
+LAUNCH_VARIANCE: Final = 1.6
+"""Of logarithms of launch sizes, before any launch was seen: few are big."""
+GENRE_LAUNCHES: Final = 20.0
+SLOPE_PRIOR: Final = 5.0
 
 
 def age_bins() -> Ints:
@@ -94,34 +96,36 @@ class LaunchSizes:
     """The distribution of the level with which a title starts, by genre or by hint."""
 
     def __init__(self, genres: int) -> None:
-        self._count = np.zeros(genres)
-        self._sum = np.zeros(genres)
-        self._squares = 0.0
-        self._hints = SIZES_PRIOR
-        self._bias = SIZES_PRIOR
-        self._hint_squares = SIZES_PRIOR * HINT_VARIANCE
+        self._genres = genres
+        self._genre: Ints = np.zeros(0, np.int32)
+        self._hint: Floats = np.zeros(0)
+        self._size: Floats = np.zeros(0)
 
     def learn(self, genre: Ints, hint: Floats, size: Floats) -> None:
         """Take in launches: what their first day was worth, and what the operator had hinted (NaN: nothing)."""
-        genres = len(self._count)
-        self._count += np.bincount(genre, minlength=genres)
-        self._sum += np.bincount(genre, size, genres)
-        self._squares += float(np.sum(size * size))
-        told = hint > 0
-        ratio = size[told] / hint[told]
-        self._hints += int(told.sum())
-        self._bias += float(ratio.sum())
-        self._hint_squares += float(np.sum((ratio - self._bias / self._hints) ** 2))
+        self._genre = np.append(self._genre, genre)
+        self._hint = np.append(self._hint, np.log(np.where(hint > 0, hint, np.nan)))
+        self._size = np.append(self._size, np.log(np.maximum(size, 1e-9)))
 
     def prior(self, genre: Ints, hint: Floats, otherwise: float) -> tuple[Floats, Floats]:
         """Return mean and shape (1 / relative variance) of launches; `otherwise` is the mean where nothing is known."""
-        of_all = (self._sum.sum() + SIZES_PRIOR * otherwise) / (self._count.sum() + SIZES_PRIOR)
-        of_genre = (self._sum + SIZES_PRIOR * of_all) / (self._count + SIZES_PRIOR)
-        launches = self._count.sum() + SIZES_PRIOR
-        squares = self._squares + SIZES_PRIOR * (1 + LAUNCH_VARIANCE) * of_all**2
-        variance = max(float(squares / launches / max(of_all, 1e-12) ** 2 - 1), 0.1)
-        told = hint > 0
-        mean = np.where(told, np.where(told, hint, 0) * self._bias / self._hints, of_genre[genre])
-        of_hints = max(self._hint_squares / self._hints / (self._bias / self._hints) ** 2, 0.02)
-        shape = np.where(told, 1 / of_hints, 1 / variance)
-        return mean, shape
+        first = np.log(max(otherwise, 1e-9)) - LAUNCH_VARIANCE / 2
+        size = self._size
+        centre = (size.sum() + SIZES_PRIOR * first) / (len(size) + SIZES_PRIOR)
+        count = np.bincount(self._genre, minlength=self._genres)
+        of_genre = (np.bincount(self._genre, size, self._genres) + GENRE_LAUNCHES * centre) / (count + GENRE_LAUNCHES)
+        variance = (((size - of_genre[self._genre]) ** 2).sum() + SIZES_PRIOR * LAUNCH_VARIANCE) / (len(size) + SIZES_PRIOR)
+        told = ~np.isnan(self._hint)
+        x, y = self._hint[told], self._size[told]
+        n = len(x)
+        middle = x.mean() if n else 0.0
+        bias = (y - x).sum() / (n + SIZES_PRIOR)
+        dx = x - middle
+        ridge = SLOPE_PRIOR
+        slope = (dx @ (y - middle - bias) + ridge) / (dx @ dx + ridge)
+        residual = y - middle - bias - slope * dx
+        spread = ((residual**2).sum() + SIZES_PRIOR * HINT_VARIANCE) / (n + SIZES_PRIOR)
+        hinted = hint > 0
+        log = np.log(np.where(hinted, hint, 1.0))
+        mean = np.where(hinted, np.exp(middle + bias + slope * (log - middle) + spread / 2), np.exp(of_genre[genre] + variance / 2))
+        return mean, 1 / np.expm1(np.where(hinted, spread, variance))
