@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from p2pfill.plan.popularity.shrinkage import Chance, views_to_believe
 from p2pfill.plan.tables import Floats, Ints
 
 LEVEL_MEMORY: Final = 0.8
@@ -82,7 +83,7 @@ class GenreWeek:
         self._seen: Floats = np.zeros((7, genres))
         self._expected: Floats = np.zeros((7, genres))
         self._factor: Floats = np.ones((7, genres))
-        self._errors = self._cells = float(genres)
+        self._chance = Chance(WEEK_MEMORY, float(genres))
 
     def expected(self, day: int) -> Floats:
         """Return each genre's factor on `day`."""
@@ -97,17 +98,10 @@ class GenreWeek:
         if not came.sum() > 0 or not due.sum() > 0:
             return
         due *= came.sum() / due.sum()
-        some = due > 1
-        tell = due[some] * self._factor[day % 7][some]
-        self._errors = WEEK_MEMORY * self._errors + float(((came[some] - tell) ** 2 / tell).sum())
-        self._cells = WEEK_MEMORY * self._cells + float(some.sum())
+        self._chance.learn(came, due * self._factor[day % 7])
         for sums, part in ((self._seen, came), (self._expected, due)):
             sums *= WEEK_MEMORY
             sums[day % 7] += part
-        chance = max(self._errors / self._cells, 1.0)
-        due = np.maximum(self._expected, 1e-9)
-        off = float(((self._seen - due) ** 2 / due).sum()) / chance - 6 * (genres - 1)
-        differ = max((off + 6) * chance / (due.sum()+ 6*chance*GENRE_PRIOR), 1e-9)
-        prior = chance / differ
+        prior = views_to_believe(self._seen, self._expected, self._chance.value, 6 * (genres - 1), GENRE_PRIOR)
         self._factor = (self._seen + prior) / (self._expected + prior)
         self._factor /= self._factor.mean(axis=0)
