@@ -8,10 +8,10 @@ the region, over what the title's level made expected there, moves it (the conju
 
 where `seen` and `expected` are sums in which a day counts `discount` of the next. The lift of a genre is the same
 fraction summed over its titles, each weighted by what it can say of its genre, 1 / (1 + expected / strength), so that
-one big title does not stand for all; it is shrunk to 1, by so much more as genres move from day to day by more than
-chance. Strengths and discounts are of a small grid; that strength is used with each discount that has made what came
-most likely of late. Infinite strength is in the grid, so where regions do not differ, or too little is seen, the model
-is the global one; and so is a small one, which is each region on its own.
+one big title does not stand for all; it is shrunk to 1 (`shrinkage`). Strengths and discounts are of a small grid; that
+strength is used with each discount that has made what came most likely of late. Infinite strength is in the grid, so
+where regions do not differ, or too little is seen, the model is the global one; and so is a small one, which is each
+region on its own.
 
 Discounts are averaged title by title, by how likely they made the way in which its views fell to regions; what was
 best for all goes before. So a title that something makes known in one region alone forgets what was, and others do not.
@@ -32,7 +32,7 @@ DISCOUNTS: Final = (0.7, 0.9, 0.97, 0.995)
 STRENGTHS: Final = (0.5, 1.5, 4.0, 10.0, 30.0, 100.0, 1e9)
 """Views after which a title counts as much as its genre."""
 GENRE_PRIOR: Final = 30.0
-"""Views after which a genre counts as much as no difference between regions, where they come by chance alone."""
+"""Views after which a genre counts as much as no difference between regions, before anything was seen."""
 GENRE_MEMORY: Final = 0.95
 """Of a day's deviations of genres, the next day."""
 FORGET: Final = 0.9
@@ -125,6 +125,7 @@ class Lifts:
             gain += likely * tell
 
     def _score_genres(self, seen: Floats, expected: Floats) -> None:
+        """Find by how much more than chance the views of genres deviate; a big title counts for a few views."""
         says = 1 / (1 + expected)
         seen, expected = (self._by_genre(part * says) for part in (seen, expected))
         self._chance.learn(seen, expected * self.of_genre)

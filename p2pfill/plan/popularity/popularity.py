@@ -100,6 +100,8 @@ class _Core:
         self.order = np.argsort(catalogue.title, kind="stable")
         self._place = np.argsort(self.order, kind="stable")
         self._of = catalogue.title[self.order]
+        self._filed = np.unique(self._of)
+        """Titles that have files."""
         self._size = catalogue.size[self.order].astype(np.float64)
         self._titles = len(catalogue.titles)
         self._shape = (regions, len(catalogue.files))
@@ -167,21 +169,24 @@ class _Core:
         result: Floats = self.week.expected(self.day)[self.catalogue.genre]
         return result
 
-    def expected(self, audience: Floats) -> tuple[Floats, Floats]:
-        """Return what each cell brings if it is open, and its relative variance."""
-        level = self.levels.mean() * self.weekday()
-        mean = audience[:, None] * (level * self.lift() * self.phase(self.advance(self.day)))
-        relative = self.levels.variance() + NOISE**2 + self.lifts.variance()
-        return mean, relative
+    def expected(self, audience: Floats, phase: Floats) -> Floats:
+        """Return what each cell brings if it is open."""
+        result: Floats = self.lift() * phase
+        result *= self.levels.mean() * self.weekday()
+        result *= audience[:, None]
+        return result
 
-    def files(self, audience: Floats) -> tuple[Floats, Floats]:
+    def files(self, audience: Floats, phase: Floats) -> tuple[Floats, Floats]:
         """Return what each file brings, in the order kept, and its relative variance."""
-        waves = self.advance(self.day)
-        mean, relative = self.expected(audience)
-        opened = waves.open
-        whole = mean * opened
-        unsure = (relative + 1) / np.maximum(opened, 1e-3) - 1
-        return whole[:, self._of] * self.shares.value, unsure[:, self._of]
+        opened = self.advance(self.day).open
+        unsure = self.lifts.variance()
+        unsure += self.levels.variance() + (NOISE**2 + 1)
+        unsure /= np.maximum(opened, 1e-3)
+        unsure -= 1
+        whole = self.expected(audience, phase) * opened
+        mean = np.take(whole, self._of, axis=1)
+        mean *= self.shares.value
+        return mean, np.take(unsure, self._of, axis=1)
 
     def take_in(self, day: int, region: Ints, file: Ints, size: Longs, requests: Longs) -> None:
         """Learn from a day."""
@@ -191,31 +196,42 @@ class _Core:
         seen: Floats = (
             np.bincount(place, streams, self._shape[0] * self._shape[1]).astype(np.float64).reshape(self._shape)
         )
+        summed = self.shares.sums(seen)
         of_title = np.zeros((self._shape[0], self._titles))
-        if len(file):
-            of_title[:, np.unique(self._of)] = self.shares.sums(seen)
-        if not self._taken and seen.any():
+        of_title[:, self._filed] = summed
+        if not self._taken and len(file):
             self._taken = True
             self._begin(of_title)
         if not self._taken:
             return
-        forecast, relative = self.files(self.volume.expected(day))
+        phase = self.phase(waves)
+        forecast, relative = self.files(self.volume.expected(day), phase)
         self.spread.learn(seen, forecast, relative)
         unit = self.spread.unit
-        phase, lift, weekday = self.phase(waves), self.lift(), self.weekday()
-        base = self.levels.mean() * lift * phase * waves.open
-        audience = self._audience(day, of_title, base * weekday)
-        mean, _ = self.expected(audience)
-        before = mean * waves.open / unit
-        waves.learn(of_title, mean / unit)
-        exposure = audience[:, None] * phase * waves.open / unit * weekday
-        self.levels.learn(of_title.sum(axis=0) / unit, (exposure * lift).sum(axis=0))
-        self.lifts.learn(of_title / unit, exposure * self.levels.mean(), self.volume.level())
-        self.shares.learn(seen / unit, region, self._place[file].astype(np.int32))
-        self._learn_curve(waves, of_title / unit / weekday, audience, before)
+        lift, level, weekday = self.lift(), self.levels.mean(), self.weekday()
+        base = lift * phase
+        base *= waves.open
+        base *= level * weekday
+        audience = self._audience(day, of_title, base)
+        mean = self.expected(audience, phase)
+        mean /= unit
+        before = mean * waves.open
+        for views in (of_title, seen, summed):
+            views /= unit
+        whole = of_title.sum(axis=0)
+        waves.learn(of_title, mean)
+        exposure = phase * waves.open
+        exposure *= audience[:, None] / unit
+        exposure *= weekday
+        self.levels.learn(whole, np.einsum("rt,rt->t", exposure, lift))
+        exposure *= self.levels.mean()
+        self.lifts.learn(of_title, exposure, self.volume.level())
+        self.shares.learn(seen, summed, region, self._place[file].astype(np.int32))
         old = day - self.catalogue.released >= SETTLED_DAYS
-        due = (audience @ base) / unit
-        self.week.learn(day, self.catalogue.genre[old], of_title.sum(axis=0)[old] / unit, due[old])
+        due = (audience @ base) / (unit * weekday)
+        self.week.learn(day, self.catalogue.genre[old], whole[old], due[old])
+        of_title /= weekday
+        self._learn_curve(waves, of_title, audience, before)
         self._learn_sizes()
         self._learn_requests(file, streams, requests)
         self.levels.scale(self.volume.learn(day, audience))
@@ -242,16 +258,18 @@ class _Core:
     def _learn_curve(self, waves: Waves, seen: Floats, audience: Floats, expected: Floats) -> None:
         today = seen / np.maximum(audience, 1e-9)[:, None]
         young = np.flatnonzero((self.day - self.catalogue.released) < AGE_MAX)
-        weight = np.where(waves.open > 0.9, expected / ((1 + expected) * (1 + expected / CELL_MAX)), 0)[:, young]
+        expected = np.take(expected, young, axis=1)
+        weight = np.where(np.take(waves.open, young, axis=1) > 0.9, expected, 0)
+        weight /= 1 + expected
+        weight /= 1 + expected / CELL_MAX
         if self._yesterday is not None:
-            views, weights = self._yesterday
-            some = weights > 0
-            age = np.rint(waves.age[:, young] - 1).astype(np.int32)
-            good = some[:, young] & (age >= 0)
-            genre = np.broadcast_to(self.catalogue.genre[young], good.shape)[good]
-            scale = (weights[:, young] * audience[:, None])[good]
-            before, after = views[:, young][good] * scale, today[:, young][good] * scale
-            self.curve.learn(genre, age[good], before, after)
+            views, scale = (np.take(part, young, axis=1) for part in self._yesterday)
+            scale *= audience[:, None]
+            age = np.rint(np.take(waves.age, young, axis=1) - 1).astype(np.int32)
+            scale[age < 0] = 0
+            genre = np.broadcast_to(self.catalogue.genre[young], scale.shape)
+            before, after = views * scale, np.take(today, young, axis=1) * scale
+            self.curve.learn(genre.ravel(), np.maximum(age, 0).ravel(), before.ravel(), after.ravel())
         whole = np.zeros_like(today)
         whole[:, young] = weight
         self._yesterday = (today, whole)
@@ -285,8 +303,7 @@ class _Core:
 
     def forecast(self, day: int) -> tuple[Floats, Floats, Floats]:
         """Return streams, requests and spread of the files in the catalogue's order."""
-        self.advance(day)
-        mean, relative = self.files(self.volume.expected(day))
+        mean, relative = self.files(self.volume.expected(day), self.phase(self.advance(day)))
         spread = np.sqrt(self.spread.variance(mean, relative))
         streams = mean[:, self._place]
         return streams, streams * self.requests_per_stream(), spread[:, self._place]
@@ -305,7 +322,7 @@ class _Core:
             "phase": float(self.phase(waves)[region, title]),
             "open": float(waves.open[region, title]),
         }
-        mean, relative = self.files(audience)
+        mean, relative = self.files(audience, self.phase(waves))
         files = self._of == title
         mean, relative = mean[region, files], relative[region, files]
         # All files of a title share what is not known of it, so their deviations add up, and not their variances.
@@ -374,7 +391,7 @@ def forecast(views: Views, catalogue: Catalogue, day: int, settings: PopularityS
 def learn(views: Views, catalogue: Catalogue, settings: PopularitySettings = DEFAULTS) -> Model:
     """Return a model that has taken in all of `views`."""
     model = Model(catalogue, views.regions, settings)
-    days = np.arange(views.first_day, views.last_day + 2)
+    days = np.arange(views.first_day, views.last_day + 2, dtype=views.day.dtype)  # or all rows were converted
     cuts = np.searchsorted(views.day, days)
     for place, day in enumerate(days[:-1]):
         rows = slice(int(cuts[place]), int(cuts[place + 1]))

@@ -2,8 +2,8 @@
 
 A group, such as a genre in a region, has been seen s times where e was expected. With a gamma prior of mean 1 and
 variance d around its factor, and views whose variance is `chance` times their expectation, the factor is
-(s + p) / (e + p) with p = chance / d. `chance` is 1 where views come one by one, and more where they come in flocks. d is
-what groups deviate beyond chance, by the method of moments (DerSimonian and Laird, Controlled Clinical Trials 7, 1986).
+(s + p) / (e + p) with p = chance / d. `chance` is 1 where views come one by one, and more where they come in flocks;
+d is what groups deviate beyond it, by the method of moments (DerSimonian, Laird, Controlled Clinical Trials 7, 1986).
 A fixed p was rejected: what is right where regions differ by half makes noise into taste where they do not.
 """
 

@@ -25,8 +25,8 @@ WEEK_PRIOR: Final = 1.0
 """Weeks after which a weekday counts as much as all days, and a region's as much as all regions'."""
 
 GENRE_PRIOR: Final = 100.0
-"""Views on a weekday after which a genre's own factor counts as much as 1: genres differ by a tenth or so, as much as
-chance makes of a hundred views."""
+"""Views on a weekday after which a genre's own factor counts as much as 1, before anything was seen: genres differ by a
+tenth or so, as much as chance makes of a hundred views."""
 TITLE_MAX: Final = 30.0
 """Views a day for which a title counts at most, so that no jump of one stands for its genre."""
 
