@@ -333,7 +333,7 @@ def test_groups_are_believed_as_far_as_they_differ() -> None:
 
 
 def test_a_title_that_jumps_in_one_region_is_lifted_there_at_once() -> None:
-    """Four days after, most of it is known, which a memory that suits the others does not give; what other titles have learned in two months stays."""
+    """Four days after, most of it is known, which a memory that suits all others would not allow; those keep theirs."""
     random = np.random.default_rng(8)
     lifts = Lifts(2, np.zeros(50, np.int32), 1)
     liked = np.exp(random.normal(0.0, 0.7, 50))
