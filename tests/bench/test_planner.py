@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.planner import __main__ as command
-from bench.planner import intervals, movielens, netflix, policies, report, rolling, verdict
+from bench.planner import corrected, intervals, movielens, netflix, policies, report, rolling, verdict
 from bench.planner.contenders import Truth
 from bench.planner.decay import Decay
 from bench.planner.planned import Planner, Scope
@@ -62,18 +62,21 @@ class Recorded:
         return self.forecasts[day]
 
 
-@pytest.mark.parametrize("kind", ["planner", "alike", "alone", "decay"])
-def test_another_future_leaves_the_forecast_of_today_as_it_is(data: rolling.Dataset, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["planner", "alike", "alone", "decay", "corrected"])
+def test_another_future_leaves_the_forecast_of_today_as_it_is(
+    data: rolling.Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrected, "FIRST_DAYS", 3)
     day = FIRST + 9
     other = replace(data, views=after(data.views, day, 1))
 
     def forecasts(of: rolling.Dataset) -> dict[int, Forecast]:
         scopes = {"planner": Scope.HIERARCHICAL, "alike": Scope.GLOBAL, "alone": Scope.REGIONAL}
-        inner = (
-            Planner(of.catalogue, of.views.regions, scopes[kind])
-            if kind in scopes
-            else Decay(of.catalogue, of.views.regions, 3.0)
-        )
+        inner: rolling.Contender = Decay(of.catalogue, of.views.regions, 3.0)
+        if kind in scopes:
+            inner = Planner(of.catalogue, of.views.regions, scopes[kind])
+        elif kind == "corrected":
+            inner = corrected.Corrected(of.catalogue, of.views.regions)
         recorded = Recorded(inner)
         rolling.roll(recorded, of)
         return recorded.forecasts
