@@ -188,6 +188,27 @@ def test_a_region_that_opens_late_is_expected_when_others_have_opened() -> None:
     assert after.phase > 1
 
 
+def test_the_catalogue_of_the_day_may_have_grown(plain: tuple[Catalogue, Floats, Views]) -> None:
+    """Learned anew with a title more, in whatever place, others are as before; on its day it is forecast by its hint."""
+    catalogue, _, views = plain
+    day = FIRST + 20
+    grown = replace(
+        catalogue,
+        titles=("new", *catalogue.titles),
+        genre=np.insert(catalogue.genre, 0, 1).astype(np.int32),
+        released=np.insert(catalogue.released, 0, day).astype(np.int32),
+        hint=np.insert(catalogue.hint, 0, 90.0),
+        files=("new-file", *catalogue.files),
+        title=np.insert(catalogue.title + 1, 0, 0).astype(np.int32),
+        kind=np.insert(catalogue.kind, 0, 0).astype(np.int32),
+        size=np.insert(catalogue.size, 0, 4_000),
+    )
+    made = forecast(replace(views, file=views.file + 1), grown, day)
+    assert made.streams[:, 1:] == pytest.approx(forecast(views, catalogue, day).streams, rel=1e-9)
+    assert 30 < made.streams[:, 0].sum() < 130
+    assert not forecast(replace(views, file=views.file + 1), grown, day - 1).streams[:, 0].any()
+
+
 def test_reasons_multiply_to_the_forecast(plain: tuple[Catalogue, Floats, Views]) -> None:
     catalogue, _, views = plain
     for scope in Scope:
