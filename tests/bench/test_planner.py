@@ -16,6 +16,7 @@ from bench.planner import __main__ as command
 from bench.planner import corrected, intervals, movielens, netflix, policies, report, rolling, verdict
 from bench.planner.contenders import Truth
 from bench.planner.decay import Decay
+from bench.planner.foreseen import Foreseen
 from bench.planner.planned import Planner, Scope
 from bench.planner.records import Recall
 from p2pfill.plan.synthetic import WorldSettings, make_world
@@ -109,6 +110,9 @@ def test_nobody_is_above_the_planner_that_knows_the_rates(data: rolling.Dataset)
         course = rolling.roll(contender, data)
         # A density order is the best but for the last files, which do not fit.
         assert (course.expected_bytes.sum(axis=(0, 2)) <= 1.005 * truth.expected_bytes.sum(axis=(0, 2))).all()
+    foreseen = rolling.roll(Foreseen(data.world), data).expected_bytes.sum(axis=(0, 2))
+    assert (foreseen <= 1.005 * truth.expected_bytes.sum(axis=(0, 2))).all()
+    assert (foreseen > 0.8 * truth.expected_bytes.sum(axis=(0, 2))).all()
     every_day = sum((data.world.truth(day).streams * data.catalogue.size).sum(axis=1) for day in data.world.days[4:])
     assert (truth.expected_bytes.sum(axis=0) < every_day).all()
 

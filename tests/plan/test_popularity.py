@@ -189,7 +189,7 @@ def test_a_region_that_opens_late_is_expected_when_others_have_opened() -> None:
 
 
 def test_the_catalogue_of_the_day_may_have_grown(plain: tuple[Catalogue, Floats, Views]) -> None:
-    """Learned anew with a title more, in whatever place, others are as before; on its day it is forecast by its hint."""
+    """Learned anew with a title more, in whatever place, others are as before; on its day it goes by its hint."""
     catalogue, _, views = plain
     day = FIRST + 20
     grown = replace(
