@@ -1,6 +1,6 @@
 """Whether LightGBM makes the planner's forecast better: a correction of it, learned from the days before.
 
-    python -m bench.planner.corrected [--seed 2] [--movielens WHEEL] [--out docs/reports/planner-corrected]
+    python -m bench.planner.corrected [--seed 2] [--movielens WHEEL] [--out docs/reports/planner]
 
 Trees learn what came over what was forecast of each file and region (Poisson regression with the forecast as offset),
 from a sample of the last three weeks, once a week. They see the forecast, what was watched of the file, of its title in
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2, help="of made worlds (default: 2)")
     parser.add_argument("--movielens", type=Path, metavar="WHEEL", help="RecBole's wheel (default: pip fetches it)")
     parser.add_argument("--only", default=",".join(KEYS), metavar="NAMES", help=f"of {', '.join((*WORLDS, *KEYS[2:]))}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write README.md there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write corrected.md there")
     options = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     try:
@@ -173,7 +173,7 @@ def main() -> None:
     )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "README.md").write_text(page + "\n")
+        (options.out / "corrected.md").write_text(page + "\n")
 
 
 if __name__ == "__main__":

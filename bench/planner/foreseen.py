@@ -1,6 +1,6 @@
 """What could be foreseen of a made world: the most that any forecast can reach, beside who knows the rates of the day.
 
-    python -m bench.planner.foreseen [--seeds 1,2,3,4,5] [--out docs/reports/planner-foreseen]
+    python -m bench.planner.foreseen [--seeds 1,2,3,4,5] [--out docs/reports/planner]
 
 It knows all rates until yesterday without noise, and how the world is made: levels, curves, tastes, the share of each
 file, the fate of jumps that have begun. It does not know what is drawn on the day: how far levels wander, what jumps
@@ -135,7 +135,7 @@ def main() -> None:
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m bench.planner.foreseen", description=about)
     parser.add_argument("--seeds", default=SEEDS, metavar="NUMBERS", help=f"of made worlds (default: {SEEDS})")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write README.md there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write foreseen.md there")
     options = parser.parse_args()
     rows: list[tuple[str, ...]] = []
     shares: tuple[float, ...] = ()
@@ -162,7 +162,7 @@ def main() -> None:
     )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "README.md").write_text(page + "\n")
+        (options.out / "foreseen.md").write_text(page + "\n")
 
 
 if __name__ == "__main__":

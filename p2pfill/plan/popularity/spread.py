@@ -60,7 +60,7 @@ class Spread:
     def learn(self, seen: Floats, mean: Floats, relative: Floats) -> None:
         """Take in a day: what was seen of each cell and what was forecast."""
         size = len(self._errors)
-        errors, cells = (1 - MEMORY) * FACTOR_PRIOR, (1 - MEMORY) * FACTOR_PRIOR
+        errors, cells = np.full((2, size), (1 - MEMORY) * FACTOR_PRIOR)
         squares = total = 0.0
         # Region by region, since what is worked on then stays in the processor's cache.
         for one, expected, unsure in zip(seen, mean, relative, strict=True):
@@ -70,8 +70,8 @@ class Spread:
             views = expected / self.unit
             error = np.minimum((one - expected) ** 2 / (self.unit * expected + unsure * expected**2), OUTLIER)
             place = _place(views)
-            errors = errors + np.bincount(place, error, size)
-            cells = cells + np.bincount(place, minlength=size)
+            errors += np.bincount(place, error, size)
+            cells += np.bincount(place, minlength=size)
             rare = np.minimum(one[views < RARE], 3 * self.unit)
             squares += float(rare @ rare)
             total += float(rare.sum())

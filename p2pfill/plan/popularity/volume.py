@@ -94,7 +94,7 @@ class GenreWeek:
         """Take in titles: their genres, their views, and what was expected of them if genres had no weekdays."""
         genres = self._seen.shape[1]
         says = 1 / (1 + expected / TITLE_MAX)
-        came, due = (np.bincount(genre, part * says, genres) for part in (seen, expected))
+        came, due = (np.bincount(genre, part * says, genres).astype(np.float64) for part in (seen, expected))
         if not came.sum() > 0 or not due.sum() > 0:
             return
         due *= came.sum() / due.sum()
