@@ -103,7 +103,7 @@ class Lifts:
             cell += self._seen[place]
             cell /= self._expected[place] + STRENGTHS[column]
             self.value += weight[place] * cell
-        self.value /= audience @ self.value / audience.sum()
+        self.value /= np.einsum("r,rt->t", audience, self.value) / audience.sum()
 
     def _weights(self) -> Floats:
         """Return how much each title believes in each discount."""
@@ -160,5 +160,5 @@ class Lifts:
             in_all = np.ascontiguousarray(self._expected[place, :, titles])
             for column, strength in enumerate(STRENGTHS):
                 lift = (strength * prior + so_far) / (strength + in_all)
-                gain = float(views @ np.log(lift.ravel()[places])) - float(np.vdot(expected, lift))
-                self._likelihood[place, column] += gain
+                gain = np.einsum("i,i->", views, np.log(lift.ravel()[places])) - np.einsum("rt,rt->", expected, lift)
+                self._likelihood[place, column] += float(gain)

@@ -10,6 +10,9 @@ forecast knows the days before it only. No chance is drawn: the same tables give
 
 Learning each (region, file) by itself with decaying counts was the alternative: it needs the views of each cell, where
 this needs those of the title somewhere, of the region in anything, and of the genre there.
+
+Sums of products are `np.einsum` and not `@`: a product of vectors is too little work for the threads of a BLAS, which
+on a busy machine wait for each other, and burn its time, for far longer than the sum takes.
 """
 
 from __future__ import annotations
@@ -228,7 +231,7 @@ class _Core:
         self.lifts.learn(of_title, exposure, self.volume.level())
         self.shares.learn(seen, summed, region, self._place[file].astype(np.int32))
         old = day - self.catalogue.released >= SETTLED_DAYS
-        due = (audience @ base) / (unit * weekday)
+        due = np.einsum("r,rt->t", audience, base) / (unit * weekday)
         self.week.learn(day, self.catalogue.genre[old], whole[old], due[old])
         of_title /= weekday
         self._learn_curve(waves, of_title, audience, before)

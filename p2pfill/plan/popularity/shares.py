@@ -104,5 +104,5 @@ class Shares:
         self._likelihood *= FORGET
         for place, strength in enumerate(STRENGTHS):
             share = (own + strength * prior) / (of_title + strength)
-            self._likelihood[place] += float(views @ np.log(np.maximum(share, 1e-12)))
+            self._likelihood[place] += float(np.einsum("i,i->", views, np.log(np.maximum(share, 1e-12))))
         self.strength = STRENGTHS[int(np.argmax(self._likelihood))]

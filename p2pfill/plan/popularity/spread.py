@@ -73,7 +73,7 @@ class Spread:
             errors += np.bincount(place, error, size)
             cells += np.bincount(place, minlength=size)
             rare = np.minimum(one[views < RARE], 3 * self.unit)
-            squares += float(rare @ rare)
+            squares += float(np.einsum("i,i->", rare, rare))
             total += float(rare.sum())
         self._errors = MEMORY * self._errors + errors
         self._cells = MEMORY * self._cells + cells
