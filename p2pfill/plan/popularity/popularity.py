@@ -202,7 +202,7 @@ class _Core:
         summed = self.shares.sums(seen)
         of_title = np.zeros((self._shape[0], self._titles))
         of_title[:, self._filed] = summed
-        if not self._taken and len(file):
+        if not self._taken and seen.any():
             self._taken = True
             self._begin(of_title)
         if not self._taken:
