@@ -480,8 +480,12 @@ def demo(
     night: Annotated[
         bool, typer.Option("--night", help="Watch a night instead: nine caches in three time zones, in a minute.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Watch a plan instead: a week of viewing, the next day planned and filled.")
+    ] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="With --night: draw it into a PNG or SVG file.")
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="With --night or --plan: draw it into a PNG or SVG file."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -493,11 +497,18 @@ def demo(
     With --json the last line of the output is one object: title_bytes, caches, completed, verified, makespan_s,
     bytes_by_tier, origin_copies, isp_copies, duplicate_bytes, escalations.
     """
-    if plot is not None and not night:
-        raise typer.BadParameter("--plot goes with --night")
+    if plot is not None and not (night or plan):
+        raise typer.BadParameter("--plot goes with --night or --plan")
+    if night and plan:
+        raise typer.BadParameter("--night and --plan are two demos: choose one")
+    if (night or plan) and path is not None:
+        raise typer.BadParameter("--night and --plan make their own titles: leave PATH out")
+    if plan:
+        from p2pfill.cli.demo_plan import run_plan
+
+        run_plan(work=work, plot=plot, keep_work=keep, as_json=as_json)
+        return
     if night:
-        if path is not None:
-            raise typer.BadParameter("--night makes its own titles: leave PATH out")
         from p2pfill.cli.demo_night import run_night
 
         run_night(work=work, plot=plot, keep=keep, as_json=as_json)

@@ -275,7 +275,7 @@ def _lacking(report: NightReport) -> Iterator[str]:
         alike: dict[str, list[CacheTitle]] = defaultdict(list)
         for row in title.rows:
             if row.cause:
-                alike[_why(row, caches.get(row.node))].append(row)
+                alike[why_lacking(row, caches.get(row.node))].append(row)
         for why, rows in alike.items():
             named = ", ".join(row.node for row in rows[:FAR_SHOWN])
             more = f" and {plural(len(rows) - FAR_SHOWN, 'other')}" if len(rows) > FAR_SHOWN else ""
@@ -284,7 +284,8 @@ def _lacking(report: NightReport) -> Iterator[str]:
             yield f"{_name(title)} in {named}{more} ({have} is there): {why}"
 
 
-def _why(row: CacheTitle, cache: CacheNight | None) -> str:
+def why_lacking(row: CacheTitle, cache: CacheNight | None) -> str:
+    """Return why a cache lacks a title, for people; empty: it does not."""
     closed_at = cache.windows[-1].closed_at if cache is not None and cache.windows else 0.0
     last_at = 0.0 if cache is None else cache.last_at
     used_at = 0.0 if cache is None else cache.budget_used_at

@@ -21,6 +21,233 @@ HistoryDir = Annotated[
     Path, typer.Option("--history", metavar="DIR", help="Where what was watched is kept from night to night.")
 ]
 
+Planner = Annotated[
+    Path,
+    typer.Option(
+        "--planner",
+        metavar="FILE",
+        envvar="P2PFILL_PLANNER",
+        help="Names catalogue, caches, history and what else a plan is made of (docs/planner.md).",
+    ),
+]
+PlanName = Annotated[
+    str, typer.Argument(metavar="[PLAN]", help="A plan's file, or the day that it is for; by default the newest.")
+]
+Day = Annotated[
+    str, typer.Option("--day", metavar="DATE", help="Whose viewing is planned for; by default when the night is over.")
+]
+At = Annotated[
+    str, typer.Option("--at", metavar="TIME", help="When the night begins, as 2026-12-01T22:00 (UTC); by default now.")
+]
+Held = Annotated[
+    str,
+    typer.Option(
+        "--held",
+        metavar="WHO",
+        help="Who says what lies in the caches: tracker, plan (the one before), nothing, or a plan's file; by default "
+        "the tracker where there is one, else the plan before.",
+    ),
+]
+Fit = Annotated[
+    bool, typer.Option("--fit/--no-fit", help="Give up what is worth least, where not all fits into the night.")
+]
+Simulate = Annotated[
+    bool, typer.Option("--simulate/--no-simulate", help="Say also when the simulator thinks that it is over.")
+]
+MaybeTracker = Annotated[
+    str,
+    typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="Instead of the planner's file's."),
+]
+OriginUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--origin", metavar="URL", help="Where titles come from, {title} being a title's name; by default the table's."
+    ),
+]
+Go = Annotated[bool, typer.Option("--yes", help="Do it. Without, it is only said what would be done.")]
+HERE = Path("planner.toml")
+
+
+@app.command("make", epilog=EXIT_CODES_HELP)
+def make(
+    planner: Planner = HERE,
+    day: Day = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there, and not among those that are kept.")
+    ] = None,
+    held: Held = "",
+    fit: Fit = True,
+    at: At = "",
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a plan: forecast what will be watched, and say what is to lie where. Nothing is ordered.
+
+    The exit code is 5 where it does not fit into the night.
+    """
+    from p2pfill.cli.plan_make import make_plan
+
+    make_plan(planner, day=day, out=out, held=held, fit=fit, at=at, tracker=tracker_url, as_json=as_json)
+
+
+@app.command("check", epilog=EXIT_CODES_HELP)
+def check(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    at: At = "",
+    deadline: Annotated[
+        str,
+        typer.Option(
+            "--deadline", metavar="TIME", help="As for `fill`; by default when the last window of the night closes."
+        ),
+    ] = "",
+    simulate: Simulate = True,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Prove whether a plan fits into the night: what is short where, what would help, and when it will be over."""
+    from p2pfill.cli.plan_make import check_plan
+
+    check_plan(planner, plan, at=at, deadline=deadline, simulate=simulate, tracker=tracker_url, as_json=as_json)
+
+
+@app.command("show", epilog=EXIT_CODES_HELP)
+def show(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    cache: Annotated[str, typer.Option("--cache", metavar="NAME", help="What this cache is to hold.")] = "",
+    title: Annotated[str, typer.Option("--title", metavar="NAME", help="Where this title's files are to lie.")] = "",
+    since: Annotated[
+        str, typer.Option("--since", metavar="PLAN", help="What lies elsewhere than by this plan.")
+    ] = "",
+    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="How many files are shown.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show a plan: what comes, stays and may go, in all, of a cache or of a title."""
+    from p2pfill.cli.plan_make import show_plan
+
+    show_plan(planner, plan, cache=cache, title=title, since=since, most=most, tracker="", as_json=as_json)
+
+
+@app.command("why", epilog=EXIT_CODES_HELP)
+def why_command(
+    title: Annotated[str, typer.Argument(metavar="TITLE")],
+    region: Annotated[str, typer.Argument(metavar="REGION")],
+    planner: Planner = HERE,
+    day: Day = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what makes the forecast of a title in a region: the factors whose product it is."""
+    from p2pfill.cli.plan_make import why
+
+    why(planner, title, region, day=day, as_json=as_json)
+
+
+@app.command("tune", epilog=EXIT_CODES_HELP)
+def tune_command(
+    planner: Planner = HERE,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=2, max=60, help="How many of the last are replayed.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what part of each disk to leave to what is asked for unforeseen, as an LRU would hold it.
+
+    The last days are replayed, each forecast from the days before it, for some shares; the first only fills the LRU.
+    """
+    from p2pfill.cli.plan_tune import tune
+
+    tune(planner, days=days, as_json=as_json)
+
+
+@app.command("apply", epilog=EXIT_CODES_HELP)
+def apply_command(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    origins: OriginUrls = None,
+    deadline: Annotated[
+        str, typer.Option("--deadline", metavar="TIME", help="As for `fill`; by default the plan's own.")
+    ] = "",
+    rewrite_max: Annotated[
+        float | None,
+        typer.Option(
+            "--rewrite-max", metavar="SHARE", min=0.0, max=1.0,
+            help="Of a cache that may be rewritten tonight; by default what the placement may, 0.1.",
+        ),
+    ] = None,
+    at: At = "",
+    yes: Go = False,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a plan asks of the tracker, and with --yes order it: what is new, and the end of what was planned then.
+
+    Orders of others are left alone. What no order wants any more goes where room is needed, and not before.
+    """
+    from p2pfill.cli.plan_apply import apply_plan
+
+    apply_plan(
+        planner, plan, origins=origins or [], deadline=deadline, at=at, rewrite_max=rewrite_max, yes=yes,
+        tracker=tracker_url, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command("night", epilog=EXIT_CODES_HELP)
+def night(
+    planner: Planner = HERE,
+    day: Day = "",
+    origins: OriginUrls = None,
+    fit: Fit = True,
+    simulate: Simulate = True,
+    at: At = "",
+    yes: Go = False,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Do all of a night's planning: take new logs in, make a plan, check it, and with --yes apply it."""
+    from p2pfill.cli.plan_apply import run_night
+
+    run_night(
+        planner, day=day, origins=origins or [], fit=fit, simulate=simulate, at=at, yes=yes, tracker=tracker_url,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command("report", epilog=EXIT_CODES_HELP)
+def report(
+    plan: PlanName = "",
+    planner: Planner = HERE,
+    night_file: Annotated[
+        Path | None,
+        typer.Option("--night", metavar="FILE", help="The night out of `p2pfill night report --json`, and no tracker."),
+    ] = None,
+    date: Annotated[
+        str,
+        typer.Option("--date", metavar="DATE", help="On which the night began; by default the day before the plan's."),
+    ] = "",
+    history: Annotated[
+        Path | None, typer.Option("--history", metavar="DIR", help="Instead of the planner's file's.")
+    ] = None,
+    catalogue: Annotated[Path | None, typer.Option("--catalogue", metavar="FILE", help="The same.")] = None,
+    caches: Annotated[Path | None, typer.Option("--caches", metavar="FILE", help="The same.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="Also draw it: up to four PNG files in a directory.")
+    ] = None,
+    tracker_url: MaybeTracker = "",
+    as_json: AsJson = False,
+) -> None:
+    """Report what came of a plan: bytes by tier beside the least possible, what is not there and why, the finish.
+
+    Once the day's logs are taken in, also what was watched: what of it lay where it was planned, and of what kind each
+    miss is. Nothing is changed. With a plan's file and --night no planner's file is needed.
+    """
+    from p2pfill.cli.plan_report import Tables, show_report
+
+    show_report(
+        planner, plan, night_file, date, Tables(history, catalogue, caches), plot, tracker=tracker_url,
+        as_json=as_json,
+    )  # fmt: skip
+
 
 @app.command("ingest", epilog=EXIT_CODES_HELP)
 def ingest(

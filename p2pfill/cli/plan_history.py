@@ -20,7 +20,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.quantities import parse_bytes
 
 LIBRARIES: Final = ("numpy", "ibis", "duckdb")
-"""Of the extra, that a history needs."""
+"""Of the extra, that a history and its tables need."""
 
 DAYS_SHOWN: Final = 14
 """The newest ones; --json has all."""
@@ -29,9 +29,9 @@ GAPS_SHOWN: Final = 7
 EXAMPLES_SHOWN: Final = 3
 
 
-def need_planner() -> None:
-    """Raise `ConfigError` where the extra is not installed."""
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+def need_planner(*more: str) -> None:
+    """Raise `ConfigError` where the extra is not installed; `more` are libraries that this command needs besides."""
+    missing = [name for name in (*LIBRARIES, *more) if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"the planner needs {', '.join(missing)}: pip install 'p2pfill[planner]'")
 
@@ -136,7 +136,7 @@ def history_view(found: Any, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold")]
     if found.gaps:
         more = f" and {len(found.gaps) - GAPS_SHOWN} more" if len(found.gaps) > GAPS_SHOWN else ""
-        said = f"nothing of {', '.join(found.gaps[:GAPS_SHOWN])}{more}: forecasts take these as days without views"
+        said = f"nothing of {', '.join(found.gaps[:GAPS_SHOWN])}{more}: forecasts go without these days"
         parts.append(Text(said, style="yellow"))
     if found.forgotten_days:
         parts.append(Text(f"{plural(found.forgotten_days, 'older day')} forgotten", style="dim"))

@@ -38,9 +38,9 @@ from p2pfill.sim.rebuild import CACHES_MAX, CELLS_MAX, EXACT_MAX, QUIET_S
 from p2pfill.sim.scenario import MBIT_BYTES, Scenario, TitleSpec
 from p2pfill.sim.world import World
 
-PAIRS: Final = 1_500
-"""Chunks times caches that are to have them, where nothing else is said: some ten seconds on one core for a dozen
-caches. Four times as many take four times as long, and come nearer to what chunks as they are would give."""
+PAIRS: Final = 6_000
+"""Chunks times caches that are to have them, where nothing else is said: some ten seconds on one core. A quarter takes
+a quarter as long, and is off by up to a third where a fill is over in a few chunks' time: each hop takes one."""
 
 CHUNKS_MIN: Final = 16
 """Of a title that stands for others: it comes from several sources, and its first chunk is little of it."""

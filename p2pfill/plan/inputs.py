@@ -1,48 +1,35 @@
-"""The tables that an operator gives: catalogue, caches, uplinks, origins, as CSV, Parquet or TOML.
+"""The tables that an operator gives: catalogue, caches, load, uplinks, origins, as CSV, Parquet or TOML.
 
-All come as rows, in TOML as one array of tables under any name, so that `[[file]]` is a row of the catalogue. What
-text means is decided here, row by row, so a wrong row costs itself and is told of (`history.faults.Faults`), and a
-table without one usable row is an error. These tables have up to some million rows and fit into memory; logs, which do
-not, go another way (`history.logs`).
+What the fields of a row mean is decided here, and files and rows are read in `rows`. All commands read a table by the
+same function, so what is a cache to one is a cache to all.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import importlib
-import io
 import math
-import stat
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from array import array
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final
 
 import numpy as np
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.quantities import QUANTITY_MAX, parse_bytes, parse_rate
-from p2pfill.plan.history.engine import library_errors
-from p2pfill.plan.history.faults import Example, Faults
-from p2pfill.plan.tables import Caches, Catalogue, Floats
+from p2pfill.model.windows import HOUR_S, zone_of
+from p2pfill.plan.history.faults import Faults
+from p2pfill.plan.history.tables import EARLIEST_S
+from p2pfill.plan.rows import FIELD_CHARS_MAX, Row, TableKind, WrongRow, may_say, take_rows, text_of, useless
+from p2pfill.plan.tables import Caches, Catalogue, Floats, Load, Longs
 
-ROWS_MAX: Final = 5_000_000
-"""Of one table: ten times the files of the largest catalogues."""
-BYTES_MAX: Final = 2 << 30
-"""Of one table as a file."""
-FIELD_CHARS_MAX: Final = 4096
-"""Of one field, which is a name or a number."""
 PRICE_MAX: Final = 1e9
+LOAD_ROWS_MAX: Final = 50_000_000
+"""Of a table of load: five years of hours of a thousand caches."""
+LOAD_HOURS_MAX: Final = 5 * 366 * 24
+"""Between its first and its last hour: times that are mistyped would make arrays of terabytes."""
 
 _EPOCH: Final = date(1970, 1, 1)
-_SEPARATORS: Final = (",", ";", "\t", "|")
-
-Row = dict[Any, Any]
-"""None, where it is a key, has what a row of CSV has beyond its columns."""
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +53,17 @@ class Origins:
     """Money for a gigabyte of 10^9 bytes, in one currency; 0: nothing was said."""
 
 
-class _Wrong(Exception):
-    """A row cannot be used: `args` are kind and value."""
-
-
-class _Table(NamedTuple):
-    """What a kind of table is called, and needs."""
-
-    what: str
-    needed: tuple[str, ...]
-    allowed: tuple[str, ...]
-
-
-_CATALOGUE: Final = _Table("catalogue", ("title", "file", "size"), ("kind", "genre", "released", "hint"))
-_CACHES: Final = _Table(
-    "table of caches", ("name", "cluster", "isp", "region", "capacity", "serving"), ("filling",)
+_CATALOGUE: Final = TableKind("catalogue", ("title", "file", "size"), ("kind", "genre", "released", "hint"))
+_CACHES: Final = TableKind(
+    "table of caches", ("name", "cluster", "isp", "region", "capacity", "serving"), ("filling", "timezone", "need")
 )  # fmt: skip
-_UPLINKS: Final = _Table("table of uplinks", ("of", "name", "rate"), ())
-_ORIGINS: Final = _Table("table of origins", ("name",), ("rate", "price"))
+_FLEET: Final = TableKind(
+    "table of caches", ("name", "cluster", "isp", "region", "serving"), ("capacity", "filling", "timezone", "need")
+)  # fmt: skip
+"""The same table where windows are looked for, to which what a disk holds says nothing."""
+_LOAD: Final = TableKind("table of load", ("hour", "place", "bytes"), (), LOAD_ROWS_MAX)
+_UPLINKS: Final = TableKind("table of uplinks", ("of", "name", "rate"), ())
+_ORIGINS: Final = TableKind("table of origins", ("name",), ("rate", "price"))
 
 
 # ---- the tables
@@ -96,27 +76,26 @@ def read_catalogue(path: Path) -> tuple[Catalogue, Faults]:
     long ago), hint (views on its first day, as expected). What rows of a title leave empty is taken from its others. Of
     what they say in two ways the first counts, and so does the first of two rows of a file. Raises `ConfigError`.
     """
-    faults = Faults()
     titles: dict[str, tuple[Any, ...]] = {}
     files: dict[str, tuple[str, str, int]] = {}
 
     def take(row: Row) -> None:
-        title, file = _text(row, "title"), _text(row, "file")
+        title, file = text_of(row, "title"), text_of(row, "file")
         size = _size(row, "size")
         if size <= 0:
-            raise _Wrong("size of zero or less", file)
-        told = (_may(row, "genre", _name), _may(row, "released", _day), _may(row, "hint", _hint))
+            raise WrongRow("size of zero or less", file)
+        told = (may_say(row, "genre", _name), may_say(row, "released", _day), may_say(row, "hint", _hint))
         if file in files:
-            raise _Wrong("file twice", file)
+            raise WrongRow("file twice", file)
         stands = titles.get(title, (None, None, None))
         titles[title] = tuple(new if old is None else old for old, new in zip(stands, told, strict=True))
-        files[file] = (title, _may(row, "kind", _name) or "", size)
+        files[file] = (title, may_say(row, "kind", _name) or "", size)
         if any(new is not None and old not in (None, new) for old, new in zip(stands, told, strict=True)):
-            raise _Wrong("title told in two ways", title)
+            raise WrongRow("title told in two ways", title)
 
-    _each(path, _CATALOGUE, take, faults)
+    faults = take_rows(path, _CATALOGUE, take)
     if not files:
-        raise _useless(path, _CATALOGUE, faults)
+        raise useless(path, _CATALOGUE, faults)
     title_names = tuple(titles)
     genres = tuple(sorted({told[0] or "" for told in titles.values()}))
     kinds = tuple(sorted({kind for _, kind, _ in files.values()}))
@@ -136,42 +115,100 @@ def read_catalogue(path: Path) -> tuple[Catalogue, Faults]:
 def read_caches(path: Path) -> tuple[Caches, Faults]:
     """Return the caches and what is wrong with their table. A row is a cache.
 
-    Columns: name, cluster, isp, region; capacity (bytes, or as `60 TB`), serving (bytes a second, or as `40Gbit/s`) and
-    filling (by default as serving). A cluster stands in one ISP and an ISP in one region: of rows that say otherwise
-    the first counts. Raises `ConfigError`.
+    Columns: name, cluster, isp, region; capacity (bytes, or as `60 TB`), serving (bytes a second, or as `40Gbit/s`),
+    filling (by default as serving) and timezone (an IANA name; UTC). A cluster stands in one ISP and an ISP in one
+    region: of rows that say otherwise the first counts. Raises `ConfigError`.
     """
-    faults = Faults()
-    caches: dict[str, tuple[str, int, float, float]] = {}
+    caches, _, faults = _read_caches(path, _CACHES, 0)
+    return caches, faults
+
+
+def read_fleet(path: Path, need: int) -> tuple[Caches, Longs, Faults]:
+    """Return the caches, the bytes that each is to fill, and what is wrong with their table.
+
+    It is the table that `read_caches` reads, with need (bytes, or as `12 TB`; by default the one that is given), and
+    may lack capacity, which then is 0. Raises `ConfigError`.
+    """
+    return _read_caches(path, _FLEET, need)
+
+
+def _read_caches(path: Path, table: TableKind, need: int) -> tuple[Caches, Longs, Faults]:
+    caches: dict[str, tuple[str, int, float, float, str, int]] = {}
     clusters: dict[str, str] = {}
     isps: dict[str, str] = {}
 
     def take(row: Row) -> None:
-        name, cluster, isp, region = (_text(row, column) for column in ("name", "cluster", "isp", "region"))
-        capacity, serving = _size(row, "capacity"), _rate(_text(row, "serving"), "serving")
-        filling = _may(row, "filling", lambda value: _rate(value, "filling"))
+        name, cluster, isp, region = (text_of(row, column) for column in ("name", "cluster", "isp", "region"))
+        is_needed = "capacity" in table.needed
+        capacity = _size(row, "capacity") if is_needed else may_say(row, "capacity", lambda _: _size(row, "capacity"))
+        serving = _rate(text_of(row, "serving"), "serving")
+        filling = may_say(row, "filling", lambda value: _rate(value, "filling"))
+        zone = may_say(row, "timezone", _zone)
+        own = may_say(row, "need", lambda _: _size(row, "need")) if table is _FLEET else None
         if name in caches:
-            raise _Wrong("cache twice", name)
+            raise WrongRow("cache twice", name)
         if clusters.get(cluster, isp) != isp:
-            raise _Wrong("cluster in two ISPs", f"{cluster} in {isp} and {clusters[cluster]}")
+            raise WrongRow("cluster in two ISPs", f"{cluster} in {isp} and {clusters[cluster]}")
         if isps.get(isp, region) != region:
-            raise _Wrong("ISP in two regions", f"{isp} in {region} and {isps[isp]}")
+            raise WrongRow("ISP in two regions", f"{isp} in {region} and {isps[isp]}")
         clusters[cluster], isps[isp] = isp, region
-        caches[name] = (cluster, capacity, serving, serving if filling is None else filling)
+        caches[name] = (
+            cluster, capacity or 0, serving, serving if filling is None else filling, zone or "UTC",
+            need if own is None else own,
+        )  # fmt: skip
 
-    _each(path, _CACHES, take, faults)
+    faults = take_rows(path, table, take)
     if not caches:
-        raise _useless(path, _CACHES, faults)
+        raise useless(path, table, faults)
     regions = tuple(dict.fromkeys(isps.values()))
     cluster_at, isp_at = ({name: place for place, name in enumerate(names)} for names in (clusters, isps))
+    of, capacity, serving, filling, zones, needs = zip(*caches.values(), strict=True)
     return Caches(
         tuple(caches), tuple(clusters), tuple(isps), regions,
-        np.array([cluster_at[one[0]] for one in caches.values()], dtype=np.int32),
+        np.array([cluster_at[cluster] for cluster in of], dtype=np.int32),
         np.array([isp_at[isp] for isp in clusters.values()], dtype=np.int32),
         np.array([regions.index(region) for region in isps.values()], dtype=np.int32),
-        np.array([one[1] for one in caches.values()], dtype=np.int64),
-        np.array([one[2] for one in caches.values()], dtype=np.float64),
-        np.array([one[3] for one in caches.values()], dtype=np.float64),
-    ), faults  # fmt: skip
+        np.array(capacity, dtype=np.int64), np.array(serving, dtype=np.float64), np.array(filling, dtype=np.float64),
+        zones,
+    ), np.array(needs, dtype=np.int64), faults  # fmt: skip
+
+
+def read_load(path: Path, caches: Caches) -> tuple[Load, Faults]:
+    """Return the hourly load of caches or clusters, and what is wrong with its table.
+
+    Columns: hour (its begin, in UTC where it names no zone), place (a cache or cluster of the table of caches), bytes.
+    Rows of one hour and place are added up; an hour of a place without a row is not known. Raises `ConfigError`.
+    """
+    known = {*caches.names, *caches.clusters}
+    places: dict[str, int] = {}
+    hours: dict[str, int] = {}
+    columns, rows, served = array("q"), array("q"), array("d")
+
+    def take(row: Row) -> None:
+        said, place, amount = text_of(row, "hour"), text_of(row, "place"), text_of(row, "bytes")
+        hour = hours.get(said)
+        if hour is None:
+            hour = hours[said] = _hour(said)
+        count = _float(amount, "bytes", QUANTITY_MAX)
+        if place not in known:
+            raise WrongRow("place unknown", place)
+        columns.append(hour)
+        rows.append(places.setdefault(place, len(places)))
+        served.append(count)
+
+    faults = take_rows(path, _LOAD, take)
+    if not columns:
+        raise useless(path, _LOAD, faults)
+    first, last = min(columns), max(columns)
+    if last - first >= LOAD_HOURS_MAX:
+        raise ConfigError(
+            f"table of load {str(path)!r} goes from {_iso(first)} to {_iso(last)}: at most five years can be used"
+        )
+    table = np.full((len(places), last - first + 1), np.nan)
+    at = (np.frombuffer(rows, np.int64), np.frombuffer(columns, np.int64) - first)
+    table[at] = 0
+    np.add.at(table, at, np.frombuffer(served, np.float64))
+    return Load(tuple(places), first, table), faults
 
 
 def read_uplinks(path: Path, caches: Caches) -> tuple[Uplinks, Faults]:
@@ -179,24 +216,23 @@ def read_uplinks(path: Path, caches: Caches) -> tuple[Uplinks, Faults]:
 
     Raises `ConfigError`.
     """
-    faults = Faults()
     rates = {"isp": np.full(len(caches.isps), np.inf), "region": np.full(len(caches.regions), np.inf)}
     names = {"isp": caches.isps, "region": caches.regions}
 
     def take(row: Row) -> None:
-        of, name, rate = _text(row, "of").lower(), _text(row, "name"), _rate(_text(row, "rate"), "rate")
+        of, name, rate = text_of(row, "of").lower(), text_of(row, "name"), _rate(text_of(row, "rate"), "rate")
         if of not in names:
-            raise _Wrong("uplink of neither isp nor region", of)
+            raise WrongRow("uplink of neither isp nor region", of)
         if name not in names[of]:
-            raise _Wrong(f"{'ISP' if of == 'isp' else 'region'} unknown", name)
+            raise WrongRow(f"{'ISP' if of == 'isp' else 'region'} unknown", name)
         place = names[of].index(name)
         if np.isfinite(rates[of][place]):
-            raise _Wrong("uplink twice", f"{of} {name}")
+            raise WrongRow("uplink twice", f"{of} {name}")
         rates[of][place] = rate
 
-    _each(path, _UPLINKS, take, faults)
+    faults = take_rows(path, _UPLINKS, take)
     if not any(np.isfinite(one).any() for one in rates.values()) and faults:
-        raise _useless(path, _UPLINKS, faults)
+        raise useless(path, _UPLINKS, faults)
     return Uplinks(rates["isp"], rates["region"]), faults
 
 
@@ -205,62 +241,24 @@ def read_origins(path: Path) -> tuple[Origins, Faults]:
 
     Raises `ConfigError`.
     """
-    faults = Faults()
     origins: dict[str, tuple[float, float]] = {}
 
     def take(row: Row) -> None:
-        name = _text(row, "name")
-        rate = _may(row, "rate", lambda value: _rate(value, "rate", most=math.inf))
-        price = _may(row, "price", lambda value: _float(value, "price", PRICE_MAX))
+        name = text_of(row, "name")
+        rate = may_say(row, "rate", lambda value: _rate(value, "rate", most=math.inf))
+        price = may_say(row, "price", lambda value: _float(value, "price", PRICE_MAX))
         if name in origins:
-            raise _Wrong("origin twice", name)
+            raise WrongRow("origin twice", name)
         origins[name] = (math.inf if rate is None else rate, price or 0.0)
 
-    _each(path, _ORIGINS, take, faults)
+    faults = take_rows(path, _ORIGINS, take)
     if not origins:
-        raise _useless(path, _ORIGINS, faults)
+        raise useless(path, _ORIGINS, faults)
     rates, prices = (np.array(column, dtype=np.float64) for column in zip(*origins.values(), strict=True))
     return Origins(tuple(origins), rates, prices), faults
 
 
-def _useless(path: Path, table: _Table, faults: Faults) -> ConfigError:
-    why = faults.in_words() or "it has no rows"
-    return ConfigError(f"{table.what} {str(path)!r} has no usable row: {why}")
-
-
-def _each(path: Path, table: _Table, take: Callable[[Row], None], faults: Faults) -> None:
-    """Have each row taken in, and count those that are wrong."""
-    for number, row in enumerate(_rows(path, table), 1):
-        if number > ROWS_MAX:
-            raise ConfigError(f"{table.what} {str(path)!r} has more than {ROWS_MAX:,} rows")
-        try:
-            if None in row:
-                raise _Wrong("row too long", str(row[None]))
-            take(row)
-        except _Wrong as error:
-            kind, value = error.args
-            faults.add(kind, [Example(str(path), number, repr(value))])
-
-
 # ---- fields
-
-
-def _text(row: Row, column: str) -> str:
-    value = row.get(column)
-    text = "" if value is None else str(value).strip()
-    if not text:
-        raise _Wrong(f"{column} missing", "")
-    if len(text) > FIELD_CHARS_MAX:
-        raise _Wrong(f"{column} too long", text)
-    return text
-
-
-def _may(row: Row, column: str, read: Callable[[Any], Value]) -> Value | None:
-    """Return what an optional field says; None where it is empty."""
-    value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    return read(value.strip() if isinstance(value, str) else value)
 
 
 def _name(value: Any) -> str:
@@ -268,16 +266,16 @@ def _name(value: Any) -> str:
 
 
 def _size(row: Row, column: str) -> int:
-    text = _text(row, column)
+    text = text_of(row, column)
     number = _number(text)
     try:
         size = parse_bytes(text) if number is None else int(number)
     except (ConfigError, ValueError, OverflowError) as error:
-        raise _Wrong(f"{column} unreadable", text) from error
+        raise WrongRow(f"{column} unreadable", text) from error
     if number is not None and (size != number or abs(size) > QUANTITY_MAX):
-        raise _Wrong(f"{column} unreadable", text)
+        raise WrongRow(f"{column} unreadable", text)
     if size < 0:
-        raise _Wrong(f"{column} of zero or less" if column == "size" else f"{column} negative", text)
+        raise WrongRow(f"{column} of zero or less" if column == "size" else f"{column} negative", text)
     return size
 
 
@@ -289,9 +287,9 @@ def _rate(value: Any, column: str, most: float = QUANTITY_MAX) -> float:
         try:
             rate = float(parse_rate(text) or math.inf)
         except ConfigError as error:
-            raise _Wrong(f"{column} unreadable", text) from error
+            raise WrongRow(f"{column} unreadable", text) from error
     if not 0 < rate <= most:
-        raise _Wrong(f"{column} out of range", text)
+        raise WrongRow(f"{column} out of range", text)
     return rate
 
 
@@ -306,7 +304,7 @@ def _number(text: str) -> float | None:
 def _float(value: Any, column: str, most: float) -> float:
     number = _number(str(value))
     if number is None or not 0 <= number <= most:
-        raise _Wrong(f"{column} unreadable", str(value))
+        raise WrongRow(f"{column} unreadable", str(value))
     return float(number)
 
 
@@ -321,102 +319,32 @@ def _day(value: Any) -> int:
             text = str(value)
             value = date.fromisoformat(text) if len(text) <= len("2026-11-29") else datetime.fromisoformat(text)
     except ValueError as error:
-        raise _Wrong("released unreadable", str(value)) from error
+        raise WrongRow("released unreadable", str(value)) from error
     if isinstance(value, datetime):
         value = (value.astimezone(UTC) if value.tzinfo else value).date()
     return int((value - _EPOCH).days)
 
 
-# ---- files
-
-
-def _rows(path: Path, table: _Table) -> Iterator[Row]:
-    """Yield the rows of a file, with column names in lower case. Raises `ConfigError`."""
+def _zone(value: Any) -> str:
+    """Return the name of a time zone."""
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ConfigError(f"{table.what} {str(path)!r} is a directory: name a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{table.what} {str(path)!r} is no file")
-        if status.st_size > BYTES_MAX:
-            raise ConfigError(f"{table.what} {str(path)!r} has more than {BYTES_MAX:,} bytes")
-        with path.open("rb") as file:
-            head = file.read(4)
-        if not head:
-            raise ConfigError(f"{table.what} {str(path)!r} is empty")
-        if head == b"PAR1":
-            yield from _parquet_rows(path, table)
-            return
-        with gzip.open(path) if head.startswith(b"\x1f\x8b") else path.open("rb") as file:
-            data = file.read(BYTES_MAX + 1)
-        if len(data) > BYTES_MAX:
-            raise ConfigError(f"{table.what} {str(path)!r} has more than {BYTES_MAX:,} bytes")
-        text = data.decode("utf-8-sig")
-    except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"cannot read {table.what} {str(path)!r}: {why}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{table.what} {str(path)!r} is neither Parquet nor text in UTF-8") from error
-    yield from _toml_rows(path, table, text) if path.suffix == ".toml" else _csv_rows(path, table, text)
+        zone_of(str(value))
+    except ConfigError as error:
+        raise WrongRow("timezone unknown", str(value)) from error
+    return str(value)
 
 
-def _parquet_rows(path: Path, table: _Table) -> Iterator[Row]:
-    with (
-        library_errors(f"cannot read {table.what} {str(path)!r} as Parquet", ConfigError),
-        importlib.import_module("pyarrow.parquet").ParquetFile(path) as file,
-    ):
-        names = {name: name.strip().lower() for name in file.schema_arrow.names}
-        _check_columns(path, table, list(names.values()))
-        wanted = [name for name, low in names.items() if low in (*table.needed, *table.allowed)]
-        for batch in file.iter_batches(columns=wanted):
-            for row in batch.to_pylist():
-                yield {names[name]: value for name, value in row.items()}
-
-
-def _csv_rows(path: Path, table: _Table, text: str) -> Iterator[Row]:
-    header = text.split("\n", 1)[0].strip("\r")
-    best, separator = [""], ","
-    for one in _SEPARATORS:
-        try:
-            columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=one), [])]
-        except csv.Error:
-            continue
-        if sum(name in columns for name in table.needed) > sum(name in best for name in table.needed) or best == [""]:
-            best, separator = columns, one
-    _check_columns(path, table, best)
-    reader = csv.DictReader(io.StringIO(text, newline=""), best, delimiter=separator)
+def _hour(text: str) -> int:
+    """Return the hour of a moment, since 1970."""
     try:
-        for number, row in enumerate(reader):
-            if number:
-                yield row
-    except csv.Error as error:
-        raise ConfigError(f"{table.what} {str(path)!r}, line {reader.line_num}: {error}") from error
+        moment = datetime.fromisoformat(text)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise WrongRow("hour unreadable", text) from error
+    if seconds < EARLIEST_S:
+        raise WrongRow("hour before 2000", text)
+    return int(seconds // HOUR_S)
 
 
-def _toml_rows(path: Path, table: _Table, text: str) -> Iterator[Row]:
-    try:
-        read = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"cannot read {table.what} {str(path)!r} as TOML: {error}") from error
-    arrays = [one for one in read.values() if isinstance(one, list) and all(isinstance(row, dict) for row in one)]
-    if len(arrays) != 1 or len(read) != 1:
-        raise ConfigError(
-            f"{table.what} {str(path)!r} must be one array of tables, as [[row]] with {table.needed[0]} = …"
-        )
-    for number, row in enumerate(arrays[0], 1):
-        if unknown := row.keys() - {*table.needed, *table.allowed}:
-            raise ConfigError(f"{table.what} {str(path)!r}, table {number}: {min(unknown)[:40]!r} is no setting of it")
-        yield row
-
-
-def _check_columns(path: Path, table: _Table, columns: Sequence[str]) -> None:
-    missing = [name for name in table.needed if name not in columns]
-    if missing:
-        may = f", and may have {', '.join(table.allowed)}" if table.allowed else ""
-        raise ConfigError(
-            f"{table.what} {str(path)!r} lacks the columns {', '.join(missing)}: its first line must name "
-            f"{', '.join(table.needed)}{may}; it has {', '.join(repr(name[:40]) for name in columns[:20])}"
-        )
-    used = [*table.needed, *table.allowed]
-    if twice := [name for name in used if columns.count(name) > 1]:
-        raise ConfigError(f"{table.what} {str(path)!r} has the column {twice[0]} twice")
+def _iso(hour: int) -> str:
+    return f"{datetime.fromtimestamp(hour * HOUR_S, UTC):%Y-%m-%d}"

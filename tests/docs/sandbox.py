@@ -23,7 +23,7 @@ from typing import Final
 from docs.pages import MACHINES, ROOT, SHOWN, Block
 from docs.stand_in import STAND_INS
 
-SHELL_S: Final = 60.0
+SHELL_S: Final = 180.0
 _PATH = re.compile(r"(?:(?<![\w/.~])|(?<=sqlite:///))/(etc|srv|var|opt|usr/local)/")
 
 

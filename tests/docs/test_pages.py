@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 import tomllib
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from docs.pages import LANGUAGES, PAGES, ROOT, SHOWN, Block, blocks
 from docs.sandbox import Sandbox
 
 from p2pfill.model.windows import read_windows
+from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, write_plan
+from p2pfill.plan.history.history import History
+from p2pfill.plan.inputs import read_caches, read_catalogue
 
 pytestmark = [pytest.mark.process, pytest.mark.nginx]
 
@@ -155,10 +159,89 @@ def test_routes(tmp_path: Path) -> None:
     assert "Nothing found." in said
 
 
+def test_planner(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "planner.md", box)
+        (home,) = (box.machine("1") / "srv").iterdir()
+        assert (box.machine("1") / "home" / "plan.png").read_bytes().startswith(b"\x89PNG")
+        assert (home / "plans" / "2026-01-08.plan").exists()
+    for region in ("europe", "america", "japan"):
+        line = next(line.split() for line in said.splitlines() if line.startswith(region))
+        planned, lru, best = (float(part.rstrip("%")) for part in line[1:])
+        assert 0.8 * best < planned <= best
+        assert lru < best
+    assert "7 logs taken in before, not counted again" in said
+    assert "Nothing says that it does not fit" in said
+    assert "streams expected" in said
+    plain = " ".join(said.split())
+    assert "orders would be made for 2026-01-08" in plain
+    assert "orders made for 2026-01-08, due 2026-01-08 20:00" in plain
+
+
+def test_planner_report(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    with Sandbox(tmp_path) as box:
+        home = box.machine("1") / "home"
+        make_title(home / "titles" / "film")
+        plan_a_film(home, today, box.substitute("http://192.0.2.10:7070", "1"))
+        box.shell(box.substitute(FILLED, "1"), "1", "a fleet that fills by the plan")
+        said = run_page(ROOT / "docs" / "planner-report.md", box)
+        told = json.loads((home / "report.json").read_text())
+        assert {path.name for path in (home / "plots").iterdir()} == {
+            "windows.png", "placement.png", "demand.png", "forecast.png",
+        }  # fmt: skip
+    plain = " ".join(said.split())
+    assert "1 of 1 copies that were to come are there" in plain
+    assert f"nothing of {today}, the day of the plan: `p2pfill plan ingest` takes its logs in" in plain
+    assert "there, as planned 6 MiB 66 % 1" in plain
+    assert "not planned: forecast too low 3 MiB 33 % 1" in plain
+    assert told["night"]["came"] == {"peer": 0, "region": 0, "other": 0, "origin": told["night"]["planned_bytes"]}
+    assert sum(part["bytes"] for part in told["viewing"]["parts"]) == told["viewing"]["demand_bytes"] == 9 << 20
+
+
+FILLED = """
+p2pfill tracker --listen 192.0.2.10:7070 --db sqlite:///tracker.db
+p2pfill node --id a1 --isp isp-a --data /srv/p2pfill --listen 192.0.2.10:7400 --tracker http://192.0.2.10:7070
+p2pfill publish titles/film --name film --out film.fill
+p2pfill fill film.fill --origin "$PWD/titles/film" --files film.mp4 --to id=a1 --wait --tracker http://192.0.2.10:7070
+"""
+
+
+def plan_a_film(home: Path, day: date, tracker: str) -> None:
+    """Write what a planner leaves: its file, tables, a history, a log of the day, and a plan with one file."""
+    size = 3 << 20
+    (home / "planner.toml").write_text(
+        f'catalogue = "catalogue.csv"\ncaches = "caches.csv"\ntracker = "{tracker}"\n'
+    )  # fmt: skip
+    (home / "catalogue.csv").write_text(
+        f"title,file,size,released\nfilm,film/film.mp4,{size},2020-01-01\nfilm,film/extra,{size},2020-01-01\n"
+    )
+    (home / "caches.csv").write_text("name,cluster,isp,region,capacity,serving\na1,ka,isp-a,eu,1GB,1Gbit\n")
+    (home / "logs").mkdir()
+    before = day - timedelta(days=1)
+    for at, files in ((before, ("film.mp4", "extra")), (day, ("film.mp4", "film.mp4", "extra"))):
+        rows = "".join(f"{at}T00:00:00Z,eu,ka,film,film/{name},{size}\n" for name in files)
+        (home / "logs" / f"{at}.csv").write_text("time,region,cluster,title,file,bytes\n" + rows)
+    read, _ = read_catalogue(home / "catalogue.csv")
+    caches, _ = read_caches(home / "caches.csv")
+    History(home / "history").ingest([home / "logs" / f"{before}.csv"], read, caches, now_s=time.time())
+    head = PlanHead(
+        1, str(day), time.time(), (str(before), str(before)), 1, 2, 9.0, 6.0, 6.0, size, 0, 1.0,
+        clusters={"ka": PlannedCluster(1.0, 0.5)},
+    )  # fmt: skip
+    expected = {"eu": (1.0, 1.0)}
+    films = (
+        PlannedFile("film/extra", "film", size, 0.4, expected={"eu": (0.4, 1.0)}),
+        PlannedFile("film/film.mp4", "film", size, 1.0, ("a1",), expected=expected),
+    )
+    (home / "plans").mkdir()
+    write_plan(home / "plans" / f"{day}.plan", Plan(head, films))
+
+
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
-    "docs/night.md",
+    "docs/night.md", "docs/planner.md", "docs/planner-report.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from p2pfill.errors import ConfigError
-from p2pfill.plan import inputs
+from p2pfill.plan import rows as table_rows
 from p2pfill.plan.history.faults import Faults
-from p2pfill.plan.inputs import read_caches, read_catalogue, read_origins, read_uplinks
+from p2pfill.plan.inputs import read_caches, read_catalogue, read_fleet, read_load, read_origins, read_uplinks
 from p2pfill.plan.tables import Catalogue
 
 CATALOGUE = (
@@ -122,6 +123,96 @@ def test_caches(tmp_path: Path) -> None:
     assert caches.capacity.tolist() == [60 * 10**12, 1000, 1000]
     assert caches.serving.tolist() == [5e9, 100, 100]
     assert caches.filling.tolist() == [1e6, 100, 50]
+    assert caches.zones == ("UTC",) * 3
+
+
+FLEET = (
+    "name,cluster,isp,region,serving,timezone,need\n"
+    "a1,a,isp-a,eu,40Gbit/s,Europe/Berlin,12TB\na2,a,isp-a,eu,100,,\nb1,b,isp-b,us,100,America/New_York,0\n"
+)
+
+
+def test_a_fleet_is_the_table_of_caches_with_what_they_need(tmp_path: Path) -> None:
+    caches, need, faults = read_fleet(write(tmp_path / "c.csv", FLEET), 7)
+    assert not faults
+    assert caches.zones == ("Europe/Berlin", "UTC", "America/New_York")
+    assert need.tolist() == [12 * 10**12, 7, 0]
+    assert caches.capacity.tolist() == [0, 0, 0]
+    whole = [line + end for line, end in zip(FLEET.splitlines(), (",capacity", ",1TB", ",5", ",5"), strict=True)]
+    path = write(tmp_path / "whole.csv", "\n".join(whole))
+    both = read_fleet(path, 7)[0], read_caches(path)[0]
+    assert [one.zones for one in both] == [caches.zones] * 2
+    assert [one.capacity.tolist() for one in both] == [[10**12, 5, 5]] * 2
+    with pytest.raises(ConfigError, match="lacks the columns capacity"):
+        read_caches(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("c1,a,isp-a,eu,1,Mars,", "timezone unknown"), ("c1,a,isp-a,eu,1,Europe,", "timezone unknown"),
+        ("c1,a,isp-a,eu,1,,much", "need unreadable"), ("c1,a,isp-a,eu,1,,-1", "need negative"),
+        ("c1,a,isp-a,eu,max,,", "serving out of range"), ("a1,a,isp-a,eu,1,,", "cache twice"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_fleet(tmp_path: Path, row: str, kind: str) -> None:
+    caches, need, faults = read_fleet(write(tmp_path / "c.csv", FLEET + row + "\n"), 0)
+    assert counts(faults) == {kind: 1}
+    assert len(caches.names) == len(caches.zones) == len(need) == 3
+
+
+def test_what_windows_need_costs_no_cache_elsewhere(tmp_path: Path) -> None:
+    text = "name,cluster,isp,region,capacity,serving,need\nc,c,i,r,1,1,x\n"
+    caches, faults = read_caches(write(tmp_path / "c.csv", text))
+    assert (caches.names, bool(faults)) == (("c",), False)
+
+
+def test_zones_are_as_many_as_caches(tmp_path: Path) -> None:
+    caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
+    with pytest.raises(ValueError, match="3 caches and 1 time zones"):
+        replace(caches, zones=("UTC",))
+
+
+LOAD = "hour,place,bytes\n2026-11-29T20,a1,100\n2026-11-29T23:59:00+02:00,b,2.5\n2026-11-29 22:00,a1,7\n"
+
+
+def test_a_load(tmp_path: Path) -> None:
+    caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
+    load, faults = read_load(write(tmp_path / "l.csv", LOAD + "2026-11-29T22:30,a1,3\n"), caches)
+    assert not faults
+    assert (load.names, load.first_hour) == (("a1", "b"), 20786 * 24 + 20)
+    assert str(load.served.tolist()) == "[[100.0, nan, 10.0], [nan, 2.5, nan]]"
+    moments = pa.array([datetime(2026, 11, 29, hour, tzinfo=UTC) for hour in (20, 21, 22)], pa.timestamp("us", "UTC"))
+    table = pa.table({"hour": moments, "place": ["a1", "b", "a1"], "bytes": [100, 2.5, 10]})
+    pq.write_table(table, tmp_path / "l.parquet")
+    assert str(read_load(tmp_path / "l.parquet", caches)) == str((load, faults))
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("2026-11-29T21,z9,1", "place unknown"), ("2026-11-29T21,,1", "place missing"), (",a1,1", "hour missing"),
+        ("noon,a1,1", "hour unreadable"), ("1026-11-29T21,a1,1", "hour before 2000"),
+        ("2026-11-29T21,a1,-1", "bytes unreadable"),
+        ("2026-11-29T21,a1,nan", "bytes unreadable"), ("2026-11-29T21,a1", "bytes missing"),
+        ("2026-11-29T21,a1,1,1", "row too long"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_load(tmp_path: Path, row: str, kind: str) -> None:
+    caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
+    clean, _ = read_load(write(tmp_path / "clean.csv", LOAD), caches)
+    load, faults = read_load(write(tmp_path / "l.csv", f"{LOAD}{row}\n"), caches)
+    assert counts(faults) == {kind: 1}
+    assert faults.kinds[kind].examples[0].row == 4
+    assert str(load) == str(clean)
+
+
+def test_a_load_of_many_years_is_refused(tmp_path: Path) -> None:
+    caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
+    with pytest.raises(ConfigError, match="from 2006-11-29 to 2026-11-29: at most five years"):
+        read_load(write(tmp_path / "l.csv", LOAD + "2006-11-29T21,a1,1\n"), caches)
+    with pytest.raises(ConfigError, match=r"no usable row: 1 x place unknown \(.*'z9'\)"):
+        read_load(write(tmp_path / "l.csv", "hour,place,bytes\n2026-11-29T21,z9,1\n"), caches)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +255,8 @@ BAD = [
     ("c.csv", b"title,title,file,size\n", "the column title twice"), ("c.toml", b"[[", "as TOML"),
     ("c.toml", b"a = 1\n", "one array of tables"), ("c.toml", b"[[f]]\nsise = 1\n", "'sise' is no setting"),
     ("c.csv", b"title,file,size\nt," + b"x" * 200_000 + b",1\n", "field larger than field limit"),
+    ("c.csv", b"title,file,size\nt,f,1\n" + b"\xff" * 9, "nor text in UTF-8"),
+    ("c.csv", gzip.compress(b"title,file,size\nt,f,1\n")[:14] + b"\xff" * 20, "cannot read"),
 ]  # fmt: skip
 
 
@@ -181,7 +274,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, read: Callable[[Path], Any],
         read(tmp_path)
     with pytest.raises(ConfigError, match="No such file"):
         read(tmp_path / "lacking")
-    monkeypatch.setattr(inputs, "BYTES_MAX", 10)
+    monkeypatch.setattr(table_rows, "BYTES_MAX", 10)
     with pytest.raises(ConfigError, match="has more than 10 bytes"):
         read(write(tmp_path / "c.csv", CATALOGUE))
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
+from p2pfill.plan.placement import compiled
 from p2pfill.plan.placement.demand import Demand, demand_of_clusters, spread_demand, weights_by_serving
 from p2pfill.plan.placement.exact import exact
 from p2pfill.plan.placement.matching import mixed
@@ -349,3 +354,70 @@ def test_tables_that_do_not_fit_one_another_are_refused() -> None:
     for wrong in ({"rewritten_share": 1.5}, {"peak_share": 0.01}, {"reactive_share": 1.0}, {"write_price": -1.0}):
         with pytest.raises(ValueError):
             PlacementSettings(**wrong)  # type: ignore[arg-type]
+
+
+def runs_compiled(home: Path, before_call: str = "") -> list[str]:
+    """Run a compiled function in a process of its own; return its answer, and where its machine code is kept."""
+    program = (
+        "from pathlib import Path\n"
+        "import resource\n"
+        "from p2pfill.plan.placement.compiled import _cache_directory, compiled\n"
+        "import sys\n"
+        "sys.path.insert(0, str(Path.home()))\n"
+        "import twice\n"
+        "made = compiled(twice.twice)\n"
+        f"{before_call}\n"
+        "print(made(21))\n"
+        "print(_cache_directory())\n"
+    )
+    (home / "twice.py").write_text("def twice(value):\n    return value * 2\n")
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", None])
+def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+    def run() -> list[str]:
+        return runs_compiled(tmp_path)
+
+    answer, directory = run()
+    assert answer == "42"
+    files = sorted(Path(directory).rglob("*.nb?"))
+    assert len(files) == 2, "what came of it is kept"
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert run()[0] == "42"
+    assert {path: path.stat().st_mtime_ns for path in files} == before, "it was used, and not made again"
+    for path in files:
+        path.write_bytes(path.read_bytes()[:40] if damage is None else damage)
+    assert run() == ["42", directory]
+    assert sorted(Path(directory).rglob("*.nb?")) == files
+    assert compiled.is_whole(Path(directory))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))",
+        "where = Path(_cache_directory()); __import__('shutil').rmtree(where); where.touch()",
+    ],
+    ids=["full", "gone"],
+)
+def test_a_disk_that_refuses_machine_code_costs_only_the_time(tmp_path: Path, refusal: str) -> None:
+    answer, directory = runs_compiled(tmp_path, refusal)
+    assert answer == "42"
+    assert not list(Path(directory).rglob("*.nb?")), "nothing was kept"
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_cache_directory", lambda: "")
+    assert compiled.compiled(_thrice)(7) == 21
+    monkeypatch.setattr(compiled, "_cache_directory", lambda: "/proc/no-such-place")
+    assert compiled.compiled(_thrice)(7) == 21
+
+
+def _thrice(value: int) -> int:
+    return value * 3

@@ -19,10 +19,12 @@ from p2pfill.model.fleet_policy import RULES_MAX, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.windows import HOUR_S
+from p2pfill.plan.history.history import History, Resources
 from p2pfill.plan.hours.load import LoadForecast
 from p2pfill.plan.hours.policy import MARK, as_policy
 from p2pfill.plan.hours.windows import RATE_MIN, Proposal, WindowRules, of_caches, propose
-from p2pfill.plan.tables import Caches, Floats
+from p2pfill.plan.inputs import read_fleet
+from p2pfill.plan.tables import Caches, Catalogue, Floats
 
 TB = 10**12
 NOON = int(datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()) // HOUR_S
@@ -436,18 +438,51 @@ def test_what_the_command_cannot_use_is_said(tables: tuple[Path, Path], argument
 @pytest.mark.parametrize(
     ("place", "text", "said"),
     [
-        (0, "hour,place\n", "no column 'bytes'"), (0, "hour,place,bytes\n", "no row"),
-        (0, "hour,place,bytes\n2026-11-01T00,k0,-3\n", "line 2: '-3' is no number of bytes"),
-        (0, "hour,place,bytes\n2026-11-01T00,k0\n", "line 2"),
-        (0, "hour,place,bytes\n1026-11-01T00,k0,1\n2026-11-01T00,k0,1\n", "at most five years"),
-        (0, "hour,place,bytes\n2026-11-01T00,k7,1\n", "no load of 'k0'"),
-        (1, "name,cluster,isp,region,serving\na,k,i,r,max\n", "line 2: a cache serves"),
-        (1, "name,cluster,isp,region,serving\n", "has 0 caches"),
-        (1, "name,cluster,isp,region,serving\na,k0,i,r,1G\na,k0,i,r,1G\n", "stands there twice"),
-        (1, "name,cluster,isp,region,serving,timezone\na,k0,i,r,1G,Mars\n", "Mars"),
+        (0, "hour,place\n", "lacks the columns bytes"), (0, "hour,place,bytes\n", "it has no rows"),
+        (0, "hour,place,bytes\n2026-11-01T00,k7,1\n", "no usable row: 1 x place unknown"),
+        (0, "hour,place,bytes\n2026-11-01T00,a1,1\n", "no load of 'k0'"),
+        (1, "name,cluster,isp,region,serving\na,k,i,r,max\n", "no usable row: 1 x serving out of range"),
+        (1, "name,cluster,isp,region,serving,timezone\na,k0,i,r,1G,Mars\n", "timezone unknown .*Mars"),
     ],
 )  # fmt: skip
 def test_a_table_that_cannot_be_used_is_named(tables: tuple[Path, Path], place: int, text: str, said: str) -> None:
     tables[place].write_text(text)
     with pytest.raises(ConfigError, match=said):
         run("--load", tables[0], "--caches", tables[1])
+
+
+def test_what_is_wrong_with_its_tables_is_told(tables: tuple[Path, Path]) -> None:
+    load, caches = tables
+    clean = run("--load", load, "--caches", caches, "--json")
+    with load.open("a") as more, caches.open("a") as others:
+        more.write("2026-11-01T00,k7,1\n2026-11-01T00,k0,-3\n")
+        others.write("a3,k0,isp-a,eu,40GB,Mars,\n")
+    said = run("--load", load, "--caches", caches)
+    for kind in ("place unknown", "bytes unreadable", "timezone unknown"):
+        assert f"1 x {kind}\n" in said
+    assert f"{caches}, row 3: 'Mars'" in said.replace("\n", "")
+    result = CliRunner().invoke(app, ["--load", str(load), "--caches", str(caches), "--json"])
+    assert result.stdout == clean, "what a script reads has proposals only"
+    assert "timezone unknown" in result.stderr
+
+
+def test_the_load_may_come_from_the_history(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    load, caches = tables
+    log = tmp_path / "log.csv"
+    rows = [line.split(",") for line in load.read_text().splitlines()[1:]]
+    # In parts, since a row of a log is no more than a petabyte.
+    log.write_text("time,region,cluster,title,file,bytes\n" + "".join(
+        f"{hour}:30,eu,{place},t,f,{part}\n" for hour, place, amount in rows for part in (int(amount) - 1, 1)
+    ))  # fmt: skip
+    catalogue = Catalogue(
+        ("t",), ("",), ("",), np.zeros(1, np.int32), np.zeros(1, np.int32), np.full(1, np.nan), ("f",),
+        np.zeros(1, np.int32), np.zeros(1, np.int32), np.ones(1, np.int64),
+    )  # fmt: skip
+    fleet, _, _ = read_fleet(caches, 0)
+    kept = History(tmp_path / "history", Resources(256 << 20, 1))
+    assert not kept.ingest([log], catalogue, fleet, now_s=NOON * HOUR_S).faults
+    said = [run(*where, "--caches", caches, "--json") for where in (("--load", load), ("--history", kept.directory))]
+    assert said[0] == said[1]
+    for wrong in ((), ("--load", load, "--history", kept.directory)):
+        with pytest.raises(ConfigError, match="give one of them"):
+            run(*wrong, "--caches", caches)

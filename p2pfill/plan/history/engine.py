@@ -49,10 +49,14 @@ class Engine:
         """Return Parquet files as one table, which is read when it is needed."""
         return self.ibis.read_parquet([str(file) for file in files], table_name=name, **options)
 
-    def keep(self, name: str, table: Table) -> Table:
-        """Compute a table now, and return it as one on disk, in place of any that had its name."""
+    def keep(self, name: str, table: Table, *, is_for_now: bool = False) -> Table:
+        """Compute a table now, and return it as one on disk, in place of any that had its name.
+
+        One that is for now stays in memory as far as there is room: it is written without the search for the best
+        compression, which takes longer than to read it a few times.
+        """
         self.drop(name)
-        return self.ibis.create_table(name, table)
+        return self.ibis.create_table(name, table, temp=is_for_now)
 
     def drop(self, name: str) -> None:
         """Remove a table, where it is."""

@@ -40,7 +40,7 @@ class Summary(msgspec.Struct):
 
     days: dict[str, DayRecord]
     gaps: list[str]
-    """Days between the first and the last of which there is nothing: forecasts take them as days without views."""
+    """Days between the first and the last of which there is nothing: to forecasts they are not known."""
     logs: int
     rows: int
     """Of all logs."""
@@ -107,27 +107,32 @@ class History:
             found = rows.join(files, "file").join(known, "region")
             found = found.select("day", "rid", "fid", "bytes", "requests").order_by(["day", "rid", "fid"])
             columns = _arrays(found)
+        first, last = (days[0] if first_day is None else first_day), (days[-1] if last_day is None else last_day)
         return Views(
-            tuple(regions), days[0] if first_day is None else first_day, days[-1] if last_day is None else last_day,
+            tuple(regions), first, last,
             columns["day"].astype(np.int32), columns["rid"].astype(np.int32), columns["fid"].astype(np.int32),
             columns["bytes"].astype(np.int64), columns["requests"].astype(np.int64),
+            tuple(day for day in range(first, last + 1) if day not in state.days),
         )  # fmt: skip
 
     def load(
-        self, caches: Caches, by: Place, *, first_day: int | None = None, last_day: int | None = None
+        self, caches: Caches, by: Place | None = None, *, first_day: int | None = None, last_day: int | None = None
     ) -> Load:  # fmt: skip
         """Return what caches or clusters have served in each hour, in the order of the table of caches.
 
-        What logs say of a cache counts for its cluster too. An hour in which nobody has served anything is not known,
-        nor are the hours before a cache or cluster has first served: then it was not there, or its logs were not.
-        Raises `ConfigError` where there is no such day, or caches are asked for and the logs named clusters only.
+        What logs say of a cache counts for its cluster too. By default it is the load of caches, and that of clusters
+        where logs have named a cluster, since of such a log no cache has anything. An hour in which nobody has served
+        anything is not known, nor are the hours before a cache or cluster has first served: then it was not there, or
+        its logs were not. Raises `ConfigError` where there is no such day, or caches are asked for and the logs named
+        clusters only.
         """
         state = read_state(self.directory)
         days = _days(state, first_day, last_day)
         first = (days[0] if first_day is None else first_day) * HOURS
         end = ((days[-1] if last_day is None else last_day) + 1) * HOURS
-        names = caches.names if by == "cache" else caches.clusters
         with self._reading([state.days[day].load for day in days]) as (engine, rows):
+            if by is None:
+                by = "cluster" if engine.fetch(rows.filter(rows.kind == "cluster").limit(1)) else "cache"
             known = engine.load("places", _places(caches, by))
             found = rows.join(known, ["kind", "place"])
             found = found.group_by(["hour", "pid"]).agg(bytes=found.bytes.sum().cast("float64"))
@@ -135,6 +140,7 @@ class History:
             is_other = not len(columns["hour"]) and bool(engine.fetch(rows.filter(rows.kind != by).limit(1)))
         if by == "cache" and is_other:
             raise ConfigError("the logs name clusters, and no caches: ask for the load of clusters")
+        names = caches.names if by == "cache" else caches.clusters
         served = np.full((len(names), end - first), np.nan)
         hours = columns["hour"].astype(np.int64) - first
         seen = np.zeros(end - first, dtype=bool)

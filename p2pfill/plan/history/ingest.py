@@ -146,7 +146,7 @@ class _Work:
         with library_errors(f"cannot read log {str(path)!r}", UnusableLog):
             forget_rejected(self.engine)
             rows = tables.code_rows(open_rows(self.engine, log, link), names, self.latest_s)
-            coded = self.engine.keep("coded", rows)
+            coded = self.engine.keep("coded", rows, is_for_now=True)
         if _is_changed(path, before):
             raise UnusableLog(f"log {str(path)!r} was written to meanwhile: give it when it is whole")
         with library_errors(f"cannot add up log {str(path)!r}", StoreError):
@@ -157,7 +157,7 @@ class _Work:
             found.faults.merge(masks.faults)
             raise UnusableLog(f"log {str(path)!r} has no usable row: {why}", kinds.NO_USABLE_ROW)
         with library_errors(f"cannot add up log {str(path)!r}", StoreError):
-            self._gather("views", tables.views_of(coded, names))
+            self._gather("views", tables.views_of(coded))
             kind = load_ibis().literal(log.place)
             self._gather("load", tables.load_of(coded, names).mutate(kind=kind))
         counts = {kind: fault.count for kind, fault in masks.faults.kinds.items()}
@@ -210,19 +210,23 @@ class _Work:
             is_alone = len(found.taken) == 1
             for day in found.days:
                 old = self.state.days.get(day, NO_DAY)
-                watched = self._write("views", day, views, ("day", "region", "file"), old.views, is_alone)
-                served = self._write("load", day, load, ("hour", "kind", "place"), old.load, is_alone)
+                rows = views.filter(views.day == day)
+                if not is_alone:
+                    # Of numbers first: there are as many names, and they take longer.
+                    rows = tables.merge([rows], ("day", "rid", "fid", "region", "file"))
+                rows = tables.named_views(rows, self.named["cache"])
+                watched = self._write("views", day, rows, ("day", "region", "file"), old.views)
+                rows = load.filter(load.day == day)
+                if not is_alone and not old.load:
+                    rows = tables.merge([rows], ("hour", "kind", "place"))
+                served = self._write("load", day, rows, ("hour", "kind", "place"), old.load)
                 self.state.days[day] = DayRecord(watched, served, **self._count(watched, served))
 
-    def _write(
-        self, part: str, day: int, new: Table, keys: Sequence[str], old: str, is_alone: bool
-    ) -> str:  # fmt: skip
-        rows = new.filter(new.day == day).select(*keys, "bytes", "requests")
+    def _write(self, part: str, day: int, rows: Table, keys: Sequence[str], old: str) -> str:
         if old:
             rows = tables.merge([self.engine.parquet("old", [self.directory / old]), rows], keys)
-        elif not is_alone:
-            rows = tables.merge([rows], keys)
         name = f"{part}/{iso_of(day)}.{self.state.number}.parquet"
+        rows = rows.select(*keys, "bytes", "requests").order_by(list(keys))
         self.engine.ibis.to_parquet(rows, self.directory / name, compression="zstd")
         return name
 

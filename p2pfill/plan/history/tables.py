@@ -4,8 +4,9 @@ They are Ibis expressions. DuckDB computes them within this process and out of c
 the same where logs outgrow a machine; `tests/plan/test_history.py` has both compile them.
 
 A log is read once. `code_rows` gives each row the numbers of its file, region and place (a cache or a cluster), its
-hour, and the faults that it has as bits; of what is wrong it keeps the text. All else works on these narrow rows, whose
-groups are of integers: grouping by names took twice the time.
+hour, and the faults that it has as bits; of what is wrong it keeps the text. All else works on these rows, which are
+narrow, since to keep them is half of the work, and whose groups are of integers: grouping by names took twice the time.
+Names come back when days are written, which have far fewer rows than logs.
 """
 
 from __future__ import annotations
@@ -26,11 +27,20 @@ TEXTS: Final = ("time", "region", "place", "title", "file", "bytes")
 """Columns of a log, which has `row` beside them: from 1, and only for people."""
 
 ROW_BYTES_MAX: Final = 1 << 50
-"""Of one row: far more than a viewer watches, or a cache serves of one file in a day; exact in a float, and thousands
-of them in one sum of 64 bits."""
+"""Of one row: far more than a viewer watches, or a cache serves of one file in a day; exact in a float, and hundreds of
+them in one sum."""
 
 EARLIEST_S: Final = 946_684_800
 """2000-01-01. Before it nobody streamed video; clocks that were never set and numbers that are no times lie there."""
+
+NUMBER: Final = r"^ *[+-]?(?:[0-9]+[.]?[0-9]*|[.][0-9]+)(?:[eE][+-]?[0-9]+)? *\z"
+_MINUTE: Final = "[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}[ T](?:[01]?[0-9]|2[0-3]):[0-5][0-9]"
+_ZONE: Final = "(?:Z| UTC|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
+MOMENT: Final = rf"^ *(?:[0-9]{{4}}-[0-9]{{1,2}}-[0-9]{{1,2}}|{_MINUTE}(?::[0-5][0-9](?:[.][0-9]+)?{_ZONE}?)? *)\z"
+MOMENT_BRIEF: Final = rf"^ *({_MINUTE})({_ZONE}) *\z"
+"""What text must look like before it is cast, since what else a cast takes is up to who computes: to DuckDB `1_000` is
+a number, to Spark `5d` is, and `12:00` a moment of today. The brief moment lacks the seconds, which Spark wants before
+a zone."""
 
 CAUSE_ROWS_MAX: Final = 10_000
 """First rows of each kind of fault among which different values are looked for."""
@@ -58,8 +68,8 @@ class Names(NamedTuple):
 def code_rows(log: Table, names: Names, latest_s: int) -> Table:
     """Return the rows of a log in numbers; `latest_s` is the last second, since 1970, that can have been.
 
-    Columns: row, hour (since 1970), rid, fid, pid, bytes, mask (of `faults.ROW_KINDS`), and for rows with a fault the
-    texts of `TEXTS`.
+    Columns: hour (since 1970), rid, fid, pid, bytes, mask (of `faults.ROW_KINDS`), and for rows with a fault `said`,
+    what they say: the texts of `TEXTS`, and the row. In one column, since each costs its share also of rows without.
     """
     ibis = load_ibis()
     raw = log.select(
@@ -79,13 +89,18 @@ def code_rows(log: Table, names: Names, latest_s: int) -> Table:
     marked = joined.mutate(mask=mask)
     no_time = (marked.mask & faults.bits([faults.TIME_UNREADABLE, faults.TIME_FUTURE, faults.TIME_OLD])) != 0
     no_bytes = (marked.mask & (_BYTES_FAULTS)) != 0
-    wrong = marked.mask != 0
+    said = ibis.array([*(marked[name].cast("string") for name in TEXTS), marked.row.cast("string")])
     return marked.select(
-        "row", "rid", "fid", "pid", "mask",
+        "rid", "fid", "pid", "mask",
         hour=ibis.ifelse(no_time, None, (marked.seconds // 3600).try_cast("int32")),
         bytes=ibis.ifelse(no_bytes, None, marked.amount.try_cast("int64")),
-        **{f"{name}_text": ibis.ifelse(wrong, marked[name].cast("string"), None) for name in TEXTS},
+        said=ibis.ifelse(marked.mask != 0, said, None),
     )  # fmt: skip
+
+
+def _said(coded: Table, column: str) -> Column:
+    """Return the text of a column, in rows with a fault."""
+    return coded.said[TEXTS.index(column)]
 
 
 _BYTES_FAULTS: Final = faults.bits(
@@ -130,7 +145,10 @@ def _is_empty(column: Column) -> Column:
 
 def _number(column: Column) -> Column:
     """Return what a column says as a float; null where that is no number, or none that can be."""
-    number = column.try_cast("float64") if column.type().is_string() else column.cast("float64")
+    if column.type().is_string():
+        number = load_ibis().ifelse(column.re_search(NUMBER), column.try_cast("float64"), None)
+    else:
+        number = column.cast("float64")
     # A comparison with NaN, which is above all numbers to both who compute, is false too.
     return load_ibis().ifelse((number > -1e18) & (number < 1e18), number, None)
 
@@ -144,7 +162,15 @@ def _seconds(column: Column) -> Column:
     if not kind.is_string():
         return number
     # With a time zone: cast to a time without one, DuckDB overlooks the offset in 2026-11-29T22:00:00+02:00.
-    return number.coalesce(_since_1970(column.try_cast("timestamp('UTC')")))
+    brief = column.re_extract(MOMENT_BRIEF, 1) + ":00" + column.re_extract(MOMENT_BRIEF, 2)
+    moment = load_ibis().cases(
+        (column.re_search(MOMENT), column.try_cast(_MOMENT)),
+        (column.re_search(MOMENT_BRIEF), brief.try_cast(_MOMENT)),
+    )
+    return number.coalesce(_since_1970(moment))
+
+
+_MOMENT: Final = "timestamp('UTC')"
 
 
 def _since_1970(moment: Column) -> Column:
@@ -156,17 +182,33 @@ def _since_1970(moment: Column) -> Column:
 # ---- aggregates
 
 
-def views_of(coded: Table, names: Names) -> Table:
-    """Return day, region, file -> bytes, requests. Rows whose region or file nobody knows count under their names."""
+def views_of(coded: Table) -> Table:
+    """Return day, rid, fid, region, file -> bytes, requests. Rows whose region or file nobody knows have texts alone.
+
+    Of all others region and file are null, and `named_views` says what they are.
+    """
+    ibis = load_ibis()
     known = _by_day(coded.filter((coded.mask & (faults.VIEWS_LOST | faults.VIEWS_STRAY)) == 0))
     summed = known.group_by(["day", "rid", "fid"]).agg(bytes=_sum(known.bytes), requests=known.count())
-    named = summed.join(names.regions, "rid").join(names.files, "fid")
     stray = (coded.mask & faults.VIEWS_LOST == 0) & (coded.mask & faults.VIEWS_STRAY != 0)
     others = _by_day(coded.filter(stray))
-    strays = others.group_by(["day", "region_text", "file_text"]).agg(bytes=_sum(others.bytes), requests=others.count())
-    return named.select("day", "bytes", "requests", region="known_region", file="known_file").union(
-        strays.select("day", "bytes", "requests", region="region_text", file="file_text")
+    others = others.mutate(region=_said(others, "region"), file=_said(others, "file"))
+    strays = others.group_by(["day", "region", "file"]).agg(bytes=_sum(others.bytes), requests=others.count())
+    text, number = ibis.null("string"), ibis.null("int32")
+    return summed.select("day", "rid", "fid", "bytes", "requests", region=text, file=text).union(
+        strays.select("day", "bytes", "requests", "region", "file", rid=number, fid=number).select(
+            "day", "rid", "fid", "bytes", "requests", "region", "file"
+        )
     )
+
+
+def named_views(views: Table, names: Names) -> Table:
+    """Return day, region, file -> bytes, requests, of what `views_of` gives."""
+    joined = views.left_join(names.regions, "rid").left_join(names.files, "fid")
+    return joined.select(
+        "day", "bytes", "requests", region=joined.known_region.coalesce(joined.region),
+        file=joined.known_file.coalesce(joined.file),
+    )  # fmt: skip
 
 
 def load_of(coded: Table, names: Names) -> Table:
@@ -176,44 +218,46 @@ def load_of(coded: Table, names: Names) -> Table:
     named = summed.join(names.places, "pid")
     stray = (coded.mask & faults.LOAD_LOST == 0) & (coded.mask & faults.LOAD_STRAY != 0)
     others = coded.filter(stray)
-    strays = others.group_by(["hour", "place_text"]).agg(bytes=_sum(others.bytes), requests=others.count())
+    others = others.mutate(place=_said(others, "place"))
+    strays = others.group_by(["hour", "place"]).agg(bytes=_sum(others.bytes), requests=others.count())
     return named.select("hour", "bytes", "requests", place="known_place").union(
-        strays.select("hour", "bytes", "requests", place="place_text")
+        strays.select("hour", "bytes", "requests", "place")
     )
 
 
 def masks_of(coded: Table) -> Table:
     """Return mask -> rows, bytes, and the first and last hour."""
     return coded.group_by("mask").agg(
-        rows=coded.count(), bytes=_sum(coded.bytes), first_hour=coded.hour.min(), last_hour=coded.hour.max()
+        rows=coded.count(), bytes=_sum(coded.bytes, 38), first_hour=coded.hour.min(), last_hour=coded.hour.max()
     )
 
 
 def causes_of(coded: Table, kind: RowKind) -> Table:
     """Return value, rows, row: what is wrong in the first rows with a fault, most frequent first."""
-    wrong = coded.filter((coded.mask & kind.bit) != 0).order_by("row").limit(CAUSE_ROWS_MAX)
-    wrong = wrong.select("row", value=wrong[f"{kind.column}_text"])
+    wrong = coded.filter((coded.mask & kind.bit) != 0)
+    wrong = wrong.select(row=wrong.said[len(TEXTS)].cast("int64"), value=_said(wrong, kind.column))
+    wrong = wrong.order_by("row").limit(CAUSE_ROWS_MAX)
     found = wrong.group_by("value").agg(rows=wrong.count(), row=wrong.row.min())
     return found.order_by([found.rows.desc(), found.row]).limit(faults.EXAMPLES_MAX)
 
 
 def merge(tables: Sequence[Table], keys: Sequence[str]) -> Table:
-    """Return what several aggregates say together, in the order of their keys."""
+    """Return what several aggregates say together."""
     columns = [*keys, "bytes", "requests"]
     first, *others = (table.select(*columns) for table in tables)
     for other in others:
         first = first.union(other)
-    summed = first.group_by(list(keys)).agg(bytes=_sum(first.bytes), requests=_sum(first.requests))
-    return summed.order_by(list(keys))
+    return first.group_by(list(keys)).agg(bytes=_sum(first.bytes), requests=_sum(first.requests))
 
 
 def _by_day(rows: Table) -> Table:
     return rows.mutate(day=(rows.hour // 24).cast("int32"))
 
 
-def _sum(column: Column) -> Column:
-    """Return a sum of 64 bits, which fails where it has more.
+def _sum(column: Column, digits: int = 18) -> Column:
+    """Return a sum of 64 bits, which fails where it has more digits: an exabyte of one file, or from one cache.
 
-    DuckDB sums in 128 bits, which Parquet has not, and Ibis leaves out a cast to what it takes the sum for already.
+    DuckDB sums in 128 bits, which Parquet has not, and Ibis leaves out a cast to what it takes the sum for already. The
+    way back from more than 18 digits takes longer than the sum, so it is for sums of which there are few.
     """
-    return column.sum().cast("decimal(38, 0)").cast("int64")
+    return column.sum().cast(f"decimal({digits}, 0)").cast("int64")

@@ -165,12 +165,12 @@ def propose(
 ) -> list[Proposal]:
     """Return a proposal for each cache, in their order.
 
-    `need` has the bytes that each is to fill, `zones` the IANA name of its time zone (by default UTC). The forecast
-    may be of caches or of clusters (`of_caches`). Raises `ConfigError` where a zone or a load is not known, and
-    `ValueError` where the arrays do not fit each other.
+    `need` has the bytes that each is to fill, `zones` the IANA name of its time zone, by default that of the table. The
+    forecast may be of caches or of clusters (`of_caches`). Raises `ConfigError` where a zone or a load is not known,
+    and `ValueError` where the arrays do not fit each other.
     """
     count = len(caches.names)
-    zones = zones or ("UTC",) * count
+    zones = zones or caches.zones
     if len(zones) != count or len(need) != count:
         raise ValueError(f"{count} caches, {len(zones)} time zones and {len(need)} needs do not fit each other")
     forecast = of_caches(forecast, caches)

@@ -1,0 +1,346 @@
+"""What `p2pfill plan apply` and `p2pfill plan night` do: a plan becomes orders at the tracker."""
+
+from __future__ import annotations
+
+import glob
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.deadline import parse_deadline, show_deadline
+from p2pfill.cli.exits import CommandFailed, ExitCode
+from p2pfill.cli.fill import absolute_origin
+from p2pfill.cli.plan_desk import DAY_S, Desk, day_of
+from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
+from p2pfill.cli.text import plural, printable, show_bytes
+from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.model.windows import at_utc
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
+
+if TYPE_CHECKING:
+    from p2pfill.plan.document import Plan
+    from p2pfill.plan.orders import Orders
+
+SHOWN: Final = 12
+SHOWN_CHARS: Final = 80
+"""Of a name in a message."""
+
+
+class Applied(msgspec.Struct):
+    """What has come of applying a plan, or would."""
+
+    day: str
+    deadline: float
+    """Of what is to come, in seconds since the epoch."""
+    dry_run: bool
+    ordered: int
+    kept: int
+    ended: int
+    unknown: dict[str, int]
+    """Title that the tracker does not know -> files of the plan in it."""
+    withdrawn: dict[str, int] = {}
+    """Title that was withdrawn, and which the plan does not order again -> files of the plan in it."""
+    refused: dict[str, str] = {}
+    """Title -> why the tracker refused an order of it, or its end."""
+    left_out: int = 0
+    """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
+
+
+def apply_plan(
+    planner: Path,
+    name: str,
+    *,
+    origins: Sequence[str],
+    deadline: str,
+    at: str,
+    rewrite_max: float | None,
+    yes: bool,
+    tracker: str,
+    as_json: bool,
+) -> None:
+    """Show what a plan asks of the tracker, and with `yes` do it. Raises `CommandFailed` where an order is refused."""
+    desk = Desk(planner, tracker)
+    plan, path = desk.read_plan(name)
+    if not desk.tracker:
+        raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
+    start = at_utc(at) if at else time.time()
+    if day_of(start) > plan.head.day:
+        raise ConfigError(
+            f"{path} is for {plan.head.day}, which is over, and would undo what was planned since: make a plan for "
+            "tonight, or name with --at the night in which this one was to be applied"
+        )
+    # What the plan was proved by, so that the report of the night finds it by the same.
+    proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
+    due = parse_deadline(deadline, start) if deadline else proved
+    if due <= start:
+        raise ConfigError(f"deadline {show_deadline(due)} is not after {show_deadline(start)}, when the night begins")
+    done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+    if as_json:
+        print(msgspec.json.encode(done).decode())
+    else:
+        console = Console(highlight=False)
+        console.print(applied_view(plan, done, orders, path, console.width), soft_wrap=True)
+    check_applied(done)
+
+
+def apply(
+    desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
+) -> tuple[Applied, Orders]:
+    """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
+
+    What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
+    what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
+    """
+    from p2pfill.plan.orders import orders_of
+    from p2pfill.plan.rewriting import check_rewriting, written_by
+
+    share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
+    bases = _bases(desk, origins)
+
+    async def work(client: TrackerClient) -> tuple[Applied, Orders]:
+        known = await client.catalogue()
+        asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
+        check_rewriting(written_by(plan, desk.caches, known.titles, await client.nodes(), known.withdrawn), share)
+        done = Applied(
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn
+        )  # fmt: skip
+        if yes:
+            done.ordered = done.ended = 0
+            try:
+                await _carry_out(client, asked, done)
+            except TrackerUnreachable as error:
+                said = f"{done.ordered} of {plural(len(asked.post), 'order')} made, {done.ended} ended"
+                raise TrackerUnreachable(f"{error}; {said} by then: apply the plan again") from error
+        return done, asked
+
+    found: tuple[Applied, Orders] = desk.call(work)
+    return found
+
+
+def _bases(desk: Desk, origins: Sequence[str]) -> list[str]:
+    """Return where titles come from, by the command line or by the table of origins. Raises `ConfigError`."""
+    from p2pfill.plan.orders import origin_of
+
+    named = list(origins) or list(() if desk.origins is None else desk.origins.names)
+    home = Path() if origins else desk.home
+    bases = []
+    for one in named:
+        is_url = "://" in one or one[:5].lower() == "file:"
+        bases.append(absolute_origin(one) if origins and "{title}" not in one else one if is_url else
+                     str((home / Path(one).expanduser()).absolute()))  # fmt: skip
+        origin_of(bases[-1], "title")
+    return bases
+
+
+async def _carry_out(client: TrackerClient, asked: Orders, done: Applied) -> None:
+    """Order and end what was asked for, and note what came of it. What is refused does not keep back the rest."""
+    for request in asked.post:
+        try:
+            created = await client.post_fill(request)
+            done.ordered += 1
+            done.left_out += len(created.left_out)
+        except TrackerRefused as error:
+            done.refused[asked.names[request.title]] = str(error)
+    not_replaced = set(done.refused)  # by name: what could not be ordered may be another version of what stands
+    for fill in asked.delete:
+        name = asked.names.get(fill.request.title, fill.request.title)
+        if name in not_replaced:
+            continue
+        try:
+            await client.delete_fill(fill.fill_id)
+            done.ended += 1
+        except TrackerRefused as error:
+            if error.status != 404:  # else somebody has ended it
+                done.refused[name] = str(error)
+
+
+def check_applied(done: Applied) -> None:
+    """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
+    if done.refused:
+        title, why = next(iter(done.refused.items()))
+        raise CommandFailed(
+            f"{plural(len(done.refused), 'title')} could not be ordered as planned; {title[:SHOWN_CHARS]!r}: {why}"
+        )
+    if done.unknown and not done.ordered and not done.kept:
+        raise CommandFailed(
+            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))[:SHOWN_CHARS]!r}: publish them "
+            "with p2pfill publish, under the names that the catalogue has",
+            ExitCode.USAGE,
+        )
+
+
+def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: int) -> RenderableType:
+    """Return what has come of it as text: orders, and what comes and may go, with the reasons."""
+    from p2pfill.plan.document import by_cache
+
+    verb = "would be " if done.dry_run else ""
+    parts: list[RenderableType] = [
+        Text(
+            f"{plural(done.ordered, 'order')} {verb}made for {done.day}, due {show_deadline(done.deadline)}; "
+            f"{done.kept} stand already, {done.ended} of the plan before {verb or 'are '}ended",
+            style="bold",
+        )
+    ]
+    if done.unknown:
+        names = ", ".join(printable(one) for one in list(done.unknown)[:5])
+        parts.append(
+            Text(
+                f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
+                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, and apply again",
+                style="yellow",
+            )
+        )
+    if done.withdrawn:
+        names = ", ".join(printable(one) for one in list(done.withdrawn)[:5])
+        parts.append(
+            Text(
+                f"{plural(len(done.withdrawn), 'title')} of the plan {'was' if len(done.withdrawn) == 1 else 'were'} "
+                f"withdrawn, and are not ordered again: {names}; exclude them in the planner's file",
+                style="yellow",
+            )
+        )
+    if done.left_out:
+        parts.append(
+            Text(f"rules of residency keep titles out of caches in {done.left_out} cases", style="yellow")
+        )
+    comes = [one for one in plan.files if one.comes]
+    goes = [one for one in plan.files if one.goes]
+    sums = by_cache(plan.files)
+    parts.append(
+        Text(
+            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches, "
+            f"{show_bytes(plan.head.goes_bytes)} may go where room is needed"
+        )
+    )
+    if comes:
+        parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
+        parts.append(files_view(comes, "", SHOWN, width))
+    if goes:
+        parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
+    if done.dry_run:
+        said = f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it"
+        parts += [Text(), Text(said, style="bold")]
+    return Group(*parts)
+
+
+def _goes(files: Sequence[Any], width: int) -> RenderableType:
+    columns = (
+        Column("file"), Column("streams a day", 1, is_right=True), Column("size", 2, is_right=True), Column("from"),
+    )  # fmt: skip
+    ordered = sorted(files, key=lambda one: (-one.streams, one.file))
+    rows = [
+        [
+            Text(printable(one.file)), Text(f"{one.streams:,.1f}"), Text(show_bytes(one.size)),
+            Text(printable(", ".join(one.goes)) if len(one.goes) <= 2 else f"{len(one.goes)} caches"),
+        ]
+        for one in ordered[:SHOWN]
+    ]  # fmt: skip
+    table = table_within(width, columns, rows)
+    return Group(table, Text(f"and {len(files) - SHOWN} files", style="dim")) if len(files) > SHOWN else table
+
+
+# ---- all of it
+
+
+def run_night(
+    planner: Path,
+    *,
+    day: str,
+    origins: Sequence[str],
+    fit: bool,
+    simulate: bool,
+    at: str,
+    yes: bool,
+    tracker: str,
+    as_json: bool,
+) -> None:
+    """Take logs in, plan, check, and with `yes` apply. Raises `CommandFailed` where something needs a look."""
+    desk = Desk(planner, tracker)
+    console = Console(highlight=False, stderr=as_json)
+    record: dict[str, Any] = {}
+    with Console(stderr=True).status("reading", spinner="dots") as status:
+        logs = _logs(desk)
+        if logs:
+            status.update(f"taking in {plural(len(logs), 'log')}")
+            record["ingest"] = _ingest(desk, logs)
+        status.update("looking what came of the plan before")
+        before = _report_before(desk, day)
+        made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
+        if simulate:
+            status.update("simulating the night")
+            start = at_utc(at) if at else time.time()
+            made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
+    path = keep(desk, made.plan, None)
+    record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
+    if not as_json:
+        if before is not None:
+            console.print(before[0], soft_wrap=True)
+            console.print()
+        console.print(made_view(made, path, console.width), soft_wrap=True)
+    fits = made.outlook.verdict.fits
+    done = None
+    if desk.tracker and fits:
+        done, orders = apply(
+            desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=None, yes=yes
+        )  # fmt: skip
+        record["applied"] = msgspec.to_builtins(done)
+        if not as_json:
+            console.print()
+            console.print(applied_view(made.plan, done, orders, path, console.width), soft_wrap=True)
+    if as_json:
+        print(json.dumps(record))
+    if not fits:
+        raise CommandFailed(f"{path} does not fit into the night, and was not applied", ExitCode.FOUND)
+    if done is not None:
+        check_applied(done)
+
+
+def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
+    """Return what came of the newest plan for a day before one, as text and as JSON has it; None: there is none.
+
+    That its night is not known any more, or the tracker does not answer, keeps nobody from planning: it is said.
+    """
+    from p2pfill.cli.plan_report import Tables, what_came
+    from p2pfill.cli.plan_report_view import report_view
+
+    path = desk.last_plan(day or day_of(time.time() + DAY_S)) if desk.tracker else None
+    if path is None:
+        return None
+    try:
+        plan, _ = desk.read_plan(str(path))
+        came = what_came(plan, Tables().completed(desk), tracker=desk.tracker)
+    except P2PFillError as error:
+        return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
+    width = Console().width
+    return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
+
+
+def _logs(desk: Desk) -> list[Path]:
+    """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
+    found: set[Path] = set()
+    for name in desk.config.logs:
+        if desk.at(name).is_file():  # whatever signs of patterns are in its name
+            found.add(desk.at(name))
+            continue
+        # Patterns are what the file says, and not the directory that it lies in.
+        pattern = str(Path(name).expanduser())
+        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
+    if desk.config.logs and not found:
+        raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
+    return sorted(found)
+
+
+def _ingest(desk: Desk, logs: Sequence[Path]) -> dict[str, Any]:
+    found = desk.history.ingest(logs, desk.catalogue, desk.caches, now_s=time.time())
+    return {
+        "taken": len(found.taken), "again": len(found.again), "unusable": dict(found.unusable),
+        "faults": found.faults.in_words(),
+    }  # fmt: skip
+

@@ -1,0 +1,329 @@
+"""What the planner's commands share: the file that says where everything is, and the tables read out of it."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+import trio
+
+from p2pfill.cli.plan_history import need_planner
+from p2pfill.cli.text import plural, printable
+from p2pfill.errors import ConfigError
+from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
+from p2pfill.model.windows import read_windows
+from p2pfill.tracker.client import TrackerClient
+
+if TYPE_CHECKING:
+    from p2pfill.plan.document import Plan
+    from p2pfill.plan.feasibility.network import Network, Night
+    from p2pfill.plan.history.faults import Faults
+    from p2pfill.plan.history.history import History
+    from p2pfill.plan.inputs import Origins, Uplinks
+    from p2pfill.plan.making import Wish
+    from p2pfill.plan.placement.tables import PlacementSettings
+    from p2pfill.plan.tables import Caches, Catalogue, Load, Longs, Placement
+
+T = TypeVar("T")
+
+PLAN_SUFFIX: Final = ".plan"
+KEEP: Final = 60
+"""Plans that are kept, unless it is said otherwise: two months of mornings after."""
+
+DAY_S: Final = 86_400
+
+
+class WishTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pin or an exclusion."""
+
+    title: str
+    regions: tuple[str, ...] = ()
+
+
+class PlannerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is in `planner.toml`. Paths are relative to the directory that it lies in."""
+
+    catalogue: str
+    """A table of the files that there are (`plan.inputs`)."""
+    caches: str
+    """A table of the caches that there are."""
+    history: str = "history"
+    """The directory in which what was watched is kept."""
+    logs: tuple[str, ...] = ()
+    """Patterns of viewing logs, which `p2pfill plan night` takes in first."""
+    uplinks: str = ""
+    """A table of what comes into ISPs and regions; empty: as much as will."""
+    origins: str = ""
+    """A table of origins, by base URLs in which `{title}` stands for the title's name."""
+    policy: str = ""
+    """A fleet's policy with windows and rates; empty: the one that stands at the tracker, if there is a tracker."""
+    windows: str = ""
+    """The timetable of caches of which the policy says none, on their own clocks; empty: always open."""
+    tracker: str = ""
+    """The tracker's URL; empty: plans are made and kept, and what the last one said lies in the caches."""
+    plans: str = "plans"
+    """The directory in which plans are kept, one a day."""
+    keep: int = KEEP
+    """How many of them."""
+    placement: dict[str, float] = {}
+    """Settings of the placement (`plan.placement.tables.PlacementSettings`)."""
+    pin: tuple[WishTable, ...] = ()
+    exclude: tuple[WishTable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.windows:
+            read_windows(self.windows)
+        if not 1 <= self.keep <= 10_000:
+            raise ConfigError("keep is a number of plans: 1 to 10000")
+
+
+class Desk:
+    """A planner's file, and what it names, each read when it is first asked for. All of it raises `ConfigError`."""
+
+    def __init__(self, path: Path, tracker: str = "") -> None:
+        need_planner()
+        self.home = path.parent
+        self.config = _read_config(path)
+        self.tracker = tracker or self.config.tracker
+        self.faults: dict[str, Faults] = {}
+        """What is wrong with the tables that were read."""
+
+    def at(self, name: str) -> Path:
+        """Return the path that the file means."""
+        return self.home / Path(name).expanduser()
+
+    def _table(self, name: str, read: Callable[[Path], tuple[T, Faults]]) -> T:
+        table, faults = read(self.at(name))
+        if faults:
+            self.faults[name] = faults
+            print(f"note: {printable(name)}: {printable(faults.in_words())}", file=sys.stderr)
+        return table
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The files that there are."""
+        from p2pfill.plan.inputs import read_catalogue
+
+        return self._table(self.config.catalogue, read_catalogue)
+
+    @cached_property
+    def caches(self) -> Caches:
+        """The caches that there are."""
+        from p2pfill.plan.inputs import read_caches
+
+        return self._table(self.config.caches, read_caches)
+
+    @cached_property
+    def uplinks(self) -> Uplinks | None:
+        """What comes into ISPs and regions."""
+        from p2pfill.plan.inputs import read_uplinks
+
+        name = self.config.uplinks
+        return self._table(name, lambda path: read_uplinks(path, self.caches)) if name else None
+
+    @cached_property
+    def origins(self) -> Origins | None:
+        """Where titles come from."""
+        from p2pfill.plan.inputs import read_origins
+
+        return self._table(self.config.origins, read_origins) if self.config.origins else None
+
+    @cached_property
+    def history(self) -> History:
+        """What was watched."""
+        from p2pfill.plan.history.history import History
+
+        return History(self.at(self.config.history))
+
+    @cached_property
+    def load(self) -> Load | None:
+        """What clusters served in each hour; None: the logs do not say."""
+        try:
+            return self.history.load(self.caches, "cluster")
+        except ConfigError:
+            return None
+
+    @cached_property
+    def settings(self) -> PlacementSettings:
+        """How a placement is made; the busiest hour's share as the load has it, unless the file says it."""
+        from p2pfill.plan.making import with_peak_of
+        from p2pfill.plan.placement.tables import PlacementSettings
+
+        said: dict[str, Any] = dict(self.config.placement)
+        whole = ("passes", "neighbourhoods", "told")
+        said |= {name: int(value) for name, value in said.items() if name in whole}
+        try:
+            settings = PlacementSettings(**said)
+        except TypeError as error:
+            names = ", ".join(PlacementSettings.__dataclass_fields__)
+            raise ConfigError(f"placement: {_unknown(said, PlacementSettings)} is no setting of it: {names}") from error
+        except ValueError as error:
+            raise ConfigError(f"placement: {error}") from error
+        return settings if "peak_share" in said else with_peak_of(self.load, settings)
+
+    @cached_property
+    def wishes(self) -> tuple[list[Wish], list[Wish]]:
+        """Pins and exclusions."""
+        from p2pfill.plan.making import Wish
+
+        return (
+            [Wish(one.title, one.regions) for one in self.config.pin],
+            [Wish(one.title, one.regions) for one in self.config.exclude],
+        )
+
+    @cached_property
+    def policy(self) -> FleetPolicy | None:
+        """The fleet's policy: the file's, or what stands at the tracker."""
+        if self.config.policy:
+            path = self.at(self.config.policy)
+            try:
+                return parse_policy(path.read_text())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"cannot read policy {str(path)!r}: {error}") from error
+        if not self.tracker:
+            return None
+        version = self.call(lambda client: client.policy())
+        return parse_policy(version.text) if version.number else None
+
+    def call(self, work: Callable[[TrackerClient], Any]) -> Any:
+        """Return what a call of the tracker says. Raises `TrackerError`."""
+
+        async def run() -> Any:
+            async with TrackerClient(self.tracker) as client:
+                return await work(client)
+
+        return trio.run(run)
+
+    # ---- the night, and what lies there
+
+    def night(self, start: float, room: Longs | None = None, deadline: float | None = None) -> tuple[Network, Night]:
+        """Return the night that begins at `start`."""
+        from p2pfill.plan.feasibility.tonight import network_of
+
+        return network_of(
+            self.caches, start, policy=self.policy, windows=self.config.windows, uplinks=self.uplinks,
+            origins=self.origins, room=room, deadline=deadline,
+        )  # fmt: skip
+
+    def held(self, source: str, before: str) -> tuple[Placement | None, str]:
+        """Return what caches hold, and in words who says so.
+
+        `source`: `tracker`, `plan` (the last one for a day before `before`), `nothing`, a plan's file, or empty: the
+        tracker where there is one, else the last plan where there is one.
+        """
+        from p2pfill.plan.document import read_plan
+        from p2pfill.plan.holding import as_planned, held_of
+
+        if source == "nothing":
+            return None, "nothing, as was said"
+        if source == "tracker" or (not source and self.tracker):
+            if not self.tracker:
+                raise ConfigError("--held tracker: no tracker is named; give --tracker URL, or write it into the file")
+
+            async def ask(client: TrackerClient) -> Any:
+                return await client.nodes(), await client.titles(), await client.fills()
+
+            nodes, titles, fills = self.call(ask)
+            return held_of(nodes, titles, fills, self.catalogue, self.caches), f"what {self.tracker} says"
+        path = self.last_plan(before) if source in ("", "plan") else Path(source)
+        if path is None:
+            if source == "plan":
+                raise ConfigError(f"--held plan: there is none before {before} in {str(self.at(self.config.plans))!r}")
+            return None, "nothing: there is no tracker, and no plan before"
+        return as_planned(read_plan(path), self.catalogue, self.caches), f"all of {path}"
+
+    # ---- plans that are kept
+
+    def plan_path(self, day: str) -> Path:
+        """Return where the plan for a day is kept."""
+        return self.at(self.config.plans) / f"{day}{PLAN_SUFFIX}"
+
+    def plans(self) -> list[Path]:
+        """Return the plans that are kept, the oldest first."""
+        return sorted(path for path in self.at(self.config.plans).glob(f"*{PLAN_SUFFIX}") if _is_day(path.stem))
+
+    def last_plan(self, before: str) -> Path | None:
+        """Return the newest plan for a day before one."""
+        return max((path for path in self.plans() if path.stem < before), default=None)
+
+    def read_plan(self, name: str) -> tuple[Plan, Path]:
+        """Return the plan in a file or for a day; empty: the newest."""
+        from p2pfill.plan.document import read_plan
+
+        if name:
+            path = self.plan_path(name) if _is_day(name) else Path(name)
+        else:
+            kept = self.plans()
+            if not kept:
+                raise ConfigError(f"no plan is kept in {str(self.at(self.config.plans))!r}: `p2pfill plan make` first")
+            path = kept[-1]
+        if not path.exists():
+            raise ConfigError(f"there is no plan {str(path)!r}: `p2pfill plan make` makes one")
+        return read_plan(path), path
+
+    def forget_old(self) -> list[Path]:
+        """Delete plans beyond those that are kept, and return them."""
+        gone = self.plans()[: -self.config.keep]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return gone
+
+
+def day_number(text: str) -> int:
+    """Return a date as days since 1970. Raises `ConfigError`."""
+    try:
+        return (date.fromisoformat(text.strip()) - date(1970, 1, 1)).days
+    except ValueError as error:
+        raise ConfigError(f"{text[:40]!r} is no date; write it as in 2026-12-25") from error
+
+
+def day_of(at: float) -> str:
+    """Return the day of a moment, in UTC."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
+def say_faults(desk: Desk) -> dict[str, str]:
+    """Return what was wrong with tables, for JSON."""
+    return {name: faults.in_words() for name, faults in desk.faults.items()}
+
+
+def _read_config(path: Path) -> PlannerConfig:
+    try:
+        with path.open("rb") as opened:
+            said = tomllib.load(opened)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {str(path)!r}: it names catalogue, caches and history; see docs/planner.md, or name it "
+            "with --planner"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} is no TOML: {error}") from error
+    try:
+        return msgspec.convert(said, PlannerConfig)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise ConfigError(f"{str(path)!r}: {error.__cause__}") from error
+        names = ", ".join(PlannerConfig.__struct_fields__)
+        raise ConfigError(f"{str(path)!r}: {error}; settings are {names}") from error
+
+
+def _unknown(said: dict[str, Any], settings: Any) -> str:
+    return ", ".join(repr(name) for name in said if name not in settings.__dataclass_fields__) or plural(
+        len(said), "value"
+    )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) == len("2026-12-01")
