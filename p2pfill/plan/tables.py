@@ -58,7 +58,7 @@ class Views:
 
     def until(self, day: int) -> Views:
         """Return what was known when `day` began: all of the days before it."""
-        rows = slice(0, int(np.searchsorted(self.day, day)))
+        rows = slice(0, int(np.searchsorted(self.day, self.day.dtype.type(day))))
         return Views(
             self.regions, self.first_day, min(self.last_day, day - 1),
             self.day[rows], self.region[rows], self.file[rows], self.bytes[rows], self.requests[rows],

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.planner import __main__ as command
-from bench.planner import intervals, movielens, netflix, policies, report, rolling, verdict
+from bench.planner import corrected, intervals, movielens, netflix, policies, report, rolling, verdict
 from bench.planner.contenders import Truth
 from bench.planner.decay import Decay
+from bench.planner.foreseen import Foreseen
 from bench.planner.planned import Planner, Scope
 from bench.planner.records import Recall
 from p2pfill.plan.synthetic import WorldSettings, make_world
@@ -62,18 +63,21 @@ class Recorded:
         return self.forecasts[day]
 
 
-@pytest.mark.parametrize("kind", ["planner", "alike", "alone", "decay"])
-def test_another_future_leaves_the_forecast_of_today_as_it_is(data: rolling.Dataset, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["planner", "alike", "alone", "decay", "corrected"])
+def test_another_future_leaves_the_forecast_of_today_as_it_is(
+    data: rolling.Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corrected, "FIRST_DAYS", 3)
     day = FIRST + 9
     other = replace(data, views=after(data.views, day, 1))
 
     def forecasts(of: rolling.Dataset) -> dict[int, Forecast]:
         scopes = {"planner": Scope.HIERARCHICAL, "alike": Scope.GLOBAL, "alone": Scope.REGIONAL}
-        inner = (
-            Planner(of.catalogue, of.views.regions, scopes[kind])
-            if kind in scopes
-            else Decay(of.catalogue, of.views.regions, 3.0)
-        )
+        inner: rolling.Contender = Decay(of.catalogue, of.views.regions, 3.0)
+        if kind in scopes:
+            inner = Planner(of.catalogue, of.views.regions, scopes[kind])
+        elif kind == "corrected":
+            inner = corrected.Corrected(of.catalogue, of.views.regions)
         recorded = Recorded(inner)
         rolling.roll(recorded, of)
         return recorded.forecasts
@@ -106,6 +110,9 @@ def test_nobody_is_above_the_planner_that_knows_the_rates(data: rolling.Dataset)
         course = rolling.roll(contender, data)
         # A density order is the best but for the last files, which do not fit.
         assert (course.expected_bytes.sum(axis=(0, 2)) <= 1.005 * truth.expected_bytes.sum(axis=(0, 2))).all()
+    foreseen = rolling.roll(Foreseen(data.world), data).expected_bytes.sum(axis=(0, 2))
+    assert (foreseen <= 1.005 * truth.expected_bytes.sum(axis=(0, 2))).all()
+    assert (foreseen > 0.8 * truth.expected_bytes.sum(axis=(0, 2))).all()
     every_day = sum((data.world.truth(day).streams * data.catalogue.size).sum(axis=1) for day in data.world.days[4:])
     assert (truth.expected_bytes.sum(axis=0) < every_day).all()
 

@@ -14,7 +14,10 @@ from p2pfill.errors import ConfigError
 from p2pfill.plan.popularity.hints import Override, steer
 from p2pfill.plan.popularity.launch import LaunchCurve, LaunchSizes
 from p2pfill.plan.popularity.levels import Levels, log_gamma
+from p2pfill.plan.popularity.lifts import Lifts
 from p2pfill.plan.popularity.popularity import Model, PopularitySettings, Scope, explain, forecast, learn
+from p2pfill.plan.popularity.shrinkage import views_to_believe
+from p2pfill.plan.popularity.volume import GenreWeek
 from p2pfill.plan.tables import Catalogue, Floats, Views
 
 FIRST = 20_000
@@ -211,6 +214,27 @@ def test_a_region_that_opens_late_is_expected_when_others_have_opened() -> None:
     assert after.phase > 1
 
 
+def test_the_catalogue_of_the_day_may_have_grown(plain: tuple[Catalogue, Floats, Views]) -> None:
+    """Learned anew with a title more, in whatever place, others are as before; on its day it goes by its hint."""
+    catalogue, _, views = plain
+    day = FIRST + 20
+    grown = replace(
+        catalogue,
+        titles=("new", *catalogue.titles),
+        genre=np.insert(catalogue.genre, 0, 1).astype(np.int32),
+        released=np.insert(catalogue.released, 0, day).astype(np.int32),
+        hint=np.insert(catalogue.hint, 0, 90.0),
+        files=("new-file", *catalogue.files),
+        title=np.insert(catalogue.title + 1, 0, 0).astype(np.int32),
+        kind=np.insert(catalogue.kind, 0, 0).astype(np.int32),
+        size=np.insert(catalogue.size, 0, 4_000),
+    )
+    made = forecast(replace(views, file=views.file + 1), grown, day)
+    assert made.streams[:, 1:] == pytest.approx(forecast(views, catalogue, day).streams, rel=1e-9)
+    assert 30 < made.streams[:, 0].sum() < 130
+    assert not forecast(replace(views, file=views.file + 1), grown, day - 1).streams[:, 0].any()
+
+
 def test_reasons_multiply_to_the_forecast(plain: tuple[Catalogue, Floats, Views]) -> None:
     catalogue, _, views = plain
     for scope in Scope:
@@ -295,6 +319,80 @@ def test_sizes_learn_the_bias_of_hints() -> None:
     mean, after = sizes.prior(genre, hint, 1.0)
     assert mean[0] == pytest.approx(30, rel=0.15)
     assert after[0] > before[0]
+
+
+def test_a_hint_is_worth_what_hints_have_been_worth() -> None:
+    """Where hints err as much as launches differ, half of what a hint is above the mean is believed."""
+    random = np.random.default_rng(3)
+    truth = random.normal(5.0, 1.0, 400)
+    genre = np.zeros(400, np.int32)
+    high = np.array([5.0, 7.0])
+    for sigma, slope in ((1.0, 0.5), (0.3, 0.917)):
+        sizes = LaunchSizes(1)
+        sizes.learn(genre, np.exp(truth + random.normal(0.0, sigma, 400)), np.exp(truth))
+        mean, shape = sizes.prior(np.zeros(2, np.int32), np.exp(high), 1.0)
+        assert float(np.log(mean[1] / mean[0])) == pytest.approx(2 * slope, rel=0.15)
+        # The mean of what came, and not of its logarithm, for the variance that a hint leaves.
+        left = sigma**2 / (1 + sigma**2)
+        assert mean[0] == pytest.approx(np.exp(5 + left / 2), rel=0.15)
+        assert shape[0] == pytest.approx(1 / np.expm1(left), rel=0.3)
+
+
+def test_launches_that_nobody_watched_make_no_others_big() -> None:
+    """Their logarithms are far off; the mean of the next stays within that of those before."""
+    sizes = LaunchSizes(1)
+    sizes.learn(np.zeros(40, np.int32), np.full(40, np.nan), np.where(np.arange(40) % 2, 100.0, 1e-12))
+    mean, shape = sizes.prior(np.zeros(1, np.int32), np.full(1, np.nan), 50.0)
+    assert 25 < mean[0] < 100
+    assert shape[0] > 0.04
+
+
+def test_a_genre_has_its_saturdays() -> None:
+    """Twice as much on one weekday is found to be; a genre like all others stays at 1, and means stay what they are."""
+    random = np.random.default_rng(5)
+    week, genre = GenreWeek(3), np.repeat(np.arange(3, dtype=np.int32), 30)
+    for day in range(70):
+        rate = np.where((genre == 0) & (day % 7 == 2), 20.0, 10.0)
+        week.learn(day, genre, random.poisson(rate).astype(np.float64), np.full(90, 10.0))
+    factors = np.stack([week.expected(day) for day in range(7)])
+    # Beside all genres on that day, which have a third more.
+    assert factors[2, 0] == pytest.approx(2 / (4 / 3) / ((6 + 1.5) / 7), rel=0.1)
+    assert factors[2, 1] == pytest.approx(factors[2, 2], rel=0.1)
+    assert factors.mean(axis=0) == pytest.approx(np.ones(3))
+
+
+def test_weeks_in_which_genres_only_come_in_flocks_teach_no_weekdays() -> None:
+    random = np.random.default_rng(6)
+    week, genre = GenreWeek(4), np.repeat(np.arange(4, dtype=np.int32), 20)
+    for day in range(70):
+        flock = random.gamma(1.0, 1.0, 4)[genre]
+        week.learn(day, genre, random.poisson(flock).astype(np.float64), np.ones(80))
+    assert np.abs(np.stack([week.expected(day) for day in range(7)]) - 1).max() < 0.15
+
+
+def test_groups_are_believed_as_far_as_they_differ() -> None:
+    random = np.random.default_rng(7)
+    due = np.full(400, 100.0)
+    for differ in (0.0, 0.01, 0.25):
+        factor = random.gamma(1 / differ, differ, 400) if differ else np.ones(400)
+        prior = views_to_believe(random.poisson(due * factor).astype(np.float64), due, 1.0, 399, 50.0)
+        assert prior == pytest.approx(1 / differ, rel=0.3) if differ else prior > 600
+
+
+def test_a_title_that_jumps_in_one_region_is_lifted_there_at_once() -> None:
+    """Four days after, most of it is known, which a memory that suits all others would not allow; those keep theirs."""
+    random = np.random.default_rng(8)
+    lifts = Lifts(2, np.zeros(50, np.int32), 1)
+    liked = np.exp(random.normal(0.0, 0.7, 50))
+    share = np.stack([liked, np.ones(50)]) / (liked + 1)
+    for day in range(64):
+        rate = 40 * share
+        if day >= 60:
+            rate[:, 0] = 40 * np.array([0.95, 0.05])
+        lifts.learn(random.poisson(rate).astype(np.float64), np.full((2, 50), 20.0), np.full(2, 0.5))
+    found = lifts.value / lifts.value.sum(axis=0)
+    assert found[0, 0] > 0.7
+    assert np.sqrt(np.mean((found[0, 1:] - share[0, 1:]) ** 2)) < 0.03
 
 
 def test_a_title_that_jumped_forgets_and_a_steady_one_does_not() -> None:

@@ -7,8 +7,11 @@ shrunk to that of all genres, and that to a power law. Titles of which nothing i
 title that has been seen goes by its own level, and c only carries that from day to day (see `levels`). Fitting a curve
 for each title was rejected: a title of three days says little of its tail.
 
-The first day's size has a gamma distribution. Its mean is the operator's hint times the bias that hints had so far, or
-without a hint the mean of the genre's launches, shrunk to that of all; its variance is what launches showed.
+With a hint, the logarithm of the first day's size is a line over the hint's, fitted to what launches were worth: the
+line's height is the bias of hints, and its slope, shrunk to 1, is below 1 where hints err, as what is said to be the
+biggest launch of the year is mostly smaller than said. Taking hints at their word, but for their bias, was rejected:
+the titles on top are then those whose hints err most. Without a hint the mean is that of the genre's launches, shrunk
+to that of all.
 """
 
 from __future__ import annotations
@@ -36,10 +39,18 @@ MEMORY: Final = 0.99
 """Of a day's launches, the next day: a hundred days or so are remembered."""
 SIZES_PRIOR: Final = 2.0
 """Launches that the first guess of a launch's size counts for."""
-HINT_VARIANCE: Final = 0.5
-"""Of actual over hinted views, relative, before any hint was proved: a hint is good to a factor of two."""
-LAUNCH_VARIANCE: Final = 4.0
-"""Of launch sizes, relative, before any launch was seen: few are big."""
+HINT_VARIANCE: Final = 0.4
+"""Of the logarithm of actual over hinted views, before any hint was proved: a hint is good to a factor of two."""
+LAUNCH_VARIANCE: Final = 1.6
+"""Of logarithms of launch sizes, before any launch was seen: few are big."""
+GENRE_LAUNCHES: Final = 20.0
+"""Launches after which a genre's mean size counts as much as that of all: sizes differ far more within a genre."""
+SLOPE_PRIOR: Final = 5.0
+"""Squares of hints' logarithms around their mean after which what launches showed counts as much as a slope of 1."""
+VARIANCE_MAX: Final = 3.0
+"""Of logarithms: with more, a first view would be all that counts."""
+LEAST: Final = 1e-9
+"""Size below which a launch is none: it has a logarithm still."""
 
 
 def age_bins() -> Ints:
@@ -94,34 +105,54 @@ class LaunchSizes:
     """The distribution of the level with which a title starts, by genre or by hint."""
 
     def __init__(self, genres: int) -> None:
-        self._count = np.zeros(genres)
-        self._sum = np.zeros(genres)
-        self._squares = 0.0
-        self._hints = SIZES_PRIOR
-        self._bias = SIZES_PRIOR
-        self._hint_squares = SIZES_PRIOR * HINT_VARIANCE
+        self._genres = genres
+        self._genre: Ints = np.zeros(0, np.int32)
+        self._hint: Floats = np.zeros(0)
+        self._size: Floats = np.zeros(0)
+        """Both as logarithms; hint NaN: nothing said."""
 
     def learn(self, genre: Ints, hint: Floats, size: Floats) -> None:
         """Take in launches: what their first day was worth, and what the operator had hinted (NaN: nothing)."""
-        genres = len(self._count)
-        self._count += np.bincount(genre, minlength=genres)
-        self._sum += np.bincount(genre, size, genres)
-        self._squares += float(np.sum(size * size))
-        told = hint > 0
-        ratio = size[told] / hint[told]
-        self._hints += int(told.sum())
-        self._bias += float(ratio.sum())
-        self._hint_squares += float(np.sum((ratio - self._bias / self._hints) ** 2))
+        self._genre = np.append(self._genre, genre)
+        self._hint = np.append(self._hint, np.log(np.where(hint > 0, hint, np.nan)))
+        self._size = np.append(self._size, np.log(np.maximum(size, LEAST)))
 
     def prior(self, genre: Ints, hint: Floats, otherwise: float) -> tuple[Floats, Floats]:
         """Return mean and shape (1 / relative variance) of launches; `otherwise` is the mean where nothing is known."""
-        of_all = (self._sum.sum() + SIZES_PRIOR * otherwise) / (self._count.sum() + SIZES_PRIOR)
-        of_genre = (self._sum + SIZES_PRIOR * of_all) / (self._count + SIZES_PRIOR)
-        launches = self._count.sum() + SIZES_PRIOR
-        squares = self._squares + SIZES_PRIOR * (1 + LAUNCH_VARIANCE) * of_all**2
-        variance = max(float(squares / launches / max(of_all, 1e-12) ** 2 - 1), 0.1)
-        told = hint > 0
-        mean = np.where(told, np.where(told, hint, 0) * self._bias / self._hints, of_genre[genre])
-        of_hints = max(self._hint_squares / self._hints / (self._bias / self._hints) ** 2, 0.02)
-        shape = np.where(told, 1 / of_hints, 1 / variance)
-        return mean, shape
+        of_genre, of_launches = self._by_genre(np.log(max(otherwise, LEAST)) - LAUNCH_VARIANCE / 2)
+        centre, bias, slope, of_hints = self._by_hint()
+        hinted = hint > 0
+        said = np.log(np.where(hinted, hint, 1.0))
+        middle = np.where(hinted, centre + bias + slope * (said - centre), of_genre[genre])
+        mean = np.exp(middle) * np.where(hinted, of_hints[0], of_launches[0])
+        return mean, 1 / np.expm1(np.where(hinted, of_hints[1], of_launches[1]))
+
+    def _by_genre(self, first: float) -> tuple[Floats, tuple[float, float]]:
+        """Return the mean logarithm of the size by genre, and what `_around` says of it."""
+        size = self._size
+        of_all = (size.sum() + SIZES_PRIOR * first) / (len(size) + SIZES_PRIOR)
+        count = np.bincount(self._genre, minlength=self._genres)
+        own = np.bincount(self._genre, size, self._genres)
+        of_genre = (own + GENRE_LAUNCHES * of_all) / (count + GENRE_LAUNCHES)
+        return of_genre, _around(size - of_genre[self._genre], LAUNCH_VARIANCE)
+
+    def _by_hint(self) -> tuple[float, float, float, tuple[float, float]]:
+        """Return the line of the size's logarithm over the hint's: centre, bias there, slope, and `_around`."""
+        told = ~np.isnan(self._hint)
+        hint, size = self._hint[told], self._size[told]
+        centre = float(hint.sum() / max(len(hint), 1))
+        bias = float((size - hint).sum() / (len(hint) + SIZES_PRIOR))
+        beside = hint - centre
+        slope = float((beside @ (size - centre - bias) + SLOPE_PRIOR) / (beside @ beside + SLOPE_PRIOR))
+        return centre, bias, slope, _around(size - centre - bias - slope * beside, HINT_VARIANCE)
+
+
+def _around(off: Floats, first: float) -> tuple[float, float]:
+    """Return by what the mean is above the exponential of a mean logarithm, and the variance of logarithms.
+
+    The former is the mean of what it was (smearing, Duan 1983), for a launch that nobody watched is far off in its
+    logarithm and not in its views. `first` is the variance before anything is seen.
+    """
+    launches = len(off) + SIZES_PRIOR
+    above = (np.exp(off).sum() + SIZES_PRIOR * np.exp(first / 2)) / launches
+    return float(above), min(float((off @ off + SIZES_PRIOR * first) / launches), VARIANCE_MAX)

@@ -7,7 +7,8 @@ carried along the launch curve (the steady model of West and Harrison, Bayesian 
 10.8). One discount does not fit all: a title that jumped must forget at once, an old one hardly. So a filter runs for
 each of a small grid of discounts and of speeds (exponents of the launch curve), and the forecast is their average,
 weighted for each title by how likely they made what came (dynamic model averaging, Raftery and others 2010). Where
-a title says nothing yet, the weights of all titles count. Choosing one discount by cross-validation was rejected: it is
+a title says nothing yet, weights count that make what came of all titles most likely (empirical Bayes, by steps of
+expectation and maximisation). Choosing one discount by cross-validation was rejected: it is
 wrong for either the jumps or the rest.
 
 Views of one day vary by more than chance: a gain that trusts a hundred thousand views to three in a thousand follows
@@ -31,8 +32,8 @@ NOISE: Final = 0.08
 """Relative standard deviation of a day that is not chance of counts, nor a change that stays."""
 FORGET: Final = 0.96
 """Of a title's likelihoods, from day to day: what fitted a month ago says little of today."""
-SHARED: Final = 0.97
-"""Of the weights of all titles, from day to day."""
+ROUNDS: Final = 3
+"""Steps a day by which the weights before a title was seen go to where they make all titles most likely."""
 
 
 def log_gamma(value: Floats) -> Floats:
@@ -104,13 +105,15 @@ class Levels:
         self._gain *= FORGET
         self._gain += np.where(exposure[:, None] > 0, gain, 0)
         self._gain -= self._gain.max(axis=1, keepdims=True)
-        weight = self._common * np.exp(self._gain)
-        weight /= weight.sum(axis=1, keepdims=True)
-        self.weight = weight
-        voters = some & (exposure > 0)
-        if voters.any():
-            common = weight[voters].mean(axis=0)
-            self._common = SHARED * self._common + (1 - SHARED) * common
+        likely = np.exp(self._gain)
+        voters = likely[some & (exposure > 0)]
+        if len(voters):
+            for _ in range(ROUNDS):
+                weight = self._common * voters
+                weight /= weight.sum(axis=1, keepdims=True)
+                self._common = (self._common + weight.mean(axis=0)) / 2
+        self.weight = self._common * likely
+        self.weight /= self.weight.sum(axis=1, keepdims=True)
         trust = 1 / (1 + NOISE**2 * self.mean() * exposure)
         self.shape += (seen * trust)[:, None]
         self.rate += (exposure * trust)[:, None]

@@ -10,6 +10,9 @@ forecast knows the days before it only. No chance is drawn: the same tables give
 
 Learning each (region, file) by itself with decaying counts was the alternative: it needs the views of each cell, where
 this needs those of the title somewhere, of the region in anything, and of the genre there.
+
+Sums of products are `np.einsum` and not `@`: a product of vectors is too little work for the threads of a BLAS, which
+on a busy machine wait for each other, and burn its time, for far longer than the sum takes.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from p2pfill.plan.popularity.levels import NOISE, Levels
 from p2pfill.plan.popularity.lifts import Lifts
 from p2pfill.plan.popularity.shares import Shares
 from p2pfill.plan.popularity.spread import Spread
-from p2pfill.plan.popularity.volume import Volume
+from p2pfill.plan.popularity.volume import GenreWeek, Volume
 from p2pfill.plan.popularity.waves import Waves
 from p2pfill.plan.tables import Catalogue, Floats, Forecast, Ints, Longs, Views
 
@@ -74,7 +77,7 @@ class Reasons:
     level: float
     """Streams a day that the title would have if it were open everywhere, and every region as fond of it as all."""
     audience: float
-    """The region's part of that."""
+    """The region's part of that, on such a weekday, in the genre."""
     genre_lift: float
     """How much fonder the region is of the genre than all regions are."""
     own_lift: float
@@ -100,6 +103,8 @@ class _Core:
         self.order = np.argsort(catalogue.title, kind="stable")
         self._place = np.argsort(self.order, kind="stable")
         self._of = catalogue.title[self.order]
+        self._filed = np.unique(self._of)
+        """Titles that have files."""
         self._size = catalogue.size[self.order].astype(np.float64)
         self._titles = len(catalogue.titles)
         self._shape = (regions, len(catalogue.files))
@@ -107,6 +112,7 @@ class _Core:
         self.curve = LaunchCurve(genres)
         self.sizes = LaunchSizes(genres)
         self.volume = Volume(regions)
+        self.week = GenreWeek(genres)
         self.lifts = Lifts(regions, catalogue.genre, genres)
         self.shares = Shares(regions, self._of, catalogue.kind[self.order], max(len(catalogue.kinds), 1))
         self.spread = Spread()
@@ -162,21 +168,29 @@ class _Core:
         """Return the lifts of cells."""
         return np.ones_like(self.lifts.value) if self._alike else self.lifts.value
 
-    def expected(self, audience: Floats) -> tuple[Floats, Floats]:
-        """Return what each cell brings if it is open, and its relative variance."""
-        level = self.levels.mean()
-        mean = audience[:, None] * (level * self.lift() * self.phase(self.advance(self.day)))
-        relative = self.levels.variance() + NOISE**2 + self.lifts.variance()
-        return mean, relative
+    def weekday(self) -> Floats:
+        """Return the factor of each title's genre on the day."""
+        result: Floats = self.week.expected(self.day)[self.catalogue.genre]
+        return result
 
-    def files(self, audience: Floats) -> tuple[Floats, Floats]:
+    def expected(self, audience: Floats, phase: Floats) -> Floats:
+        """Return what each cell brings if it is open."""
+        result: Floats = self.lift() * phase
+        result *= self.levels.mean() * self.weekday()
+        result *= audience[:, None]
+        return result
+
+    def files(self, audience: Floats, phase: Floats) -> tuple[Floats, Floats]:
         """Return what each file brings, in the order kept, and its relative variance."""
-        waves = self.advance(self.day)
-        mean, relative = self.expected(audience)
-        opened = waves.open
-        whole = mean * opened
-        unsure = (relative + 1) / np.maximum(opened, 1e-3) - 1
-        return whole[:, self._of] * self.shares.value, unsure[:, self._of]
+        opened = self.advance(self.day).open
+        unsure = self.lifts.variance()
+        unsure += self.levels.variance() + (NOISE**2 + 1)
+        unsure /= np.maximum(opened, 1e-3)
+        unsure -= 1
+        whole = self.expected(audience, phase) * opened
+        mean = np.take(whole, self._of, axis=1)
+        mean *= self.shares.value
+        return mean, np.take(unsure, self._of, axis=1)
 
     def take_in(self, day: int, region: Ints, file: Ints, size: Longs, requests: Longs) -> None:
         """Learn from a day."""
@@ -189,27 +203,42 @@ class _Core:
         seen: Floats = (
             np.bincount(place, streams, self._shape[0] * self._shape[1]).astype(np.float64).reshape(self._shape)
         )
+        summed = self.shares.sums(seen)
         of_title = np.zeros((self._shape[0], self._titles))
-        if len(file):
-            of_title[:, np.unique(self._of)] = self.shares.sums(seen)
+        of_title[:, self._filed] = summed
         if not self._taken and seen.any():
             self._taken = True
             self._begin(of_title)
         if not self._taken:
             return
-        forecast, relative = self.files(self.volume.expected(day))
+        phase = self.phase(waves)
+        forecast, relative = self.files(self.volume.expected(day), phase)
         self.spread.learn(seen, forecast, relative)
         unit = self.spread.unit
-        phase, lift = self.phase(waves), self.lift()
-        audience = self._audience(day, of_title, self.levels.mean() * lift * phase * waves.open)
-        mean, _ = self.expected(audience)
-        before = mean * waves.open / unit
-        waves.learn(of_title, mean / unit)
-        exposure = audience[:, None] * phase * waves.open / unit
-        self.levels.learn(of_title.sum(axis=0) / unit, (exposure * lift).sum(axis=0))
-        self.lifts.learn(of_title / unit, exposure * self.levels.mean(), self.volume.level())
-        self.shares.learn(seen / unit, region, self._place[file].astype(np.int32))
-        self._learn_curve(waves, of_title / unit, audience, before)
+        lift, level, weekday = self.lift(), self.levels.mean(), self.weekday()
+        base = lift * phase
+        base *= waves.open
+        base *= level * weekday
+        audience = self._audience(day, of_title, base)
+        mean = self.expected(audience, phase)
+        mean /= unit
+        before = mean * waves.open
+        for views in (of_title, seen, summed):
+            views /= unit
+        whole = of_title.sum(axis=0)
+        waves.learn(of_title, mean)
+        exposure = phase * waves.open
+        exposure *= audience[:, None] / unit
+        exposure *= weekday
+        self.levels.learn(whole, np.einsum("rt,rt->t", exposure, lift))
+        exposure *= self.levels.mean()
+        self.lifts.learn(of_title, exposure, self.volume.level())
+        self.shares.learn(seen, summed, region, self._place[file].astype(np.int32))
+        old = day - self.catalogue.released >= SETTLED_DAYS
+        due = np.einsum("r,rt->t", audience, base) / (unit * weekday)
+        self.week.learn(day, self.catalogue.genre[old], whole[old], due[old])
+        of_title /= weekday
+        self._learn_curve(waves, of_title, audience, before)
         self._learn_sizes()
         self._learn_requests(file, streams, requests)
         self.levels.scale(self.volume.learn(day, audience))
@@ -236,16 +265,18 @@ class _Core:
     def _learn_curve(self, waves: Waves, seen: Floats, audience: Floats, expected: Floats) -> None:
         today = seen / np.maximum(audience, 1e-9)[:, None]
         young = np.flatnonzero((self.day - self.catalogue.released) < AGE_MAX)
-        weight = np.where(waves.open > 0.9, expected / ((1 + expected) * (1 + expected / CELL_MAX)), 0)[:, young]
+        expected = np.take(expected, young, axis=1)
+        weight = np.where(np.take(waves.open, young, axis=1) > 0.9, expected, 0)
+        weight /= 1 + expected
+        weight /= 1 + expected / CELL_MAX
         if self._yesterday is not None:
-            views, weights = self._yesterday
-            some = weights > 0
-            age = np.rint(waves.age[:, young] - 1).astype(np.int32)
-            good = some[:, young] & (age >= 0)
-            genre = np.broadcast_to(self.catalogue.genre[young], good.shape)[good]
-            scale = (weights[:, young] * audience[:, None])[good]
-            before, after = views[:, young][good] * scale, today[:, young][good] * scale
-            self.curve.learn(genre, age[good], before, after)
+            views, scale = (np.take(part, young, axis=1) for part in self._yesterday)
+            scale *= audience[:, None]
+            age = np.rint(np.take(waves.age, young, axis=1) - 1).astype(np.int32)
+            scale[age < 0] = 0
+            genre = np.broadcast_to(self.catalogue.genre[young], scale.shape)
+            before, after = views * scale, np.take(today, young, axis=1) * scale
+            self.curve.learn(genre.ravel(), np.maximum(age, 0).ravel(), before.ravel(), after.ravel())
         whole = np.zeros_like(today)
         whole[:, young] = weight
         self._yesterday = (today, whole)
@@ -279,8 +310,7 @@ class _Core:
 
     def forecast(self, day: int) -> tuple[Floats, Floats, Floats]:
         """Return streams, requests and spread of the files in the catalogue's order."""
-        self.advance(day)
-        mean, relative = self.files(self.volume.expected(day))
+        mean, relative = self.files(self.volume.expected(day), self.phase(self.advance(day)))
         spread = np.sqrt(self.spread.variance(mean, relative))
         streams = mean[:, self._place]
         return streams, streams * self.requests_per_stream(), spread[:, self._place]
@@ -293,13 +323,13 @@ class _Core:
         of_genre = 1.0 if self._alike else float(self.lifts.of_genre[region, genre])
         factors = {
             "level": float(self.levels.mean()[title]),
-            "audience": float(audience[region]),
+            "audience": float(audience[region] * self.weekday()[title]),
             "genre_lift": of_genre,
             "own_lift": float(self.lift()[region, title]) / max(of_genre, 1e-12),
             "phase": float(self.phase(waves)[region, title]),
             "open": float(waves.open[region, title]),
         }
-        mean, relative = self.files(audience)
+        mean, relative = self.files(audience, self.phase(waves))
         files = self._of == title
         mean, relative = mean[region, files], relative[region, files]
         # All files of a title share what is not known of it, so their deviations add up, and not their variances.
@@ -370,7 +400,7 @@ def learn(views: Views, catalogue: Catalogue, settings: PopularitySettings = DEF
     views, or each lost log would pass for a fall of all that is watched.
     """
     model = Model(catalogue, views.regions, settings)
-    days = np.arange(views.first_day, views.last_day + 2)
+    days = np.arange(views.first_day, views.last_day + 2, dtype=views.day.dtype)  # or all rows were converted
     cuts = np.searchsorted(views.day, days)
     unknown = set(views.unknown)
     for place, day in enumerate(days[:-1]):

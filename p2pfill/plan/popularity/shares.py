@@ -35,6 +35,7 @@ class Shares:
         self._start = np.flatnonzero(np.diff(title, prepend=-1))
         self._of = np.repeat(np.arange(len(self._start)), np.diff(np.append(self._start, len(title))))
         self._seen: Floats = np.zeros((regions, len(title)))
+        self._seen_title: Floats = self.sums(self._seen)
         self._mix: Floats = np.zeros((regions, kinds))
         self._fair: Floats = np.zeros((regions, kinds))
         self._file: Floats = np.zeros(len(title))
@@ -44,9 +45,9 @@ class Shares:
         self.kinds: Floats = np.ones((regions, kinds))
         """How much each region likes each kind, over all kinds being alike."""
         self.value: Floats = self._normal(np.ones((regions, len(title))))
-        self._prior = self.value
+        self._prior = self.value.copy()
         """By the mix of the region alone."""
-        self._believed = self.value
+        self._believed = self.value.copy()
         """By the mix and by the file's own factor."""
 
     def sums(self, values: Floats) -> Floats:
@@ -54,45 +55,54 @@ class Shares:
         return result
 
     def _normal(self, values: Floats) -> Floats:
+        """Make the files of each title 1 together; `values` is changed and returned."""
         if not len(self._start):
             return values
-        result: Floats = values / np.maximum(self.sums(values), 1e-12)[:, self._of]
-        return result
+        values *= np.take(1 / np.maximum(self.sums(values), 1e-12), self._of, axis=-1)
+        return values
 
-    def learn(self, seen: Floats, region: Ints, file: Ints) -> None:
-        """Take in a day's views; `region` and `file` are where there are any."""
+    def learn(self, seen: Floats, of_title: Floats, region: Ints, file: Ints) -> None:
+        """Take in a day's views, by file and (see `sums`) by title; `region` and `file` say where there are any."""
         if not len(region):
             return
         self._score(seen, region, file)
-        of_title = self.sums(seen)
-        self._seen *= MEMORY
-        self._seen += seen
-        regions, kinds = self._mix.shape
-        expected = of_title[:, self._of] * self._prior
-        self._file = self._file * MEMORY + seen.sum(axis=0)
-        self._file_expected = self._file_expected * MEMORY + expected.sum(axis=0)
-        place = (np.arange(regions)[:, None] * kinds + self._kind[None]).ravel()
-        size = regions * kinds
-        self._mix = self._mix * MEMORY + np.bincount(place, seen.ravel(), size).reshape(regions, kinds)
-        base = expected / np.maximum(self.kinds[:, self._kind], 1e-12)
-        self._fair = self._fair * MEMORY + np.bincount(place, base.ravel(), size).reshape(regions, kinds)
+        self._seen_title *= MEMORY
+        self._seen_title += of_title
+        self._file *= MEMORY
+        self._file_expected *= MEMORY
+        for row, views in enumerate(seen):
+            self._seen[row] *= MEMORY
+            self._seen[row] += views
+            expected = np.take(of_title[row], self._of)
+            expected *= self._prior[row]
+            self._file += views
+            self._file_expected += expected
+            self._mix[row] = self._mix[row] * MEMORY + np.bincount(self._kind, views, len(self._mix[row]))
+            fair = np.bincount(self._kind, expected, len(self._mix[row])) / np.maximum(self.kinds[row], 1e-12)
+            self._fair[row] = self._fair[row] * MEMORY + fair
         self._renew()
 
     def _renew(self) -> None:
         of_all = (self._mix.sum(axis=0) + 1) / (self._fair.sum(axis=0) + 1)
         self.kinds = (self._mix + MIX_PRIOR * of_all) / (self._fair + MIX_PRIOR)
         factor = (self._file + FILE_PRIOR) / (self._file_expected + FILE_PRIOR)
-        self._prior = self._normal(self.kinds[:, self._kind])
-        self._believed = self._normal(self._prior * factor)
-        own = self._seen + self.strength * self._believed
-        self.value = own / (self.sums(self._seen)[:, self._of] + self.strength)
+        # Region by region, since what is worked on then stays in the processor's cache.
+        for row, kinds in enumerate(self.kinds):
+            prior = self._normal(np.take(kinds, self._kind))
+            believed = self._normal(prior * factor)
+            self._prior[row] = prior
+            self._believed[row] = believed
+            believed *= self.strength
+            believed += self._seen[row]
+            believed *= np.take(1 / (self._seen_title[row] + self.strength), self._of)
+            self.value[row] = believed
 
     def _score(self, seen: Floats, region: Ints, file: Ints) -> None:
         views = seen[region, file]
         own, prior = self._seen[region, file], self._believed[region, file]
-        of_title = self.sums(self._seen)[region, self._of[file]]
+        of_title = self._seen_title[region, self._of[file]]
         self._likelihood *= FORGET
         for place, strength in enumerate(STRENGTHS):
             share = (own + strength * prior) / (of_title + strength)
-            self._likelihood[place] += float(views @ np.log(np.maximum(share, 1e-12)))
+            self._likelihood[place] += float(np.einsum("i,i->", views, np.log(np.maximum(share, 1e-12))))
         self.strength = STRENGTHS[int(np.argmax(self._likelihood))]

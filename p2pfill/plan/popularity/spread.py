@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2pfill.plan.tables import Floats
 
@@ -32,6 +33,14 @@ RARE: Final = 0.1
 """Views expected below which what is seen is taken to be one."""
 
 
+def _place(views: Floats) -> NDArray[np.int8]:
+    """Return the place of each forecast among `EDGES`: `np.searchsorted` takes five times as long for so few."""
+    place = np.zeros(views.shape, np.int8)
+    for edge in EDGES.tolist():
+        place += views >= edge
+    return place
+
+
 class Spread:
     """The factors of the variances, and the worth of a view."""
 
@@ -44,24 +53,31 @@ class Spread:
 
     def variance(self, mean: Floats, relative: Floats) -> Floats:
         """Return the variance of what will be seen where `mean` is expected."""
-        factor = (self._errors / self._cells)[np.searchsorted(EDGES, mean / self.unit, side="right")]
+        factor = (self._errors / self._cells)[_place(mean / self.unit)]
         result: Floats = factor * (self.unit * mean + relative * mean * mean)
         return result
 
     def learn(self, seen: Floats, mean: Floats, relative: Floats) -> None:
         """Take in a day: what was seen of each cell and what was forecast."""
-        some = mean > 0
-        seen, mean, relative = seen[some], mean[some], relative[some]
-        views = mean / self.unit
-        plain = self.unit * mean + relative * mean * mean
-        error = np.minimum((seen - mean) ** 2 / plain, OUTLIER)
-        place = np.searchsorted(EDGES, views, side="right")
         size = len(self._errors)
-        keep = MEMORY
-        self._errors = keep * self._errors + np.bincount(place, error, size) + (1 - keep) * FACTOR_PRIOR
-        self._cells = keep * self._cells + np.bincount(place, minlength=size) + (1 - keep) * FACTOR_PRIOR
-        rare = np.minimum(seen[views < RARE], 3 * self.unit)
-        self._squares = keep * self._squares + float(rare @ rare)
-        self._sum = keep * self._sum + float(rare.sum())
+        errors, cells = np.full((2, size), (1 - MEMORY) * FACTOR_PRIOR)
+        squares = total = 0.0
+        # Region by region, since what is worked on then stays in the processor's cache.
+        for one, expected, unsure in zip(seen, mean, relative, strict=True):
+            some = expected > 0
+            if not some.all():
+                one, expected, unsure = one[some], expected[some], unsure[some]
+            views = expected / self.unit
+            error = np.minimum((one - expected) ** 2 / (self.unit * expected + unsure * expected**2), OUTLIER)
+            place = _place(views)
+            errors += np.bincount(place, error, size)
+            cells += np.bincount(place, minlength=size)
+            rare = np.minimum(one[views < RARE], 3 * self.unit)
+            squares += float(np.einsum("i,i->", rare, rare))
+            total += float(rare.sum())
+        self._errors = MEMORY * self._errors + errors
+        self._cells = MEMORY * self._cells + cells
+        self._squares = MEMORY * self._squares + squares
+        self._sum = MEMORY * self._sum + total
         if self._sum > 0:
             self.unit = self._squares / self._sum

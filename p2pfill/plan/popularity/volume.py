@@ -3,7 +3,8 @@
 A region's audience is what its titles bring over what they would bring if it were all there is. It is measured on what
 has been out for a week, so that a big launch does not pass for a day on which everybody watched. The level forgets a
 fifth each day. The days of the week have factors, measured for all regions together and shrunk to 1, and for each
-region shrunk to those.
+region shrunk to those. A genre has its own on top of that, as children's films have their Saturdays: what its titles
+brought over what was expected of them, beside all genres on the same days.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from p2pfill.plan.tables import Floats
+from p2pfill.plan.popularity.shrinkage import Chance, views_to_believe
+from p2pfill.plan.tables import Floats, Ints
 
 LEVEL_MEMORY: Final = 0.8
 WEEK_MEMORY: Final = 0.98
@@ -21,6 +23,12 @@ RATIO_MAX: Final = 3.0
 """What a weekday may be beside the level."""
 WEEK_PRIOR: Final = 1.0
 """Weeks after which a weekday counts as much as all days, and a region's as much as all regions'."""
+
+GENRE_PRIOR: Final = 100.0
+"""Views on a weekday after which a genre's own factor counts as much as 1, before anything was seen: genres differ by a
+tenth or so, as much as chance makes of a hundred views."""
+TITLE_MAX: Final = 30.0
+"""Views a day for which a title counts at most, so that no jump of one stands for its genre."""
 
 
 class Volume:
@@ -66,3 +74,34 @@ class Volume:
         whole = float(self.level().sum())
         self._level /= whole
         return whole
+
+
+class GenreWeek:
+    """How much more a genre is watched on a weekday than all genres are."""
+
+    def __init__(self, genres: int) -> None:
+        self._seen: Floats = np.zeros((7, genres))
+        self._expected: Floats = np.zeros((7, genres))
+        self._factor: Floats = np.ones((7, genres))
+        self._chance = Chance(WEEK_MEMORY, float(genres))
+
+    def expected(self, day: int) -> Floats:
+        """Return each genre's factor on `day`."""
+        result: Floats = self._factor[day % 7]
+        return result
+
+    def learn(self, day: int, genre: Ints, seen: Floats, expected: Floats) -> None:
+        """Take in titles: their genres, their views, and what was expected of them if genres had no weekdays."""
+        genres = self._seen.shape[1]
+        says = 1 / (1 + expected / TITLE_MAX)
+        came, due = (np.bincount(genre, part * says, genres).astype(np.float64) for part in (seen, expected))
+        if not came.sum() > 0 or not due.sum() > 0:
+            return
+        due *= came.sum() / due.sum()
+        self._chance.learn(came, due * self._factor[day % 7])
+        for sums, part in ((self._seen, came), (self._expected, due)):
+            sums *= WEEK_MEMORY
+            sums[day % 7] += part
+        prior = views_to_believe(self._seen, self._expected, self._chance.value, 6 * (genres - 1), GENRE_PRIOR)
+        self._factor = (self._seen + prior) / (self._expected + prior)
+        self._factor /= self._factor.mean(axis=0)
