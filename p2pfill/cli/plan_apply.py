@@ -14,14 +14,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.deadline import parse_deadline, show_deadline
+from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_desk import Desk, deadline_of, start_of
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
-from p2pfill.model.windows import at_utc
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 
 if TYPE_CHECKING:
@@ -70,10 +69,8 @@ def apply_plan(
     plan, path = desk.read_plan(name)
     if not desk.tracker:
         raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
-    start = at_utc(at) if at else time.time()
-    due = parse_deadline(deadline, start) if deadline else desk.night(start)[1].deadline
-    if due <= start:
-        raise ConfigError(f"deadline {show_deadline(due)} is not after {show_deadline(start)}, when the night begins")
+    start = start_of(at)
+    due = deadline_of(deadline, start) or desk.night(start)[1].deadline
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
@@ -256,6 +253,7 @@ def run_night(
 ) -> None:
     """Take logs in, plan, check, and with `yes` apply. Raises `CommandFailed` where something needs a look."""
     desk = Desk(planner, tracker)
+    start = start_of(at)
     console = Console(highlight=False, stderr=as_json)
     record: dict[str, Any] = {}
     with Console(stderr=True).status("reading", spinner="dots") as status:
@@ -266,7 +264,6 @@ def run_night(
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
         if simulate:
             status.update("simulating the night")
-            start = at_utc(at) if at else time.time()
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
     path = keep(desk, made.plan, None)
     record |= made_record(desk, made, path)
