@@ -294,6 +294,10 @@ def day_number(text: str) -> int:
         raise ConfigError(f"{text[:40]!r} is no date; write it as in 2026-12-25") from error
 
 
+NIGHT_S_MAX: Final = 31 * 86_400.0
+"""Of a deadline after the begin of a night: its windows are looked at one by one."""
+
+
 def planned_day(text: str, last_day: int) -> int:
     """Return a date that can be planned for out of a history up to `last_day`. Raises `ConfigError`."""
     number = day_number(text)
@@ -315,8 +319,8 @@ def deadline_of(text: str, start: float) -> float | None:
     if not text:
         return None
     due = parse_deadline(text, start)
-    if not start < due <= START_MAX:
-        raise ConfigError(f"deadline {text[:80]!r} is not after {day_of(start)}, when the night begins, or too far off")
+    if not start < due <= start + NIGHT_S_MAX:
+        raise ConfigError(f"deadline {text[:80]!r} is not within a month after the begin of the night, {day_of(start)}")
     return due
 
 

@@ -292,8 +292,10 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert sum(1 for one in fills_of(fleet.url) if not one.call_id) == 1
 
 
-def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any) -> None:
+def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any, make: Any) -> None:
     publish_all(fleet.url, planner.home)
+    for cache in ("01", "02", "11", "12"):
+        fleet.beat(cache, make.report(make.manifest(), "live", 4))
     planner.json("make", "--at", AT)
     most = max(planner.json("show")["files"], key=lambda one: one["size"] * len(one["comes"]))
     more = f'[placement]\nrewritten_share = 1\n[[exclude]]\ntitle = "{most["title"]}"\n'
