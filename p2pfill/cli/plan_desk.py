@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import tomllib
@@ -167,6 +168,9 @@ class Desk:
         from p2pfill.plan.placement.tables import PlacementSettings
 
         said: dict[str, Any] = dict(self.config.placement)
+        for name, value in said.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"placement: {name} is a number, not {value}")
         whole = ("passes", "neighbourhoods", "told")
         said |= {name: int(value) for name, value in said.items() if name in whole}
         try:

@@ -147,7 +147,7 @@ def read_plan(path: Path) -> Plan:
         with path.open("rb") as stream:
             head = _decoded(path, 1, stream.readline(LINE_BYTES_MAX + 1), PlanHead)
             _check_head(path, head)
-            files = []
+            files: list[PlannedFile] = []
             while line := stream.readline(LINE_BYTES_MAX + 1):
                 if len(files) == FILES_MAX:
                     raise ConfigError(f"{path} has more than {FILES_MAX:,} files, more than any plan")

@@ -156,6 +156,8 @@ def test_why(planner: Planner) -> None:
         ('windows = "25:00,max"\n', "windows"),
         ("[placement]\nrewriten_share = 0.5\n", "'rewriten_share' is no setting"),
         ("[placement]\nrewritten_share = 2\n", "rewritten_share is a share"),
+        ("[placement]\nwrite_price = nan\n", "write_price is a number, not nan"),
+        ("[placement]\npasses = inf\n", "passes is a number, not inf"),
         ('[[pin]]\ntitle = "moon"\n', "no title 'moon'"),
         ('[[exclude]]\ntitle = "title-00001"\nregions = ["moon"]\n', "no cache stands in region 'moon'"),
         ('uplinks = "moon.csv"\n', "moon.csv"),
