@@ -14,14 +14,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.deadline import parse_deadline, show_deadline
+from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import DAY_S, Desk, day_of
+from p2pfill.cli.plan_desk import Desk, day_of, deadline_of, start_of
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError, P2PFillError
-from p2pfill.model.windows import at_utc
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def apply_plan(
     plan, path = desk.read_plan(name)
     if not desk.tracker:
         raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
-    start = at_utc(at) if at else time.time()
+    start = start_of(at)
     if day_of(start) > plan.head.day:
         raise ConfigError(
             f"{path} is for {plan.head.day}, which is over, and would undo what was planned since: make a plan for "
@@ -78,9 +77,7 @@ def apply_plan(
         )
     # What the plan was proved by, so that the report of the night finds it by the same.
     proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
-    due = parse_deadline(deadline, start) if deadline else proved
-    if due <= start:
-        raise ConfigError(f"deadline {show_deadline(due)} is not after {show_deadline(start)}, when the night begins")
+    due = deadline_of(deadline, start) or proved
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
@@ -263,6 +260,7 @@ def run_night(
 ) -> None:
     """Take logs in, plan, check, and with `yes` apply. Raises `CommandFailed` where something needs a look."""
     desk = Desk(planner, tracker)
+    start = start_of(at)
     console = Console(highlight=False, stderr=as_json)
     record: dict[str, Any] = {}
     with Console(stderr=True).status("reading", spinner="dots") as status:
@@ -271,11 +269,10 @@ def run_night(
             status.update(f"taking in {plural(len(logs), 'log')}")
             record["ingest"] = _ingest(desk, logs)
         status.update("looking what came of the plan before")
-        before = _report_before(desk, day)
+        before = _report_before(desk, day or day_of(desk.night(start)[1].deadline))
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
         if simulate:
             status.update("simulating the night")
-            start = at_utc(at) if at else time.time()
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
     path = keep(desk, made.plan, None)
     record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
@@ -310,7 +307,7 @@ def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
     from p2pfill.cli.plan_report import Tables, what_came
     from p2pfill.cli.plan_report_view import report_view
 
-    path = desk.last_plan(day or day_of(time.time() + DAY_S)) if desk.tracker else None
+    path = desk.last_plan(day) if desk.tracker else None
     if path is None:
         return None
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 import trio
 
+from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
 from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
-from p2pfill.model.windows import read_windows
+from p2pfill.model.windows import at_utc, read_windows
 from p2pfill.tracker.client import TrackerClient
 
 if TYPE_CHECKING:
@@ -37,6 +40,15 @@ KEEP: Final = 60
 """Plans that are kept, unless it is said otherwise: two months of mornings after."""
 
 DAY_S: Final = 86_400
+
+START_MIN: Final = 946_684_800.0
+START_MAX: Final = 250_000_000_000.0
+"""Seconds since the epoch between which a night may begin: the year 2000 and the year 9892. Nearer to where dates end,
+windows and deadlines lie beyond it."""
+
+AHEAD_DAYS_MAX: Final = 731
+"""Between the end of the history and the day that is planned for: two years. A clock may be wrong by one; what is
+forecast day by day for more takes minutes, and is of no use."""
 
 
 class WishTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,6 +168,9 @@ class Desk:
         from p2pfill.plan.placement.tables import PlacementSettings
 
         said: dict[str, Any] = dict(self.config.placement)
+        for name, value in said.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"placement: {name} is a number, not {value}")
         whole = ("passes", "neighbourhoods", "told")
         said |= {name: int(value) for name, value in said.items() if name in whole}
         try:
@@ -281,6 +296,36 @@ def day_number(text: str) -> int:
         return (date.fromisoformat(text.strip()) - date(1970, 1, 1)).days
     except ValueError as error:
         raise ConfigError(f"{text[:40]!r} is no date; write it as in 2026-12-25") from error
+
+
+NIGHT_S_MAX: Final = 31 * 86_400.0
+"""Of a deadline after the begin of a night: its windows are looked at one by one."""
+
+
+def planned_day(text: str, last_day: int) -> int:
+    """Return a date that can be planned for out of a history up to `last_day`. Raises `ConfigError`."""
+    number = day_number(text)
+    if number - last_day > AHEAD_DAYS_MAX:
+        raise ConfigError(f"what was watched is known up to {day_of(last_day * DAY_S)}: {text[:40]} is too far off")
+    return number
+
+
+def start_of(at: str) -> float:
+    """Return when a night begins, in seconds since the epoch; empty: now. Raises `ConfigError`."""
+    start = at_utc(at) if at else time.time()
+    if not START_MIN <= start <= START_MAX:
+        raise ConfigError(f"the night cannot begin {at[:40] or 'now'!r}: look at the clock, or name a time with --at")
+    return start
+
+
+def deadline_of(text: str, start: float) -> float | None:
+    """Return a deadline of a night, which lies ahead of its begin; None: none is given. Raises `ConfigError`."""
+    if not text:
+        return None
+    due = parse_deadline(text, start)
+    if not start < due <= start + NIGHT_S_MAX:
+        raise ConfigError(f"deadline {text[:80]!r} is not within a month after the begin of the night, {day_of(start)}")
+    return due
 
 
 def day_of(at: float) -> str:

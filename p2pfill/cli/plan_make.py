@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +15,19 @@ from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
-from p2pfill.cli.plan_desk import DAY_S, Desk, day_number, day_of, say_faults
+from p2pfill.cli.plan_desk import (
+    DAY_S,
+    START_MIN,
+    Desk,
+    day_number,
+    day_of,
+    deadline_of,
+    planned_day,
+    say_faults,
+    start_of,
+)
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
-from p2pfill.model.windows import at_utc
 
 if TYPE_CHECKING:
     from p2pfill.cli.planned_night import Prediction
@@ -109,12 +117,13 @@ def made_plan(
     from p2pfill.plan.feasibility.remedies import drop
     from p2pfill.plan.making import Inputs, document, make, without
 
-    now = at_utc(at) if at else time.time()
+    now = start_of(at)
     network, night = desk.night(now)
-    day = day or day_of(night.deadline)
-    number = day_number(day)
+    number = day_number(day or day_of(night.deadline))
+    day = _iso(number)
     note("reading what was watched")
     views = desk.history.views(desk.catalogue, desk.caches.regions)
+    planned_day(day, views.last_day)
     notes = _known(desk, views, number)
     lies, source = desk.held(held, day)
     pins, exclusions = desk.wishes
@@ -201,14 +210,12 @@ def check_plan(
     planner: Path, name: str, *, at: str, deadline: str, simulate: bool, tracker: str, as_json: bool
 ) -> None:
     """Print whether a plan fits into the night. Raises `CommandFailed` where it does not."""
-    from p2pfill.cli.deadline import parse_deadline
-
     desk = Desk(planner, tracker)
     plan, path = desk.read_plan(name)
-    start = at_utc(at) if at else max(plan.head.made_at, 0.0)
+    start = start_of(at) if at else max(plan.head.made_at, START_MIN)
     with Console(stderr=True).status("checking", spinner="dots"):
         found = outlook(
-            desk, plan, start=start, deadline=parse_deadline(deadline, start) if deadline else None, simulate=simulate
+            desk, plan, start=start, deadline=deadline_of(deadline, start), simulate=simulate
         )  # fmt: skip
     if as_json:
         print(json.dumps({"plan": str(path)} | outlook_record(found)))
@@ -474,7 +481,7 @@ def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> N
 
     desk = Desk(planner)
     views = desk.history.views(desk.catalogue, desk.caches.regions)
-    number = day_number(day) if day else views.last_day + 1
+    number = planned_day(day, views.last_day) if day else views.last_day + 1
     try:
         reasons = explain(views, desk.catalogue, number, title, region)
     except KeyError as error:

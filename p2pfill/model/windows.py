@@ -224,9 +224,13 @@ def _next_change(epoch_s: float, zone: tzinfo, changes: _Changes, window: int | 
 
 
 def at_utc(text: str) -> float:
-    """Return a time such as `2026-11-29T12:00:00`, in UTC, in seconds since the epoch. Raises `ConfigError`."""
+    """Return a time such as `2026-11-29T12:00:00` in seconds since the epoch. Raises `ConfigError`.
+
+    It is in UTC where it names no offset from it.
+    """
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{text[:40]!r} is no time: write it as in 2026-11-29T12:00:00") from error
 

@@ -32,8 +32,8 @@ LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 FILES_MAX: Final = 5_000_000
 """Of a plan: as many as a catalogue may have."""
 
-MOMENT_MAX: Final = 253_000_000_000.0
-"""Seconds since the epoch: in the year 9987. Times beyond 9999 cannot be written as dates."""
+MOMENT_MAX: Final = 250_000_000_000.0
+"""Seconds since the epoch: in the year 9892. Times beyond 9999 cannot be written as dates."""
 
 PRIORITIES: Final = 10
 """Steps of urgency, 1 to 10: which of a night's files come first where not all can."""

@@ -19,7 +19,7 @@ from p2pfill.model.ids import node_id_from_text
 from p2pfill.plan.document import PRIORITIES, VERSION, Plan, PlanHead, PlannedCluster, PlannedFile
 from p2pfill.plan.history.history import iso_of
 from p2pfill.plan.placement.demand import Demand, regions_of_clusters, spread_demand, weights_by_serving
-from p2pfill.plan.placement.placement import peak_share, place
+from p2pfill.plan.placement.placement import peak_share, place, served_by
 from p2pfill.plan.placement.tables import PlacementResult, PlacementSettings, Reason, Rules
 from p2pfill.plan.popularity.popularity import forecast
 from p2pfill.plan.tables import Caches, Catalogue, Floats, Forecast, Ints, Load, Longs, Placement, Views
@@ -40,6 +40,8 @@ TITLE_REASON: Final = {
     Reason.SPACE: "what lies there is worth more",
 }
 """Why demand is not served, as people are told."""
+
+GIVEN_UP: Final = "does not fit into the night"
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +79,8 @@ class Made:
     forecast: Forecast
     demand: Demand
     result: PlacementResult
+    given_up: float = 0.0
+    """Bytes a day that what was given up would have served."""
 
     @property
     def target(self) -> Placement:
@@ -218,10 +222,14 @@ def without(made: Made, given_up: Longs) -> Made:
     start = np.concatenate([[0], np.cumsum(counts)])
     size = made.inputs.catalogue.size
     lost = np.bincount(_owners(target)[given_up], size[target.files[given_up]], minlength=len(counts))
+    placement = Placement(start, target.files[kept])
+    served = np.minimum(
+        served_by(made.demand, size, made.inputs.caches, placement, made.inputs.settings), made.result.served
+    )
     result = replace(
-        made.result, placement=Placement(start, target.files[kept]), written=made.result.written - lost.astype(np.int64)
+        made.result, placement=placement, written=made.result.written - lost.astype(np.int64), served=served
     )  # fmt: skip
-    return replace(made, result=result)
+    return replace(made, result=result, given_up=made.given_up + float((made.result.served - served).sum()))
 
 
 # ---- as a document
@@ -278,7 +286,8 @@ def _head(made: Made, made_at: float, files: Sequence[PlannedFile]) -> PlanHead:
         comes, goes, 1.0 - goes / lies if lies else 1.0,
         dict(zip(caches.names, map(int, caches.capacity), strict=True)),
         {name: float(value) for name, value in _settings(made.inputs.settings).items()},
-        {TITLE_REASON[reason]: float(missed[reason]) for reason in Reason if missed[reason] > 0},
+        {TITLE_REASON[reason]: float(missed[reason]) for reason in Reason if missed[reason] > 0}
+        | ({GIVEN_UP: made.given_up} if made.given_up > 0 else {}),
         _clusters(made),
     )  # fmt: skip
 
@@ -320,7 +329,7 @@ def _priorities(made: Made) -> Ints:
         np.bincount(made.target.files, entry, minlength=files), copies, out=np.zeros(files), where=copies > 0
     )
     order = np.lexsort((np.arange(files), density))
-    bytes_ = (size * copies)[order]
+    bytes_ = (size * copies.astype(np.float64))[order]
     before = np.cumsum(bytes_) - bytes_ / 2
     found = np.ones(files, np.int32)
     if bytes_.sum():

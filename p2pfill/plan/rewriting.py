@@ -2,7 +2,7 @@
 
 A plan says itself what comes; but it may be of yesterday, made of another plan's word, or edited by hand, and an order
 fetches whatever is not there. So what is to stay and is not there counts as coming, whole titles count as large as the
-tracker knows them, and a cache has nothing to lose only where the tracker says so too. Of a title's files the tracker
+tracker knows them, and a cache has nothing to lose only where the tracker says so. Of a title's files the tracker
 knows together how many bytes lie there: as many as are to stay are taken to be these.
 """
 
@@ -31,7 +31,7 @@ class Written(NamedTuple):
     capacity: int
     """Bytes: what the table says, or what its disk has, where that is less."""
     is_empty: bool
-    """There is nothing to lose: nothing lies there but what the plan brings."""
+    """There is nothing to lose: nothing lies there, or nothing did when the plan was made and what does is of it."""
     free: int = 0
     """Bytes: what the capacity leaves beside what lies there, by the plan or by the tracker, whichever is more."""
 
@@ -74,7 +74,7 @@ def written_by(
         disk = 0 if node is None else node.disk.size_bytes
         brought = {newest[title].title for title in comes[name]}
         capacity = min(capacities[name], disk or capacities[name])
-        is_empty = lay + went == 0 and have.keys() <= brought
+        is_empty = not have or (lay + went == 0 and have.keys() <= brought)
         found[name] = Written(total, capacity, is_empty, capacity - max(lay + went, sum(have.values())))
     return found
 

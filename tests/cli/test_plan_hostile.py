@@ -205,7 +205,26 @@ def test_origins_have_titles_in_them_and_a_deadline_lies_ahead(service: Service)
     assert fills[0].request.origins == ["https://cloud.example/all/film/", str(Path("films/film").absolute())]
     service.apply("--origin", "https://cloud.example/a b#{title}", code=ExitCode.USAGE)
     service.apply("--deadline", "2026-11-30T19:00:00Z", code=ExitCode.USAGE)
-    assert "is not after" in service.err
+    assert "is not within a month after" in service.err
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "1969-01-01", "soon", "\x1b[2J"])
+def test_a_time_that_none_can_mean_is_refused(service: Service, at: str) -> None:
+    service.keep(planned("film", ("a1",)))
+    for command in (("make",), ("check", "--no-simulate"), ("apply",), ("night",)):
+        service.run(*command, "--at", at, code=ExitCode.USAGE)
+        assert service.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "deadline",
+    ["2020-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "+0s", "+999d", "+999999999d", "x"],
+)
+def test_a_deadline_that_does_not_lie_ahead_is_refused(service: Service, deadline: str) -> None:
+    service.keep(planned("film", ("a1",)))
+    for command in (("check", "--no-simulate"), ("apply", "--yes")):
+        service.run(*command, "--at", "2026-11-30T20:00", "--deadline", deadline, code=ExitCode.USAGE)
+        assert "deadline" in service.err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from p2pfill.plan.document import PRIORITIES, by_cache
 from p2pfill.plan.feasibility.tonight import network_of
 from p2pfill.plan.holding import as_planned, held_of
 from p2pfill.plan.making import (
+    GIVEN_UP,
     Inputs,
     Made,
     Wish,
@@ -155,6 +156,15 @@ def test_what_is_given_up_does_not_come_and_all_else_does(given_: Inputs, data: 
         made.result.written.sum() - given_.catalogue.size[made.target.files[given_up]].sum()
     )
     check_document(left)
+    result = left.result
+    assert (result.served <= made.result.served).all()
+    assert (result.served <= result.bound * (1 + 1e-9)).all()
+    assert result.served.sum() + left.given_up == pytest.approx(made.result.served.sum())
+    if len(given_up) == len(coming) and not len(made.held.files):
+        assert result.served.sum() == 0, "of nothing nothing is served"
+    head = document(left, 0.0).head
+    assert head.served_bytes == pytest.approx(result.served.sum())
+    assert head.left_out.get(GIVEN_UP, 0.0) == left.given_up
 
 
 @given(inputs())

@@ -151,6 +151,17 @@ def unserved_of(
     return np.maximum(state_with(task, task.held, bound).unserved, 0.0)
 
 
+def served_by(demand: Demand, size: Longs, caches: Caches, placed: Placement, settings: PlacementSettings) -> Floats:
+    """Return what the caches of each cluster serve of a day by what is placed there, in bytes."""
+    work = _Work(demand, size, caches, placed, settings, Rules())
+    found = np.zeros(demand.clusters)
+    for cluster in range(demand.clusters):
+        task = work.task(cluster)
+        number, file = np.divmod(task.held, len(size))
+        found[cluster] = served_of(task.demand, task.bandwidth, number.astype(np.int32), file.astype(np.int32))
+    return found
+
+
 class _Work:
     """The clusters one after another, and what came of each."""
 
