@@ -317,3 +317,15 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
     assert "orders would be made" in planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+
+
+def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, fleet: Any, make: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\n')
+    publish_all(fleet.url, planner.home)
+    planner("make", "--at", AT)
+    for cache in ("01", "02", "11", "12"):
+        fleet.beat(cache, make.report(make.manifest(), "live", 4))
+    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", code=ExitCode.USAGE)
+    assert "writes over more than 0.1 of 4 of 4 caches" in told["not_applied"]
+    assert told["head"]["comes_bytes"] > 0
+    assert fills_of(fleet.url) == []
