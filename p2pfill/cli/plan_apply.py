@@ -20,7 +20,7 @@ from p2pfill.cli.fill import absolute_origin
 from p2pfill.cli.plan_desk import Desk, day_of, deadline_of, start_of
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
-from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.errors import ConfigError, P2PFillError, TrackerError
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 
 if TYPE_CHECKING:
@@ -282,17 +282,22 @@ def run_night(
             console.print()
         console.print(made_view(made, path, console.width), soft_wrap=True)
     fits = made.outlook.verdict.fits
-    done = None
+    done, failed = None, None
     if desk.tracker and fits:
-        done, orders = apply(
-            desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=None, yes=yes
-        )  # fmt: skip
-        record["applied"] = msgspec.to_builtins(done)
-        if not as_json:
+        try:
+            done, orders = apply(
+                desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=None, yes=yes
+            )  # fmt: skip
+            record["applied"] = msgspec.to_builtins(done)
+        except (ConfigError, TrackerError) as error:
+            failed, record["not_applied"] = error, str(error)  # what was planned is told of all the same
+        if done is not None and not as_json:
             console.print()
             console.print(applied_view(made.plan, done, orders, path, console.width), soft_wrap=True)
     if as_json:
         print(json.dumps(record))
+    if failed is not None:
+        raise failed
     if not fits:
         raise CommandFailed(f"{path} does not fit into the night, and was not applied", ExitCode.FOUND)
     if done is not None:

@@ -386,3 +386,15 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert {one.partition("/trees/")[0] for fill in fills_of(fleet.url) for one in fill.request.origins} >= {
         str(planner.home)
     }
+
+
+def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, fleet: Any, make: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\n')
+    publish_all(fleet.url, planner.home)
+    planner("make", "--at", AT)
+    for cache in ("01", "02", "11", "12"):
+        fleet.beat(cache, make.report(make.manifest(), "live", 4))
+    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", code=ExitCode.USAGE)
+    assert "writes over more than 0.1 of 4 of 4 caches" in told["not_applied"]
+    assert told["head"]["comes_bytes"] > 0
+    assert fills_of(fleet.url) == []
