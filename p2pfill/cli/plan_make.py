@@ -340,7 +340,7 @@ def plan_view(plan: Plan, width: int) -> RenderableType:
     ]
     if head.left_out:
         said = ", ".join(
-            f"{why} {show_bytes(bytes_)}" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
+            f"{show_bytes(bytes_)} ({why})" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
         )
         parts.append(Text(f"not served: {said}"))
     rows = []

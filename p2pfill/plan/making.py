@@ -18,8 +18,9 @@ from p2pfill.errors import ConfigError
 from p2pfill.plan.document import PRIORITIES, VERSION, Plan, PlanHead, PlannedCluster, PlannedFile
 from p2pfill.plan.history.history import iso_of
 from p2pfill.plan.placement.demand import Demand, regions_of_clusters, spread_demand, weights_by_serving
-from p2pfill.plan.placement.placement import peak_share, place
+from p2pfill.plan.placement.placement import bandwidth_of, peak_share, place
 from p2pfill.plan.placement.tables import PlacementResult, PlacementSettings, Reason, Rules
+from p2pfill.plan.placement.valuation import served_of
 from p2pfill.plan.popularity.popularity import forecast
 from p2pfill.plan.tables import Caches, Catalogue, Floats, Forecast, Ints, Load, Longs, Placement, Views
 
@@ -39,6 +40,9 @@ TITLE_REASON: Final = {
     Reason.SPACE: "what lies there is worth more",
 }
 """Why demand is not served, as people are told."""
+
+GIVEN_UP: Final = "given up, so that the night fits"
+"""The same of what `without` took out of a placement."""
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +80,8 @@ class Made:
     forecast: Forecast
     demand: Demand
     result: PlacementResult
+    given_up: float = 0.0
+    """Bytes a day that are not served, since copies were taken out of what was placed."""
 
     @property
     def target(self) -> Placement:
@@ -209,10 +215,30 @@ def without(made: Made, given_up: Longs) -> Made:
     start = np.concatenate([[0], np.cumsum(counts)])
     size = made.inputs.catalogue.size
     lost = np.bincount(_owners(target)[given_up], size[target.files[given_up]], minlength=len(counts))
+    placement = Placement(start, target.files[kept])
+    # Rounding must not make of it more than it was.
+    served = np.minimum(_served(made, placement, given_up), made.result.served)
     result = replace(
-        made.result, placement=Placement(start, target.files[kept]), written=made.result.written - lost.astype(np.int64)
+        made.result, placement=placement, written=made.result.written - lost.astype(np.int64), served=served
     )  # fmt: skip
-    return replace(made, result=result)
+    less = float((made.result.served - served).sum())
+    return replace(made, result=result, given_up=made.given_up + less)
+
+
+def _served(made: Made, placement: Placement, given_up: Longs) -> Floats:
+    """Return what each cluster serves by a placement that differs in the clusters of some entries of the target."""
+    caches = made.inputs.caches
+    bandwidth = bandwidth_of(caches, made.inputs.settings)
+    served = made.result.served.copy()
+    owners = _owners(placement)
+    for cluster in np.unique(caches.cluster[_owners(made.target)[given_up]]).tolist():
+        members = np.flatnonzero(caches.cluster == cluster).astype(np.int32)
+        lies = np.isin(owners, members)
+        served[cluster] = served_of(
+            made.demand.of(cluster), bandwidth[members],
+            np.searchsorted(members, owners[lies]).astype(np.int32), placement.files[lies],
+        )  # fmt: skip
+    return served
 
 
 # ---- as a document
@@ -269,7 +295,8 @@ def _head(made: Made, made_at: float, files: Sequence[PlannedFile]) -> PlanHead:
         comes, goes, 1.0 - goes / lies if lies else 1.0,
         dict(zip(caches.names, map(int, caches.capacity), strict=True)),
         {name: float(value) for name, value in _settings(made.inputs.settings).items()},
-        {TITLE_REASON[reason]: float(missed[reason]) for reason in Reason if missed[reason] > 0},
+        {TITLE_REASON[reason]: float(missed[reason]) for reason in Reason if missed[reason] > 0}
+        | ({GIVEN_UP: made.given_up} if made.given_up >= 1 else {}),
         _clusters(made),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.demo_world import DemoCache, made_smaller, write_caches, write_catalogue, write_log
 from p2pfill.cli.exits import ExitCode
+from p2pfill.plan.making import GIVEN_UP
 from p2pfill.plan.synthetic import WorldSettings, make_world
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
@@ -121,7 +122,8 @@ def test_the_night_after_goes_on_from_the_plan_before(planner: Planner) -> None:
 
 
 def test_what_does_not_fit_is_given_up_or_said(planner: Planner) -> None:
-    whole = planner.json("make", "--at", AT)["head"]["comes_bytes"]
+    first = planner.json("make", "--at", AT)["head"]
+    whole = first["comes_bytes"]
     (planner.home / "up.csv").write_text("of,name,rate\nisp,isp-region-0,30\n")
     planner.configure('uplinks = "up.csv"\n')
     assert not planner.json("make", "--at", AT, "--no-fit", code=ExitCode.FOUND)["fits"]
@@ -133,6 +135,10 @@ def test_what_does_not_fit_is_given_up_or_said(planner: Planner) -> None:
     assert fits["fits"]
     assert fits["given_up"]["copies"] > 0
     assert 0 < fits["head"]["comes_bytes"] == whole - fits["given_up"]["size"]
+    less = fits["head"]["left_out"][GIVEN_UP]
+    assert fits["head"]["served_bytes"] == pytest.approx(first["served_bytes"] - less)
+    assert 0 < less == pytest.approx(fits["given_up"]["worth"], rel=0.01)
+    assert f"({GIVEN_UP})" in planner("show")
 
 
 def test_why(planner: Planner) -> None:

@@ -21,6 +21,7 @@ from p2pfill.plan.document import PRIORITIES, by_cache
 from p2pfill.plan.feasibility.tonight import network_of
 from p2pfill.plan.holding import as_planned, held_of
 from p2pfill.plan.making import (
+    GIVEN_UP,
     Inputs,
     Made,
     Wish,
@@ -153,6 +154,15 @@ def test_what_is_given_up_does_not_come_and_all_else_does(given_: Inputs, data: 
         made.result.written.sum() - given_.catalogue.size[made.target.files[given_up]].sum()
     )
     check_document(left)
+    # What is served is that of what is left, and the rest is told of as given up.
+    lost = made.result.served - left.result.served
+    assert (lost >= -1.0).all()
+    assert left.given_up == pytest.approx(lost.sum(), abs=1.0)
+    again = without(left, np.zeros(0, np.int64))
+    assert again.result.served == pytest.approx(left.result.served)
+    if len(given_up) == len(made.target.files):
+        assert left.result.served.sum() == 0
+        assert document(left, 1.0).head.left_out.get(GIVEN_UP, 0.0) == pytest.approx(made.result.served.sum(), abs=1.0)
 
 
 @given(inputs())
