@@ -17,7 +17,8 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import parse_deadline, show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk
+from p2pfill.cli.plan_desk import Desk, day_of
+from p2pfill.cli.plan_history import ingest_view
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from p2pfill.plan.orders import Orders
 
 SHOWN: Final = 12
+UNKNOWN_SHOWN: Final = 5
+"""Titles by name; --json has all."""
 
 
 class Applied(msgspec.Struct):
@@ -47,6 +50,8 @@ class Applied(msgspec.Struct):
     """Title -> why the tracker refused an order of it."""
     left_out: int = 0
     """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
+    notes: list[str] = []
+    """What is odd about it."""
 
 
 def apply_plan(
@@ -89,12 +94,14 @@ def apply(
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
     check_rewriting(plan, max(share, 0.0) if rewrite_max is not None else max(share, REWRITE_MAX))
-    bases = [absolute_origin(one) for one in origins] or list(() if desk.origins is None else desk.origins.names)
+    bases = [absolute_origin(one) for one in origins] or _bases(desk)
+    _check_caches(desk, plan)
+    notes = _odd(plan, due)
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
         asked = orders_of(plan, await client.titles(), await client.fills(), bases, due)
         done = Applied(
-            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, notes=notes
         )  # fmt: skip
         if not yes:
             return done, asked
@@ -119,6 +126,40 @@ def apply(
     return found
 
 
+def _bases(desk: Desk) -> list[str]:
+    """Return the base URLs in the table of origins. Raises `ConfigError` for one that caches cannot fetch from."""
+    from p2pfill.origin.urls import check_origin
+
+    names = [] if desk.origins is None else desk.origins.names
+    for name in names:
+        try:
+            check_origin(name)
+        except ConfigError as error:
+            raise ConfigError(f"{desk.config.origins}: {error}") from error
+    return list(names)
+
+
+def _check_caches(desk: Desk, plan: Plan) -> None:
+    """Raise `ConfigError` where a plan, which may be edited, names a cache that the table does not have."""
+    known = set(desk.caches.names)
+    for one in plan.files:
+        for name in one.holders:
+            if name not in known:
+                raise ConfigError(
+                    f"the plan has {one.file!r} in cache {name!r}, which the table of caches does not have: mend the "
+                    "plan, or make it anew"
+                )
+
+
+def _odd(plan: Plan, due: float) -> list[str]:
+    notes = []
+    if plan.head.day < day_of(due):
+        notes.append(f"this plan is for {plan.head.day}, and the night ends on {day_of(due)}: make one for that day")
+    if due < time.time():
+        notes.append("its orders are due in the past, and late from the start: --at says when the night begins")
+    return notes
+
+
 def check_applied(done: Applied) -> None:
     """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
     if done.refused:
@@ -127,7 +168,7 @@ def check_applied(done: Applied) -> None:
     if done.unknown and not done.ordered and not done.kept:
         raise CommandFailed(
             f"the tracker knows no title of the plan, such as {next(iter(done.unknown))!r}: publish them with "
-            "p2pfill publish, under the names that the catalogue has",
+            "p2pfill publish, under the names that the catalogue has, and p2pfill title add",
             ExitCode.USAGE,
         )
 
@@ -144,12 +185,15 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
             style="bold",
         )
     ]
+    parts += [Text(f"note: {printable(note)}", style="yellow") for note in done.notes]
     if done.unknown:
-        names = ", ".join(printable(one) for one in list(done.unknown)[:5])
+        names = ", ".join(printable(one) for one in list(done.unknown)[:UNKNOWN_SHOWN])
+        names += f" and {len(done.unknown) - UNKNOWN_SHOWN} more" if len(done.unknown) > UNKNOWN_SHOWN else ""
         parts.append(
             Text(
                 f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
-                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, and apply again",
+                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, "
+                "`p2pfill title add` them, and apply again",
                 style="yellow",
             )
         )
@@ -168,7 +212,7 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     )
     if comes:
         parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
-        parts.append(files_view(comes, "", SHOWN, width))
+        parts.append(files_view(comes, "", SHOWN, width, f"p2pfill plan show {path} --most 1000 shows more"))
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
@@ -190,7 +234,7 @@ def _goes(files: Sequence[Any], width: int) -> RenderableType:
         for one in ordered[:SHOWN]
     ]  # fmt: skip
     table = table_within(width, columns, rows)
-    return Group(table, Text(f"and {len(files) - SHOWN} files", style="dim")) if len(files) > SHOWN else table
+    return Group(table, Text(f"and {plural(len(files) - SHOWN, 'file')}", style="dim")) if len(files) > SHOWN else table
 
 
 # ---- all of it
@@ -212,11 +256,12 @@ def run_night(
     desk = Desk(planner, tracker)
     console = Console(highlight=False, stderr=as_json)
     record: dict[str, Any] = {}
+    came: RenderableType | None = None
     with Console(stderr=True).status("reading", spinner="dots") as status:
         logs = _logs(desk)
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
-            record["ingest"] = _ingest(desk, logs)
+            record["ingest"], came = _ingest(desk, logs)
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
         if simulate:
             status.update("simulating the night")
@@ -225,6 +270,8 @@ def run_night(
     path = keep(desk, made.plan, None)
     record |= made_record(desk, made, path)
     if not as_json:
+        if came is not None:
+            console.print(came, Text(), sep="\n", soft_wrap=True)
         console.print(made_view(made, path, console.width), soft_wrap=True)
     fits = made.outlook.verdict.fits
     done = None
@@ -254,10 +301,19 @@ def _logs(desk: Desk) -> list[Path]:
     return sorted(found)
 
 
-def _ingest(desk: Desk, logs: Sequence[Path]) -> dict[str, Any]:
+def _ingest(desk: Desk, logs: Sequence[Path]) -> tuple[dict[str, Any], RenderableType | None]:
+    """Return what came of taking logs in, as JSON has it and as text; None: there was nothing new.
+
+    Logs that cannot be used are told of every evening until they are mended, and a plan is made of the others.
+    """
     found = desk.history.ingest(logs, desk.catalogue, desk.caches, now_s=time.time())
-    return {
+    record = {
         "taken": len(found.taken), "again": len(found.again), "unusable": dict(found.unusable),
         "faults": found.faults.in_words(),
     }  # fmt: skip
-
+    if not found.taken and not found.unusable:
+        return record, None
+    # Of those that were taken in on other evenings nothing is said: the patterns name them every time.
+    shown = msgspec.structs.replace(found, again=[])
+    unusable = [Text(printable(why), style="yellow") for why in found.unusable.values()]
+    return record, Group(ingest_view(shown, {}), *unusable)

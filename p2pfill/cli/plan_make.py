@@ -16,7 +16,7 @@ from rich.text import Text
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.plan_desk import DAY_S, Desk, day_number, day_of, say_faults
-from p2pfill.cli.text import plural, printable, show_bytes
+from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.windows import at_utc
 
@@ -258,7 +258,9 @@ def outlook_view(found: Outlook) -> RenderableType:
     else:
         parts.append(Text(f"It does not fit between {begin} and {end}", style="bold red"))
     if verdict.finish is not None and verdict.finish > night.start:
-        parts.append(Text(f"no fill is over before {_moment(verdict.finish)}: due to {printable(verdict.kept_by)}"))
+        after = show_seconds(verdict.finish - night.start)
+        said = f"no fill is over before {_moment(verdict.finish)}, after {after}"
+        parts.append(Text(f"{said}: due to {printable(verdict.kept_by)}"))
     elif verdict.finish is None:
         parts.append(Text(f"it is not over a day later either: due to {printable(verdict.kept_by)}"))
     else:
@@ -283,8 +285,9 @@ def _prediction_lines(prediction: Prediction, night: Night) -> list[RenderableTy
     if prediction.finish is None:
         said = f"{prediction.complete} of {plural(prediction.caches, 'cache')} have all a day after the deadline"
     else:
-        late = ", after the deadline" if prediction.finish > night.deadline else ""
-        said = f"{plural(prediction.caches, 'cache')} have all by {_moment(prediction.finish)}{late}"
+        after = show_seconds(prediction.finish - night.start)
+        late = ", past the deadline" if prediction.finish > night.deadline else ""
+        said = f"{plural(prediction.caches, 'cache')} have all by {_moment(prediction.finish)}, after {after}{late}"
     lines: list[RenderableType] = [Text(f"simulated: {said}; {show_bytes(prediction.from_origins)} out of the origins")]
     return lines + [Text(f"  note: {printable(note)}", style="dim") for note in prediction.notes]
 
@@ -316,7 +319,9 @@ def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
             )
         )
     parts += [outlook_view(made.outlook), Text(f"written: {printable(str(path))}")]
-    parts.append(Text(f"next: p2pfill plan show {path}; p2pfill plan apply {path}", style="dim"))
+    after = "apply" if made.outlook.verdict.fits else "check"
+    said = f"next: p2pfill plan show {path}; p2pfill plan {after} {path}"
+    parts.append(Text(printable(said), style="dim"))
     return Group(*parts)
 
 
@@ -397,8 +402,10 @@ def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
     return one.title == title if title else cache in caches if cache else bool(caches)
 
 
-def files_view(files: Sequence[PlannedFile], cache: str, most: int, width: int) -> RenderableType:
-    """Return files as a table: those that come first, most urgent first."""
+def files_view(
+    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = "--most shows more, --json all"
+) -> RenderableType:
+    """Return files as a table: those that come first, most urgent first. `more` says how to see those beyond `most`."""
     columns = (
         Column("file"), Column("streams a day", 2, is_right=True), Column("size", 3, is_right=True),
         Column("priority", 4, is_right=True), Column("comes", is_right=True), Column("stays", 1, is_right=True),
@@ -415,7 +422,7 @@ def files_view(files: Sequence[PlannedFile], cache: str, most: int, width: int) 
     ]  # fmt: skip
     parts: list[RenderableType] = [table_within(width, columns, rows)]
     if len(files) > most:
-        parts.append(Text(f"and {len(files) - most} files; --most shows more, --json all", style="dim"))
+        parts.append(Text(f"and {plural(len(files) - most, 'file')}; {printable(more)}", style="dim"))
     return Group(*parts)
 
 
@@ -440,16 +447,22 @@ def _print_changes(changes: Sequence[Change], path: Path, most: int) -> None:
         console.print(text, soft_wrap=True)
     left = len(changes) - most
     more = f", {left} of them not shown: --most shows more" if left > 0 else ""
-    console.print(f"{plural(len(changes), 'file')} of {path} lie elsewhere{more}", soft_wrap=True)
+    verb = "lies" if len(changes) == 1 else "lie"
+    said = f"{plural(len(changes), 'file')} of {printable(str(path))} {verb} elsewhere{more}"
+    console.print(Text(said), soft_wrap=True)
 
 
 def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> None:
-    """Print what made a forecast. Raises `ConfigError` for a title or region that there is not."""
+    """Print what made a forecast, of the day of the newest plan where none is named, or without a plan of the next day.
+
+    Raises `ConfigError` for a title or region that there is not.
+    """
     from p2pfill.plan.popularity.popularity import explain
 
     desk = Desk(planner)
     views = desk.history.views(desk.catalogue, desk.caches.regions)
-    number = day_number(day) if day else views.last_day + 1
+    kept = desk.plans()
+    number = day_number(day or kept[-1].stem) if day or kept else views.last_day + 1
     try:
         reasons = explain(views, desk.catalogue, number, title, region)
     except KeyError as error:

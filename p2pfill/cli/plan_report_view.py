@@ -82,7 +82,7 @@ def _lines(lines: Sequence[str], style: str = "") -> Padding:
 
 
 def _at(epoch_s: float) -> str:
-    return time.strftime("%a %Y-%m-%d %H:%M", time.localtime(epoch_s))
+    return time.strftime("%a %Y-%m-%d %H:%M %Z", time.localtime(epoch_s))
 
 
 # ---- the night
@@ -181,8 +181,13 @@ def _finish(night: NightPart) -> str:
     bound = f"; by the plan's proof it could not be before {_at(night.bound_at)}" if night.bound_at else ""
     if night.there < night.planned:
         missing = night.planned - night.there
+        said = plural(missing, "copy").replace("copys", "copies")
+        if not night.is_over:
+            verb = "is" if missing == 1 else "are"
+            due = f"; due by {_at(night.deadline)}" if night.deadline else ""
+            return f"{said} {verb} yet to come{due}{bound}"
         by = f" by {_at(night.deadline)}" if night.deadline else ""
-        return f"{plural(missing, 'copy').replace('copys', 'copies')} did not come{by}{bound}"
+        return f"{said} did not come{by}{bound}"
     if not night.finish_at:
         return f"all was there when the night began{bound}"
     late = ""

@@ -92,8 +92,8 @@ def check_rewriting(plan: Plan, share: float = REWRITE_MAX) -> None:
             worst, most = name, part
     if count:
         raise ConfigError(
-            f"the plan writes more than {share:.0%} of {count} caches tonight, up to {most:.0%} of {worst}: make it "
-            "with a smaller --rewrite-max, or allow it here with a larger one"
+            f"the plan writes more than {share:.0%} of {count} cache{'s' if count != 1 else ''} tonight, up to "
+            f"{most:.0%} of {worst}: make it with a smaller rewritten_share, or allow it here with --rewrite-max"
         )
 
 

@@ -150,6 +150,8 @@ def test_why(planner: Planner) -> None:
     assert product == pytest.approx(found["streams"], rel=1e-3)
     assert found["day"] == "2026-01-08"
     assert "streams expected" in planner("why", "title-00001", "region-1")
+    planner("make", "--at", "2026-01-09T00:00", "--held", "nothing")
+    assert planner.json("why", "title-00001", "region-1")["day"] == "2026-01-09", "that of the newest plan"
     planner("why", "title-1", "region-1", code=2)
     assert "there is no 'title-1': there are 'title-00000'" in planner.err
 
@@ -221,6 +223,11 @@ def test_the_reactive_share_is_chosen_from_the_last_days(planner: Planner) -> No
     assert len({one["asked"] for one in found["shares"]}) == 1
     text = planner("tune", "--days", "3")
     assert "as it is, serves as much as any" in text or f"reactive_share = {found['best']:g} under" in text
+    other = 0.3 if found["best"] < 0.3 else 0.0
+    with (planner.home / "planner.toml").open("a") as file:
+        file.write(f"[placement]\nreactive_share = {other}\n")
+    text = planner("tune", "--days", "3")
+    assert f"write reactive_share = {found['best']:g} under [placement] into {planner.home}" in text
     planner("tune", "--days", "7", code=2)
     assert "name fewer with --days" in planner.err
 
@@ -261,12 +268,20 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     planner.json("make", "--at", AT)
     planner("apply", code=2)
     assert "the tracker knows no title of the plan" in planner.err
+    names = {one["title"] for one in planner.json("show")["files"]}
+    text = planner("apply", "--at", AT, code=2)
+    assert f"and {len(names) - 5} more; publish them" in text
+    assert "p2pfill title add" in planner.err
     ids = publish_all(fleet.url, planner.home)
     dry = planner.json("apply", "--at", AT)
     assert dry["dry_run"]
     assert dry["ordered"] > 0
     assert fills_of(fleet.url) == []
-    assert "nothing was done: p2pfill plan apply" in planner("apply", "--at", AT)
+    text = planner("apply", "--at", AT)
+    assert "nothing was done: p2pfill plan apply" in text
+    assert f"p2pfill plan show {planner.home / 'plans' / '2026-01-08.plan'} --most" in text
+    assert "due in the past" in text
+    assert planner.json("apply")["notes"][0].startswith("this plan is for 2026-01-08, and the night ends on ")
 
     async def order_by_hand() -> None:
         async with TrackerClient(fleet.url) as client:
@@ -307,6 +322,44 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
     planner("apply", "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
     assert "the plan writes more than 0% of" in planner.err
+    assert "a smaller rewritten_share, or allow it here with --rewrite-max" in planner.err
+
+
+def test_what_caches_cannot_do_is_not_ordered(planner: Planner, fleet: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
+    publish_all(fleet.url, planner.home)
+    plan = Path(planner.json("make", "--at", AT)["plan"])
+    edited = planner.home / "edited.plan"
+    head, *files = plan.read_text().splitlines()
+    edited.write_text("\n".join([head, *(one.replace('"01"', '"moon"') for one in files)]) + "\n")
+    planner("apply", str(edited), "--at", AT, "--yes", code=2)
+    assert "in cache 'moon', which the table of caches does not have" in planner.err
+    (planner.home / "origins.csv").write_text("name,rate,price\ncloud,10Gbit,0.02\n")
+    planner("apply", "--at", AT, "--yes", code=2)
+    assert "origins.csv: origin 'cloud' is no URL" in planner.err
+    assert fills_of(fleet.url) == []
+
+
+def test_the_night_tells_of_what_is_wrong_in_new_logs(planner: Planner) -> None:
+    (planner.home / "logs" / "late.csv").write_text(
+        "time,region,cluster,title,file,bytes\n2026-01-07T20:00:00Z,moon,x,title-00001,title-00001/hd,-5\n"
+    )
+    (planner.home / "logs" / "short.csv").write_text("time,region\n2026-01-07T20:00:00Z,moon\n")
+    (planner.home / "logs" / "more.csv").write_text(
+        "time,region,cluster,title,file,bytes\n2026-01-07T20:00:00Z,region-0,region-0,title-00001,title-00001/hd,500\n"
+        "2026-01-07T21:00:00Z,region-0,region-0,title-00001,title-00001/hd,-5\n"
+    )
+    text = planner("night", "--at", AT, "--no-simulate")
+    assert "1 log taken in: 1 of 2 rows count as views" in text
+    assert "bytes negative" in text
+    assert "short.csv' lacks the columns title" in text
+    assert "taken in before" not in text
+    text = planner("night", "--at", AT, "--no-simulate")
+    assert "0 logs taken in" in text, "those that cannot be used do not stop the next evening"
+    assert "short.csv' lacks the columns title" in text
+    for name in ("short.csv", "late.csv"):
+        (planner.home / "logs" / name).unlink()
+    assert "taken in" not in planner("night", "--at", AT, "--no-simulate"), "nothing is new"
 
 
 def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -> None:
