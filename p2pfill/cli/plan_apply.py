@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -24,6 +25,7 @@ from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
 from p2pfill.model.windows import at_utc
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.records import TitleRecord
 
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan
@@ -99,7 +101,9 @@ def apply(
     notes = _odd(plan, due)
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
-        asked = orders_of(plan, await client.titles(), await client.fills(), bases, due)
+        titles = await client.titles()
+        notes.extend(_other_sizes(desk, plan, titles))
+        asked = orders_of(plan, titles, await client.fills(), bases, due)
         done = Applied(
             plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, notes=notes
         )  # fmt: skip
@@ -160,6 +164,28 @@ def _odd(plan: Plan, due: float) -> list[str]:
     return notes
 
 
+def _other_sizes(desk: Desk, plan: Plan, titles: Sequence[TitleRecord]) -> list[str]:
+    """Say which titles of a plan are not as large at the tracker as in the catalogue, as after a new version."""
+    from p2pfill.plan.holding import newest_of
+
+    catalogue = desk.catalogue
+    number = np.asarray(catalogue.title)
+    count, size = (np.bincount(number, of, minlength=len(catalogue.titles)) for of in (None, catalogue.size))
+    of_title = {name: (int(count[at]), int(size[at])) for at, name in enumerate(catalogue.titles)}
+    wanted = {one.title for one in plan.files if one.holders}
+    notes = []
+    for name, record in sorted(newest_of(titles).items()):
+        files, bytes_ = of_title.get(name, (0, 0))
+        # A catalogue may have some files of a title only.
+        if name in wanted and (bytes_ > record.size or (bytes_ < record.size and files >= record.file_count)):
+            notes.append(
+                f"{name} has {show_bytes(record.size)} at the tracker and {show_bytes(bytes_)} in the catalogue: renew "
+                "the catalogue, and make the plan anew"
+            )
+    more = len(notes) - UNKNOWN_SHOWN
+    return [*notes[:UNKNOWN_SHOWN], f"and {plural(more, 'title')} more of other sizes"] if more > 0 else notes
+
+
 def check_applied(done: Applied) -> None:
     """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
     if done.refused:
@@ -204,9 +230,11 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     comes = [one for one in plan.files if one.comes]
     goes = [one for one in plan.files if one.goes]
     sums = by_cache(plan.files)
+    lacking = sum(one.size * len(one.comes) for one in comes if one.title in done.unknown)
+    but = f", but for {show_bytes(lacking)} of titles that it does not know" if lacking else ""
     parts.append(
         Text(
-            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches, "
+            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches{but}, "
             f"{show_bytes(plan.head.goes_bytes)} may go where room is needed"
         )
     )

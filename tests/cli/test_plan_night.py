@@ -17,6 +17,7 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.demo_world import DemoCache, made_smaller, write_caches, write_catalogue, write_log
 from p2pfill.cli.exits import ExitCode
+from p2pfill.cli.text import show_bytes
 from p2pfill.plan.making import GIVEN_UP
 from p2pfill.plan.synthetic import WorldSettings, make_world
 from p2pfill.store.publish import publish
@@ -272,6 +273,8 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     text = planner("apply", "--at", AT, code=2)
     assert f"and {len(names) - 5} more; publish them" in text
     assert "p2pfill title add" in planner.err
+    all_of_it = show_bytes(planner.json("show")["head"]["comes_bytes"])
+    assert f"{all_of_it} come to 4 caches, but for {all_of_it} of titles that it does not know" in text
     ids = publish_all(fleet.url, planner.home)
     dry = planner.json("apply", "--at", AT)
     assert dry["dry_run"]
@@ -338,6 +341,24 @@ def test_what_caches_cannot_do_is_not_ordered(planner: Planner, fleet: Any) -> N
     planner("apply", "--at", AT, "--yes", code=2)
     assert "origins.csv: origin 'cloud' is no URL" in planner.err
     assert fills_of(fleet.url) == []
+
+
+def test_a_title_of_another_size_is_told_of(planner: Planner, fleet: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
+    publish_all(fleet.url, planner.home)
+    planner.json("make", "--at", AT, "--held", "nothing")
+    plenty = [one for one in planner.json("apply", "--at", AT)["notes"] if "catalogue" in one]
+    assert plenty == []
+    title = next(one["title"] for one in planner.json("show")["files"])
+    catalogue = planner.home / "catalogue.csv"
+    lines = catalogue.read_text().splitlines()
+    mine = [line for line in lines if line.startswith(f"{title},")]
+    size = mine[0].split(",")[2]
+    catalogue.write_text("\n".join(lines).replace(mine[0], mine[0].replace(f",{size},", f",{int(size) + 7},")))
+    note = planner.json("apply", "--at", AT)["notes"][-1]
+    assert note.startswith(f"{title} has ")
+    assert "in the catalogue: renew the catalogue" in note
+    assert f"note: {note}" in planner("apply", "--at", AT)
 
 
 def test_the_night_tells_of_what_is_wrong_in_new_logs(planner: Planner) -> None:
