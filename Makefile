@@ -30,11 +30,13 @@ MICRO ?=
 
 # Options of `python -m bench.planner`.
 PLANNER ?= --out docs/reports/planner
+# Options of `python -m bench.planner.lab`.
+PLANNER_LAB ?= --out docs/reports/planner
 
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-rates bench-serving clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -53,6 +55,7 @@ help:
 	@echo "make bench-micro  how fast small pieces are, with their pure twins, and a tracker of 10,000 nodes; takes five minutes"
 	@echo "make bench-planner  forecasts day by day beside other caches, on made worlds and MovieLens; takes ten minutes"
 	@echo '            with lists of Netflix: make bench-planner PLANNER="--netflix all-weeks-countries.tsv --out /tmp/planner"'
+	@echo "make bench-planner-lab  planned nights beside LRU pull-through caches, all real; needs nginx, takes ten minutes"
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
 	@echo "make clean  remove what the build made"
@@ -99,6 +102,9 @@ bench-micro: $(VENV)/.built
 
 bench-planner: $(VENV)/.built
 	@$(BIN)/python -m bench.planner $(PLANNER)
+
+bench-planner-lab: $(VENV)/.built
+	@$(BIN)/python -m bench.planner.lab $(PLANNER_LAB)
 
 bench-rates: $(VENV)/.built
 	@$(BIN)/python -m bench.rates $(RATES)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +35,8 @@ from rich.table import Table
 from bench.swarm.lab import BURST_BYTES_MIN, QUEUE_MS, Lab, LabError, entered
 from bench.swarm.report import table_in_markdown
 from bench.swarm.topology import Topology
-from p2pfill.bench.measure import Machine, describe_machine
+from p2pfill.bench.measure import Machine, describe_machine, used_s
+from p2pfill.bench.processes import find_program
 from p2pfill.node.machine import interface_bytes
 
 MODES: Final = ("alone", "fill", "background")
@@ -207,19 +207,19 @@ def measure(mode: str, rate_mbit: float, part: float, seconds: float) -> Round:
             hosts.order("first", "cache")
             hosts.order("second", "other")
         time.sleep(WARM_S)
-        counted, machine, used, began = hosts.counted(), _machine_s(), _used_s(node.pid), time.monotonic()
+        counted, machine, used, began = hosts.counted(), _machine_s(), used_s(node.pid), time.monotonic()
         a_second = part * rate_mbit * 1e6 / 8 / OBJECT_BYTES
         viewers = ("-m", "bench.viewers", hosts.cache_url(), "--seconds", str(seconds), "--rate", str(a_second))
         said: dict[str, Any] = json.loads(hosts.run("viewer", sys.executable, *viewers, "--objects", str(OBJECTS)))
         passed_s = time.monotonic() - began
         came, went = (after - before for after, before in zip(hosts.counted(), counted, strict=True))
         took = quantiles(said["took_s"], n=100, method="inclusive")
-        used_s = [after - before for after, before in zip(_used_s(node.pid), used, strict=True)]
+        spent_s = [after - before for after, before in zip(used_s(node.pid), used, strict=True)]
         return Round(
             mode=mode, rate=said["bytes"] / said["seconds"], p50_s=took[49], p99_s=took[98],
             unanswered=said["due"] - said["answered"], fill_in=came / passed_s,
             fill_out=max(0.0, went - 1.05 * OBJECT_BYTES * said["answered"]) / passed_s,
-            busy=(_machine_s() - machine) / passed_s, user_s=used_s[0], system_s=used_s[1],
+            busy=(_machine_s() - machine) / passed_s, user_s=spent_s[0], system_s=spent_s[1],
         )  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def _make_files(work: Path, size: int) -> None:
 
 
 def _nginx() -> str:
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    found = find_program("nginx")
     if found is None:
         raise LabError("nginx is not installed; on Debian: apt-get install nginx-light")
     return found
@@ -259,13 +259,6 @@ def _machine_s() -> float:
     """Return the seconds for which processors of this machine were busy since it was started."""
     figures = [int(figure) for figure in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return (sum(figures) - figures[3] - figures[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def _used_s(pid: int) -> tuple[float, float]:
-    """Return the user and system seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    tick = os.sysconf("SC_CLK_TCK")
-    return int(fields[11]) / tick, int(fields[12]) / tick
 
 
 def rows_of(rounds: Sequence[Round]) -> list[tuple[str, ...]]:

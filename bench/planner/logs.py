@@ -7,7 +7,7 @@ has something wrong with it, of all kinds that a log of numbers and names can ha
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +58,27 @@ def fleet() -> Caches:
     )  # fmt: skip
 
 
-def write_day(path: Path, day: int, rows: int, seed: int) -> None:
+class Made(NamedTuple):
+    """What a history must have of logs, under names that tables have or not."""
+
+    rows: int
+    requests: int
+    bytes: int
+    served_bytes: int
+
+
+def write_day(path: Path, day: int, rows: int, seed: int) -> Made:
     """Write the log of one day, counted from `FIRST_DAY`, in no order but that of its batches."""
+    made = Made(rows, 0, 0, 0)
     with pq.ParquetWriter(path, SCHEMA, compression="zstd", compression_level=1) as writer:
         for batch, start in enumerate(range(0, rows, BATCH_ROWS)):
             draw = np.random.default_rng((seed, day, batch))
-            writer.write_table(_rows(draw, (FIRST_DAY + day) * DAY_S, min(BATCH_ROWS, rows - start)))
+            table = _rows(draw, (FIRST_DAY + day) * DAY_S, min(BATCH_ROWS, rows - start))
+            writer.write_table(table)
+            amount, moment = table["bytes"].fill_null(-1).to_numpy(), table["time"].to_numpy()
+            counts = amount[(amount >= 0) & (moment.astype(np.int64) >= 0)]
+            made = Made(rows, made.requests + len(counts), *[made.bytes + int(counts.sum())] * 2)
+    return made
 
 
 SCHEMA: Final = pa.schema([

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import os
 import platform
-import pwd
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,12 +26,10 @@ from typing import ClassVar, Final, Literal, NamedTuple
 
 from p2pfill._version import __version__
 from p2pfill.bench.measure import BenchFailed, Tree
-from p2pfill.bench.processes import RUN_S_MAX, Child, run_program
+from p2pfill.bench.nginx import nginx_command, nginx_config
+from p2pfill.bench.processes import RUN_S_MAX, Child, find_program, free_port, run_program, wait_listening
 from p2pfill.bench.source import FILE, Source
 from p2pfill.store.publish import publish
-
-LISTEN_S: Final = 10.0
-"""For a server to take connections."""
 
 SYSTEM_INCLUDE_DIRS: Final = ("/usr/include", "/usr/local/include")
 
@@ -192,21 +187,14 @@ class Nginx(Program):
     """nginx as Debian sets it up (sendfile, a worker a processor), and a client."""
 
     def start(self) -> Tree:
-        port = _free_port()
+        port = free_port()
         config = self.work / "nginx.conf"
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        paths = "".join(f"  {kind}_temp_path {self.work}/{kind};\n" for kind in kinds)
-        # A master that is root would make its workers another user, who cannot read here.
-        user = f"user {pwd.getpwuid(0).pw_name};\n" if os.geteuid() == 0 else ""
-        config.write_text(
-            f"{user}daemon off;\nworker_processes auto;\npid {self.work}/pid;\nerror_log stderr;\n"
-            f"events {{}}\nhttp {{\n  access_log off;\n  sendfile on;\n  tcp_nopush on;\n{paths}"
-            f"  server {{ listen 127.0.0.1:{port}; root {self.source.directory}; }}\n}}\n"
-        )
+        server = f"access_log off; tcp_nopush on; server {{ listen 127.0.0.1:{port}; root {self.source.directory}; }}"
+        config.write_text(nginx_config(self.work, server, workers="auto"))
         self._url = f"http://127.0.0.1:{port}/{FILE}"
-        command = [find_program("nginx") or "nginx", "-e", "stderr", "-p", str(self.work), "-c", str(config)]
+        command = nginx_command(find_program("nginx") or "nginx", self.work, config)
         self.sender = Child(f"{self.name} sender", command, self.work)
-        _wait_listening(self.sender, port)
+        wait_listening(self.sender, port)
         return self.sender.tree
 
 
@@ -249,7 +237,7 @@ class Rsync(Program):
     binaries: ClassVar = {"rsync": "rsync"}
 
     def start(self) -> Tree:
-        port = _free_port()
+        port = free_port()
         config = self.work / "rsyncd.conf"
         # A daemon that is root would read as nobody, who cannot read here.
         user = "uid = 0\ngid = 0\n" if os.geteuid() == 0 else ""
@@ -259,7 +247,7 @@ class Rsync(Program):
         self._url = f"rsync://127.0.0.1:{port}/title/{FILE}"
         command = ["rsync", "--daemon", "--no-detach", f"--config={config}", "--address=127.0.0.1", f"--port={port}"]
         self.sender = Child(f"{self.name} sender", command, self.work)
-        _wait_listening(self.sender, port)
+        wait_listening(self.sender, port)
         return self.sender.tree
 
     def command(self) -> Sequence[str]:
@@ -431,11 +419,6 @@ def live_file(work: Path, name: str, title: str = "title") -> Path:
     return work / name / "live" / title / FILE
 
 
-def find_program(name: str) -> str | None:
-    """Return a program's path; servers lie where only root's shell looks."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-
-
 def _version_of(name: str) -> str:
     program = find_program(name) or name
     done = subprocess.run(
@@ -452,21 +435,3 @@ def _xxhash_include_dir() -> str:
     for directory in (arrow.submodule_search_locations or ()) if arrow else ():
         candidates.append(Path(directory) / "include" / "arrow" / "vendored" / "xxhash")
     return next((str(directory) for directory in candidates if (directory / "xxhash.h").is_file()), "")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_listening(server: Child, port: int) -> None:
-    until = time.monotonic() + LISTEN_S
-    while time.monotonic() < until:
-        server.check()
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        time.sleep(0.01)
-    raise BenchFailed(f"{server.name} does not listen on port {port} after {LISTEN_S:.0f} s")

@@ -104,6 +104,12 @@ class Tree:
         return spent_s
 
 
+def used_s(pid: int) -> tuple[float, float]:
+    """Return the user and system seconds of a process so far, in ticks, without those of its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / TICKS_S, int(fields[12]) / TICKS_S
+
+
 def _clock_of(pid: int) -> int:
     # The kernel's number for the processor clock of a process (clock_getcpuclockid(3)); Python has it for threads only.
     return (~pid << 3) | 2

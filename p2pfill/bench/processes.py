@@ -12,9 +12,11 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -27,6 +29,8 @@ RUN_S_MAX: Final = 900.0
 """A fetch that takes longer has failed."""
 STOP_S: Final = 10.0
 """From the end of its input, and from SIGTERM, until more is done."""
+LISTEN_S: Final = 10.0
+"""For a server to take connections."""
 LOOK_MS: Final = 20
 """Between two looks at the memory of a program that ends by itself: little work, and little is missed."""
 TIED: Final = ("setpriv", "--pdeathsig", "TERM")
@@ -116,6 +120,31 @@ class Child:
 
     def _end(self) -> str:
         return f"{self.name} ended with code {self._process.returncode}: {_tail(self._log)}"
+
+
+def find_program(name: str) -> str | None:
+    """Return a program's path; servers lie where only root's shell looks."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_listening(server: Child, port: int) -> None:
+    """Wait until a server takes connections. Raises `BenchFailed`."""
+    until = time.monotonic() + LISTEN_S
+    while time.monotonic() < until:
+        server.check()
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.01)
+    raise BenchFailed(f"{server.name} does not listen on port {port} after {LISTEN_S:.0f} s")
 
 
 class Ended(NamedTuple):

@@ -9,14 +9,12 @@ the week before, and beside the best that a cluster of that size could hold, had
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,24 +23,20 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
-from p2pfill.cli.children import Children
 from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.demo import FLEET_S, SPARE_BYTES, choose_directory, until_signal
-from p2pfill.cli.demo_world import DemoCache, made_smaller, write_caches, write_catalogue, write_log
-from p2pfill.cli.exits import CommandFailed
+from p2pfill.cli.demo import SPARE_BYTES, choose_directory, until_signal
+from p2pfill.cli.demo_fleet import by_tier, open_fleet, publish_titles, wait_filled
+from p2pfill.cli.demo_world import REGIONS, demo_caches, made_smaller, with_names, write_service
 from p2pfill.cli.night_plot import check_plot, save_plot
 from p2pfill.cli.plan_apply import apply, check_applied
 from p2pfill.cli.plan_desk import Desk, day_of
 from p2pfill.cli.plan_make import MadePlan, keep, made_plan, made_view, outlook
 from p2pfill.cli.text import plural, show_bytes, show_seconds
-from p2pfill.tracker.client import TrackerClient
-from p2pfill.tracker.records import FillStatus, NodeStatus
 
 if TYPE_CHECKING:
     from p2pfill.plan.synthetic import World
     from p2pfill.plan.tables import Placement
 
-REGIONS: Final = (("europe", "Europe/Berlin"), ("america", "America/New_York"), ("japan", "Asia/Tokyo"))
 TITLES: Final = 60
 DAYS: Final = 7
 """Of history; one more is watched afterwards."""
@@ -53,13 +47,8 @@ HELD_SHARE: Final = 0.10
 """Of the catalogue that a cache has room for: a cluster of two has a fifth."""
 SEED: Final = 5
 
-HEARTBEAT_S: Final = 0.5
-POLL_S: Final = 0.2
 STREAMS_MIN: Final = 0.5
 """Fewer are drawn as so many: a logarithmic scale has no 0."""
-
-FILL_S: Final = 120.0
-"""For a fill of some ten megabytes to each cache, on a machine that is busy."""
 
 
 class Hits(NamedTuple):
@@ -102,13 +91,9 @@ class _PlanDemo:
         settings = WorldSettings(
             titles=TITLES, regions=len(REGIONS), days=DAYS + 1, views_a_day=VIEWS_A_DAY, hinted=1.0
         )
-        self.world: World = made_smaller(_named(make_world(settings, SEED)), FILE_BYTES)
+        self.world: World = made_smaller(with_names(make_world(settings, SEED)), FILE_BYTES)
         capacity = int(self.world.catalogue.size.sum() * HELD_SHARE)
-        self.caches = [
-            DemoCache(f"{name[:2]}{number}", name, f"{name}-isp", name, capacity, "400Mbit", zone)
-            for name, zone in REGIONS
-            for number in (1, 2)
-        ]
+        self.caches = demo_caches(capacity)
         self.day = self.world.views.last_day
         self.made: MadePlan | None = None
         self.hits: list[Hits] = []
@@ -124,8 +109,9 @@ class _PlanDemo:
         """Run all of it; True at its end."""
         with self._work_directory() as work:
             await trio.to_thread.run_sync(self._write_world, work)
-            async with self._fleet(work) as tracker:
-                await self._publish(work, tracker)
+            async with open_fleet(work, self.caches) as (tracker, nodes):
+                self.say(f"Started a tracker and {plural(len(nodes), 'cache')}, two in each region")
+                await publish_titles(work, self.world.catalogue.titles, tracker, len(nodes))
                 desk = await trio.to_thread.run_sync(self._plan, work, tracker)
                 await self._fill(tracker)
                 held, _ = await trio.to_thread.run_sync(desk.held, "tracker", "")
@@ -147,63 +133,12 @@ class _PlanDemo:
 
     def _write_world(self, work: Path) -> None:
         catalogue = self.world.catalogue
-        for file, size in zip(catalogue.files, catalogue.size.tolist(), strict=True):
-            path = work / "origin" / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(random.Random(file).randbytes(size))  # noqa: S311 (something to move)
-        (work / "logs").mkdir()
-        write_catalogue(work / "catalogue.csv", self.world)
-        write_caches(work / "caches.csv", self.caches)
-        rows = [
-            write_log(work / "logs" / f"{day_of(day * 86_400)}.csv", self.world, self.caches, day)
-            for day in self.world.days
-            if day != self.day
-        ]
-        origins = (work / "origin").as_uri() + "/{title}"
-        (work / "origins.csv").write_text(f"name,rate,price\n{origins},,\n")
-        (work / "planner.toml").write_text(
-            'catalogue = "catalogue.csv"\ncaches = "caches.csv"\norigins = "origins.csv"\nlogs = ["logs/*.csv"]\n'
-        )
+        rows = write_service(work, self.world, self.caches, self.day)
         self.say(
-            f"Made {DAYS} days of viewing in {plural(len(REGIONS), 'region')}: {sum(rows):,} rows of logs, of "
+            f"Made {DAYS} days of viewing in {plural(len(REGIONS), 'region')}: {rows:,} rows of logs, of "
             f"{plural(len(catalogue.titles), 'title')} in {plural(len(catalogue.files), 'file')}, "
             f"{show_bytes(int(catalogue.size.sum()))}; a cache has room for {HELD_SHARE:.0%} of it"
         )
-
-    @asynccontextmanager
-    async def _fleet(self, work: Path) -> AsyncIterator[str]:
-        async with Children(work) as children:
-            db = f"sqlite:///{work / 'tracker.db'}"
-            options = ["--listen", "127.0.0.1:0", "--db", db, "--heartbeat", str(HEARTBEAT_S), "--until-eof", "--json"]
-            tracker_process = await children.start("tracker", "p2pfill.cli", ["tracker", *options])
-            tracker = (await tracker_process.read_ready())["url"]
-            nodes = [
-                await children.start(one.name, "p2pfill.cli", [
-                    "node", "--id", one.name, "--isp", one.isp, "--region", one.region, "--cluster", one.cluster,
-                    "--data", str(work / one.name), "--listen", "127.0.0.1:0", "--tracker", tracker, "--until-eof",
-                    "--json",
-                ])
-                for one in self.caches
-            ]  # fmt: skip
-            for node in nodes:
-                await node.read_ready()
-            self.say(f"Started a tracker and {plural(len(nodes), 'cache')}, two in each region")
-            yield tracker
-
-    async def _publish(self, work: Path, tracker: str) -> None:
-        from p2pfill.store.publish import publish
-
-        async with TrackerClient(tracker) as client:
-            for title in self.world.catalogue.titles:
-                made = await trio.to_thread.run_sync(partial(publish, work / "origin" / title, name=title))
-                await client.put_title(made.manifest.title_id.hex(), made.manifest.encode())
-            with trio.move_on_after(FLEET_S) as scope:
-                while True:
-                    if sum(node.alive for node in await client.nodes()) == len(self.caches):
-                        break
-                    await trio.sleep(POLL_S)
-            if scope.cancelled_caught:
-                raise CommandFailed(f"not all caches have reported to the tracker after {FLEET_S:.0f} s")
 
     def _plan(self, work: Path, tracker: str) -> Desk:
         desk = Desk(work / "planner.toml", tracker)
@@ -224,16 +159,7 @@ class _PlanDemo:
 
     async def _fill(self, tracker: str) -> None:
         began = time.monotonic()
-        async with TrackerClient(tracker) as client:
-            with trio.move_on_after(FILL_S) as scope:
-                while True:
-                    status = [await client.fill(one.fill_id) for one in await client.fills()]
-                    if all(one.done for one in status):
-                        break
-                    await trio.sleep(POLL_S)
-            if scope.cancelled_caught:
-                raise CommandFailed(f"not all is live {FILL_S:.0f} s after: {_lacking(status)}; try again with --keep")
-            self.by_tier = _by_tier(await client.nodes())
+        self.by_tier = by_tier(await wait_filled(tracker))
         self.fill_s = time.monotonic() - began
         tiers = " · ".join(f"{tier} {show_bytes(count)}" for tier, count in self.by_tier.items())
         self.say(f"Filled it in {show_seconds(self.fill_s)}: {tiers}")
@@ -338,23 +264,3 @@ def draw(demo: _PlanDemo, path: Path) -> None:
     right.set_ylabel("streams that came")
     right.set_title("Files that the plan placed, all regions")
     save_plot(figure, path)
-
-
-def _named(world: World) -> World:
-    """Return a world whose regions have names."""
-    from dataclasses import replace
-
-    names = tuple(name for name, _ in REGIONS)
-    return replace(world, views=replace(world.views, regions=names), load=replace(world.load, names=names))
-
-
-def _lacking(status: list[FillStatus]) -> str:
-    names = sorted({one.title_name for one in status if not one.done})
-    return ", ".join(names[:5])
-
-
-def _by_tier(nodes: list[NodeStatus]) -> dict[str, int]:
-    return {
-        tier: sum(getattr(report, f"bytes_{tier}") for node in nodes for report in node.titles)
-        for tier in ("peer", "regional", "origin")
-    }

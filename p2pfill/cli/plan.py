@@ -98,7 +98,7 @@ def check(
     deadline: Annotated[
         str,
         typer.Option(
-            "--deadline", metavar="TIME", help="As for `fill`; by default when the last window closes within a day."
+            "--deadline", metavar="TIME", help="As for `fill`; by default when the last window of the night closes."
         ),
     ] = "",
     simulate: Simulate = True,
@@ -169,7 +169,7 @@ def apply_command(
     planner: Planner = HERE,
     origins: OriginUrls = None,
     deadline: Annotated[
-        str, typer.Option("--deadline", metavar="TIME", help="As for `fill`; by default when the last window closes.")
+        str, typer.Option("--deadline", metavar="TIME", help="As for `fill`; by default the plan's own.")
     ] = "",
     rewrite_max: Annotated[
         float | None,

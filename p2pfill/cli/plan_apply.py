@@ -18,13 +18,13 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import parse_deadline, show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk, day_of
+from p2pfill.cli.plan_desk import DAY_S, Desk, day_of
 from p2pfill.cli.plan_history import ingest_view
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model.windows import at_utc
-from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import TitleRecord
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from p2pfill.plan.orders import Orders
 
 SHOWN: Final = 12
+LATE: Final = "its orders are due in the past, and late from the start: --at says when the night begins"
+SHOWN_CHARS: Final = 80
+"""Of a name in a message."""
 UNKNOWN_SHOWN: Final = 5
 """Titles by name; --json has all."""
 
@@ -48,8 +51,10 @@ class Applied(msgspec.Struct):
     ended: int
     unknown: dict[str, int]
     """Title that the tracker does not know -> files of the plan in it."""
+    withdrawn: dict[str, int] = {}
+    """Title that was withdrawn, and which the plan does not order again -> files of the plan in it."""
     refused: dict[str, str] = {}
-    """Title -> why the tracker refused an order of it."""
+    """Title -> why the tracker refused an order of it, or its end."""
     left_out: int = 0
     """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
     notes: list[str] = []
@@ -74,7 +79,16 @@ def apply_plan(
     if not desk.tracker:
         raise ConfigError(f"no tracker is named: give --tracker URL, or write tracker = \"URL\" into {planner}")
     start = at_utc(at) if at else time.time()
-    due = parse_deadline(deadline, start) if deadline else desk.night(start)[1].deadline
+    if day_of(start) > plan.head.day:
+        raise ConfigError(
+            f"{path} is for {plan.head.day}, which is over, and would undo what was planned since: make a plan for "
+            "tonight, or name with --at the night in which this one was to be applied"
+        )
+    # What the plan was proved by, so that the report of the night finds it by the same.
+    proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
+    due = parse_deadline(deadline, start) if deadline else proved
+    if due <= start:
+        raise ConfigError(f"deadline {show_deadline(due)} is not after {show_deadline(start)}, when the night begins")
     done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
@@ -90,57 +104,73 @@ def apply(
     """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
 
     What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
-    what it is to keep.
+    what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
     """
-    from p2pfill.plan.orders import REWRITE_MAX, check_rewriting, orders_of
+    from p2pfill.plan.orders import orders_of
+    from p2pfill.plan.rewriting import check_rewriting, written_by
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
-    check_rewriting(plan, max(share, 0.0) if rewrite_max is not None else max(share, REWRITE_MAX))
-    bases = [absolute_origin(one) for one in origins] or _bases(desk)
+    bases = _bases(desk, origins)
     _check_caches(desk, plan)
-    notes = _odd(plan, due)
+    notes = [LATE] if due < time.time() else []
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
-        titles = await client.titles()
-        notes.extend(_other_sizes(desk, plan, titles))
-        asked = orders_of(plan, titles, await client.fills(), bases, due)
+        known = await client.catalogue()
+        notes.extend(_other_sizes(desk, plan, known.titles))
+        asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
+        check_rewriting(written_by(plan, desk.caches, known.titles, await client.nodes(), known.withdrawn), share)
         done = Applied(
-            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, notes=notes
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn,
+            notes=notes,
         )  # fmt: skip
-        if not yes:
-            return done, asked
-        for request in asked.post:
+        if yes:
+            done.ordered = done.ended = 0
             try:
-                created = await client.post_fill(request)
-                done.left_out += len(created.left_out)
-            except TrackerRefused as error:
-                done.refused[request.title] = str(error)
-        refused = set(done.refused)
-        for fill in asked.delete:
-            if fill.request.title in refused:
-                continue  # what was to stand in its place does not
-            try:
-                await client.delete_fill(fill.fill_id)
-            except TrackerRefused as error:
-                if error.status != 404:  # somebody else ended it
-                    raise
+                await _carry_out(client, asked, done)
+            except TrackerUnreachable as error:
+                said = f"{done.ordered} of {plural(len(asked.post), 'order')} made, {done.ended} ended"
+                raise TrackerUnreachable(f"{error}; {said} by then: apply the plan again") from error
         return done, asked
 
     found: tuple[Applied, Orders] = desk.call(work)
     return found
 
 
-def _bases(desk: Desk) -> list[str]:
-    """Return the base URLs in the table of origins. Raises `ConfigError` for one that caches cannot fetch from."""
-    from p2pfill.origin.urls import check_origin
+def _bases(desk: Desk, origins: Sequence[str]) -> list[str]:
+    """Return where titles come from, by the command line or by the table of origins. Raises `ConfigError`."""
+    from p2pfill.plan.orders import origin_of
 
-    names = [] if desk.origins is None else desk.origins.names
-    for name in names:
+    named = list(origins) or list(() if desk.origins is None else desk.origins.names)
+    home = Path() if origins else desk.home
+    bases = []
+    for one in named:
+        is_url = "://" in one or one[:5].lower() == "file:"
+        bases.append(absolute_origin(one) if origins and "{title}" not in one else one if is_url else
+                     str((home / Path(one).expanduser()).absolute()))  # fmt: skip
+        origin_of(bases[-1], "title")
+    return bases
+
+
+async def _carry_out(client: TrackerClient, asked: Orders, done: Applied) -> None:
+    """Order and end what was asked for, and note what came of it. What is refused does not keep back the rest."""
+    for request in asked.post:
         try:
-            check_origin(name)
-        except ConfigError as error:
-            raise ConfigError(f"{desk.config.origins}: {error}") from error
-    return list(names)
+            created = await client.post_fill(request)
+            done.ordered += 1
+            done.left_out += len(created.left_out)
+        except TrackerRefused as error:
+            done.refused[asked.names[request.title]] = str(error)
+    not_replaced = set(done.refused)  # by name: what could not be ordered may be another version of what stands
+    for fill in asked.delete:
+        name = asked.names.get(fill.request.title, fill.request.title)
+        if name in not_replaced:
+            continue
+        try:
+            await client.delete_fill(fill.fill_id)
+            done.ended += 1
+        except TrackerRefused as error:
+            if error.status != 404:  # else somebody has ended it
+                done.refused[name] = str(error)
 
 
 def _check_caches(desk: Desk, plan: Plan) -> None:
@@ -153,15 +183,6 @@ def _check_caches(desk: Desk, plan: Plan) -> None:
                     f"the plan has {one.file!r} in cache {name!r}, which the table of caches does not have: mend the "
                     "plan, or make it anew"
                 )
-
-
-def _odd(plan: Plan, due: float) -> list[str]:
-    notes = []
-    if plan.head.day < day_of(due):
-        notes.append(f"this plan is for {plan.head.day}, and the night ends on {day_of(due)}: make one for that day")
-    if due < time.time():
-        notes.append("its orders are due in the past, and late from the start: --at says when the night begins")
-    return notes
 
 
 def _other_sizes(desk: Desk, plan: Plan, titles: Sequence[TitleRecord]) -> list[str]:
@@ -190,11 +211,13 @@ def check_applied(done: Applied) -> None:
     """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
     if done.refused:
         title, why = next(iter(done.refused.items()))
-        raise CommandFailed(f"{plural(len(done.refused), 'title')} could not be ordered; {title[:12]}: {why}")
+        raise CommandFailed(
+            f"{plural(len(done.refused), 'title')} could not be ordered as planned; {title[:SHOWN_CHARS]!r}: {why}"
+        )
     if done.unknown and not done.ordered and not done.kept:
         raise CommandFailed(
-            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))!r}: publish them with "
-            "p2pfill publish, under the names that the catalogue has, and p2pfill title add",
+            f"the tracker knows no title of the plan, such as {next(iter(done.unknown))[:SHOWN_CHARS]!r}: publish them "
+            "with p2pfill publish, under the names that the catalogue has, and p2pfill title add",
             ExitCode.USAGE,
         )
 
@@ -220,6 +243,15 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
                 f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
                 f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, "
                 "`p2pfill title add` them, and apply again",
+                style="yellow",
+            )
+        )
+    if done.withdrawn:
+        names = ", ".join(printable(one) for one in list(done.withdrawn)[:5])
+        parts.append(
+            Text(
+                f"{plural(len(done.withdrawn), 'title')} of the plan {'was' if len(done.withdrawn) == 1 else 'were'} "
+                f"withdrawn, and are not ordered again: {names}; exclude them in the planner's file",
                 style="yellow",
             )
         )
@@ -290,16 +322,21 @@ def run_night(
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
             record["ingest"], came = _ingest(desk, logs)
+        status.update("looking what came of the plan before")
+        before = _report_before(desk, day)
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
         if simulate:
             status.update("simulating the night")
             start = at_utc(at) if at else time.time()
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
     path = keep(desk, made.plan, None)
-    record |= made_record(desk, made, path)
+    record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
     if not as_json:
         if came is not None:
             console.print(came, Text(), sep="\n", soft_wrap=True)
+        if before is not None:
+            console.print(before[0], soft_wrap=True)
+            console.print()
         console.print(made_view(made, path, console.width), soft_wrap=True)
     fits = made.outlook.verdict.fits
     done = None
@@ -319,11 +356,36 @@ def run_night(
         check_applied(done)
 
 
+def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
+    """Return what came of the newest plan for a day before one, as text and as JSON has it; None: there is none.
+
+    That its night is not known any more, or the tracker does not answer, keeps nobody from planning: it is said.
+    """
+    from p2pfill.cli.plan_report import Tables, what_came
+    from p2pfill.cli.plan_report_view import report_view
+
+    path = desk.last_plan(day or day_of(time.time() + DAY_S)) if desk.tracker else None
+    if path is None:
+        return None
+    try:
+        plan, _ = desk.read_plan(str(path))
+        came = what_came(plan, Tables().completed(desk), tracker=desk.tracker)
+    except P2PFillError as error:
+        return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
+    width = Console().width
+    return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
+
+
 def _logs(desk: Desk) -> list[Path]:
     """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
     found: set[Path] = set()
-    for pattern in desk.config.logs:
-        found |= {Path(one) for one in glob.glob(str(desk.at(pattern)), recursive=True)}
+    for name in desk.config.logs:
+        if desk.at(name).is_file():  # whatever signs of patterns are in its name
+            found.add(desk.at(name))
+            continue
+        # Patterns are what the file says, and not the directory that it lies in.
+        pattern = str(Path(name).expanduser())
+        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
     if desk.config.logs and not found:
         raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
     return sorted(found)

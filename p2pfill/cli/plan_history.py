@@ -136,7 +136,7 @@ def history_view(found: Any, width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold")]
     if found.gaps:
         more = f" and {len(found.gaps) - GAPS_SHOWN} more" if len(found.gaps) > GAPS_SHOWN else ""
-        said = f"nothing of {', '.join(found.gaps[:GAPS_SHOWN])}{more}: forecasts take these as days without views"
+        said = f"nothing of {', '.join(found.gaps[:GAPS_SHOWN])}{more}: forecasts go without these days"
         parts.append(Text(said, style="yellow"))
     if found.forgotten_days:
         parts.append(Text(f"{plural(found.forgotten_days, 'older day')} forgotten", style="dim"))

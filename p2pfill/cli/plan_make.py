@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from p2pfill.plan.feasibility.needs import Needs
     from p2pfill.plan.feasibility.network import Network, Night
     from p2pfill.plan.making import Made
+    from p2pfill.plan.tables import Views
 
 SHOWN: Final = 20
 """Rows of a table of files or caches; --json has all."""
@@ -36,6 +38,12 @@ REMEDIES_SHOWN: Final = 3
 
 STALE_DAYS: Final = 3
 """Between the end of the history and the day that is planned for, from which on it is said."""
+
+RECENT_DAYS: Final = 14
+"""Before the end of the history, of which it is said where logs are missing: forecasts forget a fifth each day."""
+
+PART_OF_DAY: Final = 0.75
+"""Of the hours that a day has in the logs: a last day of fewer is one of which logs are still to come."""
 
 PREDICTED_CACHES_MAX: Final = 500
 """More are not simulated in a time that one waits for."""
@@ -107,14 +115,7 @@ def made_plan(
     number = day_number(day)
     note("reading what was watched")
     views = desk.history.views(desk.catalogue, desk.caches.regions)
-    notes = []
-    known = min(views.last_day, number - 1)
-    if known < views.first_day:
-        raise ConfigError(f"the history begins with {_iso(views.first_day)}: nothing is known before {day}")
-    if number - known > STALE_DAYS:
-        notes.append(
-            f"what was watched is known up to {_iso(known)}, {number - known} days before {day}: take newer logs in"
-        )
+    notes = _known(desk, views, number)
     lies, source = desk.held(held, day)
     pins, exclusions = desk.wishes
     note("forecasting and placing")
@@ -142,6 +143,30 @@ def made_plan(
         plan.head, finish_at=proof.verdict.finish or 0.0, deadline=proof.night.deadline
     )  # fmt: skip
     return MadePlan(msgspec.structs.replace(plan, head=head), source, proof, given_up, notes)
+
+
+def _known(desk: Desk, views: Views, day: int) -> list[str]:
+    """Return what the history lacks for a day's plan. Raises `ConfigError` where it has nothing."""
+    last = min(views.last_day, day - 1)
+    while last in views.unknown:
+        last -= 1
+    if last < views.first_day:
+        raise ConfigError(f"the history begins with {_iso(views.first_day)}: nothing is known before {_iso(day)}")
+    notes = []
+    if day - last > STALE_DAYS:
+        notes.append(
+            f"what was watched is known up to {_iso(last)}, {day - last} days before {_iso(day)}: take newer logs in"
+        )
+    if gaps := [_iso(one) for one in views.unknown if last - RECENT_DAYS <= one < last]:
+        notes.append(f"nothing is known of {', '.join(gaps)}: take the logs in, if there are any")
+    hours = {name: one.hours for name, one in desk.history.summary().days.items() if name <= _iso(last)}
+    others = [hours[name] for name in sorted(hours)[-RECENT_DAYS:-1]]
+    if others and hours[_iso(last)] < PART_OF_DAY * statistics.median(others):
+        notes.append(
+            f"of {_iso(last)} the logs have {plural(hours[_iso(last)], 'hour')}, of the days before it mostly "
+            f"{statistics.median(others):.0f}: so it passes for a day on which little was watched"
+        )
+    return notes
 
 
 def _unplaced(made: Made) -> list[str]:

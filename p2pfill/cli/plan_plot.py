@@ -40,6 +40,8 @@ ROWS_MAX: Final = 40
 """Clusters, or forecasts, of one picture."""
 COLUMNS_MAX: Final = 240
 """Of the heat map: each is three pixels wide or more."""
+MARKED: Final = 3
+"""Times the largest demand, up to which what can be served is marked: else bars would be too short to be read."""
 TAIL: Final = 1.2
 """Times as many files are shown as have a place, by rank: the others are a long white tail."""
 NAME_CHARS: Final = 34
@@ -151,7 +153,7 @@ def _came(column: Mapping[str, int], width: NDArray[Any], day: Day | None) -> ND
 def _draw_streams(axes: Axes, edges: NDArray[Any], expected: NDArray[Any], came: NDArray[Any] | None) -> None:
     if came is not None:
         axes.stairs(came, edges, color=MISSED, fill=True, label="came")
-    axes.stairs(expected, edges, color=EXPECTED, linewidth=1.4, label="expected")
+    axes.stairs(expected, edges, baseline=None, color=EXPECTED, linewidth=1.4, label="expected")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_ylim(0, max(float(expected.max(initial=1)), 1.0 if came is None else float(came.max(initial=1))) * 1.6)
     axes.set_ylabel("streams a file,\nall regions", fontsize=9)
@@ -192,15 +194,14 @@ def draw_demand(viewing: DayReport, day: str, path: Path) -> None:
     axes.barh(places, misses, 0.62, hits, color=MISSED, label="watched, and not there")
     expected = [one.expected_bytes / power for one in rows]
     axes.scatter(expected, places, marker="D", s=22, color=EXPECTED, zorder=3, label="expected to be watched")
-    limit = max(one.carries_bytes for one in rows) / power
-    far = most / power * 3
+    far = most / power * MARKED
     shown = [(at, one.carries_bytes / power) for at, one in enumerate(rows) if one.carries_bytes / power <= far]
     if shown:
         axes.scatter(
             [amount for _, amount in shown], [at for at, _ in shown], marker="|", s=170, linewidths=2.2, color="black",
             zorder=3, label="can be served in such a day",
         )  # fmt: skip
-    axes.set_xlim(0, min(limit, far) * 1.06 if shown else most / power * 1.1)
+    axes.set_xlim(0, max([most / power, *(amount for amount, _ in shown)]) * 1.06 or 1)
     axes.set_yticks(places, [_short(one.cluster) for one in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     beyond = "" if len(shown) == len(rows) else "; what can be served is more than this shows where it is not marked"

@@ -18,7 +18,8 @@ from p2pfill.errors import ConfigError
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan, PlanHead
     from p2pfill.plan.report.day import Day
-    from p2pfill.plan.report.night import Ordered
+    from p2pfill.plan.report.night import NightFacts, Ordered
+    from p2pfill.plan.report.report import PlanReport
     from p2pfill.tracker.night_report import NightReport, NightSummary
 
 HERE: Final = Path("planner.toml")
@@ -55,6 +56,8 @@ class FoundNight:
     ordered: Ordered | None = None
     titles: frozenset[str] | None = None
     """Names of those that the tracker has."""
+    live: frozenset[tuple[str, str]] = frozenset()
+    """Titles and caches where they are live now."""
 
 
 def show_report(
@@ -92,6 +95,28 @@ def show_report(
             "what was watched takes --history, --catalogue and --caches: give all three, or a planner's file with "
             "--planner"
         )
+    came = what_came(plan, tables, tracker=tracker, night_file=night_file, night=night)
+    _print(plan, came, plot, as_json=as_json)
+
+
+class Came(NamedTuple):
+    """What came of a plan, and what that was made of."""
+
+    report: PlanReport
+    facts: NightFacts
+    night: NightReport
+    day: Day | None
+    notes: list[str]
+
+
+def what_came(
+    plan: Plan, tables: Tables, *, tracker: str, night_file: Path | None = None, night: str = ""
+) -> Came:  # fmt: skip
+    """Return what came of a plan. Raises `ConfigError` where its night is not known, and `TrackerError`."""
+    from p2pfill.cli.nights import why_lacking
+    from p2pfill.plan.report.night import facts_of
+    from p2pfill.plan.report.report import build_report
+
     found = _night_of(plan, tracker, night_file, night)
     notes: list[str] = []
     day = None
@@ -99,35 +124,32 @@ def show_report(
         day = read_day(plan, tables.history, tables.catalogue, tables.caches, notes)
         for cache, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
             found.rates[cache] = min(rate, found.rates.get(cache, rate))
-    _print(plan, found, day, notes, plot, as_json=as_json)
+    facts = facts_of(
+        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live
+    )
+    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
+    return Came(told, facts, found.report, day, notes)
 
 
-def _print(
-    plan: Plan, found: FoundNight, day: Day | None, notes: list[str], plot: Path | None, *, as_json: bool
-) -> None:  # fmt: skip
+def _print(plan: Plan, came: Came, plot: Path | None, *, as_json: bool) -> None:
     import sys
 
     import msgspec
     from rich.console import Console
 
-    from p2pfill.cli.nights import why_lacking
     from p2pfill.cli.plan_report_view import report_view
-    from p2pfill.plan.report.night import facts_of
-    from p2pfill.plan.report.report import build_report
 
-    facts = facts_of(found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles)
-    told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     if as_json:
-        print(msgspec.json.encode(told).decode())
-        for note in notes:
+        print(msgspec.json.encode(came.report).decode())
+        for note in came.notes:
             print(note, file=sys.stderr)
     else:
         console = Console(highlight=False)
-        console.print(report_view(told, console.width, notes))
+        console.print(report_view(came.report, console.width, came.notes))
     if plot is not None:
         from p2pfill.cli.plan_plot import draw_all
 
-        for path in draw_all(plan, facts, told, found.report, day, plot):
+        for path in draw_all(plan, came.facts, came.report, came.night, came.day, plot):
             print(f"drawn: {path}", file=sys.stderr)
 
 
@@ -190,8 +212,16 @@ async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNig
         record = await client.night_record(name)
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
+        live = frozenset(
+            (titles[one.title], str(node.info.id))
+            for node in await client.nodes()
+            for one in node.titles
+            if one.state == "live" and one.title in titles
+        )
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
-    return FoundNight(found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()))
+    return FoundNight(
+        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live
+    )
 
 
 def choose_night(nights: list[NightSummary], plan: PlanHead, names: tuple[str, ...]) -> str:

@@ -181,25 +181,31 @@ def _finish(night: NightPart) -> str:
     bound = f"; by the plan's proof it could not be before {_at(night.bound_at)}" if night.bound_at else ""
     if night.there < night.planned:
         missing = night.planned - night.there
-        said = plural(missing, "copy").replace("copys", "copies")
-        if not night.is_over:
-            verb = "is" if missing == 1 else "are"
-            due = f"; due by {_at(night.deadline)}" if night.deadline else ""
-            return f"{said} {verb} yet to come{due}{bound}"
-        by = f" by {_at(night.deadline)}" if night.deadline else ""
-        return f"{said} did not come{by}{bound}"
+        due = " by" if night.is_over else ", due by"
+        by = f"{due} {_at(night.deadline)}" if night.deadline else ""
+        return f"{_copies(missing)} {'did not come' if night.is_over else 'not there yet'}{by}{bound}"
     if not night.finish_at:
-        return f"all was there when the night began{bound}"
+        return f"all is there; when, the night does not say{bound}"
     late = ""
     if night.deadline:
         minutes = abs(night.deadline - night.finish_at) / 60
         late = f", {minutes:,.0f} min {'before' if night.finish_at <= night.deadline else 'after'} the deadline"
-    return f"the last copy was there at {_at(night.finish_at)}{late}{bound}"
+    untimed = ""
+    if night.untimed:
+        untimed = (
+            f"; of {_copies(night.untimed)} the night does not say when, as of files that are added to a live title"
+        )
+    return f"the last copy was there at {_at(night.finish_at)}{late}{bound}{untimed}"
+
+
+def _copies(count: int) -> str:
+    return "1 copy" if count == 1 else f"{count:,} copies"
 
 
 def _lacking(one: NotThere) -> Iterator[RenderableType]:
-    copies = "1 copy" if one.copies == 1 else f"{one.copies:,} copies"
-    yield Padding(Text(f"{WHY_TEXTS[one.why]}: {copies}, {show_bytes(one.bytes)}", style="bold"), (0, 0, 0, 2))
+    yield Padding(
+        Text(f"{WHY_TEXTS[one.why]}: {_copies(one.copies)}, {show_bytes(one.bytes)}", style="bold"), (0, 0, 0, 2)
+    )
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for copy in one.examples:
         alike[copy.file, copy.said].append(copy.cache)

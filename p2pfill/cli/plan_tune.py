@@ -80,6 +80,8 @@ def _days(desk: Desk, count: int) -> list[tuple[Demand, Demand]]:
     model = learn(views.until(first), desk.catalogue)
     found = []
     for day in range(first, views.last_day + 1):
+        if day in views.unknown:
+            continue
         said = spread_demand(model.forecast(day), desk.catalogue.size, desk.caches, weights)
         rows = slice(*np.searchsorted(views.day, (day, day + 1)).tolist())
         came = np.zeros_like(said.rows)

@@ -14,18 +14,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
 from p2pfill.errors import ConfigError, StoreError
+from p2pfill.model.quantities import QUANTITY_MAX
 from p2pfill.store.disk import replace_file
 
 VERSION: Final = 1
 
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of one file of the plan: a hundred thousand caches by name."""
+
+FILES_MAX: Final = 5_000_000
+"""Of a plan: as many as a catalogue may have."""
+
+MOMENT_MAX: Final = 253_000_000_000.0
+"""Seconds since the epoch: in the year 9987. Times beyond 9999 cannot be written as dates."""
 
 PRIORITIES: Final = 10
 """Steps of urgency, 1 to 10: which of a night's files come first where not all can."""
@@ -134,31 +142,64 @@ def write_plan(path: Path, plan: Plan) -> None:
 def read_plan(path: Path) -> Plan:
     """Return the plan in a file. Raises `ConfigError`, with the line of the fault, and `StoreError`."""
     try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"cannot read the plan {path}: it is no file")
         with path.open("rb") as stream:
-            lines = iter(enumerate(stream, 1))
-            number, first = next(lines, (1, b""))
-            head = _decoded(path, number, first, PlanHead)
-            if head.plan != VERSION:
-                raise ConfigError(f"{path} is a plan of version {head.plan}: this is for version {VERSION}")
-            files = tuple(_decoded(path, number, line, PlannedFile) for number, line in lines)
+            head = _decoded(path, 1, stream.readline(LINE_BYTES_MAX + 1), PlanHead)
+            _check_head(path, head)
+            files: list[PlannedFile] = []
+            while line := stream.readline(LINE_BYTES_MAX + 1):
+                if len(files) == FILES_MAX:
+                    raise ConfigError(f"{path} has more than {FILES_MAX:,} files, more than any plan")
+                number = len(files) + 2
+                files.append(_decoded(path, number, line, PlannedFile))
+                _check_file(path, number, files[-1])
     except OSError as error:
         raise StoreError(f"cannot read the plan {path}: {error.strerror}") from error
     names = [one.file for one in files]
     if names != sorted(set(names)):
         raise ConfigError(f"{path}: its files are not in order, or one stands there twice: make it anew")
-    for one in files:
-        if one.file != one.title and not one.file.startswith(f"{one.title}/"):
-            raise ConfigError(f"{path}: file {one.file!r} is none of title {one.title!r}")
-    return Plan(head, files)
+    return Plan(head, tuple(files))
 
 
 def _decoded(path: Path, number: int, line: bytes, kind: type[Record]) -> Record:
     if len(line) > LINE_BYTES_MAX:
-        raise ConfigError(f"{path}, line {number}: it has {len(line)} bytes, more than any plan")
+        raise ConfigError(f"{path}, line {number}: it has more than {LINE_BYTES_MAX} bytes, more than any plan")
     try:
         return msgspec.json.decode(line, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}, line {number}: no plan: {error}") from error
+
+
+def _check_head(path: Path, head: PlanHead) -> None:
+    """Look whether what people may have edited can be meant. Raises `ConfigError`."""
+    if head.plan != VERSION:
+        raise ConfigError(f"{path} is a plan of version {head.plan}: this is for version {VERSION}")
+    try:
+        is_day = date.fromisoformat(head.day).isoformat() == head.day
+    except ValueError:
+        is_day = False
+    if not is_day:
+        raise ConfigError(f"{path}, line 1: {head.day[:40]!r} is no day such as 2026-12-01")
+    if not all(0 <= one <= MOMENT_MAX for one in (head.made_at, head.finish_at, head.deadline)):
+        raise ConfigError(f"{path}, line 1: made_at, finish_at or deadline is no time since 1970")
+    if not all(0 <= one <= QUANTITY_MAX for one in head.capacities.values()):
+        raise ConfigError(f"{path}, line 1: a cache has a capacity out of range")
+
+
+def _check_file(path: Path, number: int, one: PlannedFile) -> None:
+    """Look whether what is said of a file can be meant. Raises `ConfigError`."""
+    place = f"{path}, line {number}"
+    if one.file != one.title and not one.file.startswith(f"{one.title}/"):
+        raise ConfigError(f"{place}: file {one.file!r} is none of title {one.title!r}")
+    if one.file.endswith("/"):
+        raise ConfigError(f"{place}: {one.file!r} is no file: write {one.title!r} for all of a title")
+    if not 0 < one.size <= QUANTITY_MAX or not 1 <= one.priority <= PRIORITIES or one.streams < 0:
+        raise ConfigError(f"{place}: size, priority or streams of {one.file!r} is out of range")
+    names = (*one.comes, *one.stays, *one.goes)
+    if len(names) != len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"{place}: {one.file!r} has cache {twice!r} twice, among what comes, stays and goes")
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -7,10 +7,13 @@ a file comes that is there, and nothing is fetched for it.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import translate
+from typing import Final, NamedTuple
 
+from p2pfill.model.reports import TitleReport
 from p2pfill.model.selector import Selector
 from p2pfill.plan.document import Plan
 from p2pfill.plan.making import placement_of
@@ -19,6 +22,16 @@ from p2pfill.tracker.records import FillRecord, NodeStatus, TitleRecord
 
 SERVED: frozenset[str] = frozenset({"live", "repairing"})
 """States of a title in which what is ordered of it lies there."""
+
+_WILD: Final = re.compile(r"[*?[]")
+
+
+class _Order(NamedTuple):
+    """An order of a title, and what it means in the planner's numbers."""
+
+    fill: FillRecord
+    selector: Selector
+    files: frozenset[int]
 
 
 def held_of(
@@ -32,11 +45,13 @@ def held_of(
 
     Of several titles of a name the newest counts: what changed in it would have to come.
     """
-    records = {one.title: one for one in newest_of(titles).values()}
-    orders: dict[str, list[tuple[Selector, tuple[str, ...]]]] = defaultdict(list)
-    for fill in fills:
-        orders[fill.request.title].append((Selector.parse(fill.request.selector), fill.request.files))
     files = _files_by_title(catalogue)
+    records = {one.title: one for one in newest_of(titles).values() if one.name in files}
+    orders: dict[str, list[_Order]] = defaultdict(list)
+    for fill in fills:
+        if record := records.get(fill.request.title):
+            meant = files_meant(files[record.name], fill.request.files)
+            orders[record.title].append(_Order(fill, Selector.parse(fill.request.selector), meant))
     cache_at = {name: number for number, name in enumerate(caches.names)}
     found: list[set[int]] = [set() for _ in caches.names]
     for node in nodes:
@@ -45,16 +60,26 @@ def held_of(
             continue
         for report in node.titles:
             record = records.get(report.title)
-            if record is None or record.name not in files:
+            if record is None:
                 continue
-            its = files[record.name]
             if report.have_bytes >= record.size:
-                found[number].update(its.values())
+                found[number].update(files[record.name].values())
             elif report.state in SERVED:
-                for selector, patterns in orders[report.title]:
-                    if selector.matches(node.info):
-                        found[number].update(place for path, place in its.items() if _is_meant(path, patterns))
+                mine = [one for one in orders[report.title] if one.selector.matches(node.info)]
+                found[number].update(*(one.files for one in mine if _is_done(report, one.fill)))
     return placement_of([sorted(one) for one in found])
+
+
+def _is_done(report: TitleReport, fill: FillRecord) -> bool:
+    """Tell whether what an order means of a title lies there, which a cache shows.
+
+    What a cache says of an older order it does not say of this one. While it repairs a title it either gets more files,
+    by its newest order, or mends what had come.
+    """
+    if report.number < fill.number:
+        return False
+    is_mended = report.finished_at >= fill.ordered_at > 0
+    return report.state == "live" or report.number > fill.number or is_mended
 
 
 def newest_of(titles: Iterable[TitleRecord]) -> dict[str, TitleRecord]:
@@ -87,8 +112,18 @@ def _files_by_title(catalogue: Catalogue) -> dict[str, dict[str, int]]:
     return found
 
 
-def _is_meant(path: str, patterns: Sequence[str]) -> bool:
-    """Whether an order means a file, as `model.selection.select` has it; no patterns mean all."""
-    return not patterns or any(
-        path == one or (one.endswith("/") and path.startswith(one)) or fnmatchcase(path, one) for one in patterns
-    )
+def files_meant(paths: Mapping[str, int], patterns: Sequence[str]) -> frozenset[int]:
+    """Return the files that an order means, as `model.selection.select` has it; no patterns mean all.
+
+    `paths`: path within the title -> number of the file.
+    """
+    if not patterns:
+        return frozenset(paths.values())
+    found = {paths[one] for one in patterns if one in paths and not one.endswith("/")}
+    for pattern in patterns:
+        if pattern.endswith("/"):
+            found |= {number for path, number in paths.items() if path.startswith(pattern)}
+        if _WILD.search(pattern):
+            matches = re.compile(translate(pattern)).match
+            found |= {number for path, number in paths.items() if matches(path)}
+    return frozenset(found)

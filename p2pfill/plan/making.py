@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.ids import node_id_from_text
 from p2pfill.plan.document import PRIORITIES, VERSION, Plan, PlanHead, PlannedCluster, PlannedFile
 from p2pfill.plan.history.history import iso_of
 from p2pfill.plan.placement.demand import Demand, regions_of_clusters, spread_demand, weights_by_serving
@@ -122,7 +123,7 @@ def make(inputs: Inputs) -> Made:
 
     The same inputs give the same plan.
     """
-    check_names(inputs.catalogue)
+    check_names(inputs.catalogue, inputs.caches)
     said = forecast(inputs.views, inputs.catalogue, inputs.day)
     weights = weights_by_load(inputs.load, inputs.caches)
     demand = spread_demand(said, inputs.catalogue.size, inputs.caches, weights)
@@ -134,8 +135,14 @@ def make(inputs: Inputs) -> Made:
     return Made(inputs, said, demand, result)
 
 
-def check_names(catalogue: Catalogue) -> None:
-    """Raise `ConfigError` where a file is not named as in plans: `TITLE/PATH`, or `TITLE` alone for all of it."""
+def check_names(catalogue: Catalogue, caches: Caches) -> None:
+    """Raise `ConfigError` where something is not named as in plans.
+
+    A file is `TITLE/PATH`, or `TITLE` alone for all of it; a cache is called as its node is, since it is ordered for by
+    that name.
+    """
+    for name in caches.names:
+        node_id_from_text(name)
     for file, number in zip(catalogue.files, catalogue.title.tolist(), strict=True):
         title = catalogue.titles[number]
         if file != title and not file.startswith(f"{title}/"):
@@ -143,6 +150,8 @@ def check_names(catalogue: Catalogue) -> None:
                 f"the catalogue has file {file!r} of title {title!r}: a plan is applied to titles as the tracker has "
                 f"them, so write {title + '/' + file!r}, or {title!r} for all of it"
             )
+        if file.endswith("/"):
+            raise ConfigError(f"the catalogue has {file!r}, which is no file: write {title!r} for all of a title")
 
 
 def with_peak_of(load: Load | None, settings: PlacementSettings) -> PlacementSettings:

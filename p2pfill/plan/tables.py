@@ -46,12 +46,15 @@ class Views:
     regions: tuple[str, ...]
     first_day: int
     last_day: int
-    """Both are in it. A day, region or file without a row was not watched; days outside of these are not known."""
+    """Both are in it. Days outside of these are not known; within, what has no row was not watched, unless the day is
+    in `unknown`."""
     day: Ints
     region: Ints
     file: Ints
     bytes: Longs
     requests: Longs
+    unknown: tuple[int, ...] = ()
+    """Days within of which nothing is known, ascending: no log of them was taken in."""
 
     def until(self, day: int) -> Views:
         """Return what was known when `day` began: all of the days before it."""
@@ -59,6 +62,7 @@ class Views:
         return Views(
             self.regions, self.first_day, min(self.last_day, day - 1),
             self.day[rows], self.region[rows], self.file[rows], self.bytes[rows], self.requests[rows],
+            tuple(one for one in self.unknown if one < day),
         )  # fmt: skip
 
 

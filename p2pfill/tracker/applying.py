@@ -67,13 +67,17 @@ async def _follow(
 ) -> PolicyApplied:
     """Count what differs, and have nodes told of it unless it is a dry run."""
     compare, pauses = _Comparison(before.policy, after.policy), Pauses()
-    rules = 1 + len(before.policy.caches) + len(after.policy.caches)
+    rules = 1 + len(before.policy.caches) + len(after.policy.caches) + len(after.policy.fills)
+    unmatched = _selectors(after.policy)
     for node_id, state in list(service.nodes.items()):
+        unmatched = [one for one in unmatched if not one[1].matches(state.info)]
         (digest_was, was), (digest, now) = before.settings(state.info), after.settings(state.info)
         applied.caches += (was.windows, was.rates) != (now.windows, now.rates)
         if digest_was != digest and not dry_run:
             service.wake(node_id)
         await pauses.note(rules)
+    if service.nodes:
+        applied.doubts += [f"{rule}: no cache that the tracker knows fits {one.text!r} yet" for rule, one in unmatched]
     for title in list(service.titles):
         told: list[str] = []
         moved: list[str] = []
@@ -102,6 +106,16 @@ async def _follow(
             service.follow_orders(title, told[place : place + COMPARED_AT_ONCE])
             await trio.lowlevel.checkpoint()
     return applied
+
+
+def _selectors(policy: FleetPolicy) -> list[tuple[str, Selector]]:
+    """Return the rules of a policy that are of some caches, as people are told of them, with their selectors."""
+    return [
+        (f"{kind} {rule.name!r}", Selector.parse(rule.selector))
+        for kind, rules in (("caches", policy.caches), ("fills", policy.fills))
+        for rule in rules
+        if rule.selector != "all"
+    ]
 
 
 class _Comparison:

@@ -28,7 +28,7 @@ ELSEWHERE: Final = {
     "publish": {"name", "to"}, "node": {"node_id", "data"}, "fill": {"files_from"}, "plan show": {"title"},
     "plan why": {"title"},
 }  # fmt: skip
-"""Those that give a name to what is new, one that the next test has, and titles of a planner, which its own tests have."""
+"""Those that give a name to what is new, one that the next test has, and titles of a planner: its tests have those."""
 
 ALSO: Final = {
     "tracker_url": None, "name": "film", "title": "film", "fill": None, "node": "a1", "node_id": "a1", "to": "all",

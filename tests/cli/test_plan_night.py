@@ -199,10 +199,37 @@ def test_what_is_missing_is_said_with_the_next_step(planner: Planner) -> None:
     assert "docs/planner.md" in planner.err
 
 
+def test_a_path_may_have_the_signs_of_patterns_in_it(planner: Planner) -> None:
+    home, history = planner.home.rename(planner.home.parent / "eu [1]"), planner.home.parent / "history"
+    (home / "history").rename(history)
+    (home / "logs" / "20457.csv").rename(home / "logs" / "[day] 4.csv")
+    planner.home = home
+    for logs in ('["logs/2*.csv"]', '["logs/[day] 4.csv", "logs/2*.csv"]', f'["{home}/logs/[day] 4.csv"]'):
+        text = PLANNER.replace('["logs/*.csv"]', logs)
+        (home / "planner.toml").write_text(f'history = "{history}"\n{text}')
+        again = planner.json("night", "--at", AT, "--no-simulate")["ingest"]["again"]
+        assert again == logs.count("2*.csv") * 6 + logs.count("[day]"), logs
+
+
 def test_a_history_that_ended_days_ago_is_told_of(planner: Planner) -> None:
     assert planner.json("make", "--at", AT)["notes"] == []
     notes = planner.json("make", "--at", "2026-01-12T00:00")["notes"]
     assert notes == ["what was watched is known up to 2026-01-07, 5 days before 2026-01-12: take newer logs in"]
+
+
+def test_days_that_the_logs_lack_are_told_of(planner: Planner) -> None:
+    home = planner.home
+    shutil.rmtree(home / "history")
+    logs = sorted((home / "logs").iterdir())
+    logs.pop(4).unlink()
+    header, *rows = logs[-1].read_text().splitlines(keepends=True)
+    logs[-1].write_text(header + "".join(row for row in rows if row.startswith(("2026-01-07T19", "2026-01-07T20"))))
+    notes = planner.json("night", "--at", AT, "--no-simulate")["notes"]
+    assert notes[0] == "nothing is known of 2026-01-05: take the logs in, if there are any"
+    assert notes[1].startswith("of 2026-01-07 the logs have 2 hours, of the days before it mostly 2")
+    assert len(notes) == 2
+    for early in ("2026-01-05T00:00", "2026-01-06T00:00"):
+        assert not planner.json("make", "--at", early)["notes"], "what comes later is not missed"
 
 
 def test_plans_beyond_those_that_are_kept_go(planner: Planner) -> None:
@@ -267,7 +294,7 @@ def fills_of(url: str) -> list[Any]:
 def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: Any, make: Callable[..., Any]) -> None:
     planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
     planner.json("make", "--at", AT)
-    planner("apply", code=2)
+    planner("apply", "--at", AT, code=2)
     assert "the tracker knows no title of the plan" in planner.err
     names = {one["title"] for one in planner.json("show")["files"]}
     text = planner("apply", "--at", AT, code=2)
@@ -284,7 +311,6 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert "nothing was done: p2pfill plan apply" in text
     assert f"p2pfill plan show {planner.home / 'plans' / '2026-01-08.plan'} --most" in text
     assert "due in the past" in text
-    assert planner.json("apply")["notes"][0].startswith("this plan is for 2026-01-08, and the night ends on ")
 
     async def order_by_hand() -> None:
         async with TrackerClient(fleet.url) as client:
@@ -311,9 +337,43 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert (again["ordered"], again["kept"], again["ended"]) == (0, done["ordered"], 0)
     # The next night's plan ends what it does not want, and leaves alone what others ordered.
     planner.json("make", "--at", "2026-01-09T00:00", "--held", "plan")
-    next_night = planner.json("apply", "--at", "2026-01-09T00:00", "--yes")
+    planner("apply", "--at", "2026-01-09T00:00", code=2)
+    assert "what lies there may be other than what it says" in planner.err, "the tracker knows of no cache"
+    next_night = planner.json("apply", "--at", "2026-01-09T00:00", "--yes", "--rewrite-max", "1")
     assert next_night["kept"] + next_night["ended"] == done["ordered"]
     assert sum(1 for one in fills_of(fleet.url) if not one.call_id) == 1
+
+
+def test_what_the_tracker_refuses_is_named_and_does_not_count_as_ordered(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    planner.json("make", "--at", AT)
+    file, title = next((one["file"], one["title"]) for one in planner.json("show")["files"] if one.get("comes"))
+    tree = planner.home / "trees" / title
+    (tree / file.removeprefix(f"{title}/")).rename(tree / "other")
+    manifest = publish(tree, name=title).manifest
+
+    async def publish_anew() -> None:
+        async with TrackerClient(fleet.url) as client:
+            await client.put_title(manifest.title_id.hex(), manifest.encode())
+
+    trio.run(publish_anew)
+    done = planner.json("apply", "--at", AT, "--tracker", fleet.url, "--yes", code=1)
+    assert list(done["refused"]) == [manifest.name]
+    assert done["ordered"] == len(fills_of(fleet.url)) > 0
+    assert "no file of the title is meant by" in planner.err
+
+
+def test_a_plan_is_due_when_its_proof_says_and_a_day_that_is_over_is_not_ordered(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    due = planner.json("make", "--at", AT)["deadline"]
+    for late in (AT, "2026-01-08T04:30"):
+        assert planner.json("apply", "--at", late, "--tracker", fleet.url)["deadline"] == due
+    after = planner.json("apply", "--at", "2026-01-08T12:00", "--tracker", fleet.url)["deadline"]
+    assert after == due + 86_400, "of the night after, where its own is over"
+    for at in ((), ("--at", "2026-01-09T00:00")):
+        planner("apply", *at, "--tracker", fleet.url, "--yes", code=2)
+        assert "is for 2026-01-08, which is over" in planner.err
+    assert fills_of(fleet.url) == []
 
 
 def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any) -> None:
@@ -323,12 +383,11 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     more = f'[placement]\nrewritten_share = 1\n[[exclude]]\ntitle = "{most["title"]}"\n'
     (planner.home / "planner.toml").write_text(PLANNER + more)
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
-    planner("apply", "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
-    assert "the plan writes more than 0% of" in planner.err
-    assert "a smaller rewritten_share, or allow it here with --rewrite-max" in planner.err
+    planner("apply", "--at", AT, "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
+    assert "writes over more than 0.0001 of" in planner.err
 
 
-def test_what_caches_cannot_do_is_not_ordered(planner: Planner, fleet: Any) -> None:
+def test_a_plan_with_a_cache_that_there_is_not_is_not_applied(planner: Planner, fleet: Any) -> None:
     planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
     publish_all(fleet.url, planner.home)
     plan = Path(planner.json("make", "--at", AT)["plan"])
@@ -337,9 +396,6 @@ def test_what_caches_cannot_do_is_not_ordered(planner: Planner, fleet: Any) -> N
     edited.write_text("\n".join([head, *(one.replace('"01"', '"moon"') for one in files)]) + "\n")
     planner("apply", str(edited), "--at", AT, "--yes", code=2)
     assert "in cache 'moon', which the table of caches does not have" in planner.err
-    (planner.home / "origins.csv").write_text("name,rate,price\ncloud,10Gbit,0.02\n")
-    planner("apply", "--at", AT, "--yes", code=2)
-    assert "origins.csv: origin 'cloud' is no URL" in planner.err
     assert fills_of(fleet.url) == []
 
 
@@ -392,4 +448,14 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["fits"]
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
-    assert "orders would be made" in planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert done["report"] is None, "there is no plan before"
+    said = planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    assert "orders would be made" in said
+    assert "what came of" in said, "the tracker has no night that lasted until that plan's deadline"
+    fleet.beat("01")
+    origin = str(planner.home / "trees" / "{title}")
+    again = planner.json("apply", "2026-01-09", "--at", "2026-01-08T20:00", "--origin", origin, "--yes")
+    assert again["ordered"] > 0
+    assert {one.partition("/trees/")[0] for fill in fills_of(fleet.url) for one in fill.request.origins} >= {
+        str(planner.home)
+    }

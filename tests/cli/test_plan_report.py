@@ -17,14 +17,16 @@ pytest.importorskip("ibis")
 
 from rich.console import Console
 
-from p2pfill.cli import main
+from p2pfill.cli import main, plan_plot
 from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.plan_report import choose_night
 from p2pfill.cli.plan_report_view import report_view
 from p2pfill.errors import ConfigError
 from p2pfill.model.limits import GIB
 from p2pfill.model.night import Span
+from p2pfill.model.quantities import parse_rate
 from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, read_plan, write_plan
+from p2pfill.plan.report.day import ClusterDay, DayReport
 from p2pfill.plan.report.report import PlanReport
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.night_report import NightSummary, build_report
@@ -160,7 +162,7 @@ def test_while_the_night_goes_on_nothing_is_late(world: World) -> None:
     night.write_text(text.replace('"is_over":true', '"is_over":false'))
     said = plain(world.run(*world.night)[0])
     assert "which is not over" in said
-    assert "1 copy is yet to come; due by " in said
+    assert "1 copy not there yet, due by " in said
     assert "did not come" not in said
 
 
@@ -213,6 +215,23 @@ def test_the_plots_are_pictures(world: World) -> None:
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in directory.iterdir())
     assert "cannot draw" in world.run(*world.night, "--plot", world.night[1], code=ExitCode.USAGE)[1]
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")
+@pytest.mark.parametrize("serving", ["1kbit", "1Mbit", "1Gbit"])
+def test_all_bars_are_within_the_plot(world: World, monkeypatch: pytest.MonkeyPatch, serving: str) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(plan_plot, "save_plot", lambda figure, path: kept.append(figure))
+    clusters = [
+        ClusterDay("ka", "eu", 9.0 * GIB, 8 * GIB, 6 * GIB, 7.0 * GIB, parse_rate(serving) * 43200.0, 1.0, {}),
+        ClusterDay("kb", "us", 1.0, 0, 0, 0.0, 5.0 * GIB, 1.0, {}),
+    ]
+    told = DayReport(8 * GIB, 6 * GIB, 9.0 * GIB, 7.0 * GIB, [], clusters, [], [], 0, 0, 0, "")
+    plan_plot.draw_demand(told, DAY, world.directory / "demand.png")
+    (axes,) = kept[0].axes
+    assert axes.get_xlim()[1] >= 9
+    assert all(one.get_x() + one.get_width() <= axes.get_xlim()[1] for one in axes.patches)
+    assert ("is more than this shows" in axes.get_xlabel()) == (serving == "1Gbit")
 
 
 def test_a_day_that_is_not_there_yet_leaves_the_night(world: World) -> None:

@@ -50,6 +50,20 @@ def test_check_says_all_that_is_wrong(files: dict[str, str], capsys: pytest.Capt
     assert "note: budgets 'cloud': no origin is limited by 'cloud.example/*'" in err
 
 
+def test_rules_that_fit_no_cache_are_told_of(fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        '[[caches]]\nname = "slip"\nselector = "region=eur"\nrates = "3M"\n'
+        '[[fills]]\nname = "right"\nselector = "region=eu,id=moon"\n[[fills]]\nname = "rest"\n'
+    )
+    command = "apply", str(file), "--dry-run", "--tracker", fleet.url
+    assert "fits" not in policy(capsys, *command)[1], "there is no cache yet that anything could fit"
+    fleet.beat("a1")
+    err = policy(capsys, *command)[1]
+    assert "note: caches 'slip': no cache that the tracker knows fits 'region=eur' yet" in err
+    assert err.count("no cache") == 1
+
+
 def test_versions_come_and_go(fleet: Any, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     tracker = ("--tracker", fleet.url)
     fleet.beat("a1")

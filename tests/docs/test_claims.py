@@ -18,6 +18,7 @@ from rich.console import Console
 from p2pfill.cli import main, manage, night, plan, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
+from p2pfill.cli.plan_report_view import CLASS_TEXTS
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import HOPS, BudgetRule, CacheRule, FillRule, ResidencyRule, parse_policy
 from p2pfill.model.ids import NodeId
@@ -29,6 +30,8 @@ from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
+from p2pfill.plan.report.day import BAND
+from p2pfill.plan.report.night import RATE_SPENT, WHYS
 from p2pfill.protocol import messages
 from p2pfill.protocol.rules import REQUESTS_MAX, SUBSCRIPTIONS_MAX
 from p2pfill.sim.faults import KINDS
@@ -40,6 +43,7 @@ from p2pfill.swarm.neighbourhood import ELECTORS_MAX, EVERYBODY_MAX, NEIGHBOURS
 from p2pfill.swarm.sources import CATCH_UP_CHUNKS, ORIGIN_REQUESTS, WINDOW_MAX, WINDOW_MIN
 from p2pfill.swarm.waits import HELD_FOR
 from p2pfill.tracker.night_report import Cause
+from p2pfill.tracker.night_rows import FAR_MAX as FAR_KEPT
 from p2pfill.tracker.nights import NIGHTS_KEPT, ROWS_MAX
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, OriginTotals, RankedSource, Status
@@ -350,6 +354,20 @@ def test_nights_are_described_with_their_causes_and_bounds() -> None:
     assert causes == set(get_args(Cause)) - {""}
     assert f"for {NIGHTS_KEPT} nights" in text
     assert f"up to {ROWS_MAX:,} pairs" in text
+
+
+def test_what_came_of_a_plan_is_described_with_its_classes_and_bounds() -> None:
+    text = read(ROOT / "docs" / "planner-report.md")
+    rows = [row[0] for row in table_rows(text, "| class | |")]
+    classes = {name.partition(":")[0] if ", not there" in name else name for name in CLASS_TEXTS.values()}
+    assert sorted(rows) == sorted(classes)
+    whys = {name for row in table_rows(text, "| | |") for name in re.findall("`([^`]+)`", row[0])}
+    assert whys == set(WHYS)
+    assert f"took in {RATE_SPENT * 100:.0f} % of what its rate allows" in text
+    assert f"which is {BAND} standard deviations" in text
+    assert f"than {ROWS_MAX:,} pairs" in text
+    assert FAR_KEPT == 8
+    assert "known of the eight sources" in text
 
 
 def test_policy_is_described_with_its_defaults() -> None:

@@ -179,7 +179,6 @@ def test_planner(tmp_path: Path) -> None:
 
 
 def test_planner_report(tmp_path: Path) -> None:
-    pytest.importorskip("ibis")
     today = datetime.now(UTC).date()
     with Sandbox(tmp_path) as box:
         home = box.machine("1") / "home"

@@ -10,12 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfill.errors import ConfigError, StoreError
+from p2pfill.model.selection import PATTERNS_MAX, WILDCARDS_MAX, check_patterns, select
 from p2pfill.model.selector import Selector
-from p2pfill.plan.document import Plan, PlanHead, PlannedFile, by_cache, compare, read_plan, write_plan
-from p2pfill.plan.orders import CALL, check_rewriting, orders_of
+from p2pfill.plan.document import Plan, PlanHead, PlannedFile, compare, read_plan, write_plan
+from p2pfill.plan.holding import files_meant
+from p2pfill.plan.orders import CALL, orders_of
+from p2pfill.plan.report.night import ordered_of
+from p2pfill.store.publish import publish
 from p2pfill.tracker.records import FillRecord, FillRequest, TitleRecord
 
-HEAD = PlanHead(1, "2026-12-01", 1.0, ("2026-11-01", "2026-11-30"), 3, 4, 10.0, 9.0, 9.5, 5, 4, 0.9)
+HEAD = PlanHead(
+    1, "2026-12-01", 1.0, ("2026-11-01", "2026-11-30"), 3, 4, 10.0, 9.0, 9.5, 5, 4, 0.9,
+    dict.fromkeys(("a1", "a2", "b1", "b2"), 100),
+)  # fmt: skip
 TITLES = [TitleRecord(f"{number:064x}", f"t{number}", 10, 1, 10, 2, float(number)) for number in range(4)]
 ORIGINS = ["https://cloud.example/{title}/"]
 
@@ -133,19 +140,39 @@ def test_a_plan_replaces_the_one_before_and_leaves_the_orders_of_others(before: 
     assert not again.delete
 
 
+def test_orders_mean_the_files_of_the_plan_whatever_signs_of_patterns_are_in_their_names(tmp_path: Path) -> None:
+    planned = {f"e{number:02} [hd].mp4" for number in range(WILDCARDS_MAX + 9)} | {"what?.mp4", "*.mp4", "plain.mp4"}
+    for name in planned | {"e01 h.mp4", "whats.mp4"}:
+        (tmp_path / name).write_bytes(b"x")
+    files = publish(tmp_path, name="t0").manifest.files
+    plan = Plan(HEAD, tuple(PlannedFile(f"t0/{name}", "t0", 1, 1.0, comes=("a1",)) for name in sorted(planned)))
+    orders = orders_of(plan, TITLES, [], ORIGINS, 99.0)
+    chosen = [select(files, one.files) for one in orders.post]
+    paths = [path for path, *_ in files.records()]
+    meant = [paths[place] for one in chosen if one is not None for place in range(len(paths)) if place in one]
+    assert sorted(meant) == sorted(planned), "each once, and no other"
+    numbers = {path: number for number, path in enumerate(paths)}
+    found = set().union(*(files_meant(numbers, one.files) for one in orders.post))
+    assert {paths[number] for number in found} == planned
+    names = {title.title: title.name for title in TITLES}
+    assert ordered_of(as_fills(orders.post), names) == {"t0": {"a1": planned}}, "as the report sees it"
+    again = orders_of(plan, TITLES, as_fills(orders.post), ORIGINS, 99.0)
+    assert (again.keep, again.post, again.delete) == (len(orders.post), [], [])
+
+
+def test_an_order_names_as_many_files_as_it_may() -> None:
+    names = [f"{number:05}" for number in range(PATTERNS_MAX + 5)]
+    plan = Plan(HEAD, tuple(PlannedFile(f"t0/{name}", "t0", 1, 1.0, comes=("a1",)) for name in names))
+    orders = orders_of(plan, TITLES, [], ORIGINS, 99.0)
+    assert sorted(path for one in orders.post for path in one.files) == names
+    for one in orders.post:
+        check_patterns(one.files)
+    assert len({one.call_id for one in orders.post}) == len(orders.post)
+
+
 def test_a_selector_names_as_many_caches_as_fit() -> None:
     names = tuple(f"cache-number-{number:05}" for number in range(3000))
     plan = Plan(HEAD, (PlannedFile("t0", "t0", 7, 1.0, comes=names),))
     orders = orders_of(plan, TITLES, [], [], None)
     assert len(orders.post) > 1
     assert sorted(held_by(orders.post)) == list(names)
-
-
-def test_a_plan_that_rewrites_too_much_is_named() -> None:
-    head = msgspec.structs.replace(HEAD, capacities={"a1": 100, "a2": 100, "b1": 100})
-    comes, stays = PlannedFile("t0", "t0", 11, 1.0, ("a1", "a2")), PlannedFile("t1", "t1", 5, 1.0, (), ("a1",))
-    plan = Plan(head, (comes, stays))
-    assert by_cache(plan.files) == {"a1": (11, 5, 0), "a2": (11, 0, 0)}
-    with pytest.raises(ConfigError, match="1 caches tonight, up to 11% of a1"):
-        check_rewriting(plan)
-    check_rewriting(plan, 0.11)

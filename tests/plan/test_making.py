@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 
 import numpy as np
@@ -127,7 +128,8 @@ def test_a_plan_keeps_to_what_it_was_made_of(given_: Inputs) -> None:
         assert set(made.target.files[coming[owners[coming] == cache]].tolist()) == is_to - lies[cache]
         written = int(size[sorted(is_to - lies[cache])].sum())
         if lies[cache] and cache not in exceeded:
-            assert written <= given_.caches.capacity[cache] * given_.settings.rewritten_share
+            free = given_.caches.capacity[cache] - size[sorted(lies[cache])].sum()
+            assert written <= max(given_.caches.capacity[cache] * given_.settings.rewritten_share, free)
     rules = rules_of(given_.pins, given_.exclusions, given_.catalogue, given_.caches)
     held_in = [
         set().union(*(contents(made.target)[cache] for cache in range(6) if given_.caches.cluster[cache] == cluster))
@@ -227,19 +229,35 @@ def test_caches_hold_whole_titles_and_what_was_ordered_of_others() -> None:
     names = [chosen.files[number][len("title-00000/"):] for number in np.flatnonzero(chosen.title == 0)]
     assert len(names) > 1
     record = TitleRecord("t0", "title-00000", 100, 10, 10, len(names), 0.0)
-    some = FillRecord("f", FillRequest("t0", "id=b", [], files=(names[0],)), 0.0)
-    pattern = FillRecord("g", FillRequest("t0", "id=c", [], files=("*d",)), 0.0)
+    some = FillRecord("f", FillRequest("t0", "id=b", [], files=(names[0],)), 0.0, 1, 10.0)
+    pattern = FillRecord("g", FillRequest("t0", "id=c,id=f", [], files=("*d",)), 0.0, 2, 20.0)
+    more = FillRecord("h", FillRequest("t0", "id=c", [], files=(names[0],)), 0.0, 3, 30.0)
     nodes = [
         status("a", TitleReport("t0", "failed", have_bytes=100, title_bytes=100)),
-        status("b", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1)),
-        status("c", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2)),
+        status("b", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1, number=1)),
+        status("c", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2, number=3, finished_at=25.0)),
         status("d", TitleReport("t0", "filling", have_bytes=90, title_bytes=100)),
         status("e", TitleReport("t9", "live", have_bytes=90, title_bytes=90)),
         status("stranger", TitleReport("t0", "live", have_bytes=100, title_bytes=100)),
     ]
-    found = contents(held_of(nodes, [record], [some, pattern], chosen, fleet([1] * 6)))
-    of = {"a": set(range(len(names))), "b": {0}, "c": {n for n, one in enumerate(names) if one.endswith("d")}}
+    mended = TitleReport("t0", "repairing", have_bytes=30, title_bytes=40, files=2, number=2, finished_at=25.0)
+    found = contents(held_of([*nodes, status("f", mended)], [record], [some, pattern, more], chosen, fleet([1] * 6)))
+    low = {n for n, one in enumerate(names) if one.endswith("d")}
+    of = {"a": set(range(len(names))), "b": {0}, "c": low, "f": low}
     assert found == [of.get(name, set()) for name in "abcdef"]
+
+
+def test_what_was_ordered_a_moment_ago_does_not_lie_there_yet() -> None:
+    chosen = world(0).catalogue
+    names = [chosen.files[number][len("title-00000/"):] for number in np.flatnonzero(chosen.title == 0)]
+    record = TitleRecord("t0", "title-00000", 100, 10, 10, len(names), 0.0)
+    before = FillRecord("f", FillRequest("t0", "id=a,id=b", [], files=(names[0],)), 0.0, 1, 10.0)
+    now = FillRecord("g", FillRequest("t0", "id=a,id=b", [], files=tuple(names[:2])), 0.0, 2, 20.0)
+    nodes = [
+        status("a", TitleReport("t0", "live", have_bytes=40, title_bytes=40, files=1, number=1, finished_at=15.0)),
+        status("b", TitleReport("t0", "repairing", have_bytes=40, title_bytes=60, files=2, number=2, finished_at=15.0)),
+    ]
+    assert contents(held_of(nodes, [record], [before, now], chosen, fleet([1] * 6)))[:2] == [{0}, {0}]
 
 
 def test_an_old_version_of_a_title_does_not_count() -> None:
@@ -277,6 +295,40 @@ def test_windows_come_of_the_policy_or_of_the_caches_own_clocks() -> None:
     table = "{timezone}"
     with pytest.raises(ConfigError, match="windows"):
         network_of(caches, start, windows=table)
+
+
+NIGHT = "Europe/Berlin 22:00,max 06:00,off"
+
+
+@pytest.mark.parametrize(
+    ("start", "table", "ends"),
+    [
+        ("2027-03-26T21:30+01:00", NIGHT, "2027-03-27T06:00+01:00"),
+        # The clock is put forward: the window after opens 23.5 hours later, and is not of this night.
+        ("2027-03-27T21:30+01:00", NIGHT, "2027-03-28T06:00+02:00"),
+        ("2027-10-30T21:30+02:00", NIGHT, "2027-10-31T06:00+01:00"),
+        # Late, or once more after a crash: the night that is under way.
+        ("2026-11-30T22:00+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-11-30T22:30+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-12-01T01:00+01:00", NIGHT, "2026-12-01T06:00+01:00"),
+        ("2026-12-01T01:00+01:00", "Europe/Berlin 22:00,1M 00:30,max 06:00,off", "2026-12-01T06:00+01:00"),
+        # Of which so little is left that the next one is meant.
+        ("2026-12-01T04:00+01:00", NIGHT, "2026-12-02T06:00+01:00"),
+        ("2026-12-01T21:30+00:00", "UTC 21:15,max 21:20,off", "2026-12-02T21:20+00:00"),
+    ],
+)
+def test_a_night_has_one_turn_of_each_window(start: str, table: str, ends: str) -> None:
+    begin, end = (datetime.fromisoformat(text).timestamp() for text in (start, ends))
+    _, night = network_of(fleet([1] * 6), begin, windows=table)
+    assert (night.deadline - begin) / 3600 == (end - begin) / 3600
+
+
+def test_a_night_around_the_world_lasts_till_the_last_of_its_windows() -> None:
+    zones = ("UTC", "Asia/Tokyo", "America/Los_Angeles")
+    start = at_utc("2026-11-30T20:30")
+    network, night = network_of(fleet([1] * 6, zones * 2), start, windows="02:00,max 06:00,off")
+    assert (night.deadline - start) / 3600 == 24.5, "half an hour of a window in Tokyo is no night"
+    assert [len([one for one in spans if one.end <= night.deadline]) for spans in network.spans[:3]] == [1, 2, 1]
 
 
 def test_nothing_held_is_empty() -> None:

@@ -120,7 +120,10 @@ def test_a_placement_keeps_all_of_its_bounds(seed: int) -> None:
         written = int(world.size[list(set(files) - set(held[cache]))].sum())
         assert written == result.written[cache]
         share = world.settings.rewritten_share if held[cache] else world.settings.first_share
-        assert (written > int(world.caches.capacity[cache] * share)) == (cache in result.exceeded)
+        free = space - int(world.size[held[cache]].sum()) if held[cache] else 0
+        if world.settings.first_share < 1:
+            free = min(free, int(world.caches.capacity[cache] * world.settings.first_share))
+        assert (written > max(int(world.caches.capacity[cache] * share), free)) == (cache in result.exceeded)
         if cache in result.exceeded:
             assert (world.rules.pinned_cluster == cluster).any(), "only pins exceed the bound"
     for cluster, file in zip(world.rules.pinned_cluster.tolist(), world.rules.pinned_file.tolist(), strict=True):
@@ -266,6 +269,18 @@ def test_hot_files_go_where_bandwidth_is_and_cold_ones_where_space_is() -> None:
     assert result.gap == pytest.approx(0.0, abs=1e-9)
 
 
+def test_what_is_free_may_be_written_besides_what_is_written_over() -> None:
+    """A first night that broke off after one file: the next fills what is left, and drops nothing."""
+    size, asked = [100] * 20, [float(2000 - 90 * place) for place in range(20)]
+    caches = caches_of([1000], [1e6])
+    assert files_of(place_one(asked, size, caches, None, EVEN).placement) == [list(range(10))]
+    begun = place_one(asked, size, caches, placement_of([[3]]), EVEN)
+    assert files_of(begun.placement) == [list(range(10))]
+    assert begun.written.tolist() == [900]
+    turned = place_one(asked[::-1], size, caches, placement_of([list(range(10))]), EVEN)
+    assert (turned.written.tolist(), turned.dropped.tolist()) == ([100], [100]), "a tenth of what is full"
+
+
 def test_writing_has_its_price_and_change_its_hysteresis() -> None:
     caches, held = caches_of([10], [1000.0]), placement_of([[0]])
     dear = replace(PLAIN, write_price=3.0)
@@ -356,26 +371,33 @@ def test_tables_that_do_not_fit_one_another_are_refused() -> None:
             PlacementSettings(**wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("damage", [b"", b"x", None])
-def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+def runs_compiled(home: Path, before_call: str = "") -> list[str]:
+    """Run a compiled function in a process of its own; return its answer, and where its machine code is kept."""
     program = (
         "from pathlib import Path\n"
+        "import resource\n"
         "from p2pfill.plan.placement.compiled import _cache_directory, compiled\n"
         "import sys\n"
         "sys.path.insert(0, str(Path.home()))\n"
         "import twice\n"
-        "print(compiled(twice.twice)(21))\n"
+        "made = compiled(twice.twice)\n"
+        f"{before_call}\n"
+        "print(made(21))\n"
         "print(_cache_directory())\n"
     )
-    (tmp_path / "twice.py").write_text("def twice(value):\n    return value * 2\n")
+    (home / "twice.py").write_text("def twice(value):\n    return value * 2\n")
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
+
+@pytest.mark.parametrize("damage", [b"", b"x", None])
+def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
     def run() -> list[str]:
-        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split()
+        return runs_compiled(tmp_path)
 
     answer, directory = run()
     assert answer == "42"
@@ -389,6 +411,20 @@ def test_machine_code_that_was_cut_short_is_made_anew(tmp_path: Path, damage: by
     assert run() == ["42", directory]
     assert sorted(Path(directory).rglob("*.nb?")) == files
     assert compiled.is_whole(Path(directory))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))",
+        "where = Path(_cache_directory()); __import__('shutil').rmtree(where); where.touch()",
+    ],
+    ids=["full", "gone"],
+)
+def test_a_disk_that_refuses_machine_code_costs_only_the_time(tmp_path: Path, refusal: str) -> None:
+    answer, directory = runs_compiled(tmp_path, refusal)
+    assert answer == "42"
+    assert not list(Path(directory).rglob("*.nb?")), "nothing was kept"
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

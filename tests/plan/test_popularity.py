@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,31 @@ def test_asking_does_not_change_the_model(plain: tuple[Catalogue, Floats, Views]
         asked.take_in(day, views.region[rows], views.file[rows], views.bytes[rows], views.requests[rows])
     once = forecast(views, catalogue, FIRST + 12)
     assert np.array_equal(asked.forecast(FIRST + 12).streams, once.streams)
+
+
+@pytest.mark.parametrize("lost", [range(15, 22), range(22, 23), (3, 9, 20)], ids=["week", "day", "days"])
+def test_lost_days_are_no_days_without_views(plain: tuple[Catalogue, Floats, Views], lost: Sequence[int]) -> None:
+    catalogue, rates, views = plain
+    day = FIRST + 24
+    unknown = tuple(FIRST + one for one in lost)
+    rows = ~np.isin(views.day, unknown)
+    kept = replace(
+        views, day=views.day[rows], region=views.region[rows], file=views.file[rows], bytes=views.bytes[rows],
+        requests=views.requests[rows], unknown=unknown,
+    )  # fmt: skip
+    whole, made, as_zeros = (
+        forecast(table, catalogue, day).streams for table in (views, kept, replace(kept, unknown=()))
+    )
+    assert made.sum() == pytest.approx(whole.sum(), rel=0.06)
+    true = rates[24] / 2
+    assert abs(made - true).sum() < 1.2 * abs(whole - true).sum()
+    assert abs(made - true).sum() < abs(as_zeros - true).sum()
+
+
+def test_days_that_are_not_known_do_not_count_before_they_come(plain: tuple[Catalogue, Floats, Views]) -> None:
+    _, _, views = plain
+    lost = replace(views, unknown=(FIRST + 3, FIRST + 9))
+    assert lost.until(FIRST + 9).unknown == (FIRST + 3,)
 
 
 def test_days_come_in_order(plain: tuple[Catalogue, Floats, Views]) -> None:

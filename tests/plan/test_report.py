@@ -98,7 +98,7 @@ def nights(draw: st.DrawFn) -> NightFacts:
         for cache in caches:
             if draw(st.booleans()):
                 titles.setdefault(title, {})[cache] = TitleFacts(
-                    draw(st.booleans()), draw(st.booleans()), draw(st.booleans()), draw(st.floats(0, 9)),
+                    draw(st.booleans()), draw(st.booleans()), draw(st.floats(0, 9)),
                     draw(st.integers(0, 1200)), ByTier(*(draw(st.integers(0, 99)) for _ in range(4))),
                     draw(st.sampled_from(WHYS)), "so it was",
                 )  # fmt: skip
@@ -106,7 +106,8 @@ def nights(draw: st.DrawFn) -> NightFacts:
     for facts in (one for its in titles.values() for one in its.values()):
         came.add(facts.came)
     ordered = draw(st.sampled_from([None, {"t0": {"a1": frozenset[str]()}, "t1": {"c1": frozenset({"hd"})}}]))
-    return NightFacts("2026-11-30", 3.0, True, caches, titles, came, ordered)
+    live = frozenset({("t0", "a1"), ("t1", "b1")})
+    return NightFacts("2026-11-30", 3.0, True, caches, titles, came, ordered, None, live)
 
 
 @st.composite
@@ -332,6 +333,9 @@ HD, SD = PlannedFile("t0/hd", "t0", 700, 1.0, ("a1",)), PlannedFile("t0/sd", "t0
         ([row("t0", "a1", state="repairing", live_at=12.0, have_bytes=990, tiers=(700, 0, 0))], None, None),
         # The cache has not begun with the order.
         ([row("t0", "a1", state="live", live_at=2.0, have_bytes=300)], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=300, tiers=(300, 0, 0))], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=649)], "window", None),
+        ([row("t0", "a1", state="live", live_at=12.0, have_bytes=650)], None, None),
         # It had all that was ordered before, though the plan did not know.
         ([row("t0", "a1", state="live", live_at=2.0, have_bytes=999)], None, None),
         ([row("t0", "a1", have_bytes=300)], "window", "window"),
@@ -341,6 +345,25 @@ HD, SD = PlannedFile("t0/hd", "t0", 700, 1.0, ("a1",)), PlannedFile("t0/sd", "t0
 def test_which_files_of_a_title_are_there(found: list[NightRow], hd: str | None, sd: str | None) -> None:
     facts = facts_of(report_of(*found), said)
     assert [one.why for one in copies_of(Plan(HEAD, (HD, SD)), facts)] == [hd, sd]
+
+
+@pytest.mark.parametrize(
+    ("files", "why"), [(frozenset({"sd"}), "order"), (frozenset({"hd"}), "window"), (frozenset[str](), "window")]
+)
+def test_a_title_that_is_whole_without_a_file_lacks_its_order_or_time(files: frozenset[str], why: str) -> None:
+    whole = row("t0", "a1", state="live", live_at=12.0, have_bytes=300, tiers=(300, 0, 0))
+    facts = facts_of(report_of(whole), said, ordered={"t0": {"a1": files}})
+    assert [one.why for one in copies_of(Plan(HEAD, (HD, SD)), facts)] == [why, None]
+
+
+def test_when_files_were_added_to_a_live_title_is_not_known() -> None:
+    added = row("t0", "a1", state="live", live_at=2.0, have_bytes=1000, tiers=(700, 0, 0))
+    filled = row("t1", "a1", state="live", live_at=12.0, have_bytes=1000, tiers=(900, 0, 0))
+    plan = Plan(HEAD, (HD, PlannedFile("t1/hd", "t1", 900, 1.0, ("a1",))))
+    told = build_report(plan, facts_of(report_of(added, filled), said)).night
+    assert (told.there, told.finish_at, told.untimed) == (2, 12.0, 1)
+    told = build_report(Plan(HEAD, (HD,)), facts_of(report_of(added), said)).night
+    assert (told.there, told.finish_at, told.untimed) == (1, 0.0, 1)
 
 
 def test_a_cache_that_is_down_has_nothing() -> None:
@@ -375,9 +398,15 @@ def test_what_is_ordered_and_not_in_the_night_was_live_before() -> None:
     ordered = ordered_of(fills, {"id0": "t0", "id1": "t1", "id2": "t2"})
     assert ordered == {"t0": {"a1": {"hd", "sd"}, "a2": {"sd"}}, "t1": {"a1": frozenset()}}
     files = tuple(PlannedFile(name, name.partition("/")[0], 1, 1.0, ("a1", "a2")) for name in FILES)
-    facts = facts_of(report_of(), said, ordered=ordered)
-    there = [(one.file.file, one.cache) for one in copies_of(Plan(HEAD, files), facts) if one.why is None]
-    assert there == [("t0/hd", "a1"), ("t0/sd", "a1"), ("t0/sd", "a2"), ("t1/hd", "a1"), ("t1/sd", "a1")]
+    live = frozenset({("t0", "a1"), ("t0", "a2"), ("t2", "a1")})
+    facts = facts_of(report_of(), said, ordered=ordered, live=live, at_tracker=frozenset({"t0", "t1"}))
+    copies = {(one.file.file, one.cache): one for one in copies_of(Plan(HEAD, files), facts)}
+    assert {key for key, one in copies.items() if one.why is None} == {
+        ("t0/hd", "a1"), ("t0/sd", "a1"), ("t0/sd", "a2"),
+    }  # fmt: skip
+    assert {key for key, one in copies.items() if one.why == "health"} == {("t1/hd", "a1"), ("t1/sd", "a1")}
+    assert "not have its title" in copies["t2", "a1"].said
+    assert "no order" in copies["t0/hd", "a2"].said
 
 
 def test_the_finish_is_when_the_last_copy_was_there() -> None:

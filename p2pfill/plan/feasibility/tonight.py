@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from math import inf
@@ -18,6 +19,10 @@ from p2pfill.plan.inputs import Origins, Uplinks
 from p2pfill.plan.tables import Caches, Longs
 
 DAY_S: Final = 86_400.0
+
+NIGHT_S: Final = DAY_S - 3600.0
+"""A window that opens so long after a night began is the next night's: it is one of this night once more, where the
+clock is put forward in between, or the night was begun within an hour after its window."""
 
 AFTER_S: Final = DAY_S
 """For how long after the deadline a finish is looked for: one that comes the night after is none."""
@@ -47,8 +52,8 @@ def network_of(
     """Return the night that begins at `start`, in seconds since the epoch.
 
     `windows` is the timetable of caches of which the policy says none (`model.windows`), on their own clocks where it
-    names no time zone; empty: these are always open. The night's deadline is when the last window closes that opens
-    within a day, unless it is given. Raises `ConfigError`.
+    names no time zone; empty: these are always open. The night's deadline is when the last window closes that is one of
+    this night (`_night_ends`), unless it is given. Raises `ConfigError`.
     """
     tables: list[FillWindows] = []
     filling = caches.filling.copy()
@@ -57,8 +62,7 @@ def network_of(
         tables.append(_timetable(windows, zone) if rule is None or rule.windows is None else rule.windows)
         if rule is not None and rule.rates.inbound.total:
             filling[number] = min(filling[number], rule.rates.inbound.total)
-    spans = tuple(night_spans(one, start, start + DAY_S + AFTER_S) for one in tables)
-    ends = deadline if deadline is not None else _last_end(spans, start)
+    ends = deadline if deadline is not None else _last_end(tables, start)
     night = Night(start, ends, ends + AFTER_S)
     spans = tuple(night_spans(one, start, night.horizon) for one in tables)
     budget = np.array(
@@ -90,8 +94,26 @@ def _timetable(text: str, zone: str) -> FillWindows:
     return read_windows(text if has_zone else f"{zone} {text}")
 
 
-def _last_end(spans: tuple[tuple[Span, ...], ...], start: float) -> float:
-    """Return when the last window closes that opens within a day of `start`; a day after it for what never closes."""
-    ends = [span.end for its in spans for span in its if span.begin < start + DAY_S]
-    ends = [end for end in ends if end < start + DAY_S + AFTER_S]  # what is open till then is open always
-    return max(ends, default=start + DAY_S)
+def _last_end(tables: Iterable[FillWindows], start: float) -> float:
+    """Return when the last window of the night closes; a day after `start` where none does."""
+    distinct = {id(table): table for table in tables}.values()
+    return max((end for table in distinct for end in _night_ends(table, start)), default=start + DAY_S)
+
+
+def _night_ends(windows: FillWindows, start: float) -> list[float]:
+    """Return when the windows of one night close.
+
+    These are they that open within `NIGHT_S`, of `start` or of when the one opened that is under way, if at least half
+    of it is left; where there is none, they that open within a day.
+    """
+    turns: list[Span] = []
+    for span in night_spans(windows, start - DAY_S, start + DAY_S + AFTER_S):
+        if turns and turns[-1].end == span.begin:  # at another rate
+            turns[-1] = Span(turns[-1].begin, span.end, span.rate)
+        else:
+            turns.append(span)
+    turns = [turn for turn in turns if turn.end > start]
+    opened = turns[0].begin if turns and turns[0].end - start >= start - turns[0].begin >= 0 else start
+    near = [turn for turn in turns if turn.begin < opened + NIGHT_S]
+    near = near or [turn for turn in turns if turn.begin < start + DAY_S]
+    return [turn.end for turn in near if turn.end < start + DAY_S + AFTER_S]  # what is open till then is open always

@@ -40,7 +40,7 @@ class Summary(msgspec.Struct):
 
     days: dict[str, DayRecord]
     gaps: list[str]
-    """Days between the first and the last of which there is nothing: forecasts take them as days without views."""
+    """Days between the first and the last of which there is nothing: to forecasts they are not known."""
     logs: int
     rows: int
     """Of all logs."""
@@ -107,10 +107,12 @@ class History:
             found = rows.join(files, "file").join(known, "region")
             found = found.select("day", "rid", "fid", "bytes", "requests").order_by(["day", "rid", "fid"])
             columns = _arrays(found)
+        first, last = (days[0] if first_day is None else first_day), (days[-1] if last_day is None else last_day)
         return Views(
-            tuple(regions), days[0] if first_day is None else first_day, days[-1] if last_day is None else last_day,
+            tuple(regions), first, last,
             columns["day"].astype(np.int32), columns["rid"].astype(np.int32), columns["fid"].astype(np.int32),
             columns["bytes"].astype(np.int64), columns["requests"].astype(np.int64),
+            tuple(day for day in range(first, last + 1) if day not in state.days),
         )  # fmt: skip
 
     def load(

@@ -141,11 +141,13 @@ def writing(directory: Path) -> Iterator[Path]:
         except OSError as error:
             raise ConfigError(f"another ingest into {str(directory)!r} is under way: wait for it to end") from error
         scratch = directory / "scratch"
-        _sweep(directory, scratch)
-        scratch.mkdir()
-        yield scratch
+        try:
+            _sweep(directory, scratch)
+            scratch.mkdir()
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     finally:
-        shutil.rmtree(directory / "scratch", ignore_errors=True)
         os.close(fd)
 
 

@@ -38,9 +38,9 @@ _MINUTE: Final = "[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}[ T](?:[01]?[0-9]|2[0-3]):[0-5][
 _ZONE: Final = "(?:Z| UTC|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)"
 MOMENT: Final = rf"^ *(?:[0-9]{{4}}-[0-9]{{1,2}}-[0-9]{{1,2}}|{_MINUTE}(?::[0-5][0-9](?:[.][0-9]+)?{_ZONE}?)? *)\z"
 MOMENT_BRIEF: Final = rf"^ *({_MINUTE})({_ZONE}) *\z"
-"""What text must look like before it is cast, since what else a cast takes is up to who computes: to DuckDB `1_000` is a
-number, to Spark `5d` is, and `12:00` a moment of today. The brief moment lacks the seconds, which Spark wants before a
-zone."""
+"""What text must look like before it is cast, since what else a cast takes is up to who computes: to DuckDB `1_000` is
+a number, to Spark `5d` is, and `12:00` a moment of today. The brief moment lacks the seconds, which Spark wants before
+a zone."""
 
 CAUSE_ROWS_MAX: Final = 10_000
 """First rows of each kind of fault among which different values are looked for."""

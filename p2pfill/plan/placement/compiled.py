@@ -4,7 +4,8 @@ Compiling takes some seconds, more than most plans do. numba can keep machine co
 file of a function has changed, and not those that it calls; beside an installed package it can often not be written,
 and where no place can be found it raises. So what is kept lies in the user's cache directory, under a name that stands
 for all sources of this package, and is looked through first: numba ends at a file that a crash of the machine has cut
-short, each time anew. Where no place can be had, each process compiles.
+short, each time anew. Where no place can be had, each process compiles, and where there is one that later refuses, as
+when the disk is full, what was compiled is used all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pickletools
 import shutil
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -40,12 +42,37 @@ def compiled(function: Function) -> Function:
         before = config.CACHE_DIR
         config.CACHE_DIR = directory
         try:
-            return cast(Function, cast(Any, njit)(**OPTIONS, cache=True)(function))
+            made = cast(Any, njit)(**OPTIONS, cache=True)(function)
+            made._cache = _Kept(made._cache)
+            return cast(Function, made)
         except (RuntimeError, OSError):
             pass  # no place that numba takes
         finally:
             config.CACHE_DIR = before
     return cast(Function, cast(Any, njit)(**OPTIONS)(function))
+
+
+class _Kept:
+    """What numba keeps of a function on disk. The planner works without, but numba lets what a disk refuses end the
+    call that compiled.
+    """
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kept, name)
+
+    def load_overload(self, *what: Any) -> Any:
+        """Return what was kept for some types; None: nothing that can be read."""
+        with suppress(OSError):
+            return self._kept.load_overload(*what)
+        return None
+
+    def save_overload(self, *what: Any) -> None:
+        """Keep machine code, if the disk takes it."""
+        with suppress(OSError):
+            self._kept.save_overload(*what)
 
 
 @lru_cache(maxsize=1)

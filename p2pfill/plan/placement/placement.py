@@ -72,11 +72,19 @@ def space_of(caches: Caches, settings: PlacementSettings) -> Longs:
     return (caches.capacity * (1.0 - settings.reactive_share)).astype(np.int64)
 
 
-def writable_of(caches: Caches, held: Placement | None, settings: PlacementSettings) -> Longs:
-    """Return what a night may write in each cache, in bytes."""
-    lies = np.zeros(len(caches.names), np.bool_) if held is None else np.diff(held.start) > 0
-    first = caches.capacity * settings.first_share if settings.first_share < 1 else np.full(len(lies), UNBOUND)
-    return np.where(lies, caches.capacity * settings.rewritten_share, first).astype(np.int64)
+def writable_of(caches: Caches, held: Placement | None, size: Longs, settings: PlacementSettings) -> Longs:
+    """Return what a night may write in each cache, in bytes.
+
+    What is free may be written besides the share, or a cache whose first night broke off would take ten to fill.
+    """
+    first = caches.capacity * settings.first_share if settings.first_share < 1 else np.full(len(caches.names), UNBOUND)
+    if held is None:
+        return first.astype(np.int64)
+    counts = np.diff(held.start)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    lies = np.bincount(owner, size[held.files], minlength=len(counts)).astype(np.int64)
+    free = np.minimum(space_of(caches, settings) - lies, first)
+    return np.where(counts > 0, np.maximum(caches.capacity * settings.rewritten_share, free), first).astype(np.int64)
 
 
 def place(
@@ -154,7 +162,7 @@ class _Work:
         self.held = held or Placement(np.zeros(len(caches.names) + 1, np.int64), np.zeros(0, np.int32))
         self.members = [np.flatnonzero(caches.cluster == cluster) for cluster in range(demand.clusters)]
         self.space, self.bandwidth = space_of(caches, settings), bandwidth_of(caches, settings)
-        self.writable = writable_of(caches, held, settings)
+        self.writable = writable_of(caches, held, size, settings)
         self.keys: Keys = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in caches.names], np.uint64)
         self.files: list[Ints] = [np.zeros(0, np.int32)] * len(caches.names)
         clusters = demand.clusters

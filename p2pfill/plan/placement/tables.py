@@ -15,7 +15,8 @@ class PlacementSettings:
     """How a placement is made."""
 
     rewritten_share: float = 0.10
-    """Of a cache's capacity that a night may write over. A plan that is wrong then costs a tenth at most."""
+    """Of a cache's capacity that a night may write, or what is free of it where that is more. A plan that is wrong then
+    costs a tenth at most."""
     first_share: float = 1.0
     """Of the capacity of a cache that holds nothing that a night may write: there is nothing to lose."""
     peak_share: float = 1 / 12

@@ -117,6 +117,7 @@ class _Core:
         self.waves: Waves | None = None
         self._first = 0
         self.day = 0
+        self._last = 0
         self._yesterday: tuple[Floats, Floats] | None = None
         kinds = max(len(catalogue.kinds), 1)
         self._asked = np.zeros((2, kinds))
@@ -179,6 +180,9 @@ class _Core:
 
     def take_in(self, day: int, region: Ints, file: Ints, size: Longs, requests: Longs) -> None:
         """Learn from a day."""
+        if self._last != day - 1:
+            self._yesterday = None  # steps of launch curves are from one day to the next
+        self._last = day
         waves = self.advance(day)
         place = region.astype(np.int64) * self._shape[1] + self._place[file]
         streams = size / self.catalogue.size[file]
@@ -304,7 +308,7 @@ class _Core:
 
 
 class Model:
-    """What the days so far say of those to come. Days come in ascending order; those left out were not watched."""
+    """What the days so far say of those to come. Days come in ascending order; nothing is known of those left out."""
 
     def __init__(self, catalogue: Catalogue, regions: tuple[str, ...], settings: PopularitySettings = DEFAULTS) -> None:
         self.catalogue = catalogue
@@ -362,11 +366,16 @@ def forecast(views: Views, catalogue: Catalogue, day: int, settings: PopularityS
 
 
 def learn(views: Views, catalogue: Catalogue, settings: PopularitySettings = DEFAULTS) -> Model:
-    """Return a model that has taken in all of `views`."""
+    """Return a model that has taken in all of `views`. A day that is not known says nothing: it is not one without
+    views, or each lost log would pass for a fall of all that is watched.
+    """
     model = Model(catalogue, views.regions, settings)
     days = np.arange(views.first_day, views.last_day + 2)
     cuts = np.searchsorted(views.day, days)
+    unknown = set(views.unknown)
     for place, day in enumerate(days[:-1]):
+        if int(day) in unknown:
+            continue
         rows = slice(int(cuts[place]), int(cuts[place + 1]))
         model.take_in(int(day), views.region[rows], views.file[rows], views.bytes[rows], views.requests[rows])
     return model

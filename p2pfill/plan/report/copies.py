@@ -16,8 +16,11 @@ from p2pfill.plan.document import Plan, PlannedFile
 from p2pfill.plan.report.night import ByTier, CacheFacts, NightFacts, TitleFacts, Why
 
 SIZES_AGREE: Final = 0.99
-"""With less of what was ordered a cache had not begun with the order. Not 1: sizes of a catalogue may be rounded."""
-
+"""A cache that has such a part of what the plan's files add up to has them all: sizes of a catalogue may be rounded."""
+FILE_LACKS: Final = 0.5
+"""Of its size that must be lacking for a file not to be there, where the rest of the title is."""
+NO_ORDER: Final = "no order of the planner is about it"
+UNHEARD: Final = "the cache has said nothing of it since it was ordered"
 NO_WORD: Final = "the night has no word of it"
 
 
@@ -34,7 +37,7 @@ class Copy(NamedTuple):
     have_bytes: int
     """What is there of its title."""
     live_at: float
-    """When its title was; 0: not known."""
+    """When it was there; 0: not known."""
 
 
 def copies_of(plan: Plan, night: NightFacts) -> Iterator[Copy]:
@@ -64,16 +67,22 @@ def _lack(
     if here.down:
         return "health", here.down
     if facts is None:
-        if not comes or _is_ordered(file, cache, night):
+        if not comes:
             return None, ""  # it was live before the night
+        if _is_ordered(file, cache, night):
+            return (None, "") if (file.title, cache) in night.live else ("health", UNHEARD)
         if night.at_tracker is not None and file.title not in night.at_tracker:
             return "order", "the tracker does not have its title"
-        return "order", "no order of the planner is about it" if night.ordered is not None else NO_WORD
+        return "order", NO_ORDER if night.ordered is not None else NO_WORD
     if not comes and facts.is_shown:
         return None, ""
-    if not facts.is_whole or (facts.is_idle and facts.have_bytes < planned * SIZES_AGREE):
+    if not facts.is_whole:
         return facts.why, facts.said
-    return None, ""
+    if planned - facts.have_bytes <= max(file.size * FILE_LACKS, planned * (1 - SIZES_AGREE)):
+        return None, ""
+    if night.ordered is None or _is_ordered(file, cache, night):
+        return facts.why, facts.said
+    return "order", NO_ORDER
 
 
 def _is_ordered(file: PlannedFile, cache: str, night: NightFacts) -> bool:

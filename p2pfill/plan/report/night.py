@@ -4,14 +4,15 @@ A row of the night is a title in a cache; the plan has files. Which files of a t
 
 - What `comes` is there when all that was ordered is: the title is live, and has all the bytes that its order is about.
   While more files are added to a live title (`repairing`), what was there stays, and what comes is not there yet; nor
-  is it where the cache has fewer bytes than were ordered, and nothing came since.
+  is it where the title is whole and the cache has fewer bytes than the plan's files of it (`copies`): it was not
+  ordered, or the cache has not begun with that order.
 - What `stays` is there while the title is shown, live or repairing. A title that was live before the night, and of
   which nothing came, has no row: it is there where its cache was heard.
 - A cache that was never heard, or fell silent while it was open, is down, and has nothing.
 
 Why something is not there is one of `Why`, decided in this order:
 
-- `health`: the cache is down, or the fill failed.
+- `health`: the cache is down, or has not been heard since it was ordered, or the fill failed.
 - `order`: it was not ordered, or not any more.
 - `rate`: a budget of the night was used up, or most of the chunks waited for a budget of the fleet's policy, or the
   cache took in all that its rate allows while it was open (`RATE_SPENT`).
@@ -28,8 +29,7 @@ from typing import Final, Literal, get_args
 import msgspec
 from msgspec.structs import replace
 
-from p2pfill.model.selector import Selector
-from p2pfill.plan.orders import CALL
+from p2pfill.plan.orders import is_planned, named_by, path_of
 from p2pfill.tracker.night_report import CacheNight, CacheTitle, Cause, NightReport
 from p2pfill.tracker.records import FillRecord
 
@@ -88,14 +88,13 @@ class TitleFacts(msgspec.Struct):
     """What was there before is served."""
     is_whole: bool = False
     """All that was ordered is."""
-    is_idle: bool = False
-    """It is whole by what the cache has said, and nothing has come since it was ordered: where the cache has less than
-    was ordered, it had not begun with that order."""
     live_at: float = 0.0
+    """Since it was ordered last; 0: not known. Of a title that was live before, and had files added, the night does not
+    say when these were there."""
     have_bytes: int = 0
     came: ByTier = msgspec.field(default_factory=ByTier)
     why: Why = "window"
-    """Where it is not whole."""
+    """Why it is not whole, or where it is, would not be if more had been ordered."""
     said: str = ""
 
 
@@ -123,6 +122,8 @@ class NightFacts(msgspec.Struct):
     """None: not known."""
     at_tracker: frozenset[str] | None = None
     """Names of the titles that the tracker has; None: not known."""
+    live: frozenset[tuple[str, str]] = frozenset()
+    """Titles and caches where they are live now, as far as that was asked."""
 
 
 def facts_of(
@@ -132,6 +133,7 @@ def facts_of(
     rates: Mapping[str, float] | None = None,
     ordered: Ordered | None = None,
     at_tracker: frozenset[str] | None = None,
+    live: frozenset[tuple[str, str]] = frozenset(),
 ) -> NightFacts:
     """Return what a night gave. `rates` are those at which caches may take in, in bytes a second, where known.
 
@@ -162,20 +164,19 @@ def facts_of(
     for name, night in nights.items():
         if not night.heard_at and not caches[name].down:
             caches[name].down = "the cache was not heard in this night"
-    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker)
+    return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker, live)
 
 
 def ordered_of(fills: Iterable[FillRecord], names: Mapping[str, str]) -> Ordered:
     """Return what the planner's orders at a tracker are about. `names` are those of titles, by id."""
     found: dict[str, dict[str, frozenset[str]]] = {}
     for fill in fills:
-        if not fill.call_id.startswith(CALL) or fill.request.title not in names:
+        if not is_planned(fill) or fill.request.title not in names:
             continue
-        of_title, files = found.setdefault(names[fill.request.title], {}), frozenset(fill.request.files)
-        for clause in Selector.parse(fill.request.selector).clauses:
-            for term in clause:
-                before = of_title.get(term.pattern, files)
-                of_title[term.pattern] = files | before if files and before else frozenset()
+        of_title, files = found.setdefault(names[fill.request.title], {}), frozenset(map(path_of, fill.request.files))
+        for cache in named_by(fill):
+            before = of_title.get(cache, files)
+            of_title[cache] = files | before if files and before else frozenset()
     return found
 
 
@@ -192,14 +193,11 @@ def _facts(row: CacheTitle, cache: CacheNight | None, say: Say, rates: Mapping[s
     # A title that is added to counts as live in the night. One that went live since it was ordered is only mended.
     is_mended = row.state == "repairing" and row.live_at >= row.ordered_at > 0
     is_whole = (row.state == "live" or is_mended) and not row.ended
-    came = row.bytes_peer + row.bytes_regional + row.bytes_origin + row.reused_bytes
-    is_idle = is_whole and not came and row.live_at < row.ordered_at
-    why: Why = "window"
-    said = ""
-    if not is_whole or is_idle:
-        lacking = row if row.cause or row.ended else replace(row, cause=_cause(cache))
-        why, said = _why(lacking, cache, rates), row.ended or say(lacking, cache)
-    return TitleFacts(is_shown, is_whole, is_idle, row.live_at, row.have_bytes, ByTier(), why, said)
+    # Also of what is whole: it may have fewer files than a plan wants.
+    lacking = row if row.cause or row.ended else replace(row, cause=_cause(cache))
+    why, said = _why(lacking, cache, rates), row.ended or say(lacking, cache)
+    live_at = row.live_at if row.live_at >= row.ordered_at else 0.0
+    return TitleFacts(is_shown, is_whole, live_at, row.have_bytes, ByTier(), why, said)
 
 
 def _cause(cache: CacheNight | None) -> Cause:

@@ -64,7 +64,9 @@ class NightPart(msgspec.Struct):
     """What came in the night besides. With `came`, all of it."""
     begun_at: float
     finish_at: float
-    """When the last of what was to come was there; 0: not all is, or nothing was to come."""
+    """When the last of what was to come was there, as far as that is known; 0: not all is, or it is known of none."""
+    untimed: int
+    """Of what came, of which it is not known when: added to titles that were live, or there before the night."""
     bound_at: float
     """Before when no fill is over, by the plan's proof; 0: it has none."""
     deadline: float
@@ -122,11 +124,13 @@ def _night_part(plan: Plan, night: NightFacts, copies: list[Copy], places: Mappi
     there = [copy for copy in comes if copy.why is None]
     stays = [copy for copy in copies if not copy.comes]
     in_night = [copy.live_at for copy in there if copy.live_at >= night.began_at]
+    untimed = len(there) - len(in_night)
     return NightPart(
         night.night, night.is_over, len(comes), sum(copy.file.size for copy in comes), len(there),
         sum(copy.file.size for copy in there), len(stays), sum(copy.why is None for copy in stays),
         _not_there(copies), least_of(plan, places), came, besides, night.began_at,
-        max(in_night, default=0.0) if len(there) == len(comes) else 0.0, plan.head.finish_at, plan.head.deadline,
+        max(in_night, default=0.0) if len(there) == len(comes) else 0.0, untimed,
+        plan.head.finish_at, plan.head.deadline,
         sorted({copy.cache for copy in copies} - night.caches.keys()),
     )  # fmt: skip
 

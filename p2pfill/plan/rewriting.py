@@ -1,0 +1,101 @@
+"""How much of each cache a plan writes over, by what the tracker says lies there now. Pure.
+
+A plan says itself what comes; but it may be of yesterday, made of another plan's word, or edited by hand, and an order
+fetches whatever is not there. So what is to stay and is not there counts as coming, whole titles count as large as the
+tracker knows them, and a cache has nothing to lose only where the tracker says so too. Of a title's files the tracker
+knows together how many bytes lie there: as many as are to stay are taken to be these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from math import inf
+from typing import Final, NamedTuple
+
+from p2pfill.errors import ConfigError
+from p2pfill.plan.document import Plan, by_cache
+from p2pfill.plan.holding import newest_of
+from p2pfill.plan.tables import Caches
+from p2pfill.tracker.records import NodeStatus, TitleRecord
+
+SIZES_AGREE: Final = 0.99
+"""Sizes of a catalogue may be rounded: those that differ by less are taken to be the same."""
+
+
+class Written(NamedTuple):
+    """What is to come into one cache."""
+
+    comes: int
+    """Bytes."""
+    capacity: int
+    """Bytes: what the table says, or what its disk has, where that is less."""
+    is_empty: bool
+    """There is nothing to lose: nothing lies there but what the plan brings."""
+    free: int = 0
+    """Bytes: what the capacity leaves beside what lies there, by the plan or by the tracker, whichever is more."""
+
+    @property
+    def share(self) -> float:
+        """Of the cache, that is written over; what finds room is no loss."""
+        if self.is_empty or self.comes <= self.free:
+            return 0.0
+        return self.comes / self.capacity if self.capacity > 0 else inf
+
+
+def written_by(
+    plan: Plan,
+    caches: Caches,
+    titles: Iterable[TitleRecord],
+    nodes: Iterable[NodeStatus],
+    withdrawn: Collection[str] = (),
+) -> dict[str, Written]:
+    """Return for each cache of a plan what its orders bring there. Raises `ConfigError` for one that there is not."""
+    newest = {name: one for name, one in newest_of(titles).items() if one.title not in withdrawn}
+    capacities = dict(zip(caches.names, caches.capacity.tolist(), strict=True))
+    status = {str(one.info.id): one for one in nodes}
+    comes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    stays: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for one in plan.files:
+        record = newest.get(one.title)
+        if record is None:
+            continue  # it is not ordered
+        size = one.size if one.path or record.size * SIZES_AGREE <= one.size else record.size
+        for names, sums in ((one.comes, comes), (one.stays, stays)):
+            for name in names:
+                sums[name][one.title] += size
+    found = {}
+    for name, (_, lay, went) in by_cache(plan.files).items():
+        if name not in capacities:
+            raise ConfigError(f"the plan has cache {name!r}, which the table does not have: make it anew")
+        node = status.get(name)
+        have = {} if node is None else {one.title: one.have_bytes for one in node.titles if one.have_bytes}
+        total = sum(comes[name].values()) + _lacking(stays[name], newest, have)
+        disk = 0 if node is None else node.disk.size_bytes
+        brought = {newest[title].title for title in comes[name]}
+        capacity = min(capacities[name], disk or capacities[name])
+        is_empty = lay + went == 0 and have.keys() <= brought
+        found[name] = Written(total, capacity, is_empty, capacity - max(lay + went, sum(have.values())))
+    return found
+
+
+def _lacking(stays: Mapping[str, int], newest: Mapping[str, TitleRecord], have: Mapping[str, int]) -> int:
+    """Return the bytes that are to stay and are not there."""
+    lacking = 0
+    for title, size in stays.items():
+        there = have.get(newest[title].title, 0)
+        lacking += size - there if there < size * SIZES_AGREE else 0
+    return lacking
+
+
+def check_rewriting(written: Mapping[str, Written], share: float) -> None:
+    """Look whether more than a share of any cache is written over. Raises `ConfigError`, with the worst."""
+    over = {name: one.share for name, one in written.items() if one.share * SIZES_AGREE > share}
+    if not over:
+        return
+    worst = max(over, key=lambda name: (over[name], name))
+    raise ConfigError(
+        f"what the plan orders writes over more than {share:.4g} of {len(over)} of {len(written)} caches, up to "
+        f"{over[worst]:.4g} of {worst!r}: make it anew, since what lies there may be other than what it says, or allow "
+        "it with a larger --rewrite-max"
+    )
