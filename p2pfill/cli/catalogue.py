@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ from p2pfill.cli.fleet import nodes_table
 from p2pfill.cli.naming import ID_CHARS, find_fill, find_title, find_title_to_change, pinned
 from p2pfill.cli.options import selector_of
 from p2pfill.cli.reasons import reasons
-from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
+from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import FillRecord, TitleHolder, TitleHolders, TitleRecord
@@ -57,6 +58,21 @@ async def confirm(what: str, *, yes: bool) -> None:
 
 
 # ---- titles
+
+
+def add_titles(paths: Sequence[Path], tracker: str, *, as_json: bool) -> None:
+    """Hand manifests to the tracker, each of which is read before the first is sent. Raises `ConfigError`."""
+    manifests = [read_manifest(path) for path in paths]
+
+    async def work(client: TrackerClient) -> None:
+        added = [await client.put_title(one.title_id.hex(), one.encode()) for one in manifests]
+        if as_json:
+            _print_json(added)
+            return
+        for title in added:
+            print(f"the catalogue has {printable(title.name)} {title.title[:ID_CHARS]}, {show_bytes(title.size)}")
+
+    _run(tracker, work)
 
 
 def list_titles(tracker: str, *, as_json: bool) -> None:

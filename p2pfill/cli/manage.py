@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson, DryRun, Later, TrackerUrl, Yes, selector_of
 
 title = typer.Typer(
-    help="List, show, pin, evict, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True
+    help="List, show, add, pin, evict, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True
 )
 fills = typer.Typer(help="List, show and withdraw orders.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
 nodes = typer.Typer(help="List caches, and remove dead ones.", epilog=EXIT_CODES_HELP, no_args_is_help=True)
@@ -34,6 +35,20 @@ def title_list(tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
     from p2pfill.cli.catalogue import list_titles
 
     list_titles(tracker_url, as_json=as_json)
+
+
+@title.command("add", epilog=EXIT_CODES_HELP)
+def title_add(
+    fill_files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.fill...", help="Manifests, as `p2pfill publish` makes them.")
+    ],
+    tracker_url: TrackerUrl,
+    as_json: AsJson = False,
+) -> None:
+    """Have the catalogue know titles that nothing orders yet, as a plan needs them. Again is harmless."""
+    from p2pfill.cli.catalogue import add_titles
+
+    add_titles(fill_files, tracker_url, as_json=as_json)
 
 
 @title.command("show", epilog=EXIT_CODES_HELP)

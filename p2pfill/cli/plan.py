@@ -134,7 +134,10 @@ def why_command(
     title: Annotated[str, typer.Argument(metavar="TITLE")],
     region: Annotated[str, typer.Argument(metavar="REGION")],
     planner: Planner = HERE,
-    day: Day = "",
+    day: Annotated[
+        str,
+        typer.Option("--day", metavar="DATE", help="Whose viewing is forecast; by default the newest plan's day."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Say what makes the forecast of a title in a region: the factors whose product it is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -18,18 +19,23 @@ from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
 from p2pfill.cli.plan_desk import Desk, day_of, deadline_of, start_of
+from p2pfill.cli.plan_history import ingest_view
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError, P2PFillError, TrackerError
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
+from p2pfill.tracker.records import TitleRecord
 
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan
     from p2pfill.plan.orders import Orders
 
 SHOWN: Final = 12
+LATE: Final = "its orders are due in the past, and late from the start: --at says when the night begins"
 SHOWN_CHARS: Final = 80
 """Of a name in a message."""
+UNKNOWN_SHOWN: Final = 5
+"""Titles by name; --json has all."""
 
 
 class Applied(msgspec.Struct):
@@ -50,6 +56,8 @@ class Applied(msgspec.Struct):
     """Title -> why the tracker refused an order of it, or its end."""
     left_out: int = 0
     """Caches that may not hold what was ordered for them, by the fleet's policy, summed over orders."""
+    notes: list[str] = []
+    """What is odd about it."""
 
 
 def apply_plan(
@@ -100,13 +108,17 @@ def apply(
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
     bases = _bases(desk, origins)
+    _check_caches(desk, plan)
+    notes = [LATE] if due < time.time() else []
 
     async def work(client: TrackerClient) -> tuple[Applied, Orders]:
         known = await client.catalogue()
+        notes.extend(_other_sizes(desk, plan, known.titles))
         asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
         check_rewriting(written_by(plan, desk.caches, known.titles, await client.nodes(), known.withdrawn), share)
         done = Applied(
-            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn
+            plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn,
+            notes=notes,
         )  # fmt: skip
         if yes:
             done.ordered = done.ended = 0
@@ -158,6 +170,40 @@ async def _carry_out(client: TrackerClient, asked: Orders, done: Applied) -> Non
                 done.refused[name] = str(error)
 
 
+def _check_caches(desk: Desk, plan: Plan) -> None:
+    """Raise `ConfigError` where a plan, which may be edited, names a cache that the table does not have."""
+    known = set(desk.caches.names)
+    for one in plan.files:
+        for name in one.holders:
+            if name not in known:
+                raise ConfigError(
+                    f"the plan has {one.file!r} in cache {name!r}, which the table of caches does not have: mend the "
+                    "plan, or make it anew"
+                )
+
+
+def _other_sizes(desk: Desk, plan: Plan, titles: Sequence[TitleRecord]) -> list[str]:
+    """Say which titles of a plan are not as large at the tracker as in the catalogue, as after a new version."""
+    from p2pfill.plan.holding import newest_of
+
+    catalogue = desk.catalogue
+    number = np.asarray(catalogue.title)
+    count, size = (np.bincount(number, of, minlength=len(catalogue.titles)) for of in (None, catalogue.size))
+    of_title = {name: (int(count[at]), int(size[at])) for at, name in enumerate(catalogue.titles)}
+    wanted = {one.title for one in plan.files if one.holders}
+    notes = []
+    for name, record in sorted(newest_of(titles).items()):
+        files, bytes_ = of_title.get(name, (0, 0))
+        # A catalogue may have some files of a title only.
+        if name in wanted and (bytes_ > record.size or (bytes_ < record.size and files >= record.file_count)):
+            notes.append(
+                f"{name} has {show_bytes(record.size)} at the tracker and {show_bytes(bytes_)} in the catalogue: renew "
+                "the catalogue, and make the plan anew"
+            )
+    more = len(notes) - UNKNOWN_SHOWN
+    return [*notes[:UNKNOWN_SHOWN], f"and {plural(more, 'title')} more of other sizes"] if more > 0 else notes
+
+
 def check_applied(done: Applied) -> None:
     """Raise `CommandFailed` where the tracker refused something, or knows no title of the plan."""
     if done.refused:
@@ -168,7 +214,7 @@ def check_applied(done: Applied) -> None:
     if done.unknown and not done.ordered and not done.kept:
         raise CommandFailed(
             f"the tracker knows no title of the plan, such as {next(iter(done.unknown))[:SHOWN_CHARS]!r}: publish them "
-            "with p2pfill publish, under the names that the catalogue has",
+            "with p2pfill publish, under the names that the catalogue has, and p2pfill title add",
             ExitCode.USAGE,
         )
 
@@ -185,12 +231,15 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
             style="bold",
         )
     ]
+    parts += [Text(f"note: {printable(note)}", style="yellow") for note in done.notes]
     if done.unknown:
-        names = ", ".join(printable(one) for one in list(done.unknown)[:5])
+        names = ", ".join(printable(one) for one in list(done.unknown)[:UNKNOWN_SHOWN])
+        names += f" and {len(done.unknown) - UNKNOWN_SHOWN} more" if len(done.unknown) > UNKNOWN_SHOWN else ""
         parts.append(
             Text(
                 f"the tracker does not know {plural(len(done.unknown), 'title')}, with "
-                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, and apply again",
+                f"{plural(sum(done.unknown.values()), 'file')} of the plan: {names}; publish them, "
+                "`p2pfill title add` them, and apply again",
                 style="yellow",
             )
         )
@@ -210,15 +259,17 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     comes = [one for one in plan.files if one.comes]
     goes = [one for one in plan.files if one.goes]
     sums = by_cache(plan.files)
+    lacking = sum(one.size * len(one.comes) for one in comes if one.title in done.unknown)
+    but = f", but for {show_bytes(lacking)} of titles that it does not know" if lacking else ""
     parts.append(
         Text(
-            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches, "
+            f"{show_bytes(plan.head.comes_bytes)} come to {sum(1 for one in sums.values() if one[0])} caches{but}, "
             f"{show_bytes(plan.head.goes_bytes)} may go where room is needed"
         )
     )
     if comes:
         parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
-        parts.append(files_view(comes, "", SHOWN, width))
+        parts.append(files_view(comes, "", SHOWN, width, f"p2pfill plan show {path} --most 1000 shows more"))
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
@@ -240,7 +291,7 @@ def _goes(files: Sequence[Any], width: int) -> RenderableType:
         for one in ordered[:SHOWN]
     ]  # fmt: skip
     table = table_within(width, columns, rows)
-    return Group(table, Text(f"and {len(files) - SHOWN} files", style="dim")) if len(files) > SHOWN else table
+    return Group(table, Text(f"and {plural(len(files) - SHOWN, 'file')}", style="dim")) if len(files) > SHOWN else table
 
 
 # ---- all of it
@@ -263,11 +314,12 @@ def run_night(
     start = start_of(at)
     console = Console(highlight=False, stderr=as_json)
     record: dict[str, Any] = {}
+    came: RenderableType | None = None
     with Console(stderr=True).status("reading", spinner="dots") as status:
         logs = _logs(desk)
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
-            record["ingest"] = _ingest(desk, logs)
+            record["ingest"], came = _ingest(desk, logs)
         status.update("looking what came of the plan before")
         before = _report_before(desk, day or day_of(desk.night(start)[1].deadline))
         made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
@@ -277,6 +329,8 @@ def run_night(
     path = keep(desk, made.plan, None)
     record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
     if not as_json:
+        if came is not None:
+            console.print(came, Text(), sep="\n", soft_wrap=True)
         if before is not None:
             console.print(before[0], soft_wrap=True)
             console.print()
@@ -339,10 +393,19 @@ def _logs(desk: Desk) -> list[Path]:
     return sorted(found)
 
 
-def _ingest(desk: Desk, logs: Sequence[Path]) -> dict[str, Any]:
+def _ingest(desk: Desk, logs: Sequence[Path]) -> tuple[dict[str, Any], RenderableType | None]:
+    """Return what came of taking logs in, as JSON has it and as text; None: there was nothing new.
+
+    Logs that cannot be used are told of every evening until they are mended, and a plan is made of the others.
+    """
     found = desk.history.ingest(logs, desk.catalogue, desk.caches, now_s=time.time())
-    return {
+    record = {
         "taken": len(found.taken), "again": len(found.again), "unusable": dict(found.unusable),
         "faults": found.faults.in_words(),
     }  # fmt: skip
-
+    if not found.taken and not found.unusable:
+        return record, None
+    # Of those that were taken in on other evenings nothing is said: the patterns name them every time.
+    shown = msgspec.structs.replace(found, again=[])
+    unusable = [Text(printable(why), style="yellow") for why in found.unusable.values()]
+    return record, Group(ingest_view(shown, {}), *unusable)

@@ -200,7 +200,8 @@ class Desk:
             try:
                 return parse_policy(path.read_text())
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"cannot read policy {str(path)!r}: {error}") from error
+                why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+                raise ConfigError(f"cannot read policy {str(path)!r}: {why}") from error
         if not self.tracker:
             return None
         version = self.call(lambda client: client.policy())

@@ -26,7 +26,7 @@ from p2pfill.cli.plan_desk import (
     say_faults,
     start_of,
 )
-from p2pfill.cli.text import plural, printable, show_bytes
+from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -290,7 +290,9 @@ def outlook_view(found: Outlook) -> RenderableType:
     else:
         parts.append(Text(f"It does not fit between {begin} and {end}", style="bold red"))
     if verdict.finish is not None and verdict.finish > night.start:
-        parts.append(Text(f"no fill is over before {_moment(verdict.finish)}: due to {printable(verdict.kept_by)}"))
+        after = show_seconds(verdict.finish - night.start)
+        said = f"no fill is over before {_moment(verdict.finish)}, after {after}"
+        parts.append(Text(f"{said}: due to {printable(verdict.kept_by)}"))
     elif verdict.finish is None:
         parts.append(Text(f"it is not over a day later either: due to {printable(verdict.kept_by)}"))
     else:
@@ -315,8 +317,9 @@ def _prediction_lines(prediction: Prediction, night: Night) -> list[RenderableTy
     if prediction.finish is None:
         said = f"{prediction.complete} of {plural(prediction.caches, 'cache')} have all a day after the deadline"
     else:
-        late = ", after the deadline" if prediction.finish > night.deadline else ""
-        said = f"{plural(prediction.caches, 'cache')} have all by {_moment(prediction.finish)}{late}"
+        after = show_seconds(prediction.finish - night.start)
+        late = ", past the deadline" if prediction.finish > night.deadline else ""
+        said = f"{plural(prediction.caches, 'cache')} have all by {_moment(prediction.finish)}, after {after}{late}"
     lines: list[RenderableType] = [Text(f"simulated: {said}; {show_bytes(prediction.from_origins)} out of the origins")]
     return lines + [Text(f"  note: {printable(note)}", style="dim") for note in prediction.notes]
 
@@ -348,7 +351,9 @@ def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
             )
         )
     parts += [outlook_view(made.outlook), Text(f"written: {printable(str(path))}")]
-    parts.append(Text(f"next: p2pfill plan show {path}; p2pfill plan apply {path}", style="dim"))
+    after = "apply" if made.outlook.verdict.fits else "check"
+    said = f"next: p2pfill plan show {path}; p2pfill plan {after} {path}"
+    parts.append(Text(printable(said), style="dim"))
     return Group(*parts)
 
 
@@ -372,7 +377,7 @@ def plan_view(plan: Plan, width: int) -> RenderableType:
     ]
     if head.left_out:
         said = ", ".join(
-            f"{why} {show_bytes(bytes_)}" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
+            f"{show_bytes(bytes_)} ({why})" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
         )
         parts.append(Text(f"not served: {said}"))
     rows = []
@@ -429,8 +434,10 @@ def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
     return one.title == title if title else cache in caches if cache else bool(caches)
 
 
-def files_view(files: Sequence[PlannedFile], cache: str, most: int, width: int) -> RenderableType:
-    """Return files as a table: those that come first, most urgent first."""
+def files_view(
+    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = "--most shows more, --json all"
+) -> RenderableType:
+    """Return files as a table: those that come first, most urgent first. `more` says how to see those beyond `most`."""
     columns = (
         Column("file"), Column("streams a day", 2, is_right=True), Column("size", 3, is_right=True),
         Column("priority", 4, is_right=True), Column("comes", is_right=True), Column("stays", 1, is_right=True),
@@ -447,7 +454,7 @@ def files_view(files: Sequence[PlannedFile], cache: str, most: int, width: int) 
     ]  # fmt: skip
     parts: list[RenderableType] = [table_within(width, columns, rows)]
     if len(files) > most:
-        parts.append(Text(f"and {len(files) - most} files; --most shows more, --json all", style="dim"))
+        parts.append(Text(f"and {plural(len(files) - most, 'file')}; {printable(more)}", style="dim"))
     return Group(*parts)
 
 
@@ -472,16 +479,23 @@ def _print_changes(changes: Sequence[Change], path: Path, most: int) -> None:
         console.print(text, soft_wrap=True)
     left = len(changes) - most
     more = f", {left} of them not shown: --most shows more" if left > 0 else ""
-    console.print(f"{plural(len(changes), 'file')} of {path} lie elsewhere{more}", soft_wrap=True)
+    verb = "lies" if len(changes) == 1 else "lie"
+    said = f"{plural(len(changes), 'file')} of {printable(str(path))} {verb} elsewhere{more}"
+    console.print(Text(said), soft_wrap=True)
 
 
 def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> None:
-    """Print what made a forecast. Raises `ConfigError` for a title or region that there is not."""
+    """Print what made a forecast, of the day of the newest plan where none is named, or without a plan of the next day.
+
+    Raises `ConfigError` for a title or region that there is not.
+    """
     from p2pfill.plan.popularity.popularity import explain
 
     desk = Desk(planner)
     views = desk.history.views(desk.catalogue, desk.caches.regions)
-    number = planned_day(day, views.last_day) if day else views.last_day + 1
+    kept = [] if day else desk.plans()
+    by_default = day_number(kept[-1].stem) if kept else views.last_day + 1
+    number = planned_day(day, views.last_day) if day else by_default
     try:
         reasons = explain(views, desk.catalogue, number, title, region)
     except KeyError as error:

@@ -82,7 +82,7 @@ def _lines(lines: Sequence[str], style: str = "") -> Padding:
 
 
 def _at(epoch_s: float) -> str:
-    return time.strftime("%a %Y-%m-%d %H:%M", time.localtime(epoch_s))
+    return time.strftime("%a %Y-%m-%d %H:%M %Z", time.localtime(epoch_s))
 
 
 # ---- the night

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.plan_desk import DAY_S, Desk, day_of
-from p2pfill.cli.text import plural
+from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def tune(planner: Path, *, days: int, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     columns = (
-        Column("of each disk"), Column("served by the plan", is_right=True), Column("by the rest", is_right=True),
+        Column("of each disk"), Column("served by the plan", is_right=True), Column("by the LRU", is_right=True),
         Column("in all", is_right=True),
     )  # fmt: skip
     rows = [
@@ -57,9 +57,10 @@ def tune(planner: Path, *, days: int, as_json: bool) -> None:
     console.print(table_within(console.width, columns, rows))
     served = {one.share: one.served for one in found}
     if best == now or (now in served and served[best] - served[now] < WORTH_CHANGING):
-        console.print(f"reactive_share = {now:g}, as it is, serves as much as any", soft_wrap=True)
+        said = f"reactive_share = {now:g}, as it is, serves as much as any"
     else:
-        console.print(f"write reactive_share = {best:g} under [placement] into {planner}", soft_wrap=True)
+        said = f"write reactive_share = {best:g} under [placement] into {printable(str(planner))}"
+    console.print(Text(said), soft_wrap=True)  # not a str, in which [placement] would be markup
 
 
 def _days(desk: Desk, count: int) -> list[tuple[Demand, Demand]]:

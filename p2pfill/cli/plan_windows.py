@@ -147,9 +147,9 @@ def show(
             console.print(Text(printable(proposal.text)), soft_wrap=True)
     lacking = sum(1 for proposal in proposals if proposal.short)
     first = datetime.fromtimestamp(said.first_hour * HOUR_S, UTC)
+    fits = f"what is needed does not fit into {plural(lacking, 'cache')}" if lacking else "what is needed fits"
     console.print(
-        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; what is needed does not "
-        f"fit at {lacking}",
+        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; {fits}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     if out is not None:

@@ -24,8 +24,11 @@ UNKNOWN: Final = {
 }  # fmt: skip
 """Parameters that name what must be there -> a value that names nothing."""
 
-ELSEWHERE: Final = {"publish": {"name", "to"}, "node": {"node_id", "data"}, "fill": {"files_from"}}
-"""Those that give a name to what is new, and one that the next test has."""
+ELSEWHERE: Final = {
+    "publish": {"name", "to"}, "node": {"node_id", "data"}, "fill": {"files_from"}, "plan show": {"title"},
+    "plan why": {"title"},
+}  # fmt: skip
+"""Those that give a name to what is new, one that the next test has, and titles of a planner: its tests have those."""
 
 ALSO: Final = {
     "tracker_url": None, "name": "film", "title": "film", "fill": None, "node": "a1", "node_id": "a1", "to": "all",

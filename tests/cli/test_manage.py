@@ -49,6 +49,19 @@ def test_titles(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixtu
     assert "knows no title" in run(fleet, capsys, "title", "show", "film", code=2)
 
 
+def test_titles_are_added_before_anything_orders_them(
+    fleet: Any, film: Path, tmp_path: Path, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.fill"
+    broken.write_bytes(b"no manifest")
+    assert "broken.fill" in run(fleet, capsys, "title", "add", str(film), str(broken), code=2)
+    assert json.loads(run(fleet, capsys, "title", "list", "--json")) == [], "all are read before one is sent"
+    assert "the catalogue has film" in run(fleet, capsys, "title", "add", str(film))
+    again = json.loads(run(fleet, capsys, "title", "add", str(film), "--json"))
+    assert [one["title"] for one in again] == [make.manifest().title_id.hex()]
+    assert json.loads(run(fleet, capsys, "fills", "list", "--json")) == []
+
+
 def test_pins(fleet: Any, make: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(fleet, capsys, "title", "pin", "film", "--nodes", "a1")
     assert "done: pin film on id=a1" in said

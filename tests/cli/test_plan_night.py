@@ -17,6 +17,8 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.demo_world import DemoCache, made_smaller, write_caches, write_catalogue, write_log
 from p2pfill.cli.exits import ExitCode
+from p2pfill.cli.text import show_bytes
+from p2pfill.plan.making import GIVEN_UP
 from p2pfill.plan.synthetic import WorldSettings, make_world
 from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient
@@ -121,7 +123,8 @@ def test_the_night_after_goes_on_from_the_plan_before(planner: Planner) -> None:
 
 
 def test_what_does_not_fit_is_given_up_or_said(planner: Planner) -> None:
-    whole = planner.json("make", "--at", AT)["head"]["comes_bytes"]
+    first = planner.json("make", "--at", AT)["head"]
+    whole = first["comes_bytes"]
     (planner.home / "up.csv").write_text("of,name,rate\nisp,isp-region-0,30\n")
     planner.configure('uplinks = "up.csv"\n')
     assert not planner.json("make", "--at", AT, "--no-fit", code=ExitCode.FOUND)["fits"]
@@ -133,6 +136,10 @@ def test_what_does_not_fit_is_given_up_or_said(planner: Planner) -> None:
     assert fits["fits"]
     assert fits["given_up"]["copies"] > 0
     assert 0 < fits["head"]["comes_bytes"] == whole - fits["given_up"]["size"]
+    less = fits["head"]["left_out"][GIVEN_UP]
+    assert fits["head"]["served_bytes"] == pytest.approx(first["served_bytes"] - less)
+    assert 0 < less == pytest.approx(fits["given_up"]["worth"], rel=0.01)
+    assert f"({GIVEN_UP})" in planner("show")
 
 
 def test_why(planner: Planner) -> None:
@@ -144,6 +151,8 @@ def test_why(planner: Planner) -> None:
     assert product == pytest.approx(found["streams"], rel=1e-3)
     assert found["day"] == "2026-01-08"
     assert "streams expected" in planner("why", "title-00001", "region-1")
+    planner("make", "--at", "2026-01-09T00:00", "--held", "nothing")
+    assert planner.json("why", "title-00001", "region-1")["day"] == "2026-01-09", "that of the newest plan"
     planner("why", "title-1", "region-1", code=2)
     assert "there is no 'title-1': there are 'title-00000'" in planner.err
 
@@ -244,6 +253,11 @@ def test_the_reactive_share_is_chosen_from_the_last_days(planner: Planner) -> No
     assert len({one["asked"] for one in found["shares"]}) == 1
     text = planner("tune", "--days", "3")
     assert "as it is, serves as much as any" in text or f"reactive_share = {found['best']:g} under" in text
+    other = 0.3 if found["best"] < 0.3 else 0.0
+    with (planner.home / "planner.toml").open("a") as file:
+        file.write(f"[placement]\nreactive_share = {other}\n")
+    text = planner("tune", "--days", "3")
+    assert f"write reactive_share = {found['best']:g} under [placement] into {planner.home}" in text
     planner("tune", "--days", "7", code=2)
     assert "name fewer with --days" in planner.err
 
@@ -284,12 +298,21 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     planner.json("make", "--at", AT)
     planner("apply", "--at", AT, code=2)
     assert "the tracker knows no title of the plan" in planner.err
+    names = {one["title"] for one in planner.json("show")["files"]}
+    text = planner("apply", "--at", AT, code=2)
+    assert f"and {len(names) - 5} more; publish them" in text
+    assert "p2pfill title add" in planner.err
+    all_of_it = show_bytes(planner.json("show")["head"]["comes_bytes"])
+    assert f"{all_of_it} come to 4 caches, but for {all_of_it} of titles that it does not know" in text
     ids = publish_all(fleet.url, planner.home)
     dry = planner.json("apply", "--at", AT)
     assert dry["dry_run"]
     assert dry["ordered"] > 0
     assert fills_of(fleet.url) == []
-    assert "nothing was done: p2pfill plan apply" in planner("apply", "--at", AT)
+    text = planner("apply", "--at", AT)
+    assert "nothing was done: p2pfill plan apply" in text
+    assert f"p2pfill plan show {planner.home / 'plans' / '2026-01-08.plan'} --most" in text
+    assert "due in the past" in text
 
     async def order_by_hand() -> None:
         async with TrackerClient(fleet.url) as client:
@@ -364,6 +387,58 @@ def test_a_plan_that_writes_too_much_is_not_applied(planner: Planner, fleet: Any
     assert planner.json("make", "--at", "2026-01-09T00:00")["head"]["comes_bytes"] > 0
     planner("apply", "--at", AT, "--tracker", fleet.url, "--rewrite-max", "0.0001", code=2)
     assert "writes over more than 0.0001 of" in planner.err
+
+
+def test_a_plan_with_a_cache_that_there_is_not_is_not_applied(planner: Planner, fleet: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
+    publish_all(fleet.url, planner.home)
+    plan = Path(planner.json("make", "--at", AT)["plan"])
+    edited = planner.home / "edited.plan"
+    head, *files = plan.read_text().splitlines()
+    edited.write_text("\n".join([head, *(one.replace('"01"', '"moon"') for one in files)]) + "\n")
+    planner("apply", str(edited), "--at", AT, "--yes", code=2)
+    assert "in cache 'moon', which the table of caches does not have" in planner.err
+    assert fills_of(fleet.url) == []
+
+
+def test_a_title_of_another_size_is_told_of(planner: Planner, fleet: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\norigins = "origins.csv"\n')
+    publish_all(fleet.url, planner.home)
+    planner.json("make", "--at", AT, "--held", "nothing")
+    plenty = [one for one in planner.json("apply", "--at", AT)["notes"] if "catalogue" in one]
+    assert plenty == []
+    title = next(one["title"] for one in planner.json("show")["files"])
+    catalogue = planner.home / "catalogue.csv"
+    lines = catalogue.read_text().splitlines()
+    mine = [line for line in lines if line.startswith(f"{title},")]
+    size = mine[0].split(",")[2]
+    catalogue.write_text("\n".join(lines).replace(mine[0], mine[0].replace(f",{size},", f",{int(size) + 7},")))
+    note = planner.json("apply", "--at", AT)["notes"][-1]
+    assert note.startswith(f"{title} has ")
+    assert "in the catalogue: renew the catalogue" in note
+    assert f"note: {note}" in planner("apply", "--at", AT)
+
+
+def test_the_night_tells_of_what_is_wrong_in_new_logs(planner: Planner) -> None:
+    (planner.home / "logs" / "late.csv").write_text(
+        "time,region,cluster,title,file,bytes\n2026-01-07T20:00:00Z,moon,x,title-00001,title-00001/hd,-5\n"
+    )
+    (planner.home / "logs" / "short.csv").write_text("time,region\n2026-01-07T20:00:00Z,moon\n")
+    (planner.home / "logs" / "more.csv").write_text(
+        "time,region,cluster,title,file,bytes\n2026-01-07T20:00:00Z,region-0,region-0,title-00001,title-00001/hd,500\n"
+        "2026-01-07T21:00:00Z,region-0,region-0,title-00001,title-00001/hd,-5\n"
+    )
+    text = planner("night", "--at", AT, "--no-simulate")
+    assert "1 log taken in: 1 of 2 rows count as views" in text
+    assert "bytes negative" in text
+    assert "short.csv' lacks the columns title" in text
+    assert "taken in before" not in text
+    text = planner("night", "--at", AT, "--no-simulate")
+    assert "0 logs taken in" in text, "those that cannot be used do not stop the next evening"
+    assert "short.csv' lacks the columns title" in text
+    for name in ("short.csv", "late.csv"):
+        (planner.home / "logs" / name).unlink()
+    assert "taken in" not in planner("night", "--at", AT, "--no-simulate"), "nothing is new"
 
 
 def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -> None:

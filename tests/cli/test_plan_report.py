@@ -155,6 +155,17 @@ def test_of_the_night_alone(world: World) -> None:
     assert "watched" not in said
 
 
+def test_while_the_night_goes_on_nothing_is_late(world: World) -> None:
+    night = world.directory / "night.json"
+    text = night.read_text()
+    assert '"is_over":true' in text
+    night.write_text(text.replace('"is_over":true', '"is_over":false'))
+    said = plain(world.run(*world.night)[0])
+    assert "which is not over" in said
+    assert "1 copy not there yet, due by " in said
+    assert "did not come" not in said
+
+
 def test_of_the_day_after(world: World) -> None:
     world.ingest()
     out, err = world.run(*world.night, *world.tables, "--json")

@@ -419,7 +419,7 @@ def test_the_command_tells_scripts_all(tables: tuple[Path, Path]) -> None:
     assert later[0]["first_hour"] == NOON + 6
     bounded = run("--load", load, "--caches", caches, "--earliest", "12:00", "--latest", "14:00", "--need", "900TB")
     assert "short" in bounded
-    assert "does not fit at 2" in bounded
+    assert "what is needed does not fit into 2 caches" in bounded
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ def ingest(
 
 
 def _check_some(found: Ingest) -> None:
-    if found.taken or (found.again and not found.unusable):
-        return
+    if found.taken or found.again:
+        return  # logs are named again by patterns: one that cannot be used must not stop every evening from then on
     why = list(found.unusable.values())
     more = f"; and {len(why) - 1} more that cannot be used" if len(why) > 1 else ""
     raise ConfigError(f"{why[0]}{more}; the history is as it was")
