@@ -65,6 +65,16 @@ OriginUrls = Annotated[
     ),
 ]
 Go = Annotated[bool, typer.Option("--yes", help="Do it. Without, it is only said what would be done.")]
+RewriteMax = Annotated[
+    float | None,
+    typer.Option(
+        "--rewrite-max",
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+        help="Of a cache that may be rewritten tonight; by default what the placement may, 0.1.",
+    ),
+]
 HERE = Path("planner.toml")
 
 
@@ -171,13 +181,7 @@ def apply_command(
     deadline: Annotated[
         str, typer.Option("--deadline", metavar="TIME", help="As for `fill`; by default the plan's own.")
     ] = "",
-    rewrite_max: Annotated[
-        float | None,
-        typer.Option(
-            "--rewrite-max", metavar="SHARE", min=0.0, max=1.0,
-            help="Of a cache that may be rewritten tonight; by default what the placement may, 0.1.",
-        ),
-    ] = None,
+    rewrite_max: RewriteMax = None,
     at: At = "",
     yes: Go = False,
     tracker_url: MaybeTracker = "",
@@ -203,6 +207,7 @@ def night(
     fit: Fit = True,
     simulate: Simulate = True,
     at: At = "",
+    rewrite_max: RewriteMax = None,
     yes: Go = False,
     tracker_url: MaybeTracker = "",
     as_json: AsJson = False,
@@ -211,8 +216,8 @@ def night(
     from p2pfill.cli.plan_apply import run_night
 
     run_night(
-        planner, day=day, origins=origins or [], fit=fit, simulate=simulate, at=at, yes=yes, tracker=tracker_url,
-        as_json=as_json,
+        planner, day=day, origins=origins or [], fit=fit, simulate=simulate, at=at, rewrite_max=rewrite_max, yes=yes,
+        tracker=tracker_url, as_json=as_json,
     )  # fmt: skip
 
 

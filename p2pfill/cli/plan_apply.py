@@ -130,6 +130,8 @@ def apply(
         return done, asked
 
     found: tuple[Applied, Orders] = desk.call(work)
+    if yes:
+        desk.keep_applied(plan)
     return found
 
 
@@ -305,6 +307,7 @@ def run_night(
     fit: bool,
     simulate: bool,
     at: str,
+    rewrite_max: float | None,
     yes: bool,
     tracker: str,
     as_json: bool,
@@ -340,7 +343,7 @@ def run_night(
     if desk.tracker and fits:
         try:
             done, orders = apply(
-                desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=None, yes=yes
+                desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=rewrite_max, yes=yes
             )  # fmt: skip
             record["applied"] = msgspec.to_builtins(done)
         except (ConfigError, TrackerError) as error:
@@ -370,7 +373,7 @@ def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
     if path is None:
         return None
     try:
-        plan, _ = desk.read_plan(str(path))
+        plan, _ = desk.read_applied(path.stem)
         came = what_came(plan, Tables().completed(desk), tracker=desk.tracker)
     except P2PFillError as error:
         return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None

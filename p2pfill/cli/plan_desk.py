@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PLAN_SUFFIX: Final = ".plan"
+APPLIED_SUFFIX: Final = ".applied"
 KEEP: Final = 60
 """Plans that are kept, unless it is said otherwise: two months of mornings after."""
 
@@ -283,11 +284,32 @@ class Desk:
             raise ConfigError(f"there is no plan {str(path)!r}: `p2pfill plan make` makes one")
         return read_plan(path), path
 
+    def keep_applied(self, plan: Plan) -> Path:
+        """Keep what was applied beside what is planned, which another dry run may replace. Raises `StoreError`."""
+        from p2pfill.plan.document import write_plan
+
+        path = self.plan_path(plan.head.day).with_suffix(APPLIED_SUFFIX)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_plan(path, plan)
+        return path
+
+    def read_applied(self, name: str) -> tuple[Plan, Path]:
+        """Return the plan in a file, or what was applied for a day; empty: the newest.
+
+        Where nothing was applied for the day, it is what was planned.
+        """
+        from p2pfill.plan.document import read_plan
+
+        day = name if _is_day(name) else "" if name else max((path.stem for path in self.plans()), default="")
+        path = self.plan_path(day).with_suffix(APPLIED_SUFFIX)
+        return (read_plan(path), path) if day and path.exists() else self.read_plan(name)
+
     def forget_old(self) -> list[Path]:
         """Delete plans beyond those that are kept, and return them."""
         gone = self.plans()[: -self.config.keep]
         for path in gone:
             path.unlink(missing_ok=True)
+            path.with_suffix(APPLIED_SUFFIX).unlink(missing_ok=True)
         return gone
 
 

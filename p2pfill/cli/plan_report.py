@@ -87,7 +87,7 @@ def show_report(
 
         plan = read_plan(Path(name))
     else:
-        plan, _ = desk.read_plan(name)
+        plan, _ = desk.read_applied(name)
         tracker = desk.tracker
         tables = tables.completed(desk)
     if any(tables) and not all(tables):

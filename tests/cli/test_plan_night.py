@@ -17,6 +17,7 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.demo_world import DemoCache, made_smaller, write_caches, write_catalogue, write_log
 from p2pfill.cli.exits import ExitCode
+from p2pfill.cli.plan_desk import Desk
 from p2pfill.cli.text import show_bytes
 from p2pfill.plan.making import GIVEN_UP
 from p2pfill.plan.synthetic import WorldSettings, make_world
@@ -473,3 +474,28 @@ def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, f
     assert "writes over more than 0.1 of 4 of 4 caches" in told["not_applied"]
     assert told["head"]["comes_bytes"] > 0
     assert fills_of(fleet.url) == []
+    allowed = planner.json("night", "--at", AT, "--no-simulate", "--yes", "--rewrite-max", "1")
+    assert allowed["applied"]["ordered"] == len(fills_of(fleet.url)) > 0
+
+
+def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, fleet: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\nkeep = 1\n')
+    publish_all(fleet.url, planner.home)
+    planner("make", "--at", AT)
+    planner("apply", "--at", AT, "--yes")
+    plans = planner.home / "plans"
+    applied = (plans / "2026-01-08.applied").read_bytes()
+    assert applied == (plans / "2026-01-08.plan").read_bytes()
+    (planner.home / "planner.toml").write_text(
+        f'tracker = "{fleet.url}"\nkeep = 1\n{PLANNER}[[exclude]]\ntitle = "title-00001"\n'
+    )
+    planner("night", "--at", AT, "--no-simulate")
+    assert (plans / "2026-01-08.plan").read_bytes() != applied
+    desk = Desk(planner.home / "planner.toml")
+    for name in ("", "2026-01-08"):
+        plan, path = desk.read_applied(name)
+        assert (path.name, path.read_bytes()) == ("2026-01-08.applied", applied)
+        assert plan.head.day == "2026-01-08"
+    assert desk.read_applied(str(plans / "2026-01-08.plan"))[1].suffix == ".plan"
+    planner("make", "--at", "2026-01-09T00:00")
+    assert sorted(path.name for path in plans.iterdir()) == ["2026-01-09.plan"]
