@@ -243,7 +243,8 @@ def choose_night(nights: list[NightSummary], plan: PlanHead, names: tuple[str, .
         )
     raise ConfigError(
         f"the tracker has no night of {names[0]}, in which the plan for {plan.day} was filled: it has {len(nights)}, "
-        f"of {first} to {last}. Where you have kept its report, name it: --night FILE"
+        f"of {first} to {last}. Where you have kept its report, name it: --night FILE; if another of them is meant: "
+        "--date DATE"
     )
 
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.text import plural, printable, show_bytes, show_percent
+from p2pfill.cli.text import plural, printable, show_bytes, show_percent, show_seconds
 
 if TYPE_CHECKING:
     from p2pfill.plan.report.day import Class, DayReport, Example, Part
@@ -188,8 +188,8 @@ def _finish(night: NightPart) -> str:
         return f"all is there; when, the night does not say{bound}"
     late = ""
     if night.deadline:
-        minutes = abs(night.deadline - night.finish_at) / 60
-        late = f", {minutes:,.0f} min {'before' if night.finish_at <= night.deadline else 'after'} the deadline"
+        apart = show_seconds(abs(night.deadline - night.finish_at))
+        late = f", {apart} {'before' if night.finish_at <= night.deadline else 'after'} the deadline"
     untimed = ""
     if night.untimed:
         untimed = (
