@@ -104,9 +104,11 @@ def apply(
     what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
     """
     from p2pfill.plan.orders import orders_of
-    from p2pfill.plan.rewriting import check_rewriting, written_by
+    from p2pfill.plan.rewriting import brought_before, check_rewriting, written_by
 
     share = desk.settings.rewritten_share if rewrite_max is None else rewrite_max
+    before = desk.applied(plan.head.day)
+    brought = {} if before is None else brought_before(plan, before)
     bases = _bases(desk, origins)
     _check_caches(desk, plan)
     notes = [LATE] if due < time.time() else []
@@ -115,7 +117,8 @@ def apply(
         known = await client.catalogue()
         notes.extend(_other_sizes(desk, plan, known.titles))
         asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
-        check_rewriting(written_by(plan, desk.caches, known.titles, await client.nodes(), known.withdrawn), share)
+        nodes = await client.nodes()
+        check_rewriting(written_by(plan, desk.caches, known.titles, nodes, known.withdrawn, brought), share)
         done = Applied(
             plan.head.day, due, not yes, len(asked.post), asked.keep, len(asked.delete), asked.unknown, asked.withdrawn,
             notes=notes,

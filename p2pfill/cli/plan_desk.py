@@ -287,11 +287,20 @@ class Desk:
     def keep_applied(self, plan: Plan) -> Path:
         """Keep what was applied beside what is planned, which another dry run may replace. Raises `StoreError`."""
         from p2pfill.plan.document import write_plan
+        from p2pfill.plan.rewriting import together
 
         path = self.plan_path(plan.head.day).with_suffix(APPLIED_SUFFIX)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_plan(path, plan)
+        before = self.applied(plan.head.day)
+        write_plan(path, plan if before is None else together(plan, before))
         return path
+
+    def applied(self, day: str) -> Plan | None:
+        """Return what was applied for a day; None: nothing. Raises `ConfigError` where it is damaged."""
+        from p2pfill.plan.document import read_plan
+
+        path = self.plan_path(day).with_suffix(APPLIED_SUFFIX)
+        return read_plan(path) if path.exists() else None
 
     def read_applied(self, name: str) -> tuple[Plan, Path]:
         """Return the plan in a file, or what was applied for a day; empty: the newest.

@@ -116,6 +116,7 @@ def made_plan(
     from p2pfill.plan.feasibility.needs import needs_of
     from p2pfill.plan.feasibility.remedies import drop
     from p2pfill.plan.making import Inputs, document, make, without
+    from p2pfill.plan.rewriting import written_tonight
 
     now = start_of(at)
     network, night = desk.night(now)
@@ -127,10 +128,12 @@ def made_plan(
     notes = _known(desk, views, number)
     lies, source = desk.held(held, day)
     pins, exclusions = desk.wishes
+    before = desk.applied(day)
+    written = None if before is None or lies is None else written_tonight(before, lies, desk.catalogue, desk.caches)
     note("forecasting and placing")
     made = make(
         Inputs(
-            desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, pins, exclusions
+            desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, pins, exclusions, written
         )
     )  # fmt: skip
     notes += _unplaced(made)

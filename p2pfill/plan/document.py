@@ -87,6 +87,8 @@ class PlanHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Before when no fill of it is over, by its proof, in seconds since the epoch; 0: it was not proved."""
     deadline: float = 0.0
     """By when all that comes should be there; 0: nothing was said."""
+    brought: dict[str, int] = {}
+    """Cache -> bytes that plans that were applied before for the same day had it fetch, and this one does not want."""
 
 
 class PlannedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

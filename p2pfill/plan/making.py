@@ -69,6 +69,8 @@ class Inputs:
     settings: PlacementSettings = field(default_factory=PlacementSettings)
     pins: Sequence[Wish] = ()
     exclusions: Sequence[Wish] = ()
+    written: Longs | None = None
+    """What each cache has had written in the same night by plans before this one, in bytes; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ def make(inputs: Inputs) -> Made:
     demand = spread_demand(said, inputs.catalogue.size, inputs.caches, weights)
     rules = rules_of(inputs.pins, inputs.exclusions, inputs.catalogue, inputs.caches)
     try:
-        result = place(demand, inputs.catalogue.size, inputs.caches, inputs.held, inputs.settings, rules)
+        result = place(
+            demand, inputs.catalogue.size, inputs.caches, inputs.held, inputs.settings, rules, inputs.written
+        )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"no plan can be made: {error}") from error
     return Made(inputs, said, demand, result)

@@ -11,13 +11,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
 
 from p2pfill.errors import ConfigError
 from p2pfill.plan.document import Plan, by_cache
 from p2pfill.plan.holding import newest_of
-from p2pfill.plan.tables import Caches
+from p2pfill.plan.tables import Caches, Catalogue, Longs, Placement
 from p2pfill.tracker.records import NodeStatus, TitleRecord
+
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
 SIZES_AGREE: Final = 0.99
 """Sizes of a catalogue may be rounded: those that differ by less are taken to be the same."""
@@ -49,8 +55,12 @@ def written_by(
     titles: Iterable[TitleRecord],
     nodes: Iterable[NodeStatus],
     withdrawn: Collection[str] = (),
+    brought: Mapping[str, int] = NOTHING,
 ) -> dict[str, Written]:
-    """Return for each cache of a plan what its orders bring there. Raises `ConfigError` for one that there is not."""
+    """Return for each cache of a plan what its orders bring there. Raises `ConfigError` for one that there is not.
+
+    `brought` is what plans before it have brought in the same night (`brought_before`).
+    """
     newest = {name: one for name, one in newest_of(titles).items() if one.title not in withdrawn}
     capacities = dict(zip(caches.names, caches.capacity.tolist(), strict=True))
     status = {str(one.info.id): one for one in nodes}
@@ -72,10 +82,60 @@ def written_by(
         have = {} if node is None else {one.title: one.have_bytes for one in node.titles if one.have_bytes}
         total = sum(comes[name].values()) + _lacking(stays[name], newest, have)
         disk = 0 if node is None else node.disk.size_bytes
-        brought = {newest[title].title for title in comes[name]}
+        coming = {newest[title].title for title in comes[name]}
         capacity = min(capacities[name], disk or capacities[name])
-        is_empty = not have or (lay + went == 0 and have.keys() <= brought)
-        found[name] = Written(total, capacity, is_empty, capacity - max(lay + went, sum(have.values())))
+        is_empty = not have or (lay + went == 0 and have.keys() <= coming)
+        more = brought.get(name, 0)
+        free = capacity - max(lay + went, sum(have.values()))
+        found[name] = Written(total + more, capacity, is_empty, free + more)
+    return found
+
+
+def brought_before(plan: Plan, before: Plan) -> dict[str, int]:
+    """Return what each cache was to fetch by the plan that was applied before for the same day, and not by this one.
+
+    It may not have come yet, and then will not: counting it keeps on the safe side.
+    """
+    found: dict[str, int] = defaultdict(int, before.head.brought)
+    comes = {one.file: frozenset(one.comes) for one in plan.files}
+    for one in before.files:
+        for name in one.comes:
+            if name not in comes.get(one.file, ()):
+                found[name] += one.size
+    return dict(found)
+
+
+def together(plan: Plan, before: Plan) -> Plan:
+    """Return what two plans for one day bring, of which `before` was applied first.
+
+    What has come by the first and is to stay by the second counts as coming in that night.
+    """
+    came = {one.file: frozenset(one.comes) for one in before.files}
+    files = []
+    for one in plan.files:
+        tonight = came.get(one.file, frozenset()) & set(one.stays)
+        files.append(
+            msgspec.structs.replace(
+                one, comes=tuple(sorted({*one.comes, *tonight})), stays=tuple(sorted({*one.stays} - tonight))
+            )
+        )
+    size = sum(one.size * len(one.comes) for one in files)
+    merged = Plan(msgspec.structs.replace(plan.head, comes_bytes=size), tuple(files))
+    brought = brought_before(merged, before)
+    return Plan(msgspec.structs.replace(merged.head, brought=brought), merged.files)
+
+
+def written_tonight(before: Plan, held: Placement, catalogue: Catalogue, caches: Caches) -> Longs:
+    """Return the bytes that lie in each cache by the plan that was applied before for the same day."""
+    found = np.array([before.head.brought.get(name, 0) for name in caches.names], np.int64)
+    file_at = {name: number for number, name in enumerate(catalogue.files)}
+    cache_at = {name: number for number, name in enumerate(caches.names)}
+    lies = [frozenset(held.of(number).tolist()) for number in range(len(caches.names))]
+    for one in before.files:
+        for name in one.comes:
+            number = cache_at.get(name, -1)
+            if number >= 0 and file_at.get(one.file, -1) in lies[number]:
+                found[number] += one.size
     return found
 
 

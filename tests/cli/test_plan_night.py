@@ -478,6 +478,19 @@ def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, f
     assert allowed["applied"]["ordered"] == len(fills_of(fleet.url)) > 0
 
 
+def test_plans_of_one_night_share_what_may_be_rewritten(planner: Planner, fleet: Any, make: Any) -> None:
+    planner.configure(f'tracker = "{fleet.url}"\n')
+    publish_all(fleet.url, planner.home)
+    planner("make", "--at", AT, "--held", "nothing")
+    for cache in ("01", "02", "11", "12"):
+        fleet.beat(cache, make.report(make.manifest(), "live", 4))
+    planner("apply", "--at", AT, "--yes", "--rewrite-max", "1")
+    (planner.home / "planner.toml").write_text(PLANNER + '[[exclude]]\ntitle = "title-00001"\n')
+    planner("make", "--at", AT, "--held", "nothing")
+    planner("apply", "--at", AT, "--yes", "--rewrite-max", "1", "--tracker", fleet.url, code=2)
+    assert "writes over more than 1 of" in planner.err, "both together write more than all of a cache"
+
+
 def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, fleet: Any) -> None:
     planner.configure(f'tracker = "{fleet.url}"\nkeep = 1\n')
     publish_all(fleet.url, planner.home)

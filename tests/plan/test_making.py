@@ -179,6 +179,21 @@ def test_worth_is_what_the_clusters_are_asked_for(given_: Inputs) -> None:
         assert per_cluster[cluster][held] == pytest.approx(made.demand.of(cluster)[held])
 
 
+@given(inputs(), st.lists(st.floats(0, 0.5), min_size=6, max_size=6))
+@settings(max_examples=20)
+def test_what_was_written_tonight_is_of_the_share(given_: Inputs, shares: list[float]) -> None:
+    capacity, size = given_.caches.capacity, given_.catalogue.size
+    written = (capacity * np.array(shares)).astype(np.int64)
+    made = make(replace(given_, written=written))
+    exceeded = set(made.result.exceeded.tolist())
+    for cache, (is_to, lies) in enumerate(zip(contents(made.target), contents(made.held), strict=True)):
+        if lies and cache not in exceeded:
+            comes = int(size[sorted(is_to - lies)].sum())
+            free = int(capacity[cache] - size[sorted(lies)].sum())
+            left = capacity[cache] * given_.settings.rewritten_share - written[cache]
+            assert comes <= max(left, free, 0)
+
+
 def test_what_is_worth_most_is_most_urgent() -> None:
     chosen = world(0)
     caches = fleet([int(chosen.catalogue.size.sum() * 0.4)] * 6)

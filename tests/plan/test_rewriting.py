@@ -13,9 +13,17 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.reports import DiskReport, TitleReport
 from p2pfill.plan.document import Plan, PlanHead, PlannedFile, by_cache
+from p2pfill.plan.making import placement_of
 from p2pfill.plan.orders import named_by, orders_of
-from p2pfill.plan.rewriting import SIZES_AGREE, check_rewriting, written_by
-from p2pfill.plan.tables import Caches
+from p2pfill.plan.rewriting import (
+    SIZES_AGREE,
+    brought_before,
+    check_rewriting,
+    together,
+    written_by,
+    written_tonight,
+)  # fmt: skip
+from p2pfill.plan.tables import Caches, Catalogue
 from p2pfill.tracker.records import FillRecord, NodeStatus, TitleRecord
 
 NAMES = ("a1", "a2", "b1")
@@ -41,8 +49,8 @@ def node(name: str, have: dict[str, int], disk: int = 0) -> NodeStatus:
     )
 
 
-def plan_of(*files: PlannedFile) -> Plan:
-    return Plan(HEAD, tuple(sorted(files, key=lambda one: one.file)))
+def plan_of(*files: PlannedFile, brought: dict[str, int] | None = None) -> Plan:
+    return Plan(msgspec.structs.replace(HEAD, brought=brought or {}), tuple(sorted(files, key=lambda one: one.file)))
 
 
 @st.composite
@@ -141,3 +149,40 @@ def test_a_cache_is_as_large_as_its_table_and_its_disk_say_and_not_as_its_plan_d
         check_rewriting(written_by(plan, fleet(0), TITLES, nodes), 1.0)
     with pytest.raises(ConfigError, match="cache 'a1', which the table does not have"):
         written_by(plan, fleet(names=("b1",)), TITLES, nodes)
+
+
+def test_plans_of_one_night_have_one_share_together() -> None:
+    first = plan_of(PlannedFile("t0", "t0", 8, 1.0, ("a1",)), PlannedFile("t1", "t1", 90, 1.0, (), (), ("a1",)))
+    lies = [node("a1", {TITLES[0].title: 8, TITLES[4].title: 90})]
+    assert written_by(first, fleet(), TITLES, [node("a1", {TITLES[4].title: 97})])["a1"].share == 0.08
+    # What the first has brought stays by the second, which brings something else.
+    second = plan_of(PlannedFile("t0", "t0", 8, 1.0, (), ("a1",)), PlannedFile("t2", "t2", 19, 1.0, ("a1",)))
+    alone = written_by(second, fleet(), TITLES, lies)["a1"]
+    both = written_by(second, fleet(), TITLES, lies, brought=brought_before(second, first))["a1"]
+    assert (alone.comes, alone.share) == (19, 0.19)
+    assert (both.comes, both.share) == (27, 0.27)
+    applied = together(second, first)
+    assert [(one.file, one.comes, one.stays) for one in applied.files] == [("t0", ("a1",), ()), ("t2", ("a1",), ())]
+    assert applied.head.comes_bytes == 27
+    # A third that gives up what the second brought does not make it unwritten.
+    third = plan_of(PlannedFile("t0", "t0", 8, 1.0, (), ("a1",)), PlannedFile("t3", "t3", 26, 1.0, ("a1",)))
+    assert brought_before(third, applied) == {"a1": 27}
+    last = together(third, applied)
+    assert last.head.brought == {"a1": 19}
+    assert brought_before(third, last) == {"a1": 27}, "applying it again changes nothing"
+    assert together(third, last) == last
+
+
+def test_what_was_written_tonight_is_what_has_come() -> None:
+    before = plan_of(
+        PlannedFile("t0", "t0", 8, 1.0, ("a1", "a2")), PlannedFile("t9", "t9", 8, 1.0, ("a1",)), brought={"a2": 3}
+    )
+    catalogue = Catalogue(
+        ("t0",), ("",), ("",), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1), ("t0",),
+        np.zeros(1, np.int32), np.zeros(1, np.int32), np.array([8]),
+    )  # fmt: skip
+    caches = fleet()
+    held = placement_of([[0] if name == "a1" else [] for name in caches.names])
+    found = dict(zip(caches.names, written_tonight(before, held, catalogue, caches).tolist(), strict=True))
+    assert found["a1"] == 8
+    assert found["a2"] == 3, "it has not come there, and what plans before that one brought counts"
