@@ -124,6 +124,8 @@ def apply(
             notes=notes,
         )  # fmt: skip
         if yes:
+            # First, so that what an apply that breaks off has ordered counts for the next one.
+            desk.keep_applied(plan)
             done.ordered = done.ended = 0
             try:
                 await _carry_out(client, asked, done)
@@ -133,8 +135,6 @@ def apply(
         return done, asked
 
     found: tuple[Applied, Orders] = desk.call(work)
-    if yes:
-        desk.keep_applied(plan)
     return found
 
 

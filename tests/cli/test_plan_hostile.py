@@ -17,7 +17,7 @@ import trio
 from p2pfill.cli import main
 from p2pfill.cli.exits import ExitCode
 from p2pfill.model.manifest import Manifest, layout
-from p2pfill.plan.document import LINE_BYTES_MAX, Plan, PlanHead, PlannedFile, write_plan
+from p2pfill.plan.document import LINE_BYTES_MAX, Plan, PlanHead, PlannedFile, read_plan, write_plan
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillCreated, FillRequest
 
@@ -177,6 +177,8 @@ def test_a_tracker_that_dies_on_the_way_costs_another_try(
     else:
         service.apply(code=ExitCode.UNREACHABLE)
         assert f"{min(lost_at, 2)} of 2 orders made, {max(lost_at - 2, 0)} ended by then" in service.err
+    begun = read_plan(service.home / "plans" / f"{HEAD.day}.applied")
+    assert {one.file for one in begun.files if one.comes} == {"film", "song"}, "what was begun counts for the next plan"
     monkeypatch.undo()
     service.apply()
     assert service.orders() == sorted([(ids["film"], "id=a2"), (ids["song"], "id=a1,id=a2")])
