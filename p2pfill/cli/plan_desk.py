@@ -21,6 +21,7 @@ from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
 from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
 from p2pfill.model.windows import at_utc, read_windows
+from p2pfill.plan.wishes import Wish
 from p2pfill.tracker.client import TrackerClient
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from p2pfill.plan.history.faults import Faults
     from p2pfill.plan.history.history import History
     from p2pfill.plan.inputs import Origins, Uplinks
-    from p2pfill.plan.making import Wish
     from p2pfill.plan.placement.tables import PlacementSettings
     from p2pfill.plan.tables import Caches, Catalogue, Load, Longs, Placement
 
@@ -50,13 +50,6 @@ windows and deadlines lie beyond it."""
 AHEAD_DAYS_MAX: Final = 731
 """Between the end of the history and the day that is planned for: two years. A clock may be wrong by one; what is
 forecast day by day for more takes minutes, and is of no use."""
-
-
-class WishTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A pin or an exclusion."""
-
-    title: str
-    regions: tuple[str, ...] = ()
 
 
 class PlannerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,8 +79,8 @@ class PlannerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many of them."""
     placement: dict[str, float] = {}
     """Settings of the placement (`plan.placement.tables.PlacementSettings`)."""
-    pin: tuple[WishTable, ...] = ()
-    exclude: tuple[WishTable, ...] = ()
+    pin: tuple[Wish, ...] = ()
+    exclude: tuple[Wish, ...] = ()
 
     def __post_init__(self) -> None:
         if self.windows:
@@ -182,16 +175,6 @@ class Desk:
         except ValueError as error:
             raise ConfigError(f"placement: {error}") from error
         return settings if "peak_share" in said else with_peak_of(self.load, settings)
-
-    @cached_property
-    def wishes(self) -> tuple[list[Wish], list[Wish]]:
-        """Pins and exclusions."""
-        from p2pfill.plan.making import Wish
-
-        return (
-            [Wish(one.title, one.regions) for one in self.config.pin],
-            [Wish(one.title, one.regions) for one in self.config.exclude],
-        )
 
     @cached_property
     def policy(self) -> FleetPolicy | None:

@@ -53,9 +53,6 @@ RECENT_DAYS: Final = 14
 PART_OF_DAY: Final = 0.75
 """Of the hours that a day has in the logs: a last day of fewer is one of which logs are still to come."""
 
-PREDICTED_CACHES_MAX: Final = 500
-"""More are not simulated in a time that one waits for."""
-
 
 class Outlook(NamedTuple):
     """What can be said of a plan's night before it."""
@@ -127,13 +124,13 @@ def made_plan(
     planned_day(day, views.last_day)
     notes = _known(desk, views, number)
     lies, source = desk.held(held, day)
-    pins, exclusions = desk.wishes
     before = desk.applied(day)
     written = None if before is None or lies is None else written_tonight(before, lies, desk.catalogue, desk.caches)
     note("forecasting and placing")
     made = make(
         Inputs(
-            desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, pins, exclusions, written
+            desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, desk.config.pin,
+            desk.config.exclude, written,
         )
     )  # fmt: skip
     notes += _unplaced(made)

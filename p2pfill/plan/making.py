@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import msgspec
 import numpy as np
 
 from p2pfill.errors import ConfigError
@@ -23,6 +22,7 @@ from p2pfill.plan.placement.placement import peak_share, place, served_by
 from p2pfill.plan.placement.tables import PlacementResult, PlacementSettings, Reason, Rules
 from p2pfill.plan.popularity.popularity import forecast
 from p2pfill.plan.tables import Caches, Catalogue, Floats, Forecast, Ints, Load, Longs, Placement, Views
+from p2pfill.plan.wishes import Wish
 
 WEIGHT_HOURS: Final = 28 * 24
 """Of load, of which clusters' parts of their regions are taken: four whole weeks, so that no weekday counts more."""
@@ -42,14 +42,6 @@ TITLE_REASON: Final = {
 """Why demand is not served, as people are told."""
 
 GIVEN_UP: Final = "does not fit into the night"
-
-
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the operator says of a title: that it is to be held, or not to be held, in some regions."""
-
-    title: str
-    regions: tuple[str, ...] = ()
-    """Empty: all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from p2pfill.plan.making import (
     GIVEN_UP,
     Inputs,
     Made,
-    Wish,
     as_placements,
     document,
     make,
@@ -40,6 +39,7 @@ from p2pfill.plan.making import (
 from p2pfill.plan.placement.tables import PlacementSettings
 from p2pfill.plan.synthetic import World, WorldSettings, make_world
 from p2pfill.plan.tables import Caches, Load, Placement
+from p2pfill.plan.wishes import Wish
 from p2pfill.tracker.records import FillRecord, FillRequest, NodeStatus, TitleRecord
 
 DAYS = 6

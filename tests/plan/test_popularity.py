@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pfill.errors import ConfigError
-from p2pfill.plan.popularity.hints import Override, steer
 from p2pfill.plan.popularity.launch import LaunchCurve, LaunchSizes
 from p2pfill.plan.popularity.levels import Levels, log_gamma
 from p2pfill.plan.popularity.lifts import Lifts
@@ -414,17 +412,3 @@ def test_log_gamma(value: float) -> None:
     from math import lgamma
 
     assert float(log_gamma(np.array([value]))[0]) == pytest.approx(lgamma(value), rel=1e-6, abs=1e-4)
-
-
-def test_pins_and_exclusions(plain: tuple[Catalogue, Floats, Views]) -> None:
-    catalogue, _, views = plain
-    made = forecast(views, catalogue, FIRST + DAYS)
-    steered = steer(made, catalogue, [Override("t4", ("south",)), Override("t5")], [Override("t5", ("north",))])
-    four, five = catalogue.title == 4, catalogue.title == 5
-    assert (steered.streams[1, four] == made.streams[1].max()).all()
-    assert np.array_equal(steered.streams[0, four], made.streams[0, four])
-    assert not steered.streams[0, five].any()
-    assert (steered.streams[2, five] == made.streams[2].max()).all()
-    for wrong in (Override("t999"), Override("t4", ("nowhere",))):
-        with pytest.raises(ConfigError):
-            steer(made, catalogue, [wrong])
