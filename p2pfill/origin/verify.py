@@ -37,5 +37,5 @@ def verify_chunk(url: str, manifest: Manifest, k: int, data: bytes | bytearray |
         f"{url}: chunk {k} does not match its digest: {', '.join(paths)}{more} changed at the origin since publishing; "
         "restore the files or publish the title anew",
         bytes_received=len(data),
-        cause="it does not match its digests",
+        advice="restore the files or publish the title anew",
     )
