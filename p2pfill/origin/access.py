@@ -185,8 +185,8 @@ class OriginAccess:
                 advice="name the directory with origin_dir in this cache's settings, or order from a web server over "
                 "it",
             )
-        # Both as '/…': a path with two slashes at its start keeps them.
-        for root in self.directories:
+        # A path with two slashes at its start keeps them. One with '..' leads past what may not be asked for.
+        for root in self.directories if ".." not in directory.split("/") else ():
             if f"/{path.lstrip('/')}/".startswith(f"{root.rstrip('/')}/"):
                 return root
         raise OriginRefused(
@@ -222,6 +222,8 @@ def _read(text: str) -> _Entry:
         f"origins_allow: {text[:100]!r} is no place: write a host (cdn.example, *.cdn.example), an address or a range "
         "(10.1.0.0/16), each after http://, https:// or nothing and before :PORT or nothing, or s3://BUCKET"
     )
+    if "%" in text:  # a zone, which an address to connect to has or has not
+        raise ConfigError(advice)
     try:
         return _Entry("", "", ip_network(text), 0)  # an IPv6 range has colons of its own
     except ValueError:

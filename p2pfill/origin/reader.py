@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from p2pfill.errors import ConfigError, is_fault
 from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
-from p2pfill.origin.bodies import Backend, Body, Part, one_line
+from p2pfill.origin.bodies import RESTORE, Backend, Body, Part, one_line
 from p2pfill.origin.buckets import BucketBackend
 from p2pfill.origin.buffers import BUFFERS
 from p2pfill.origin.directory import DirectoryBackend
@@ -68,6 +68,9 @@ NO_RANGE: Final = (
     "requests caches share the work"
 )
 """Said of an origin that answers a range with the whole file."""
+
+
+ENDED: Final = "the answer ended early"
 
 
 class OriginChunk(NamedTuple):
@@ -251,7 +254,7 @@ class OriginReader:
         attempts = in_vain = 0
         while True:
             self._wait_held(watch, job)
-            before, cause, said = job.done, OriginObjectChanged.KIND, "the answer ended early"
+            before, cause, said = job.done, OriginObjectChanged.KIND, ENDED
             try:
                 self._wait_allowed(watch, job)  # before an answer is begun that nobody would read
                 self._ask(watch, job)
@@ -282,7 +285,8 @@ class OriginReader:
                     f"{self._name(job)}: gave up after {attempts} requests with {job.done} of {len(job.target)} bytes: "
                     f"{said}; check that the origin is up and reachable from here",
                     cause=cause,
-                    advice="check that the origin is up and reachable from here",
+                    # Whether it is short or wrong is told alike, as with sizes (`bodies.check_size`).
+                    advice=RESTORE if said is ENDED else "check that the origin is up and reachable from here",
                 )
             roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2.0 ** max(1, in_vain))
             self._wait(watch, self._rng.uniform(0.0, roof), job, cause, said)
