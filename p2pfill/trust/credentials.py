@@ -1,0 +1,228 @@
+"""What a process shows of itself and checks of others: a directory with its certificate, key and authorities.
+
+    DIR/cert.pem      its certificate, and those between it and the authority, if there are any
+    DIR/key.pem       its key, readable by its owner alone
+    DIR/ca.pem        the authorities that it trusts: one, or two while the root is being changed
+    DIR/revoked.pem   what they have taken back (X.509 revocation lists), if anything
+
+Everybody has two TLS 1.3 contexts of it, and both ask the other side for its certificate. Who that is, `peer` says.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.model.identity import Identity, identity_from_uri
+
+CERT_FILE: Final = "cert.pem"
+KEY_FILE: Final = "key.pem"
+CA_FILE: Final = "ca.pem"
+REVOKED_FILE: Final = "revoked.pem"
+
+FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of one of these files: a revocation list has some 40 bytes for each certificate."""
+
+
+class PeerRefused(P2PFillError):
+    """The other side's certificate is none that is accepted here."""
+
+
+class Revocations:
+    """The revocation lists that are known: the newest of each authority, each signed by it."""
+
+    def __init__(self, authorities: list[x509.Certificate]) -> None:
+        self._authorities = authorities
+        self._lists: dict[bytes, x509.CertificateRevocationList] = {}
+        """By the fingerprint of the authority that has signed it."""
+
+    def add(self, pem: bytes) -> bool:
+        """Take in lists; tell whether one of them was news. One that is older than what is known changes nothing.
+
+        Raises `ConfigError` where one cannot be read, or none of the authorities has signed it.
+        """
+        news = False
+        for revoked in _read_lists(pem):
+            signer = self._signer(revoked)
+            before = self._lists.get(signer)
+            if before is None or _number(revoked) > _number(before):
+                self._lists[signer] = revoked
+                news = True
+        return news
+
+    def pem(self) -> bytes:
+        """Return the lists, as others are told of them."""
+        return b"".join(revoked.public_bytes(Encoding.PEM) for revoked in self._lists.values())
+
+    def has(self, certificate: x509.Certificate) -> bool:
+        """Tell whether its authority has taken a certificate back."""
+        return any(
+            revoked.issuer == certificate.issuer
+            and revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+            for revoked in self._lists.values()
+        )
+
+    def _signer(self, revoked: x509.CertificateRevocationList) -> bytes:
+        for authority in self._authorities:
+            with suppress(InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+                if revoked.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
+                    return authority.fingerprint(SHA256())
+        raise ConfigError("a revocation list is signed by none of the authorities that are trusted here")
+
+
+class Credentials:
+    """Who this process is, and whom it believes."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read `directory`. Raises `ConfigError` that names the file and says what to do."""
+        self.directory = directory
+        self._seen = _stamps(directory)
+        self._read()
+
+    def _read(self) -> None:
+        pem = _read_file(self.directory / CERT_FILE)
+        authorities = _read_file(self.directory / CA_FILE)
+        try:
+            certificates = x509.load_pem_x509_certificates(pem)
+            trusted = x509.load_pem_x509_certificates(authorities)
+            self.identity = identity_of(certificates[0])
+        except ValueError as error:
+            raise ConfigError(f"cannot read the certificates in {str(self.directory)!r}: {error}") from error
+        self.expires = certificates[0].not_valid_after_utc
+        """When its own certificate ends."""
+        self.revocations = Revocations(trusted)
+        if (self.directory / REVOKED_FILE).exists():
+            self.revocations.add(_read_file(self.directory / REVOKED_FILE))
+        self.accepting = self._context(ssl.PROTOCOL_TLS_SERVER)
+        """For connections that come in."""
+        self.connecting = self._context(ssl.PROTOCOL_TLS_CLIENT)
+        """For those to caches, whom their names identify, wherever they are."""
+        self.calling = self._context(ssl.PROTOCOL_TLS_CLIENT)
+        """For those to the tracker, which must be at a host that its certificate names as well."""
+        self.calling.check_hostname = True
+
+    def reload(self) -> bool:
+        """Read the directory again where a file of it has changed; tell whether that was so.
+
+        Raises `ConfigError`, and then what was read before stands. Revocations that came from elsewhere stay.
+        """
+        seen = _stamps(self.directory)
+        if seen == self._seen:
+            return False
+        known = self.revocations.pem()
+        before = self.__dict__.copy()
+        try:
+            self._read()
+            with suppress(ConfigError):  # of an authority that is trusted no more
+                self.revocations.add(known)
+        except ConfigError:
+            self.__dict__.update(before)
+            raise
+        self._seen = seen
+        return True
+
+    def peer(self, certificate: bytes | None) -> Identity:
+        """Return whom the other side's certificate, in DER, names, once the handshake has found that it holds.
+
+        Raises `PeerRefused` where there is none, where it is revoked, or where it names nobody of this fleet.
+        """
+        if certificate is None:
+            raise PeerRefused("the other side shows no certificate")
+        try:
+            parsed = x509.load_der_x509_certificate(certificate)
+            identity = identity_of(parsed)
+        except (ValueError, ConfigError) as error:
+            raise PeerRefused(f"its certificate cannot be used: {error}") from error
+        if identity.domain != self.identity.domain:
+            raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
+        if self.revocations.has(parsed):
+            raise PeerRefused(f"the certificate of {identity.who} was revoked")
+        return identity
+
+    def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        # A ticket would be taken in the place of a certificate that is revoked meanwhile.
+        context.num_tickets = 0
+        try:
+            context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE)
+            context.load_verify_locations(self.directory / CA_FILE)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(
+                f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together?"
+            ) from error
+        return context
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """Return whom a certificate names. Raises `ConfigError` where it names nobody, or is an authority's own."""
+    try:
+        found = certificate.extensions
+        names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+        raise ConfigError(f"the certificate has no usable names ({error})") from error
+    with suppress(x509.ExtensionNotFound):
+        if found.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise ConfigError("the certificate is an authority's, and names nobody")
+    if len(uris) != 1:
+        raise ConfigError(f"the certificate has {len(uris)} URIs, where one says whose it is")
+    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    hosts += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return identity_from_uri(uris[0], tuple(hosts))
+
+
+def _read_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
+    """Return the revocation lists in a text. Raises `ConfigError`."""
+    end = b"-----END X509 CRL-----"
+    *texts, rest = pem.split(end)
+    try:
+        lists = [x509.load_pem_x509_crl(text + end) for text in texts]
+    except ValueError as error:
+        raise ConfigError(f"a revocation list cannot be read: {error}") from error
+    if rest.strip():
+        raise ConfigError("there is something behind the last revocation list")
+    return lists
+
+
+def _number(revoked: x509.CertificateRevocationList) -> tuple[int, float]:
+    """Return what grows from one list of an authority to the next."""
+    with suppress(x509.ExtensionNotFound):
+        return revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number, 0.0
+    return 0, revoked.last_update_utc.timestamp()
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {str(path)!r}: {error.strerror}; `p2pfill ca issue` makes such a directory"
+        ) from error
+    if len(text) > FILE_BYTES_MAX:
+        raise ConfigError(f"{str(path)!r} is larger than {FILE_BYTES_MAX} bytes")
+    return text
+
+
+def _stamps(directory: Path) -> list[tuple[int, int, int]]:
+    """Return what changes where a file of the directory does."""
+    stamps = []
+    for name in (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE):
+        try:
+            seen = os.stat(directory / name)
+            stamps.append((seen.st_ino, seen.st_mtime_ns, seen.st_size))
+        except OSError:
+            stamps.append((0, 0, 0))
+    return stamps
