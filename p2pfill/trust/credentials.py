@@ -85,6 +85,8 @@ class Credentials:
     def __init__(self, directory: Path) -> None:
         """Read `directory`. Raises `ConfigError` that names the file and says what to do."""
         self.directory = directory
+        self.generation = 0
+        """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
         self._seen = _stamps(directory)
         self._read()
 
@@ -128,6 +130,17 @@ class Credentials:
             self.__dict__.update(before)
             raise
         self._seen = seen
+        self.generation += 1
+        return True
+
+    def revoke(self, pem: bytes) -> bool:
+        """Take in revocation lists that did not come from the directory; tell whether they are news.
+
+        Raises `ConfigError` where none of the authorities has signed them.
+        """
+        if not self.revocations.add(pem):
+            return False
+        self.generation += 1
         return True
 
     def peer(self, certificate: bytes | None) -> Identity:
@@ -153,8 +166,9 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        # A ticket would be taken in the place of a certificate that is revoked meanwhile.
-        context.num_tickets = 0
+        if protocol is ssl.PROTOCOL_TLS_SERVER:
+            # A ticket would be taken in the place of a certificate that is revoked meanwhile.
+            context.num_tickets = 0
         try:
             context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE)
             context.load_verify_locations(self.directory / CA_FILE)
@@ -163,6 +177,24 @@ class Credentials:
                 f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together?"
             ) from error
         return context
+
+
+class Bearer:
+    """Whoever has shown a certificate on a connection, which may be revoked while that is open."""
+
+    def __init__(self, credentials: Credentials, certificate: bytes) -> None:
+        """Raises `PeerRefused`."""
+        self._credentials = credentials
+        self._certificate = certificate
+        self._generation = credentials.generation
+        self._identity = credentials.peer(certificate)
+
+    def identity(self) -> Identity:
+        """Return who it is. Raises `PeerRefused` where that is accepted no more."""
+        if self._generation != self._credentials.generation:
+            self._identity = self._credentials.peer(self._certificate)
+            self._generation = self._credentials.generation
+        return self._identity
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:
