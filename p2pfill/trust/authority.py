@@ -78,9 +78,8 @@ ROOT_LIFE: Final = timedelta(days=3650)
 RENEW_WITHIN: Final = timedelta(days=30)
 """Before its end a certificate is due: a month leaves time to notice that nobody has carried it over."""
 
-SERIAL_DIGITS_MIN: Final = 16
-"""Hexadecimal ones, below which an argument is a name and no serial. Of serials with 159 random bits nearly all have 39
-or 40."""
+SERIAL_DIGITS_MIN: Final = 8
+"""Hexadecimal ones by which a certificate is told: the start of its serial, which has 159 random bits."""
 
 
 class AuthorityError(P2PFillError):
@@ -258,18 +257,24 @@ class Authority:
         return [given for given in self._show(handed) if given.is_new]
 
     def meant(self, what: str, now: datetime) -> list[Issued]:
-        """Return the good certificates of a name, or the one of a serial number. Raises `ConfigError` where none is."""
+        """Return the good certificates of a name, or the one of a serial or the start of one.
+
+        Raises `ConfigError` where there is none.
+        """
         name = what.rpartition("/")[2]
         if found := [one for one in self.state.issued if what in (one.identity.name, one.identity.who)]:
             if good := [one for one in self.state.good(name, now) if what in (name, one.identity.who)]:
                 return good
             raise ConfigError(f"{found[-1].identity.who} has no certificate that is good: there is nothing to revoke")
         serial = what.replace(":", "").lower().lstrip("0")
-        for one in self.state.issued:
-            if len(serial) >= SERIAL_DIGITS_MIN and one.serial == serial:
-                if one.is_good(now):
-                    return [one]
-                raise ConfigError(f"the certificate {serial} is not good any more: there is nothing to revoke")
+        if len(serial) >= SERIAL_DIGITS_MIN:
+            found = [one for one in self.state.issued if one.serial.startswith(serial)]
+        if len(found) > 1:
+            raise ConfigError(f"{len(found)} certificates have serials that begin with {serial}: give all of it")
+        if found and not self.state.is_good(found[0], now):
+            raise ConfigError(f"the certificate {found[0].serial} is not good any more: there is nothing to revoke")
+        if found:
+            return found
         raise ConfigError(f"{what[:100]!r} is nobody who has a certificate, and no serial: see `p2pfill ca show`")
 
     def revoke(self, certificates: Iterable[Issued], now: datetime) -> None:
@@ -296,7 +301,7 @@ class Authority:
             state: Literal["good", "replaced", "revoked", "ended"] = "good"
             if one.revoked_at is not None:
                 state = "revoked"
-            elif not one.is_good(now):
+            elif not self.state.is_good(one, now):
                 state = "ended"
             elif self.state.good(name, now)[-1] is not one:
                 state = "replaced"
@@ -332,7 +337,7 @@ class Authority:
         if len(self.state.roots) == 1 or self.state.signing != self.state.roots[1].number:
             raise AuthorityError(f"the old root signs, or is the only one: {self.next_step()}")
         listed = {one.who for one in self.listed().values()}
-        good = [one for one in self.state.issued if one.is_good(now)]
+        good = [one for one in self.state.issued if self.state.is_good(one, now)]
         new = {one.identity.who for one in good if one.root == self.state.signing}
         behind = sorted({one.identity.who for one in good} - new)
         if waiting := [who for who in behind if who in listed]:
@@ -343,10 +348,9 @@ class Authority:
         return behind
 
     def finish(self, now: datetime) -> None:
-        """Drop the old root, its key, and what it has signed. Raises `AuthorityError`, `ConfigError`, `OSError`."""
+        """Drop the old root and its key: what it has signed counts no more. Raises `AuthorityError`, `ConfigError`, `OSError`."""
         self.cut_off(now)
         self.state.roots = self.state.roots[1:]
-        self.state.keep(lambda one: one.root == self.state.signing)
         self._commit(now)
 
     def next_step(self) -> str:

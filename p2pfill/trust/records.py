@@ -75,10 +75,6 @@ class Issued(msgspec.Struct, dict=True):
         """The public key, for comparison."""
         return key_name(key_of_certificate(self.certificate))
 
-    def is_good(self, now: datetime) -> bool:
-        """Whether it is accepted where its root is."""
-        return self.revoked_at is None and now < self.ends
-
 
 class Root(msgspec.Struct):
     """A certificate that signs, and what it has taken back."""
@@ -136,18 +132,23 @@ class State(msgspec.Struct, dict=True):
 
     def add(self, one: Issued) -> None:
         """Take in what was signed."""
-        self.issued.append(one)
-        self._by_name.setdefault(one.identity.name, []).append(one)
-        self._by_key.setdefault(one.key, []).append(one)
+        for group in (
+            self._by_name.setdefault(one.identity.name, []), self._by_key.setdefault(one.key, []), self.issued
+        ):  # fmt: skip
+            group.append(one)
 
     def keep(self, wanted: Callable[[Issued], bool]) -> None:
         """Forget all but what is wanted."""
         self.issued = list(filter(wanted, self.issued))
         self.__dict__.clear()
 
+    def is_good(self, one: Issued, now: datetime) -> bool:
+        """Whether a certificate is accepted."""
+        return one.revoked_at is None and now < one.ends and any(one.root == root.number for root in self.roots)
+
     def good(self, name: str, now: datetime) -> list[Issued]:
         """Return the certificates of somebody that are accepted, the one that ends last at the end."""
-        found = [one for one in self._by_name.get(name, ()) if one.is_good(now)]
+        found = [one for one in self._by_name.get(name, ()) if self.is_good(one, now)]
         return sorted(found, key=lambda one: (one.root, one.ends))
 
     def owners(self, key: bytes) -> list[Issued]:
@@ -185,5 +186,6 @@ def read_state(directory: Path) -> State:
 
 def write_state(directory: Path, state: State, now: datetime) -> None:
     """Let `state` count. Raises `OSError`, and then either counts."""
-    state.keep(lambda one: now < one.ends + KEPT)
+    # What was revoked stays: its key must not come back.
+    state.keep(lambda one: one.revoked_at is not None or now < one.ends + KEPT)
     replace_file(directory / STATE_FILE, msgspec.json.format(msgspec.json.encode(state), indent=1), mode=PRIVATE_MODE)
