@@ -59,6 +59,7 @@ class Signer:
         pem = serialization.Encoding.PEM
         plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         (directory / "key.pem").write_bytes(key.private_bytes(pem, *plain))
+        (directory / "key.pem").chmod(0o600)
         (directory / "cert.pem").write_bytes(certificate.public_bytes(pem))
         (directory / "ca.pem").write_bytes(self.certificate.public_bytes(pem))
         return directory

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench, manage, night, plan, policy
+from p2pfill.cli import bench, ca, manage, night, plan, policy
 from p2pfill.cli.calling import set_identity
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
@@ -47,6 +47,7 @@ app.add_typer(manage.route, name="route")
 app.add_typer(manage.fleet, name="fleet")
 app.add_typer(night.app, name="night")
 app.add_typer(plan.app, name="plan")
+app.add_typer(ca.app, name="ca")
 
 
 @app.callback(invoke_without_command=True)

@@ -9,7 +9,9 @@ It is a URI in the manner of SPIFFE (https://spiffe.io, "SPIFFE-ID"): a trust do
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote, unquote
@@ -28,7 +30,14 @@ URI_CHARS_MAX: Final = 1024
 WORD_CHARS_MAX: Final = 128
 """Of a region, an ISP or a cluster."""
 
+HOSTS_MAX: Final = 64
+"""Of a certificate: a machine has a handful of names and addresses, and each connection carries them all."""
+
 _DOMAIN: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?")
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_HOST_CHARS_MAX: Final = 253
+"""Of a name in the DNS (RFC 1035, without its last dot)."""
 
 
 class Role(StrEnum):
@@ -77,9 +86,33 @@ class Identity(msgspec.Struct, frozen=True):
         for key, value in named.items():
             if said[key] != value:
                 return f"{key} {said[key][:WORD_CHARS_MAX]!r} is not {value!r}, as its certificate says"
-        if self.hosts and info.host.lower() not in self.hosts:
+        if self.hosts and _host_form(info.host) not in self.hosts:
             return f"host {info.host[:WORD_CHARS_MAX]!r} is none of its certificate ({', '.join(self.hosts)})"
         return ""
+
+
+def host_from_text(text: str) -> str:
+    """Return a host's name or address as `Identity.hosts` has it. Raises `ConfigError`.
+
+    Names are whole: one with a `*` would let its bearer stand in for others.
+    """
+    host = _host_form(text)
+    labels = host.split(".")
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified or ipaddress.ip_address(host).is_multicast or "%" in host:
+            raise ConfigError(f"{text[:100]!r} is not the address of one host")
+        return host
+    # What ends in a number is an address that is written wrongly: no name in the DNS does.
+    if len(host) > _HOST_CHARS_MAX or _NUMBER.fullmatch(labels[-1]) or not all(map(_LABEL.fullmatch, labels)):
+        raise ConfigError(f"{text[:100]!r} is neither a host's name nor an address")
+    return host
+
+
+def _host_form(text: str) -> str:
+    """Return a name in lower case, and an address in its shortest form."""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    return text.lower()
 
 
 def check_identity(identity: Identity) -> None:
@@ -96,6 +129,13 @@ def check_identity(identity: Identity) -> None:
     for word in places:
         if len(word) > WORD_CHARS_MAX or not word.isprintable():
             raise ConfigError(f"{identity.who}: {word[:100]!r} has more than {WORD_CHARS_MAX} characters, or odd ones")
+    if len(identity.uri) > URI_CHARS_MAX:
+        raise ConfigError(f"{identity.who}: its region, ISP and cluster are too long for a certificate's name")
+    if len(identity.hosts) > HOSTS_MAX:
+        raise ConfigError(f"{identity.who}: it has {len(identity.hosts)} hosts, more than {HOSTS_MAX}")
+    for host in identity.hosts:
+        if host_from_text(host) != host:
+            raise ConfigError(f"{identity.who}: its host {host!r} is written {host_from_text(host)!r}")
 
 
 def identity_from_uri(uri: str, hosts: tuple[str, ...] = ()) -> Identity:
@@ -103,7 +143,7 @@ def identity_from_uri(uri: str, hosts: tuple[str, ...] = ()) -> Identity:
 
     There is one way to write each name: what comes back from the parts must be what was given.
     """
-    domain, _, path = uri.removeprefix(SCHEME).partition("/")
+    domain, _, path = uri[: URI_CHARS_MAX + 1].removeprefix(SCHEME).partition("/")
     words = [unquote(word) for word in path.split("/")]
     if len(uri) > URI_CHARS_MAX or len(words) not in (2, 6, 8) or words[0] not in set(Role):
         raise ConfigError(f"{uri[:200]!r} names nobody: expected {SCHEME}DOMAIN/ROLE/NAME, see docs/certificates.md")

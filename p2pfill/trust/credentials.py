@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -33,50 +34,79 @@ FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
 
+_UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
+"""What reading a certificate's extensions raises where they are wrong."""
+
+
 class PeerRefused(P2PFillError):
     """The other side's certificate is none that is accepted here."""
 
 
+class _KnownList(NamedTuple):
+    """A revocation list whose signature holds."""
+
+    revoked: x509.CertificateRevocationList
+    signer: bytes | None
+    """What certificates of this authority name as their signer's key, if the authority's own says it."""
+    serials: frozenset[int]
+
+
 class Revocations:
-    """The revocation lists that are known: the newest of each authority, each signed by it."""
+    """The revocation lists that are known: the newest of each authority, each signed by it.
+
+    A list counts also after the time for which it announces the next: an authority that is away for a month must not
+    end the fleet. A list is all that its authority has taken back: one of changes, or of a part, is refused.
+    """
 
     def __init__(self, authorities: list[x509.Certificate]) -> None:
         self._authorities = authorities
-        self._lists: dict[bytes, x509.CertificateRevocationList] = {}
+        self._lists: dict[bytes, _KnownList] = {}
         """By the fingerprint of the authority that has signed it."""
 
     def add(self, pem: bytes) -> bool:
         """Take in lists; tell whether one of them was news. One that is older than what is known changes nothing.
 
-        Raises `ConfigError` where one cannot be read, or none of the authorities has signed it.
+        While a root is changed, not everybody trusts the same authorities: lists of others are passed over where one
+        of a trusted one stands beside them. Raises `ConfigError` where one cannot be read, or none is of an authority
+        that is trusted here; then nothing was taken in.
         """
+        lists = _read_lists(pem)
+        signed = [(signer, revoked) for revoked in lists if (signer := self._signer(revoked)) is not None]
+        if lists and not signed:
+            raise ConfigError("the revocation list is signed by none of the authorities that are trusted here")
         news = False
-        for revoked in _read_lists(pem):
-            signer = self._signer(revoked)
-            before = self._lists.get(signer)
-            if before is None or _number(revoked) > _number(before):
-                self._lists[signer] = revoked
+        for signer, revoked in signed:
+            fingerprint = signer.fingerprint(SHA256())
+            before = self._lists.get(fingerprint)
+            if before is None or _number(revoked) > _number(before.revoked):
+                serials = frozenset(entry.serial_number for entry in revoked)
+                self._lists[fingerprint] = _KnownList(revoked, _key_name(signer), serials)
                 news = True
         return news
 
     def pem(self) -> bytes:
         """Return the lists, as others are told of them."""
-        return b"".join(revoked.public_bytes(Encoding.PEM) for revoked in self._lists.values())
+        return b"".join(known.revoked.public_bytes(Encoding.PEM) for known in self._lists.values())
 
     def has(self, certificate: x509.Certificate) -> bool:
         """Tell whether its authority has taken a certificate back."""
+        key = _signers_key_name(certificate)
         return any(
-            revoked.issuer == certificate.issuer
-            and revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
-            for revoked in self._lists.values()
+            certificate.serial_number in known.serials
+            and known.revoked.issuer == certificate.issuer
+            # Two roots of one name, as where an authority's key was changed, may count serials alike.
+            and (key is None or known.signer is None or key == known.signer)
+            for known in self._lists.values()
         )
 
-    def _signer(self, revoked: x509.CertificateRevocationList) -> bytes:
+    def _signer(self, revoked: x509.CertificateRevocationList) -> x509.Certificate | None:
         for authority in self._authorities:
             with suppress(InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
-                if revoked.is_signature_valid(authority.public_key()):  # type: ignore[arg-type]
-                    return authority.fingerprint(SHA256())
-        raise ConfigError("a revocation list is signed by none of the authorities that are trusted here")
+                if authority.subject == revoked.issuer and revoked.is_signature_valid(
+                    authority.public_key()  # type: ignore[arg-type]
+                ):
+                    return authority
+        return None
 
 
 class Credentials:
@@ -91,19 +121,17 @@ class Credentials:
         self._read()
 
     def _read(self) -> None:
-        pem = _read_file(self.directory / CERT_FILE)
-        authorities = _read_file(self.directory / CA_FILE)
-        try:
-            certificates = x509.load_pem_x509_certificates(pem)
-            trusted = x509.load_pem_x509_certificates(authorities)
-            self.identity = identity_of(certificates[0])
-        except ValueError as error:
-            raise ConfigError(f"cannot read the certificates in {str(self.directory)!r}: {error}") from error
-        self.expires = certificates[0].not_valid_after_utc
+        own = read_certificates(self.directory / CERT_FILE)[0]
+        trusted = read_certificates(self.directory / CA_FILE)
+        with _naming(self.directory / CERT_FILE):
+            self.identity = identity_of(own)
+        _check_mode(self.directory / KEY_FILE)
+        self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
-            self.revocations.add(_read_file(self.directory / REVOKED_FILE))
+            with _naming(self.directory / REVOKED_FILE):
+                self.revocations.add(_read_file(self.directory / REVOKED_FILE))
         self.accepting = self._context(ssl.PROTOCOL_TLS_SERVER)
         """For connections that come in."""
         self.connecting = self._context(ssl.PROTOCOL_TLS_CLIENT)
@@ -115,7 +143,8 @@ class Credentials:
     def reload(self) -> bool:
         """Read the directory again where a file of it has changed; tell whether that was so.
 
-        Raises `ConfigError`, and then what was read before stands. Revocations that came from elsewhere stay.
+        Raises `ConfigError`, and then what was read before stands, until a call finds the files good. Revocations that
+        came from elsewhere stay.
         """
         seen = _stamps(self.directory)
         if seen == self._seen:
@@ -124,7 +153,7 @@ class Credentials:
         before = self.__dict__.copy()
         try:
             self._read()
-            with suppress(ConfigError):  # of an authority that is trusted no more
+            with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 self.revocations.add(known)
         except ConfigError:
             self.__dict__.update(before)
@@ -153,7 +182,7 @@ class Credentials:
         try:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
-        except (ValueError, ConfigError) as error:
+        except (ValueError, x509.InvalidVersion, ConfigError) as error:
             raise PeerRefused(f"its certificate cannot be used: {error}") from error
         if identity.domain != self.identity.domain:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
@@ -166,11 +195,14 @@ class Credentials:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        if protocol is ssl.PROTOCOL_TLS_SERVER:
+        # What stands in ca.pem is trusted, and nothing above it: there an authority of a larger house may stand alone.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if protocol == ssl.PROTOCOL_TLS_SERVER:
             # A ticket would be taken in the place of a certificate that is revoked meanwhile.
             context.num_tickets = 0
         try:
-            context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE)
+            # A key with a password is refused: OpenSSL would ask at the terminal, and the process would stand still.
+            context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE, password="")
             context.load_verify_locations(self.directory / CA_FILE)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(
@@ -197,13 +229,21 @@ class Bearer:
         return self._identity
 
 
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates in a file, one at least. Raises `ConfigError`."""
+    try:
+        return x509.load_pem_x509_certificates(_read_file(path))
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ConfigError(f"{str(path)!r} is no certificate in PEM: {error}") from error
+
+
 def identity_of(certificate: x509.Certificate) -> Identity:
     """Return whom a certificate names. Raises `ConfigError` where it names nobody, or is an authority's own."""
     try:
         found = certificate.extensions
         names = found.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except (x509.ExtensionNotFound, *_UNUSABLE) as error:
         raise ConfigError(f"the certificate has no usable names ({error})") from error
     with suppress(x509.ExtensionNotFound):
         if found.get_extension_for_class(x509.BasicConstraints).value.ca:
@@ -218,14 +258,32 @@ def identity_of(certificate: x509.Certificate) -> Identity:
 def _read_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     """Return the revocation lists in a text. Raises `ConfigError`."""
     end = b"-----END X509 CRL-----"
+    if len(pem) > FILE_BYTES_MAX:
+        raise ConfigError(f"the revocation lists are larger than {FILE_BYTES_MAX} bytes")
     *texts, rest = pem.split(end)
     try:
         lists = [x509.load_pem_x509_crl(text + end) for text in texts]
-    except ValueError as error:
+        critical = [one.oid.dotted_string for revoked in lists for one in revoked.extensions if one.critical]
+    except (*_UNUSABLE, x509.InvalidVersion) as error:
         raise ConfigError(f"a revocation list cannot be read: {error}") from error
+    if critical:
+        # Of changes alone (delta), or for some certificates: in the place of the whole list it would lift revocations.
+        raise ConfigError(f"a revocation list is of a kind that is not known here (critical extension {critical[0]})")
     if rest.strip():
         raise ConfigError("there is something behind the last revocation list")
     return lists
+
+
+def _key_name(authority: x509.Certificate) -> bytes | None:
+    with suppress(x509.ExtensionNotFound, *_UNUSABLE):
+        return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    return None
+
+
+def _signers_key_name(certificate: x509.Certificate) -> bytes | None:
+    with suppress(x509.ExtensionNotFound, *_UNUSABLE):
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    return None
 
 
 def _number(revoked: x509.CertificateRevocationList) -> tuple[int, float]:
@@ -246,6 +304,25 @@ def _read_file(path: Path) -> bytes:
     if len(text) > FILE_BYTES_MAX:
         raise ConfigError(f"{str(path)!r} is larger than {FILE_BYTES_MAX} bytes")
     return text
+
+
+def _check_mode(path: Path) -> None:
+    """Refuse a key that others may read, as ssh does; a group may, since services are given keys so."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # what reads it says why
+    if mode & 0o027:
+        raise ConfigError(f"everybody may read {str(path)!r}, or its group change it: chmod 600 it, or make it anew")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of which file an error is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{str(path)!r} cannot be used: {error}") from error
 
 
 def _stamps(directory: Path) -> list[tuple[int, int, int]]:
