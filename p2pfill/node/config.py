@@ -23,7 +23,7 @@ from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
-from p2pfill.origin.access import OriginAccess, is_loopback_host, read_access
+from p2pfill.origin.access import OriginAccess, read_access
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
 from p2pfill.trust.credentials import Credentials
@@ -174,7 +174,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hosts = [self.listen_address()[0], self.advertised()[0]]
         if self.tracker:
             hosts.append(urlsplit(tracker_url(self.tracker)).hostname or "")
-        is_local = all(is_loopback_host(host) for host in hosts if host)
+        is_local = all(is_loopback(host) for host in hosts if host)
         return read_access(self.origins_allow, self.origin_dir, is_local=is_local)
 
     def listen_address(self) -> tuple[str, int]:

@@ -210,13 +210,6 @@ def read_access(allow: Iterable[str], directories: Iterable[str], *, is_local: b
     return OriginAccess(entries, tuple(roots), is_local)
 
 
-def is_loopback_host(host: str) -> bool:
-    """Tell whether a host, as settings name one to listen on or to connect to, is this machine's loopback."""
-    host = _plain(host.strip("[]"))
-    address = _literal(host)
-    return _is_localhost(host) if address is None else any(_is_in(one, _LOOPBACK) for one in _readings(address))
-
-
 def _read(text: str) -> _Entry:
     advice = (
         f"origins_allow: {text[:100]!r} is no place: write a host (cdn.example, *.cdn.example), an address or a range "

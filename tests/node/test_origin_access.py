@@ -50,9 +50,9 @@ async def reason_of(fill: FillDriver) -> SourceReport:
         ({"listen": "127.0.0.1:7400", "tracker": "http://127.0.0.1:7070"}, True),
         ({"listen": "[::1]:7400", "tracker": "http://localhost:7070"}, True),
         ({"listen": "localhost:7400", "advertise": "127.0.0.2"}, True),
-        ({"listen": "192.0.2.11:7400"}, False),
-        ({"listen": "0.0.0.0:7400"}, False),
-        ({"listen": ":7400"}, False),
+        ({"listen": "192.0.2.11:7400", "insecure": True}, False),
+        ({"listen": "0.0.0.0:7400", "insecure": True}, False),
+        ({"listen": ":7400", "insecure": True}, False),
         ({"advertise": "192.0.2.11"}, False),
         # Its orders come from elsewhere.
         ({"tracker": "http://192.0.2.10:7070"}, False),
@@ -60,7 +60,7 @@ async def reason_of(fill: FillDriver) -> SourceReport:
     ],
 )
 def test_a_node_is_wholly_on_loopback_where_all_that_it_speaks_to_is(
-    settings: dict[str, str], expected: bool, tmp_path: Path
+    settings: dict[str, Any], expected: bool, tmp_path: Path
 ) -> None:
     assert config(tmp_path, **settings).origin_access().is_local is expected
 
@@ -81,7 +81,7 @@ def test_a_list_is_read_from_file_and_flags_and_refused_where_it_is_wrong(tmp_pa
 async def test_a_node_that_others_reach_does_not_read_its_own_loopback_for_them(tmp_path: Path, start: Any) -> None:
     manifest, data = make_title(tmp_path, CHUNK + 7)
     server = start(serve(data))
-    beyond = {"listen": "0.0.0.0:0"}
+    beyond = {"listen": "0.0.0.0:0", "insecure": True}
     async with open_node(config(tmp_path, **beyond)) as node:
         fill = await node.start_fill(manifest, [server.url])
         source = await reason_of(fill)
@@ -98,7 +98,7 @@ async def test_a_node_that_others_reach_reads_no_directory_that_is_not_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest, data = make_title(tmp_path, CHUNK + 7)
-    beyond = {"listen": "0.0.0.0:0"}
+    beyond = {"listen": "0.0.0.0:0", "insecure": True}
     async with open_node(config(tmp_path, **beyond, origin_dir=("/srv/nothing",))) as node:
         reasons = {}
         for url in ("/etc", str(tmp_path / "film"), "/nonexistent"):
