@@ -70,8 +70,7 @@ _ENTRY: Final = re.compile(r"(?:(https?|s3)://)?(\[[^\[\]]+\]|[^\[\]:]+)(?::(\d{
 
 CAUSE: Final = "this cache may not read from there"
 ADVICE: Final = "list it in origins_allow of this cache's settings, or order the title from another origin"
-"""Said of all that is refused. Whether a name is known, or what address it has, is not told: the order would then be a
-way to ask the network that the cache stands in."""
+"""Said of all that is refused. What address a name has is not told: the order would be a way to ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from urllib.parse import urljoin, urlsplit
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError
 from p2pfill.origin import urls
+from p2pfill.origin.access import CAUSE
 from p2pfill.origin.bodies import ANOTHER_SIZE, RESTORE, Body, Part, check_size
 from p2pfill.origin.errors import (
     OriginCancelled,
@@ -93,6 +94,9 @@ _CODINGS: Final = frozenset(("gzip", "x-gzip", "br", "deflate", "zstd", "compres
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}")
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
 _RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+ELSEWHERE: Final = "the place to which it redirects"
 
 
 def door(url: str) -> tuple[str, str, int]:
@@ -196,7 +200,7 @@ class WebBackend:
         wire = self._take_idle(place)
         try:
             if wire is None:
-                wire = self._connect(place, exchange, name)
+                wire = self._reach(place, exchange, name)
             wire.exchange = exchange
             wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             response = _read_head(wire, "GET", place.proxy)
@@ -206,6 +210,22 @@ class WebBackend:
             raise
         exchange.begin_body()
         return Answer(response, wire, exchange, place, self)
+
+    def _reach(self, place: _Place, exchange: Exchange, name: str) -> Wire:
+        """Return a new connection. Where a redirect leads is a word of an answer, and so for the log alone."""
+        try:
+            return self._connect(place, exchange, name)
+        except TryAgain as error:
+            if not self._is_elsewhere(place):
+                raise
+            raise TryAgain(f"{ELSEWHERE} does not answer", said=str(error)) from error
+        except OriginRefused as error:
+            if self._is_elsewhere(place) and error.cause != CAUSE:
+                error.cause = error.told = f"{ELSEWHERE} cannot be used; the log of this cache says more"
+            raise
+
+    def _is_elsewhere(self, place: _Place) -> bool:
+        return self.follows and (place.scheme, place.host, place.port) != door(self._base)
 
     def _connect(self, place: _Place, exchange: Exchange, name: str) -> Wire:
         proxy = place.proxy

@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from origin.servers import RawServer, head, serve
 
 from p2pfill.errors import ConfigError
@@ -29,7 +32,7 @@ from p2pfill.origin import (
     open_origin,
     verify_chunk,
 )
-from p2pfill.origin.access import OriginAccess, read_access
+from p2pfill.origin.access import _LOOPBACK, _NEVER, OriginAccess, read_access
 from p2pfill.origin.urls import check_origin, shown
 
 Start = Callable[..., RawServer]
@@ -150,6 +153,36 @@ def test_what_is_open_where_nothing_is_listed(is_local: bool) -> None:
     assert open_ones(OPEN) == OPEN, "origins stand in private networks as a rule"
 
 
+ENTRIES = st.one_of(
+    st.text(max_size=30),
+    st.from_regex(r"((https?|s3)://)?(\*\.)?[a-z0-9.\[\]:/*@%-]{1,20}(:\d{1,5})?", fullmatch=True),
+)
+
+
+@given(entry=ENTRIES)
+def test_whatever_an_entry_is_it_is_read_or_refused_and_opens_nothing_that_is_never_meant(entry: str) -> None:
+    try:
+        access = read_access([entry], (), is_local=False)
+    except ConfigError:
+        return
+    if access.entries[0].network is not None:
+        return  # those that are meant are opened
+    for host in ("cdn.example", "web.corp", "a.b"):
+        for address in ("169.254.169.254", "fd00:ec2::254", "127.0.0.1", "::ffff:169.254.169.254"):
+            assert not access.permits("http", host, 80, address)
+
+
+@given(data=st.data(), network=st.sampled_from([str(one) for one in _NEVER + _LOOPBACK]))
+def test_no_wide_entry_opens_an_address_that_is_never_meant(data: st.DataObject, network: str) -> None:
+    version = ip_network(network).version
+    address = data.draw(st.ip_addresses(network=network))
+    wide = read_access(["*", "0.0.0.0/0", "::/0", "http://*:80", "cdn.example"], (), is_local=False)
+    spelled = [str(address)] if version == 6 else [str(address), f"::ffff:{address}", f"64:ff9b::{address}"]
+    for one in spelled:
+        assert not wide.permits("http", "cdn.example", 80, one)
+    assert read_access([str(address)], (), is_local=False).permits("http", "cdn.example", 80, str(address))
+
+
 # ---- what is connected to
 
 
@@ -227,6 +260,12 @@ def test_ssrf_through_redirects(start: Start, make_title: Any, other_place: Any)
         assert "secret" not in error.told
     assert inner.seen == []
     assert knocks(elsewhere) == 0
+    # Nor is told where they lead that may be asked.
+    answer = head(302, Location=f"http://127.0.0.3:{inner.port}/secret", Content_Length=0)
+    gate = start(lambda request, connection: connection.sendall(answer))
+    error = refusal(gate.url, title, settings("127.0.0.0/8"), OriginUnavailable)
+    assert "127.0.0.3" in str(error)
+    assert error.told.startswith("the place to which it redirects does not answer; ")
     # Where both are listed, redirects are followed as ever.
     gate = start(lambda request, connection: connection.sendall(head(302, Location=inner.url, Content_Length=0)))
     both = settings(f"127.0.0.1:{gate.port}", f"127.0.0.1:{inner.port}")
