@@ -171,7 +171,8 @@ def rotate_root(
     if dry_run:
         return
     if step != "switch":
-        print(f"next: copy {printable(str(directory / CA_FILE))} to all machines; they take it in")
+        files = f"{printable(str(directory / REVOKED_FILE))}, then {printable(str(directory / CA_FILE))}"
+        print(f"next: copy {files} to all machines; they take them in")
     if step != "finish":
         print(f"{'then' if step == 'begin' else 'next'}: {after}")
 
