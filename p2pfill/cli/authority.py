@@ -15,10 +15,12 @@ from rich.text import Text
 
 from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
 from p2pfill.trust.authority import LIST_FILE, Authority, Given, Line
-from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKED_FILE
+from p2pfill.trust.check import fault_of
+from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKED_FILE, Credentials
 
 SERIAL_CHARS: Final = 12
 """Of a serial in tables: enough to tell certificates apart, and to revoke one by it."""
@@ -213,3 +215,18 @@ def _print_lines(lines: Sequence[Line]) -> None:
         for one in lines
     ]  # fmt: skip
     console.print(table_within(console.width, columns, rows))
+
+
+def check_identity_directory(directory: Path, *, as_json: bool) -> int:
+    """Print whom a directory names, and return the exit code: `FOUND` where others would refuse it."""
+    credentials = Credentials(directory)
+    fault = fault_of(credentials)
+    identity = credentials.identity
+    if as_json:
+        told = {"who": identity.who, "uri": identity.uri, "hosts": identity.hosts, "ends": credentials.expires}
+        _print_json(told | {"refused": fault})
+    else:
+        hosts = f", at {', '.join(identity.hosts)}" if identity.hosts else ""
+        print(f"{identity.uri}{printable(hosts)}, until {_day(credentials.expires)}")
+        print(f"others refuse it: {printable(fault)}" if fault else "others who trust the same ca.pem let it in")
+    return ExitCode.FOUND if fault else ExitCode.OK

@@ -166,3 +166,19 @@ def show(
     from p2pfill.cli.authority import show_authority
 
     show_authority(authority, within=within, everything=everything, as_json=as_json)
+
+
+@app.command("check", epilog=EXIT_CODES_HELP)
+def check(
+    identity: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An identity: cert.pem, key.pem, ca.pem, and revoked.pem if anything.")
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Say whom an identity names, until when, and whether others would let it in: exit code 5 where not.
+
+    Needs no authority: it looks at directories that another one has made, too.
+    """
+    from p2pfill.cli.authority import check_identity_directory
+
+    return check_identity_directory(identity, as_json=as_json)

@@ -19,6 +19,7 @@ from p2pfill.model.windows import read_windows
 from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, write_plan
 from p2pfill.plan.history.history import History
 from p2pfill.plan.inputs import read_caches, read_catalogue
+from p2pfill.trust.credentials import Credentials
 
 pytestmark = [pytest.mark.process, pytest.mark.nginx]
 
@@ -159,6 +160,20 @@ def test_routes(tmp_path: Path) -> None:
     assert "Nothing found." in said
 
 
+def test_certificates(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    with Sandbox(tmp_path) as box:
+        said = run_page(ROOT / "docs" / "certificates.md", box)
+        home = box.machine("1") / "home"
+        issued = {name: Credentials(home / "identities" / name).identity.who for name in ("hub1", "b1", "main", "anna")}
+    assert said.count("others who trust the same ca.pem let it in") == 3
+    assert "spiffe://fleet.example/cache/a1/region/default/isp/isp-a, at a1.fleet.example, 127." in said
+    assert "would revoke 1 certificate of cache/a1" in said
+    assert "done: drop the old root" in said
+    assert issued == {"hub1": "cache/hub1", "b1": "cache/b1", "main": "tracker/main", "anna": "user/anna"}
+
+
 def test_planner(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         said = run_page(ROOT / "docs" / "planner.md", box)
@@ -241,7 +256,7 @@ def plan_a_film(home: Path, day: date, tracker: str) -> None:
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
-    "docs/night.md", "docs/planner.md", "docs/planner-report.md",
+    "docs/night.md", "docs/planner.md", "docs/planner-report.md", "docs/certificates.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

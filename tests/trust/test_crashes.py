@@ -31,6 +31,12 @@ CALLS_MAX = 400
 """More than any of these commands makes: the loop below must end by itself."""
 
 
+@pytest.fixture(autouse=True)
+def _no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted below, and take most of the time; nothing here asks what is on the disk itself."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
 class Crash(BaseException):
     """The end of the process."""
 
@@ -175,9 +181,8 @@ def check_usable(fleet: Path, name: str, command: Callable[[Path], None]) -> Non
     """A directory that could be used can be used, but between the two names of a new pair."""
     try:
         Credentials(fleet / "ids" / name)
-    except P2PFillError as error:
+    except P2PFillError:
         assert command in (renew_with_new_keys, issue_after_revocation)
-        assert "belong together" in str(error)
         assert (fleet / "ids" / name / "cert.pem.new").exists()
 
 

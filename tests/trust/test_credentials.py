@@ -54,14 +54,13 @@ def test_it_is_tls_13_without_tickets(made: Path) -> None:
     ends = shake(who(made, "main").accepting, who(made, "anna").calling, "tracker.fleet.example")
     assert {end.version() for end in ends} == {"TLSv1.3"}
     assert ends[1].session is None or not ends[1].session.has_ticket
-    for context in (who(made, "a1").accepting, who(made, "a1").connecting):
+    own, old = who(made, "b1"), who(made, "a1")
+    for context in (old.accepting, old.connecting):
         context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        with pytest.raises(ssl.SSLError, match="(?i)version|unsupported protocol"):
-            if context.protocol == ssl.PROTOCOL_TLS_SERVER:
-                shake(context, who(made, "b1").connecting)
-            else:
-                shake(who(made, "b1").accepting, context)
+    for server, client in ((old.accepting, own.connecting), (own.accepting, old.connecting)):
+        with pytest.raises(ssl.SSLError, match=r"(?i)version|unsupported protocol"):
+            shake(server, client)
 
 
 def test_a_tracker_must_be_where_its_certificate_says(made: Path) -> None:
@@ -74,7 +73,7 @@ def test_a_tracker_must_be_where_its_certificate_says(made: Path) -> None:
 
 def test_nobody_comes_without_a_certificate(made: Path) -> None:
     bare = ssl.create_default_context(cafile=str(made / "ca" / "ca.pem"))
-    with pytest.raises(ssl.SSLError, match="(?i)certificate"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate"):
         shake(who(made, "main").accepting, bare, "tracker.fleet.example")
     with pytest.raises(PeerRefused, match="no certificate"):
         who(made, "main").peer(None)
@@ -83,7 +82,7 @@ def test_nobody_comes_without_a_certificate(made: Path) -> None:
 def test_a_foreign_authority_is_refused_both_ways(made: Path, tmp_path: Path) -> None:
     other = make_fleet(tmp_path / "other")
     for server, client in ((made, other), (other, made)):
-        with pytest.raises(ssl.SSLError, match="(?i)verify failed|unknown ca"):
+        with pytest.raises(ssl.SSLError, match=r"(?i)verify failed|unknown ca"):
             meet(who(server, "a1"), who(client, "b1"))
 
 
@@ -113,9 +112,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("names", "says"), ODD.values(), ids=ODD.keys())
-def test_names_that_are_none_of_ours_are_refused(
-    fleet: Path, names: tuple[x509.GeneralName, ...], says: str
-) -> None:
+def test_names_that_are_none_of_ours_are_refused(fleet: Path, names: tuple[x509.GeneralName, ...], says: str) -> None:
     add = [(x509.SubjectAlternativeName(names), False)] if names else []
     directory = forge(fleet, "odd", A2, [x509.SubjectAlternativeName], add)
     own, other = who(fleet, "a1"), who(fleet, "b1")
@@ -155,10 +152,8 @@ def test_what_a_leaf_has_signed_is_refused(fleet: Path) -> None:
         if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
             builder = builder.add_extension(extension.value, extension.critical)
     signed = builder.sign(leaf_key, SHA256())
-    (fleet / "ids" / "a2" / "cert.pem").write_bytes(
-        signed.public_bytes(Encoding.PEM) + leaf.public_bytes(Encoding.PEM)
-    )
-    with pytest.raises(ssl.SSLError, match="(?i)verify failed|unknown ca"):
+    (fleet / "ids" / "a2" / "cert.pem").write_bytes(signed.public_bytes(Encoding.PEM) + leaf.public_bytes(Encoding.PEM))
+    with pytest.raises(ssl.SSLError, match=r"(?i)verify failed|unknown ca"):
         meet(who(fleet, "b1"), who(fleet, "a2"))
 
 
@@ -169,7 +164,7 @@ def test_another_domain_under_the_same_root_is_refused(fleet: Path) -> None:
 
 
 def test_a_user_is_no_server(made: Path) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match="(?i)purpose"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)purpose"):
         meet(who(made, "anna"), who(made, "a1"))
 
 

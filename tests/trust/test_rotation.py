@@ -54,7 +54,7 @@ def test_everybody_meets_everybody_at_each_step(tmp_path: Path) -> None:
     kept = fleet / "ids" / "a1"
     shutil.rmtree(fleet / "machines" / "a1")
     shutil.copytree(kept, fleet / "machines" / "a1")
-    with pytest.raises(Exception, match="(?i)verify failed|unknown ca"):
+    with pytest.raises(Exception, match=r"(?i)verify failed|unknown ca"):
         meet(Credentials(fleet / "machines" / "a1"), machines.running["b1"])
 
 
@@ -108,9 +108,7 @@ def test_steps_come_in_order(tmp_path: Path) -> None:
                 step(NOW)
         with pytest.raises(AuthorityError, match="4 have no certificate of the new root"):
             authority.finish(NOW)
-        assert {line.notes for line in authority.lines(NOW) if line.state == "good"} == {
-            ("of the old root: renew it",)
-        }
+        assert {line.notes for line in authority.lines(NOW) if line.state == "good"} == {("of the old root: renew it",)}
         authority.renew(["a1", "b1", "main"], fleet / "ids", NOW)
         with pytest.raises(AuthorityError, match="user/anna"):
             authority.finish(NOW)
