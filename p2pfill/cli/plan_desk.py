@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 import trio
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
@@ -195,7 +196,7 @@ class Desk:
         """Return what a call of the tracker says. Raises `TrackerError`."""
 
         async def run() -> Any:
-            async with TrackerClient(self.tracker) as client:
+            async with call_tracker(self.tracker) as client:
                 return await work(client)
 
         return trio.run(run)

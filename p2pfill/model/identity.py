@@ -79,7 +79,7 @@ class Identity(msgspec.Struct, frozen=True):
                 words += ["cluster", self.cluster]
         return SCHEME + self.domain + "".join(f"/{quote(word, safe='')}" for word in words)
 
-    def agrees_with(self, info: NodeInfo) -> str:
+    def disagrees_with(self, info: NodeInfo) -> str:
         """Return in what a cache's description of itself is not what this name says, '' where it is."""
         said = {"id": info.id, "isp": info.isp, "region": info.region, "cluster": info.cluster}
         named = {"id": self.name, "isp": self.isp, "region": self.region, "cluster": self.cluster}

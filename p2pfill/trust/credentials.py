@@ -115,6 +115,8 @@ class Credentials:
     def __init__(self, directory: Path) -> None:
         """Read `directory`. Raises `ConfigError` that names the file and says what to do."""
         self.directory = directory
+        self.generation = 0
+        """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
         self._seen = _stamps(directory)
         self._read()
 
@@ -157,6 +159,17 @@ class Credentials:
             self.__dict__.update(before)
             raise
         self._seen = seen
+        self.generation += 1
+        return True
+
+    def revoke(self, pem: bytes) -> bool:
+        """Take in revocation lists that did not come from the directory; tell whether they are news.
+
+        Raises `ConfigError` where none of the authorities has signed them.
+        """
+        if not self.revocations.add(pem):
+            return False
+        self.generation += 1
         return True
 
     def peer(self, certificate: bytes | None) -> Identity:
@@ -196,6 +209,24 @@ class Credentials:
                 f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together?"
             ) from error
         return context
+
+
+class Bearer:
+    """Whoever has shown a certificate on a connection, which may be revoked while that is open."""
+
+    def __init__(self, credentials: Credentials, certificate: bytes) -> None:
+        """Raises `PeerRefused`."""
+        self._credentials = credentials
+        self._certificate = certificate
+        self._generation = credentials.generation
+        self._identity = credentials.peer(certificate)
+
+    def identity(self) -> Identity:
+        """Return who it is. Raises `PeerRefused` where that is accepted no more."""
+        if self._generation != self._credentials.generation:
+            self._identity = self._credentials.peer(self._certificate)
+            self._generation = self._credentials.generation
+        return self._identity
 
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
