@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import trio
 from rich.console import Console
 from rich.text import Text
 
-from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.text import plural, printable
@@ -31,6 +29,17 @@ _STATES: Final = {"none": "not issued"}
 
 def _print_json(record: Any) -> None:
     print(msgspec.json.encode(record).decode())
+
+
+def _confirm(what: str, *, yes: bool) -> None:
+    """Ask before what cannot be taken back. Raises as `confirm` does."""
+    if not yes:
+        # Imported here: it brings the client of a tracker, which takes most of a second.
+        import trio
+
+        from p2pfill.cli.catalogue import confirm
+
+        trio.run(partial(confirm, what, yes=False))
 
 
 def _now() -> datetime:
@@ -126,7 +135,7 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
         serials = ", ".join(one.serial[:SERIAL_CHARS] for one in meant)
         doing = f"revoke {plural(len(meant), 'certificate')} of {meant[0].identity.who} ({serials}) for good"
         if not dry_run:
-            trio.run(partial(confirm, doing, yes=yes))
+            _confirm(doing, yes=yes)
             authority.revoke(meant, now)
     if as_json:
         _print_json({"revoked": [one.serial for one in meant], "who": meant[0].identity.who, "dry_run": dry_run})
@@ -158,7 +167,7 @@ def rotate_root(
             if cut_off:
                 doing["finish"] += f", and with it {', '.join(cut_off)}, not listed any more"
         if not dry_run and step == "finish":
-            trio.run(partial(confirm, doing[step], yes=yes))
+            _confirm(doing[step], yes=yes)
             authority.finish(now)
         elif not dry_run and step == "switch":
             authority.switch(now)

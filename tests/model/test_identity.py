@@ -144,7 +144,7 @@ def test_a_cache_is_what_its_certificate_says() -> None:
 
     def said(**more: str) -> str:
         fields = {"id": "a1", "region": "eu", "isp": "i", "cluster": "c", "host": "a1.example"} | more
-        return named.agrees_with(NodeInfo(**(fields | {"id": NodeId(fields["id"])})))  # type: ignore[arg-type]
+        return named.disagrees_with(NodeInfo(**(fields | {"id": NodeId(fields["id"])})))  # type: ignore[arg-type]
 
     for host in ("a1.example", "A1.Example", "2001:db8::1", "2001:DB8:0::1"):
         assert said(host=host) == ""
