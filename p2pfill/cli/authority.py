@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import trio
 from rich.console import Console
 from rich.text import Text
 
-from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
 from p2pfill.trust.authority import LIST_FILE, Authority, Given, Line
-from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKED_FILE
+from p2pfill.trust.check import fault_of
+from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKED_FILE, Credentials
 
 SERIAL_CHARS: Final = 12
 """Of a serial in tables: enough to tell certificates apart, and to revoke one by it."""
@@ -29,6 +29,17 @@ _STATES: Final = {"none": "not issued"}
 
 def _print_json(record: Any) -> None:
     print(msgspec.json.encode(record).decode())
+
+
+def _confirm(what: str, *, yes: bool) -> None:
+    """Ask before what cannot be taken back. Raises as `confirm` does."""
+    if not yes:
+        # Imported here: it brings the client of a tracker, which takes most of a second.
+        import trio
+
+        from p2pfill.cli.catalogue import confirm
+
+        trio.run(partial(confirm, what, yes=False))
 
 
 def _now() -> datetime:
@@ -124,7 +135,7 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
         serials = ", ".join(one.serial[:SERIAL_CHARS] for one in meant)
         doing = f"revoke {plural(len(meant), 'certificate')} of {meant[0].identity.who} ({serials}) for good"
         if not dry_run:
-            trio.run(partial(confirm, doing, yes=yes))
+            _confirm(doing, yes=yes)
             authority.revoke(meant, now)
     if as_json:
         _print_json({"revoked": [one.serial for one in meant], "who": meant[0].identity.who, "dry_run": dry_run})
@@ -156,7 +167,7 @@ def rotate_root(
             if cut_off:
                 doing["finish"] += f", and with it {', '.join(cut_off)}, not listed any more"
         if not dry_run and step == "finish":
-            trio.run(partial(confirm, doing[step], yes=yes))
+            _confirm(doing[step], yes=yes)
             authority.finish(now)
         elif not dry_run and step == "switch":
             authority.switch(now)
@@ -171,7 +182,8 @@ def rotate_root(
     if dry_run:
         return
     if step != "switch":
-        print(f"next: copy {printable(str(directory / CA_FILE))} to all machines; they take it in")
+        files = f"{printable(str(directory / REVOKED_FILE))}, then {printable(str(directory / CA_FILE))}"
+        print(f"next: copy {files} to all machines; they take them in")
     if step != "finish":
         print(f"{'then' if step == 'begin' else 'next'}: {after}")
 
@@ -212,3 +224,18 @@ def _print_lines(lines: Sequence[Line]) -> None:
         for one in lines
     ]  # fmt: skip
     console.print(table_within(console.width, columns, rows))
+
+
+def check_identity_directory(directory: Path, *, as_json: bool) -> int:
+    """Print whom a directory names, and return the exit code: `FOUND` where others would refuse it."""
+    credentials = Credentials(directory)
+    fault = fault_of(credentials)
+    identity = credentials.identity
+    if as_json:
+        told = {"who": identity.who, "uri": identity.uri, "hosts": identity.hosts, "ends": credentials.expires}
+        _print_json(told | {"refused": fault})
+    else:
+        hosts = f", at {', '.join(identity.hosts)}" if identity.hosts else ""
+        print(f"{identity.uri}{printable(hosts)}, until {_day(credentials.expires)}")
+        print(f"others refuse it: {printable(fault)}" if fault else "others who trust the same ca.pem let it in")
+    return ExitCode.FOUND if fault else ExitCode.OK

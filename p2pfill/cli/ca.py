@@ -24,6 +24,7 @@ CaDirectory = Annotated[
     Path,
     typer.Option("--ca", metavar="DIR", envvar="P2PFILL_CA", help="The authority, as `p2pfill ca init` has made it."),
 ]
+HERE = Path("ca")
 Out = Annotated[
     Path,
     typer.Option("--out", metavar="DIR", help="Where everybody's directory lies: DIR/NAME/{cert,key,ca,revoked}.pem."),
@@ -62,8 +63,8 @@ def init(
 
 @app.command("issue", epilog=EXIT_CODES_HELP)
 def issue(
-    authority: CaDirectory,
     out: Out,
+    authority: CaDirectory = HERE,
     names: Names = None,
     everybody: Annotated[
         bool, typer.Option("--all", help="All who are listed and have no certificate that is good.")
@@ -87,8 +88,8 @@ def issue(
 
 @app.command("renew", epilog=EXIT_CODES_HELP)
 def renew(
-    authority: CaDirectory,
     out: Out,
+    authority: CaDirectory = HERE,
     names: Names = None,
     within: Within = 30,
     days: Days = 90,
@@ -112,7 +113,7 @@ def revoke(
     what: Annotated[
         str, typer.Argument(metavar="NAME|SERIAL", help="All certificates of somebody, or the start of one's serial.")
     ],
-    authority: CaDirectory,
+    authority: CaDirectory = HERE,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -125,7 +126,7 @@ def revoke(
 
 @app.command("rotate", epilog=EXIT_CODES_HELP)
 def rotate(
-    authority: CaDirectory,
+    authority: CaDirectory = HERE,
     switch: Annotated[
         bool, typer.Option("--switch", help="Second: let the new root sign, once all machines trust it.")
     ] = False,
@@ -155,7 +156,7 @@ def rotate(
 
 @app.command("show", epilog=EXIT_CODES_HELP)
 def show(
-    authority: CaDirectory,
+    authority: CaDirectory = HERE,
     everything: Annotated[
         bool, typer.Option("--all", help="Also what has ended, and what was renewed and is good still.")
     ] = False,
@@ -166,3 +167,19 @@ def show(
     from p2pfill.cli.authority import show_authority
 
     show_authority(authority, within=within, everything=everything, as_json=as_json)
+
+
+@app.command("check", epilog=EXIT_CODES_HELP)
+def check(
+    identity: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An identity: cert.pem, key.pem, ca.pem, and revoked.pem if anything.")
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Say whom an identity names, until when, and whether others would let it in: exit code 5 where not.
+
+    Needs no authority: it looks at directories that another one has made, too.
+    """
+    from p2pfill.cli.authority import check_identity_directory
+
+    return check_identity_directory(identity, as_json=as_json)

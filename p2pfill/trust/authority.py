@@ -348,7 +348,10 @@ class Authority:
         return behind
 
     def finish(self, now: datetime) -> None:
-        """Drop the old root and its key: what it has signed counts no more. Raises `AuthorityError`, `ConfigError`, `OSError`."""
+        """Drop the old root and its key: what it has signed counts no more.
+
+        Raises `AuthorityError`, `ConfigError` and `OSError`.
+        """
         self.cut_off(now)
         self.state.roots = self.state.roots[1:]
         self._commit(now)

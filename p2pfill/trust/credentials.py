@@ -73,7 +73,7 @@ class Revocations:
         lists = _read_lists(pem)
         signed = [(signer, revoked) for revoked in lists if (signer := self._signer(revoked)) is not None]
         if lists and not signed:
-            raise ConfigError("the revocation list is signed by none of the authorities that are trusted here")
+            raise ConfigError("it is signed by none of the authorities in ca.pem: take the one that belongs to it")
         news = False
         for signer, revoked in signed:
             fingerprint = signer.fingerprint(SHA256())
