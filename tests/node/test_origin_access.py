@@ -15,6 +15,7 @@ import pytest
 import trio
 from origin.servers import Request, head, serve
 
+from p2pfill.cli import main, services
 from p2pfill.errors import ConfigError
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import SourceReport
@@ -76,6 +77,21 @@ def test_a_list_is_read_from_file_and_flags_and_refused_where_it_is_wrong(tmp_pa
     for wrong in ({"origins_allow": ["http://cdn.example/films"]}, {"origin_dir": ["titles"]}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             NodeConfig.load(file, **wrong)
+
+
+def test_the_flags_take_the_place_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[dict[str, Any]] = []
+    base = ["node", "--id", "a1", "--isp", "i", "--data", str(tmp_path / "a1")]
+    assert main([*base, "--origins-allow", "http://cdn.example/films"]) == 2
+    assert "origins_allow: 'http://cdn.example/films' is no place" in capsys.readouterr().err
+    assert not (tmp_path / "a1").exists()
+    monkeypatch.setattr(services, "run_node", lambda config, given, **_: ran.append(given))
+    assert main([*base, "--origins-allow", "*.a", "--origins-allow", "*.b", "--origin-dir", "/srv/x"]) == 0
+    assert main(base) == 0
+    assert (ran[0]["origins_allow"], ran[0]["origin_dir"]) == (["*.a", "*.b"], ["/srv/x"])
+    assert ran[1].keys() == {"id", "isp", "data"}, "what is not given leaves the file's"
 
 
 async def test_a_node_that_others_reach_does_not_read_its_own_loopback_for_them(tmp_path: Path, start: Any) -> None:

@@ -76,7 +76,9 @@ COSTUMES = {
         'split_clients "$request_id" $is_bad {{ 20% 1; * 0; }}' + PLAIN % "if ($is_bad) {{ return 503; }}"
     ),
     "closes": Costume(PLAIN % "keepalive_requests 1;"),
-    "password": Costume(PLAIN % "auth_basic films; auth_basic_user_file '{root}/../nobody';", reason="check its access rules"),
+    "password": Costume(
+        PLAIN % "auth_basic films; auth_basic_user_file '{root}/../nobody';", reason="check its access rules"
+    ),
     "signed": Costume(
         PLAIN % f"secure_link $arg_md5,$arg_expires; secure_link_md5 '$secure_link_expires {SECRET}';"
         'if ($secure_link != "1") {{ return 403; }}',
