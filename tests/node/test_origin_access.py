@@ -103,6 +103,7 @@ async def test_a_node_that_others_reach_does_not_read_its_own_loopback_for_them(
         source = await reason_of(fill)
         assert source.reason.startswith("this cache may not read from there; list it in origins_allow")
         assert source.state == "failing"
+        assert not any(one.requests or one.failed for one in node.titles.origin_counts.totals()), "nothing was sent"
     assert server.seen == []
     async with open_node(config(tmp_path, **beyond, origins_allow=("127.0.0.1",))) as node:
         with trio.fail_after(30):
@@ -122,6 +123,7 @@ async def test_a_node_that_others_reach_reads_no_directory_that_is_not_named(
             reasons[url] = (await reason_of(fill)).reason
             fill.withdraw()
             await fill.ended.wait()
+        assert not any(one.requests or one.failed for one in node.titles.origin_counts.totals())
         assert len(set(reasons.values())) == 1
         assert "name the directory with origin_dir" in reasons["/etc"]
     assert "/etc" in caplog.text
