@@ -23,6 +23,9 @@ from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKE
 SERIAL_CHARS: Final = 12
 """Of a serial in tables: enough to tell certificates apart, and to revoke one by it."""
 
+ROOT_SOON: Final = timedelta(days=365)
+"""Before a root's end that it is told: a change takes as long as files take to all machines."""
+
 _STYLES: Final = {"good": "green", "revoked": "red", "none": "yellow"}
 _STATES: Final = {"none": "not issued"}
 
@@ -68,11 +71,11 @@ def issue_certificates(
 ) -> None:
     """Give those who are listed what they need."""
     life = timedelta(days=days)
-    if everybody == bool(names):
-        raise ConfigError("say whose certificates are to be issued: names as in fleet.toml, or --all")
-    if csr is not None and len(names) != 1:
-        raise ConfigError("a request is for one: name whom, as in `p2pfill ca issue a1 --csr a1.csr`")
     with Authority(directory) as authority:
+        if everybody == bool(names):
+            raise ConfigError("say whose certificates are to be issued: names as in fleet.toml, or --all")
+        if csr is not None and len(names) != 1:
+            raise ConfigError("a request is for one: name whom, as in `p2pfill ca issue a1 --csr a1.csr`")
         if csr is None:
             given = authority.issue(names, out, _now(), life)
         else:
@@ -204,6 +207,8 @@ def show_authority(directory: Path, *, within: int, everything: bool, as_json: b
         return
     for root in roots:
         print(f"root {root['number']} of {state.domain} until {_day(root['ends'])}{', signs' if root['signs'] else ''}")
+    if state.root.certificate.not_valid_after_utc - _now() < ROOT_SOON and len(roots) == 1:
+        print(f"the root ends within {plural(ROOT_SOON.days, 'day')}, and all certificates with it: {after}")
     if len(roots) > 1:
         print(f"the root is being changed: {after}")
     _print_lines(shown)

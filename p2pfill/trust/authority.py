@@ -285,7 +285,7 @@ class Authority:
             changed.add(one.root)
         for root in self.state.roots:
             if root.number in changed:
-                root.revoked_number += 1
+                root.revoked_number = root.next_number(now)
                 key = _read_key(self.directory / root.key_file)
                 root.revoked_pem = _as_text(
                     make_revocation_list(root.certificate, key, root.revoked_number, self._taken_back(root, now), now)

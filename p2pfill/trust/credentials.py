@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,10 +118,8 @@ class Credentials:
         self.directory = directory
         self.generation = 0
         """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
+        self._changing = threading.Lock()
         self._seen = _stamps(directory)
-        self._read()
-
-    def _read(self) -> None:
         own = read_certificates(self.directory / CERT_FILE)[0]
         trusted = read_certificates(self.directory / CA_FILE)
         with _naming(self.directory / CERT_FILE):
@@ -149,17 +148,15 @@ class Credentials:
         seen = _stamps(self.directory)
         if seen == self._seen:
             return False
-        known = self.revocations.pem()
-        before = self.__dict__.copy()
-        try:
-            self._read()
+        # Read beside what stands, which is asked about callers meanwhile, perhaps by another thread.
+        fresh = Credentials(self.directory)
+        with self._changing:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
-                self.revocations.add(known)
-        except ConfigError:
-            self.__dict__.update(before)
-            raise
-        self._seen = seen
-        self.generation += 1
+                fresh.revocations.add(self.revocations.pem())
+            self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
+            self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
+            self._seen = seen
+            self.generation += 1
         return True
 
     def revoke(self, pem: bytes) -> bool:
@@ -167,9 +164,10 @@ class Credentials:
 
         Raises `ConfigError` where none of the authorities has signed them.
         """
-        if not self.revocations.add(pem):
-            return False
-        self.generation += 1
+        with self._changing:
+            if not self.revocations.add(pem):
+                return False
+            self.generation += 1
         return True
 
     def peer(self, certificate: bytes | None) -> Identity:

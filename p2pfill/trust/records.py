@@ -52,8 +52,8 @@ class Issued(msgspec.Struct, dict=True):
 
     @cached_property
     def certificate(self) -> x509.Certificate:
-        """What was signed."""
-        return x509.load_pem_x509_certificate(self.pem.encode())
+        """What was signed. Raises `ConfigError` where the record is damaged."""
+        return _certificate(self.pem)
 
     @cached_property
     def identity(self) -> Identity:
@@ -84,11 +84,20 @@ class Root(msgspec.Struct):
     revoked_pem: str
     """Its newest revocation list."""
     revoked_number: int
+    """It grows with each list, and lists with smaller ones are not heard: see `next_number`."""
 
     @property
     def certificate(self) -> x509.Certificate:
-        """What everybody trusts."""
-        return x509.load_pem_x509_certificate(self.pem.encode())
+        """What everybody trusts. Raises `ConfigError` where the record is damaged."""
+        return _certificate(self.pem)
+
+    def next_number(self, now: datetime) -> int:
+        """Return the number of the next revocation list.
+
+        It is the time, in Unix seconds, where that has moved on: an authority that was put back from a copy has
+        forgotten how many lists there were, and its next one must be heard all the same.
+        """
+        return max(self.revoked_number + 1, int(now.timestamp()))
 
     @property
     def key_file(self) -> str:
@@ -154,6 +163,13 @@ class State(msgspec.Struct, dict=True):
     def owners(self, key: bytes) -> list[Issued]:
         """Return the certificates of a public key."""
         return self._by_key.get(key, [])
+
+
+def _certificate(pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as error:
+        raise ConfigError(f"{STATE_FILE} is damaged: a certificate in it cannot be read; put its copy back") from error
 
 
 def _grouped(issued: Iterable[Issued], key: Callable[[Issued], Key]) -> dict[Key, list[Issued]]:

@@ -320,12 +320,32 @@ def test_revocation_by_name_takes_all_and_by_serial_one(fleet: Path) -> None:
         assert new.revoked_at is None
     (revoked,) = [x509.load_pem_x509_crl(lists)]
     assert len(revoked) == 3
-    assert revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 3
+    before = x509.load_pem_x509_crl((fleet / "ids" / "main" / "revoked.pem").read_bytes())
+    assert number_of(revoked) > number_of(before)
     main = Credentials(fleet / "ids" / "main")
     main.revocations.add(lists)
     with pytest.raises(PeerRefused):
         meet(main, Credentials(fleet / "ids" / "a1"))
     meet(main, Credentials(fleet / "ids" / "b1"))
+
+
+def number_of(revoked: x509.CertificateRevocationList) -> int:
+    return revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_an_authority_put_back_from_a_copy_is_heard(fleet: Path) -> None:
+    """It has forgotten how many lists it had made, and nodes hear none that is older than what they know."""
+    copy = shutil.copytree(fleet / "ca", fleet / "copy")
+    main = Credentials(fleet / "ids" / "main")
+    with Authority(fleet / "ca") as authority:
+        for name in ("a1", "b1"):
+            authority.revoke(authority.meant(name, NOW), NOW)
+            assert main.revocations.add(authority.state.revoked_pem)
+    with Authority(copy) as authority:
+        authority.revoke(authority.meant("anna", NOW), NOW + DAY)
+        assert main.revocations.add(authority.state.revoked_pem)
+    with pytest.raises(PeerRefused, match="revoked"):
+        meet(main, Credentials(fleet / "ids" / "anna"))
 
 
 # ---- the directory
@@ -370,6 +390,9 @@ def test_directories_that_are_no_authority(made: Path, tmp_path: Path) -> None:
         (ca / "state.json").write_bytes(damage)
         with pytest.raises(ConfigError, match=r"damaged|format 2"):
             Authority(ca)
+    (ca / "state.json").write_bytes((made / "ca" / "state.json").read_bytes().replace(b"BEGIN C", b"BEGIN D"))
+    with pytest.raises(ConfigError, match="damaged"), Authority(ca) as authority:
+        authority.lines(NOW)
 
 
 def test_a_list_may_be_there_before_the_authority(tmp_path: Path) -> None:
