@@ -26,6 +26,9 @@ SERIAL_CHARS: Final = 12
 ROOT_SOON: Final = timedelta(days=365)
 """Before a root's end that it is told: a change takes as long as files take to all machines."""
 
+Step = Literal["begin", "switch", "finish"]
+"""Of a change of the root."""
+
 _STYLES: Final = {"good": "green", "revoked": "red", "none": "yellow"}
 _STATES: Final = {"none": "not issued"}
 
@@ -152,7 +155,7 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
 
 def rotate_root(
     directory: Path,
-    step: Literal["begin", "switch", "finish"],
+    step: Step,
     root_days: int,
     *,
     dry_run: bool,
@@ -205,8 +208,9 @@ def show_authority(directory: Path, *, within: int, everything: bool, as_json: b
     if as_json:
         _print_json({"domain": state.domain, "roots": roots, "certificates": shown})
         return
-    for root in roots:
-        print(f"root {root['number']} of {state.domain} until {_day(root['ends'])}{', signs' if root['signs'] else ''}")
+    for root in state.roots:
+        signs = ", signs" if root.number == state.signing else ""
+        print(f"root {root.number} of {state.domain} until {_day(root.certificate.not_valid_after_utc)}{signs}")
     if state.root.certificate.not_valid_after_utc - _now() < ROOT_SOON and len(roots) == 1:
         print(f"the root ends within {plural(ROOT_SOON.days, 'day')}, and all certificates with it: {after}")
     if len(roots) > 1:
