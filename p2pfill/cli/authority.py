@@ -139,12 +139,13 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
         now = _now()
         meant = authority.meant(what, now)
         serials = ", ".join(one.serial[:SERIAL_CHARS] for one in meant)
-        doing = f"revoke {plural(len(meant), 'certificate')} of {meant[0].identity.who} ({serials}) for good"
+        whose = " and ".join(sorted({one.identity.who for one in meant}))
+        doing = f"revoke {plural(len(meant), 'certificate')} of {whose} ({serials}) for good"
         if not dry_run:
             _confirm(doing, yes=yes)
             authority.revoke(meant, now)
     if as_json:
-        _print_json({"revoked": [one.serial for one in meant], "who": meant[0].identity.who, "dry_run": dry_run})
+        _print_json({"revoked": [one.serial for one in meant], "who": whose, "dry_run": dry_run})
         return
     print(f"{'would' if dry_run else 'done:'} {printable(doing)}")
     if not dry_run:

@@ -127,6 +127,9 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
+        self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
+        self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
+        """Authorities that were trusted once: connections that they have let in may stand still."""
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
@@ -155,6 +158,8 @@ class Credentials:
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
+            self._dropped = (self._dropped | self._authorities) - fresh._authorities
+            self._authorities = fresh._authorities
             self._seen = seen
             self.generation += 1
         return True
@@ -186,6 +191,8 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
+        if self._dropped and (parsed.issuer, _signers_key_name(parsed)) in self._dropped:
+            raise PeerRefused(f"the authority of {identity.who} is trusted no more")
         return identity
 
     def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:

@@ -132,8 +132,8 @@ class State(msgspec.Struct, dict=True):
         return "".join(root.revoked_pem for root in self.roots).encode()
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Issued]]:
-        return _grouped(self.issued, lambda one: one.identity.name)
+    def _by_who(self) -> dict[str, list[Issued]]:
+        return _grouped(self.issued, lambda one: one.identity.who)
 
     @cached_property
     def _by_key(self) -> dict[bytes, list[Issued]]:
@@ -142,7 +142,7 @@ class State(msgspec.Struct, dict=True):
     def add(self, one: Issued) -> None:
         """Take in what was signed."""
         for group in (
-            self._by_name.setdefault(one.identity.name, []), self._by_key.setdefault(one.key, []), self.issued
+            self._by_who.setdefault(one.identity.who, []), self._by_key.setdefault(one.key, []), self.issued
         ):  # fmt: skip
             group.append(one)
 
@@ -155,9 +155,9 @@ class State(msgspec.Struct, dict=True):
         """Whether a certificate is accepted."""
         return one.revoked_at is None and now < one.ends and any(one.root == root.number for root in self.roots)
 
-    def good(self, name: str, now: datetime) -> list[Issued]:
+    def good(self, who: str, now: datetime) -> list[Issued]:
         """Return the certificates of somebody that are accepted, the one that ends last at the end."""
-        found = [one for one in self._by_name.get(name, ()) if self.is_good(one, now)]
+        found = [one for one in self._by_who.get(who, ()) if self.is_good(one, now)]
         return sorted(found, key=lambda one: (one.root, one.ends))
 
     def owners(self, key: bytes) -> list[Issued]:

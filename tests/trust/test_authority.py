@@ -280,6 +280,26 @@ def test_what_the_list_says_anew_is_signed_anew(fleet: Path) -> None:
     assert Credentials(fleet / "ids" / "b1").identity.hosts == ("b1.example",)
 
 
+def test_nobody_rises_by_a_renewal(fleet: Path) -> None:
+    """Who had a name in another role has its key still, and gets nothing signed for the one who has the name now."""
+    text = FLEET.replace('[[users]]\nname = "anna"', '[[trackers]]\nname = "anna"\nhosts = ["anna.example"]')
+    (fleet / "ca" / "fleet.toml").write_text(text)
+    with Authority(fleet / "ca") as authority:
+        assert authority.renew([], fleet / "new", NOW) == []
+        with pytest.raises(ConfigError, match="ca issue"):
+            authority.renew(["anna"], fleet / "new", NOW)
+        with pytest.raises(ConfigError, match="user/anna's: move it away"):
+            authority.issue(["anna"], fleet / "ids", NOW)
+        (given,) = authority.issue(["anna"], fleet / "new", NOW)
+        assert given.who == "tracker/anna"
+        assert {line.notes for line in authority.lines(NOW) if line.who == "user/anna"} == {
+            ("not listed any more: revoke it",)
+        }
+        assert {one.identity.who for one in authority.meant("anna", NOW)} == {"tracker/anna", "user/anna"}
+        assert {one.identity.who for one in authority.meant("user/anna", NOW)} == {"user/anna"}
+    assert key_bytes(fleet, "anna") != (fleet / "new" / "anna" / "key.pem").read_bytes()
+
+
 def test_a_revoked_key_never_comes_back(fleet: Path) -> None:
     old = key_bytes(fleet, "a1")
     with Authority(fleet / "ca") as authority:
