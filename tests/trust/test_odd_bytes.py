@@ -21,6 +21,9 @@ from p2pfill.trust.authority import Authority
 from p2pfill.trust.certificates import key_of_request, new_key
 from p2pfill.trust.credentials import Credentials, PeerRefused, read_certificates
 
+# What the library warns of (a negative serial, a country of three letters) is read by it all the same.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
 CHANGES = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 3), st.binary(max_size=4)), max_size=4)
 """Places, how many bytes go there, and what comes in their place."""
 
