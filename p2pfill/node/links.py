@@ -105,11 +105,13 @@ class Links:
         wake: Callable[[], object],
         log: logging.Logger,
         credentials: Credentials | None = None,
+        *,
+        stays_near: bool = False,
     ) -> None:
         """`stored` and `note_used` are called from threads; `wake` has the engine polled.
 
-        With `credentials` all control links are encrypted, and both sides show who they are. Without them a node that
-        listens on loopback connects to nothing else.
+        With `credentials` all control links are encrypted, and both sides show who they are. Where it `stays_near`
+        the node connects to nothing but this machine.
 
         `unreadable` is told of a chunk that could not be read to be sent, and why.
         """
@@ -123,7 +125,7 @@ class Links:
         self._wake = wake
         self._log = log
         self._credentials = credentials
-        self._stays_near = credentials is None and is_loopback(hello.host)
+        self._stays_near = stays_near
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}

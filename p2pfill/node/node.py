@@ -23,6 +23,7 @@ from p2pfill.engine.task import EndFill, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, leaves_of
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.hosts import is_loopback
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
@@ -138,6 +139,7 @@ class Node:
         self.links = Links(
             self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log, credentials,
+            stays_near=credentials is None and not config.insecure and is_loopback(info.host),
         )  # fmt: skip
 
         self.health = ServingHealth(

@@ -181,8 +181,8 @@ class Api:
         """Order a fill."""
         nodes_min, caller = int(number_of(request, "nodes_min", 0)), caller_of(request)
         wanted = await read_json(request, records.FillRequest)
-        title = self._service.title(wanted.title)
-        caller.require_order(title.name, check_fill(wanted), wanted.priority, title.size)
+        selector, title = check_fill(wanted), self._service.title(wanted.title)
+        caller.require_order(title.name, selector, wanted.priority, title.size)
         made = await self._service.add_fill(wanted, nodes_min)
         caller.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
         return reply(made)
@@ -234,9 +234,9 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        report = await read_json(request, NodeReport)
+        node, report = node_of(request), await read_json(request, NodeReport)
         caller_of(request).require_report(report.info)
-        return reply(self._service.handle_heartbeat(node_of(request), report))
+        return reply(self._service.handle_heartbeat(node, report))
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""
