@@ -18,7 +18,7 @@ from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk, day_of, deadline_of, start_of
+from p2pfill.cli.plan_desk import Desk, base_of, day_of, deadline_of, start_of
 from p2pfill.cli.plan_history import ingest_view
 from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
@@ -142,14 +142,12 @@ def _bases(desk: Desk, origins: Sequence[str]) -> list[str]:
     """Return where titles come from, by the command line or by the table of origins. Raises `ConfigError`."""
     from p2pfill.plan.orders import origin_of
 
-    named = list(origins) or list(() if desk.origins is None else desk.origins.names)
-    home = Path() if origins else desk.home
-    bases = []
-    for one in named:
-        is_url = "://" in one or one[:5].lower() == "file:"
-        bases.append(absolute_origin(one) if origins and "{title}" not in one else one if is_url else
-                     str((home / Path(one).expanduser()).absolute()))  # fmt: skip
-        origin_of(bases[-1], "title")
+    if origins:
+        bases = [base_of(one, Path()) if "{title}" in one else absolute_origin(one) for one in origins]
+    else:
+        bases = [base_of(one, desk.home) for one in (() if desk.origins is None else desk.origins.names)]
+    for one in bases:
+        origin_of(one, "title")
     return bases
 
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from p2pfill.cli.deadline import parse_deadline
+from p2pfill.cli.fill import HOST_LIKE
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
@@ -135,10 +136,18 @@ class Desk:
 
     @cached_property
     def origins(self) -> Origins | None:
-        """Where titles come from."""
+        """Where titles come from. A name that no order could have is told of here, before a plan is made by it."""
         from p2pfill.plan.inputs import read_origins
 
-        return self._table(self.config.origins, read_origins) if self.config.origins else None
+        if not self.config.origins:
+            return None
+        origins = self._table(self.config.origins, read_origins)
+        for name in origins.names:
+            try:
+                base_of(name, self.home)
+            except ConfigError as error:
+                raise ConfigError(f"table of origins {str(self.at(self.config.origins))!r}: {error}") from error
+        return origins
 
     @cached_property
     def history(self) -> History:
@@ -303,6 +312,24 @@ class Desk:
             path.unlink(missing_ok=True)
             path.with_suffix(APPLIED_SUFFIX).unlink(missing_ok=True)
         return gone
+
+
+def base_of(said: str, home: Path) -> str:
+    """Return where titles come from, which may have `{title}` in it, as orders have it: paths relative to `home`.
+
+    A URL is taken as it is, and a path where it begins as one; else a directory must be there, as for `fill`, lest a
+    slip of the pen pass for one that only caches have. Raises `ConfigError`.
+    """
+    if "://" in said or said[:5].lower() == "file:":
+        return said
+    path = home / Path(said).expanduser()
+    if not said.startswith(("/", "./", "../", "~")) and not (home / said.partition("/{title}")[0]).is_dir():
+        web = f"; for a web server write http://{said}" if HOST_LIKE.fullmatch(said) else ""
+        raise ConfigError(
+            f"origin {said[:80]!r} is no URL, and no directory that is there: write http://HOST[:PORT]/PATH/{{title}} or "
+            f"s3://BUCKET/PREFIX/{{title}}, or a directory of the caches as /DIRECTORY/{{title}} or ./DIRECTORY/{{title}}{web}"
+        )
+    return str(path.absolute())
 
 
 def day_number(text: str) -> int:

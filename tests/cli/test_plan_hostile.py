@@ -202,12 +202,31 @@ def test_a_plan_made_as_if_nothing_lay_there_is_not_applied_to_caches_that_are_f
 def test_origins_have_titles_in_them_and_a_deadline_lies_ahead(service: Service) -> None:
     service.publish("film")
     service.keep(planned("film", ("a1",)))
-    service.apply("--origin", "https://cloud.example/all/{title}/", "--origin", "films/{title}")
+    service.apply("--origin", "https://cloud.example/all/{title}/", "--origin", "./films/{title}")
     fills = service.ask(lambda client: client.fills())
     assert fills[0].request.origins == ["https://cloud.example/all/film/", str(Path("films/film").absolute())]
     service.apply("--origin", "https://cloud.example/a b#{title}", code=ExitCode.USAGE)
     service.apply("--deadline", "2026-11-30T19:00:00Z", code=ExitCode.USAGE)
     assert "is not within a month after" in service.err
+
+
+@pytest.mark.parametrize("word", ["cloud", "cloud/{title}", "cdn.example.com/{title}", "http:cdn/{title}", "{title}x"])
+def test_a_word_as_origin_is_no_directory_that_only_caches_have(service: Service, word: str) -> None:
+    service.publish("film")
+    service.keep(planned("film", ("a1",)))
+    service.apply("--origin", word, code=ExitCode.USAGE)
+    (service.home / "origins.csv").write_text(f"name\nhttps://cloud.example/{{title}}\n{word}\n")
+    with (service.home / "planner.toml").open("a") as file:
+        file.write('origins = "origins.csv"\n')
+    for command in (("apply", "--yes"), ("check", "--no-simulate")):
+        service.run(*command, "--at", "2026-11-30T20:00", code=ExitCode.USAGE)
+        assert f"origin {word!r} is no URL, and no directory that is there: write http://HOST" in service.err
+        assert ("for a web server write" in service.err) == ("." in word)
+    assert service.orders() == []
+    (service.home / word.partition("/{title}")[0]).mkdir()
+    service.apply()
+    fills = service.ask(lambda client: client.fills())
+    assert fills[0].request.origins[1] == str(service.home / word.replace("{title}", "film"))
 
 
 @pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "1969-01-01", "soon", "\x1b[2J"])
