@@ -326,8 +326,9 @@ def base_of(said: str, home: Path) -> str:
     if not said.startswith(("/", "./", "../", "~")) and not (home / said.partition("/{title}")[0]).is_dir():
         web = f"; for a web server write http://{said}" if HOST_LIKE.fullmatch(said) else ""
         raise ConfigError(
-            f"origin {said[:80]!r} is no URL, and no directory that is there: write http://HOST[:PORT]/PATH/{{title}} or "
-            f"s3://BUCKET/PREFIX/{{title}}, or a directory of the caches as /DIRECTORY/{{title}} or ./DIRECTORY/{{title}}{web}"
+            f"origin {said[:80]!r} is no URL, and no directory that is there: write http://HOST[:PORT]/PATH/{{title}} "
+            "or s3://BUCKET/PREFIX/{title}, or a directory of the caches as /DIRECTORY/{title} or "
+            f"./DIRECTORY/{{title}}{web}"
         )
     return str(path.absolute())
 

@@ -139,7 +139,7 @@ def test_who_has_no_room_has_no_window() -> None:
     load = np.full(24, 120.0)
     load[0] = 1.0
     later = one(load, 1, WindowRules(earliest_min=20 * 60, latest_min=23 * 60))
-    assert "in the idlest one it may serve 33.3 GB/s" in later.text, "not its idlest hour, which is at another time"
+    assert "in the idlest one it may serve 31.0 GiB/s" in later.text, "not its idlest hour, which is at another time"
     assert "less than a day of its load is known" in one(np.full(24, np.nan), 100).text
 
 
