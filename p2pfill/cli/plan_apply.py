@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import time
 from collections.abc import Sequence
@@ -320,7 +319,7 @@ def run_night(
     record: dict[str, Any] = {}
     came: RenderableType | None = None
     with Console(stderr=True).status("reading", spinner="dots") as status:
-        logs = _logs(desk)
+        logs = desk.logs()
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
             record["ingest"], came = _ingest(desk, logs)
@@ -380,21 +379,6 @@ def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
         return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
     width = Console().width
     return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
-
-
-def _logs(desk: Desk) -> list[Path]:
-    """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
-    found: set[Path] = set()
-    for name in desk.config.logs:
-        if desk.at(name).is_file():  # whatever signs of patterns are in its name
-            found.add(desk.at(name))
-            continue
-        # Patterns are what the file says, and not the directory that it lies in.
-        pattern = str(Path(name).expanduser())
-        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
-    if desk.config.logs and not found:
-        raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
-    return sorted(found)
 
 
 def _ingest(desk: Desk, logs: Sequence[Path]) -> tuple[dict[str, Any], RenderableType | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import sys
 import time
@@ -200,6 +201,21 @@ class Desk:
         version = self.call(lambda client: client.policy())
         return parse_policy(version.text) if version.number else None
 
+    def logs(self) -> list[Path]:
+        """Return the viewing logs that the file means, in order of names. Raises `ConfigError` where none is there."""
+        found: set[Path] = set()
+        for name in self.config.logs:
+            if self.at(name).is_file():  # whatever signs of patterns are in its name
+                found.add(self.at(name))
+                continue
+            # Patterns are what the file says, and not the directory that it lies in.
+            pattern = str(Path(name).expanduser())
+            found |= {self.home / one for one in glob.glob(pattern, root_dir=self.home, recursive=True)}
+        if self.config.logs and not found:
+            names = ", ".join(map(repr, self.config.logs))
+            raise ConfigError(f"no log is named {names}: mend logs in the planner's file")
+        return sorted(found)
+
     def call(self, work: Callable[[TrackerClient], Any]) -> Any:
         """Return what a call of the tracker says. Raises `TrackerError`."""
 
@@ -312,6 +328,33 @@ class Desk:
             path.unlink(missing_ok=True)
             path.with_suffix(APPLIED_SUFFIX).unlink(missing_ok=True)
         return gone
+
+
+def place_of(planner: Path, what: str, said: Path | None, option: str = "") -> Path:
+    """Return where the `history`, `catalogue` or `caches` are: as was said, else as a planner's file says.
+
+    `option` is how it can be said. Raises `ConfigError`.
+    """
+    if said is not None:
+        return said
+    desk = _desk_for(planner, what, option or f"--{what} {'DIR' if what == 'history' else 'FILE'}")
+    return desk.at(getattr(desk.config, what))
+
+
+def logs_of(planner: Path) -> list[Path]:
+    """Return the logs that a planner's file means. Raises `ConfigError` where it means none."""
+    if not (found := _desk_for(planner, "logs", "LOGS").logs()):
+        raise ConfigError(f"no logs are named: give LOGS, or write logs = [\"logs/*.csv\"] into {planner}")
+    return found
+
+
+def _desk_for(planner: Path, what: str, option: str) -> Desk:
+    if not planner.exists():
+        raise ConfigError(
+            f"no {what} {'is' if what in ('history', 'catalogue') else 'are'} named: give {option}, or a planner's "
+            f"file with --planner; there is no {str(planner)!r}"
+        )
+    return Desk(planner)
 
 
 def base_of(said: str, home: Path) -> str:

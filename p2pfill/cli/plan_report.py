@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from p2pfill.cli.options import PLANNER
 from p2pfill.cli.plan_desk import Desk
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.errors import ConfigError
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from p2pfill.plan.report.night import NightFacts, Ordered
     from p2pfill.plan.report.report import PlanReport
     from p2pfill.tracker.night_report import NightReport, NightSummary
-
-HERE: Final = Path("planner.toml")
-"""Read where there is one."""
 
 NIGHT_BYTES_MAX: Final = 1 << 30
 """Of a report of a night as JSON: that of a hundred thousand titles in caches has a tenth."""
@@ -81,7 +79,7 @@ def show_report(
 
         check_directory(plot)
     # Whoever names all files needs no planner's file.
-    desk = Desk(planner, tracker) if planner != HERE or planner.exists() or not Path(name).is_file() else None
+    desk = Desk(planner, tracker) if planner != PLANNER or planner.exists() or not Path(name).is_file() else None
     if desk is None:
         from p2pfill.plan.document import read_plan
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.options import AsJson
+from p2pfill.cli.options import PLANNER, AsJson, Planner
 from p2pfill.cli.plan_history import faults_text, need_planner
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
@@ -34,17 +34,23 @@ CACHES_MAX: Final = 100_000
 
 
 def windows(
+    planner: Planner = PLANNER,
     caches_file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--caches",
             metavar="FILE",
             help="The caches, as CSV, Parquet or TOML: name, cluster, isp, region, serving (a rate); filling, timezone "
-            "and need may be there too.",
+            "and need may be there too; by default as the planner's file says.",
         ),
-    ],
+    ] = None,
     history: Annotated[
-        Path | None, typer.Option("--history", metavar="DIR", help="Take the load from what `plan ingest` has kept.")
+        Path | None,
+        typer.Option(
+            "--history",
+            metavar="DIR",
+            help="Take the load from what `plan ingest` has kept; by default as the planner's file says.",
+        ),
     ] = None,
     load_file: Annotated[
         Path | None,
@@ -86,6 +92,7 @@ def windows(
     With --out they are written as a policy, and `p2pfill policy apply` lets it stand.
     """
     need_planner("lightgbm")
+    from p2pfill.cli.plan_desk import place_of
     from p2pfill.plan.hours.load import forecast, until
     from p2pfill.plan.hours.windows import WindowRules
     from p2pfill.plan.inputs import read_fleet
@@ -98,6 +105,9 @@ def windows(
         raise ConfigError("--base is the policy to which --out adds the windows: give both")
     if out is not None and base is None:
         _keep(out)
+    caches_file = place_of(planner, "caches", caches_file)
+    if load_file is None:
+        history = place_of(planner, "history", history, "--history DIR or --load FILE")
     caches, needs, wrong = read_fleet(caches_file, parse_bytes(need) if need else 0)
     if len(caches.names) > CACHES_MAX:
         raise ConfigError(f"{str(caches_file)!r} has {len(caches.names):,} caches: {CACHES_MAX:,} can be planned for")

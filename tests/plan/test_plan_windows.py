@@ -483,6 +483,14 @@ def test_the_load_may_come_from_the_history(tables: tuple[Path, Path], tmp_path:
     assert not kept.ingest([log], catalogue, fleet, now_s=NOON * HOUR_S).faults
     said = [run(*where, "--caches", caches, "--json") for where in (("--load", load), ("--history", kept.directory))]
     assert said[0] == said[1]
-    for wrong in ((), ("--load", load, "--history", kept.directory)):
-        with pytest.raises(ConfigError, match="give one of them"):
-            run(*wrong, "--caches", caches)
+    with pytest.raises(ConfigError, match="give one of them"):
+        run("--load", load, "--history", kept.directory, "--caches", caches)
+    planner = tmp_path / "planner.toml"
+    for some in ((), ("--caches", caches)):
+        with pytest.raises(ConfigError, match=r"give --.*, or a planner's file with --planner; there is no '.*toml'"):
+            run(*some, "--planner", planner)
+    planner.write_text('catalogue = "catalogue.csv"\ncaches = "caches.csv"\n')
+    assert run("--planner", planner, "--json") == said[0]
+    planner.write_text('catalogue = "catalogue.csv"\ncaches = "moon.csv"\nhistory = "moon"\n')
+    for where in (("--load", load), ("--history", kept.directory)):
+        assert run("--planner", planner, "--caches", caches, *where, "--json") == said[0], "options go before the file"
