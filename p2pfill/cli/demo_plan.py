@@ -114,8 +114,8 @@ class _PlanDemo:
                 await publish_titles(work, self.world.catalogue.titles, tracker, len(nodes))
                 desk = await trio.to_thread.run_sync(self._plan, work, tracker)
                 await self._fill(tracker)
-                held, _ = await trio.to_thread.run_sync(desk.held, "tracker", "")
-            self.hits = self._next_day(held)
+                held = await trio.to_thread.run_sync(desk.held, "tracker", "")
+            self.hits = self._next_day(held.placement)
         return True
 
     @contextmanager

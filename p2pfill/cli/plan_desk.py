@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -89,6 +89,17 @@ class PlannerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             read_windows(self.windows)
         if not 1 <= self.keep <= 10_000:
             raise ConfigError("keep is a number of plans: 1 to 10000")
+
+
+class Held(NamedTuple):
+    """What caches hold."""
+
+    placement: Placement | None
+    """None: nothing."""
+    other: Longs | None
+    """What lies in each besides, in bytes; None: nothing is known of it."""
+    source: str
+    """In words: who says so."""
 
 
 class Desk:
@@ -236,17 +247,17 @@ class Desk:
             origins=self.origins, room=room, deadline=deadline,
         )  # fmt: skip
 
-    def held(self, source: str, before: str) -> tuple[Placement | None, str]:
-        """Return what caches hold, and in words who says so.
+    def held(self, source: str, before: str) -> Held:
+        """Return what caches hold.
 
         `source`: `tracker`, `plan` (the last one for a day before `before`), `nothing`, a plan's file, or empty: the
         tracker where there is one, else the last plan where there is one.
         """
         from p2pfill.plan.document import read_plan
-        from p2pfill.plan.holding import as_planned, held_of
+        from p2pfill.plan.holding import as_planned, held_of, others_of
 
         if source == "nothing":
-            return None, "nothing, as was said"
+            return Held(None, None, "nothing, as was said")
         if source == "tracker" or (not source and self.tracker):
             if not self.tracker:
                 raise ConfigError("--held tracker: no tracker is named; give --tracker URL, or write it into the file")
@@ -255,13 +266,14 @@ class Desk:
                 return await client.nodes(), await client.titles(), await client.fills()
 
             nodes, titles, fills = self.call(ask)
-            return held_of(nodes, titles, fills, self.catalogue, self.caches), f"what {self.tracker} says"
+            lies = held_of(nodes, titles, fills, self.catalogue, self.caches)
+            return Held(lies, others_of(nodes, lies, self.catalogue, self.caches), f"what {self.tracker} says")
         path = self.last_plan(before) if source in ("", "plan") else Path(source)
         if path is None:
             if source == "plan":
                 raise ConfigError(f"--held plan: there is none before {before} in {str(self.at(self.config.plans))!r}")
-            return None, "nothing: there is no tracker, and no plan before"
-        return as_planned(read_plan(path), self.catalogue, self.caches), f"all of {path}"
+            return Held(None, None, "nothing: there is no tracker, and no plan before")
+        return Held(as_planned(read_plan(path), self.catalogue, self.caches), None, f"all of {path}")
 
     # ---- plans that are kept
 

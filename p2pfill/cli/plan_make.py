@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from p2pfill.plan.feasibility.needs import Needs
     from p2pfill.plan.feasibility.network import Network, Night
     from p2pfill.plan.making import Made
-    from p2pfill.plan.tables import Views
+    from p2pfill.plan.tables import Longs, Views
 
 SHOWN: Final = 20
 """Rows of a table of files or caches; --json has all."""
@@ -123,17 +123,19 @@ def made_plan(
     views = desk.history.views(desk.catalogue, desk.caches.regions)
     planned_day(day, views.last_day)
     notes = _known(desk, views, number)
-    lies, source = desk.held(held, day)
+    there = desk.held(held, day)
+    lies = there.placement
     before = desk.applied(day)
     written = None if before is None or lies is None else written_tonight(before, lies, desk.catalogue, desk.caches)
     note("forecasting and placing")
     made = make(
         Inputs(
             desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, desk.config.pin,
-            desk.config.exclude, written,
+            desk.config.exclude, written, there.other,
         )
     )  # fmt: skip
     notes += _unplaced(made)
+    notes += [] if there.other is None else _others(there.other)
     given_up = GivenUp(0, 0, 0.0, True)
     if fit:
         note("checking whether it fits")
@@ -151,7 +153,7 @@ def made_plan(
     head = msgspec.structs.replace(
         plan.head, finish_at=proof.verdict.finish or 0.0, deadline=proof.night.deadline
     )  # fmt: skip
-    return MadePlan(msgspec.structs.replace(plan, head=head), source, proof, given_up, notes)
+    return MadePlan(msgspec.structs.replace(plan, head=head), there.source, proof, given_up, notes)
 
 
 def _known(desk: Desk, views: Views, day: int) -> list[str]:
@@ -176,6 +178,15 @@ def _known(desk: Desk, views: Views, day: int) -> list[str]:
             f"{statistics.median(others):.0f}: so it passes for a day on which little was watched"
         )
     return notes
+
+
+def _others(other: Longs) -> list[str]:
+    if not (count := int((other > 0).sum())):
+        return []
+    return [
+        f"in {plural(count, 'cache')} lie {show_bytes(int(other.sum()))} that are no files of the catalogue, or that "
+        "nothing orders any more: they may go where room is needed, and what takes their place counts as written over"
+    ]
 
 
 def _unplaced(made: Made) -> list[str]:

@@ -470,12 +470,15 @@ def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, f
     publish_all(fleet.url, planner.home)
     planner("make", "--at", AT)
     for cache in ("01", "02", "11", "12"):
-        fleet.beat(cache, make.report(make.manifest(), "live", 4))
-    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", code=ExitCode.USAGE)
-    assert "writes over more than 0.1 of 4 of 4 caches" in told["not_applied"]
+        fleet.beat(cache, make.report(make.manifest("film", 15), "live", 15))
+    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", "--rewrite-max", "0.001", code=ExitCode.USAGE)
+    assert "writes over more than 0.001 of 4 of 4 caches" in told["not_applied"]
     assert told["head"]["comes_bytes"] > 0
     assert fills_of(fleet.url) == []
-    allowed = planner.json("night", "--at", AT, "--no-simulate", "--yes", "--rewrite-max", "1")
+    allowed = planner.json("night", "--at", AT, "--no-simulate", "--yes")
+    assert allowed["notes"][0].startswith("in 4 caches lie 3.75 MiB that are no files of the catalogue")
+    capacity = allowed["head"]["capacities"]["01"]
+    assert 0 < allowed["head"]["comes_bytes"] <= 4 * 0.1 * capacity, "full of what it does not know"
     assert allowed["applied"]["ordered"] == len(fills_of(fleet.url)) > 0
 
 
