@@ -19,7 +19,7 @@ from p2pfill.errors import ConfigError
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan, PlanHead
     from p2pfill.plan.report.day import Day
-    from p2pfill.plan.report.night import NightFacts, Ordered
+    from p2pfill.plan.report.night import CacheFacts, NightFacts, Ordered
     from p2pfill.plan.report.report import PlanReport
     from p2pfill.tracker.night_report import NightReport, NightSummary
 
@@ -56,6 +56,8 @@ class FoundNight:
     """Names of those that the tracker has."""
     live: frozenset[tuple[str, str]] = frozenset()
     """Titles and caches where they are live now."""
+    early: dict[str, CacheFacts] = field(default_factory=dict)
+    """Caches that are still in a night before this one."""
 
 
 def show_report(
@@ -123,8 +125,9 @@ def what_came(
         for cache, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
             found.rates[cache] = min(rate, found.rates.get(cache, rate))
     facts = facts_of(
-        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live
-    )
+        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live,
+        early=found.early,
+    )  # fmt: skip
     told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     return Came(told, facts, found.report, day, notes)
 
@@ -201,7 +204,7 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
 
 
 async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNight:
-    from p2pfill.plan.report.night import ordered_of
+    from p2pfill.plan.report.night import CacheFacts, ordered_of
     from p2pfill.tracker.client import TrackerClient
 
     async with TrackerClient(tracker) as client:
@@ -210,15 +213,21 @@ async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNig
         record = await client.night_record(name)
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
+        nodes = await client.nodes()
         live = frozenset(
             (titles[one.title], str(node.info.id))
-            for node in await client.nodes()
+            for node in nodes
             for one in node.titles
             if one.state == "live" and one.title in titles
         )
+    early = {
+        str(one.info.id): CacheFacts(one.info.isp, one.info.region)
+        for one in nodes
+        if one.alive and "" < one.hours.night < name
+    }
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
     return FoundNight(
-        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live
+        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live, early
     )
 
 
