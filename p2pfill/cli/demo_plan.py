@@ -151,7 +151,7 @@ class _PlanDemo:
         self._console.print(made_view(made, path, self._console.width), soft_wrap=True)
         self.say("")
         due = made.outlook.night.deadline
-        done, _ = apply(desk, made.plan, origins=(), due=due, rewrite_max=None, yes=True)
+        done = apply(desk, made.plan, origins=(), due=due, rewrite_max=None, yes=True)
         check_applied(done)
         self.say(f"Applied it: {plural(done.ordered, 'order')}")
         self.made, self._desk = made, desk

@@ -19,7 +19,7 @@ from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
 from p2pfill.cli.plan_desk import Desk, base_of, day_of, deadline_of, start_of
 from p2pfill.cli.plan_history import ingest_view
-from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
+from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, next_commands, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError, P2PFillError, TrackerError
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
@@ -85,18 +85,21 @@ def apply_plan(
     # What the plan was proved by, so that the report of the night finds it by the same.
     proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
     due = deadline_of(deadline, start) or proved
-    done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+    done = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
     else:
         console = Console(highlight=False)
-        console.print(applied_view(plan, done, orders, path, console.width), soft_wrap=True)
+        again = desk.command(
+            "apply", path, origin=origins, deadline=deadline, rewrite_max=rewrite_max, at=at, tracker=tracker
+        )  # fmt: skip
+        console.print(applied_view(desk, plan, done, path, again, console.width), soft_wrap=True)
     check_applied(done)
 
 
 def apply(
     desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
-) -> tuple[Applied, Orders]:
+) -> Applied:
     """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
 
     What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
@@ -112,7 +115,7 @@ def apply(
     _check_caches(desk, plan)
     notes = [LATE] if due < time.time() else []
 
-    async def work(client: TrackerClient) -> tuple[Applied, Orders]:
+    async def work(client: TrackerClient) -> Applied:
         known = await client.catalogue()
         notes.extend(_other_sizes(desk, plan, known.titles))
         asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
@@ -131,9 +134,9 @@ def apply(
             except TrackerUnreachable as error:
                 said = f"{done.ordered} of {plural(len(asked.post), 'order')} made, {done.ended} ended"
                 raise TrackerUnreachable(f"{error}; {said} by then: apply the plan again") from error
-        return done, asked
+        return done
 
-    found: tuple[Applied, Orders] = desk.call(work)
+    found: Applied = desk.call(work)
     return found
 
 
@@ -221,8 +224,11 @@ def check_applied(done: Applied) -> None:
         )
 
 
-def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: int) -> RenderableType:
-    """Return what has come of it as text: orders, and what comes and may go, with the reasons."""
+def applied_view(desk: Desk, plan: Plan, done: Applied, path: Path, again: str, width: int) -> RenderableType:
+    """Return what has come of it as text: orders, and what comes and may go, with the reasons.
+
+    `again` is the command without --yes.
+    """
     from p2pfill.plan.document import by_cache
 
     verb = "would be " if done.dry_run else ""
@@ -271,12 +277,11 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     )
     if comes:
         parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
-        parts.append(files_view(comes, "", SHOWN, width, f"p2pfill plan show {path} --most 1000 shows more"))
+        parts.append(files_view(comes, "", SHOWN, width, f"{desk.command('show', path, most=1000)} shows more"))
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
-        said = f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it"
-        parts += [Text(), Text(said, style="bold")]
+        parts += [Text(), Text(f"nothing was done: {again} --yes does it", style="bold")]
     return Group(*parts)
 
 
@@ -337,12 +342,12 @@ def run_night(
         if before is not None:
             console.print(before[0], soft_wrap=True)
             console.print()
-        console.print(made_view(made, path, console.width), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), soft_wrap=True)
     fits = made.outlook.verdict.fits
     done, failed = None, None
     if desk.tracker and fits:
         try:
-            done, orders = apply(
+            done = apply(
                 desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=rewrite_max, yes=yes
             )  # fmt: skip
             record["applied"] = msgspec.to_builtins(done)
@@ -350,7 +355,8 @@ def run_night(
             failed, record["not_applied"] = error, str(error)  # what was planned is told of all the same
         if done is not None and not as_json:
             console.print()
-            console.print(applied_view(made.plan, done, orders, path, console.width), soft_wrap=True)
+            again = desk.command("apply", path, origin=origins, rewrite_max=rewrite_max, at=at, tracker=tracker)
+            console.print(applied_view(desk, made.plan, done, path, again, console.width), soft_wrap=True)
     if as_json:
         print(json.dumps(record))
     if failed is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import shlex
 import sys
 import time
 import tomllib
@@ -18,6 +19,7 @@ import trio
 
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.fill import HOST_LIKE
+from p2pfill.cli.options import PLANNER
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError
@@ -107,11 +109,21 @@ class Desk:
 
     def __init__(self, path: Path, tracker: str = "") -> None:
         need_planner()
-        self.home = path.parent
+        self.path, self.home = path, path.parent
         self.config = _read_config(path)
         self.tracker = tracker or self.config.tracker
+        self.named_tracker = tracker
+        """By the command; empty: the file's is taken."""
         self.faults: dict[str, Faults] = {}
         """What is wrong with the tables that were read."""
+
+    def command(self, *words: object, **options: object) -> str:
+        """Return a planner's command as it can be typed where this one was; options are left out that say nothing."""
+        parts = ["p2pfill", "plan", *map(str, words)]
+        for name, said in {"planner": "" if self.path == PLANNER else self.path, **options}.items():
+            for one in said if isinstance(said, (list, tuple)) else (said,):
+                parts += [] if one is None or one == "" else [f"--{name.replace('_', '-')}", str(one)]
+        return printable(shlex.join(parts))
 
     def at(self, name: str) -> Path:
         """Return the path that the file means."""

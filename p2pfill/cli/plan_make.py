@@ -88,11 +88,10 @@ def make_plan(
         print(json.dumps(made_record(desk, made, path)))
     else:
         console = Console(highlight=False)
-        console.print(made_view(made, path, console.width), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), soft_wrap=True)
     if not made.outlook.verdict.fits:
-        raise CommandFailed(
-            f"the plan does not fit into the night: `p2pfill plan check {path}` says what would help", ExitCode.FOUND
-        )
+        check = desk.command("check", path, tracker=desk.named_tracker)
+        raise CommandFailed(f"the plan does not fit into the night: `{check}` says what would help", ExitCode.FOUND)
 
 
 class MadePlan(NamedTuple):
@@ -347,8 +346,8 @@ def made_record(desk: Desk, made: MadePlan, path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
-    """Return a plan that was just made as text."""
+def made_view(made: MadePlan, path: Path, width: int, commands: Sequence[str] = ()) -> RenderableType:
+    """Return a plan that was just made as text, with the commands that come next."""
     parts: list[RenderableType] = [plan_view(made.plan, width), Text()]
     parts.append(Text(f"What lies there now: {printable(made.held)}", style="dim"))
     parts += [Text(f"note: {printable(note)}", style="yellow") for note in made.notes]
@@ -362,10 +361,19 @@ def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
             )
         )
     parts += [outlook_view(made.outlook), Text(f"written: {printable(str(path))}")]
-    after = "apply" if made.outlook.verdict.fits else "check"
-    said = f"next: p2pfill plan show {path}; p2pfill plan {after} {path}"
-    parts.append(Text(printable(said), style="dim"))
+    if commands:
+        parts.append(Text(f"next: {'; '.join(commands)}", style="dim"))
     return Group(*parts)
+
+
+def next_commands(desk: Desk, made: MadePlan, path: Path, at: str) -> list[str]:
+    """Return the commands that go on from a plan that was just made for a night that begins `at`."""
+    tracker = desk.named_tracker
+    if made.outlook.verdict.fits:
+        after = desk.command("apply", path, at=at, tracker=tracker)
+    else:
+        after = desk.command("check", path, tracker=tracker)
+    return [desk.command("show", path), after]
 
 
 def plan_view(plan: Plan, width: int) -> RenderableType:

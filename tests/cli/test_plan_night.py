@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -94,7 +95,8 @@ def test_a_plan_is_made_kept_checked_and_shown(planner: Planner) -> None:
     assert made["held_by"].startswith("nothing")
     text = planner("make", "--at", AT)
     assert "10" in text
-    assert "next: p2pfill plan show" in text
+    path, options = made["plan"], f"--planner {planner.home / 'planner.toml'}"
+    assert f"next: p2pfill plan show {path} {options}; p2pfill plan apply {path} {options} --at {AT}\n" in text
     checked = planner.json("check", "--at", AT)
     assert checked["fits"]
     assert checked["predicted"]["complete"] == checked["predicted"]["caches"] == 4
@@ -312,8 +314,9 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert dry["ordered"] > 0
     assert fills_of(fleet.url) == []
     text = planner("apply", "--at", AT)
-    assert "nothing was done: p2pfill plan apply" in text
-    assert f"p2pfill plan show {planner.home / 'plans' / '2026-01-08.plan'} --most" in text
+    path, options = planner.home / "plans" / "2026-01-08.plan", f"--planner {planner.home / 'planner.toml'}"
+    assert f"nothing was done: p2pfill plan apply {path} {options} --at {AT} --yes does it" in text
+    assert f"p2pfill plan show {path} {options} --most 1000 shows more" in text
     assert "due in the past" in text
 
     async def order_by_hand() -> None:
@@ -453,7 +456,15 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
     assert done["report"] is None, "there is no plan before"
-    said = planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    given = ("--at", "2026-01-09T00:00", "--origin", "https://a.example/{title}", "--origin", "https://b.example/{title}",
+             "--rewrite-max", "0.5", "--tracker", fleet.url)  # fmt: skip
+    said = planner("night", *given, "--no-simulate")
+    (command,) = re.findall(r"nothing was done: p2pfill plan apply (.*) does it", said)
+    words = shlex.split(command)
+    assert words[1:3] == ["--planner", str(planner.home / "planner.toml")]
+    pairs = sorted(zip(words[3:-1:2], words[4:-1:2], strict=True))
+    assert pairs == sorted(zip(given[::2], given[1::2], strict=True))
+    assert words[-1] == "--yes"
     assert "orders would be made" in said
     assert "what came of" in said, "the tracker has no night that lasted until that plan's deadline"
     fleet.beat("01")
