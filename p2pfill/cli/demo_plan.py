@@ -103,7 +103,7 @@ class _PlanDemo:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False)
 
     async def run(self) -> bool:
         """Run all of it; True at its end."""
@@ -148,7 +148,7 @@ class _PlanDemo:
         made = made_plan(desk, day=day_of(self.day * 86_400), held="", fit=True)
         made = made._replace(outlook=outlook(desk, made.plan, start=time.time(), simulate=True))
         path = keep(desk, made.plan, None)
-        self._console.print(made_view(made, path, self._console.width), soft_wrap=True)
+        self._console.print(made_view(made, path, self._console.width), crop=False)
         self.say("")
         due = made.outlook.night.deadline
         done = apply(desk, made.plan, origins=(), due=due, rewrite_max=None, yes=True)

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.columns import Column, table_within, unbroken
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
@@ -93,7 +93,7 @@ def apply_plan(
         again = desk.command(
             "apply", path, origin=origins, deadline=deadline, rewrite_max=rewrite_max, at=at, tracker=tracker
         )  # fmt: skip
-        console.print(applied_view(desk, plan, done, path, again, console.width), soft_wrap=True)
+        console.print(applied_view(desk, plan, done, path, again, console.width), crop=False)
     check_applied(done)
 
 
@@ -277,11 +277,11 @@ def applied_view(desk: Desk, plan: Plan, done: Applied, path: Path, again: str, 
     )
     if comes:
         parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
-        parts.append(files_view(comes, "", SHOWN, width, f"{desk.command('show', path, most=1000)} shows more"))
+        parts.append(files_view(comes, "", SHOWN, width, desk.command("show", path, most=1000)))
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
-        parts += [Text(), Text(f"nothing was done: {again} --yes does it", style="bold")]
+        parts += [Text(), Text("nothing was done; this does it:", style="bold"), unbroken(f"  {again} --yes")]
     return Group(*parts)
 
 
@@ -338,11 +338,11 @@ def run_night(
     record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
     if not as_json:
         if came is not None:
-            console.print(came, Text(), sep="\n", soft_wrap=True)
+            console.print(came, Text(), sep="\n", crop=False)
         if before is not None:
-            console.print(before[0], soft_wrap=True)
+            console.print(before[0], crop=False)
             console.print()
-        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), crop=False)
     fits = made.outlook.verdict.fits
     done, failed = None, None
     if desk.tracker and fits:
@@ -356,7 +356,7 @@ def run_night(
         if done is not None and not as_json:
             console.print()
             again = desk.command("apply", path, origin=origins, rewrite_max=rewrite_max, at=at, tracker=tracker)
-            console.print(applied_view(desk, made.plan, done, path, again, console.width), soft_wrap=True)
+            console.print(applied_view(desk, made.plan, done, path, again, console.width), crop=False)
     if as_json:
         print(json.dumps(record))
     if failed is not None:

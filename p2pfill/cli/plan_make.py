@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.columns import Column, table_within, unbroken
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.plan_desk import (
     DAY_S,
@@ -88,7 +88,7 @@ def make_plan(
         print(json.dumps(made_record(desk, made, path)))
     else:
         console = Console(highlight=False)
-        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), crop=False)
     if not made.outlook.verdict.fits:
         check = desk.command("check", path, tracker=desk.named_tracker)
         raise CommandFailed(f"the plan does not fit into the night: `{check}` says what would help", ExitCode.FOUND)
@@ -230,7 +230,7 @@ def check_plan(
     if as_json:
         print(json.dumps({"plan": str(path)} | outlook_record(found)))
     else:
-        Console(highlight=False).print(outlook_view(found), soft_wrap=True)
+        Console(highlight=False).print(outlook_view(found), crop=False)
     if not found.verdict.fits:
         raise CommandFailed(f"{path} does not fit into the night", ExitCode.FOUND)
 
@@ -360,9 +360,9 @@ def made_view(made: MadePlan, path: Path, width: int, commands: Sequence[str] = 
                 style="yellow",
             )
         )
-    parts += [outlook_view(made.outlook), Text(f"written: {printable(str(path))}")]
+    parts += [outlook_view(made.outlook), unbroken(f"written: {printable(str(path))}")]
     if commands:
-        parts.append(Text(f"next: {'; '.join(commands)}", style="dim"))
+        parts += [Text("next:", style="dim"), *(unbroken(f"  {one}", style="dim") for one in commands)]
     return Group(*parts)
 
 
@@ -442,9 +442,9 @@ def show_plan(
         return
     console = Console(highlight=False)
     if not cache and not title:
-        console.print(plan_view(plan, console.width), soft_wrap=True)
+        console.print(plan_view(plan, console.width), crop=False)
         console.print()
-    console.print(files_view(chosen, cache, most, console.width), soft_wrap=True)
+    console.print(files_view(chosen, cache, most, console.width), crop=False)
 
 
 def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
@@ -454,9 +454,9 @@ def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
 
 
 def files_view(
-    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = "--most shows more, --json all"
-) -> RenderableType:
-    """Return files as a table: those that come first, most urgent first. `more` says how to see those beyond `most`."""
+    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = ""
+) -> RenderableType:  # fmt: skip
+    """Return files as a table: those that come first, most urgent first. `more` is a command that shows more."""
     columns = (
         Column("file"), Column("streams a day", 2, is_right=True), Column("size", 3, is_right=True),
         Column("priority", 4, is_right=True), Column("comes", is_right=True), Column("stays", 1, is_right=True),
@@ -473,7 +473,9 @@ def files_view(
     ]  # fmt: skip
     parts: list[RenderableType] = [table_within(width, columns, rows)]
     if len(files) > most:
-        parts.append(Text(f"and {plural(len(files) - most, 'file')}; {printable(more)}", style="dim"))
+        rest = f"and {plural(len(files) - most, 'file')}"
+        parts.append(Text(f"{rest}:" if more else f"{rest}; --most shows more, --json all", style="dim"))
+        parts += [unbroken(f"  {more}", style="dim")] if more else []
     return Group(*parts)
 
 
@@ -495,12 +497,12 @@ def _print_changes(changes: Sequence[Change], path: Path, most: int) -> None:
             text.append(f"  + {printable(', '.join(one.added))}", style="green")
         if one.removed:
             text.append(f"  - {printable(', '.join(one.removed))}", style="red")
-        console.print(text, soft_wrap=True)
+        console.print(text, crop=False)
     left = len(changes) - most
     more = f", {left} of them not shown: --most shows more" if left > 0 else ""
     verb = "lies" if len(changes) == 1 else "lie"
     said = f"{plural(len(changes), 'file')} of {printable(str(path))} {verb} elsewhere{more}"
-    console.print(Text(said), soft_wrap=True)
+    console.print(Text(said), crop=False)
 
 
 def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> None:
@@ -524,7 +526,7 @@ def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> N
         record = {name: getattr(reasons, name) for name in reasons.__dataclass_fields__} | {"day": _iso(number)}
         print(json.dumps({name: None if one != one else one for name, one in record.items()}))
         return
-    Console(highlight=False).print(why_view(reasons), soft_wrap=True)
+    Console(highlight=False).print(why_view(reasons), crop=False)
 
 
 def why_view(reasons: Any) -> RenderableType:

@@ -7,6 +7,7 @@ stand. In go the table of caches, and hourly load out of the history or a table.
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.columns import Column, table_within, unbroken
 from p2pfill.cli.options import PLANNER, AsJson, Planner
 from p2pfill.cli.plan_history import faults_text, need_planner
 from p2pfill.cli.text import plural, printable, show_bytes
@@ -154,18 +155,16 @@ def show(
     console.print(table_within(console.width, columns, rows))
     for proposal in proposals:
         if not proposal.line:
-            console.print(Text(printable(proposal.text)), soft_wrap=True)
+            console.print(Text(printable(proposal.text)))
     lacking = sum(1 for proposal in proposals if proposal.short)
     first = datetime.fromtimestamp(said.first_hour * HOUR_S, UTC)
     fits = f"what is needed does not fit into {plural(lacking, 'cache')}" if lacking else "what is needed fits"
     console.print(
-        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; {fits}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; {fits}", highlight=False
+    )
     if out is not None:
-        console.print(
-            f"written: p2pfill policy apply {printable(str(out))} --tracker URL", highlight=False, soft_wrap=True
-        )
+        command = f"p2pfill policy apply {shlex.quote(printable(str(out)))} --tracker URL"
+        console.print(unbroken(f"written: {command}"), highlight=False, crop=False)
 
 
 def _keep(out: Path) -> None:

@@ -80,7 +80,10 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path, fleet: Any, capsys: pytest.CaptureFixture[str]) -> Service:
+def service(
+    tmp_path: Path, fleet: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Service:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
     return Service(tmp_path, fleet, capsys)
 
 

@@ -79,7 +79,10 @@ class Planner:
 
 
 @pytest.fixture
-def planner(service: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Planner:
+def planner(
+    service: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Planner:
+    monkeypatch.setenv("COLUMNS", "300")
     shutil.copytree(service, tmp_path / "home")
     capsys.readouterr()
     return Planner(tmp_path / "home", capsys)
@@ -96,7 +99,7 @@ def test_a_plan_is_made_kept_checked_and_shown(planner: Planner) -> None:
     text = planner("make", "--at", AT)
     assert "10" in text
     path, options = made["plan"], f"--planner {planner.home / 'planner.toml'}"
-    assert f"next: p2pfill plan show {path} {options}; p2pfill plan apply {path} {options} --at {AT}\n" in text
+    assert f"next:\n  p2pfill plan show {path} {options}\n  p2pfill plan apply {path} {options} --at {AT}\n" in text
     checked = planner.json("check", "--at", AT)
     assert checked["fits"]
     assert checked["predicted"]["complete"] == checked["predicted"]["caches"] == 4
@@ -107,6 +110,24 @@ def test_a_plan_is_made_kept_checked_and_shown(planner: Planner) -> None:
     assert f"{title}/" in planner("show", "--title", title)
     planner("show", "--cache", "moon", code=2)
     assert "says nothing of cache 'moon'" in planner.err
+
+
+def test_text_keeps_to_the_terminal_and_commands_to_one_line(
+    planner: Planner, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (planner.home / "up.csv").write_text("of,name,rate\nisp,isp-region-0,30\n")
+    planner.configure(f'tracker = "{fleet.url}"\nuplinks = "up.csv"\n')
+    publish_all(fleet.url, planner.home, leave_out="title-00002")
+    for command, code in (
+        (("night", "--at", AT), 0), (("apply", "--at", AT), 0), (("show",), 0), (("why", "title-00001", "region-1"), 0),
+        (("tune", "--days", "2"), 0), (("make", "--at", AT, "--no-fit"), ExitCode.FOUND),
+        (("check", "--at", AT), ExitCode.FOUND),
+    ):  # fmt: skip
+        lines = planner(*command, code=code).splitlines()
+        wide = [line for line in lines if len(line) > 80]
+        assert all(line.startswith(("  p2pfill plan", "written: ")) for line in wide), (command, wide)
+        assert any(line.startswith("  p2pfill plan") for line in lines) or command[0] not in ("night", "apply", "make")
 
 
 def test_the_night_after_goes_on_from_the_plan_before(planner: Planner) -> None:
@@ -315,8 +336,8 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert fills_of(fleet.url) == []
     text = planner("apply", "--at", AT)
     path, options = planner.home / "plans" / "2026-01-08.plan", f"--planner {planner.home / 'planner.toml'}"
-    assert f"nothing was done: p2pfill plan apply {path} {options} --at {AT} --yes does it" in text
-    assert f"p2pfill plan show {path} {options} --most 1000 shows more" in text
+    assert f"nothing was done; this does it:\n  p2pfill plan apply {path} {options} --at {AT} --yes\n" in text
+    assert f"files:\n  p2pfill plan show {path} {options} --most 1000\n" in text
     assert "due in the past" in text
 
     async def order_by_hand() -> None:
@@ -459,7 +480,7 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     given = ("--at", "2026-01-09T00:00", "--origin", "https://a.example/{title}", "--origin", "https://b.example/{title}",
              "--rewrite-max", "0.5", "--tracker", fleet.url)  # fmt: skip
     said = planner("night", *given, "--no-simulate")
-    (command,) = re.findall(r"nothing was done: p2pfill plan apply (.*) does it", said)
+    (command,) = re.findall(r"this does it:\n  p2pfill plan apply (.*)\n", said)
     words = shlex.split(command)
     assert words[1:3] == ["--planner", str(planner.home / "planner.toml")]
     pairs = sorted(zip(words[3:-1:2], words[4:-1:2], strict=True))
