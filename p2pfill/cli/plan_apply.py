@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,6 +106,13 @@ def apply(
     What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
     what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
     """
+    with desk.applying() if yes else nullcontext():
+        return _apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+
+
+def _apply(
+    desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
+) -> Applied:  # fmt: skip
     from p2pfill.plan.orders import orders_of
     from p2pfill.plan.rewriting import brought_before, check_rewriting, written_by
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import math
+import os
 import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +25,7 @@ from p2pfill.cli.fill import HOST_LIKE
 from p2pfill.cli.options import PLANNER
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
 from p2pfill.model.windows import at_utc, read_windows
 from p2pfill.plan.wishes import Wish
@@ -315,6 +318,30 @@ class Desk:
         if not path.exists():
             raise ConfigError(f"there is no plan {str(path)!r}: `p2pfill plan make` makes one")
         return read_plan(path), path
+
+    @contextmanager
+    def applying(self) -> Iterator[None]:
+        """Be the only one who applies plans that are kept here: two at once would each end what the other orders.
+
+        Raises `ConfigError` where somebody else does, and `StoreError`.
+        """
+        directory = self.at(self.config.plans)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot write to {str(directory)!r}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"another plan of {str(directory)!r} is being applied: wait for it to end, and apply this one "
+                    "again if it is to take its place"
+                ) from error
+            yield
+        finally:
+            os.close(fd)
 
     def keep_applied(self, plan: Plan) -> Path:
         """Keep what was applied beside what is planned, which another dry run may replace. Raises `StoreError`."""

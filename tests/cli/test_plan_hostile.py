@@ -213,6 +213,32 @@ def test_origins_have_titles_in_them_and_a_deadline_lies_ahead(service: Service)
     assert "is not within a month after" in service.err
 
 
+def test_of_two_plans_that_are_applied_at_once_the_second_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {name: service.publish(name) for name in TITLES}
+    service.keep(planned("film", ("a1",)))
+    other = service.home / "other.plan"
+    write_plan(other, Plan(HEAD, (planned("song", ("a1",)),)))
+    post, said = TrackerClient.post_fill, []
+
+    async def slow(client: TrackerClient, request: FillRequest, *, nodes_min: int = 0) -> FillCreated:
+        if not said:
+            said.append("")  # once: the second must not come as far as this
+            named = ["--planner", str(service.home / "planner.toml"), "--at", "2026-11-30T20:00"]
+            for more, code in (("--yes", ExitCode.USAGE), ("--json", ExitCode.OK)):
+                assert await trio.to_thread.run_sync(main, ["plan", "apply", str(other), *named, more]) == code
+            said.append(service.capsys.readouterr().err)
+        return await post(client, request, nodes_min=nodes_min)
+
+    monkeypatch.setattr(TrackerClient, "post_fill", slow)
+    service.apply()
+    assert "is being applied: wait for it to end" in said[1]
+    assert service.orders() == [(ids["film"], "id=a1")]
+    service.run("apply", str(other), "--at", "2026-11-30T20:00", "--yes")
+    assert service.orders() == [(ids["song"], "id=a1")]
+
+
 @pytest.mark.parametrize("word", ["cloud", "cloud/{title}", "cdn.example.com/{title}", "http:cdn/{title}", "{title}x"])
 def test_a_word_as_origin_is_no_directory_that_only_caches_have(service: Service, word: str) -> None:
     service.publish("film")

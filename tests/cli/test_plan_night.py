@@ -120,9 +120,10 @@ def test_text_keeps_to_the_terminal_and_commands_to_one_line(
     planner.configure(f'tracker = "{fleet.url}"\nuplinks = "up.csv"\n')
     publish_all(fleet.url, planner.home, leave_out="title-00002")
     for command, code in (
-        (("night", "--at", AT), 0), (("apply", "--at", AT), 0), (("show",), 0), (("why", "title-00001", "region-1"), 0),
+        (("night", "--at", AT, "--no-simulate"), 0), (("apply", "--at", AT), 0), (("show",), 0),
+        (("why", "title-00001", "region-1"), 0),
         (("tune", "--days", "2"), 0), (("make", "--at", AT, "--no-fit"), ExitCode.FOUND),
-        (("check", "--at", AT), ExitCode.FOUND),
+        (("check", "--at", AT, "--no-simulate"), ExitCode.FOUND),
     ):  # fmt: skip
         lines = planner(*command, code=code).splitlines()
         wide = [line for line in lines if len(line) > 80]
@@ -547,4 +548,4 @@ def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, 
         assert plan.head.day == "2026-01-08"
     assert desk.read_applied(str(plans / "2026-01-08.plan"))[1].suffix == ".plan"
     planner("make", "--at", "2026-01-09T00:00")
-    assert sorted(path.name for path in plans.iterdir()) == ["2026-01-09.plan"]
+    assert sorted(path.name for path in plans.iterdir()) == ["2026-01-09.plan", "lock"]
