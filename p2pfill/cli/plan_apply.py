@@ -338,7 +338,7 @@ def run_night(
             record["ingest"], came = _ingest(desk, logs)
         status.update("looking what came of the plan before")
         before = _report_before(desk, day or day_of(desk.night(start)[1].deadline))
-        made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
+        made = made_plan(desk, day=day, held="", fit=fit, start=start, note=status.update)
         if simulate:
             status.update("simulating the night")
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))

@@ -253,13 +253,15 @@ class Desk:
 
     # ---- the night, and what lies there
 
-    def night(self, start: float, room: Longs | None = None, deadline: float | None = None) -> tuple[Network, Night]:
-        """Return the night that begins at `start`."""
+    def night(
+        self, start: float, room: Longs | None = None, deadline: float | None = None, open_until: float = 0.0
+    ) -> tuple[Network, Night]:  # fmt: skip
+        """Return the night that begins at `start`. What its arguments mean is said in `tonight.network_of`."""
         from p2pfill.plan.feasibility.tonight import network_of
 
         return network_of(
             self.caches, start, policy=self.policy, windows=self.config.windows, uplinks=self.uplinks,
-            origins=self.origins, room=room, deadline=deadline,
+            origins=self.origins, room=room, deadline=deadline, open_until=open_until,
         )  # fmt: skip
 
     def held(self, source: str, before: str) -> Held:

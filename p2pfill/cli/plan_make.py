@@ -82,7 +82,7 @@ def make_plan(
     """Make a plan, write it, and print what it does. Raises `CommandFailed` where it does not fit."""
     desk = Desk(planner, tracker)
     with Console(stderr=True).status("reading", spinner="dots") as status:
-        made = made_plan(desk, day=day, held=held, fit=fit, at=at, note=status.update)
+        made = made_plan(desk, day=day, held=held, fit=fit, start=start_of(at), note=status.update)
     path = keep(desk, made.plan, out)
     if as_json:
         print(json.dumps(made_record(desk, made, path)))
@@ -106,25 +106,29 @@ class MadePlan(NamedTuple):
 
 
 def made_plan(
-    desk: Desk, *, day: str, held: str, fit: bool, at: str = "", note: Any = lambda text: None
+    desk: Desk, *, day: str, held: str, fit: bool, start: float, note: Any = lambda text: None
 ) -> MadePlan:  # fmt: skip
-    """Return the plan for a day; empty: that of the morning after. Raises `ConfigError`."""
+    """Return the plan for a day, whose night begins at `start`; empty: that of the morning after.
+
+    Raises `ConfigError`.
+    """
     from p2pfill.plan.feasibility.needs import needs_of
     from p2pfill.plan.feasibility.remedies import drop
     from p2pfill.plan.making import Inputs, document, make, without
     from p2pfill.plan.rewriting import written_tonight
 
-    now = start_of(at)
-    network, night = desk.night(now)
+    network, night = desk.night(start)
     number = day_number(day or day_of(night.deadline))
     day = _iso(number)
+    before = desk.applied(day)
+    if before is not None:
+        network, night = desk.night(start, open_until=before.head.deadline)
     note("reading what was watched")
     views = desk.history.views(desk.catalogue, desk.caches.regions)
     planned_day(day, views.last_day)
     notes = _known(desk, views, number)
     there = desk.held(held, day)
     lies = there.placement
-    before = desk.applied(day)
     written = None if before is None or lies is None else written_tonight(before, lies, desk.catalogue, desk.caches)
     note("forecasting and placing")
     made = make(
@@ -147,11 +151,10 @@ def made_plan(
                 len(entries), int(size[made.target.files[entries]].sum()), float(found.lost), found.fits
             )  # fmt: skip
             made = without(made, entries)
-    plan = document(made, now)
-    proof = outlook(desk, plan, start=now, simulate=False)
-    head = msgspec.structs.replace(
-        plan.head, finish_at=proof.verdict.finish or 0.0, deadline=proof.night.deadline
-    )  # fmt: skip
+    plan = document(made, start)
+    plan = msgspec.structs.replace(plan, head=msgspec.structs.replace(plan.head, deadline=night.deadline))
+    proof = outlook(desk, plan, start=start, simulate=False)
+    head = msgspec.structs.replace(plan.head, finish_at=proof.verdict.finish or 0.0)
     return MadePlan(msgspec.structs.replace(plan, head=head), there.source, proof, given_up, notes)
 
 
@@ -245,7 +248,7 @@ def outlook(
     from p2pfill.plan.making import as_placements, room_of
 
     target, held = as_placements(plan, desk.catalogue, desk.caches)
-    network, night = desk.night(start, room_of(plan, desk.caches), deadline)
+    network, night = desk.night(start, room_of(plan, desk.caches), deadline, open_until=plan.head.deadline)
     needs = needs_of(network, desk.catalogue.size, target, held)
     demand = demand_of(network, needs)
     verdict = check(network, demand, night)

@@ -528,6 +528,21 @@ def test_plans_of_one_night_share_what_may_be_rewritten(planner: Planner, fleet:
     assert "writes over more than 1 of" in planner.err, "both together write more than all of a cache"
 
 
+def test_a_night_without_windows_that_is_planned_once_more_ends_as_before(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    without = PLANNER.replace('windows = "02:00,max 06:00,off"\n', "")
+    (planner.home / "planner.toml").write_text(f'tracker = "{fleet.url}"\n{without}')
+    first = planner.json("night", "--at", "2026-01-07T21:30:00", "--no-simulate", "--yes")
+    assert first["deadline"] == first["start"] + 86_400
+    for at in ("21:30:07", "23:50:00"):
+        again = planner.json("night", "--at", f"2026-01-07T{at}", "--yes")
+        assert again["deadline"] == again["head"]["deadline"] == first["deadline"]
+        assert (again["applied"]["ordered"], again["applied"]["kept"]) == (0, first["applied"]["ordered"])
+    assert planner.json("check")["deadline"] == first["deadline"]
+    next_night = planner.json("make", "--at", "2026-01-08T21:30:00")
+    assert next_night["deadline"] == next_night["start"] + 86_400
+
+
 def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, fleet: Any) -> None:
     planner.configure(f'tracker = "{fleet.url}"\nkeep = 1\n')
     publish_all(fleet.url, planner.home)
