@@ -71,8 +71,9 @@ def _lack(
         if not comes:
             return None, ""  # it was live before the night
         if _is_ordered(file, cache, night):
-            late = ("window", EARLY) if here.is_early else ("health", UNHEARD)
-            return (None, "") if (file.title, cache) in night.live else late
+            if (file.title, cache) in night.live:
+                return None, ""
+            return ("window", EARLY) if here.is_early else ("health", UNHEARD)
         if night.at_tracker is not None and file.title not in night.at_tracker:
             return "order", "the tracker does not have its title"
         return "order", NO_ORDER if night.ordered is not None else NO_WORD
