@@ -398,10 +398,9 @@ def plan_view(plan: Plan, width: int) -> RenderableType:
         )),
     ]
     if head.left_out:
-        said = ", ".join(
-            f"{show_bytes(bytes_)} ({why})" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
-        )
-        parts.append(Text(f"not served: {said}"))
+        left_out = sorted(head.left_out.items(), key=lambda one: -one[1])
+        said = ", ".join(f"{show_bytes(bytes_)} ({why})" for why, bytes_ in left_out if bytes_ >= 1)
+        parts += [Text(f"not served: {said}")] if said else []
     rows = []
     for name, (comes, stays, goes) in sorted(sums.items(), key=lambda one: (-one[1][0], one[0]))[:SHOWN]:
         capacity = head.capacities.get(name, 0)

@@ -6,7 +6,7 @@ a file comes that is there, and nothing is fetched for it.
 
 That, and titles that the catalogue does not have, lie there all the same (`others_of`). They may go where room is
 needed, so they take no space from what is planned; but a cache in which they lie is not empty, and what takes their
-place rewrites it. A cache is empty where viewers see nothing yet: fills that broke off are nothing to lose.
+place rewrites it. What viewers do not see yet is nothing to lose: it is what comes, or a fill that broke off.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def held_of(
 
 
 def others_of(nodes: Iterable[NodeStatus], held: Placement, catalogue: Catalogue, caches: Caches) -> Longs:
-    """Return what lies in each cache beside what it holds of a catalogue, in bytes; 0 in one that is empty."""
+    """Return what viewers see in each cache beside what it holds of a catalogue, in bytes."""
     cache_at = {name: number for number, name in enumerate(caches.names)}
     found = np.zeros(len(caches.names), np.int64)
     for node in nodes:
         number = cache_at.get(node.info.id)
-        if number is not None and any(is_shown(one) for one in node.titles):
-            lies = sum(one.have_bytes for one in node.titles)
+        if number is not None:
+            lies = sum(one.have_bytes for one in node.titles if is_shown(one))
             found[number] = max(lies - int(catalogue.size[held.of(number)].sum()), 0)
     return found
 

@@ -37,10 +37,11 @@ class Written(NamedTuple):
     capacity: int
     """Bytes: what the table says, or what its disk has, where that is less."""
     is_empty: bool
-    """There is nothing to lose: nothing lies there, or nothing did when the plan was made, and what viewers see there
-    now is of it."""
+    """There is nothing to lose: viewers see nothing there, or did not when the plan was made and what they see is of
+    it."""
     free: int = 0
-    """Bytes: what the capacity leaves beside what lies there, by the plan or by the tracker, whichever is more."""
+    """Bytes: what the capacity leaves beside what lies there by the plan, or what viewers see by the tracker, if that
+    is more."""
 
     @property
     def share(self) -> float:
@@ -85,10 +86,10 @@ def written_by(
         disk = 0 if node is None else node.disk.size_bytes
         coming = {newest[title].title for title in comes[name]}
         capacity = min(capacities[name], disk or capacities[name])
-        shown = set() if node is None else {one.title for one in node.titles if is_shown(one)}
-        is_empty = not have or (lay + went == 0 and shown <= coming)
+        shown = {} if node is None else {one.title: one.have_bytes for one in node.titles if is_shown(one)}
+        is_empty = not shown or (lay + went == 0 and shown.keys() <= coming)
         more = brought.get(name, 0)
-        free = capacity - max(lay + went, sum(have.values()))
+        free = capacity - max(lay + went, sum(shown.values()))
         found[name] = Written(total + more, capacity, is_empty, free + more)
     return found
 

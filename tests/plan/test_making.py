@@ -305,7 +305,7 @@ def test_what_lies_there_besides_is_what_viewers_see() -> None:
     mine = TitleReport("t0", "live", have_bytes=record.size, title_bytes=record.size)
     nodes = [status("a", whole), status("b", begun), status("c", whole, begun), status("d", mine, whole)]
     held = held_of(nodes, [record], [], chosen, caches)
-    assert others_of([*nodes, status("stranger", whole)], held, chosen, caches).tolist() == [70, 0, 100, 70, 0, 0]
+    assert others_of([*nodes, status("stranger", whole)], held, chosen, caches).tolist() == [70, 0, 70, 70, 0, 0]
 
 
 def test_what_was_ordered_a_moment_ago_does_not_lie_there_yet() -> None:

@@ -49,6 +49,13 @@ def node(name: str, have: dict[str, int], disk: int = 0) -> NodeStatus:
     )
 
 
+def begun(name: str, comes: dict[str, int], have: dict[str, int]) -> NodeStatus:
+    """A cache that has some titles, and a part of others that are filled."""
+    status = node(name, have)
+    status.titles += [TitleReport(title, "filling", have_bytes=size, title_bytes=99) for title, size in comes.items()]
+    return status
+
+
 def plan_of(*files: PlannedFile, brought: dict[str, int] | None = None) -> Plan:
     return Plan(msgspec.structs.replace(HEAD, brought=brought or {}), tuple(sorted(files, key=lambda one: one.file)))
 
@@ -117,6 +124,9 @@ def test_what_a_plan_brings_by_its_own_word() -> None:
         ([node("a1", {TITLES[4].title: 33})], "writes over"),  # made as if nothing lay there
         ([node("a1", {"f" * 64: 31})], "writes over"),
         ([node("a1", {"f" * 64: 30})], ""),  # there is room for it
+        ([begun("a1", {"f" * 64: 40}, {TITLES[0].title: 3})], ""),  # viewers see nothing of it yet
+        ([begun("a1", {"f" * 64: 40}, {TITLES[4].title: 33})], "writes over"),  # but of something else
+        ([begun("a1", {TITLES[0].title: 40}, {"f" * 64: 30})], ""),  # what comes is there in part, and has room
     ],
 )
 def test_a_cache_is_empty_only_where_the_tracker_says_so_too(nodes: list[NodeStatus], why: str) -> None:
