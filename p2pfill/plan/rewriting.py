@@ -89,7 +89,8 @@ def written_by(
         shown = {} if node is None else {one.title: one.have_bytes for one in node.titles if is_shown(one)}
         is_empty = not shown or (lay + went == 0 and shown.keys() <= coming)
         more = brought.get(name, 0)
-        free = capacity - max(lay + went, sum(shown.values()))
+        # More may lie there than was planned: small files of a title share chunks with those that are ordered.
+        free = max(capacity - max(lay + went, sum(shown.values())), 0)
         found[name] = Written(total + more, capacity, is_empty, free + more)
     return found
 

@@ -183,6 +183,16 @@ def test_plans_of_one_night_have_one_share_together() -> None:
     assert together(third, last) == last
 
 
+def test_a_plan_that_brings_nothing_more_may_be_applied_once_more_where_a_little_too_much_lies() -> None:
+    first = plan_of(PlannedFile("t0/a", "t0", 98, 1.0, ("a1",)))
+    again = plan_of(PlannedFile("t0/a", "t0", 98, 1.0, (), ("a1",)), PlannedFile("t0/b", "t0", 4, 1.0, (), (), ("a1",)))
+    lies = [node("a1", {TITLES[0].title: 102})]
+    check_rewriting(written_by(again, fleet(), TITLES, lies, brought=brought_before(again, first)), 0.1)
+    more = plan_of(*again.files, PlannedFile("t1", "t1", 12, 1.0, ("a1",)))
+    with pytest.raises(ConfigError, match="writes over"):
+        check_rewriting(written_by(more, fleet(), TITLES, lies, brought=brought_before(more, first)), 1.0)
+
+
 def test_what_was_written_tonight_is_what_has_come() -> None:
     before = plan_of(
         PlannedFile("t0", "t0", 8, 1.0, ("a1", "a2")), PlannedFile("t9", "t9", 8, 1.0, ("a1",)), brought={"a2": 3}
