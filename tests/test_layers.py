@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "p2pfill"
 
 LAYERS = [
-    "errors", "hot", "model", "protocol", "swarm", "engine", "sim", "store", "origin", "transport", "tracker", "node",
-    "plan", "bench", "cli",
+    "errors", "hot", "model", "protocol", "swarm", "engine", "sim", "trust", "store", "origin", "transport", "tracker",
+    "node", "plan", "bench", "cli",
 ]  # fmt: skip
 """From the ground up. A module may import from its own layer and from those before it."""
 

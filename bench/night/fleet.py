@@ -18,7 +18,6 @@ from bench.swarm.p2pfill_fleet import HEARTBEAT_S, NODE_PORT, TRACKER, Offer, P2
 from bench.swarm.processes import Processes, RunFailed
 from bench.swarm.topology import Host
 from p2pfill.model.reports import TitleReport
-from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.night_report import NightReport
 
 LEAD_S: Final = 4.0
@@ -81,9 +80,7 @@ class NightFleet(P2PFill):
     def _config(self, cache: Host) -> str:
         """Return the configuration of a cache; a text of JSON is one of TOML."""
         texts = {
-            "id": cache.name,
-            "isp": cache.isp,
-            "region": cache.region,
+            "identity": self._identities.of(cache.name),
             "data": str(self._work / cache.name),
             "listen": f"{cache.address}:{NODE_PORT}",
             "tracker": self._tracker_url,
@@ -102,7 +99,7 @@ class NightFleet(P2PFill):
 
     async def look_again(self) -> NightReport:
         """Ask once more how far all fills are, and return the tracker's report of the night."""
-        async with TrackerClient(self._tracker_url) as client:
+        async with self._identities.client(self._tracker_url) as client:
             for ordered in self._ordered:
                 self._statuses[ordered.offer.name] = await client.fill(ordered.fill_id)
             return await client.night(self._night.date())

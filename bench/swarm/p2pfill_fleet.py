@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from bench.swarm.contender import Course, Payload
+from bench.swarm.identities import TRACKER_NAME, Identities
 from bench.swarm.processes import Processes, RunFailed
 from bench.swarm.topology import Host, Topology
 from p2pfill._version import __version__
@@ -67,7 +68,8 @@ class P2PFill:
         self._work = work
         self._offers: list[Offer] = title
         self._address = topology.host(topology.origin).address
-        self._tracker_url = f"http://{self._address}:{TRACKER_PORT}"
+        self._tracker_url = f"https://{self._address}:{TRACKER_PORT}"
+        self._identities = Identities(work / "identities", self._address, topology.caches())
         self._ordered: list[Ordered] = []
         self._statuses: dict[str, FillStatus] = {}
         """Name of a title -> its fill's status when it was last asked for."""
@@ -107,13 +109,14 @@ class P2PFill:
             name = f"{origin}-{offer.name}" if number else origin
             await self._processes.start(origin, name, "p2pfill.cli.static_server", place)
         where = ["--listen", f"{self._address}:{TRACKER_PORT}", "--db", f"sqlite:///{self._work}/tracker.db"]
-        options = ["--heartbeat", str(HEARTBEAT_S), "--json", "--until-eof"]
+        trust = ["--identity", self._identities.of(TRACKER_NAME), "--grants", str(self._identities.grants)]
+        options = [*trust, "--heartbeat", str(HEARTBEAT_S), "--json", "--until-eof"]
         tracker = await self._processes.start(origin, TRACKER, "p2pfill.cli", ["tracker", *where, *options])
         await tracker.read_ready()
 
     async def _wait_known(self, there: int) -> None:
         """Wait until the tracker knows so many caches, and tell it of the titles."""
-        async with TrackerClient(self._tracker_url) as client:
+        async with self._identities.client(self._tracker_url) as client:
             while sum(node.alive for node in await client.nodes()) < there:
                 self._processes.check()
                 await trio.sleep(0.1)
@@ -122,9 +125,7 @@ class P2PFill:
 
     async def _start_cache(self, host: Host) -> None:
         settings = {
-            "--id": host.name,
-            "--isp": host.isp,
-            "--region": host.region,
+            "--identity": self._identities.of(host.name),
             "--data": str(self._work / host.name),
             "--listen": f"{host.address}:{NODE_PORT}",
             "--tracker": self._tracker_url,
@@ -144,7 +145,7 @@ class P2PFill:
     async def fill(self, course: Course) -> None:
         """Order the fills for all caches, each at its time, and watch them."""
         waiting = sorted(self._offers, key=lambda offer: offer.at_s)
-        async with TrackerClient(self._tracker_url) as client:
+        async with self._identities.client(self._tracker_url) as client:
             await client.health()  # so that the order need not wait for a connection
             course.begin()
             while not course.done.is_set():

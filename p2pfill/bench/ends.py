@@ -30,6 +30,7 @@ import msgspec
 import trio
 
 from p2pfill.errors import ConfigError, TransferError
+from p2pfill.model.hosts import is_loopback
 from p2pfill.model.ids import title_id_from_hex
 from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
@@ -108,13 +109,15 @@ class EndsReport(msgspec.Struct):
 
 
 async def serve(
-    listen: str, data: Path | None, file: Path | None, mib: int, ready: Callable[[str, Manifest], None]
+    listen: str, data: Path | None, file: Path | None, mib: int, ready: Callable[[str, Manifest], None],
+    *, insecure: bool = False,
 ) -> None:
     """Serve a title on `listen` (HOST:PORT) until cancelled; `ready` gets what to fetch from and the manifest.
 
     The title is `file` (or a directory), or `mib` MiB of noise. `data` is made where it is not there, and holds a copy
     of the title meanwhile. The node listens on the port after that of `listen`. Raises
-    `ConfigError` for a `listen` that the other machine could not be told, and what opening a node raises.
+    `ConfigError` for a `listen` that the other machine could not be told, or that others reach where it is not to be
+    `insecure`, and what opening a node raises.
     """
     host, port = parse_listen(listen)
     if port == PORT_MAX:
@@ -123,6 +126,11 @@ async def serve(
         raise ConfigError(
             f"cannot serve on {listen}, which is every address of this machine: write the one at which the other "
             "machine reaches it, as in 192.0.2.10:7900"
+        )
+    if not (insecure or is_loopback(host)):
+        raise ConfigError(
+            f"cannot serve on {listen}: others reach it, and nobody is asked who he is; say --insecure if all of them "
+            "are trusted meanwhile"
         )
     node_port = port + 1 if port else 0
     with _work_directory(data, "serve") as work:
@@ -133,12 +141,13 @@ async def serve(
 
             async def serve_api(task_status: trio.TaskStatus[str]) -> None:
                 database = f"sqlite:///{work.absolute()}/tracker.db"
-                await serve_tracker(listen, database, heartbeat_s=HEARTBEAT_S, task_status=task_status)
+                await serve_tracker(listen, database, heartbeat_s=HEARTBEAT_S, insecure=True, task_status=task_status)
 
             url: str = await nursery.start(serve_api)
             config = NodeConfig(
-                id=SERVE_ID, isp=ISP, data=str(work / "data"), listen=f"{_bracketed(host)}:{node_port}", tracker=url
-            )
+                id=SERVE_ID, isp=ISP, data=str(work / "data"), listen=f"{_bracketed(host)}:{node_port}", tracker=url,
+                insecure=True,
+            )  # fmt: skip
             async with open_node(config) as node:
                 origin = source if source.is_dir() else source.parent
                 await node.fill(manifest, [str(origin.absolute())])
@@ -246,7 +255,7 @@ async def _report_after(client: TrackerClient, before: NodeStatus, size: int) ->
 
 
 async def _fetch_once(manifest: Manifest, source: NodeInfo, work: Path) -> tuple[Fetched, LoopLag]:
-    config = NodeConfig(id=f"fetch-{secrets.token_hex(4)}", isp=ISP, data=str(work / "data"))
+    config = NodeConfig(id=f"fetch-{secrets.token_hex(4)}", isp=ISP, data=str(work / "data"), insecure=True)
     async with open_node(config) as node, trio.open_nursery() as nursery:
         monitor = LagMonitor(LOOK_S)
         nursery.start_soon(monitor.run)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench, manage, night, plan, policy
+from p2pfill.cli import bench, ca, manage, night, plan, policy
+from p2pfill.cli.calling import set_identity
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
 
@@ -46,13 +47,24 @@ app.add_typer(manage.route, name="route")
 app.add_typer(manage.fleet, name="fleet")
 app.add_typer(night.app, name="night")
 app.add_typer(plan.app, name="plan")
+app.add_typer(ca.app, name="ca")
 
 
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity",
+            metavar="DIR",
+            envvar="P2PFILL_IDENTITY",
+            help="Who you are to a tracker that asks: the directory with your certificate and key.",
+        ),
+    ] = None,
 ) -> None:
+    set_identity(identity)
     if version:
         print(f"p2pfill {__version__}")
         raise typer.Exit
@@ -147,6 +159,17 @@ def tracker(
         Path | None,
         typer.Option("--routes", metavar="FILE", help="A TOML file that says what routes cost; SIGHUP reads it anew."),
     ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", metavar="DIR", help="Its certificate and key: calls are encrypted, and asked who."),
+    ] = None,
+    grants: Annotated[
+        Path | None,
+        typer.Option("--grants", metavar="FILE", help="With --identity: a TOML file that says which user may what."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine though no caller is asked who he is.")
+    ] = False,
     until_eof: UntilEof = False,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +180,10 @@ def tracker(
     """
     from p2pfill.cli.services import run_tracker
 
-    run_tracker(listen, db, heartbeat_s=heartbeat_s, prices=prices, routes=routes, until_eof=until_eof, as_json=as_json)
+    run_tracker(
+        listen, db, heartbeat_s=heartbeat_s, prices=prices, routes=routes, identity=identity, grants=grants,
+        insecure=insecure, until_eof=until_eof, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -184,6 +210,19 @@ def node(
     tracker_url: Annotated[
         str | None,
         typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker to report to."),
+    ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity",
+            metavar="DIR",
+            help="Its certificate and key: links and calls are encrypted, and both sides show who they are. It says "
+            "--id, --isp, --region and --cluster too.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Listen beyond this machine without --identity: all who reach it are trusted."),
     ] = None,
     weight: Annotated[
         float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
@@ -442,6 +481,18 @@ def status(
     from p2pfill.cli.fleet import show_status
 
     show_status(tracker_url, watch=watch, interval_s=interval_s, as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def audit(
+    tracker_url: TrackerUrl,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many, the latest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show who has changed what: titles, orders, withdrawals, policies, limits, nodes."""
+    from p2pfill.cli.audit import show_audit
+
+    show_audit(tracker_url, count, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

@@ -28,10 +28,14 @@ def serve(
         Path | None, typer.Option("--file", metavar="PATH", exists=True, help="Serve this file or directory instead.")
     ] = None,
     data: Data = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Though others reach it, and nobody is asked who he is.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve a title to `p2pfill bench fetch` on another machine, until Ctrl-C; prints what to type there."""
     import signal
+    from functools import partial
 
     import trio
 
@@ -48,7 +52,7 @@ def serve(
     async def run() -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(ends.serve, listen, data, file, mib, ready)
+                nursery.start_soon(partial(ends.serve, listen, data, file, mib, ready, insecure=insecure))
                 async for _ in signals:
                     break
                 nursery.cancel_scope.cancel()

@@ -18,6 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from p2pfill.cli.board import fill_table
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.fill import order_now
@@ -36,7 +37,7 @@ SELECTOR_WIDTH: Final = 24
 
 def _run(tracker: str, work: Callable[[TrackerClient], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with TrackerClient(tracker) as client:
+        async with call_tracker(tracker) as client:
             await work(client)
 
     trio.run(run)

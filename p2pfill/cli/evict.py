@@ -10,6 +10,7 @@ import trio
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.catalogue import confirm
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
@@ -52,7 +53,7 @@ def evict_titles(
 
 
 async def _evict(request: EvictRequest, tracker: str, yes: bool, timeout_s: float | None, as_json: bool) -> None:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         if not request.dry_run and not yes:
             # What it means is shown first, and costs nothing.
             looked = await _ask(client, msgspec.structs.replace(request, dry_run=True), timeout_s)

@@ -16,6 +16,7 @@ import trio
 from rich.console import Console
 
 from p2pfill.cli.board import fill_board, state_of
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.options import note_timeout
@@ -110,7 +111,7 @@ async def _order(
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         await client.put_title(request.title, manifest.encode())
         order = partial(client.post_fill, request, nodes_min=1)
         created = await client.post_fill(request) if later else await order_now(order)

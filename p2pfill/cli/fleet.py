@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pfill.cli.board import ROWS_SPARE, STATE_STYLES, fill_table
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.naming import find_title
 from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_percent, show_rate, show_seconds
 from p2pfill.cli.windows import show_hours
 from p2pfill.model.rates import Rates
-from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
+from p2pfill.tracker.client import TrackerUnreachable
 from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def show_status(tracker: str, *, watch: bool, interval_s: float, as_json: bool) 
 
 async def _status(tracker: str, watch: bool, interval_s: float, as_json: bool) -> None:
     console = Console()
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         if not watch:
             _print_status(console, await client.status(), as_json=as_json)
             return
@@ -215,7 +216,7 @@ def show_explanation(node: str, title: str, tracker: str, *, as_json: bool) -> N
 
 
 async def _explain(node: str, title: str, tracker: str, as_json: bool) -> None:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         found = await client.explain(node, await find_title(client, title))
     if as_json:
         print(msgspec.json.encode(found).decode())

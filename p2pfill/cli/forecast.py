@@ -15,13 +15,13 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.nights import default_night
 from p2pfill.cli.text import plural, printable, show_bytes, show_seconds
 from p2pfill.errors import InternalError, ProtocolError
 from p2pfill.sim.rebuild import Figures, NotRebuilt, TitleFigures, ordered_at, rebuild, recorded, run, usable
-from p2pfill.tracker.client import TrackerClient
 
 if TYPE_CHECKING:
     from p2pfill.model.night import RecordedNight, Tiers
@@ -83,7 +83,7 @@ def forecast_night(text: str, night: str, tracker: str, seed: int, *, as_json: b
 
 async def _fetch(night: str, tracker: str) -> tuple[RecordedNight, PolicyVersion, list[str]]:
     """Return a night's record, the policy that stood when it began to be filled, and what is to be said of them."""
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         record = await client.night_record(night or default_night(await client.nights()))
         record, notes = usable(record)
         versions = await client.policies()

@@ -11,6 +11,7 @@ import trio
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import order_now
@@ -18,7 +19,6 @@ from p2pfill.cli.options import selector_of
 from p2pfill.cli.text import printable
 from p2pfill.errors import ConfigError
 from p2pfill.model.rates import NO_LIMITS, RateLimits, parse_limits, spell
-from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import LimitRecord, Limits
 
 
@@ -34,7 +34,7 @@ def limit_nodes(
     selector = selector_of(nodes) if nodes else ""
 
     async def work() -> list[LimitRecord]:
-        async with TrackerClient(tracker) as client:
+        async with call_tracker(tracker) as client:
             if not selector:
                 return await client.limits()
             set_it = partial(client.set_limit, selector, limits, nodes_min=0 if later or clear else 1)

@@ -7,9 +7,9 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.exits import ExitCode
 from p2pfill.cli.text import plural, printable, show_bytes
-from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.records import Lint
 
 
@@ -24,7 +24,7 @@ def lint_fleet(tracker: str, *, as_json: bool) -> ExitCode:
 
 
 async def _lint(tracker: str) -> Lint:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         return await client.lint()
 
 

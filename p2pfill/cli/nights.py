@@ -14,10 +14,10 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.text import plural, printable, show_bytes, show_percent
 from p2pfill.errors import ConfigError
-from p2pfill.tracker.client import TrackerClient
 
 if TYPE_CHECKING:
     from p2pfill.tracker.night_report import CacheNight, CacheTitle, Cause, NightReport, NightSummary, TitleNight
@@ -43,7 +43,7 @@ def list_nights(tracker: str, *, as_json: bool) -> None:
 
 
 async def _list(tracker: str, as_json: bool) -> None:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         nights = await client.nights()
     if as_json:
         print(msgspec.json.encode(nights).decode())
@@ -84,7 +84,7 @@ def show_report(night: str, tracker: str, plot: Path | None, *, as_json: bool) -
 
 
 async def _report(night: str, tracker: str) -> NightReport:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         return await client.night(night or default_night(await client.nights()))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import msgspec
 import trio
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.fill import HOST_LIKE
 from p2pfill.cli.options import PLANNER
@@ -246,7 +247,7 @@ class Desk:
         """Return what a call of the tracker says. Raises `TrackerError`."""
 
         async def run() -> Any:
-            async with TrackerClient(self.tracker) as client:
+            async with call_tracker(self.tracker) as client:
                 return await work(client)
 
         return trio.run(run)

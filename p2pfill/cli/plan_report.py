@@ -204,10 +204,10 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
 
 
 async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNight:
+    from p2pfill.cli.calling import call_tracker
     from p2pfill.plan.report.night import CacheFacts, ordered_of
-    from p2pfill.tracker.client import TrackerClient
 
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         name = choose_night(await client.nights(), plan, names)
         found = await client.night(name)
         record = await client.night_record(name)

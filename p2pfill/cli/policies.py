@@ -14,6 +14,7 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.columns import Column, table_within
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.text import plural, printable
@@ -39,7 +40,7 @@ def _print_json(record: Any) -> None:
 
 def _run(tracker: str, work: Callable[[TrackerClient], Awaitable[None]]) -> None:
     async def run() -> None:
-        async with TrackerClient(tracker) as client:
+        async with call_tracker(tracker) as client:
             await work(client)
 
     trio.run(run)

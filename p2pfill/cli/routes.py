@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.text import printable
 from p2pfill.model.routes import RouteCost, Side
-from p2pfill.tracker.client import TrackerClient
 
 UNITS: Final = {
     "configured": "configured", "as_hops": "AS hops", "local_preference": "local preference below 100", "med": "MED",
@@ -26,7 +26,7 @@ def explain_route(receiver: str, source: str, tracker: str, *, as_json: bool) ->
 
 
 async def _explain(receiver: str, source: str, tracker: str, as_json: bool) -> None:
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         found = await client.route(receiver, source)
     if as_json:
         print(msgspec.json.encode(found).decode())

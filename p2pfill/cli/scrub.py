@@ -40,11 +40,11 @@ def scrub_fleet(
 async def _scrub(
     title: str, selector: str, tracker: str, wait: bool, timeout_s: float | None, as_json: bool
 ) -> None:
+    from p2pfill.cli.calling import call_tracker
     from p2pfill.cli.fill import of_running
     from p2pfill.cli.naming import find_title
-    from p2pfill.tracker.client import TrackerClient
 
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         status = await of_running(client.post_scrub(await find_title(client, title), selector, nodes_min=1))
         if not status.nodes:
             raise CommandFailed(

@@ -18,8 +18,8 @@ costs."""
 
 
 def run_tracker(
-    listen: str, db: str, *, heartbeat_s: float | None, prices: Path | None, routes: Path | None, until_eof: bool,
-    as_json: bool,
+    listen: str, db: str, *, heartbeat_s: float | None, prices: Path | None, routes: Path | None,
+    identity: Path | None, grants: Path | None, insecure: bool, until_eof: bool, as_json: bool,
 ) -> None:
     """Serve a tracker until a signal comes; its URL is printed once it answers."""
     import trio
@@ -28,14 +28,16 @@ def run_tracker(
     from p2pfill.tracker.prices import load_prices
     from p2pfill.tracker.routes import RouteBook
     from p2pfill.tracker.server import HEARTBEAT_S, serve_tracker
+    from p2pfill.trust.credentials import Credentials
 
     costs = Prices() if prices is None else load_prices(prices)
     book = RouteBook(routes)
+    credentials = None if identity is None else Credentials(identity)
 
     async def serve(task_status: trio.TaskStatus[str]) -> None:
         await serve_tracker(
             listen, db, heartbeat_s=HEARTBEAT_S if heartbeat_s is None else heartbeat_s, prices=costs,
-            routes=book, task_status=task_status,
+            routes=book, credentials=credentials, grants=grants, insecure=insecure, task_status=task_status,
         )  # fmt: skip
 
     async def run() -> None:

@@ -98,9 +98,9 @@ def show_fleet_hours(tracker: str, *, as_json: bool) -> None:
 async def _fleet_hours(tracker: str, as_json: bool) -> None:
     import msgspec
 
-    from p2pfill.tracker.client import TrackerClient
+    from p2pfill.cli.calling import call_tracker
 
-    async with TrackerClient(tracker) as client:
+    async with call_tracker(tracker) as client:
         nodes = await client.nodes()
     if as_json:
         # Said in any case: a script would have to know that what is left out means open.

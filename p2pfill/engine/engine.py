@@ -38,6 +38,7 @@ from p2pfill.engine.task import (
 from p2pfill.errors import P2PFillError, RemoteProtocolError, StoreError, is_fault
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.faults import as_p2pfill_error
+from p2pfill.model.identity import Identity
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
@@ -551,14 +552,17 @@ class Engine:
         self.now = now
         self.dialler.failed(now, node_id)
 
-    def open_link(self, channel: Channel, wake: Callable[[Link], object], dialled: str = "") -> Link:
+    def open_link(
+        self, channel: Channel, wake: Callable[[Link], object], dialled: str = "", identity: Identity | None = None
+    ) -> Link:
         """Return the link over a channel that has just been opened.
 
-        `wake` is called, in whatever thread, when there is something to reap; `dialled` is whom we have dialled.
+        `wake` is called, in whatever thread, when there is something to reap; `dialled` is whom we have dialled, and
+        `identity` whose certificate the remote has shown.
         """
         # The book calls for the link that it belongs to, which is made with it.
         book = RequestBook(lambda: wake(link), self._new_lock())
-        link = Link(self, channel, book, self._new_lock(), dialled)
+        link = Link(self, channel, book, self._new_lock(), dialled, identity)
         return link
 
     def handle(self, now: float, link: Link, message: m.Message) -> None:

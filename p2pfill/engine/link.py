@@ -19,6 +19,7 @@ from p2pfill.engine.task import FillTask
 from p2pfill.engine.uploads import UploadQueue
 from p2pfill.errors import InternalError, LocalProtocolError, RemoteProtocolError
 from p2pfill.model.bitmap import Bitmap
+from p2pfill.model.identity import Identity
 from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.urgency import Urgency
@@ -176,15 +177,22 @@ class Link:
 
     __slots__ = (
         "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
-        "book", "channel", "dialled", "fault", "is_over", "remote", "streams", "upload_streams", "uploads",
+        "book", "channel", "dialled", "fault", "identity", "is_over", "remote", "streams", "upload_streams", "uploads",
     )  # fmt: skip
 
-    def __init__(self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "") -> None:
-        """`dialled` is the cache that we have dialled, empty where the remote has; `lock` is the upload queue's."""
+    def __init__(
+        self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "",
+        identity: Identity | None = None,
+    ) -> None:
+        """`dialled` is the cache that we have dialled, empty where the remote has; `lock` is the upload queue's.
+
+        `identity` is whose certificate the remote has shown: its Hello must say the same.
+        """
         self._host = host
         self.channel = channel
         self.book = book
         self.dialled = dialled
+        self.identity = identity
         self.remote: NodeInfo | None = None
         self.is_over = False
         self.fault = ""
@@ -239,7 +247,7 @@ class Link:
         self.close(m.GoodbyeCode.PROTOCOL_ERROR, m.plain_reason(reason))
 
     def _take_hello(self, hello: m.Hello) -> None:
-        self.remote = NodeInfo(
+        remote = NodeInfo(
             id=NodeId(hello.node_id),
             isp=hello.isp,
             region=hello.region,
@@ -248,6 +256,9 @@ class Link:
             port=hello.port,
             weight=hello.weight,
         )
+        if self.identity is not None and (wrong := self.identity.disagrees_with(remote)):
+            raise RemoteProtocolError(f"a Hello is not of whom the certificate names: {wrong}")
+        self.remote = remote
         self._host.admit(self)
 
     def _take_pong(self, _: m.Pong) -> None:

@@ -37,6 +37,7 @@ from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.transport.throttle import Throttle
+from p2pfill.trust.credentials import Credentials
 
 if TYPE_CHECKING:
     from p2pfill.model.policy import FillPolicy
@@ -110,9 +111,9 @@ class FillingNode(Protocol):
 class TrackerAgent:
     """Speaks to the tracker at `url` for `node`."""
 
-    def __init__(self, node: FillingNode, url: str) -> None:
+    def __init__(self, node: FillingNode, url: str, credentials: Credentials | None = None) -> None:
         self._node = node
-        self._client = TrackerClient(url)
+        self._client = TrackerClient(url, credentials=credentials)
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()

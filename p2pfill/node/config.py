@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.hosts import is_loopback
+from p2pfill.model.identity import Role
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
@@ -22,6 +24,7 @@ from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
+from p2pfill.trust.credentials import Credentials
 
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
 """Addresses to listen on which nobody can connect to."""
@@ -68,6 +71,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     those of `listen`. The port is needed where one is forwarded to another."""
     tracker: str = ""
     """The tracker's URL. Without one, fills are started by the program that embeds the node."""
+    identity: str = ""
+    """A directory with the cache's certificate and key, and the authorities that it trusts (`trust.credentials`). With
+    it all control links and the tracker's API are encrypted, and both sides show who they are."""
+    insecure: bool = False
+    """Listen beyond this machine without `identity`: whoever reaches the port is believed."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
     latitude: float | None = None
@@ -131,6 +139,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(
                 f"listen address {self.listen!r} means every address of this machine, and others need one: set "
                 "advertise to the host on which other caches reach this one, or listen on that"
+            )
+        if self.identity and self.insecure:
+            raise ConfigError("identity and insecure exclude each other: leave one of them out")
+        if not (self.identity or self.insecure or is_loopback(host)):
+            raise ConfigError(
+                f"listen address {self.listen!r} is reached by others, and nobody is asked who he is: give the node a "
+                "certificate (identity, see docs/certificates.md), or say insecure if all who reach it are trusted"
             )
 
     def fill_windows(self) -> FillWindows:
@@ -197,6 +212,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
         settings.update({name: value for name, value in overrides.items() if value is not None})
+        if isinstance(directory := settings.get("identity"), str) and directory:
+            # Who the node is and where it stands need not be said twice; `load_credentials` looks whether both agree.
+            me = Credentials(Path(directory)).identity
+            if me.role is Role.CACHE:
+                settings = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster} | settings
         try:
             return msgspec.convert(settings, cls)
         except msgspec.ValidationError as error:

@@ -20,6 +20,8 @@ from p2pfill.engine.link import Link, OpenStream, WakeUploads, owner_of
 from p2pfill.engine.requests import Receive
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
+from p2pfill.model.hosts import is_loopback
+from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.reports import clipped
 from p2pfill.model.timing import CONNECT_TIMEOUT_S
@@ -28,11 +30,13 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import TIER_OF_SCOPE
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
-from p2pfill.protocol.messages import GoodbyeCode, Hello, Message
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.plane import DataPlane
+from p2pfill.transport.secure import Secured, begins_with_tls, secure
+from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512
 """Control links of one node; each costs a few tens of KiB."""
@@ -48,9 +52,11 @@ PREFACE_TIMEOUT_S: Final = 10.0
 class LinkSockets:
     """The connections of one link. `engine.link.DataStreams` of the engine's side of it."""
 
-    def __init__(self, link: Link, nursery: trio.Nursery) -> None:
+    def __init__(self, link: Link, nursery: trio.Nursery, certificate: bytes | None = None) -> None:
         self.link = link
         self.nursery = nursery
+        self.certificate = certificate
+        """That the remote has shown, in DER."""
         self.receivers: list[Receiver] = []
         self.senders: dict[Sender, trio.CancelScope] = {}
         self.spent_before = StreamStats()
@@ -98,8 +104,14 @@ class Links:
         unreadable: Callable[[TitleId, int, str], object],
         wake: Callable[[], object],
         log: logging.Logger,
+        credentials: Credentials | None = None,
+        *,
+        stays_near: bool = False,
     ) -> None:
         """`stored` and `note_used` are called from threads; `wake` has the engine polled.
+
+        With `credentials` all control links are encrypted, and both sides show who they are. Where it `stays_near`
+        the node connects to nothing but this machine.
 
         `unreadable` is told of a chunk that could not be read to be sent, and why.
         """
@@ -112,6 +124,8 @@ class Links:
         self._unreadable = unreadable
         self._wake = wake
         self._log = log
+        self._credentials = credentials
+        self._stays_near = stays_near
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
         self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
@@ -131,6 +145,17 @@ class Links:
     def is_idle(self) -> bool:
         """Tell whether no link owes its remote anything."""
         return all(one.link.is_idle() and not any(s.is_busy for s in one.senders) for one in self._sockets.values())
+
+    def recheck(self) -> None:
+        """End the links of caches whose certificates are accepted no more."""
+        if self._credentials is None:
+            return
+        for one in list(self._sockets.values()):
+            try:
+                self._credentials.peer(one.certificate)
+            except PeerRefused as error:
+                self._log.warning("ends the link with %s: %s", one.link.remote.id if one.link.remote else "?", error)
+                self._engine.close_link(one.link, GoodbyeCode.PROTOCOL_ERROR, plain_reason(str(error)))
 
     def close(self, reason: str) -> None:
         """Say goodbye to all."""
@@ -178,14 +203,41 @@ class Links:
         opened = False
         async with ErrorBoundary(self._log, f"link with {name}", level=logging.DEBUG):
             try:
-                sock = await connect(effect.node.host, effect.node.port)
+                sock = await self._connect(effect.node.host, effect.node.port)
             except OSError as error:
                 self._log.debug("cannot link with %s: %s", name, error)
             else:
-                opened = await self._run_link(trio.SocketStream(sock), dialled=name)
+                opened = await self._introduce(trio.SocketStream(sock), name)
         if not opened:
             self._engine.dial_failed(trio.current_time(), name)
             self._wake()
+
+    async def _introduce(self, connection: trio.SocketStream, dialled: str) -> bool:
+        """Serve a link that was dialled until it ends; False where there was no room for it, or it is not who it was.
+
+        Raises `PeerRefused`.
+        """
+        if self._credentials is None:
+            return await self._run_link(connection, dialled=dialled)
+        try:
+            with trio.fail_after(PREFACE_TIMEOUT_S):
+                secured = await secure(connection, self._credentials, accepting=False)
+            if secured.peer.role is not Role.CACHE or secured.peer.name != dialled:
+                raise PeerRefused(f"{secured.peer.who} answers in the place of {dialled}")
+        except (PeerRefused, trio.TooSlowError) as error:
+            connection.socket.close()
+            self._log.warning("cannot link with %s: %s", dialled, str(error) or "no handshake in time")
+            return False
+        except BaseException:
+            connection.socket.close()
+            raise
+        return await self._run_link(secured.stream, dialled=dialled, secured=secured)
+
+    async def _connect(self, host: str, port: int) -> trio.socket.SocketType:
+        """Connect to a cache. Raises `OSError`."""
+        if self._stays_near and not is_loopback(host):
+            raise OSError(f"{host!r} is another machine, and this node, without certificates, is for this one alone")
+        return await connect(host, port)
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""
@@ -201,22 +253,30 @@ class Links:
 
     async def _welcome(self, stream: trio.SocketStream) -> None:
         sock = stream.socket
-        link = None
+        link = secured = None
+        first = b""
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
-                first = await _receive_exactly(sock, len(CONTROL_MAGIC))
+                if self._credentials is not None and await begins_with_tls(sock):
+                    secured = await secure(stream, self._credentials, accepting=True)
+                    if secured.peer.role is not Role.CACHE:
+                        raise PeerRefused(f"{secured.peer.who} is no cache")
+                else:
+                    first = await _receive_exactly(sock, len(CONTROL_MAGIC))
                 if first == DATA_MAGIC:
                     preface = decode_preface(first + await _receive_exactly(sock, PREFACE_BYTES - len(first)))
                     link = self._engine.spend_token(trio.current_time(), preface.token)
+                elif secured is None and self._credentials is not None:
+                    raise PeerRefused("it is not encrypted, as links here are; does its node run with --identity?")
                 tune(sock)
-        except (OSError, ProtocolError) as error:
+        except (OSError, ProtocolError, PeerRefused) as error:
             self._log.info("a connection was refused: %s", error)
             return
         except trio.TooSlowError:
             self._log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
             return
         if link is None:
-            await self._run_link(stream, received=first)
+            await self._run_link(stream if secured is None else secured.stream, first, secured=secured)
         else:
             self._newcomers.pop(stream, None)
             self.was_reached = True
@@ -229,21 +289,25 @@ class Links:
                 self._engine.close_link(link, GoodbyeCode.OVERLOADED, "room is needed for a cache of the roster")
                 return
 
-    async def _run_link(self, stream: trio.SocketStream, received: bytes = b"", dialled: str = "") -> bool:
+    async def _run_link(
+        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], received: bytes = b"", dialled: str = "",
+        secured: Secured | None = None,
+    ) -> bool:
         """Serve a link until it ends; False where there was no room for it."""
+        connection = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         if len(self._sockets) >= LINKS_MAX:
             self._make_room()
             await trio.aclose_forcefully(stream)
             return False
         channel = ControlChannel(stream, self._hello, received, self._shares)
-        link = self._engine.open_link(channel, self._reap_soon, dialled)
+        link = self._engine.open_link(channel, self._reap_soon, dialled, None if secured is None else secured.peer)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:
             async with bounds, trio.open_nursery() as nursery:
-                self._sockets[link] = LinkSockets(link, nursery)
+                self._sockets[link] = LinkSockets(link, nursery, None if secured is None else secured.certificate)
                 link.streams = self._sockets[link]
                 try:
-                    await channel.run(partial(self._handle, link, stream))
+                    await channel.run(partial(self._handle, link, connection))
                 except (ProtocolError, ConnectionError) as error:
                     name = link.remote.id if link.remote else "a stranger"
                     self._log.info("link with %s failed: %s", name, error)
@@ -302,7 +366,7 @@ class Links:
             raise TransferError("the remote has not introduced itself")
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
-                sock = await connect(remote.host, remote.port)
+                sock = await self._connect(remote.host, remote.port)
                 await sock.send(encode_preface(token))
         except (OSError, trio.TooSlowError) as error:
             raise TransferError(f"data stream cannot be opened: {error}") from error

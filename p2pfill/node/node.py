@@ -23,6 +23,7 @@ from p2pfill.engine.task import EndFill, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, leaves_of
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.hosts import is_loopback
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
@@ -45,6 +46,7 @@ from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
 from p2pfill.node.machine import Moved
 from p2pfill.node.reach import Reach
+from p2pfill.node.renewal import Renewal, load_credentials
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.titles import TitleRegistry
@@ -55,6 +57,7 @@ from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
+from p2pfill.trust.credentials import Credentials
 
 DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""
@@ -81,8 +84,10 @@ class Node:
         in_use: InUse | None = None,
         wall: Callable[[], float] = time.time,
         busy: Busy | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.config = config
+        self.credentials = credentials
         self.store = store
         self.info = info
         self.boot = secrets.token_hex(8)
@@ -133,13 +138,14 @@ class Node:
         )
         self.links = Links(
             self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
-            self.titles.suspect, self.wake, self.log
-        )
+            self.titles.suspect, self.wake, self.log, credentials,
+            stays_near=credentials is None and not config.insecure and is_loopback(info.host),
+        )  # fmt: skip
 
         self.health = ServingHealth(
             config.health, Path(config.data), self.moved, self._set_admits, self.log, busy
         )
-        self.reach = Reach(hello, lambda: self.links.was_reached, self.log)
+        self.reach = Reach(hello, lambda: self.links.was_reached, self.log, credentials)
 
     # ---- titles
 
@@ -470,6 +476,7 @@ async def open_node(
     less it does for other caches (`engine.health`). Without it the machine is looked at, as `config.health` says.
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
     """
+    credentials = await trio.to_thread.run_sync(load_credentials, config)
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
     try:
         host, port = config.listen_address()
@@ -486,7 +493,7 @@ async def open_node(
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
-                node = Node(config, store, info, nursery, plane, in_use, wall, busy)
+                node = Node(config, store, info, nursery, plane, in_use, wall, busy, credentials)
                 await node.settings.load()
                 if config.tracker:  # else nobody could ever clear them
                     node.limits.put("tracker", node.settings.limits)
@@ -494,6 +501,8 @@ async def open_node(
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
+                if credentials is not None:
+                    nursery.start_soon(Renewal(credentials, node.links.recheck, node.log).run)
                 nursery.start_soon(node.hours.run)
                 nursery.start_soon(node.health.run)
                 if config.background:
@@ -510,7 +519,7 @@ async def open_node(
                 nursery.start_soon(node.scrubber.run)
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:
-                    node.tracker = TrackerAgent(node, config.tracker)
+                    node.tracker = TrackerAgent(node, config.tracker, credentials)
                     node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
                     nursery.start_soon(node.reach.run)

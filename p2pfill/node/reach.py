@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 import trio
+from trio.abc import Stream
 
 from p2pfill.errors import P2PFillError, leaves_of
 from p2pfill.model.reports import clipped
@@ -21,6 +22,8 @@ from p2pfill.node.links import connect
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_preamble
 from p2pfill.protocol.link import ControlLink, LinkState
 from p2pfill.protocol.messages import Goodbye, GoodbyeCode, Hello
+from p2pfill.transport.secure import secure
+from p2pfill.trust.credentials import Credentials
 
 ANSWER_S: Final = 10.0
 """For connecting and for an answer each: as long as others wait."""
@@ -35,9 +38,12 @@ READ_BYTES: Final = 4096
 class Reach:
     """Looks whether one node is reached. Belongs to the event loop."""
 
-    def __init__(self, hello: Hello, was_reached: Callable[[], bool], log: logging.Logger) -> None:
-        """`was_reached` tells whether another cache has linked from outside."""
+    def __init__(
+        self, hello: Hello, was_reached: Callable[[], bool], log: logging.Logger, credentials: Credentials | None = None
+    ) -> None:
+        """`was_reached` tells whether another cache has linked from outside; links need `credentials`, if any."""
         self._hello = hello
+        self._credentials = credentials
         self._was_reached = was_reached
         self._log = log
         self._fault = ""
@@ -51,7 +57,7 @@ class Reach:
         """Call the own address until it answers, or another cache was there."""
         while True:
             async with ErrorBoundary(self._log, "look whether it is reached at its own address"):
-                fault = await look(self._hello)
+                fault = await look(self._hello, self._credentials)
                 if fault and fault != self._fault:
                     self._log.warning("%s; others are told to reach it there: see advertise", fault)
                 self._fault = fault
@@ -60,7 +66,7 @@ class Reach:
             await trio.sleep(AGAIN_S)
 
 
-async def look(hello: Hello) -> str:
+async def look(hello: Hello, credentials: Credentials | None = None) -> str:
     """Return why whoever goes by a node's own Hello does not reach it; empty where it is reached."""
     address = f"[{hello.host}]:{hello.port}" if ":" in hello.host else f"{hello.host}:{hello.port}"
     fault = ""
@@ -69,7 +75,10 @@ async def look(hello: Hello) -> str:
             stream = trio.SocketStream(await connect(hello.host, hello.port))
         async with stream:
             with trio.fail_after(ANSWER_S):
-                answer = await _hello_of(stream, hello)
+                called: Stream = stream
+                if credentials is not None:
+                    called = (await secure(stream, credentials, accepting=False)).stream
+                answer = await _hello_of(called, hello)
         if answer is None:
             fault = "it hangs up without a word"
         elif (answer.node_id, answer.boot) != (hello.node_id, hello.boot):
@@ -88,7 +97,7 @@ async def look(hello: Hello) -> str:
     return clipped(f"does not reach itself at {address}; {fault}") if fault else ""
 
 
-async def _hello_of(stream: trio.SocketStream, ours: Hello) -> Hello | None:
+async def _hello_of(stream: Stream, ours: Hello) -> Hello | None:
     """Return who answers; None where nobody does. Raises `RemoteProtocolError` where it is no cache.
 
     It is told no more than that a cache calls, which is enough for it to say who it is.

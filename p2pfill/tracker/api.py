@@ -25,9 +25,11 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.applying import apply_policy
-from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
+from p2pfill.tracker.checks import RequestRefused, check_fill, check_node_id, check_title, require
 from p2pfill.tracker.night_record import build_record
+from p2pfill.tracker.rights import Caller, Grants, Right, admit, caller_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
+from p2pfill.trust.credentials import Bearer, PeerRefused
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -111,6 +113,7 @@ class Api:
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
         title = check_title(request.path_params["title"])
+        caller = caller_of(request)
         async with self._uploads:
             body = await read_body(request, limits.MANIFEST_BYTES_MAX)
             try:
@@ -118,7 +121,9 @@ class Api:
                 manifest = await trio.to_thread.run_sync(_decode, body)
             except ManifestError as error:
                 raise RequestRefused(f"the manifest cannot be used: {error}") from error
+            caller.require_title(manifest.name)
             record, added = await self._service.add_title(title, manifest, body)
+            caller.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
     async def get_title(self, request: Request) -> Response:
@@ -132,6 +137,7 @@ class Api:
 
     async def delete_title(self, request: Request) -> Response:
         """Forget a title."""
+        self._for_title(request)
         await self._service.delete_title(request.path_params["title"])
         return Response(status_code=204)
 
@@ -141,17 +147,20 @@ class Api:
 
     async def withdraw_title(self, request: Request) -> Response:
         """Withdraw a title."""
+        self._for_title(request)
         stood = views.holders(self._service, request.path_params["title"])
         await self._service.withdraw(stood.title.title, urgent=number_of(request, "urgent", 0) != 0)
         return reply(stood)
 
     async def pin_title(self, request: Request) -> Response:
         """Pin a title."""
+        self._for_title(request)
         wanted, nodes_min = await read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
         return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
 
     async def unpin_title(self, request: Request) -> Response:
         """Unpin a title."""
+        self._for_title(request)
         wanted = await read_json(request, records.PinRequest)
         return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
 
@@ -170,8 +179,13 @@ class Api:
 
     async def post_fill(self, request: Request) -> Response:
         """Order a fill."""
-        nodes_min = int(number_of(request, "nodes_min", 0))
-        return reply(await self._service.add_fill(await read_json(request, records.FillRequest), nodes_min))
+        nodes_min, caller = int(number_of(request, "nodes_min", 0)), caller_of(request)
+        wanted = await read_json(request, records.FillRequest)
+        selector, title = check_fill(wanted), self._service.title(wanted.title)
+        caller.require_order(title.name, selector, wanted.priority, title.size)
+        made = await self._service.add_fill(wanted, nodes_min)
+        caller.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
+        return reply(made)
 
     async def get_fill(self, request: Request) -> Response:
         """Show a fill."""
@@ -179,7 +193,11 @@ class Api:
 
     async def delete_fill(self, request: Request) -> Response:
         """Withdraw a fill."""
-        await self._service.delete_fill(request.path_params["fill"])
+        caller, fill = caller_of(request), self._service.fill(request.path_params["fill"])
+        title = self._service.title(fill.request.title)
+        caller.require_title(title.name)
+        await self._service.delete_fill(fill.fill_id)
+        caller.noted = f"{title.name} to {fill.request.selector}: fill {fill.fill_id}"
         return Response(status_code=204)
 
     async def post_scrub(self, request: Request) -> Response:
@@ -216,7 +234,9 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        return reply(self._service.handle_heartbeat(node_of(request), await read_json(request, NodeReport)))
+        node, report = node_of(request), await read_json(request, NodeReport)
+        caller_of(request).require_report(report.info)
+        return reply(self._service.handle_heartbeat(node, report))
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""
@@ -280,6 +300,17 @@ class Api:
         ends = request.path_params
         return reply(views.route(self._service, ends["receiver"], ends["source"]))
 
+    async def list_changes(self, request: Request) -> Response:
+        """Show who has changed what."""
+        before, count = int(number_of(request, "before", 0)), int(number_of(request, "count", 1000))
+        return reply(await self._service.audit_page(before, count))
+
+    def _for_title(self, request: Request) -> None:
+        """Look whether the caller may do this with the title in the path. Raises `RequestRefused`."""
+        caller, title = caller_of(request), self._service.title(request.path_params["title"])
+        caller.require_title(title.name)
+        caller.noted = f"{title.name} ({title.title})"
+
     async def openapi(self, request: Request) -> Response:
         """Describe this API."""
         return Response(self._document, media_type=openapi.JSON_TYPE)
@@ -292,15 +323,15 @@ def _decode(body: bytes) -> Manifest:
     return manifest
 
 
-def build_app(service: Service) -> ASGIApp:
-    """Return the ASGI application that serves `service`.
+def build_app(service: Service, grants: Grants | None = None) -> ASGIApp:
+    """Return the ASGI application that serves `service` to those whom `grants` names; None: to everybody.
 
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
     api = Api(service)
     routes = [
-        Route(one.path, Guarded(getattr(api, one.name)), methods=[one.method], name=one.name)
+        Route(one.path, Guarded(service, one, getattr(api, one.name), grants), methods=[one.method], name=one.name)
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
     router = Router(routes)
@@ -316,10 +347,14 @@ def build_app(service: Service) -> ASGIApp:
 
 
 class Guarded:
-    """A handler as an ASGI application, with our errors turned into answers with the right status."""
+    """A handler as an ASGI application: asks who calls, and turns our errors into answers with the right status."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, service: Service, operation: openapi.Operation, handler: Handler, grants: Grants | None) -> None:
+        self._service = service
+        self._name = operation.name
+        self._right = operation.right
         self._handler = handler
+        self._grants = grants
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
@@ -328,14 +363,45 @@ class Guarded:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            return await self._handler(request)
+            caller = self._admit(request)
+            request.scope["p2pfill.caller"] = caller
+            answer = await self._handler(request)
+            if self._right not in (Right.READ, Right.REPORT):
+                await self._note(request, caller)
         except RequestRefused as error:
+            if error.status == 403:
+                self._service.refused += 1
+                _log.warning("refused %s to %s: %s", self._name, _address(request), error)
             return refuse(str(error), error.status)
         except StoreError as error:
             _log.error("%s", error)
             return refuse(str(error), 503)
         except ClientDisconnect:
             return refuse("the body ended early", 400)
+        return answer
+
+    def _admit(self, request: Request) -> Caller:
+        bearer: Bearer | None = request.scope.get("state", {}).get("bearer")
+        try:
+            identity = None if bearer is None else bearer.identity()
+        except PeerRefused as error:
+            raise RequestRefused(str(error), 403) from error
+        node = request.path_params.get("node", "")
+        return admit(identity, _address(request), self._grants, self._name, self._right, node)
+
+    async def _note(self, request: Request, caller: Caller) -> None:
+        """Keep what the call has changed."""
+        query = f"?{request.url.query}" if request.url.query else ""
+        detail = caller.noted or request.url.path + query
+        try:
+            await self._service.note_change(caller.who, caller.address, self._name, detail)
+        except StoreError as error:
+            # It has been done, and its caller must not take it for undone.
+            _log.error("%s of %s, %s, is not in the audit: %s", self._name, caller.who, detail, error)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else "?"
 
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:

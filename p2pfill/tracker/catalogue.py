@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record
     PRIMARY KEY (night, node, title)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
     WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS audit (number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL);
 """
 
 

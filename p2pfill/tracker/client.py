@@ -6,22 +6,28 @@ repeated here; nodes and people know better when that is of use.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import msgspec
+import trio
 
 from p2pfill.errors import ConfigError, TrackerError
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
+from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
+from p2pfill.tracker.audit import AuditPage
 from p2pfill.tracker.urls import tracker_url
+from p2pfill.trust.credentials import Credentials, PeerRefused
 
 T = TypeVar("T")
 
@@ -82,19 +88,27 @@ class _RawOrders(msgspec.Struct):
 class TrackerClient:
     """Calls one tracker at `url` (`http://HOST:PORT`). Use as an async context manager, or call `aclose`.
 
+    With `credentials` the URL begins with https, both sides show who they are, and what answers must be a tracker, at
+    a host that its certificate names.
     Raises `ConfigError` where `url` is none. Every call raises `TrackerUnreachable` or `TrackerRefused`, both of them
     `TrackerError`.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.url = tracker_url(url)
         try:
             httpx2.URL(self.url)
         except httpx2.InvalidURL as error:
             raise ConfigError(f"tracker URL {url[:200]!r} cannot be used: {error}; write http://HOST:PORT") from error
+        if credentials is not None and not self.url.lower().startswith("https://"):
+            raise ConfigError(f"tracker URL {self.url!r} is not encrypted: with --identity it begins with https://")
         self._timeout_s = timeout_s
-        # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
-        self._http = httpx2.AsyncClient(timeout=timeout_s, trust_env=False)
+        self._credentials = credentials
+        self._calls = 0
+        """Of the client that is used now, those that run."""
+        self._http = self._new_http()
+        self._spent: dict[httpx2.AsyncClient, int] = {}
+        """Clients of certificates that were renewed since -> their calls that still run."""
 
     async def __aenter__(self) -> TrackerClient:
         return self
@@ -106,7 +120,8 @@ class TrackerClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        for client in (self._http, *self._spent):
+            await client.aclose()
 
     # ---- titles
 
@@ -323,6 +338,10 @@ class TrackerClient:
         """Return what is recorded of a night, to rebuild it."""
         return await self._call("GET", f"/v1/nights/{quote(night, safe='')}/record", RecordedNight)
 
+    async def audit(self, *, before: int = 0, count: int = 1000) -> AuditPage:
+        """Return who has changed what, the latest first: `count` before the number `before`; 0: the very latest."""
+        return await self._call("GET", f"/v1/audit?before={before}&count={count}", AuditPage)
+
     async def health(self) -> records.Health:
         """Return that the tracker answers."""
         return await self._call("GET", "/v1/health", records.Health)
@@ -354,7 +373,11 @@ class TrackerClient:
     ) -> bytes:
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         try:
-            async with self._http.stream(method, self.url + path, content=body, **options) as response:
+            async with (
+                self._client() as http,
+                http.stream(method, self.url + path, content=body, **options) as response,
+            ):
+                self._check_tracker(response)
                 answer = bytearray()
                 async for piece in response.aiter_bytes():
                     answer += piece
@@ -365,12 +388,56 @@ class TrackerClient:
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            raise TrackerUnreachable(
-                f"tracker {self.url} cannot be reached ({error}); check that it runs and that the URL is right"
-            ) from error
+            advice = "check that it runs and that the URL is right"
+            if "SSL" in str(error) or "TLS" in str(error):
+                advice = f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
+            raise TrackerUnreachable(f"tracker {self.url} cannot be reached ({error}); {advice}") from error
         if not response.is_success:
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
+
+
+    def _new_http(self) -> httpx2.AsyncClient:
+        # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
+        context = True if self._credentials is None else self._credentials.calling
+        self._context = context
+        return httpx2.AsyncClient(timeout=self._timeout_s, trust_env=False, verify=context)
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
+        """Hold the HTTP client for a call: another one once the certificate was renewed."""
+        if self._credentials is not None and self._context is not self._credentials.calling:
+            before, self._http = self._http, self._new_http()
+            self._spent[before] = self._calls
+            self._calls = 0
+            if not self._spent[before]:
+                del self._spent[before]
+                await before.aclose()
+        http = self._http
+        self._calls += 1
+        try:
+            yield http
+        finally:
+            if http is self._http:
+                self._calls -= 1
+            else:
+                self._spent[http] -= 1
+                if not self._spent[http]:
+                    del self._spent[http]
+                    with trio.CancelScope(shield=True):
+                        await http.aclose()
+
+    def _check_tracker(self, response: httpx2.Response) -> None:
+        """Look who has answered. Raises `TrackerUnreachable` where it is no tracker of this fleet."""
+        if self._credentials is None:
+            return
+        try:
+            connection = response.extensions["network_stream"].get_extra_info("ssl_object")
+            peer = self._credentials.peer(connection.getpeercert(binary_form=True))
+            if peer.role is not Role.TRACKER:
+                raise PeerRefused(f"{peer.who} answers in the place of a tracker")
+        except PeerRefused as error:
+            raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
 
 
 def _readable(raw: _RawOrders) -> ReadableOrders:

@@ -14,6 +14,8 @@ from p2pfill.model.night import RecordedNight
 from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
+from p2pfill.tracker.audit import AuditPage
+from p2pfill.tracker.rights import Right
 
 MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
 JSON_TYPE: Final = "application/json"
@@ -38,6 +40,13 @@ class Operation(NamedTuple):
     query: dict[str, str] = {}  # noqa: RUF012 - never changed
     """Query parameter -> what it means. All are optional numbers."""
     errors: tuple[int, ...] = ()
+    needs: Right | None = None
+    """The right to it; by default to read, where that is what it does, and else to manage."""
+
+    @property
+    def right(self) -> Right:
+        """What a caller needs."""
+        return self.needs or (Right.READ if self.method == "GET" else Right.MANAGE)
 
 
 OPERATIONS: Final = (
@@ -53,6 +62,7 @@ OPERATIONS: Final = (
         response=records.TitleRecord,
         status=201,
         errors=(400, 413),
+        needs=Right.PUBLISH,
     ),
     Operation(
         "get_title", "GET", "/v1/titles/{title}", "Show one title.", response=records.TitleRecord, errors=(400, 404)
@@ -72,6 +82,7 @@ OPERATIONS: Final = (
         "Forget a title that nothing orders; nodes keep data.",
         status=204,
         errors=(400, 404, 409),
+        needs=Right.PUBLISH,
     ),
     Operation(
         "get_holders",
@@ -89,6 +100,7 @@ OPERATIONS: Final = (
         response=records.TitleHolders,
         query={"urgent": "1: nodes that hold the title delete it, until it is ordered again."},
         errors=(400, 404),
+        needs=Right.WITHDRAW,
     ),
     Operation(
         "pin_title",
@@ -130,6 +142,7 @@ OPERATIONS: Final = (
         response=records.FillCreated,
         query=NODES_MIN,
         errors=(400, 404, 409, 413),
+        needs=Right.ORDER,
     ),
     Operation(
         "get_fill",
@@ -146,6 +159,7 @@ OPERATIONS: Final = (
         "Withdraw a fill; nodes keep data.",
         status=204,
         errors=(404,),
+        needs=Right.WITHDRAW,
     ),
     Operation(
         "post_scrub",
@@ -231,6 +245,7 @@ OPERATIONS: Final = (
         request=NodeReport,
         response=HeartbeatReply,
         errors=(400, 409, 413),
+        needs=Right.REPORT,
     ),
     Operation(
         "get_orders",
@@ -247,6 +262,7 @@ OPERATIONS: Final = (
             "wait_s": "Longest wait, in seconds; at most 60.",
         },
         errors=(400, 404),
+        needs=Right.REPORT,
     ),
     Operation(
         "get_sources",
@@ -327,6 +343,18 @@ OPERATIONS: Final = (
         response=RouteCost,
         errors=(400, 404, 409),
     ),
+    Operation(
+        "list_changes",
+        "GET",
+        "/v1/audit",
+        "Show who has changed what, the latest first.",
+        response=AuditPage,
+        query={
+            "before": "Number of a change: those before it. 0: the very latest.",
+            "count": "How many at most; 1000 by default.",
+        },
+        needs=Right.MANAGE,
+    ),
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
@@ -390,8 +418,8 @@ def _describe(one: Operation, schema_of: dict[Any, Any]) -> dict[str, Any]:
     responses = {str(one.status): answer}
     if one.name == "put_title":
         responses["200"] = answer | {"description": "The title was in the catalogue already."}
-    reasons = {400: "Malformed", 404: "Not found", 409: "Not as things are", 413: "Body too large"}
-    for status in (*one.errors, 503):
+    reasons = {400: "Malformed", 403: "Not granted", 404: "Not found", 409: "Not as things are", 413: "Body too large"}
+    for status in (*one.errors, 403, 503):
         text = reasons.get(status, "The tracker cannot serve this now")
         responses[str(status)] = {"description": text, "content": content(records.ErrorReply)}
     described: dict[str, Any] = {"operationId": one.name, "summary": one.summary, "responses": responses}

@@ -11,7 +11,8 @@ import logging
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import trio
@@ -22,13 +23,18 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from p2pfill.errors import ConfigError, StoreError, leaves_of
+from p2pfill.model.hosts import is_loopback
+from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
+from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
+from p2pfill.transport.secure import secure
+from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 HEARTBEAT_S: Final = 2.0
 """By default: a dead source is out of all rosters after 6 s, at a cost of one small call a node every 2 s."""
@@ -44,6 +50,12 @@ SWEEPS_PER_HEARTBEAT: Final = 4
 GRACE_S: Final = 2.0
 KEEP_ALIVE_S: Final = 30.0
 """Idle connections live longer here than in clients (5 s in ours): or a heartbeat may meet one just closed."""
+
+HANDSHAKE_S: Final = 10.0
+"""For the handshake of a caller, which takes an honest one a round trip or two."""
+
+RENEW_S: Final = 5.0
+"""Between looks at the files of certificates and grants."""
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted, when a fleet comes back at once."""
@@ -90,6 +102,9 @@ async def serve_tracker(
     neighbourhood_factory: Callable[[TitleId, int], Neighbourhoods] = Neighbourhoods,
     prices: Prices = NO_PRICES,
     routes: RouteBook | None = None,
+    credentials: Credentials | None = None,
+    grants: Path | None = None,
+    insecure: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a tracker on `listen` (`HOST:PORT`) over the database `db_url` (`sqlite:///FILE`) until cancelled.
@@ -97,15 +112,18 @@ async def serve_tracker(
     Reports its own URL through `task_status` once it answers; port 0 picks a free one. `neighbourhood_factory` makes
     the neighbourhoods of each title, by default with bounds for fleets of any size. `prices` is what origins cost,
     `routes` what routes do, where it was read before.
+    With `credentials` all calls are encrypted, and each caller may what `grants` says, a file (`tracker.rights`).
+    Without them the tracker serves this machine alone, unless it is `insecure`.
     Raises `ConfigError` with one clear line where the port is taken or the database cannot be used.
     """
+    gate = check_trust(listen, credentials, grants, insecure=insecure)
     if not HEARTBEAT_S_MIN <= heartbeat_s <= HEARTBEAT_S_MAX:
         raise ConfigError(f"heartbeat of {heartbeat_s} s is not within {HEARTBEAT_S_MIN:g}..{HEARTBEAT_S_MAX:g} s")
     with bind(listen) as sock:
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
             service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices, routes)
-            await _run(service, sock, task_status)
+            await _run(service, sock, gate, task_status)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(catalogue.close)
@@ -128,7 +146,32 @@ async def _load(
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error
 
 
-async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStatus[str]) -> None:
+class Gate(NamedTuple):
+    """How callers are asked who they are, and what they may."""
+
+    credentials: Credentials
+    grants: Grants
+
+
+def check_trust(listen: str, credentials: Credentials | None, grants: Path | None, *, insecure: bool) -> Gate | None:
+    """Return how callers are asked who they are; None: not at all. Raises `ConfigError`."""
+    if credentials is None:
+        if grants is not None:
+            raise ConfigError("grants are of no use without an identity: nobody is asked who calls")
+        if not (insecure or is_loopback(parse_listen(listen)[0])):
+            raise ConfigError(
+                f"cannot listen on {listen}: others reach it, and no caller is asked who he is; give the tracker a "
+                "certificate (--identity DIR, see docs/certificates.md), or say --insecure if all of them are trusted"
+            )
+        return None
+    if insecure:
+        raise ConfigError("identity and insecure exclude each other: leave one of them out")
+    if credentials.identity.role is not Role.TRACKER:
+        raise ConfigError(f"identity {str(credentials.directory)!r} is of {credentials.identity.who}, not of a tracker")
+    return Gate(credentials, Grants(grants))
+
+
+async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_status: trio.TaskStatus[str]) -> None:
     config = Config()
     config.accesslog = None
     config.errorlog = _log
@@ -137,16 +180,19 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
     config.include_server_header = False
     stop = trio.Event()
     host, port = sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if gate is None else "https"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     async with trio.open_nursery() as nursery:
         # The server is shielded so that a cancel becomes a request to stop, which lets open calls end.
         nursery.start_soon(service.lag.run)
         nursery.start_soon(_sweep, service)
         nursery.start_soon(_follow_rosters, service)
         nursery.start_soon(_flush_often, service)
+        if gate is not None:
+            nursery.start_soon(_renew, gate)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
-                await server.start(_serve, service, config, sock, stop)
+                await server.start(_serve, service, gate, config, sock, stop)
                 task_status.started(url)
                 server.start_soon(_stop_on_cancel, nursery, service, stop, server_scope)
         await _flush(service, shield=True)
@@ -154,20 +200,32 @@ async def _run(service: Service, sock: socket.socket, task_status: trio.TaskStat
 
 
 async def _serve(
-    service: Service, config: Config, sock: socket.socket, stop: trio.Event, *, task_status: trio.TaskStatus[None]
+    service: Service, gate: Gate | None, config: Config, sock: socket.socket, stop: trio.Event, *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     """Serve calls until `stop`, and then those in progress for `GRACE_S`.
 
     Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
     a WebSocket handshake is enough for that.
     """
-    app: Any = build_app(service)  # both sides speak ASGI, each with types of its own
+    # Both sides speak ASGI, each with types of its own.
+    app: Any = build_app(service, None if gate is None else gate.grants)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 
     async def serve_connection(stream: Any) -> None:  # as Hypercorn types it, all are encrypted
+        state = {}
         try:
-            await TCPServer(wrapped, config, context, ConnectionState({}), stream)
+            if gate is not None:
+                with trio.fail_after(HANDSHAKE_S):
+                    secured = await secure(stream, gate.credentials, accepting=True)
+                stream, state["bearer"] = secured.stream, Bearer(gate.credentials, secured.certificate)
+        except (PeerRefused, trio.TooSlowError) as error:
+            _log.info("a connection was refused: %s", str(error) or f"no handshake within {HANDSHAKE_S:g} s")
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            await TCPServer(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
             _log.warning("a connection broke off: %s", "; ".join(map(repr, leaves_of(faults))))
@@ -202,6 +260,20 @@ async def _stop_on_cancel(
     service.release_polls()
     stop.set()
     server_scope.deadline = trio.current_time() + 2 * GRACE_S
+
+
+async def _renew(gate: Gate) -> None:
+    """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
+    while True:
+        await trio.sleep(RENEW_S)
+        for what in (gate.credentials, gate.grants):
+            try:
+                if await trio.to_thread.run_sync(what.reload):
+                    _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
+            except ConfigError as error:
+                _log.error("%s; those before stand", error)
+            except Exception:  # noqa: BLE001  (logged, with its traceback)
+                _log.exception("cannot look at its certificates and grants")
 
 
 async def _sweep(service: Service) -> None:

@@ -59,7 +59,7 @@ from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
-from p2pfill.tracker import ranking
+from p2pfill.tracker import audit, ranking
 from p2pfill.tracker.behind import Behind
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
@@ -219,6 +219,8 @@ class Service:
         self.routes = routes or RouteBook()
         """What routes between caches cost."""
         self._catalogue = catalogue
+        self.refused = 0
+        """Calls that were not granted."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
@@ -326,6 +328,14 @@ class Service:
         if record is None:
             raise RequestRefused(f"title {title} is not in the catalogue; publish its manifest first", 404)
         return record
+
+    async def note_change(self, who: str, address: str, what: str, detail: str) -> None:
+        """Keep who has changed what. Raises `StoreError`."""
+        await audit.add(self._catalogue, time.time(), who, address, what, detail)
+
+    async def audit_page(self, before: int, count: int) -> audit.AuditPage:
+        """Return who has changed what, the latest first: `count` before the number `before`, 0 for the very latest."""
+        return await audit.page(self._catalogue, before, count)
 
     async def add_fill(self, request: FillRequest, nodes_min: int = 0) -> FillCreated:
         """Order a title on all living nodes that match, and on all that will. Raises `RequestRefused`, `StoreError`.

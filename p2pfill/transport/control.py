@@ -124,6 +124,8 @@ class ControlChannel:
         self._share = LoopShare()
         self._stream = stream
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self._connection = below if isinstance(below, trio.SocketStream) else None
         self._received = received
         self._link = ControlLink(hello)
         self._output = trio.Event()
@@ -226,10 +228,10 @@ class ControlChannel:
                 with trio.move_on_after(FAREWELL_TIMEOUT_S) as scope:
                     scope.shield = True
                     await self._flush_farewell()
-                if self._link.state is LinkState.CLOSING and self._socket is not None:
+                if self._link.state is LinkState.CLOSING and self._connection is not None:
                     with trio.move_on_after(LINGER_S) as scope:
                         scope.shield = True
-                        await self._linger()
+                        await self._linger(self._connection)
             finally:
                 # Shielded, though it does not wait: a cancel here would take the place of what has gone wrong.
                 with trio.CancelScope(shield=True):
@@ -331,13 +333,15 @@ class ControlChannel:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # it is gone already, and knows
 
-    async def _linger(self) -> None:
-        """End our half of the connection, and read past what still comes until the remote ends its own."""
+    async def _linger(self, connection: trio.SocketStream) -> None:
+        """End our half of the connection, and read past what still comes until the remote ends its own.
+
+        What is encrypted is read past as it is.
+        """
         left = LINGER_BYTES_MAX
         try:
-            if isinstance(self._stream, trio.SocketStream):
-                await self._stream.send_eof()
-            while left > 0 and (data := await self._stream.receive_some(READ_BYTES)):
+            await connection.send_eof()
+            while left > 0 and (data := await connection.receive_some(READ_BYTES)):
                 left -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return

@@ -100,6 +100,11 @@ async def test_what_is_no_address_is_refused(tmp_path: Path, address: str) -> No
         await fetch(address, tmp_path)
 
 
+async def test_others_are_served_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="say --insecure"), trio.fail_after(10):
+        await ends.serve("192.0.2.10:7900", tmp_path / "serve", None, MIB, lambda address, manifest: None)
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:7900", "[::]:7900", "127.0.0.1:65535"])
 async def test_what_nobody_could_fetch_from_is_refused_before_any_work(tmp_path: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match=r"write the one|port after"), trio.fail_after(10):
@@ -150,7 +155,8 @@ async def test_slow_digests_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
 @contextmanager
 def commands(tmp_path: Path, listen: str = "127.0.0.1:0", prefix: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Run `p2pfill bench serve`, below another command if there is a `prefix`; gives what it announces."""
-    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", "--listen", listen, "--mib", str(MIB)]
+    options = ["--listen", listen, "--mib", str(MIB), "--insecure"]
+    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", *options]
     with subprocess.Popen(
         [*prefix, *command, "--data", str(tmp_path / "serve"), "--json"], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -20,7 +20,7 @@ UNKNOWN: Final = {
     "to": "id=nosuch", "fill_file": "nosuch.fill", "path": "nosuch", "directory": "nosuch", "files": "nosuch",
     "patterns": "nosuch", "files_from": "nosuch", "config": "nosuch.toml", "prices": "nosuch.toml", "data": "nosuch",
     "routes": "nosuch.toml", "receiver": "nosuch", "source": "nosuch",
-    "scenario": "nosuch.toml", "replay": "nosuch",
+    "scenario": "nosuch.toml", "replay": "nosuch", "authority": "nosuch", "identity": "nosuch",
 }  # fmt: skip
 """Parameters that name what must be there -> a value that names nothing."""
 
@@ -33,7 +33,7 @@ ELSEWHERE: Final = {
 ALSO: Final = {
     "tracker_url": None, "name": "film", "title": "film", "fill": None, "node": "a1", "node_id": "a1", "to": "all",
     "fill_file": None, "directory": ".", "out": "x.fill", "path": "film",
-    "receiver": "a1", "source": "a1",
+    "receiver": "a1", "source": "a1", "what": "a1",
 }  # fmt: skip
 """What else a command needs."""
 
@@ -46,7 +46,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield (*path, name), command
 
 
-@pytest.mark.parametrize("group", ["night", "policy", "route", "fleet"])
+@pytest.mark.parametrize("group", ["night", "policy", "route", "fleet", "ca"])
 def test_a_group_without_a_command_says_what_is_lacking(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([group]) == 2
     assert f"p2pfill: error: a command is lacking; see p2pfill {group} --help" in capsys.readouterr().err

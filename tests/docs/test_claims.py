@@ -15,7 +15,7 @@ from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
-from p2pfill.cli import main, manage, night, plan, policy
+from p2pfill.cli import ca, main, manage, night, plan, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.cli.plan_report_view import CLASS_TEXTS
@@ -240,7 +240,7 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 
 
 COMMAND_LINE = re.compile(
-    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan) )?[a-z]+)\b([^\n`]*)",
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan|ca) )?[a-z]+)\b([^\n`]*)",
     re.MULTILINE,
 )
 SAID = [
@@ -263,6 +263,7 @@ def test_the_pages_name_all_commands() -> None:
     groups = {
         "title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app,
         "route": manage.route, "fleet": manage.fleet, "night": night.app, "plan": plan.app,
+        "ca": ca.app,
     }  # fmt: skip
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
     assert {command for command in COMMANDS if command.split()[0] in groups} <= existing
@@ -289,10 +290,11 @@ def test_settings_of_a_node_are_all_described() -> None:
 SIMULATOR = ROOT / "docs" / "simulator.md"
 POLICY = ROOT / "docs" / "policy.md"
 ROUTES = ROOT / "docs" / "routes.md"
+CERTIFICATES = ROOT / "docs" / "certificates.md"
 CONFIGURATIONS = [
     block
     for page in PAGES
-    if page not in (SIMULATOR, POLICY, ROUTES)
+    if page not in (SIMULATOR, POLICY, ROUTES, CERTIFICATES)
     for block in blocks(page)
     if block.language == "toml"
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from p2pfill.model.windows import read_windows
 from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, write_plan
 from p2pfill.plan.history.history import History
 from p2pfill.plan.inputs import read_caches, read_catalogue
+from p2pfill.trust.credentials import Credentials
 
 pytestmark = [pytest.mark.process, pytest.mark.nginx]
 
@@ -159,6 +161,28 @@ def test_routes(tmp_path: Path) -> None:
     assert "Nothing found." in said
 
 
+def test_certificates(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None and not os.environ.get("CI"):
+        pytest.skip("openssl is not installed")
+    carried = {"main": ("1", "tracker"), "hub1": ("1", "identity"), "a1": ("2", "identity"), "b1": ("3", "identity")}
+    said = ""
+    with Sandbox(tmp_path) as box:
+        home = box.machine("1") / "home"
+        for block in blocks(ROOT / "docs" / "certificates.md"):
+            if block.text.startswith("scp "):
+                for name, (number, place) in carried.items():
+                    assert f"scp -rp identities/{name} root@" in block.text
+                    shutil.copytree(home / "identities" / name, box.machine(number) / "etc" / "p2pfill" / place)
+            said += box.run(block)
+        issued = {name: Credentials(home / "identities" / name).identity.who for name in ("hub1", "b1", "main", "anna")}
+    assert issued == {"hub1": "cache/hub1", "b1": "cache/b1", "main": "tracker/main", "anna": "user/anna"}
+    assert said.count("others who trust the same ca.pem let it in") == 5
+    assert "3 of 3 caches alive" in said
+    assert "spiffe://fleet.example/cache/a1/region/default/isp/isp-a, at a1.fleet.example, 127." in said
+    assert "would revoke 1 certificate of cache/a1" in said
+    assert "done: drop the old root" in said
+
+
 def test_planner(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         said = run_page(ROOT / "docs" / "planner.md", box)
@@ -241,7 +265,7 @@ def plan_a_film(home: Path, day: date, tracker: str) -> None:
 TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
-    "docs/night.md", "docs/planner.md", "docs/planner-report.md",
+    "docs/night.md", "docs/planner.md", "docs/planner-report.md", "docs/certificates.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

@@ -11,7 +11,7 @@ from p2pfill.tracker.client import TrackerClient
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:7400", "[::]:7400", ":7400"])
 def test_others_must_be_told_an_address_that_they_can_reach(listen: str) -> None:
-    settings = {"id": "a1", "isp": "isp-a", "data": "/srv/cache", "listen": listen}
+    settings = {"id": "a1", "isp": "isp-a", "data": "/srv/cache", "listen": listen, "insecure": True}
     with pytest.raises(ConfigError, match="set advertise to the host"):
         NodeConfig.load(None, **settings, tracker="http://127.0.0.1:7070")
     assert NodeConfig.load(None, **settings, tracker="http://127.0.0.1:7070", advertise="192.0.2.11")
@@ -31,7 +31,9 @@ def test_others_must_be_told_an_address_that_they_can_reach(listen: str) -> None
     ],
 )
 def test_others_are_told_a_forwarded_port(advertise: str, told: tuple[str, int]) -> None:
-    config = NodeConfig.load(None, id="a1", isp="isp-a", data="/srv/cache", listen="192.0.2.1:0", advertise=advertise)
+    config = NodeConfig.load(
+        None, id="a1", isp="isp-a", data="/srv/cache", listen="192.0.2.1:0", advertise=advertise, insecure=True
+    )
     info = config.info(7400)
     assert (info.host, info.port) == told
 

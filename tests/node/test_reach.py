@@ -124,7 +124,7 @@ async def test_it_is_tried_again_while_it_fails(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(reach, "AGAIN_S", 0.01)
     answers = ["refused", "refused", ""]
 
-    async def look(_: Hello) -> str:
+    async def look(_: Hello, __: object) -> str:
         return answers.pop(0)
 
     monkeypatch.setattr(reach, "look", look)

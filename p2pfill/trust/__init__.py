@@ -1,0 +1,1 @@
+"""Certificates and signatures: who somebody is, and what a publisher has signed."""

@@ -1,0 +1,313 @@
+"""A fleet with certificates: real nodes and a real tracker, over real sockets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from certificates import Signer, cache, tracker, user
+
+from p2pfill.errors import ConfigError, ProtocolError
+from p2pfill.model.identity import Identity
+from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.protocol.messages import Hello
+from p2pfill.store.publish import publish
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
+from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
+from p2pfill.transport.control import ControlChannel
+from p2pfill.trust.credentials import Credentials
+
+GRANTS = """
+[[grants]]
+who = "user/anna"
+may = ["read", "publish", "order", "withdraw", "manage"]
+
+[[grants]]
+who = "user/bob"
+may = ["read", "publish", "order"]
+titles = "b-*"
+to = "isp=isp-b"
+priority_max = 3
+bytes_max = "1MB"
+"""
+
+
+class Fleet:
+    """An authority, a tracker that asks for certificates, and what is made with them."""
+
+    def __init__(self, root: Path, nursery: trio.Nursery) -> None:
+        self.root = root
+        self.signer = Signer()
+        self.url = ""
+        self._nursery = nursery
+
+    async def start(self) -> None:
+        (self.root / "grants.toml").write_text(GRANTS)
+        credentials = Credentials(self.signer.give(self.root / "tracker", tracker()))
+        self.url = await self._nursery.start(
+            partial(
+                serve_tracker, "127.0.0.1:0", f"sqlite:///{self.root}/t.db", heartbeat_s=0.2, credentials=credentials,
+                grants=self.root / "grants.toml",
+            )
+        )  # fmt: skip
+
+    def client(self, who: Identity, signer: Signer | None = None) -> TrackerClient:
+        directory = (signer or self.signer).give(self.root / f"id-{who.name}", who)
+        if signer is not None:  # it believes the tracker, which does not believe it
+            (directory / "ca.pem").write_bytes((self.root / "tracker" / "ca.pem").read_bytes())
+        return TrackerClient(self.url, credentials=Credentials(directory))
+
+    def config(self, who: Identity, url: str | None = None) -> NodeConfig:
+        directory = self.root / f"id-{who.name}"
+        if not directory.exists():
+            self.signer.give(directory, who)
+        data = str(self.root / f"data-{who.name}")
+        return NodeConfig.load(None, identity=str(directory), data=data, tracker=self.url if url is None else url)
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            made = Fleet(tmp_path, nursery)
+            await made.start()
+            yield made
+            nursery.cancel_scope.cancel()
+
+
+def film(root: Path, name: str = "film", size: int = 3_000_000) -> tuple[bytes, str, str]:
+    """Return an encoded manifest, its title id and an origin."""
+    source = root / f"src-{name}"
+    source.mkdir()
+    (source / "a.bin").write_bytes(os.urandom(size))
+    manifest = publish(source, name=name).manifest
+    return manifest.encode(), manifest.title_id.hex(), str(source)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await trio.sleep(0.02)
+
+
+def has(node: Node) -> Path:
+    return Path(node.config.data) / "live/film/a.bin"
+
+
+async def test_a_fleet_fills_over_encrypted_links(fleet: Fleet) -> None:
+    encoded, title, origin = film(fleet.root)
+    async with fleet.client(user("anna")) as anna, open_node(fleet.config(cache("a1"))) as a1:
+        assert a1.info.isp == "isp-a"  # said by its certificate alone
+        async with open_node(fleet.config(cache("a2"))) as a2:
+            await anna.put_title(title, encoded)
+            made = await anna.post_fill(FillRequest(title, "all", [origin]))
+            await until(lambda: has(a1).exists() and has(a2).exists())
+            assert has(a1).read_bytes() == has(a2).read_bytes() == (Path(origin) / "a.bin").read_bytes()
+            (link,) = a1.engine.links.values()
+            assert link.identity is not None
+            assert link.identity.who == "cache/a2"
+            assert sum(node.moved()[0] for node in (a1, a2)) > 0  # payload went between them
+        page = await anna.audit()
+        assert [(one.who, one.what) for one in page.records] == [("user/anna", "post_fill"), ("user/anna", "put_title")]
+        assert made.fill_id in page.records[0].detail
+
+
+async def test_who_is_of_another_authority_belongs_to_nobody(fleet: Fleet) -> None:
+    stranger = Signer("another root")
+    async with open_node(fleet.config(cache("a1"), "")) as a1:
+        async with fleet.client(user("anna"), stranger) as mallory:
+            with pytest.raises(TrackerUnreachable):
+                await mallory.status()
+        context = Credentials(stranger.give(fleet.root / "x", cache("a2"))).connecting
+        context.load_verify_locations(fleet.root / "tracker" / "ca.pem")  # it believes us
+        async with await trio.open_tcp_stream("127.0.0.1", a1.info.port) as stream:
+            secured = trio.SSLStream(stream, context)
+            await secured.do_handshake()
+            with pytest.raises(trio.BrokenResourceError):  # TLS 1.3: the refusal comes after our own part
+                await secured.receive_some()
+        assert not a1.engine.links
+
+
+async def test_nobody_is_talked_to_in_the_clear(fleet: Fleet) -> None:
+    said = Hello("a2", "isp-a", "default", "", "127.0.0.1", 4000, 1.0, "test", "b")
+
+    async def take(message: object) -> None:
+        heard.append(message)
+
+    heard: list[object] = []
+    async with open_node(fleet.config(cache("a1"), "")) as a1:
+        channel = ControlChannel(await trio.open_tcp_stream("127.0.0.1", a1.info.port), said)
+        with trio.fail_after(5), pytest.raises((ConnectionError, ProtocolError)):
+            await channel.run(take)  # type: ignore[arg-type]
+        assert not heard
+        assert not a1.engine.links
+
+
+async def hello_of(fleet: Fleet, node: Node, who: Identity, said: Hello) -> str:
+    """Link with a node as `who` and say something; return why the link ended, '' where it lives."""
+    credentials = Credentials(fleet.signer.give(fleet.root / "liar", who))
+    tcp = await trio.open_tcp_stream("127.0.0.1", node.info.port)
+    channel = ControlChannel(trio.SSLStream(tcp, credentials.connecting), said)
+
+    async def take(message: object) -> None:
+        pass
+
+    with trio.move_on_after(1.0):
+        try:
+            await channel.run(take)  # type: ignore[arg-type]
+        except (ConnectionError, trio.BrokenResourceError) as error:
+            return str(error) or "broken"
+    return channel.end_reason
+
+
+@pytest.mark.parametrize(
+    ("who", "said", "ends"),
+    [
+        (cache("a9"), {}, ""),
+        (cache("a9"), {"node_id": "a2"}, "id 'a2' is not 'a9'"),
+        (cache("a9"), {"isp": "isp-b"}, "isp 'isp-b' is not 'isp-a'"),
+        (cache("a9"), {"region": "eu"}, "region 'eu'"),
+        (cache("a9"), {"cluster": "c1"}, "cluster 'c1'"),
+        (cache("a9"), {"host": "192.0.2.7"}, "host '192.0.2.7' is none of its certificate"),
+        (user("anna"), {}, "the connection broke"),
+    ],
+)
+async def test_a_certificate_wins_over_a_hello(fleet: Fleet, who: Identity, said: dict[str, str], ends: str) -> None:
+    fields = {"node_id": "a9", "isp": "isp-a", "region": "default", "cluster": "", "host": "127.0.0.1"} | said
+    hello = Hello(**fields, port=4000, weight=1.0, agent="test", boot="b")  # type: ignore[arg-type]
+    async with open_node(fleet.config(cache("a1"), "")) as a1:
+        reason = await hello_of(fleet, a1, who, hello)
+        assert ends in reason if ends else reason == ""
+        assert not ends or not a1.engine.links
+
+
+async def refusal_of(client: TrackerClient) -> TrackerRefused | None:
+    try:
+        await client.status()
+    except TrackerRefused as error:
+        return error
+    return None
+
+
+async def test_what_is_revoked_is_out_at_once_everywhere(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    encoded, title, origin = film(fleet.root)
+    async with (
+        fleet.client(user("anna")) as anna, open_node(fleet.config(cache("a1"))) as a1,
+        open_node(fleet.config(cache("a2"))) as a2,
+    ):  # fmt: skip
+        await anna.put_title(title, encoded)
+        await anna.post_fill(FillRequest(title, "all", [origin]))
+        await until(lambda: bool(a1.engine.links) and has(a2).exists())
+        revoked = fleet.signer.revoke(fleet.root / "id-a2", fleet.root / "id-anna")
+        for place in ("id-a1", "tracker"):
+            (fleet.root / place / "revoked.pem").write_bytes(revoked)
+        await until(lambda: not a1.engine.links)
+        while await refusal_of(anna) is None:  # over the very connection that was open
+            await trio.sleep(0.05)
+        assert "revoked" in str(await refusal_of(anna))
+
+
+async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
+    caplog.set_level(logging.INFO)
+    async with open_node(fleet.config(cache("a1"))) as a1:
+        before = a1.credentials.expires if a1.credentials else None
+        fleet.signer.give(fleet.root / "id-a1", cache("a1"), hours=100)
+        await until(lambda: a1.credentials is not None and a1.credentials.expires != before)
+        async with fleet.client(user("anna")) as anna:
+            # Its heartbeats go on, over connections of the new one.
+            while not await anna.nodes():
+                await trio.sleep(0.05)
+            first = (await anna.node("a1")).seen_at
+            while (await anna.node("a1")).seen_at < first + 0.5:
+                await trio.sleep(0.1)
+
+
+async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> None:
+    encoded, title, origin = film(fleet.root, "b-one", 500_000)
+    other, other_title, other_origin = film(fleet.root, "b-two", 2_000_000)
+    foreign, foreign_title, _ = film(fleet.root, "c-one", 1000)
+    async with (
+        fleet.client(user("bob")) as bob, fleet.client(user("eve")) as eve, fleet.client(cache("a1")) as a1,
+        open_node(fleet.config(cache("b1", "isp-b"))),
+    ):  # fmt: skip
+        await bob.put_title(title, encoded)
+        await bob.put_title(other_title, other)
+        await bob.post_fill(FillRequest(title, "isp=isp-b+id=b*", [origin], 3))
+        for refused, why in [
+            (bob.put_title(foreign_title, foreign), "with titles named 'c-one'"),
+            (bob.post_fill(FillRequest(title, "all", [origin])), "not for isp=isp-b alone"),
+            (bob.post_fill(FillRequest(title, "isp=isp-b,id=a1", [origin])), "not for isp=isp-b alone"),
+            (bob.post_fill(FillRequest(title, "isp=isp-b", [origin], 4)), "priority is above 3"),
+            (bob.post_fill(FillRequest(other_title, "isp=isp-b", [other_origin])), "are more than 1MB"),
+            (bob.withdraw(title), "user/bob may not withdraw"),
+            (bob.audit(), "user/bob may not manage"),
+            (eve.status(), "user/eve may not read"),
+            (eve.health(), "user/eve may not read"),
+            (a1.status(), "cache/a1 may not read"),
+            (a1.put_title(title, encoded), "cache/a1 may not publish"),
+            (a1.post_fill(FillRequest(title, "all", [origin])), "cache/a1 may not order"),
+            (a1.orders("b1"), "may not report as b1"),
+            (a1.explain("b1", title), "may not read as b1"),
+        ]:
+            with pytest.raises(TrackerRefused, match=why) as raised:
+                await refused
+            assert raised.value.status == 403
+        assert (await a1.manifest(title)) == encoded
+
+
+def test_who_listens_to_others_asks_who_they_are(tmp_path: Path) -> None:
+    for host in ("192.0.2.1:7400", "[2001:db8::1]:7400", "cache.example:7400"):
+        with pytest.raises(ConfigError, match=r"nobody is asked who he is.*identity.*insecure"):
+            NodeConfig(id="a1", isp="isp-a", data=str(tmp_path), listen=host)
+        NodeConfig(id="a1", isp="isp-a", data=str(tmp_path), listen=host, insecure=True)
+
+
+async def test_so_does_the_tracker(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no caller is asked who he is.*--identity.*--insecure"):
+        await serve_tracker("0.0.0.0:0", f"sqlite:///{tmp_path}/t.db")
+    cache_of = Credentials(Signer().give(tmp_path / "c", cache("a1")))
+    with pytest.raises(ConfigError, match="cache/a1, not of a tracker"):
+        await serve_tracker("127.0.0.1:0", f"sqlite:///{tmp_path}/t.db", credentials=cache_of)
+
+
+async def test_a_node_is_whom_its_certificate_names(fleet: Fleet) -> None:
+    fleet.signer.give(fleet.root / "id-a1", cache("a1"))
+    for said, why in [({"id": "a2"}, "id 'a2' is not 'a1'"), ({"isp": "isp-b"}, "isp 'isp-b' is not 'isp-a'")]:
+        config = NodeConfig.load(None, identity=str(fleet.root / "id-a1"), data=str(fleet.root / "d"), **said)
+        with pytest.raises(ConfigError, match=f"do not fit identity.*{why}"):
+            async with open_node(config):
+                pass
+    fleet.signer.give(fleet.root / "id-anna", user("anna"))
+    config = NodeConfig.load(None, identity=str(fleet.root / "id-anna"), id="x", isp="x", data=str(fleet.root / "d"))
+    with pytest.raises(ConfigError, match="of user/anna, and a node needs that of a cache"):
+        async with open_node(config):
+            pass
+
+
+async def test_a_cache_in_the_place_of_the_tracker_is_not_believed(tmp_path: Path) -> None:
+    signer = Signer()
+    thief = Credentials(signer.give(tmp_path / "thief", cache("a9")))
+    anna = Credentials(signer.give(tmp_path / "anna", user("anna")))
+
+    async def answer(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_ssl_over_tcp_listeners(0, thief.accepting, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        port = listener.transport_listener.socket.getsockname()[1]
+        async with TrackerClient(f"https://127.0.0.1:{port}", credentials=anna) as client:
+            with pytest.raises(TrackerUnreachable, match="cache/a9 answers in the place of a tracker"):
+                await client.status()
+        nursery.cancel_scope.cancel()
