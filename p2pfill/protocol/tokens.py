@@ -37,7 +37,8 @@ class TokenRegistry(Generic[OwnerT]):
     ) -> None:
         """`random_bytes(n)` returns n bytes that nobody can predict, as `secrets.token_bytes` does."""
         self._random_bytes = random_bytes
-        self._key = random_bytes(TOKEN_BYTES)
+        self._key = b""
+        """Drawn with the first token; nothing can be found before."""
         self._lifetime_s = lifetime_s
         self._count_max = count_max
         # By their names. All live equally long, so the order of issue is the order of expiry.
@@ -53,6 +54,7 @@ class TokenRegistry(Generic[OwnerT]):
         self.expire(now)
         if len(self._live) >= self._count_max:
             raise LocalProtocolError(f"{len(self._live)} data stream tokens are live, as many as allowed; refuse it")
+        self._key = self._key or self._random_bytes(TOKEN_BYTES)
         token = self._random_bytes(TOKEN_BYTES)
         name = self._name(token)
         if len(token) != TOKEN_BYTES or name in self._live:
