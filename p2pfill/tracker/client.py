@@ -388,10 +388,10 @@ class TrackerClient:
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            advice = "check that it runs and that the URL is right"
-            if "SSL" in str(error) or "TLS" in str(error):
-                advice = f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
-            raise TrackerUnreachable(f"tracker {self.url} cannot be reached ({error}); {advice}") from error
+            reason = f" ({error})" if str(error) else ""
+            raise TrackerUnreachable(
+                f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
+            ) from error
         if not response.is_success:
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
@@ -426,6 +426,17 @@ class TrackerClient:
                     del self._spent[http]
                     with trio.CancelScope(shield=True):
                         await http.aclose()
+
+    def _advice_after(self, error: Exception) -> str:
+        """Return what to do where no answer came."""
+        is_encrypted = self.url.startswith("https://")
+        if is_encrypted and self._credentials is None:
+            return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
+        if "SSL" in str(error) or "TLS" in str(error):
+            return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
+        if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
+            return "check that the URL is right: that of a tracker with an identity begins with https://"
+        return "check that it runs and that the URL is right"
 
     def _check_tracker(self, response: httpx2.Response) -> None:
         """Look who has answered. Raises `TrackerUnreachable` where it is no tracker of this fleet."""

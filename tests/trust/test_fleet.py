@@ -174,6 +174,13 @@ async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
                 await trio.sleep(0.1)
 
 
+async def test_who_shows_no_certificate_is_told_to(fleet: Fleet) -> None:
+    with pytest.raises(TrackerUnreachable, match="Show yours with --identity DIR"):
+        await TrackerClient(fleet.url).status()
+    with pytest.raises(TrackerUnreachable, match="with an identity begins with https://"):
+        await TrackerClient(fleet.url.replace("https://", "http://")).status()
+
+
 async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> None:
     encoded, title, origin = film(fleet.root, "b-one", 500_000)
     other, other_title, other_origin = film(fleet.root, "b-two", 2_000_000)
