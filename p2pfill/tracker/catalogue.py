@@ -25,6 +25,7 @@ import trio
 from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
@@ -32,8 +33,8 @@ from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 5
-"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept.
+SCHEMA_VERSION: Final = 6
+"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept. 6: losses are.
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS night_caches (night TEXT, node TEXT, record BLOB NOT 
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record BLOB NOT NULL,
     PRIMARY KEY (night, node, title)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS losses (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
     WITHOUT ROWID;
 """
@@ -93,6 +95,9 @@ class Snapshot(NamedTuple):
     """The versions of the fleet's policy that are kept."""
     budgets: Mapping[str, tuple[str, int]] = MappingProxyType({})
     """Budget -> night, and what was reserved of it then."""
+    database: str = ""
+    """The name of this database (`commits`)."""
+    losses: Sequence[Loss] = ()
 
 
 class _Call(NamedTuple):
@@ -111,7 +116,7 @@ def path_of_url(db_url: str) -> str:
     return path
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, file: CommitFile) -> tuple[sqlite3.Connection, Count]:
     connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -129,11 +134,13 @@ def _connect(path: str) -> sqlite3.Connection:
             _number_fills(connection)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT DO UPDATE SET value = value + 1")
+        count = identify(connection, path, file.read())
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
-    return connection
+    file.write(count)
+    return connection, count
 
 
 def _number_fills(connection: sqlite3.Connection) -> None:
@@ -153,8 +160,10 @@ def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
 class Catalogue:
     """The durable side of a tracker. `open` and `close` block; the coroutines need a Trio run."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, file: CommitFile, count: Count) -> None:
         self.path = path
+        self._file = file
+        self._count = count
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._connection = connection
         self._closed = False
@@ -165,8 +174,10 @@ class Catalogue:
     def open(cls, db_url: str) -> Catalogue:
         """Open or create the database. Raises `ConfigError` that says in one line what is wrong with it."""
         path = path_of_url(db_url)
+        file = CommitFile(path)
         try:
-            return cls(_connect(path), path)
+            connection, count = _connect(path, file)
+            return cls(connection, path, file, count)
         except sqlite3.Error as error:
             where = path if path == ":memory:" else str(Path(path).absolute())
             advice = "check that its directory exists and that both may be written to"
@@ -201,13 +212,20 @@ class Catalogue:
             if batch:
                 self._run_batch(batch)
         self._connection.close()
+        self._file.close()
 
     def _run_batch(self, batch: list[_Call]) -> None:
         results: list[tuple[Any, Exception | None]] = []
         try:
             self._connection.execute("BEGIN")
+            before, count = self._connection.total_changes, self._count
             results.extend(self._run_call(call) for call in batch)
+            if self._connection.total_changes != before:  # else it costs no sync
+                count = count_commit(self._connection, count)
             self._connection.execute("COMMIT")
+            if count != self._count:
+                self._count = count
+                self._file.write(count)
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -431,9 +449,10 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     limits = [msgspec.json.decode(row[0], type=LimitRecord) for row in db.execute("SELECT record FROM limits")]
     budgets = {str(name): (str(night), int(count)) for name, night, count in db.execute("SELECT * FROM budgets")}
     policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
+    (name,) = db.execute("SELECT value FROM meta WHERE key = 'database'").fetchone()
     return Snapshot(
         int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, _load_nights(db), limits, policies,
-        budgets,
+        budgets, f"{name:016x}", losses(db),
     )  # fmt: skip
 
 

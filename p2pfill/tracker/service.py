@@ -227,6 +227,10 @@ class Service:
         """Of this run alone: versions of another database may look like ours."""
         self._number = snapshot.number
         """The highest that an order has had."""
+        self.database = snapshot.database
+        """The name of the database: another one does not know what this one has withdrawn."""
+        self.losses = list(snapshot.losses)
+        """What is known to be lost of it, the last first."""
         self._closing = False
         self._ordering = trio.Lock()
         """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
