@@ -82,6 +82,10 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
             style="bold",
         )
     ]
+    parts += [Text(printable(lost), style="bold red") for lost in status.losses]
+    if status.refused:
+        said = ", ".join(f"{printable(why)} {count}" for why, count in sorted(status.refused.items()))
+        parts.append(Text(f"refused by the tracker: {said}", style="yellow"))
     if status.nodes:
         parts += [Text(""), nodes_table(status.nodes, rows_max, width)]
     if status.used.origins:

@@ -422,3 +422,9 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Titles that are ordered no more."""
     more: bool = False
     """More follows at once."""
+    database: str = ""
+    """The name of the tracker's database. Another one does not know of orders that were given before it was made, so
+    what it leaves unnamed was not withdrawn by that."""
+    number: int = 0
+    """The highest that an order of it has had: of orders with higher ones it does not know either, as it is a copy of
+    before."""

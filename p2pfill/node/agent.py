@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -46,6 +47,8 @@ RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
 PIECE_PAUSE_S: Final = 0.05
 """Between the pieces of what the tracker is to be told: links are served meanwhile."""
+NAMED_MAX: Final = 3
+"""Titles that a line of the log names."""
 POLL_S: Final = 25.0
 """How long one request for orders waits: below the usual time-out of middleboxes."""
 
@@ -264,6 +267,12 @@ class TrackerAgent:
         changed = self._standing.take(answer, unreadable=bool(unreadable))
         for why in (*unreadable, *changed.wrong):
             self._node.log.error("cannot take an order: %s", why)
+        if changed.orphaned:
+            named = ", ".join(title_id.hex()[:16] for title_id in islice(changed.orphaned, NAMED_MAX))
+            self._node.log.warning(
+                "the tracker's database does not know %d orders of this cache, such as of title %s; they stand until "
+                "they are withdrawn", len(changed.orphaned), named,
+            )  # fmt: skip
         if changed.links:
             self._node.want_links(self._standing.linked)
         for title_id in changed.gone:

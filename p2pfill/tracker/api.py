@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill._version import __version__
 from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
@@ -65,7 +64,7 @@ class Api:
 
     async def health(self, request: Request) -> Response:
         """Tell that the tracker answers."""
-        return reply(records.Health("ok", __version__))
+        return reply(views.health(self._service))
 
     async def status(self, request: Request) -> Response:
         """Show the fleet."""

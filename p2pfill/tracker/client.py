@@ -77,6 +77,8 @@ class _RawOrders(msgspec.Struct):
     changes: bool = False
     gone: list[str] = []
     more: bool = False
+    database: str = ""
+    number: int = 0
 
 
 class TrackerClient:
@@ -388,7 +390,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
         wrong = f"the settings of the fleet's policy cannot be read ({error})"
     return ReadableOrders(
         raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins, settings,
-        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable, wrong,
+        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, raw.database, raw.number, unreadable, wrong,
     )  # fmt: skip
 
 

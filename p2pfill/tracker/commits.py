@@ -69,7 +69,7 @@ class CommitFile:
     def read(self) -> Count | None:
         """Return what it says; None where it is missing or cannot be read."""
         try:
-            with open(self.path, "rb") as file:  # noqa: PTH123
+            with open(self.path, "rb") as file:
                 magic, database, commits, number = file.read(LINE_BYTES).decode("ascii").split()
             return Count(database, int(commits), int(number)) if magic == _MAGIC else None
         except (OSError, ValueError):

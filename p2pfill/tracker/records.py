@@ -475,13 +475,20 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     """Of the tracker's own event loop."""
     used: OriginsUsed = OriginsUsed([], "")
     """What the fleet has had of origins."""
+    losses: list[str] = []
+    """What of the tracker's database is known to be lost, and what to do; the last first, for a week."""
+    refused: dict[str, int] = {}
+    """Reason -> calls and connections that were refused or ended for it, since the tracker started: floods."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):
     """The tracker answers."""
 
     status: str
+    """`ok`, or `degraded` where something was lost."""
     version: str
+    losses: list[str] = []
+    """As in `Status`."""
 
 
 class ErrorReply(msgspec.Struct):

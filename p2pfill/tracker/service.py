@@ -23,7 +23,7 @@ import heapq
 import secrets
 import time
 from bisect import bisect_left, insort
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -126,6 +126,9 @@ NAMED_MAX: Final = 5
 BOOTS_REMEMBERED: Final = 8
 """Earlier starts of a node whose late heartbeats are told from a new start."""
 
+NUMBER_ADOPTED_MAX: Final = 1 << 52
+"""The highest number of an order that is believed: as many are left for orders to come, exact in JSON."""
+
 EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
 
@@ -225,12 +228,14 @@ class Service:
         self._version = snapshot.epoch * EPOCH_VERSIONS
         self._run = secrets.token_hex(8)
         """Of this run alone: versions of another database may look like ours."""
-        self._number = snapshot.number
-        """The highest that an order has had."""
+        self._number = self._number_given = snapshot.number
+        """The highest that an order has had, also by what nodes say; and the highest that this database has given."""
         self.database = snapshot.database
         """The name of the database: another one does not know what this one has withdrawn."""
         self.losses = list(snapshot.losses)
         """What is known to be lost of it, the last first."""
+        self.refused: Counter[str] = Counter()
+        """Reason -> how often callers were refused for it, or ended."""
         self._closing = False
         self._ordering = trio.Lock()
         """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
@@ -363,6 +368,7 @@ class Service:
                     507,
                 )
             self._number += 1
+            self._number_given = self._number
             now = time.time()
             fill = FillRecord(
                 fill_id=secrets.token_hex(6) if before is None else before.fill_id,
@@ -607,6 +613,14 @@ class Service:
         self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
             self._note_order(node_id, title)
+        for node_id in self._told_of.get(title, set()) - receivers:
+            self._note_gone(self.nodes[node_id], title)
+
+    def _note_gone(self, state: NodeState, title: str) -> None:
+        """Say of a title that nothing orders it on a node, which may have an order that this database never knew."""
+        if not self._number_for(state.info.id, title):
+            self._touch(state.info.id)
+            state.feed.note(title, state.version, is_ordered=False)
 
     def add_scrub(self, title: str, selector_text: str, nodes_min: int = 0) -> ScrubStatus:
         """Have the living nodes that match and hold a title look at it. Raises `RequestRefused`."""
@@ -800,7 +814,8 @@ class Service:
             state.has_said_all = not report.more
             self.nodes[node_id] = state
             self.nights.note_silent(node_id, 0.0)
-            joined = self._join_fills(node_id)
+            # Also those that it was given before a restart, where its first report never reached the disk.
+            joined = dict.fromkeys(self.wanted(node_id)) | self._join_fills(node_id)
             known = self._take_titles(state, report)
             self._update_rosters([node_id], joined)
         elif report.boot in state.old_boots and state.alive:
@@ -861,6 +876,9 @@ class Service:
             raise RequestRefused(f"node {state.info.id} counts more than {ORIGINS_COUNTED_MAX} origins")
         if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
             raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
+        # Nodes have done orders of a database that is lost, and what is ordered from now on is newer.
+        numbers = (one.number for one in report.titles if one.number <= NUMBER_ADOPTED_MAX)
+        self._number = max(self._number, *numbers, 0)
         self.nights.take(time.time(), report, state.titles, state.unfinished, self._newest_order, self._rule_of)
         if not report.since:
             state.unconfirmed = set(state.titles)
@@ -1159,6 +1177,8 @@ class Service:
             rates=state.rates,
             settings=None if not digest or digest == settings_known else settings,
             settings_digest=digest,
+            database=self.database,
+            number=self._number_given,
         )
 
     def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:
