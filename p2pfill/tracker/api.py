@@ -31,8 +31,9 @@ from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
-JSON_BODY_BYTES_MAX: Final = 16 * limits.MIB
-"""A heartbeat of 10,000 titles with some sources each."""
+JSON_BODY_BYTES_MAX: Final = 4 * limits.MIB
+"""Four times a heartbeat of 500 titles that have all failed for long reasons: nodes say more than 500 titles and
+sources in pieces. Orders and policies are shorter."""
 
 UPLOADS_MAX: Final = 2
 """Manifests taken in at once: each may need `MANIFEST_BYTES_MAX` of memory."""

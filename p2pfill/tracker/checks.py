@@ -30,8 +30,17 @@ WEIGHT_MAX: Final = 1e6
 """Relative capacity; anything larger is a unit mixed up."""
 
 REPORT_TITLES_MAX: Final = 10_000
-REPORT_REASONS_MAX: Final = 256
+REPORT_REASONS_MAX: Final = 64
 """Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
+
+REASON_NAME_CHARS_MAX: Final = 100
+"""Of what titles wait for: words such as `master-slow`, which nodes count."""
+
+STATE_CHARS_MAX: Final = 32
+"""Of what a source is: a word such as `quarantined`."""
+
+ORDER_CHARS_MAX: Final = 1 << 20
+"""Of all texts of an order: ten thousand files by names of a hundred characters, the most that one may name."""
 
 CALL_ID_CHARS_MAX: Final = 64
 """Room for a UUID or a digest."""
@@ -147,13 +156,15 @@ def check_report(node_id: str, report: NodeReport) -> None:
     for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
         require(0 <= size <= COUNTER_MAX, "disk figure {} is out of range", size)
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
-        require(0 <= used <= COUNTER_MAX, "usage of {:g} is out of range", used)
+        require(0 <= used <= COUNTER_MAX, "a figure of what the process has used is out of range")
     if report.hours != NO_HOURS:
         _check_hours(report.hours)
     require(len(report.scrubs) <= REPORT_SCRUBS_MAX, "more than {} scrubs in one heartbeat", REPORT_SCRUBS_MAX)
     for scrub in report.scrubs:
         require(len(scrub.error) <= limits.REASON_CHARS_MAX, "scrub {}: error is too long", scrub.number)
-        for value in (scrub.number, scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files):
+        require(check_title(scrub.title) == scrub.title, "scrub {}: its title must be in lower case", scrub.number)
+        figures = scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files, scrub.altered_files
+        for value in (scrub.number, *figures):
             require(0 <= value <= COUNTER_MAX, "scrub {}: a figure is out of range", scrub.number)
     evictions_max = limits.EVICTIONS_MAX
     require(len(report.evictions) <= evictions_max, "more than {} evictions in one heartbeat", evictions_max)
@@ -196,7 +207,7 @@ def _check_eviction(report: EvictReport) -> None:
     for title in report.titles:
         require(check_title(title.title) == title.title, "title {!r} must be in lower case", title.title[:80])
         require(len(title.name) <= limits.REASON_CHARS_MAX, "eviction {}: a name is too long", number)
-        fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX
+        fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX and 0 <= title.files <= COUNTER_MAX
         require(fits, "eviction {}: a figure of title {} is out of range", number, title.title)
 
 
@@ -219,14 +230,15 @@ def _check_title_report(report: TitleReport) -> None:
     for reasons in (report.escalations, report.waits):
         require(len(reasons) <= REPORT_REASONS_MAX, "title {}: more than {} reasons", name, REPORT_REASONS_MAX)
         require(
-            all(len(key) <= limits.REASON_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
+            all(len(key) <= REASON_NAME_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
             "title {}: a reason or its count is out of range", name,
         )
     longest = most = least = 0.0
     for one in report.sources:
-        longest = max(longest, len(one.id), len(one.state), len(one.reason))
-        most, least = max(most, one.bytes, abs(one.in_flight), abs(one.rate_bytes_s)), min(least, one.bytes)
-    require(least >= 0, "title {}: a source has sent less than nothing", name)
+        require(len(one.state) <= STATE_CHARS_MAX, "title {}: the state of a source is too long", name)
+        longest = max(longest, len(one.id), len(one.reason))
+        most, least = max(most, one.bytes, one.in_flight, abs(one.rate_bytes_s)), min(least, one.bytes, one.in_flight)
+    require(least >= 0, "title {}: a source has sent, or is to send, less than nothing", name)
     require(longest <= ORIGIN_CHARS_MAX, "title {}: a source's text is too long", name)
     require(most <= COUNTER_MAX, "title {}: a figure of a source is out of range", name)
 
@@ -254,6 +266,8 @@ def check_fill(request: FillRequest) -> Selector:
         check_patterns(request.files)
     except ConfigError as error:
         raise RequestRefused(str(error)) from error
+    chars = len(request.selector) + sum(map(len, request.origins)) + sum(map(len, request.files))
+    require(chars <= ORDER_CHARS_MAX, f"the order has {chars} characters: at most {ORDER_CHARS_MAX} are allowed")
     require(len(request.call_id) <= CALL_ID_CHARS_MAX, f"call_id is longer than {CALL_ID_CHARS_MAX} characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:

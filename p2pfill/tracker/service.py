@@ -90,6 +90,7 @@ from p2pfill.tracker.records import (
 from p2pfill.tracker.rosters import Rosters, Standing
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.scrubs import Evictions, Scrubs
+from p2pfill.tracker.texts import Texts
 from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
@@ -125,6 +126,9 @@ NAMED_MAX: Final = 5
 
 BOOTS_REMEMBERED: Final = 8
 """Earlier starts of a node whose late heartbeats are told from a new start."""
+
+TEXTS_CUT: Final = "sources of a title were left away: too much is said"
+"""See `texts`."""
 
 NUMBER_ADOPTED_MAX: Final = 1 << 52
 """The highest number of an order that is believed: as many are left for orders to come, exact in JSON."""
@@ -236,6 +240,7 @@ class Service:
         """What is known to be lost of it, the last first."""
         self.refused: Counter[str] = Counter()
         """Reason -> how often callers were refused for it, or ended."""
+        self._texts = Texts()
         self._closing = False
         self._ordering = trio.Lock()
         """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
@@ -289,7 +294,8 @@ class Service:
             state.titles |= {report.title: report for report in snapshot.holdings.get(state.info.id, ())}
             state.report.titles = []
             self.nodes[state.info.id] = state
-            for title in state.titles:
+            for title, one in state.titles.items():
+                state.titles[title] = self._texts.take(state.info.id, None, one)[0]
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state)
@@ -766,6 +772,7 @@ class Service:
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
         for title in state.titles:
             self._forget_holder(node_id, title)
+        self._texts.forget(node_id)
         state.changed.set()
         del self.nodes[node_id]
 
@@ -883,7 +890,7 @@ class Service:
         if not report.since:
             state.unconfirmed = set(state.titles)
         state.origins.update({one.id: one for one in report.origins})
-        said = {title.title: title for title in report.titles}
+        said = {title.title: self._kept_of(state, title) for title in report.titles}
         gone = set(report.gone)
         if state.unconfirmed:
             state.unconfirmed -= said.keys()
@@ -896,7 +903,7 @@ class Service:
             self._told_of[title].add(state.info.id)
         state.titles.update(said)
         for title in gone:
-            del state.titles[title]
+            self._texts.drop(state.info.id, state.titles.pop(title))
             self._forget_holder(state.info.id, title)
         state.applied = report.sequence
         if news:
@@ -907,6 +914,12 @@ class Service:
             state.has_said_all = True
             self._update_rosters([state.info.id], list(state.unfinished))
         return True
+
+    def _kept_of(self, state: NodeState, said: TitleReport) -> TitleReport:
+        kept, is_cut = self._texts.take(state.info.id, state.titles.get(said.title), said)
+        if is_cut:
+            self.refused[TEXTS_CUT] += 1
+        return kept
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -1203,7 +1216,8 @@ class Service:
                 if size >= PIECE_BYTES_MAX:
                     break  # its turn comes first the next time
                 state.unfinished[title] = state.unfinished.pop(title)
-                if title not in orders:
+                # One that was withdrawn stands here until the rosters have followed.
+                if title not in orders and self.is_wanted(state.info.id, title):
                     order = orders[title] = self._told(state, title)
                     size += len(msgspec.json.encode(order))
         state.waits_for_all = state.info.id in self._behind
