@@ -10,6 +10,7 @@ The file is locked as long as it is open, so two trackers never share it.
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
@@ -23,6 +24,7 @@ import msgspec
 import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
+from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses
@@ -38,6 +40,9 @@ SCHEMA_VERSION: Final = 6
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
+
+DISK_RESERVE_BYTES: Final = 64 * MIB
+"""Of its disk, which manifests leave free: who publishes cannot keep orders and withdrawals from being durable."""
 
 LOCK_WAIT_S: Final = 1.0
 """How long to wait for a tracker that is just stopping to let go of the file."""
@@ -272,6 +277,22 @@ class Catalogue:
             raise failure
         result: T = value
         return result
+
+    def require_room(self, size: int) -> None:
+        """Raise `StoreError` where so many bytes more would leave too little of the disk for orders."""
+        if self.path == ":memory:":
+            return
+        try:
+            disk = os.statvfs(self.path)
+        except OSError:
+            return  # whatever is wrong, the write says
+        free = disk.f_bavail * disk.f_frsize
+        # Twice: in the log of writes, and then in the database.
+        if free < 2 * size + DISK_RESERVE_BYTES:
+            raise StoreError(
+                f"database {self.path}: {free} bytes are free on its disk, of which {DISK_RESERVE_BYTES} stay for "
+                f"orders and reports; a manifest of {size} bytes does not fit: free space, or remove old titles"
+            )
 
     # ---- what is asked of it
 

@@ -251,6 +251,11 @@ def check_selector(text: str) -> Selector:
         raise RequestRefused(str(error)) from error
 
 
+def chars_of(request: FillRequest) -> int:
+    """Return how long the texts of an order are."""
+    return len(request.selector) + sum(map(len, request.origins)) + sum(map(len, request.files))
+
+
 def check_fill(request: FillRequest) -> Selector:
     """Return the parsed selector of a fill. Raises `RequestRefused`."""
     check_title(request.title)
@@ -266,7 +271,7 @@ def check_fill(request: FillRequest) -> Selector:
         check_patterns(request.files)
     except ConfigError as error:
         raise RequestRefused(str(error)) from error
-    chars = len(request.selector) + sum(map(len, request.origins)) + sum(map(len, request.files))
+    chars = chars_of(request)
     require(chars <= ORDER_CHARS_MAX, f"the order has {chars} characters: at most {ORDER_CHARS_MAX} are allowed")
     require(len(request.call_id) <= CALL_ID_CHARS_MAX, f"call_id is longer than {CALL_ID_CHARS_MAX} characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")

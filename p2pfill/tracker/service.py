@@ -65,6 +65,7 @@ from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
     RequestRefused,
+    chars_of,
     check_fill,
     check_report,
     check_selector,
@@ -109,6 +110,9 @@ NODES_MAX: Final = 100_000
 TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
+
+ORDERS_CHARS_MAX: Final = 64 * MIB
+"""Of the texts of all orders, which the status shows: 100,000 of usual length, or 64 of the longest."""
 
 PARTS_NODES_MAX: Final = 256
 """Caches of a title of which some want a part, up to which all of them are told of all: who wants what is said of those
@@ -258,6 +262,8 @@ class Service:
         self.policies = Policies(snapshot.policies, prices)
         self.budgets = Budgets(snapshot.budgets)
         self.fills: dict[str, FillRecord] = {}
+        self._order_chars = 0
+        """Of the texts of all orders."""
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
         self.nights = snapshot.nights
@@ -313,6 +319,7 @@ class Service:
             return self.titles[title], False
         if len(self.titles) >= TITLES_MAX:
             raise RequestRefused(f"the catalogue is full: {TITLES_MAX} titles", 507)
+        await trio.to_thread.run_sync(self._catalogue.require_room, len(encoded))
         record = TitleRecord(
             title=title,
             name=manifest.name,
@@ -366,6 +373,10 @@ class Service:
                 return FillCreated(before.fill_id, nodes, [], selector.unmatched(self._alive()), barred)
             if before is None and len(self.fills) >= FILLS_MAX:
                 raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+            if before is None and self._order_chars + chars_of(wanted) > ORDERS_CHARS_MAX:
+                raise RequestRefused(
+                    "the texts of all orders are as long as may be: delete old fills, or name files by patterns", 507
+                )
             chosen = encode_selection(selection)
             taken = sum(len(fill.selection) for fill in fills if fill is not before)
             if taken + len(chosen) > SELECTIONS_BYTES_MAX:
@@ -790,6 +801,7 @@ class Service:
     def _index_fill(self, fill: FillRecord, selector: Selector) -> None:
         self._unindex_fill(fill.fill_id)
         self.fills[fill.fill_id] = fill
+        self._order_chars += chars_of(fill.request)
         insort(self._by_urgency, urgency(fill))
         self._selectors[fill.fill_id] = selector
         self._fills_by_title[fill.request.title].add(fill.fill_id)
@@ -797,6 +809,7 @@ class Service:
     def _unindex_fill(self, fill_id: str) -> bool:
         if (fill := self.fills.pop(fill_id, None)) is None:
             return False
+        self._order_chars -= chars_of(fill.request)
         del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
         del self._selectors[fill_id]
         self._fills_by_title[fill.request.title].discard(fill_id)

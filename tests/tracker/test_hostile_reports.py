@@ -12,9 +12,12 @@ import msgspec
 import pytest
 from tracker.services import publish, service_on
 
+from p2pfill.errors import StoreError
 from p2pfill.model.limits import REASON_CHARS_MAX
 from p2pfill.model.reports import NodeReport, SourceReport, TitleReport
+from p2pfill.tracker import catalogue as catalogue_module
 from p2pfill.tracker import records, views
+from p2pfill.tracker import service as service_module
 from p2pfill.tracker import texts as texts_module
 from p2pfill.tracker.api import JSON_BODY_BYTES_MAX
 from p2pfill.tracker.checks import ORDER_CHARS_MAX, RequestRefused
@@ -76,10 +79,9 @@ def with_one(path: tuple[Any, ...], json_text: str) -> bytes:
     return json.dumps(record).replace('"@@@"', json_text).encode()
 
 
-async def test_no_number_or_text_of_a_heartbeat_breaks_the_status(tmp_path: Path) -> None:
+async def test_no_number_or_text_of_a_heartbeat_breaks_the_status() -> None:
     for path, value in leaves(FULL):
-        async with service_on(tmp_path / "db") as service:
-            service.nodes.clear()
+        async with service_on(Path(":memory:")) as service:
             service.handle_heartbeat("n1", msgspec.json.decode(json.dumps(FULL), type=NodeReport))
             extremes = ['"' + "x" * (TEXT_MAX + 1) + '"'] if isinstance(value, str) else NUMBERS
             for sequence, extreme in enumerate(extremes, 2):
@@ -153,3 +155,32 @@ async def test_the_texts_of_an_order_are_bounded(tmp_path: Path, make: Any) -> N
         files = tuple(f"{number:05}" + "x" * 400 for number in range(ORDER_CHARS_MAX // 400))
         with pytest.raises(RequestRefused, match="characters"):
             await service.add_fill(FillRequest(title, "all", ["http://o/"], files=files))
+
+
+async def test_orders_together_are_bounded_and_withdrawing_makes_room(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "ORDERS_CHARS_MAX", 10_000)
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service, make, 3)
+
+        def request(number: int) -> FillRequest:
+            return FillRequest(title, f"id={number}", [f"http://o/{number}" + "x" * 2000])
+
+        made = [await service.add_fill(request(number)) for number in range(4)]
+        with pytest.raises(RequestRefused, match="delete old fills") as refused:
+            await service.add_fill(request(4))
+        assert refused.value.status == 507
+        await service.add_fill(request(3))  # again is no other one
+        await service.delete_fill(made[0].fill_id)
+        await service.add_fill(request(4))
+
+
+async def test_manifests_leave_room_for_orders(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with service_on(tmp_path / "db") as service:
+        title = await publish(service, make, 3)
+        monkeypatch.setattr(catalogue_module, "DISK_RESERVE_BYTES", 1 << 60)
+        with pytest.raises(StoreError, match="does not fit"):
+            await publish(service, make, 4)
+        await service.add_fill(FillRequest(title, "all", ["http://o/"]))
+        await service.withdraw(title, urgent=True)
