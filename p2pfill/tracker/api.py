@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -23,7 +24,9 @@ from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
+from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
 from p2pfill.tracker.applying import apply_policy
+from p2pfill.tracker.callers import caller_of
 from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
 from p2pfill.tracker.night_record import build_record
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
@@ -45,9 +48,6 @@ hundred megabytes for what it is made of."""
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
-BODY_WAIT_S: Final = 60.0
-"""Longest silence between two pieces of a body."""
-
 BODY_TOTAL_S: Final = 900.0
 """Longest time for a whole body: the largest manifest at 5 Mbit/s."""
 
@@ -57,11 +57,32 @@ _log = logging.getLogger("p2pfill.tracker")
 class Api:
     """One handler a call; the names are those of the operations."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, admission: Admission) -> None:
         self._service = service
+        self._admission = admission
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
+
+    async def _read_body(self, request: Request, size_max: int) -> bytes:
+        address = caller_of(request).address
+        with self._admission.body(address) as take:
+            try:
+                return await read_body(request, size_max, take)
+            except RequestRefused as error:
+                if error.status == 408:
+                    self._admission.note("a body came too slowly", address)
+                raise
+
+    async def _read_json(self, request: Request, kind: type[T]) -> T:
+        return decode_json(await self._read_body(request, JSON_BODY_BYTES_MAX), kind)
+
+    @asynccontextmanager
+    async def _in_turn(self, request: Request, limiter: trio.CapacityLimiter, what: str) -> AsyncIterator[None]:
+        """Do what is done few at a time. Raises `RequestRefused` where the caller has too much of it waiting."""
+        with self._admission.waiting(caller_of(request).address, what):
+            async with limiter:
+                yield
 
     async def health(self, request: Request) -> Response:
         """Tell that the tracker answers."""
@@ -81,7 +102,7 @@ class Api:
 
     async def get_night(self, request: Request) -> Response:
         """Report a night."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             page = await self._service.night(request.path_params["night"])
             titles = self._service.titles
             names = {title: titles[title].name for title in {row.title for row in page.rows} if title in titles}
@@ -95,7 +116,7 @@ class Api:
 
     async def get_night_record(self, request: Request) -> Response:
         """Show what is recorded of a night."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             page = await self._service.night(request.path_params["night"])
             is_over = views.is_over(self._service, page.head.night)
 
@@ -111,8 +132,8 @@ class Api:
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
         title = check_title(request.path_params["title"])
-        async with self._uploads:
-            body = await read_body(request, limits.MANIFEST_BYTES_MAX)
+        body = await self._read_body(request, limits.MANIFEST_BYTES_MAX)
+        async with self._in_turn(request, self._uploads, "manifests"):
             try:
                 # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
                 manifest = await trio.to_thread.run_sync(_decode, body)
@@ -147,12 +168,12 @@ class Api:
 
     async def pin_title(self, request: Request) -> Response:
         """Pin a title."""
-        wanted, nodes_min = await read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
+        wanted, nodes_min = await self._read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
         return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
 
     async def unpin_title(self, request: Request) -> Response:
         """Unpin a title."""
-        wanted = await read_json(request, records.PinRequest)
+        wanted = await self._read_json(request, records.PinRequest)
         return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
 
     async def list_limits(self, request: Request) -> Response:
@@ -161,7 +182,7 @@ class Api:
 
     async def post_limit(self, request: Request) -> Response:
         """Set or clear a standing limit."""
-        wanted, nodes_min = await read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
+        wanted, nodes_min = await self._read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
         return reply(records.Limits(await self._service.set_limit(wanted, nodes_min)))
 
     async def list_fills(self, request: Request) -> Response:
@@ -171,7 +192,7 @@ class Api:
     async def post_fill(self, request: Request) -> Response:
         """Order a fill."""
         nodes_min = int(number_of(request, "nodes_min", 0))
-        return reply(await self._service.add_fill(await read_json(request, records.FillRequest), nodes_min))
+        return reply(await self._service.add_fill(await self._read_json(request, records.FillRequest), nodes_min))
 
     async def get_fill(self, request: Request) -> Response:
         """Show a fill."""
@@ -184,7 +205,7 @@ class Api:
 
     async def post_scrub(self, request: Request) -> Response:
         """Have nodes look at a title."""
-        wanted = await read_json(request, records.ScrubRequest)
+        wanted = await self._read_json(request, records.ScrubRequest)
         nodes_min = int(number_of(request, "nodes_min", 0))
         return reply(self._service.add_scrub(request.path_params["title"], wanted.selector, nodes_min))
 
@@ -195,7 +216,7 @@ class Api:
     async def post_eviction(self, request: Request) -> Response:
         """Have nodes make room."""
         nodes_min = int(number_of(request, "nodes_min", 0))
-        return reply(self._service.add_eviction(await read_json(request, records.EvictRequest), nodes_min))
+        return reply(self._service.add_eviction(await self._read_json(request, records.EvictRequest), nodes_min))
 
     async def get_eviction(self, request: Request) -> Response:
         """Show what came of that."""
@@ -216,7 +237,9 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        return reply(self._service.handle_heartbeat(node_of(request), await read_json(request, NodeReport)))
+        taken = self._service.handle_heartbeat(node_of(request), await self._read_json(request, NodeReport))
+        self._admission.know(caller_of(request).address)
+        return reply(taken)
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""
@@ -226,10 +249,12 @@ class Api:
         if since is not None:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
             pins, settings = request.query_params.get("pins", ""), request.query_params.get("settings", "")
-            return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
+            with self._admission.poll(caller_of(request).address, node_of(request)):
+                return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
-        return reply(await self._service.wait_orders(node_of(request), after, wait_s))
+        with self._admission.poll(caller_of(request).address, node_of(request)):
+            return reply(await self._service.wait_orders(node_of(request), after, wait_s))
 
     async def get_sources(self, request: Request) -> Response:
         """Rank sources."""
@@ -245,7 +270,7 @@ class Api:
 
     async def post_policy(self, request: Request) -> Response:
         """Let a policy stand."""
-        wanted, dry_run = await read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
+        wanted, dry_run = await self._read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
         return reply(await apply_policy(self._service, wanted, dry_run=dry_run))
 
     async def list_policies(self, request: Request) -> Response:
@@ -258,7 +283,7 @@ class Api:
 
     async def lint(self, request: Request) -> Response:
         """Look over the fleet."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             return reply(await views.lint_fleet(self._service))
 
     async def get_routes(self, request: Request) -> Response:
@@ -292,13 +317,13 @@ def _decode(body: bytes) -> Manifest:
     return manifest
 
 
-def build_app(service: Service) -> ASGIApp:
+def build_app(service: Service, admission: Admission) -> ASGIApp:
     """Return the ASGI application that serves `service`.
 
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
-    api = Api(service)
+    api = Api(service, admission)
     routes = [
         Route(one.path, Guarded(getattr(api, one.name)), methods=[one.method], name=one.name)
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
@@ -356,28 +381,32 @@ def refuse(message: str, status: int) -> Response:
     return reply(records.ErrorReply(message), status)
 
 
-async def read_body(request: Request, size_max: int) -> bytes:
-    """Return a request's body. Raises `RequestRefused` where it is larger than `size_max` bytes or stalls."""
+async def read_body(request: Request, size_max: int, take: Callable[[int], None]) -> bytes:
+    """Return a request's body, of whose pieces `take` is told the lengths before they are kept.
+
+    Raises `RequestRefused` where it is larger than `size_max` bytes, or slower than `RATE_MIN_BYTES_S`.
+    """
     too_large = RequestRefused(f"the body is larger than {size_max} bytes", 413)
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > size_max:
         raise too_large
     body = bytearray()
-    deadline = trio.current_time() + BODY_TOTAL_S
-    with trio.move_on_after(BODY_WAIT_S) as scope:
-        async for piece in request.stream():
-            if len(body) + len(piece) > size_max:
-                raise too_large
-            body += piece
-            scope.deadline = min(deadline, trio.current_time() + BODY_WAIT_S)
+    began = trio.current_time()
+    with trio.move_on_after(GRACE_S) as scope:
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                if len(body) + len(piece) > size_max:
+                    raise too_large
+                take(len(piece))
+                body += piece
+                scope.deadline = began + min(BODY_TOTAL_S, GRACE_S + len(body) / RATE_MIN_BYTES_S)
     if scope.cancelled_caught:
-        raise RequestRefused("the body comes too slowly", 408)
+        raise RequestRefused(f"the body comes too slowly: below {RATE_MIN_BYTES_S} bytes a second", 408)
     return bytes(body)
 
 
-async def read_json(request: Request, kind: type[T]) -> T:
-    """Return a request's JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
-    body = await read_body(request, JSON_BODY_BYTES_MAX)
+def decode_json(body: bytes, kind: type[T]) -> T:
+    """Return a JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

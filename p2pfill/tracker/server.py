@@ -25,6 +25,7 @@ from p2pfill.errors import ConfigError, StoreError, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
+from p2pfill.tracker.admission import Admission
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.routes import RouteBook
@@ -161,7 +162,8 @@ async def _serve(
     Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
     a WebSocket handshake is enough for that.
     """
-    app: Any = build_app(service)  # both sides speak ASGI, each with types of its own
+    admission = Admission(service.refused)
+    app: Any = admission.wrap(build_app(service, admission))  # both sides speak ASGI, each with types of its own
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 
@@ -175,9 +177,9 @@ async def _serve(
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, serve_connection, [listener], handler_nursery=connections)
-            )
+            admit = partial(admission.serve, run=serve_connection)
+            accepting.start_soon(partial(trio.serve_listeners, admit, [listener], handler_nursery=connections))
+            accepting.start_soon(admission.run)
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()
