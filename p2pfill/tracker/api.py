@@ -237,8 +237,9 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        taken = self._service.handle_heartbeat(node_of(request), await self._read_json(request, NodeReport))
-        self._admission.know(caller_of(request).address)
+        report, caller = await self._read_json(request, NodeReport), caller_of(request)
+        taken = self._service.handle_heartbeat(node_of(request), report, caller)
+        self._admission.know(caller.address)
         return reply(taken)
 
     async def get_orders(self, request: Request) -> Response:

@@ -22,6 +22,10 @@ class Caller(NamedTuple):
     """Where from, as `address_of` spells it; '' where that is not known, as inside this process."""
 
 
+NOBODY: Final = Caller()
+"""Of whom nothing is known."""
+
+
 def caller_of(request: Request) -> Caller:
     """Return who has sent a request."""
     return Caller("" if request.client is None else address_of(request.client.host))

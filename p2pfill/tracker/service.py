@@ -23,7 +23,7 @@ import heapq
 import secrets
 import time
 from bisect import bisect_left, insort
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -61,6 +61,7 @@ from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import ranking
 from p2pfill.tracker.behind import Behind
+from p2pfill.tracker.callers import NOBODY, Caller
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
@@ -74,6 +75,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
+from p2pfill.tracker.names import Tenancy
 from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
@@ -128,9 +130,7 @@ LOOKUPS_MAX: Final = 2
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
 
-BOOTS_REMEMBERED: Final = 8
-"""Earlier starts of a node whose late heartbeats are told from a new start."""
-
+NAME_TAKEN: Final = "another process reports under that name"
 TEXTS_CUT: Final = "sources of a title were left away: too much is said"
 """See `texts`."""
 
@@ -164,7 +164,9 @@ REFRESH_MAX: Final = 32
 class NodeState:
     """One node as the tracker sees it."""
 
-    def __init__(self, report: NodeReport, *, seen_at: float, lease_from: float, version: int) -> None:
+    def __init__(
+        self, report: NodeReport, *, seen_at: float, lease_from: float, version: int, caller: Caller = NOBODY
+    ) -> None:
         self.report = report
         self.seen_at = seen_at
         """Of the last heartbeat, seconds since the epoch; for people."""
@@ -173,7 +175,8 @@ class NodeState:
         self.alive = True
         self.version = version
         self.changed = trio.Event()
-        self.old_boots: deque[str] = deque(maxlen=BOOTS_REMEMBERED)
+        self.tenancy = Tenancy(report.boot, caller, lease_from, report.sequence)
+        """Whose its name is."""
         self.titles: dict[str, TitleReport] = {title.title: title for title in report.titles}
         """All that it has said of titles, which its heartbeats say in pieces."""
         self.unconfirmed: set[str] = set()
@@ -821,8 +824,8 @@ class Service:
 
     # ---- liveness
 
-    def handle_heartbeat(self, node_id: str, report: NodeReport) -> HeartbeatReply:
-        """Take a node's report. Raises `RequestRefused`; status 409 where a replaced process still sends."""
+    def handle_heartbeat(self, node_id: str, report: NodeReport, caller: Caller = NOBODY) -> HeartbeatReply:
+        """Take a node's report. Raises `RequestRefused`; status 409 where the name is another process's."""
         check_report(node_id, report)
         state = self.nodes.get(node_id)
         known = True
@@ -830,7 +833,9 @@ class Service:
             if len(self.nodes) >= NODES_MAX:
                 raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
             first = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
-            state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            state = NodeState(
+                first, seen_at=time.time(), lease_from=self._now(), version=self._next_version(), caller=caller
+            )
             state.has_said_all = not report.more
             self.nodes[node_id] = state
             self.nights.note_silent(node_id, 0.0)
@@ -838,9 +843,12 @@ class Service:
             joined = dict.fromkeys(self.wanted(node_id)) | self._join_fills(node_id)
             known = self._take_titles(state, report)
             self._update_rosters([node_id], joined)
-        elif report.boot in state.old_boots and state.alive:
+        elif not state.tenancy.claim(caller, report.boot, report.sequence, self._now(), self._lease_s):
+            self.refused[NAME_TAKEN] += 1
             raise RequestRefused(
-                f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
+                f"another process reports as node {node_id}: if two nodes use this id, give one another; if that one "
+                f"has ended, this one is taken {self._lease_s:g} s after its last heartbeat",
+                409,
             )
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
             known = self._update(state, report)
@@ -868,9 +876,6 @@ class Service:
         joins = report.info != state.info or not state.alive
         turns = report.hours.phase != state.report.hours.phase
         if report.boot != state.report.boot:
-            if report.boot in state.old_boots:
-                state.old_boots.remove(report.boot)  # another one of its id came and went, and it is there yet
-            state.old_boots.append(state.report.boot)
             state.applied = 0
             state.origins.clear()
         state.report = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
