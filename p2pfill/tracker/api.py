@@ -237,8 +237,8 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        report, caller = await self._read_json(request, NodeReport), caller_of(request)
-        taken = self._service.handle_heartbeat(node_of(request), report, caller)
+        node_id, caller = node_of(request), caller_of(request)
+        taken = self._service.handle_heartbeat(node_id, await self._read_json(request, NodeReport), caller)
         self._admission.know(caller.address)
         return reply(taken)
 
