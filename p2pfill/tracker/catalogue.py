@@ -36,7 +36,8 @@ from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 6
-"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept. 6: losses are.
+"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept. 6: losses are,
+and since when a node is known.
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
@@ -52,7 +53,8 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) W
 CREATE TABLE IF NOT EXISTS titles (id TEXT PRIMARY KEY, record BLOB NOT NULL, manifest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS fills (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill, node)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL,
+    first_at REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL, PRIMARY KEY (node, title))
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -75,6 +77,8 @@ class StoredReport(NamedTuple):
 
     report: NodeReport
     seen_at: float
+    first_at: float = 0.0
+    """Of the first one; 0 where it is not known."""
 
 
 class Snapshot(NamedTuple):
@@ -135,6 +139,8 @@ def _connect(path: str, file: CommitFile) -> tuple[sqlite3.Connection, Count]:
             )
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
+        if "first_at" not in [row[1] for row in connection.execute("PRAGMA table_info(nodes)")]:
+            connection.execute("ALTER TABLE nodes ADD COLUMN first_at REAL NOT NULL DEFAULT 0")
         if found == 1:
             _number_fills(connection)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -368,13 +374,14 @@ class Catalogue:
         """Forget a title and its manifest."""
         await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
 
-    async def delete_node(self, node_id: str) -> None:
-        """Forget a node and what it is assigned to."""
+    async def delete_nodes(self, node_ids: Iterable[str]) -> None:
+        """Forget nodes and what they are assigned to."""
+        rows = [(node_id,) for node_id in node_ids]
 
         def run(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
-            db.execute("DELETE FROM holdings WHERE node = ?", (node_id,))
-            db.execute("DELETE FROM assignments WHERE node = ?", (node_id,))
+            db.executemany("DELETE FROM nodes WHERE id = ?", rows)
+            db.executemany("DELETE FROM holdings WHERE node = ?", rows)
+            db.executemany("DELETE FROM assignments WHERE node = ?", rows)
 
         await self.call(run)
 
@@ -390,11 +397,11 @@ class Catalogue:
         """
         said = [(node, title, msgspec.json.encode(one)) for node, title, one in holdings if one is not None]
         gone = [(node, title) for node, title, one in holdings if one is None]
-        rows = [(stored.report.info.id, msgspec.json.encode(stored.report), stored.seen_at) for stored in reports]
+        rows = [(one.report.info.id, msgspec.json.encode(one.report), one.seen_at, one.first_at) for one in reports]
         pairs = list(assignments)
 
         def run(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?)", rows)
             db.executemany("INSERT OR REPLACE INTO holdings VALUES (?, ?, ?)", said)
             db.executemany("DELETE FROM holdings WHERE node = ? AND title = ?", gone)
             # A fill that was deleted meanwhile must not come back to life by its assignments.
@@ -456,8 +463,8 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     ]
     fills = [msgspec.json.decode(row[0], type=FillRecord) for row in db.execute("SELECT record FROM fills ORDER BY id")]
     nodes = [
-        StoredReport(msgspec.json.decode(row[0], type=NodeReport), float(row[1]))
-        for row in db.execute("SELECT report, seen_at FROM nodes ORDER BY id")
+        StoredReport(msgspec.json.decode(row[0], type=NodeReport), float(row[1]), float(row[2]))
+        for row in db.execute("SELECT report, seen_at, first_at FROM nodes ORDER BY id")
     ]
     assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
     holdings: dict[str, list[TitleReport]] = defaultdict(list)

@@ -26,9 +26,6 @@ LABEL_CHARS_MAX: Final = 64
 HOST_CHARS_MAX: Final = 253
 """The longest DNS name."""
 
-WEIGHT_MAX: Final = 1e6
-"""Relative capacity; anything larger is a unit mixed up."""
-
 REPORT_TITLES_MAX: Final = 10_000
 REPORT_REASONS_MAX: Final = 64
 """Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
@@ -102,8 +99,8 @@ def check_info(info: NodeInfo) -> None:
     require(len(info.host) <= HOST_CHARS_MAX and info.host.isprintable(), f"node {info.id}: host is not an address")
     require(0 <= info.port <= 65535, f"node {info.id}: port {info.port} is not in 0..65535")
     require(
-        math.isfinite(info.weight) and 0 < info.weight <= WEIGHT_MAX,
-        f"node {info.id}: weight {info.weight} is not above 0 and at most {WEIGHT_MAX:g}",
+        math.isfinite(info.weight) and 0 < info.weight <= limits.WEIGHT_MAX,
+        f"node {info.id}: weight {info.weight} is not above 0 and at most {limits.WEIGHT_MAX:g}",
     )
     if info.latitude is not None or info.longitude is not None:
         place = info.place

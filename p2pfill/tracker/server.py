@@ -28,6 +28,7 @@ from p2pfill.swarm.neighbourhood import Neighbourhoods
 from p2pfill.tracker.admission import Admission
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
+from p2pfill.tracker.forgetting import CHECK_S
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 
@@ -207,11 +208,16 @@ async def _stop_on_cancel(
 
 
 async def _sweep(service: Service) -> None:
+    forget_at = 0.0
     while True:
         await trio.sleep(service.heartbeat_s / SWEEPS_PER_HEARTBEAT)
         try:
             for node_id in service.expire():
                 _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+            if trio.current_time() >= forget_at:
+                forget_at = trio.current_time() + CHECK_S
+                for node_id in service.forget_silent():
+                    _log.warning("node %s: silent for so long that it is forgotten", node_id)
         except Exception:  # noqa: BLE001  (logged, with its traceback)
             # What one node has said must not end the tracker; the next sweep looks at all of them again.
             _log.exception("cannot look which nodes are alive")

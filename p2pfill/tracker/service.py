@@ -59,7 +59,7 @@ from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
-from p2pfill.tracker import ranking
+from p2pfill.tracker import forgetting, ranking
 from p2pfill.tracker.behind import Behind
 from p2pfill.tracker.callers import NOBODY, Caller
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
@@ -108,7 +108,6 @@ ORDERS_WAIT_S_MAX: Final = 60.0
 NODE_TITLES_MAX: Final = 200_000
 """Titles of one node: four times what a cache is meant for, and some hundred megabytes here."""
 
-NODES_MAX: Final = 100_000
 TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
@@ -170,6 +169,10 @@ class NodeState:
         self.report = report
         self.seen_at = seen_at
         """Of the last heartbeat, seconds since the epoch; for people."""
+        self.first_at = seen_at
+        """Of the first one that is known; see `forgetting`."""
+        self.made_by = caller.address
+        """Where that came from; '' for those of before this run."""
         self.lease_from = lease_from
         """The same on the monotonic clock; what liveness goes by."""
         self.alive = True
@@ -284,6 +287,10 @@ class Service:
         self._is_behind = trio.Event()
         self._told_of: dict[str, set[str]] = defaultdict(set)
         """Title -> nodes that say something of it."""
+        self._made_by: Counter[str] = Counter()
+        """Address -> nodes that reported from it first."""
+        self._forgotten: set[str] = set()
+        """Nodes that the catalogue is yet to forget."""
         self._dirty_nodes: set[str] = set()
         self._dirty_titles: dict[str, set[str]] = defaultdict(set)
         """Node -> titles of which it has said what the catalogue lacks."""
@@ -302,7 +309,9 @@ class Service:
             self._dirty_titles[state.info.id] = set(state.titles)
             state.titles |= {report.title: report for report in snapshot.holdings.get(state.info.id, ())}
             state.report.titles = []
+            state.first_at = stored.first_at
             self.nodes[state.info.id] = state
+            self._made_by[state.made_by] += 1
             for title, one in state.titles.items():
                 state.titles[title] = self._texts.take(state.info.id, None, one)[0]
                 self._told_of[title].add(state.info.id)
@@ -773,9 +782,33 @@ class Service:
         """Forget a node whose heartbeats have stopped. Raises `RequestRefused`, `StoreError`."""
         if self.node(node_id).alive:
             raise RequestRefused(f"node {node_id} is alive: stop it first, or it would come back at once", 409)
-        await self._catalogue.delete_node(node_id)
+        await self._catalogue.delete_nodes([node_id])
         if (state := self.nodes.get(node_id)) is None or state.alive:
             return  # it has come back meanwhile, as a node that is assigned anew
+        self._forget(state)
+
+    def _make_room(self, caller: Caller) -> None:
+        """Have room for one node more. Raises `RequestRefused`."""
+        if len(self.nodes) >= forgetting.NODES_MAX:
+            for node_id in forgetting.first_to_go(self.nodes.items()):
+                self._forget(self.nodes[node_id])
+        if len(self.nodes) >= forgetting.NODES_MAX:
+            raise RequestRefused(f"{forgetting.NODES_MAX} nodes are known: this tracker is full; remove dead ones", 507)
+        if caller.address and self._made_by[caller.address] >= forgetting.NODES_OF_ADDRESS_MAX:
+            raise RequestRefused(f"{forgetting.NODES_OF_ADDRESS_MAX} nodes came from {caller.address} already", 507)
+
+    def forget_silent(self) -> list[str]:
+        """Forget the nodes that have been silent for long; return their ids. To be called now and then."""
+        due = forgetting.are_due(self.nodes.items(), time.time())
+        for node_id in due:
+            self._forget(self.nodes[node_id])
+        return due
+
+    def _forget(self, state: NodeState) -> None:
+        """Forget a node; the catalogue does with the next batch."""
+        node_id = state.info.id
+        self._forgotten.add(node_id)
+        state.alive = False
         self._update_rosters([node_id], self._concerned(state))
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
@@ -787,6 +820,9 @@ class Service:
         for title in state.titles:
             self._forget_holder(node_id, title)
         self._texts.forget(node_id)
+        self._made_by[state.made_by] -= 1
+        if not self._made_by[state.made_by]:
+            del self._made_by[state.made_by]
         state.changed.set()
         del self.nodes[node_id]
 
@@ -830,14 +866,15 @@ class Service:
         state = self.nodes.get(node_id)
         known = True
         if state is None:
-            if len(self.nodes) >= NODES_MAX:
-                raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
+            self._make_room(caller)
             first = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
             state = NodeState(
                 first, seen_at=time.time(), lease_from=self._now(), version=self._next_version(), caller=caller
             )
             state.has_said_all = not report.more
             self.nodes[node_id] = state
+            self._made_by[state.made_by] += 1
+            self._forgotten.discard(node_id)
             self.nights.note_silent(node_id, 0.0)
             # Also those that it was given before a restart, where its first report never reached the disk.
             joined = dict.fromkeys(self.wanted(node_id)) | self._join_fills(node_id)
@@ -1325,6 +1362,13 @@ class Service:
         nodes, self._dirty_nodes = self._dirty_nodes, set()
         titles, self._dirty_titles = self._dirty_titles, defaultdict(set)
         pairs, self._dirty_assignments = self._dirty_assignments, set()
+        if self._forgotten:
+            forgotten, self._forgotten = self._forgotten, set()
+            try:
+                await self._catalogue.delete_nodes(forgotten - self.nodes.keys())
+            except BaseException:
+                self._forgotten |= forgotten
+                raise
         if not nodes and not pairs:
             return
         saved = False
@@ -1334,7 +1378,8 @@ class Service:
                 (state.info.id, title, state.titles.get(title)) for state in states for title in titles[state.info.id]
             ]
             await self._flush_nights()
-            await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], holdings, pairs)
+            reports = [StoredReport(state.report, state.seen_at, state.first_at) for state in states]
+            await self._catalogue.save(reports, holdings, pairs)
             saved = True
         finally:
             if not saved:
