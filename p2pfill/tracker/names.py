@@ -86,7 +86,8 @@ class Tenancy:
 
     def _take(self, caller: Caller, boot: str, now: float) -> None:
         self._before[self._has.boot] = self._has
-        self._has = self._before.pop(boot, None) or Session(boot, self._count, caller, now, 0)
+        new = Session(boot, self._count, caller, now, 0)
+        self._has = self._before.pop(boot, new)
         self._has.since = now
         self._count += 1
         if len(self._before) > REMEMBERED:
