@@ -330,7 +330,7 @@ class Admission:
         """Return `app`, of which each call counts for its connection, and long answers for their address."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            connection = self._connections.get(tuple(scope.get("client") or ()))  # type: ignore[arg-type]
+            connection = self._connections.get(tuple(scope.get("client") or ()))
             if connection is None or scope["type"] != "http":
                 await app(scope, receive, send)
                 return

@@ -48,7 +48,10 @@ REPORT_SCRUBS_MAX: Final = 1024
 ORIGINS_MAX: Final = 16
 ORIGIN_CHARS_MAX: Final = 2048
 PRIORITY_MAX: Final = 1_000_000
-POLICY_S_MAX: Final = 7 * 86400.0
+POLICY_S_MAX: Final = {"stall_wait_s": 600.0, "request_timeout_s": 600.0, "quarantine_s": 86400.0}
+"""How long an order may have caches wait: a night is short, and the longest chunk comes in less over a slow line. A
+source is left alone for longer with each relapse anyway."""
+
 DEADLINE_MAX: Final = 253402300799.0
 """The last second of the year 9999, which every calendar can show."""
 TERMS_CHARS_MAX: Final = GLOB_CHARS_MAX + 64
@@ -274,8 +277,8 @@ def check_fill(request: FillRequest) -> Selector:
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:
         require(0 < deadline <= DEADLINE_MAX, f"deadline is not within 1970 to 9999, in seconds: {deadline:g}")
-    for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
+    for key, longest in POLICY_S_MAX.items():
         value = getattr(request.policy, key)
-        require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")
+        require(0 < value <= longest, f"policy.{key} is not above 0 and at most {longest:g} seconds")
     require(request.policy.reach == ANYWHERE, "policy.reach is a matter of the fleet's policy: apply it there")
     return check_selector(request.selector)

@@ -42,7 +42,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.origins import OriginReport
-from p2pfill.model.policy import ANYWHERE, FillPolicy
+from p2pfill.model.policy import ANYWHERE, FillPolicy, together
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.rates import NO_LIMITS
 from p2pfill.model.reports import (
@@ -1312,7 +1312,7 @@ class Service:
             origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
             costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
             priority=fills[0].request.priority,
-            policy=self._policy_for(self.nodes[node_id].info, title, fills[0].request.policy),
+            policy=self._policy_for(self.nodes[node_id].info, title, together([fill.request.policy for fill in fills])),
             roster=roster,
             deadline=fills[0].request.deadline,
             election=None if around is None else around.election(self.node(node_id).info),
