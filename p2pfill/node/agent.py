@@ -30,6 +30,7 @@ from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
+from p2pfill.node.orphans import Orphans
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import Changed, StandingOrders
@@ -119,6 +120,7 @@ class TrackerAgent:
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()
+        self._orphans = Orphans(self._client, node.titles, node.log)
         self._unfinished: dict[TitleId, None] = {}
         """Titles that are ordered, and were not live when they were looked at last."""
         self._out_of_cycle: set[TitleId] = set()
@@ -144,6 +146,7 @@ class TrackerAgent:
             self._node.titles.order_of = self._order_now
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
+            nursery.start_soon(self._orphans.run, self._node.info.id)
 
     async def _report(self) -> None:
         pause_s, follows = RETRY_S, False
@@ -273,6 +276,7 @@ class TrackerAgent:
                 "the tracker's database does not know %d orders of this cache, such as of title %s; they stand until "
                 "they are withdrawn", len(changed.orphaned), named,
             )  # fmt: skip
+        self._orphans.put({title_id: self._standing.orders[title_id] for title_id in self._standing.orphans})
         if changed.links:
             self._node.want_links(self._standing.linked)
         for title_id in changed.gone:

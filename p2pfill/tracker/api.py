@@ -22,13 +22,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from p2pfill.errors import ConfigError, ManifestError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.manifest import Manifest
-from p2pfill.model.reports import NodeReport
+from p2pfill.model.reports import BroughtOrders, NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.callers import caller_of
 from p2pfill.tracker.checks import RequestRefused, check_node_id, check_title, require
 from p2pfill.tracker.night_record import build_record
+from p2pfill.tracker.recall import bring_back
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 
 T = TypeVar("T")
@@ -241,6 +242,11 @@ class Api:
         taken = self._service.handle_heartbeat(node_id, await self._read_json(request, NodeReport), caller)
         self._admission.know(caller.address)
         return reply(taken)
+
+    async def bring_back(self, request: Request) -> Response:
+        """Take over a node's orders."""
+        node_id = node_of(request)
+        return reply(await bring_back(self._service, node_id, (await self._read_json(request, BroughtOrders)).orders))
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""

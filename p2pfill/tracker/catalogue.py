@@ -27,7 +27,7 @@ from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses
+from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
@@ -107,6 +107,8 @@ class Snapshot(NamedTuple):
     database: str = ""
     """The name of this database (`commits`)."""
     losses: Sequence[Loss] = ()
+    made_at: float = 0.0
+    """When this database was made; 0 where that is not known."""
 
 
 class _Call(NamedTuple):
@@ -164,6 +166,8 @@ def _number_fills(connection: sqlite3.Connection) -> None:
 
 def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
     db.execute("INSERT OR REPLACE INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
+    if record.is_brought_back:
+        return  # this database has not given that number: of lower ones it may not know
     sql = "INSERT INTO meta VALUES ('number', ?1) ON CONFLICT DO UPDATE SET value = max(value, ?1)"
     db.execute(sql, (record.number,))
 
@@ -480,7 +484,7 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     (name,) = db.execute("SELECT value FROM meta WHERE key = 'database'").fetchone()
     return Snapshot(
         int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, _load_nights(db), limits, policies,
-        budgets, f"{name:016x}", losses(db),
+        budgets, f"{name:016x}", losses(db), made_at(db),
     )  # fmt: skip
 
 

@@ -57,6 +57,9 @@ DEADLINE_MAX: Final = 253402300799.0
 TERMS_CHARS_MAX: Final = GLOB_CHARS_MAX + 64
 """A glob, and a digest of prices."""
 
+NUMBER_ADOPTED_MAX: Final = 1 << 52
+"""The highest number of an order that is believed: as many are left for orders to come, exact in JSON."""
+
 COUNTER_MAX: Final = 1 << 62
 """Fits SQLite and JSON readers alike, and sums of two of them fit 64 bits."""
 

@@ -109,19 +109,22 @@ def identify(db: sqlite3.Connection, path: str, found: Count | None) -> Count:
     if name is None and found is not None and found.commits > 0:
         lost = (
             f"the database that was at {where} is gone, with {found.commits} commits; this one is new. Caches go on "
-            "with what they fill. If you have a copy, stop the tracker and put it back; else publish and order again"
+            "with what they fill, and bring back its orders: see `p2pfill status`. What they do not know of, such as "
+            "orders of no cache, pins, limits and the policy, give again; or stop the tracker and put a copy back"
         )
     elif name is not None and found is not None and found.database == _spell(name) and found.commits > commits:
         lost = (
             f"the last {found.commits - commits} commits to database {where} are lost: its write-ahead log was damaged "
-            "or cut off. Caches go on with what they fill. Look at the disk; compare `p2pfill fills list` and `p2pfill "
-            "title list` with what you have ordered, and order again what is missing"
+            "or cut off. Caches go on with what they fill, and bring back its orders. Look at the disk; compare "
+            "`p2pfill fills list` and `p2pfill title list` with what you have ordered, and order again what is missing"
         )
     elif name is not None and commits and found is None and path != ":memory:":
         _log.warning("%s is missing: whether commits to the database are lost cannot be told", path + SUFFIX)
     if lost:
         _log.error("%s", lost)
         db.execute("INSERT INTO losses VALUES (?, ?)", (time.time(), lost))
+    if name is None and not commits:
+        _put(db, "made_at", int(time.time()))
     if name is None or lost:
         name = secrets.randbits(62)
         _put(db, "database", name)
@@ -142,6 +145,11 @@ def losses(db: sqlite3.Connection) -> list[Loss]:
     """Return what is known to be lost, the last first, while it is to be told."""
     rows = db.execute("SELECT at, text FROM losses WHERE at > ? ORDER BY at DESC", (time.time() - LOSS_SHOWN_S,))
     return [Loss(float(at), str(text)) for at, text in rows]
+
+
+def made_at(db: sqlite3.Connection) -> float:
+    """Return when a database was made, in seconds since the epoch; 0 where that is not known."""
+    return float(_meta(db, "made_at") or 0)
 
 
 def _meta(db: sqlite3.Connection, key: str) -> int | None:

@@ -65,6 +65,7 @@ from p2pfill.tracker.callers import NOBODY, Caller
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
+    NUMBER_ADOPTED_MAX,
     RequestRefused,
     chars_of,
     check_fill,
@@ -80,6 +81,7 @@ from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
+from p2pfill.tracker.recall import Recall
 from p2pfill.tracker.records import (
     EvictRequest,
     EvictStatus,
@@ -132,9 +134,6 @@ NAMED_MAX: Final = 5
 NAME_TAKEN: Final = "another process reports under that name"
 TEXTS_CUT: Final = "sources of a title were left away: too much is said"
 """See `texts`."""
-
-NUMBER_ADOPTED_MAX: Final = 1 << 52
-"""The highest number of an order that is believed: as many are left for orders to come, exact in JSON."""
 
 EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
@@ -246,13 +245,17 @@ class Service:
         """The highest that an order has had, also by what nodes say; and the highest that this database has given."""
         self.database = snapshot.database
         """The name of the database: another one does not know what this one has withdrawn."""
+        self.recall = Recall(snapshot.made_at, max((loss.at for loss in snapshot.losses), default=0.0))
+        """What nodes bring back of orders that are lost."""
+        self._brought_ids: dict[str, frozenset[str]] = {}
+        """Fill that nodes have brought back -> whom it means: there may be far more of them than of others."""
         self.losses = list(snapshot.losses)
         """What is known to be lost of it, the last first."""
         self.refused: Counter[str] = Counter()
         """Reason -> how often callers were refused for it, or ended."""
         self._texts = Texts()
         self._closing = False
-        self._ordering = trio.Lock()
+        self.ordering = trio.Lock()
         """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
         self._lookups = trio.CapacityLimiter(LOOKUPS_MAX)
         self.lag = LagMonitor()
@@ -298,6 +301,7 @@ class Service:
         for fill in snapshot.fills:
             self._index_fill(fill, Selector.parse(fill.request.selector))
         self._by_urgency.sort()
+        self._number = max(self._number, *(fill.number for fill in snapshot.fills), 0)
         for fill_id, node_id in snapshot.assignments:
             if fill_id in self.fills:
                 self._assign(fill_id, node_id)
@@ -374,7 +378,7 @@ class Service:
         self._require_nodes(selector, nodes_min, "ordered")
         if nodes_min > 0:
             self._require_allowed(selector, title)
-        async with self._ordering:
+        async with self.ordering:
             wanted = msgspec.structs.replace(request, call_id="")
             fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
             before = next((fill for fill in fills if fill.request == wanted), None)
@@ -434,6 +438,29 @@ class Service:
         return FillCreated(
             fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
         )
+
+    def fills_of_title(self, title: str) -> list[FillRecord]:
+        """Return the fills of a title."""
+        return [self.fills[fill_id] for fill_id in self._fills_by_title.get(title, ())]
+
+    def has_withdrawn(self, node_id: str, title: str) -> bool:
+        """Tell whether it is known that a node is not to hold a title any more."""
+        return title in self.withdrawn or self.nodes[node_id].feed.has_gone(title)
+
+    async def put_brought(self, fill: FillRecord, selector: Selector, node_id: str) -> None:
+        """Let a fill stand that a node has brought back (`recall`). Raises `RequestRefused`, `StoreError`."""
+        before = self.fills.get(fill.fill_id)
+        chars = chars_of(fill.request) - (0 if before is None else chars_of(before.request))
+        if len(self.fills) >= FILLS_MAX or self._order_chars + chars > ORDERS_CHARS_MAX:
+            raise RequestRefused("there are as many orders as may be: delete old fills", 507)
+        await self._catalogue.add_fill(fill, [node_id])
+        self._index_fill(fill, selector)
+        self._number = max(self._number, fill.number)
+        if fill.selection:
+            self._rosters.renew(fill.request.title)
+        self._assign(fill.fill_id, node_id)
+        self._update_rosters([node_id], self._same_name(fill.request.title))
+        self._note_order(node_id, fill.request.title)
 
     def _note_night(self, fill: FillRecord, node_ids: Iterable[str]) -> None:
         """Have the night know of an order, and of older versions that nodes are not to fetch any more by it."""
@@ -843,6 +870,9 @@ class Service:
         self._order_chars += chars_of(fill.request)
         insort(self._by_urgency, urgency(fill))
         self._selectors[fill.fill_id] = selector
+        if fill.is_brought_back:
+            ids = (term.pattern for clause in selector.clauses for term in clause)
+            self._brought_ids[fill.fill_id] = frozenset(ids)
         self._fills_by_title[fill.request.title].add(fill.fill_id)
 
     def _unindex_fill(self, fill_id: str) -> bool:
@@ -851,6 +881,7 @@ class Service:
         self._order_chars -= chars_of(fill.request)
         del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
         del self._selectors[fill_id]
+        self._brought_ids.pop(fill_id, None)
         self._fills_by_title[fill.request.title].discard(fill_id)
         return True
 
@@ -1026,6 +1057,8 @@ class Service:
         joined: dict[str, None] = {}
         for *_, fill_id in self._by_urgency:
             selector = self._selectors[fill_id]
+            if (ids := self._brought_ids.get(fill_id)) is not None and node_id not in ids:
+                continue
             if selector.text not in matches:
                 matches[selector.text] = selector.matches(info)
             if matches[selector.text] and fill_id not in mine:

@@ -353,6 +353,7 @@ def status(service: Service, now: float) -> Status:
         loop_lag=service.lag.report(),
         used=origins_used(service),
         losses=losses(service),
+        brought_back=service.recall.listed(),
         refused=dict(service.refused),
     )
 

@@ -66,7 +66,7 @@ async def test_a_damaged_log_of_writes_is_told(
             assert len(service.titles) < 3
             (loss,) = service.losses
             assert "are lost" in loss.text or "is gone" in loss.text
-            assert "order again" in loss.text
+            assert "bring back" in loss.text
             assert service.database != before
             title = await publish(service, make, 5)
             await service.add_fill(FillRequest(title, "all", ["http://o/"]))
