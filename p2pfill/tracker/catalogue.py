@@ -45,6 +45,9 @@ BATCH_MAX: Final = 512
 DISK_RESERVE_BYTES: Final = 64 * MIB
 """Of its disk, which manifests leave free: who publishes cannot keep orders and withdrawals from being durable."""
 
+DISK_RESERVE_PART: Final = 20
+"""Of a small disk it is this part, if that is less."""
+
 LOCK_WAIT_S: Final = 1.0
 """How long to wait for a tracker that is just stopping to let go of the file."""
 
@@ -297,10 +300,11 @@ class Catalogue:
         except OSError:
             return  # whatever is wrong, the write says
         free = disk.f_bavail * disk.f_frsize
+        reserve = min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // DISK_RESERVE_PART)
         # Twice: in the log of writes, and then in the database.
-        if free < 2 * size + DISK_RESERVE_BYTES:
+        if free < 2 * size + reserve:
             raise StoreError(
-                f"database {self.path}: {free} bytes are free on its disk, of which {DISK_RESERVE_BYTES} stay for "
+                f"database {self.path}: {free} bytes are free on its disk, of which {reserve} stay for "
                 f"orders and reports; a manifest of {size} bytes does not fit: free space, or remove old titles"
             )
 

@@ -180,6 +180,7 @@ async def test_manifests_leave_room_for_orders(tmp_path: Path, make: Any, monkey
     async with service_on(tmp_path / "db") as service:
         title = await publish(service, make, 3)
         monkeypatch.setattr(catalogue_module, "DISK_RESERVE_BYTES", 1 << 60)
+        monkeypatch.setattr(catalogue_module, "DISK_RESERVE_PART", 1)
         with pytest.raises(StoreError, match="does not fit"):
             await publish(service, make, 4)
         await service.add_fill(FillRequest(title, "all", ["http://o/"]))
