@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 from tracker.services import publish, service_on
@@ -71,8 +72,8 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
         yield path, value
 
 
-def with_one(path: tuple[Any, ...], json_text: str) -> bytes:
-    record = part = copy.deepcopy(FULL)
+def with_one(path: tuple[Any, ...], json_text: str, body: Any = FULL) -> bytes:
+    record = part = copy.deepcopy(body)
     for key in path[:-1]:
         part = part[key]
     part[path[-1]] = "@@@"
@@ -185,3 +186,34 @@ async def test_manifests_leave_room_for_orders(tmp_path: Path, make: Any, monkey
             await publish(service, make, 4)
         await service.add_fill(FillRequest(title, "all", ["http://o/"]))
         await service.withdraw(title, urgent=True)
+
+
+async def test_no_number_or_text_of_any_call_is_more_than_refused(client: TrackerClient, make: Any) -> None:
+    await client.heartbeat(make.report(make.info("n1")))
+    manifest = make.manifest()
+    title = manifest.title_id.hex()
+    await client.put_title(title, manifest.encode())
+    order = {"title": title, "selector": "all", "origins": ["http://o/"], "priority": 1, "deadline": 1.0, "call_id": "c",
+             "files": ["a.bin"], "policy": {"stall_wait_s": 1.0, "request_timeout_s": 1.0, "quarantine_s": 1.0}}
+    one = {"title": title, "origins": ["http://o/"], "priority": 1, "policy": order["policy"], "number": 1, "files": ""}
+    bodies: dict[str, Any] = {
+        "/v1/fills": order, "/v1/nodes/n1/brought": {"orders": [one]}, f"/v1/titles/{title}/pin": {"selector": "all"},
+        f"/v1/titles/{title}/scrubs": {"selector": "all"}, f"/v1/titles/{title}/unpin": {"selector": "all"},
+        "/v1/evictions": {"selector": "all", "free_bytes": 1},
+        "/v1/limits": {"selector": "all", "rates": {"inbound": {"total": 1}, "outbound": {"peer": 1}}},
+        "/v1/policy": {"text": "# nothing", "comment": "c", "by": "b", "base": 0}, "/v1/nodes/n1/heartbeat": FULL,
+    }  # fmt: skip
+    async with httpx2.AsyncClient() as http:
+        for path, body in bodies.items():
+            for leaf, value in leaves(body):
+                extremes = ['"' + "x" * 100_000 + '"', '"\\u0000"'] if isinstance(value, str) else [*NUMBERS, "9" * 5000]
+                for extreme in extremes:
+                    answer = await http.post(client.url + path, content=with_one(leaf, extreme, body))
+                    assert answer.status_code < 500, f"{path} {leaf} {extreme[:20]}: {answer.text[:200]}"
+        for query in ("after=-1&wait_s=-1", "after=1e999", "after=" + "9" * 5000, "since=x&wait_s=1e999", "after=nan"):
+            answer = await http.get(f"{client.url}/v1/nodes/n1/orders?{query}")
+            assert answer.status_code < 500, query[:40]
+        for path in ("scrubs", "evictions", "policy/versions"):
+            assert (await http.get(f"{client.url}/v1/{path}/{'9' * 5000}")).status_code < 500
+        assert (await http.post(f"{client.url}/v1/fills?nodes_min={'9' * 5000}", content=b"{}")).status_code < 500
+    await client.status()
