@@ -61,6 +61,7 @@ from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
 from p2pfill.tracker import forgetting, ranking
 from p2pfill.tracker.behind import Behind
+from p2pfill.tracker.brought_back import Recall
 from p2pfill.tracker.callers import NOBODY, Caller
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
@@ -81,7 +82,6 @@ from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
 from p2pfill.tracker.policies import Policies, StoredPolicy
-from p2pfill.tracker.recall import Recall
 from p2pfill.tracker.records import (
     EvictRequest,
     EvictStatus,

@@ -59,6 +59,7 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 NUMBERS = ["1e999", "1.7e308", "-1.7e308", "-1", "5e-324", str(1 << 63), str(1 << 70), "9" * 4000]
 """As JSON has them."""
+TEXTS = ['"' + "x" * 100_000 + '"', '"\\u0000"']
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -193,8 +194,16 @@ async def test_no_number_or_text_of_any_call_is_more_than_refused(client: Tracke
     manifest = make.manifest()
     title = manifest.title_id.hex()
     await client.put_title(title, manifest.encode())
-    order = {"title": title, "selector": "all", "origins": ["http://o/"], "priority": 1, "deadline": 1.0, "call_id": "c",
-             "files": ["a.bin"], "policy": {"stall_wait_s": 1.0, "request_timeout_s": 1.0, "quarantine_s": 1.0}}
+    order = {
+        "title": title,
+        "selector": "all",
+        "origins": ["http://o/"],
+        "priority": 1,
+        "deadline": 1.0,
+        "call_id": "c",
+        "files": ["a.bin"],
+        "policy": {"stall_wait_s": 1.0, "request_timeout_s": 1.0, "quarantine_s": 1.0},
+    }
     one = {"title": title, "origins": ["http://o/"], "priority": 1, "policy": order["policy"], "number": 1, "files": ""}
     bodies: dict[str, Any] = {
         "/v1/fills": order, "/v1/nodes/n1/brought": {"orders": [one]}, f"/v1/titles/{title}/pin": {"selector": "all"},
@@ -206,8 +215,7 @@ async def test_no_number_or_text_of_any_call_is_more_than_refused(client: Tracke
     async with httpx2.AsyncClient() as http:
         for path, body in bodies.items():
             for leaf, value in leaves(body):
-                extremes = ['"' + "x" * 100_000 + '"', '"\\u0000"'] if isinstance(value, str) else [*NUMBERS, "9" * 5000]
-                for extreme in extremes:
+                for extreme in TEXTS if isinstance(value, str) else [*NUMBERS, "9" * 5000]:
                     answer = await http.post(client.url + path, content=with_one(leaf, extreme, body))
                     assert answer.status_code < 500, f"{path} {leaf} {extreme[:20]}: {answer.text[:200]}"
         for query in ("after=-1&wait_s=-1", "after=1e999", "after=" + "9" * 5000, "since=x&wait_s=1e999", "after=nan"):

@@ -17,9 +17,7 @@ from p2pfill.tracker.records import FillRequest
 
 HONEST = FillPolicy()
 LONGEST = FillPolicy(*POLICY_S_MAX.values(), escalate=False)
-ANY = st.builds(
-    FillPolicy, *(st.floats(0.001, longest) for longest in POLICY_S_MAX.values()), escalate=st.booleans()
-)
+ANY = st.builds(FillPolicy, *(st.floats(0.001, longest) for longest in POLICY_S_MAX.values()), escalate=st.booleans())
 
 
 async def test_an_order_of_highest_priority_does_not_lengthen_the_waits_of_others(tmp_path: Path, make: Any) -> None:

@@ -14,9 +14,9 @@ from p2pfill.cli.fleet import status_view
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.policy import FillPolicy, Reach
 from p2pfill.model.reports import BroughtOrder, BroughtOrders, Order
+from p2pfill.tracker import brought_back, views
 from p2pfill.tracker import recall as recall_module
 from p2pfill.tracker import service as service_module
-from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.recall import bring_back
@@ -134,7 +134,7 @@ async def test_nothing_comes_back_to_a_database_that_has_lost_nothing(
     async with service_on(tmp_path / "t.db") as service:
         beat(service, make, "a1")
         title = await publish(service, make, 3)
-    monkeypatch.setattr(recall_module, "REBUILT_S", -1.0)
+    monkeypatch.setattr(brought_back, "REBUILT_S", -1.0)
     async with service_on(tmp_path / "t.db") as service:
         beat(service, make, "a1")
         with pytest.raises(RequestRefused, match="lost nothing") as refused:
