@@ -136,11 +136,53 @@ class Shares:
             del self._taken[address]
 
 
+class Paced(trio.abc.HalfCloseableStream):
+    """A connection's stream, of which is known since when a piece waits to be read by the other side."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.socket = stream.socket
+        """As servers expect it."""
+        self.waits_since: float | None = None
+        """None while nothing does."""
+
+    def is_late(self, now: float) -> bool:
+        """Tell whether the other side takes a piece too slowly."""
+        return self.waits_since is not None and now - self.waits_since > GRACE_S + PIECE_BYTES / RATE_MIN_BYTES_S
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send. Raises `trio.ClosedResourceError` where the other side takes it too slowly (`Admission.run`)."""
+        view = memoryview(data)
+        try:
+            for at in range(0, max(1, len(view)), PIECE_BYTES):
+                self.waits_since = trio.current_time()  # a cancel scope for each would cost each call more
+                await self._stream.send_all(view[at : at + PIECE_BYTES])
+        finally:
+            self.waits_since = None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until something can be sent."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Return what has come."""
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_eof(self) -> None:
+        """Send no more."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close it."""
+        await self._stream.aclose()
+
+
 class Connection:
     """One connection. Each call in progress counts in `calls`; without any it is idle."""
 
     def __init__(self, stream: trio.SocketStream, address: str, peer: tuple[str, int], began: float) -> None:
         self.stream, self.address, self.peer, self.began = stream, address, peer, began
+        self.paced = Paced(stream)
         self.calls = 0
 
     def close(self) -> None:
@@ -162,41 +204,6 @@ class Address:
     def idle_count(self) -> int:
         """How many may be closed."""
         return len(self.fresh) + len(self.idle)
-
-
-class Paced(trio.abc.HalfCloseableStream):
-    """A connection's stream; who does not read what he is sent is cut off."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-        """As servers expect it."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send; raises `trio.BrokenResourceError` where the other side takes it too slowly."""
-        view = memoryview(data)
-        for at in range(0, max(1, len(view)), PIECE_BYTES):
-            with trio.move_on_after(GRACE_S + PIECE_BYTES / RATE_MIN_BYTES_S) as scope:
-                await self._stream.send_all(view[at : at + PIECE_BYTES])
-            if scope.cancelled_caught:
-                self.socket.close()
-                raise trio.BrokenResourceError("what was sent is not read")
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until something can be sent."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what has come."""
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_eof(self) -> None:
-        """Send no more."""
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close it."""
-        await self._stream.aclose()
 
 
 class Admission:
@@ -255,7 +262,7 @@ class Admission:
             await self._turn_away(stream, reason, connection.address)
             return
         try:
-            await run(Paced(stream))
+            await run(connection.paced)
         finally:
             self._leave(connection)
 
@@ -312,9 +319,14 @@ class Admission:
             self._refusing -= 1
 
     async def run(self) -> None:
-        """Close connections that do not ask anything, for ever."""
+        """Close connections that do not ask anything, or do not read what they are answered, for ever."""
         while True:
             await trio.sleep(SWEEP_S)
+            for one in list(self._connections.values()):
+                if one.paced.is_late(trio.current_time()):
+                    self._leave(one)
+                    one.close()
+                    self.note("an answer was not read", one.address)
             oldest = trio.current_time() - HEAD_WAIT_S
             for place in list(self._addresses.values()):
                 for one in list(place.fresh):

@@ -49,6 +49,10 @@ hundred megabytes for what it is made of."""
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = 32 * limits.MIB
+"""What a caller may send yet of a body that was refused."""
+
 BODY_TOTAL_S: Final = 900.0
 """Longest time for a whole body: the largest manifest at 5 Mbit/s."""
 
@@ -73,6 +77,8 @@ class Api:
             except RequestRefused as error:
                 if error.status == 408:
                     self._admission.note("a body came too slowly", address)
+                else:
+                    await leave_unread(request)
                 raise
 
     async def _read_json(self, request: Request, kind: type[T]) -> T:
@@ -410,6 +416,17 @@ async def read_body(request: Request, size_max: int, take: Callable[[int], None]
     if scope.cancelled_caught:
         raise RequestRefused(f"the body comes too slowly: below {RATE_MIN_BYTES_S} bytes a second", 408)
     return bytes(body)
+
+
+async def leave_unread(request: Request) -> None:
+    """Let go by what a caller is sending yet: who is cut off in the midst of it does not hear why."""
+    left = LINGER_BYTES
+    with trio.move_on_after(LINGER_S):
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    return
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from p2pfill.tracker import admission as admission_module
 from p2pfill.tracker import api as api_module
-from p2pfill.tracker.admission import Admission, Paced, Shares, bounds_for
+from p2pfill.tracker.admission import Admission, Shares, bounds_for
 from p2pfill.tracker.callers import address_of
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient
@@ -200,15 +200,23 @@ async def test_long_polls_have_a_share(url: str, make: Any) -> None:
             assert (await client.orders("n2")).version == reply.orders_version
 
 
-async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_does_not_read_is_cut_off(
+    url: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
     monkeypatch.setattr(admission_module, "GRACE_S", 0.1)
     monkeypatch.setattr(admission_module, "RATE_MIN_BYTES_S", 1 << 30)
-    near, far = socket.socketpair()
-    for end in (near, far):
-        end.setblocking(False)
-    stream = Paced(trio.SocketStream(trio.socket.from_stdlib_socket(near)))  # type: ignore[arg-type]
-    with trio.fail_after(WITHIN_S), far, pytest.raises(trio.BrokenResourceError, match="not read"):
-        await stream.send_all(bytes(64 << 20))
+    monkeypatch.setattr(admission_module, "SWEEP_S", 0.05)
+    async with TrackerClient(url) as client:
+        await client.heartbeat(make.report(make.info("n1")))
+    status = b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with await connect(url) as stream:
+        with trio.fail_after(WITHIN_S):
+            try:
+                while True:  # never reads, so that all buffers fill
+                    await stream.send_all(100 * status)
+            except trio.BrokenResourceError:
+                pass
+    assert (await refused(url))["an answer was not read"] == 1
 
 
 async def test_long_answers_that_are_not_read_have_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
