@@ -22,7 +22,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.rates import RateLimits, spell
+from p2pfill.model.rates import NO_LIMITS, RateLimits, spell
 from p2pfill.model.selection import decode_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
@@ -129,6 +129,8 @@ class TrackerAgent:
         self._poll = trio.CancelScope()
         self._pins = ""
         """The state of what is pinned that was taken last."""
+        self._pinned_by = self._limited_by = ""
+        """Of which of the tracker's databases the pins and limits are that hold."""
         self._again = False
         """Whether the orders are to be taken once more though they are the same."""
         self._told_phase = "open"
@@ -289,11 +291,16 @@ class TrackerAgent:
             for title in answer.pinned:
                 with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                     pinned.add(title_id_from_hex(title))
-            self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
-        if self._node.limits.put("tracker", answer.rates):
-            self._node.log.info("the tracker has other limits for this node; now in force: %s", spell(self._node.rates))
-        async with ErrorBoundary(self._node.log, "store the limits of the tracker"):
-            await self._node.settings.take_limits(answer.rates)
+            if pinned or not _is_foreign(answer, self._pinned_by):
+                self._node.titles.pinned, self._pinned_by = frozenset(pinned), answer.database
+            self._pins = answer.pins
+        if answer.rates != NO_LIMITS or not _is_foreign(answer, self._limited_by):
+            self._limited_by = answer.database
+            if self._node.limits.put("tracker", answer.rates):
+                said = spell(self._node.rates)
+                self._node.log.info("the tracker has other limits for this node; now in force: %s", said)
+            async with ErrorBoundary(self._node.log, "store the limits of the tracker"):
+                await self._node.settings.take_limits(answer.rates)
         if isinstance(answer, ReadableOrders) and answer.wrong_settings:
             self._node.log.error("goes by the settings of before: %s", answer.wrong_settings)
         if answer.settings is not None:
@@ -437,6 +444,11 @@ class TrackerAgent:
                 raise error
             await self._taken.wait()
         return filling
+
+
+def _is_foreign(answer: Orders, database: str) -> bool:
+    """Tell whether an answer is of another database than this one, and may have lost what that one knew."""
+    return "" != answer.database != database != ""
 
 
 def _decode(encoded: bytes, title_id: TitleId) -> Manifest:

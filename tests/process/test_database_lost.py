@@ -22,6 +22,7 @@ def test_a_fill_goes_on_without_the_database(
     fleet = Fleet(tmp_path)
     try:
         fleet.start(("a1", "isp-a"), ("a2", "isp-a"))
+        assert cli("limit", "all", "out=900MiB", "--tracker", fleet.url).code == 0
         title = make_title("film", 4)
         origin = make_origin(title.root, allowed=HALF)
         fleet.order(title, [origin.url])
@@ -33,6 +34,8 @@ def test_a_fill_goes_on_without_the_database(
         for name in ("a1", "a2"):
             log = fleet.nodes[name]
             wait_until(f"{name} says that it goes on", lambda log=log: "does not know 1 orders" in log.text())
+        rates = {fleet.get(f"/v1/nodes/{name}")["rates"]["outbound"]["total"] for name in ("a1", "a2")}
+        assert rates == {900 << 20}, "a limit that the new database does not know is not lifted"
         assert {fleet.report(name, title)["state"] for name in ("a1", "a2")} == {"filling"}
 
         def status() -> Any:
