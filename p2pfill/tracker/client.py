@@ -22,7 +22,17 @@ from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
 from p2pfill.model.rates import NO_LIMITS, RateLimits
-from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
+from p2pfill.model.reports import (
+    BroughtOrder,
+    BroughtOrders,
+    BroughtReply,
+    EvictOrder,
+    HeartbeatReply,
+    NodeReport,
+    Order,
+    Orders,
+    ScrubOrder,
+)
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
@@ -83,6 +93,8 @@ class _RawOrders(msgspec.Struct):
     changes: bool = False
     gone: list[str] = []
     more: bool = False
+    database: str = ""
+    number: int = 0
 
 
 class TrackerClient:
@@ -268,6 +280,11 @@ class TrackerClient:
         path = f"/v1/nodes/{node_id}/orders?since={quote(since)}&wait_s={wait_s:.3f}&pins={quote(pins)}"
         path += f"&settings={quote(settings)}"
         return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
+
+    async def bring_back(self, node_id: str, orders: list[BroughtOrder]) -> BroughtReply:
+        """Bring back orders of a node that the tracker's database does not know."""
+        body = msgspec.json.encode(BroughtOrders(orders))
+        return await self._call("POST", f"/v1/nodes/{node_id}/brought", BroughtReply, body=body, timeout_s=LOOKUP_S)
 
     async def order(self, node_id: str, title: str) -> Order:
         """Return a node's order of one title, with those who have it."""
@@ -466,7 +483,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
         wrong = f"the settings of the fleet's policy cannot be read ({error})"
     return ReadableOrders(
         raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins, settings,
-        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable, wrong,
+        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, raw.database, raw.number, unreadable, wrong,
     )  # fmt: skip
 
 
