@@ -140,15 +140,17 @@ class Api:
 
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
-        title = check_title(request.path_params["title"])
-        call, body = call_of(request), await self._read_body(request, limits.MANIFEST_BYTES_MAX)
+        call, title = call_of(request), request.path_params["title"]
+        if call.is_cache and not self._service.recall.wants(title):
+            raise RequestRefused(f"{call.caller.who} may not publish: nobody has asked it for this manifest", 403)
+        title, body = check_title(title), await self._read_body(request, limits.MANIFEST_BYTES_MAX)
         async with self._in_turn(request, self._uploads, "manifests"):
             try:
                 # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
                 manifest = await trio.to_thread.run_sync(_decode, body)
             except ManifestError as error:
                 raise RequestRefused(f"the manifest cannot be used: {error}") from error
-            if not (call.is_cache and self._service.recall.wants(title)):
+            if not call.is_cache:
                 call.require_title(manifest.name)
             record, added = await self._service.add_title(title, manifest, body)
             call.noted = f"{record.name} ({title})"
@@ -415,8 +417,8 @@ class Guarded:
                 await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
-                self._admission.note("a call was not granted", caller_of(request).address)
-                _log.warning("refused %s to %s: %s", self._name, caller_of(request).address, error)
+                caller = caller_of(request)
+                self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
             return refuse(str(error), error.status)
         except StoreError as error:
             _log.error("%s", error)
