@@ -304,6 +304,8 @@ class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """The tracker does not know the heartbeat that this one builds on: the node is to tell everything again."""
     allowances: list[Allowance] = []
     """Of all budgets there are."""
+    revocations: str = ""
+    """Which revocation lists the tracker goes by: changes with them. Empty where there are none."""
 
 
 class RosterEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

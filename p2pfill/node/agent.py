@@ -31,6 +31,7 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
 from p2pfill.node.orphans import Orphans
+from p2pfill.node.renewal import Renewal
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import Changed, StandingOrders
@@ -39,7 +40,6 @@ from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.transport.throttle import Throttle
-from p2pfill.trust.credentials import Credentials
 
 if TYPE_CHECKING:
     from p2pfill.model.policy import FillPolicy
@@ -115,9 +115,11 @@ class FillingNode(Protocol):
 class TrackerAgent:
     """Speaks to the tracker at `url` for `node`."""
 
-    def __init__(self, node: FillingNode, url: str, credentials: Credentials | None = None) -> None:
+    def __init__(self, node: FillingNode, url: str, renewal: Renewal | None = None) -> None:
+        """`renewal` has the node's certificate, where the tracker asks for one."""
         self._node = node
-        self._client = TrackerClient(url, credentials=credentials)
+        self._renewal = renewal
+        self._client = TrackerClient(url, credentials=None if renewal is None else renewal.credentials)
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()
@@ -175,6 +177,9 @@ class TrackerAgent:
             if report is not None:
                 self._told_phase = report.hours.phase
             self._is_assumed = False
+            if self._renewal is not None:
+                async with ErrorBoundary(self._node.log, "learn which certificates were revoked"):
+                    await self._renewal.follow(reply.revocations, self._client.revocations)
             follows = reply.again or (report is not None and report.more)
             if follows:
                 await trio.sleep(PIECE_PAUSE_S)

@@ -502,8 +502,11 @@ async def open_node(
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
+                renewal: Renewal | None = None
                 if credentials is not None:
-                    nursery.start_soon(Renewal(credentials, node.links.recheck, node.log).run)
+                    renewal = Renewal(credentials, node.links.recheck, Path(config.data), node.log)
+                    await trio.to_thread.run_sync(renewal.load)
+                    nursery.start_soon(renewal.run)
                 nursery.start_soon(node.hours.run)
                 nursery.start_soon(node.health.run)
                 if config.background:
@@ -520,7 +523,7 @@ async def open_node(
                 nursery.start_soon(node.scrubber.run)
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:
-                    node.tracker = TrackerAgent(node, config.tracker, credentials)
+                    node.tracker = TrackerAgent(node, config.tracker, renewal)
                     node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
                     nursery.start_soon(node.reach.run)

@@ -340,6 +340,10 @@ class Api:
         ends = request.path_params
         return reply(views.route(self._service, ends["receiver"], ends["source"]))
 
+    async def get_revocations(self, request: Request) -> Response:
+        """Show which certificates were taken back."""
+        return reply(records.Revocations(self._service.revocations.decode("ascii")))
+
     async def list_changes(self, request: Request) -> Response:
         """Show who has changed what."""
         before, count = int(number_of(request, "before", 0)), int(number_of(request, "count", 1000))

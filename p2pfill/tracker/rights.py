@@ -53,7 +53,7 @@ class Right(StrEnum):
 
 GRANTABLE: Final = frozenset(Right) - {Right.REPORT}
 
-CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_sources", "explain"})
+CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_sources", "explain", "get_revocations"})
 """What a cache may read beside its orders; those of them that name a node, of itself alone."""
 
 CACHE_BRINGS: Final = "put_title"

@@ -191,7 +191,9 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
         nursery.start_soon(_follow_rosters, service)
         nursery.start_soon(_flush_often, service)
         if gate is not None:
-            nursery.start_soon(_renew, gate)
+            service.trusts_all = False
+            service.set_revocations(gate.credentials.revocations.pem())
+            nursery.start_soon(_renew, gate, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
                 await server.start(_serve, service, gate, config, sock, stop)
@@ -265,7 +267,7 @@ async def _stop_on_cancel(
     server_scope.deadline = trio.current_time() + 2 * GRACE_S
 
 
-async def _renew(gate: Gate) -> None:
+async def _renew(gate: Gate, service: Service) -> None:
     """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
     while True:
         await trio.sleep(RENEW_S)
@@ -273,6 +275,7 @@ async def _renew(gate: Gate) -> None:
             try:
                 if await trio.to_thread.run_sync(what.reload):
                     _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
+                    service.set_revocations(gate.credentials.revocations.pem())
             except ConfigError as error:
                 _log.error("%s; those before stand", error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)

@@ -19,6 +19,7 @@ every chunk that it is master of, and nobody has to elect anew.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import secrets
 import time
@@ -235,6 +236,9 @@ class Service:
         self.routes = routes or RouteBook()
         """What routes between caches cost."""
         self._catalogue = catalogue
+        self.set_revocations(b"")
+        self.trusts_all = True
+        """No caller is asked who he is."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
@@ -364,6 +368,11 @@ class Service:
         if record is None:
             raise RequestRefused(f"title {title} is not in the catalogue; publish its manifest first", 404)
         return record
+
+    def set_revocations(self, pem: bytes) -> None:
+        """Tell caches of these revocation lists from now on."""
+        self.revocations = pem
+        self._revocations_digest = hashlib.sha256(pem).hexdigest()[:32] if pem else ""
 
     async def note_change(self, who: str, address: str, what: str, detail: str) -> None:
         """Keep who has changed what. Raises `StoreError`."""
@@ -933,7 +942,10 @@ class Service:
         if self.evictions.note(node_id, report.evictions) or closed:
             self._touch(node_id)
             state = self.nodes[node_id]
-        reply = HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
+        reply = HeartbeatReply(
+            interval_s=self.heartbeat_s, orders_version=state.version, again=not known,
+            revocations=self._revocations_digest,
+        )  # fmt: skip
         reply.allowances = self._allowances(self.nodes[node_id], report, known=known)
         return reply
 

@@ -355,6 +355,7 @@ def status(service: Service, now: float) -> Status:
         losses=losses(service),
         brought_back=service.recall.listed(),
         refused=dict(service.refused),
+        trusts_all=service.trusts_all,
     )
 
 
