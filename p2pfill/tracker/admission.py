@@ -209,8 +209,10 @@ class Address:
 class Admission:
     """All shares of one tracker. `refused` counts, by reason, who was refused."""
 
-    def __init__(self, refused: Counter[str], bounds: Bounds | None = None) -> None:
-        self.bounds = bounds or bounds_for(descriptors_max())
+    def __init__(self, refused: Counter[str], *, is_secure: bool = False) -> None:
+        """`is_secure`: callers speak TLS, and are not answered in the clear."""
+        self.bounds = bounds_for(descriptors_max())
+        self._is_secure = is_secure
         self._refused = refused
         self._logged: dict[str, float] = {}
         self._known: dict[str, float] = {}
@@ -305,7 +307,7 @@ class Admission:
 
     async def _turn_away(self, stream: trio.SocketStream, reason: str, address: str) -> None:
         self.note(reason, address)
-        if self._refusing >= REFUSING_MAX:
+        if self._refusing >= REFUSING_MAX or self._is_secure:
             return
         self._refusing += 1
         try:

@@ -212,7 +212,7 @@ async def _serve(
     Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
     a WebSocket handshake is enough for that.
     """
-    admission = Admission(service.refused)
+    admission = Admission(service.refused, is_secure=gate is not None)
     # Both sides speak ASGI, each with types of its own.
     app: Any = admission.wrap(build_app(service, admission, None if gate is None else gate.grants))
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
