@@ -222,7 +222,7 @@ async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> No
             (eve.status(), "user/eve may not read"),
             (eve.health(), "user/eve may not read"),
             (a1.status(), "cache/a1 may not read"),
-            (a1.put_title(title, encoded), "cache/a1 may not do this with titles named"),
+            (a1.put_title(title, encoded), "cache/a1 may not publish"),
             (a1.post_fill(FillRequest(title, "all", [origin])), "cache/a1 may not order"),
             (a1.orders("b1"), "may not report as b1"),
             (a1.explain("b1", title), "may not read as b1"),
