@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import TitleId, title_id_from_hex
@@ -35,6 +35,9 @@ class Changed(NamedTuple):
     """With these, the tracker has said all that stands, after it has begun anew."""
     wrong: list[str]
     """What was said of titles that are none."""
+
+
+NOTHING: Final = Changed({}, set(), links=False, is_last=False, wrong=[])
 
 
 class StandingOrders:
