@@ -90,14 +90,31 @@ class DiskWatch:
                 with trio.move_on_at(due_at):
                     await self._news.wait()
                 continue
+            ready = await self._with_room()
+            if not ready:
+                continue
             if await self._is_well():
                 pause_s = FIRST_PAUSE_S
-                await self._go_on()
+                await self._go_on(ready)
             else:
                 now = trio.current_time()
                 for wait in self._waits.values():
                     wait.due_at = max(wait.due_at, now + pause_s)
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    async def _with_room(self) -> list[TitleId]:
+        """Return the titles that are due, but for those for which there is no room yet: they are due a little later."""
+        now = trio.current_time()
+        due = {title_id: wait for title_id, wait in self._waits.items() if wait.due_at <= now}
+        free_bytes = 0
+        if any(wait.needed_bytes for wait in due.values()):
+            async with ErrorBoundary(self._log, f"look how much is free on {self._what}", level=logging.DEBUG):
+                free_bytes = await trio.to_thread.run_sync(self._free_bytes, abandon_on_cancel=True)
+        for title_id, wait in list(due.items()):
+            if wait.needed_bytes > free_bytes:
+                wait.due_at = now + ROOM_LOOK_S
+                del due[title_id]
+        return list(due)
 
     async def _is_well(self) -> bool:
         before = self.trouble
@@ -114,20 +131,11 @@ class DiskWatch:
             self._log.warning("%s takes writes again, %d titles go on", self._what, len(self._waits))
         return True
 
-    async def _go_on(self) -> None:
+    async def _go_on(self, ready: list[TitleId]) -> None:
         now = trio.current_time()
-        due = [title_id for title_id, wait in self._waits.items() if wait.due_at <= now]
-        free_bytes = -1
-        for title_id in due:
+        for title_id in ready:
             wait = self._waits.get(title_id)
             if wait is None or wait.due_at > now:
                 continue  # somebody else has tried it meanwhile
-            bounds = ErrorBoundary(self._log, f"go on with title {title_id.hex()}", level=logging.INFO)
-            async with bounds:
-                if wait.needed_bytes and free_bytes < 0:
-                    free_bytes = await trio.to_thread.run_sync(self._free_bytes)
-                if wait.needed_bytes > max(free_bytes, 0):
-                    wait.due_at = now + ROOM_LOOK_S
-                    continue
             self.begin(title_id)
-            await bounds.run(wait.go_on)
+            await ErrorBoundary(self._log, f"go on with title {title_id.hex()}", level=logging.INFO).run(wait.go_on)

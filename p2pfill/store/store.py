@@ -36,7 +36,6 @@ from p2pfill.errors import ConfigError, DiskFullError, ManifestError, StoreError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
@@ -58,6 +57,7 @@ from p2pfill.store.disk import (
     translated,
 )
 from p2pfill.store.journal import DAMAGED, JOURNAL, Journal
+from p2pfill.store.layout import allocate_files, lost_files
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
 from p2pfill.store.owner import check_owner, why_untrusted
@@ -543,7 +543,7 @@ class Store:
             note()
             journal, have = Journal.create(directory_fd, manifest.title_id), Bitmap(manifest.chunk_count)
         with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-            lost = _lost_files(tree, Rest(lambda: os.dup(directory_fd)), manifest, have, selection)
+            lost = lost_files(tree, Rest(lambda: os.dup(directory_fd)), manifest, have, selection)
             if lost:
                 # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
                 # their size back, since a crash between the two would otherwise leave zeros that look verified.
@@ -552,7 +552,7 @@ class Store:
                         have.discard(chunk)
                 journal.close()
                 journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
-                _allocate_files(tree, (manifest.files[index] for index in lost if is_selected(selection, index)))
+                allocate_files(tree, (manifest.files[index] for index in lost if is_selected(selection, index)))
             for index in range(len(manifest.files)):
                 # What was written last the disk may have refused, to a process that is no more.
                 if is_selected(selection, index) and not all(map(have.__getitem__, chunks_of_file(manifest, index))):
@@ -600,7 +600,7 @@ class Store:
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
                 with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
                     chosen = (e for i, e in enumerate(manifest.files) if is_selected(selection, i))
-                    _allocate_files(tree, (entry for entry in chosen if preallocated(entry.size)))
+                    allocate_files(tree, (entry for entry in chosen if preallocated(entry.size)))
                     # Sizes and directory entries must be durable before the journal claims that the fill began.
                     sync_fs(tree.fd)
                 Journal.create(directory_fd, manifest.title_id).close()
@@ -679,38 +679,3 @@ def _directory_count(manifest: Manifest) -> int:
 def _others(manifest: Manifest, selection: Bitmap | None, held: Bitmap) -> Bitmap:
     """Return the files that are in a selection, and not among those that are here."""
     return (Bitmap.full(len(manifest.files)) if selection is None else selection).and_not(held)
-
-
-def _lost_files(tree: Tree, rest: Rest, manifest: Manifest, have: Bitmap, selection: Bitmap | None) -> list[int]:
-    """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
-    files, lost = manifest.files, []
-    for index in range(len(files)):
-        start, end = files.span(index)
-        is_wanted = is_selected(selection, index)
-        # A file that is made by its first write may be absent, or of any length, until then.
-        is_made = is_wanted and preallocated(end - start)
-        least = end - start if is_made else _least_bytes(start, end, manifest, have)
-        if least:
-            size = tree.size(files.path(index)) if is_wanted else rest.size(index)
-            if not least <= size <= end - start:
-                lost.append(index)
-    return lost
-
-
-def _least_bytes(start: int, end: int, manifest: Manifest, have: Bitmap) -> int:
-    """Return how long the file at `start` to `end` of the stream is at least, if the chunks in `have` were written."""
-    for chunk in reversed(manifest.cut.chunks(start, end)):
-        if have[chunk]:
-            return min(manifest.cut.span(chunk)[1], end) - start
-    return 0
-
-
-def _allocate_files(tree: Tree, entries: Iterable[FileEntry]) -> None:
-    """Make these files anew, the larger ones with all of their space. Raises `OSError`."""
-    for entry in entries:
-        fd = tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            if preallocated(entry.size):
-                os.posix_fallocate(fd, 0, entry.size)
-        finally:
-            os.close(fd)
