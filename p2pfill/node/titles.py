@@ -514,6 +514,7 @@ class TitleRegistry:
     async def _retry_with_room(self, driver: FillDriver) -> None:
         await driver.ended.wait()
         if await self._have_room(driver.stored):
+            self.disk.begin(driver.title_id)
             self.retry()  # as often as titles go, and no more
 
     def _begin(

@@ -16,6 +16,7 @@ is neither atomic nor free.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -436,9 +437,13 @@ class Store:
 
     def _read_manifest(self, directory: Path, title_id: TitleId) -> Manifest:
         """Return the manifest on disk. Raises `StoreError` where it is not what it was."""
-        with translated(f"read the manifest in {str(directory)!r}"):
-            data = _read_plain(directory / MANIFEST)
         advice = "it is fetched anew when the title is ordered"
+        try:
+            data = _read_plain(directory / MANIFEST)
+        except OSError as error:
+            if error.errno != errno.ENOENT and error.errno not in DAMAGED:
+                raise store_error(f"read the manifest in {str(directory)!r}", error) from error
+            raise StoreError(f"the manifest in {str(directory)!r} is missing, or cannot be read; {advice}") from None
         try:
             manifest = Manifest.decode(data)
         except ManifestError as error:
