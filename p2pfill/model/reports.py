@@ -21,7 +21,8 @@ from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
-"""`repairing`: viewers and other caches are served what is good of it, and the rest is fetched: what was bad, or files
+"""`waiting`: not begun with the order that stands; or, with an `error`, refused by the disk, and it goes on by itself.
+`repairing`: viewers and other caches are served what is good of it, and the rest is fetched: what was bad, or files
 that were ordered since."""
 
 Keeper = Literal["", "order", "pin", "fill", "use", "unknown"]

@@ -34,7 +34,7 @@ from p2pfill.node.orphans import Orphans
 from p2pfill.node.renewal import Renewal
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
-from p2pfill.node.standing import Changed, StandingOrders
+from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
@@ -227,9 +227,12 @@ class TrackerAgent:
         pause_s = RETRY_S
         while True:
             orders: Orders | None = None
+            is_again = self._again
             async with ErrorBoundary(self._node.log, "learn its orders"):
                 orders = await self._changes()
             if orders is None:
+                if is_again:  # the tracker is away, and what it said last stands
+                    await ErrorBoundary(self._node.log, "try its orders once more").run(self._fill_all, NOTHING)
                 await trio.sleep(self._spread(pause_s))
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -348,6 +351,8 @@ class TrackerAgent:
             filling = titles.fill_of(title_id)
             if title_id not in changed.orders and filling is not None and not filling.done.is_set():
                 continue  # it runs, and there is nothing new to tell it
+            if title_id not in changed.orders and titles.disk.reason(title_id):
+                continue  # it goes on by itself, once the disk is well
             order = orders[title_id]
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)

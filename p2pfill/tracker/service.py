@@ -1118,7 +1118,7 @@ class Service:
         if phase != "open" and self._is_out_of_cycle(state.info.id, title):
             phase = "open"
         # One that is closed is linked all the same: when it opens it is to know what its neighbours have.
-        may_come = is_wanted and (report is None or report.state != "failed")
+        may_come = is_wanted and (report is None or not is_stuck(report))
         if not state.alive or not (may_come or (report and holds(report))):
             return None
         counts = may_come and phase != "closed"
@@ -1483,6 +1483,11 @@ def _is_news(before: TitleReport | None, after: TitleReport) -> bool:
 def night_of(epoch_s: float) -> str:
     """Return the night of budgets: they run from noon to noon in UTC, for the fleet stands in many time zones."""
     return datetime.fromtimestamp(epoch_s - 12 * 3600, UTC).date().isoformat()
+
+
+def is_stuck(report: TitleReport) -> bool:
+    """Tell whether a node cannot fill a title now: it has failed, or waits for the node's disk, with the reason."""
+    return report.state == "failed" or (report.state == "waiting" and bool(report.error))
 
 
 def holds(report: TitleReport) -> bool:
