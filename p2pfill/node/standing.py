@@ -43,7 +43,7 @@ class Changed(NamedTuple):
     """Those that stand on though the tracker does not know of them, since this answer."""
 
 
-NOTHING: Final = Changed({}, set(), links=False, is_last=False, wrong=[])
+NOTHING: Final = Changed({}, set(), links=False, is_last=False, wrong=[], orphaned=set())
 
 
 class StandingOrders:
