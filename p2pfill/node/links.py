@@ -35,7 +35,7 @@ from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.secure import Secured, begins_with_tls, secure
+from p2pfill.transport.secure import SecuredLink, begins_with_tls, secure_link
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512
@@ -221,7 +221,7 @@ class Links:
             return await self._run_link(connection, dialled=dialled)
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
-                secured = await secure(connection, self._credentials, accepting=False)
+                secured = await secure_link(connection, self._credentials, accepting=False)
             if secured.peer.role is not Role.CACHE or secured.peer.name != dialled:
                 raise PeerRefused(f"{secured.peer.who} answers in the place of {dialled}")
         except (PeerRefused, trio.TooSlowError) as error:
@@ -231,7 +231,7 @@ class Links:
         except BaseException:
             connection.socket.close()
             raise
-        return await self._run_link(secured.stream, dialled=dialled, secured=secured)
+        return await self._run_link(connection, dialled=dialled, secured=secured)
 
     async def _connect(self, host: str, port: int) -> trio.socket.SocketType:
         """Connect to a cache. Raises `OSError`."""
@@ -258,7 +258,7 @@ class Links:
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
                 if self._credentials is not None and await begins_with_tls(sock):
-                    secured = await secure(stream, self._credentials, accepting=True)
+                    secured = await secure_link(stream, self._credentials, accepting=True)
                     if secured.peer.role is not Role.CACHE:
                         raise PeerRefused(f"{secured.peer.who} is no cache")
                 else:
@@ -276,7 +276,7 @@ class Links:
             self._log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
             return
         if link is None:
-            await self._run_link(stream if secured is None else secured.stream, first, secured=secured)
+            await self._run_link(stream, first, secured=secured)
         else:
             self._newcomers.pop(stream, None)
             self.was_reached = True
@@ -290,16 +290,16 @@ class Links:
                 return
 
     async def _run_link(
-        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], received: bytes = b"", dialled: str = "",
-        secured: Secured | None = None,
+        self, stream: trio.SocketStream, received: bytes = b"", dialled: str = "", secured: SecuredLink | None = None
     ) -> bool:
         """Serve a link until it ends; False where there was no room for it."""
-        connection = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         if len(self._sockets) >= LINKS_MAX:
             self._make_room()
             await trio.aclose_forcefully(stream)
             return False
-        channel = ControlChannel(stream, self._hello, received, self._shares)
+        layer = None if secured is None else secured.layer
+        received = received if secured is None else secured.received
+        channel = ControlChannel(stream, self._hello, received, self._shares, layer)
         link = self._engine.open_link(channel, self._reap_soon, dialled, None if secured is None else secured.peer)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:
@@ -307,7 +307,7 @@ class Links:
                 self._sockets[link] = LinkSockets(link, nursery, None if secured is None else secured.certificate)
                 link.streams = self._sockets[link]
                 try:
-                    await channel.run(partial(self._handle, link, connection))
+                    await channel.run(partial(self._handle, link, stream))
                 except (ProtocolError, ConnectionError) as error:
                     name = link.remote.id if link.remote else "a stranger"
                     self._log.info("link with %s failed: %s", name, error)
