@@ -44,7 +44,8 @@ class SecuredLink(NamedTuple):
 class TlsLayer:
     """TLS for a connection whose bytes somebody else moves: bytes in, bytes out.
 
-    A control link has many small messages, and a stream of Trio's costs ten times what encrypting one does.
+    A control link has many small messages: to encrypt and decrypt one adds 5 us of both ends' processors, and 30 us
+    through a stream of Trio's (medians of 5,000 messages of 40 bytes over loopback).
     """
 
     def __init__(self, context: ssl.SSLContext, *, accepting: bool) -> None:
