@@ -116,7 +116,7 @@ async def test_handshakes_that_are_begun_by_the_hundred_take_their_turns(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hello = client_hello(Credentials(fleet.signer.give(fleet.root / "id-a2", cache("a2"))))
-    monkeypatch.setattr("p2pfill.transport.secure.HANDSHAKE_S", 0.05)  # six a second, after the first ones
+    monkeypatch.setattr("p2pfill.transport.handshakes.HANDSHAKE_S", 0.05)  # six a second, after the first ones
     async with open_node(fleet.config(cache("a1"), "")) as a1:
         for port in (a1.info.port, int(fleet.url.rpartition(":")[2])):
             answered = 0
