@@ -145,14 +145,19 @@ class Credentials:
     def reload(self) -> bool:
         """Read the directory again where a file of it has changed; tell whether that was so.
 
-        Raises `ConfigError`, and then what was read before stands, until a call finds the files good. Revocations that
-        came from elsewhere stay.
+        Raises `ConfigError`, and then what was read before stands, until a call finds the files good; so it does where
+        they are somebody else's. Revocations that came from elsewhere stay.
         """
         seen = _stamps(self.directory)
         if seen == self._seen:
             return False
         # Read beside what stands, which is asked about callers meanwhile, perhaps by another thread.
         fresh = Credentials(self.directory)
+        if fresh.identity.uri != self.identity.uri:
+            raise ConfigError(
+                f"{str(self.directory / CERT_FILE)!r} is of {fresh.identity.uri}, and this process is "
+                f"{self.identity.uri}: put that one's back, or restart it to be the other"
+            )
         with self._changing:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
