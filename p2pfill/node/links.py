@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -20,7 +21,7 @@ from p2pfill.engine.link import Link, OpenStream, WakeUploads, owner_of
 from p2pfill.engine.requests import Receive
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
-from p2pfill.model.hosts import is_loopback
+from p2pfill.model.hosts import address_of, is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.reports import clipped
@@ -28,6 +29,7 @@ from p2pfill.model.timing import CONNECT_TIMEOUT_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import TIER_OF_SCOPE
+from p2pfill.node.seldom import SeldomLog
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
@@ -42,11 +44,20 @@ LINKS_MAX: Final = 512
 """Control links of one node; each costs a few tens of KiB."""
 
 NEWCOMERS_MAX: Final = 128
-"""Connections that came in and have not said yet who they are; an honest one has within a round trip. One more makes
-the oldest go: strangers that say nothing cost little, and keep nobody out."""
+"""Connections that came in and have not said yet who they are; an honest one has within a few round trips. One more
+makes the oldest go of the address that has most: strangers that say nothing cost little, and keep nobody out, however
+fast they come."""
 
 PREFACE_TIMEOUT_S: Final = 10.0
 """For a newcomer to say what it wants."""
+
+
+class Newcomer(NamedTuple):
+    """A connection that has not said yet who it is."""
+
+    address: str
+    """From where, as `address_of` spells it."""
+    scope: trio.CancelScope
 
 
 class LinkSockets:
@@ -124,11 +135,13 @@ class Links:
         self._unreadable = unreadable
         self._wake = wake
         self._log = log
+        self._seldom = SeldomLog(log)
         self._credentials = credentials
         self._stays_near = stays_near
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
-        self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
+        self._newcomers: dict[trio.SocketStream, Newcomer] = {}
+        """The oldest first."""
         self._spent_before = StreamStats()
         self.upload_bytes = 0
         self._received_before = self._sent_before = 0
@@ -241,15 +254,24 @@ class Links:
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""
+        try:
+            address = address_of(stream.socket.getpeername()[0])
+        except OSError:
+            return  # it has gone already
         with trio.CancelScope() as scope:
-            self._newcomers[stream] = scope
+            self._newcomers[stream] = Newcomer(address, scope)
             if len(self._newcomers) > NEWCOMERS_MAX:
-                oldest = next(iter(self._newcomers))
-                self._newcomers.pop(oldest).cancel()
+                self._drop_newcomer()
             try:
                 await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream)
             finally:
                 self._newcomers.pop(stream, None)
+
+    def _drop_newcomer(self) -> None:
+        """Have the oldest newcomer go of the address that has most."""
+        ((most, _),) = Counter(one.address for one in self._newcomers.values()).most_common(1)
+        oldest = next(stream for stream, one in self._newcomers.items() if one.address == most)
+        self._newcomers.pop(oldest).scope.cancel()
 
     async def _welcome(self, stream: trio.SocketStream) -> None:
         sock = stream.socket
@@ -270,10 +292,10 @@ class Links:
                     raise PeerRefused("it is not encrypted, as links here are; does its node run with --identity?")
                 tune(sock)
         except (OSError, ProtocolError, PeerRefused) as error:
-            self._log.info("a connection was refused: %s", error)
+            self._seldom.info("a connection was refused", error)
             return
         except trio.TooSlowError:
-            self._log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
+            self._seldom.info("a connection was refused", f"it said nothing for {PREFACE_TIMEOUT_S:g} s")
             return
         if link is None:
             await self._run_link(stream, first, secured=secured)
@@ -310,7 +332,7 @@ class Links:
                     await channel.run(partial(self._handle, link, stream))
                 except (ProtocolError, ConnectionError) as error:
                     name = link.remote.id if link.remote else "a stranger"
-                    self._log.info("link with %s failed: %s", name, error)
+                    self._seldom.info(f"link with {name} failed", error)
                     link.fault = link.fault or clipped(str(error))
                 nursery.cancel_scope.cancel()
         finally:
@@ -402,7 +424,7 @@ class Links:
             try:
                 await sender.run()
             except (TransferError, RemoteProtocolError) as error:
-                self._log.info("upload broke off: %s", error)
+                self._seldom.info("upload broke off", error)
                 if sender.unreadable is not None:
                     self._unreadable(*sender.unreadable, str(error))
             finally:

@@ -26,8 +26,8 @@ import msgspec
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from p2pfill.model.hosts import address_of
 from p2pfill.model.limits import KIB, MIB
-from p2pfill.tracker.callers import address_of
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.records import ErrorReply
 
@@ -139,8 +139,9 @@ class Shares:
 class Paced(trio.abc.HalfCloseableStream):
     """A connection's stream, of which is known since when a piece waits to be read by the other side."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, address: str) -> None:
         self._stream = stream
+        self.address = address
         self.socket = stream.socket
         """As servers expect it."""
         self.waits_since: float | None = None
@@ -182,7 +183,7 @@ class Connection:
 
     def __init__(self, stream: trio.SocketStream, address: str, peer: tuple[str, int], began: float) -> None:
         self.stream, self.address, self.peer, self.began = stream, address, peer, began
-        self.paced = Paced(stream)
+        self.paced = Paced(stream, address)
         self.calls = 0
 
     def close(self) -> None:

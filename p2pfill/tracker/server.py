@@ -226,7 +226,8 @@ async def _serve(
                     secured = await secure(stream, gate.credentials, accepting=True)
                 stream, state["bearer"] = secured.stream, Bearer(gate.credentials, secured.certificate)
         except (PeerRefused, trio.TooSlowError) as error:
-            _log.info("a connection was refused: %s", str(error) or f"no handshake within {HANDSHAKE_S:g} s")
+            why = str(error) or f"no handshake within {HANDSHAKE_S:g} s"
+            admission.note("a connection without a certificate that counts here", f"{stream.address} ({why})")
             await trio.aclose_forcefully(stream)
             return
         try:

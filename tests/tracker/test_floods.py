@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trusted import Fleet
 
+from p2pfill.model.hosts import address_of
 from p2pfill.tracker import admission as admission_module
 from p2pfill.tracker import api as api_module
 from p2pfill.tracker.admission import Admission, Shares, bounds_for
-from p2pfill.tracker.callers import address_of
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.server import serve_tracker
