@@ -37,7 +37,7 @@ from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.secure import SecuredLink, begins_with_tls, secure_link
+from p2pfill.transport.secure import Handshakes, SecuredLink, begins_with_tls, secure_link
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512
@@ -140,6 +140,7 @@ class Links:
         self._stays_near = stays_near
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
+        self._handshakes = Handshakes()
         self._newcomers: dict[trio.SocketStream, Newcomer] = {}
         """The oldest first."""
         self._spent_before = StreamStats()
@@ -263,7 +264,7 @@ class Links:
             if len(self._newcomers) > NEWCOMERS_MAX:
                 self._drop_newcomer()
             try:
-                await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream)
+                await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream, address)
             finally:
                 self._newcomers.pop(stream, None)
 
@@ -273,13 +274,14 @@ class Links:
         oldest = next(stream for stream, one in self._newcomers.items() if one.address == most)
         self._newcomers.pop(oldest).scope.cancel()
 
-    async def _welcome(self, stream: trio.SocketStream) -> None:
+    async def _welcome(self, stream: trio.SocketStream, address: str) -> None:
         sock = stream.socket
         link = secured = None
         first = b""
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
                 if self._credentials is not None and await begins_with_tls(sock):
+                    await self._handshakes.wait_turn(address)
                     secured = await secure_link(stream, self._credentials, accepting=True)
                     if secured.peer.role is not Role.CACHE:
                         raise PeerRefused(f"{secured.peer.who} is no cache")

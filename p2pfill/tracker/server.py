@@ -28,14 +28,14 @@ from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
-from p2pfill.tracker.admission import Admission
+from p2pfill.tracker.admission import Admission, Paced
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.forgetting import CHECK_S
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
-from p2pfill.transport.secure import secure
+from p2pfill.transport.secure import Handshakes, secure
 from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 HEARTBEAT_S: Final = 2.0
@@ -217,24 +217,27 @@ async def _serve(
     app: Any = admission.wrap(build_app(service, admission, None if gate is None else gate.grants))
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
+    handshakes = Handshakes()
 
-    async def serve_connection(stream: Any) -> None:  # as Hypercorn types it, all are encrypted
+    async def serve_connection(paced: Paced) -> None:
+        stream: Any = paced  # as Hypercorn types it, all are encrypted
         state = {}
         try:
             if gate is not None:
                 with trio.fail_after(HANDSHAKE_S):
+                    await handshakes.wait_turn(paced.address)
                     secured = await secure(stream, gate.credentials, accepting=True)
                 stream, state["bearer"] = secured.stream, Bearer(gate.credentials, secured.certificate)
         except (PeerRefused, trio.TooSlowError) as error:
             why = str(error) or f"no handshake within {HANDSHAKE_S:g} s"
-            admission.note("a connection without a certificate that counts here", f"{stream.address} ({why})")
+            admission.note("a connection without a certificate that counts here", f"{paced.address} ({why})")
             await trio.aclose_forcefully(stream)
             return
         try:
             await TCPServer(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
-            _log.warning("a connection broke off: %s", "; ".join(map(repr, leaves_of(faults))))
+            admission.note("a connection broke off", f"{paced.address} ({'; '.join(map(repr, leaves_of(faults)))})")
 
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from certificates import Signer, cache, tracker, user
 from trusted import Fleet, film
 
@@ -26,7 +28,8 @@ from p2pfill.protocol.messages import Hello
 from p2pfill.tracker.audit import AuditPage, AuditRecord
 from p2pfill.tracker.client import TrackerRefused
 from p2pfill.tracker.records import EvictRequest
-from p2pfill.transport.control import ControlChannel
+from p2pfill.transport.control import FLOODS_SHARE, SHARE_BURST_S, ControlChannel
+from p2pfill.transport.secure import HANDSHAKE_S, Handshakes
 from p2pfill.trust.credentials import Credentials
 
 
@@ -83,6 +86,60 @@ async def test_a_flood_from_one_address_does_not_push_out_who_is_slower(fleet: F
                 while "a2" not in a1.engine.links:
                     await trio.sleep(0.02)
             nursery.cancel_scope.cancel()
+
+
+async def test_handshakes_of_one_address_do_not_take_the_loop_from_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    handshakes = Handshakes()
+    done = 0
+
+    async def one() -> None:
+        nonlocal done
+        await handshakes.wait_turn("192.0.2.1")
+        done += 1
+
+    async with trio.open_nursery() as flood:
+        for _ in range(5000):
+            flood.start_soon(one)
+        await trio.sleep(10)
+        assert done * HANDSHAKE_S == pytest.approx(10 * FLOODS_SHARE + SHARE_BURST_S, rel=0.02)
+        before = trio.current_time()
+        await handshakes.wait_turn("192.0.2.2")
+        assert trio.current_time() == before, "who comes from elsewhere does not wait"
+        flood.cancel_scope.cancel()
+    await handshakes.wait_turn("192.0.2.1")
+    assert trio.current_time() - before < 0.1, "those who have given up are not waited for"
+
+
+async def test_handshakes_that_are_begun_by_the_hundred_take_their_turns(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hello = client_hello(Credentials(fleet.signer.give(fleet.root / "id-a2", cache("a2"))))
+    monkeypatch.setattr("p2pfill.transport.secure.HANDSHAKE_S", 0.05)  # six a second, after the first ones
+    async with open_node(fleet.config(cache("a1"), "")) as a1:
+        for port in (a1.info.port, int(fleet.url.rpartition(":")[2])):
+            answered = 0
+
+            async def strike(port: int) -> None:
+                nonlocal answered
+                async with await trio.open_tcp_stream("127.0.0.1", port, local_address="127.0.0.3") as stream:
+                    await stream.send_all(hello)
+                    answered += bool(await stream.receive_some(1))
+
+            with trio.move_on_after(0.5):
+                async with trio.open_nursery() as crowd:
+                    for _ in range(40):
+                        crowd.start_soon(strike, port)
+            assert 1 <= answered < 8
+
+
+def client_hello(credentials: Credentials) -> bytes:
+    """Return the first bytes of a handshake."""
+    output = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        credentials.connecting.wrap_bio(ssl.MemoryBIO(), output).do_handshake()
+    return output.read()
 
 
 async def test_a_flood_of_strangers_does_not_fill_the_logs(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
