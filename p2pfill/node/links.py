@@ -36,8 +36,9 @@ from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
+from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.secure import Handshakes, SecuredLink, begins_with_tls, secure_link
+from p2pfill.transport.secure import SecuredLink, begins_with_tls, secure_link
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512

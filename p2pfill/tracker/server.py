@@ -35,7 +35,8 @@ from p2pfill.tracker.forgetting import CHECK_S
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
-from p2pfill.transport.secure import Handshakes, secure
+from p2pfill.transport.handshakes import Handshakes
+from p2pfill.transport.secure import secure
 from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 HEARTBEAT_S: Final = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import ssl
@@ -14,10 +15,11 @@ import pytest
 import trio
 import trio.testing
 from certificates import Signer, cache, tracker, user
+from trio.abc import Stream
 from trusted import Fleet, film
 
 from p2pfill.cli import audit as audit_command
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, RemoteProtocolError
 from p2pfill.model.identity import Identity
 from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.node import links as links_module
@@ -29,7 +31,8 @@ from p2pfill.tracker.audit import AuditPage, AuditRecord
 from p2pfill.tracker.client import TrackerRefused
 from p2pfill.tracker.records import EvictRequest
 from p2pfill.transport.control import FLOODS_SHARE, SHARE_BURST_S, ControlChannel
-from p2pfill.transport.secure import HANDSHAKE_S, Handshakes
+from p2pfill.transport.handshakes import HANDSHAKE_S, Handshakes
+from p2pfill.transport.secure import TlsLayer
 from p2pfill.trust.credentials import Credentials
 
 
@@ -112,11 +115,51 @@ async def test_handshakes_of_one_address_do_not_take_the_loop_from_others(
     assert trio.current_time() - before < 0.1, "those who have given up are not waited for"
 
 
+async def open_pair(root: Path, tickets: int) -> tuple[TlsLayer, Stream, Stream]:
+    """Return what our end of a connection has of TLS, that end, and the other one, which has sent so many tickets."""
+    signer = Signer()
+    a1, a2 = (Credentials(signer.give(root / name, cache(name))) for name in ("a1", "a2"))
+    a2.accepting.num_tickets = tickets
+    ours, theirs = trio.testing.memory_stream_pair()
+    layer, other = TlsLayer(a1.connecting, accepting=False), trio.SSLStream(theirs, a2.accepting, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other.do_handshake)
+        await layer.shake_hands(ours)  # type: ignore[arg-type]
+    return layer, ours, other
+
+
+async def test_tls_that_carries_nothing_ends_a_link(tmp_path: Path) -> None:
+    layer, ours, other = await open_pair(tmp_path, 200)
+    await other.aclose()
+    said = bytearray()
+    async for data in ours:
+        said += data
+    with pytest.raises(RemoteProtocolError, match="carry nothing"):
+        layer.unseal(bytes(said))
+
+
+@pytest.mark.parametrize("size", [1, 40, 5000, 16384, 100_000])
+@pytest.mark.parametrize("piece", [1000, 4096, 65536])
+async def test_what_carries_something_does_not_end_it_however_it_is_cut(tmp_path: Path, size: int, piece: int) -> None:
+    layer, ours, other = await open_pair(tmp_path, 2)
+    said = os.urandom(size)
+    count = 1 + 200_000 // (size + 100)
+    for _ in range(count):
+        await other.send_all(said)
+    come = b""
+    with trio.fail_after(5):
+        while len(come) < count * size:
+            clear, has_ended = layer.unseal(bytes(await ours.receive_some(piece)))
+            assert not has_ended
+            come += clear
+    assert come == said * count
+
+
 async def test_handshakes_that_are_begun_by_the_hundred_take_their_turns(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hello = client_hello(Credentials(fleet.signer.give(fleet.root / "id-a2", cache("a2"))))
-    monkeypatch.setattr("p2pfill.transport.secure.HANDSHAKE_S", 0.05)  # six a second, after the first ones
+    monkeypatch.setattr("p2pfill.transport.handshakes.HANDSHAKE_S", 0.05)  # six a second, after the first ones
     async with open_node(fleet.config(cache("a1"), "")) as a1:
         for port in (a1.info.port, int(fleet.url.rpartition(":")[2])):
             answered = 0
