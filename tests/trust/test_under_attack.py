@@ -21,12 +21,15 @@ from trusted import Fleet, film
 from p2pfill.cli import audit as audit_command
 from p2pfill.errors import ConfigError, RemoteProtocolError
 from p2pfill.model.identity import Identity
+from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import RateLimits, Rates
+from p2pfill.model.reports import BroughtOrder
 from p2pfill.node import links as links_module
 from p2pfill.node import open_node
 from p2pfill.node import seldom as seldom_module
 from p2pfill.node.seldom import SeldomLog
 from p2pfill.protocol.messages import Hello
+from p2pfill.tracker import brought_back
 from p2pfill.tracker.audit import AuditPage, AuditRecord
 from p2pfill.tracker.client import TrackerRefused
 from p2pfill.tracker.records import EvictRequest
@@ -246,6 +249,29 @@ async def test_the_audit_says_what_was_changed(fleet: Fleet) -> None:
     assert "isp=isp-c" in told["post_scrub"]
     assert "isp=isp-d" in told["post_eviction"]
     assert "7000000000" in told["post_eviction"]
+
+
+async def test_a_cache_that_brings_back_what_it_made_up_keeps_no_other_from_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brought_back, "LISTED_MAX", 3)
+    encoded, title, origin = film(fleet.root, size=1000)
+    async with AsyncExitStack() as stack:
+        bad, good = [await stack.enter_async_context(fleet.client(cache(name))) for name in ("a1", "a2")]
+        for name in ("a1", "a2"):
+            async with open_node(fleet.config(cache(name))), fleet.client(user("anna")) as anna:
+                while name not in {one.info.id for one in await anna.nodes()}:
+                    await trio.sleep(0.02)
+        await bad.bring_back("a1", [BroughtOrder(f"{number:064x}", [], 0, FillPolicy()) for number in range(5)])
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await good.put_title(title, encoded)
+        assert (await good.bring_back("a2", [BroughtOrder(title, [origin], 0, FillPolicy())])).manifests == [title]
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await bad.put_title(title, encoded)
+        assert (await good.put_title(title, encoded)).title == title
+        assert not (await good.bring_back("a2", [BroughtOrder(title, [origin], 0, FillPolicy())])).manifests
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await good.put_title(title, encoded)
 
 
 def test_the_audit_is_one_line_a_change_whatever_names_are_like(
