@@ -141,7 +141,8 @@ class Api:
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
         call, title = call_of(request), request.path_params["title"]
-        if call.is_cache and not self._service.recall.wants(title):
+        me = call.caller.identity
+        if call.is_cache and me is not None and not self._service.recall.asks(me.name, title):
             raise RequestRefused(f"{call.caller.who} may not publish: nobody has asked it for this manifest", 403)
         title, body = check_title(title), await self._read_body(request, limits.MANIFEST_BYTES_MAX)
         async with self._in_turn(request, self._uploads, "manifests"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from p2pfill.tracker.checks import RequestRefused
@@ -22,6 +23,8 @@ class Recall:
         """The database was made then, and lost something then, seconds since the epoch; 0: never."""
         self._open_until = max(made_at, lost_at) + REBUILT_S
         self._told: dict[str, BroughtBack] = {}
+        self._asked: dict[str, frozenset[str]] = {}
+        """Node -> the titles whose manifests it was asked for when it last brought something."""
 
     def listed(self) -> list[BroughtBack]:
         """Return which titles have come back, and which could not, in the order of their ids."""
@@ -34,10 +37,15 @@ class Recall:
                 "this tracker's database has lost nothing that is known: orders come from those who give them", 409
             )
 
-    def wants(self, title: str) -> bool:
-        """Tell whether nodes have been asked for a title's manifest, and none has come yet."""
-        told = self._told.get(title)
-        return told is not None and not told.nodes
+    def ask(self, node_id: str, titles: Iterable[str]) -> None:
+        """Note for which manifests a node is asked, and for no others any more."""
+        self._asked[node_id] = frozenset(titles)
+        if not self._asked[node_id]:
+            del self._asked[node_id]
+
+    def asks(self, node_id: str, title: str) -> bool:
+        """Tell whether a node was asked for a title's manifest."""
+        return title in self._asked.get(node_id, ())
 
     def note(self, title: str, name: str, node_id: str, reason: str) -> None:
         """Note what has become of an order that a node has brought."""

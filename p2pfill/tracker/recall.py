@@ -58,6 +58,7 @@ async def bring_back(service: Service, node_id: str, brought: list[BroughtOrder]
                 reply.refused[order.title] = reason = str(error)
         record = service.titles.get(order.title)
         service.recall.note(order.title, "" if record is None else record.name, node_id, reason)
+    service.recall.ask(node_id, reply.manifests)
     return reply
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is for a handshake, which costs who accepts it before anything is known of the other side."""
+"""Whose turn it is to have a TLS handshake done, which costs who accepts it more than who asks for it."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from p2pfill.errors import RemoteProtocolError
 from p2pfill.model.identity import Identity
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
@@ -21,6 +22,14 @@ ENDED: Final = "the connection broke in its handshake; does the other side run w
 READ_BYTES: Final = 64 * 1024
 """Several records, of at most 16 KiB each."""
 
+RECORD_EXTRA_BYTES: Final = 22
+"""Of a record beside what it carries: header, type and tag (RFC 8446, section 5.2)."""
+
+SLICE_BYTES: Final = 4096
+"""Decrypted before it is looked at what came of them: where they are all KeyUpdates, 3 ms of the loop's time."""
+
+VAIN_BYTES_MAX: Final = 16 * 1024 + 256 + SLICE_BYTES
+"""That carry nothing: a record that is not whole yet, and what TLS has to say by itself, which is next to nothing."""
 
 class Secured(NamedTuple):
     """A connection whose other end has shown who it is."""
@@ -51,6 +60,7 @@ class TlsLayer:
     def __init__(self, context: ssl.SSLContext, *, accepting: bool) -> None:
         self._coming, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._coming, self._going, server_side=accepting)
+        self._vain_bytes = 0
 
     async def shake_hands(self, stream: trio.SocketStream) -> bytes:
         """Find out who is at the other end, and return his certificate in DER. Raises `PeerRefused`."""
@@ -89,18 +99,30 @@ class TlsLayer:
     def unseal(self, data: bytes) -> tuple[bytes, bool]:
         """Return what has come in the clear, which may be nothing yet, and whether the other end has ended.
 
-        Raises `ssl.SSLError` where it is not of the other end.
+        Raises `ssl.SSLError` where it is not of the other end, and `RemoteProtocolError` where it carries nothing.
         """
-        self._coming.write(data)
-        parts = []
+        parts: list[bytes] = []
+        has_ended = False
+        for at in range(0, max(1, len(data)), SLICE_BYTES):
+            piece, before = data[at : at + SLICE_BYTES], len(parts)
+            self._coming.write(piece)
+            has_ended = self._read(parts)
+            carried = sum(len(part) + RECORD_EXTRA_BYTES for part in parts[before:])
+            self._vain_bytes = max(0, self._vain_bytes + len(piece) - carried)
+            if self._vain_bytes > VAIN_BYTES_MAX:
+                raise RemoteProtocolError("TLS messages that carry nothing, such as new keys, and no end of them")
+        return b"".join(parts), has_ended
+
+    def _read(self, parts: list[bytes]) -> bool:
+        """Add what each record carries that is whole; tell whether the other end has ended."""
         try:
             while part := self._tls.read(READ_BYTES):
                 parts.append(part)
         except ssl.SSLWantReadError:
-            return b"".join(parts), False
+            return False
         except ssl.SSLZeroReturnError:
             pass
-        return b"".join(parts), True
+        return True
 
 
 async def secure_link(stream: trio.SocketStream, credentials: Credentials, *, accepting: bool) -> SecuredLink:

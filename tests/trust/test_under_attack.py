@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import ssl
@@ -14,22 +15,27 @@ import pytest
 import trio
 import trio.testing
 from certificates import Signer, cache, tracker, user
+from trio.abc import Stream
 from trusted import Fleet, film
 
 from p2pfill.cli import audit as audit_command
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, RemoteProtocolError
 from p2pfill.model.identity import Identity
+from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import RateLimits, Rates
+from p2pfill.model.reports import BroughtOrder
 from p2pfill.node import links as links_module
 from p2pfill.node import open_node
 from p2pfill.node import seldom as seldom_module
 from p2pfill.node.seldom import SeldomLog
 from p2pfill.protocol.messages import Hello
+from p2pfill.tracker import brought_back
 from p2pfill.tracker.audit import AuditPage, AuditRecord
 from p2pfill.tracker.client import TrackerRefused
 from p2pfill.tracker.records import EvictRequest
 from p2pfill.transport.control import FLOODS_SHARE, SHARE_BURST_S, ControlChannel
 from p2pfill.transport.handshakes import HANDSHAKE_S, Handshakes
+from p2pfill.transport.secure import TlsLayer
 from p2pfill.trust.credentials import Credentials
 
 
@@ -110,6 +116,46 @@ async def test_handshakes_of_one_address_do_not_take_the_loop_from_others(
         flood.cancel_scope.cancel()
     await handshakes.wait_turn("192.0.2.1")
     assert trio.current_time() - before < 0.1, "those who have given up are not waited for"
+
+
+async def open_pair(root: Path, tickets: int) -> tuple[TlsLayer, Stream, Stream]:
+    """Return what our end of a connection has of TLS, that end, and the other one, which has sent so many tickets."""
+    signer = Signer()
+    a1, a2 = (Credentials(signer.give(root / name, cache(name))) for name in ("a1", "a2"))
+    a2.accepting.num_tickets = tickets
+    ours, theirs = trio.testing.memory_stream_pair()
+    layer, other = TlsLayer(a1.connecting, accepting=False), trio.SSLStream(theirs, a2.accepting, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other.do_handshake)
+        await layer.shake_hands(ours)  # type: ignore[arg-type]
+    return layer, ours, other
+
+
+async def test_tls_that_carries_nothing_ends_a_link(tmp_path: Path) -> None:
+    layer, ours, other = await open_pair(tmp_path, 200)
+    await other.aclose()
+    said = bytearray()
+    async for data in ours:
+        said += data
+    with pytest.raises(RemoteProtocolError, match="carry nothing"):
+        layer.unseal(bytes(said))
+
+
+@pytest.mark.parametrize("size", [1, 40, 5000, 16384, 100_000])
+@pytest.mark.parametrize("piece", [1000, 4096, 65536])
+async def test_what_carries_something_does_not_end_it_however_it_is_cut(tmp_path: Path, size: int, piece: int) -> None:
+    layer, ours, other = await open_pair(tmp_path, 2)
+    said = os.urandom(size)
+    count = 1 + 200_000 // (size + 100)
+    for _ in range(count):
+        await other.send_all(said)
+    come = b""
+    with trio.fail_after(5):
+        while len(come) < count * size:
+            clear, has_ended = layer.unseal(bytes(await ours.receive_some(piece)))
+            assert not has_ended
+            come += clear
+    assert come == said * count
 
 
 async def test_handshakes_that_are_begun_by_the_hundred_take_their_turns(
@@ -203,6 +249,29 @@ async def test_the_audit_says_what_was_changed(fleet: Fleet) -> None:
     assert "isp=isp-c" in told["post_scrub"]
     assert "isp=isp-d" in told["post_eviction"]
     assert "7000000000" in told["post_eviction"]
+
+
+async def test_a_cache_that_brings_back_what_it_made_up_keeps_no_other_from_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brought_back, "LISTED_MAX", 3)
+    encoded, title, origin = film(fleet.root, size=1000)
+    async with AsyncExitStack() as stack:
+        bad, good = [await stack.enter_async_context(fleet.client(cache(name))) for name in ("a1", "a2")]
+        for name in ("a1", "a2"):
+            async with open_node(fleet.config(cache(name))), fleet.client(user("anna")) as anna:
+                while name not in {one.info.id for one in await anna.nodes()}:
+                    await trio.sleep(0.02)
+        await bad.bring_back("a1", [BroughtOrder(f"{number:064x}", [], 0, FillPolicy()) for number in range(5)])
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await good.put_title(title, encoded)
+        assert (await good.bring_back("a2", [BroughtOrder(title, [origin], 0, FillPolicy())])).manifests == [title]
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await bad.put_title(title, encoded)
+        assert (await good.put_title(title, encoded)).title == title
+        assert not (await good.bring_back("a2", [BroughtOrder(title, [origin], 0, FillPolicy())])).manifests
+        with pytest.raises(TrackerRefused, match="nobody has asked it for this manifest"):
+            await good.put_title(title, encoded)
 
 
 def test_the_audit_is_one_line_a_change_whatever_names_are_like(
