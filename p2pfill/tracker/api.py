@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,9 +20,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p2pfill._version import __version__
-from p2pfill.errors import ConfigError, ManifestError, StoreError
+from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model import limits
-from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.applying import apply_policy
@@ -29,7 +29,8 @@ from p2pfill.tracker.checks import RequestRefused, check_fill, check_node_id, ch
 from p2pfill.tracker.night_record import build_record
 from p2pfill.tracker.rights import Caller, Grants, Right, admit, caller_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
-from p2pfill.trust.credentials import Bearer, PeerRefused
+from p2pfill.tracker.signed import SignedTitles, signatures_in
+from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -59,8 +60,9 @@ _log = logging.getLogger("p2pfill.tracker")
 class Api:
     """One handler a call; the names are those of the operations."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, signed: SignedTitles) -> None:
         self._service = service
+        self._signed = signed
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
@@ -113,16 +115,18 @@ class Api:
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
         title = check_title(request.path_params["title"])
-        caller = caller_of(request)
+        caller, signatures = caller_of(request), signatures_in(request.query_params.get("signatures"))
         async with self._uploads:
             body = await read_body(request, limits.MANIFEST_BYTES_MAX)
-            try:
-                # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
-                manifest = await trio.to_thread.run_sync(_decode, body)
-            except ManifestError as error:
-                raise RequestRefused(f"the manifest cannot be used: {error}") from error
+            # Who sends what the catalogue has need not have the signatures too.
+            known = await self._service.signatures(title) if title in self._service.titles else b""
+            # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
+            manifest = await trio.to_thread.run_sync(self._signed.open, body, title, signatures or known)
             caller.require_title(manifest.name)
-            record, added = await self._service.add_title(title, manifest, body)
+            first = self._signed.added(b"", signatures) if signatures else b""
+            record, added = await self._service.add_title(title, manifest, body, first)
+            if signatures and not added:
+                await self._service.change_signatures(title, partial(self._signed.added, new=signatures))
             caller.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
@@ -133,6 +137,11 @@ class Api:
     async def get_manifest(self, request: Request) -> Response:
         """Send a manifest."""
         encoded = await self._service.manifest(request.path_params["title"])
+        return Response(encoded, media_type=openapi.MANIFEST_TYPE)
+
+    async def get_signatures(self, request: Request) -> Response:
+        """Send who has signed a title."""
+        encoded = await self._service.signatures(request.path_params["title"])
         return Response(encoded, media_type=openapi.MANIFEST_TYPE)
 
     async def delete_title(self, request: Request) -> Response:
@@ -183,6 +192,10 @@ class Api:
         wanted = await read_json(request, records.FillRequest)
         selector, title = check_fill(wanted), self._service.title(wanted.title)
         caller.require_order(title.name, selector, wanted.priority, title.size)
+        if wanted.rollback:
+            caller.require_rollback(title.name)
+        if self._signed.publishers is not None:
+            self._signed.require(title.title, title.name, await self._service.signatures(title.title))
         made = await self._service.add_fill(wanted, nodes_min)
         caller.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
         return reply(made)
@@ -316,20 +329,15 @@ class Api:
         return Response(self._document, media_type=openapi.JSON_TYPE)
 
 
-def _decode(body: bytes) -> Manifest:
-    """Return a manifest that knows its title id, which takes as long to hash as it is long. Raises `ManifestError`."""
-    manifest = Manifest.decode(body)
-    _ = manifest.title_id
-    return manifest
-
-
-def build_app(service: Service, grants: Grants | None = None) -> ASGIApp:
+def build_app(service: Service, grants: Grants | None = None, credentials: Credentials | None = None) -> ASGIApp:
     """Return the ASGI application that serves `service` to those whom `grants` names; None: to everybody.
+
+    Whose titles it takes, `credentials` say.
 
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
-    api = Api(service)
+    api = Api(service, SignedTitles(credentials))
     routes = [
         Route(one.path, Guarded(service, one, getattr(api, one.name), grants), methods=[one.method], name=one.name)
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)

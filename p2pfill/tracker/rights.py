@@ -52,7 +52,7 @@ class Right(StrEnum):
 
 GRANTABLE: Final = frozenset(Right) - {Right.REPORT}
 
-CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_sources", "explain"})
+CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_signatures", "get_sources", "explain"})
 """What a cache may read beside its orders; those of them that name a node, of itself alone."""
 
 
@@ -127,11 +127,14 @@ class Grants:
 class Caller:
     """Who calls, and what the call may. `identity` is None where nobody is asked: then everything."""
 
-    def __init__(self, identity: Identity | None, address: str, grants: list[Grant]) -> None:
+    def __init__(
+        self, identity: Identity | None, address: str, grants: list[Grant], table: Grants | None = None
+    ) -> None:
         self.identity = identity
         self.address = address
         self.grants = grants
         """Those of the right that the call needs."""
+        self._table = table
         self.noted = ""
         """What the call has changed, for the audit."""
 
@@ -155,6 +158,14 @@ class Caller:
         refusals = [grant.refusal_of_order(selector, priority, size) for grant in found]
         if all(refusals):
             raise RequestRefused(f"{self.who} may not order this: {refusals[0]}", 403)
+
+    def require_rollback(self, name: str) -> None:
+        """Look whether the caller may have an older version of a name shown. Raises `RequestRefused`."""
+        if self.identity is None:
+            return
+        found = [] if self._table is None else self._table.of(self.who, Right.MANAGE)
+        if not any(matches_glob(grant.titles, name) for grant in found):
+            raise RequestRefused(f"{self.who} may not roll back titles named {name[:100]!r}: that needs `manage`", 403)
 
     def require_report(self, info: NodeInfo) -> None:
         """Look whether a heartbeat says what the certificate of its sender does. Raises `RequestRefused`."""
@@ -183,6 +194,6 @@ def admit(identity: Identity | None, address: str, grants: Grants | None, name: 
     elif identity.role is Role.USER:
         found = grants.of(identity.who, right)
         if found:
-            return Caller(identity, address, found)
+            return Caller(identity, address, found, grants)
     where = f" as {node}" if node else ""
     raise RequestRefused(f"{identity.who} may not {right}{where}; what users may is in the tracker's --grants", 403)
