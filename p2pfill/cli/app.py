@@ -304,6 +304,24 @@ def node(
         str | None,
         typer.Option("--rates", metavar="RATE", help="Bytes a second that may come in, such as 150MiB or 1.2Gbit."),
     ] = None,
+    origins_allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origins-allow",
+            metavar="PLACE",
+            help="A host (*.cdn.example), an address, a range (10.1.0.0/16) or s3://BUCKET where origins may be; may "
+            "be given many times. By default anywhere but this machine and places that are never meant.",
+        ),
+    ] = None,
+    origin_dir: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin-dir",
+            metavar="DIR",
+            help="A directory below which origins may lie; may be given many times. By default any on loopback, else "
+            "none.",
+        ),
+    ] = None,
     record: Annotated[
         str | None,
         typer.Option("--record", metavar="DIR", help="Where to record what each fill decides; see `sim --replay`."),
@@ -321,7 +339,7 @@ def node(
     # What has a name of its own here is a setting of `NodeConfig` else.
     flags = {**locals(), "id": node_id, "tracker": tracker_url}
     apart = {"config", "node_id", "tracker_url", "until_eof", "as_json"}
-    given = {name: value for name, value in flags.items() if value is not None and name not in apart}
+    given = {name: value for name, value in flags.items() if value not in (None, []) and name not in apart}
     from p2pfill.cli.services import run_node
 
     run_node(config, given, until_eof=until_eof, as_json=as_json)

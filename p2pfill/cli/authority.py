@@ -23,6 +23,12 @@ from p2pfill.trust.credentials import CA_FILE, CERT_FILE, FILE_BYTES_MAX, REVOKE
 SERIAL_CHARS: Final = 12
 """Of a serial in tables: enough to tell certificates apart, and to revoke one by it."""
 
+ROOT_SOON: Final = timedelta(days=365)
+"""Before a root's end that it is told: a change takes as long as files take to all machines."""
+
+Step = Literal["begin", "switch", "finish"]
+"""Of a change of the root."""
+
 _STYLES: Final = {"good": "green", "revoked": "red", "none": "yellow"}
 _STATES: Final = {"none": "not issued"}
 
@@ -68,11 +74,11 @@ def issue_certificates(
 ) -> None:
     """Give those who are listed what they need."""
     life = timedelta(days=days)
-    if everybody == bool(names):
-        raise ConfigError("say whose certificates are to be issued: names as in fleet.toml, or --all")
-    if csr is not None and len(names) != 1:
-        raise ConfigError("a request is for one: name whom, as in `p2pfill ca issue a1 --csr a1.csr`")
     with Authority(directory) as authority:
+        if everybody == bool(names):
+            raise ConfigError("say whose certificates are to be issued: names as in fleet.toml, or --all")
+        if csr is not None and len(names) != 1:
+            raise ConfigError("a request is for one: name whom, as in `p2pfill ca issue a1 --csr a1.csr`")
         if csr is None:
             given = authority.issue(names, out, _now(), life)
         else:
@@ -133,12 +139,13 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
         now = _now()
         meant = authority.meant(what, now)
         serials = ", ".join(one.serial[:SERIAL_CHARS] for one in meant)
-        doing = f"revoke {plural(len(meant), 'certificate')} of {meant[0].identity.who} ({serials}) for good"
+        whose = " and ".join(sorted({one.identity.who for one in meant}))
+        doing = f"revoke {plural(len(meant), 'certificate')} of {whose} ({serials}) for good"
         if not dry_run:
             _confirm(doing, yes=yes)
             authority.revoke(meant, now)
     if as_json:
-        _print_json({"revoked": [one.serial for one in meant], "who": meant[0].identity.who, "dry_run": dry_run})
+        _print_json({"revoked": [one.serial for one in meant], "who": whose, "dry_run": dry_run})
         return
     print(f"{'would' if dry_run else 'done:'} {printable(doing)}")
     if not dry_run:
@@ -149,7 +156,7 @@ def revoke_certificates(directory: Path, what: str, *, dry_run: bool, yes: bool,
 
 def rotate_root(
     directory: Path,
-    step: Literal["begin", "switch", "finish"],
+    step: Step,
     root_days: int,
     *,
     dry_run: bool,
@@ -202,8 +209,11 @@ def show_authority(directory: Path, *, within: int, everything: bool, as_json: b
     if as_json:
         _print_json({"domain": state.domain, "roots": roots, "certificates": shown})
         return
-    for root in roots:
-        print(f"root {root['number']} of {state.domain} until {_day(root['ends'])}{', signs' if root['signs'] else ''}")
+    for root in state.roots:
+        signs = ", signs" if root.number == state.signing else ""
+        print(f"root {root.number} of {state.domain} until {_day(root.certificate.not_valid_after_utc)}{signs}")
+    if state.root.certificate.not_valid_after_utc - _now() < ROOT_SOON and len(roots) == 1:
+        print(f"the root ends within {plural(ROOT_SOON.days, 'day')}, and all certificates with it: {after}")
     if len(roots) > 1:
         print(f"the root is being changed: {after}")
     _print_lines(shown)

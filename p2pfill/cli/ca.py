@@ -150,8 +150,10 @@ def rotate(
 
     if switch and finish:
         raise typer.BadParameter("give either --switch or --finish: between them certificates go to the machines")
-    step = "switch" if switch else "finish" if finish else "begin"
-    rotate_root(authority, step, root_days, dry_run=dry_run, yes=yes, as_json=as_json)
+    rotate_root(
+        authority, "switch" if switch else "finish" if finish else "begin", root_days, dry_run=dry_run, yes=yes,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command("show", epilog=EXIT_CODES_HELP)

@@ -26,6 +26,11 @@ class Column(NamedTuple):
     """It takes no more characters: longer cells are broken into lines. 0: they need what they need."""
 
 
+def unbroken(text: str, style: str = "") -> Text:
+    """Return text that is one line however long it is, where it is printed uncropped: what is to be copied."""
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
+
+
 def table_within(
     width: int, columns: Sequence[Column], rows: Sequence[Sequence[Text | ProgressBar]], *, gap: int = 2
 ) -> RenderableType:

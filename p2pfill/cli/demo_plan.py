@@ -103,7 +103,7 @@ class _PlanDemo:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False)
 
     async def run(self) -> bool:
         """Run all of it; True at its end."""
@@ -114,8 +114,8 @@ class _PlanDemo:
                 await publish_titles(work, self.world.catalogue.titles, tracker, len(nodes))
                 desk = await trio.to_thread.run_sync(self._plan, work, tracker)
                 await self._fill(tracker)
-                held, _ = await trio.to_thread.run_sync(desk.held, "tracker", "")
-            self.hits = self._next_day(held)
+                held = await trio.to_thread.run_sync(desk.held, "tracker", "")
+            self.hits = self._next_day(held.placement)
         return True
 
     @contextmanager
@@ -145,13 +145,14 @@ class _PlanDemo:
         found = desk.history.ingest(sorted((work / "logs").iterdir()), desk.catalogue, desk.caches, now_s=time.time())
         self.say(f"Took in {plural(len(found.taken), 'log')}")
         self.say("")
-        made = made_plan(desk, day=day_of(self.day * 86_400), held="", fit=True)
-        made = made._replace(outlook=outlook(desk, made.plan, start=time.time(), simulate=True))
+        start = time.time()
+        made = made_plan(desk, day=day_of(self.day * 86_400), held="", fit=True, start=start)
+        made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
         path = keep(desk, made.plan, None)
-        self._console.print(made_view(made, path, self._console.width), soft_wrap=True)
+        self._console.print(made_view(made, path, self._console.width), crop=False)
         self.say("")
         due = made.outlook.night.deadline
-        done, _ = apply(desk, made.plan, origins=(), due=due, rewrite_max=None, yes=True)
+        done = apply(desk, made.plan, origins=(), due=due, rewrite_max=None, yes=True)
         check_applied(done)
         self.say(f"Applied it: {plural(done.ordered, 'order')}")
         self.made, self._desk = made, desk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,18 @@ from p2pfill.model.selector import Selector
 TrackerUrl = Annotated[
     str,
     typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in http://10.0.0.1:7070."),
+]
+PLANNER: Final = Path("planner.toml")
+"""The planner's file, where none is named: it is read where there is one."""
+
+Planner = Annotated[
+    Path,
+    typer.Option(
+        "--planner",
+        metavar="FILE",
+        envvar="P2PFILL_PLANNER",
+        help="Names catalogue, caches, history and what else a plan is made of (docs/planner.md).",
+    ),
 ]
 Later = Annotated[bool, typer.Option("--later", help="Also where no running cache matches, for later ones.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]

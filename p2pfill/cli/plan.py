@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson
+from p2pfill.cli.options import PLANNER, AsJson, Planner
 from p2pfill.cli.plan_windows import windows
 
 app = typer.Typer(
@@ -17,17 +17,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-HistoryDir = Annotated[
-    Path, typer.Option("--history", metavar="DIR", help="Where what was watched is kept from night to night.")
-]
-
-Planner = Annotated[
-    Path,
+MaybeHistory = Annotated[
+    Path | None,
     typer.Option(
-        "--planner",
-        metavar="FILE",
-        envvar="P2PFILL_PLANNER",
-        help="Names catalogue, caches, history and what else a plan is made of (docs/planner.md).",
+        "--history",
+        metavar="DIR",
+        help="Where what was watched is kept from night to night; by default as the planner's file says.",
     ),
 ]
 PlanName = Annotated[
@@ -75,12 +70,11 @@ RewriteMax = Annotated[
         help="Of a cache that may be rewritten tonight; by default what the placement may, 0.1.",
     ),
 ]
-HERE = Path("planner.toml")
 
 
 @app.command("make", epilog=EXIT_CODES_HELP)
 def make(
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     day: Day = "",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it there, and not among those that are kept.")
@@ -103,7 +97,7 @@ def make(
 @app.command("check", epilog=EXIT_CODES_HELP)
 def check(
     plan: PlanName = "",
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     at: At = "",
     deadline: Annotated[
         str,
@@ -124,7 +118,7 @@ def check(
 @app.command("show", epilog=EXIT_CODES_HELP)
 def show(
     plan: PlanName = "",
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     cache: Annotated[str, typer.Option("--cache", metavar="NAME", help="What this cache is to hold.")] = "",
     title: Annotated[str, typer.Option("--title", metavar="NAME", help="Where this title's files are to lie.")] = "",
     since: Annotated[
@@ -143,7 +137,7 @@ def show(
 def why_command(
     title: Annotated[str, typer.Argument(metavar="TITLE")],
     region: Annotated[str, typer.Argument(metavar="REGION")],
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     day: Annotated[
         str,
         typer.Option("--day", metavar="DATE", help="Whose viewing is forecast; by default the newest plan's day."),
@@ -158,7 +152,7 @@ def why_command(
 
 @app.command("tune", epilog=EXIT_CODES_HELP)
 def tune_command(
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     days: Annotated[
         int, typer.Option("--days", metavar="N", min=2, max=60, help="How many of the last are replayed.")
     ] = 5,
@@ -176,7 +170,7 @@ def tune_command(
 @app.command("apply", epilog=EXIT_CODES_HELP)
 def apply_command(
     plan: PlanName = "",
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     origins: OriginUrls = None,
     deadline: Annotated[
         str, typer.Option("--deadline", metavar="TIME", help="As for `fill`; by default the plan's own.")
@@ -201,7 +195,7 @@ def apply_command(
 
 @app.command("night", epilog=EXIT_CODES_HELP)
 def night(
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     day: Day = "",
     origins: OriginUrls = None,
     fit: Fit = True,
@@ -224,7 +218,7 @@ def night(
 @app.command("report", epilog=EXIT_CODES_HELP)
 def report(
     plan: PlanName = "",
-    planner: Planner = HERE,
+    planner: Planner = PLANNER,
     night_file: Annotated[
         Path | None,
         typer.Option("--night", metavar="FILE", help="The night out of `p2pfill night report --json`, and no tracker."),
@@ -260,21 +254,26 @@ def report(
 @app.command("ingest", epilog=EXIT_CODES_HELP)
 def ingest(
     logs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="LOGS...",
+            metavar="[LOGS]...",
             help="Viewing logs, as Parquet or CSV (also compressed by gzip), with the columns time, region, cache or "
-            "cluster, title, file, bytes.",
+            "cluster, title, file, bytes; by default those of the planner's file.",
         ),
-    ],
-    history: HistoryDir,
+    ] = None,
+    planner: Planner = PLANNER,
+    history: MaybeHistory = None,
     catalogue: Annotated[
-        Path,
-        typer.Option("--catalogue", metavar="FILE", help="The files that there are, as CSV, Parquet or TOML."),
-    ],
+        Path | None,
+        typer.Option(
+            "--catalogue",
+            metavar="FILE",
+            help="The files that there are, as CSV, Parquet or TOML; by default as the planner's file says.",
+        ),
+    ] = None,
     caches: Annotated[
-        Path, typer.Option("--caches", metavar="FILE", help="The caches that there are, as CSV, Parquet or TOML.")
-    ],
+        Path | None, typer.Option("--caches", metavar="FILE", help="The same, of the caches that there are.")
+    ] = None,
     memory: Annotated[
         str, typer.Option("--memory", metavar="SIZE", help="What may be taken before disk is used instead.")
     ] = "3GiB",
@@ -283,22 +282,27 @@ def ingest(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Take viewing logs into the history.
+    """Take viewing logs into the history. What no option names the planner's file does.
 
     A log is known again by its content and counts once. What is wrong is counted by kind and shown with examples. Where
     no log can be used the history stays as it was; where some cannot, the others are taken in and the exit code is 1.
     """
+    from p2pfill.cli.plan_desk import logs_of, place_of
     from p2pfill.cli.plan_history import ingest_logs
 
-    ingest_logs(logs, history, catalogue, caches, memory=memory, threads=threads, as_json=as_json)
+    ingest_logs(
+        logs or logs_of(planner), place_of(planner, "history", history), place_of(planner, "catalogue", catalogue),
+        place_of(planner, "caches", caches), memory=memory, threads=threads, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command("history", epilog=EXIT_CODES_HELP)
-def history_show(history: HistoryDir, as_json: AsJson = False) -> None:
+def history_show(planner: Planner = PLANNER, history: MaybeHistory = None, as_json: AsJson = False) -> None:
     """Show what the history has: days, rows, bytes, and what was wrong with its logs."""
+    from p2pfill.cli.plan_desk import place_of
     from p2pfill.cli.plan_history import show_history
 
-    show_history(history, as_json=as_json)
+    show_history(place_of(planner, "history", history), as_json=as_json)
 
 
 app.command("windows", epilog=EXIT_CODES_HELP)(windows)

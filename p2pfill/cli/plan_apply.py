@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +14,13 @@ import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.columns import Column, table_within, unbroken
 from p2pfill.cli.deadline import show_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.fill import absolute_origin
-from p2pfill.cli.plan_desk import Desk, day_of, deadline_of, start_of
+from p2pfill.cli.plan_desk import Desk, base_of, day_of, deadline_of, start_of
 from p2pfill.cli.plan_history import ingest_view
-from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, outlook
+from p2pfill.cli.plan_make import files_view, keep, made_plan, made_record, made_view, next_commands, outlook
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError, P2PFillError, TrackerError
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
@@ -86,23 +86,33 @@ def apply_plan(
     # What the plan was proved by, so that the report of the night finds it by the same.
     proved = plan.head.deadline if plan.head.deadline > start else desk.night(start)[1].deadline
     due = deadline_of(deadline, start) or proved
-    done, orders = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+    done = apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
     if as_json:
         print(msgspec.json.encode(done).decode())
     else:
         console = Console(highlight=False)
-        console.print(applied_view(plan, done, orders, path, console.width), soft_wrap=True)
+        again = desk.command(
+            "apply", path, origin=origins, deadline=deadline, rewrite_max=rewrite_max, at=at, tracker=tracker
+        )  # fmt: skip
+        console.print(applied_view(desk, plan, done, path, again, console.width), crop=False)
     check_applied(done)
 
 
 def apply(
     desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
-) -> tuple[Applied, Orders]:
+) -> Applied:
     """Order what a plan says, where `yes`, and say what that is. Raises `ConfigError` and `TrackerError`.
 
     What is new is ordered first, and only then ends what was ordered before: a cache never stands without an order for
     what it is to keep. Where the tracker is lost on the way, applying the plan again does the rest.
     """
+    with desk.applying() if yes else nullcontext():
+        return _apply(desk, plan, origins=origins, due=due, rewrite_max=rewrite_max, yes=yes)
+
+
+def _apply(
+    desk: Desk, plan: Plan, *, origins: Sequence[str], due: float, rewrite_max: float | None, yes: bool
+) -> Applied:  # fmt: skip
     from p2pfill.plan.orders import orders_of
     from p2pfill.plan.rewriting import brought_before, check_rewriting, written_by
 
@@ -113,7 +123,7 @@ def apply(
     _check_caches(desk, plan)
     notes = [LATE] if due < time.time() else []
 
-    async def work(client: TrackerClient) -> tuple[Applied, Orders]:
+    async def work(client: TrackerClient) -> Applied:
         known = await client.catalogue()
         notes.extend(_other_sizes(desk, plan, known.titles))
         asked = orders_of(plan, known.titles, await client.fills(), bases, due, known.withdrawn)
@@ -132,9 +142,9 @@ def apply(
             except TrackerUnreachable as error:
                 said = f"{done.ordered} of {plural(len(asked.post), 'order')} made, {done.ended} ended"
                 raise TrackerUnreachable(f"{error}; {said} by then: apply the plan again") from error
-        return done, asked
+        return done
 
-    found: tuple[Applied, Orders] = desk.call(work)
+    found: Applied = desk.call(work)
     return found
 
 
@@ -142,14 +152,12 @@ def _bases(desk: Desk, origins: Sequence[str]) -> list[str]:
     """Return where titles come from, by the command line or by the table of origins. Raises `ConfigError`."""
     from p2pfill.plan.orders import origin_of
 
-    named = list(origins) or list(() if desk.origins is None else desk.origins.names)
-    home = Path() if origins else desk.home
-    bases = []
-    for one in named:
-        is_url = "://" in one or one[:5].lower() == "file:"
-        bases.append(absolute_origin(one) if origins and "{title}" not in one else one if is_url else
-                     str((home / Path(one).expanduser()).absolute()))  # fmt: skip
-        origin_of(bases[-1], "title")
+    if origins:
+        bases = [base_of(one, Path()) if "{title}" in one else absolute_origin(one) for one in origins]
+    else:
+        bases = [base_of(one, desk.home) for one in (() if desk.origins is None else desk.origins.names)]
+    for one in bases:
+        origin_of(one, "title")
     return bases
 
 
@@ -224,8 +232,11 @@ def check_applied(done: Applied) -> None:
         )
 
 
-def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: int) -> RenderableType:
-    """Return what has come of it as text: orders, and what comes and may go, with the reasons."""
+def applied_view(desk: Desk, plan: Plan, done: Applied, path: Path, again: str, width: int) -> RenderableType:
+    """Return what has come of it as text: orders, and what comes and may go, with the reasons.
+
+    `again` is the command without --yes.
+    """
     from p2pfill.plan.document import by_cache
 
     verb = "would be " if done.dry_run else ""
@@ -274,12 +285,11 @@ def applied_view(plan: Plan, done: Applied, orders: Orders, path: Path, width: i
     )
     if comes:
         parts += [Text(), Text("Comes, since it is expected to be watched most for its size", style="bold")]
-        parts.append(files_view(comes, "", SHOWN, width, f"p2pfill plan show {path} --most 1000 shows more"))
+        parts.append(files_view(comes, "", SHOWN, width, desk.command("show", path, most=1000)))
     if goes:
         parts += [Text(), Text("May go, since other files are worth more there", style="bold"), _goes(goes, width)]
     if done.dry_run:
-        said = f"nothing was done: p2pfill plan apply {printable(str(path))} --yes does it"
-        parts += [Text(), Text(said, style="bold")]
+        parts += [Text(), Text("nothing was done; this does it:", style="bold"), unbroken(f"  {again} --yes")]
     return Group(*parts)
 
 
@@ -322,13 +332,13 @@ def run_night(
     record: dict[str, Any] = {}
     came: RenderableType | None = None
     with Console(stderr=True).status("reading", spinner="dots") as status:
-        logs = _logs(desk)
+        logs = desk.logs()
         if logs:
             status.update(f"taking in {plural(len(logs), 'log')}")
             record["ingest"], came = _ingest(desk, logs)
         status.update("looking what came of the plan before")
         before = _report_before(desk, day or day_of(desk.night(start)[1].deadline))
-        made = made_plan(desk, day=day, held="", fit=fit, at=at, note=status.update)
+        made = made_plan(desk, day=day, held="", fit=fit, start=start, note=status.update)
         if simulate:
             status.update("simulating the night")
             made = made._replace(outlook=outlook(desk, made.plan, start=start, simulate=True))
@@ -336,16 +346,16 @@ def run_night(
     record |= made_record(desk, made, path) | {"report": None if before is None else before[1]}
     if not as_json:
         if came is not None:
-            console.print(came, Text(), sep="\n", soft_wrap=True)
+            console.print(came, Text(), sep="\n", crop=False)
         if before is not None:
-            console.print(before[0], soft_wrap=True)
+            console.print(before[0], crop=False)
             console.print()
-        console.print(made_view(made, path, console.width), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), crop=False)
     fits = made.outlook.verdict.fits
     done, failed = None, None
     if desk.tracker and fits:
         try:
-            done, orders = apply(
+            done = apply(
                 desk, made.plan, origins=origins, due=made.outlook.night.deadline, rewrite_max=rewrite_max, yes=yes
             )  # fmt: skip
             record["applied"] = msgspec.to_builtins(done)
@@ -353,7 +363,8 @@ def run_night(
             failed, record["not_applied"] = error, str(error)  # what was planned is told of all the same
         if done is not None and not as_json:
             console.print()
-            console.print(applied_view(made.plan, done, orders, path, console.width), soft_wrap=True)
+            again = desk.command("apply", path, origin=origins, rewrite_max=rewrite_max, at=at, tracker=tracker)
+            console.print(applied_view(desk, made.plan, done, path, again, console.width), crop=False)
     if as_json:
         print(json.dumps(record))
     if failed is not None:
@@ -382,21 +393,6 @@ def _report_before(desk: Desk, day: str) -> tuple[RenderableType, Any] | None:
         return Text(f"what came of {printable(str(path))} is not known: {printable(str(error))}", style="yellow"), None
     width = Console().width
     return report_view(came.report, width, came.notes), msgspec.to_builtins(came.report)
-
-
-def _logs(desk: Desk) -> list[Path]:
-    """Return the logs that the planner's file means, in order of names. Raises `ConfigError` where none is there."""
-    found: set[Path] = set()
-    for name in desk.config.logs:
-        if desk.at(name).is_file():  # whatever signs of patterns are in its name
-            found.add(desk.at(name))
-            continue
-        # Patterns are what the file says, and not the directory that it lies in.
-        pattern = str(Path(name).expanduser())
-        found |= {desk.home / one for one in glob.glob(pattern, root_dir=desk.home, recursive=True)}
-    if desk.config.logs and not found:
-        raise ConfigError(f"no log is named {', '.join(map(repr, desk.config.logs))}: mend logs in the planner's file")
-    return sorted(found)
 
 
 def _ingest(desk: Desk, logs: Sequence[Path]) -> tuple[dict[str, Any], RenderableType | None]:

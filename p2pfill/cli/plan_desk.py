@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import math
+import os
+import shlex
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
 
 from p2pfill.cli.calling import call_tracker
 from p2pfill.cli.deadline import parse_deadline
+from p2pfill.cli.fill import HOST_LIKE
+from p2pfill.cli.options import PLANNER
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
 from p2pfill.model.windows import at_utc, read_windows
 from p2pfill.plan.wishes import Wish
@@ -90,16 +97,37 @@ class PlannerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("keep is a number of plans: 1 to 10000")
 
 
+class Held(NamedTuple):
+    """What caches hold."""
+
+    placement: Placement | None
+    """None: nothing."""
+    other: Longs | None
+    """What lies in each besides, in bytes; None: nothing is known of it."""
+    source: str
+    """In words: who says so."""
+
+
 class Desk:
     """A planner's file, and what it names, each read when it is first asked for. All of it raises `ConfigError`."""
 
     def __init__(self, path: Path, tracker: str = "") -> None:
         need_planner()
-        self.home = path.parent
+        self.path, self.home = path, path.parent
         self.config = _read_config(path)
         self.tracker = tracker or self.config.tracker
+        self.named_tracker = tracker
+        """By the command; empty: the file's is taken."""
         self.faults: dict[str, Faults] = {}
         """What is wrong with the tables that were read."""
+
+    def command(self, *words: object, **options: object) -> str:
+        """Return a planner's command as it can be typed where this one was; options are left out that say nothing."""
+        parts = ["p2pfill", "plan", *map(str, words)]
+        for name, said in {"planner": "" if self.path == PLANNER else self.path, **options}.items():
+            for one in said if isinstance(said, (list, tuple)) else (said,):
+                parts += [] if one is None or one == "" else [f"--{name.replace('_', '-')}", str(one)]
+        return printable(shlex.join(parts))
 
     def at(self, name: str) -> Path:
         """Return the path that the file means."""
@@ -136,10 +164,18 @@ class Desk:
 
     @cached_property
     def origins(self) -> Origins | None:
-        """Where titles come from."""
+        """Where titles come from. A name that no order could have is told of here, before a plan is made by it."""
         from p2pfill.plan.inputs import read_origins
 
-        return self._table(self.config.origins, read_origins) if self.config.origins else None
+        if not self.config.origins:
+            return None
+        origins = self._table(self.config.origins, read_origins)
+        for name in origins.names:
+            try:
+                base_of(name, self.home)
+            except ConfigError as error:
+                raise ConfigError(f"table of origins {str(self.at(self.config.origins))!r}: {error}") from error
+        return origins
 
     @cached_property
     def history(self) -> History:
@@ -192,6 +228,21 @@ class Desk:
         version = self.call(lambda client: client.policy())
         return parse_policy(version.text) if version.number else None
 
+    def logs(self) -> list[Path]:
+        """Return the viewing logs that the file means, in order of names. Raises `ConfigError` where none is there."""
+        found: set[Path] = set()
+        for name in self.config.logs:
+            if self.at(name).is_file():  # whatever signs of patterns are in its name
+                found.add(self.at(name))
+                continue
+            # Patterns are what the file says, and not the directory that it lies in.
+            pattern = str(Path(name).expanduser())
+            found |= {self.home / one for one in glob.glob(pattern, root_dir=self.home, recursive=True)}
+        if self.config.logs and not found:
+            names = ", ".join(map(repr, self.config.logs))
+            raise ConfigError(f"no log is named {names}: mend logs in the planner's file")
+        return sorted(found)
+
     def call(self, work: Callable[[TrackerClient], Any]) -> Any:
         """Return what a call of the tracker says. Raises `TrackerError`."""
 
@@ -203,26 +254,28 @@ class Desk:
 
     # ---- the night, and what lies there
 
-    def night(self, start: float, room: Longs | None = None, deadline: float | None = None) -> tuple[Network, Night]:
-        """Return the night that begins at `start`."""
+    def night(
+        self, start: float, room: Longs | None = None, deadline: float | None = None, open_until: float = 0.0
+    ) -> tuple[Network, Night]:  # fmt: skip
+        """Return the night that begins at `start`. What its arguments mean is said in `tonight.network_of`."""
         from p2pfill.plan.feasibility.tonight import network_of
 
         return network_of(
             self.caches, start, policy=self.policy, windows=self.config.windows, uplinks=self.uplinks,
-            origins=self.origins, room=room, deadline=deadline,
+            origins=self.origins, room=room, deadline=deadline, open_until=open_until,
         )  # fmt: skip
 
-    def held(self, source: str, before: str) -> tuple[Placement | None, str]:
-        """Return what caches hold, and in words who says so.
+    def held(self, source: str, before: str) -> Held:
+        """Return what caches hold.
 
         `source`: `tracker`, `plan` (the last one for a day before `before`), `nothing`, a plan's file, or empty: the
         tracker where there is one, else the last plan where there is one.
         """
         from p2pfill.plan.document import read_plan
-        from p2pfill.plan.holding import as_planned, held_of
+        from p2pfill.plan.holding import as_planned, held_of, others_of
 
         if source == "nothing":
-            return None, "nothing, as was said"
+            return Held(None, None, "nothing, as was said")
         if source == "tracker" or (not source and self.tracker):
             if not self.tracker:
                 raise ConfigError("--held tracker: no tracker is named; give --tracker URL, or write it into the file")
@@ -231,13 +284,14 @@ class Desk:
                 return await client.nodes(), await client.titles(), await client.fills()
 
             nodes, titles, fills = self.call(ask)
-            return held_of(nodes, titles, fills, self.catalogue, self.caches), f"what {self.tracker} says"
+            lies = held_of(nodes, titles, fills, self.catalogue, self.caches)
+            return Held(lies, others_of(nodes, lies, self.catalogue, self.caches), f"what {self.tracker} says")
         path = self.last_plan(before) if source in ("", "plan") else Path(source)
         if path is None:
             if source == "plan":
                 raise ConfigError(f"--held plan: there is none before {before} in {str(self.at(self.config.plans))!r}")
-            return None, "nothing: there is no tracker, and no plan before"
-        return as_planned(read_plan(path), self.catalogue, self.caches), f"all of {path}"
+            return Held(None, None, "nothing: there is no tracker, and no plan before")
+        return Held(as_planned(read_plan(path), self.catalogue, self.caches), None, f"all of {path}")
 
     # ---- plans that are kept
 
@@ -267,6 +321,30 @@ class Desk:
         if not path.exists():
             raise ConfigError(f"there is no plan {str(path)!r}: `p2pfill plan make` makes one")
         return read_plan(path), path
+
+    @contextmanager
+    def applying(self) -> Iterator[None]:
+        """Be the only one who applies plans that are kept here: two at once would each end what the other orders.
+
+        Raises `ConfigError` where somebody else does, and `StoreError`.
+        """
+        directory = self.at(self.config.plans)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot write to {str(directory)!r}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"another plan of {str(directory)!r} is being applied: wait for it to end, and apply this one "
+                    "again if it is to take its place"
+                ) from error
+            yield
+        finally:
+            os.close(fd)
 
     def keep_applied(self, plan: Plan) -> Path:
         """Keep what was applied beside what is planned, which another dry run may replace. Raises `StoreError`."""
@@ -304,6 +382,52 @@ class Desk:
             path.unlink(missing_ok=True)
             path.with_suffix(APPLIED_SUFFIX).unlink(missing_ok=True)
         return gone
+
+
+def place_of(planner: Path, what: str, said: Path | None, option: str = "") -> Path:
+    """Return where the `history`, `catalogue` or `caches` are: as was said, else as a planner's file says.
+
+    `option` is how it can be said. Raises `ConfigError`.
+    """
+    if said is not None:
+        return said
+    desk = _desk_for(planner, what, option or f"--{what} {'DIR' if what == 'history' else 'FILE'}")
+    return desk.at(getattr(desk.config, what))
+
+
+def logs_of(planner: Path) -> list[Path]:
+    """Return the logs that a planner's file means. Raises `ConfigError` where it means none."""
+    if not (found := _desk_for(planner, "logs", "LOGS").logs()):
+        raise ConfigError(f"no logs are named: give LOGS, or write logs = [\"logs/*.csv\"] into {planner}")
+    return found
+
+
+def _desk_for(planner: Path, what: str, option: str) -> Desk:
+    if not planner.exists():
+        raise ConfigError(
+            f"no {what} {'is' if what in ('history', 'catalogue') else 'are'} named: give {option}, or a planner's "
+            f"file with --planner; there is no {str(planner)!r}"
+        )
+    return Desk(planner)
+
+
+def base_of(said: str, home: Path) -> str:
+    """Return where titles come from, which may have `{title}` in it, as orders have it: paths relative to `home`.
+
+    A URL is taken as it is, and a path where it begins as one; else a directory must be there, as for `fill`, lest a
+    slip of the pen pass for one that only caches have. Raises `ConfigError`.
+    """
+    if "://" in said or said[:5].lower() == "file:":
+        return said
+    path = home / Path(said).expanduser()
+    if not said.startswith(("/", "./", "../", "~")) and not (home / said.partition("/{title}")[0]).is_dir():
+        web = f"; for a web server write http://{said}" if HOST_LIKE.fullmatch(said) else ""
+        raise ConfigError(
+            f"origin {said[:80]!r} is no URL, and no directory that is there: write http://HOST[:PORT]/PATH/{{title}} "
+            "or s3://BUCKET/PREFIX/{title}, or a directory of the caches as /DIRECTORY/{title} or "
+            f"./DIRECTORY/{{title}}{web}"
+        )
+    return str(path.absolute())
 
 
 def day_number(text: str) -> int:

@@ -78,7 +78,9 @@ def _iso(day: int) -> str:
 def ingest_view(found: Any, tables: Any) -> RenderableType:
     """Return what came of an ingest, as text."""
     rows, used = (sum(getattr(log, name) for log in found.taken) for name in ("rows", "used"))
-    head = f"{plural(len(found.taken), 'log')} taken in: {used:,} of {plural(rows, 'row')} count as views"
+    head = f"{plural(len(found.taken), 'log')} taken in"
+    if found.taken:
+        head += f": {used:,} of {plural(rows, 'row')} count as views"
     if found.days:
         head += f", {_iso(found.days[0])} to {_iso(found.days[-1])}"
     parts: list[RenderableType] = [Text(head, style="bold")]

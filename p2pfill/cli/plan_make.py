@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
+from p2pfill.cli.columns import Column, table_within, unbroken
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.plan_desk import (
     DAY_S,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from p2pfill.plan.feasibility.needs import Needs
     from p2pfill.plan.feasibility.network import Network, Night
     from p2pfill.plan.making import Made
-    from p2pfill.plan.tables import Views
+    from p2pfill.plan.tables import Longs, Views
 
 SHOWN: Final = 20
 """Rows of a table of files or caches; --json has all."""
@@ -82,17 +82,16 @@ def make_plan(
     """Make a plan, write it, and print what it does. Raises `CommandFailed` where it does not fit."""
     desk = Desk(planner, tracker)
     with Console(stderr=True).status("reading", spinner="dots") as status:
-        made = made_plan(desk, day=day, held=held, fit=fit, at=at, note=status.update)
+        made = made_plan(desk, day=day, held=held, fit=fit, start=start_of(at), note=status.update)
     path = keep(desk, made.plan, out)
     if as_json:
         print(json.dumps(made_record(desk, made, path)))
     else:
         console = Console(highlight=False)
-        console.print(made_view(made, path, console.width), soft_wrap=True)
+        console.print(made_view(made, path, console.width, next_commands(desk, made, path, at)), crop=False)
     if not made.outlook.verdict.fits:
-        raise CommandFailed(
-            f"the plan does not fit into the night: `p2pfill plan check {path}` says what would help", ExitCode.FOUND
-        )
+        check = desk.command("check", path, tracker=desk.named_tracker)
+        raise CommandFailed(f"the plan does not fit into the night: `{check}` says what would help", ExitCode.FOUND)
 
 
 class MadePlan(NamedTuple):
@@ -107,33 +106,39 @@ class MadePlan(NamedTuple):
 
 
 def made_plan(
-    desk: Desk, *, day: str, held: str, fit: bool, at: str = "", note: Any = lambda text: None
+    desk: Desk, *, day: str, held: str, fit: bool, start: float, note: Any = lambda text: None
 ) -> MadePlan:  # fmt: skip
-    """Return the plan for a day; empty: that of the morning after. Raises `ConfigError`."""
+    """Return the plan for a day, whose night begins at `start`; empty: that of the morning after.
+
+    Raises `ConfigError`.
+    """
     from p2pfill.plan.feasibility.needs import needs_of
     from p2pfill.plan.feasibility.remedies import drop
     from p2pfill.plan.making import Inputs, document, make, without
     from p2pfill.plan.rewriting import written_tonight
 
-    now = start_of(at)
-    network, night = desk.night(now)
+    network, night = desk.night(start)
     number = day_number(day or day_of(night.deadline))
     day = _iso(number)
+    before = desk.applied(day)
+    if before is not None:
+        network, night = desk.night(start, open_until=before.head.deadline)
     note("reading what was watched")
     views = desk.history.views(desk.catalogue, desk.caches.regions)
     planned_day(day, views.last_day)
     notes = _known(desk, views, number)
-    lies, source = desk.held(held, day)
-    before = desk.applied(day)
+    there = desk.held(held, day)
+    lies = there.placement
     written = None if before is None or lies is None else written_tonight(before, lies, desk.catalogue, desk.caches)
     note("forecasting and placing")
     made = make(
         Inputs(
             desk.catalogue, desk.caches, views, number, desk.load, lies, desk.settings, desk.config.pin,
-            desk.config.exclude, written,
+            desk.config.exclude, written, there.other,
         )
     )  # fmt: skip
     notes += _unplaced(made)
+    notes += [] if there.other is None else _others(there.other)
     given_up = GivenUp(0, 0, 0.0, True)
     if fit:
         note("checking whether it fits")
@@ -146,12 +151,11 @@ def made_plan(
                 len(entries), int(size[made.target.files[entries]].sum()), float(found.lost), found.fits
             )  # fmt: skip
             made = without(made, entries)
-    plan = document(made, now)
-    proof = outlook(desk, plan, start=now, simulate=False)
-    head = msgspec.structs.replace(
-        plan.head, finish_at=proof.verdict.finish or 0.0, deadline=proof.night.deadline
-    )  # fmt: skip
-    return MadePlan(msgspec.structs.replace(plan, head=head), source, proof, given_up, notes)
+    plan = document(made, start)
+    plan = msgspec.structs.replace(plan, head=msgspec.structs.replace(plan.head, deadline=night.deadline))
+    proof = outlook(desk, plan, start=start, simulate=False)
+    head = msgspec.structs.replace(plan.head, finish_at=proof.verdict.finish or 0.0)
+    return MadePlan(msgspec.structs.replace(plan, head=head), there.source, proof, given_up, notes)
 
 
 def _known(desk: Desk, views: Views, day: int) -> list[str]:
@@ -176,6 +180,15 @@ def _known(desk: Desk, views: Views, day: int) -> list[str]:
             f"{statistics.median(others):.0f}: so it passes for a day on which little was watched"
         )
     return notes
+
+
+def _others(other: Longs) -> list[str]:
+    if not (count := int((other > 0).sum())):
+        return []
+    return [
+        f"in {plural(count, 'cache')} lie {show_bytes(int(other.sum()))} that are no files of the catalogue, or that "
+        "nothing orders any more: they may go where room is needed, and what takes their place counts as written over"
+    ]
 
 
 def _unplaced(made: Made) -> list[str]:
@@ -220,7 +233,7 @@ def check_plan(
     if as_json:
         print(json.dumps({"plan": str(path)} | outlook_record(found)))
     else:
-        Console(highlight=False).print(outlook_view(found), soft_wrap=True)
+        Console(highlight=False).print(outlook_view(found), crop=False)
     if not found.verdict.fits:
         raise CommandFailed(f"{path} does not fit into the night", ExitCode.FOUND)
 
@@ -235,7 +248,7 @@ def outlook(
     from p2pfill.plan.making import as_placements, room_of
 
     target, held = as_placements(plan, desk.catalogue, desk.caches)
-    network, night = desk.night(start, room_of(plan, desk.caches), deadline)
+    network, night = desk.night(start, room_of(plan, desk.caches), deadline, open_until=plan.head.deadline)
     needs = needs_of(network, desk.catalogue.size, target, held)
     demand = demand_of(network, needs)
     verdict = check(network, demand, night)
@@ -336,8 +349,8 @@ def made_record(desk: Desk, made: MadePlan, path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
-    """Return a plan that was just made as text."""
+def made_view(made: MadePlan, path: Path, width: int, commands: Sequence[str] = ()) -> RenderableType:
+    """Return a plan that was just made as text, with the commands that come next."""
     parts: list[RenderableType] = [plan_view(made.plan, width), Text()]
     parts.append(Text(f"What lies there now: {printable(made.held)}", style="dim"))
     parts += [Text(f"note: {printable(note)}", style="yellow") for note in made.notes]
@@ -350,11 +363,20 @@ def made_view(made: MadePlan, path: Path, width: int) -> RenderableType:
                 style="yellow",
             )
         )
-    parts += [outlook_view(made.outlook), Text(f"written: {printable(str(path))}")]
-    after = "apply" if made.outlook.verdict.fits else "check"
-    said = f"next: p2pfill plan show {path}; p2pfill plan {after} {path}"
-    parts.append(Text(printable(said), style="dim"))
+    parts += [outlook_view(made.outlook), unbroken(f"written: {printable(str(path))}")]
+    if commands:
+        parts += [Text("next:", style="dim"), *(unbroken(f"  {one}", style="dim") for one in commands)]
     return Group(*parts)
+
+
+def next_commands(desk: Desk, made: MadePlan, path: Path, at: str) -> list[str]:
+    """Return the commands that go on from a plan that was just made for a night that begins `at`."""
+    tracker = desk.named_tracker
+    if made.outlook.verdict.fits:
+        after = desk.command("apply", path, at=at, tracker=tracker)
+    else:
+        after = desk.command("check", path, tracker=tracker)
+    return [desk.command("show", path), after]
 
 
 def plan_view(plan: Plan, width: int) -> RenderableType:
@@ -376,10 +398,9 @@ def plan_view(plan: Plan, width: int) -> RenderableType:
         )),
     ]
     if head.left_out:
-        said = ", ".join(
-            f"{show_bytes(bytes_)} ({why})" for why, bytes_ in sorted(head.left_out.items(), key=lambda one: -one[1])
-        )
-        parts.append(Text(f"not served: {said}"))
+        left_out = sorted(head.left_out.items(), key=lambda one: -one[1])
+        said = ", ".join(f"{show_bytes(bytes_)} ({why})" for why, bytes_ in left_out if bytes_ >= 1)
+        parts += [Text(f"not served: {said}")] if said else []
     rows = []
     for name, (comes, stays, goes) in sorted(sums.items(), key=lambda one: (-one[1][0], one[0]))[:SHOWN]:
         capacity = head.capacities.get(name, 0)
@@ -423,9 +444,9 @@ def show_plan(
         return
     console = Console(highlight=False)
     if not cache and not title:
-        console.print(plan_view(plan, console.width), soft_wrap=True)
+        console.print(plan_view(plan, console.width), crop=False)
         console.print()
-    console.print(files_view(chosen, cache, most, console.width), soft_wrap=True)
+    console.print(files_view(chosen, cache, most, console.width), crop=False)
 
 
 def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
@@ -435,9 +456,9 @@ def _is_shown(one: PlannedFile, cache: str, title: str) -> bool:
 
 
 def files_view(
-    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = "--most shows more, --json all"
-) -> RenderableType:
-    """Return files as a table: those that come first, most urgent first. `more` says how to see those beyond `most`."""
+    files: Sequence[PlannedFile], cache: str, most: int, width: int, more: str = ""
+) -> RenderableType:  # fmt: skip
+    """Return files as a table: those that come first, most urgent first. `more` is a command that shows more."""
     columns = (
         Column("file"), Column("streams a day", 2, is_right=True), Column("size", 3, is_right=True),
         Column("priority", 4, is_right=True), Column("comes", is_right=True), Column("stays", 1, is_right=True),
@@ -454,7 +475,9 @@ def files_view(
     ]  # fmt: skip
     parts: list[RenderableType] = [table_within(width, columns, rows)]
     if len(files) > most:
-        parts.append(Text(f"and {plural(len(files) - most, 'file')}; {printable(more)}", style="dim"))
+        rest = f"and {plural(len(files) - most, 'file')}"
+        parts.append(Text(f"{rest}:" if more else f"{rest}; --most shows more, --json all", style="dim"))
+        parts += [unbroken(f"  {more}", style="dim")] if more else []
     return Group(*parts)
 
 
@@ -476,12 +499,12 @@ def _print_changes(changes: Sequence[Change], path: Path, most: int) -> None:
             text.append(f"  + {printable(', '.join(one.added))}", style="green")
         if one.removed:
             text.append(f"  - {printable(', '.join(one.removed))}", style="red")
-        console.print(text, soft_wrap=True)
+        console.print(text, crop=False)
     left = len(changes) - most
     more = f", {left} of them not shown: --most shows more" if left > 0 else ""
     verb = "lies" if len(changes) == 1 else "lie"
     said = f"{plural(len(changes), 'file')} of {printable(str(path))} {verb} elsewhere{more}"
-    console.print(Text(said), soft_wrap=True)
+    console.print(Text(said), crop=False)
 
 
 def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> None:
@@ -505,7 +528,7 @@ def why(planner: Path, title: str, region: str, *, day: str, as_json: bool) -> N
         record = {name: getattr(reasons, name) for name in reasons.__dataclass_fields__} | {"day": _iso(number)}
         print(json.dumps({name: None if one != one else one for name, one in record.items()}))
         return
-    Console(highlight=False).print(why_view(reasons), soft_wrap=True)
+    Console(highlight=False).print(why_view(reasons), crop=False)
 
 
 def why_view(reasons: Any) -> RenderableType:

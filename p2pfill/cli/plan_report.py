@@ -11,6 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from p2pfill.cli.options import PLANNER
 from p2pfill.cli.plan_desk import Desk
 from p2pfill.cli.plan_history import need_planner
 from p2pfill.errors import ConfigError
@@ -18,12 +19,9 @@ from p2pfill.errors import ConfigError
 if TYPE_CHECKING:
     from p2pfill.plan.document import Plan, PlanHead
     from p2pfill.plan.report.day import Day
-    from p2pfill.plan.report.night import NightFacts, Ordered
+    from p2pfill.plan.report.night import CacheFacts, NightFacts, Ordered
     from p2pfill.plan.report.report import PlanReport
     from p2pfill.tracker.night_report import NightReport, NightSummary
-
-HERE: Final = Path("planner.toml")
-"""Read where there is one."""
 
 NIGHT_BYTES_MAX: Final = 1 << 30
 """Of a report of a night as JSON: that of a hundred thousand titles in caches has a tenth."""
@@ -58,6 +56,8 @@ class FoundNight:
     """Names of those that the tracker has."""
     live: frozenset[tuple[str, str]] = frozenset()
     """Titles and caches where they are live now."""
+    early: dict[str, CacheFacts] = field(default_factory=dict)
+    """Caches that are still in a night before this one."""
 
 
 def show_report(
@@ -81,7 +81,7 @@ def show_report(
 
         check_directory(plot)
     # Whoever names all files needs no planner's file.
-    desk = Desk(planner, tracker) if planner != HERE or planner.exists() or not Path(name).is_file() else None
+    desk = Desk(planner, tracker) if planner != PLANNER or planner.exists() or not Path(name).is_file() else None
     if desk is None:
         from p2pfill.plan.document import read_plan
 
@@ -125,8 +125,9 @@ def what_came(
         for cache, rate in zip(day.caches.names, day.caches.filling.tolist(), strict=True):
             found.rates[cache] = min(rate, found.rates.get(cache, rate))
     facts = facts_of(
-        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live
-    )
+        found.report, why_lacking, rates=found.rates, ordered=found.ordered, at_tracker=found.titles, live=found.live,
+        early=found.early,
+    )  # fmt: skip
     told = build_report(plan, facts, day if day is not None and len(day.views.day) else None)
     return Came(told, facts, found.report, day, notes)
 
@@ -204,7 +205,7 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
 
 async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNight:
     from p2pfill.cli.calling import call_tracker
-    from p2pfill.plan.report.night import ordered_of
+    from p2pfill.plan.report.night import CacheFacts, ordered_of
 
     async with call_tracker(tracker) as client:
         name = choose_night(await client.nights(), plan, names)
@@ -212,15 +213,21 @@ async def _ask(tracker: str, plan: PlanHead, names: tuple[str, ...]) -> FoundNig
         record = await client.night_record(name)
         titles = {one.title: one.name for one in await client.titles()}
         ordered = ordered_of(await client.fills(), titles)
+        nodes = await client.nodes()
         live = frozenset(
             (titles[one.title], str(node.info.id))
-            for node in await client.nodes()
+            for node in nodes
             for one in node.titles
             if one.state == "live" and one.title in titles
         )
+    early = {
+        str(one.info.id): CacheFacts(one.info.isp, one.info.region)
+        for one in nodes
+        if one.alive and "" < one.hours.night < name
+    }
     rates = {one.info.id: float(one.rates.inbound.total) for one in record.caches if one.rates.inbound.total}
     return FoundNight(
-        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live
+        found, {str(name): rate for name, rate in rates.items()}, ordered, frozenset(titles.values()), live, early
     )
 
 

@@ -41,7 +41,7 @@ CLASS_TEXTS: Final[dict[Class, str]] = {
     "order": "planned, not there: order",
 }
 WHY_TEXTS: Final[dict[Why, str]] = {
-    "window": "window: the time did not do",
+    "window": "window: the time did not do, or is yet to come",
     "rate": "rate: a budget or a rate was spent",
     "route": "route: no way to a source",
     "health": "health: the cache was down, or its fill failed",

@@ -60,7 +60,7 @@ def tune(planner: Path, *, days: int, as_json: bool) -> None:
         said = f"reactive_share = {now:g}, as it is, serves as much as any"
     else:
         said = f"write reactive_share = {best:g} under [placement] into {printable(str(planner))}"
-    console.print(Text(said), soft_wrap=True)  # not a str, in which [placement] would be markup
+    console.print(Text(said))  # not a str, in which [placement] would be markup
 
 
 def _days(desk: Desk, count: int) -> list[tuple[Demand, Demand]]:

@@ -7,6 +7,7 @@ stand. In go the table of caches, and hourly load out of the history or a table.
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from p2pfill.cli.columns import Column, table_within
-from p2pfill.cli.options import AsJson
+from p2pfill.cli.columns import Column, table_within, unbroken
+from p2pfill.cli.options import PLANNER, AsJson, Planner
 from p2pfill.cli.plan_history import faults_text, need_planner
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
@@ -34,17 +35,23 @@ CACHES_MAX: Final = 100_000
 
 
 def windows(
+    planner: Planner = PLANNER,
     caches_file: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--caches",
             metavar="FILE",
             help="The caches, as CSV, Parquet or TOML: name, cluster, isp, region, serving (a rate); filling, timezone "
-            "and need may be there too.",
+            "and need may be there too; by default as the planner's file says.",
         ),
-    ],
+    ] = None,
     history: Annotated[
-        Path | None, typer.Option("--history", metavar="DIR", help="Take the load from what `plan ingest` has kept.")
+        Path | None,
+        typer.Option(
+            "--history",
+            metavar="DIR",
+            help="Take the load from what `plan ingest` has kept; by default as the planner's file says.",
+        ),
     ] = None,
     load_file: Annotated[
         Path | None,
@@ -86,6 +93,7 @@ def windows(
     With --out they are written as a policy, and `p2pfill policy apply` lets it stand.
     """
     need_planner("lightgbm")
+    from p2pfill.cli.plan_desk import place_of
     from p2pfill.plan.hours.load import forecast, until
     from p2pfill.plan.hours.windows import WindowRules
     from p2pfill.plan.inputs import read_fleet
@@ -98,6 +106,9 @@ def windows(
         raise ConfigError("--base is the policy to which --out adds the windows: give both")
     if out is not None and base is None:
         _keep(out)
+    caches_file = place_of(planner, "caches", caches_file)
+    if load_file is None:
+        history = place_of(planner, "history", history, "--history DIR or --load FILE")
     caches, needs, wrong = read_fleet(caches_file, parse_bytes(need) if need else 0)
     if len(caches.names) > CACHES_MAX:
         raise ConfigError(f"{str(caches_file)!r} has {len(caches.names):,} caches: {CACHES_MAX:,} can be planned for")
@@ -144,18 +155,16 @@ def show(
     console.print(table_within(console.width, columns, rows))
     for proposal in proposals:
         if not proposal.line:
-            console.print(Text(printable(proposal.text)), soft_wrap=True)
+            console.print(Text(printable(proposal.text)))
     lacking = sum(1 for proposal in proposals if proposal.short)
     first = datetime.fromtimestamp(said.first_hour * HOUR_S, UTC)
     fits = f"what is needed does not fit into {plural(lacking, 'cache')}" if lacking else "what is needed fits"
     console.print(
-        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; {fits}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        f"{plural(len(proposals), 'cache')}, for the 24 hours from {first:%Y-%m-%d %H:%M} UTC; {fits}", highlight=False
+    )
     if out is not None:
-        console.print(
-            f"written: p2pfill policy apply {printable(str(out))} --tracker URL", highlight=False, soft_wrap=True
-        )
+        command = f"p2pfill policy apply {shlex.quote(printable(str(out)))} --tracker URL"
+        console.print(unbroken(f"written: {command}"), highlight=False, crop=False)
 
 
 def _keep(out: Path) -> None:

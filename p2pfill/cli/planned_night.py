@@ -29,6 +29,7 @@ from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.quantities import show_bytes
 from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.model.windows import show_utc
 from p2pfill.plan.feasibility.needs import Needs
@@ -150,7 +151,7 @@ def rehearse(
     rate_scale = usual * CHUNK_S / CHUNK_BYTES if byte_scale != 1 else 1.0
     speed = byte_scale / rate_scale
     if byte_scale != 1:
-        notes.append(f"a chunk stands for {chunk * byte_scale / 1e9:.3g} GB, and {speed:.3g} s pass in one")
+        notes.append(f"a chunk stands for {show_bytes(chunk * byte_scale)}, and {speed:.3g} s pass in one")
     names = network.caches.names
     scenario = Scenario(
         name="a planned night",

@@ -7,28 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.quantities import show_bytes as show_bytes
 
 if TYPE_CHECKING:
     from p2pfill.model.manifest import Manifest
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def show_bytes(count: float) -> str:
-    """Return a size with a binary unit and three digits: `512 MiB`, `1.25 GiB`."""
-    value = float(count)
-    for unit in _UNITS[:-1]:
-        if value < 1000:
-            return f"{_three(value)} {unit}"
-        value /= 1024
-    return f"{_three(value)} {_UNITS[-1]}"
-
-
-def _three(value: float) -> str:
-    if value == int(value) or value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
 
 def show_rate(bytes_s: float) -> str:
     """Return a rate: `1.25 GiB/s`; nothing where nothing moves."""

@@ -17,6 +17,8 @@ _BITS: Final = re.compile(
 UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _SPAN: Final = re.compile(r"(?=\d)(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?", re.ASCII)
 
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 QUANTITY_MAX: Final = 1 << 62
 """Bytes, or bytes a second: far above all that exists, and exact as an integer of 64 bits."""
 
@@ -55,6 +57,22 @@ def parse_span(text: str) -> float | None:
     if found is None:
         return None
     return sum(float(part or 0) * unit for part, unit in zip(found.groups(), UNIT_S.values(), strict=True))
+
+
+def show_bytes(count: float) -> str:
+    """Return a size with a binary unit and three digits: `512 MiB`, `1.25 GiB`."""
+    value = float(count)
+    for unit in _UNITS[:-1]:
+        if value < 1000:
+            return f"{_three(value)} {unit}"
+        value /= 1024
+    return f"{_three(value)} {_UNITS[-1]}"
+
+
+def _three(value: float) -> str:
+    if value == int(value) or value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def spell_bytes(count: int) -> str:

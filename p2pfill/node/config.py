@@ -9,6 +9,7 @@ from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,7 @@ from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
+from p2pfill.origin.access import OriginAccess, read_access
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
 from p2pfill.trust.credentials import Credentials
@@ -109,6 +111,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `node.background`."""
     health: HealthConfig = HealthConfig()
     """From when on the cache counts as busy with its viewers, and does less for other caches (`node.health`)."""
+    origins_allow: tuple[str, ...] = ()
+    """Where origins may be: hosts (`cdn.example`, `*.cdn.example`), addresses and ranges (`10.1.0.0/16`), each with a
+    scheme before it and a port after it or without, and buckets (`s3://films`). By default anywhere but where no origin
+    is ever meant, and on the loopback of this machine only for a node that is wholly on it; see `origin.access`."""
+    origin_dir: tuple[str, ...] = ()
+    """Directories of this machine below which origins may lie. By default none, and any for a node that is wholly on
+    loopback."""
     record: str = ""
     """A directory to which every fill writes what it decides and why, for `p2pfill sim --replay`."""
 
@@ -128,6 +137,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("scrub_bytes_s must be 0 or above (and within reason)")
         self.limits()
         split_command(self.in_use_command)
+        self.origin_access()
         self.fill_windows()
         host, _ = self.listen_address()
         self.advertised()
@@ -155,6 +165,17 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def limits(self) -> RateLimits:
         """Return what `rates` says. Raises `ConfigError`."""
         return NO_LIMITS if self.rates == "" else read_limits(self.rates, "rates")
+
+    def origin_access(self) -> OriginAccess:
+        """Return which origins this node may read. Raises `ConfigError`.
+
+        Where all that it speaks to is on this machine, nobody else can have it read something.
+        """
+        hosts = [self.listen_address()[0], self.advertised()[0]]
+        if self.tracker:
+            hosts.append(urlsplit(tracker_url(self.tracker)).hostname or "")
+        is_local = all(is_loopback(host) for host in hosts if host)
+        return read_access(self.origins_allow, self.origin_dir, is_local=is_local)
 
     def listen_address(self) -> tuple[str, int]:
         """Return host and port of `listen`. Raises `ConfigError`."""

@@ -30,7 +30,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.limiter import PriorityLimiter
-from p2pfill.node.origins import Origins
+from p2pfill.node.origins import Origins, told
 from p2pfill.origin import OriginError
 from p2pfill.store.tally import Tally
 from p2pfill.swarm.election import ALL_WANTED, Scope, Wants
@@ -325,7 +325,7 @@ class FillDriver:
         def failed(error: P2PFillError) -> None:
             nonlocal arrival
             wasted_bytes = error.bytes_received if isinstance(error, OriginError) else 0
-            arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, str(error))
+            arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, told(error))
             self._origins.say(name, error)
 
         try:

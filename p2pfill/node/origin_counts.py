@@ -127,6 +127,8 @@ class OriginCounts:
         self, name: str, *, requests: int = 0, failed: int = 0, kept: int = 0, wasted: int = 0, given_up: int = 0
     ) -> None:
         """Count what a read has come to; `kept` and `wasted` are bytes."""
+        if not (requests or failed or kept or wasted or given_up):
+            return  # an origin that may not be read takes no place among those that are counted
         with self._lock:
             name = self._counted_as(name)
             one = self._totals.setdefault(name, OriginReport(name))

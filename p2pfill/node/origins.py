@@ -2,6 +2,9 @@
 
 The engine, reports and logs know an origin by its name, which is its URL without the query: that may be secret, and a
 signature that was renewed is no other origin. The URL itself stays in here.
+
+Why an origin fails is told twice: this node's log has all of it, and everybody else the kind of fault
+(`origin.errors`). What was read in vain is counted in whole `VAIN_BYTES`, since a count of bytes is told too.
 """
 
 from __future__ import annotations
@@ -24,16 +27,22 @@ from p2pfill.origin import (
     OriginError,
     OriginFault,
     OriginObjectChanged,
+    OriginSettings,
     OriginUnavailable,
     open_origin,
     verify_chunk,
 )
+from p2pfill.origin.access import OriginAccess
 from p2pfill.origin.urls import shown
 from p2pfill.transport.throttle import Direction
 
 if TYPE_CHECKING:
     from p2pfill.origin import Origin
     from p2pfill.store.title import StoredTitle
+
+VAIN_BYTES: Final = 64 * 1024
+"""As fine as it is told how much of an origin came in vain: to the byte it would be the size of any small file that
+somebody has ordered."""
 
 REPLACED_MAX: Final = 4
 """Origins that stay open after their URL was replaced, since they may be being read."""
@@ -49,11 +58,16 @@ class Origins:
         counts: OriginCounts | None = None,
         limits: Direction | None = None,
         urgency: Callable[[], Urgency] = Urgency,
+        access: OriginAccess | None = None,
     ) -> None:
-        """`counts` takes what is read, and reads keep to `limits`; `urgency` is the title's, asked in threads."""
+        """`counts` takes what is read, and reads keep to `limits`; `urgency` is the title's, asked in threads.
+
+        `access` says which origins may be read; without it they are those of a node on loopback.
+        """
         self.stored = stored
         self.limits = limits
         self.urgency = urgency
+        self._settings = OriginSettings(access=access or OriginAccess())
         self._numbers = itertools.count()
         self._counts = counts or OriginCounts()
         self.found: Callable[[str, int], object] = lambda name, chunk: None
@@ -137,7 +151,8 @@ class Origins:
         """Read, check and write a chunk. Raises `OriginError` and `ConfigError`."""
         length = self.stored.manifest.chunk_length(receive.chunk)
         if budget := self._counts.begin_read(name, length):
-            raise OriginUnavailable(f"budget {budget!r} of the fleet's policy has nothing left for this cache now")
+            text = f"budget {budget!r} of the fleet's policy has nothing left for this cache now"
+            raise OriginUnavailable(text, cause=text)
         try:
             return self._read_counted(name, receive)
         finally:
@@ -147,6 +162,7 @@ class Origins:
         try:
             arrival = self._read(name, receive)
         except OriginError as error:
+            error.bytes_received = _in_vain(error.bytes_received)
             self._counts.add(
                 name, wasted=error.bytes_received, given_up=isinstance(error, OriginCancelled) and not receive.is_wanted
             )
@@ -182,7 +198,7 @@ class Origins:
                 got.give_back()
                 if whole or not got.is_pieced:
                     self.say(name, error)
-                    return Arrival(receive, Outcome.CORRUPT, received, str(error))
+                    return Arrival(receive, Outcome.CORRUPT, _in_vain(received), error.told)
         refused: list[P2PFillError] = []
         # Not the origin's fault, so it does not end as that.
         with ErrorBoundary(self._log, f"write chunk {chunk} of {manifest.name!r}", refused.append):
@@ -199,7 +215,7 @@ class Origins:
             with self._lock:
                 url, origin = self._urls[name], self._open.get(name)
             if origin is None:
-                origin = open_origin(url)
+                origin = open_origin(url, settings=self._settings)
                 with self._lock:
                     self._open[name] = origin
             return origin
@@ -207,10 +223,11 @@ class Origins:
     def say(self, name: str, error: P2PFillError) -> None:
         """Have people know why an origin failed."""
         if not isinstance(error, OriginCancelled | OriginFault):  # a fault is logged with its traceback
-            self._note(name, str(error), error.cause if isinstance(error, OriginError) else str(error))
+            cause = error.cause if isinstance(error, OriginError) else str(error)
+            self._note(name, str(error), cause, told(error))
 
-    def _note(self, name: str, text: str, cause: str) -> None:
-        self._troubles[name] = text
+    def _note(self, name: str, text: str, cause: str, told: str) -> None:
+        self._troubles[name] = told
         self._said.fails(name, text, cause)
 
     def note_arrived(self, name: str) -> None:
@@ -238,8 +255,8 @@ class Origins:
             self._failing[name] = reason
 
     def note_trouble(self, name: str, text: str, cause: str) -> None:
-        """Take note of what is wrong right now."""
-        self._note(name, text, cause)
+        """Take note of what is wrong right now; only the cause is told beyond this node."""
+        self._note(name, text, cause, cause)
 
     def note_remark(self, name: str, text: str) -> None:
         """Take note of what people should know of an origin for good."""
@@ -265,6 +282,15 @@ class Origins:
             self.found(name, chunk)
             return True
         return False
+
+
+def told(error: P2PFillError) -> str:
+    """Return what everybody may know of why an origin could not be read."""
+    return error.told if isinstance(error, OriginError) else str(error)
+
+
+def _in_vain(count: int) -> int:
+    return -(-count // VAIN_BYTES) * VAIN_BYTES
 
 
 class _Reading(Listener):

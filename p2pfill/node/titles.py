@@ -43,6 +43,7 @@ from p2pfill.node.heartbeats import Untold
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origins import Origins
+from p2pfill.origin.access import OriginAccess
 from p2pfill.store.reuse import Reuse
 from p2pfill.store.scrub import bad_chunks, examine
 from p2pfill.store.store import Store
@@ -195,6 +196,7 @@ class TitleRegistry:
         self.untold = Untold()
         """What the tracker has yet to be told. Whatever changes a report of a title that no fill runs for notes it."""
         self.origin_counts = OriginCounts()
+        self.origin_access = OriginAccess()
         self._unshown: set[TitleId] = set()
         """Live titles that the disk would not show as they are ordered."""
         self.lacking: set[TitleId] = set()
@@ -530,8 +532,9 @@ class TitleRegistry:
         )
         title_id = stored.manifest.title_id
         read_from = Origins(
-            stored, self._log, self.origin_counts, self._inbound, lambda: self._engine.urgency(title_id)
-        )
+            stored, self._log, self.origin_counts, self._inbound, lambda: self._engine.urgency(title_id),
+            self.origin_access,
+        )  # fmt: skip
         names = read_from.add(origins)
         repairs = stored.live and stored.takes_writes
         if stored.live and title.phase is TitlePhase.ABSENT:

@@ -19,6 +19,10 @@ REASON_CHARS_MAX: Final = 200
 """What is shown of the words of a system, a library or a remote: a line."""
 
 
+ANOTHER_SIZE: Final = "a file has another size at the origin than when it was published"
+RESTORE: Final = "restore the file or publish the title anew"
+
+
 class Part(NamedTuple):
     """A part of a file that is wanted: `start` to `stop` (bytes, of the file) of `entry`."""
 
@@ -95,13 +99,16 @@ class Backend(Protocol):
 
 
 def check_size(name: str, size: int, published: int) -> None:
-    """Raise `OriginObjectChanged` where the file `name` has another size at the origin than when it was published."""
+    """Raise `OriginObjectChanged` where the file `name` has another size at the origin than when it was published.
+
+    Everybody is told that it has, and not whether it is larger: a few dozen orders would find out any size by that.
+    """
     if size != published:
-        cause = f"{'truncated' if size < published else 'changed'} at the origin"
+        what = f"{'truncated' if size < published else 'changed'} at the origin"
         raise OriginObjectChanged(
-            f"{name}: {cause}: it has {size} bytes there, {published} when published; restore the file or publish the "
-            "title anew",
-            cause=cause,
+            f"{name}: {what}: it has {size} bytes there, {published} when published; {RESTORE}",
+            cause=ANOTHER_SIZE,
+            advice=RESTORE,
         )
 
 

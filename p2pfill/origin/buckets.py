@@ -4,8 +4,10 @@
 for it: the environment (`AWS_ACCESS_KEY_ID` and so on), a profile (`~/.aws`, which needs boto3), the machine's or the
 container's role. So no credential is in a URL, in an order or at the tracker, and none is shown.
 
-obstore signs, connects and counts lengths; asking again is `reader.OriginReader`'s business, as for every origin.
-Rejected: signing requests ourselves over `web.WebBackend`, which would be a second implementation of the store's rules.
+obstore knows where an object is and signs the URL of it; `web.WebBackend` reads that, with all its limits. A redirect
+is not followed: what is signed is for one host.
+Rejected: obstore's own client, which was here before. It looks names up and follows redirects by itself, so an order
+could lead it to any address (`access`). And signing ourselves, which would be a second implementation of those rules.
 """
 
 from __future__ import annotations
@@ -13,28 +15,37 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import obstore
-from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError
-from p2pfill.origin.bodies import Body, Part, check_size, one_line
-from p2pfill.origin.errors import OriginError, OriginObjectChanged, OriginObjectMissing, OriginRefused, TryAgain
+from p2pfill.origin.bodies import one_line
+from p2pfill.origin.errors import OriginError, OriginObjectMissing, OriginRefused, TryAgain
 from p2pfill.origin.urls import read_bucket
+from p2pfill.origin.web import PASSING, WebBackend, door
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config, S3CredentialProvider
 
+    from p2pfill.origin.bodies import Part
     from p2pfill.origin.settings import OriginSettings
-    from p2pfill.origin.watch import Watch
+    from p2pfill.origin.web import Answer
 
 _WHOLE_S: Final = 24 * 3600.0
 """obstore wants a limit for a whole answer. Ours are for silence; a fill window has passed by then."""
+
+_SIGNED: Final = timedelta(hours=1)
+"""So long a signature is good, which is used at once: clocks differ."""
+
+_ERROR_BYTES_MAX: Final = 8192
+"""Of the answer of a store that says what is wrong."""
 
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
@@ -46,70 +57,61 @@ _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 _SYSTEM: Final = re.compile(r'message: "([^"\n]{1,200})"|error: "([^"\n]{1,200})"|Error\(\s*"([^"\n]{1,200})"')
 """What obstore says, deep below, of what the system refused."""
 
-_NO_RANGE: Final = "NotPartial"
-"""What obstore calls the answer with a whole object to a request for a range; it has no class for it."""
-
-_PASSING: Final = frozenset((408, 425, 429))
-"""Of the statuses that blame the request, those that ask for another try."""
 _PASSING_CODES: Final = frozenset(("RequestTimeout",))
 """Status 400 too: the store was waiting for a connection that stood still."""
 _TOKEN_CODES: Final = frozenset(("ExpiredToken", "InvalidToken", "TokenRefreshRequired"))
 """Status 400 too, of credentials that are good for a while."""
+_CODES: Final = _PASSING_CODES | _TOKEN_CODES | frozenset(
+    (
+        "AccessDenied", "AccountProblem", "AllAccessDisabled", "AuthorizationHeaderMalformed",
+        "AuthorizationQueryParametersError", "InvalidAccessKeyId", "InvalidBucketName", "InvalidObjectState",
+        "InvalidRequest", "MethodNotAllowed", "NoSuchBucket", "NoSuchKey", "PermanentRedirect", "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch", "TemporaryRedirect",
+    )
+)  # fmt: skip
+"""What everybody may be told of what a store says; its other words are for the log."""
 
 
-class BucketBackend:
-    """The bucket and prefix at the normalised URL `base`. Raises `ConfigError` where it cannot be opened."""
+class BucketBackend(WebBackend):
+    """The bucket and prefix at the normalised URL `base`. Raises `ConfigError` where it cannot be opened.
+
+    Raises `OriginRefused` where it may not be read by `settings.access`.
+    """
+
+    follows = False
 
     def __init__(self, base: str, settings: OriginSettings) -> None:
-        self.name = base
+        where = read_bucket(base)
+        settings.access.check_bucket(where.bucket, where.endpoint)
+        self._is_public = _is_public(os.environ)
+        self._is_named = bool(where.endpoint)
         self._store = open_store(base, settings)
         self._below = base.partition("?")[0]
+        super().__init__(base, settings)
 
     def name_of(self, path: str) -> str:
         """Return a file's URL."""
         return f"{self._below}/{path}"
 
-    def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
-        """Ask for a part of an object.
-
-        obstore drops the answer of a store that does not know ranges before it can be read: the object is asked for
-        once more then, as a whole.
-        """
-        watch.count(requests=1)
-        name, ignores_range = self.name_of(part.entry.path), False
+    def url_of(self, path: str) -> str:
+        """Return the URL of an object, signed for a while where it has to be. Raises `TryAgain`, `OriginError`."""
         try:
-            try:
-                result = obstore.get(
-                    self._store, part.entry.path, options={"range": (part.start, part.stop)} if ranged else None
-                )
-            except GenericError as error:
-                if not ranged or _NO_RANGE not in str(error)[:8192]:
-                    raise
-                ignores_range, ranged = True, False
-                watch.count(requests=1, failed=1)
-                result = obstore.get(self._store, part.entry.path)
-            check_size(name, result.meta["size"], part.entry.size)
-            pieces = iter(result.stream(min_chunk_size=1))
+            url = obstore.sign(self._store, "GET", path, _SIGNED)
         except (BaseError, OSError) as error:
-            _judge(name, error)
+            _judge(self.name_of(path), error)
+        if not self._is_named:
+            # Where no order says where the store is, the operator's environment does, or it is Amazon's. A redirect
+            # would lead elsewhere, and is not followed.
+            self._access = replace(self._access, trusted=frozenset((door(url),)))
+        return url.partition("?")[0] if self._is_public else url
 
-        left = memoryview(b"")
-
-        def read_into(buffer: memoryview, watch: Watch) -> int:
-            nonlocal left
-            try:
-                left = left or memoryview(next(pieces, b""))
-            except (BaseError, OSError) as error:
-                raise TryAgain(_said(error)) from error
-            count = min(len(buffer), len(left))
-            buffer[:count], left = left[:count], left[count:]
-            return count
-
-        start, stop = (part.start, part.stop) if ranged else (0, part.entry.size)
-        return Body(watch, start, stop, read_into, ignores_range=ignores_range)
-
-    def close(self) -> None:
-        """Nothing is open between requests."""
+    def judge(self, name: str, answer: Answer, part: Part) -> NoReturn:
+        """Raise what an answer means that has no bytes of the object; the store's own code says more than a status."""
+        status = answer.status
+        if answer.proxy is not None or status >= 500 or status in PASSING or status in (407, 416):
+            super().judge(name, answer, part)
+        code = _CODE.search(answer.text(_ERROR_BYTES_MAX))
+        _judge_status(name, status, code[1] if code else "")
 
 
 def open_store(base: str, settings: OriginSettings, attempts_max: int = 1) -> S3Store:
@@ -121,6 +123,9 @@ def open_store(base: str, settings: OriginSettings, attempts_max: int = 1) -> S3
     if where.endpoint:
         config["endpoint"] = where.endpoint
     endpoint = where.endpoint or next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+    if _is_public(os.environ) and not os.environ.get("AWS_ACCESS_KEY_ID"):
+        # obstore tells the URL of an object by signing it, for which it wants somebody who signs.
+        config["access_key_id"] = config["secret_access_key"] = "public"  # noqa: S105 (nobody's)
     options: ClientConfig = {
         # Without TLS only where somebody has said so, by the address.
         "allow_http": endpoint.lower().startswith("http://"),
@@ -138,6 +143,11 @@ def open_store(base: str, settings: OriginSettings, attempts_max: int = 1) -> S3
         retry_config={"max_retries": attempts_max - 1, "retry_timeout": timedelta(seconds=_WHOLE_S)},
         credential_provider=_profile(os.environ),
     )
+
+
+def _is_public(environment: Mapping[str, str]) -> bool:
+    """Tell whether requests are not to be signed, as obstore reads it."""
+    return environment.get("AWS_SKIP_SIGNATURE", "").strip().lower() in ("1", "true", "on", "yes", "y")
 
 
 def _profile(environment: Mapping[str, str]) -> S3CredentialProvider | None:
@@ -181,42 +191,41 @@ def describe(error: Exception) -> str:
 
 
 def _judge(name: str, error: Exception) -> NoReturn:
-    """Raise what a failed request means."""
+    """Raise what it means that obstore could not do something."""
     text = str(error)[:8192]
-    status, code = _STATUS.search(text), _CODE.search(text)
-    cause = " ".join(["status", status[1], *([code[1]] if code else [])]) if status else _said(error)
+    status, found = _STATUS.search(text), _CODE.search(text)
+    code = found[1] if found else ""
     if _ROLE_HOSTS.search(text):
-        raise OriginRefused(
-            f"{name}: there are no credentials for it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
-            "environment of the node, or give the machine a role",
-            cause="no credentials",
-        ) from error
+        cause = "this cache has no credentials for it"
+        advice = (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of the node, or give the machine a role"
+        )
+        raise OriginRefused(f"{name}: there are no credentials for it; {advice}", cause=cause, advice=advice) from error
     if isinstance(error, FileNotFoundError):
-        if code is not None and code[1] == "NoSuchBucket":
-            raise OriginRefused(
-                f"{name}: there is no such bucket; check its name, region and endpoint", cause="no such bucket"
-            ) from error
-        cause = "not found at the origin"
-        raise OriginObjectMissing(
-            f"{name}: {cause}; check that the prefix is the one to which the title was uploaded", cause=cause
-        ) from error
-    said = code[1] if code else ""
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said in _TOKEN_CODES:
-        raise OriginRefused(
-            f"{name}: the origin refuses it: {cause}; check the credentials, the machine's clock and what the bucket "
-            "allows",
-            cause=cause,
-        ) from error
-    if status is None or int(status[1]) >= 500 or int(status[1]) in _PASSING or said in _PASSING_CODES:
-        raise TryAgain(cause) from error
-    if status[1] == "416":
-        cause = "truncated at the origin"
-        raise OriginObjectChanged(
-            f"{name}: {cause}; upload it again, or publish the title anew", cause=cause
-        ) from error
-    raise OriginRefused(
-        f"{name}: the origin refuses it: {cause}; check the bucket's region and endpoint", cause=cause
-    ) from error
+        _judge_status(name, 404, code, error)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        _judge_status(name, int(status[1]) if status else 403, code, error)
+    if status is None:
+        raise TryAgain("it cannot be asked now", said=_said(error)) from error
+    _judge_status(name, int(status[1]), code, error)
+
+
+def _judge_status(name: str, status: int, code: str, why: Exception | None = None) -> NoReturn:
+    """Raise what it means that a store refuses, which says a `code` or none."""
+    said = f"status {status} {code}".rstrip()
+    known = f": {code}" if code in _CODES else ""
+    if status == 404 and code == "NoSuchBucket":
+        cause, advice = "no such bucket", "check its name, region and endpoint"
+        raise OriginRefused(f"{name}: there is {cause}; {advice}", cause=cause, advice=advice) from why
+    if status == 404:
+        cause, advice = OriginObjectMissing.KIND, "check that the prefix is the one to which the title was uploaded"
+        raise OriginObjectMissing(f"{name}: {cause}; {advice}", cause=cause, advice=advice) from why
+    if status >= 500 or status in PASSING or code in _PASSING_CODES:
+        raise TryAgain(f"it fails, or is asked too often{known}", said=said) from why
+    cause, advice = f"{OriginRefused.KIND}{known}", "check the bucket's region and endpoint"
+    if status in (401, 403) or code in _TOKEN_CODES:
+        advice = "check the credentials, the machine's clock and what the bucket allows"
+    raise OriginRefused(f"{name}: {OriginRefused.KIND}: {said}; {advice}", cause=cause, advice=advice) from why
 
 
 def _said(error: Exception) -> str:

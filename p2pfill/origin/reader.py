@@ -27,11 +27,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from p2pfill.errors import ConfigError, is_fault
 from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
-from p2pfill.origin.bodies import Backend, Body, Part, one_line
+from p2pfill.origin.bodies import RESTORE, Backend, Body, Part, one_line
 from p2pfill.origin.buckets import BucketBackend
 from p2pfill.origin.buffers import BUFFERS
 from p2pfill.origin.directory import DirectoryBackend
-from p2pfill.origin.errors import OriginCancelled, OriginError, OriginFault, OriginUnavailable, TryAgain
+from p2pfill.origin.errors import (
+    OriginCancelled,
+    OriginError,
+    OriginFault,
+    OriginObjectChanged,
+    OriginUnavailable,
+    TryAgain,
+)
 from p2pfill.origin.watch import Listener, Watch
 from p2pfill.origin.web import WebBackend
 
@@ -61,6 +68,9 @@ NO_RANGE: Final = (
     "requests caches share the work"
 )
 """Said of an origin that answers a range with the whole file."""
+
+
+ENDED: Final = "the answer ended early"
 
 
 class OriginChunk(NamedTuple):
@@ -230,13 +240,12 @@ class OriginReader:
         said = one_line(str(getattr(err, "strerror", None) or err), type(err).__name__)
         if isinstance(err, MemoryError | OSError):
             return OriginUnavailable(
-                f"{what}: cannot be read now: {said}; check this machine's memory and limits", cause=said
+                f"{what}: cannot be read now: {said}; check this machine's memory and limits",
+                advice="check this machine's memory and limits",
             )
         if isinstance(err, ConfigError):
             return OriginUnavailable(f"{what}: {said}", cause=said)
-        return OriginFault(
-            f"{what}: cannot be read: unexpected {type(err).__name__}: {said}; please report it", cause=said
-        )
+        return OriginFault(f"{what}: cannot be read: unexpected {type(err).__name__}: {said}; please report it")
 
     # ---- one job
 
@@ -245,7 +254,7 @@ class OriginReader:
         attempts = in_vain = 0
         while True:
             self._wait_held(watch, job)
-            before, cause = job.done, "the answer ended early"
+            before, cause, said = job.done, OriginObjectChanged.KIND, ENDED
             try:
                 self._wait_allowed(watch, job)  # before an answer is begun that nobody would read
                 self._ask(watch, job)
@@ -255,7 +264,7 @@ class OriginReader:
                 watch.count(failed=1)
                 raise
             except TryAgain as err:
-                cause = str(err)
+                cause, said = err.cause, str(err)
                 watch.count(failed=1)
                 self._hold_back(watch, job, err)
             else:
@@ -268,17 +277,19 @@ class OriginReader:
                 job.done = job.answers = 0
             if not job.done:
                 if attempts == 1:
-                    watch.listener.trouble(f"{self._name(job)}: {cause}; it is asked again", cause)
+                    watch.listener.trouble(f"{self._name(job)}: {said}; it is asked again", cause)
                 elif attempts == FAILING_ATTEMPTS:
-                    watch.listener.failing(f"{self._name(job)}: {cause}")
+                    watch.listener.failing(cause)
             if in_vain >= self._settings.attempts_max:
                 raise OriginUnavailable(
                     f"{self._name(job)}: gave up after {attempts} requests with {job.done} of {len(job.target)} bytes: "
-                    f"{cause}; check that the origin is up and reachable from here",
+                    f"{said}; check that the origin is up and reachable from here",
                     cause=cause,
+                    # Whether it is short or wrong is told alike, as with sizes (`bodies.check_size`).
+                    advice=RESTORE if said is ENDED else "check that the origin is up and reachable from here",
                 )
             roof = min(self._settings.backoff_max_s, self._settings.backoff_base_s * 2.0 ** max(1, in_vain))
-            self._wait(watch, self._rng.uniform(0.0, roof), job, cause)
+            self._wait(watch, self._rng.uniform(0.0, roof), job, cause, said)
 
     def _ask(self, watch: Watch, job: _Job) -> None:
         """Take what one answer brings. Raises `TryAgain` where that breaks off, and `OriginError`."""
@@ -442,19 +453,24 @@ class OriginReader:
                 f"{self._name(job)}: {failed}, and the origin asks to come back in {failed.retry_after_s:.0f} s; "
                 "other origins or caches are used until then",
                 retry_after_s=failed.retry_after_s,
-                cause=str(failed),
+                cause=failed.cause,
+                advice="it asks to come back later, and other origins or caches are used until then",
             )
 
-    def _wait(self, watch: Watch, wait_s: float, job: _Job, cause: str) -> None:
-        """Sleep in slices; raise where cancelled, or where the chunk would have been without a byte for too long."""
+    def _wait(self, watch: Watch, wait_s: float, job: _Job, cause: str, said: str = "") -> None:
+        """Sleep in slices; raise where cancelled, or where the chunk would have been without a byte for too long.
+
+        `said` is for the log alone, in the place of the cause.
+        """
         now = time.monotonic()
         until = now + wait_s
         if until > watch.moved_at + self._settings.idle_max_s:
             raise OriginUnavailable(
-                f"{self._name(job)}: no byte within {self._settings.idle_max_s:g} s: {cause}; "
+                f"{self._name(job)}: no byte within {self._settings.idle_max_s:g} s: {said or cause}; "
                 "check the origin's load and the line to it",
                 retry_after_s=max(0.0, self._hold_until - now) or None,
                 cause=cause,
+                advice="check the origin's load and the line to it",
             )
         while True:
             self._check_going(watch, job)
@@ -484,7 +500,10 @@ class _Shared(Iterator[_Job]):
 
 
 def open_reader(url: str, settings: OriginSettings, rng: random.Random) -> OriginReader:
-    """Open the origin that `url` names; no request is made yet. Raises `ConfigError`, whatever the reason."""
+    """Open the origin that `url` names; no request is made yet.
+
+    Raises `ConfigError`, whatever the reason, and `OriginRefused` where it may not be read by `settings.access`.
+    """
     try:
         backend: Backend
         if urls.is_http(url):
@@ -492,9 +511,11 @@ def open_reader(url: str, settings: OriginSettings, rng: random.Random) -> Origi
         elif urls.is_bucket(url):
             backend = BucketBackend(urls.bucket_base(url), settings)
         else:
-            backend = DirectoryBackend(urls.directory(url))
+            # Before anything is looked at, so that nobody can ask for what there is.
+            root = settings.access.root_of(str(urls.directory_path(url)))
+            backend = DirectoryBackend(urls.directory(url), root)
         return OriginReader(backend, settings, rng)
-    except ConfigError:
+    except (ConfigError, OriginError):
         raise
     except BaseException as err:
         if not is_fault(err):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pfill.errors import ConfigError
+from p2pfill.origin.access import OriginAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class OriginSettings:
     backoff_base_s: float = 0.2
     backoff_max_s: float = 5.0
     """Wait before attempt n is uniform in [0, min(backoff_max_s, backoff_base_s * 2**n)] (full jitter)."""
+
+    access: OriginAccess = field(default_factory=OriginAccess)
+    """Where it may be."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= 64 or not 1 <= self.attempts_max <= 100:

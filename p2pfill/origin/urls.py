@@ -29,6 +29,10 @@ _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECA
 _NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*", re.IGNORECASE)
 """A host whose last part is one of these is read as an IPv4 address everywhere, since no top-level domain is."""
 
+_CREDENTIALS: Final = re.compile(r"^([a-z0-9]{1,8}://)[^/]*@", re.IGNORECASE)
+"""What stands before the host of a URL and an @."""
+_SCHEME_ALONE: Final = r"\1"
+
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 _SHOWN_CHARS_MAX: Final = 200
@@ -112,13 +116,20 @@ def read_bucket(url: str) -> Bucket:
     if region and not re.fullmatch(r"[a-z0-9-]{1,32}", region):
         raise ConfigError(f"origin {said}: {region[:40]!r} is no region, as eu-central-1 is one")
     endpoint = settings.get("endpoint", "")
+    if "?" in endpoint or _PLACE in endpoint:
+        raise ConfigError(f"origin {said} has an endpoint with a query or {_PLACE} in it: write https://HOST[:PORT]")
     return Bucket(bucket, prefix, region, http_base(endpoint) if endpoint else "")
 
 
 def shown(url: str) -> str:
-    """Return what people, and all but the cache that reads, know an origin or a file of it by: without its query."""
-    base, mark, _ = url.partition("?")
-    return f"{base}?…" if mark and is_http(url) else url
+    """Return what people, and all but the cache that reads, know an origin or a file of it by: without its query.
+
+    User and password are refused where origins are ordered; should there be some all the same, they are left out too.
+    """
+    base, mark, query = url.partition("?")
+    if mark and (is_http(url) or (is_bucket(url) and "@" in query)):
+        query = "…"
+    return f"{_CREDENTIALS.sub(_SCHEME_ALONE, base)}{mark}{query}"
 
 
 def http_base(url: str) -> str:
@@ -181,11 +192,15 @@ def file_url(base: str, path: str) -> str:
     return f"{place.replace(_PLACE, quoted)}{mark}{query}" if _PLACE in place else f"{base}/{quoted}"
 
 
+def directory_path(url: str) -> Path:
+    """Return the absolute path that a file:// URL or a plain path names; nothing is looked at. Raises `ConfigError`."""
+    return Path(_directory_text(url)).absolute()
+
+
 def directory(url: str) -> Path:
     """Return the absolute directory that a file:// URL or a plain path names. Raises `ConfigError`."""
-    text = _directory_text(url)
+    path = directory_path(url)
     try:
-        path = Path(text).absolute()
         # For some errors `is_dir` returns, for others it raises: a name too long, no right to look.
         is_there = path.is_dir()
     except OSError as err:
@@ -214,7 +229,7 @@ def _directory_text(url: str) -> str:
         raise ConfigError(f"origin URL {_shown(url)} cannot be used: its scheme must be http, https, s3 or file")
     elif re.match("https?:", url, re.IGNORECASE):
         raise ConfigError(f"origin URL {_shown(url)} cannot be used: write http://HOST[:PORT]/PATH")
-    if not text or "\0" in text:
+    if not text or "\0" in text or re.match("//[^/]*@", text):
         raise ConfigError(f"origin {_shown(url)} does not name a directory")
     return text
 
@@ -262,7 +277,7 @@ def _host_fault(host: str, *, bracketed: bool) -> str:
 
 def _shown(url: str) -> str:
     # Also one that cannot be read may have a password in it, or a query that is secret.
-    said = re.sub("//[^/]*@", "//", url)
+    said = re.sub(r"^((?:[a-z0-9+.-]{0,16}:)?[/\\]*)[^/]*@", r"\1", re.sub("//[^/]*@", "//", url), flags=re.IGNORECASE)
     if "://" in said or is_http(said):
         said = re.sub(r"[?#].*", "?…", said, flags=re.DOTALL)
     return repr(said[:_SHOWN_CHARS_MAX])

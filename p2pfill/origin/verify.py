@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import xxhash
 from blake3 import blake3
 
+from p2pfill.origin.bodies import RESTORE
 from p2pfill.origin.errors import OriginObjectChanged
 
 if TYPE_CHECKING:
@@ -37,5 +38,5 @@ def verify_chunk(url: str, manifest: Manifest, k: int, data: bytes | bytearray |
         f"{url}: chunk {k} does not match its digest: {', '.join(paths)}{more} changed at the origin since publishing; "
         "restore the files or publish the title anew",
         bytes_received=len(data),
-        cause="it does not match its digests",
+        advice=RESTORE,
     )

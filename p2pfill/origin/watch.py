@@ -89,7 +89,8 @@ class Watch:
             self.bytes_received += received
             self.bytes_passed += passed
             self.requests += requests
-            self.failed += failed
+            # What was refused here, before anything was sent, is no request that has failed.
+            self.failed = min(self.failed + failed, self.requests)
         if received:
             self.moved(time.monotonic())
 

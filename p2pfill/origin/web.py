@@ -20,14 +20,17 @@ import ssl
 import threading
 import time
 from base64 import b64encode
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 from p2pfill._version import __version__
 from p2pfill.errors import ConfigError
 from p2pfill.origin import urls
-from p2pfill.origin.bodies import Body, Part, check_size, one_line
+from p2pfill.origin.access import CAUSE
+from p2pfill.origin.bodies import ANOTHER_SIZE, RESTORE, Body, Part, check_size
 from p2pfill.origin.errors import (
     OriginCancelled,
     OriginObjectChanged,
@@ -49,7 +52,7 @@ REDIRECTS_MAX: Final = 5
 _FILES: Final = frozenset((200, 206))
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _MISSING: Final = frozenset((404, 410))
-_PASSING: Final = frozenset((408, 425, 429))
+PASSING: Final = frozenset((408, 425, 429))
 """Of the statuses that blame the request, those that ask for another try."""
 _GATEWAYS: Final = frozenset((502, 503, 504))
 """A proxy says these by itself where it cannot reach the origin."""
@@ -85,9 +88,23 @@ _INFORMS_MAX: Final = 8
 _PLACES_MAX: Final = 64
 """Hosts that are remembered. Redirects may lead to any number of them."""
 
+_CODINGS: Final = frozenset(("gzip", "x-gzip", "br", "deflate", "zstd", "compress"))
+"""What an answer may say that it was packed with; its other words are not repeated."""
+
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}")
 _LENGTH: Final = re.compile(r"[0-9]{1,19}")
 _RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+ELSEWHERE: Final = "the place to which it redirects"
+
+
+def door(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of a normalised URL, as they are connected to."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = host if host.isascii() else host.encode("idna").decode()
+    return parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 class _Place(NamedTuple):
@@ -102,10 +119,14 @@ class _Place(NamedTuple):
 class WebBackend:
     """The origin at the normalised URL `base`. Raises `ConfigError` where the environment's certificates are wrong."""
 
+    follows = True
+    """Whether redirects are followed; each leads to what is checked as a new origin is."""
+
     def __init__(self, base: str, settings: OriginSettings) -> None:
         self.name = urls.shown(base)
         self._base = base
         self._settings = settings
+        self._access = settings.access
         self._lock = threading.Lock()
         """Held for a few operations in memory only: an event loop closes the backend."""
         self.is_closed = False
@@ -121,14 +142,17 @@ class WebBackend:
         """Return a file's URL without its query, which may be secret."""
         return urls.shown(urls.file_url(self._base, path))
 
+    def url_of(self, path: str) -> str:
+        """Return the URL at which a file is asked for."""
+        return urls.file_url(self._base, path)
+
     def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
         """Ask for a part of a file, over as many redirects as are allowed."""
-        url = urls.file_url(self._base, part.entry.path)
-        name = urls.shown(url)
+        url, name = self.url_of(part.entry.path), self.name_of(part.entry.path)
         asked = (part.start, part.stop) if ranged else None
         for _ in range(REDIRECTS_MAX + 1):
             answer = self._send(watch, name, url, asked)
-            if answer.status not in _REDIRECTS:
+            if answer.status not in _REDIRECTS or not self.follows:
                 break
             location = answer.header("location")
             answer.drop()
@@ -154,9 +178,12 @@ class WebBackend:
 
     # ---- requests
 
-    def _send(self, watch: Watch, name: str, url: str, asked: tuple[int, int] | None) -> _Answer:
+    def _send(self, watch: Watch, name: str, url: str, asked: tuple[int, int] | None) -> Answer:
         """Ask, and return the answer, of which the head has come. Raises `TryAgain` and `OriginError`."""
-        place, netloc, target = self._read(url)
+        try:
+            place, netloc, target = self._read(url)
+        except OriginRefused as error:
+            raise _named(name, error) from error
         lines = [
             f"GET {f'http://{netloc}{target}' if place.proxy and place.scheme == 'http' else target} HTTP/1.1",
             f"Host: {netloc}",
@@ -173,7 +200,7 @@ class WebBackend:
         wire = self._take_idle(place)
         try:
             if wire is None:
-                wire = self._connect(place, exchange, name)
+                wire = self._reach(place, exchange, name)
             wire.exchange = exchange
             wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             response = _read_head(wire, "GET", place.proxy)
@@ -182,13 +209,34 @@ class WebBackend:
                 wire.close()
             raise
         exchange.begin_body()
-        return _Answer(response, wire, exchange, place, self)
+        return Answer(response, wire, exchange, place, self)
+
+    def _reach(self, place: _Place, exchange: Exchange, name: str) -> Wire:
+        """Return a new connection. Where a redirect leads is a word of an answer, and so for the log alone."""
+        try:
+            return self._connect(place, exchange, name)
+        except TryAgain as error:
+            if not self._is_elsewhere(place):
+                raise
+            raise TryAgain(f"{ELSEWHERE} does not answer", said=str(error)) from error
+        except OriginRefused as error:
+            if self._is_elsewhere(place) and error.cause != CAUSE:
+                error.cause = error.told = f"{ELSEWHERE} cannot be used; the log of this cache says more"
+            raise
+
+    def _is_elsewhere(self, place: _Place) -> bool:
+        return self.follows and (place.scheme, place.host, place.port) != door(self._base)
 
     def _connect(self, place: _Place, exchange: Exchange, name: str) -> Wire:
         proxy = place.proxy
         host, port = (proxy.host, proxy.port) if proxy else (place.host, place.port)
         whom = str(proxy) if proxy else f"{place.host}:{place.port}"
-        wire = Wire(host, port, whom, self._settings.connect_max_s)
+        permits = partial(self._access.permits, place.scheme, place.host, place.port)
+        try:
+            # A proxy is the operator's own choice, and looks up the origin's name itself.
+            wire = Wire(host, port, whom, self._settings.connect_max_s, (lambda address: True) if proxy else permits)
+        except OriginRefused as error:
+            raise _named(name, error) from error
         try:
             if proxy and proxy.scheme == "https":
                 wire.start_tls(self._context(), proxy.host, str(proxy))
@@ -199,27 +247,25 @@ class WebBackend:
                 wire.start_tls(self._context(), place.host)
         except OriginRefused as error:
             wire.close()
-            said = str(error)
-            raise OriginRefused(
-                said if said.startswith(name) else f"{name}: {said}", cause=error.cause
-            ) from error
+            raise _named(name, error) from error
         except BaseException:
             wire.close()
             raise
         return wire
 
     def _read(self, url: str) -> tuple[_Place, str, str]:
-        """Return whom to ask for a normalised URL, what to call it, and for what to ask. Raises `ConfigError`."""
+        """Return whom to ask for a normalised URL, what to call it, and for what to ask.
+
+        Raises `ConfigError`, and `OriginRefused` where nobody may be asked there.
+        """
         path_at = url.find("/", url.index("//") + 2)
         head, target = (url, "/") if path_at < 0 else (url[:path_at], url[path_at:])
         known = self._places.get(head)
         if known is None:
-            parts = urlsplit(head)
-            host = parts.hostname or ""
-            host = host if host.isascii() else host.encode("idna").decode()
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            place = _Place(parts.scheme, host, port, proxy_for(parts.scheme, host, port, self._proxies))
-            netloc = _bracketed(host) if parts.port is None else f"{_bracketed(host)}:{parts.port}"
+            scheme, host, port = door(head)
+            place = _Place(scheme, host, port, proxy_for(scheme, host, port, self._proxies))
+            self._access.check_place(scheme, host, port, by_proxy=place.proxy is not None)
+            netloc = _bracketed(host) if urlsplit(head).port is None else f"{_bracketed(host)}:{port}"
             if len(self._places) >= _PLACES_MAX:
                 self._places.clear()
             known = self._places[head] = place, netloc
@@ -270,17 +316,18 @@ class WebBackend:
 
     # ---- answers
 
-    def _place(self, name: str, answer: _Answer, part: Part, asked: tuple[int, int] | None) -> tuple[int, int]:
+    def _place(self, name: str, answer: Answer, part: Part, asked: tuple[int, int] | None) -> tuple[int, int]:
         """Return which bytes of the file an answer has: from where, and up to where. Raises what is wrong with it."""
         if answer.status not in _FILES:
-            self._judge(name, answer, part)
+            self.judge(name, answer, part)
         size, length = part.entry.size, answer.header("content-length")
         found = _RANGE.fullmatch(answer.header("content-range").strip())
         encoding = answer.header("content-encoding").strip().lower()
         if encoding not in ("", "identity") and not _is_as_published(answer.status, length, found, size):
             _refuse(
                 name,
-                f"it answers with Content-Encoding: {one_line(encoding, 'unknown')}, which was not asked for",
+                f"it answers with Content-Encoding: {encoding if encoding in _CODINGS else 'unknown'}, which was not "
+                "asked for",
                 "switch compression off for these files at the server, or at the CDN in front of it",
             )
         if answer.status == 200:
@@ -293,38 +340,38 @@ class WebBackend:
             _refuse(name, "it answers with another range than was asked for", "check the server's set-up")
         return asked[0], int(found[2]) + 1
 
-    def _judge(self, name: str, answer: _Answer, part: Part) -> NoReturn:
+    def judge(self, name: str, answer: Answer, part: Part) -> NoReturn:
         """Raise what an answer means that has no bytes of the file."""
         status, proxy = answer.status, answer.proxy
         if status in _MISSING:
-            cause = "not found at the origin"
-            raise OriginObjectMissing(
-                f"{name}: {cause}{_through(proxy)}; check that the URL is the directory that was published", cause=cause
-            )
+            cause, advice = "not found at the origin", "check that the URL is the directory that was published"
+            raise OriginObjectMissing(f"{name}: {cause}{_through(proxy)}; {advice}", cause=cause, advice=advice)
         if status == 416:
-            cause = "truncated at the origin"
             raise OriginObjectChanged(
-                f"{name}: {cause}: it ends before byte {part.start + 1}, published were {part.entry.size} bytes; "
-                "restore the file or publish the title anew",
-                cause=cause,
+                f"{name}: truncated at the origin: it ends before byte {part.start + 1}, published were "
+                f"{part.entry.size} bytes; {RESTORE}",
+                cause=ANOTHER_SIZE,
+                advice=RESTORE,
             )
         if status == 407:
             _refuse(
                 name,
-                f"{proxy or 'a proxy'} wants to know who asks: status 407",
+                f"{proxy or 'a proxy'} wants to know who asks",
                 f"give user and password in {proxy.variable if proxy else 'http_proxy'} in the environment of the node",
+                said=f"{proxy or 'a proxy'} wants to know who asks: status 407",
             )
-        cause = f"status {status}{_through(proxy)}"
+        said = f"status {status}{_through(proxy)}"
         if status in _GATEWAYS and proxy is not None:
-            cause += ", which the proxy may say where it cannot reach the origin"
-        if status >= 500 or status in _PASSING:
+            said += ", which the proxy may say where it cannot reach the origin"
+        if status >= 500 or status in PASSING:
             retry_after, said_at = answer.header("retry-after"), answer.header("date")
-            raise TryAgain(cause, parse_retry_after(retry_after, datetime.now(UTC), said_at))
+            retry_after_s = parse_retry_after(retry_after, datetime.now(UTC), said_at)
+            raise TryAgain(f"it fails, or is asked too often{_through(proxy)}", retry_after_s, said=said)
         advice = "check its access rules" if status in (401, 403) else "check the server's set-up"
-        _refuse(name, f"the origin refuses it: {cause}", advice)
+        _refuse(name, f"the origin refuses it{_through(proxy)}", advice, said=f"the origin refuses it: {said}")
 
 
-class _Answer:
+class Answer:
     """An answer whose head is there."""
 
     def __init__(
@@ -342,6 +389,15 @@ class _Answer:
     def header(self, name: str) -> str:
         """Return the value of a header, named in small letters; empty where it is not there."""
         return self._response.fields.get(name, "")
+
+    def text(self, size_max: int) -> str:
+        """Return the first bytes of what it says, as text; what cannot be had is left out."""
+        room = memoryview(bytearray(size_max))
+        count = 0
+        with suppress(TryAgain):
+            while count < size_max and (more := self.read_into(room[count:], self._exchange.watch)):
+                count += more
+        return bytes(room[:count]).decode(errors="replace")
 
     def read_into(self, buffer: memoryview, watch: Watch) -> int:
         """Put what comes next into a buffer and return how much it is; nothing at the end.
@@ -494,10 +550,11 @@ def _make_tunnel(wire: Wire, place: _Place, proxy: Proxy, name: str) -> None:
     response.close()
     if 200 <= status < 300:
         return
-    cause = f"{proxy} refuses to connect: status {status}"
-    if 400 <= status < 500 and status not in _PASSING:
-        _refuse(name, cause, "check what the proxy allows, and user and password in the environment")
-    raise TryAgain(cause)
+    cause = f"{proxy} refuses to connect"
+    said = f"{cause}: status {status}"
+    if 400 <= status < 500 and status not in PASSING:
+        _refuse(name, cause, "check what the proxy allows, and user and password in the environment", said=said)
+    raise TryAgain(cause, said=said)
 
 
 def _authorization(proxy: Proxy) -> list[str]:
@@ -546,5 +603,14 @@ def _is_as_published(status: int, length: str, found: re.Match[str] | None, size
     return found[3] == str(size) and length == str(int(found[2]) - int(found[1]) + 1)
 
 
-def _refuse(name: str, cause: str, advice: str, why: Exception | None = None) -> NoReturn:
-    raise OriginRefused(f"{name}: {cause}; {advice}", cause=cause) from why
+def _named(name: str, error: OriginRefused) -> OriginRefused:
+    """Return a refusal that names the file to which it happened."""
+    said = str(error)
+    told = OriginRefused(said if said.startswith(name) else f"{name}: {said}", cause=error.cause)
+    told.told = error.told
+    return told
+
+
+def _refuse(name: str, cause: str, advice: str, why: Exception | None = None, *, said: str = "") -> NoReturn:
+    """Raise `OriginRefused`; `said` is for the log alone, in the place of the cause."""
+    raise OriginRefused(f"{name}: {said or cause}; {advice}", cause=cause, advice=advice) from why

@@ -13,8 +13,10 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from p2pfill.origin.access import ADVICE, CAUSE
 from p2pfill.origin.bodies import one_line
 from p2pfill.origin.errors import OriginCancelled, OriginRefused, TryAgain
 from p2pfill.origin.nested_tls import NestedTls
@@ -111,23 +113,34 @@ class Exchange:
 class Wire:
     """A connection to `host`, which is whom a certificate must name. Raises `TryAgain`; `whom` is for people.
 
+    Only addresses that `permits` lets through are connected to; where the host has no other, that is `OriginRefused`.
+
     What goes wrong while something is received looks like the end of it to `http.client`, which so keeps what has come;
     `fault` says what it was.
     """
 
-    def __init__(self, host: str, port: int, whom: str, connect_max_s: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        whom: str,
+        connect_max_s: float,
+        permits: Callable[[str], bool] = lambda address: True,
+    ) -> None:
         self.exchange: Exchange | None = None
         self.fault: TransferError | None = None
         self.idle_since = 0.0
         self._connect_max_s = connect_max_s
         try:
-            sock = socket.create_connection((host, port), connect_max_s)
+            sock = _connect(host, port, connect_max_s, permits)
         except TimeoutError as error:
             raise TryAgain(f"{whom} does not answer: no connection within {connect_max_s:g} s") from error
         except socket.gaierror as error:
             raise TryAgain(f"{whom} cannot be found: the name {host}: {_strerror(error)}") from error
         except OSError as error:
             raise TryAgain(f"{whom} does not answer: {_strerror(error)}") from error
+        except _NotPermitted as error:
+            raise OriginRefused(f"{whom}: {error}: {CAUSE}; {ADVICE}", cause=CAUSE, advice=ADVICE) from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # The kernel ends the waits of a blocking socket, so one call waits and takes all that is wanted. Python would
         # ask for each piece anew, with two system calls, and with the GIL between them.
@@ -195,7 +208,8 @@ class Wire:
             self._reader = _Reader(_Received(self), _HEAD_BYTES)
         except ssl.SSLCertVerificationError as error:
             cause = f"the certificate of {whom} does not verify: {one_line(error.verify_message, 'no reason given')}"
-            raise OriginRefused(f"{cause}; {_advice(error.verify_code)}", cause=cause) from error
+            advice = _advice(error.verify_code)
+            raise OriginRefused(f"{cause}; {advice}", cause=cause, advice=advice) from error
         except TimeoutError as error:
             raise TryAgain(f"{whom} does not answer the TLS handshake") from error
         except (OSError, ValueError) as error:
@@ -222,6 +236,35 @@ class Wire:
     def close(self) -> None:
         """Close the connection. May be called twice, and from any thread."""
         self._sock.close()
+
+
+class _NotPermitted(Exception):
+    """A host has no address that may be connected to; says which it has."""
+
+
+def _connect(host: str, port: int, connect_max_s: float, permits: Callable[[str], bool]) -> socket.socket:
+    """Return a connection to the first address of a host that answers, of those that `permits` lets through.
+
+    The name is looked up once: what is connected to is what was looked at. Raises `OSError`, `_NotPermitted`.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    places = [(family, address) for family, _, _, _, address in found if permits(str(address[0]))]
+    if not places:
+        raise _NotPermitted(f"{host} is at {', '.join(sorted({str(one[4][0]) for one in found})) or 'no address'}")
+    failed = OSError(f"{host} has no address")
+    for family, address in places:
+        sock: socket.socket | None = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.settimeout(connect_max_s)
+            sock.connect(address)
+        except OSError as error:
+            failed = error
+            if sock is not None:
+                sock.close()
+        else:
+            return sock
+    raise failed
 
 
 class _Received(io.RawIOBase):

@@ -3,6 +3,10 @@
 The tracker knows of each cache how much it has of a title, and which orders for some files of it are done there. What
 lies there of files that nothing orders any more it does not know, so it counts as not held: the plan may then say that
 a file comes that is there, and nothing is fetched for it.
+
+That, and titles that the catalogue does not have, lie there all the same (`others_of`). They may go where room is
+needed, so they take no space from what is planned; but a cache in which they lie is not empty, and what takes their
+place rewrites it. What viewers do not see yet is nothing to lose: it is what comes, or a fill that broke off.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from p2pfill.model.reports import TitleReport
 from p2pfill.model.selector import Selector
 from p2pfill.plan.document import Plan
 from p2pfill.plan.making import placement_of
-from p2pfill.plan.tables import Caches, Catalogue, Placement
+from p2pfill.plan.tables import Caches, Catalogue, Longs, Placement
 from p2pfill.tracker.records import FillRecord, NodeStatus, TitleRecord
 
 SERVED: frozenset[str] = frozenset({"live", "repairing"})
@@ -68,6 +74,23 @@ def held_of(
                 mine = [one for one in orders[report.title] if one.selector.matches(node.info)]
                 found[number].update(*(one.files for one in mine if _is_done(report, one.fill)))
     return placement_of([sorted(one) for one in found])
+
+
+def others_of(nodes: Iterable[NodeStatus], held: Placement, catalogue: Catalogue, caches: Caches) -> Longs:
+    """Return what viewers see in each cache beside what it holds of a catalogue, in bytes."""
+    cache_at = {name: number for number, name in enumerate(caches.names)}
+    found = np.zeros(len(caches.names), np.int64)
+    for node in nodes:
+        number = cache_at.get(node.info.id)
+        if number is not None:
+            lies = sum(one.have_bytes for one in node.titles if is_shown(one))
+            found[number] = max(lies - int(catalogue.size[held.of(number)].sum()), 0)
+    return found
+
+
+def is_shown(report: TitleReport) -> bool:
+    """Tell whether viewers may see something of a title in a cache: it is served there, or whole."""
+    return report.have_bytes > 0 and (report.state in SERVED or report.have_bytes >= report.title_bytes)
 
 
 def _is_done(report: TitleReport, fill: FillRecord) -> bool:

@@ -65,6 +65,9 @@ _LOAD: Final = TableKind("table of load", ("hour", "place", "bytes"), (), LOAD_R
 _UPLINKS: Final = TableKind("table of uplinks", ("of", "name", "rate"), ())
 _ORIGINS: Final = TableKind("table of origins", ("name",), ("rate", "price"))
 
+_NO_UPLINK_LOST: Final = frozenset({"ISP unknown", "region unknown", "uplink twice"})
+"""Faults of a row without which every uplink of the fleet is as limited as with it."""
+
 
 # ---- the tables
 
@@ -214,24 +217,32 @@ def read_load(path: Path, caches: Caches) -> tuple[Load, Faults]:
 def read_uplinks(path: Path, caches: Caches) -> tuple[Uplinks, Faults]:
     """Return the uplinks and what is wrong with their table: a row has of (`isp` or `region`), name, rate.
 
-    Raises `ConfigError`.
+    Raises `ConfigError`, also where a row cannot be used: left out, it would pass for an uplink without limit, and
+    the night for one that fits.
     """
+    said: set[tuple[str, str]] = set()
     rates = {"isp": np.full(len(caches.isps), np.inf), "region": np.full(len(caches.regions), np.inf)}
     names = {"isp": caches.isps, "region": caches.regions}
 
     def take(row: Row) -> None:
-        of, name, rate = text_of(row, "of").lower(), text_of(row, "name"), _rate(text_of(row, "rate"), "rate")
+        of, name = text_of(row, "of").lower(), text_of(row, "name")
+        rate = _rate(text_of(row, "rate"), "rate", most=math.inf)
         if of not in names:
             raise WrongRow("uplink of neither isp nor region", of)
         if name not in names[of]:
             raise WrongRow(f"{'ISP' if of == 'isp' else 'region'} unknown", name)
-        place = names[of].index(name)
-        if np.isfinite(rates[of][place]):
+        if (of, name) in said:
             raise WrongRow("uplink twice", f"{of} {name}")
-        rates[of][place] = rate
+        said.add((of, name))
+        rates[of][names[of].index(name)] = rate
 
     faults = take_rows(path, _UPLINKS, take)
-    if not any(np.isfinite(one).any() for one in rates.values()) and faults:
+    if lifted := Faults({kind: one for kind, one in faults.kinds.items() if kind not in _NO_UPLINK_LOST}):
+        raise ConfigError(
+            f"table of uplinks: {lifted.in_words()}; left out, it would count as no limit: write a rate above 0, or, "
+            "where there is no limit, leave it out or write max"
+        )
+    if not said and faults:
         raise useless(path, _UPLINKS, faults)
     return Uplinks(rates["isp"], rates["region"]), faults
 

@@ -63,6 +63,8 @@ class Inputs:
     exclusions: Sequence[Wish] = ()
     written: Longs | None = None
     """What each cache has had written in the same night by plans before this one, in bytes; None: nothing."""
+    other: Longs | None = None
+    """What lies in each cache besides `held`, in bytes; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def make(inputs: Inputs) -> Made:
     rules = rules_of(inputs.pins, inputs.exclusions, inputs.catalogue, inputs.caches)
     try:
         result = place(
-            demand, inputs.catalogue.size, inputs.caches, inputs.held, inputs.settings, rules, inputs.written
+            demand, inputs.catalogue.size, inputs.caches, inputs.held, inputs.settings, rules, inputs.written,
+            inputs.other,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"no plan can be made: {error}") from error

@@ -19,7 +19,7 @@ import numpy as np
 
 from p2pfill.errors import ConfigError
 from p2pfill.plan.document import Plan, by_cache
-from p2pfill.plan.holding import newest_of
+from p2pfill.plan.holding import is_shown, newest_of
 from p2pfill.plan.tables import Caches, Catalogue, Longs, Placement
 from p2pfill.tracker.records import NodeStatus, TitleRecord
 
@@ -37,9 +37,11 @@ class Written(NamedTuple):
     capacity: int
     """Bytes: what the table says, or what its disk has, where that is less."""
     is_empty: bool
-    """There is nothing to lose: nothing lies there, or nothing did when the plan was made and what does is of it."""
+    """There is nothing to lose: viewers see nothing there, or did not when the plan was made and what they see is of
+    it."""
     free: int = 0
-    """Bytes: what the capacity leaves beside what lies there, by the plan or by the tracker, whichever is more."""
+    """Bytes: what the capacity leaves beside what lies there by the plan, or what viewers see by the tracker, if that
+    is more."""
 
     @property
     def share(self) -> float:
@@ -84,9 +86,11 @@ def written_by(
         disk = 0 if node is None else node.disk.size_bytes
         coming = {newest[title].title for title in comes[name]}
         capacity = min(capacities[name], disk or capacities[name])
-        is_empty = not have or (lay + went == 0 and have.keys() <= coming)
+        shown = {} if node is None else {one.title: one.have_bytes for one in node.titles if is_shown(one)}
+        is_empty = not shown or (lay + went == 0 and shown.keys() <= coming)
         more = brought.get(name, 0)
-        free = capacity - max(lay + went, sum(have.values()))
+        # More may lie there than was planned: small files of a title share chunks with those that are ordered.
+        free = max(capacity - max(lay + went, sum(shown.values())), 0)
         found[name] = Written(total + more, capacity, is_empty, free + more)
     return found
 

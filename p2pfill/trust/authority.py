@@ -186,7 +186,7 @@ class Authority:
         handed: list[tuple[Handout, Issued, Given]] = []
         for identity in [self._find(name, listed) for name in names] or listed.values():
             handout = Handout(out / identity.name)
-            if not names and self.state.good(identity.name, now) and not handout.public_keys():
+            if not names and self.state.good(identity.who, now) and not handout.public_keys():
                 handout.refresh(self.state.ca_pem, self.state.revoked_pem)
                 continue
             handout.make()
@@ -234,7 +234,7 @@ class Authority:
         handed: list[tuple[Handout, Issued, Given]] = []
         for identity in [self._find(name, listed) for name in names] or listed.values():
             handout = Handout(out / identity.name)
-            good = self.state.good(identity.name, now)
+            good = self.state.good(identity.who, now)
             lying = {key_name(key) for key in handout.public_keys()}
             if not good:
                 if names:
@@ -261,10 +261,10 @@ class Authority:
 
         Raises `ConfigError` where there is none.
         """
-        name = what.rpartition("/")[2]
-        if found := [one for one in self.state.issued if what in (one.identity.name, one.identity.who)]:
-            if good := [one for one in self.state.good(name, now) if what in (name, one.identity.who)]:
-                return good
+        found = [one for one in self.state.issued if what in (one.identity.name, one.identity.who)]
+        if good := [one for one in found if self.state.is_good(one, now)]:
+            return good
+        if found:
             raise ConfigError(f"{found[-1].identity.who} has no certificate that is good: there is nothing to revoke")
         serial = what.replace(":", "").lower().lstrip("0")
         if len(serial) >= SERIAL_DIGITS_MIN:
@@ -285,7 +285,7 @@ class Authority:
             changed.add(one.root)
         for root in self.state.roots:
             if root.number in changed:
-                root.revoked_number += 1
+                root.revoked_number = root.next_number(now)
                 key = _read_key(self.directory / root.key_file)
                 root.revoked_pem = _as_text(
                     make_revocation_list(root.certificate, key, root.revoked_number, self._taken_back(root, now), now)
@@ -303,7 +303,7 @@ class Authority:
                 state = "revoked"
             elif not self.state.is_good(one, now):
                 state = "ended"
-            elif self.state.good(name, now)[-1] is not one:
+            elif self.state.good(who, now)[-1] is not one:
                 state = "replaced"
             notes = self._notes(one, listed.get(name), now, within) if state == "good" else ()
             lines.append(Line(who, state, one.serial, one.ends, one.revoked_at, notes))
@@ -395,7 +395,7 @@ class Authority:
     ) -> tuple[Handout, Issued, Given]:
         """Return a certificate of `key`, signed now unless a good one is there."""
         now = terms.now
-        before = self.state.good(identity.name, now)
+        before = self.state.good(identity.who, now)
         for one in reversed(before):
             if one.key == key_name(key) and self._is_current(one, identity) and one.ends - now >= terms.within:
                 return self._as_it_is(handout, one)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -120,12 +121,8 @@ class Credentials:
         self.directory = directory
         self.generation = 0
         """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
-        self.publishers: Publishers | None = None
-        """Whose titles are taken; None: everybody's."""
+        self._changing = threading.Lock()
         self._seen = _stamps(directory)
-        self._read()
-
-    def _read(self) -> None:
         own = read_certificates(self.directory / CERT_FILE)[0]
         trusted = read_certificates(self.directory / CA_FILE)
         with _naming(self.directory / CERT_FILE):
@@ -133,17 +130,16 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
+        self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
+        self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
+        """Authorities that were trusted once: connections that they have let in may stand still."""
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
                 self.revocations.add(_read_file(self.directory / REVOKED_FILE))
-        if (self.directory / PUBLISHERS_FILE).exists():
-            self.publishers = Publishers.load(self.directory / PUBLISHERS_FILE)
-        elif self.publishers is not None:
-            # As while another file takes its place: that must not be a moment in which everybody may publish.
-            raise ConfigError(
-                f"{str(self.directory / PUBLISHERS_FILE)!r} is gone: to take what nobody has signed, start again"
-            )
+        listed = self.directory / PUBLISHERS_FILE
+        self.publishers = Publishers.load(listed) if listed.exists() else None
+        """Whose titles are taken; None: everybody's."""
         self.accepting = self._context(ssl.PROTOCOL_TLS_SERVER)
         """For connections that come in."""
         self.connecting = self._context(ssl.PROTOCOL_TLS_CLIENT)
@@ -161,17 +157,23 @@ class Credentials:
         seen = _stamps(self.directory)
         if seen == self._seen:
             return False
-        known = self.revocations.pem()
-        before = self.__dict__.copy()
-        try:
-            self._read()
+        # Read beside what stands, which is asked about callers meanwhile, perhaps by another thread.
+        fresh = Credentials(self.directory)
+        if self.publishers is not None and fresh.publishers is None:
+            # As while another file takes its place: that must not be a moment in which everybody may publish.
+            raise ConfigError(
+                f"{str(self.directory / PUBLISHERS_FILE)!r} is gone: to take what nobody has signed, start again"
+            )
+        with self._changing:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
-                self.revocations.add(known)
-        except ConfigError:
-            self.__dict__.update(before)
-            raise
-        self._seen = seen
-        self.generation += 1
+                fresh.revocations.add(self.revocations.pem())
+            self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
+            self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
+            self._dropped = (self._dropped | self._authorities) - fresh._authorities
+            self._authorities = fresh._authorities
+            self.publishers = fresh.publishers
+            self._seen = seen
+            self.generation += 1
         return True
 
     def revoke(self, pem: bytes) -> bool:
@@ -179,9 +181,10 @@ class Credentials:
 
         Raises `ConfigError` where none of the authorities has signed them.
         """
-        if not self.revocations.add(pem):
-            return False
-        self.generation += 1
+        with self._changing:
+            if not self.revocations.add(pem):
+                return False
+            self.generation += 1
         return True
 
     def peer(self, certificate: bytes | None) -> Identity:
@@ -200,6 +203,8 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
+        if self._dropped and (parsed.issuer, _signers_key_name(parsed)) in self._dropped:
+            raise PeerRefused(f"the authority of {identity.who} is trusted no more")
         return identity
 
     def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:

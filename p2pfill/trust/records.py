@@ -52,8 +52,8 @@ class Issued(msgspec.Struct, dict=True):
 
     @cached_property
     def certificate(self) -> x509.Certificate:
-        """What was signed."""
-        return x509.load_pem_x509_certificate(self.pem.encode())
+        """What was signed. Raises `ConfigError` where the record is damaged."""
+        return _certificate(self.pem)
 
     @cached_property
     def identity(self) -> Identity:
@@ -84,11 +84,20 @@ class Root(msgspec.Struct):
     revoked_pem: str
     """Its newest revocation list."""
     revoked_number: int
+    """It grows with each list, and lists with smaller ones are not heard: see `next_number`."""
 
     @property
     def certificate(self) -> x509.Certificate:
-        """What everybody trusts."""
-        return x509.load_pem_x509_certificate(self.pem.encode())
+        """What everybody trusts. Raises `ConfigError` where the record is damaged."""
+        return _certificate(self.pem)
+
+    def next_number(self, now: datetime) -> int:
+        """Return the number of the next revocation list.
+
+        It is the time, in Unix seconds, where that has moved on: an authority that was put back from a copy has
+        forgotten how many lists there were, and its next one must be heard all the same.
+        """
+        return max(self.revoked_number + 1, int(now.timestamp()))
 
     @property
     def key_file(self) -> str:
@@ -123,8 +132,8 @@ class State(msgspec.Struct, dict=True):
         return "".join(root.revoked_pem for root in self.roots).encode()
 
     @cached_property
-    def _by_name(self) -> dict[str, list[Issued]]:
-        return _grouped(self.issued, lambda one: one.identity.name)
+    def _by_who(self) -> dict[str, list[Issued]]:
+        return _grouped(self.issued, lambda one: one.identity.who)
 
     @cached_property
     def _by_key(self) -> dict[bytes, list[Issued]]:
@@ -133,7 +142,7 @@ class State(msgspec.Struct, dict=True):
     def add(self, one: Issued) -> None:
         """Take in what was signed."""
         for group in (
-            self._by_name.setdefault(one.identity.name, []), self._by_key.setdefault(one.key, []), self.issued
+            self._by_who.setdefault(one.identity.who, []), self._by_key.setdefault(one.key, []), self.issued
         ):  # fmt: skip
             group.append(one)
 
@@ -146,14 +155,21 @@ class State(msgspec.Struct, dict=True):
         """Whether a certificate is accepted."""
         return one.revoked_at is None and now < one.ends and any(one.root == root.number for root in self.roots)
 
-    def good(self, name: str, now: datetime) -> list[Issued]:
+    def good(self, who: str, now: datetime) -> list[Issued]:
         """Return the certificates of somebody that are accepted, the one that ends last at the end."""
-        found = [one for one in self._by_name.get(name, ()) if self.is_good(one, now)]
+        found = [one for one in self._by_who.get(who, ()) if self.is_good(one, now)]
         return sorted(found, key=lambda one: (one.root, one.ends))
 
     def owners(self, key: bytes) -> list[Issued]:
         """Return the certificates of a public key."""
         return self._by_key.get(key, [])
+
+
+def _certificate(pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as error:
+        raise ConfigError(f"{STATE_FILE} is damaged: a certificate in it cannot be read; put its copy back") from error
 
 
 def _grouped(issued: Iterable[Issued], key: Callable[[Issued], Key]) -> dict[Key, list[Issued]]:

@@ -155,7 +155,8 @@ async def test_slow_digests_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
 @contextmanager
 def commands(tmp_path: Path, listen: str = "127.0.0.1:0", prefix: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """Run `p2pfill bench serve`, below another command if there is a `prefix`; gives what it announces."""
-    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", "--listen", listen, "--mib", str(MIB), "--insecure"]
+    options = ["--listen", listen, "--mib", str(MIB), "--insecure"]
+    command = [sys.executable, "-m", "p2pfill.cli", "bench", "serve", *options]
     with subprocess.Popen(
         [*prefix, *command, "--data", str(tmp_path / "serve"), "--json"], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -13,7 +13,7 @@ import trio
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.reports import NodeReport, SourceReport, TitleReport
+from p2pfill.model.reports import HoursReport, NodeReport, SourceReport, TitleReport
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.server import serve_tracker
 
@@ -25,10 +25,11 @@ class FakeFleet:
         self.url = url
         self.sequence = 0
 
-    def beat(self, node_id: str, *titles: TitleReport, isp: str = "isp-a") -> None:
+    def beat(self, node_id: str, *titles: TitleReport, isp: str = "isp-a", night: str = "") -> None:
         self.sequence += 1
         info = NodeInfo(id=NodeId(node_id), isp=isp, region="eu", host="127.0.0.1", port=4000)
-        report = NodeReport(info=info, boot="boot", sequence=self.sequence, titles=list(titles))
+        hours = HoursReport(night=night)
+        report = NodeReport(info=info, boot="boot", sequence=self.sequence, titles=list(titles), hours=hours)
 
         async def send() -> None:
             async with TrackerClient(self.url) as client:

@@ -109,6 +109,30 @@ def test_exit_codes(plan: Plan) -> None:
     assert "1 log of 2 could not be used; the others were taken in" in err
 
 
+def test_what_no_option_names_the_planners_file_does(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command, what, option in (
+        (("history",), "history is", "--history DIR"), (("ingest",), "logs are", "LOGS"),
+        (("ingest", plan.files["good"]), "history is", "--history DIR"),
+        (("ingest", plan.files["good"], "--history", "x"), "catalogue is", "--catalogue FILE"),
+        (("ingest", plan.files["good"], "--history", "x", "--catalogue", "y"), "caches are", "--caches FILE"),
+    ):  # fmt: skip
+        err = plan.run(*command, "--planner", str(tmp_path / "no.toml"), code=ExitCode.USAGE)[1]
+        assert f"no {what} named: give {option}, or a planner's file with --planner; there is no " in err
+    planner = tmp_path / "planner.toml"
+    planner.write_text('catalogue = "catalogue.csv"\ncaches = "caches.toml"\n')
+    assert "give LOGS, or write logs = " in plan.run("ingest", "--planner", str(planner), code=ExitCode.USAGE)[1]
+    planner.write_text(planner.read_text() + 'logs = ["go*.csv"]\n')
+    monkeypatch.chdir(tmp_path)
+    assert "1 log taken in: 1 of 1 row" in plan.run("ingest")[0]
+    assert "1 log taken in before" in plan.run("ingest", "good.csv")[0]
+    assert "1 day, 2026-11-28" in plan.run("history")[0]
+    planner.write_text('catalogue = "moon.csv"\ncaches = "moon.toml"\nhistory = "moon"\n')
+    assert "1 log taken in" in plan.ingest("wrong")[0], "options go before the file"
+    assert "out of 2 logs" in plan.run("history", "--history", "history")[0]
+
+
 def test_without_the_extra_it_says_what_to_install(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "duckdb" else find(name))

@@ -80,7 +80,10 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path, fleet: Any, capsys: pytest.CaptureFixture[str]) -> Service:
+def service(
+    tmp_path: Path, fleet: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Service:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "300")
     return Service(tmp_path, fleet, capsys)
 
 
@@ -202,12 +205,57 @@ def test_a_plan_made_as_if_nothing_lay_there_is_not_applied_to_caches_that_are_f
 def test_origins_have_titles_in_them_and_a_deadline_lies_ahead(service: Service) -> None:
     service.publish("film")
     service.keep(planned("film", ("a1",)))
-    service.apply("--origin", "https://cloud.example/all/{title}/", "--origin", "films/{title}")
+    service.apply("--origin", "https://cloud.example/all/{title}/", "--origin", "./films/{title}")
     fills = service.ask(lambda client: client.fills())
     assert fills[0].request.origins == ["https://cloud.example/all/film/", str(Path("films/film").absolute())]
     service.apply("--origin", "https://cloud.example/a b#{title}", code=ExitCode.USAGE)
     service.apply("--deadline", "2026-11-30T19:00:00Z", code=ExitCode.USAGE)
     assert "is not within a month after" in service.err
+
+
+def test_of_two_plans_that_are_applied_at_once_the_second_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {name: service.publish(name) for name in TITLES}
+    service.keep(planned("film", ("a1",)))
+    other = service.home / "other.plan"
+    write_plan(other, Plan(HEAD, (planned("song", ("a1",)),)))
+    post, said = TrackerClient.post_fill, []
+
+    async def slow(client: TrackerClient, request: FillRequest, *, nodes_min: int = 0) -> FillCreated:
+        if not said:
+            said.append("")  # once: the second must not come as far as this
+            named = ["--planner", str(service.home / "planner.toml"), "--at", "2026-11-30T20:00"]
+            for more, code in (("--yes", ExitCode.USAGE), ("--json", ExitCode.OK)):
+                assert await trio.to_thread.run_sync(main, ["plan", "apply", str(other), *named, more]) == code
+            said.append(service.capsys.readouterr().err)
+        return await post(client, request, nodes_min=nodes_min)
+
+    monkeypatch.setattr(TrackerClient, "post_fill", slow)
+    service.apply()
+    assert "is being applied: wait for it to end" in said[1]
+    assert service.orders() == [(ids["film"], "id=a1")]
+    service.run("apply", str(other), "--at", "2026-11-30T20:00", "--yes")
+    assert service.orders() == [(ids["song"], "id=a1")]
+
+
+@pytest.mark.parametrize("word", ["cloud", "cloud/{title}", "cdn.example.com/{title}", "http:cdn/{title}", "{title}x"])
+def test_a_word_as_origin_is_no_directory_that_only_caches_have(service: Service, word: str) -> None:
+    service.publish("film")
+    service.keep(planned("film", ("a1",)))
+    service.apply("--origin", word, code=ExitCode.USAGE)
+    (service.home / "origins.csv").write_text(f"name\nhttps://cloud.example/{{title}}\n{word}\n")
+    with (service.home / "planner.toml").open("a") as file:
+        file.write('origins = "origins.csv"\n')
+    for command in (("apply", "--yes"), ("check", "--no-simulate")):
+        service.run(*command, "--at", "2026-11-30T20:00", code=ExitCode.USAGE)
+        assert f"origin {word!r} is no URL, and no directory that is there: write http://HOST" in service.err
+        assert ("for a web server write" in service.err) == ("." in word)
+    assert service.orders() == []
+    (service.home / word.partition("/{title}")[0]).mkdir()
+    service.apply()
+    fills = service.ask(lambda client: client.fills())
+    assert fills[0].request.origins[1] == str(service.home / word.replace("{title}", "film"))
 
 
 @pytest.mark.parametrize("at", ["9999-12-31T23:59", "0001-01-01T00:00", "1969-01-01", "soon", "\x1b[2J"])

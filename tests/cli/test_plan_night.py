@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +79,10 @@ class Planner:
 
 
 @pytest.fixture
-def planner(service: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Planner:
+def planner(
+    service: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Planner:
+    monkeypatch.setenv("COLUMNS", "300")
     shutil.copytree(service, tmp_path / "home")
     capsys.readouterr()
     return Planner(tmp_path / "home", capsys)
@@ -93,7 +98,8 @@ def test_a_plan_is_made_kept_checked_and_shown(planner: Planner) -> None:
     assert made["held_by"].startswith("nothing")
     text = planner("make", "--at", AT)
     assert "10" in text
-    assert "next: p2pfill plan show" in text
+    path, options = made["plan"], f"--planner {planner.home / 'planner.toml'}"
+    assert f"next:\n  p2pfill plan show {path} {options}\n  p2pfill plan apply {path} {options} --at {AT}\n" in text
     checked = planner.json("check", "--at", AT)
     assert checked["fits"]
     assert checked["predicted"]["complete"] == checked["predicted"]["caches"] == 4
@@ -104,6 +110,25 @@ def test_a_plan_is_made_kept_checked_and_shown(planner: Planner) -> None:
     assert f"{title}/" in planner("show", "--title", title)
     planner("show", "--cache", "moon", code=2)
     assert "says nothing of cache 'moon'" in planner.err
+
+
+def test_text_keeps_to_the_terminal_and_commands_to_one_line(
+    planner: Planner, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (planner.home / "up.csv").write_text("of,name,rate\nisp,isp-region-0,30\n")
+    planner.configure(f'tracker = "{fleet.url}"\nuplinks = "up.csv"\n')
+    publish_all(fleet.url, planner.home, leave_out="title-00002")
+    for command, code in (
+        (("night", "--at", AT, "--no-simulate"), 0), (("apply", "--at", AT), 0), (("show",), 0),
+        (("why", "title-00001", "region-1"), 0),
+        (("tune", "--days", "2"), 0), (("make", "--at", AT, "--no-fit"), ExitCode.FOUND),
+        (("check", "--at", AT, "--no-simulate"), ExitCode.FOUND),
+    ):  # fmt: skip
+        lines = planner(*command, code=code).splitlines()
+        wide = [line for line in lines if len(line) > 80]
+        assert all(line.startswith(("  p2pfill plan", "written: ")) for line in wide), (command, wide)
+        assert any(line.startswith("  p2pfill plan") for line in lines) or command[0] not in ("night", "apply", "make")
 
 
 def test_the_night_after_goes_on_from_the_plan_before(planner: Planner) -> None:
@@ -130,8 +155,8 @@ def test_what_does_not_fit_is_given_up_or_said(planner: Planner) -> None:
     planner.configure('uplinks = "up.csv"\n')
     assert not planner.json("make", "--at", AT, "--no-fit", code=ExitCode.FOUND)["fits"]
     text = planner("check", "--at", AT, "--no-simulate", code=ExitCode.FOUND)
-    assert "ISP isp-region-0" in text
-    assert "uplink" in text
+    assert re.search(r"ISP isp-region-0: .* need .* [KM]iB, the uplink carries .*B between 02:00 and 06:00 UTC", text)
+    assert not re.search(r"\d [kMGT]B\b", text), "tables and proofs have one system of units"
     assert "does not fit into the night" in planner.err
     fits = planner.json("make", "--at", AT)
     assert fits["fits"]
@@ -311,8 +336,9 @@ def test_applying_orders_what_is_planned_and_no_more(planner: Planner, fleet: An
     assert dry["ordered"] > 0
     assert fills_of(fleet.url) == []
     text = planner("apply", "--at", AT)
-    assert "nothing was done: p2pfill plan apply" in text
-    assert f"p2pfill plan show {planner.home / 'plans' / '2026-01-08.plan'} --most" in text
+    path, options = planner.home / "plans" / "2026-01-08.plan", f"--planner {planner.home / 'planner.toml'}"
+    assert f"nothing was done; this does it:\n  p2pfill plan apply {path} {options} --at {AT} --yes\n" in text
+    assert f"files:\n  p2pfill plan show {path} {options} --most 1000\n" in text
     assert "due in the past" in text
 
     async def order_by_hand() -> None:
@@ -452,7 +478,15 @@ def test_a_night_takes_logs_in_plans_and_applies(planner: Planner, fleet: Any) -
     assert done["applied"]["ordered"] > 0
     assert list(done["applied"]["unknown"]) in (["title-00002"], [])
     assert done["report"] is None, "there is no plan before"
-    said = planner("night", "--at", "2026-01-09T00:00", "--no-simulate")
+    given = ("--at", "2026-01-09T00:00", "--origin", "https://a.example/{title}", "--origin", "https://b.example/{title}",
+             "--rewrite-max", "0.5", "--tracker", fleet.url)  # fmt: skip
+    said = planner("night", *given, "--no-simulate")
+    (command,) = re.findall(r"this does it:\n  p2pfill plan apply (.*)\n", said)
+    words = shlex.split(command)
+    assert words[1:3] == ["--planner", str(planner.home / "planner.toml")]
+    pairs = sorted(zip(words[3:-1:2], words[4:-1:2], strict=True))
+    assert pairs == sorted(zip(given[::2], given[1::2], strict=True))
+    assert words[-1] == "--yes"
     assert "orders would be made" in said
     assert "what came of" in said, "the tracker has no night that lasted until that plan's deadline"
     fleet.beat("01")
@@ -469,12 +503,15 @@ def test_a_night_that_is_not_applied_is_told_of_all_the_same(planner: Planner, f
     publish_all(fleet.url, planner.home)
     planner("make", "--at", AT)
     for cache in ("01", "02", "11", "12"):
-        fleet.beat(cache, make.report(make.manifest(), "live", 4))
-    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", code=ExitCode.USAGE)
-    assert "writes over more than 0.1 of 4 of 4 caches" in told["not_applied"]
+        fleet.beat(cache, make.report(make.manifest("film", 15), "live", 15))
+    told = planner.json("night", "--at", AT, "--no-simulate", "--yes", "--rewrite-max", "0.001", code=ExitCode.USAGE)
+    assert "writes over more than 0.001 of 4 of 4 caches" in told["not_applied"]
     assert told["head"]["comes_bytes"] > 0
     assert fills_of(fleet.url) == []
-    allowed = planner.json("night", "--at", AT, "--no-simulate", "--yes", "--rewrite-max", "1")
+    allowed = planner.json("night", "--at", AT, "--no-simulate", "--yes")
+    assert allowed["notes"][0].startswith("in 4 caches lie 3.75 MiB that are no files of the catalogue")
+    capacity = allowed["head"]["capacities"]["01"]
+    assert 0 < allowed["head"]["comes_bytes"] <= 4 * 0.1 * capacity, "full of what it does not know"
     assert allowed["applied"]["ordered"] == len(fills_of(fleet.url)) > 0
 
 
@@ -489,6 +526,21 @@ def test_plans_of_one_night_share_what_may_be_rewritten(planner: Planner, fleet:
     planner("make", "--at", AT, "--held", "nothing")
     planner("apply", "--at", AT, "--yes", "--rewrite-max", "1", "--tracker", fleet.url, code=2)
     assert "writes over more than 1 of" in planner.err, "both together write more than all of a cache"
+
+
+def test_a_night_without_windows_that_is_planned_once_more_ends_as_before(planner: Planner, fleet: Any) -> None:
+    publish_all(fleet.url, planner.home)
+    without = PLANNER.replace('windows = "02:00,max 06:00,off"\n', "")
+    (planner.home / "planner.toml").write_text(f'tracker = "{fleet.url}"\n{without}')
+    first = planner.json("night", "--at", "2026-01-07T21:30:00", "--no-simulate", "--yes")
+    assert first["deadline"] == first["start"] + 86_400
+    for at in ("21:30:07", "23:50:00"):
+        again = planner.json("night", "--at", f"2026-01-07T{at}", "--yes")
+        assert again["deadline"] == again["head"]["deadline"] == first["deadline"]
+        assert (again["applied"]["ordered"], again["applied"]["kept"]) == (0, first["applied"]["ordered"])
+    assert planner.json("check")["deadline"] == first["deadline"]
+    next_night = planner.json("make", "--at", "2026-01-08T21:30:00")
+    assert next_night["deadline"] == next_night["start"] + 86_400
 
 
 def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, fleet: Any) -> None:
@@ -511,4 +563,4 @@ def test_what_was_applied_is_kept_beside_what_is_planned_anew(planner: Planner, 
         assert plan.head.day == "2026-01-08"
     assert desk.read_applied(str(plans / "2026-01-08.plan"))[1].suffix == ".plan"
     planner("make", "--at", "2026-01-09T00:00")
-    assert sorted(path.name for path in plans.iterdir()) == ["2026-01-09.plan"]
+    assert sorted(path.name for path in plans.iterdir()) == ["2026-01-09.plan", "lock"]

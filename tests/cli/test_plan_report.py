@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from datetime import date, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -303,6 +304,36 @@ def test_the_tracker_says_what_was_ordered_and_which_titles_it_has(world: World,
     _, err = world.run("--tracker", fleet.url, code=ExitCode.USAGE)
     assert "the tracker has no night of 2019-12-31, in which the plan for 2020-01-01 was filled" in err
     assert "--night FILE" in err
+
+
+def test_a_cache_whose_night_has_not_begun_is_not_taken_for_down(world: World, fleet: Any, make: Any) -> None:
+    manifest = make.manifest()
+    title = manifest.title_id.hex()
+    tonight = time.strftime("%Y-%m-%d", time.gmtime())
+    before = str(date.fromisoformat(tonight) - timedelta(days=1))
+    fleet.beat("a1", night=tonight)
+    fleet.beat("b1", night=before)
+    fleet.beat("b2", make.report(manifest, "live", 4), night=before)
+
+    async def order() -> None:
+        async with TrackerClient(fleet.url) as client:
+            await client.put_title(title, manifest.encode())
+            await client.post_fill(FillRequest(title, "id=a1,id=b1,id=b2", [], call_id="plan:2026-11-30:0"))
+
+    trio.run(order)
+    plan = made_plan(str(date.fromisoformat(tonight) + timedelta(days=1)))
+    files = (
+        PlannedFile("film", "film", manifest.size, 3.0, ("a1", "b1", "b2")),
+        PlannedFile("song", "song", 7, 3.0, ("b2",), ("b1",)),
+    )
+    write_plan(world.directory / "tonight.plan", Plan(plan.head, files))
+    said = plain(world.run("--tracker", fleet.url)[0])
+    assert "1 of 4 copies that were to come are there" in said, "b2 has the film"
+    assert "and 1 of 1 that were to stay" in said, "b1 has what it had"
+    assert "film in b1: the night of the cache has not begun" in said
+    assert "window: the time did not do, or is yet to come: 2 copies" in said, "a1 is open still"
+    assert "health" not in said
+    assert "song in b2: the tracker does not have its title" in said
 
 
 def test_a_night_is_the_first_that_lasts_until_the_deadline() -> None:

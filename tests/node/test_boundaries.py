@@ -375,10 +375,12 @@ async def test_an_origin_fails_alone(
                 if name in ("open_origin", "verify_chunk"):
                     real = getattr(origins_module, name)
 
-                    def fail(url: str, *more: Any, real: Any = real, bad: str = spoilt, fault: Any = fault) -> Any:
+                    def fail(
+                        url: str, *more: Any, real: Any = real, bad: str = spoilt, fault: Any = fault, **named: Any
+                    ) -> Any:
                         if url == bad:
                             raise fault
-                        return real(url, *more)
+                        return real(url, *more, **named)
 
                     patched.setattr(origins_module, name, fail)
                 else:

@@ -74,7 +74,7 @@ class SlowOrigin:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All origins are slow; what is read from them."""
     SlowOrigin.reads = []
-    monkeypatch.setattr(origins, "open_origin", lambda url: SlowOrigin(open_origin(url)))
+    monkeypatch.setattr(origins, "open_origin", lambda url, **named: SlowOrigin(open_origin(url, **named)))
     return SlowOrigin.reads
 
 

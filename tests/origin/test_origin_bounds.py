@@ -16,6 +16,7 @@ from obstore import exceptions as obstore_errors
 from p2pfill.errors import ConfigError
 from p2pfill.origin import OriginError, OriginFault, OriginSettings, OriginUnavailable, open_origin, reader
 from p2pfill.origin.buffers import BUFFERS
+from p2pfill.origin.directory import DirectoryBackend
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.origin.urls import check_origin
 
@@ -163,23 +164,25 @@ def test_whatever_opening_raises_is_a_wrong_url(fault: BaseException, monkeypatc
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
-@pytest.mark.parametrize("where", ["get", "map", "plan", "wait"])
+@pytest.mark.parametrize("where", ["file", "sign", "map", "plan", "wait"])
 def test_whatever_reading_raises_is_an_error_of_the_origin(
     fault: BaseException, where: str, make_title: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Several files in a chunk, so that threads of the origin read too.
     title = make_title({f"{number}.bin": bytes([number]) * 5000 for number in range(6)})
     target, name = {
-        "get": (obstore, "get"),
+        "file": (DirectoryBackend, "_open"),
+        "sign": (obstore, "sign"),
         "map": (mmap, "mmap"),
         "plan": (reader.OriginReader, "_jobs"),
         "wait": (reader.OriginReader, "_wait"),
     }[where]
     monkeypatch.setattr(target, name, raiser(fault))
-    origin = open_origin(str(title.root), settings=QUICK)
+    url = "s3://films/x?endpoint=http://127.0.0.1:1" if where == "sign" else str(title.root)
+    origin = open_origin(url, settings=QUICK)
     with pytest.raises(OriginError) as failed:
         origin.read_chunk(title.manifest, 0)
-    assert str(title.root) in str(failed.value)
+    assert url.partition("?")[0] in str(failed.value)
     assert ";" in str(failed.value), "what to do next"
     origin.close()
 

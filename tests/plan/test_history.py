@@ -418,6 +418,22 @@ def test_an_open_quote_swallows_no_lines_in_silence(tmp_path: Path, history: His
     assert result.taken[0].used + result.faults.count("line unreadable") == 21
 
 
+@pytest.mark.parametrize("ends", [("\r\n", "\n"), ("\n", "\r\n"), ("\n", "\n", "\r\n"), ("\n", "\r")])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_log_whose_lines_end_in_several_ways_counts_as_others_do(
+    tmp_path: Path, history: History, ends: tuple[str, ...], is_packed: bool
+) -> None:
+    lines = [HEADER.strip(), *map(good, range(6)), f"{good(6)},000", good(7)]
+    data = "".join(line + ends[number % len(ends)] for number, line in enumerate(lines)).encode()
+    log = tmp_path / "log.csv"
+    log.write_bytes(gzip.compress(data) if is_packed else data)
+    result = take(history, log)
+    assert (result.taken[0].rows, result.taken[0].used) == (7, 7)
+    (wrong,) = result.faults.kinds["line unreadable"].examples
+    assert (wrong.file, wrong.row) == (str(log), 8), "what is beyond its columns costs a line, and does not vanish"
+    assert take(history, log).again == [str(log)]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

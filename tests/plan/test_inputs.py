@@ -232,19 +232,32 @@ def test_what_is_wrong_with_caches(tmp_path: Path, row: str, kind: str) -> None:
 
 def test_uplinks_and_origins(tmp_path: Path) -> None:
     caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
-    rows = "of,name,rate\nISP,isp-b,80Gbit/s\nregion,eu,1000\nregion,eu,7\nisp,isp-z,1\nplanet,mars,1\nisp,isp-a,slow\n"
+    rows = "of,name,rate\nISP,isp-b,80Gbit/s\nregion,eu,1000\nregion,eu,7\nisp,isp-z,1\nregion,us,max\n"
     uplinks, faults = read_uplinks(write(tmp_path / "u.csv", rows), caches)
     assert uplinks.isp.tolist() == [math.inf, 1e10]
     assert uplinks.region.tolist() == [1000, math.inf]
-    assert counts(faults) == {
-        "uplink twice": 1, "ISP unknown": 1, "uplink of neither isp nor region": 1, "rate unreadable": 1
-    }  # fmt: skip
+    assert counts(faults) == {"uplink twice": 1, "ISP unknown": 1}
     rows = "name,rate,price\nhttp://a,1000,0.02\nhttp://b,,\nhttp://c,max,1\nhttp://a,1,1\nhttp://d,1,free\n"
     origins, faults = read_origins(write(tmp_path / "o.csv", rows))
     assert origins.names == ("http://a", "http://b", "http://c")
     assert origins.rate.tolist() == [1000, math.inf, math.inf]
     assert origins.per_gb.tolist() == [0.02, 0, 1]
     assert counts(faults) == {"origin twice": 1, "price unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("isp,isp-b,0", "rate out of range"), ("isp,isp-b,0bit", "rate unreadable"), ("isp,isp-b,", "rate missing"),
+        ("isp,isp-b,-5", "rate out of range"), ("isp,isp-b,nan", "rate out of range"),
+        ("planet,mars,1", "uplink of neither isp nor region"), ("isp,isp-b,1,000,000", "row too long"),
+    ],
+)  # fmt: skip
+def test_an_uplink_that_cannot_be_read_does_not_pass_for_no_limit(tmp_path: Path, row: str, said: str) -> None:
+    caches, _ = read_caches(write(tmp_path / "c.csv", CACHES))
+    table = write(tmp_path / "u.csv", f"of,name,rate\nisp,isp-a,80Gbit/s\n{row}\n")
+    with pytest.raises(ConfigError, match=rf"1 x {said} \(.*u.csv, row 2: .*leave it out or write max"):
+        read_uplinks(table, caches)
 
 
 BAD = [

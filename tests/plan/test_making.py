@@ -20,7 +20,7 @@ from p2pfill.model.reports import TitleReport
 from p2pfill.model.windows import at_utc
 from p2pfill.plan.document import PRIORITIES, by_cache
 from p2pfill.plan.feasibility.tonight import network_of
-from p2pfill.plan.holding import as_planned, held_of
+from p2pfill.plan.holding import as_planned, held_of, others_of
 from p2pfill.plan.making import (
     GIVEN_UP,
     Inputs,
@@ -37,6 +37,7 @@ from p2pfill.plan.making import (
     without,
 )  # fmt: skip
 from p2pfill.plan.placement.tables import PlacementSettings
+from p2pfill.plan.rewriting import check_rewriting, written_by
 from p2pfill.plan.synthetic import World, WorldSettings, make_world
 from p2pfill.plan.tables import Caches, Load, Placement
 from p2pfill.plan.wishes import Wish
@@ -260,6 +261,51 @@ def test_caches_hold_whole_titles_and_what_was_ordered_of_others() -> None:
     low = {n for n, one in enumerate(names) if one.endswith("d")}
     of = {"a": set(range(len(names))), "b": {0}, "c": low, "f": low}
     assert found == [of.get(name, set()) for name in "abcdef"]
+
+
+@st.composite
+def fleets_with_anything_in_them(draw: st.DrawFn) -> tuple[Inputs, list[NodeStatus], list[TitleRecord]]:
+    """What a plan is made of, beside caches that hold titles of the catalogue and others, whole or in part."""
+    given_ = draw(inputs())
+    catalogue, caches = given_.catalogue, given_.caches
+    sizes = np.bincount(catalogue.title, catalogue.size).astype(int).tolist()
+    records = [
+        TitleRecord(name, name, size, 1, 1, 1, 0.0) for name, size in zip(catalogue.titles, sizes, strict=True)
+    ]  # fmt: skip
+    some = [*records[:3], TitleRecord("other", "other", max(sizes), 1, 1, 1, 0.0)]
+    nodes = []
+    for name in caches.names:
+        titles = []
+        for record in draw(st.lists(st.sampled_from(some), unique_by=lambda one: one.title, max_size=3)):
+            state = draw(st.sampled_from(["live", "repairing", "filling", "failed"]))
+            have = int(record.size * draw(st.sampled_from([0.0, 0.4, 1.0])))
+            titles.append(TitleReport(record.title, state, have_bytes=have, title_bytes=record.size))
+        nodes.append(status(name, *titles))
+    return given_, nodes, records
+
+
+@given(fleets_with_anything_in_them())
+@settings(max_examples=40)
+def test_what_is_planned_beside_whatever_lies_there_may_be_applied(
+    fleet_: tuple[Inputs, list[NodeStatus], list[TitleRecord]],
+) -> None:
+    given_, nodes, records = fleet_
+    catalogue, caches = given_.catalogue, given_.caches
+    held = held_of(nodes, records, [], catalogue, caches)
+    other = others_of(nodes, held, catalogue, caches)
+    made = make(replace(given_, held=held, other=other, pins=()))
+    check_rewriting(written_by(document(made, 0.0), caches, records, nodes), given_.settings.rewritten_share)
+
+
+def test_what_lies_there_besides_is_what_viewers_see() -> None:
+    chosen, caches = world(0).catalogue, fleet([1] * 6)
+    whole = TitleReport("t9", "live", have_bytes=70, title_bytes=70)
+    begun = TitleReport("t8", "filling", have_bytes=30, title_bytes=90)
+    record = TitleRecord("t0", "title-00000", int(chosen.size[chosen.title == 0].sum()), 10, 10, 1, 0.0)
+    mine = TitleReport("t0", "live", have_bytes=record.size, title_bytes=record.size)
+    nodes = [status("a", whole), status("b", begun), status("c", whole, begun), status("d", mine, whole)]
+    held = held_of(nodes, [record], [], chosen, caches)
+    assert others_of([*nodes, status("stranger", whole)], held, chosen, caches).tolist() == [70, 0, 70, 70, 0, 0]
 
 
 def test_what_was_ordered_a_moment_ago_does_not_lie_there_yet() -> None:

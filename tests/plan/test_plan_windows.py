@@ -139,7 +139,7 @@ def test_who_has_no_room_has_no_window() -> None:
     load = np.full(24, 120.0)
     load[0] = 1.0
     later = one(load, 1, WindowRules(earliest_min=20 * 60, latest_min=23 * 60))
-    assert "in the idlest one it may serve 33.3 GB/s" in later.text, "not its idlest hour, which is at another time"
+    assert "in the idlest one it may serve 31.0 GiB/s" in later.text, "not its idlest hour, which is at another time"
     assert "less than a day of its load is known" in one(np.full(24, np.nan), 100).text
 
 
@@ -483,6 +483,14 @@ def test_the_load_may_come_from_the_history(tables: tuple[Path, Path], tmp_path:
     assert not kept.ingest([log], catalogue, fleet, now_s=NOON * HOUR_S).faults
     said = [run(*where, "--caches", caches, "--json") for where in (("--load", load), ("--history", kept.directory))]
     assert said[0] == said[1]
-    for wrong in ((), ("--load", load, "--history", kept.directory)):
-        with pytest.raises(ConfigError, match="give one of them"):
-            run(*wrong, "--caches", caches)
+    with pytest.raises(ConfigError, match="give one of them"):
+        run("--load", load, "--history", kept.directory, "--caches", caches)
+    planner = tmp_path / "planner.toml"
+    for some in ((), ("--caches", caches)):
+        with pytest.raises(ConfigError, match=r"give --.*, or a planner's file with --planner; there is no '.*toml'"):
+            run(*some, "--planner", planner)
+    planner.write_text('catalogue = "catalogue.csv"\ncaches = "caches.csv"\n')
+    assert run("--planner", planner, "--json") == said[0]
+    planner.write_text('catalogue = "catalogue.csv"\ncaches = "moon.csv"\nhistory = "moon"\n')
+    for where in (("--load", load), ("--history", kept.directory)):
+        assert run("--planner", planner, "--caches", caches, *where, "--json") == said[0], "options go before the file"

@@ -49,6 +49,13 @@ def node(name: str, have: dict[str, int], disk: int = 0) -> NodeStatus:
     )
 
 
+def begun(name: str, comes: dict[str, int], have: dict[str, int]) -> NodeStatus:
+    """A cache that has some titles, and a part of others that are filled."""
+    status = node(name, have)
+    status.titles += [TitleReport(title, "filling", have_bytes=size, title_bytes=99) for title, size in comes.items()]
+    return status
+
+
 def plan_of(*files: PlannedFile, brought: dict[str, int] | None = None) -> Plan:
     return Plan(msgspec.structs.replace(HEAD, brought=brought or {}), tuple(sorted(files, key=lambda one: one.file)))
 
@@ -117,6 +124,9 @@ def test_what_a_plan_brings_by_its_own_word() -> None:
         ([node("a1", {TITLES[4].title: 33})], "writes over"),  # made as if nothing lay there
         ([node("a1", {"f" * 64: 31})], "writes over"),
         ([node("a1", {"f" * 64: 30})], ""),  # there is room for it
+        ([begun("a1", {"f" * 64: 40}, {TITLES[0].title: 3})], ""),  # viewers see nothing of it yet
+        ([begun("a1", {"f" * 64: 40}, {TITLES[4].title: 33})], "writes over"),  # but of something else
+        ([begun("a1", {TITLES[0].title: 40}, {"f" * 64: 30})], ""),  # what comes is there in part, and has room
     ],
 )
 def test_a_cache_is_empty_only_where_the_tracker_says_so_too(nodes: list[NodeStatus], why: str) -> None:
@@ -171,6 +181,16 @@ def test_plans_of_one_night_have_one_share_together() -> None:
     assert last.head.brought == {"a1": 19}
     assert brought_before(third, last) == {"a1": 27}, "applying it again changes nothing"
     assert together(third, last) == last
+
+
+def test_a_plan_that_brings_nothing_more_may_be_applied_once_more_where_a_little_too_much_lies() -> None:
+    first = plan_of(PlannedFile("t0/a", "t0", 98, 1.0, ("a1",)))
+    again = plan_of(PlannedFile("t0/a", "t0", 98, 1.0, (), ("a1",)), PlannedFile("t0/b", "t0", 4, 1.0, (), (), ("a1",)))
+    lies = [node("a1", {TITLES[0].title: 102})]
+    check_rewriting(written_by(again, fleet(), TITLES, lies, brought=brought_before(again, first)), 0.1)
+    more = plan_of(*again.files, PlannedFile("t1", "t1", 12, 1.0, ("a1",)))
+    with pytest.raises(ConfigError, match="writes over"):
+        check_rewriting(written_by(more, fleet(), TITLES, lies, brought=brought_before(more, first)), 1.0)
 
 
 def test_what_was_written_tonight_is_what_has_come() -> None:

@@ -24,6 +24,7 @@ from ports import free_port
 BUCKET: Final = "films"
 _ALL: Final = json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]})
 _READY_S: Final = 60.0
+_SERVER: Final = Path(__file__).with_name("moto_server.py")
 
 
 class BucketStore:
@@ -46,7 +47,7 @@ class BucketStore:
         self.url = f"http://127.0.0.1:{port}"
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
+                [sys.executable, str(_SERVER), "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
             )
         try:
             self._wait_ready()

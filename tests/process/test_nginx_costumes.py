@@ -76,7 +76,9 @@ COSTUMES = {
         'split_clients "$request_id" $is_bad {{ 20% 1; * 0; }}' + PLAIN % "if ($is_bad) {{ return 503; }}"
     ),
     "closes": Costume(PLAIN % "keepalive_requests 1;"),
-    "password": Costume(PLAIN % "auth_basic films; auth_basic_user_file '{root}/../nobody';", reason="status 401"),
+    "password": Costume(
+        PLAIN % "auth_basic films; auth_basic_user_file '{root}/../nobody';", reason="check its access rules"
+    ),
     "signed": Costume(
         PLAIN % f"secure_link $arg_md5,$arg_expires; secure_link_md5 '$secure_link_expires {SECRET}';"
         'if ($secure_link != "1") {{ return 403; }}',
@@ -86,7 +88,7 @@ COSTUMES = {
         PLAIN % f"secure_link $arg_md5,$arg_expires; secure_link_md5 '$secure_link_expires {SECRET}';"
         'if ($secure_link != "1") {{ return 403; }}',
         query=f"/{{path}}?md5={SIGNATURE}&expires=1000000000",
-        reason="status 403",
+        reason="check its access rules",
     ),
 }
 

@@ -280,6 +280,26 @@ def test_what_the_list_says_anew_is_signed_anew(fleet: Path) -> None:
     assert Credentials(fleet / "ids" / "b1").identity.hosts == ("b1.example",)
 
 
+def test_nobody_rises_by_a_renewal(fleet: Path) -> None:
+    """Who had a name in another role has its key still, and gets nothing signed for the one who has the name now."""
+    text = FLEET.replace('[[users]]\nname = "anna"', '[[trackers]]\nname = "anna"\nhosts = ["anna.example"]')
+    (fleet / "ca" / "fleet.toml").write_text(text)
+    with Authority(fleet / "ca") as authority:
+        assert authority.renew([], fleet / "new", NOW) == []
+        with pytest.raises(ConfigError, match="ca issue"):
+            authority.renew(["anna"], fleet / "new", NOW)
+        with pytest.raises(ConfigError, match="user/anna's: move it away"):
+            authority.issue(["anna"], fleet / "ids", NOW)
+        (given,) = authority.issue(["anna"], fleet / "new", NOW)
+        assert given.who == "tracker/anna"
+        assert {line.notes for line in authority.lines(NOW) if line.who == "user/anna"} == {
+            ("not listed any more: revoke it",)
+        }
+        assert {one.identity.who for one in authority.meant("anna", NOW)} == {"tracker/anna", "user/anna"}
+        assert {one.identity.who for one in authority.meant("user/anna", NOW)} == {"user/anna"}
+    assert key_bytes(fleet, "anna") != (fleet / "new" / "anna" / "key.pem").read_bytes()
+
+
 def test_a_revoked_key_never_comes_back(fleet: Path) -> None:
     old = key_bytes(fleet, "a1")
     with Authority(fleet / "ca") as authority:
@@ -320,12 +340,32 @@ def test_revocation_by_name_takes_all_and_by_serial_one(fleet: Path) -> None:
         assert new.revoked_at is None
     (revoked,) = [x509.load_pem_x509_crl(lists)]
     assert len(revoked) == 3
-    assert revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 3
+    before = x509.load_pem_x509_crl((fleet / "ids" / "main" / "revoked.pem").read_bytes())
+    assert number_of(revoked) > number_of(before)
     main = Credentials(fleet / "ids" / "main")
     main.revocations.add(lists)
     with pytest.raises(PeerRefused):
         meet(main, Credentials(fleet / "ids" / "a1"))
     meet(main, Credentials(fleet / "ids" / "b1"))
+
+
+def number_of(revoked: x509.CertificateRevocationList) -> int:
+    return revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_an_authority_put_back_from_a_copy_is_heard(fleet: Path) -> None:
+    """It has forgotten how many lists it had made, and nodes hear none that is older than what they know."""
+    copy = shutil.copytree(fleet / "ca", fleet / "copy")
+    main = Credentials(fleet / "ids" / "main")
+    with Authority(fleet / "ca") as authority:
+        for name in ("a1", "b1"):
+            authority.revoke(authority.meant(name, NOW), NOW)
+            assert main.revocations.add(authority.state.revoked_pem)
+    with Authority(copy) as authority:
+        authority.revoke(authority.meant("anna", NOW), NOW + DAY)
+        assert main.revocations.add(authority.state.revoked_pem)
+    with pytest.raises(PeerRefused, match="revoked"):
+        meet(main, Credentials(fleet / "ids" / "anna"))
 
 
 # ---- the directory
@@ -370,6 +410,9 @@ def test_directories_that_are_no_authority(made: Path, tmp_path: Path) -> None:
         (ca / "state.json").write_bytes(damage)
         with pytest.raises(ConfigError, match=r"damaged|format 2"):
             Authority(ca)
+    (ca / "state.json").write_bytes((made / "ca" / "state.json").read_bytes().replace(b"BEGIN C", b"BEGIN D"))
+    with pytest.raises(ConfigError, match="damaged"), Authority(ca) as authority:
+        authority.lines(NOW)
 
 
 def test_a_list_may_be_there_before_the_authority(tmp_path: Path) -> None:

@@ -137,14 +137,14 @@ def check_safe(fleet: Path) -> None:
 def check_done(fleet: Path, command: Callable[[Path], None]) -> None:
     """After the command was given again, all is as it should be."""
     with Authority(fleet / "ca") as authority:
-        good = {name: authority.state.good(name, NOW) for name in NAMES}
+        good = {name: authority.state.good(one.who, NOW) for name, one in authority.listed().items()}
     gone = {"a1"} if command is revoke else set()
     assert {name for name in NAMES if not good[name]} == gone
     everybody = {name: Credentials(fleet / "ids" / name) for name in NAMES if name not in gone}
     for name, one in everybody.items():
         assert one.expires == good[name][-1].ends, f"{name} has an old certificate"
         assert not list((fleet / "ids" / name).glob("key.pem.new"))
-    for server, client in itertools.product(everybody, everybody):
+    for server, client in itertools.permutations(everybody, 2):
         meet(everybody[server], everybody[client])
 
 

@@ -15,6 +15,7 @@ from trust.handshake import DAY, NAMES, NOW, SERVERS, forge, make_fleet, meet, s
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity, Role
+from p2pfill.trust import credentials as credentials_module
 from p2pfill.trust.authority import Authority
 from p2pfill.trust.certificates import key_from_pem, make_revocation_list
 from p2pfill.trust.credentials import Credentials, PeerRefused, Revocations, read_certificates
@@ -204,6 +205,31 @@ def test_what_was_told_outlives_a_renewal(fleet: Path) -> None:
     ends = a1.expires
     assert a1.reload()
     assert a1.expires > ends
+    with pytest.raises(PeerRefused, match="revoked"):
+        meet(a1, anna)
+
+
+def test_no_revoked_one_slips_in_while_files_are_read(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a1, anna = who(fleet, "a1"), who(fleet, "anna")
+    lists = revoke(fleet, "anna")
+    shutil.copy(fleet / "ids" / "b1" / "revoked.pem", fleet / "ids" / "a1" / "new")
+    (fleet / "ids" / "a1" / "new").rename(fleet / "ids" / "a1" / "revoked.pem")
+    asked = []
+    read = credentials_module.read_certificates
+
+    def reading(path: Path) -> list[x509.Certificate]:
+        # What is told while files are read counts at once, and when they have been read.
+        if not asked:
+            a1.revoke(lists)
+        with pytest.raises(PeerRefused, match="revoked"):
+            meet(a1, anna)
+        asked.append(path)
+        return read(path)
+
+    monkeypatch.setattr(credentials_module, "read_certificates", reading)
+    assert a1.reload()
+    assert len(asked) == 2
+    assert a1.generation == 2
     with pytest.raises(PeerRefused, match="revoked"):
         meet(a1, anna)
 

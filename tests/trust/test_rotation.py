@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from trust.handshake import NAMES, NOW, SERVERS, make_fleet, meet
+from trust.handshake import NAMES, NOW, SERVERS, make_fleet, meet, shake
 
 from p2pfill.errors import ConfigError
 from p2pfill.trust.authority import Authority, AuthorityError
-from p2pfill.trust.credentials import Credentials, PeerRefused
+from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 
 class Machines:
@@ -88,6 +88,31 @@ def test_revocations_hold_through_a_change_of_the_root(tmp_path: Path) -> None:
         assert b1.reload()
     with pytest.raises(PeerRefused, match="revoked"):
         meet(b1, Credentials(fleet / "new" / "anna"))
+
+
+def test_who_was_let_in_by_the_old_root_is_let_in_no_more(tmp_path: Path) -> None:
+    """A handshake finds that by itself; what stands since before must be looked at again."""
+    fleet = make_fleet(tmp_path)
+    machines = Machines(fleet)
+    a1, anna = machines.running["a1"], machines.running["anna"]
+    ends = shake(a1.accepting, anna.connecting)
+    bearer = Bearer(a1, ends[0].getpeercert(binary_form=True) or b"")
+    with Authority(fleet / "ca") as authority:
+        authority.rotate(NOW)
+        shutil.copy(fleet / "ca" / "ca.pem", fleet / "machines" / "a1")
+        assert a1.reload()
+        assert bearer.identity().who == "user/anna"
+        authority.switch(NOW)
+        authority.renew([], fleet / "new", NOW)
+        authority.finish(NOW)
+    for file in ("revoked.pem", "ca.pem"):
+        shutil.copy(fleet / "ca" / file, fleet / "machines" / "a1")
+    assert a1.reload()
+    with pytest.raises(PeerRefused, match="user/anna is trusted no more"):
+        bearer.identity()
+    shutil.copy(fleet / "new" / "anna" / "cert.pem", fleet / "machines" / "anna")
+    anna.reload()
+    meet(a1, anna)
 
 
 def test_steps_come_in_order(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from typing import Final, Literal
 
 import numpy as np
 
+from p2pfill.model.quantities import show_bytes
 from p2pfill.plan.feasibility.flow import Level
 from p2pfill.plan.feasibility.needs import Demand, Needs, demand_of
 from p2pfill.plan.feasibility.network import RATE_MAX, Bools, Network, Night, Origin, Span, timeline
-from p2pfill.plan.feasibility.shortages import Shortage, find_shortages, show
+from p2pfill.plan.feasibility.shortages import Shortage, find_shortages
 from p2pfill.plan.tables import Floats, Longs
 
 ROUNDS_MAX: Final = 30
@@ -164,7 +165,7 @@ def remedies(network: Network, demand: Demand, night: Night, shortage: Shortage)
         return ()
     if shortage.where == "budget":
         name = network.caches.names[shortage.owners[0]]
-        text = f"let cache {name} have a budget of {show(shortage.need)} for the night"
+        text = f"let cache {name} have a budget of {show_bytes(shortage.need)} for the night"
         return (Remedy("budget", shortage.owners, float(shortage.need), text),)
     part, needed = _part(network, demand, shortage)
     found = [_widen(part, needed, night, shortage, is_later=is_later) for is_later in (True, False)]
@@ -251,7 +252,7 @@ def _raise(network: Network, demand: Demand, night: Night, shortage: Shortage) -
         middle = float(np.sqrt(low * high))
         low, high = (low, middle) if is_enough(middle) else (middle, high)
     owners = (int(network.isp[shortage.caches[0]]),) if shortage.where == "late" else shortage.owners
-    text = f"let {name} have {show(int(np.ceil(high)))}/s instead of {show(int(now))}/s"
+    text = f"let {name} have {show_bytes(int(np.ceil(high)))}/s instead of {show_bytes(int(now))}/s"
     return Remedy(what, owners, high, text)
 
 

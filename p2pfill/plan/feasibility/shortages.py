@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from p2pfill.model.quantities import show_bytes
 from p2pfill.plan.feasibility.bounds import at_once, in_turn, stages
 from p2pfill.plan.feasibility.flow import Flow, Kind, Level, solve
 from p2pfill.plan.feasibility.needs import Demand
@@ -107,8 +108,8 @@ def _of_caches(network: Network, demand: Demand, line: Timeline, night: Night) -
             begin, end = _open(network, [int(cache)], night)
             when = f" {_between(begin, end)}" if where == "hours" and carried else ""
             text = (
-                f"cache {network.caches.names[cache]} needs {show(need)}, {what} {show(carried)}{when}; "
-                f"short {show(need - carried)}"
+                f"cache {network.caches.names[cache]} needs {show_bytes(need)}, {what} {show_bytes(carried)}{when}; "
+                f"short {show_bytes(need - carried)}"
             )
             found.append(Shortage(where, (int(cache),), (int(cache),), need, carried, begin, end, text))
             missing[cache] = carried
@@ -130,14 +131,15 @@ def _late(network: Network, demand: Demand, line: Timeline, night: Night) -> Ite
         if alone[cache] - direct[cache] > missing[cache] - turn[cache]:
             need, carried = int(demand.alone[cache]), int(np.ceil(direct[cache]))
             text = (
-                f"cache {names[cache]}: of what it needs {show(need)} go to no other cache of ISP {isp}, and the "
-                f"uplink carries {show(carried)} of them while it is open {when}; short {show(need - carried)}"
+                f"cache {names[cache]}: of what it needs {show_bytes(need)} go to no other cache of ISP {isp}, and the "
+                f"uplink carries {show_bytes(carried)} of them while it is open {when}; "
+                f"short {show_bytes(need - carried)}"
             )
         else:
             need, carried = int(demand.missing[cache]), int(np.ceil(turn[cache]))
             text = (
-                f"cache {names[cache]} needs {show(need)}, and what reaches ISP {isp} in time for its hours {when} is "
-                f"{show(carried)} of them; short {show(need - carried)}"
+                f"cache {names[cache]} needs {show_bytes(need)}, and what reaches ISP {isp} in time for its hours "
+                f"{when} is {show_bytes(carried)} of them; short {show_bytes(need - carried)}"
             )
         yield Shortage("late", (number,), (number,), need, carried, begin, end, text)
 
@@ -216,8 +218,8 @@ def _of_cut(
     where, owners, subject = _subject(network, flow, level, inside, passes)
     said = (
         f"{subject}: {_some('cache', [network.caches.names[cache] for cache in caches])} "
-        f"need{'s' if len(caches) == 1 else ''} {show(need)}, {_carriers(network, flow, level, passes)} "
-        f"{_between(begin, end)}; short {show(need - carried)}"
+        f"need{'s' if len(caches) == 1 else ''} {show_bytes(need)}, {_carriers(network, flow, level, passes)} "
+        f"{_between(begin, end)}; short {show_bytes(need - carried)}"
     )
     return Shortage(where, owners, caches, need, carried, begin, end, said)
 
@@ -250,7 +252,7 @@ def _carriers(network: Network, flow: Flow, level: Level, passes: Bools) -> str:
         rows = kinds == kind
         if (part := float(capacity[rows].sum())) >= SHARE_MIN * total:
             said.append(
-                (part, f"{_carrier(network, Kind(int(kind)), np.unique(owner[rows]), level)} {show(int(part))}")
+                (part, f"{_carrier(network, Kind(int(kind)), np.unique(owner[rows]), level)} {show_bytes(int(part))}")
             )
     return " and ".join(text for _, text in sorted(said, reverse=True))
 
@@ -296,13 +298,3 @@ def _some(what: str, names: Sequence[str]) -> str:
         return f"{len(names)} {what}s"
     listed = " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
     return f"{what}{'s' if len(names) > 1 else ''} {listed}"
-
-
-def show(count: int) -> str:
-    """Return bytes for people, to three digits: `5.1 TB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.4g} PB"

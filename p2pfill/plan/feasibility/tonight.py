@@ -48,12 +48,14 @@ def network_of(
     origins: Origins | None = None,
     room: Longs | None = None,
     deadline: float | None = None,
+    open_until: float = 0.0,
 ) -> tuple[Network, Night]:
     """Return the night that begins at `start`, in seconds since the epoch.
 
     `windows` is the timetable of caches of which the policy says none (`model.windows`), on their own clocks where it
     names no time zone; empty: these are always open. The night's deadline is when the last window closes that is one of
-    this night (`_night_ends`), unless it is given. Raises `ConfigError`.
+    this night (`_night_ends`), unless it is given. Where no window closes it is a day after `start`, or `open_until`,
+    where that lies between: when the same night was to end that is planned once more. Raises `ConfigError`.
     """
     tables: list[FillWindows] = []
     filling = caches.filling.copy()
@@ -62,7 +64,7 @@ def network_of(
         tables.append(_timetable(windows, zone) if rule is None or rule.windows is None else rule.windows)
         if rule is not None and rule.rates.inbound.total:
             filling[number] = min(filling[number], rule.rates.inbound.total)
-    ends = deadline if deadline is not None else _last_end(tables, start)
+    ends = deadline if deadline is not None else _last_end(tables, start, open_until)
     night = Night(start, ends, ends + AFTER_S)
     spans = tuple(night_spans(one, start, night.horizon) for one in tables)
     budget = np.array(
@@ -94,10 +96,11 @@ def _timetable(text: str, zone: str) -> FillWindows:
     return read_windows(text if has_zone else f"{zone} {text}")
 
 
-def _last_end(tables: Iterable[FillWindows], start: float) -> float:
-    """Return when the last window of the night closes; a day after `start` where none does."""
+def _last_end(tables: Iterable[FillWindows], start: float, open_until: float) -> float:
+    """Return when the last window of the night closes."""
     distinct = {id(table): table for table in tables}.values()
-    return max((end for table in distinct for end in _night_ends(table, start)), default=start + DAY_S)
+    by_default = open_until if start < open_until < start + DAY_S else start + DAY_S
+    return max((end for table in distinct for end in _night_ends(table, start)), default=by_default)
 
 
 def _night_ends(windows: FillWindows, start: float) -> list[float]:

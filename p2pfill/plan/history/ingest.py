@@ -19,7 +19,17 @@ from p2pfill.plan.history import state as history_state
 from p2pfill.plan.history import tables
 from p2pfill.plan.history.engine import DEFAULT, Engine, Resources, library_errors, open_engine
 from p2pfill.plan.history.faults import ROW_KINDS, Example, Faults
-from p2pfill.plan.history.logs import UnusableLog, forget_rejected, look_at, open_rows, read_content, rejected
+from p2pfill.plan.history.logs import (
+    LogFile,
+    UnusableLog,
+    forget_rejected,
+    is_confused,
+    look_at,
+    open_rows,
+    read_content,
+    rejected,
+    with_one_line_end,
+)
 from p2pfill.plan.history.state import NO_DAY, DayRecord, LogRecord, State, commit, read_state, writing
 from p2pfill.plan.history.tables import Names, Table, load_ibis
 from p2pfill.plan.tables import Caches, Catalogue
@@ -143,10 +153,7 @@ class _Work:
                 "twice: give what has come since as a log of its own, with a header"
             )
         names = self.named[log.place]
-        with library_errors(f"cannot read log {str(path)!r}", UnusableLog):
-            forget_rejected(self.engine)
-            rows = tables.code_rows(open_rows(self.engine, log, link), names, self.latest_s)
-            coded = self.engine.keep("coded", rows, is_for_now=True)
+        coded, log = self._coded(path, log, link)
         if _is_changed(path, before):
             raise UnusableLog(f"log {str(path)!r} was written to meanwhile: give it when it is whole")
         with library_errors(f"cannot add up log {str(path)!r}", StoreError):
@@ -166,6 +173,22 @@ class _Work:
         ))  # fmt: skip
         self.known[content.size, content.digest] = str(path)
         found.faults.merge(masks.faults)
+
+    def _coded(self, path: Path, log: LogFile, link: Path) -> tuple[Table, LogFile]:
+        """Return the rows of a log as numbers, and the log as it was read: where its lines end in several ways, a copy.
+
+        Raises `UnusableLog`.
+        """
+        try:
+            with library_errors(f"cannot read log {str(path)!r}", UnusableLog):
+                forget_rejected(self.engine)
+                rows = tables.code_rows(open_rows(self.engine, log, link), self.named[log.place], self.latest_s)
+                return self.engine.keep("coded", rows, is_for_now=True), log
+        except UnusableLog as error:
+            copy = with_one_line_end(log, link) if is_confused(log, error) else None
+            if copy is None:
+                raise
+        return self._coded(path, copy, link)
 
     def _masks(self, coded: Table, name: str) -> _Masks:
         """Return what the rows of a log are."""

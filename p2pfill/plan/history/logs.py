@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import stat
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
 
@@ -220,6 +221,33 @@ def open_rows(engine: Engine, log: LogFile, link: Path) -> Table:
         max_line_size=LINE_BYTES_MAX, ignore_errors=True, store_rejects=True, rejects_limit=REJECTS_MAX,
     )  # fmt: skip
     return rows.select(row=load_ibis().row_number() + 1, **{name: rows[place] for name, place in at.items()})
+
+
+def is_confused(log: LogFile, error: UnusableLog) -> bool:
+    """Tell whether DuckDB lost its way in a CSV file, as it does where lines end in several ways."""
+    return log.form == "csv" and "state machine" in str(error.__cause__)
+
+
+def with_one_line_end(log: LogFile, link: Path) -> LogFile | None:
+    """Copy a CSV file whose lines end in several ways to where its link is, with one way; None: they end in one.
+
+    DuckDB reads such a file only where it may also leave out what a line has beyond its columns, as in `1,000`. Raises
+    `UnusableLog`.
+    """
+    copy = link.with_suffix(".copy")
+    try:
+        # Bytes stay as they are: in Latin-1 each is a character.
+        with io.TextIOWrapper(_open(log.path, log.compression), "latin-1") as text, copy.open("wb") as file:
+            while data := text.read(READ_BYTES):
+                file.write(data.encode("latin-1"))
+            if not isinstance(text.newlines, tuple):
+                return None
+        copy.replace(link)
+    except (OSError, EOFError) as error:
+        raise UnusableLog(f"cannot read log {str(log.path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        copy.unlink(missing_ok=True)
+    return replace(log, path=link, compression="none")
 
 
 def rejected(engine: Engine, log: LogFile, name: str, rows: int) -> Faults:

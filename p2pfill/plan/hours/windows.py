@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.quantities import spell_rate
+from p2pfill.model.quantities import show_bytes, spell_rate
 from p2pfill.model.windows import DAY_MIN, HOUR_S, FillWindows, read_windows, show_time, zone_of
 from p2pfill.plan.hours.load import LoadForecast
 from p2pfill.plan.tables import Caches, Floats, Longs
@@ -263,9 +263,10 @@ class _Search:
             if not len(known):
                 return self._none(zone, "its load is not known in the hours in which a window may be")
             return self._none(
-                zone, f"no window leaves its headroom: in the idlest one it may serve {_rate(float(known.min()))}, and "
-                f"with headroom no more than {_rate(self._ceiling)}"
-            )  # fmt: skip
+                zone,
+                "no window leaves its headroom: in the idlest one it may serve "
+                f"{show_bytes(float(known.min()))}/s, and with headroom no more than {show_bytes(self._ceiling)}/s",
+            )
         return self._proposal(zone, spans, rate, chosen)
 
     def _pick(self, fits: Floats, hours: NDArray[np.int64], busiest: Floats, wanted: float) -> int | None:
@@ -293,8 +294,8 @@ class _Search:
             for place in chosen
         )
         fits = int(rates.sum()) * HOUR_S
-        need = f"{_size(fits)} fit, {_size(self._need)} needed"
-        short = f"; short {_size(self._need - fits)}" if fits < self._need else ""
+        need = f"{show_bytes(fits)} fit, {show_bytes(self._need)} needed"
+        short = f"; short {show_bytes(self._need - fits)}" if fits < self._need else ""
         text = f"{hours} ({zone}): {need}{short}; viewers may take {busiest / self._served:.0%} of what it can serve"
         return self._say(line if zone == "UTC" else f"{zone} {line}", rates, busiest, text)
 
@@ -310,7 +311,7 @@ class _Search:
         return float(self._caches.serving[self._cache])
 
     def _none(self, zone: str, why: str) -> Proposal:
-        need = f"; {_size(self._need)} needed" if self._need else ""
+        need = f"; {show_bytes(self._need)} needed" if self._need else ""
         return self._say("", np.zeros(24, np.int64), 0.0, f"no window ({zone}): {why}{need}")
 
     def _say(self, line: str, rates: NDArray[np.int64], busiest: float, text: str) -> Proposal:
@@ -333,15 +334,3 @@ def round_down(rate: Floats, digits: int = RATE_DIGITS) -> Floats:
 def spell_mebibytes(rate: int) -> str:
     """Return a rate as a timetable has it: `150M`."""
     return f"{rate // RATE_MIN}M"
-
-
-def _rate(bytes_s: float) -> str:
-    return f"{_size(bytes_s)}/s"
-
-
-def _size(count: float) -> str:
-    """Return a size in three digits: `4.31 TB`."""
-    for unit, power in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= power:
-            return f"{count / power:.3g} {unit}" if count < 1000 * power else f"{count / power:.0f} {unit}"
-    return f"{count / 1e3:.3g} kB" if count else "0 B"

@@ -73,11 +73,14 @@ def space_of(caches: Caches, settings: PlacementSettings) -> Longs:
 
 
 def writable_of(
-    caches: Caches, held: Placement | None, size: Longs, settings: PlacementSettings, written: Longs | None = None
+    caches: Caches, held: Placement | None, size: Longs, settings: PlacementSettings, written: Longs | None = None,
+    other: Longs | None = None,
 ) -> Longs:  # fmt: skip
     """Return what a night may write in each cache, in bytes; `written` is what it has written already.
 
-    What is free may be written besides the share, or a cache whose first night broke off would take ten to fill.
+    `other` is what lies there besides `held`, in bytes, of which nothing is planned: a cache with it is not empty, and
+    its room is not free. What is free may be written besides the share, or a cache whose first night broke off would
+    take ten to fill.
     """
     first = caches.capacity * settings.first_share if settings.first_share < 1 else np.full(len(caches.names), UNBOUND)
     if held is None:
@@ -85,20 +88,21 @@ def writable_of(
     counts = np.diff(held.start)
     owner = np.repeat(np.arange(len(counts)), counts)
     lies = np.bincount(owner, size[held.files], minlength=len(counts)).astype(np.int64)
+    lies += 0 if other is None else other
     free = np.minimum(space_of(caches, settings) - lies, first)
     share = caches.capacity * settings.rewritten_share - (0 if written is None else written)
-    return np.where(counts > 0, np.maximum(share, np.maximum(free, 0)), first).astype(np.int64)
+    return np.where(lies > 0, np.maximum(share, np.maximum(free, 0)), first).astype(np.int64)
 
 
 def place(
     demand: Demand, size: Longs, caches: Caches, held: Placement | None, settings: PlacementSettings,
-    rules: Rules | None = None, written: Longs | None = None,
+    rules: Rules | None = None, written: Longs | None = None, other: Longs | None = None,
 ) -> PlacementResult:  # fmt: skip
     """Return what is to lie in each cache.
 
     `size` is of each file, in bytes. `held` is what lies there; None: nothing. `written` is what plans before this one
-    have written of each cache in the same night, in bytes; None: nothing. ValueError: the tables do not fit one
-    another, or a file is pinned and excluded in the same cluster.
+    have written of each cache in the same night, and `other` what lies there that is none of these files, in bytes;
+    None: nothing. ValueError: the tables do not fit one another, or a file is pinned and excluded in the same cluster.
     """
     if demand.files != len(size) or demand.clusters != len(caches.clusters):
         raise ValueError(
@@ -106,7 +110,7 @@ def place(
             f"the tables have {len(caches.clusters)} and {len(size)}"
         )
     rules = rules or Rules()
-    work = _Work(demand, size, caches, held, settings, rules, written)
+    work = _Work(demand, size, caches, held, settings, rules, written, other)
     found: dict[int, Longs] = {}
     for cluster in range(demand.clusters):
         task = work.task(cluster)
@@ -171,13 +175,13 @@ class _Work:
 
     def __init__(
         self, demand: Demand, size: Longs, caches: Caches, held: Placement | None, settings: PlacementSettings,
-        rules: Rules, written: Longs | None = None,
+        rules: Rules, written: Longs | None = None, other: Longs | None = None,
     ) -> None:  # fmt: skip
         self.demand, self.size, self.settings, self.rules = demand, size, settings, rules
         self.held = held or Placement(np.zeros(len(caches.names) + 1, np.int64), np.zeros(0, np.int32))
         self.members = [np.flatnonzero(caches.cluster == cluster) for cluster in range(demand.clusters)]
         self.space, self.bandwidth = space_of(caches, settings), bandwidth_of(caches, settings)
-        self.writable = writable_of(caches, held, size, settings, written)
+        self.writable = writable_of(caches, held, size, settings, written, other)
         self.keys: Keys = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in caches.names], np.uint64)
         self.files: list[Ints] = [np.zeros(0, np.int32)] * len(caches.names)
         clusters = demand.clusters

@@ -21,6 +21,7 @@ FILE_LACKS: Final = 0.5
 """Of its size that must be lacking for a file not to be there, where the rest of the title is."""
 NO_ORDER: Final = "no order of the planner is about it"
 UNHEARD: Final = "the cache has said nothing of it since it was ordered"
+EARLY: Final = "the night of the cache has not begun"
 NO_WORD: Final = "the night has no word of it"
 
 
@@ -66,11 +67,13 @@ def _lack(
         return "health", "the night knows nothing of the cache"
     if here.down:
         return "health", here.down
-    if facts is None:
+    if facts is None or here.is_early:
         if not comes:
             return None, ""  # it was live before the night
         if _is_ordered(file, cache, night):
-            return (None, "") if (file.title, cache) in night.live else ("health", UNHEARD)
+            if (file.title, cache) in night.live:
+                return None, ""
+            return ("window", EARLY) if here.is_early else ("health", UNHEARD)
         if night.at_tracker is not None and file.title not in night.at_tracker:
             return "order", "the tracker does not have its title"
         return "order", NO_ORDER if night.ordered is not None else NO_WORD

@@ -8,7 +8,8 @@ A row of the night is a title in a cache; the plan has files. Which files of a t
   ordered, or the cache has not begun with that order.
 - What `stays` is there while the title is shown, live or repairing. A title that was live before the night, and of
   which nothing came, has no row: it is there where its cache was heard.
-- A cache that was never heard, or fell silent while it was open, is down, and has nothing.
+- A cache that was never heard, or fell silent while it was open, is down, and has nothing. One that lives and whose
+  night has not begun by its own clock has what it had.
 
 Why something is not there is one of `Why`, decided in this order:
 
@@ -105,6 +106,8 @@ class CacheFacts(msgspec.Struct):
     region: str = ""
     down: str = ""
     """Why it had nothing to serve, for people; empty: it was heard."""
+    is_early: bool = False
+    """Its night has not begun: it lives, and by its own clock is in one before."""
 
 
 class NightFacts(msgspec.Struct):
@@ -134,10 +137,12 @@ def facts_of(
     ordered: Ordered | None = None,
     at_tracker: frozenset[str] | None = None,
     live: frozenset[tuple[str, str]] = frozenset(),
+    early: Mapping[str, CacheFacts] | None = None,
 ) -> NightFacts:
     """Return what a night gave. `rates` are those at which caches may take in, in bytes a second, where known.
 
-    Of several titles of a name the one counts that was ordered last, and what came of the others is added to it.
+    `early` are caches whose night has not begun: the tracker hears them, but not in this night. Of several titles of a
+    name the one counts that was ordered last, and what came of the others is added to it.
     """
     nights = {cache.node: cache for cache in report.caches}
     caches = {name: CacheFacts(cache.isp, cache.region) for name, cache in nights.items()}
@@ -164,6 +169,8 @@ def facts_of(
     for name, night in nights.items():
         if not night.heard_at and not caches[name].down:
             caches[name].down = "the cache was not heard in this night"
+    for name, its in (early or {}).items():
+        caches[name] = CacheFacts(its.isp, its.region, is_early=True)
     return NightFacts(report.night, report.began_at, report.is_over, caches, titles, came, ordered, at_tracker, live)
 
 
