@@ -138,7 +138,7 @@ class Credentials:
             with _naming(self.directory / REVOKED_FILE):
                 self.revocations.add(_read_file(self.directory / REVOKED_FILE))
         listed = self.directory / PUBLISHERS_FILE
-        self.publishers = Publishers.load(listed) if listed.exists() else None
+        self.publishers = Publishers.load(listed) if os.path.lexists(listed) else None
         """Whose titles are taken; None: everybody's."""
         self.accepting = self._context(ssl.PROTOCOL_TLS_SERVER)
         """For connections that come in."""

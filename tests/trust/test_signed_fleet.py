@@ -75,6 +75,7 @@ class Fleet:
 async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
     monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    monkeypatch.setattr("p2pfill.node.agent.POLL_S", 1.0)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             yield Fleet(tmp_path, nursery)
