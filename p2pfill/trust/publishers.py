@@ -150,8 +150,8 @@ class Publishers:
             name, key = self._keys.get(key_id, ("", None))
             if key is not None and name in rule.publishers and name not in signed:
                 (signed if key.holds(signature, encoded) else wrong).add(name)
-        if len(signed) >= rule.threshold:
-            return
+                if len(signed) == rule.threshold:
+                    return
         lacking = [name for name in dict.fromkeys(rule.publishers) if name not in signed]
         words = [f"signed by {_some(sorted(signed)) or 'none of them'}"]
         words += [f"the signature of {_some(sorted(wrong))} does not hold"] if wrong else []
