@@ -23,12 +23,13 @@ app = typer.Typer(
         "of its own ISP, then from the region, and from the origin only what nobody else has.\n\n"
         "A first fill, on one machine:\n\n"
         "  p2pfill demo\n\n"
-        "By hand:\n\n"
+        "By hand, on one machine:\n\n"
         "  p2pfill publish ./film --name film --out film.fill\n\n"
-        "  p2pfill tracker --listen 0.0.0.0:7070 --db sqlite:///tracker.db\n\n"
-        "  p2pfill node --id a1 --isp isp-a --data /srv/cache --listen HOST:7400 --tracker http://TRACKER:7070\n\n"
-        "  p2pfill fill film.fill --tracker http://TRACKER:7070 --origin http://WEB/film --to all --wait\n\n"
-        "  p2pfill status --tracker http://TRACKER:7070 --watch"
+        "  p2pfill tracker\n\n"
+        "  p2pfill node --id a1 --isp isp-a --data cache-a1 --tracker http://127.0.0.1:7070\n\n"
+        '  p2pfill fill film.fill --tracker http://127.0.0.1:7070 --origin "$PWD/film" --to all --wait\n\n'
+        "  p2pfill status --tracker http://127.0.0.1:7070 --watch\n\n"
+        "Between machines tracker, caches and people need certificates (p2pfill ca, and --identity), or --insecure."
     ),
     epilog=EXIT_CODES_HELP,
 )
@@ -334,7 +335,8 @@ def node(
     Finished titles are plain files below DATA/live/NAME, which any web server can serve. SIGTERM or Ctrl-C stop it
     cleanly; started again with the same --data it goes on where it was, and fetches nothing twice.
 
-    A configuration file has one line a setting: id = "a1", isp = "isp-a", data = "/srv/cache", tracker = "http://…".
+    A configuration file has one line a setting: identity = "/etc/p2pfill/identity", data = "/srv/cache", listen =
+    "10.0.0.11:7400", tracker = "https://…". Without an identity it has id = "a1" and isp = "isp-a", too.
     """
     # What has a name of its own here is a setting of `NodeConfig` else.
     flags = {**locals(), "id": node_id, "tracker": tracker_url}

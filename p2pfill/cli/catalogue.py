@@ -29,9 +29,12 @@ from p2pfill.cli.reasons import reasons
 from p2pfill.cli.signing import encoded_beside
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
-from p2pfill.tracker.client import TrackerClient
+from p2pfill.model.quantities import parse_span
+from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.records import FillRecord, TitleHolder, TitleHolders, TitleRecord
 
+NAMED_MAX: Final = 10
+"""Caches that a line names."""
 SELECTOR_WIDTH: Final = 24
 """Of a column with selectors: those of many parts are broken into lines, so that the other columns stay."""
 
@@ -369,5 +372,29 @@ def remove_node(node_id: str, tracker: str, *, dry_run: bool, yes: bool, as_json
             await confirm(what, yes=yes)
             await client.delete_node(node_id)
         _outcome(node, what, dry_run=dry_run, as_json=as_json)
+
+    _run(tracker, work)
+
+
+def remove_silent_nodes(span: str, tracker: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Have the tracker forget all caches that have been silent for a span."""
+    silent_s = parse_span(span)
+    if silent_s is None:
+        raise ConfigError(f"--silent {span[:40]!r}: write how long, as in 12h or 3d")
+
+    async def work(client: TrackerClient) -> None:
+        nodes = [node for node in await client.nodes() if not node.alive and node.age_s >= silent_s]
+        named = ", ".join(node.info.id for node in nodes[:NAMED_MAX])
+        more = f" and {len(nodes) - NAMED_MAX} more" if len(nodes) > NAMED_MAX else ""
+        what = f"forget {plural(len(nodes), 'cache')}{': ' if nodes else ''}{named}{more}"
+        if nodes and not dry_run:
+            await confirm(what, yes=yes)
+            for node in nodes:
+                try:
+                    await client.delete_node(node.info.id)
+                except TrackerRefused as error:
+                    if error.status not in (404, 409):  # it is back, or somebody else was faster
+                        raise
+        _outcome(nodes, what, dry_run=dry_run, as_json=as_json)
 
     _run(tracker, work)

@@ -20,7 +20,7 @@ from p2pfill.cli.text import plural, printable, show_bytes, show_micros, show_pe
 from p2pfill.cli.windows import show_hours
 from p2pfill.model.rates import Rates
 from p2pfill.tracker.client import TrackerUnreachable
-from p2pfill.tracker.records import Explanation, FillRecord, NodeStatus, OriginsUsed, Status
+from p2pfill.tracker.records import BroughtBack, Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
     from p2pfill.model.reports import DiskReport, TitleReport
@@ -83,6 +83,11 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
             style="bold",
         )
     ]
+    parts += [Text(printable(lost), style="bold red") for lost in status.losses]
+    parts += _brought_lines(status.brought_back)
+    if status.refused:
+        said = ", ".join(f"{printable(why)} {count}" for why, count in sorted(status.refused.items()))
+        parts.append(Text(f"refused by the tracker: {said}", style="yellow"))
     if status.nodes:
         parts += [Text(""), nodes_table(status.nodes, rows_max, width)]
     if status.used.origins:
@@ -102,6 +107,18 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
             head.append(fill.outlook, style=OUTLOOK_STYLES.get(fill.outlook, "dim"))
         parts += [head, fill_table(fill, rows_max=rows_max, width=width)]
     return Group(*parts)
+
+
+def _brought_lines(brought: list[BroughtBack]) -> list[Text]:
+    """Return which orders caches have brought back to a tracker that had lost them."""
+    lines = []
+    if back := [one for one in brought if not one.reason]:
+        lines.append(Text(f"caches have brought back orders of {plural(len(back), 'title')}", style="yellow"))
+    for one in brought:
+        if one.reason:
+            name = printable(one.name or one.title[:16])
+            lines.append(Text(f"the order of {name} has not come back: {printable(one.reason)}", style="bold red"))
+    return lines
 
 
 def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> RenderableType:

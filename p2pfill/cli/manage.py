@@ -9,6 +9,7 @@ import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import AsJson, DryRun, Later, TrackerUrl, Yes, selector_of
+from p2pfill.errors import ConfigError
 
 title = typer.Typer(
     help="List, show, add, pin, evict, withdraw and remove titles.", epilog=EXIT_CODES_HELP, no_args_is_help=True
@@ -192,16 +193,28 @@ def nodes_list(tracker_url: TrackerUrl, as_json: AsJson = False) -> None:
 
 @nodes.command("remove", epilog=EXIT_CODES_HELP)
 def nodes_remove(
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A cache's id.")],
     tracker_url: TrackerUrl,
+    node: Annotated[str, typer.Argument(metavar="[NODE]", help="A cache's id.")] = "",
+    silent: Annotated[
+        str, typer.Option("--silent", metavar="SPAN", help="All that have not reported for so long, as in 12h or 3d.")
+    ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have the tracker forget a dead cache and what it was to hold. If it reports again, it is a new one."""
-    from p2pfill.cli.catalogue import remove_node
+    """Have the tracker forget a dead cache and what it was to hold, or all that are silent for long.
 
-    remove_node(node, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
+    If one reports again, it is a new one, and is told its orders again. By itself the tracker forgets caches after 30
+    days of silence, and those that had reported for less than an hour after one day.
+    """
+    from p2pfill.cli.catalogue import remove_node, remove_silent_nodes
+
+    if bool(node) == bool(silent):
+        raise ConfigError("nodes remove: name one cache, or give --silent SPAN")
+    if silent:
+        remove_silent_nodes(silent, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
+    else:
+        remove_node(node, tracker_url, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @route.command("explain", epilog=EXIT_CODES_HELP)

@@ -12,7 +12,7 @@ from p2pfill.model.selector import Selector
 
 TrackerUrl = Annotated[
     str,
-    typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in http://10.0.0.1:7070."),
+    typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in https://10.0.0.1:7070."),
 ]
 PLANNER: Final = Path("planner.toml")
 """The planner's file, where none is named: it is read where there is one."""

@@ -56,8 +56,17 @@ def run_tracker(
                 nursery.cancel_scope.cancel()
 
     configure_logs()
+    raise_descriptors()
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
     trio.run(run)
+
+
+def raise_descriptors() -> None:
+    """Have as many descriptors as this process may give itself: two for each cache of a fleet."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, as_json: bool) -> None:

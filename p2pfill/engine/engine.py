@@ -433,9 +433,9 @@ class Engine:
         self._scheduler.drop(title_id)
         self._look_at_scheduler()
 
-    def note_moved(self, task: FillTask) -> None:
-        """Note that payload of a title is arriving: less urgent ones wait."""
-        if self._scheduler.saw(self.now, task.title_id):
+    def note_moved(self, task: FillTask, count: int = 0) -> None:
+        """Note that payload of a title is arriving, `count` bytes in whole chunks: less urgent ones wait."""
+        if self._scheduler.saw(self.now, task.title_id, count):
             self._look_at_scheduler()
 
     def _look_at_scheduler(self) -> None:
@@ -741,7 +741,7 @@ class Engine:
             if task.fill.wants_poll:
                 self._dirty[task] = None
             if isinstance(event, events.ChunkReceived | events.ChunkFound):
-                self.note_moved(task)
+                self.note_moved(task, task.manifest.chunk_size)
                 self._limit_slots(task)
             elif isinstance(event, events.ReuseEnded):
                 self._limit_slots(task)

@@ -9,6 +9,10 @@ GIB: Final = 1024 * MIB
 TITLE_ID_BYTES: Final = 32
 NODE_ID_CHARS_MAX: Final = 64
 
+WEIGHT_MAX: Final = 1000.0
+"""Upload capacity of a cache relative to the usual one: 100 Gbit/s beside 100 Mbit/s. Above that a unit is mixed up, or
+somebody wants all of a fleet's elections for himself."""
+
 CHUNK_SIZE_MIN: Final = 64 * KIB
 """Below this a chunk costs more in control messages and thread hand-overs than in payload."""
 

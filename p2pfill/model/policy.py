@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -49,3 +51,20 @@ class FillPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
     reach: Reach = ANYWHERE
     """How far this cache may go. The tracker fills it in from the fleet's policy; an order itself has none."""
+
+
+def together(policies: Sequence[FillPolicy]) -> FillPolicy:
+    """Return the policy of a title that was ordered with several: the shortest waits, and escalation if one allows it.
+
+    So what one order allows no other can forbid, as by waits that stop the fill.
+    """
+    first = policies[0]
+    if all(policy == first for policy in policies):
+        return first
+    return FillPolicy(
+        stall_wait_s=min(policy.stall_wait_s for policy in policies),
+        request_timeout_s=min(policy.request_timeout_s for policy in policies),
+        quarantine_s=min(policy.quarantine_s for policy in policies),
+        escalate=any(policy.escalate for policy in policies),
+        reach=first.reach,
+    )

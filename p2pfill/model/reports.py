@@ -392,6 +392,34 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         return Urgency.of(self.priority, self.deadline)
 
 
+class BroughtOrder(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An order that a node goes on with though its tracker's database does not know it; fields as of an `Order`."""
+
+    title: str
+    origins: list[str]
+    priority: int
+    policy: FillPolicy
+    deadline: float | None = None
+    number: int = 0
+    files: bytes = b""
+    now: bool = False
+
+
+class BroughtOrders(msgspec.Struct, forbid_unknown_fields=True):
+    """What a node brings back."""
+
+    orders: list[BroughtOrder]
+
+
+class BroughtReply(msgspec.Struct, forbid_unknown_fields=True):
+    """What came of that: orders that are named in neither stand again."""
+
+    manifests: list[str] = []
+    """Titles whose manifest the tracker lacks, which the node may publish."""
+    refused: dict[str, str] = {}
+    """Title -> why its order does not stand."""
+
+
 class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A node's fill manifest, whole, or a piece of what has changed of it."""
 
@@ -424,3 +452,9 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Titles that are ordered no more."""
     more: bool = False
     """More follows at once."""
+    database: str = ""
+    """The name of the tracker's database. Another one does not know of orders that were given before it was made, so
+    what it leaves unnamed was not withdrawn by that."""
+    number: int = 0
+    """The highest that an order of it has had: of orders with higher ones it does not know either, as it is a copy of
+    before."""

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -22,7 +23,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
-from p2pfill.model.rates import RateLimits, spell
+from p2pfill.model.rates import NO_LIMITS, RateLimits, spell
 from p2pfill.model.selection import decode_selection
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
@@ -30,6 +31,7 @@ from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
+from p2pfill.node.orphans import Orphans
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import Changed, StandingOrders
@@ -49,6 +51,8 @@ RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 10.0
 PIECE_PAUSE_S: Final = 0.05
 """Between the pieces of what the tracker is to be told: links are served meanwhile."""
+NAMED_MAX: Final = 3
+"""Titles that a line of the log names."""
 POLL_S: Final = 25.0
 """How long one request for orders waits: below the usual time-out of middleboxes."""
 
@@ -121,6 +125,7 @@ class TrackerAgent:
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()
+        self._orphans = Orphans(self._client, node.titles, node.log)
         self._unfinished: dict[TitleId, None] = {}
         """Titles that are ordered, and were not live when they were looked at last."""
         self._out_of_cycle: set[TitleId] = set()
@@ -129,6 +134,8 @@ class TrackerAgent:
         self._poll = trio.CancelScope()
         self._pins = ""
         """The state of what is pinned that was taken last."""
+        self._pinned_by = self._limited_by = ""
+        """Of which of the tracker's databases the pins and limits are that hold."""
         self._again = False
         """Whether the orders are to be taken once more though they are the same."""
         self._told_phase = "open"
@@ -146,6 +153,7 @@ class TrackerAgent:
             self._node.titles.order_of = self._order_now
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
+            nursery.start_soon(self._orphans.run, self._node.info.id)
 
     async def _report(self) -> None:
         pause_s, follows = RETRY_S, False
@@ -269,6 +277,13 @@ class TrackerAgent:
         changed = self._standing.take(answer, unreadable=bool(unreadable))
         for why in (*unreadable, *changed.wrong):
             self._node.log.error("cannot take an order: %s", why)
+        if changed.orphaned:
+            named = ", ".join(title_id.hex()[:16] for title_id in islice(changed.orphaned, NAMED_MAX))
+            self._node.log.warning(
+                "the tracker's database does not know %d orders of this cache, such as of title %s; they stand until "
+                "they are withdrawn", len(changed.orphaned), named,
+            )  # fmt: skip
+        self._orphans.put({title_id: self._standing.orders[title_id] for title_id in self._standing.orphans})
         if changed.links:
             self._node.want_links(self._standing.linked)
         for title_id in changed.gone:
@@ -281,11 +296,16 @@ class TrackerAgent:
             for title in answer.pinned:
                 with ErrorBoundary(self._node.log, f"keep title {title[:80]!r}, which is pinned"):
                     pinned.add(title_id_from_hex(title))
-            self._node.titles.pinned, self._pins = frozenset(pinned), answer.pins
-        if self._node.limits.put("tracker", answer.rates):
-            self._node.log.info("the tracker has other limits for this node; now in force: %s", spell(self._node.rates))
-        async with ErrorBoundary(self._node.log, "store the limits of the tracker"):
-            await self._node.settings.take_limits(answer.rates)
+            if pinned or not _is_foreign(answer, self._pinned_by):
+                self._node.titles.pinned, self._pinned_by = frozenset(pinned), answer.database
+            self._pins = answer.pins
+        if answer.rates != NO_LIMITS or not _is_foreign(answer, self._limited_by):
+            self._limited_by = answer.database
+            if self._node.limits.put("tracker", answer.rates):
+                said = spell(self._node.rates)
+                self._node.log.info("the tracker has other limits for this node; now in force: %s", said)
+            async with ErrorBoundary(self._node.log, "store the limits of the tracker"):
+                await self._node.settings.take_limits(answer.rates)
         if isinstance(answer, ReadableOrders) and answer.wrong_settings:
             self._node.log.error("goes by the settings of before: %s", answer.wrong_settings)
         if answer.settings is not None:
@@ -462,3 +482,8 @@ class TrackerAgent:
                 raise error
             await self._taken.wait()
         return filling
+
+
+def _is_foreign(answer: Orders, database: str) -> bool:
+    """Tell whether an answer is of another database than this one, and may have lost what that one knew."""
+    return "" != answer.database != database != ""

@@ -17,6 +17,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.hosts import is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import node_id_from_text
+from p2pfill.model.limits import WEIGHT_MAX
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
@@ -125,8 +126,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         node_id_from_text(self.id)
         if not self.isp or not self.region or not self.data:
             raise ConfigError("isp, region and data must not be empty")
-        if not (0 < self.weight <= 1e6 and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
-            raise ConfigError("weight, upload_slots and data_workers must be above 0 (and within reason)")
+        if not (0 < self.weight <= WEIGHT_MAX and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
+            raise ConfigError(
+                f"weight, upload_slots and data_workers must be above 0 and at most {WEIGHT_MAX:g}, 1024 and 256"
+            )
         if (self.latitude is None) != (self.longitude is None):
             raise ConfigError("latitude and longitude go together: set both, or neither")
         if not (abs(self.latitude or 0.0) <= 90 and abs(self.longitude or 0.0) <= 180):

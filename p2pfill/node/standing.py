@@ -4,6 +4,10 @@ An answer says what has changed since the one before, or begins anew. Then what 
 piece has come, and what was not named again until then is gone. An order that could not be read may be for any of them,
 so nothing goes with a round in which there was one.
 
+Nor does anything go that the tracker's database cannot know of: it is another one than that which gave the order, or a
+copy from before. Such an order is an orphan. It stands until the tracker names it, or says of itself that it is gone;
+that it is left unnamed says nothing.
+
 Of a title at rest only what a repair needs without a tracker is kept: its roster is the tracker's to say again.
 Invariant: `linked` counts each node as often as rosters name it.
 """
@@ -35,6 +39,8 @@ class Changed(NamedTuple):
     """With these, the tracker has said all that stands, after it has begun anew."""
     wrong: list[str]
     """What was said of titles that are none."""
+    orphaned: set[TitleId]
+    """Those that stand on though the tracker does not know of them, since this answer."""
 
 
 class StandingOrders:
@@ -50,6 +56,10 @@ class StandingOrders:
         """Titles that were not named again since the tracker began anew; None: it has said all."""
         self._is_doubtful = False
         """An order of this round could not be read."""
+        self.orphans: set[TitleId] = set()
+        """Titles of whose orders the tracker does not know."""
+        self._database = ""
+        """The tracker's, as far as it has said all; '' where it has never named one."""
         self._named: Counter[str] = Counter()
         self._infos: dict[str, NodeInfo] = {}
 
@@ -77,15 +87,22 @@ class StandingOrders:
                 wrong.append(f"{error}")
         self._is_doubtful |= bool(wrong) or unreadable
         is_last = self._unconfirmed is not None and not answer.more
+        orphaned: set[TitleId] = set()
         if self._unconfirmed is not None:
             self._unconfirmed -= changed.keys()
             if is_last:
                 if not self._is_doubtful:
-                    gone |= self._unconfirmed
+                    unknown = {one for one in self._unconfirmed if self._is_unknown(one, answer)}
+                    orphaned = unknown - gone - self.orphans
+                    gone |= self._unconfirmed - unknown
                     self.is_whole = True
+                    self._database = answer.database
                 self._unconfirmed = None
         self.cursor = answer.cursor
+        if self.orphans or orphaned:
+            gone |= {one for one in self.orphans | orphaned if one.hex() in answer.withdrawn}
         gone = (gone - changed.keys()) & self.orders.keys()
+        self.orphans = (self.orphans | orphaned) - changed.keys() - gone
         links = False
         for title_id in gone:
             links |= self._unname(self.orders.pop(title_id))
@@ -97,7 +114,15 @@ class StandingOrders:
             links |= self._name(order)
             if before is not None:
                 links |= self._unname(before)
-        return Changed(changed, gone, links, is_last, wrong)
+        return Changed(changed, gone, links, is_last, wrong, orphaned)
+
+    def _is_unknown(self, title_id: TitleId, answer: Orders) -> bool:
+        """Tell whether a tracker that leaves an order unnamed may never have known it."""
+        if title_id in self.orphans:
+            return True
+        if not answer.database or not self._database:
+            return False
+        return answer.database != self._database or self.orders[title_id].number > answer.number
 
     def _name(self, order: Order) -> bool:
         is_news = False

@@ -213,6 +213,10 @@ class TitleRegistry:
         title = self._titles.get(title_id)
         return title.stored if title is not None else None
 
+    def signatures(self, title_id: TitleId) -> bytes:
+        """Return what is kept of a title's signatures, b'' where nothing is. Blocks. Raises `StoreError`."""
+        return self._store.names.signatures(title_id)
+
     def phase_of(self, title_id: TitleId) -> TitlePhase:
         """Return where a title stands."""
         title = self._titles.get(title_id)

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pfill.errors import LocalProtocolError, RemoteProtocolError
-from p2pfill.model.limits import CHUNK_COUNT_MAX, FRAME_BYTES_MAX, NODE_ID_CHARS_MAX, TITLE_ID_BYTES
+from p2pfill.model.limits import CHUNK_COUNT_MAX, NODE_ID_CHARS_MAX, TITLE_ID_BYTES
 
 U32_MAX: Final = (1 << 32) - 1
 
@@ -333,6 +333,3 @@ def _decode(payload: bytes | bytearray | memoryview) -> Message:
     if isinstance(message, Hello) and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
     return message
-
-
-assert BITMAP_BYTES_MAX + 64 <= FRAME_BYTES_MAX  # noqa: S101  the largest Holdings must fit a frame

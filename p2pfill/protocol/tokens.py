@@ -1,7 +1,8 @@
 """One-time tokens that bind a data stream to the control link over which they were granted.
 
 Invariant: a token is either live (issued, not spent, not expired) or unknown; spending it or letting it expire makes it
-unknown for ever. Lookup is a dict keyed by 128 random bits, so its timing tells nothing that helps to guess one.
+unknown for ever. Tokens are kept as digests under a key of this registry, and looked up by them: how long a comparison
+takes tells nothing of a token, and what is in memory is none.
 The clock and the random source are arguments. Rejected: signed tokens without a registry, which cannot be one-time.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 from p2pfill.errors import LocalProtocolError, RemoteProtocolError
@@ -35,9 +37,11 @@ class TokenRegistry(Generic[OwnerT]):
     ) -> None:
         """`random_bytes(n)` returns n bytes that nobody can predict, as `secrets.token_bytes` does."""
         self._random_bytes = random_bytes
+        self._key = b""
+        """Drawn with the first token; nothing can be found before."""
         self._lifetime_s = lifetime_s
         self._count_max = count_max
-        # All live equally long, so the order of issue is the order of expiry.
+        # By their names. All live equally long, so the order of issue is the order of expiry.
         self._live: OrderedDict[bytes, tuple[float, OwnerT]] = OrderedDict()
         self._held: Counter[OwnerT] = Counter()
 
@@ -50,10 +54,12 @@ class TokenRegistry(Generic[OwnerT]):
         self.expire(now)
         if len(self._live) >= self._count_max:
             raise LocalProtocolError(f"{len(self._live)} data stream tokens are live, as many as allowed; refuse it")
+        self._key = self._key or self._random_bytes(TOKEN_BYTES)
         token = self._random_bytes(TOKEN_BYTES)
-        if len(token) != TOKEN_BYTES or token in self._live:
+        name = self._name(token)
+        if len(token) != TOKEN_BYTES or name in self._live:
             raise LocalProtocolError("the random source for tokens is broken: wrong length, or a token came twice")
-        self._live[token] = (now + self._lifetime_s, owner)
+        self._live[name] = (now + self._lifetime_s, owner)
         self._held[owner] += 1
         return token
 
@@ -65,7 +71,7 @@ class TokenRegistry(Generic[OwnerT]):
     def spend(self, token: bytes, now: float) -> OwnerT:
         """Return whom `token` was issued for, and forget it. Raises `RemoteProtocolError` where it is not live."""
         self.expire(now)
-        entry = self._live.pop(bytes(token), None)
+        entry = self._live.pop(self._name(bytes(token)), None)
         if entry is None:
             # The token itself stays out of the message: logs are read by more people than tokens should be.
             raise RemoteProtocolError("data stream with a token that was never issued, has expired or was used before")
@@ -91,6 +97,9 @@ class TokenRegistry(Generic[OwnerT]):
             del self._live[token]
         self._held.pop(owner, None)
         return len(tokens)
+
+    def _name(self, token: bytes) -> bytes:
+        return blake2b(token, digest_size=32, key=self._key).digest()
 
     def _count_down(self, owner: OwnerT) -> None:
         self._held[owner] -= 1

@@ -5,6 +5,10 @@ while its payload arrives, and for `STUCK_S` after that, after its start and aft
 cannot go on (nobody has its chunks, its sources are dead) keeps the links idle for `STUCK_S` and no longer, and takes
 precedence again with the next byte that it gets. Fills of one urgency do not hold each other back.
 
+It has to pay for that, too: each chunk is worth the time that it takes at `LEAST_RATE_BYTES_S`. Else an order of the
+highest priority from an origin that drips would keep all others waiting for ever. One that is slower holds the others
+back for a part of the time only, and leaves them the rest.
+
 While the cache is closed, outside of its fill windows, all hold back but those that are exempt: repairs, and titles
 that were ordered out of cycle. They hold nobody else back then.
 
@@ -18,12 +22,20 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from p2pfill.model.ids import TitleId
+from p2pfill.model.limits import KIB
 from p2pfill.model.timing import PROGRESS_S
 from p2pfill.model.urgency import Urgency
 
 STUCK_S: Final = 2.25 * PROGRESS_S
 """A fill of which nothing has arrived for so long is stuck: what arrives is seen every `PROGRESS_S` at least, and one
 look may be late."""
+
+
+LEAST_RATE_BYTES_S: Final = 64 * KIB
+"""Whoever is slower than this is a slow source wherever there is another; it is no reason to leave links idle."""
+
+CREDIT_S: Final = 120.0
+"""What a fill has at its start, and at most: in that time the longest chunk comes at half a megabyte a second."""
 
 
 Hold = Literal["urgency", "window"] | None
@@ -34,6 +46,8 @@ Hold = Literal["urgency", "window"] | None
 class _Standing:
     urgency: Urgency
     moved_at: float
+    paid_until: float
+    """It holds others back until then, while it moves."""
     is_exempt: bool = False
     hold: Hold = None
 
@@ -67,10 +81,10 @@ class FillScheduler:
         counts as moving: it has its turn now."""
         standing = self._fills.get(title)
         if standing is None:
-            self._fills[title] = _Standing(urgency, now, is_exempt)
+            self._fills[title] = _Standing(urgency, now, now + CREDIT_S, is_exempt)
             return
         if urgency < standing.urgency or (is_exempt and standing.hold == "window"):
-            standing.moved_at = now
+            standing.moved_at, standing.paid_until = now, now + CREDIT_S
         standing.is_exempt = is_exempt
         standing.urgency = urgency
 
@@ -79,7 +93,7 @@ class FillScheduler:
         if is_open and not self.is_open:
             for standing in self._fills.values():
                 if not standing.is_exempt:
-                    standing.moved_at = now
+                    standing.moved_at, standing.paid_until = now, now + CREDIT_S
         self.is_open = is_open
 
     def drop(self, title: TitleId) -> None:
@@ -87,13 +101,18 @@ class FillScheduler:
         self._fills.pop(title, None)
         self._stuck.discard(title)
 
-    def saw(self, now: float, title: TitleId) -> bool:
-        """Note that payload of a title has arrived; return whether `look` would find something changed by that."""
+    def saw(self, now: float, title: TitleId, count: int = 0) -> bool:
+        """Note that payload of a title has arrived; return whether `look` would find something changed by that.
+
+        `count` are the bytes of whole chunks.
+        """
         standing = self._fills.get(title)
         if standing is None:
             return False
         standing.moved_at = now
-        return title in self._stuck
+        paid_until = max(standing.paid_until, now) + count / LEAST_RATE_BYTES_S
+        standing.paid_until = max(standing.paid_until, min(paid_until, now + CREDIT_S))
+        return title in self._stuck and now < standing.paid_until
 
     def look(self, now: float) -> dict[TitleId, Hold]:
         """Return the fills that hold back for another reason than at the last look, each with that; None: not any more.
@@ -113,7 +132,7 @@ class FillScheduler:
                 standing.hold = changed[title] = hold
             if is_closed:
                 continue
-            if now >= standing.moved_at + STUCK_S:
+            if now >= standing.moved_at + STUCK_S or now >= standing.paid_until:
                 self._stuck.add(title)
             elif first is None:
                 first = standing.urgency

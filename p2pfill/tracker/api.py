@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,15 +20,17 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill._version import __version__
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model import limits
-from p2pfill.model.reports import NodeReport
+from p2pfill.model.reports import BroughtOrders, NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
+from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
 from p2pfill.tracker.applying import apply_policy
+from p2pfill.tracker.callers import Caller, caller_of
 from p2pfill.tracker.checks import RequestRefused, check_fill, check_node_id, check_title, require
 from p2pfill.tracker.night_record import build_record
-from p2pfill.tracker.rights import Caller, Grants, Right, admit, caller_of
+from p2pfill.tracker.recall import bring_back
+from p2pfill.tracker.rights import Call, Grants, Right, admit, call_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 from p2pfill.tracker.signed import SignedTitles, signatures_in
 from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
@@ -35,8 +38,9 @@ from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
-JSON_BODY_BYTES_MAX: Final = 16 * limits.MIB
-"""A heartbeat of 10,000 titles with some sources each."""
+JSON_BODY_BYTES_MAX: Final = 4 * limits.MIB
+"""Four times a heartbeat of 500 titles that have all failed for long reasons: nodes say more than 500 titles and
+sources in pieces. Orders and policies are shorter."""
 
 UPLOADS_MAX: Final = 2
 """Manifests taken in at once: each may need `MANIFEST_BYTES_MAX` of memory."""
@@ -48,8 +52,9 @@ hundred megabytes for what it is made of."""
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
-BODY_WAIT_S: Final = 60.0
-"""Longest silence between two pieces of a body."""
+LINGER_S: Final = 1.0
+LINGER_BYTES: Final = 32 * limits.MIB
+"""What a caller may send yet of a body that was refused."""
 
 BODY_TOTAL_S: Final = 900.0
 """Longest time for a whole body: the largest manifest at 5 Mbit/s."""
@@ -60,16 +65,39 @@ _log = logging.getLogger("p2pfill.tracker")
 class Api:
     """One handler a call; the names are those of the operations."""
 
-    def __init__(self, service: Service, signed: SignedTitles) -> None:
+    def __init__(self, service: Service, admission: Admission, signed: SignedTitles) -> None:
         self._service = service
+        self._admission = admission
         self._signed = signed
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
 
+    async def _read_body(self, request: Request, size_max: int) -> bytes:
+        address = caller_of(request).address
+        with self._admission.body(address) as take:
+            try:
+                return await read_body(request, size_max, take)
+            except RequestRefused as error:
+                if error.status == 408:
+                    self._admission.note("a body came too slowly", address)
+                else:
+                    await leave_unread(request)
+                raise
+
+    async def _read_json(self, request: Request, kind: type[T]) -> T:
+        return decode_json(await self._read_body(request, JSON_BODY_BYTES_MAX), kind)
+
+    @asynccontextmanager
+    async def _in_turn(self, request: Request, limiter: trio.CapacityLimiter, what: str) -> AsyncIterator[None]:
+        """Do what is done few at a time. Raises `RequestRefused` where the caller has too much of it waiting."""
+        with self._admission.waiting(caller_of(request).address, what):
+            async with limiter:
+                yield
+
     async def health(self, request: Request) -> Response:
         """Tell that the tracker answers."""
-        return reply(records.Health("ok", __version__))
+        return reply(views.health(self._service))
 
     async def status(self, request: Request) -> Response:
         """Show the fleet."""
@@ -85,7 +113,7 @@ class Api:
 
     async def get_night(self, request: Request) -> Response:
         """Report a night."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             page = await self._service.night(request.path_params["night"])
             titles = self._service.titles
             names = {title: titles[title].name for title in {row.title for row in page.rows} if title in titles}
@@ -99,7 +127,7 @@ class Api:
 
     async def get_night_record(self, request: Request) -> Response:
         """Show what is recorded of a night."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             page = await self._service.night(request.path_params["night"])
             is_over = views.is_over(self._service, page.head.night)
 
@@ -114,20 +142,24 @@ class Api:
 
     async def put_title(self, request: Request) -> Response:
         """Take in a manifest."""
-        title = check_title(request.path_params["title"])
-        caller, signatures = caller_of(request), signatures_in(request.query_params.get("signatures"))
-        async with self._uploads:
-            body = await read_body(request, limits.MANIFEST_BYTES_MAX)
+        call, title = call_of(request), request.path_params["title"]
+        if call.is_cache and not self._service.recall.wants(title):
+            raise RequestRefused(f"{call.caller.who} may not publish: nobody has asked it for this manifest", 403)
+        signatures = signatures_in(request.query_params.get("signatures"))
+        title, body = check_title(title), await self._read_body(request, limits.MANIFEST_BYTES_MAX)
+        async with self._in_turn(request, self._uploads, "manifests"):
             # Who sends what the catalogue has need not have the signatures too.
             known = await self._service.signatures(title) if title in self._service.titles else b""
             # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
-            manifest = await trio.to_thread.run_sync(self._signed.open, body, title, signatures or known)
-            caller.require_title(manifest.name)
+            opening = partial(self._signed.open, body, title, signatures or known, is_brought=call.is_cache)
+            manifest = await trio.to_thread.run_sync(opening)
+            if not call.is_cache:
+                call.require_title(manifest.name)
             first = self._signed.added(b"", signatures) if signatures else b""
             record, added = await self._service.add_title(title, manifest, body, first)
             if signatures and not added:
                 await self._service.change_signatures(title, partial(self._signed.added, new=signatures))
-            caller.noted = f"{record.name} ({title})"
+            call.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
     async def get_title(self, request: Request) -> Response:
@@ -164,13 +196,13 @@ class Api:
     async def pin_title(self, request: Request) -> Response:
         """Pin a title."""
         self._for_title(request)
-        wanted, nodes_min = await read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
+        wanted, nodes_min = await self._read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
         return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
 
     async def unpin_title(self, request: Request) -> Response:
         """Unpin a title."""
         self._for_title(request)
-        wanted = await read_json(request, records.PinRequest)
+        wanted = await self._read_json(request, records.PinRequest)
         return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
 
     async def list_limits(self, request: Request) -> Response:
@@ -179,7 +211,7 @@ class Api:
 
     async def post_limit(self, request: Request) -> Response:
         """Set or clear a standing limit."""
-        wanted, nodes_min = await read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
+        wanted, nodes_min = await self._read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
         return reply(records.Limits(await self._service.set_limit(wanted, nodes_min)))
 
     async def list_fills(self, request: Request) -> Response:
@@ -188,16 +220,16 @@ class Api:
 
     async def post_fill(self, request: Request) -> Response:
         """Order a fill."""
-        nodes_min, caller = int(number_of(request, "nodes_min", 0)), caller_of(request)
-        wanted = await read_json(request, records.FillRequest)
+        nodes_min, call = int(number_of(request, "nodes_min", 0)), call_of(request)
+        wanted = await self._read_json(request, records.FillRequest)
         selector, title = check_fill(wanted), self._service.title(wanted.title)
-        caller.require_order(title.name, selector, wanted.priority, title.size)
+        call.require_order(title.name, selector, wanted.priority, title.size)
         if wanted.rollback:
-            caller.require_rollback(title.name)
+            call.require_rollback(title.name)
         if self._signed.publishers is not None:
             self._signed.require(title.title, title.name, await self._service.signatures(title.title))
         made = await self._service.add_fill(wanted, nodes_min)
-        caller.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
+        call.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
         return reply(made)
 
     async def get_fill(self, request: Request) -> Response:
@@ -206,16 +238,16 @@ class Api:
 
     async def delete_fill(self, request: Request) -> Response:
         """Withdraw a fill."""
-        caller, fill = caller_of(request), self._service.fill(request.path_params["fill"])
+        call, fill = call_of(request), self._service.fill(request.path_params["fill"])
         title = self._service.title(fill.request.title)
-        caller.require_title(title.name)
+        call.require_title(title.name)
         await self._service.delete_fill(fill.fill_id)
-        caller.noted = f"{title.name} to {fill.request.selector}: fill {fill.fill_id}"
+        call.noted = f"{title.name} to {fill.request.selector}: fill {fill.fill_id}"
         return Response(status_code=204)
 
     async def post_scrub(self, request: Request) -> Response:
         """Have nodes look at a title."""
-        wanted = await read_json(request, records.ScrubRequest)
+        wanted = await self._read_json(request, records.ScrubRequest)
         nodes_min = int(number_of(request, "nodes_min", 0))
         return reply(self._service.add_scrub(request.path_params["title"], wanted.selector, nodes_min))
 
@@ -226,7 +258,7 @@ class Api:
     async def post_eviction(self, request: Request) -> Response:
         """Have nodes make room."""
         nodes_min = int(number_of(request, "nodes_min", 0))
-        return reply(self._service.add_eviction(await read_json(request, records.EvictRequest), nodes_min))
+        return reply(self._service.add_eviction(await self._read_json(request, records.EvictRequest), nodes_min))
 
     async def get_eviction(self, request: Request) -> Response:
         """Show what came of that."""
@@ -247,9 +279,17 @@ class Api:
 
     async def heartbeat(self, request: Request) -> Response:
         """Take in a heartbeat."""
-        node, report = node_of(request), await read_json(request, NodeReport)
-        caller_of(request).require_report(report.info)
-        return reply(self._service.handle_heartbeat(node, report))
+        node_id, call = node_of(request), call_of(request)
+        report = await self._read_json(request, NodeReport)
+        call.require_report(report.info)
+        taken = self._service.handle_heartbeat(node_id, report, call.caller)
+        self._admission.know(call.caller.address)
+        return reply(taken)
+
+    async def bring_back(self, request: Request) -> Response:
+        """Take over a node's orders."""
+        node_id = node_of(request)
+        return reply(await bring_back(self._service, node_id, (await self._read_json(request, BroughtOrders)).orders))
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""
@@ -259,10 +299,12 @@ class Api:
         if since is not None:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
             pins, settings = request.query_params.get("pins", ""), request.query_params.get("settings", "")
-            return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
+            with self._admission.poll(caller_of(request).address, node_of(request)):
+                return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
-        return reply(await self._service.wait_orders(node_of(request), after, wait_s))
+        with self._admission.poll(caller_of(request).address, node_of(request)):
+            return reply(await self._service.wait_orders(node_of(request), after, wait_s))
 
     async def get_sources(self, request: Request) -> Response:
         """Rank sources."""
@@ -278,7 +320,7 @@ class Api:
 
     async def post_policy(self, request: Request) -> Response:
         """Let a policy stand."""
-        wanted, dry_run = await read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
+        wanted, dry_run = await self._read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
         return reply(await apply_policy(self._service, wanted, dry_run=dry_run))
 
     async def list_policies(self, request: Request) -> Response:
@@ -291,7 +333,7 @@ class Api:
 
     async def lint(self, request: Request) -> Response:
         """Look over the fleet."""
-        async with self._reporting:
+        async with self._in_turn(request, self._reporting, "reports"):
             return reply(await views.lint_fleet(self._service))
 
     async def get_routes(self, request: Request) -> Response:
@@ -320,16 +362,18 @@ class Api:
 
     def _for_title(self, request: Request) -> None:
         """Look whether the caller may do this with the title in the path. Raises `RequestRefused`."""
-        caller, title = caller_of(request), self._service.title(request.path_params["title"])
-        caller.require_title(title.name)
-        caller.noted = f"{title.name} ({title.title})"
+        call, title = call_of(request), self._service.title(request.path_params["title"])
+        call.require_title(title.name)
+        call.noted = f"{title.name} ({title.title})"
 
     async def openapi(self, request: Request) -> Response:
         """Describe this API."""
         return Response(self._document, media_type=openapi.JSON_TYPE)
 
 
-def build_app(service: Service, grants: Grants | None = None, credentials: Credentials | None = None) -> ASGIApp:
+def build_app(
+    service: Service, admission: Admission, grants: Grants | None = None, credentials: Credentials | None = None
+) -> ASGIApp:
     """Return the ASGI application that serves `service` to those whom `grants` names; None: to everybody.
 
     Whose titles it takes, `credentials` say.
@@ -337,9 +381,12 @@ def build_app(service: Service, grants: Grants | None = None, credentials: Crede
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
-    api = Api(service, SignedTitles(credentials))
+    api = Api(service, admission, SignedTitles(credentials))
     routes = [
-        Route(one.path, Guarded(service, one, getattr(api, one.name), grants), methods=[one.method], name=one.name)
+        Route(
+            one.path, Guarded(service, admission, one, getattr(api, one.name), grants), methods=[one.method],
+            name=one.name,
+        )
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
     router = Router(routes)
@@ -357,8 +404,12 @@ def build_app(service: Service, grants: Grants | None = None, credentials: Crede
 class Guarded:
     """A handler as an ASGI application: asks who calls, and turns our errors into answers with the right status."""
 
-    def __init__(self, service: Service, operation: openapi.Operation, handler: Handler, grants: Grants | None) -> None:
+    def __init__(
+        self, service: Service, admission: Admission, operation: openapi.Operation, handler: Handler,
+        grants: Grants | None,
+    ) -> None:
         self._service = service
+        self._admission = admission
         self._name = operation.name
         self._right = operation.right
         self._handler = handler
@@ -371,15 +422,15 @@ class Guarded:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            caller = self._admit(request)
-            request.scope["p2pfill.caller"] = caller
+            call = self._admit(request)
+            request.scope["p2pfill.call"] = call
             answer = await self._handler(request)
             if self._right not in (Right.READ, Right.REPORT):
-                await self._note(request, caller)
+                await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
-                self._service.refused += 1
-                _log.warning("refused %s to %s: %s", self._name, _address(request), error)
+                caller = caller_of(request)
+                self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
             return refuse(str(error), error.status)
         except StoreError as error:
             _log.error("%s", error)
@@ -388,28 +439,24 @@ class Guarded:
             return refuse("the body ended early", 400)
         return answer
 
-    def _admit(self, request: Request) -> Caller:
+    def _admit(self, request: Request) -> Call:
         bearer: Bearer | None = request.scope.get("state", {}).get("bearer")
         try:
             identity = None if bearer is None else bearer.identity()
         except PeerRefused as error:
             raise RequestRefused(str(error), 403) from error
-        node = request.path_params.get("node", "")
-        return admit(identity, _address(request), self._grants, self._name, self._right, node)
+        caller = Caller(caller_of(request).address, identity)
+        return admit(caller, self._grants, self._name, self._right, request.path_params.get("node", ""))
 
-    async def _note(self, request: Request, caller: Caller) -> None:
+    async def _note(self, request: Request, call: Call) -> None:
         """Keep what the call has changed."""
         query = f"?{request.url.query}" if request.url.query else ""
-        detail = caller.noted or request.url.path + query
+        detail, caller = call.noted or request.url.path + query, call.caller
         try:
             await self._service.note_change(caller.who, caller.address, self._name, detail)
         except StoreError as error:
             # It has been done, and its caller must not take it for undone.
             _log.error("%s of %s, %s, is not in the audit: %s", self._name, caller.who, detail, error)
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client is not None else "?"
 
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:
@@ -430,28 +477,43 @@ def refuse(message: str, status: int) -> Response:
     return reply(records.ErrorReply(message), status)
 
 
-async def read_body(request: Request, size_max: int) -> bytes:
-    """Return a request's body. Raises `RequestRefused` where it is larger than `size_max` bytes or stalls."""
+async def read_body(request: Request, size_max: int, take: Callable[[int], None]) -> bytes:
+    """Return a request's body, of whose pieces `take` is told the lengths before they are kept.
+
+    Raises `RequestRefused` where it is larger than `size_max` bytes, or slower than `RATE_MIN_BYTES_S`.
+    """
     too_large = RequestRefused(f"the body is larger than {size_max} bytes", 413)
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > size_max:
         raise too_large
     body = bytearray()
-    deadline = trio.current_time() + BODY_TOTAL_S
-    with trio.move_on_after(BODY_WAIT_S) as scope:
-        async for piece in request.stream():
-            if len(body) + len(piece) > size_max:
-                raise too_large
-            body += piece
-            scope.deadline = min(deadline, trio.current_time() + BODY_WAIT_S)
+    began = trio.current_time()
+    with trio.move_on_after(GRACE_S) as scope:
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                if len(body) + len(piece) > size_max:
+                    raise too_large
+                take(len(piece))
+                body += piece
+                scope.deadline = began + min(BODY_TOTAL_S, GRACE_S + len(body) / RATE_MIN_BYTES_S)
     if scope.cancelled_caught:
-        raise RequestRefused("the body comes too slowly", 408)
+        raise RequestRefused(f"the body comes too slowly: below {RATE_MIN_BYTES_S} bytes a second", 408)
     return bytes(body)
 
 
-async def read_json(request: Request, kind: type[T]) -> T:
-    """Return a request's JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
-    body = await read_body(request, JSON_BODY_BYTES_MAX)
+async def leave_unread(request: Request) -> None:
+    """Let go by what a caller is sending yet: who is cut off in the midst of it does not hear why."""
+    left = LINGER_BYTES
+    with trio.move_on_after(LINGER_S):
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    return
+
+
+def decode_json(body: bytes, kind: type[T]) -> T:
+    """Return a JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

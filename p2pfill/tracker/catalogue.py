@@ -10,6 +10,7 @@ The file is locked as long as it is open, so two trackers never share it.
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
@@ -23,8 +24,10 @@ import msgspec
 import trio
 
 from p2pfill.errors import ConfigError, InternalError, StoreError
+from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
+from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
@@ -32,11 +35,18 @@ from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 5
-"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept.
+SCHEMA_VERSION: Final = 6
+"""2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept. 6: losses are,
+and since when a node is known.
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
+
+DISK_RESERVE_BYTES: Final = 64 * MIB
+"""Of its disk, which manifests leave free: who publishes cannot keep orders and withdrawals from being durable."""
+
+DISK_RESERVE_PART: Final = 20
+"""Of a small disk it is this part, if that is less."""
 
 LOCK_WAIT_S: Final = 1.0
 """How long to wait for a tracker that is just stopping to let go of the file."""
@@ -46,7 +56,8 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) W
 CREATE TABLE IF NOT EXISTS titles (id TEXT PRIMARY KEY, record BLOB NOT NULL, manifest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS fills (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS assignments (fill TEXT, node TEXT, PRIMARY KEY (fill, node)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS nodes (id TEXT PRIMARY KEY, report BLOB NOT NULL, seen_at REAL NOT NULL,
+    first_at REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS holdings (node TEXT, title TEXT, report BLOB NOT NULL, PRIMARY KEY (node, title))
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS limits (selector TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -58,6 +69,7 @@ CREATE TABLE IF NOT EXISTS night_caches (night TEXT, node TEXT, record BLOB NOT 
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record BLOB NOT NULL,
     PRIMARY KEY (night, node, title)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS losses (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signatures (title TEXT PRIMARY KEY, encoded BLOB NOT NULL) WITHOUT ROWID;
@@ -70,6 +82,8 @@ class StoredReport(NamedTuple):
 
     report: NodeReport
     seen_at: float
+    first_at: float = 0.0
+    """Of the first one; 0 where it is not known."""
 
 
 class Snapshot(NamedTuple):
@@ -95,6 +109,11 @@ class Snapshot(NamedTuple):
     """The versions of the fleet's policy that are kept."""
     budgets: Mapping[str, tuple[str, int]] = MappingProxyType({})
     """Budget -> night, and what was reserved of it then."""
+    database: str = ""
+    """The name of this database (`commits`)."""
+    losses: Sequence[Loss] = ()
+    made_at: float = 0.0
+    """When this database was made; 0 where that is not known."""
 
 
 class _Call(NamedTuple):
@@ -113,7 +132,7 @@ def path_of_url(db_url: str) -> str:
     return path
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, file: CommitFile) -> tuple[sqlite3.Connection, Count]:
     connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -127,15 +146,19 @@ def _connect(path: str) -> sqlite3.Connection:
             )
         for statement in _SCHEMA.split(";"):
             connection.execute(statement)
+        if "first_at" not in [row[1] for row in connection.execute("PRAGMA table_info(nodes)")]:
+            connection.execute("ALTER TABLE nodes ADD COLUMN first_at REAL NOT NULL DEFAULT 0")
         if found == 1:
             _number_fills(connection)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT DO UPDATE SET value = value + 1")
+        count = identify(connection, path, file.read())
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
-    return connection
+    file.write(count)
+    return connection, count
 
 
 def _number_fills(connection: sqlite3.Connection) -> None:
@@ -148,6 +171,8 @@ def _number_fills(connection: sqlite3.Connection) -> None:
 
 def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
     db.execute("INSERT OR REPLACE INTO fills VALUES (?, ?)", (record.fill_id, msgspec.json.encode(record)))
+    if record.is_brought_back:
+        return  # this database has not given that number: of lower ones it may not know
     sql = "INSERT INTO meta VALUES ('number', ?1) ON CONFLICT DO UPDATE SET value = max(value, ?1)"
     db.execute(sql, (record.number,))
 
@@ -155,8 +180,10 @@ def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
 class Catalogue:
     """The durable side of a tracker. `open` and `close` block; the coroutines need a Trio run."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, file: CommitFile, count: Count) -> None:
         self.path = path
+        self._file = file
+        self._count = count
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._connection = connection
         self._closed = False
@@ -167,8 +194,10 @@ class Catalogue:
     def open(cls, db_url: str) -> Catalogue:
         """Open or create the database. Raises `ConfigError` that says in one line what is wrong with it."""
         path = path_of_url(db_url)
+        file = CommitFile(path)
         try:
-            return cls(_connect(path), path)
+            connection, count = _connect(path, file)
+            return cls(connection, path, file, count)
         except sqlite3.Error as error:
             where = path if path == ":memory:" else str(Path(path).absolute())
             advice = "check that its directory exists and that both may be written to"
@@ -203,13 +232,20 @@ class Catalogue:
             if batch:
                 self._run_batch(batch)
         self._connection.close()
+        self._file.close()
 
     def _run_batch(self, batch: list[_Call]) -> None:
         results: list[tuple[Any, Exception | None]] = []
         try:
             self._connection.execute("BEGIN")
+            before, count = self._connection.total_changes, self._count
             results.extend(self._run_call(call) for call in batch)
+            if self._connection.total_changes != before:  # else it costs no sync
+                count = count_commit(self._connection, count)
             self._connection.execute("COMMIT")
+            if count != self._count:
+                self._count = count
+                self._file.write(count)
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -256,6 +292,23 @@ class Catalogue:
             raise failure
         result: T = value
         return result
+
+    def require_room(self, size: int) -> None:
+        """Raise `StoreError` where so many bytes more would leave too little of the disk for orders."""
+        if self.path == ":memory:":
+            return
+        try:
+            disk = os.statvfs(self.path)
+        except OSError:
+            return  # whatever is wrong, the write says
+        free = disk.f_bavail * disk.f_frsize
+        reserve = min(DISK_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // DISK_RESERVE_PART)
+        # Twice: in the log of writes, and then in the database.
+        if free < 2 * size + reserve:
+            raise StoreError(
+                f"database {self.path}: {free} bytes are free on its disk, of which {reserve} stay for "
+                f"orders and reports; a manifest of {size} bytes does not fit: free space, or remove old titles"
+            )
 
     # ---- what is asked of it
 
@@ -356,13 +409,14 @@ class Catalogue:
 
         await self.call(run)
 
-    async def delete_node(self, node_id: str) -> None:
-        """Forget a node and what it is assigned to."""
+    async def delete_nodes(self, node_ids: Iterable[str]) -> None:
+        """Forget nodes and what they are assigned to."""
+        rows = [(node_id,) for node_id in node_ids]
 
         def run(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM nodes WHERE id = ?", (node_id,))
-            db.execute("DELETE FROM holdings WHERE node = ?", (node_id,))
-            db.execute("DELETE FROM assignments WHERE node = ?", (node_id,))
+            db.executemany("DELETE FROM nodes WHERE id = ?", rows)
+            db.executemany("DELETE FROM holdings WHERE node = ?", rows)
+            db.executemany("DELETE FROM assignments WHERE node = ?", rows)
 
         await self.call(run)
 
@@ -378,11 +432,11 @@ class Catalogue:
         """
         said = [(node, title, msgspec.json.encode(one)) for node, title, one in holdings if one is not None]
         gone = [(node, title) for node, title, one in holdings if one is None]
-        rows = [(stored.report.info.id, msgspec.json.encode(stored.report), stored.seen_at) for stored in reports]
+        rows = [(one.report.info.id, msgspec.json.encode(one.report), one.seen_at, one.first_at) for one in reports]
         pairs = list(assignments)
 
         def run(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?)", rows)
             db.executemany("INSERT OR REPLACE INTO holdings VALUES (?, ?, ?)", said)
             db.executemany("DELETE FROM holdings WHERE node = ? AND title = ?", gone)
             # A fill that was deleted meanwhile must not come back to life by its assignments.
@@ -444,8 +498,8 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     ]
     fills = [msgspec.json.decode(row[0], type=FillRecord) for row in db.execute("SELECT record FROM fills ORDER BY id")]
     nodes = [
-        StoredReport(msgspec.json.decode(row[0], type=NodeReport), float(row[1]))
-        for row in db.execute("SELECT report, seen_at FROM nodes ORDER BY id")
+        StoredReport(msgspec.json.decode(row[0], type=NodeReport), float(row[1]), float(row[2]))
+        for row in db.execute("SELECT report, seen_at, first_at FROM nodes ORDER BY id")
     ]
     assignments = [(str(fill), str(node)) for fill, node in db.execute("SELECT fill, node FROM assignments")]
     holdings: dict[str, list[TitleReport]] = defaultdict(list)
@@ -458,9 +512,10 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     limits = [msgspec.json.decode(row[0], type=LimitRecord) for row in db.execute("SELECT record FROM limits")]
     budgets = {str(name): (str(night), int(count)) for name, night, count in db.execute("SELECT * FROM budgets")}
     policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
+    (name,) = db.execute("SELECT value FROM meta WHERE key = 'database'").fetchone()
     return Snapshot(
         int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, _load_nights(db), limits, policies,
-        budgets,
+        budgets, f"{name:016x}", losses(db), made_at(db),
     )  # fmt: skip
 
 

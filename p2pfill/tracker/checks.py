@@ -26,12 +26,18 @@ LABEL_CHARS_MAX: Final = 64
 HOST_CHARS_MAX: Final = 253
 """The longest DNS name."""
 
-WEIGHT_MAX: Final = 1e6
-"""Relative capacity; anything larger is a unit mixed up."""
-
 REPORT_TITLES_MAX: Final = 10_000
-REPORT_REASONS_MAX: Final = 256
+REPORT_REASONS_MAX: Final = 64
 """Bounds of one heartbeat, far above what a node sends; they keep one bad node from filling the tracker's memory."""
+
+REASON_NAME_CHARS_MAX: Final = 100
+"""Of what titles wait for: words such as `master-slow`, which nodes count."""
+
+STATE_CHARS_MAX: Final = 32
+"""Of what a source is: a word such as `quarantined`."""
+
+ORDER_CHARS_MAX: Final = 1 << 20
+"""Of all texts of an order: ten thousand files by names of a hundred characters, the most that one may name."""
 
 CALL_ID_CHARS_MAX: Final = 64
 """Room for a UUID or a digest."""
@@ -42,11 +48,17 @@ REPORT_SCRUBS_MAX: Final = 1024
 ORIGINS_MAX: Final = 16
 ORIGIN_CHARS_MAX: Final = 2048
 PRIORITY_MAX: Final = 1_000_000
-POLICY_S_MAX: Final = 7 * 86400.0
+POLICY_S_MAX: Final = {"stall_wait_s": 600.0, "request_timeout_s": 600.0, "quarantine_s": 86400.0}
+"""How long an order may have caches wait: a night is short, and the longest chunk comes in less over a slow line. A
+source is left alone for longer with each relapse anyway."""
+
 DEADLINE_MAX: Final = 253402300799.0
 """The last second of the year 9999, which every calendar can show."""
 TERMS_CHARS_MAX: Final = GLOB_CHARS_MAX + 64
 """A glob, and a digest of prices."""
+
+NUMBER_ADOPTED_MAX: Final = 1 << 52
+"""The highest number of an order that is believed: as many are left for orders to come, exact in JSON."""
 
 COUNTER_MAX: Final = 1 << 62
 """Fits SQLite and JSON readers alike, and sums of two of them fit 64 bits."""
@@ -93,8 +105,8 @@ def check_info(info: NodeInfo) -> None:
     require(len(info.host) <= HOST_CHARS_MAX and info.host.isprintable(), f"node {info.id}: host is not an address")
     require(0 <= info.port <= 65535, f"node {info.id}: port {info.port} is not in 0..65535")
     require(
-        math.isfinite(info.weight) and 0 < info.weight <= WEIGHT_MAX,
-        f"node {info.id}: weight {info.weight} is not above 0 and at most {WEIGHT_MAX:g}",
+        math.isfinite(info.weight) and 0 < info.weight <= limits.WEIGHT_MAX,
+        f"node {info.id}: weight {info.weight} is not above 0 and at most {limits.WEIGHT_MAX:g}",
     )
     if info.latitude is not None or info.longitude is not None:
         place = info.place
@@ -147,13 +159,15 @@ def check_report(node_id: str, report: NodeReport) -> None:
     for size in (report.disk.size_bytes, report.disk.free_bytes, report.disk.free_bytes_min):
         require(0 <= size <= COUNTER_MAX, "disk figure {} is out of range", size)
     for used in (report.usage.processor_s, report.usage.memory_peak_bytes):
-        require(0 <= used <= COUNTER_MAX, "usage of {:g} is out of range", used)
+        require(0 <= used <= COUNTER_MAX, "a figure of what the process has used is out of range")
     if report.hours != NO_HOURS:
         _check_hours(report.hours)
     require(len(report.scrubs) <= REPORT_SCRUBS_MAX, "more than {} scrubs in one heartbeat", REPORT_SCRUBS_MAX)
     for scrub in report.scrubs:
         require(len(scrub.error) <= limits.REASON_CHARS_MAX, "scrub {}: error is too long", scrub.number)
-        for value in (scrub.number, scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files):
+        require(check_title(scrub.title) == scrub.title, "scrub {}: its title must be in lower case", scrub.number)
+        figures = scrub.chunk_count, scrub.checked_chunks, scrub.bad_chunks, scrub.lost_files, scrub.altered_files
+        for value in (scrub.number, *figures):
             require(0 <= value <= COUNTER_MAX, "scrub {}: a figure is out of range", scrub.number)
     evictions_max = limits.EVICTIONS_MAX
     require(len(report.evictions) <= evictions_max, "more than {} evictions in one heartbeat", evictions_max)
@@ -196,7 +210,7 @@ def _check_eviction(report: EvictReport) -> None:
     for title in report.titles:
         require(check_title(title.title) == title.title, "title {!r} must be in lower case", title.title[:80])
         require(len(title.name) <= limits.REASON_CHARS_MAX, "eviction {}: a name is too long", number)
-        fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX
+        fits = 0 <= title.size <= COUNTER_MAX and 0 <= title.used_at <= DEADLINE_MAX and 0 <= title.files <= COUNTER_MAX
         require(fits, "eviction {}: a figure of title {} is out of range", number, title.title)
 
 
@@ -219,14 +233,15 @@ def _check_title_report(report: TitleReport) -> None:
     for reasons in (report.escalations, report.waits):
         require(len(reasons) <= REPORT_REASONS_MAX, "title {}: more than {} reasons", name, REPORT_REASONS_MAX)
         require(
-            all(len(key) <= limits.REASON_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
+            all(len(key) <= REASON_NAME_CHARS_MAX and 0 <= count <= COUNTER_MAX for key, count in reasons.items()),
             "title {}: a reason or its count is out of range", name,
         )
     longest = most = least = 0.0
     for one in report.sources:
-        longest = max(longest, len(one.id), len(one.state), len(one.reason))
-        most, least = max(most, one.bytes, abs(one.in_flight), abs(one.rate_bytes_s)), min(least, one.bytes)
-    require(least >= 0, "title {}: a source has sent less than nothing", name)
+        require(len(one.state) <= STATE_CHARS_MAX, "title {}: the state of a source is too long", name)
+        longest = max(longest, len(one.id), len(one.reason))
+        most, least = max(most, one.bytes, one.in_flight, abs(one.rate_bytes_s)), min(least, one.bytes, one.in_flight)
+    require(least >= 0, "title {}: a source has sent, or is to send, less than nothing", name)
     require(longest <= ORIGIN_CHARS_MAX, "title {}: a source's text is too long", name)
     require(most <= COUNTER_MAX, "title {}: a figure of a source is out of range", name)
 
@@ -237,6 +252,11 @@ def check_selector(text: str) -> Selector:
         return Selector.parse(text)
     except ConfigError as error:
         raise RequestRefused(str(error)) from error
+
+
+def chars_of(request: FillRequest) -> int:
+    """Return how long the texts of an order are."""
+    return len(request.selector) + sum(map(len, request.origins)) + sum(map(len, request.files))
 
 
 def check_fill(request: FillRequest) -> Selector:
@@ -254,12 +274,14 @@ def check_fill(request: FillRequest) -> Selector:
         check_patterns(request.files)
     except ConfigError as error:
         raise RequestRefused(str(error)) from error
+    chars = chars_of(request)
+    require(chars <= ORDER_CHARS_MAX, f"the order has {chars} characters: at most {ORDER_CHARS_MAX} are allowed")
     require(len(request.call_id) <= CALL_ID_CHARS_MAX, f"call_id is longer than {CALL_ID_CHARS_MAX} characters")
     require(abs(request.priority) <= PRIORITY_MAX, f"priority is not within {-PRIORITY_MAX}..{PRIORITY_MAX}")
     if (deadline := request.deadline) is not None:
         require(0 < deadline <= DEADLINE_MAX, f"deadline is not within 1970 to 9999, in seconds: {deadline:g}")
-    for key in ("stall_wait_s", "request_timeout_s", "quarantine_s"):
+    for key, longest in POLICY_S_MAX.items():
         value = getattr(request.policy, key)
-        require(0 < value <= POLICY_S_MAX, f"policy.{key} is not above 0 and at most {POLICY_S_MAX:g} seconds")
+        require(0 < value <= longest, f"policy.{key} is not above 0 and at most {longest:g} seconds")
     require(request.policy.reach == ANYWHERE, "policy.reach is a matter of the fleet's policy: apply it there")
     return check_selector(request.selector)

@@ -23,7 +23,17 @@ from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
 from p2pfill.model.rates import NO_LIMITS, RateLimits
-from p2pfill.model.reports import EvictOrder, HeartbeatReply, NodeReport, Order, Orders, ScrubOrder
+from p2pfill.model.reports import (
+    BroughtOrder,
+    BroughtOrders,
+    BroughtReply,
+    EvictOrder,
+    HeartbeatReply,
+    NodeReport,
+    Order,
+    Orders,
+    ScrubOrder,
+)
 from p2pfill.model.routes import RouteCost
 from p2pfill.model.statement import SIGNATURES_BYTES_MAX
 from p2pfill.tracker import night_report, records
@@ -85,6 +95,8 @@ class _RawOrders(msgspec.Struct):
     changes: bool = False
     gone: list[str] = []
     more: bool = False
+    database: str = ""
+    number: int = 0
 
 
 class TrackerClient:
@@ -278,6 +290,11 @@ class TrackerClient:
         path += f"&settings={quote(settings)}"
         return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
 
+    async def bring_back(self, node_id: str, orders: list[BroughtOrder]) -> BroughtReply:
+        """Bring back orders of a node that the tracker's database does not know."""
+        body = msgspec.json.encode(BroughtOrders(orders))
+        return await self._call("POST", f"/v1/nodes/{node_id}/brought", BroughtReply, body=body, timeout_s=LOOKUP_S)
+
     async def order(self, node_id: str, title: str) -> Order:
         """Return a node's order of one title, with those who have it."""
         return await self._call("GET", f"/v1/nodes/{node_id}/orders?title={title}", Order)
@@ -397,10 +414,10 @@ class TrackerClient:
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            advice = "check that it runs and that the URL is right"
-            if "SSL" in str(error) or "TLS" in str(error):
-                advice = f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
-            raise TrackerUnreachable(f"tracker {self.url} cannot be reached ({error}); {advice}") from error
+            reason = f" ({error})" if str(error) else ""
+            raise TrackerUnreachable(
+                f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
+            ) from error
         if not response.is_success:
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
@@ -436,6 +453,17 @@ class TrackerClient:
                     with trio.CancelScope(shield=True):
                         await http.aclose()
 
+    def _advice_after(self, error: Exception) -> str:
+        """Return what to do where no answer came."""
+        is_encrypted = self.url.startswith("https://")
+        if is_encrypted and self._credentials is None:
+            return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
+        if "SSL" in str(error) or "TLS" in str(error):
+            return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
+        if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
+            return "check that the URL is right: that of a tracker with an identity begins with https://"
+        return "check that it runs and that the URL is right"
+
     def _check_tracker(self, response: httpx2.Response) -> None:
         """Look who has answered. Raises `TrackerUnreachable` where it is no tracker of this fleet."""
         if self._credentials is None:
@@ -464,7 +492,7 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
         wrong = f"the settings of the fleet's policy cannot be read ({error})"
     return ReadableOrders(
         raw.version, orders, raw.scrubs, raw.withdrawn, raw.evictions, raw.pinned, raw.rates, raw.pins, settings,
-        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, unreadable, wrong,
+        raw.settings_digest, raw.cursor, raw.changes, raw.gone, raw.more, raw.database, raw.number, unreadable, wrong,
     )  # fmt: skip
 
 

@@ -50,6 +50,10 @@ class Feed:
         """Tell whether a title is ordered."""
         return title in self._at and title not in self._gone
 
+    def has_gone(self, title: str) -> bool:
+        """Tell whether it is remembered that a title is ordered no more."""
+        return title in self._gone
+
     def knows(self, version: int) -> bool:
         """Tell whether all is remembered that has changed since."""
         return version >= self._horizon

@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill._version import __version__
 from p2pfill.model.night import RecordedNight
-from p2pfill.model.reports import HeartbeatReply, NodeReport, Orders
+from p2pfill.model.reports import BroughtOrders, BroughtReply, HeartbeatReply, NodeReport, Orders
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
@@ -254,6 +254,16 @@ OPERATIONS: Final = (
         request=NodeReport,
         response=HeartbeatReply,
         errors=(400, 409, 413),
+        needs=Right.REPORT,
+    ),
+    Operation(
+        "bring_back",
+        "POST",
+        "/v1/nodes/{node}/brought",
+        "Take over a node's orders that a new database does not know, or one that has lost some.",
+        request=BroughtOrders,
+        response=BroughtReply,
+        errors=(400, 404, 409, 413),
         needs=Right.REPORT,
     ),
     Operation(

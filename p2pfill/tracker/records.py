@@ -108,6 +108,8 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many those are; 0: all."""
     file_bytes: int = 0
     """How long those are together; 0: the whole title."""
+    is_brought_back: bool = False
+    """Nodes have brought it to a database that did not know it (`recall`)."""
 
     @property
     def urgency(self) -> Urgency:
@@ -463,6 +465,18 @@ class Explanation(msgspec.Struct, forbid_unknown_fields=True):
     """What follows from the above, in sentences for people."""
 
 
+class BroughtBack(msgspec.Struct, forbid_unknown_fields=True):
+    """What has become of a title that nodes have an order for, and the tracker's new database did not."""
+
+    title: str
+    name: str
+    """Empty where its manifest has not come."""
+    nodes: int
+    """That have brought an order for it, which stands again."""
+    reason: str = ""
+    """Why none does, if so."""
+
+
 class Status(msgspec.Struct, forbid_unknown_fields=True):
     """The fleet at one glance."""
 
@@ -477,13 +491,22 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     """Of the tracker's own event loop."""
     used: OriginsUsed = OriginsUsed([], "")
     """What the fleet has had of origins."""
+    losses: list[str] = []
+    """What of the tracker's database is known to be lost, and what to do; the last first, for a week."""
+    brought_back: list[BroughtBack] = []
+    """Titles for which nodes have brought orders that were lost."""
+    refused: dict[str, int] = {}
+    """Reason -> calls and connections that were refused or ended for it, since the tracker started: floods."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):
     """The tracker answers."""
 
     status: str
+    """`ok`, or `degraded` where something was lost."""
     version: str
+    losses: list[str] = []
+    """As in `Status`."""
 
 
 class ErrorReply(msgspec.Struct):

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from p2pfill.errors import ConfigError
-from p2pfill.model.identity import Identity, Role
+from p2pfill.model.identity import Role
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.quantities import parse_bytes, spell_bytes
 from p2pfill.model.selector import Selector, matches_glob
+from p2pfill.tracker.callers import Caller
 from p2pfill.tracker.checks import RequestRefused
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ GRANTABLE: Final = frozenset(Right) - {Right.REPORT}
 
 CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_signatures", "get_sources", "explain"})
 """What a cache may read beside its orders; those of them that name a node, of itself alone."""
+
+CACHE_BRINGS: Final = "put_title"
+"""What a cache may do where the tracker has asked for it: bring back the manifest of a title that it holds."""
 
 
 class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,14 +128,11 @@ class Grants:
         return [grant for grant in self.grants if right in grant.may and matches_glob(grant.who, who)]
 
 
-class Caller:
-    """Who calls, and what the call may. `identity` is None where nobody is asked: then everything."""
+class Call:
+    """One call, and what of it is granted. Without an identity that is everything: nobody is asked who he is."""
 
-    def __init__(
-        self, identity: Identity | None, address: str, grants: list[Grant], table: Grants | None = None
-    ) -> None:
-        self.identity = identity
-        self.address = address
+    def __init__(self, caller: Caller, grants: list[Grant], table: Grants | None = None) -> None:
+        self.caller = caller
         self.grants = grants
         """Those of the right that the call needs."""
         self._table = table
@@ -139,61 +140,63 @@ class Caller:
         """What the call has changed, for the audit."""
 
     @property
-    def who(self) -> str:
-        """Name the caller: `user/anna`."""
-        return "anonymous" if self.identity is None else self.identity.who
+    def is_cache(self) -> bool:
+        """Tell whether a cache calls, to which nothing can be granted."""
+        return self.caller.identity is not None and self.caller.identity.role is Role.CACHE
 
     def require_title(self, name: str) -> list[Grant]:
         """Return the grants that mean a title of this name. Raises `RequestRefused`."""
         found = [grant for grant in self.grants if matches_glob(grant.titles, name)]
-        if self.identity is not None and not found:
-            raise RequestRefused(f"{self.who} may not do this with titles named {name[:100]!r}", 403)
+        if self.caller.identity is not None and not found:
+            raise RequestRefused(f"{self.caller.who} may not do this with titles named {name[:100]!r}", 403)
         return found
 
     def require_order(self, name: str, selector: Selector, priority: int, size: int) -> None:
         """Look whether an order is granted. Raises `RequestRefused` that says what it is beyond."""
         found = self.require_title(name)
-        if self.identity is None:
+        if self.caller.identity is None:
             return
         refusals = [grant.refusal_of_order(selector, priority, size) for grant in found]
         if all(refusals):
-            raise RequestRefused(f"{self.who} may not order this: {refusals[0]}", 403)
+            raise RequestRefused(f"{self.caller.who} may not order this: {refusals[0]}", 403)
 
     def require_rollback(self, name: str) -> None:
         """Look whether the caller may have an older version of a name shown. Raises `RequestRefused`."""
-        if self.identity is None:
+        if self.caller.identity is None:
             return
-        found = [] if self._table is None else self._table.of(self.who, Right.MANAGE)
+        who = self.caller.who
+        found = [] if self._table is None else self._table.of(who, Right.MANAGE)
         if not any(matches_glob(grant.titles, name) for grant in found):
-            raise RequestRefused(f"{self.who} may not roll back titles named {name[:100]!r}: that needs `manage`", 403)
+            raise RequestRefused(f"{who} may not roll back titles named {name[:100]!r}: that needs `manage`", 403)
 
     def require_report(self, info: NodeInfo) -> None:
         """Look whether a heartbeat says what the certificate of its sender does. Raises `RequestRefused`."""
-        if self.identity is not None and (wrong := self.identity.disagrees_with(info)):
-            raise RequestRefused(f"this is not what {self.who} is: {wrong}", 403)
+        if self.caller.identity is not None and (wrong := self.caller.identity.disagrees_with(info)):
+            raise RequestRefused(f"this is not what {self.caller.who} is: {wrong}", 403)
 
 
-def caller_of(request: Request) -> Caller:
-    """Return who calls."""
-    caller: Caller = request.scope["p2pfill.caller"]
-    return caller
+def call_of(request: Request) -> Call:
+    """Return the call that a request is. It was admitted before any handler sees it."""
+    call: Call = request.scope["p2pfill.call"]
+    return call
 
 
-def admit(identity: Identity | None, address: str, grants: Grants | None, name: str, right: Right, node: str) -> Caller:
-    """Return the caller of the operation `name`, which is about `node` ('' for none).
+def admit(caller: Caller, grants: Grants | None, name: str, right: Right, node: str) -> Call:
+    """Return the call of the operation `name`, which is about `node` ('' for none).
 
     `grants` is None where nobody is asked who he is. Raises `RequestRefused` with status 403.
     """
     if grants is None:
-        return Caller(None, address, [])
+        return Call(caller, [])
+    identity = caller.identity
     if identity is None:
         raise RequestRefused("show a certificate: this tracker asks who calls", 403)
     if identity.role is Role.CACHE and (not node or node == identity.name):
-        if right is Right.REPORT or name in CACHE_READS:
-            return Caller(identity, address, [])
+        if right is Right.REPORT or name in CACHE_READS or name == CACHE_BRINGS:
+            return Call(caller, [])
     elif identity.role is Role.USER:
         found = grants.of(identity.who, right)
         if found:
-            return Caller(identity, address, found, grants)
+            return Call(caller, found, grants)
     where = f" as {node}" if node else ""
     raise RequestRefused(f"{identity.who} may not {right}{where}; what users may is in the tracker's --grants", 403)

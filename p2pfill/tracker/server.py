@@ -28,8 +28,10 @@ from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
+from p2pfill.tracker.admission import Admission
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
+from p2pfill.tracker.forgetting import CHECK_S
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
@@ -210,8 +212,10 @@ async def _serve(
     Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
     a WebSocket handshake is enough for that.
     """
+    admission = Admission(service.refused)
     # Both sides speak ASGI, each with types of its own.
-    app: Any = build_app(service) if gate is None else build_app(service, gate.grants, gate.credentials)
+    trusted = (None, None) if gate is None else (gate.grants, gate.credentials)
+    app: Any = admission.wrap(build_app(service, admission, *trusted))
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
 
@@ -235,9 +239,9 @@ async def _serve(
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, serve_connection, [listener], handler_nursery=connections)
-            )
+            admit = partial(admission.serve, run=serve_connection)
+            accepting.start_soon(partial(trio.serve_listeners, admit, [listener], handler_nursery=connections))
+            accepting.start_soon(admission.run)
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()
@@ -279,11 +283,16 @@ async def _renew(gate: Gate) -> None:
 
 
 async def _sweep(service: Service) -> None:
+    forget_at = 0.0
     while True:
         await trio.sleep(service.heartbeat_s / SWEEPS_PER_HEARTBEAT)
         try:
             for node_id in service.expire():
                 _log.warning("node %s: heartbeats have stopped; it is no longer a source", node_id)
+            if trio.current_time() >= forget_at:
+                forget_at = trio.current_time() + CHECK_S
+                for node_id in service.forget_silent():
+                    _log.warning("node %s: silent for so long that it is forgotten", node_id)
         except Exception:  # noqa: BLE001  (logged, with its traceback)
             # What one node has said must not end the tracker; the next sweep looks at all of them again.
             _log.exception("cannot look which nodes are alive")

@@ -23,7 +23,7 @@ import heapq
 import secrets
 import time
 from bisect import bisect_left, insort
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -42,7 +42,7 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.origins import OriginReport
-from p2pfill.model.policy import ANYWHERE, FillPolicy
+from p2pfill.model.policy import ANYWHERE, FillPolicy, together
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.model.rates import NO_LIMITS
 from p2pfill.model.reports import (
@@ -59,12 +59,16 @@ from p2pfill.model.selector import Selector
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
-from p2pfill.tracker import audit, ranking
+from p2pfill.tracker import audit, forgetting, ranking
 from p2pfill.tracker.behind import Behind
+from p2pfill.tracker.brought_back import Recall
+from p2pfill.tracker.callers import NOBODY, Caller
 from p2pfill.tracker.catalogue import Catalogue, Snapshot, StoredReport
 from p2pfill.tracker.checks import (
     COUNTER_MAX,
+    NUMBER_ADOPTED_MAX,
     RequestRefused,
+    chars_of,
     check_fill,
     check_report,
     check_selector,
@@ -73,6 +77,7 @@ from p2pfill.tracker.checks import (
 )
 from p2pfill.tracker.feed import Feed
 from p2pfill.tracker.limits import LIMITS_MAX, StandingLimits
+from p2pfill.tracker.names import Tenancy
 from p2pfill.tracker.night_rows import HOLDERS_MAX, ORIGINS_MAX, NightPage
 from p2pfill.tracker.pauses import Pauses
 from p2pfill.tracker.pins import PINS_MAX, PINS_OF_TITLE_MAX, Pins
@@ -90,6 +95,7 @@ from p2pfill.tracker.records import (
 from p2pfill.tracker.rosters import Rosters, Standing
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.scrubs import Evictions, Scrubs
+from p2pfill.tracker.texts import Texts
 from p2pfill.transport.lag import LagMonitor
 
 LEASE_INTERVALS: Final = 3
@@ -104,10 +110,12 @@ ORDERS_WAIT_S_MAX: Final = 60.0
 NODE_TITLES_MAX: Final = 200_000
 """Titles of one node: four times what a cache is meant for, and some hundred megabytes here."""
 
-NODES_MAX: Final = 100_000
 TITLES_MAX: Final = 1_000_000
 FILLS_MAX: Final = 100_000
 """Bounds of the tracker's memory; far above the fleet that one process is meant for."""
+
+ORDERS_CHARS_MAX: Final = 64 * MIB
+"""Of the texts of all orders, which the status shows: 100,000 of usual length, or 64 of the longest."""
 
 PARTS_NODES_MAX: Final = 256
 """Caches of a title of which some want a part, up to which all of them are told of all: who wants what is said of those
@@ -123,8 +131,9 @@ LOOKUPS_MAX: Final = 2
 NAMED_MAX: Final = 5
 """Nodes that a message names: enough to see how their labels are written."""
 
-BOOTS_REMEMBERED: Final = 8
-"""Earlier starts of a node whose late heartbeats are told from a new start."""
+NAME_TAKEN: Final = "another process reports under that name"
+TEXTS_CUT: Final = "sources of a title were left away: too much is said"
+"""See `texts`."""
 
 EPOCH_VERSIONS: Final = 1 << 32
 """Versions of one run of the tracker; with 2^20 runs they stay exact in a JSON number."""
@@ -153,16 +162,23 @@ REFRESH_MAX: Final = 32
 class NodeState:
     """One node as the tracker sees it."""
 
-    def __init__(self, report: NodeReport, *, seen_at: float, lease_from: float, version: int) -> None:
+    def __init__(
+        self, report: NodeReport, *, seen_at: float, lease_from: float, version: int, caller: Caller = NOBODY
+    ) -> None:
         self.report = report
         self.seen_at = seen_at
         """Of the last heartbeat, seconds since the epoch; for people."""
+        self.first_at = seen_at
+        """Of the first one that is known; see `forgetting`."""
+        self.made_by = caller.key
+        """Where that came from; '' for those of before this run."""
         self.lease_from = lease_from
         """The same on the monotonic clock; what liveness goes by."""
         self.alive = True
         self.version = version
         self.changed = trio.Event()
-        self.old_boots: deque[str] = deque(maxlen=BOOTS_REMEMBERED)
+        self.tenancy = Tenancy(report.boot, caller, lease_from, report.sequence)
+        """Whose its name is."""
         self.titles: dict[str, TitleReport] = {title.title: title for title in report.titles}
         """All that it has said of titles, which its heartbeats say in pieces."""
         self.unconfirmed: set[str] = set()
@@ -219,18 +235,27 @@ class Service:
         self.routes = routes or RouteBook()
         """What routes between caches cost."""
         self._catalogue = catalogue
-        self.refused = 0
-        """Calls that were not granted."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
         self._version = snapshot.epoch * EPOCH_VERSIONS
         self._run = secrets.token_hex(8)
         """Of this run alone: versions of another database may look like ours."""
-        self._number = snapshot.number
-        """The highest that an order has had."""
+        self._number = self._number_given = snapshot.number
+        """The highest that an order has had, also by what nodes say; and the highest that this database has given."""
+        self.database = snapshot.database
+        """The name of the database: another one does not know what this one has withdrawn."""
+        self.recall = Recall(snapshot.made_at, max((loss.at for loss in snapshot.losses), default=0.0))
+        """What nodes bring back of orders that are lost."""
+        self._brought_ids: dict[str, frozenset[str]] = {}
+        """Fill that nodes have brought back -> whom it means: there may be far more of them than of others."""
+        self.losses = list(snapshot.losses)
+        """What is known to be lost of it, the last first."""
+        self.refused: Counter[str] = Counter()
+        """Reason -> how often callers were refused for it, or ended."""
+        self._texts = Texts()
         self._closing = False
-        self._ordering = trio.Lock()
+        self.ordering = trio.Lock()
         """Held from a look whether an order stands already until it does: a call may be sent again meanwhile."""
         self._lookups = trio.CapacityLimiter(LOOKUPS_MAX)
         self.lag = LagMonitor()
@@ -246,6 +271,8 @@ class Service:
         self.policies = Policies(snapshot.policies, prices)
         self.budgets = Budgets(snapshot.budgets)
         self.fills: dict[str, FillRecord] = {}
+        self._order_chars = 0
+        """Of the texts of all orders."""
         self._selectors: dict[str, Selector] = {}
         self.nodes: dict[str, NodeState] = {}
         self.nights = snapshot.nights
@@ -263,6 +290,10 @@ class Service:
         self._is_behind = trio.Event()
         self._told_of: dict[str, set[str]] = defaultdict(set)
         """Title -> nodes that say something of it."""
+        self._made_by: Counter[str] = Counter()
+        """Address -> nodes that reported from it first."""
+        self._forgotten: set[str] = set()
+        """Nodes that the catalogue is yet to forget."""
         self._dirty_nodes: set[str] = set()
         self._dirty_titles: dict[str, set[str]] = defaultdict(set)
         """Node -> titles of which it has said what the catalogue lacks."""
@@ -270,6 +301,7 @@ class Service:
         for fill in snapshot.fills:
             self._index_fill(fill, Selector.parse(fill.request.selector))
         self._by_urgency.sort()
+        self._number = max(self._number, *(fill.number for fill in snapshot.fills), 0)
         for fill_id, node_id in snapshot.assignments:
             if fill_id in self.fills:
                 self._assign(fill_id, node_id)
@@ -281,8 +313,11 @@ class Service:
             self._dirty_titles[state.info.id] = set(state.titles)
             state.titles |= {report.title: report for report in snapshot.holdings.get(state.info.id, ())}
             state.report.titles = []
+            state.first_at = stored.first_at
             self.nodes[state.info.id] = state
-            for title in state.titles:
+            self._made_by[state.made_by] += 1
+            for title, one in state.titles.items():
+                state.titles[title] = self._texts.take(state.info.id, None, one)[0]
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state)
@@ -302,6 +337,7 @@ class Service:
             return self.titles[title], False
         if len(self.titles) >= TITLES_MAX:
             raise RequestRefused(f"the catalogue is full: {TITLES_MAX} titles", 507)
+        await trio.to_thread.run_sync(self._catalogue.require_room, len(encoded))
         record = TitleRecord(
             title=title,
             name=manifest.name,
@@ -360,7 +396,7 @@ class Service:
         self._require_nodes(selector, nodes_min, "ordered")
         if nodes_min > 0:
             self._require_allowed(selector, title)
-        async with self._ordering:
+        async with self.ordering:
             wanted = msgspec.structs.replace(request, call_id="")
             fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
             before = next((fill for fill in fills if fill.request == wanted), None)
@@ -371,6 +407,10 @@ class Service:
                 return FillCreated(before.fill_id, nodes, [], selector.unmatched(self._alive()), barred)
             if before is None and len(self.fills) >= FILLS_MAX:
                 raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+            if before is None and self._order_chars + chars_of(wanted) > ORDERS_CHARS_MAX:
+                raise RequestRefused(
+                    "the texts of all orders are as long as may be: delete old fills, or name files by patterns", 507
+                )
             chosen = encode_selection(selection)
             taken = sum(len(fill.selection) for fill in fills if fill is not before)
             if taken + len(chosen) > SELECTIONS_BYTES_MAX:
@@ -379,6 +419,7 @@ class Service:
                     507,
                 )
             self._number += 1
+            self._number_given = self._number
             now = time.time()
             fill = FillRecord(
                 fill_id=secrets.token_hex(6) if before is None else before.fill_id,
@@ -415,6 +456,29 @@ class Service:
         return FillCreated(
             fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
         )
+
+    def fills_of_title(self, title: str) -> list[FillRecord]:
+        """Return the fills of a title."""
+        return [self.fills[fill_id] for fill_id in self._fills_by_title.get(title, ())]
+
+    def has_withdrawn(self, node_id: str, title: str) -> bool:
+        """Tell whether it is known that a node is not to hold a title any more."""
+        return title in self.withdrawn or self.nodes[node_id].feed.has_gone(title)
+
+    async def put_brought(self, fill: FillRecord, selector: Selector, node_id: str) -> None:
+        """Let a fill stand that a node has brought back (`recall`). Raises `RequestRefused`, `StoreError`."""
+        before = self.fills.get(fill.fill_id)
+        chars = chars_of(fill.request) - (0 if before is None else chars_of(before.request))
+        if len(self.fills) >= FILLS_MAX or self._order_chars + chars > ORDERS_CHARS_MAX:
+            raise RequestRefused("there are as many orders as may be: delete old fills", 507)
+        await self._catalogue.add_fill(fill, [node_id])
+        self._index_fill(fill, selector)
+        self._number = max(self._number, fill.number)
+        if fill.selection:
+            self._rosters.renew(fill.request.title)
+        self._assign(fill.fill_id, node_id)
+        self._update_rosters([node_id], self._same_name(fill.request.title))
+        self._note_order(node_id, fill.request.title)
 
     def _note_night(self, fill: FillRecord, node_ids: Iterable[str]) -> None:
         """Have the night know of an order, and of older versions that nodes are not to fetch any more by it."""
@@ -623,6 +687,14 @@ class Service:
         self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
             self._note_order(node_id, title)
+        for node_id in self._told_of.get(title, set()) - receivers:
+            self._note_gone(self.nodes[node_id], title)
+
+    def _note_gone(self, state: NodeState, title: str) -> None:
+        """Say of a title that nothing orders it on a node, which may have an order that this database never knew."""
+        if not self._number_for(state.info.id, title):
+            self._touch(state.info.id)
+            state.feed.note(title, state.version, is_ordered=False)
 
     def add_scrub(self, title: str, selector_text: str, nodes_min: int = 0) -> ScrubStatus:
         """Have the living nodes that match and hold a title look at it. Raises `RequestRefused`."""
@@ -755,9 +827,33 @@ class Service:
         """Forget a node whose heartbeats have stopped. Raises `RequestRefused`, `StoreError`."""
         if self.node(node_id).alive:
             raise RequestRefused(f"node {node_id} is alive: stop it first, or it would come back at once", 409)
-        await self._catalogue.delete_node(node_id)
+        await self._catalogue.delete_nodes([node_id])
         if (state := self.nodes.get(node_id)) is None or state.alive:
             return  # it has come back meanwhile, as a node that is assigned anew
+        self._forget(state)
+
+    def _make_room(self, caller: Caller) -> None:
+        """Have room for one node more. Raises `RequestRefused`."""
+        if len(self.nodes) >= forgetting.NODES_MAX:
+            for node_id in forgetting.first_to_go(self.nodes.items()):
+                self._forget(self.nodes[node_id])
+        if len(self.nodes) >= forgetting.NODES_MAX:
+            raise RequestRefused(f"{forgetting.NODES_MAX} nodes are known: this tracker is full; remove dead ones", 507)
+        if caller.key and self._made_by[caller.key] >= forgetting.NODES_OF_ADDRESS_MAX:
+            raise RequestRefused(f"{forgetting.NODES_OF_ADDRESS_MAX} nodes came from {caller.key} already", 507)
+
+    def forget_silent(self) -> list[str]:
+        """Forget the nodes that have been silent for long; return their ids. To be called now and then."""
+        due = forgetting.are_due(self.nodes.items(), time.time())
+        for node_id in due:
+            self._forget(self.nodes[node_id])
+        return due
+
+    def _forget(self, state: NodeState) -> None:
+        """Forget a node; the catalogue does with the next batch."""
+        node_id = state.info.id
+        self._forgotten.add(node_id)
+        state.alive = False
         self._update_rosters([node_id], self._concerned(state))
         for fill_id in self._fills_of.pop(node_id, set()):
             self._assigned[fill_id].discard(node_id)
@@ -768,6 +864,10 @@ class Service:
         self._dirty_assignments = {pair for pair in self._dirty_assignments if pair[1] != node_id}
         for title in state.titles:
             self._forget_holder(node_id, title)
+        self._texts.forget(node_id)
+        self._made_by[state.made_by] -= 1
+        if not self._made_by[state.made_by]:
+            del self._made_by[state.made_by]
         state.changed.set()
         del self.nodes[node_id]
 
@@ -785,15 +885,21 @@ class Service:
     def _index_fill(self, fill: FillRecord, selector: Selector) -> None:
         self._unindex_fill(fill.fill_id)
         self.fills[fill.fill_id] = fill
+        self._order_chars += chars_of(fill.request)
         insort(self._by_urgency, urgency(fill))
         self._selectors[fill.fill_id] = selector
+        if fill.is_brought_back:
+            ids = (term.pattern for clause in selector.clauses for term in clause)
+            self._brought_ids[fill.fill_id] = frozenset(ids)
         self._fills_by_title[fill.request.title].add(fill.fill_id)
 
     def _unindex_fill(self, fill_id: str) -> bool:
         if (fill := self.fills.pop(fill_id, None)) is None:
             return False
+        self._order_chars -= chars_of(fill.request)
         del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
         del self._selectors[fill_id]
+        self._brought_ids.pop(fill_id, None)
         self._fills_by_title[fill.request.title].discard(fill_id)
         return True
 
@@ -803,25 +909,32 @@ class Service:
 
     # ---- liveness
 
-    def handle_heartbeat(self, node_id: str, report: NodeReport) -> HeartbeatReply:
-        """Take a node's report. Raises `RequestRefused`; status 409 where a replaced process still sends."""
+    def handle_heartbeat(self, node_id: str, report: NodeReport, caller: Caller = NOBODY) -> HeartbeatReply:
+        """Take a node's report. Raises `RequestRefused`; status 409 where the name is another process's."""
         check_report(node_id, report)
         state = self.nodes.get(node_id)
         known = True
         if state is None:
-            if len(self.nodes) >= NODES_MAX:
-                raise RequestRefused(f"{NODES_MAX} nodes are known: this tracker is full", 507)
+            self._make_room(caller)
             first = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
-            state = NodeState(first, seen_at=time.time(), lease_from=self._now(), version=self._next_version())
+            state = NodeState(
+                first, seen_at=time.time(), lease_from=self._now(), version=self._next_version(), caller=caller
+            )
             state.has_said_all = not report.more
             self.nodes[node_id] = state
+            self._made_by[state.made_by] += 1
+            self._forgotten.discard(node_id)
             self.nights.note_silent(node_id, 0.0)
-            joined = self._join_fills(node_id)
+            # Also those that it was given before a restart, where its first report never reached the disk.
+            joined = dict.fromkeys(self.wanted(node_id)) | self._join_fills(node_id)
             known = self._take_titles(state, report)
             self._update_rosters([node_id], joined)
-        elif report.boot in state.old_boots and state.alive:
+        elif not state.tenancy.claim(caller, report.boot, report.sequence, self._now(), self._lease_s):
+            self.refused[NAME_TAKEN] += 1
             raise RequestRefused(
-                f"node {node_id} has been started anew elsewhere; if two nodes use this id, give one another", 409
+                f"another process reports as node {node_id}: if two nodes use this id, give one another; if that one "
+                f"has ended, this one is taken {self._lease_s:g} s after its last heartbeat",
+                409,
             )
         elif report.boot != state.report.boot or report.sequence > state.report.sequence:
             known = self._update(state, report)
@@ -849,9 +962,6 @@ class Service:
         joins = report.info != state.info or not state.alive
         turns = report.hours.phase != state.report.hours.phase
         if report.boot != state.report.boot:
-            if report.boot in state.old_boots:
-                state.old_boots.remove(report.boot)  # another one of its id came and went, and it is there yet
-            state.old_boots.append(state.report.boot)
             state.applied = 0
             state.origins.clear()
         state.report = msgspec.structs.replace(report, titles=[], gone=[], origins=[])
@@ -877,11 +987,14 @@ class Service:
             raise RequestRefused(f"node {state.info.id} counts more than {ORIGINS_COUNTED_MAX} origins")
         if len(state.titles) + len(report.titles) > NODE_TITLES_MAX:
             raise RequestRefused(f"node {state.info.id} has more than {NODE_TITLES_MAX} titles", 507)
+        # Nodes have done orders of a database that is lost, and what is ordered from now on is newer.
+        numbers = (one.number for one in report.titles if one.number <= NUMBER_ADOPTED_MAX)
+        self._number = max(self._number, *numbers, 0)
         self.nights.take(time.time(), report, state.titles, state.unfinished, self._newest_order, self._rule_of)
         if not report.since:
             state.unconfirmed = set(state.titles)
         state.origins.update({one.id: one for one in report.origins})
-        said = {title.title: title for title in report.titles}
+        said = {title.title: self._kept_of(state, title) for title in report.titles}
         gone = set(report.gone)
         if state.unconfirmed:
             state.unconfirmed -= said.keys()
@@ -894,7 +1007,7 @@ class Service:
             self._told_of[title].add(state.info.id)
         state.titles.update(said)
         for title in gone:
-            del state.titles[title]
+            self._texts.drop(state.info.id, state.titles.pop(title))
             self._forget_holder(state.info.id, title)
         state.applied = report.sequence
         if news:
@@ -905,6 +1018,12 @@ class Service:
             state.has_said_all = True
             self._update_rosters([state.info.id], list(state.unfinished))
         return True
+
+    def _kept_of(self, state: NodeState, said: TitleReport) -> TitleReport:
+        kept, is_cut = self._texts.take(state.info.id, state.titles.get(said.title), said)
+        if is_cut:
+            self.refused[TEXTS_CUT] += 1
+        return kept
 
     def expire(self) -> list[str]:
         """Drop the nodes whose heartbeats have stopped; return their ids. To be called several times a heartbeat.
@@ -956,6 +1075,8 @@ class Service:
         joined: dict[str, None] = {}
         for *_, fill_id in self._by_urgency:
             selector = self._selectors[fill_id]
+            if (ids := self._brought_ids.get(fill_id)) is not None and node_id not in ids:
+                continue
             if selector.text not in matches:
                 matches[selector.text] = selector.matches(info)
             if matches[selector.text] and fill_id not in mine:
@@ -1175,6 +1296,8 @@ class Service:
             rates=state.rates,
             settings=None if not digest or digest == settings_known else settings,
             settings_digest=digest,
+            database=self.database,
+            number=self._number_given,
         )
 
     def _changes(self, state: NodeState, after: int) -> tuple[list[Order], list[str], int, bool]:
@@ -1199,7 +1322,8 @@ class Service:
                 if size >= PIECE_BYTES_MAX:
                     break  # its turn comes first the next time
                 state.unfinished[title] = state.unfinished.pop(title)
-                if title not in orders:
+                # One that was withdrawn stands here until the rosters have followed.
+                if title not in orders and self.is_wanted(state.info.id, title):
                     order = orders[title] = self._told(state, title)
                     size += len(msgspec.json.encode(order))
         state.waits_for_all = state.info.id in self._behind
@@ -1239,7 +1363,7 @@ class Service:
             origins=(origins := list(dict.fromkeys(url for fill in fills for url in fill.request.origins))),
             costs=self.prices.costs(map(shown, origins)) if len(origins) > 1 else {},
             priority=fills[0].request.priority,
-            policy=self._policy_for(self.nodes[node_id].info, title, fills[0].request.policy),
+            policy=self._policy_for(self.nodes[node_id].info, title, together([fill.request.policy for fill in fills])),
             roster=roster,
             deadline=fills[0].request.deadline,
             election=None if around is None else around.election(self.node(node_id).info),
@@ -1291,6 +1415,13 @@ class Service:
         nodes, self._dirty_nodes = self._dirty_nodes, set()
         titles, self._dirty_titles = self._dirty_titles, defaultdict(set)
         pairs, self._dirty_assignments = self._dirty_assignments, set()
+        if self._forgotten:
+            forgotten, self._forgotten = self._forgotten, set()
+            try:
+                await self._catalogue.delete_nodes(forgotten - self.nodes.keys())
+            except BaseException:
+                self._forgotten |= forgotten
+                raise
         if not nodes and not pairs:
             return
         saved = False
@@ -1300,7 +1431,8 @@ class Service:
                 (state.info.id, title, state.titles.get(title)) for state in states for title in titles[state.info.id]
             ]
             await self._flush_nights()
-            await self._catalogue.save([StoredReport(state.report, state.seen_at) for state in states], holdings, pairs)
+            reports = [StoredReport(state.report, state.seen_at, state.first_at) for state in states]
+            await self._catalogue.save(reports, holdings, pairs)
             saved = True
         finally:
             if not saved:

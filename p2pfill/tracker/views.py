@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ from p2pfill.tracker.records import (
     FillRecord,
     FillStatus,
     FillTotals,
+    Health,
     Lint,
     NodeProgress,
     NodeStatus,
@@ -350,7 +352,21 @@ def status(service: Service, now: float) -> Status:
         nodes=all_nodes(service),
         loop_lag=service.lag.report(),
         used=origins_used(service),
+        losses=losses(service),
+        brought_back=service.recall.listed(),
+        refused=dict(service.refused),
     )
+
+
+def health(service: Service) -> Health:
+    """Tell how the tracker is."""
+    lost = losses(service)
+    return Health("degraded" if lost else "ok", __version__, lost)
+
+
+def losses(service: Service) -> list[str]:
+    """Return what is known to be lost, each with the time at which it was found."""
+    return [f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC: {text}" for at, text in service.losses]
 
 
 def route(service: Service, receiver: str, source: str) -> RouteCost:

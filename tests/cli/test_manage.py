@@ -146,3 +146,24 @@ def test_nodes(fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str]) -> 
     assert [one["info"]["id"] for one in json.loads(run(fleet, capsys, "nodes", "list", "--json"))] == ["a1"]
     assert "is alive" in run(fleet, capsys, "nodes", "remove", "a1", "--yes", code=1)
     assert "never sent a heartbeat" in run(fleet, capsys, "nodes", "remove", "zz", "--yes", code=2)
+
+
+def test_caches_that_are_silent_for_long_are_removed_together(
+    fleet: Any, fill_id: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x1", "x2"):
+        fleet.beat(name)
+    remove = ["nodes", "remove", "--silent"]
+    assert "forget 0 caches" in run(fleet, capsys, *remove, "0s", "--yes")
+    monkeypatch.setattr("p2pfill.tracker.service.LEASE_INTERVALS", 0)  # so all are dead that do not report just now
+    end = time.monotonic() + 30
+    while any(one["alive"] for one in json.loads(run(fleet, capsys, "nodes", "list", "--json"))):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert "forget 0 caches" in run(fleet, capsys, *remove, "1h", "--yes")
+    assert "would forget 3 caches: a1, x1, x2" in run(fleet, capsys, *remove, "0s", "--dry-run")
+    assert len(json.loads(run(fleet, capsys, "nodes", "list", "--json"))) == 3
+    assert "done: forget 3 caches" in run(fleet, capsys, *remove, "0s", "--yes")
+    assert json.loads(run(fleet, capsys, "nodes", "list", "--json")) == []
+    assert "write how long" in run(fleet, capsys, *remove, "soon", "--yes", code=2)
+    assert "name one cache" in run(fleet, capsys, "nodes", "remove", "--yes", code=2)

@@ -61,7 +61,7 @@ class Sandbox:
         return self.directory / f"machine{number}"
 
     def _make_machine(self, root: Path) -> None:
-        for name in ("bin", "home", "etc/p2pfill", "etc/systemd/system", "etc/nginx/conf.d", "srv", "var/lib", "opt"):
+        for name in ("etc/systemd/system", "etc/nginx/conf.d", "srv", "var/lib", "opt", "usr/local/bin", "bin", "home"):
             (root / name).mkdir(parents=True)
         for name in STAND_INS:
             script = root / "bin" / name
@@ -100,7 +100,7 @@ class Sandbox:
         """Run text in a shell of a machine. Fails where it fails."""
         root = self.machine(number)
         environment = {
-            "PATH": f"{root}/bin:{os.environ['PATH']}",
+            "PATH": f"{root}/usr/local/bin:{root}/bin:{os.environ['PATH']}",
             "HOME": str(root / "home"),
             "LANG": "C.UTF-8",
             "DOCS_MACHINE": str(root),

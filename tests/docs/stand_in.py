@@ -7,6 +7,7 @@
 | `p2pfill tracker`, `p2pfill node` | runs it in the background, as in a terminal of its own, until the test ends |
 | `p2pfill bench` | runs it once, with a small file and few nodes |
 | `sudo` | runs the command as the same user |
+| `scp` | copies to the other machine's directory |
 | `python3 -m venv DIR` | makes DIR/bin with `p2pfill` and `pip`, which only checks that it was given the project |
 | `systemctl` | runs `ExecStart` of the unit file in the background; `nginx` is the real one, on the pages' settings |
 | `useradd`, `chown`, `nft` | nothing |
@@ -94,6 +95,15 @@ def sudo(*arguments: str) -> int:
     return call(list(arguments))
 
 
+def scp(*arguments: str) -> int:
+    """Copy to `root@127.A.B.1N:PATH`: the path is one of this machine by now, and the same of machine N is meant."""
+    *options, source, target = arguments
+    address, _, path = target.removeprefix("root@").partition(":")
+    other = MACHINE.with_name(f"machine{int(address.rpartition('.')[2]) - 9}")
+    assert other.is_dir(), f"no machine of the pages is at {address}"
+    return call(["/bin/cp", *options, source, path.replace(str(MACHINE), str(other))])
+
+
 def python3(*arguments: str) -> int:
     if arguments[:2] != ("-m", "venv"):
         return call([sys.executable, *arguments])
@@ -176,6 +186,7 @@ def nothing(*arguments: str) -> int:
 STAND_INS = {
     "p2pfill": p2pfill,
     "sudo": sudo,
+    "scp": scp,
     "python3": python3,
     "pip": pip,
     "systemctl": systemctl,

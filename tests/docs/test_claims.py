@@ -6,11 +6,13 @@ import ast
 import io
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 import pytest
+from certificates import Signer
 from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
@@ -21,6 +23,7 @@ from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.cli.plan_report_view import CLASS_TEXTS
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import HOPS, BudgetRule, CacheRule, FillRule, ResidencyRule, parse_policy
+from p2pfill.model.identity import Identity, Role
 from p2pfill.model.ids import NodeId
 from p2pfill.model.manifest import default_chunk_size
 from p2pfill.model.node import NodeInfo
@@ -30,6 +33,7 @@ from p2pfill.model.reports import Election, SourceReport, TitleReport
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.node.config import NodeConfig
 from p2pfill.node.links import LINKS_MAX, NEWCOMERS_MAX
+from p2pfill.node.renewal import load_credentials
 from p2pfill.plan.report.day import BAND
 from p2pfill.plan.report.night import RATE_SPENT, WHYS
 from p2pfill.protocol import messages
@@ -47,7 +51,9 @@ from p2pfill.tracker.night_rows import FAR_MAX as FAR_KEPT
 from p2pfill.tracker.nights import NIGHTS_KEPT, ROWS_MAX
 from p2pfill.tracker.openapi import OPERATIONS
 from p2pfill.tracker.records import Explanation, NodeStatus, OriginsUsed, OriginTotals, RankedSource, Status
+from p2pfill.tracker.rights import GRANTABLE, Grant, Grants
 from p2pfill.transport.control import OUTPUT_BYTES_MAX
+from p2pfill.trust.fleet_list import read_fleet_list
 
 PACKAGE = ROOT / "p2pfill"
 RUNNING = read(ROOT / "docs" / "running.md")
@@ -257,7 +263,8 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
-        "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sign", "sim", "status", "tracker",
+        "audit", "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sign", "sim", "status",
+        "tracker",
         "verify", "windows",
     }  # fmt: skip
     groups = {
@@ -290,21 +297,76 @@ def test_settings_of_a_node_are_all_described() -> None:
 SIMULATOR = ROOT / "docs" / "simulator.md"
 POLICY = ROOT / "docs" / "policy.md"
 ROUTES = ROOT / "docs" / "routes.md"
-CERTIFICATES = ROOT / "docs" / "certificates.md"
-CONFIGURATIONS = [
+TABLES = [
     block
     for page in PAGES
-    if page not in (SIMULATOR, POLICY, ROUTES, CERTIFICATES)
+    if page not in (SIMULATOR, POLICY, ROUTES)
     for block in blocks(page)
     if block.language == "toml"
 ]
+FLEETS = {block.page: block for block in TABLES if block.file.endswith("/fleet.toml")}
+GRANTS = [block for block in TABLES if block.file.endswith("/grants.toml")]
+CONFIGURATIONS = [block for block in TABLES if block not in FLEETS.values() and block not in GRANTS]
+
+
+def listed(page: str, directory: Path) -> list[Identity]:
+    """Return who the page's list of the fleet names."""
+    path = directory / "fleet.toml"
+    path.write_text(FLEETS[page].text)
+    return list(read_fleet_list(path, "fleet.example").values())
+
+
+@pytest.mark.parametrize("page", FLEETS)
+def test_lists_of_the_fleet_are_good(page: str, tmp_path: Path) -> None:
+    assert {identity.role for identity in listed(page, tmp_path)} == set(Role)
+
+
+@pytest.mark.parametrize("block", GRANTS, ids=lambda block: block.where)
+def test_grants_of_the_pages_are_good(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "grants.toml"
+    path.write_text(block.text)
+    grants = Grants(path)
+    assert all(grants.of("user/anna", right) for right in GRANTABLE)
+
+
+def test_rights_are_all_described() -> None:
+    rows = table_rows(read(ROOT / "docs" / "rights.md"), "| right | what it is for |")
+    assert {row[0].strip("`") for row in rows} == set(GRANTABLE)
+    (example,) = (block.text for block in GRANTS if block.page == "docs/rights.md")
+    for field in msgspec.structs.fields(Grant):
+        assert f"{field.name} = " in example
 
 
 @pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.where)
 def test_configuration_files_are_good(block: Block, tmp_path: Path) -> None:
+    host = tomllib.loads(block.text)["listen"].rpartition(":")[0]
+    (me,) = (one for one in listed(block.page, tmp_path) if one.role is Role.CACHE and host in one.hosts)
+    identity = Signer().give(tmp_path / "identity", me, me.hosts)
     path = tmp_path / "node.toml"
-    path.write_text(block.text)
-    assert NodeConfig.load(path).tracker
+    path.write_text(block.text.replace("/etc/p2pfill/identity", str(identity)))
+    config = NodeConfig.load(path)
+    assert config.tracker.startswith("https://")
+    assert load_credentials(config) is not None
+
+
+STARTS = [
+    (block.where, line)
+    for page in PAGES
+    for block in blocks(page)
+    if block.language in ("sh", "ini")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if re.search(r"\bp2pfill (?:tracker|node) .*--listen ", line)
+]
+
+
+def test_what_listens_to_others_on_the_pages_says_whom_it_believes() -> None:
+    """The sandbox has loopback addresses alone, so there all of it would start."""
+    assert len(STARTS) > 10
+    for where, line in STARTS:
+        is_encrypted, is_insecure = ("--identity" in line, "--insecure" in line)
+        assert is_encrypted != is_insecure, f"{where}: {line}"
+        for url in re.findall(r"--tracker (https?)://", line):
+            assert (url == "https") == is_encrypted, f"{where}: {line}"
 
 
 SCENARIOS = [block.text for block in blocks(SIMULATOR) if block.language == "toml"] + [
@@ -384,7 +446,7 @@ def test_policy_is_described_with_its_defaults() -> None:
 
 def test_api_table_is_that_of_the_code() -> None:
     text = read(ROOT / "docs" / "tracker-api.md")
-    rows = "\n".join(f"| `{one.method} {one.path}` | {one.summary} |" for one in OPERATIONS)
+    rows = "\n".join(f"| `{one.method} {one.path}` | {one.right} | {one.summary} |" for one in OPERATIONS)
     assert set(rows.splitlines()) == {line for line in text.splitlines() if re.match(r"\| `[A-Z]+ /", line)}
 
 

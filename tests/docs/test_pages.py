@@ -32,6 +32,15 @@ WITHDRAWN_S = 20.0
 """Within which a title that is withdrawn at once is gone from all caches; five seconds where nothing else runs."""
 
 
+RENEWED_S = 20.0
+"""Within which a node that runs has taken in a certificate; it looks every five seconds."""
+
+
+def logs_of(root: Path, name: str) -> str:
+    """Return what the processes of one kind have said on a machine of a sandbox."""
+    return "".join(path.read_text() for path in root.glob(f"{name}-*.log"))
+
+
 def make_title(root: Path) -> None:
     """A small title: one file of several chunks, small ones, an empty one."""
     (root / "extras").mkdir(parents=True)
@@ -67,7 +76,7 @@ def test_readme(tmp_path: Path) -> None:
         said = run_page(ROOT / "README.md", box)
     assert "All bytes are right." in said
     assert "3 of 3 caches alive" in said
-    assert said.count("are right (") == 2
+    assert all(f"{name}: whole, " in said for name in ("hub1", "a1", "b1")), "each cache has looked at all bytes"
     assert "live: " in said
 
 
@@ -77,6 +86,10 @@ def test_running(tmp_path: Path) -> None:
         for number in ("1", "2", "3"):
             (box.machine(number) / "home" / "pyproject.toml").touch()
         said = run_page(ROOT / "docs" / "running.md", box)
+        until = time.monotonic() + RENEWED_S
+        while "has read its certificates again" not in logs_of(box.machine("2"), "node"):
+            assert time.monotonic() < until, "the page renews the certificate of a1"
+            time.sleep(0.1)
         stores = [box.machine(number) / "srv" / "p2pfill" for number in ("2", "3")]
         until = time.monotonic() + WITHDRAWN_S
         while any(list((store / place).iterdir()) for store in stores for place in ("live", "titles")):
@@ -84,6 +97,8 @@ def test_running(tmp_path: Path) -> None:
             time.sleep(0.1)
     assert said.count("are right (") == 2
     assert "3 of 3 live" in said
+    assert said.count("others who trust the same ca.pem let it in") == 3
+    assert "user/anna from 127." in said, "the audit names who has changed what"
     assert "Sources now, best first" in said
 
 
@@ -207,6 +222,54 @@ def test_publishers(tmp_path: Path) -> None:
     assert len(signatures.by) == 2
 
 
+def test_rights(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "rights.md"
+    with Sandbox(tmp_path) as box:
+        home = box.machine("1") / "home"
+        for name in ("film", "films-1"):
+            make_title(home / name)
+        box.run(next(block for block in blocks(page) if block.file.endswith("/grants.toml")))
+        tried = box.shell(box.substitute(GRANTED, "1"), "1", "what the page grants")
+        said = run_page(page, box)
+        kept = json.loads((home / "audit.json").read_text())["records"]
+    assert "user/films-tom may not do this with titles named 'film'" in tried
+    assert "user/films-tom may not order this: it is not for region=eu alone" in tried
+    assert "user/films-tom may not order this: its priority is above 5" in tried
+    assert "user/films-tom may not manage" in tried
+    assert "user/eve may not publish" in tried
+    ordered = [(one["who"], one["detail"].partition(",")[0]) for one in kept if one["what"] == "post_fill"]
+    assert ordered == [("user/films-tom", "films-1 to isp=isp-a+region=eu")]
+    published = {(one["who"], one["detail"].partition(" ")[0]) for one in kept if one["what"] == "put_title"}
+    assert published == {("user/films-tom", "films-1"), ("user/anna", "film")}
+    assert "user/films-tom from 127." in said
+
+
+GRANTED = """
+p2pfill ca init ca --domain fleet.example
+cat > ca/fleet.toml <<END
+trackers = [{ name = "main", hosts = ["192.0.2.10"] }]
+users = [{ name = "anna" }, { name = "films-tom" }, { name = "eve" }]
+END
+p2pfill ca issue --all --out identities
+p2pfill tracker --identity identities/main --grants /etc/p2pfill/grants.toml --listen 192.0.2.10:7070 --db sqlite:///t.db
+for name in film films-1; do p2pfill publish $name --name $name --out $name.fill; done
+export P2PFILL_TRACKER=https://192.0.2.10:7070
+refused() { code=0; p2pfill "$@" || code=$?; test $code = 1; }
+export P2PFILL_IDENTITY=identities/films-tom
+fill="fill films-1.fill --later --origin http://192.0.2.10:8080/film"
+refused title add film.fill
+refused $fill --to isp=isp-a
+refused $fill --to region=eu --priority 6
+p2pfill $fill --to isp=isp-a+region=eu
+refused audit
+export P2PFILL_IDENTITY=identities/eve
+p2pfill status
+refused title add film.fill
+export P2PFILL_IDENTITY=identities/anna
+p2pfill title add film.fill
+"""
+
+
 def test_planner(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         said = run_page(ROOT / "docs" / "planner.md", box)
@@ -291,6 +354,7 @@ TESTED = {
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
     "docs/night.md", "docs/planner.md", "docs/planner-report.md", "docs/certificates.md",
     "docs/publishers.md",
+    "docs/rights.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 

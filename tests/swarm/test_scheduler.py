@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pfill.model.ids import TitleId
+from p2pfill.model.limits import CHUNK_SIZE_MIN
+from p2pfill.model.timing import SCHEDULER_S
 from p2pfill.model.urgency import Urgency
-from p2pfill.swarm.scheduler import STUCK_S, FillScheduler, Hold
+from p2pfill.swarm.scheduler import CREDIT_S, LEAST_RATE_BYTES_S, STUCK_S, FillScheduler, Hold
 
 TITLES = [TitleId(bytes([number]) * 32) for number in range(4)]
 A, B, C, _ = TITLES
@@ -19,7 +21,7 @@ steps = st.lists(
         st.sampled_from(["put", "put", "drop", "saw", "wait", "turn"]),
         st.sampled_from(TITLES),
         st.integers(-2, 2),
-        st.floats(0.0, 2 * STUCK_S),
+        st.floats(0.0, 2 * STUCK_S) | st.floats(0.0, 2 * CREDIT_S),
         st.booleans(),
     ),
     max_size=40,
@@ -34,6 +36,7 @@ class Model:
         self.scheduler = FillScheduler()
         self.urgency: dict[TitleId, Urgency] = {}
         self.moved_at: dict[TitleId, float] = {}
+        self.paid_until: dict[TitleId, float] = {}
         self.held: dict[TitleId, Hold] = {}
         self.exempt: set[TitleId] = set()
         self.is_open = True
@@ -44,25 +47,29 @@ class Model:
                 urgency = Urgency(rank)
                 waited = is_exempt and self.held.get(title) == "window"
                 if title not in self.urgency or urgency < self.urgency[title] or waited:
-                    self.moved_at[title] = self.now
+                    self.begin(title)
                 self.urgency[title] = urgency
                 self.held.setdefault(title, None)
                 self.exempt = (self.exempt - {title}) | ({title} if is_exempt else set())
                 self.scheduler.put(self.now, title, urgency, is_exempt=is_exempt)
             case "drop":
-                for table in (self.urgency, self.moved_at, self.held):
+                for table in (self.urgency, self.moved_at, self.paid_until, self.held):
                     table.pop(title, None)  # type: ignore[attr-defined]
                 self.scheduler.drop(title)
             case "saw":
-                needs_look = self.scheduler.saw(self.now, title)
+                count = int(span_s * LEAST_RATE_BYTES_S)
+                needs_look = self.scheduler.saw(self.now, title, count)
                 if title in self.urgency:
                     self.moved_at[title] = self.now
+                    paid_until = max(self.now, self.paid_until[title]) + count / LEAST_RATE_BYTES_S
+                    self.paid_until[title] = min(paid_until, self.now + CREDIT_S)
                 if not needs_look:
                     assert self.expected() == self.held
             case "turn":
                 self.is_open = not self.is_open
                 if self.is_open:
-                    self.moved_at |= {title: self.now for title in self.urgency if title not in self.exempt}
+                    for one in self.urgency.keys() - self.exempt:
+                        self.begin(one)
                 self.scheduler.set_open(self.now, is_open=self.is_open)
             case _:
                 self.now += span_s
@@ -71,8 +78,11 @@ class Model:
                 assert awaited or self.held == before
         self.look()
 
+    def begin(self, title: TitleId) -> None:
+        self.moved_at[title], self.paid_until[title] = self.now, self.now + CREDIT_S
+
     def moves(self, title: TitleId) -> bool:
-        return self.now < self.moved_at[title] + STUCK_S
+        return self.now < self.moved_at[title] + STUCK_S and self.now < self.paid_until[title]
 
     def may(self, title: TitleId) -> bool:
         return self.is_open or title in self.exempt
@@ -123,6 +133,27 @@ def test_a_stuck_fill_takes_precedence_again_with_its_next_byte() -> None:
     assert scheduler.look(1.0 + STUCK_S) == {B: None}
     assert scheduler.saw(9.0, A)
     assert scheduler.look(9.0) == {B: "urgency"}
+
+
+def held_part(gap_s: int) -> float:
+    """Return which part of the time, after the first minutes, A holds B back with the shortest chunk each `gap_s`."""
+    scheduler, held, looks = FillScheduler(), 0, 0
+    scheduler.put(0.0, A, Urgency(-1))
+    scheduler.put(0.0, B, Urgency(0))
+    hold: Hold = None
+    for step in range(4 * 1200):
+        now = step * SCHEDULER_S
+        scheduler.saw(now, A, CHUNK_SIZE_MIN if now % gap_s == 0 else 0)
+        hold = scheduler.look(now).get(B, hold)
+        if now > 4 * CREDIT_S:
+            held, looks = held + (hold is not None), looks + 1
+    return held / looks
+
+
+def test_a_fill_of_highest_priority_that_drips_leaves_others_the_time_that_it_does_not_pay_for() -> None:
+    assert held_part(1) == 1.0
+    assert held_part(2) < 0.6
+    assert held_part(60) < 0.03
 
 
 def test_one_that_is_ordered_out_of_cycle_later_has_its_turn_before_those_that_are_less_urgent() -> None:

@@ -119,7 +119,7 @@ async def test_a_cache_that_has_died_is_not_live_in_its_fills(tmp_path: Path, ma
     async with service_on(tmp_path / "db") as service:
         title = await publish(service, make, 2)
         for name in ("n1", "n2"):
-            beat(service, make, name, 1, TitleReport(title, "live", 2, 2, finished_at=1.0, number=1))
+            beat(service, make, name, 1, TitleReport(title, "live", 2, 2, finished_at=1.0))
         fill = await service.add_fill(FillRequest(title, "all", [], deadline=2.0))
         before = views.fill_status(service, service.fills[fill.fill_id])
         assert (before.done, before.totals.live, before.totals.lost, before.outlook) == (True, 2, 0, "kept")

@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from certificates import Signer, cache, tracker, user
+from certificates import Signer, cache, user
+from trusted import Fleet, film
 
 from p2pfill.errors import ConfigError, ProtocolError
 from p2pfill.model.identity import Identity
 from p2pfill.node import Node, NodeConfig, open_node
 from p2pfill.protocol.messages import Hello
-from p2pfill.store.publish import publish
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
 from p2pfill.transport.control import ControlChannel
 from p2pfill.trust.credentials import Credentials
-
-GRANTS = """
-[[grants]]
-who = "user/anna"
-may = ["read", "publish", "order", "withdraw", "manage"]
-
-[[grants]]
-who = "user/bob"
-may = ["read", "publish", "order"]
-titles = "b-*"
-to = "isp=isp-b"
-priority_max = 3
-bytes_max = "1MB"
-"""
-
-
-class Fleet:
-    """An authority, a tracker that asks for certificates, and what is made with them."""
-
-    def __init__(self, root: Path, nursery: trio.Nursery) -> None:
-        self.root = root
-        self.signer = Signer()
-        self.url = ""
-        self._nursery = nursery
-
-    async def start(self) -> None:
-        (self.root / "grants.toml").write_text(GRANTS)
-        credentials = Credentials(self.signer.give(self.root / "tracker", tracker()))
-        self.url = await self._nursery.start(
-            partial(
-                serve_tracker, "127.0.0.1:0", f"sqlite:///{self.root}/t.db", heartbeat_s=0.2, credentials=credentials,
-                grants=self.root / "grants.toml",
-            )
-        )  # fmt: skip
-
-    def client(self, who: Identity, signer: Signer | None = None) -> TrackerClient:
-        directory = (signer or self.signer).give(self.root / f"id-{who.name}", who)
-        if signer is not None:  # it believes the tracker, which does not believe it
-            (directory / "ca.pem").write_bytes((self.root / "tracker" / "ca.pem").read_bytes())
-        return TrackerClient(self.url, credentials=Credentials(directory))
-
-    def config(self, who: Identity, url: str | None = None) -> NodeConfig:
-        directory = self.root / f"id-{who.name}"
-        if not directory.exists():
-            self.signer.give(directory, who)
-        data = str(self.root / f"data-{who.name}")
-        return NodeConfig.load(None, identity=str(directory), data=data, tracker=self.url if url is None else url)
 
 
 @pytest.fixture
@@ -79,15 +30,6 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             await made.start()
             yield made
             nursery.cancel_scope.cancel()
-
-
-def film(root: Path, name: str = "film", size: int = 3_000_000) -> tuple[bytes, str, str]:
-    """Return an encoded manifest, its title id and an origin."""
-    source = root / f"src-{name}"
-    source.mkdir()
-    (source / "a.bin").write_bytes(os.urandom(size))
-    manifest = publish(source, name=name).manifest
-    return manifest.encode(), manifest.title_id.hex(), str(source)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -230,6 +172,13 @@ async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
             first = (await anna.node("a1")).seen_at
             while (await anna.node("a1")).seen_at < first + 0.5:
                 await trio.sleep(0.1)
+
+
+async def test_who_shows_no_certificate_is_told_to(fleet: Fleet) -> None:
+    with pytest.raises(TrackerUnreachable, match="Show yours with --identity DIR"):
+        await TrackerClient(fleet.url).status()
+    with pytest.raises(TrackerUnreachable, match="with an identity begins with https://"):
+        await TrackerClient(fleet.url.replace("https://", "http://")).status()
 
 
 async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> None:

@@ -1,0 +1,115 @@
+"""Brings back to the tracker what its database has lost: orders that this node goes on with, and their manifests.
+
+It does so until each of them stands again, or was refused. With each call the tracker says which manifests it lacks;
+where this node has none either, for its fill has not begun, another one may.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+import trio
+
+from p2pfill.errors import StoreError, TrackerError
+from p2pfill.model.ids import TitleId, title_id_from_hex
+from p2pfill.model.manifest import Manifest
+from p2pfill.model.reports import BroughtOrder, Order
+from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.titles import TitleRegistry
+from p2pfill.tracker.client import TrackerClient, TrackerRefused
+
+AT_ONCE: Final = 100
+"""Orders of one call, as many as a tracker takes."""
+
+PAUSE_S: Final = 2.0
+"""Between two calls, about: what was brought is told as an order meanwhile."""
+
+PAUSE_MAX_S: Final = 60.0
+
+
+class Orphans:
+    """The orders of one node that its tracker does not know."""
+
+    def __init__(self, client: TrackerClient, titles: TitleRegistry, log: logging.Logger) -> None:
+        self._client, self._titles, self._log = client, titles, log
+        self._orders: dict[TitleId, Order] = {}
+        self._refused: set[TitleId] = set()
+        self._news = trio.Event()
+        self._chance = random.Random()  # noqa: S311 (spreads calls)
+
+    def put(self, orders: Mapping[TitleId, Order]) -> None:
+        """Note which orders these are now."""
+        self._refused &= orders.keys()
+        self._orders = {title_id: order for title_id, order in orders.items() if title_id not in self._refused}
+        if self._orders:
+            self._news.set()
+
+    async def run(self, node_id: str) -> None:
+        """Bring back what there is, for ever."""
+        pause_s = PAUSE_S
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            went_well = False
+            async with ErrorBoundary(self._log, "bring back orders that the tracker has lost"):
+                went_well = await self._bring(node_id)
+            pause_s = PAUSE_S if went_well else min(2 * pause_s, PAUSE_MAX_S)
+            await trio.sleep(pause_s * self._chance.uniform(0.5, 1.5))
+            if self._orders:
+                self._news.set()
+
+    async def _bring(self, node_id: str) -> bool:
+        """Bring back some; tell whether any of them can stand again."""
+        brought = dict(islice(self._orders.items(), AT_ONCE))
+        if not brought:
+            return True
+        orders = [_brought(order) for order in brought.values()]
+        try:
+            reply = await self._client.bring_back(node_id, orders)
+            if reply.manifests and await self._publish(reply.manifests):
+                reply = await self._client.bring_back(node_id, orders)
+        except TrackerRefused as error:
+            if error.status not in (404, 405, 409):
+                raise
+            # It does not know this node yet, is of an older version, or takes none.
+            self._log.debug("no order is brought back: %s", error)
+            return False
+        for title, why in reply.refused.items():
+            self._log.warning("the order of title %s does not come back: %s", title[:64], why)
+            self._refused.add(title_id_from_hex(title))
+        waits = {title_id_from_hex(title) for title in reply.manifests}
+        # Those that wait for a manifest come last the next time.
+        last = {title_id: self._orders[title_id] for title_id in waits if title_id in self._orders}
+        kept = {one: order for one, order in self._orders.items() if one not in brought}
+        self._orders = kept | last
+        return len(waits) < len(brought)
+
+    async def _publish(self, titles: list[str]) -> bool:
+        """Publish those of these titles whose manifests are here; tell whether there was any."""
+        published = False
+        for title in titles:
+            stored = self._titles.stored(title_id_from_hex(title))
+            if stored is None:
+                continue
+            try:
+                signatures = await trio.to_thread.run_sync(self._titles.signatures, stored.manifest.title_id)
+                await self._client.put_title(title, await _encoded(stored.manifest), signatures)
+            except (TrackerError, StoreError) as error:
+                self._log.warning("title %s cannot be published again: %s", title[:64], error)
+                continue
+            published = True
+        return published
+
+
+async def _encoded(manifest: Manifest) -> bytes:
+    return await trio.to_thread.run_sync(manifest.encode)
+
+
+def _brought(order: Order) -> BroughtOrder:
+    return BroughtOrder(
+        order.title, order.origins, order.priority, order.policy, order.deadline, order.number, order.files, order.now
+    )
