@@ -47,6 +47,7 @@ class Lies:
             made.rollback = made.rollback or self.rolls_back
             return made
 
+        monkeypatch.setattr("p2pfill.node.agent.POLL_S", 0.1)  # what is refused is tried with each
         monkeypatch.setattr(Service, "signatures", signatures)
         monkeypatch.setattr(Service, "manifest", manifest)
         monkeypatch.setattr(Service, "order", order)
@@ -115,7 +116,6 @@ async def test_a_tracker_that_lies_gets_nothing_filled(tmp_path: Path, monkeypat
             await place.order(film)
             for signatures, why in said:
                 lies.signatures, lies.manifest = signatures, film.encoded
-                a1.titles.retry()
                 await until(lambda why=why: why in str(a1.titles.refusal(film.title_id)))
                 assert nothing_was_fetched(a1, film)
             # Without a word of its publishers its manifest is not even asked for; of these the name alone was wrong.
@@ -124,11 +124,9 @@ async def test_a_tracker_that_lies_gets_nothing_filled(tmp_path: Path, monkeypat
             for manifest in (other.encoded, b"", film.encoded[:-1]):
                 lies.manifest = manifest
                 before = len(lies.asked)
-                a1.titles.retry()
                 await until(lambda before=before: len(lies.asked) > before)
                 assert nothing_was_fetched(a1, film)
             lies.manifest = film.encoded
-            a1.titles.retry()
             await until(lambda: film.title_id in a1.titles.live_ids())
 
     await in_place(tmp_path, scene)

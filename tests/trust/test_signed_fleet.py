@@ -45,16 +45,26 @@ class Fleet:
         self._nursery = nursery
         (root / "grants.toml").write_text(GRANTS)
 
-    async def start(self, *studios: Studio) -> None:
+    async def start(self, *studios: Studio, database: str = "t") -> None:
+        """Start the tracker, again at the same place."""
         directory = self.signer.give(self.root / "tracker", tracker())
         if studios:
             write_publishers(directory, *studios)
-        self.url = await self._nursery.start(
-            partial(
-                serve_tracker, "127.0.0.1:0", f"sqlite:///{self.root}/t.db", heartbeat_s=0.2,
-                credentials=Credentials(directory), grants=self.root / "grants.toml",
-            )
+        serve = partial(
+            serve_tracker, self.url.removeprefix("https://") or "127.0.0.1:0", f"sqlite:///{self.root}/{database}.db",
+            heartbeat_s=0.2, credentials=Credentials(directory), grants=self.root / "grants.toml",
         )  # fmt: skip
+        self.url = await self._nursery.start(self._run, serve)
+
+    async def _run(self, serve: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[str]) -> None:
+        self._ended = trio.Event()
+        with trio.CancelScope() as self._serving:
+            await serve(task_status=task_status)
+        self._ended.set()
+
+    async def stop(self) -> None:
+        self._serving.cancel()
+        await self._ended.wait()
 
     def client(self, name: str = "anna") -> TrackerClient:
         return TrackerClient(self.url, credentials=Credentials(self.signer.give(self.root / name, user(name))))
@@ -324,6 +334,26 @@ async def test_without_publishers_of_its_own_it_keeps_one_statement(fleet: Fleet
         await anna.delete_title(film.title)
         await anna.put_title(film.title, film.encoded)
         assert await anna.signatures(film.title) == b""
+
+
+async def test_a_tracker_that_has_lost_its_database_is_told_who_has_signed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.node.orphans.PAUSE_S", 0.1)
+    film, expires = Film(fleet.root, "v1"), int(time.time()) + 2
+    signatures = film.signed(ONE, number=1, expires=expires)
+    await fleet.start(ONE)
+    async with open_node(fleet.config(ONE)) as a1:
+        async with fleet.client() as anna:
+            await order(anna, film, signatures)
+            await until(lambda: shown(a1) == b"v1")
+        await fleet.stop()
+        await trio.sleep(max(0.0, expires - time.time()))  # it has expired then, and is brought all the same
+        await fleet.start(ONE, database="another")
+        async with fleet.client() as anna:
+            while not await anna.fills():
+                await trio.sleep(0.05)
+            assert await anna.signatures(film.title) == signatures
 
 
 async def test_without_publishers_everything_is_taken_and_that_is_said(
