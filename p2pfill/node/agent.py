@@ -430,8 +430,7 @@ class TrackerAgent:
 
     async def _manifest(self, title_id: TitleId, signatures: bytes) -> Manifest:
         encoded = await self._client.manifest(title_id.hex())
-        # That of a million files takes seconds, for which links would stay without an answer.
-        return await trio.to_thread.run_sync(self._node.vetting.open, encoded, title_id, signatures)
+        return await self._node.vetting.open(encoded, title_id, signatures)
 
     async def _signatures(self, title_id: TitleId) -> bytes:
         """Return the signatures with which a title may be filled, b'' where none are needed.
@@ -442,9 +441,9 @@ class TrackerAgent:
         if vetting.publishers is None:
             return b""
         with suppress(SignatureError):
-            return await trio.to_thread.run_sync(vetting.check, title_id, None, b"")
+            return await vetting.check(title_id, None, b"")
         offered = await self._client.signatures(title_id.hex())
-        return await trio.to_thread.run_sync(vetting.check, title_id, None, offered)
+        return await vetting.check(title_id, None, offered)
 
     async def _learn_signatures(self, titles: Iterable[TitleId]) -> None:
         """Look which of some live titles, that would not be shown since they are old, were signed anew."""

@@ -237,7 +237,7 @@ class Node:
         if stored is not None and stored.live and not stored.would_select(selection):
             return b""  # there is nothing to be fetched that was not let in before
         try:
-            return await trio.to_thread.run_sync(self.vetting.check, title_id, manifest.name, signatures)
+            return await self.vetting.check(title_id, manifest.name, signatures)
         except P2PFillError as error:
             self.titles.refuse(title_id, error)
             raise

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
+import trio
+
 from p2pfill.errors import SignatureError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
@@ -29,7 +31,7 @@ from p2pfill.trust.publishers import Publishers, open_title
 
 
 class Vetting:
-    """Looks whether titles may be filled. Its checks block, and may be called from any thread."""
+    """Looks whether titles may be filled. What is no coroutine blocks, and may be called from any thread."""
 
     def __init__(
         self,
@@ -66,17 +68,22 @@ class Vetting:
         """Let an older version be shown, as far as its rule allows that."""
         self._rollbacks.add(title_id)
 
-    def check(self, title_id: TitleId, name: str | None, signatures: bytes) -> bytes:
+    async def check(self, title_id: TitleId, name: str | None, signatures: bytes) -> bytes:
         """Return the signatures with which a title may be filled: these, or those that are kept; b'': none are needed.
 
         `name` is that of its manifest, None before that is known. Raises `SignatureError` that says why it may not be
         filled, and `StoreError`.
         """
-        publishers = self.publishers
-        if publishers is None:
+        if (publishers := self.publishers) is None:
             return b""
+        now_s = self._wall()  # not in a thread: it may be the event loop's
+        return await trio.to_thread.run_sync(self._check_any, publishers, title_id, name, signatures, now_s)
+
+    def _check_any(
+        self, publishers: Publishers, title_id: TitleId, name: str | None, signatures: bytes, now_s: float
+    ) -> bytes:
         try:
-            self._check(publishers, title_id, name, signatures)
+            self._check(publishers, title_id, name, signatures, now_s)
             return signatures
         except SignatureError:
             # Those of a fill that was begun before, when the tracker has them no more, or gives others.
@@ -84,19 +91,23 @@ class Vetting:
             if not kept or kept == signatures:
                 raise
             with suppress(SignatureError):
-                self._check(publishers, title_id, name, kept)
+                self._check(publishers, title_id, name, kept, now_s)
                 return kept
             raise
 
-    def _check(self, publishers: Publishers, title_id: TitleId, name: str | None, signatures: bytes) -> None:
-        statement = publishers.check(signatures, title_id, name, self._wall())
+    def _check(
+        self, publishers: Publishers, title_id: TitleId, name: str | None, signatures: bytes, now_s: float
+    ) -> None:
+        statement = publishers.check(signatures, title_id, name, now_s)
         highest = self._store.names.highest_number(statement.name)
         if statement.number < highest and not self._allows_older(title_id, statement.name):
             raise SignatureError(older_than_shown(statement.name, statement.number, highest))
 
-    def open(self, encoded: bytes, title_id: TitleId, signatures: bytes) -> Manifest:
+    async def open(self, encoded: bytes, title_id: TitleId, signatures: bytes) -> Manifest:
         """Return the title with this id, if it is signed. Raises `ManifestError`."""
-        return open_title(encoded, title_id, self.publishers, signatures, self._wall())
+        publishers, now_s = self.publishers, 0.0 if self.publishers is None else self._wall()
+        # That of a million files takes seconds, for which links would stay without an answer.
+        return await trio.to_thread.run_sync(open_title, encoded, title_id, publishers, signatures, now_s)
 
     def check_again(self, title_id: TitleId, name: str) -> None:
         """Look whether a title that is being filled still may be. Raises `SignatureError`, `StoreError`."""
