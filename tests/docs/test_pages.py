@@ -204,6 +204,7 @@ def test_publishers(tmp_path: Path) -> None:
     with Sandbox(tmp_path) as box:
         machine, signer = box.machine("1"), Signer()
         here = (box.substitute("192.0.2.10", "1"),)
+        (machine / "etc/p2pfill").mkdir(parents=True, exist_ok=True)
         signer.give(machine / "etc/p2pfill/tracker", tracker(), here)
         signer.give(machine / "etc/p2pfill/identity", cache("hub1"), here)
         (machine / "home/identities").mkdir()
