@@ -33,6 +33,10 @@ class DiskFullError(StoreError):
         self.needed_bytes = needed_bytes
 
 
+class TitleInDoubtError(StoreError):
+    """What is here of a title is to be read and checked before it can be filled or served."""
+
+
 class ProtocolError(P2PFillError):
     """The rules of the wire were broken; `LocalProtocolError` by us, `RemoteProtocolError` by the other side."""
 

@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from p2pfill.cli.calling import call_tracker
+from p2pfill.cli.text import printable
 from p2pfill.tracker.audit import AuditPage
 
 
@@ -19,7 +20,7 @@ def show_audit(tracker: str, count: int, *, as_json: bool) -> None:
         return
     for one in page.records:
         at = datetime.fromtimestamp(one.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{at}  {one.who} from {one.address}  {one.what}  {one.detail}")
+        print(printable(f"{at}  {one.who} from {one.address}  {one.what}  {one.detail}"))
     if page.more:
         print(f"(and older ones: --count {10 * count})")
     if not page.records:

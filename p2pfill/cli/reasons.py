@@ -115,6 +115,8 @@ def _of_node(progress: NodeProgress, lacking: int) -> Iterator[Cause]:
         yield Cause("its heartbeats have stopped; is it running?", caches, max(1, lacking))
     elif report is not None and report.state == "live":
         return
+    elif report is not None and report.state == "waiting" and report.error:
+        yield Cause(f"waits for its disk: {report.error}", caches, lacking)
     elif report is None or report.state == "waiting":
         yield Cause("has not begun with this order", caches, lacking)
     elif report.state == "failed":

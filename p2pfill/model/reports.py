@@ -21,7 +21,8 @@ from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.urgency import Urgency
 
 TitleState = Literal["waiting", "filling", "verifying", "live", "repairing", "failed"]
-"""`repairing`: viewers and other caches are served what is good of it, and the rest is fetched: what was bad, or files
+"""`waiting`: not begun with the order that stands; or, with an `error`, refused by the disk, and it goes on by itself.
+`repairing`: viewers and other caches are served what is good of it, and the rest is fetched: what was bad, or files
 that were ordered since."""
 
 Keeper = Literal["", "order", "pin", "fill", "use", "unknown"]
@@ -304,6 +305,8 @@ class HeartbeatReply(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """The tracker does not know the heartbeat that this one builds on: the node is to tell everything again."""
     allowances: list[Allowance] = []
     """Of all budgets there are."""
+    revocations: str = ""
+    """Which revocation lists the tracker goes by: changes with them. Empty where there are none."""
 
 
 class RosterEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

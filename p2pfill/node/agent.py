@@ -32,16 +32,16 @@ from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
 from p2pfill.node.hours import FillHours
 from p2pfill.node.orphans import Orphans
+from p2pfill.node.renewal import Renewal
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
-from p2pfill.node.standing import Changed, StandingOrders
+from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.node.vetting import Vetting
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.transport.throttle import Throttle
-from p2pfill.trust.credentials import Credentials
 
 if TYPE_CHECKING:
     from p2pfill.model.policy import FillPolicy
@@ -119,9 +119,11 @@ class FillingNode(Protocol):
 class TrackerAgent:
     """Speaks to the tracker at `url` for `node`."""
 
-    def __init__(self, node: FillingNode, url: str, credentials: Credentials | None = None) -> None:
+    def __init__(self, node: FillingNode, url: str, renewal: Renewal | None = None) -> None:
+        """`renewal` has the node's certificate, where the tracker asks for one."""
         self._node = node
-        self._client = TrackerClient(url, credentials=credentials)
+        self._renewal = renewal
+        self._client = TrackerClient(url, credentials=None if renewal is None else renewal.credentials)
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()
@@ -179,6 +181,9 @@ class TrackerAgent:
             if report is not None:
                 self._told_phase = report.hours.phase
             self._is_assumed = False
+            if self._renewal is not None:
+                async with ErrorBoundary(self._node.log, "learn which certificates were revoked"):
+                    await self._renewal.follow(reply.revocations, self._client.revocations)
             follows = reply.again or (report is not None and report.more)
             if follows:
                 await trio.sleep(PIECE_PAUSE_S)
@@ -226,9 +231,12 @@ class TrackerAgent:
         pause_s = RETRY_S
         while True:
             orders: Orders | None = None
+            is_again = self._again
             async with ErrorBoundary(self._node.log, "learn its orders"):
                 orders = await self._changes()
             if orders is None:
+                if is_again:  # the tracker is away, and what it said last stands
+                    await ErrorBoundary(self._node.log, "try its orders once more").run(self._fill_all, NOTHING)
                 await trio.sleep(self._spread(pause_s))
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
@@ -349,6 +357,8 @@ class TrackerAgent:
             filling = titles.fill_of(title_id)
             if title_id not in changed.orders and filling is not None and not filling.done.is_set():
                 continue  # it runs, and there is nothing new to tell it
+            if title_id not in changed.orders and titles.disk.reason(title_id):
+                continue  # it goes on by itself, once the disk is well
             order = orders[title_id]
             bounds = ErrorBoundary(self._node.log, f"fill title {order.title}", partial(self._note_refusal, title_id))
             await bounds.run(self._fill, title_id, order)

@@ -39,6 +39,7 @@ from p2pfill.swarm.recording import RecordingFill
 
 if TYPE_CHECKING:
     from p2pfill.store.reuse import Reuse
+    from p2pfill.store.salvage import Salvage
     from p2pfill.store.title import StoredTitle
     from p2pfill.swarm.sources import Source
 
@@ -77,7 +78,7 @@ class FillDriver:
         log: logging.Logger,
         origins: Origins,
         record: FillRecord | None = None,
-        reuse: Reuse | None = None,
+        reuse: Reuse | Salvage | None = None,
         copies: trio.CapacityLimiter | None = None,
     ) -> None:
         """`wake` has the engine polled; `limiter` lets in who may read from `origins`. `reuse` is what
@@ -267,7 +268,7 @@ class FillDriver:
             case _:
                 return self._go_live
 
-    async def _copy_all(self, reuse: Reuse) -> None:
+    async def _copy_all(self, reuse: Reuse | Salvage) -> None:
         """Copy what another version of the title holds, a slice at a time; what is not right there is fetched."""
         step = max(1, REUSE_BYTES // self.manifest.chunk_size)
         for first in range(0, len(reuse.chunks), step):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -20,7 +21,7 @@ from p2pfill.engine.link import Link, OpenStream, WakeUploads, owner_of
 from p2pfill.engine.requests import Receive
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
-from p2pfill.model.hosts import is_loopback
+from p2pfill.model.hosts import address_of, is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.reports import clipped
@@ -28,25 +29,36 @@ from p2pfill.model.timing import CONNECT_TIMEOUT_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import TIER_OF_SCOPE
+from p2pfill.node.seldom import SeldomLog
 from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
+from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.secure import Secured, begins_with_tls, secure
+from p2pfill.transport.secure import SecuredLink, begins_with_tls, secure_link
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512
 """Control links of one node; each costs a few tens of KiB."""
 
 NEWCOMERS_MAX: Final = 128
-"""Connections that came in and have not said yet who they are; an honest one has within a round trip. One more makes
-the oldest go: strangers that say nothing cost little, and keep nobody out."""
+"""Connections that came in and have not said yet who they are; an honest one has within a few round trips. One more
+makes the oldest go of the address that has most: strangers that say nothing cost little, and keep nobody out, however
+fast they come."""
 
 PREFACE_TIMEOUT_S: Final = 10.0
 """For a newcomer to say what it wants."""
+
+
+class Newcomer(NamedTuple):
+    """A connection that has not said yet who it is."""
+
+    address: str
+    """From where, as `address_of` spells it."""
+    scope: trio.CancelScope
 
 
 class LinkSockets:
@@ -124,11 +136,14 @@ class Links:
         self._unreadable = unreadable
         self._wake = wake
         self._log = log
+        self._seldom = SeldomLog(log)
         self._credentials = credentials
         self._stays_near = stays_near
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
-        self._newcomers: dict[trio.SocketStream, trio.CancelScope] = {}
+        self._handshakes = Handshakes()
+        self._newcomers: dict[trio.SocketStream, Newcomer] = {}
+        """The oldest first."""
         self._spent_before = StreamStats()
         self.upload_bytes = 0
         self._received_before = self._sent_before = 0
@@ -221,7 +236,7 @@ class Links:
             return await self._run_link(connection, dialled=dialled)
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
-                secured = await secure(connection, self._credentials, accepting=False)
+                secured = await secure_link(connection, self._credentials, accepting=False)
             if secured.peer.role is not Role.CACHE or secured.peer.name != dialled:
                 raise PeerRefused(f"{secured.peer.who} answers in the place of {dialled}")
         except (PeerRefused, trio.TooSlowError) as error:
@@ -231,7 +246,7 @@ class Links:
         except BaseException:
             connection.socket.close()
             raise
-        return await self._run_link(secured.stream, dialled=dialled, secured=secured)
+        return await self._run_link(connection, dialled=dialled, secured=secured)
 
     async def _connect(self, host: str, port: int) -> trio.socket.SocketType:
         """Connect to a cache. Raises `OSError`."""
@@ -241,24 +256,34 @@ class Links:
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Serve one connection that came in, whatever it is."""
+        try:
+            address = address_of(stream.socket.getpeername()[0])
+        except OSError:
+            return  # it has gone already
         with trio.CancelScope() as scope:
-            self._newcomers[stream] = scope
+            self._newcomers[stream] = Newcomer(address, scope)
             if len(self._newcomers) > NEWCOMERS_MAX:
-                oldest = next(iter(self._newcomers))
-                self._newcomers.pop(oldest).cancel()
+                self._drop_newcomer()
             try:
-                await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream)
+                await ErrorBoundary(self._log, "serve a connection").run(self._welcome, stream, address)
             finally:
                 self._newcomers.pop(stream, None)
 
-    async def _welcome(self, stream: trio.SocketStream) -> None:
+    def _drop_newcomer(self) -> None:
+        """Have the oldest newcomer go of the address that has most."""
+        ((most, _),) = Counter(one.address for one in self._newcomers.values()).most_common(1)
+        oldest = next(stream for stream, one in self._newcomers.items() if one.address == most)
+        self._newcomers.pop(oldest).scope.cancel()
+
+    async def _welcome(self, stream: trio.SocketStream, address: str) -> None:
         sock = stream.socket
         link = secured = None
         first = b""
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
                 if self._credentials is not None and await begins_with_tls(sock):
-                    secured = await secure(stream, self._credentials, accepting=True)
+                    await self._handshakes.wait_turn(address)
+                    secured = await secure_link(stream, self._credentials, accepting=True)
                     if secured.peer.role is not Role.CACHE:
                         raise PeerRefused(f"{secured.peer.who} is no cache")
                 else:
@@ -270,13 +295,13 @@ class Links:
                     raise PeerRefused("it is not encrypted, as links here are; does its node run with --identity?")
                 tune(sock)
         except (OSError, ProtocolError, PeerRefused) as error:
-            self._log.info("a connection was refused: %s", error)
+            self._seldom.info("a connection was refused", error)
             return
         except trio.TooSlowError:
-            self._log.info("a connection was refused: it said nothing for %g s", PREFACE_TIMEOUT_S)
+            self._seldom.info("a connection was refused", f"it said nothing for {PREFACE_TIMEOUT_S:g} s")
             return
         if link is None:
-            await self._run_link(stream if secured is None else secured.stream, first, secured=secured)
+            await self._run_link(stream, first, secured=secured)
         else:
             self._newcomers.pop(stream, None)
             self.was_reached = True
@@ -290,16 +315,16 @@ class Links:
                 return
 
     async def _run_link(
-        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], received: bytes = b"", dialled: str = "",
-        secured: Secured | None = None,
+        self, stream: trio.SocketStream, received: bytes = b"", dialled: str = "", secured: SecuredLink | None = None
     ) -> bool:
         """Serve a link until it ends; False where there was no room for it."""
-        connection = stream if isinstance(stream, trio.SocketStream) else stream.transport_stream
         if len(self._sockets) >= LINKS_MAX:
             self._make_room()
             await trio.aclose_forcefully(stream)
             return False
-        channel = ControlChannel(stream, self._hello, received, self._shares)
+        layer = None if secured is None else secured.layer
+        received = received if secured is None else secured.received
+        channel = ControlChannel(stream, self._hello, received, self._shares, layer)
         link = self._engine.open_link(channel, self._reap_soon, dialled, None if secured is None else secured.peer)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:
@@ -307,10 +332,10 @@ class Links:
                 self._sockets[link] = LinkSockets(link, nursery, None if secured is None else secured.certificate)
                 link.streams = self._sockets[link]
                 try:
-                    await channel.run(partial(self._handle, link, connection))
+                    await channel.run(partial(self._handle, link, stream))
                 except (ProtocolError, ConnectionError) as error:
                     name = link.remote.id if link.remote else "a stranger"
-                    self._log.info("link with %s failed: %s", name, error)
+                    self._seldom.info(f"link with {name} failed", error)
                     link.fault = link.fault or clipped(str(error))
                 nursery.cancel_scope.cancel()
         finally:
@@ -402,7 +427,7 @@ class Links:
             try:
                 await sender.run()
             except (TransferError, RemoteProtocolError) as error:
-                self._log.info("upload broke off: %s", error)
+                self._seldom.info("upload broke off", error)
                 if sender.unreadable is not None:
                     self._unreadable(*sender.unreadable, str(error))
             finally:

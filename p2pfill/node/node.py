@@ -40,10 +40,12 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.eviction import Evictor
 from p2pfill.node.evictions import Evictions
 from p2pfill.node.fill import FillDriver
+from p2pfill.node.found import FoundTitles
 from p2pfill.node.health import Busy, ServingHealth
 from p2pfill.node.hours import FillHours
 from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
+from p2pfill.node.listening import PatientListener, say_limit
 from p2pfill.node.machine import Moved
 from p2pfill.node.reach import Reach
 from p2pfill.node.renewal import Renewal, load_credentials
@@ -53,6 +55,7 @@ from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
 from p2pfill.node.vetting import Vetting
 from p2pfill.protocol.messages import Hello
+from p2pfill.store.descriptors import DESCRIPTORS_ENOUGH, DESCRIPTORS_MIN, descriptors_max
 from p2pfill.store.store import Store
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
@@ -121,6 +124,7 @@ class Node:
         self.titles = TitleRegistry(
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
+        self.found = FoundTitles(self.titles, store, self.engine, self.log)
         self.vetting = Vetting(store, credentials, self.log, wall)
         self.settings = PolicySettings(Path(config.data), self.log)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
@@ -553,13 +557,18 @@ async def open_node(
                 await node.settings.load()
                 if config.tracker:  # else nobody could ever clear them
                     node.limits.put("tracker", node.settings.limits)
-                await node.titles.find_stored()
+                for remark in store.take_remarks():
+                    node.log.warning("%s", remark)
+                await node.found.find()
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
                 node.vetting.tell()
+                renewal: Renewal | None = None
                 if credentials is not None:
-                    nursery.start_soon(Renewal(credentials, node.recheck, node.log).run)
+                    renewal = Renewal(credentials, node.recheck, Path(config.data), node.log)
+                    await trio.to_thread.run_sync(renewal.load)
+                    nursery.start_soon(renewal.run)
                 nursery.start_soon(node.hours.run)
                 nursery.start_soon(node.health.run)
                 if config.background:
@@ -568,15 +577,19 @@ async def open_node(
                 nursery.start_soon(node.drive)
                 if config.drop_pages:
                     nursery.start_soon(node.cached.eviction_loop)
-                nursery.start_soon(trio.serve_listeners, node.links.accept, listeners)
+                say_limit(descriptors_max(), DESCRIPTORS_MIN, DESCRIPTORS_ENOUGH, node.log)
+                patient = [PatientListener(listener, node.log) for listener in listeners]
+                nursery.start_soon(trio.serve_listeners, node.links.accept, patient)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
                 # which would order what it is not told of.
-                await node.titles.open_stored()
-                nursery.start_soon(node.titles.check_doubtful)
+                await node.found.open_all()
+                nursery.start_soon(node.titles.disk.run)
+                nursery.start_soon(node.found.check_doubtful)
+                nursery.start_soon(node.found.check_files)
                 nursery.start_soon(node.scrubber.run)
                 nursery.start_soon(node.evictor.run)
                 if config.tracker:
-                    node.tracker = TrackerAgent(node, config.tracker, credentials)
+                    node.tracker = TrackerAgent(node, config.tracker, renewal)
                     node.titles.retry = node.tracker.retry
                     nursery.start_soon(node.tracker.run)
                     nursery.start_soon(node.reach.run)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,8 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Role
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
-from p2pfill.trust.credentials import Credentials
+from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
+from p2pfill.trust.credentials import REVOKED_FILE, Credentials
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
@@ -43,12 +45,51 @@ def load_credentials(config: NodeConfig) -> Credentials | None:
 class Renewal:
     """Watches the files of credentials, and takes over what has changed."""
 
-    def __init__(self, credentials: Credentials, recheck: Callable[[], object], log: logging.Logger) -> None:
-        """`recheck` has links ended whose certificates are accepted no more."""
-        self._credentials = credentials
+    def __init__(
+        self, credentials: Credentials, recheck: Callable[[], object], data: Path, log: logging.Logger
+    ) -> None:
+        """`recheck` has links ended whose certificates are accepted no more.
+
+        What the tracker tells is kept in the directory `data`: it holds from the start on when the node starts again.
+        """
+        self.credentials = credentials
         self._recheck = recheck
+        self._data = data
         self._log = log
         self._told_at: datetime | None = None
+        self._digest = ""
+        """Of the lists that were told last, as the tracker names them."""
+
+    def load(self) -> None:
+        """Take in what was told before the node stopped. Where it cannot be used the log says so."""
+        try:
+            self.credentials.revoke((self._data / REVOKED_FILE).read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ConfigError) as error:
+            self._log.warning("what the tracker had told of revoked certificates cannot be used: %s", error)
+
+    async def follow(self, digest: str, fetch: Callable[[], Awaitable[bytes]]) -> None:
+        """Take in the tracker's revocation lists where they are others than before; `fetch` returns them.
+
+        Raises what that does, and `ConfigError` where no authority that is trusted here has signed them.
+        """
+        if not digest or digest == self._digest:
+            return
+        told = await fetch()
+        self._digest = digest
+        if not self.credentials.revoke(told):
+            return
+        self._log.info("certificates were revoked, as the tracker tells")
+        self._recheck()
+        await trio.to_thread.run_sync(self._keep, self.credentials.revocations.pem())
+
+    def _keep(self, pem: bytes) -> None:
+        fd = os.open(self._data, DIRECTORY_FLAGS)
+        try:
+            replace_file(fd, REVOKED_FILE, pem)
+        finally:
+            os.close(fd)
 
     async def run(self) -> None:
         """Look every `LOOK_S` until cancelled."""
@@ -59,15 +100,15 @@ class Renewal:
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""
-        if await trio.to_thread.run_sync(self._credentials.reload):
-            self._log.info("has read its certificates again; its own holds until %s", self._credentials.expires)
+        if await trio.to_thread.run_sync(self.credentials.reload):
+            self._log.info("has read its certificates again; its own holds until %s", self.credentials.expires)
             self._recheck()
         now = datetime.now(UTC)
         is_due = self._told_at is None or now - self._told_at > timedelta(days=1)
-        if is_due and now > self._credentials.expires - SOON:
+        if is_due and now > self.credentials.expires - SOON:
             self._told_at = now
             self._log.warning(
                 "its certificate ends at %s: renew it with `p2pfill ca renew`, or no link can be made",
-                self._credentials.expires,
+                self.credentials.expires,
             )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import TitleId, title_id_from_hex
@@ -41,6 +41,9 @@ class Changed(NamedTuple):
     """What was said of titles that are none."""
     orphaned: set[TitleId]
     """Those that stand on though the tracker does not know of them, since this answer."""
+
+
+NOTHING: Final = Changed({}, set(), links=False, is_last=False, wrong=[], orphaned=set())
 
 
 class StandingOrders:

@@ -26,10 +26,9 @@ import trio
 
 from p2pfill.engine.engine import Engine
 from p2pfill.engine.task import FillTask
-from p2pfill.errors import DiskFullError, InternalError, P2PFillError, StoreError
+from p2pfill.errors import DiskFullError, InternalError, P2PFillError, StoreError, TitleInDoubtError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
-from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
@@ -38,14 +37,17 @@ from p2pfill.model.selection import chunks_of_selection, chunks_of_selections, d
 from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
+from p2pfill.node.disk_watch import DiskWatch
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.heartbeats import Untold
 from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origin_counts import OriginCounts
 from p2pfill.node.origins import Origins
 from p2pfill.origin.access import OriginAccess
+from p2pfill.store.descriptors import is_short
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.scrub import bad_chunks, examine
+from p2pfill.store.salvage import Salvage
+from p2pfill.store.scrub import examine
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 from p2pfill.swarm.election import ALL_WANTED, Wants
@@ -61,12 +63,6 @@ COPIES_MAX: Final = 2
 
 BLOCK_BYTES: Final = 4096
 """A file takes whole blocks of its disk; this is the size that nearly all have."""
-
-CHECK_AGAIN_S: Final = 10.0
-"""Between two looks at titles that could not be checked."""
-
-CHECKED_BYTES: Final = 256 * MIB
-"""Of a title that is read and checked at a time: the node can stop after each."""
 
 FINISHED_MAX: Final = 64
 """Fills that are kept after they have ended, for whoever follows them; of others only the last report is."""
@@ -171,7 +167,8 @@ class TitleRegistry:
         self._store = store
         self._engine = engine
         self._nursery = nursery
-        self._wake = wake
+        self.wake = wake
+        """Has the engine polled."""
         self._log = log
         self._record = record
         self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
@@ -201,10 +198,15 @@ class TitleRegistry:
         """Live titles that the disk would not show as they are ordered."""
         self.lacking: set[TitleId] = set()
         """Titles of which files were ordered while they were being dropped: whoever takes orders looks at them anew."""
-        self._doubtful: dict[TitleId, None] = {}
-        """Live titles of which it is not known which files are here."""
+        self.note_doubt: Callable[[TitleId], object] = lambda title_id: None
+        """Has a live title checked of which it is not known what is here."""
+        self.reopen: Callable[[TitleId], Awaitable[object]] = _open_nothing
+        """Opens a live title that could not be opened. Raises `StoreError`."""
+        self.disk = DiskWatch(store.probe, store.free_bytes, log, f"the disk of {str(store.root)!r}")
         self._suspects: dict[TitleId, set[int]] = {}
         """Chunks that could not be read, and are about to be looked at."""
+        self._unread: dict[TitleId, set[int]] = {}
+        """Those that could not be looked at either: they are, once the disk is well again."""
 
     # ---- what there is
 
@@ -291,15 +293,23 @@ class TitleRegistry:
 
     def _report_of(self, title: NodeTitle) -> TitleReport | None:
         name = title.title_id.hex()
+        waits = self.disk.reason(title.title_id)
         if (why := title.refusal) is not None:
-            # Also of one whose fill was tried again in vain.
-            return TitleReport(name, "failed", error=clipped(str(why)) or type(why).__name__, number=title.tried)
+            # Also of one whose fill was tried again in vain. What has no room is tried again too, but somebody has to
+            # make that room.
+            is_waiting = waits and not (isinstance(why, DiskFullError) and why.needed_bytes)
+            return TitleReport(
+                name, "waiting" if is_waiting else "failed", error=clipped(str(why)) or type(why).__name__,
+                number=title.tried,
+            )  # fmt: skip
         numbers = self._store.names
         if (fill := title.fill) is not None:
             with fill.bounds:
                 report = fill.report()
                 is_shown = report.state in ("live", "repairing")
                 report.number = numbers.taken(title.title_id) if is_shown else title.tried
+                if waits and report.state == "failed":
+                    report.state = "waiting"
                 return report
             return TitleReport(name, "failed", error=fill.error or "its state cannot be told")
         if title.stored is not None:
@@ -321,82 +331,79 @@ class TitleRegistry:
 
     # ---- on disk already
 
-    async def find_stored(self) -> None:
-        """Note which titles are live on disk, before a remote can ask: one that hears of none goes to the origin."""
-        self._engine.opening = dict.fromkeys(await trio.to_thread.run_sync(self._store.live_ids))
-
-    async def open_stored(self) -> None:
-        """Open the titles that were found, one after the other; each is served from then on.
-
-        But for those of which it is not known which files are here, see `check_doubtful`.
-        """
-        for title_id in list(self._engine.opening):
-            async with ErrorBoundary(self._log, f"serve title {title_id.hex()}", partial(self.refuse, title_id)):
-                stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
-                if stored.doubt:
-                    self._doubtful[title_id] = None
-                    self.refuse(title_id, StoreError(f"{stored.doubt}; what is here is being checked"))
-                else:
-                    await self._found(stored)
-            if title_id in self._engine.opening:
-                self._engine.opened(trio.current_time(), title_id)
-            self._wake()
-
-    async def _found(self, stored: StoredTitle) -> None:
+    async def found(self, stored: StoredTitle) -> None:
+        """Serve a title that is live on disk, and go on with its repair where a stop has cut that short."""
         title = self._title(stored.manifest.title_id)
-        title.stored = stored
+        title.stored, title.refusal = stored, None
         title.step(TitleStep.FIND)
         self.untold.note([title.title_id])
         if stored.takes_writes:
-            await self.repair(title.title_id)  # a stop has cut it short
+            await self.repair(title.title_id)
         else:
             self._engine.serve(trio.current_time(), title.title_id, stored.have)
-        self._wake()
-
-    async def check_doubtful(self) -> None:
-        """Read and check titles of which it is not known which files are here, until each is served, or is gone.
-
-        What the disk refuses is tried again.
-        """
-        while self._doubtful:
-            live = set(await trio.to_thread.run_sync(self._store.live_ids))
-            for title_id in list(self._doubtful):
-                title = self._title(title_id)
-                if title_id not in live:
-                    del self._doubtful[title_id]
-                    title.refusal = None if title.phase is TitlePhase.ABSENT else title.refusal
-                    continue
-                async with ErrorBoundary(self._log, f"check title {title_id.hex()}", partial(self.refuse, title_id)):
-                    stored = await trio.to_thread.run_sync(self._store.open_title, title_id)
-                    await self._check_all(stored)
-                    if title.phase is TitlePhase.ABSENT:  # else it is being evicted
-                        title.refusal = None
-                        await self._found(stored)
-                        del self._doubtful[title_id]
-                        self.retry()  # what was ordered meanwhile was refused
-            await trio.sleep(CHECK_AGAIN_S)
-
-    async def _check_all(self, stored: StoredTitle) -> None:
-        """Find out what is right of a live title in doubt; it takes writes then, where that is not all."""
-        self._log.warning(
-            "title %r: %s; what is there is read and checked, and served once it is found to be right",
-            stored.manifest.name, stored.doubt,
-        )  # fmt: skip
-        chunks, bad = list(stored.have.indexes()), []
-        count = max(1, CHECKED_BYTES // stored.manifest.chunk_size)
-        lost = (await trio.to_thread.run_sync(examine, stored, []))[1]
-        for start in range(0, len(chunks), count):
-            bad += await trio.to_thread.run_sync(bad_chunks, stored, chunks[start : start + count])
-        if bad or lost:
-            await trio.to_thread.run_sync(self._store.lose, stored, bad, lost)
-        await trio.to_thread.run_sync(stored.settle_doubt)
+        self.wake()
 
     def refuse(self, title_id: TitleId, error: P2PFillError) -> None:
         """Note why a title can be neither filled nor served, until it can; the tracker is told."""
         self._title(title_id).refusal = error
         self.note_order(title_id)
         self._engine.yield_to_others(trio.current_time(), title_id)
-        self._wake()
+        self.wake()
+
+    def allow(self, title_id: TitleId) -> None:
+        """Take back a refusal: it is of something that is gone."""
+        self._title(title_id).refusal = None
+        self.untold.note([title_id])
+
+    # ---- what waits for the disk
+
+    def wait_for_disk(self, title_id: TitleId, error: P2PFillError) -> None:
+        """Have a title that the disk has refused wait until that is well, and then go on."""
+        self.disk.put(title_id, error, partial(self._go_on, title_id))
+        self.untold.note([title_id])
+
+    async def _go_on(self, title_id: TitleId) -> None:
+        """Take up what the disk had refused of a title. What it refuses again waits again."""
+        title = self._title(title_id)
+        is_ordered = self.orders is None or title_id in self.orders
+        if title.phase in (TitlePhase.LIVE, TitlePhase.REPAIRING):
+            await self._read_again(title)
+        elif title.stored is None and title_id in await trio.to_thread.run_sync(self._store.live_ids):
+            async with ErrorBoundary(self._log, f"serve title {title_id.hex()}", partial(self._refused, title_id)):
+                await self.reopen(title_id)
+        elif title.phase is TitlePhase.ABSENT and self.order_of is not None and is_ordered:
+            self.retry()
+        elif title.phase is TitlePhase.ABSENT and self.order_of is None and (fill := title.fill) is not None:
+            await self.start_fill(fill.manifest, fill.origin_urls, fill.fill.policy, selection=fill.stored.selection)
+
+    def _refused(self, title_id: TitleId, error: P2PFillError) -> None:
+        self.refuse(title_id, error)
+        self.wait_for_disk(title_id, error)
+
+    async def _read_again(self, title: NodeTitle) -> None:
+        """Look once more at what could not be read of a live title, and serve it where it can be."""
+        title_id = title.title_id
+        chunks = self._unread.pop(title_id, set())
+        try:
+            await self.repair(title_id, sorted(chunks))
+        except StoreError as error:
+            self._take_out(title, chunks, error)
+            raise
+        self.disk.forget(title_id)
+        if title.refusal is not None and title.stored is not None and title.phase is TitlePhase.LIVE:
+            title.refusal = None
+            self._engine.regain(trio.current_time(), title_id, list(title.stored.have.indexes()))
+        self.untold.note([title_id])
+        self.wake()
+
+    def _take_out(self, title: NodeTitle, chunks: set[int], error: P2PFillError) -> None:
+        """Serve nothing of a live title that the disk does not let be read, until it does."""
+        title_id = title.title_id
+        self._unread.setdefault(title_id, set()).update(chunks)
+        if title.stored is not None and not is_short(error):  # which says nothing of the disk
+            self._engine.lose(trio.current_time(), title_id, list(title.stored.have.indexes()))
+            self.refuse(title_id, error)
+        self.wait_for_disk(title_id, error)
 
     # ---- orders
 
@@ -451,6 +458,7 @@ class TitleRegistry:
         title = self._title(title_id)
         if (running := _running(title, origins, selection)) is not None:
             return running
+        self.disk.begin(title_id)
         before = title.fill
         if title.fill is not None:
             if not title.fill.task.is_over:
@@ -464,6 +472,10 @@ class TitleRegistry:
             reuse = None if stored.live else await trio.to_thread.run_sync(self._store.reusable, stored)
         except StoreError as error:
             self.refuse(title_id, error)
+            if isinstance(error, TitleInDoubtError):
+                self.note_doubt(title_id)
+            elif self.order_of is not None:  # else whoever has asked for it is told, and decides
+                self.wait_for_disk(title_id, error)
             raise
         if title.fill is not before and (running := _running(title, origins, selection)) is not None:
             return running  # somebody else has ordered it meanwhile
@@ -479,7 +491,7 @@ class TitleRegistry:
         fill = title.fill = self._begin(title, stored, origins, policy, roster, urgency, reuse)
         if fill.done.is_set():
             self._forget_oldest(title_id)
-        self._wake()
+        self.wake()
         return fill
 
     async def _begin_stored(self, manifest: Manifest, selection: Bitmap | None) -> StoredTitle:
@@ -512,6 +524,7 @@ class TitleRegistry:
     async def _retry_with_room(self, driver: FillDriver) -> None:
         await driver.ended.wait()
         if await self._have_room(driver.stored):
+            self.disk.begin(driver.title_id)
             self.retry()  # as often as titles go, and no more
 
     def _begin(
@@ -522,7 +535,7 @@ class TitleRegistry:
         policy: FillPolicy | None,
         roster: Roster,
         urgency: Urgency | None,
-        reuse: Reuse | None = None,
+        reuse: Reuse | Salvage | None = None,
     ) -> FillDriver:
         """Have the engine fill a title into `stored`, or serve it where it is whole, and return what drives that."""
         apart = {*roster.unlinked, self._me.id}
@@ -546,7 +559,7 @@ class TitleRegistry:
         if stored.live and not repairs:
             task = FillTask(logic, stored, now)
             task.state = "live"
-            driver = FillDriver(self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from)
+            driver = FillDriver(self._engine, stored, task, self.wake, self._origin_reads, self._log, read_from)
             driver.done.set()
             driver.ended.set()
             self._engine.serve(now, title.title_id, stored.have)
@@ -559,7 +572,7 @@ class TitleRegistry:
             if reuse is not None and reuse.chunks:
                 self._engine.reuse(now, task, reuse.chunks)
             driver = FillDriver(
-                self._engine, stored, task, self._wake, self._origin_reads, self._log, read_from, record, reuse,
+                self._engine, stored, task, self.wake, self._origin_reads, self._log, read_from, record, reuse,
                 self._copies,
             )  # fmt: skip
             # Not before: what cannot be begun leaves the title where it is.
@@ -570,9 +583,17 @@ class TitleRegistry:
         return driver
 
     def note_end(self, driver: FillDriver) -> None:
-        """Take note that a fill is over. One that the disk has refused is tried again once there is room."""
-        self._settle(self._title(driver.title_id))
-        if driver.state == "failed" and isinstance(driver.task.fault, StoreError):
+        """Take note that a fill is over. One that the disk has refused is tried again when it is well, or has room."""
+        title_id, fault = driver.title_id, driver.task.fault
+        self._settle(self._title(title_id))
+        if driver.state == "live":
+            self.disk.forget(title_id)
+        elif isinstance(fault, StoreError) and self._title(title_id).phase is not TitlePhase.EVICTING:
+            # What was verified and not durable the disk may have lost, whatever memory says.
+            held = driver.fill.ledger.have.and_not(driver.stored.have)
+            if driver.task.repairs and held.any():
+                self._engine.lose(trio.current_time(), title_id, list(held.indexes()))
+            self.wait_for_disk(title_id, fault)
             bounds = ErrorBoundary(self._log, f"make room for title {driver.manifest.name!r}")
             self._nursery.start_soon(bounds.run, self._retry_with_room, driver)
         self.untold.note([driver.title_id])
@@ -643,13 +664,13 @@ class TitleRegistry:
             )
             # First nobody is promised any of it.
             self._engine.lose(trio.current_time(), title_id, gone)
-            self._wake()
+            self.wake()
             try:
                 await trio.to_thread.run_sync(stored.drop_files, ordered)
             finally:
                 if title.stored is stored:  # what the disk has kept all the same is served again
                     self._engine.regain(trio.current_time(), title_id, [one for one in gone if stored.have[one]])
-                    self._wake()
+                    self.wake()
             if title.fill is None or title.fill.done.is_set():
                 title.fill, title.said = None, b""
             self.untold.note([title_id])
@@ -663,10 +684,12 @@ class TitleRegistry:
         title = self._title(title_id)
         title.step(TitleStep.EVICT)
         self._engine.forget(trio.current_time(), title_id)
-        self._wake()
+        self.wake()
         if title.fill is not None:
             await title.fill.ended.wait()  # of a repair: it may be writing yet
         title.stored = title.fill = title.refusal = None
+        self.disk.forget(title_id)
+        self._unread.pop(title_id, None)
         title.said = b""
         self.untold.note([title_id])
 
@@ -683,7 +706,7 @@ class TitleRegistry:
             return
         if title.phase is TitlePhase.LIVE:
             self._engine.lose(trio.current_time(), title_id, [chunk])
-            self._wake()
+            self.wake()
         if title_id in self._suspects:
             self._suspects[title_id].add(chunk)
             return
@@ -695,7 +718,12 @@ class TitleRegistry:
     async def _look_at_suspects(self, title_id: TitleId) -> None:
         async with self._repairs:
             chunks = self._suspects.pop(title_id, set())
-            await self._repair(title_id, sorted(chunks))
+            try:
+                await self._repair(title_id, sorted(chunks))
+            except StoreError as error:
+                if self.phase_of(title_id) is TitlePhase.LIVE:
+                    self._take_out(self._title(title_id), chunks, error)
+                raise
 
     async def look_at_link(self, title_id: TitleId) -> None:
         """Show a live title again where its link was lost. Raises `StoreError` where something else has its place."""
@@ -745,11 +773,12 @@ class TitleRegistry:
             roster = Roster()
             if order is not None:  # in a thread: with files of many caches it takes seconds
                 roster = await trio.to_thread.run_sync(roster_of, order, self._me, stored.manifest)
+            await trio.to_thread.run_sync(stored.recover)
             if is_over() or not (stored.live and stored.takes_writes):
                 return
             if title.fill is None or title.fill.task.is_over:
                 self._begin_repair(title, stored, order, roster)
-        self._wake()
+        self.wake()
 
     async def _order_for_repair(self, title_id: TitleId) -> Order | None:
         """Return a title's order with those who have it; where the tracker is away, as it was, which names nobody."""
@@ -828,6 +857,10 @@ def roster_of(order: Order, me: NodeInfo, manifest: Manifest, *, all_open: bool 
         wants[me.id] = mine
     route_costs: dict[str, float] = {entry.node.id: entry.cost for entry in order.roster if entry.cost}
     return Roster(members, unlinked, holders, wants, soon, route_costs)
+
+
+async def _open_nothing(title_id: TitleId) -> None:
+    """Open nothing: nobody looks for titles on this disk."""
 
 
 def _running(title: NodeTitle, origins: Iterable[str], selection: Bitmap | None) -> FillDriver | None:

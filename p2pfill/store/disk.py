@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Final
 
 from p2pfill.errors import DiskFullError, StoreError
+from p2pfill.store.descriptors import BUDGET, DescriptorBudget, is_short
 
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -29,8 +30,11 @@ DIRECTORY_MODE: Final = 0o755
 
 _SECOND_NS: Final = 1_000_000_000
 
-OPEN_DIRECTORIES_MAX: Final = 32
-"""Per tree: a few for each thread that works on it."""
+PROBES_OF_NAMES: Final = ("probe-case", "probe-\u00e9")
+"""Files that come and go when it is looked at how a disk takes names."""
+
+AWAY_MAX: Final = 1000
+"""Things of one name that are moved away: more would only fill a disk on which something goes wrong again and again."""
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full; free some space or use another directory",
@@ -40,6 +44,7 @@ _ADVICE: Final = {
     errno.EPERM: "permission denied; make it writable for this user or use another directory",
     errno.EFBIG: "the file is larger than the file system or the process limit allows",
     errno.EMFILE: "this process has too many open files; raise its limit (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files; raise its limit (sysctl fs.file-max)",
     errno.ELOOP: "a symbolic link is in the way; remove it",
     errno.EIO: "the disk reports an input/output error; check it before trusting it again",
 }
@@ -137,11 +142,20 @@ class Tree:
         parent, _, name = path.rpartition("/")
         # Under the lock, since another thread may close the directory's descriptor else; it is metadata time only.
         with self._lock:
-            directory_fd = self._directory(parent, make=bool(flags & os.O_CREAT))
-            if flags & os.O_ACCMODE == os.O_RDONLY:
-                with suppress(PermissionError):  # of a file of another user, or one that cannot be read at all
-                    return os.open(on_disk(name), flags | FILE_FLAGS | os.O_NOATIME, dir_fd=directory_fd)
-            return os.open(on_disk(name), flags | FILE_FLAGS, FILE_MODE, dir_fd=directory_fd)
+            try:
+                return self._open(parent, name, flags)
+            except OSError as error:
+                if not is_short(error):
+                    raise
+                self._let_go()
+                return self._open(parent, name, flags)
+
+    def _open(self, parent: str, name: str, flags: int) -> int:
+        directory_fd = self._directory(parent, make=bool(flags & os.O_CREAT))
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            with suppress(PermissionError):  # of a file of another user, or one that cannot be read at all
+                return os.open(on_disk(name), flags | FILE_FLAGS | os.O_NOATIME, dir_fd=directory_fd)
+        return os.open(on_disk(name), flags | FILE_FLAGS, FILE_MODE, dir_fd=directory_fd)
 
     def show_file(self, path: str, mtime: int, executable: bool, *, make: bool, sync: bool) -> None:
         """Give a file the time and the mode with which it is served, whatever the umask is; with `make`, make it empty.
@@ -153,6 +167,22 @@ class Tree:
             show_file(fd, mtime, executable)
             if sync:
                 os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def forget_pages(self, path: str, *, sync: bool = False) -> None:
+        """Have what is read of a file come from the disk; pages that are yet to be written stay.
+
+        So it is for what is written too. ext4 takes a page whose write has failed for one that has its place on the
+        disk: what is written to it once more is there after every sync, and gone when the file system is mounted next.
+        With `sync`, what the kernel has yet to tell of writes that failed is told before, and passed over.
+        """
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            if sync:
+                with suppress(OSError):
+                    os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
 
@@ -256,6 +286,12 @@ class Tree:
             if not self._closed and self._open_anew is not None:
                 self._close_all()
 
+    def _let_go(self) -> None:
+        """Close the directories that are kept."""
+        for fd in self._directories.values():
+            os.close(fd)
+        self._directories.clear()
+
     def _close_all(self) -> None:
         for fd in (self.fd, *self._directories.values()):
             if fd >= 0:
@@ -277,8 +313,15 @@ class Tree:
             self.fd = self._open_anew()
         fd = self._directories.get(path)
         if fd is None:
-            fd = self._directories[path] = open_directory(self.fd, path, make=make)
-            if len(self._directories) > OPEN_DIRECTORIES_MAX:
+            try:
+                fd = open_directory(self.fd, path, make=make)
+            except OSError as error:
+                if not is_short(error) or not self._directories:
+                    raise
+                self._let_go()
+                fd = open_directory(self.fd, path, make=make)
+            self._directories[path] = fd
+            if len(self._directories) > BUDGET.directories_max:
                 os.close(self._directories.pop(next(iter(self._directories))))
         else:
             self._directories[path] = self._directories.pop(path)
@@ -290,7 +333,7 @@ def folds_names(directory: Path) -> bool:
 
     It is looked at in `directory`, since some disks do so below some directories only.
     """
-    for name, other in (("probe-case", "PROBE-CASE"), ("probe-\u00e9", "probe-e\u0301")):
+    for name, other in zip(PROBES_OF_NAMES, ("PROBE-CASE", "probe-e\u0301"), strict=True):
         probe = directory / on_disk(name)
         probe.touch()
         try:
@@ -323,8 +366,13 @@ def read_into(fd: int, view: memoryview, offset: int) -> int:
 
 
 def replace_file(directory_fd: int, name: str, data: bytes) -> None:
-    """Give the file `name` the contents `data`, durably and all or nothing. Raises `OSError`."""
+    """Give the file `name` the contents `data`, durably and all or nothing. Raises `OSError`.
+
+    What lies in its place, or in that of the file that becomes it, and is none is moved away.
+    """
     temporary = name + ".new"
+    for place in (name, temporary):
+        clear_place(directory_fd, place)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | FILE_FLAGS, 0o644, dir_fd=directory_fd)
     try:
         write_all(fd, data, 0)
@@ -333,6 +381,29 @@ def replace_file(directory_fd: int, name: str, data: bytes) -> None:
         os.close(fd)
     os.replace(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     os.fsync(directory_fd)
+
+
+def clear_place(directory_fd: int, name: str, is_kind: Callable[[int], bool] = stat.S_ISREG) -> str:
+    """Move away what lies in the place of a file of ours, and is none, whoever has put it there. Raises `OSError`.
+
+    Returns its new name below the directory, "" where nothing had to go. `is_kind` tells by the mode what may stay.
+    """
+    with suppress(FileNotFoundError):
+        if not is_kind(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
+            return move_away(directory_fd, name, directory_fd)
+    return ""
+
+
+def move_away(directory_fd: int, name: str, to_fd: int) -> str:
+    """Move a file or directory to a free name of another directory, and return that. Raises `OSError`."""
+    for number in range(AWAY_MAX):
+        other = f"{name}.aside-{number}"
+        try:
+            os.stat(other, dir_fd=to_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, other, src_dir_fd=directory_fd, dst_dir_fd=to_fd)
+            return other
+    raise OSError(errno.EEXIST, f"{AWAY_MAX} others were moved away before it; delete them")
 
 
 def sync_directory(path: Path) -> None:
@@ -357,20 +428,26 @@ class FileCache:
 
     An entry is either pinned by at least one user or may be closed at any time; a descriptor is never closed while
     pinned, since its number could then be given to another file under a running write. The cache may exceed
-    `count_max` only by what is pinned, which the number of worker threads bounds.
+    `count_max`, and the `budget` of the process, only by what is pinned, which the number of worker threads bounds.
     """
 
-    def __init__(self, open_file: Callable[[int], int], count_max: int) -> None:
+    def __init__(self, open_file: Callable[[int], int], count_max: int, budget: DescriptorBudget = BUDGET) -> None:
         self._open_file = open_file
         self._count_max = count_max
+        self._budget = budget
         self._lock = Lock()
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._closed = False
+        budget.join(self)
 
     @contextmanager
     def pinned(self, file_index: int) -> Iterator[int]:
         """Give the descriptor of a file for the time of the block. Raises what opening raises."""
-        entry = self._pin(file_index)
+        try:
+            entry = self._pin(file_index)
+        except (OSError, StoreError) as error:
+            # Without the lock, so that others can let go of theirs.
+            entry = self._budget.patiently(error, lambda: self._pin(file_index))
         try:
             yield entry.fd
         finally:
@@ -378,16 +455,21 @@ class FileCache:
                 entry.pins -= 1
                 self._evict()
 
-    def rest(self) -> None:
-        """Close what is not in use now."""
-        with self._lock:
+    def rest(self, *, wait: bool = True) -> None:
+        """Close what is not in use now; without `wait` nothing where another thread is at it."""
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
             for index in [index for index, entry in self._entries.items() if not entry.pins]:
-                os.close(self._entries.pop(index).fd)
+                self._close(index)
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Close what is not in use now, and the rest as its users let go of it. May be called twice."""
         with self._lock:
             self._closed = True
+            self._count_max = 0
             self._evict()
 
     def _pin(self, file_index: int) -> _Entry:
@@ -398,15 +480,21 @@ class FileCache:
             if entry is None:
                 # Opening under the lock keeps two threads from opening one file twice; it only costs metadata time.
                 entry = self._entries[file_index] = _Entry(self._open_file(file_index))
+                self._budget.take()
             entry.pins += 1
             self._entries.move_to_end(file_index)
             self._evict()
             return entry
 
     def _evict(self) -> None:
-        while len(self._entries) > (0 if self._closed else self._count_max):
+        # Twice for each use of a file, and nothing to do as a rule.
+        while len(self._entries) > self._count_max or (self._budget.is_spent and self._entries):
             # The oldest is free as a rule, so this looks at one entry and not at all.
             index = next((index for index, entry in self._entries.items() if not entry.pins), None)
             if index is None:
                 return
-            os.close(self._entries.pop(index).fd)
+            self._close(index)
+
+    def _close(self, index: int) -> None:
+        os.close(self._entries.pop(index).fd)
+        self._budget.give()

@@ -11,9 +11,10 @@ A journal of the first format, whose records are fixed-width numbers, is read on
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -33,6 +34,8 @@ _FIELDS: Final = 2
 """Of a record: the chunks and the checksum."""
 _CHECK_BYTES: Final = 8
 JOURNAL: Final = "journal"
+DAMAGED: Final = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN, errno.EISDIR, errno.ELOOP, errno.ENXIO})
+"""What opening or reading a file answers that cannot be read any more, or is none."""
 
 def _check(title_id: TitleId, position: int, body: bytes) -> bytes:
     return xxhash.xxh3_64(title_id + position.to_bytes(8, "little") + body).digest()
@@ -65,21 +68,24 @@ class Journal:
         return cls(fd, title_id, len(data))
 
     @classmethod
-    def open(cls, directory_fd: int, title_id: TitleId, chunk_count: int) -> tuple[Journal, Bitmap]:
+    def open(
+        cls, directory_fd: int, title_id: TitleId, chunk_count: int, on_cut: Callable[[], object] = lambda: None
+    ) -> tuple[Journal, Bitmap]:
         """Open a journal, cut its torn tail and return it with the durable chunks.
 
-        One of the first format is replaced, durably.
+        One of the first format is replaced, durably. `on_cut` is called before something is cut, which may be rot and
+        not the end of a crash.
 
         Raises `OSError`, and `StoreError` where the header is not this title's.
         """
         fd = os.open(JOURNAL, os.O_RDWR | FILE_FLAGS, dir_fd=directory_fd)
         try:
             with os.fdopen(os.dup(fd), "rb") as file:
-                data = file.read()
+                data = file.read() or b""  # of a fifo None
             magic = data[: len(MAGIC)]
             if magic not in _READERS or data[len(MAGIC) : _HEADER_BYTES] != title_id:
                 raise StoreError(
-                    f"the journal of title {title_id.hex()} is not its own; remove the title and fill again"
+                    f"the journal of title {title_id.hex()} is not its own, or damaged"
                 )
             have = Bitmap(chunk_count)
             end = _HEADER_BYTES
@@ -87,6 +93,7 @@ class Journal:
                 for chunk in chunks:
                     have.add(chunk)
             if magic == MAGIC and end != len(data):
+                on_cut()
                 os.ftruncate(fd, end)
                 os.fsync(fd)
         except BaseException:

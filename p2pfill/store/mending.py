@@ -20,16 +20,20 @@ Rejected: a copy of the whole title that replaces it at once, which needs its ro
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from threading import Lock
 from typing import Final
 
+from p2pfill.errors import StoreError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.manifest import Manifest
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, FileCache, show_file
-from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, FileCache, clear_place, show_file
+from p2pfill.store.journal import DAMAGED, JOURNAL, Journal
 from p2pfill.store.rest import Rest
 
 MEND: Final = "mend"
@@ -38,7 +42,10 @@ _ASIDE_FLAGS: Final = os.O_RDWR | FILE_FLAGS
 
 
 class Mend:
-    """The directory `mend` of one live title. Not thread-safe, but for `spare_ranges`; raises `OSError`."""
+    """The directory `mend` of one live title. Raises `OSError`.
+
+    Not thread-safe, but for `spare_ranges` and `open_aside`.
+    """
 
     def __init__(self, directory_fd: int, manifest: Manifest, fd: int, journal: Journal) -> None:
         """Use `begin` or `open`. Takes over `fd` and `journal`."""
@@ -51,6 +58,7 @@ class Mend:
         self._directory_fd = directory_fd
         self._manifest = manifest
         self._fd = fd
+        self._fd_lock = Lock()
         # Others may be sending out of it when it is closed.
         self._spare = FileCache(lambda _: os.open(_SPARE, _ASIDE_FLAGS | os.O_CREAT, 0o600, dir_fd=fd), 1)
 
@@ -72,20 +80,30 @@ class Mend:
     def open(cls, directory_fd: int, manifest: Manifest) -> tuple[Mend, Bitmap] | None:
         """Return what a repair has left, and which chunks are good; None where none was under way.
 
-        Raises `StoreError` too, where the journal is another title's.
+        Raises `StoreError` where its journal cannot be read: then it is not known what was good.
         """
+        clear_place(directory_fd, MEND, stat.S_ISDIR)
         try:
             fd = os.open(MEND, DIRECTORY_FLAGS, dir_fd=directory_fd)
         except FileNotFoundError:
             return None
         try:
             journal, good = Journal.open(fd, manifest.title_id, manifest.chunk_count)
-            mend = cls(directory_fd, manifest, fd, journal)
+            try:
+                mend = cls(directory_fd, manifest, fd, journal)
+            except BaseException:
+                journal.close()
+                raise
         except FileNotFoundError:
             # It had not begun, or had ended.
             os.close(fd)
             clear(directory_fd)
             return None
+        except OSError as error:
+            os.close(fd)
+            if error.errno in DAMAGED:
+                raise StoreError("the journal of a repair cannot be read") from error
+            raise
         except BaseException:
             os.close(fd)
             raise
@@ -126,8 +144,12 @@ class Mend:
         self.lost.add(index)
 
     def open_aside(self, index: int, flags: int) -> int:
-        """Open a lost file."""
-        return os.open(str(index), (flags & ~os.O_CREAT) | FILE_FLAGS, dir_fd=self._fd)
+        """Open a lost file. Callable from any thread."""
+        # Under the lock: once the directory is closed, its number may be that of another title's.
+        with self._fd_lock:
+            if self._fd < 0:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return os.open(str(index), (flags & ~os.O_CREAT) | FILE_FLAGS, dir_fd=self._fd)
 
     def restore(self, index: int, place: Callable[[int, str, str], None]) -> None:
         """Give a lost file that is whole back to viewers: `place(directory_fd, name, path)` renames it in."""
@@ -151,11 +173,12 @@ class Mend:
 
     def close(self) -> None:
         """Close all descriptors. May be called twice."""
-        if self._fd >= 0:
-            self.journal.close()
-            self._spare.close()
-            os.close(self._fd)
-            self._fd = -1
+        with self._fd_lock:
+            if self._fd >= 0:
+                self.journal.close()
+                self._spare.close()
+                os.close(self._fd)
+                self._fd = -1
 
 
 def clear(directory_fd: int) -> None:

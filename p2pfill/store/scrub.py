@@ -169,6 +169,33 @@ def _read(fd: int, view: memoryview, offset: int) -> int:
     return got
 
 
+def missing_files(stored: StoredTitle) -> list[int]:
+    """Return the numbers of the files of a live title that are absent, or of another size, by a stat of each.
+
+    Those are left out of which that is known. Opens no file, and so costs a few seconds for a million.
+    """
+    files, known, lost = stored.manifest.files, stored.lost_files, []
+    doing = f"look at title {stored.manifest.name!r}"
+    try:
+        tree = Tree(stored.open_files())
+    except OSError as error:
+        if error.errno in _GONE:
+            return [index for index in range(len(files)) if is_selected(stored.selection, index)]
+        raise store_error(doing, error) from error
+    with tree:
+        for index, record in enumerate(files.records()):
+            if index in known or not is_selected(stored.selection, index):
+                continue
+            try:
+                if tree.size(record[0]) != record[1]:
+                    lost.append(index)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise store_error(doing, error) from error
+                lost.append(index)
+    return lost
+
+
 def examine(stored: StoredTitle, chunks: list[int]) -> tuple[list[int], list[int]]:
     """Return which of some chunks are bad, those of lost files left out, and the numbers of the lost files."""
     with FreshLook(stored) as look:

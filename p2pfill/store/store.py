@@ -7,6 +7,7 @@
     root/titles/<id>/…                      the same directory, renamed when whole
     root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename (`store.names`)
     root/numbers/…                          which versions of names were shown that are signed (`store.floors`)
+    root/aside/…                                     what was in the way of all these and is nothing of ours
 
 Go-live renames the directory, then swaps the link where no newer order holds the name, then removes the journal. A
 journal in `titles/` so marks a go-live that was cut short, and opening the store finishes it. Removing renames to
@@ -16,12 +17,14 @@ is neither atomic nor free.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,11 +34,10 @@ from urllib.parse import unquote
 
 from blake3 import blake3
 
-from p2pfill.errors import ConfigError, DiskFullError, ManifestError, StoreError
+from p2pfill.errors import ConfigError, DiskFullError, ManifestError, StoreError, TitleInDoubtError
 from p2pfill.hot.io import sync_fs
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.model.files import FileEntry
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
@@ -43,10 +45,12 @@ from p2pfill.model.selection import (
     chunks_of_file,
     is_selected,
 )
+from p2pfill.store.descriptors import BUDGET, descriptors_max
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
     FILE_FLAGS,
     Tree,
+    clear_place,
     folds_names,
     make_directory,
     replace_file,
@@ -54,18 +58,20 @@ from p2pfill.store.disk import (
     sync_directory,
     translated,
 )
-from p2pfill.store.journal import JOURNAL, Journal
+from p2pfill.store.journal import DAMAGED, JOURNAL, Journal
+from p2pfill.store.layout import allocate_files, lost_files
 from p2pfill.store.mending import Mend
 from p2pfill.store.names import LiveNames
+from p2pfill.store.owner import check_owner, why_untrusted
+from p2pfill.store.places import Places
 from p2pfill.store.rest import Rest
 from p2pfill.store.reuse import Reuse
-from p2pfill.store.title import StoredTitle, preallocated
+from p2pfill.store.salvage import Salvage, has_salvage, note_salvage
+from p2pfill.store.title import MANIFEST, StoredTitle, preallocated
 from p2pfill.store.uses import TitleUse, is_open, use_of
 from p2pfill.store.wanted import SELECTION, Wanted, found_selection, keep_selection, read_selection, wanted_of
 from p2pfill.trust.publishers import open_title
 
-_PROBE_BYTES: Final = 4096
-"""One block: a disk that cannot take this is full."""
 AWAKE_TITLES_MAX: Final = 64
 """Live titles that hold descriptors at a time, some directories and up to 128 files each: as many as are sent side by
 side. All others are opened by their path when they are read."""
@@ -88,9 +94,10 @@ class TitleStatus(NamedTuple):
 class Store:
     """The titles below one directory. Thread-safe; all calls block and raise `StoreError` when the disk refuses."""
 
-    def __init__(self, root: Path, lock_fd: int) -> None:
+    def __init__(self, root: Path, lock_fd: int, places: Places) -> None:
         """Use `Store.open`."""
         self.root = root
+        self._places = places
         self._lock_fd = lock_fd
         self._lock = RLock()
         self._open_titles: dict[TitleId, StoredTitle] = {}
@@ -106,13 +113,17 @@ class Store:
     def open(cls, root: Path) -> Store:
         """Open the store in `root`, made where missing, and finish what a crash cut short.
 
-        Raises `StoreError` where the directory cannot be written to, is full, or belongs to a running node.
+        What is in the way there and is nothing of ours is moved to `aside`, and `take_remarks` tells of it. Raises
+        `StoreError` where the directory cannot be written to, is full, or belongs to a running node, and `ConfigError`
+        where others than the node's user can change what is in it (`store.owner`).
         """
         root = root.absolute()
+        BUDGET.fit(descriptors_max())
         with translated(f"use {str(root)!r} as data directory"):
-            for name in ("filling", "titles", "live"):
-                make_directory(root / name)
-            lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | FILE_FLAGS, 0o644)
+            places = Places(root)
+            places.remarks += check_owner(root)
+            make_directory(root)
+            lock_fd = places.open_lock()
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -120,13 +131,14 @@ class Store:
             raise StoreError(
                 f"data directory {str(root)!r} is in use by another node; stop it or use another"
             ) from error
-        store = cls(root, lock_fd)
+        store = cls(root, lock_fd, places)
         try:
             with translated(f"use {str(root)!r} as data directory"):
-                store._probe()
+                places.make()
+                store.probe()
                 store._folds_names = folds_names(root / "filling")
                 store._recover()
-        except StoreError:
+        except BaseException:
             os.close(lock_fd)
             raise
         return store
@@ -143,7 +155,7 @@ class Store:
             found = {}
             for place in ("titles", "filling"):
                 for title_id in self._ids(place):
-                    if place == "filling" and not (self.root / place / title_id.hex() / JOURNAL).exists():
+                    if place == "filling" and not _has_journal(self.root / place / title_id.hex()):
                         continue
                     found[title_id] = self._status(title_id, live=place == "titles")
             return found
@@ -153,12 +165,12 @@ class Store:
         with self._lock, translated(f"read {str(self.root)!r}"):
             sizes = {}
             for title_id in self._ids("titles"):
+                directory = self.root / "titles" / title_id.hex()
                 try:
-                    sizes[title_id] = (self.root / "titles" / title_id.hex() / "manifest").stat().st_size
-                except FileNotFoundError:
-                    continue
+                    sizes[title_id] = (directory / MANIFEST).stat().st_size
                 except OSError:
-                    sizes[title_id] = 0  # opening it says what is wrong, and of it alone
+                    if directory.is_dir():  # else it has just been removed
+                        sizes[title_id] = 0  # opening it says what is wrong, and of it alone
             return sorted(sizes, key=sizes.__getitem__)
 
     def open_title(self, title_id: TitleId) -> StoredTitle:
@@ -177,15 +189,22 @@ class Store:
         with self._lock:
             self.names.begin(title_id)
             directory = self.root / "filling" / title_id.hex()
+            if self._cached(title_id) is None:
+                with translated(f"clear the way for title {manifest.name!r}"):
+                    for place in ("titles", "filling"):
+                        self._places.clear(self.root / place / title_id.hex())
             if self._cached(title_id) is None and not (self.root / "titles" / title_id.hex()).is_dir():
-                if directory.exists() and not (directory / JOURNAL).exists():
+                if directory.exists() and not _has_journal(directory):
                     with translated(f"clear {str(directory)!r}"):
                         shutil.rmtree(directory)
                 if not directory.exists():
                     self._allocate(directory, manifest, selection)
             title = self._open_title(title_id, manifest, wanted)
             if title.doubt:
-                raise StoreError(f"cannot fill title {manifest.name!r}: {title.doubt}; what is here is being checked")
+                raise TitleInDoubtError(
+                    f"cannot fill title {manifest.name!r} yet: {title.doubt}; what is here is being checked"
+                )
+            title.recover()
             if title.selection is not None and title.would_select(selection):
                 gained = _others(manifest, selection, title.selection)
                 if gained.any():
@@ -216,14 +235,19 @@ class Store:
             if title.live and not directory.exists():
                 make_directory(directory)
                 directory_fd = os.open(directory, DIRECTORY_FLAGS)
-                replace_file(directory_fd, "manifest", manifest.encode())
+                replace_file(directory_fd, MANIFEST, manifest.encode())
                 sync_directory(directory.parent)
                 title.adopt(directory_fd)
             self._live_status.pop(manifest.title_id, None)
         return title.lose(chunks, files)
 
-    def reusable(self, title: StoredTitle) -> Reuse | None:
-        """Return what of a title that is being filled the version may hold that its name shows now; None: no such."""
+    def reusable(self, title: StoredTitle) -> Reuse | Salvage | None:
+        """Return what of a title that is being filled need not be fetched, as far as that may be; None: nothing.
+
+        It is here though the journal does not say so, or in the version that the title's name shows now.
+        """
+        if title.salvages:
+            return Salvage(title)
         # One that is not there, or cannot be read, is no reason not to fill: all is fetched.
         with suppress(StoreError), self._lock:
             shown = self.names.shown(title.manifest.name)
@@ -344,22 +368,16 @@ class Store:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
 
-    def _probe(self) -> None:
-        probe = self.root / "filling" / "probe"
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\x01" * _PROBE_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with suppress(OSError):
-                probe.unlink()
+    def probe(self) -> None:
+        """Have the disk make a block durable, and forget it. Raises `StoreError` where it does not."""
+        self._places.probe()
+
+    def take_remarks(self) -> list[str]:
+        """Return what people should know that was found in the directory since the last call."""
+        said, self._places.remarks = self._places.remarks, []
+        return said
 
     def _recover(self) -> None:
-        for entry in (self.root / "filling").iterdir():
-            # What cannot be cleared away takes room and no more.
-            if entry.name.endswith(".gone"):
-                shutil.rmtree(entry, ignore_errors=True)
         whole = self._ids("titles")
         self.names.forget_intentions(whole)
         for title_id in whole:
@@ -370,7 +388,7 @@ class Store:
     def _finish(self, title_id: TitleId, read: Callable[[Path, TitleId], Manifest]) -> None:
         """Finish a go-live that was cut short, if it was. Raises `OSError` and what `read`, the manifest's, raises."""
         directory = self.root / "titles" / title_id.hex()
-        was_filling, is_intended = (directory / JOURNAL).exists(), self.names.is_intended(title_id)
+        was_filling, is_intended = _has_journal(directory), self.names.is_intended(title_id)
         if was_filling or is_intended:
             name = read(directory, title_id).name
             # What somebody else has put there makes it fail, and is said.
@@ -398,7 +416,7 @@ class Store:
             return title
         for place in ("titles", "filling"):
             directory = self.root / place / title_id.hex()
-            if directory.is_dir() and (place == "titles" or (directory / JOURNAL).exists()):
+            if directory.is_dir() and (place == "titles" or _has_journal(directory)):
                 return self._open(directory, title_id, known, wanted, live=place == "titles")
         raise StoreError(f"title {title_id.hex()} is not in {str(self.root)!r}")
 
@@ -419,53 +437,85 @@ class Store:
             self._live_status[title_id] = status
         return status
 
-    def _read_manifest(self, directory: Path, title_id: TitleId, known: Manifest | None = None) -> Manifest:
-        """Return the manifest on disk: `known`, whose id is `title_id`, where the bytes are still its own."""
-        with translated(f"read the manifest in {str(directory)!r}"):
-            data = (directory / "manifest").read_bytes()
-        # Decoding takes seconds for a million files.
-        if known is not None and blake3(data).digest() == title_id:
-            return known
+    def _read_manifest(self, directory: Path, title_id: TitleId) -> Manifest:
+        """Return the manifest on disk. Raises `StoreError` where it is not what it was."""
+        advice = "it is fetched anew when the title is ordered"
+        try:
+            data = _read_plain(directory / MANIFEST)
+        except OSError as error:
+            if error.errno != errno.ENOENT and error.errno not in DAMAGED:
+                raise store_error(f"read the manifest in {str(directory)!r}", error) from error
+            raise StoreError(f"the manifest in {str(directory)!r} is missing, or cannot be read; {advice}") from None
         try:
             # Nobody is asked who has signed it: that was done before it was filled, and what is live stays so.
             return open_title(data, title_id)
         except ManifestError as error:
-            raise StoreError(
-                f"the manifest in {str(directory)!r} is damaged; remove that directory: {error}"
-            ) from error
+            raise StoreError(f"the manifest in {str(directory)!r} is damaged; {advice}: {error}") from error
+
+    def _check_manifest(self, directory: Path, known: Manifest) -> str:
+        """Return what is wrong with the manifest on disk of a title that is known, if anything. Raises `StoreError`."""
+        path = directory / MANIFEST
+        try:
+            data = _read_plain(path)
+        except FileNotFoundError:
+            return f"{str(path)!r} is missing"
+        except OSError as error:
+            if error.errno in DAMAGED:
+                return f"{str(path)!r} cannot be read"
+            raise store_error(f"read {str(path)!r}", error) from error
+        # Not decoded, which takes seconds for a million files.
+        return "" if blake3(data).digest() == known.title_id else f"{str(path)!r} is damaged"
 
     def _open(
         self, directory: Path, title_id: TitleId, known: Manifest | None, wanted: Wanted | None, *, live: bool
     ) -> StoredTitle:
-        """Open a title; `wanted` follows from the selection that it may have."""
-        manifest = self._read_manifest(directory, title_id, known)
-        with translated(f"open {str(directory)!r}"):
+        """Open a title; `wanted` follows from the selection that it may have.
+
+        With a manifest that is `known`, that on disk may be damaged: it is then written anew, of a live title once its
+        files are checked.
+        """
+        if known is None:
+            manifest, doubt = self._read_manifest(directory, title_id), ""
+        else:
+            manifest, doubt = known, self._check_manifest(directory, known)
+        with translated(f"open {str(directory)!r}"), ExitStack() as undo:
+            directory_fd = os.open(directory, DIRECTORY_FLAGS)
+            undo.callback(os.close, directory_fd)
+            if wrong := why_untrusted(str(directory), os.fstat(directory_fd)):
+                raise StoreError(f"cannot open title {manifest.name!r}: {wrong}")
             if live:
                 self._finish(title_id, lambda *_: manifest)
-            directory_fd = os.open(directory, DIRECTORY_FLAGS)
-            try:
-                selection, wrong = read_selection(directory_fd, manifest)
-                if wrong:
-                    selection = found_selection(directory_fd, manifest, live=live)
-                doubt = f"{str(directory / SELECTION)!r} {wrong}" if wrong and live else ""
-                if wanted is None or wanted.selection != selection:
-                    wanted = wanted_of(manifest, selection)
-                journal, mend = None, None
-                if not live:
-                    journal, have = self._resume(directory_fd, manifest, selection)
-                elif (left := Mend.open(directory_fd, manifest)) is not None:
+            elif doubt:
+                replace_file(directory_fd, MANIFEST, manifest.encode())
+            selection, wrong = read_selection(directory_fd, manifest)
+            if wrong:
+                selection = found_selection(directory_fd, manifest, live=live)
+                doubt = doubt or f"{str(directory / SELECTION)!r} {wrong}"
+            if wanted is None or wanted.selection != selection:
+                wanted = wanted_of(manifest, selection)
+            clear_place(directory_fd, "files", stat.S_ISDIR)
+            with suppress(FileExistsError):
+                os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
+            journal, mend, have = None, None, None
+            if not live:
+                journal, have = self._resume(directory_fd, manifest, selection)
+                undo.callback(journal.close)
+            else:
+                try:
+                    left = Mend.open(directory_fd, manifest)
+                except StoreError as error:
+                    doubt, left = doubt or f"{error} in {str(directory)!r}", None
+                if left is not None:
                     mend, have = left
-                else:
-                    have = Bitmap.full(manifest.chunk_count) if wanted.chunks is None else wanted.chunks.copy()
-                with suppress(FileExistsError):
-                    os.mkdir("files", 0o755, dir_fd=directory_fd)  # somebody has removed it; its files are lost
-                title = StoredTitle(
-                    manifest, directory_fd, journal, have, self._publish_live, mend, wanted,
-                    partial(self._open_directory, title_id), self._note_open, doubt,
-                )  # fmt: skip
-            except BaseException:
-                os.close(directory_fd)
-                raise
+                    undo.callback(mend.close)
+            if have is None:
+                have = Bitmap.full(manifest.chunk_count) if wanted.chunks is None else wanted.chunks.copy()
+            title = StoredTitle(
+                manifest, directory_fd, journal, have, self._publish_live, mend, wanted,
+                partial(self._open_directory, title_id), self._note_open, doubt if live else "",
+            )  # fmt: skip
+            title.salvages = not live and has_salvage(directory_fd)
+            undo.pop_all()
         self._open_titles[title_id] = title
         if live:
             self.names.add(title_id, manifest.name)
@@ -485,9 +535,20 @@ class Store:
             oldest.rest()
 
     def _resume(self, directory_fd: int, manifest: Manifest, selection: Bitmap | None) -> tuple[Journal, Bitmap]:
-        journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count)
+        note = partial(note_salvage, directory_fd)
+        try:
+            journal, have = Journal.open(directory_fd, manifest.title_id, manifest.chunk_count, note)
+        except (StoreError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in DAMAGED:
+                raise
+            self._places.remarks.append(
+                f"the journal of title {manifest.name!r} is damaged; what its files hold is checked, and kept where it "
+                "is right"
+            )
+            note()
+            journal, have = Journal.create(directory_fd, manifest.title_id), Bitmap(manifest.chunk_count)
         with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
-            lost = _lost_files(tree, Rest(lambda: os.dup(directory_fd)), manifest, have, selection)
+            lost = lost_files(tree, Rest(lambda: os.dup(directory_fd)), manifest, have, selection)
             if lost:
                 # Somebody cut or deleted files below us. The journal must stop vouching for them before they get
                 # their size back, since a crash between the two would otherwise leave zeros that look verified.
@@ -496,7 +557,12 @@ class Store:
                         have.discard(chunk)
                 journal.close()
                 journal = Journal.create(directory_fd, manifest.title_id, list(have.indexes()))
-                _allocate_files(tree, (manifest.files[index] for index in lost if is_selected(selection, index)))
+                allocate_files(tree, (manifest.files[index] for index in lost if is_selected(selection, index)))
+            for index in range(len(manifest.files)):
+                # What was written last the disk may have refused, to a process that is no more.
+                if is_selected(selection, index) and not all(map(have.__getitem__, chunks_of_file(manifest, index))):
+                    with suppress(OSError):
+                        tree.forget_pages(manifest.files.path(index))
         return journal, have
 
     def _check_room(self, manifest: Manifest, selection: Bitmap | None) -> int:
@@ -533,13 +599,13 @@ class Store:
             make_directory(directory)
             directory_fd = os.open(directory, DIRECTORY_FLAGS)
             try:
-                replace_file(directory_fd, "manifest", manifest.encode())
+                replace_file(directory_fd, MANIFEST, manifest.encode())
                 if selection is not None:
                     keep_selection(directory_fd, manifest, selection)
                 os.mkdir("files", 0o755, dir_fd=directory_fd)
                 with Tree(os.open("files", DIRECTORY_FLAGS, dir_fd=directory_fd)) as tree:
                     chosen = (e for i, e in enumerate(manifest.files) if is_selected(selection, i))
-                    _allocate_files(tree, (entry for entry in chosen if preallocated(entry.size)))
+                    allocate_files(tree, (entry for entry in chosen if preallocated(entry.size)))
                     # Sizes and directory entries must be durable before the journal claims that the fill began.
                     sync_fs(tree.fd)
                 Journal.create(directory_fd, manifest.title_id).close()
@@ -567,6 +633,18 @@ class Store:
 
             self.names.go_live(title_id, title.manifest.name, rename)
             (whole / JOURNAL).unlink(missing_ok=True)
+
+
+def _has_journal(directory: Path) -> bool:
+    """Tell whether there is a journal in a title's directory, or something in its place."""
+    return os.path.lexists(directory / JOURNAL)
+
+
+def _read_plain(path: Path) -> bytes:
+    """Return what is in a plain file; what else lies there reads as nothing. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
+    with os.fdopen(fd, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(fd).st_mode) else b""
 
 
 def _delete_some(directory: Path, count: int) -> bool:
@@ -606,38 +684,3 @@ def _directory_count(manifest: Manifest) -> int:
 def _others(manifest: Manifest, selection: Bitmap | None, held: Bitmap) -> Bitmap:
     """Return the files that are in a selection, and not among those that are here."""
     return (Bitmap.full(len(manifest.files)) if selection is None else selection).and_not(held)
-
-
-def _lost_files(tree: Tree, rest: Rest, manifest: Manifest, have: Bitmap, selection: Bitmap | None) -> list[int]:
-    """Return the files that cannot hold what the durable chunks in `have` put there. Raises `OSError`."""
-    files, lost = manifest.files, []
-    for index in range(len(files)):
-        start, end = files.span(index)
-        is_wanted = is_selected(selection, index)
-        # A file that is made by its first write may be absent, or of any length, until then.
-        is_made = is_wanted and preallocated(end - start)
-        least = end - start if is_made else _least_bytes(start, end, manifest, have)
-        if least:
-            size = tree.size(files.path(index)) if is_wanted else rest.size(index)
-            if not least <= size <= end - start:
-                lost.append(index)
-    return lost
-
-
-def _least_bytes(start: int, end: int, manifest: Manifest, have: Bitmap) -> int:
-    """Return how long the file at `start` to `end` of the stream is at least, if the chunks in `have` were written."""
-    for chunk in reversed(manifest.cut.chunks(start, end)):
-        if have[chunk]:
-            return min(manifest.cut.span(chunk)[1], end) - start
-    return 0
-
-
-def _allocate_files(tree: Tree, entries: Iterable[FileEntry]) -> None:
-    """Make these files anew, the larger ones with all of their space. Raises `OSError`."""
-    for entry in entries:
-        fd = tree.open(entry.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            if preallocated(entry.size):
-                os.posix_fallocate(fd, 0, entry.size)
-        finally:
-            os.close(fd)

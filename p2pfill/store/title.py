@@ -6,16 +6,17 @@ as young as the bytes, and a commit that touches such a file syncs the file syst
 
 Invariants: a chunk that was sealed, because its digests hold, is never written to again while that fill lasts, whoever
 asks; a chunk is in `have` only after its bytes were made durable and the journal said so durably; a file is below
-`titles/` only when every chunk of the files that are wanted was in `have`. A disk that once failed to sync is not asked
-again, because the kernel may have dropped the very pages that it could not write and would report success.
+`titles/` only when every chunk of the files that are wanted was in `have`. Once the disk has failed to sync, nothing
+more is committed before `recover`, which drops what was not durable by then: the kernel may have dropped the very pages
+that it could not write, and would report success.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock, RLock, local
 from typing import TYPE_CHECKING, Final
 
@@ -34,11 +35,13 @@ from p2pfill.model.selection import (
     is_selected,
     union,
 )
+from p2pfill.store.descriptors import BUDGET
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
     FileCache,
     Tree,
     read_into,
+    replace_file,
     store_error,
     translated,
     write_all,
@@ -47,11 +50,14 @@ from p2pfill.store.journal import Journal
 from p2pfill.store.mending import Mend
 from p2pfill.store.rest import Rest
 from p2pfill.store.tally import Tally, read_tally, write_tally
-from p2pfill.store.wanted import Wanted, keep_selection, wanted_of
+from p2pfill.store.wanted import Wanted, keep_selection, read_selection, wanted_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MANIFEST: Final = "manifest"
+SALVAGE: Final = "salvage"
+"""See `store.salvage`."""
 OPEN_FILES_MAX: Final = 128
 """Per title. A process may open 1024 files by default and needs most of them for sockets."""
 SYNC_FILES_MAX: Final = 16
@@ -115,12 +121,16 @@ class StoredTitle:
         self._caches: tuple[FileCache, FileCache] | None = None
         """Of files opened for reading, and for writing. Most live titles are never read, so it is made when needed."""
         self._failed = ""
+        self._reads_back = False
+        """Whether what is committed is read from the disk before it counts, since that has failed to sync before."""
+        self.salvages = False
+        """Whether chunks may be here that the journal does not vouch for (`store.salvage`)."""
         self.live = journal is None
         self.tally = read_tally(directory_fd)
         """What has come of it from where, as it was kept last."""
         self.closed = False
         self.doubt = doubt
-        """Why it is not known which files are to be here, if so: `have` is what may be here, and is to be checked."""
+        """Why it is not known what of it is here, if so: `have` is what may be here, and is to be checked."""
         self._mend = mend
         self._write_locks: list[Lock] = []
         # A byte a chunk: threads set them side by side, which they cannot with bits.
@@ -184,7 +194,7 @@ class StoredTitle:
         try:
             if not self.closed and not self.takes_writes:
                 for cache in self._caches or ():
-                    cache.rest()
+                    cache.rest(wait=False)  # whoever has another title rest may hold that one's lock
                 self._tree.rest()
                 self._take_directory(-1)
         finally:
@@ -236,6 +246,10 @@ class StoredTitle:
             return mend.spare_ranges(chunk, start)
         return self._ranges(self.manifest.segments(chunk, start), write)
 
+    def existing_ranges(self, chunk: int) -> Iterator[tuple[int, int, int]]:
+        """Yield what `ranges` does, for reading the files in which a chunk belongs, also while it lies elsewhere."""
+        return self._ranges(self.manifest.segments(chunk), write=False)
+
     def file_ranges(self, segments: Iterable[Segment]) -> Iterator[tuple[int, int, int]]:
         """Yield what `ranges` does, for reading these runs of the title's files."""
         return self._ranges(segments, write=False)
@@ -246,7 +260,10 @@ class StoredTitle:
         for index, offset, length in segments:
             if length == self.manifest.files.size(index):
                 # No other chunk has a part of this file: keeping its descriptor would only push out a useful one.
-                fd = self._open(index, flags)
+                try:
+                    fd = self._open(index, flags)
+                except StoreError as error:
+                    fd = BUDGET.patiently(error, partial(self._open, index, flags))
                 try:
                     yield fd, offset, length
                 finally:
@@ -310,6 +327,41 @@ class StoredTitle:
             raise
         return hasher.digest() == self.manifest.chunk_blake3(chunk)
 
+    def recover(self) -> None:
+        """Rely on the disk again after it has failed to make something durable, where it takes writes now.
+
+        What counts is in `have`: it was durable before. All else is to be written once more, since the kernel may have
+        dropped pages that it could not write and show them as clean. So the journal is written anew too, and the files
+        are opened anew. Raises `StoreError`, and then nothing has changed.
+        """
+        with self._lock, translated(f"go on with title {self.manifest.name!r}"):
+            if not self._failed or self.closed:
+                return
+            if self._mend is not None:
+                self._mend.forget(self.have)
+            elif self._journal is not None:
+                before = self._journal
+                self._journal = Journal.create(self._directory_fd, self.manifest.title_id, list(self.have.indexes()))
+                before.close()
+            self._tree.renew(self.open_files())
+            self.let_go()
+            self._drop_what_failed()
+            sync_fs(self._tree.fd)
+            self._sealed = _seals(self.have)
+            self._failed, self._reads_back = "", True
+
+    def _drop_what_failed(self) -> None:
+        """Have nothing in memory any more that the disk may have refused to write.
+
+        The kernel tells once of each file that a write has failed, which is old by now. And its pages go (see
+        `Tree.forget_pages`).
+        """
+        with suppress(OSError):
+            sync_fs(self._tree.fd)
+        for path, *_ in self._selected_records():
+            with suppress(OSError):
+                self._tree.forget_pages(path, sync=True)
+
     def begin_write_out(self, chunks: Iterable[int]) -> None:
         """Have the disk begin to write chunks, so that their commit finds little left to wait for. Never fails.
 
@@ -339,13 +391,16 @@ class StoredTitle:
                 if mend is not None:
                     self._move_in(mend, fresh)
                 self._sync(fresh)
-                if mend is not None:
+                if mend is not None or self._reads_back:
                     self._read_back(fresh)
                 journal.append(fresh)
+            except StoreError as error:
+                if self._reads_back:
+                    self._failed = str(error)  # memory and disk differ once more
+                raise
             except OSError as error:
                 failure = store_error(f"make chunks of title {self.manifest.name!r} durable", error)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    self._failed = str(failure)
+                self._failed = str(failure)
                 raise failure from error
             for chunk in fresh:
                 self.have.add(chunk)
@@ -380,6 +435,8 @@ class StoredTitle:
                 raise
             if self._wants.chunks is not None:
                 self._drop_surplus(self._wants.chunks)
+            with suppress(OSError):
+                os.unlink(SALVAGE, dir_fd=self._directory_fd)
             self._file_caches()[1].close()
             self._journal.close()
             self._journal = None
@@ -410,7 +467,11 @@ class StoredTitle:
             self.tally = tally
             if not self.closed:
                 with suppress(OSError):
-                    write_tally(self._directory_fd, tally)
+                    directory_fd = self._own_directory()  # it may be at rest by now
+                    try:
+                        write_tally(directory_fd, tally)
+                    finally:
+                        os.close(directory_fd)
 
     def close(self) -> None:
         """Close all descriptors; those in use are closed when their users are done. May be called twice."""
@@ -561,12 +622,14 @@ class StoredTitle:
         self._wants = wanted
 
     def settle_doubt(self) -> None:
-        """Keep which files were found here: all that is in `have` was checked."""
-        with self._lock, translated(f"keep which files of title {self.manifest.name!r} are here, since {self.doubt}"):
+        """Keep what title this is and which files were found here: all that is in `have` was checked."""
+        with self._lock, translated(f"keep what was found of title {self.manifest.name!r}, since {self.doubt}"):
             if self.closed:
                 raise StoreError(f"title {self.manifest.name!r} is closed")
             self._hold_directory()
-            self._keep(self._wants)
+            replace_file(self._directory_fd, MANIFEST, self.manifest.encode())
+            if read_selection(self._directory_fd, self.manifest)[1]:
+                self._keep(self._wants)
             self.doubt = ""
             if not self.takes_writes:
                 self._note_open(self)
@@ -654,6 +717,13 @@ class StoredTitle:
 
     def _open_anew(self) -> None:
         """Rely on no descriptor of before: files may have been replaced, and directories too."""
+        if self.takes_writes and self._sealed.count(1) > self.have.count():
+            # A write that has failed is told once to each descriptor, and to none that was opened after that.
+            try:
+                sync_fs(self._tree.fd)
+            except OSError as error:
+                self._failed = str(store_error(f"make chunks of title {self.manifest.name!r} durable", error))
+                raise
         with suppress(FileExistsError):
             os.mkdir("files", 0o755, dir_fd=self._directory_fd)
         self._tree.renew(self.open_files())
@@ -715,8 +785,16 @@ class StoredTitle:
         with translated(f"give the files of title {self.manifest.name!r} their times and modes"):
             for path in ordered:
                 self._tree.show_directory(path, make=True, sync=False)
+            failed: OSError | None = None
             for path, size, mtime, executable in records:
-                self._tree.show_file(path, mtime, executable, make=not size, sync=sync)
+                try:
+                    self._tree.show_file(path, mtime, executable, make=not size, sync=sync)
+                except OSError as error:
+                    # Of each file the kernel tells once that a write has failed, which may be long ago: all that there
+                    # is to be told is told now, and not file by file, each with an attempt of its own.
+                    failed = failed or error
+            if failed is not None:
+                raise failed
             if sync:
                 # Last, since files were made in them.
                 for path in ordered:

@@ -18,6 +18,9 @@ from p2pfill.model.selection import as_selection, chunks_of_selection, decode_se
 from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, Tree, read_into, replace_file
 from p2pfill.store.rest import REST
 
+_UNREADABLE: Final = frozenset({errno.EIO, errno.ENODATA, errno.EUCLEAN})
+"""What reading a bad place of a disk answers."""
+
 SELECTION: Final = "selection"
 """The file that says which files of the title are to be here, a bit a file; absent, where `rest` is too: all."""
 
@@ -63,6 +66,8 @@ def read_selection(directory_fd: int, manifest: Manifest) -> tuple[Bitmap | None
             return None, "is missing"
         return None, ""
     except OSError as error:
+        if error.errno in _UNREADABLE:
+            return None, "cannot be read"
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
         return None, "is no plain file"
@@ -71,6 +76,10 @@ def read_selection(directory_fd: int, manifest: Manifest) -> tuple[Bitmap | None
             return None, "is no plain file"
         data = bytearray((len(manifest.files) >> 3) + 2)
         count = read_into(fd, memoryview(data), 0)
+    except OSError as error:
+        if error.errno not in _UNREADABLE:
+            raise
+        return None, "cannot be read"
     finally:
         os.close(fd)
     with suppress(ManifestError):

@@ -26,8 +26,8 @@ import msgspec
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from p2pfill.model.hosts import address_of
 from p2pfill.model.limits import KIB, MIB
-from p2pfill.tracker.callers import address_of
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.records import ErrorReply
 
@@ -139,8 +139,9 @@ class Shares:
 class Paced(trio.abc.HalfCloseableStream):
     """A connection's stream, of which is known since when a piece waits to be read by the other side."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, address: str) -> None:
         self._stream = stream
+        self.address = address
         self.socket = stream.socket
         """As servers expect it."""
         self.waits_since: float | None = None
@@ -182,7 +183,7 @@ class Connection:
 
     def __init__(self, stream: trio.SocketStream, address: str, peer: tuple[str, int], began: float) -> None:
         self.stream, self.address, self.peer, self.began = stream, address, peer, began
-        self.paced = Paced(stream)
+        self.paced = Paced(stream, address)
         self.calls = 0
 
     def close(self) -> None:
@@ -209,8 +210,10 @@ class Address:
 class Admission:
     """All shares of one tracker. `refused` counts, by reason, who was refused."""
 
-    def __init__(self, refused: Counter[str], bounds: Bounds | None = None) -> None:
-        self.bounds = bounds or bounds_for(descriptors_max())
+    def __init__(self, refused: Counter[str], *, is_secure: bool = False) -> None:
+        """`is_secure`: callers speak TLS, and are not answered in the clear."""
+        self.bounds = bounds_for(descriptors_max())
+        self._is_secure = is_secure
         self._refused = refused
         self._logged: dict[str, float] = {}
         self._known: dict[str, float] = {}
@@ -305,7 +308,7 @@ class Admission:
 
     async def _turn_away(self, stream: trio.SocketStream, reason: str, address: str) -> None:
         self.note(reason, address)
-        if self._refusing >= REFUSING_MAX:
+        if self._refusing >= REFUSING_MAX or self._is_secure:
             return
         self._refusing += 1
         try:

@@ -197,12 +197,14 @@ class Api:
         """Pin a title."""
         self._for_title(request)
         wanted, nodes_min = await self._read_json(request, records.PinRequest), int(number_of(request, "nodes_min", 0))
+        note_asked(request, wanted)
         return reply(await self._service.pin(request.path_params["title"], wanted.selector, nodes_min))
 
     async def unpin_title(self, request: Request) -> Response:
         """Unpin a title."""
         self._for_title(request)
         wanted = await self._read_json(request, records.PinRequest)
+        note_asked(request, wanted)
         return reply(await self._service.unpin(request.path_params["title"], wanted.selector))
 
     async def list_limits(self, request: Request) -> Response:
@@ -212,6 +214,7 @@ class Api:
     async def post_limit(self, request: Request) -> Response:
         """Set or clear a standing limit."""
         wanted, nodes_min = await self._read_json(request, records.LimitRecord), int(number_of(request, "nodes_min", 0))
+        note_asked(request, wanted)
         return reply(records.Limits(await self._service.set_limit(wanted, nodes_min)))
 
     async def list_fills(self, request: Request) -> Response:
@@ -248,6 +251,7 @@ class Api:
     async def post_scrub(self, request: Request) -> Response:
         """Have nodes look at a title."""
         wanted = await self._read_json(request, records.ScrubRequest)
+        note_asked(request, wanted)
         nodes_min = int(number_of(request, "nodes_min", 0))
         return reply(self._service.add_scrub(request.path_params["title"], wanted.selector, nodes_min))
 
@@ -258,7 +262,9 @@ class Api:
     async def post_eviction(self, request: Request) -> Response:
         """Have nodes make room."""
         nodes_min = int(number_of(request, "nodes_min", 0))
-        return reply(self._service.add_eviction(await self._read_json(request, records.EvictRequest), nodes_min))
+        wanted = await self._read_json(request, records.EvictRequest)
+        note_asked(request, wanted)
+        return reply(self._service.add_eviction(wanted, nodes_min))
 
     async def get_eviction(self, request: Request) -> Response:
         """Show what came of that."""
@@ -321,6 +327,7 @@ class Api:
     async def post_policy(self, request: Request) -> Response:
         """Let a policy stand."""
         wanted, dry_run = await self._read_json(request, records.PolicyRequest), number_of(request, "dry_run", 0) != 0
+        note_asked(request, wanted)
         return reply(await apply_policy(self._service, wanted, dry_run=dry_run))
 
     async def list_policies(self, request: Request) -> Response:
@@ -354,6 +361,10 @@ class Api:
         """Explain what a route costs."""
         ends = request.path_params
         return reply(views.route(self._service, ends["receiver"], ends["source"]))
+
+    async def get_revocations(self, request: Request) -> Response:
+        """Show which certificates were taken back."""
+        return reply(records.Revocations(self._service.revocations.decode("ascii")))
 
     async def list_changes(self, request: Request) -> Response:
         """Show who has changed what."""
@@ -421,15 +432,16 @@ class Guarded:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        caller = caller_of(request)
         try:
-            call = self._admit(request)
+            caller = _caller_with_identity(request, caller)
+            call = admit(caller, self._grants, self._name, self._right, request.path_params.get("node", ""))
             request.scope["p2pfill.call"] = call
             answer = await self._handler(request)
             if self._right not in (Right.READ, Right.REPORT):
                 await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
-                caller = caller_of(request)
                 self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
             return refuse(str(error), error.status)
         except StoreError as error:
@@ -439,24 +451,34 @@ class Guarded:
             return refuse("the body ended early", 400)
         return answer
 
-    def _admit(self, request: Request) -> Call:
-        bearer: Bearer | None = request.scope.get("state", {}).get("bearer")
-        try:
-            identity = None if bearer is None else bearer.identity()
-        except PeerRefused as error:
-            raise RequestRefused(str(error), 403) from error
-        caller = Caller(caller_of(request).address, identity)
-        return admit(caller, self._grants, self._name, self._right, request.path_params.get("node", ""))
-
     async def _note(self, request: Request, call: Call) -> None:
         """Keep what the call has changed."""
-        query = f"?{request.url.query}" if request.url.query else ""
-        detail, caller = call.noted or request.url.path + query, call.caller
+        detail, caller = call.noted or asked_of(request), call.caller
         try:
             await self._service.note_change(caller.who, caller.address, self._name, detail)
         except StoreError as error:
             # It has been done, and its caller must not take it for undone.
-            _log.error("%s of %s, %s, is not in the audit: %s", self._name, caller.who, detail, error)
+            _log.error("%s of %s, %r, is not in the audit: %s", self._name, caller.who, detail, error)
+
+
+def _caller_with_identity(request: Request, caller: Caller) -> Caller:
+    """Return who has shown a certificate on the connection of a request. Raises `RequestRefused`."""
+    bearer: Bearer | None = request.scope.get("state", {}).get("bearer")
+    try:
+        return caller if bearer is None else caller._replace(identity=bearer.identity())
+    except PeerRefused as error:
+        raise RequestRefused(str(error), 403) from error
+
+
+def asked_of(request: Request) -> str:
+    """Return what a request asks for, as its URL says."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def note_asked(request: Request, wanted: msgspec.Struct) -> None:
+    """Let the audit say what a body asks for, beside what is known of the call before."""
+    call = call_of(request)
+    call.noted = f"{call.noted or asked_of(request)} {msgspec.json.encode(wanted).decode()}"
 
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:

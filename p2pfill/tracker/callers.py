@@ -5,16 +5,12 @@ Whatever depends on who somebody is takes a `Caller`: shares (`admission`), and 
 
 from __future__ import annotations
 
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from starlette.requests import Request
 
+from p2pfill.model.hosts import address_of
 from p2pfill.model.identity import Identity
-
-NETWORK_BITS: Final = 64
-"""Of an IPv6 address, which name a caller's network: each has as many addresses in that as it likes."""
 
 
 class Caller(NamedTuple):
@@ -46,17 +42,3 @@ def caller_of(request: Request) -> Caller:
         caller: Caller = call.caller
         return caller
     return Caller("" if request.client is None else address_of(request.client.host))
-
-
-@lru_cache(maxsize=4096)
-def address_of(host: str) -> str:
-    """Return what stands for a caller's address: an IPv4 address, or the network of an IPv6 one."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{IPv6Address(int(address) >> NETWORK_BITS << NETWORK_BITS)}/{NETWORK_BITS}"

@@ -364,6 +364,10 @@ class TrackerClient:
         """Return what is recorded of a night, to rebuild it."""
         return await self._call("GET", f"/v1/nights/{quote(night, safe='')}/record", RecordedNight)
 
+    async def revocations(self) -> bytes:
+        """Return the revocation lists that the tracker goes by, in PEM; whoever takes them in checks signatures."""
+        return (await self._call("GET", "/v1/revocations", records.Revocations)).pem.encode()
+
     async def audit(self, *, before: int = 0, count: int = 1000) -> AuditPage:
         """Return who has changed what, the latest first: `count` before the number `before`; 0: the very latest."""
         return await self._call("GET", f"/v1/audit?before={before}&count={count}", AuditPage)

@@ -306,7 +306,7 @@ def _cache_title(row: NightRow, cache: NightCache | None, is_alive: bool, is_sil
 
 
 def _cause(row: NightRow, cache: NightCache | None, is_alive: bool, is_silent: bool) -> Cause:
-    if row.state == "failed":
+    if row.state == "failed" or (row.state == "waiting" and row.error):
         return "failed"
     if cache is None or not cache.heard_at:
         return "unheard"

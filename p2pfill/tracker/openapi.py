@@ -363,6 +363,13 @@ OPERATIONS: Final = (
         errors=(400, 404, 409),
     ),
     Operation(
+        "get_revocations",
+        "GET",
+        "/v1/revocations",
+        "Show which certificates were taken back: revocation lists, signed by the authorities.",
+        response=records.Revocations,
+    ),
+    Operation(
         "list_changes",
         "GET",
         "/v1/audit",

@@ -75,6 +75,13 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since its answer was lost, and changes nothing."""
 
 
+class Revocations(msgspec.Struct):
+    """The certificates that were taken back, as the authorities have signed it."""
+
+    pem: str
+    """X.509 revocation lists, one after the other; empty where there are none."""
+
+
 class FillCreated(msgspec.Struct, forbid_unknown_fields=True):
     """The answer to a `FillRequest`."""
 
@@ -497,6 +504,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     """Titles for which nodes have brought orders that were lost."""
     refused: dict[str, int] = {}
     """Reason -> calls and connections that were refused or ended for it, since the tracker started: floods."""
+    trusts_all: bool = False
+    """No caller is asked who he is, and each may everything: the tracker runs without certificates."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):

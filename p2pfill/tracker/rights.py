@@ -53,7 +53,9 @@ class Right(StrEnum):
 
 GRANTABLE: Final = frozenset(Right) - {Right.REPORT}
 
-CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_signatures", "get_sources", "explain"})
+CACHE_READS: Final = frozenset(
+    {"get_title", "get_manifest", "get_signatures", "get_sources", "explain", "get_revocations"}
+)
 """What a cache may read beside its orders; those of them that name a node, of itself alone."""
 
 CACHE_BRINGS: Final = "put_title"

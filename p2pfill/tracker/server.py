@@ -28,13 +28,14 @@ from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
 from p2pfill.model.prices import NO_PRICES, Prices
 from p2pfill.swarm.neighbourhood import Neighbourhoods
-from p2pfill.tracker.admission import Admission
+from p2pfill.tracker.admission import Admission, Paced
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.forgetting import CHECK_S
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
+from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import secure
 from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
 
@@ -193,7 +194,9 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
         nursery.start_soon(_follow_rosters, service)
         nursery.start_soon(_flush_often, service)
         if gate is not None:
-            nursery.start_soon(_renew, gate)
+            service.trusts_all = False
+            service.set_revocations(gate.credentials.revocations.pem())
+            nursery.start_soon(_renew, gate, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
                 await server.start(_serve, service, gate, config, sock, stop)
@@ -212,29 +215,33 @@ async def _serve(
     Hypercorn's parts, and not its `serve`: there what one connection raises ends the server, and a caller's garbage in
     a WebSocket handshake is enough for that.
     """
-    admission = Admission(service.refused)
+    admission = Admission(service.refused, is_secure=gate is not None)
     # Both sides speak ASGI, each with types of its own.
     trusted = (None, None) if gate is None else (gate.grants, gate.credentials)
     app: Any = admission.wrap(build_app(service, admission, *trusted))
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
+    handshakes = Handshakes()
 
-    async def serve_connection(stream: Any) -> None:  # as Hypercorn types it, all are encrypted
+    async def serve_connection(paced: Paced) -> None:
+        stream: Any = paced  # as Hypercorn types it, all are encrypted
         state = {}
         try:
             if gate is not None:
                 with trio.fail_after(HANDSHAKE_S):
+                    await handshakes.wait_turn(paced.address)
                     secured = await secure(stream, gate.credentials, accepting=True)
                 stream, state["bearer"] = secured.stream, Bearer(gate.credentials, secured.certificate)
         except (PeerRefused, trio.TooSlowError) as error:
-            _log.info("a connection was refused: %s", str(error) or f"no handshake within {HANDSHAKE_S:g} s")
+            why = str(error) or f"no handshake within {HANDSHAKE_S:g} s"
+            admission.note("a connection without a certificate that counts here", f"{paced.address} ({why})")
             await trio.aclose_forcefully(stream)
             return
         try:
             await TCPServer(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
-            _log.warning("a connection broke off: %s", "; ".join(map(repr, leaves_of(faults))))
+            admission.note("a connection broke off", f"{paced.address} ({'; '.join(map(repr, leaves_of(faults)))})")
 
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:
@@ -268,7 +275,7 @@ async def _stop_on_cancel(
     server_scope.deadline = trio.current_time() + 2 * GRACE_S
 
 
-async def _renew(gate: Gate) -> None:
+async def _renew(gate: Gate, service: Service) -> None:
     """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
     while True:
         await trio.sleep(RENEW_S)
@@ -276,6 +283,7 @@ async def _renew(gate: Gate) -> None:
             try:
                 if await trio.to_thread.run_sync(what.reload):
                     _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
+                    service.set_revocations(gate.credentials.revocations.pem())
             except ConfigError as error:
                 _log.error("%s; those before stand", error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)

@@ -19,6 +19,7 @@ every chunk that it is master of, and nobody has to elect anew.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import secrets
 import time
@@ -235,6 +236,9 @@ class Service:
         self.routes = routes or RouteBook()
         """What routes between caches cost."""
         self._catalogue = catalogue
+        self.set_revocations(b"")
+        self.trusts_all = True
+        """No caller is asked who he is."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
@@ -374,6 +378,11 @@ class Service:
         if record is None:
             raise RequestRefused(f"title {title} is not in the catalogue; publish its manifest first", 404)
         return record
+
+    def set_revocations(self, pem: bytes) -> None:
+        """Tell caches of these revocation lists from now on."""
+        self.revocations = pem
+        self._revocations_digest = hashlib.sha256(pem).hexdigest()[:32] if pem else ""
 
     async def note_change(self, who: str, address: str, what: str, detail: str) -> None:
         """Keep who has changed what. Raises `StoreError`."""
@@ -943,7 +952,10 @@ class Service:
         if self.evictions.note(node_id, report.evictions) or closed:
             self._touch(node_id)
             state = self.nodes[node_id]
-        reply = HeartbeatReply(interval_s=self.heartbeat_s, orders_version=state.version, again=not known)
+        reply = HeartbeatReply(
+            interval_s=self.heartbeat_s, orders_version=state.version, again=not known,
+            revocations=self._revocations_digest,
+        )  # fmt: skip
         reply.allowances = self._allowances(self.nodes[node_id], report, known=known)
         return reply
 
@@ -1116,7 +1128,7 @@ class Service:
         if phase != "open" and self._is_out_of_cycle(state.info.id, title):
             phase = "open"
         # One that is closed is linked all the same: when it opens it is to know what its neighbours have.
-        may_come = is_wanted and (report is None or report.state != "failed")
+        may_come = is_wanted and (report is None or not is_stuck(report))
         if not state.alive or not (may_come or (report and holds(report))):
             return None
         counts = may_come and phase != "closed"
@@ -1483,6 +1495,11 @@ def _is_news(before: TitleReport | None, after: TitleReport) -> bool:
 def night_of(epoch_s: float) -> str:
     """Return the night of budgets: they run from noon to noon in UTC, for the fleet stands in many time zones."""
     return datetime.fromtimestamp(epoch_s - 12 * 3600, UTC).date().isoformat()
+
+
+def is_stuck(report: TitleReport) -> bool:
+    """Tell whether a node cannot fill a title now: it has failed, or waits for the node's disk, with the reason."""
+    return report.state == "failed" or (report.state == "waiting" and bool(report.error))
 
 
 def holds(report: TitleReport) -> bool:

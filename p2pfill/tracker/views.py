@@ -305,6 +305,8 @@ def explanation(service: Service, node_id: str, title: str) -> Explanation:
         )
     if report is None:
         notes.append("The node has reported nothing of this title yet.")
+    elif report.state == "waiting" and report.error:
+        notes.append(f"The title waits for the node's disk, and goes on by itself once that is well: {report.error}.")
     elif report.state == "waiting":
         notes.append("The node has not begun with the order that stands now.")
     elif report.state == "failed":
@@ -355,6 +357,7 @@ def status(service: Service, now: float) -> Status:
         losses=losses(service),
         brought_back=service.recall.listed(),
         refused=dict(service.refused),
+        trusts_all=service.trusts_all,
     )
 
 

@@ -31,6 +31,7 @@ from p2pfill.protocol.messages import (
     plain_reason,
 )
 from p2pfill.protocol.rules import Side
+from p2pfill.transport.secure import TlsLayer
 
 READ_BYTES: Final = 64 * 1024
 
@@ -114,18 +115,20 @@ class ControlChannel:
     """One control link in operation. Construct, then `run` it; `send` from anywhere in the same trio loop."""
 
     def __init__(
-        self, stream: trio.abc.Stream, hello: Hello, received: bytes = b"", shares: LoopShares | None = None
+        self, stream: trio.abc.Stream, hello: Hello, received: bytes = b"", shares: LoopShares | None = None,
+        layer: TlsLayer | None = None,
     ) -> None:
         """Take over `stream`, on which nothing has been written and nothing read but `received`.
 
-        `shares` are those of the node, if it has other links.
+        `shares` are those of the node, if it has other links. `layer` encrypts a stream that is a socket's, after its
+        handshake.
         """
         self._shares = shares if shares is not None else LoopShares()
         self._share = LoopShare()
         self._stream = stream
+        self._layer = layer
+        self._connection = stream if isinstance(stream, trio.SocketStream) else None
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
-        below = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        self._connection = below if isinstance(below, trio.SocketStream) else None
         self._received = received
         self._link = ControlLink(hello)
         self._output = trio.Event()
@@ -204,7 +207,7 @@ class ControlChannel:
         try:
             # Written before anything is read, so that a stranger learns whom it talks to before it is told off.
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
-                await self._stream.send_all(self._link.poll_output())
+                await self._stream.send_all(self._poll_output())
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
@@ -282,7 +285,7 @@ class ControlChannel:
         while not self._ended:
             await self._output.wait()
             self._output = trio.Event()
-            output = self._link.poll_output()
+            output = self._poll_output()
             if unsent := output[self._write_now(output) :]:
                 await self._stream.send_all(unsent)
         self._scope.cancel()
@@ -296,11 +299,21 @@ class ControlChannel:
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                return os.read(self._socket.fileno(), READ_BYTES)
+                data = os.read(self._socket.fileno(), READ_BYTES)
+                if self._layer is None or not data:
+                    return data
+                data, has_ended = self._layer.unseal(data)
+                if data or has_ended:
+                    return data
             except BlockingIOError:
                 continue
-            except OSError as error:
+            except OSError as error:  # those of TLS among them
                 raise trio.BrokenResourceError(str(error)) from error
+
+    def _poll_output(self) -> bytes:
+        """Return what is to be written, as it goes over the wire."""
+        output = self._link.poll_output()
+        return output if self._layer is None else self._layer.seal(output)
 
     def _write_now(self, output: bytes) -> int:
         """Write what the socket takes at once, which is all of it as a rule; return how many bytes that were."""
@@ -328,7 +341,7 @@ class ControlChannel:
 
     async def _flush_farewell(self) -> None:
         try:
-            if output := self._link.poll_output():
+            if output := self._poll_output():
                 await self._stream.send_all(output)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # it is gone already, and knows

@@ -151,14 +151,19 @@ class Credentials:
     def reload(self) -> bool:
         """Read the directory again where a file of it has changed; tell whether that was so.
 
-        Raises `ConfigError`, and then what was read before stands, until a call finds the files good. Revocations that
-        came from elsewhere stay.
+        Raises `ConfigError`, and then what was read before stands, until a call finds the files good; so it does where
+        they are somebody else's. Revocations that came from elsewhere stay.
         """
         seen = _stamps(self.directory)
         if seen == self._seen:
             return False
         # Read beside what stands, which is asked about callers meanwhile, perhaps by another thread.
         fresh = Credentials(self.directory)
+        if fresh.identity.uri != self.identity.uri:
+            raise ConfigError(
+                f"{str(self.directory / CERT_FILE)!r} is of {fresh.identity.uri}, and this process is "
+                f"{self.identity.uri}: put that one's back, or restart it to be the other"
+            )
         if self.publishers is not None and fresh.publishers is None:
             # As while another file takes its place: that must not be a moment in which everybody may publish.
             raise ConfigError(

@@ -45,6 +45,7 @@ def test_each_cause_is_said_in_plain_words() -> None:
             node("f", TitleReport(TITLE, "failed", error="no space\x1b[31m")),
             node("g", TitleReport(TITLE, "live")),
             node("h", None, superseded=True),
+            node("i", TitleReport(TITLE, "waiting", error="the disk is read-only")),
         )
     )
     assert lines == [
@@ -54,6 +55,7 @@ def test_each_cause_is_said_in_plain_words() -> None:
         "d: has not begun with this order",
         "e: its heartbeats have stopped; is it running?",
         "f: failed: no space\ufffd[31m",
+        "i: waits for its disk: the disk is read-only",
     ]
 
 

@@ -17,7 +17,7 @@ import trio
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
-from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node import Node, NodeConfig, open_node, seldom
 
 LOOK_S = 0.01
 
@@ -108,4 +108,5 @@ async def main(data: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    seldom.LOGGED_S = 0.01  # type: ignore[misc]  # each attack must be named, however soon after another one
     trio.run(main, str(Path(sys.argv[1])))

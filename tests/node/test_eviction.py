@@ -187,7 +187,11 @@ async def test_files_that_no_order_names_go_and_the_others_stay(tmp_path: Path) 
 def small_disk(monkeypatch: pytest.MonkeyPatch, data: Path, capacity: int) -> None:
     """Let the store believe that its disk has so many bytes; a real one of that size takes root."""
 
-    def statvfs(path: object) -> SimpleNamespace:
+    real = os.statvfs
+
+    def statvfs(path: str | Path) -> SimpleNamespace | os.statvfs_result:
+        if data not in (Path(path), *Path(path).parents):
+            return real(path)  # the tracker's database has a disk of its own
         used = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and not file.is_symlink())
         blocks, free = capacity // 4096, max(0, capacity - used) // 4096
         return SimpleNamespace(f_frsize=4096, f_blocks=blocks, f_bavail=free, f_files=0, f_favail=0)

@@ -12,7 +12,7 @@ import pytest
 from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node
-from p2pfill.node import titles as titles_module
+from p2pfill.node import found as found_module
 from p2pfill.node.titles import TitlePhase
 from p2pfill.store.mending import Mend
 from p2pfill.store.publish import publish
@@ -130,7 +130,7 @@ async def test_a_title_in_doubt_is_checked_while_the_node_serves_others(
         settle(stored)
 
     monkeypatch.setattr(StoredTitle, "settle_doubt", late)
-    monkeypatch.setattr(titles_module, "CHECK_AGAIN_S", 0.05)
+    monkeypatch.setattr(found_module, "CHECK_AGAIN_S", 0.05)
     async with node_with_tracker(tmp_path) as (node, client):
         try:
             await until(lambda: node.tracker is not None and node.titles.orders is not None)
@@ -157,7 +157,7 @@ async def test_a_title_in_doubt_that_is_withdrawn_goes(tmp_path: Path, monkeypat
         settle(stored)
 
     monkeypatch.setattr(StoredTitle, "settle_doubt", late)
-    monkeypatch.setattr(titles_module, "CHECK_AGAIN_S", 0.05)
+    monkeypatch.setattr(found_module, "CHECK_AGAIN_S", 0.05)
     async with node_with_tracker(tmp_path) as (node, client):
         try:
             await until(lambda: node.titles.orders is not None)
@@ -165,7 +165,7 @@ async def test_a_title_in_doubt_that_is_withdrawn_goes(tmp_path: Path, monkeypat
             await until(lambda: not place.exists())
         finally:
             may_end.set()
-        await until(lambda: not node.titles._doubtful)
+        await until(lambda: not node.found._doubtful)
         assert node.titles.phase_of(title_id) is TitlePhase.ABSENT
         assert node.titles.refusal(title_id) is None
         assert not (tmp_path / "a1" / "live" / "film").exists()

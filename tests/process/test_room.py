@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_under_a_fill(tmp_path: Path, small_disk: Path, has
             os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - 1_000_000)
         origin.allow(None)
         if not has_old:
-            wait_until("it has failed", lambda: fleet.report("a1", new).get("state") == "failed")
+            wait_until("it waits", lambda: fleet.report("a1", new).get("state") == "waiting")
             assert "full" in fleet.report("a1", new)["error"]
             ballast.unlink()
         wait_until("it is live", lambda: "new" in shown(fleet, "a1"))

@@ -299,6 +299,46 @@ def test_commit_order_is_data_then_journal(
         title.commit([5])
 
 
+def test_after_a_failed_sync_only_what_was_durable_counts(
+    tmp_path: Path, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The title stayed failed for as long as the process lived."""
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        write_chunk(title, tree, 4)
+        title.seal(4)
+        title.commit([4])
+        write_chunk(title, tree, 5)
+        title.seal(5)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            with pytest.raises(StoreError, match="input/output"):
+                title.commit([5])
+            patch.setattr(title_module, "sync_fs", refuse)
+            with pytest.raises(StoreError, match="input/output"):
+                store.begin_fill(manifest)
+        assert store.begin_fill(manifest) is title
+        assert list(title.have.indexes()) == [4]
+        assert title.is_sealed(4)
+        assert not title.is_sealed(5), "it is to be written once more"
+        # From now on nothing counts that the disk does not give back: here a chunk that was not written again.
+        for fd, offset, _ in title.ranges(5, write=True):
+            os.pwrite(fd, b"rot", offset)
+        with pytest.raises(StoreError, match="reads back wrong"):
+            title.commit([5])
+        with pytest.raises(StoreError, match="reads back wrong"):
+            title.commit([4, 5])
+        title.recover()
+        write_chunk(title, tree, 5)
+        title.commit([5])
+    with Store.open(tmp_path) as store:
+        assert list(store.open_title(manifest.title_id).have.indexes()) == [4, 5]
+
+
 def test_one_node_per_directory(store: Store) -> None:
     with pytest.raises(StoreError, match="in use by another node"):
         Store.open(store.root)
@@ -548,7 +588,7 @@ def test_damaged_manifest_is_named(tmp_path: Path, manifest: Manifest) -> None:
     with Store.open(tmp_path) as store:
         assert "damaged" in store.titles()[manifest.title_id].error
         with pytest.raises(StoreError, match="damaged"):
-            store.begin_fill(manifest)
+            store.open_title(manifest.title_id)
 
 
 def test_a_manifest_at_hand_is_not_decoded_again(

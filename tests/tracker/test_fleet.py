@@ -201,6 +201,15 @@ async def test_who_comes_or_goes_wakes_its_isp_and_its_neighbours_only(tmp_path:
         weights = {group.isp: group.weight for group in fleet.order(far).election.groups}  # type: ignore[union-attr]
         assert weights["isp5"] == ISP_CACHES
 
+        # One that waits for its disk fetches nothing either, and comes back when that is well.
+        for report, counts in (
+            (TitleReport(fleet.title, "filling", 4, 0), True),
+            (TitleReport(fleet.title, "waiting", 4, 0, error="the disk is read-only"), False),
+            (TitleReport(fleet.title, "filling", 4, 0), True),
+        ):
+            fleet.beat("late", report)
+            assert ("late" in {entry.node.id for entry in fleet.order(min(linked)).roster}) == counts
+
 
 async def test_the_dead_are_replaced_and_their_weight_is_gone(tmp_path: Path, make: Any) -> None:
     async with fleet_of(tmp_path, make, 1000) as fleet:

@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+from certificates import user
 from hypothesis import given
 from hypothesis import strategies as st
+from trusted import Fleet
 
+from p2pfill.model.hosts import address_of
 from p2pfill.tracker import admission as admission_module
 from p2pfill.tracker import api as api_module
 from p2pfill.tracker.admission import Admission, Shares, bounds_for
-from p2pfill.tracker.callers import address_of
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.server import serve_tracker
@@ -299,3 +301,27 @@ def test_bounds_follow_from_descriptors(descriptors: int, connections: int) -> N
 )  # fmt: skip
 def test_an_address_of_ipv6_is_its_network(host: str, address: str) -> None:
     assert address_of(host) == address
+
+
+async def test_with_certificates_strangers_shut_out_nobody_and_hear_nothing_in_the_clear(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission_module, "descriptors_max", lambda: DESCRIPTORS)
+    fleet = Fleet(tmp_path, nursery)
+    await fleet.start()
+    heard = b""
+    async with holding(fleet.url, 40) as streams, fleet.client(user("anna")) as client:
+        with trio.fail_after(WITHIN_S):
+            assert (await client.health()).status == "ok"
+        for stream in streams:
+            with trio.move_on_after(0.01):
+                try:
+                    heard += await stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    continue
+        assert (await client.status()).refused["an idle connection was closed to make room"] > 20
+    admission = Admission(Counter(), is_secure=True)
+    near, far = trio.testing.memory_stream_pair()
+    await admission._turn_away(near, "too many connections", "a")  # type: ignore[arg-type]
+    await near.aclose()
+    assert heard + await far.receive_some() == b""

@@ -54,6 +54,7 @@ async def test_a_fleet_fills_over_encrypted_links(fleet: Fleet) -> None:
             assert link.identity is not None
             assert link.identity.who == "cache/a2"
             assert sum(node.moved()[0] for node in (a1, a2)) > 0  # payload went between them
+        assert not (await anna.status()).trusts_all
         page = await anna.audit()
         assert [(one.who, one.what) for one in page.records] == [("user/anna", "post_fill"), ("user/anna", "put_title")]
         assert made.fill_id in page.records[0].detail
@@ -154,6 +155,24 @@ async def test_what_is_revoked_is_out_at_once_everywhere(fleet: Fleet, monkeypat
         while await refusal_of(anna) is None:  # over the very connection that was open
             await trio.sleep(0.05)
         assert "revoked" in str(await refusal_of(anna))
+
+
+async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    encoded, title, origin = film(fleet.root)
+    async with (
+        fleet.client(user("anna")) as anna, open_node(fleet.config(cache("a1"))) as a1,
+        open_node(fleet.config(cache("a2"))) as a2,
+    ):  # fmt: skip
+        await anna.put_title(title, encoded)
+        await anna.post_fill(FillRequest(title, "all", [origin]))
+        await until(lambda: bool(a1.engine.links) and has(a2).exists())
+        (fleet.root / "tracker" / "revoked.pem").write_bytes(fleet.signer.revoke(fleet.root / "id-a2"))
+        await until(lambda: not a1.engine.links)
+        await until(lambda: (Path(a1.config.data) / "revoked.pem").exists())
+    async with open_node(fleet.config(cache("a1"), "")) as a1:  # it knows before any tracker has told it
+        assert a1.credentials is not None
+        assert a1.credentials.revocations.pem()
 
 
 async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
