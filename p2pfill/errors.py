@@ -17,6 +17,10 @@ class ManifestError(P2PFillError):
     """A manifest is malformed, breaks a limit, or names files in a way that is unsafe to write."""
 
 
+class SignatureError(ManifestError):
+    """A title is not signed by those whom the fleet trusts to publish it."""
+
+
 class StoreError(P2PFillError):
     """The disk below the store refused: full, read-only, missing, changed behind our back."""
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from p2pfill._version import __version__
-from p2pfill.cli import bench, ca, manage, night, plan, policy
+from p2pfill.cli import bench, ca, keys, manage, night, plan, policy
 from p2pfill.cli.calling import set_identity
 from p2pfill.cli.exits import EXIT_CODES_HELP
-from p2pfill.cli.options import AsJson, Files, FilesFrom, Later, TrackerUrl
+from p2pfill.cli.options import AsJson, Expires, Files, FilesFrom, Later, Number, TrackerUrl
 
 app = typer.Typer(
     add_completion=False,
@@ -49,6 +49,7 @@ app.add_typer(manage.fleet, name="fleet")
 app.add_typer(night.app, name="night")
 app.add_typer(plan.app, name="plan")
 app.add_typer(ca.app, name="ca")
+app.add_typer(keys.app, name="key")
 
 
 @app.callback(invoke_without_command=True)
@@ -92,6 +93,11 @@ def publish(
         str | None,
         typer.Option("--to", metavar="s3://BUCKET/PREFIX", help="Upload the files there too; that is then an origin."),
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="FILE", help="Sign it with this key, into FILE.fill.sig.")
+    ] = None,
+    expires: Expires = "",
+    number: Number = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a title of a file or a directory: hash it on all cores and write its manifest.
@@ -104,7 +110,30 @@ def publish(
     """
     from p2pfill.cli.titles import publish_title
 
-    publish_title(path, name, out, chunk_size=chunk_size, integrity=integrity, to=to, as_json=as_json)
+    publish_title(
+        path, name, out, chunk_size=chunk_size, integrity=integrity, to=to, key=key, expires=expires, number=number,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command(epilog=EXIT_CODES_HELP)
+def sign(
+    fill_file: FillFile,
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The key, as `p2pfill key new` makes it.")],
+    expires: Expires = "",
+    number: Number = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Make a new statement, with a new number; what others have signed goes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sign a manifest: add a signature to FILE.fill.sig, which `p2pfill fill` and `title add` send with it.
+
+    Where others have signed already, the same is signed. To give it another expiry or number, say --anew.
+    """
+    from p2pfill.cli.signing import sign_title
+
+    sign_title(fill_file, key, expires=expires, number=number, anew=anew, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)
@@ -362,6 +391,9 @@ def fill(
     now: Annotated[
         bool, typer.Option("--now", help="Out of cycle: do not wait for the caches' fill windows.")
     ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Show it though a version that was signed later was shown before.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill caches with a title: hand its manifest to the tracker and order it for all caches that match.
@@ -382,6 +414,7 @@ def fill(
         priority=priority,
         deadline=deadline,
         now=now,
+        rollback=rollback,
         later=later,
         wait=wait,
         timeout_s=timeout_s,

@@ -243,9 +243,11 @@ def check_identity_directory(directory: Path, *, as_json: bool) -> int:
     identity = credentials.identity
     if as_json:
         told = {"who": identity.who, "uri": identity.uri, "hosts": identity.hosts, "ends": credentials.expires}
-        _print_json(told | {"refused": fault})
+        _print_json(told | {"refused": fault, "publishers": credentials.publishers is not None})
     else:
         hosts = f", at {', '.join(identity.hosts)}" if identity.hosts else ""
         print(f"{identity.uri}{printable(hosts)}, until {_day(credentials.expires)}")
+        taken = "what publishers.toml says" if credentials.publishers else "everybody's, signed or not"
+        print(f"titles that it takes: {taken}")
         print(f"others refuse it: {printable(fault)}" if fault else "others who trust the same ca.pem let it in")
     return ExitCode.FOUND if fault else ExitCode.OK

@@ -26,6 +26,7 @@ from p2pfill.cli.fleet import nodes_table
 from p2pfill.cli.naming import ID_CHARS, find_fill, find_title, find_title_to_change, pinned
 from p2pfill.cli.options import selector_of
 from p2pfill.cli.reasons import reasons
+from p2pfill.cli.signing import encoded_beside
 from p2pfill.cli.text import plural, printable, read_manifest, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.quantities import parse_span
@@ -67,9 +68,13 @@ async def confirm(what: str, *, yes: bool) -> None:
 def add_titles(paths: Sequence[Path], tracker: str, *, as_json: bool) -> None:
     """Hand manifests to the tracker, each of which is read before the first is sent. Raises `ConfigError`."""
     manifests = [read_manifest(path) for path in paths]
+    signatures = [encoded_beside(*pair) for pair in zip(paths, manifests, strict=True)]
 
     async def work(client: TrackerClient) -> None:
-        added = [await client.put_title(one.title_id.hex(), one.encode()) for one in manifests]
+        added = [
+            await client.put_title(one.title_id.hex(), one.encode(), signed)
+            for one, signed in zip(manifests, signatures, strict=True)
+        ]
         if as_json:
             _print_json(added)
             return

@@ -21,6 +21,7 @@ from p2pfill.cli.deadline import parse_deadline
 from p2pfill.cli.exits import CommandFailed, ExitCode
 from p2pfill.cli.options import note_timeout
 from p2pfill.cli.reasons import causes, reasons
+from p2pfill.cli.signing import encoded_beside
 from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.selection import bytes_of_selection, select
@@ -57,6 +58,7 @@ def order_fill(
     priority: int,
     deadline: str | None,
     now: bool,
+    rollback: bool = False,
     later: bool,
     wait: bool,
     timeout_s: float | None,
@@ -83,9 +85,11 @@ def order_fill(
         priority=priority,
         deadline=None if deadline is None else parse_deadline(deadline, time.time()),
         now=now,
+        rollback=rollback,
         call_id=secrets.token_hex(8),
     )
-    trio.run(_order, tracker, manifest, request, later, wait, timeout_s, as_json)
+    signatures = encoded_beside(fill, manifest)
+    trio.run(_order, tracker, manifest, signatures, request, later, wait, timeout_s, as_json)
 
 
 def absolute_origin(origin: str) -> str:
@@ -105,6 +109,7 @@ def absolute_origin(origin: str) -> str:
 async def _order(
     tracker: str,
     manifest: Manifest,
+    signatures: bytes,
     request: FillRequest,
     later: bool,
     wait: bool,
@@ -112,7 +117,7 @@ async def _order(
     as_json: bool,
 ) -> None:
     async with call_tracker(tracker) as client:
-        await client.put_title(request.title, manifest.encode())
+        await client.put_title(request.title, manifest.encode(), signatures)
         order = partial(client.post_fill, request, nodes_min=1)
         created = await client.post_fill(request) if later else await order_now(order)
         notes = Console(stderr=True)

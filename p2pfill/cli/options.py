@@ -31,6 +31,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts ins
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before something is deleted.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
+Expires = Annotated[
+    str,
+    typer.Option(
+        "--expires", metavar="SPAN", help="How long caches may begin to fill it, as 90d or 12h; by default for ever."
+    ),
+]
+Number = Annotated[
+    int | None,
+    typer.Option(
+        "--number", min=0, help="Grows with each version of a name; by default the time, in milliseconds since 1970."
+    ),
+]
+
 Files = Annotated[
     list[str] | None,
     typer.Option(

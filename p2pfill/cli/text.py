@@ -55,7 +55,7 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest in a `.fill` file. Raises `ConfigError` or `ManifestError` in one line naming the file."""
     from p2pfill.errors import ManifestError
     from p2pfill.model import limits
-    from p2pfill.model.manifest import Manifest
+    from p2pfill.trust.publishers import open_title
 
     try:
         with path.open("rb") as file:
@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise ConfigError(f"cannot read manifest {str(path)!r}: {error.strerror}") from error
     try:
-        return Manifest.decode(data)
+        return open_title(data)
     except ManifestError as error:
         raise ManifestError(f"{str(path)!r} cannot be used: {error}; make a new one with: p2pfill publish") from error
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pfill.cli.exits import CommandFailed
 from p2pfill.cli.progress import byte_progress
+from p2pfill.cli.signing import drop_others, expiry, said_of, sign_manifest, spelled
 from p2pfill.cli.text import plural, printable, read_manifest, read_patterns, show_bytes, show_rate, show_seconds
 from p2pfill.errors import ConfigError
 from p2pfill.model.selection import bytes_of_selection, chunks_of_selection, select
@@ -30,14 +31,24 @@ def publish_title(
     chunk_size: int | None,
     integrity: Literal["blake3", "xxh3"],
     to: str | None = None,
+    key: Path | None = None,
+    expires: str = "",
+    number: int | None = None,
     as_json: bool,
 ) -> None:
-    """Hash `path` and write its manifest to `out`, whole or not at all; with `to` its files go into a bucket."""
+    """Hash `path` and write its manifest to `out`, whole or not at all; with `to` its files go into a bucket.
+
+    With `key` it is signed.
+    """
     from p2pfill.store.publish import publish
 
     if not path.exists():
         raise ConfigError(f"cannot publish {str(path)!r}: there is no such file or directory")
     _check_out(out)
+    if key is not None:
+        _check_key(key, expires)
+    elif expires or number is not None:
+        raise ConfigError("--expires and --number are of what is signed: name a --key")
     if to is not None:
         to = _bucket(to)
     begun = time.monotonic()
@@ -48,6 +59,11 @@ def publish_title(
     took_s = time.monotonic() - begun
     manifest = result.manifest
     _write_whole(out, manifest.encode())
+    if key is None:
+        drop_others(out, manifest)
+        signed = None
+    else:
+        signed = sign_manifest(out, manifest, key, expires=expires, number=number)
     title = manifest.title_id.hex()
     uploaded = None if to is None else _upload(manifest, path, to)
     if as_json:
@@ -63,6 +79,8 @@ def publish_title(
             "skipped": result.skipped,
             "seconds": round(took_s, 3),
         }
+        if signed is not None:
+            record |= {"signed": spelled(out, signed)}
         if uploaded is not None:
             record |= {"origin": to, **uploaded._asdict()}
         print(json.dumps(record))
@@ -73,6 +91,8 @@ def publish_title(
     )
     print(f"title id  {title}")
     print(f"manifest  {out} (hashed in {show_seconds(took_s)}, {show_rate(manifest.size / max(took_s, 1e-6))})")
+    if signed is not None:
+        print(said_of(out, signed))
     for line in result.skipped[:FAULTS_SHOWN]:
         print(f"skipped   {printable(line)}")
     if len(result.skipped) > FAULTS_SHOWN:
@@ -98,6 +118,13 @@ def _upload(manifest: Manifest, path: Path, url: str) -> Uploaded:
 
     with byte_progress("Uploading") as progress:
         return upload_title(manifest, path if path.is_dir() else path.parent, url, progress)
+
+
+def _check_key(key: Path, expires: str) -> None:
+    from p2pfill.trust.signing import load_key
+
+    load_key(key)
+    expiry(expires, time.time())
 
 
 def _check_out(out: Path) -> None:

@@ -386,6 +386,8 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What those of the roster want that want some files only."""
     now: bool = False
     """It is to be filled out of cycle, whether fill windows are open or not."""
+    rollback: bool = False
+    """It may be an older version, by what was signed of it, than one that was shown before."""
 
     @property
     def urgency(self) -> Urgency:

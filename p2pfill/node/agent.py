@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from p2pfill.errors import ManifestError, P2PFillError
+from p2pfill.errors import P2PFillError, SignatureError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
@@ -36,6 +37,7 @@ from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
+from p2pfill.node.vetting import Vetting
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -61,6 +63,7 @@ class FillingNode(Protocol):
     info: NodeInfo
     log: logging.Logger
     titles: TitleRegistry
+    vetting: Vetting
     settings: PolicySettings
     scrubber: Scrubber
     evictor: Evictor
@@ -107,6 +110,7 @@ class FillingNode(Protocol):
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
         soon: Iterable[str] = (),
+        signatures: bytes = b"",
     ) -> FillDriver:
         """Begin to fill a title, or resume."""
         ...
@@ -321,6 +325,8 @@ class TrackerAgent:
                 self._node.log.info("goes by %s of the policy; limits now in force: %s", rule, spell(self._node.rates))
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
+        self._node.vetting.set_orders(changed.orders, changed.gone)
+        await self._learn_signatures(changed.orders)
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
             await self._node.titles.set_orders(numbers, changed.gone, is_all=changed.is_last)
@@ -410,11 +416,14 @@ class TrackerAgent:
         # Already now: what less urgent titles have in flight is then gone when this one is ready to ask.
         self._node.activate(title_id)
         try:
-            manifest = stored.manifest if stored is not None else await self._manifest(title_id)
+            # Before its manifest is fetched: that of a title that is not signed may be a large one, again and again.
+            signatures = await self._signatures(title_id)
+            manifest = stored.manifest if stored is not None else await self._manifest(title_id, signatures)
             roster = await self._roster(order, manifest)
             driver = await self._node.start_fill(
                 manifest, order.origins, order.policy, roster.members, roster.holders, roster.unlinked,
                 selection=decode_selection(order.files, len(manifest.files)), wants=roster.wants, soon=roster.soon,
+                signatures=signatures,
             )  # fmt: skip
             driver.set_route_costs(roster.route_costs)
             if order.costs:
@@ -429,23 +438,50 @@ class TrackerAgent:
             return roster_of(order, self._node.info, manifest)
         return await trio.to_thread.run_sync(roster_of, order, self._node.info, manifest)
 
-    async def _manifest(self, title_id: TitleId) -> Manifest:
+    async def _manifest(self, title_id: TitleId, signatures: bytes) -> Manifest:
         encoded = await self._client.manifest(title_id.hex())
-        # That of a million files takes seconds, for which links would stay without an answer.
-        return await trio.to_thread.run_sync(_decode, encoded, title_id)
+        return await self._node.vetting.open(encoded, title_id, signatures)
 
-    async def order(self, title: TitleId | Manifest, origins: list[str]) -> FillDriver:
+    async def _signatures(self, title_id: TitleId) -> bytes:
+        """Return the signatures with which a title may be filled, b'' where none are needed.
+
+        Those that are kept go first: with them no tracker is needed. Raises `SignatureError`, `TrackerError`.
+        """
+        vetting = self._node.vetting
+        if vetting.publishers is None:
+            return b""
+        with suppress(SignatureError):
+            return await vetting.check(title_id, None, b"")
+        offered = await self._client.signatures(title_id.hex())
+        return await vetting.check(title_id, None, offered)
+
+    async def _learn_signatures(self, titles: Iterable[TitleId]) -> None:
+        """Look which of some live titles, that would not be shown since they are old, were signed anew."""
+        vetting = self._node.vetting
+        if vetting.publishers is None:
+            return
+        for title_id in await trio.to_thread.run_sync(vetting.held_back, list(titles)):
+            # Why it is not shown is said where it is not.
+            async with ErrorBoundary(self._node.log, f"show title {title_id.hex()}", level=logging.DEBUG):
+                signatures = await self._signatures(title_id)
+                await trio.to_thread.run_sync(vetting.keep, title_id, signatures)
+
+    async def order(
+        self, title: TitleId | Manifest, origins: list[str], signatures: bytes = b"", *, rollback: bool = False
+    ) -> FillDriver:
         """Order a title for this node, and return its fill once it has begun.
 
-        Raises `TrackerError`, `StoreError`, and `ManifestError` where the tracker's manifest cannot be used.
+        Raises `TrackerError`, `StoreError`, and `ManifestError` where the tracker's manifest cannot be used, or is not
+        signed as it must be.
         """
         await self._known.wait()
         if isinstance(title, Manifest):
             title_id = await trio.to_thread.run_sync(lambda: title.title_id)
-            await self._client.put_title(title_id.hex(), await trio.to_thread.run_sync(title.encode))
+            await self._client.put_title(title_id.hex(), await trio.to_thread.run_sync(title.encode), signatures)
         else:
             title_id = title
-        request = FillRequest(title=title_id.hex(), selector=f"id={self._node.info.id}", origins=origins)
+        selector = f"id={self._node.info.id}"
+        request = FillRequest(title=title_id.hex(), selector=selector, origins=origins, rollback=rollback)
         await self._client.post_fill(request)
         while (filling := self._node.titles.fill_of(title_id)) is None:
             stored = self._node.titles.stored(title_id)
@@ -460,11 +496,3 @@ class TrackerAgent:
 def _is_foreign(answer: Orders, database: str) -> bool:
     """Tell whether an answer is of another database than this one, and may have lost what that one knew."""
     return "" != answer.database != database != ""
-
-
-def _decode(encoded: bytes, title_id: TitleId) -> Manifest:
-    """Return the manifest of a title. Raises `ManifestError` where it is none, or another's."""
-    manifest = Manifest.decode(encoded)
-    if manifest.title_id != title_id:
-        raise ManifestError(f"the tracker sent another manifest than that of title {title_id.hex()}")
-    return manifest

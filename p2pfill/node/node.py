@@ -53,6 +53,7 @@ from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.titles import TitleRegistry
 from p2pfill.node.usage import process_usage
+from p2pfill.node.vetting import Vetting
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.descriptors import DESCRIPTORS_ENOUGH, DESCRIPTORS_MIN, descriptors_max
 from p2pfill.store.store import Store
@@ -99,6 +100,7 @@ class Node:
         self.engine = Engine(info, chance, secrets.token_bytes, threading.RLock, config.upload_slots)
         self.lag = LagMonitor()
         self.tracker: TrackerAgent | None = None
+        self._nursery = nursery
         self._plane = plane
         self._wakeup = trio.Event()
         self._sequence = 0
@@ -123,6 +125,7 @@ class Node:
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
         self.found = FoundTitles(self.titles, store, self.engine, self.log)
+        self.vetting = Vetting(store, credentials, self.log, wall)
         self.settings = PolicySettings(Path(config.data), self.log)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
@@ -154,27 +157,45 @@ class Node:
 
     # ---- titles
 
-    async def fill(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> TitleReport:
+    async def fill(
+        self,
+        title: TitleId | Manifest,
+        origins: Iterable[str] = (),
+        *,
+        signatures: bytes = b"",
+        rollback: bool = False,
+    ) -> TitleReport:
         """Hold a title: fetch what is missing, wait until it is live, and return the last report.
 
-        `title` and `origins` as for `order`. Raises what `order` raises, `StoreError` where the disk refuses and
+        Arguments as for `order`. Raises what `order` raises, `StoreError` where the disk refuses and
         `TransferError` where the fill was withdrawn.
         """
-        fill = await self.order(title, origins)
+        fill = await self.order(title, origins, signatures=signatures, rollback=rollback)
         await fill.wait()
         return fill.report()
 
-    async def order(self, title: TitleId | Manifest, origins: Iterable[str] = ()) -> FillDriver:
+    async def order(
+        self,
+        title: TitleId | Manifest,
+        origins: Iterable[str] = (),
+        *,
+        signatures: bytes = b"",
+        rollback: bool = False,
+    ) -> FillDriver:
         """Begin to hold a title and return its fill, whose `progress` and `wait` follow it.
 
         With a tracker the title may be named by its id, and other caches take part; without one `title` is a manifest
-        and all comes from `origins`. Raises `ConfigError` where a tracker is needed, `TrackerError`, and `StoreError`
-        where the disk refuses.
+        and all comes from `origins`. `signatures` are those of the manifest, encoded (`model.statement`), which a node
+        with a publishers.toml wants to see; `rollback`: it may be older than what was shown of its name.
+        Raises `ConfigError` where a tracker is needed, `SignatureError` where the title is not signed as it must be,
+        `TrackerError`, and `StoreError` where the disk refuses.
         """
         if self.tracker is not None:
-            return await self.tracker.order(title, list(origins))
+            return await self.tracker.order(title, list(origins), signatures, rollback=rollback)
         if isinstance(title, Manifest):
-            fill = await self.start_fill(title, origins)
+            if rollback:
+                self.vetting.allow_rollback(await trio.to_thread.run_sync(lambda: title.title_id))
+            fill = await self.start_fill(title, origins, signatures=signatures)
             if fill.stored.live:
                 await trio.to_thread.run_sync(self.store.show_anew, fill.title_id)
             return fill
@@ -192,6 +213,7 @@ class Node:
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
         soon: Iterable[str] = (),
+        signatures: bytes = b"",
     ) -> FillDriver:
         """Begin to fill a title, or resume, and return at once; its `progress` and `wait` follow it.
 
@@ -203,11 +225,44 @@ class Node:
         but for those that are `unlinked`, whom this node only knows by name.
         `soon` are the ids of the members whose fill windows open in a moment; those whose windows are closed are none.
         While a title of a lesser `urgency` gets on, this one asks for nothing; with a tracker, its orders say that.
-        Raises `StoreError` where the disk refuses.
+        Nothing is asked of anybody before the title is found to be signed (`node.vetting`).
+        Raises `SignatureError` where it is not, and `StoreError` where the disk refuses.
         """
+        if self.vetting.publishers is not None:
+            signatures = await self._vet(manifest, selection, signatures)
         return await self.titles.start_fill(
-            manifest, origins, policy, members, holders, unlinked, urgency, selection, wants, soon
+            manifest, origins, policy, members, holders, unlinked, urgency, selection, wants, soon, signatures
         )
+
+    async def _vet(self, manifest: Manifest, selection: Bitmap | None, signatures: bytes) -> bytes:
+        """Return the signatures that are to be kept of a title. Raises `SignatureError` where it may not be filled."""
+        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
+        stored = self.titles.stored(title_id)
+        if stored is not None and stored.live and not stored.would_select(selection):
+            return b""  # there is nothing to be fetched that was not let in before
+        try:
+            return await self.vetting.check(title_id, manifest.name, signatures)
+        except P2PFillError as error:
+            self.titles.refuse(title_id, error)
+            raise
+
+    def recheck(self) -> None:
+        """Look anew at whom others are, and at who has signed what is being filled: what is trusted has changed."""
+        self.links.recheck()
+        self._nursery.start_soon(ErrorBoundary(self.log, "look who has signed its titles").run, self._check_signers)
+
+    async def _check_signers(self) -> None:
+        for fill in self.titles.running_fills():
+            if fill.task.repairs:
+                continue
+            failed = partial(self._refuse_fill, fill)
+            async with ErrorBoundary(self.log, f"go on with title {fill.manifest.name!r}", failed):
+                await trio.to_thread.run_sync(self.vetting.check_again, fill.title_id, fill.manifest.name)
+        self.titles.retry()  # what was refused may go now
+
+    def _refuse_fill(self, fill: FillDriver, error: P2PFillError) -> None:
+        self.titles.refuse(fill.title_id, error)
+        fill.fail(error)
 
     # ---- limits
 
@@ -476,7 +531,7 @@ async def open_node(
 
     `in_use`, or else `config.in_use_command`, is asked which titles viewers use before any go for want of room: it is
     called in a worker thread and returns names below live/, ids, or paths of files (`node.in_use`).
-    `wall` is the clock, in seconds since the epoch, by which fill windows open and close.
+    `wall` is the clock, in seconds since the epoch, by which fill windows open and close, and signatures expire.
     `busy` is asked each second, in a worker thread, how busy the cache is with its viewers, from 0 to 1: the more, the
     less it does for other caches (`engine.health`). Without it the machine is looked at, as `config.health` says.
     On leaving, links are closed and verified chunks committed. Raises `StoreError` and `ConfigError` (port in use).
@@ -508,9 +563,10 @@ async def open_node(
                 await node.hours.open()  # before anything is filled
                 node.settings.on_change(node.follow_settings)
                 nursery.start_soon(node.lag.run)
+                node.vetting.tell()
                 renewal: Renewal | None = None
                 if credentials is not None:
-                    renewal = Renewal(credentials, node.links.recheck, Path(config.data), node.log)
+                    renewal = Renewal(credentials, node.recheck, Path(config.data), node.log)
                     await trio.to_thread.run_sync(renewal.load)
                     nursery.start_soon(renewal.run)
                 nursery.start_soon(node.hours.run)

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from p2pfill.errors import TrackerError
+from p2pfill.errors import StoreError, TrackerError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import BroughtOrder, Order
@@ -96,8 +96,9 @@ class Orphans:
             if stored is None:
                 continue
             try:
-                await self._client.put_title(title, await _encoded(stored.manifest))
-            except TrackerError as error:
+                signatures = await trio.to_thread.run_sync(self._titles.signatures, stored.manifest.title_id)
+                await self._client.put_title(title, await _encoded(stored.manifest), signatures)
+            except (TrackerError, StoreError) as error:
                 self._log.warning("title %s cannot be published again: %s", title[:64], error)
                 continue
             published = True

@@ -19,7 +19,7 @@ from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.trust.credentials import REVOKED_FILE, Credentials
 
 LOOK_S: Final = 5.0
-"""Between looks at the files: four calls of `stat`."""
+"""Between looks at the files: five calls of `stat`."""
 
 SOON: Final = timedelta(days=7)
 """Before the end of a certificate that it is said, each day."""

@@ -215,6 +215,10 @@ class TitleRegistry:
         title = self._titles.get(title_id)
         return title.stored if title is not None else None
 
+    def signatures(self, title_id: TitleId) -> bytes:
+        """Return what is kept of a title's signatures, b'' where nothing is. Blocks. Raises `StoreError`."""
+        return self._store.names.signatures(title_id)
+
     def phase_of(self, title_id: TitleId) -> TitlePhase:
         """Return where a title stands."""
         title = self._titles.get(title_id)
@@ -416,7 +420,8 @@ class TitleRegistry:
         refused = await trio.to_thread.run_sync(names.follow)
         self.untold.note(names.take_news())
         for title_id, error in refused.items():
-            self._log.warning("%s", error)
+            if str(self.refusal(title_id) or "") != str(error):  # it is tried with each answer
+                self._log.warning("%s", error)
             self.refuse(title_id, error)
         for title_id in (changed.keys() | self._unshown) - refused.keys():
             title = self._titles.get(title_id)
@@ -445,8 +450,9 @@ class TitleRegistry:
         selection: Bitmap | None = None,
         wants: Wants = ALL_WANTED,
         soon: Iterable[str] = (),
+        signatures: bytes = b"",
     ) -> FillDriver:
-        """Begin to fill a title, or resume; as `Node.start_fill`."""
+        """Begin to fill a title, or resume; as `Node.start_fill`, which has looked at `signatures`. They are kept."""
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
         title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
         title = self._title(title_id)
@@ -461,6 +467,8 @@ class TitleRegistry:
         held = None if title.stored is None else title.stored.have.copy()
         try:
             stored = await self._begin_stored(manifest, selection)
+            if signatures:  # before it can go live
+                await trio.to_thread.run_sync(self._store.names.keep_signatures, title_id, signatures)
             reuse = None if stored.live else await trio.to_thread.run_sync(self._store.reusable, stored)
         except StoreError as error:
             self.refuse(title_id, error)

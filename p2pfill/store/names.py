@@ -11,6 +11,9 @@ its order, since a tracker whose database was put back to an earlier day gives t
 What is to be shown, `model.versions` says, out of the orders that the tracker has named (`LiveNames.expect`).
 Before it has named any, and in a node without a tracker, the numbers on disk count, and beginning a fill is an order
 with a number above them all.
+
+Where titles are signed, an order does not show a version that is older, by what was signed of it, than one that was
+shown before (`store.floors`), unless that is allowed (`LiveNames.allows_older`).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.versions import version_to_show
 from p2pfill.store.disk import DIRECTORY_FLAGS, from_disk, on_disk, replace_file, sync_directory, translated
+from p2pfill.store.floors import Floors
 
 ORDER: Final = "order"
 ORDER_BYTES_MAX: Final = 20
@@ -39,6 +43,9 @@ class LiveNames:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._lock = RLock()
+        self._floors = Floors(root)
+        self.allows_older: Callable[[TitleId, str], bool] = lambda *_: True
+        """Tells whether a title may be shown though a newer one of its name was. Called from threads."""
         self._orders: dict[TitleId, int] = {}
         """The orders that stand. Any thread may look a title up; nobody goes through it."""
         self._highest = 0
@@ -77,8 +84,8 @@ class LiveNames:
         """Take this for an order of a title, the newest of all. Raises `StoreError`."""
         with self._lock:
             self._orders[title_id] = self._next()
-            if (name := self._names.get(title_id)) is not None:
-                self._follow(name)
+            if (name := self._names.get(title_id)) is not None and (why := self._follow(name).get(title_id)):
+                raise why
 
     def _next(self) -> int:
         self._highest += 1
@@ -122,7 +129,7 @@ class LiveNames:
             changed &= self._names.keys()
             for name in {self._names[title_id] for title_id in changed}:
                 try:
-                    self._follow(name)
+                    refused.update(self._follow(name))
                 except StoreError as error:
                     refused.update(dict.fromkeys(changed & self._versions[name], error))
             self._not_followed.update(refused)
@@ -141,13 +148,32 @@ class LiveNames:
             self._follow(name)
             return self.shown(name) != before
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, name: str) -> dict[TitleId, StoreError]:
+        """Show what is to be shown of a name; return what is not shown since it is older than what was."""
         shown, versions = self.shown(name), self._versions[name]
-        wanted = version_to_show(shown, self._orders, versions)
+        wanted, older = self._choose(name, shown, versions)
         if wanted is not None and wanted != shown:
             self.swap(wanted, name)
-        for title_id in versions:
+        for title_id in versions - older.keys():
             self._note(title_id)
+        return older
+
+    def _choose(
+        self, name: str, shown: TitleId | None, versions: set[TitleId]
+    ) -> tuple[TitleId | None, dict[TitleId, StoreError]]:
+        """Return what to show of a name, and what would be shown if it were not older than what was shown before."""
+        older: dict[TitleId, StoreError] = {}
+        while True:
+            wanted = version_to_show(shown, self._orders, versions - older.keys())
+            if wanted is None or wanted == shown or not (why := self._why_older(wanted, name)):
+                return wanted, older
+            older[wanted] = StoreError(why)
+
+    def _why_older(self, title_id: TitleId, name: str) -> str:
+        number, highest = self._floors.number(title_id), self._floors.highest(name)
+        if number >= highest or self.allows_older(title_id, name):
+            return ""
+        return older_than_shown(name, number, highest)
 
     def _note(self, title_id: TitleId) -> None:
         """Write down for which order a live title is shown, or is not; nothing stays of one that stands no more."""
@@ -187,8 +213,12 @@ class LiveNames:
         """
         with self._lock:
             shown = self.shown(name)
-            wanted = version_to_show(shown, self._orders, {*self._versions.get(name, ()), title_id})
+            wanted, older = self._choose(name, shown, {*self._versions.get(name, ()), title_id})
             shows = wanted == title_id or (wanted is None and shown is None)
+            if shows and (why := self._why_older(title_id, name)):
+                older[title_id] = StoreError(why)  # nobody has ordered it, and nothing is shown
+            if title_id in older:
+                raise older[title_id]
             if shows:
                 self._intend(title_id)
             rename()
@@ -225,12 +255,13 @@ class LiveNames:
     def _drop(self, title_id: TitleId) -> None:
         name = self._names.pop(title_id, None)
         self._taken.pop(title_id, None)
+        self._floors.forget(title_id)
         if not self._is_told:
             self._orders.pop(title_id, None)
         self._link(title_id).unlink(missing_ok=True)
         for link in self._links_to(title_id, name):
             others = self._versions.get(link, set()) - {title_id}
-            wanted = version_to_show(None, self._orders, others)
+            wanted, _ = self._choose(link, None, others)
             if wanted is not None:
                 self.swap(wanted, link)
             else:
@@ -245,6 +276,31 @@ class LiveNames:
         if name is not None:
             return [name] if self.shown(name) == title_id else []
         return [link for link in map(from_disk, os.listdir(self._root / "live")) if self.shown(link) == title_id]
+
+    # ---- what is signed
+
+    def signatures(self, title_id: TitleId) -> bytes:
+        """Return what is kept of the signatures of a title, b'' where nothing is. Raises `StoreError`."""
+        with self._lock:
+            return self._floors.signatures(title_id)
+
+    def keep_signatures(self, title_id: TitleId, signatures: bytes) -> None:
+        """Keep what is signed of a title that is here, live or filling. Raises `StoreError`."""
+        with self._lock:
+            self._floors.keep_signatures(title_id, signatures)
+            if title_id in self._names:
+                self._not_followed.add(title_id)
+
+    def highest_number(self, name: str) -> int:
+        """Return the highest number of what was signed and shown under a name, 0: nothing was. Raises `StoreError`."""
+        with self._lock:
+            return self._floors.highest(name)
+
+    def is_held_back(self, title_id: TitleId) -> bool:
+        """Tell whether a live title would not be shown, since it is older than what was. Raises `StoreError`."""
+        with self._lock:
+            name = self._names.get(title_id)
+            return name is not None and self.shown(name) != title_id and bool(self._why_older(title_id, name))
 
     # ---- links
 
@@ -271,6 +327,8 @@ class LiveNames:
         """Show a title under its name in one step. Raises `StoreError`, and then what was shown still is."""
         link = self._link(title_id)
         with translated(f"show title {name!r} in {str(self._root / 'live')!r}"):
+            # First, so that a crash forgets no number of what viewers may have seen.
+            self._floors.note_shown(title_id, name)
             if not self.is_intended(title_id):
                 self._intend(title_id)
             try:
@@ -294,3 +352,11 @@ class LiveNames:
 
 def _link_target(title_id: TitleId) -> str:
     return f"../titles/{title_id.hex()}/files"
+
+
+def older_than_shown(name: str, number: int, highest: int) -> str:
+    """Say that a version is not shown since a newer one was."""
+    return (
+        f"title {name!r} is older (number {number}) than one that was live here (number {highest}): have it signed "
+        "anew, or order it with --rollback"
+    )

@@ -6,6 +6,7 @@
     root/filling/<id>/{selection,rest/…}             where only some files are wanted (`store.rest`)
     root/titles/<id>/…                      the same directory, renamed when whole
     root/live/<name> -> ../titles/<id>/files         what a web server serves; swapped by rename (`store.names`)
+    root/numbers/…                          which versions of names were shown that are signed (`store.floors`)
     root/aside/…                                     what was in the way of all these and is nothing of ours
 
 Go-live renames the directory, then swaps the link where no newer order holds the name, then removes the journal. A
@@ -69,6 +70,7 @@ from p2pfill.store.salvage import Salvage, has_salvage, note_salvage
 from p2pfill.store.title import MANIFEST, StoredTitle, preallocated
 from p2pfill.store.uses import TitleUse, is_open, use_of
 from p2pfill.store.wanted import SELECTION, Wanted, found_selection, keep_selection, read_selection, wanted_of
+from p2pfill.trust.publishers import open_title
 
 AWAKE_TITLES_MAX: Final = 64
 """Live titles that hold descriptors at a time, some directories and up to 128 files each: as many as are sent side by
@@ -445,12 +447,10 @@ class Store:
                 raise store_error(f"read the manifest in {str(directory)!r}", error) from error
             raise StoreError(f"the manifest in {str(directory)!r} is missing, or cannot be read; {advice}") from None
         try:
-            manifest = Manifest.decode(data)
+            # Nobody is asked who has signed it: that was done before it was filled, and what is live stays so.
+            return open_title(data, title_id)
         except ManifestError as error:
             raise StoreError(f"the manifest in {str(directory)!r} is damaged; {advice}: {error}") from error
-        if manifest.title_id != title_id:
-            raise StoreError(f"the manifest in {str(directory)!r} is damaged, or another title's; {advice}")
-        return manifest
 
     def _check_manifest(self, directory: Path, known: Manifest) -> str:
         """Return what is wrong with the manifest on disk of a title that is known, if anything. Raises `StoreError`."""

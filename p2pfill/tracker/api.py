@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,9 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill.errors import ConfigError, ManifestError, StoreError
+from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model import limits
-from p2pfill.model.manifest import Manifest
 from p2pfill.model.reports import BroughtOrders, NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
@@ -32,7 +32,8 @@ from p2pfill.tracker.night_record import build_record
 from p2pfill.tracker.recall import bring_back
 from p2pfill.tracker.rights import Call, Grants, Right, admit, call_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
-from p2pfill.trust.credentials import Bearer, PeerRefused
+from p2pfill.tracker.signed import SignedTitles, signatures_in
+from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -64,9 +65,10 @@ _log = logging.getLogger("p2pfill.tracker")
 class Api:
     """One handler a call; the names are those of the operations."""
 
-    def __init__(self, service: Service, admission: Admission) -> None:
+    def __init__(self, service: Service, admission: Admission, signed: SignedTitles) -> None:
         self._service = service
         self._admission = admission
+        self._signed = signed
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
@@ -144,16 +146,20 @@ class Api:
         me = call.caller.identity
         if call.is_cache and me is not None and not self._service.recall.asks(me.name, title):
             raise RequestRefused(f"{call.caller.who} may not publish: nobody has asked it for this manifest", 403)
+        signatures = signatures_in(request.query_params.get("signatures"))
         title, body = check_title(title), await self._read_body(request, limits.MANIFEST_BYTES_MAX)
         async with self._in_turn(request, self._uploads, "manifests"):
-            try:
-                # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
-                manifest = await trio.to_thread.run_sync(_decode, body)
-            except ManifestError as error:
-                raise RequestRefused(f"the manifest cannot be used: {error}") from error
+            # Who sends what the catalogue has need not have the signatures too.
+            known = await self._service.signatures(title) if title in self._service.titles else b""
+            # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
+            opening = partial(self._signed.open, body, title, signatures or known, is_brought=call.is_cache)
+            manifest = await trio.to_thread.run_sync(opening)
             if not call.is_cache:
                 call.require_title(manifest.name)
-            record, added = await self._service.add_title(title, manifest, body)
+            first = self._signed.added(b"", signatures) if signatures else b""
+            record, added = await self._service.add_title(title, manifest, body, first)
+            if signatures and not added:
+                await self._service.change_signatures(title, partial(self._signed.added, new=signatures))
             call.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
@@ -164,6 +170,11 @@ class Api:
     async def get_manifest(self, request: Request) -> Response:
         """Send a manifest."""
         encoded = await self._service.manifest(request.path_params["title"])
+        return Response(encoded, media_type=openapi.MANIFEST_TYPE)
+
+    async def get_signatures(self, request: Request) -> Response:
+        """Send who has signed a title."""
+        encoded = await self._service.signatures(request.path_params["title"])
         return Response(encoded, media_type=openapi.MANIFEST_TYPE)
 
     async def delete_title(self, request: Request) -> Response:
@@ -217,6 +228,10 @@ class Api:
         wanted = await self._read_json(request, records.FillRequest)
         selector, title = check_fill(wanted), self._service.title(wanted.title)
         call.require_order(title.name, selector, wanted.priority, title.size)
+        if wanted.rollback:
+            call.require_rollback(title.name)
+        if self._signed.publishers is not None:
+            self._signed.require(title.title, title.name, await self._service.signatures(title.title))
         made = await self._service.add_fill(wanted, nodes_min)
         call.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
         return reply(made)
@@ -368,20 +383,17 @@ class Api:
         return Response(self._document, media_type=openapi.JSON_TYPE)
 
 
-def _decode(body: bytes) -> Manifest:
-    """Return a manifest that knows its title id, which takes as long to hash as it is long. Raises `ManifestError`."""
-    manifest = Manifest.decode(body)
-    _ = manifest.title_id
-    return manifest
-
-
-def build_app(service: Service, admission: Admission, grants: Grants | None = None) -> ASGIApp:
+def build_app(
+    service: Service, admission: Admission, grants: Grants | None = None, credentials: Credentials | None = None
+) -> ASGIApp:
     """Return the ASGI application that serves `service` to those whom `grants` names; None: to everybody.
+
+    Whose titles it takes, `credentials` say.
 
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
-    api = Api(service, admission)
+    api = Api(service, admission, SignedTitles(credentials))
     routes = [
         Route(
             one.path, Guarded(service, admission, one, getattr(api, one.name), grants), methods=[one.method],

@@ -72,6 +72,7 @@ CREATE TABLE IF NOT EXISTS night_rows (night TEXT, node TEXT, title TEXT, record
 CREATE TABLE IF NOT EXISTS losses (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
     WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signatures (title TEXT PRIMARY KEY, encoded BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL);
 """
 
@@ -315,10 +316,30 @@ class Catalogue:
         """Return everything but the manifests."""
         return await self.call(_load)
 
-    async def add_title(self, record: TitleRecord, manifest: bytes) -> None:
-        """Remember a title; a second time changes nothing."""
+    async def add_title(self, record: TitleRecord, manifest: bytes, signatures: bytes = b"") -> None:
+        """Remember a title, and who has signed it; a second time changes nothing."""
         row = (record.title, msgspec.json.encode(record), manifest)
-        await self.call(lambda db: db.execute("INSERT OR IGNORE INTO titles VALUES (?, ?, ?)", row))
+
+        def run(db: sqlite3.Connection) -> None:
+            if db.execute("INSERT OR IGNORE INTO titles VALUES (?, ?, ?)", row).rowcount and signatures:
+                db.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", (record.title, signatures))
+
+        await self.call(run)
+
+    async def signatures(self, title: str) -> bytes:
+        """Return who has signed a title, encoded, b'' where nobody has."""
+        sql = "SELECT encoded FROM signatures WHERE title = ?"
+        row = await self.call(lambda db: db.execute(sql, (title,)).fetchone())
+        return b"" if row is None else bytes(row[0])
+
+    async def change_signatures(self, title: str, change: Callable[[bytes], bytes]) -> None:
+        """Let `change` make the signatures of a title from those before, in one step; what it raises is raised."""
+
+        def run(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT encoded FROM signatures WHERE title = ?", (title,)).fetchone()
+            db.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", (title, change(row[0] if row else b"")))
+
+        await self.call(run)
 
     async def set_title(self, record: TitleRecord) -> None:
         """Remember what the record of a title is now, if there is one."""
@@ -380,8 +401,13 @@ class Catalogue:
         await self.call(lambda db: db.executemany("INSERT OR REPLACE INTO budgets VALUES (?, ?, ?)", rows))
 
     async def delete_title(self, title: str) -> None:
-        """Forget a title and its manifest."""
-        await self.call(lambda db: db.execute("DELETE FROM titles WHERE id = ?", (title,)))
+        """Forget a title, its manifest and its signatures."""
+
+        def run(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM titles WHERE id = ?", (title,))
+            db.execute("DELETE FROM signatures WHERE title = ?", (title,))
+
+        await self.call(run)
 
     async def delete_nodes(self, node_ids: Iterable[str]) -> None:
         """Forget nodes and what they are assigned to."""

@@ -6,6 +6,7 @@ repeated here; nodes and people know better when that is of use.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -34,6 +35,7 @@ from p2pfill.model.reports import (
     ScrubOrder,
 )
 from p2pfill.model.routes import RouteCost
+from p2pfill.model.statement import SIGNATURES_BYTES_MAX
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
 from p2pfill.tracker.urls import tracker_url
@@ -137,9 +139,12 @@ class TrackerClient:
 
     # ---- titles
 
-    async def put_title(self, title: str, manifest: bytes) -> records.TitleRecord:
-        """Publish a title (64 hexadecimal digits) by its encoded manifest; again is harmless."""
-        return await self._call("PUT", f"/v1/titles/{title}", records.TitleRecord, body=manifest)
+    async def put_title(self, title: str, manifest: bytes, signatures: bytes = b"") -> records.TitleRecord:
+        """Publish a title (64 hexadecimal digits) by its encoded manifest and signatures; again is harmless."""
+        path = f"/v1/titles/{title}"
+        if signatures:
+            path += f"?signatures={base64.urlsafe_b64encode(signatures).decode()}"
+        return await self._call("PUT", path, records.TitleRecord, body=manifest)
 
     async def catalogue(self) -> records.Titles:
         """Return the catalogue, and which of it was withdrawn."""
@@ -156,6 +161,10 @@ class TrackerClient:
     async def manifest(self, title: str) -> bytes:
         """Return a title's encoded manifest. What it decodes to must be checked against the id that was asked for."""
         return await self._fetch("GET", f"/v1/titles/{title}/manifest", size_max=limits.MANIFEST_BYTES_MAX)
+
+    async def signatures(self, title: str) -> bytes:
+        """Return a title's encoded signatures, b'' where the tracker has none. What they are worth must be checked."""
+        return await self._fetch("GET", f"/v1/titles/{title}/signatures", size_max=SIGNATURES_BYTES_MAX)
 
     async def holders(self, title: str) -> records.TitleHolders:
         """Return what orders a title, and which nodes have a part of it."""

@@ -61,7 +61,8 @@ OPERATIONS: Final = (
         request=bytes,
         response=records.TitleRecord,
         status=201,
-        errors=(400, 413),
+        query={"signatures": "Who has signed it, as in FILE.fill.sig, in base64 with `-` and `_`; also once more."},
+        errors=(400, 409, 413),
         needs=Right.PUBLISH,
     ),
     Operation(
@@ -72,6 +73,14 @@ OPERATIONS: Final = (
         "GET",
         "/v1/titles/{title}/manifest",
         "Fetch a title's encoded manifest.",
+        response=bytes,
+        errors=(400, 404),
+    ),
+    Operation(
+        "get_signatures",
+        "GET",
+        "/v1/titles/{title}/signatures",
+        "Fetch who has signed a title, encoded as in FILE.fill.sig; nothing where nobody has.",
         response=bytes,
         errors=(400, 404),
     ),
@@ -375,7 +384,7 @@ OPERATIONS: Final = (
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
-_TEXTS: Final = ("since", "pins", "settings", "title")
+_TEXTS: Final = ("since", "pins", "settings", "title", "signatures")
 """What a query says in words; all else are numbers."""
 
 _PARAMETERS: Final = {

@@ -68,6 +68,8 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Empty: all."""
     now: bool = False
     """Out of cycle: caches fill it whether their fill windows are open or not."""
+    rollback: bool = False
+    """It may be an older version, by what was signed of it, than one that was shown before."""
     call_id: str = ""
     """Of the caller's choice, as a random number: a call with that of the call before is the same call, sent again
     since its answer was lost, and changes nothing."""

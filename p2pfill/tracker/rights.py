@@ -53,7 +53,9 @@ class Right(StrEnum):
 
 GRANTABLE: Final = frozenset(Right) - {Right.REPORT}
 
-CACHE_READS: Final = frozenset({"get_title", "get_manifest", "get_sources", "explain", "get_revocations"})
+CACHE_READS: Final = frozenset(
+    {"get_title", "get_manifest", "get_signatures", "get_sources", "explain", "get_revocations"}
+)
 """What a cache may read beside its orders; those of them that name a node, of itself alone."""
 
 CACHE_BRINGS: Final = "put_title"
@@ -131,10 +133,11 @@ class Grants:
 class Call:
     """One call, and what of it is granted. Without an identity that is everything: nobody is asked who he is."""
 
-    def __init__(self, caller: Caller, grants: list[Grant]) -> None:
+    def __init__(self, caller: Caller, grants: list[Grant], table: Grants | None = None) -> None:
         self.caller = caller
         self.grants = grants
         """Those of the right that the call needs."""
+        self._table = table
         self.noted = ""
         """What the call has changed, for the audit."""
 
@@ -158,6 +161,15 @@ class Call:
         refusals = [grant.refusal_of_order(selector, priority, size) for grant in found]
         if all(refusals):
             raise RequestRefused(f"{self.caller.who} may not order this: {refusals[0]}", 403)
+
+    def require_rollback(self, name: str) -> None:
+        """Look whether the caller may have an older version of a name shown. Raises `RequestRefused`."""
+        if self.caller.identity is None:
+            return
+        who = self.caller.who
+        found = [] if self._table is None else self._table.of(who, Right.MANAGE)
+        if not any(matches_glob(grant.titles, name) for grant in found):
+            raise RequestRefused(f"{who} may not roll back titles named {name[:100]!r}: that needs `manage`", 403)
 
     def require_report(self, info: NodeInfo) -> None:
         """Look whether a heartbeat says what the certificate of its sender does. Raises `RequestRefused`."""
@@ -187,6 +199,6 @@ def admit(caller: Caller, grants: Grants | None, name: str, right: Right, node: 
     elif identity.role is Role.USER:
         found = grants.of(identity.who, right)
         if found:
-            return Call(caller, found)
+            return Call(caller, found, grants)
     where = f" as {node}" if node else ""
     raise RequestRefused(f"{identity.who} may not {right}{where}; what users may is in the tracker's --grants", 403)

@@ -37,7 +37,7 @@ from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import secure
-from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
+from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
 
 HEARTBEAT_S: Final = 2.0
 """By default: a dead source is out of all rosters after 6 s, at a cost of one small call a node every 2 s."""
@@ -171,6 +171,8 @@ def check_trust(listen: str, credentials: Credentials | None, grants: Path | Non
         raise ConfigError("identity and insecure exclude each other: leave one of them out")
     if credentials.identity.role is not Role.TRACKER:
         raise ConfigError(f"identity {str(credentials.directory)!r} is of {credentials.identity.who}, not of a tracker")
+    if credentials.publishers is None:
+        _log.info("takes titles that nobody has signed: its identity has no %s", PUBLISHERS_FILE)
     return Gate(credentials, Grants(grants))
 
 
@@ -215,7 +217,8 @@ async def _serve(
     """
     admission = Admission(service.refused, is_secure=gate is not None)
     # Both sides speak ASGI, each with types of its own.
-    app: Any = admission.wrap(build_app(service, admission, None if gate is None else gate.grants))
+    trusted = (None, None) if gate is None else (gate.grants, gate.credentials)
+    app: Any = admission.wrap(build_app(service, admission, *trusted))
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
     handshakes = Handshakes()

@@ -331,7 +331,9 @@ class Service:
 
     # ---- titles and fills
 
-    async def add_title(self, title: str, manifest: Manifest, encoded: bytes) -> tuple[TitleRecord, bool]:
+    async def add_title(
+        self, title: str, manifest: Manifest, encoded: bytes, signatures: bytes = b""
+    ) -> tuple[TitleRecord, bool]:
         """Remember a title; return its record and whether it is new. Raises `RequestRefused`, `StoreError`."""
         found = manifest.title_id.hex()
         require(found == title, f"the manifest's title id is {found}, not {title}: was it sent to the wrong address?")
@@ -349,11 +351,19 @@ class Service:
             file_count=len(manifest.files),
             added_at=time.time(),
         )
-        await self._catalogue.add_title(record, encoded)
+        await self._catalogue.add_title(record, encoded, signatures)
         self.titles[title] = record
         self._versions[record.name].add(title)
         self._rosters.renew(title)  # some hold it already, and till now it was not known of how many chunks it is
         return record, True
+
+    async def signatures(self, title: str) -> bytes:
+        """Return who has signed a title, encoded, b'' where nobody has. Raises `RequestRefused`, `StoreError`."""
+        return await self._catalogue.signatures(self.title(title).title)
+
+    async def change_signatures(self, title: str, change: Callable[[bytes], bytes]) -> None:
+        """Let `change` make the signatures of a title from those before. Raises what that raises, `StoreError`."""
+        await self._catalogue.change_signatures(self.title(title).title, change)
 
     async def manifest(self, title: str) -> bytes:
         """Return a title's encoded manifest. Raises `RequestRefused`."""
@@ -1369,7 +1379,9 @@ class Service:
             roster=roster,
             deadline=fills[0].request.deadline,
             election=None if around is None else around.election(self.node(node_id).info),
-            number=max(fill.number for fill in fills),
+            number=(newest := max(fills, key=lambda fill: fill.number)).number,
+            # Of the newest alone: who may not roll back must not do so by the flag of an order that stands yet.
+            rollback=newest.request.rollback,
             files=self.selection_of(node_id, title),
             selections=self._selections(title, roster),
             now=any(fill.request.now for fill in fills),

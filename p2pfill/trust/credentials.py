@@ -4,6 +4,7 @@
     DIR/key.pem       its key, readable by its owner alone
     DIR/ca.pem        the authorities that it trusts: one, or two while the root is being changed
     DIR/revoked.pem   what they have taken back (X.509 revocation lists), if anything
+    DIR/publishers.toml   whose titles it takes (`trust.publishers`); without it everybody's
 
 Everybody has two TLS 1.3 contexts of it, and both ask the other side for its certificate. Who that is, `peer` says.
 """
@@ -25,11 +26,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model.identity import Identity, identity_from_uri
+from p2pfill.trust.publishers import Publishers
 
 CERT_FILE: Final = "cert.pem"
 KEY_FILE: Final = "key.pem"
 CA_FILE: Final = "ca.pem"
 REVOKED_FILE: Final = "revoked.pem"
+PUBLISHERS_FILE: Final = "publishers.toml"
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
@@ -134,6 +137,9 @@ class Credentials:
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
                 self.revocations.add(_read_file(self.directory / REVOKED_FILE))
+        listed = self.directory / PUBLISHERS_FILE
+        self.publishers = Publishers.load(listed) if os.path.lexists(listed) else None
+        """Whose titles are taken; None: everybody's."""
         self.accepting = self._context(ssl.PROTOCOL_TLS_SERVER)
         """For connections that come in."""
         self.connecting = self._context(ssl.PROTOCOL_TLS_CLIENT)
@@ -158,6 +164,11 @@ class Credentials:
                 f"{str(self.directory / CERT_FILE)!r} is of {fresh.identity.uri}, and this process is "
                 f"{self.identity.uri}: put that one's back, or restart it to be the other"
             )
+        if self.publishers is not None and fresh.publishers is None:
+            # As while another file takes its place: that must not be a moment in which everybody may publish.
+            raise ConfigError(
+                f"{str(self.directory / PUBLISHERS_FILE)!r} is gone: to take what nobody has signed, start again"
+            )
         with self._changing:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
@@ -165,6 +176,7 @@ class Credentials:
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
             self._dropped = (self._dropped | self._authorities) - fresh._authorities
             self._authorities = fresh._authorities
+            self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
         return True
@@ -338,7 +350,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _stamps(directory: Path) -> list[tuple[int, int, int]]:
     """Return what changes where a file of the directory does."""
     stamps = []
-    for name in (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE):
+    for name in (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE):
         try:
             seen = os.stat(directory / name)
             stamps.append((seen.st_ino, seen.st_mtime_ns, seen.st_size))

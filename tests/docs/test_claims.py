@@ -17,7 +17,7 @@ from docs.diagrams import ledger_diagram, request_diagram, title_diagram
 from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
 from rich.console import Console
 
-from p2pfill.cli import ca, main, manage, night, plan, policy
+from p2pfill.cli import ca, keys, main, manage, night, plan, policy
 from p2pfill.cli.bench import app as bench
 from p2pfill.cli.fleet import explanation_view, status_view
 from p2pfill.cli.plan_report_view import CLASS_TEXTS
@@ -246,7 +246,7 @@ def test_title_diagram_is_drawn_from_the_table() -> None:
 
 
 COMMAND_LINE = re.compile(
-    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan|ca) )?[a-z]+)\b([^\n`]*)",
+    r"(?:^|`|/bin/)p2pfill ((?:(?:bench|title|fills|nodes|policy|route|fleet|night|plan|ca|key) )?[a-z]+)\b([^\n`]*)",
     re.MULTILINE,
 )
 SAID = [
@@ -263,13 +263,14 @@ COMMANDS = sorted({command for command, _ in SAID})
 
 def test_the_pages_name_all_commands() -> None:
     assert {command for command in COMMANDS if " " not in command and command != "bench"} == {
-        "audit", "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sim", "status", "tracker",
+        "audit", "demo", "explain", "files", "fill", "limit", "node", "publish", "scrub", "sign", "sim", "status",
+        "tracker",
         "verify", "windows",
     }  # fmt: skip
     groups = {
         "title": manage.title, "fills": manage.fills, "nodes": manage.nodes, "policy": policy.app,
         "route": manage.route, "fleet": manage.fleet, "night": night.app, "plan": plan.app,
-        "ca": ca.app,
+        "ca": ca.app, "key": keys.app,
     }  # fmt: skip
     existing = {f"{name} {one.name}" for name, group in groups.items() for one in group.registered_commands}
     assert {command for command in COMMANDS if command.split()[0] in groups} <= existing

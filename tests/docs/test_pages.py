@@ -13,9 +13,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from certificates import Signer, cache, tracker, user
 from docs.pages import LANGUAGES, PAGES, ROOT, SHOWN, Block, blocks
 from docs.sandbox import Sandbox
 
+from p2pfill.model.statement import Signatures
 from p2pfill.model.windows import read_windows
 from p2pfill.plan.document import Plan, PlanHead, PlannedCluster, PlannedFile, write_plan
 from p2pfill.plan.history.history import History
@@ -198,6 +200,29 @@ def test_certificates(tmp_path: Path) -> None:
     assert "done: drop the old root" in said
 
 
+def test_publishers(tmp_path: Path) -> None:
+    with Sandbox(tmp_path) as box:
+        machine, signer = box.machine("1"), Signer()
+        here = (box.substitute("192.0.2.10", "1"),)
+        (machine / "etc/p2pfill").mkdir(parents=True, exist_ok=True)
+        signer.give(machine / "etc/p2pfill/tracker", tracker(), here)
+        signer.give(machine / "etc/p2pfill/identity", cache("hub1"), here)
+        (machine / "home/identities").mkdir()
+        signer.give(machine / "home/identities/anna", user("anna"))
+        (machine / "etc/p2pfill/grants.toml").write_text(
+            '[[grants]]\nwho = "user/anna"\nmay = ["read", "publish", "order", "withdraw", "manage"]\n'
+        )
+        make_title(machine / "home/film")
+        said = run_page(ROOT / "docs" / "publishers.md", box)
+        signatures = Signatures.decode((machine / "home/film.fill.sig").read_bytes())
+    assert said.count("titles that it takes: what publishers.toml says") == 2
+    assert "is not signed as rule 2 (titles = 'film*') of publishers.toml demands, by 2 of its publishers" in said
+    assert "signed by studio-1; not by studio-2" in said
+    assert "exit code 1" in said
+    assert said.count("2 signatures, number 1") == 4
+    assert len(signatures.by) == 2
+
+
 def test_rights(tmp_path: Path) -> None:
     page = ROOT / "docs" / "rights.md"
     with Sandbox(tmp_path) as box:
@@ -329,6 +354,7 @@ TESTED = {
     "README.md", "docs/running.md", "docs/embedding.md", "docs/tracker-api.md", "docs/simulator.md",
     "docs/benchmark.md", "docs/windows.md", "docs/policy.md", "docs/routes.md",
     "docs/night.md", "docs/planner.md", "docs/planner-report.md", "docs/certificates.md",
+    "docs/publishers.md",
     "docs/rights.md",
 }  # fmt: skip
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
