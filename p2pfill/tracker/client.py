@@ -402,12 +402,14 @@ class TrackerClient:
         size_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
+        if self._credentials is not None:
+            options["extensions"] = {"trace": self._look_before}
         try:
             async with (
                 self._client() as http,
                 http.stream(method, self.url + path, content=body, **options) as response,
             ):
-                self._check_tracker(response)
+                self._check_tracker(response.extensions["network_stream"])
                 answer = bytearray()
                 async for piece in response.aiter_bytes():
                     answer += piece
@@ -468,12 +470,21 @@ class TrackerClient:
             return "check that the URL is right: that of a tracker with an identity begins with https://"
         return "check that it runs and that the URL is right"
 
-    def _check_tracker(self, response: httpx2.Response) -> None:
-        """Look who has answered. Raises `TrackerUnreachable` where it is no tracker of this fleet."""
+    async def _look_before(self, event: str, told: dict[str, Any]) -> None:
+        """Look who is at the other end of a new connection, before it hears what is asked. Called at each step."""
+        if event == "connection.start_tls.complete":
+            try:
+                self._check_tracker(told["return_value"])
+            except TrackerUnreachable:
+                await told["return_value"].aclose()
+                raise
+
+    def _check_tracker(self, stream: Any) -> None:
+        """Look who is at the other end. Raises `TrackerUnreachable` where it is no tracker of this fleet."""
         if self._credentials is None:
             return
         try:
-            connection = response.extensions["network_stream"].get_extra_info("ssl_object")
+            connection = stream.get_extra_info("ssl_object")
             peer = self._credentials.peer(connection.getpeercert(binary_form=True))
             if peer.role is not Role.TRACKER:
                 raise PeerRefused(f"{peer.who} answers in the place of a tracker")

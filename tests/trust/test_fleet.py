@@ -268,14 +268,22 @@ async def test_a_cache_in_the_place_of_the_tracker_is_not_believed(tmp_path: Pat
     anna = Credentials(signer.give(tmp_path / "anna", user("anna")))
 
     async def answer(stream: trio.SSLStream[trio.SocketStream]) -> None:
-        await stream.receive_some()
+        try:
+            heard.append(await stream.receive_some())
+        except trio.BrokenResourceError:
+            heard.append(b"")
+            return
         await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
+    heard: list[bytes | bytearray] = []
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_ssl_over_tcp_listeners(0, thief.accepting, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, answer, [listener])
         port = listener.transport_listener.socket.getsockname()[1]
         async with TrackerClient(f"https://127.0.0.1:{port}", credentials=anna) as client:
             with pytest.raises(TrackerUnreachable, match="cache/a9 answers in the place of a tracker"):
-                await client.status()
+                await client.post_fill(FillRequest("0" * 64, "all", ["https://web.example/{path}?signature=secret"]))
+        with trio.fail_after(5):
+            await until(lambda: bool(heard))
+        assert not any(heard), "it has not heard what was asked"
         nursery.cancel_scope.cancel()
