@@ -23,7 +23,10 @@ from p2pfill.trust.credentials import Credentials
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+    # Before the tracker starts, which else looks at its files after five seconds for the first time.
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             made = Fleet(tmp_path, nursery)
@@ -137,9 +140,7 @@ async def refusal_of(client: TrackerClient) -> TrackerRefused | None:
     return None
 
 
-async def test_what_is_revoked_is_out_at_once_everywhere(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
-    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+async def test_what_is_revoked_is_out_at_once_everywhere(fleet: Fleet) -> None:
     encoded, title, origin = film(fleet.root)
     async with (
         fleet.client(user("anna")) as anna, open_node(fleet.config(cache("a1"))) as a1,
@@ -157,8 +158,7 @@ async def test_what_is_revoked_is_out_at_once_everywhere(fleet: Fleet, monkeypat
         assert "revoked" in str(await refusal_of(anna))
 
 
-async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet) -> None:
     encoded, title, origin = film(fleet.root)
     async with (
         fleet.client(user("anna")) as anna, open_node(fleet.config(cache("a1"))) as a1,
@@ -176,9 +176,8 @@ async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet, monkeypatc
 
 
 async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
     caplog.set_level(logging.INFO)
     async with open_node(fleet.config(cache("a1"))) as a1:
         before = a1.credentials.expires if a1.credentials else None
