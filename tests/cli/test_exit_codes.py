@@ -33,7 +33,7 @@ ELSEWHERE: Final = {
 ALSO: Final = {
     "tracker_url": None, "name": "film", "title": "film", "fill": None, "node": "a1", "node_id": "a1", "to": "all",
     "fill_file": None, "directory": ".", "out": "x.fill", "path": "film",
-    "receiver": "a1", "source": "a1", "what": "a1",
+    "receiver": "a1", "source": "a1", "what": "a1", "key": "nosuch.pem",
 }  # fmt: skip
 """What else a command needs."""
 

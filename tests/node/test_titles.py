@@ -176,12 +176,12 @@ async def test_others_hold_back_from_the_order_on_unless_nothing_comes_of_it(
     ordered, refused = trio.Event(), trio.Event()
     fetch = TrackerAgent._manifest
 
-    async def refuse_once(agent: TrackerAgent, title_id: TitleId) -> Manifest:
+    async def refuse_once(agent: TrackerAgent, title_id: TitleId, signatures: object) -> Manifest:
         if title_id == urgent.title_id and not refused.is_set():
             ordered.set()
             await refused.wait()
             raise ManifestError("it is torn")
-        return await fetch(agent, title_id)
+        return await fetch(agent, title_id, signatures)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TrackerAgent, "_manifest", refuse_once)
     async with trio.open_nursery() as nursery:
