@@ -321,7 +321,7 @@ class Service:
             self.nodes[state.info.id] = state
             self._made_by[state.made_by] += 1
             for title, one in state.titles.items():
-                state.titles[title] = self._texts.take(state.info.id, None, one)[0]
+                state.titles[title] = self._texts.take(state.info.id, one)[0]
                 self._told_of[title].add(state.info.id)
             self._note_withdrawn(state)
             self._note_pins(state)
@@ -1019,7 +1019,8 @@ class Service:
             self._told_of[title].add(state.info.id)
         state.titles.update(said)
         for title in gone:
-            self._texts.drop(state.info.id, state.titles.pop(title))
+            del state.titles[title]
+            self._texts.drop(state.info.id, title)
             self._forget_holder(state.info.id, title)
         state.applied = report.sequence
         if news:
@@ -1032,7 +1033,7 @@ class Service:
         return True
 
     def _kept_of(self, state: NodeState, said: TitleReport) -> TitleReport:
-        kept, is_cut = self._texts.take(state.info.id, state.titles.get(said.title), said)
+        kept, is_cut = self._texts.take(state.info.id, said)
         if is_cut:
             self.refused[TEXTS_CUT] += 1
         return kept

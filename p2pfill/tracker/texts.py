@@ -44,27 +44,31 @@ class Texts:
 
     def __init__(self) -> None:
         self._nodes: dict[str, int] = {}
+        self._titles: dict[str, dict[str, int]] = {}
+        """Node -> title -> bytes."""
         self.total = 0
 
-    def take(self, node_id: str, before: TitleReport | None, after: TitleReport) -> tuple[TitleReport, bool]:
+    def take(self, node_id: str, said: TitleReport) -> tuple[TitleReport, bool]:
         """Count what a node says of a title now; return what is kept of it, and whether that is less."""
-        size = bytes_of(after)
-        gained = size - (0 if before is None else bytes_of(before))
-        is_cut = gained > 0 and (
-            self._nodes.get(node_id, 0) + gained > NODE_BYTES_MAX or self.total + gained > FLEET_BYTES_MAX
-        )
+        titles = self._titles.setdefault(node_id, {})
+        before, size, kept = titles.get(said.title, 0), bytes_of(said), self._nodes.get(node_id, 0)
+        gained = size - before
+        is_cut = gained > 0 and (kept + gained > NODE_BYTES_MAX or self.total + gained > FLEET_BYTES_MAX)
         if is_cut:
-            after = msgspec.structs.replace(after, sources=[], error=clipped(after.error, ERROR_CHARS))
-            gained += bytes_of(after) - size
-        self._nodes[node_id] = self._nodes.get(node_id, 0) + gained
-        self.total += gained
-        return after, is_cut
+            said = msgspec.structs.replace(said, sources=[], error=clipped(said.error, ERROR_CHARS))
+            size = bytes_of(said)
+        titles[said.title] = size
+        self._nodes[node_id] = kept + size - before
+        self.total += size - before
+        return said, is_cut
 
-    def drop(self, node_id: str, before: TitleReport) -> None:
+    def drop(self, node_id: str, title: str) -> None:
         """Count that it says nothing of a title any more."""
-        self._nodes[node_id] -= bytes_of(before)
-        self.total -= bytes_of(before)
+        size = self._titles[node_id].pop(title, 0)
+        self._nodes[node_id] -= size
+        self.total -= size
 
     def forget(self, node_id: str) -> None:
         """Count that nothing of it is kept any more."""
         self.total -= self._nodes.pop(node_id, 0)
+        self._titles.pop(node_id, None)
