@@ -144,13 +144,13 @@ async def serve(
                 await serve_tracker(listen, database, heartbeat_s=HEARTBEAT_S, insecure=True, task_status=task_status)
 
             url: str = await nursery.start(serve_api)
+            origin = (source if source.is_dir() else source.parent).absolute()
             config = NodeConfig(
                 id=SERVE_ID, isp=ISP, data=str(work / "data"), listen=f"{_bracketed(host)}:{node_port}", tracker=url,
-                insecure=True,
+                insecure=True, origin_dir=(str(origin),),
             )  # fmt: skip
             async with open_node(config) as node:
-                origin = source if source.is_dir() else source.parent
-                await node.fill(manifest, [str(origin.absolute())])
+                await node.fill(manifest, [str(origin)])
                 await trio.to_thread.run_sync(lambda: noise.unlink(missing_ok=True))
                 async with TrackerClient(url) as client:
                     while not _is_ready(await client.node(SERVE_ID)):  # noqa: ASYNC110 (the tracker is to know it)

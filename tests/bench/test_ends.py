@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -162,7 +163,11 @@ def commands(tmp_path: Path, listen: str = "127.0.0.1:0", prefix: Sequence[str] 
     ) as process:
         try:
             assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
+            patience = threading.Timer(60, process.kill)  # it may say nothing for ever
+            patience.start()
+            said = process.stdout.readline()
+            patience.cancel()
+            yield json.loads(said)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) == 0
         finally:
