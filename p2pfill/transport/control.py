@@ -311,9 +311,14 @@ class ControlChannel:
                 raise trio.BrokenResourceError(str(error)) from error
 
     def _poll_output(self) -> bytes:
-        """Return what is to be written, as it goes over the wire."""
+        """Return what is to be written, as it goes over the wire. Raises `trio.BrokenResourceError`."""
         output = self._link.poll_output()
-        return output if self._layer is None else self._layer.seal(output)
+        if self._layer is None:
+            return output
+        try:
+            return self._layer.seal(output)
+        except OSError as error:  # of TLS: after what is none, nothing can be encrypted any more
+            raise trio.BrokenResourceError(str(error)) from error
 
     def _write_now(self, output: bytes) -> int:
         """Write what the socket takes at once, which is all of it as a rule; return how many bytes that were."""

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 from certificates import Signer, cache, user
 from trusted import Fleet, film
 
 from p2pfill.errors import ConfigError, ProtocolError
 from p2pfill.model.identity import Identity
 from p2pfill.node import Node, NodeConfig, open_node
-from p2pfill.protocol.messages import Hello
+from p2pfill.protocol.link import ControlLink
+from p2pfill.protocol.messages import Hello, Ping
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
 from p2pfill.transport.control import ControlChannel
+from p2pfill.transport.secure import secure_link
 from p2pfill.trust.credentials import Credentials
 
 
@@ -110,6 +113,29 @@ async def hello_of(fleet: Fleet, node: Node, who: Identity, said: Hello) -> str:
         except (ConnectionError, ProtocolError, trio.BrokenResourceError) as error:
             return str(error) or "broken"
     return channel.end_reason
+
+
+async def test_what_is_no_tls_any_more_ends_its_link_and_is_no_fault_of_ours(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the node has something to say yet: what cannot be encrypted any more is not sent."""
+    said = Hello("a9", "isp-a", "default", "", "127.0.0.1", 4000, 1.0, "test", "b")
+    credentials = Credentials(fleet.signer.give(fleet.root / "liar", cache("a9")))
+    async with (
+        open_node(fleet.config(cache("a1"), "")) as a1, await trio.open_tcp_stream("127.0.0.1", a1.info.port) as stream,
+    ):  # fmt: skip
+        layer = (await secure_link(stream, credentials, accepting=False)).layer
+        link = ControlLink(said)
+        link.start()
+        await stream.send_all(layer.seal(link.poll_output()))
+        await until(lambda: bool(a1.engine.links))
+        (linked,) = a1.engine.links.values()
+        await stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+        for number in range(20):
+            linked.channel.send(Ping(number))
+            await trio.lowlevel.checkpoint()
+        await until(lambda: not a1.engine.links)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(
