@@ -102,6 +102,7 @@ class Renewal:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""
         if await trio.to_thread.run_sync(self.credentials.reload):
             self._log.info("has read its certificates again; its own holds until %s", self.credentials.expires)
+            self._digest = ""  # the tracker's lists may be of an authority that is trusted only now
             self._recheck()
         now = datetime.now(UTC)
         is_due = self._told_at is None or now - self._told_at > timedelta(days=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from trusted import Fleet, film
 from p2pfill.errors import ConfigError, ProtocolError
 from p2pfill.model.identity import Identity
 from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node.renewal import Renewal
 from p2pfill.protocol.link import ControlLink
 from p2pfill.protocol.messages import Hello, Ping
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
@@ -23,7 +25,7 @@ from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.server import serve_tracker
 from p2pfill.transport.control import ControlChannel
 from p2pfill.transport.secure import secure_link
-from p2pfill.trust.credentials import Credentials
+from p2pfill.trust.credentials import Credentials, PeerRefused
 
 
 @pytest.fixture
@@ -200,6 +202,27 @@ async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet) -> None:
     async with open_node(fleet.config(cache("a1"), "")) as a1:  # it knows before any tracker has told it
         assert a1.credentials is not None
         assert a1.credentials.revocations.pem()
+
+
+async def test_what_another_root_has_revoked_counts_once_that_root_is_trusted(tmp_path: Path) -> None:
+    """The tracker's list may come before the new ca.pem does, and is told once."""
+    old, new = Signer("old root"), Signer("new root")
+    victim = new.give(tmp_path / "victim", cache("a2"))
+    mine = old.give(tmp_path / "mine", cache("a1"))
+    revoked = new.revoke(victim)
+    renewal = Renewal(Credentials(mine), lambda: None, tmp_path, logging.getLogger("test"))
+
+    async def fetch() -> bytes:
+        return revoked
+
+    with pytest.raises(ConfigError, match="none of the authorities"):
+        await renewal.follow("first", fetch)
+    both = (mine / "ca.pem").read_bytes() + (victim / "ca.pem").read_bytes()
+    (mine / "ca.pem").write_bytes(both)
+    await renewal.look()
+    await renewal.follow("first", fetch)
+    with pytest.raises(PeerRefused, match="revoked"):
+        renewal.credentials.peer(ssl.PEM_cert_to_DER_cert((victim / "cert.pem").read_text()))
 
 
 async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
