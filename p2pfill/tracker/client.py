@@ -7,7 +7,7 @@ repeated here; nodes and people know better when that is of use.
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -97,6 +97,29 @@ class _RawOrders(msgspec.Struct):
     more: bool = False
     database: str = ""
     number: int = 0
+
+
+class _Opening:
+    """Follows the opening of a connection for one call, step by step, as the HTTP client tells of it."""
+
+    def __init__(self, check: Callable[[Any], None]) -> None:
+        """`check` looks who is at the other end, and raises `TrackerUnreachable`."""
+        self._check = check
+        self._stream: Any = None
+
+    async def follow(self, event: str, told: dict[str, Any]) -> None:
+        """Look who is there before it hears what is asked, and leave nothing open where no connection comes of it."""
+        if event == "connection.connect_tcp.complete":
+            self._stream = told["return_value"]
+        elif event == "connection.start_tls.failed" and self._stream is not None:
+            # Of a handshake that is cancelled the client leaves the socket to the garbage collector.
+            self._stream.get_extra_info("socket").close()
+        elif event == "connection.start_tls.complete":
+            try:
+                self._check(told["return_value"])
+            except TrackerUnreachable:
+                await told["return_value"].aclose()
+                raise
 
 
 class TrackerClient:
@@ -403,7 +426,7 @@ class TrackerClient:
     ) -> bytes:
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         if self._credentials is not None:
-            options["extensions"] = {"trace": self._look_before}
+            options["extensions"] = {"trace": _Opening(self._check_tracker).follow}
         try:
             async with (
                 self._client() as http,
@@ -469,15 +492,6 @@ class TrackerClient:
         if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
             return "check that the URL is right: that of a tracker with an identity begins with https://"
         return "check that it runs and that the URL is right"
-
-    async def _look_before(self, event: str, told: dict[str, Any]) -> None:
-        """Look who is at the other end of a new connection, before it hears what is asked. Called at each step."""
-        if event == "connection.start_tls.complete":
-            try:
-                self._check_tracker(told["return_value"])
-            except TrackerUnreachable:
-                await told["return_value"].aclose()
-                raise
 
     def _check_tracker(self, stream: Any) -> None:
         """Look who is at the other end. Raises `TrackerUnreachable` where it is no tracker of this fleet."""

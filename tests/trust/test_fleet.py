@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -309,6 +311,22 @@ async def test_a_node_is_whom_its_certificate_names(fleet: Fleet) -> None:
     with pytest.raises(ConfigError, match="of user/anna, and a node needs that of a cache"):
         async with open_node(config):
             pass
+
+
+async def test_a_call_that_is_cancelled_in_its_handshake_leaves_nothing_open(tmp_path: Path) -> None:
+    anna = Credentials(Signer().give(tmp_path / "anna", user("anna")))
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")  # which never says a word
+    port = listener.socket.getsockname()[1]
+    async with listener, TrackerClient(f"https://127.0.0.1:{port}", credentials=anna) as client:
+        before = len(os.listdir("/proc/self/fd"))
+        gc.disable()
+        try:
+            for _ in range(10):
+                with trio.move_on_after(0.02):
+                    await client.status()
+            assert len(os.listdir("/proc/self/fd")) == before
+        finally:
+            gc.enable()
 
 
 async def test_a_cache_in_the_place_of_the_tracker_is_not_believed(tmp_path: Path) -> None:
