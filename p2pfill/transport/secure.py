@@ -22,6 +22,9 @@ ENDED: Final = "the connection broke in its handshake; does the other side run w
 READ_BYTES: Final = 64 * 1024
 """Several records, of at most 16 KiB each."""
 
+RECORD_BYTES_MAX: Final = 16 * 1024
+"""That one record carries (RFC 8446, section 5.1)."""
+
 RECORD_EXTRA_BYTES: Final = 22
 """Of a record beside what it carries: header, type and tag (RFC 8446, section 5.2)."""
 
@@ -53,7 +56,7 @@ class SecuredLink(NamedTuple):
 class TlsLayer:
     """TLS for a connection whose bytes somebody else moves: bytes in, bytes out.
 
-    A control link has many small messages: to encrypt and decrypt one adds 5 us of both ends' processors, and 30 us
+    A control link has many small messages: to encrypt and decrypt one adds 4 us of both ends' processors, and 30 us
     through a stream of Trio's (medians of 5,000 messages of 40 bytes over loopback).
     """
 
@@ -116,13 +119,16 @@ class TlsLayer:
     def _read(self, parts: list[bytes]) -> bool:
         """Add what each record carries that is whole; tell whether the other end has ended."""
         try:
-            while part := self._tls.read(READ_BYTES):
+            # Asked for no more than there may be: to be told that there is none costs as much as to decrypt a message.
+            while self._coming.pending or self._tls.pending():
+                if not (part := self._tls.read(RECORD_BYTES_MAX)):
+                    return True
                 parts.append(part)
         except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLZeroReturnError:
             pass
-        return True
+        except ssl.SSLZeroReturnError:
+            return True
+        return False
 
 
 async def secure_link(stream: trio.SocketStream, credentials: Credentials, *, accepting: bool) -> SecuredLink:
