@@ -208,9 +208,10 @@ class Catalogue:
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
             elif "malformed" in str(error):
+                name = Path(path).name
                 advice = (
-                    f"its disk has damaged it, or its {Path(path).name}-wal; put a copy back, or move it away and leave "
-                    f"{Path(path).name}{SUFFIX} where it is: caches bring back the orders that they know"
+                    f"its disk has damaged it, or {name}-wal; put a copy back, or move it away and leave {name}{SUFFIX} "
+                    "where it is: caches bring back the orders that they know"
                 )
             raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
 
