@@ -13,14 +13,21 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from rich.console import Console
+from rich.status import Status
 
-from bench.crashes import power, report, strace
-from bench.crashes.records import PowerReport
-from p2pfill.bench.measure import BenchFailed, describe_machine
+from bench.crashes import kills, power, report, strace
+from bench.crashes.records import KillsReport, PowerReport, used_s
+from p2pfill.bench.measure import describe_machine
+from p2pfill.errors import P2PFillError
+
+LINE_S: Final = 30.0
+"""Between two lines of progress where there is no terminal."""
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -33,7 +40,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     lose.add_argument("--workers", type=int, default=1, help="processes side by side (1)")
     lose.add_argument("--titles", type=int, default=power.NIGHT_TITLES, help="of the tracker's night")
     lose.add_argument("--every", type=int, default=1, help="start a node after so many prefixes (1)")
-    for one in (lose,):
+    kill = what.add_parser("kills", help="kill processes; with strace also at their calls")
+    kill.add_argument("--kills", type=int, default=300, help="in all (300)")
+    kill.add_argument("--roles", type=_roles, default=list(kills.VICTIMS), help="in turns; default: all")
+    kill.add_argument("--fleets", type=int, default=1, help="side by side (1)")
+    kill.add_argument("--by-time", action="store_true", help="only after random times, never at a call")
+    for one in (lose, kill):
         one.add_argument("--seed", type=int, default=1)
         one.add_argument("--work", type=Path, metavar="DIR", help="where disks are made (default: in memory)")
         one.add_argument("--out", type=Path, metavar="DIR", help="write JSON and Markdown there")
@@ -43,6 +55,50 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _count(text: str) -> int:
     return 0 if text == "all" else int(text)
+
+
+def _roles(text: str) -> list[str]:
+    if unknown := set(roles := text.split(",")) - set(kills.VICTIMS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: roles are {', '.join(kills.VICTIMS)}")
+    return roles
+
+
+def run_power(options: argparse.Namespace, command: str, work: Path, say: power.Say) -> PowerReport:
+    """Replay losses of power. Raises `strace.RecordingFailed`."""
+    if strace.find_strace() is None:
+        raise strace.RecordingFailed("strace is not installed; on Debian: apt-get install strace")
+    settings = power.Settings(options.prefixes, options.seed, options.workers, options.titles, options.every)
+    return PowerReport(describe_machine(work), options.seed, command, power.run(settings, work, say))
+
+
+def run_kills(options: argparse.Namespace, command: str, work: Path, say: power.Say) -> KillsReport:
+    """Kill processes. Raises `fleet.KillsFailed`."""
+    began, before = time.monotonic(), used_s()
+    settings = kills.Settings(
+        options.roles, options.kills, options.seed, options.fleets, at_calls=not options.by_time
+    )
+    roles = kills.run(settings, work, say)
+    used = [after - first for after, first in zip(used_s(), before, strict=True)]
+    return KillsReport(
+        describe_machine(work), options.seed, command, roles, round(time.monotonic() - began, 1), *used
+    )
+
+
+class Progress:
+    """Tells what is being done: in place on a terminal, else a line now and then."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console = console
+        self._status = status
+        self._said_at = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell it."""
+        if self._console.is_terminal:
+            self._status.update(text)
+        elif time.monotonic() > self._said_at + LINE_S:
+            self._said_at = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,16 +111,11 @@ def main(arguments: list[str] | None = None) -> int:
     memory = Path("/dev/shm")
     where = options.work or (memory if memory.is_dir() else None)
     command = shlex.join(["python", "-m", "bench.crashes", *words])
-    settings = power.Settings(options.prefixes, options.seed, options.workers, options.titles, options.every)
+    make = run_power if options.what == "power" else run_kills
     try:
         with tempfile.TemporaryDirectory(prefix="p2pfill-crashes-", dir=where) as work, console.status("") as status:
-            made = PowerReport(
-                machine=describe_machine(Path(work)),
-                seed=options.seed,
-                command=command,
-                parts=power.run(settings, Path(work), status.update),
-            )
-    except (BenchFailed, strace.RecordingFailed) as error:
+            made = make(options, command, Path(work), Progress(console, status).say)
+    except P2PFillError as error:
         print(f"bench.crashes: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
