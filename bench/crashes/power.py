@@ -21,7 +21,7 @@ from blake3 import blake3
 from bench.crashes import store_check, store_work, strace, tracker_check
 from bench.crashes.disk import Disk, Op, Recording
 from bench.crashes.records import Example, PowerPart, Times, used_s
-from bench.crashes.states import Same, State, States, build
+from bench.crashes.states import Same, State, States, build, check_whole
 
 EXAMPLES_MAX: Final = 20
 """Of faults, that a report tells of."""
@@ -232,10 +232,11 @@ def _send(worker: Worker, pipe: Connection) -> None:
 
 
 def record_store(work: Path, seed: int) -> Subject:
-    """Record a cache. Raises `strace.RecordingFailed`."""
+    """Record a cache. Raises `strace.RecordingFailed`, also where the disk is not as it was recorded."""
     night = store_work.prepare(work, seed)
     strace.record([sys.executable, "-m", "bench.crashes.store_work", str(work)], work / "log")
     recording = Disk(night.disk, night.marks).follow(strace.read(work / "log"))
+    check_whole(recording, night.disk)
     promised = store_check.promises(recording.ops, night)
     checks = store_check.StoreCheck(night)
 
@@ -256,6 +257,7 @@ def record_tracker(work: Path, seed: int, titles: int = NIGHT_TITLES) -> Subject
     command = [sys.executable, "-m", "bench.crashes.tracker_work", str(work), str(seed), str(titles)]
     strace.record(command, work / "log")
     recording = Disk(work / "disk", work / "marks").follow(strace.read(work / "log"))
+    check_whole(recording, work / "disk")
     answered = tracker_check.answers(recording.ops)
     with sqlite3.connect(work / "disk" / tracker_check.FILE) as database:
         (number,) = database.execute("SELECT value FROM meta WHERE key = 'database'").fetchone()

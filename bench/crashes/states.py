@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from blake3 import blake3
 
 from bench.crashes.disk import ROOT, Op, Recording
+from bench.crashes.strace import RecordingFailed
 
 PENDING_ALL: Final = 10
 """Up to so many changes that are not synced all subsets are made, which are 1,024."""
@@ -373,7 +374,20 @@ def build(held: Held, contents: Contents, root: Path) -> None:
                 os.utime(base + path, (mtime_s, mtime_s))
 
 
-def windows(prefixes: Sequence[int], count: int) -> list[list[int]]:
-    """Cut prefixes into runs of about the same length."""
-    cuts = [len(prefixes) * at // count for at in range(count + 1)]
-    return [list(prefixes[start:end]) for start, end in pairwise(cuts)]
+def check_whole(recording: Recording, root: Path) -> None:
+    """Raise `RecordingFailed` where a disk is not what the recording makes of it if nothing is lost."""
+    states = States(recording)
+    held = next(iter(states.of(len(recording.ops)))).held
+    made = {path: (inode, pieces) for path, inode, pieces, *_ in held.entries}
+    for directory, names, files in os.walk(root):
+        for name in (*names, *files):
+            place = Path(directory) / name
+            path = str(place.relative_to(root))
+            inode, pieces = made.pop(path, (-1, ()))
+            if inode < 0:
+                raise RecordingFailed(f"{path} is on the disk, and was not recorded")
+            is_file = place.is_file() and not place.is_symlink()
+            if is_file and place.read_bytes() != states.contents.bytes_of(pieces, inode):
+                raise RecordingFailed(f"{path} holds other bytes than were recorded")
+    if made:
+        raise RecordingFailed(f"{', '.join(made)}: recorded, and not on the disk")
