@@ -27,7 +27,7 @@ from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses, made_at
+from p2pfill.tracker.commits import SUFFIX, CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
@@ -207,6 +207,12 @@ class Catalogue:
                 advice = "name another file"
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
+            elif "malformed" in str(error):
+                name = Path(path).name
+                advice = (
+                    f"its disk has damaged it, or {name}-wal; put a copy back, or move it away and leave "
+                    f"{name}{SUFFIX} where it is: caches bring back the orders that they know"
+                )
             raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
 
     def close(self) -> None:
