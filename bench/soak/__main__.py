@@ -58,9 +58,7 @@ def run(options: argparse.Namespace, console: Console) -> Report:
         return decode((options.out / "soak.json").read_bytes())
     work = Path(tempfile.mkdtemp(prefix="p2pfill-soak-", dir=options.work))
     try:
-        return trio.run(
-            run_soak, work, options.links, options.titles, options.minutes, options.every, options.seed
-        )
+        return trio.run(run_soak, work, options.links, options.titles, options.minutes, options.every, options.seed)
     finally:
         if options.keep:
             console.print(f"kept: {work}", soft_wrap=True)

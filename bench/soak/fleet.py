@@ -51,6 +51,9 @@ PROCESSES: Final = 4
 LINKS_A_SECOND: Final = 6.0
 """That are made anew, at most: each costs both ends some milliseconds, and the crowd is to leave the node time."""
 
+FETCHES_A_SECOND: Final = 8.0
+"""Of the crowd, from the node; each opens a data stream of its own."""
+
 REPORTING: Final = 48
 """Of the crowd, that report to the tracker; the others only link."""
 
@@ -64,8 +67,8 @@ STANDING_MAX: Final = 100
 RAMP_PART: Final = 0.15
 """Of the time, in which the first orders come: the half that is judged has the same number all along."""
 
-LIVE_S: Final = 120.0
-"""For a title to be live; some seconds as a rule."""
+LIVE_S: Final = 300.0
+"""For a title to be live: some seconds as a rule, and minutes where others keep the machine."""
 
 TOLD_S: Final = 2 * HEARTBEAT_S
 """From when caches hold a title until it is ordered: they have told the tracker."""
@@ -197,7 +200,7 @@ class Soak:
                 host=host, port=int(port_text), tracker=self._url, reporting=REPORTING // PROCESSES,
                 members=[Member(one.name, one.isp, one.region, self._identities.of(one.name)) for one in members],
                 link_s=max(5.0, self.lasts_s / 15, self.links / LINKS_A_SECOND),
-                fetch_s=max(2.0, self.links / 16), seed=self._seed + number,
+                fetch_s=max(2.0, self.links / FETCHES_A_SECOND), seed=self._seed + number,
             )  # fmt: skip
             path = self.work / f"crowd-{number}.json"
             path.write_bytes(msgspec.json.encode(plan))
@@ -230,7 +233,7 @@ class Soak:
         self, client: TrackerClient, server: StaticServer, processes: Processes, nursery: trio.Nursery
     ) -> None:
         ramp_s = self.lasts_s * RAMP_PART
-        rest_s = self.lasts_s * (1 - RAMP_PART) - TOLD_S - min(LIVE_S / 4, self.lasts_s / 8)
+        rest_s = self.lasts_s * (1 - RAMP_PART) - TOLD_S - min(30.0, self.lasts_s / 8)
         for number in range(self.titles):
             if number < self.standing:
                 due = ramp_s * number / self.standing

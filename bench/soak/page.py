@@ -44,7 +44,7 @@ HEAD: Final = ("process", "figure", "median of the second half", "growth in it",
 def said(report: Report) -> list[str]:
     """Return what happened, in sentences."""
     happened, node, tracker = report.happened, report.node, report.tracker
-    filled = "none" if not happened.fill_s else f"{happened.fill_s[0]:.1f} s median, {happened.fill_s[-1]:.1f} s at most"
+    filled = f"{happened.fill_s[0]:.1f} s median, {happened.fill_s[-1]:.1f} s at most" if happened.fill_s else "none"
     return [
         f"{happened.links_at_once} links at a time (median; {report.links} caches, whose links end and come back): "
         f"{happened.links:,} in all, {happened.breaks:,} of them broken off without a word.",

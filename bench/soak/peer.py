@@ -125,7 +125,7 @@ class Peer:
         while True:
             try:
                 await self._link()
-            except* (OSError, P2PFillError, trio.BrokenResourceError, trio.ClosedResourceError):
+            except* (OSError, P2PFillError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 self.crowd.did["failed links"] += 1
             await trio.sleep(BACK_S * chance.uniform(0.5, 2.0))
 
@@ -139,9 +139,7 @@ class Peer:
         except BaseException:
             stream.socket.close()
             raise
-        hello = m.Hello(
-            self.name, self.isp, self.region, "", "127.0.0.1", crowd.port, 1.0, "soak", os.urandom(4).hex()
-        )
+        hello = m.Hello(self.name, self.isp, self.region, "", "127.0.0.1", crowd.port, 1.0, "soak", os.urandom(4).hex())
         channel = ControlChannel(stream, hello, secured.received, None, secured.layer)
         linked = _Linked(self, channel)
         crowd.did["links"] += 1

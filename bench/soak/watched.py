@@ -15,7 +15,8 @@ import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from functools import partial
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +28,13 @@ from p2pfill.node.node import Node
 from p2pfill.tracker.service import Service
 
 CONTAINERS: Final = (dict, list, set, deque, OrderedDict, bytearray)
+PLAIN: Final = frozenset({bytes, str, int, float, bool, type(None)})
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 DEPTH_MAX: Final = 4
 """Of containers in containers."""
+
+ENTRIES_EVERY: Final = 12
+"""Samples: with hundreds of links to count all takes as much of the loop's time as a hundred heartbeats."""
 
 KEPT: Final = frozenset(
     {
@@ -37,6 +42,7 @@ KEPT: Final = frozenset(
         "_Open.rows", "_Open.titles", "_Open.caches",  # the report of the night: `ROWS_MAX`, `CACHES_MAX`
         "Service.withdrawn",  # that caches which come back have to delete; the database has it too
         "OriginCounts._totals", "OriginCounts._news", "NodeState.origins",  # `ORIGINS_COUNTED_MAX`
+        "SeldomLog._logged_at",  # `KINDS_MAX`
         "LagMonitor._looks_us",  # of the last minute
     }
 )  # fmt: skip
@@ -57,6 +63,8 @@ class Inside(msgspec.Struct):
     entries: dict[str, int]
     """But for those in `KEPT`."""
     kept: int
+    took_s: float
+    """For this sample, of the loop's time."""
 
 
 class Sampler(trio.abc.Instrument):
@@ -66,6 +74,8 @@ class Sampler(trio.abc.Instrument):
         self._path = path
         self._every_s = every_s
         self._due_at = 0.0
+        self._number = 0
+        self._counts: Counter[str] = Counter()
         self.roots: list[object] = []
 
     def after_io_wait(self, timeout: float) -> None:
@@ -75,8 +85,11 @@ class Sampler(trio.abc.Instrument):
             return
         self._due_at = now + self._every_s
         gc.collect()
+        self._number += 1
+        if self._number % ENTRIES_EVERY == 1:
+            self._counts = count_entries(self.roots)
         sockets, descriptors = count_descriptors()
-        counts = count_entries(self.roots)
+        counts = self._counts
         sample = Inside(
             at=now,
             rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES,
@@ -87,6 +100,7 @@ class Sampler(trio.abc.Instrument):
             objects=len(gc.get_objects()),
             entries={key: count for key, count in counts.items() if key not in KEPT},
             kept=sum(counts[key] for key in KEPT),
+            took_s=time.monotonic() - now,
         )
         with self._path.open("ab") as out:
             out.write(msgspec.json.encode(sample) + b"\n")
@@ -110,40 +124,61 @@ def count_entries(roots: list[object]) -> Counter[str]:
     waiting = list(roots)
     while waiting:
         owner = waiting.pop()
+        kind = type(owner).__name__
         for name, value in attributes(owner):
-            for found in _follow(value, counts, f"{type(owner).__name__}.{name}", 0):
-                if id(found) not in seen:
-                    seen.add(id(found))
-                    waiting.append(found)
+            if type(value) in PLAIN:
+                continue
+            found: list[object] = []
+            count = _look_into(value, found, 0)
+            if isinstance(value, CONTAINERS):
+                counts[f"{kind}.{name}"] += count
+            for one in found:
+                if id(one) not in seen:
+                    seen.add(id(one))
+                    waiting.append(one)
     return counts
 
 
 def attributes(owner: object) -> Iterator[tuple[str, Any]]:
     """Yield what an object holds by name."""
     yield from getattr(owner, "__dict__", {}).items()
-    for kind in type(owner).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
+    for name in _slots(type(owner)):
+        with suppress(AttributeError):
+            yield name, getattr(owner, name)
+
+
+@cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """Return the names of a class's slots, as they are looked up."""
+    names = []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
-            spelled = f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") else name
-            if not name.startswith("__") and hasattr(owner, spelled):
-                yield name, getattr(owner, spelled)
+            if not name.startswith("__"):
+                names.append(name)
+            elif not name.endswith("__"):
+                names.append(f"_{base.__name__.lstrip('_')}{name}")
+    return tuple(names)
 
 
-def _follow(value: Any, counts: Counter[str], key: str, depth: int) -> Iterator[object]:
-    """Count a container, and yield the objects of p2pfill that it holds, or is."""
-    if isinstance(value, CONTAINERS):
-        counts[key] += len(value)
-        if depth < DEPTH_MAX and not isinstance(value, bytearray):
-            inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else list(value)
-            for one in inner:
-                yield from _follow(one, counts, key, depth + 1)
-    elif isinstance(value, tuple) and depth < DEPTH_MAX:
-        for one in value:
-            yield from _follow(one, counts, key, depth + 1)
-    elif isinstance(value, partial):
-        yield from _follow(getattr(value.func, "__self__", None), counts, key, depth + 1)
-    elif type(value).__module__.startswith("p2pfill.") and not isinstance(value, msgspec.Struct | type):
-        yield value
+def _look_into(value: Any, found: list[object], depth: int) -> int:
+    """Return how many entries a container has, with those of containers in it, and add what of p2pfill it holds."""
+    if isinstance(value, bytearray):
+        return len(value)
+    if isinstance(value, CONTAINERS) or type(value) is tuple:
+        count = len(value) if type(value) is not tuple else 0
+        if depth < DEPTH_MAX:
+            sides = (value.keys(), value.values()) if isinstance(value, Mapping) else (value,)
+            for side in sides:
+                # Of one kind as a rule: where the first is plain, so are all.
+                if type(next(iter(side), None)) not in PLAIN:
+                    count += sum(_look_into(one, found, depth + 1) for one in list(side))
+        return count
+    if isinstance(value, partial):
+        return _look_into(getattr(value.func, "__self__", None), found, depth + 1)
+    if type(value).__module__.startswith("p2pfill.") and not isinstance(value, msgspec.Struct | type):
+        found.append(value)
+    return 0
 
 
 def main() -> int:

@@ -141,3 +141,5 @@ def test_containers_are_counted_through_the_objects_that_hold_them() -> None:
     first = Held([Held(), Held()])
     first.inner[0].inner = first  # and in a circle
     assert count_entries([first]) == {"Held.books": 3 * 5, "Held.inner": 2}
+    partly = Held({"first": partial(first.__init__, None)})
+    assert count_entries([partly]) == {"Held.books": 4 * 5, "Held.inner": 3}
