@@ -14,10 +14,11 @@ import sqlite3
 import statistics
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import trio
@@ -36,9 +37,11 @@ from p2pfill.errors import P2PFillError
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.descriptors import descriptors_max
 from p2pfill.store.publish import publish
-from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.trust.authority import Authority
+
+T = TypeVar("T")
 
 NODE: Final = "soak-node"
 """Higher than the names of the crowd, which so makes the links."""
@@ -51,7 +54,7 @@ PROCESSES: Final = 4
 LINKS_A_SECOND: Final = 6.0
 """That are made anew, at most: each costs both ends some milliseconds, and the crowd is to leave the node time."""
 
-FETCHES_A_SECOND: Final = 8.0
+FETCHES_A_SECOND: Final = 4.0
 """Of the crowd, from the node; each opens a data stream of its own."""
 
 REPORTING: Final = 48
@@ -77,6 +80,8 @@ REPLACED_PART: Final = 0.2
 """Of the titles come under the name of one before."""
 
 LOOK_S: Final = 1.0
+CALLS_MAX: Final = 20
+"""Of the tracker, for one answer."""
 READY_S: Final = 120.0
 FORGET_S: Final = 30.0
 """From a title's withdrawal until it is deleted from the catalogue."""
@@ -199,7 +204,7 @@ class Soak:
             plan = Plan(
                 host=host, port=int(port_text), tracker=self._url, reporting=REPORTING // PROCESSES,
                 members=[Member(one.name, one.isp, one.region, self._identities.of(one.name)) for one in members],
-                link_s=max(5.0, self.lasts_s / 15, self.links / LINKS_A_SECOND),
+                link_s=max(5.0, self.lasts_s / 6, self.links / LINKS_A_SECOND),
                 fetch_s=max(2.0, self.links / FETCHES_A_SECOND), seed=self._seed + number,
             )  # fmt: skip
             path = self.work / f"crowd-{number}.json"
@@ -254,19 +259,20 @@ class Soak:
         fill, title_id = self.work / "sources" / f"{number}.fill", manifest.title_id.hex()
         fill.write_bytes(manifest.encode())
         server.paths |= {f"{number}/film"}
-        await client.put_title(title_id, manifest.encode())
+        await again(lambda: client.put_title(title_id, manifest.encode()))
         told = {"add": title_id, "fill": str(fill), "file": str(source / "film"), "some_hold": number % 3 > 0}
         await self._tell_crowd(processes, told)
         await trio.sleep(TOLD_S)
         request = FillRequest(title=title_id, selector=f"id={NODE}", origins=[f"{server.url}/{number}/"])
-        fill_id = (await client.post_fill(request)).fill_id
+        fill_id = (await again(lambda: client.post_fill(request))).fill_id
         self._filling[fill_id] = Title(name, manifest, source, fill_id, time.monotonic())
         self.happened.ordered += 1
         self.happened.replaced += is_new_version
 
     async def _withdraw(self, fill_id: str, client: TrackerClient, processes: Processes) -> None:
         title = self._live.pop(fill_id)
-        await client.withdraw(title.id, urgent=self.happened.withdrawn % 2 == 0)
+        is_urgent = self.happened.withdrawn % 2 == 0
+        await again(lambda: client.withdraw(title.id, urgent=is_urgent))
         self.happened.withdrawn += 1
         self._leaving[title.id] = title
         await self._tell_crowd(processes, {"gone": title.id})
@@ -277,7 +283,8 @@ class Soak:
             await trio.sleep(LOOK_S)
             processes.check()
             now = time.monotonic()
-            reports = {report.title: report for report in (await client.node(NODE)).titles}
+            node = await again(lambda: client.node(NODE))
+            reports = {report.title: report for report in node.titles}
             for fill_id, title in list(self._filling.items()):
                 report = reports.get(title.id)
                 if report is not None and report.state == "live":
@@ -384,6 +391,15 @@ class Soak:
             disk_bytes=disks.data_bytes if is_node else disks.database_bytes,
             rows=0 if is_node else disks.rows, histories=0 if is_node else disks.histories,
         )  # fmt: skip
+
+
+async def again(call: Callable[[], Awaitable[T]]) -> T:
+    """Call the tracker, again where it cannot be reached, as on a machine that is kept by others. Raises its error."""
+    for _ in range(CALLS_MAX - 1):
+        with suppress(TrackerUnreachable):
+            return await call()
+        await trio.sleep(LOOK_S)
+    return await call()
 
 
 def _size(path: Path) -> int:
