@@ -90,6 +90,12 @@ HISTORIES: Final = frozenset({"audit", "night_rows", "night_titles", "night_cach
 """Tables that grow with what has been: a row a change up to a million, reports of 30 nights up to 100,000 rows each,
 and the titles that caches which come back have to delete."""
 
+COUNTS: Final = 12
+"""Samples: in one of them all entries are counted, which with hundreds of links takes as much of a process's time as a
+hundred heartbeats."""
+FEW_LINKS: Final = 100
+"""Up to here in each."""
+
 DESCRIPTORS_EACH: Final = 5
 """That a linked cache may take of the node; see docs/reliability.md, "Descriptors"."""
 DESCRIPTORS_REST: Final = 256
@@ -212,7 +218,8 @@ class Soak:
             await processes.start("", f"crowd-{number}", "bench.soak.crowd", [str(path)])
 
     async def _begin(self, processes: Processes, name: str, settings: list[str]) -> dict[str, Any]:
-        samples = [str(self.work / f"{name}.jsonl"), str(self.every_s), name]
+        counts = COUNTS if self.links > FEW_LINKS else 1
+        samples = [str(self.work / f"{name}.jsonl"), str(self.every_s), str(counts), name]
         watched = [*samples, *settings, "--json", "--until-eof"]
         return await (await processes.start("", name, "bench.soak.watched", watched)).read_ready()
 

@@ -1,10 +1,10 @@
 """`p2pfill node` or `p2pfill tracker` with samples taken inside: what only a process itself can tell.
 
-    python -m bench.soak.watched SAMPLES.jsonl SECONDS node|tracker ARGUMENTS...
+    python -m bench.soak.watched SAMPLES.jsonl SECONDS COUNTS node|tracker ARGUMENTS...
 
 Trio's own hook for instruments is called by its loop, so the command runs as it always does. Of the objects of p2pfill
 that can be reached from the `Node`, or the tracker's `Service`, all containers are counted, under the name of class and
-attribute. The garbage is collected before each sample: what is only a cycle that waits for that is no leak.
+attribute, in each sample of COUNTS. The garbage is collected before each sample: what is only a cycle that waits for that is no leak.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ PLAIN: Final = frozenset({bytes, str, int, float, bool, type(None)})
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 DEPTH_MAX: Final = 4
 """Of containers in containers."""
-
-ENTRIES_EVERY: Final = 12
-"""Samples: with hundreds of links to count all takes as much of the loop's time as a hundred heartbeats."""
 
 KEPT: Final = frozenset(
     {
@@ -70,8 +67,9 @@ class Inside(msgspec.Struct):
 class Sampler(trio.abc.Instrument):
     """Takes a sample now and then, in the event loop's own time."""
 
-    def __init__(self, path: Path, every_s: float) -> None:
+    def __init__(self, path: Path, every_s: float, counts_every: int) -> None:
         self._path = path
+        self._counts_every = counts_every
         self._every_s = every_s
         self._due_at = 0.0
         self._number = 0
@@ -86,7 +84,7 @@ class Sampler(trio.abc.Instrument):
         self._due_at = now + self._every_s
         gc.collect()
         self._number += 1
-        if self._number % ENTRIES_EVERY == 1:
+        if self._number % self._counts_every == 1 % self._counts_every:
             self._counts = count_entries(self.roots)
         sockets, descriptors = count_descriptors()
         counts = self._counts
@@ -183,8 +181,8 @@ def _look_into(value: Any, found: list[object], depth: int) -> int:
 
 def main() -> int:
     """Be the command; see the top of this file."""
-    path, every_s, *command = sys.argv[1:]
-    sampler = Sampler(Path(path), float(every_s))
+    path, every_s, counts_every, *command = sys.argv[1:]
+    sampler = Sampler(Path(path), float(every_s), int(counts_every))
     for kind in (Node, Service):
         _note_made(kind, sampler.roots)
     trio.run = partial(trio.run, instruments=[sampler])
