@@ -5,8 +5,8 @@
 
 With `corrupt` a bit of each chunk is turned on the disk once the title is live: the node believes that it holds it, and
 sends it. A fetching node may receive RATE bytes a second (0: any). It takes lines of JSON in turn: {} opens a new node
-on an empty directory, {"sources": [...], "members": [...]} has it fill from these, {} looks at what is live, closes it and
-removes all of it. Both end with their standard input.
+on an empty directory, {"sources": [...], "members": [...]} has it fill from these, {} looks at what is live, closes it
+and removes all of it. Both end with their standard input.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Trio's own hook for instruments is called by its loop, so the command runs as it always does. Of the objects of p2pfill
 that can be reached from the `Node`, or the tracker's `Service`, all containers are counted, under the name of class and
-attribute, in each sample of COUNTS. The garbage is collected before each sample: what is only a cycle that waits for that is no leak.
+attribute, in one sample of COUNTS. The garbage is collected before each sample: what is only a cycle that waits for
+that is no leak.
 """
 
 from __future__ import annotations
