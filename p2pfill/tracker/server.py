@@ -206,6 +206,21 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
         nursery.cancel_scope.cancel()
 
 
+class _Server(TCPServer):
+    """Hypercorn's, but for a caller that has gone: there its connection stays as long as an idle one may."""
+
+    has_ended = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self.has_ended = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self.has_ended:  # a call that was in progress meanwhile is over
+            await super()._idle_timeout()
+
+
 async def _serve(
     service: Service, gate: Gate | None, config: Config, sock: socket.socket, stop: trio.Event, *,
     task_status: trio.TaskStatus[None],
@@ -238,7 +253,7 @@ async def _serve(
             await trio.aclose_forcefully(stream)
             return
         try:
-            await TCPServer(wrapped, config, context, ConnectionState(state), stream)
+            await _Server(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
             admission.note("a connection broke off", f"{paced.address} ({'; '.join(map(repr, leaves_of(faults)))})")
