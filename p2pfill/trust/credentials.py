@@ -1,12 +1,16 @@
 """What a process shows of itself and checks of others: a directory with its certificate, key and authorities.
 
-    DIR/cert.pem      its certificate, and those between it and the authority, if there are any
+    DIR/cert.pem      its certificate
     DIR/key.pem       its key, readable by its owner alone
     DIR/ca.pem        the authorities that it trusts: one, or two while the root is being changed
     DIR/revoked.pem   what they have taken back (X.509 revocation lists), if anything
     DIR/publishers.toml   whose titles it takes (`trust.publishers`); without it everybody's
 
 Everybody has two TLS 1.3 contexts of it, and both ask the other side for its certificate. Who that is, `peer` says.
+
+**Who signs certificates of the fleet stands in ca.pem itself.** One below a trusted authority does not count by that:
+Python's `ssl` shows the last certificate of a chain and none between, so whether one of those was revoked, or has gone
+from ca.pem with the authority above it, could not be told.
 """
 
 from __future__ import annotations
@@ -130,13 +134,15 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
-        self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
-        self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
-        """Authorities that were trusted once: connections that they have let in may stand still."""
+        self._trusted = trusted
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
-                self.revocations.add(_read_file(self.directory / REVOKED_FILE))
+                lists = _read_file(self.directory / REVOKED_FILE)
+                if not lists.strip():
+                    # As what a full disk leaves of a copy: nobody would be revoked any more, without a word.
+                    raise ConfigError("it is empty: copy it again, or remove it if nothing was ever revoked")
+                self.revocations.add(lists)
         listed = self.directory / PUBLISHERS_FILE
         self.publishers = Publishers.load(listed) if os.path.lexists(listed) else None
         """Whose titles are taken; None: everybody's."""
@@ -174,8 +180,7 @@ class Credentials:
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
-            self._dropped = (self._dropped | self._authorities) - fresh._authorities
-            self._authorities = fresh._authorities
+            self._trusted = fresh._trusted
             self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
@@ -195,7 +200,8 @@ class Credentials:
     def peer(self, certificate: bytes | None) -> Identity:
         """Return whom the other side's certificate, in DER, names, once the handshake has found that it holds.
 
-        Raises `PeerRefused` where there is none, where it is revoked, or where it names nobody of this fleet.
+        Raises `PeerRefused` where there is none, where it is revoked, where none of the authorities in ca.pem has
+        signed it by itself, or where it names nobody of this fleet.
         """
         if certificate is None:
             raise PeerRefused("the other side shows no certificate")
@@ -208,8 +214,11 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
-        if self._dropped and (parsed.issuer, _signers_key_name(parsed)) in self._dropped:
-            raise PeerRefused(f"the authority of {identity.who} is trusted no more")
+        if not any(_has_signed(authority, parsed) for authority in self._trusted):
+            signer = parsed.issuer.rfc4514_string()[:200]
+            raise PeerRefused(
+                f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
+            )
         return identity
 
     def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:
@@ -225,11 +234,18 @@ class Credentials:
         try:
             # A key with a password is refused: OpenSSL would ask at the terminal, and the process would stand still.
             context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE, password="")
-            context.load_verify_locations(self.directory / CA_FILE)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(
-                f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together?"
+                f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together, "
+                "and does each of them begin on a line of its own?"
             ) from error
+        # Those that `peer` goes by, and not the file once more, of which OpenSSL reads less: no two on one line.
+        try:
+            context.load_verify_locations(
+                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self._trusted)
+            )  # fmt: skip
+        except ssl.SSLError as error:
+            raise ConfigError(f"{str(self.directory / CA_FILE)!r} cannot be used: {error}") from error
         return context
 
 
@@ -294,6 +310,13 @@ def _read_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     if rest.strip():
         raise ConfigError("there is something behind the last revocation list")
     return lists
+
+
+def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    with suppress(InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+        certificate.verify_directly_issued_by(authority)
+        return True
+    return False
 
 
 def _key_name(authority: x509.Certificate) -> bytes | None:
