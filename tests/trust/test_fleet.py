@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.lowlevel
-from certificates import Signer, cache, user
+from certificates import Signer, cache, tracker, user
 from trusted import Fleet, film
 
 from p2pfill.errors import ConfigError, ProtocolError
@@ -249,6 +250,29 @@ async def test_who_shows_no_certificate_is_told_to(fleet: Fleet) -> None:
         await TrackerClient(fleet.url).status()
     with pytest.raises(TrackerUnreachable, match="with an identity begins with https://"):
         await TrackerClient(fleet.url.replace("https://", "http://")).status()
+
+
+async def test_who_cannot_call_for_a_certificates_sake_is_told_whose_and_why(fleet: Fleet) -> None:
+    fleet.signer.give(fleet.root / "id-late", user("late"), hours=-1)
+    late = Credentials(fleet.root / "id-late")
+    async with TrackerClient(fleet.url, credentials=late) as calling:
+        with pytest.raises(TrackerUnreachable, match=r"own certificate, in '.*id-late', has ended at .*: renew it"):
+            await calling.status()
+    async with fleet.client(user("eve"), Signer("another root")) as stranger:
+        with pytest.raises(TrackerUnreachable, match=r"refuse.* `p2pfill ca check .*/id-eve`"):
+            await stranger.status()
+    fleet.client(user("anna"))
+    fleet.signer.give(fleet.root / "tracker", tracker(), hours=-1)
+    said = ""
+    while not said:  # the tracker looks at its files every 0.05 s
+        async with TrackerClient(fleet.url, credentials=Credentials(fleet.root / "id-anna")) as anna:
+            with contextlib.suppress(TrackerUnreachable):
+                await anna.status()
+                continue
+            with pytest.raises(TrackerUnreachable) as raised:
+                await anna.status()
+            said = str(raised.value)
+    assert re.search(r"its certificate is not accepted here: certificate has expired; .*clock", said)
 
 
 async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> None:
