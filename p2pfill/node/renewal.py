@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,10 @@ from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.trust.credentials import REVOKED_FILE, Credentials
+from p2pfill.trust.ending import Ending
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
-
-SOON: Final = timedelta(days=7)
-"""Before the end of a certificate that it is said, each day."""
 
 
 def load_credentials(config: NodeConfig) -> Credentials | None:
@@ -56,7 +54,7 @@ class Renewal:
         self._recheck = recheck
         self._data = data
         self._log = log
-        self._told_at: datetime | None = None
+        self._ending = Ending()
         self._digest = ""
         """Of the lists that were told last, as the tracker names them."""
 
@@ -104,12 +102,5 @@ class Renewal:
             self._log.info("has read its certificates again; its own holds until %s", self.credentials.expires)
             self._digest = ""  # the tracker's lists may be of an authority that is trusted only now
             self._recheck()
-        now = datetime.now(UTC)
-        is_due = self._told_at is None or now - self._told_at > timedelta(days=1)
-        if is_due and now > self.credentials.expires - SOON:
-            self._told_at = now
-            self._log.warning(
-                "its certificate ends at %s: renew it with `p2pfill ca renew`, or no link can be made",
-                self.credentials.expires,
-            )
-
+        if line := self._ending.line(self.credentials, datetime.now(UTC)):
+            self._log.warning("%s", line)

@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -38,6 +39,7 @@ from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import secure
 from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.ending import Ending
 
 HEARTBEAT_S: Final = 2.0
 """By default: a dead source is out of all rosters after 6 s, at a cost of one small call a node every 2 s."""
@@ -277,7 +279,10 @@ async def _stop_on_cancel(
 
 async def _renew(gate: Gate, service: Service) -> None:
     """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
+    ending = Ending()
     while True:
+        if line := ending.line(gate.credentials, datetime.now(UTC)):
+            _log.warning("%s", line)
         await trio.sleep(RENEW_S)
         for what in (gate.credentials, gate.grants):
             try:

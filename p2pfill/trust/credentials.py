@@ -135,6 +135,9 @@ class Credentials:
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
         self._trusted = trusted
+        signers = [one for one in trusted if _has_signed(one, own)]
+        self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
+        """When what has signed that ends; None where that is not in ca.pem."""
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
@@ -179,6 +182,7 @@ class Credentials:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
+            self.authority_expires = fresh.authority_expires
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
             self._trusted = fresh._trusted
             self.publishers = fresh.publishers

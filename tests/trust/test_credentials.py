@@ -20,6 +20,7 @@ from p2pfill.trust.authority import Authority
 from p2pfill.trust.certificates import PrivateKey, key_from_pem, key_to_pem, make_leaf, make_revocation_list, new_key
 from p2pfill.trust.check import fault_of
 from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused, Revocations, read_certificates
+from p2pfill.trust.ending import Ending
 
 A2 = Identity("fleet.example", Role.CACHE, "a2", "europe", "isp-a", hosts=("127.0.0.1",))
 
@@ -286,6 +287,27 @@ def test_lists_of_two_roots_of_one_name_are_told_apart(fleet: Path, tmp_path: Pa
     )
     revocations.add(mine.public_bytes(Encoding.PEM))
     assert revocations.has(leaf)
+
+
+def test_an_end_is_said_in_time_and_each_day(tmp_path: Path) -> None:
+    mine = who(make_fleet(tmp_path), "a1")
+    ends, ending = mine.expires, Ending()
+    assert not ending.line(mine, ends - 8 * DAY)
+    assert "ends at" in ending.line(mine, ends - 6 * DAY)
+    assert not ending.line(mine, ends - 6 * DAY + timedelta(hours=23))
+    assert "`p2pfill ca renew`" in ending.line(mine, ends - 5 * DAY)
+    assert "has ended at" in ending.line(mine, ends)
+    assert "ends at" in ending.line(mine, ends - 6 * DAY)  # the clock was wrong
+
+
+def test_where_the_authority_ends_another_is_what_helps(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "ca", "fleet.example", NOW, 70 * DAY)
+    (tmp_path / "ca" / "fleet.toml").write_text('users = [{ name = "anna" }]')
+    with Authority(tmp_path / "ca") as authority:
+        authority.issue(["anna"], tmp_path / "ids", NOW)
+    anna, ending = who(tmp_path, "anna"), Ending()
+    assert not ending.line(anna, NOW)
+    assert "`p2pfill ca rotate`" in ending.line(anna, NOW + 11 * DAY)
 
 
 # ---- authorities below others

@@ -245,6 +245,17 @@ async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
                 await trio.sleep(0.1)
 
 
+async def test_trackers_and_nodes_say_that_their_certificates_end(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.signer.give(fleet.root / "tracker", tracker(), hours=20)
+    fleet.signer.give(fleet.root / "id-a1", cache("a1"), hours=20)
+    async with open_node(fleet.config(cache("a1"))):
+        said = "its certificate ends at [^:]*:[^,]*: renew it with `p2pfill ca renew`"
+        for name in ("p2pfill.tracker", "p2pfill.node.a1"):
+            await until(lambda: any(one.name == name and re.search(said, one.message) for one in caplog.records))  # noqa: B023
+
+
 async def test_who_shows_no_certificate_is_told_to(fleet: Fleet) -> None:
     with pytest.raises(TrackerUnreachable, match="Show yours with --identity DIR"):
         await TrackerClient(fleet.url).status()
@@ -261,7 +272,7 @@ async def test_who_cannot_call_for_a_certificates_sake_is_told_whose_and_why(fle
     async with fleet.client(user("eve"), Signer("another root")) as stranger:
         with pytest.raises(TrackerUnreachable, match=r"refuse.* `p2pfill ca check .*/id-eve`"):
             await stranger.status()
-    fleet.client(user("anna"))
+    fleet.signer.give(fleet.root / "id-anna", user("anna"))
     fleet.signer.give(fleet.root / "tracker", tracker(), hours=-1)
     said = ""
     while not said:  # the tracker looks at its files every 0.05 s
