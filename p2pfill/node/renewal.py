@@ -16,7 +16,8 @@ from p2pfill.model.identity import Role
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
-from p2pfill.trust.credentials import REVOKED_FILE, Credentials
+from p2pfill.store.places import REVOKED_FILE
+from p2pfill.trust.credentials import Credentials
 from p2pfill.trust.ending import Ending
 
 LOOK_S: Final = 5.0

@@ -102,6 +102,20 @@ def test_a_file_in_the_place_of_a_directory_is_moved_away_and_said(tmp_path: Pat
         Store.open(root)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("numbers", "file"), ("numbers", "fifo"), ("revoked.pem", "directory")])
+def test_neither_does_what_lies_where_something_is_to_be_kept_later(
+    tmp_path: Path, tree: Path, manifest: Manifest, name: str, kind: str
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    SPOIL[kind](root / name)
+    with Store.open(root) as store:
+        (said,) = store.take_remarks()
+        assert str(root / name) in said
+    assert not os.path.lexists(root / name)
+    be_live(root, manifest, tree)  # which asks for numbers
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "directory", "fifo"])
 @pytest.mark.parametrize("leftover", [False, True])
 def test_a_damaged_manifest_comes_with_the_order_and_files_are_checked(
