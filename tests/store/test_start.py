@@ -280,3 +280,13 @@ def test_a_title_of_another_user_is_refused_alone(tmp_path: Path, tree: Path, ma
         with pytest.raises(StoreError, match=r"4321.*chown -R 0"):
             store.open_title(manifest.title_id)
         assert "4321" in store.titles()[manifest.title_id].error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_is_told_to_be_the_nodes_user_before_it_takes_its_files_away(tmp_path: Path) -> None:
+    """As where `p2pfill scrub --data` is run by hand."""
+    root = tmp_path / "data"
+    Store.open(root).close()
+    os.chown(root, 4321, 4321)
+    with pytest.raises(ConfigError, match=r"run this as that user \(sudo -u '#4321'\), or, .*chown -R 0"):
+        Store.open(root)
