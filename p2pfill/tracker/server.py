@@ -33,12 +33,13 @@ from p2pfill.tracker.admission import Admission, Paced
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.forgetting import CHECK_S
+from p2pfill.tracker.revoked import KnownRevocations
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import secure
-from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.credentials import OLD_LIST, PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
 from p2pfill.trust.ending import Ending
 
 HEARTBEAT_S: Final = 2.0
@@ -128,6 +129,11 @@ async def serve_tracker(
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
             service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices, routes)
+            if gate is not None:
+                known = KnownRevocations(catalogue.path, gate.credentials)
+                gate = gate._replace(known=known)
+                await trio.to_thread.run_sync(known.load)
+                await trio.to_thread.run_sync(known.keep)
             await _run(service, sock, gate, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -156,6 +162,7 @@ class Gate(NamedTuple):
 
     credentials: Credentials
     grants: Grants
+    known: KnownRevocations | None = None
 
 
 def check_trust(listen: str, credentials: Credentials | None, grants: Path | None, *, insecure: bool) -> Gate | None:
@@ -289,6 +296,10 @@ async def _renew(gate: Gate, service: Service) -> None:
                 if await trio.to_thread.run_sync(what.reload):
                     _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
                     service.set_revocations(gate.credentials.revocations.pem())
+                    if gate.credentials.has_old_list:
+                        _log.warning("%s", OLD_LIST)
+                    if gate.known is not None:
+                        await trio.to_thread.run_sync(gate.known.keep)
             except ConfigError as error:
                 _log.error("%s; those before stand", error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)

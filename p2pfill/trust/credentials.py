@@ -38,9 +38,17 @@ CA_FILE: Final = "ca.pem"
 REVOKED_FILE: Final = "revoked.pem"
 PUBLISHERS_FILE: Final = "publishers.toml"
 
+_FILES: Final = (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE)
+
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
+
+OLD_LIST: Final = (
+    f"{REVOKED_FILE} is older than what is known already, and changes nothing: put the authority's newest there. One "
+    "with a lower number, as of an authority that has begun to count anew, is an older one"
+)
+"""Said where a file was put there that lifts what was revoked, or seems to revoke what it does not."""
 
 _UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 """What reading a certificate's extensions raises where they are wrong."""
@@ -92,6 +100,14 @@ class Revocations:
                 news = True
         return news
 
+    def is_older(self, other: Revocations) -> bool:
+        """Tell whether the list of some authority is older here than there."""
+        return any(
+            _number(mine.revoked) < _number(theirs.revoked)
+            for signer, mine in self._lists.items()
+            if (theirs := other._lists.get(signer)) is not None
+        )
+
     def pem(self) -> bytes:
         """Return the lists, as others are told of them."""
         return b"".join(known.revoked.public_bytes(Encoding.PEM) for known in self._lists.values())
@@ -125,6 +141,8 @@ class Credentials:
         self.directory = directory
         self.generation = 0
         """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
+        self.has_old_list = False
+        """Whether the last `reload` has found revocation lists that are older than what is known."""
         self._changing = threading.Lock()
         self._seen = _stamps(directory)
         own = read_certificates(self.directory / CERT_FILE)[0]
@@ -179,6 +197,9 @@ class Credentials:
                 f"{str(self.directory / PUBLISHERS_FILE)!r} is gone: to take what nobody has signed, start again"
             )
         with self._changing:
+            at = _FILES.index(REVOKED_FILE)
+            has_other_list = seen[at] != self._seen[at]
+            self.has_old_list = has_other_list and fresh.revocations.is_older(self.revocations)
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
@@ -377,7 +398,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _stamps(directory: Path) -> list[tuple[int, int, int]]:
     """Return what changes where a file of the directory does."""
     stamps = []
-    for name in (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE):
+    for name in _FILES:
         try:
             seen = os.stat(directory / name)
             stamps.append((seen.st_ino, seen.st_mtime_ns, seen.st_size))

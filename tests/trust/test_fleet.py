@@ -9,6 +9,7 @@ import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,47 @@ async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet) -> None:
     async with open_node(fleet.config(cache("a1"), "")) as a1:  # it knows before any tracker has told it
         assert a1.credentials is not None
         assert a1.credentials.revocations.pem()
+
+
+async def test_an_older_list_lifts_nothing_while_a_tracker_or_a_node_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a program that hands out files puts back the one that it knows."""
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
+    signer = Signer()
+    before = signer.revoke()
+    eve = signer.give(tmp_path / "eve", user("eve"))
+    certificate = ssl.PEM_cert_to_DER_cert((eve / "cert.pem").read_text())
+    places = [signer.give(tmp_path / "tracker", tracker()), signer.give(tmp_path / "a1", cache("a1"))]
+    for place in places:
+        (place / "revoked.pem").write_bytes(signer.revoke(eve))
+
+    async def look(*, puts_back: bool) -> None:
+        """Run both, and see that neither lets her in."""
+        theirs, mine = Credentials(places[0]), Credentials(places[1])
+        serve = partial(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db", credentials=theirs)
+        renewal = Renewal(mine, lambda: None, tmp_path / "data", logging.getLogger("a1"))
+        renewal.load()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            if puts_back:
+                for place in places:
+                    (place / "revoked.pem").write_bytes(before)
+                await renewal.look()
+                await until(lambda: theirs.generation > 0)
+            for one in (theirs, mine):
+                with pytest.raises(PeerRefused, match="revoked"):
+                    one.peer(certificate)
+            nursery.cancel_scope.cancel()
+
+    (tmp_path / "data").mkdir()
+    with trio.fail_after(20):
+        await look(puts_back=True)
+        said = [one.name for one in caplog.records if "is older than what is known" in one.message]
+        assert sorted(said) == ["a1", "p2pfill.tracker"]
+        await look(puts_back=False)
+    assert "is older than what this tracker went by" in caplog.text
 
 
 async def test_what_another_root_has_revoked_counts_once_that_root_is_trusted(tmp_path: Path) -> None:
