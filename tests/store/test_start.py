@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -290,3 +291,25 @@ def test_root_is_told_to_be_the_nodes_user_before_it_takes_its_files_away(tmp_pa
     os.chown(root, 4321, 4321)
     with pytest.raises(ConfigError, match=r"run this as that user \(sudo -u '#4321'\), or, .*chown -R 0"):
         Store.open(root)
+
+
+def test_a_full_disk_keeps_nothing_from_being_served_that_is_whole(
+    tmp_path: Path, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a node that runs makes room by what may go: one that does not start would stay full."""
+    root, other = tmp_path / "data", tmp_path / "other"
+    be_live(root, manifest, tree)
+    Store.open(other).close()
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("p2pfill.store.places.os.fsync", refuse)
+        with Store.open(root) as store:
+            (said,) = store.take_remarks()
+            assert "the disk is full" in said
+            assert "what is live here is served" in said
+            assert store.open_title(manifest.title_id).live
+        with pytest.raises(StoreError, match="the disk is full"):
+            Store.open(other)
