@@ -230,7 +230,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         settings: dict[str, Any] = {}
         if path is not None:
             try:
-                settings = tomllib.loads(path.read_text())
+                settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             except OSError as error:
                 raise ConfigError(f"cannot read config file {str(path)!r}: {error.strerror}") from error
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -132,6 +132,14 @@ def path_of_url(db_url: str) -> str:
     return path
 
 
+def _mended(path: str) -> str:
+    """Return what helps where a database is damaged. The file that counts commits stays, so that the loss is told."""
+    return (
+        f"check the disk below it; put a copy of it and of {path}{SUFFIX} back, or move {path} away, and {path}-wal: "
+        "the tracker then makes a new one, and caches bring back what they hold and fill"
+    )
+
+
 def _connect(path: str, file: CommitFile) -> tuple[sqlite3.Connection, Count]:
     connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
     try:
@@ -204,7 +212,9 @@ class Catalogue:
             if "locked" in str(error):
                 advice = "another tracker seems to use it; stop that one or name another file"
             elif "not a database" in str(error):
-                advice = "name another file"
+                advice = f"name another file, or, if it was the tracker's, {_mended(path)}"
+            elif "malformed" in str(error):
+                advice = _mended(path)
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
             elif "malformed" in str(error):
@@ -293,7 +303,8 @@ class Catalogue:
         await ready.wait()
         value, failure = outcome[0]
         if isinstance(failure, sqlite3.Error):
-            raise StoreError(f"database {self.path}: {failure}; free space or check the disk below it") from failure
+            advice = _mended(self.path) if "malformed" in str(failure) else "free space or check the disk below it"
+            raise StoreError(f"database {self.path}: {failure}; {advice}") from failure
         if failure is not None:
             raise failure
         result: T = value

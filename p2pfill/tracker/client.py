@@ -7,8 +7,10 @@ repeated here; nodes and people know better when that is of use.
 from __future__ import annotations
 
 import base64
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -443,10 +445,7 @@ class TrackerClient:
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            reason = f" ({error})" if str(error) else ""
-            raise TrackerUnreachable(
-                f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
-            ) from error
+            raise TrackerUnreachable(self._unreachable(error)) from error
         if not response.is_success:
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
@@ -482,11 +481,32 @@ class TrackerClient:
                     with trio.CancelScope(shield=True):
                         await http.aclose()
 
+    def _unreachable(self, error: Exception) -> str:
+        """Return what is said where no answer came, with what to do."""
+        mine = self._credentials
+        if mine is not None and mine.expires <= datetime.now(UTC):
+            return (
+                f"tracker {self.url} cannot be reached: this side's own certificate, in {str(mine.directory)!r}, has "
+                f"ended at {mine.expires:%Y-%m-%d %H:%M:%S} UTC: renew it with `p2pfill ca renew`, or set the clock"
+            )
+        if mine is not None and (refused := _verification(error)) is not None:
+            return (
+                f"tracker {self.url} cannot be reached: its certificate is not accepted here: "
+                f"{refused.verify_message}; look at its certificate, the ca.pem of both sides, and the clock of each"
+            )
+        reason = f" ({error})" if str(error) else ""
+        return f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
+
     def _advice_after(self, error: Exception) -> str:
-        """Return what to do where no answer came."""
         is_encrypted = self.url.startswith("https://")
         if is_encrypted and self._credentials is None:
             return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
+        if self._credentials is not None and isinstance(error, httpx2.ProtocolError | httpx2.ReadError):
+            # In TLS 1.3 who calls is through its handshake before it is looked at.
+            return (
+                "does it refuse this side's certificate, or stop just now? Its log says why, and so may "
+                f"`p2pfill ca check {self._credentials.directory}`"
+            )
         if "SSL" in str(error) or "TLS" in str(error):
             return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
         if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
@@ -504,6 +524,14 @@ class TrackerClient:
                 raise PeerRefused(f"{peer.who} answers in the place of a tracker")
         except PeerRefused as error:
             raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
+
+
+def _verification(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Return why the other side's certificate was not accepted, where an error came of that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _readable(raw: _RawOrders) -> ReadableOrders:

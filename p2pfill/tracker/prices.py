@@ -14,7 +14,7 @@ from p2pfill.model.prices import Prices, check_prices
 def load_prices(path: Path) -> Prices:
     """Return the prices in a TOML file. Raises `ConfigError`."""
     try:
-        return check_prices(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Prices))
+        return check_prices(msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Prices))
     except OSError as error:
         raise ConfigError(f"cannot read the prices in {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:

@@ -115,7 +115,7 @@ class Grants:
             stamp = (seen.st_mtime_ns, seen.st_size)
             if stamp == self._stamp:
                 return False
-            found = msgspec.convert(tomllib.loads(self.path.read_text()), _File)
+            found = msgspec.convert(tomllib.loads(self.path.read_text(encoding="utf-8-sig")), _File)
         except OSError as error:
             raise ConfigError(f"cannot read grants {str(self.path)!r}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:

@@ -109,7 +109,7 @@ def load_routes(path: Path) -> LoadedRoutes:
             text = file.read(CONFIG_BYTES_MAX + 1)
         if len(text) > CONFIG_BYTES_MAX:
             raise ConfigError(f"it has more than {CONFIG_BYTES_MAX} bytes")
-        config = msgspec.convert(tomllib.loads(text.decode()), RouteConfig)
+        config = msgspec.convert(tomllib.loads(text.decode("utf-8-sig")), RouteConfig)
         Routes(config, [Trie(file.file) for file in config.table])  # what is wrong there is said before minutes of work
     except OSError as error:
         raise ConfigError(f"cannot read the routes in {path}: {error.strerror}") from error

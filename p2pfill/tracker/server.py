@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,12 +33,14 @@ from p2pfill.tracker.admission import Admission, Paced
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.forgetting import CHECK_S
+from p2pfill.tracker.revoked import KnownRevocations
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import secure
-from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.credentials import OLD_LIST, PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.ending import Ending
 
 HEARTBEAT_S: Final = 2.0
 """By default: a dead source is out of all rosters after 6 s, at a cost of one small call a node every 2 s."""
@@ -126,6 +129,11 @@ async def serve_tracker(
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
             service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices, routes)
+            if gate is not None:
+                known = KnownRevocations(catalogue.path, gate.credentials)
+                gate = gate._replace(known=known)
+                await trio.to_thread.run_sync(known.load)
+                await trio.to_thread.run_sync(known.keep)
             await _run(service, sock, gate, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -154,6 +162,7 @@ class Gate(NamedTuple):
 
     credentials: Credentials
     grants: Grants
+    known: KnownRevocations | None = None
 
 
 def check_trust(listen: str, credentials: Credentials | None, grants: Path | None, *, insecure: bool) -> Gate | None:
@@ -292,13 +301,20 @@ async def _stop_on_cancel(
 
 async def _renew(gate: Gate, service: Service) -> None:
     """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
+    ending = Ending()
     while True:
+        if line := ending.line(gate.credentials, datetime.now(UTC)):
+            _log.warning("%s", line)
         await trio.sleep(RENEW_S)
         for what in (gate.credentials, gate.grants):
             try:
                 if await trio.to_thread.run_sync(what.reload):
                     _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
                     service.set_revocations(gate.credentials.revocations.pem())
+                    if gate.credentials.has_old_list:
+                        _log.warning("%s", OLD_LIST)
+                    if gate.known is not None:
+                        await trio.to_thread.run_sync(gate.known.keep)
             except ConfigError as error:
                 _log.error("%s; those before stand", error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)

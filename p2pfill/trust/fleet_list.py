@@ -70,7 +70,7 @@ def read_fleet_list(path: Path, domain: str) -> dict[str, Identity]:
             data = file.read(LIST_BYTES_MAX + 1)
         if len(data) > LIST_BYTES_MAX:
             raise ConfigError(f"{str(path)!r} is larger than {LIST_BYTES_MAX} bytes")
-        listed = msgspec.convert(tomllib.loads(data.decode("utf-8")), _Listed)
+        listed = msgspec.convert(tomllib.loads(data.decode("utf-8-sig")), _Listed)
     except OSError as error:
         raise ConfigError(f"cannot read the list of the fleet, {str(path)!r}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

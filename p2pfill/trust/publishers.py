@@ -88,7 +88,7 @@ class Publishers:
                 text = file.read(FILE_BYTES_MAX + 1)
             if len(text) > FILE_BYTES_MAX:
                 raise ConfigError(f"it is larger than {FILE_BYTES_MAX} bytes")
-            found = msgspec.convert(tomllib.loads(text.decode()), _File)
+            found = msgspec.convert(tomllib.loads(text.decode("utf-8-sig")), _File)
             return cls([(one.name, one.key) for one in found.publishers], found.rules)
         except OSError as error:
             raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error

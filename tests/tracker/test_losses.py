@@ -21,6 +21,7 @@ from p2pfill.tracker import views
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.commits import LINE_BYTES, SUFFIX
 from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
 
 
 async def died(path: Path, make: Any, into: Path) -> list[str]:
@@ -185,3 +186,24 @@ async def test_a_loss_is_told_by_health_and_status(tmp_path: Path, client: Track
         console = Console(width=500, record=True, file=StringIO())
         console.print(status_view(status))
         assert health.losses[0] in console.export_text()
+
+
+@pytest.mark.parametrize("how", ["another kind of file", "cut", "a page of it"])
+async def test_a_database_that_is_damaged_is_told_with_what_helps(tmp_path: Path, make: Any, how: str) -> None:
+    path = tmp_path / "t.db"
+    async with service_on(path) as service:
+        title = await publish(service, make, 3)
+    assert path.stat().st_size > 40_960
+    with path.open("r+b") as file:
+        if how == "cut":
+            file.truncate(40_960)
+        else:
+            file.seek(0 if how == "another kind of file" else 4096)
+            file.write(b"\xa5" * 16_384)
+    with pytest.raises(ConfigError, match=r"put a copy .* back, or move .*t\.db away"):
+        await serve_tracker("127.0.0.1:0", f"sqlite:///{path}")
+    # What it says to do does: that the old one is gone is told, and caches bring back what they have.
+    path.rename(tmp_path / "aside.db")
+    async with service_on(path) as fresh:
+        assert title not in fresh.titles
+        assert "is gone" in fresh.losses[0].text

@@ -158,6 +158,7 @@ async def test_an_older_version_comes_back_only_by_an_order_that_says_so(fleet: 
             await order(bob, oldest, oldest.signed(ONE, number=5))
             await until(lambda: bool(why(a1, old) and why(a1, oldest)))
             assert "is older (number 10) than one that was live here (number 20)" in why(a1, old)
+            assert "signed anew with a higher number (`p2pfill sign --anew --number 21`)" in why(a1, old)
             assert "is older (number 5)" in why(a1, oldest)
             assert shown(a1) == b"v2"
             # Also when what is newer is taken away.
