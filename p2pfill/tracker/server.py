@@ -36,7 +36,7 @@ from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
-from p2pfill.transport.secure import secure
+from p2pfill.transport.secure import VAIN, secure
 from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
 
 HEARTBEAT_S: Final = 2.0
@@ -149,6 +149,15 @@ async def _load(
         raise ConfigError(f"cannot use database {db_url}: its records cannot be read ({error})") from error
 
 
+class _Served(TCPServer):
+    """A connection that is let go of as soon as its caller has done so, and not when it would have been idle for long:
+    until then it would keep a descriptor."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
 class Gate(NamedTuple):
     """How callers are asked who they are, and what they may."""
 
@@ -195,7 +204,7 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
         nursery.start_soon(_flush_often, service)
         if gate is not None:
             service.trusts_all = False
-            service.set_revocations(gate.credentials.revocations.pem())
+            _show(gate.credentials, service)
             nursery.start_soon(_renew, gate, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
@@ -226,6 +235,7 @@ async def _serve(
     async def serve_connection(paced: Paced) -> None:
         stream: Any = paced  # as Hypercorn types it, all are encrypted
         state = {}
+        secured = None
         try:
             if gate is not None:
                 with trio.fail_after(HANDSHAKE_S):
@@ -238,10 +248,12 @@ async def _serve(
             await trio.aclose_forcefully(stream)
             return
         try:
-            await TCPServer(wrapped, config, context, ConnectionState(state), stream)
+            await _Served(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
             admission.note("a connection broke off", f"{paced.address} ({'; '.join(map(repr, leaves_of(faults)))})")
+        if secured is not None and secured.stream.ended_in_vain:
+            admission.note(VAIN, paced.address)
 
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:
@@ -275,17 +287,31 @@ async def _stop_on_cancel(
     server_scope.deadline = trio.current_time() + 2 * GRACE_S
 
 
+def _show(credentials: Credentials, service: Service) -> None:
+    """Let the service tell what credentials say."""
+    service.set_revocations(credentials.revocations.pem())
+    service.takes_unsigned = credentials.publishers is None
+
+
 async def _renew(gate: Gate, service: Service) -> None:
-    """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
+    """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing.
+
+    Why it cannot is said once.
+    """
+    troubles: dict[str, str] = {}
     while True:
         await trio.sleep(RENEW_S)
-        for what in (gate.credentials, gate.grants):
+        for name, reload in (("certificates", gate.credentials.reload), ("grants", gate.grants.reload)):
             try:
-                if await trio.to_thread.run_sync(what.reload):
-                    _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
-                    service.set_revocations(gate.credentials.revocations.pem())
+                is_news = await trio.to_thread.run_sync(reload)
+                if is_news:
+                    _show(gate.credentials, service)
+                if troubles.pop(name, "") or is_news:
+                    _log.info("has read its %s again", name)
             except ConfigError as error:
-                _log.error("%s; those before stand", error)
+                if troubles.get(name) != str(error):
+                    _log.error("%s; those before stand", error)
+                troubles[name] = str(error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)
                 _log.exception("cannot look at its certificates and grants")
 
