@@ -140,6 +140,8 @@ class Call:
         self._table = table
         self.noted = ""
         """What the call has changed, for the audit."""
+        self.has_changed = True
+        """Whether it has changed anything."""
 
     @property
     def is_cache(self) -> bool:

@@ -237,8 +237,8 @@ class Service:
         """What routes between caches cost."""
         self._catalogue = catalogue
         self.set_revocations(b"")
-        self.trusts_all = True
-        """No caller is asked who he is."""
+        self.trusts_all = self.takes_unsigned = True
+        """No caller is asked who he is, and nobody need have signed a title."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
