@@ -472,8 +472,16 @@ def _caller_with_identity(request: Request, caller: Caller) -> Caller:
 
 
 def asked_of(request: Request) -> str:
-    """Return what a request asks for, as its URL says."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return what a request asks for: its path, and its query as it came."""
+    # Not `request.url`: that raises where the query is no UTF-8, and has the host in it that the caller names.
+    query = request.scope["query_string"].decode("ascii", "backslashreplace")
+    return path_of(request) + (f"?{query}" if query else "")
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request."""
+    path: str = request.scope["path"]
+    return path
 
 
 def note_asked(request: Request, wanted: msgspec.Struct) -> None:
@@ -484,9 +492,9 @@ def note_asked(request: Request, wanted: msgspec.Struct) -> None:
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return refuse(f"there is nothing at {request.url.path[:200]}; see /openapi.json", 404)
+        return refuse(f"there is nothing at {path_of(request)[:200]}; see /openapi.json", 404)
     if error.status_code == 405:
-        return refuse(f"{request.method} is not possible at {request.url.path[:200]}; see /openapi.json", 405)
+        return refuse(f"{request.method} is not possible at {path_of(request)[:200]}; see /openapi.json", 405)
     return refuse(error.detail, error.status_code)
 
 
