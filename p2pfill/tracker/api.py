@@ -401,7 +401,8 @@ def build_app(
         )
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
-    router = Router(routes)
+    # A redirect to a path without its last slash would lead to the host that the caller names.
+    router = Router(routes, redirect_slashes=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # so the router raises for what it has no route for, and answers nothing itself
