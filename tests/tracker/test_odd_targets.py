@@ -46,7 +46,11 @@ async def call(
 @pytest.mark.parametrize(("query", "host"), ODD)
 async def test_what_is_not_there_is_refused_in_words(tmp_path: Path, query: bytes, host: bytes) -> None:
     async with service_on(tmp_path / "db") as service:
-        for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/status/", 404), ("PUT", "/v1/status", 405)):
+        for method, path, status in (
+            ("GET", "/v1/nothing", 404),
+            ("GET", "/v1/status/", 404),
+            ("PUT", "/v1/status", 405),
+        ):
             found, answer = await call(service, method, path, query, host)
             assert found == status
             assert path in msgspec.json.decode(answer, type=ErrorReply).error
