@@ -404,7 +404,8 @@ def build_app(
         )
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
-    router = Router(routes)
+    # A redirect to a path without its last slash would lead to the host that the caller names.
+    router = Router(routes, redirect_slashes=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # so the router raises for what it has no route for, and answers nothing itself
@@ -476,8 +477,16 @@ def _caller_with_identity(request: Request, caller: Caller) -> Caller:
 
 
 def asked_of(request: Request) -> str:
-    """Return what a request asks for, as its URL says."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return what a request asks for: its path, and its query as it came."""
+    # Not `request.url`: that raises where the query is no UTF-8, and has the host in it that the caller names.
+    query = request.scope["query_string"].decode("ascii", "backslashreplace")
+    return path_of(request) + (f"?{query}" if query else "")
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request."""
+    path: str = request.scope["path"]
+    return path
 
 
 def note_asked(request: Request, wanted: msgspec.Struct) -> None:
@@ -488,9 +497,9 @@ def note_asked(request: Request, wanted: msgspec.Struct) -> None:
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return refuse(f"there is nothing at {request.url.path[:200]}; see /openapi.json", 404)
+        return refuse(f"there is nothing at {path_of(request)[:200]}; see /openapi.json", 404)
     if error.status_code == 405:
-        return refuse(f"{request.method} is not possible at {request.url.path[:200]}; see /openapi.json", 405)
+        return refuse(f"{request.method} is not possible at {path_of(request)[:200]}; see /openapi.json", 405)
     return refuse(error.detail, error.status_code)
 
 
