@@ -30,7 +30,15 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import TIER_OF_SCOPE
 from p2pfill.node.seldom import SeldomLog
-from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
+from p2pfill.protocol.data import (
+    DATA_MAGIC,
+    PREFACE_BYTES,
+    PREFACE_HEAD_BYTES,
+    DataHeader,
+    check_preface_head,
+    decode_preface,
+    encode_preface,
+)
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
@@ -289,6 +297,9 @@ class Links:
                 else:
                     first = await _receive_exactly(sock, len(CONTROL_MAGIC))
                 if first == DATA_MAGIC:
+                    # Of another version the rest may be shorter, and would be waited for in vain.
+                    first += await _receive_exactly(sock, PREFACE_HEAD_BYTES - len(first))
+                    check_preface_head(first)
                     preface = decode_preface(first + await _receive_exactly(sock, PREFACE_BYTES - len(first)))
                     link = self._engine.spend_token(trio.current_time(), preface.token)
                 elif secured is None and self._credentials is not None:

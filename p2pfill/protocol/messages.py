@@ -49,8 +49,8 @@ CODE_CHARS_MAX: Final = 32
 TEXT_BYTES_MAX: Final = 4 * HOST_CHARS_MAX
 """The longest text of all in UTF-8, four bytes for each character at worst."""
 
-TOKEN_BYTES: Final = 16
-"""128 random bits cannot be guessed within a token's lifetime."""
+TOKEN_BYTES: Final = 32
+"""256 random bits: nobody guesses one, however many are live and however long he tries."""
 
 WEIGHT_MAX: Final = 1e6
 """Weights are relative; a larger one would let a single node claim all border work of a group."""

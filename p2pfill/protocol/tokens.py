@@ -50,7 +50,7 @@ class TokenRegistry(Generic[OwnerT]):
         return len(self._live)
 
     def issue(self, owner: OwnerT, now: float) -> bytes:
-        """Return a fresh token of 16 bytes. Raises `LocalProtocolError` where too many are live: refuse the stream."""
+        """Return a fresh token of 32 bytes. Raises `LocalProtocolError` where too many are live: refuse the stream."""
         self.expire(now)
         if len(self._live) >= self._count_max:
             raise LocalProtocolError(f"{len(self._live)} data stream tokens are live, as many as allowed; refuse it")

@@ -156,8 +156,8 @@ def test_a_chunk_travels_from_a_message_to_a_commit(cache: Cache) -> None:
     assert cache.poll() == [LimitSlots(task, 1)]
     assert len(channel.of(m.Request)) == len(link.book.outstanding()) >= 2
     assert len(channel.of(m.StreamOpen)) == 1
-    cache.say(link, m.StreamGrant(0, bytes(16)))
-    assert cache.poll() == [OpenStream(link, bytes(16))]
+    cache.say(link, m.StreamGrant(0, bytes(32)))
+    assert cache.poll() == [OpenStream(link, bytes(32))]
     chunk = cache.give(link)
     assert task.fill.ledger.is_verified(chunk)
     (commit,) = [effect for effect in [*cache.poll(), *cache.poll(0.3)] if isinstance(effect, Commit)]

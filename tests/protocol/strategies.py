@@ -16,7 +16,7 @@ reason = st.text(printable, max_size=m.REASON_CHARS_MAX)
 node_id = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 host = st.from_regex(r"\A[A-Za-z0-9._:%-]{0,253}\Z")
 weight = st.floats(min_value=0, exclude_min=True, max_value=m.WEIGHT_MAX)
-token = st.binary(min_size=16, max_size=16)
+token = st.binary(min_size=32, max_size=32)
 
 hellos = st.builds(m.Hello, node_id, label, label, label, host, st.integers(0, 65535), weight, label, label)
 messages = st.one_of(

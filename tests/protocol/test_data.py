@@ -23,7 +23,7 @@ from p2pfill.protocol.data import (
 )
 from p2pfill.protocol.tokens import TokenRegistry
 
-TOKEN = bytes(range(16))
+TOKEN = bytes(range(32))
 headers = st.builds(
     DataHeader, st.integers(0, (1 << 32) - 1), st.integers(0, CHUNK_COUNT_MAX - 1), st.integers(1, CHUNK_SIZE_MAX)
 )
@@ -46,15 +46,15 @@ def test_arbitrary_bytes(data: bytes) -> None:
 
 
 def test_golden_bytes() -> None:
-    assert encode_preface(TOKEN).hex() == "50324644" "01" "000000" + TOKEN.hex()
+    assert encode_preface(TOKEN).hex() == "50324644" "02" "000000" + TOKEN.hex()
     assert encode_header(DataHeader(17, 300, 1 << 20)).hex() == "01" "00" "0000" "00000011" "0000012c" "00100000"
 
 
 def test_preface() -> None:
     good = encode_preface(TOKEN)
     assert len(good) == PREFACE_BYTES
-    assert decode_preface(memoryview(good)) == (1, TOKEN)
-    for index, value in ((0, 0), (4, 0), (4, 2), (5, 1), (7, 1)):
+    assert decode_preface(memoryview(good)) == (2, TOKEN)
+    for index, value in ((0, 0), (4, 0), (4, 1), (4, 3), (5, 1), (7, 1)):
         bad = bytearray(good)
         bad[index] = value
         with pytest.raises(RemoteProtocolError):

@@ -137,7 +137,7 @@ class Link:
                 preamble = magic + await self.reader.readexactly(6 - len(magic))
                 if preamble[:4] != b"P2FC" or not 1 <= preamble[4] <= preamble[5]:
                     raise Fault("preamble")
-                if preamble[4] > 1:
+                if not preamble[4] <= 2 <= preamble[5]:
                     self.part(2, "no version in common")
                     return
                 first = await self.read_frame()
