@@ -23,7 +23,7 @@ from p2pfill.tracker.client import TrackerUnreachable
 from p2pfill.tracker.records import BroughtBack, Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
-    from p2pfill.model.reports import DiskReport, TitleReport
+    from p2pfill.model.reports import DiskReport, EncryptionReport, TitleReport
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 
@@ -160,7 +160,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    lines = unreached_lines(nodes) + busy_lines(nodes)
+    lines = unreached_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
 
 
@@ -188,6 +188,26 @@ def busy_lines(nodes: list[NodeStatus]) -> list[Text]:
         ],
         "",
     )
+
+
+def encryption_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return which caches encrypt data streams, and who does it there, at most `LINES_MAX` lines."""
+    return _lines(
+        [
+            f"{node.info.id}: {'all' if node.encryption.required else node.encryption.streams} of its data streams "
+            f"{'is' if node.encryption.streams == 1 and not node.encryption.required else 'are'} encrypted, "
+            f"{_encrypted_by(node.encryption)}"
+            for node in nodes
+            if node.alive and (node.encryption.required or node.encryption.streams)
+        ],
+        "",
+    )
+
+
+def _encrypted_by(told: EncryptionReport) -> str:
+    if told.by_kernel:
+        return f"what is sent on {told.by_kernel} of {told.streams} by the kernel"
+    return "by the process itself" if told.kernel else "by the process itself: its kernel shows no TLS"
 
 
 def _lines(found: list[str], style: str) -> list[Text]:

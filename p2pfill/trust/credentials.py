@@ -38,6 +38,9 @@ FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
 
+OP_ENABLE_KTLS: Final = getattr(ssl, "OP_ENABLE_KTLS", 8)
+"""Of OpenSSL 3; Python has a name for it since 3.12."""
+
 _UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 """What reading a certificate's extensions raises where they are wrong."""
 
@@ -130,6 +133,8 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
+        self.fingerprint = own.fingerprint(SHA256())
+        """Of its own certificate: SHA-256 of its DER."""
         self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
         self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
         """Authorities that were trusted once: connections that they have let in may stand still."""
@@ -173,6 +178,7 @@ class Credentials:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
+            self.fingerprint = fresh.fingerprint
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
             self._dropped = (self._dropped | self._authorities) - fresh._authorities
             self._authorities = fresh._authorities
@@ -219,6 +225,8 @@ class Credentials:
         context.verify_mode = ssl.CERT_REQUIRED
         # What stands in ca.pem is trusted, and nothing above it: there an authority of a larger house may stand alone.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # Where TLS is done on a socket itself, as that of data streams, the kernel does it if it can.
+        context.options |= OP_ENABLE_KTLS
         if protocol == ssl.PROTOCOL_TLS_SERVER:
             # A ticket would be taken in the place of a certificate that is revoked meanwhile.
             context.num_tickets = 0

@@ -53,7 +53,7 @@ def test_golden_bytes() -> None:
 def test_preface() -> None:
     good = encode_preface(TOKEN)
     assert len(good) == PREFACE_BYTES
-    assert decode_preface(memoryview(good)) == (2, TOKEN)
+    assert decode_preface(memoryview(good)) == (2, TOKEN, False)
     for index, value in ((0, 0), (4, 0), (4, 1), (4, 3), (5, 1), (7, 1)):
         bad = bytearray(good)
         bad[index] = value
@@ -94,7 +94,7 @@ def test_header_must_answer_the_request() -> None:
 def test_token_is_spent_once() -> None:
     registry: TokenRegistry[str] = TokenRegistry(random.Random(1).randbytes, lifetime_s=10.0)
     token = registry.issue("link", now=0.0)
-    assert registry.spend(token, now=9.9) == "link"
+    assert registry.spend(token, now=9.9) == ("link", b"")
     with pytest.raises(RemoteProtocolError, match="never issued"):
         registry.spend(token, now=9.9)
 

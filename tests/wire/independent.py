@@ -64,6 +64,7 @@ host = text(r"[A-Za-z0-9._:%-]*", 253)
 node_id = text(r"[A-Za-z0-9][A-Za-z0-9._-]*", 64)
 code = text(r"[a-z][a-z0-9-]*", 32)
 bitmap = blob(0, BITMAP_BYTES_MAX)
+fingerprint: Check = lambda value: blob(0, 0)(value) or blob(32, 32)(value)  # noqa: E731
 
 Field = tuple[str, Check, Any]
 
@@ -83,8 +84,12 @@ MESSAGES: dict[int, tuple[str, list[Field]]] = {
     7: ("Request", [("handle", u32, REQUIRED), ("request_id", u32, REQUIRED), ("chunk", chunk, REQUIRED)]),
     8: ("Cancel", [("request_id", u32, REQUIRED)]),
     9: ("Reject", [("request_id", u32, REQUIRED), ("code", code, REQUIRED)]),
-    10: ("StreamOpen", [("stream_id", u32, REQUIRED)]),
-    11: ("StreamGrant", [("stream_id", u32, REQUIRED), ("token", blob(32, 32), REQUIRED)]),
+    10: ("StreamOpen", [
+        ("stream_id", u32, REQUIRED), ("encrypt", boolean, False), ("certificate", fingerprint, b""),
+    ]),
+    11: ("StreamGrant", [
+        ("stream_id", u32, REQUIRED), ("token", blob(32, 32), REQUIRED), ("certificate", fingerprint, b""),
+    ]),
     12: ("StreamRefuse", [("stream_id", u32, REQUIRED), ("reason", reason, "")]),
     13: ("ReportSlow", [("handle", u32, REQUIRED), ("node_id", node_id, REQUIRED)]),
     14: ("Ping", [("nonce", u32, REQUIRED)]),

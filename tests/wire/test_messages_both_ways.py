@@ -210,7 +210,7 @@ def test_any_bytes(rest: bytes) -> None:
 @given(st.binary(min_size=32, max_size=32))
 def test_prefaces(token: bytes) -> None:
     assert independent.decode_preface(streams.encode_preface(token)) == token
-    assert streams.decode_preface(independent.encode_preface(token)) == streams.Preface(2, token)
+    assert streams.decode_preface(independent.encode_preface(token)) == streams.Preface(2, token, False)
 
 
 @given(st.integers(0, m.U32_MAX), st.integers(0, (1 << 21) - 1), st.integers(1, 1 << 26), st.data())
