@@ -206,7 +206,7 @@ class Receiver(Stream):
                 return Poll.PARK
             if not done:
                 wanted = min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4)
-                self._set_low_water(max(1, wanted - self._inlet.kept_bytes))
+                self._set_low_water(max(1, wanted - self._inlet.kept_bytes_max))
                 return Poll.WAIT
             self._set_low_water(1)
             self._finish(receive)
@@ -495,7 +495,7 @@ class Sender(Stream):
         return wanted
 
     def _take_next(self) -> bool:
-        self._upload = self._take()
+        self._upload = None if self.outlet.is_used_up else self._take()
         if self._upload is None:
             return False
         self._head, self._moved = encode_header(self._upload.header), 0

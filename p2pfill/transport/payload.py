@@ -25,6 +25,9 @@ from p2pfill.transport.secure import RECORD_EXTRA_BYTES, VAIN_BYTES_MAX
 SEALED_BYTES: Final = 128 * 1024
 """Taken out of the socket at once: eight records. Twice as much was no faster."""
 
+RECORD_BYTES_MAX: Final = 5 + 16 * 1024 + 256
+"""Of a record with its header (RFC 8446, section 5.2). OpenSSL keeps what has come of one, and tells nobody."""
+
 WRITE_BYTES: Final = 64 * 1024
 """Given to OpenSSL at once: four records. What the socket does not take of it is kept until it does."""
 
@@ -44,7 +47,9 @@ class Inlet(ABC):
     has_unread = False
     """More may be here that the socket does not tell of any more: then nobody must wait for the socket."""
     kept_bytes = 0
-    """What was taken out of the socket and is of no use until more of it comes."""
+    """About how much was taken out of the socket and is of no use until more of it comes."""
+    kept_bytes_max = 0
+    """At most: so much less than the rest of a chunk may be still to come to the socket."""
 
     @abstractmethod
     def read(self, count: int) -> bytes | None:
@@ -100,6 +105,8 @@ class PlainInlet(Inlet):
 
 class TlsInlet(Inlet):
     """Payload that comes through TLS."""
+
+    kept_bytes_max = RECORD_BYTES_MAX
 
     def __init__(self, fd: int, tls: ssl.SSLObject, coming: ssl.MemoryBIO) -> None:
         """Take over a connection after its handshake: `tls` reads out of `coming`, which may hold something already."""
@@ -176,7 +183,7 @@ class TlsInlet(Inlet):
                 break
             filled += count
             self._vain_bytes = max(0, self._vain_bytes - count - RECORD_EXTRA_BYTES)
-        self.kept_bytes = self._coming.pending
+        self.kept_bytes = self._vain_bytes
         return filled
 
     def _feed(self) -> bool:
