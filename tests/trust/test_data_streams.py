@@ -456,7 +456,7 @@ async def test_a_source_that_shows_another_certificate_is_sent_nothing(pair: Pai
 # ---- tokens
 
 
-async def test_a_token_twice_late_guessed_or_taken_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_twice_late_or_guessed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """No handshake comes of any of them: nothing is said before the connection is closed."""
     async with lied_to(pair) as (a1, liar):
         await liar.ask(pair.manifest)
