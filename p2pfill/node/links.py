@@ -213,6 +213,8 @@ class Links:
             except PeerRefused as error:
                 self._log.warning("ends the link with %s: %s", one.link.remote.id if one.link.remote else "?", error)
                 self._engine.close_link(one.link, GoodbyeCode.PROTOCOL_ERROR, plain_reason(str(error)))
+                for scope in one.data:  # at once, while the link says its Goodbye
+                    scope.cancel()
 
     def close(self, reason: str) -> None:
         """Say goodbye to all."""
@@ -455,7 +457,7 @@ class Links:
                 sock = await self._connect(link.remote.host, link.remote.port)
                 inlet, certificate = await self._open_inlet(sock, effect.token, expected)
         except (OSError, PeerRefused, trio.TooSlowError) as error:
-            raise TransferError(f"data stream cannot be opened: {error or 'no handshake in time'}") from error
+            raise TransferError(f"data stream cannot be opened: {str(error) or 'no answer in time'}") from error
         with sock, trio.CancelScope() as scope:
             receiver = Receiver(sock, self._plane, link.book, TIER_OF_SCOPE[link.scope], self._urgency, inlet)
             sockets.receivers.append(receiver)
@@ -520,7 +522,7 @@ class Links:
             except (TransferError, RemoteProtocolError) as error:
                 self._seldom.info("upload broke off", error)
             except (PeerRefused, trio.TooSlowError) as error:
-                self._seldom.info("a data stream was refused", error or "no handshake in time")
+                self._seldom.info("a data stream was refused", str(error) or "no handshake in time")
             finally:
                 link.upload_streams -= 1
                 del sockets.data[scope]

@@ -65,7 +65,7 @@ class StreamStats(NamedTuple):
     """
 
     socket_ns: int = 0
-    """Waiting for bytes, and taking them out of the socket."""
+    """Waiting for bytes, taking them out of the socket, and decrypting them where they are encrypted."""
     hash_ns: int = 0
     write_ns: int = 0
     """Writing into the page cache, and waiting where the kernel holds writers back."""

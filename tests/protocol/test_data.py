@@ -59,6 +59,9 @@ def test_preface() -> None:
         bad[index] = value
         with pytest.raises(RemoteProtocolError):
             decode_preface(bad)
+    encrypted = encode_preface(TOKEN, encrypted=True)
+    assert encrypted.hex() == "50324645" "02" "000000" + TOKEN.hex()
+    assert decode_preface(encrypted) == (2, TOKEN, True)
     with pytest.raises(LocalProtocolError):
         encode_preface(b"short")
     with pytest.raises(LocalProtocolError):
@@ -111,6 +114,20 @@ def test_token_expires_and_is_revoked() -> None:
     assert len(registry) == 1
     assert registry.revoke("b") == 1
     assert len(registry) == 0
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_token_on_a_stream_of_the_other_kind_is_spent_and_opens_none(encrypted: bool) -> None:
+    registry: TokenRegistry[str] = TokenRegistry(random.Random(1).randbytes)
+    certificate = b"c" * 32 if encrypted else b""
+    token = registry.issue("link", 0.0, certificate)
+    with pytest.raises(RemoteProtocolError, match="plain" if encrypted else "encrypted"):
+        registry.spend(token, 1.0, encrypted=not encrypted)
+    with pytest.raises(RemoteProtocolError, match="used before"):
+        registry.spend(token, 1.0, encrypted=encrypted)
+    assert registry.held_by("link", 1.0) == 0
+    token = registry.issue("link", 0.0, certificate)
+    assert registry.spend(token, 1.0, encrypted=encrypted) == ("link", certificate)
 
 
 def test_broken_random_source() -> None:

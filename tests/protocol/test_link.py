@@ -292,6 +292,36 @@ def test_limits_hold_on_both_sides() -> None:
         list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 4, 0)))))
 
 
+CERTIFICATE = b"c" * 32
+
+
+def test_a_stream_that_must_be_encrypted_is_granted_as_such_or_not_at_all() -> None:
+    pair = Pair().open()
+    for number in range(3):
+        pair.a.send(m.StreamOpen(number, True, CERTIFICATE))
+    pair.a.send(m.StreamOpen(3, False, CERTIFICATE))
+    pair.to_b()
+    with pytest.raises(LocalProtocolError, match="must be encrypted, and is granted as one that is not"):
+        pair.b.send(m.StreamGrant(0, b"k" * 32))
+    said = [m.StreamGrant(0, b"k" * 32, CERTIFICATE), m.StreamRefuse(1), m.StreamGrant(3, b"k" * 32)]
+    for message in said:
+        pair.b.send(message)
+    assert pair.to_a() == said
+    with pytest.raises(RemoteProtocolError, match="must be encrypted, and is granted as one that is not"):
+        list(pair.a.handle_bytes(encode_frame(m.encode_payload(m.StreamGrant(2, b"k" * 32)))))
+
+
+def test_who_asks_for_encryption_names_a_certificate() -> None:
+    pair = Pair().open()
+    with pytest.raises(LocalProtocolError, match="has no certificate"):
+        pair.a.send(m.StreamOpen(0, True))
+    with pytest.raises(RemoteProtocolError, match="has no certificate"):
+        list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.StreamOpen(0, True)))))
+    for length in (1, 16, 31, 33):
+        with pytest.raises(LocalProtocolError, match=r"certificate has|length <= 32"):
+            m.encode_payload(m.StreamOpen(0, True, bytes(length)))
+
+
 def test_no_common_version_is_told_to_both() -> None:
     old, new = ControlLink(hello("old"), versions=VersionRange(1, 1)), ControlLink(hello("new"))
     old.start()
