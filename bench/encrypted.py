@@ -2,10 +2,10 @@
 
     python -m bench.encrypted [--mib 1024] [--runs 5] [--work DIR] [--out FILE.json] [--json]
 
-Both nodes are processes of their own with certificates of `p2pfill ca` and default settings but `encrypt_data` and `health`;
-their control links are encrypted in either case. In each round both kinds run once, in every second round in the opposite
-order, and the first round does not count. The source lies in the page cache. A run ends when the title is live, and so
-on the disk. Processor time is the kernel's, of both whole processes, from the order to the end.
+Both nodes are processes of their own with certificates of `p2pfill ca` and default settings but `encrypt_data` and
+`health`; their control links are encrypted in either case. In each round both kinds run once, in every second round in
+the opposite order, and the first round does not count. The source lies in the page cache. A run ends when the title is
+live, and so on the disk. Processor time is the kernel's, of both whole processes, from the order to the end.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from p2pfill.tracker.client import TrackerUnreachable
 from p2pfill.tracker.records import BroughtBack, Explanation, FillRecord, NodeStatus, OriginsUsed, Status
 
 if TYPE_CHECKING:
-    from p2pfill.model.reports import DiskReport, EncryptionReport, TitleReport
+    from p2pfill.model.reports import DiskReport, TitleReport
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 

@@ -7,15 +7,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import trio
 import trio.lowlevel
 from certificates import Signer, cache
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from p2pfill.transport.payload import TlsInlet, TlsOutlet
 from p2pfill.transport.secure import DataPeer, secure_receiving, secure_sending
@@ -76,12 +73,6 @@ class Identities:
         )
 
 
-def fingerprint(directory: Path) -> bytes:
-    """Return that of an identity's certificate."""
-    parsed = x509.load_pem_x509_certificate((directory / "cert.pem").read_bytes())
-    return sha256(parsed.public_bytes(Encoding.DER)).digest()
-
-
 async def secure_pair(
     near: trio.socket.SocketType, far: trio.socket.SocketType, identities: Identities
 ) -> tuple[Near, Far]:
@@ -119,4 +110,3 @@ def lines(kind: str, *, tcp: bool = False) -> Iterator[MakeLine]:
     """Return what makes lines of a kind: `plain` or `tls`."""
     with tempfile.TemporaryDirectory() as directory:
         yield partial(_make, Identities(Path(directory)) if kind == "tls" else None, tcp=tcp)
-
