@@ -87,6 +87,18 @@ class DataStreams(Protocol):
         """Return the request ids of the chunks that are coming."""
 
 
+class Encryption(Protocol):
+    """What this cache does about encrypting data streams of a link both sides of which have shown certificates."""
+
+    @property
+    def required(self) -> bool:
+        """Whether all must be encrypted; else those are of which the remote says so."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the certificate that this cache shows now."""
+
+
 class Owner(NamedTuple):
     """For whom a chunk was asked."""
 
@@ -135,8 +147,11 @@ class LinkHost(Protocol):
     def tokens_of(self, link: Link) -> int:
         """Return how many tokens a link's remote holds and has not shown."""
 
-    def issue_token(self, link: Link) -> bytes:
-        """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
+    def issue_token(self, link: Link, certificate: bytes) -> bytes:
+        """Return a token for a data stream of a link's remote, encrypted where it is to show a `certificate`.
+
+        Raises `LocalProtocolError` where there are too many.
+        """
 
     def note_moved(self, task: FillTask) -> None:
         """Note that payload of a title is arriving."""
@@ -163,6 +178,8 @@ class OpenStream:
 
     link: Link
     token: bytes
+    certificate: bytes = b""
+    """The stream must be encrypted, and the remote show the certificate with this fingerprint; empty: it is plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +194,25 @@ class Link:
 
     __slots__ = (
         "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
-        "book", "channel", "dialled", "fault", "identity", "is_over", "remote", "streams", "upload_streams", "uploads",
+        "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
+        "upload_streams", "uploads",
     )  # fmt: skip
 
     def __init__(
         self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "",
-        identity: Identity | None = None,
+        identity: Identity | None = None, encryption: Encryption | None = None,
     ) -> None:
         """`dialled` is the cache that we have dialled, empty where the remote has; `lock` is the upload queue's.
 
-        `identity` is whose certificate the remote has shown: its Hello must say the same.
+        `identity` is whose certificate the remote has shown: its Hello must say the same. Data streams can be encrypted
+        then, see `encryption`.
         """
         self._host = host
         self.channel = channel
         self.book = book
         self.dialled = dialled
         self.identity = identity
+        self.encryption = encryption
         self.remote: NodeInfo | None = None
         self.is_over = False
         self.fault = ""
@@ -315,8 +335,15 @@ class Link:
             return False
         if self._streams_asked < self._streams_wanted(task):
             self._streams_asked += 1
-            self.channel.send(m.StreamOpen(self.channel.next_stream_id()))
+            self._open_stream()
         return True
+
+    def _open_stream(self) -> None:
+        number, encryption = self.channel.next_stream_id(), self.encryption
+        if encryption is None:
+            self.channel.send(m.StreamOpen(number))
+        else:
+            self.channel.send(m.StreamOpen(number, encryption.required, encryption.fingerprint))
 
     def _streams_wanted(self, task: FillTask) -> int:
         if self.remote is None or len(self.book) <= 2 * self._streams_asked:
@@ -411,7 +438,9 @@ class Link:
     # ---- data streams towards us
 
     def _take_grant(self, message: m.StreamGrant) -> None:
-        self._host.emit(OpenStream(self, message.token))
+        if message.certificate and self.encryption is None:
+            raise RemoteProtocolError("a data stream is to be encrypted, and no certificates were shown on its link")
+        self._host.emit(OpenStream(self, message.token, message.certificate))
 
     def _take_refuse(self, message: m.StreamRefuse) -> None:
         self.stream_ended(f"no data stream: {message.reason}")
@@ -559,12 +588,19 @@ class Link:
         if self.upload_streams + self._host.tokens_of(self) >= DATA_STREAMS_MAX:
             self.channel.send(m.StreamRefuse(message.stream_id, "too many data streams are open"))
             return
+        own = b""
+        if message.encrypt or (self.encryption is not None and self.encryption.required):
+            if self.encryption is None or not message.certificate:
+                reason = "data streams are to be encrypted, and one side has no certificate"
+                self.channel.send(m.StreamRefuse(message.stream_id, reason))
+                return
+            own = self.encryption.fingerprint
         try:
-            token = self._host.issue_token(self)
+            token = self._host.issue_token(self, message.certificate if own else b"")
         except LocalProtocolError as error:
             self.channel.send(m.StreamRefuse(message.stream_id, str(error)[: m.REASON_CHARS_MAX]))
             return
-        self.channel.send(m.StreamGrant(message.stream_id, token))
+        self.channel.send(m.StreamGrant(message.stream_id, token, own))
 
     def sent(self, request_id: int) -> None:
         """Take note that a chunk was sent to the remote whole."""

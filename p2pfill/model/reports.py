@@ -239,6 +239,19 @@ class ServingReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     """The part of its weight that is left for other caches; the weight in its `NodeInfo` is that already."""
 
 
+class EncryptionReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a node does about encrypting its data streams."""
+
+    required: bool = False
+    """All are encrypted; else those with caches that are set so."""
+    streams: int = 0
+    """Open ones that are encrypted, of both directions."""
+    by_kernel: int = 0
+    """Those of them on which the kernel says that it encrypts what is sent."""
+    kernel: bool = False
+    """The kernel has TLS, so that it may be used."""
+
+
 class PayloadRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """How fast payload has moved since the heartbeat before, in bytes a second."""
 
@@ -284,6 +297,7 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     """More titles follow at once."""
     hours: HoursReport = HoursReport()
     serving: ServingReport = ServingReport()
+    encryption: EncryptionReport = EncryptionReport()
 
 
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -79,6 +79,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     it all control links and the tracker's API are encrypted, and both sides show who they are."""
     insecure: bool = False
     """Listen beyond this machine without `identity`: whoever reaches the port is believed."""
+    encrypt_data: bool = False
+    """Whether payload goes through TLS between this cache and all others, whatever those say; needs `identity`. By
+    default it does where the other cache is set so."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
     latitude: float | None = None
@@ -155,6 +158,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.identity and self.insecure:
             raise ConfigError("identity and insecure exclude each other: leave one of them out")
+        if self.encrypt_data and not self.identity:
+            raise ConfigError(
+                "encrypt_data needs a certificate, by which caches know each other: give the node its identity (see "
+                "docs/certificates.md), or leave encrypt_data out"
+            )
         if not (self.identity or self.insecure or is_loopback(host)):
             raise ConfigError(
                 f"listen address {self.listen!r} is reached by others, and nobody is asked who he is: give the node a "

@@ -149,6 +149,7 @@ class Node:
             self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log, credentials,
             stays_near=credentials is None and not config.insecure and is_loopback(info.host),
+            encrypts=config.encrypt_data,
         )  # fmt: skip
 
         self.health = ServingHealth(
@@ -476,6 +477,7 @@ class Node:
             unreached=self.reach.fault,
             hours=self.hours.report(),
             serving=self.health.report(),
+            encryption=self.links.encryption(),
         )
 
     def background(self) -> Background:

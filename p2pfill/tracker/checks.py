@@ -151,8 +151,11 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
     if report.serving != NOT_BUSY:
         _check_serving(report.serving)
-    for value in (report.upload_active, report.upload_queued, report.upload_bytes):
-        require(0 <= value <= COUNTER_MAX, "upload figure {} is out of range", value)
+    for value in (
+        report.upload_active, report.upload_queued, report.upload_bytes, report.encryption.streams,
+        report.encryption.by_kernel,
+    ):  # fmt: skip
+        require(0 <= value <= COUNTER_MAX, "figure {} of uploads or streams is out of range", value)
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
         require(0 <= value <= COUNTER_MAX, "loop_lag of {} us is out of range", value)
     moves = report.moves

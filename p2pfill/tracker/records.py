@@ -15,6 +15,7 @@ from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
     DiskReport,
+    EncryptionReport,
     EvictReport,
     HoursReport,
     LoopLag,
@@ -385,6 +386,8 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """Why others may not reach it at its address; empty: they do, or it is not known."""
     hours: HoursReport = HoursReport()
     serving: ServingReport = ServingReport()
+    encryption: EncryptionReport = EncryptionReport()
+    """Of its data streams."""
 
 
 class Nodes(msgspec.Struct, forbid_unknown_fields=True):

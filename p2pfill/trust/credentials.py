@@ -43,12 +43,14 @@ _FILES: Final = (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE)
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
-
 OLD_LIST: Final = (
     f"{REVOKED_FILE} is older than what is known already, and changes nothing: put the authority's newest there. One "
     "with a lower number, as of an authority that has begun to count anew, is an older one"
 )
 """Said where a file was put there that lifts what was revoked, or seems to revoke what it does not."""
+
+OP_ENABLE_KTLS: Final = getattr(ssl, "OP_ENABLE_KTLS", 8)
+"""Of OpenSSL 3; Python has a name for it since 3.12."""
 
 _UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 """What reading a certificate's extensions raises where they are wrong."""
@@ -152,6 +154,8 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
+        self.fingerprint = own.fingerprint(SHA256())
+        """Of its own certificate: SHA-256 of its DER."""
         self._trusted = trusted
         signers = [one for one in trusted if _has_signed(one, own)]
         self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
@@ -203,7 +207,7 @@ class Credentials:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
-            self.authority_expires = fresh.authority_expires
+            self.authority_expires, self.fingerprint = fresh.authority_expires, fresh.fingerprint
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
             self._trusted = fresh._trusted
             self.publishers = fresh.publishers
@@ -253,6 +257,8 @@ class Credentials:
         context.verify_mode = ssl.CERT_REQUIRED
         # What stands in ca.pem is trusted, and nothing above it: there an authority of a larger house may stand alone.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # Where TLS is done on a socket itself, as that of data streams, the kernel does it if it can.
+        context.options |= OP_ENABLE_KTLS
         if protocol == ssl.PROTOCOL_TLS_SERVER:
             # A ticket would be taken in the place of a certificate that is revoked meanwhile.
             context.num_tickets = 0
