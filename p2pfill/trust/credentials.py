@@ -130,6 +130,8 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
+        self.trusted = tuple(trusted)
+        """The authorities in `ca.pem`."""
         self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
         self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
         """Authorities that were trusted once: connections that they have let in may stand still."""
@@ -175,7 +177,7 @@ class Credentials:
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
             self._dropped = (self._dropped | self._authorities) - fresh._authorities
-            self._authorities = fresh._authorities
+            self._authorities, self.trusted = fresh._authorities, fresh.trusted
             self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
