@@ -356,6 +356,8 @@ class Election(msgspec.Struct, forbid_unknown_fields=True):
     electors: list[Elector]
     """Of its own ISP, it among them. They need not be in the roster."""
     groups: list[GroupWeight]
+    inward: bool = False
+    """The electors serve their own ISP alone, and so lead nobody else."""
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

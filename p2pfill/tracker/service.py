@@ -1498,6 +1498,10 @@ class Service:
         # One that was removed may stand there until the roster has followed.
         linked = [other for other in around.links(receiver) if other in self.nodes]
         candidates = [self._candidate(around.members[other], title) for other in linked]
+        # With those it is linked all the same, which take from it.
+        candidates = [
+            one if one.node.may_serve(receiver.isp) else one._replace(have_chunks=0) for one in candidates
+        ]
         routes = self.routes.routes
         return ranking.rank_sources(receiver, candidates, None if routes is None else routes.cost)
 
