@@ -125,6 +125,8 @@ def _brought_lines(brought: list[BroughtBack]) -> list[Text]:
         if one.reason:
             name = printable(one.name or one.title[:16])
             lines.append(Text(f"the order of {name} has not come back: {printable(one.reason)}", style="bold red"))
+            if one.again:
+                lines.append(Text(f"  order it again: {printable(one.again)}"))
     return lines
 
 

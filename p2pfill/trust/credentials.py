@@ -156,7 +156,8 @@ class Credentials:
         """When its own certificate ends."""
         self.fingerprint = own.fingerprint(SHA256())
         """Of its own certificate: SHA-256 of its DER."""
-        self._trusted = trusted
+        self.trusted = tuple(trusted)
+        """The authorities in `ca.pem`."""
         signers = [one for one in trusted if _has_signed(one, own)]
         self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
         """When what has signed that ends; None where that is not in ca.pem."""
@@ -209,7 +210,7 @@ class Credentials:
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
             self.authority_expires, self.fingerprint = fresh.authority_expires, fresh.fingerprint
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
-            self._trusted = fresh._trusted
+            self.trusted = fresh.trusted
             self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
@@ -243,7 +244,7 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
-        if not any(_has_signed(authority, parsed) for authority in self._trusted):
+        if not any(_has_signed(authority, parsed) for authority in self.trusted):
             signer = parsed.issuer.rfc4514_string()[:200]
             raise PeerRefused(
                 f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
@@ -273,7 +274,7 @@ class Credentials:
         # Those that `peer` goes by, and not the file once more, of which OpenSSL reads less: no two on one line.
         try:
             context.load_verify_locations(
-                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self._trusted)
+                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self.trusted)
             )  # fmt: skip
         except ssl.SSLError as error:
             raise ConfigError(f"{str(self.directory / CA_FILE)!r} cannot be used: {error}") from error
