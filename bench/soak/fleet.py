@@ -37,7 +37,7 @@ from p2pfill.errors import P2PFillError
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.descriptors import descriptors_max
 from p2pfill.store.publish import publish
-from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.trust.authority import Authority
 
@@ -80,8 +80,10 @@ REPLACED_PART: Final = 0.2
 """Of the titles come under the name of one before."""
 
 LOOK_S: Final = 1.0
-CALLS_MAX: Final = 20
+CALLS_MAX: Final = 60
 """Of the tracker, for one answer."""
+BUSY: Final = (429, 503)
+"""Answers of a tracker that asks for patience."""
 READY_S: Final = 120.0
 FORGET_S: Final = 30.0
 """From a title's withdrawal until it is deleted from the catalogue."""
@@ -403,8 +405,13 @@ class Soak:
 async def again(call: Callable[[], Awaitable[T]]) -> T:
     """Call the tracker, again where it cannot be reached, as on a machine that is kept by others. Raises its error."""
     for _ in range(CALLS_MAX - 1):
-        with suppress(TrackerUnreachable):
+        try:
             return await call()
+        except TrackerUnreachable:
+            pass
+        except TrackerRefused as error:
+            if error.status not in BUSY:
+                raise
         await trio.sleep(LOOK_S)
     return await call()
 

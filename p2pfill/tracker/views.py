@@ -184,6 +184,7 @@ def node_status(state: NodeState) -> NodeStatus:
         unreached=state.report.unreached,
         hours=state.report.hours,
         serving=state.report.serving,
+        encryption=state.report.encryption,
     )
 
 
@@ -358,6 +359,7 @@ def status(service: Service, now: float) -> Status:
         brought_back=service.recall.listed(),
         refused=dict(service.refused),
         trusts_all=service.trusts_all,
+        takes_unsigned=service.takes_unsigned,
     )
 
 
