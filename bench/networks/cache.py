@@ -25,8 +25,12 @@ from p2pfill.bench.node_process import hear, say
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.health import HealthConfig
 from p2pfill.node.node import open_node
 from p2pfill.store.verify import verify_tree
+
+UNWATCHED = HealthConfig(load=0, disk_reads=0, link_use=0)
+"""What else the machine does is no viewers, to whom a cache would give way."""
 
 LINES_MAX = 4
 """That wait to be obeyed; whoever sends them waits for the answer of each."""
@@ -93,11 +97,12 @@ def main() -> None:
         origin, fill, *how = rest
         manifest = Manifest.decode(Path(fill).read_bytes())
         # A scrubber would find what is wrong, some minutes later.
-        config = NodeConfig(id=name, isp=isp, data=data, scrub_bytes_s=0)
+        config = NodeConfig(id=name, isp=isp, data=data, scrub_bytes_s=0, health=UNWATCHED)
         trio.run(lambda: serve(config, origin, manifest, is_corrupt=bool(how)))
     else:
         fill, rate = rest
-        config = NodeConfig(id=name, isp=isp, data=data, rates={"inbound": f"{rate}B"} if int(rate) else "")
+        rates = {"inbound": f"{rate}B"} if int(rate) else ""
+        config = NodeConfig(id=name, isp=isp, data=data, rates=rates, health=UNWATCHED)
         trio.run(fetch, config, Manifest.decode(Path(fill).read_bytes()))
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import trio
 
+from bench.networks.fleet import SETTINGS
 from bench.soak.crowd import Member, Plan
 from bench.soak.flatness import judge
 from bench.soak.records import Course, Happened, Report, Sample
@@ -202,7 +203,9 @@ class Soak:
         self._url = f"https://127.0.0.1:{port}"
         # All that no order wants goes: of a disk, the node is to keep more free than there is.
         settings = ["--identity", self._identities.of(NODE), "--data", str(self.work / "data"), "--tracker", self._url]
-        ready = await self._begin(processes, "node", [*settings, "--free-min", str(1 << 60)])
+        config = self.work / "node.toml"
+        config.write_text(SETTINGS)
+        ready = await self._begin(processes, "node", ["--config", str(config), *settings, "--free-min", str(1 << 60)])
         host, _, port_text = ready["address"].rpartition(":")
         share = -(-self.links // PROCESSES)
         for number in range(PROCESSES):

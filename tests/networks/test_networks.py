@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from bench.networks import partition, sources
-from bench.networks.cache import corrupt
+from bench.networks.cache import UNWATCHED, corrupt
 from bench.networks.fleet import make_title, proxied_fleet
 from bench.networks.page import page
 from bench.networks.records import RATIO_MAX, Report
@@ -56,7 +56,7 @@ async def nodes(root: Path, isps: Sequence[str], manifest: Manifest, wrong: int)
         opened = []
         for number, isp in enumerate(isps):
             data = root / f"s{number:02}"
-            config = NodeConfig(id=data.name, isp=isp, data=str(data), scrub_bytes_s=0)
+            config = NodeConfig(id=data.name, isp=isp, data=str(data), scrub_bytes_s=0, health=UNWATCHED)
             opened.append(await stack.enter_async_context(open_node(config)))
             await opened[-1].fill(manifest, [str(root / "film")])
             if number in near[len(near) - wrong :]:
@@ -75,7 +75,8 @@ async def test_a_third_of_wrong_sources_costs_one_window_each(tmp_path: Path, na
     with trio.fail_after(180):
         async with nodes(tmp_path, isps, manifest, layout.corrupting) as held:
             infos = [node.info for node in held]
-            async with open_node(NodeConfig(id="a0", isp="isp-a", data=str(tmp_path / "a0"))) as node:
+            config = NodeConfig(id="a0", isp="isp-a", data=str(tmp_path / "a0"), health=UNWATCHED)
+            async with open_node(config) as node:
                 fill = await node.start_fill(manifest, members=[node.info], holders=infos)
                 node.want_links(infos)
                 await fill.wait()
