@@ -3,7 +3,7 @@
     python -m bench.networks [SCENARIO...] [--runs 3] [--out docs/reports/networks] [--json] [--seed 1]
 
 Scenarios are kinds of bad weather in a proxy (calm, delay, throttle, resets, truncation, corruption, stalls,
-black-holes, storm), partitions of a lab of network namespaces (isp, region, tracker, origin; they need root and
+black-holes, storm), partitions of a lab of network namespaces (uncut, isp, region, tracker, origin; they need root and
 iproute2), each with TLS and without, and comparisons of sources (sources-9, sources-12, sources-minority), whose runs
 are at least five. Without a name: all that can run here. Exit code 1 where anything is wrong or costs more than it may;
 2 where a title is not live in time, or nothing can run.
@@ -95,7 +95,8 @@ def run_partitions(names: Sequence[str], options: argparse.Namespace, console: C
     found = []
     for name in names:
         for tls in (False, True):
-            what = f"{partition.KINDS[name][0]} for {CUT_S:g} s"
+            what, cut = partition.KINDS[name]
+            what += f" for {CUT_S:g} s" if cut else ""
             one = Scenario(name, what, tls, len(partition.CACHES), partition.TOPOLOGY.size)
             for number in range(options.runs):
                 run = partition.run_partition(options.work, name, tls=tls, bad_s=CUT_S, seed=options.seed + number)

@@ -50,6 +50,7 @@ TOPOLOGY: Final = Topology(
 CACHES: Final = ("a1", "a2", "b1", "b2", "c1", "c2")
 
 KINDS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "uncut": ("nobody is cut off, to compare with", ()),
     "isp": ("an ISP, of two caches, is cut off", ("isp-b",)),
     "region": ("a region, of two ISPs and four caches, is cut off", ("isp-a", "isp-b")),
     "tracker": ("the tracker is cut off", ("control",)),
