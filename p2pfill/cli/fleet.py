@@ -87,6 +87,8 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     parts += _brought_lines(status.brought_back)
     if status.trusts_all:
         parts.append(Text("callers and caches are believed: the tracker has no certificate", style="dim"))
+    if status.takes_unsigned:
+        parts.append(Text("titles that nobody has signed are taken: the tracker has no publishers", style="dim"))
     if status.refused:
         said = ", ".join(f"{printable(why)} {count}" for why, count in sorted(status.refused.items()))
         parts.append(Text(f"refused by the tracker: {said}", style="yellow"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import tomllib
 from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -21,6 +20,7 @@ from p2pfill.model.limits import WEIGHT_MAX
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.model.toml import read_toml
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
@@ -230,10 +230,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         settings: dict[str, Any] = {}
         if path is not None:
             try:
-                settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+                settings = read_toml(path.read_text(encoding="utf-8-sig"))
             except OSError as error:
                 raise ConfigError(f"cannot read config file {str(path)!r}: {error.strerror}") from error
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            except (ConfigError, UnicodeDecodeError) as error:
                 raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
         settings.update({name: value for name, value in overrides.items() if value is not None})
         if isinstance(directory := settings.get("identity"), str) and directory:

@@ -131,6 +131,7 @@ class Node:
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
         self.evictions = Evictions(self.evictor, self.titles, store, self.log)
         self.titles.make_room = self.evictor.make_room
+        self.titles.unlimit = lambda title_id: plane.limit(title_id, None)
         self.titles.origin_access = config.origin_access()
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(

@@ -57,6 +57,8 @@ class Renewal:
         self._data = data
         self._log = log
         self._ending = Ending()
+        self._trouble = ""
+        """Why its directory cannot be used, as it was said last."""
         self._digest = ""
         """Of the lists that were told last, as the tracker names them."""
 
@@ -103,8 +105,21 @@ class Renewal:
         """Look every `LOOK_S` until cancelled."""
         while True:
             async with ErrorBoundary(self._log, "read the certificates again; those before stand"):
-                await self.look()
+                await self._look_and_tell()
             await trio.sleep(LOOK_S)
+
+    async def _look_and_tell(self) -> None:
+        """Look, and say once why the directory cannot be used, and that it can be again."""
+        try:
+            await self.look()
+        except ConfigError as error:
+            if str(error) != self._trouble:
+                self._log.error("cannot read the certificates again, those before stand: %s", error)
+            self._trouble = str(error)
+        else:
+            if self._trouble:
+                self._log.info("its certificates can be read again")
+            self._trouble = ""
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""

@@ -277,6 +277,9 @@ class Store:
                 directory = self.root / place / title_id.hex()
                 if directory.exists():
                     directory.rename(gone)
+                    # Durably, before a file goes: a power loss would bring back a live title without some.
+                    sync_directory(gone.parent)
+                    sync_directory(directory.parent)
                     return lambda count: _delete_some(gone, count)
             return lambda count: False
 

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill.errors import ConfigError, StoreError
+from p2pfill.errors import ConfigError, P2PFillError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.reports import BroughtOrders, NodeReport
 from p2pfill.tracker import night_report, openapi, records, views
@@ -160,6 +160,7 @@ class Api:
             record, added = await self._service.add_title(title, manifest, body, first)
             if signatures and not added:
                 await self._service.change_signatures(title, partial(self._signed.added, new=signatures))
+            call.has_changed = added or await self._service.signatures(title) != known
             call.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
@@ -307,11 +308,13 @@ class Api:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
             pins, settings = request.query_params.get("pins", ""), request.query_params.get("settings", "")
             with self._admission.poll(caller_of(request).address, node_of(request)):
-                return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
+                waiting = partial(self._service.wait_changes, node_of(request), since, wait_s, pins, settings)
+                return reply(await while_connected(request, waiting))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
         with self._admission.poll(caller_of(request).address, node_of(request)):
-            return reply(await self._service.wait_orders(node_of(request), after, wait_s))
+            waiting = partial(self._service.wait_orders, node_of(request), after, wait_s)
+            return reply(await while_connected(request, waiting))
 
     async def get_sources(self, request: Request) -> Response:
         """Rank sources."""
@@ -401,7 +404,8 @@ def build_app(
         )
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
-    router = Router(routes)
+    # A redirect to a path without its last slash would lead to the host that the caller names.
+    router = Router(routes, redirect_slashes=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # so the router raises for what it has no route for, and answers nothing itself
@@ -436,15 +440,16 @@ class Guarded:
         caller = caller_of(request)
         try:
             caller = _caller_with_identity(request, caller)
+            self._admission.call(caller)
             call = admit(caller, self._grants, self._name, self._right, request.path_params.get("node", ""))
             request.scope["p2pfill.call"] = call
             answer = await self._handler(request)
-            if self._right not in (Right.READ, Right.REPORT):
+            if self._right not in (Right.READ, Right.REPORT) and call.has_changed:
                 await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
                 self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
-            return refuse(str(error), error.status)
+            return refuse(str(error), error.status, error.again_s)
         except StoreError as error:
             _log.error("%s", error)
             return refuse(str(error), 503)
@@ -472,8 +477,16 @@ def _caller_with_identity(request: Request, caller: Caller) -> Caller:
 
 
 def asked_of(request: Request) -> str:
-    """Return what a request asks for, as its URL says."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return what a request asks for: its path, and its query as it came."""
+    # Not `request.url`: that raises where the query is no UTF-8, and has the host in it that the caller names.
+    query = request.scope["query_string"].decode("ascii", "backslashreplace")
+    return path_of(request) + (f"?{query}" if query else "")
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request."""
+    path: str = request.scope["path"]
+    return path
 
 
 def note_asked(request: Request, wanted: msgspec.Struct) -> None:
@@ -484,9 +497,9 @@ def note_asked(request: Request, wanted: msgspec.Struct) -> None:
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return refuse(f"there is nothing at {request.url.path[:200]}; see /openapi.json", 404)
+        return refuse(f"there is nothing at {path_of(request)[:200]}; see /openapi.json", 404)
     if error.status_code == 405:
-        return refuse(f"{request.method} is not possible at {request.url.path[:200]}; see /openapi.json", 405)
+        return refuse(f"{request.method} is not possible at {path_of(request)[:200]}; see /openapi.json", 405)
     return refuse(error.detail, error.status_code)
 
 
@@ -495,9 +508,12 @@ def reply(record: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(record) + b"\n", status, media_type=openapi.JSON_TYPE)
 
 
-def refuse(message: str, status: int) -> Response:
-    """Return an error as JSON."""
-    return reply(records.ErrorReply(message), status)
+def refuse(message: str, status: int, again_s: float = 1.0) -> Response:
+    """Return an error as JSON; where it may be tried again, with after how long."""
+    answer = reply(records.ErrorReply(message), status)
+    if status in (429, 503):
+        answer.headers["retry-after"] = str(math.ceil(again_s))
+    return answer
 
 
 async def read_body(request: Request, size_max: int, take: Callable[[int], None]) -> bytes:
@@ -533,6 +549,29 @@ async def leave_unread(request: Request) -> None:
                 left -= len(piece)
                 if left < 0:
                     return
+
+
+async def while_connected(request: Request, wait: Callable[[], Awaitable[T]]) -> T:
+    """Return what `wait` does, and raise what it raises; `ClientDisconnect` once the caller has gone."""
+    came: list[T | P2PFillError] = []
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        try:
+            came.append(await wait())
+        except P2PFillError as error:  # as itself, and in no group
+            came.append(error)
+        nursery.cancel_scope.cancel()
+    if not came:
+        raise ClientDisconnect
+    if isinstance(came[0], P2PFillError):
+        raise came[0]
+    return came[0]
 
 
 def decode_json(body: bytes, kind: type[T]) -> T:

@@ -217,6 +217,12 @@ class Catalogue:
                 advice = _mended(path)
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
+            elif "malformed" in str(error):
+                name = Path(path).name
+                advice = (
+                    f"its disk has damaged it, or {name}-wal; put a copy back, or move it away and leave "
+                    f"{name}{SUFFIX} where it is: caches bring back the orders that they know"
+                )
             raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The tracker's API for Python: typed records in and out, over httpx2 on Trio. Used by nodes and by the CLI.
 
 A call never waits without bound, and an answer is never read beyond a limit: a tracker is a remote too. Calls are not
-repeated here; nodes and people know better when that is of use.
+repeated here, for nodes and people know better when that is of use, but for those that were refused unread since there
+were too many (status 429). After what the tracker says is too much, all calls wait for as long as it says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -38,6 +40,7 @@ from p2pfill.model.reports import (
 )
 from p2pfill.model.routes import RouteCost
 from p2pfill.model.statement import SIGNATURES_BYTES_MAX
+from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
 from p2pfill.tracker.urls import tracker_url
@@ -56,6 +59,12 @@ READ_ROUTES_S: Final = 900.0
 
 POLL_MARGIN_S: Final = 5.0
 """What a long poll may take beyond the wait that it asks for."""
+
+AGAIN_MAX_S: Final = 10.0
+"""A tracker that asks for a longer pause is called all the same: it is a remote too."""
+
+REPEATS_MAX: Final = 3
+"""Of a call that was one too many."""
 
 ANSWER_BYTES_MAX: Final = 256 * limits.MIB
 """A status of 100,000 nodes."""
@@ -143,6 +152,8 @@ class TrackerClient:
             raise ConfigError(f"tracker URL {self.url!r} is not encrypted: with --identity it begins with https://")
         self._timeout_s = timeout_s
         self._credentials = credentials
+        self._not_before = float("-inf")
+        """When the tracker may be called again, as it has said."""
         self._calls = 0
         """Of the client that is used now, those that run."""
         self._http = self._new_http()
@@ -426,6 +437,26 @@ class TrackerClient:
         timeout_s: float | None = None,
         size_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
+        call = partial(self._fetch_once, method, path, body=body, timeout_s=timeout_s, size_max=size_max)
+        for _ in range(REPEATS_MAX):
+            try:
+                return await call()
+            except TrackerRefused as error:
+                if error.status != 429:
+                    raise
+        return await call()
+
+    async def _fetch_once(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+        size_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:
+        if trio.current_time() < self._not_before:
+            await trio.sleep_until(self._not_before)
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         if self._credentials is not None:
             options["extensions"] = {"trace": _Opening(self._check_tracker).follow}
@@ -447,9 +478,16 @@ class TrackerClient:
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise TrackerUnreachable(self._unreachable(error)) from error
         if not response.is_success:
+            self._note_pause(response.headers.get("retry-after"))
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
 
+
+    def _note_pause(self, said: str | None) -> None:
+        """Take in that the tracker asks for a pause."""
+        pause_s = parse_retry_after(said, datetime.now(UTC))
+        if pause_s is not None:
+            self._not_before = max(self._not_before, trio.current_time() + min(pause_s, AGAIN_MAX_S))
 
     def _new_http(self) -> httpx2.AsyncClient:
         # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.

@@ -506,6 +506,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     """Reason -> calls and connections that were refused or ended for it, since the tracker started: floods."""
     trusts_all: bool = False
     """No caller is asked who he is, and each may everything: the tracker runs without certificates."""
+    takes_unsigned: bool = False
+    """Titles are taken that no publisher has signed: the tracker has no list of publishers."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):

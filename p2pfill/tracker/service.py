@@ -237,8 +237,8 @@ class Service:
         """What routes between caches cost."""
         self._catalogue = catalogue
         self.set_revocations(b"")
-        self.trusts_all = True
-        """No caller is asked who he is."""
+        self.trusts_all = self.takes_unsigned = True
+        """No caller is asked who he is, and nobody need have signed a title."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
@@ -407,7 +407,7 @@ class Service:
             self._require_allowed(selector, title)
         async with self.ordering:
             wanted = msgspec.structs.replace(request, call_id="")
-            fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
+            fills = [self.fills[fill_id] for fill_id in self._fills_by_title.get(title, ())]
             before = next((fill for fill in fills if fill.request == wanted), None)
             if before is not None and before.call_id == request.call_id != "":
                 nodes = self.nodes_of_fill(before.fill_id)
@@ -827,7 +827,7 @@ class Service:
             raise RequestRefused(f"title {record.title} is ordered by fill {named}: withdraw it first", 409)
         await self._catalogue.delete_title(record.title)
         self.titles.pop(record.title, None)
-        self._versions[record.name].discard(record.title)
+        _take_out(self._versions, record.name, record.title)
         self.pins.put(msgspec.structs.replace(record, pins=[]))
         for state in self.nodes.values():
             self._note_pins(state, record.title)
@@ -909,7 +909,7 @@ class Service:
         del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
         del self._selectors[fill_id]
         self._brought_ids.pop(fill_id, None)
-        self._fills_by_title[fill.request.title].discard(fill_id)
+        _take_out(self._fills_by_title, fill.request.title, fill_id)
         return True
 
     def _assign(self, fill_id: str, node_id: str) -> None:
@@ -1059,9 +1059,7 @@ class Service:
         self._update_rosters([state.info.id], self._concerned(state))
 
     def _forget_holder(self, node_id: str, title: str) -> None:
-        self._told_of[title].discard(node_id)
-        if not self._told_of[title]:
-            del self._told_of[title]
+        _take_out(self._told_of, title, node_id)
 
     @property
     def _lease_s(self) -> float:
@@ -1479,6 +1477,14 @@ class Service:
         self._closing = True
         for state in self.nodes.values():
             state.changed.set()
+
+
+def _take_out(index: dict[str, set[str]], key: str, member: str) -> None:
+    """Take a member out of an index, with its key where it was the last: keys come for ever, as titles do."""
+    members = index.get(key, set())
+    members.discard(member)
+    if not members:
+        index.pop(key, None)
 
 
 def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -108,6 +109,37 @@ async def test_a_missing_or_odd_count_is_no_loss(tmp_path: Path, make: Any, wron
         assert (service.losses, service.database, list(service.titles)) == ([], name, [title])
         await publish(service, make, 4)
     assert int(beside(path).read_text().split()[2]) > 2
+
+
+async def test_the_count_is_there_after_a_power_loss(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own bytes are synced in any case; without its entry in the directory nobody finds it."""
+    found: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        found.append((place, os.listdir(place) if os.path.isdir(place) else []))
+
+    monkeypatch.setattr(os, "fsync", note)
+    async with service_on(tmp_path / "t.db") as service:
+        await publish(service, make, 3)
+    assert any(place == str(tmp_path) and f"t.db{SUFFIX}" in names for place, names in found)
+
+
+async def test_a_database_that_does_not_fit_together_says_what_to_do(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "t.db"
+    async with service_on(path) as service:
+        await publish(service, make, 3)
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="put a copy back, or move it away") as caught:
+        async with service_on(path):
+            pass
+    assert "\n" not in str(caught.value)
 
 
 async def test_reading_counts_no_commit(tmp_path: Path, make: Any) -> None:

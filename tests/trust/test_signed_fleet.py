@@ -12,7 +12,9 @@ import pytest
 import trio
 from certificates import Signer, cache, tracker, user
 from publishing import Film, Studio, write_publishers
+from rich.console import Console
 
+from p2pfill.cli.fleet import status_view
 from p2pfill.errors import ConfigError, SignatureError
 from p2pfill.model.identity import Identity
 from p2pfill.model.statement import Signatures, Statement
@@ -290,6 +292,7 @@ async def test_a_tracker_with_publishers_takes_and_orders_what_is_signed(fleet: 
                 await anna.put_title(film.title, film.encoded, signatures)
             assert refused.value.status == 403
         assert not await anna.titles()
+        assert not (await anna.status()).takes_unsigned
         good, soon = film.signed(ONE, number=5), int(time.time()) + 3600
         await anna.put_title(film.title, film.encoded, film.signed(STRANGER, ONE, number=5))
         assert await anna.signatures(film.title) == good  # without what does not count
@@ -366,5 +369,11 @@ async def test_without_publishers_everything_is_taken_and_that_is_said(
     async with fleet.client() as anna, open_node(fleet.config()) as a1:
         await order(anna, film)
         await until(lambda: shown(a1) == b"v1")
+        status = await anna.status()
+        assert status.takes_unsigned
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(status_view(status))
+    assert "titles that nobody has signed are taken" in printed.get()
     said = [one.name for one in caplog.records if "takes titles that nobody has signed" in one.getMessage()]
     assert said == ["p2pfill.tracker", "p2pfill.node.a1"]
