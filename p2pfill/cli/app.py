@@ -254,6 +254,18 @@ def node(
         bool | None,
         typer.Option("--insecure", help="Listen beyond this machine without --identity: all who reach it are trusted."),
     ] = None,
+    encrypt_data: Annotated[
+        bool | None,
+        typer.Option(
+            "--encrypt-data/--plain-data",
+            help="With --identity: payload between this cache and others goes through TLS; by default it does where "
+            "the other one is set so.",
+        ),
+    ] = None,
+    serves: Annotated[
+        str | None,
+        typer.Option("--serves", metavar="isp", help="Give chunks to caches of its own ISP alone; by default to all."),
+    ] = None,
     weight: Annotated[
         float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
     ] = None,

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 OUTLOOK_STYLES: Final = {"kept": "green", "late": "yellow", "missed": "bold red"}
 
+NAMED_MAX: Final = 5
+"""Caches that are named in one line."""
+
 LINES_MAX: Final = 5
 """Of caches of which one thing is said below the table; one wrong template makes all of a fleet so."""
 
@@ -122,6 +125,8 @@ def _brought_lines(brought: list[BroughtBack]) -> list[Text]:
         if one.reason:
             name = printable(one.name or one.title[:16])
             lines.append(Text(f"the order of {name} has not come back: {printable(one.reason)}", style="bold red"))
+            if one.again:
+                lines.append(Text(f"  order it again: {printable(one.again)}"))
     return lines
 
 
@@ -162,7 +167,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    lines = unreached_lines(nodes) + busy_lines(nodes)
+    lines = unreached_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
 
 
@@ -190,6 +195,30 @@ def busy_lines(nodes: list[NodeStatus]) -> list[Text]:
         ],
         "",
     )
+
+
+def encryption_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return which caches encrypt data streams, and who does it there: a line for those that are alike."""
+    alike: dict[tuple[bool, str], list[NodeStatus]] = {}
+    for node in nodes:
+        told = node.encryption
+        if node.alive and (told.required or told.streams):
+            by = "kernel" if told.by_kernel else "process" if told.kernel else ""
+            alike.setdefault((told.required, by), []).append(node)
+    return _lines([_encryption_line(*kind, alike[kind]) for kind in sorted(alike)], "")
+
+
+def _encryption_line(required: bool, by: str, nodes: list[NodeStatus]) -> str:
+    names: list[str] = [node.info.id for node in nodes[:NAMED_MAX]]
+    if len(nodes) > NAMED_MAX:
+        names.append(f"{len(nodes) - NAMED_MAX} more")
+    streams, by_kernel = (sum(getattr(node.encryption, what) for node in nodes) for what in ("streams", "by_kernel"))
+    line = f"{' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}: "
+    line += "all data streams are encrypted" if required else "data streams with some caches are encrypted"
+    line += f", {streams} now, "
+    if by == "kernel":
+        return line + f"what is sent on {by_kernel} of them by the kernel"
+    return line + ("by the process itself" if by else "by the process itself, as the kernel shows no TLS")
 
 
 def _lines(found: list[str], style: str) -> list[Text]:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from p2pfill.engine.dialler import NEVER, Dial, Dialler
-from p2pfill.engine.link import Channel, Link, OpenStream, Owner, WakeUploads
+from p2pfill.engine.link import Channel, Encryption, Link, OpenStream, Owner, WakeUploads
 from p2pfill.engine.requests import Arrival, ChunkStore, Lock, Outcome, Receive, RequestBook, RequestState, RequestStep
 from p2pfill.engine.task import (
     BeginWriteOut,
@@ -46,7 +46,7 @@ from p2pfill.model.reports import clipped
 from p2pfill.model.timing import FROZEN_S, PROGRESS_S, SCHEDULER_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol import messages as m
-from p2pfill.protocol.tokens import TokenRegistry
+from p2pfill.protocol.tokens import Spent, TokenRegistry
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.election import ALL_WANTED, Scope, Wants
 from p2pfill.swarm.fill import Fill
@@ -553,16 +553,17 @@ class Engine:
         self.dialler.failed(now, node_id)
 
     def open_link(
-        self, channel: Channel, wake: Callable[[Link], object], dialled: str = "", identity: Identity | None = None
+        self, channel: Channel, wake: Callable[[Link], object], dialled: str = "", identity: Identity | None = None,
+        encryption: Encryption | None = None,
     ) -> Link:
         """Return the link over a channel that has just been opened.
 
         `wake` is called, in whatever thread, when there is something to reap; `dialled` is whom we have dialled, and
-        `identity` whose certificate the remote has shown.
+        `identity` whose certificate the remote has shown. With that goes `encryption`, for data streams.
         """
         # The book calls for the link that it belongs to, which is made with it.
         book = RequestBook(lambda: wake(link), self._new_lock())
-        link = Link(self, channel, book, self._new_lock(), dialled, identity)
+        link = Link(self, channel, book, self._new_lock(), dialled, identity, encryption)
         return link
 
     def handle(self, now: float, link: Link, message: m.Message) -> None:
@@ -639,18 +640,21 @@ class Engine:
             self._in_link(before, before.end)
             self._in_link(link, partial(self._take_in, link))
 
-    def issue_token(self, link: Link) -> bytes:
+    def issue_token(self, link: Link, certificate: bytes) -> bytes:
         """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
-        return self._tokens.issue(link, self.now)
+        return self._tokens.issue(link, self.now, certificate)
 
     def tokens_of(self, link: Link) -> int:
         """Return how many tokens a link's remote holds and has not shown."""
         return self._tokens.held_by(link, self.now)
 
-    def spend_token(self, now: float, token: bytes) -> Link:
-        """Return the link that a data stream belongs to. Raises `RemoteProtocolError` where its token is not good."""
+    def spend_token(self, now: float, token: bytes, *, encrypted: bool = False) -> Spent[Link]:
+        """Return which link a data stream belongs to, and which certificate it must show where it is `encrypted`.
+
+        Raises `RemoteProtocolError` where its token is not good.
+        """
         self.now = now
-        return self._tokens.spend(token, now)
+        return self._tokens.spend(token, now, encrypted=encrypted)
 
     # ---- the data plane
 

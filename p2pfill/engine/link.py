@@ -32,6 +32,9 @@ from p2pfill.swarm.ways import as_number, from_number
 BUSY: Final = "busy"
 """The code of a Reject by a cache that serves its viewers."""
 
+OTHER_ISP: Final = "this cache serves its own ISP alone"
+"""Why others get no data stream of it."""
+
 STREAMS_FAST: Final = 2
 """Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
 
@@ -87,6 +90,18 @@ class DataStreams(Protocol):
         """Return the request ids of the chunks that are coming."""
 
 
+class Encryption(Protocol):
+    """What this cache does about encrypting data streams of a link both sides of which have shown certificates."""
+
+    @property
+    def required(self) -> bool:
+        """Whether all must be encrypted; else those are of which the remote says so."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the certificate that this cache shows now."""
+
+
 class Owner(NamedTuple):
     """For whom a chunk was asked."""
 
@@ -135,8 +150,11 @@ class LinkHost(Protocol):
     def tokens_of(self, link: Link) -> int:
         """Return how many tokens a link's remote holds and has not shown."""
 
-    def issue_token(self, link: Link) -> bytes:
-        """Return a token for a data stream of a link's remote. Raises `LocalProtocolError` where there are too many."""
+    def issue_token(self, link: Link, certificate: bytes) -> bytes:
+        """Return a token for a data stream of a link's remote, encrypted where it is to show a `certificate`.
+
+        Raises `LocalProtocolError` where there are too many.
+        """
 
     def note_moved(self, task: FillTask) -> None:
         """Note that payload of a title is arriving."""
@@ -163,6 +181,8 @@ class OpenStream:
 
     link: Link
     token: bytes
+    certificate: bytes = b""
+    """The stream must be encrypted, and the remote show the certificate with this fingerprint; empty: it is plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +197,25 @@ class Link:
 
     __slots__ = (
         "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
-        "book", "channel", "dialled", "fault", "identity", "is_over", "remote", "streams", "upload_streams", "uploads",
+        "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
+        "upload_streams", "uploads",
     )  # fmt: skip
 
     def __init__(
         self, host: LinkHost, channel: Channel, book: RequestBook, lock: Lock, dialled: str = "",
-        identity: Identity | None = None,
+        identity: Identity | None = None, encryption: Encryption | None = None,
     ) -> None:
         """`dialled` is the cache that we have dialled, empty where the remote has; `lock` is the upload queue's.
 
-        `identity` is whose certificate the remote has shown: its Hello must say the same.
+        `identity` is whose certificate the remote has shown: its Hello must say the same. Data streams can be encrypted
+        then, see `encryption`.
         """
         self._host = host
         self.channel = channel
         self.book = book
         self.dialled = dialled
         self.identity = identity
+        self.encryption = encryption
         self.remote: NodeInfo | None = None
         self.is_over = False
         self.fault = ""
@@ -255,6 +278,7 @@ class Link:
             host=hello.host,
             port=hello.port,
             weight=hello.weight,
+            serves="" if self.identity is None else self.identity.serves,
         )
         if self.identity is not None and (wrong := self.identity.disagrees_with(remote)):
             raise RemoteProtocolError(f"a Hello is not of whom the certificate names: {wrong}")
@@ -268,6 +292,16 @@ class Link:
     def scope(self) -> Scope:
         """The smallest group that holds both this cache and the remote."""
         return scope_between(self._host.me, self.remote) if self.remote is not None else Scope.WORLD
+
+    @property
+    def serves_remote(self) -> bool:
+        """Tell whether this cache gives the remote anything: one may serve its own ISP alone."""
+        return self.remote is not None and self._host.me.may_serve(self.remote.isp)
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether the remote may give this cache anything, as far as its certificate says."""
+        return self.remote is None or self.remote.may_serve(self._host.me.isp)
 
     # ---- what we want
 
@@ -315,8 +349,15 @@ class Link:
             return False
         if self._streams_asked < self._streams_wanted(task):
             self._streams_asked += 1
-            self.channel.send(m.StreamOpen(self.channel.next_stream_id()))
+            self._open_stream()
         return True
+
+    def _open_stream(self) -> None:
+        number, encryption = self.channel.next_stream_id(), self.encryption
+        if encryption is None:
+            self.channel.send(m.StreamOpen(number))
+        else:
+            self.channel.send(m.StreamOpen(number, encryption.required, encryption.fingerprint))
 
     def _streams_wanted(self, task: FillTask) -> int:
         if self.remote is None or len(self.book) <= 2 * self._streams_asked:
@@ -367,7 +408,7 @@ class Link:
                 f"holdings of {message.chunk_count} chunks, title has {task.manifest.chunk_count}"
             )
         self._host.holdings_received(task, self.remote.id)
-        if not message.known:
+        if not (message.known and self.is_served):
             if message.handle in self._holding:
                 # It had the title, and has it no more.
                 self._holding.discard(message.handle)
@@ -411,7 +452,9 @@ class Link:
     # ---- data streams towards us
 
     def _take_grant(self, message: m.StreamGrant) -> None:
-        self._host.emit(OpenStream(self, message.token))
+        if message.certificate and self.encryption is None:
+            raise RemoteProtocolError("a data stream is to be encrypted, and no certificates were shown on its link")
+        self._host.emit(OpenStream(self, message.token, message.certificate))
 
     def _take_refuse(self, message: m.StreamRefuse) -> None:
         self.stream_ended(f"no data stream: {message.reason}")
@@ -469,11 +512,15 @@ class Link:
 
     def report_slow(self, title_id: TitleId, node_id: str) -> None:
         """Tell that this cache leaves another one out for a title."""
+        if not self.serves_remote:
+            return
         for handle in self._subscribed(title_id):
             self.channel.send(m.ReportSlow(handle, node_id))
 
     def report_ways(self, title_id: TitleId, closed: Collection[Scope]) -> None:
         """Tell from where this cache cannot take chunks of a title."""
+        if not self.serves_remote:
+            return
         for handle in self._subscribed(title_id):
             self.channel.send(m.Ways(handle, as_number(closed)))
 
@@ -505,7 +552,7 @@ class Link:
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
         if self._host.is_opening(title_id):
             return
-        held = self._host.shown(title_id)
+        held = self._host.shown(title_id) if self.serves_remote else None
         if held is None:
             self.channel.send(m.Holdings(handle, False))
         else:
@@ -517,7 +564,7 @@ class Link:
         self._subscriptions[message.handle] = title_id
         self._send_holdings(message.handle, title_id)
         task = self._host.task(title_id)
-        if task is not None and task.fill.ways.closed:
+        if task is not None and task.fill.ways.closed and self.serves_remote:
             self.channel.send(m.Ways(message.handle, as_number(task.fill.ways.closed)))
 
     def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
@@ -542,7 +589,7 @@ class Link:
             self.channel.reject_request(message.request_id, "stopping")
             return
         title_id = self._subscriptions.get(message.handle)
-        held = self._host.shown(title_id) if title_id is not None else None
+        held = self._host.shown(title_id) if title_id is not None and self.serves_remote else None
         if title_id is None or held is None or not held[message.chunk]:
             self.channel.reject_request(message.request_id, "missing")
             return
@@ -556,15 +603,25 @@ class Link:
         self.uploads.withdraw(message.request_id)
 
     def _take_stream_open(self, message: m.StreamOpen) -> None:
+        if not self.serves_remote:
+            self.channel.send(m.StreamRefuse(message.stream_id, OTHER_ISP))
+            return
         if self.upload_streams + self._host.tokens_of(self) >= DATA_STREAMS_MAX:
             self.channel.send(m.StreamRefuse(message.stream_id, "too many data streams are open"))
             return
+        own = b""
+        if message.encrypt or (self.encryption is not None and self.encryption.required):
+            if self.encryption is None or not message.certificate:
+                reason = "data streams are to be encrypted, and one side has no certificate"
+                self.channel.send(m.StreamRefuse(message.stream_id, reason))
+                return
+            own = self.encryption.fingerprint
         try:
-            token = self._host.issue_token(self)
+            token = self._host.issue_token(self, message.certificate if own else b"")
         except LocalProtocolError as error:
             self.channel.send(m.StreamRefuse(message.stream_id, str(error)[: m.REASON_CHARS_MAX]))
             return
-        self.channel.send(m.StreamGrant(message.stream_id, token))
+        self.channel.send(m.StreamGrant(message.stream_id, token, own))
 
     def sent(self, request_id: int) -> None:
         """Take note that a chunk was sent to the remote whole."""

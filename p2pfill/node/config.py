@@ -17,7 +17,7 @@ from p2pfill.model.hosts import is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.limits import WEIGHT_MAX
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
 from p2pfill.model.toml import read_toml
@@ -79,6 +79,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     it all control links and the tracker's API are encrypted, and both sides show who they are."""
     insecure: bool = False
     """Listen beyond this machine without `identity`: whoever reaches the port is believed."""
+    encrypt_data: bool = False
+    """Whether payload goes through TLS between this cache and all others, whatever those say; needs `identity`. By
+    default it does where the other cache is set so."""
+    serves: str = ""
+    """Whom it gives chunks to: "isp" for caches of its own ISP alone. By default all; it takes them from all."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
     latitude: float | None = None
@@ -126,6 +131,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         node_id_from_text(self.id)
         if not self.isp or not self.region or not self.data:
             raise ConfigError("isp, region and data must not be empty")
+        if self.serves not in ("", SERVES_ISP):
+            raise ConfigError(f"serves {self.serves[:40]!r} cannot be used: write {SERVES_ISP!r}, or leave it out")
         if not (0 < self.weight <= WEIGHT_MAX and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError(
                 f"weight, upload_slots and data_workers must be above 0 and at most {WEIGHT_MAX:g}, 1024 and 256"
@@ -155,6 +162,11 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.identity and self.insecure:
             raise ConfigError("identity and insecure exclude each other: leave one of them out")
+        if self.encrypt_data and not self.identity:
+            raise ConfigError(
+                "encrypt_data needs a certificate, by which caches know each other: give the node its identity (see "
+                "docs/certificates.md), or leave encrypt_data out"
+            )
         if not (self.identity or self.insecure or is_loopback(host)):
             raise ConfigError(
                 f"listen address {self.listen!r} is reached by others, and nobody is asked who he is: give the node a "
@@ -219,6 +231,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             weight=self.weight,
             latitude=self.latitude,
             longitude=self.longitude,
+            serves=self.serves,
         )
 
     @classmethod
@@ -240,7 +253,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             # Who the node is and where it stands need not be said twice; `load_credentials` looks whether both agree.
             me = Credentials(Path(directory)).identity
             if me.role is Role.CACHE:
-                settings = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster} | settings
+                mine = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster}
+                settings = mine | {"serves": me.serves} | settings
         try:
             return msgspec.convert(settings, cls)
         except msgspec.ValidationError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -24,21 +25,38 @@ from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, Tra
 from p2pfill.model.hosts import address_of, is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
-from p2pfill.model.reports import clipped
+from p2pfill.model.reports import EncryptionReport, clipped
 from p2pfill.model.timing import CONNECT_TIMEOUT_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.fill import TIER_OF_SCOPE
 from p2pfill.node.seldom import SeldomLog
-from p2pfill.protocol.data import DATA_MAGIC, PREFACE_BYTES, DataHeader, decode_preface, encode_preface
+from p2pfill.protocol.data import (
+    DATA_MAGIC,
+    ENCRYPTED_MAGIC,
+    PREFACE_BYTES,
+    PREFACE_HEAD_BYTES,
+    DataHeader,
+    check_preface_head,
+    decode_preface,
+    encode_preface,
+)
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.handshakes import Handshakes
+from p2pfill.transport.payload import Inlet, Outlet, TlsInlet, TlsOutlet, kernel_has_tls
 from p2pfill.transport.plane import DataPlane
-from p2pfill.transport.secure import SecuredLink, begins_with_tls, secure_link
+from p2pfill.transport.secure import (
+    DataPeer,
+    SecuredLink,
+    begins_with_tls,
+    secure_link,
+    secure_receiving,
+    secure_sending,
+)
 from p2pfill.trust.credentials import Credentials, PeerRefused
 
 LINKS_MAX: Final = 512
@@ -61,6 +79,18 @@ class Newcomer(NamedTuple):
     scope: trio.CancelScope
 
 
+class LinkEncryption(NamedTuple):
+    """What this node does about encrypting data streams of links with certificates. `engine.link.Encryption`."""
+
+    credentials: Credentials
+    required: bool
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the certificate that this node shows now: links may be older than that."""
+        return self.credentials.fingerprint
+
+
 class LinkSockets:
     """The connections of one link. `engine.link.DataStreams` of the engine's side of it."""
 
@@ -70,7 +100,10 @@ class LinkSockets:
         self.certificate = certificate
         """That the remote has shown, in DER."""
         self.receivers: list[Receiver] = []
-        self.senders: dict[Sender, trio.CancelScope] = {}
+        self.senders: list[Sender] = []
+        self.data: dict[trio.CancelScope, bytes] = {}
+        """Data streams, those in their handshakes too -> the certificate that the remote has shown on each, which may
+        be newer than that of the link; empty where none was shown."""
         self.spent_before = StreamStats()
         """Of the receivers that have ended."""
         self.bytes_before = 0
@@ -97,6 +130,10 @@ class LinkSockets:
             total = total.plus(receiver.spent)
         return total
 
+    def certificates(self) -> set[bytes | None]:
+        """Return all that the remote has shown on what is open."""
+        return {self.certificate, *filter(None, self.data.values())}
+
     def upload_titles(self) -> set[TitleId]:
         """Return the titles of which the remote is being sent something, or waits for something."""
         return self.link.uploads.titles() | {sender.title for sender in self.senders if sender.title is not None}
@@ -119,11 +156,13 @@ class Links:
         credentials: Credentials | None = None,
         *,
         stays_near: bool = False,
+        encrypts: bool = False,
     ) -> None:
         """`stored` and `note_used` are called from threads; `wake` has the engine polled.
 
         With `credentials` all control links are encrypted, and both sides show who they are. Where it `stays_near`
-        the node connects to nothing but this machine.
+        the node connects to nothing but this machine. Where it `encrypts`, data streams go through TLS, and none as
+        they are; else where the other side wants that.
 
         `unreadable` is told of a chunk that could not be read to be sent, and why.
         """
@@ -139,6 +178,8 @@ class Links:
         self._seldom = SeldomLog(log)
         self._credentials = credentials
         self._stays_near = stays_near
+        self._encryption = None if credentials is None else LinkEncryption(credentials, encrypts)
+        self._encrypts = encrypts
         self._shares = LoopShares()
         self._sockets: dict[Link, LinkSockets] = {}
         self._handshakes = Handshakes()
@@ -167,10 +208,13 @@ class Links:
             return
         for one in list(self._sockets.values()):
             try:
-                self._credentials.peer(one.certificate)
+                for certificate in one.certificates():
+                    self._credentials.peer(certificate)
             except PeerRefused as error:
                 self._log.warning("ends the link with %s: %s", one.link.remote.id if one.link.remote else "?", error)
                 self._engine.close_link(one.link, GoodbyeCode.PROTOCOL_ERROR, plain_reason(str(error)))
+                for scope in one.data:  # at once, while the link says its Goodbye
+                    scope.cancel()
 
     def close(self, reason: str) -> None:
         """Say goodbye to all."""
@@ -190,6 +234,18 @@ class Links:
         sent = sum(sender.moved_bytes for one in self._sockets.values() for sender in one.senders)
         return self._received_before + received, self._sent_before + sent
 
+    def encryption(self) -> EncryptionReport:
+        """Return what is encrypted of the data streams."""
+        if self._credentials is None:
+            return EncryptionReport()
+        outlets = [sender.outlet for one in self._sockets.values() for sender in one.senders]
+        return EncryptionReport(
+            required=self._encrypts,
+            streams=sum(bool(shown) for one in self._sockets.values() for shown in one.data.values()),
+            by_kernel=sum(isinstance(outlet, TlsOutlet) and outlet.by_kernel for outlet in outlets),
+            kernel=kernel_has_tls(),
+        )
+
     # ---- what the engine wants done
 
     def dial(self, effect: Dial) -> None:
@@ -202,7 +258,7 @@ class Links:
         if sockets is not None:
             # Inside the link's nursery a fault would cut the link off before its Goodbye.
             bounds = ErrorBoundary(self._log, "receive chunks", partial(self._engine.fail_link, effect.link))
-            sockets.nursery.start_soon(bounds.run, self._receive_stream, sockets, effect.token)
+            sockets.nursery.start_soon(bounds.run, self._receive_stream, sockets, effect)
 
     def wake_uploads(self, effect: WakeUploads) -> None:
         """Look for something to send to a remote, or for something more urgent."""
@@ -277,7 +333,7 @@ class Links:
 
     async def _welcome(self, stream: trio.SocketStream, address: str) -> None:
         sock = stream.socket
-        link = secured = None
+        spent = secured = None
         first = b""
         try:
             with trio.fail_after(PREFACE_TIMEOUT_S):
@@ -288,9 +344,14 @@ class Links:
                         raise PeerRefused(f"{secured.peer.who} is no cache")
                 else:
                     first = await _receive_exactly(sock, len(CONTROL_MAGIC))
-                if first == DATA_MAGIC:
+                if first in (DATA_MAGIC, ENCRYPTED_MAGIC):
+                    # Of another version the rest may be shorter, and would be waited for in vain.
+                    first += await _receive_exactly(sock, PREFACE_HEAD_BYTES - len(first))
+                    check_preface_head(first)
                     preface = decode_preface(first + await _receive_exactly(sock, PREFACE_BYTES - len(first)))
-                    link = self._engine.spend_token(trio.current_time(), preface.token)
+                    spent = self._engine.spend_token(
+                        trio.current_time(), preface.token, encrypted=preface.encrypted
+                    )
                 elif secured is None and self._credentials is not None:
                     raise PeerRefused("it is not encrypted, as links here are; does its node run with --identity?")
                 tune(sock)
@@ -300,12 +361,12 @@ class Links:
         except trio.TooSlowError:
             self._seldom.info("a connection was refused", f"it said nothing for {PREFACE_TIMEOUT_S:g} s")
             return
-        if link is None:
+        if spent is None:
             await self._run_link(stream, first, secured=secured)
         else:
             self._newcomers.pop(stream, None)
             self.was_reached = True
-            await self._send_stream(link, sock)
+            await self._send_stream(spent.owner, sock, spent.certificate, address)
 
     def _make_room(self) -> None:
         """Give up the oldest link that the rosters name no more; a cache that found no room tries again."""
@@ -325,7 +386,8 @@ class Links:
         layer = None if secured is None else secured.layer
         received = received if secured is None else secured.received
         channel = ControlChannel(stream, self._hello, received, self._shares, layer)
-        link = self._engine.open_link(channel, self._reap_soon, dialled, None if secured is None else secured.peer)
+        identity, encryption = (None, None) if secured is None else (secured.peer, self._encryption)
+        link = self._engine.open_link(channel, self._reap_soon, dialled, identity, encryption)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
         try:
             async with bounds, trio.open_nursery() as nursery:
@@ -348,7 +410,7 @@ class Links:
     def _forget(self, link: Link) -> None:
         sockets = self._sockets.pop(link, None)
         if sockets is not None:
-            for scope in sockets.senders.values():
+            for scope in sockets.data:
                 scope.cancel()
             self._spent_before = self._spent_before.plus(sockets.spent())
 
@@ -368,7 +430,7 @@ class Links:
 
     # ---- data streams
 
-    async def _receive_stream(self, sockets: LinkSockets, token: bytes) -> None:
+    async def _receive_stream(self, sockets: LinkSockets, effect: OpenStream) -> None:
         """Be sent chunks on a data stream of our own, until it ends; what it raises fails what it owed."""
         link, reason, breach = sockets.link, "data stream ended", False
         name = link.remote.id if link.remote is not None else "a stranger"
@@ -380,38 +442,96 @@ class Links:
                 self._log.warning("%s breaks the protocol, and is quarantined: %s", name, reason)
 
         bounds = ErrorBoundary(self._log, f"receive from {name}", failed, level=logging.INFO)
-        await bounds.run(self._receive, sockets, token)
+        await bounds.run(self._receive, sockets, effect)
         self._engine.stream_ended(trio.current_time(), link, reason, breach=breach)
         self._wake()
 
-    async def _receive(self, sockets: LinkSockets, token: bytes) -> None:
+    async def _receive(self, sockets: LinkSockets, effect: OpenStream) -> None:
         """Receive until the stream ends. Raises `TransferError`, and `RemoteProtocolError` for a broken rule."""
-        remote = sockets.link.remote
-        if remote is None:
+        link = sockets.link
+        if link.remote is None:
             raise TransferError("the remote has not introduced itself")
+        expected = self._expected(link, effect.certificate)
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
-                sock = await self._connect(remote.host, remote.port)
-                await sock.send(encode_preface(token))
-        except (OSError, trio.TooSlowError) as error:
-            raise TransferError(f"data stream cannot be opened: {error}") from error
-        with sock:
-            link = sockets.link
-            receiver = Receiver(sock, self._plane, link.book, TIER_OF_SCOPE[link.scope], self._urgency)
+                sock = await self._connect(link.remote.host, link.remote.port)
+                inlet, certificate = await self._open_inlet(sock, effect.token, expected)
+        except (OSError, PeerRefused, trio.TooSlowError) as error:
+            raise TransferError(f"data stream cannot be opened: {str(error) or 'no answer in time'}") from error
+        with sock, trio.CancelScope() as scope:
+            receiver = Receiver(sock, self._plane, link.book, TIER_OF_SCOPE[link.scope], self._urgency, inlet)
             sockets.receivers.append(receiver)
+            sockets.data[scope] = certificate
             try:
                 await receiver.run()
             finally:
+                del sockets.data[scope]
                 sockets.receivers.remove(receiver)
                 sockets.spent_before = sockets.spent_before.plus(receiver.spent)
                 sockets.bytes_before += receiver.moved_bytes
                 self._received_before += receiver.moved_bytes
 
-    async def _send_stream(self, link: Link, sock: trio.socket.SocketType) -> None:
+    async def _open_inlet(
+        self, sock: trio.socket.SocketType, token: bytes, expected: DataPeer | None
+    ) -> tuple[Inlet | None, bytes]:
+        """Show the token on a connection; return how payload comes, and the certificate that was shown, if one was.
+
+        Raises `PeerRefused` and `OSError`, and then the connection is closed.
+        """
+        try:
+            await sock.send(encode_preface(token, encrypted=expected is not None))
+            if expected is None or self._credentials is None:
+                return None, b""
+            layer, certificate = await secure_receiving(trio.SocketStream(sock), self._credentials, expected)
+            return TlsInlet(sock.fileno(), *layer.release()), certificate
+        except BaseException:
+            sock.close()
+            raise
+
+    def _expected(self, link: Link, fingerprint: bytes) -> DataPeer | None:
+        """Return who must be at the other end of a data stream; None where that is plain.
+
+        Raises `RemoteProtocolError` where it must not be: whatever was said before, this is where payload begins.
+        """
+        if fingerprint and link.identity is not None:
+            return DataPeer(link.identity, fingerprint)
+        if fingerprint or self._encrypts:
+            raise RemoteProtocolError("a data stream that is not encrypted, where all must be")
+        return None
+
+    async def _send_stream(self, link: Link, sock: trio.socket.SocketType, fingerprint: bytes, address: str) -> None:
         """Serve the remote's requests over `sock`, which it has opened, until the stream or the link ends."""
         sockets = self._sockets.get(link)
         if sockets is None:
             return
+        # From here on it counts as one of those that the remote may have open, though it be slow in its handshake.
+        link.upload_streams += 1
+        with trio.CancelScope() as scope:
+            sockets.data[scope] = b""
+            try:
+                expected = self._expected(link, fingerprint)
+                if expected is None or self._credentials is None:
+                    await self._send(sockets, sock, None)
+                else:
+                    with trio.fail_after(PREFACE_TIMEOUT_S):
+                        await self._handshakes.wait_turn(address)
+                        tls, certificate = await secure_sending(sock, self._credentials, expected)
+                    with tls:
+                        sockets.data[scope] = certificate
+                        await self._send(sockets, tls, TlsOutlet(tls))
+            except (TransferError, RemoteProtocolError) as error:
+                self._seldom.info("upload broke off", error)
+            except (PeerRefused, trio.TooSlowError) as error:
+                self._seldom.info("a data stream was refused", str(error) or "no handshake in time")
+            finally:
+                link.upload_streams -= 1
+                del sockets.data[scope]
+
+    async def _send(
+        self, sockets: LinkSockets, sock: trio.socket.SocketType | ssl.SSLSocket, outlet: Outlet | None
+    ) -> None:
+        """Serve requests over a stream that is ready. Raises `TransferError` and `RemoteProtocolError`."""
+        link = sockets.link
         sender = Sender(
             sock,
             self._plane,
@@ -420,23 +540,21 @@ class Links:
             partial(self._sent, link),
             nearness=-link.scope,
             tier=TIER_OF_SCOPE[link.scope],
+            outlet=outlet,
         )
-        link.upload_streams += 1
-        with trio.CancelScope() as scope:
-            sockets.senders[sender] = scope
-            try:
-                await sender.run()
-            except (TransferError, RemoteProtocolError) as error:
-                self._seldom.info("upload broke off", error)
-                if sender.unreadable is not None:
-                    self._unreadable(*sender.unreadable, str(error))
-            finally:
-                link.upload_streams -= 1
-                del sockets.senders[sender]
-                self._sent_before += sender.moved_bytes
-                # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
-                for other in sockets.senders:
-                    other.wake()
+        sockets.senders.append(sender)
+        try:
+            await sender.run()
+        except (TransferError, RemoteProtocolError) as error:
+            if sender.unreadable is not None:
+                self._unreadable(*sender.unreadable, str(error))
+            raise
+        finally:
+            sockets.senders.remove(sender)
+            self._sent_before += sender.moved_bytes
+            # What it was given and did not send goes to another stream, or fails with the requests of its receiver.
+            for other in sockets.senders:
+                other.wake()
 
     def _urgency(self, receive: Receive) -> Urgency:
         """Return how urgent the title is of which a chunk comes. Called from threads."""

@@ -56,6 +56,7 @@ from p2pfill.node.usage import process_usage
 from p2pfill.node.vetting import Vetting
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.descriptors import DESCRIPTORS_ENOUGH, DESCRIPTORS_MIN, descriptors_max
+from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.store.store import Store
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
@@ -125,6 +126,7 @@ class Node:
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
         self.found = FoundTitles(self.titles, store, self.engine, self.log)
+        self.kept_orders = KeptOrders(store.root)
         self.vetting = Vetting(store, credentials, self.log, wall)
         self.settings = PolicySettings(Path(config.data), self.log)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
@@ -149,6 +151,7 @@ class Node:
             self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log, credentials,
             stays_near=credentials is None and not config.insecure and is_loopback(info.host),
+            encrypts=config.encrypt_data,
         )  # fmt: skip
 
         self.health = ServingHealth(
@@ -476,6 +479,7 @@ class Node:
             unreached=self.reach.fault,
             hours=self.hours.report(),
             serving=self.health.report(),
+            encryption=self.links.encryption(),
         )
 
     def background(self) -> Background:

@@ -19,8 +19,11 @@ from p2pfill.model.limits import FRAME_BYTES_MAX
 
 CONTROL_MAGIC: Final = b"P2FC"
 PREAMBLE_BYTES: Final = 6
-VERSION_MIN: Final = 1
-VERSION_MAX: Final = 1
+VERSION_MIN: Final = 2
+"""Version 1 had tokens of 128 bits, in a shorter preface of data streams. Nobody may be talked down to it."""
+
+VERSION_MAX: Final = 2
+
 _LENGTH: Final = struct.Struct(">I")
 
 

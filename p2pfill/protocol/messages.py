@@ -49,8 +49,11 @@ CODE_CHARS_MAX: Final = 32
 TEXT_BYTES_MAX: Final = 4 * HOST_CHARS_MAX
 """The longest text of all in UTF-8, four bytes for each character at worst."""
 
-TOKEN_BYTES: Final = 16
-"""128 random bits cannot be guessed within a token's lifetime."""
+TOKEN_BYTES: Final = 32
+"""256 random bits: nobody guesses one, however many are live and however long he tries."""
+
+FINGERPRINT_BYTES: Final = 32
+"""SHA-256 of a certificate in DER."""
 
 WEIGHT_MAX: Final = 1e6
 """Weights are relative; a larger one would let a single node claim all border work of a group."""
@@ -95,6 +98,8 @@ def plain_reason(text: str) -> str:
 
 
 Host = Annotated[str, Meta(max_length=HOST_CHARS_MAX, pattern=r"\A[A-Za-z0-9._:%-]*\Z")]
+Fingerprint = Annotated[bytes, Meta(max_length=FINGERPRINT_BYTES)]
+"""Of that length or empty, see `_decode`."""
 RejectCode = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]*\Z", max_length=CODE_CHARS_MAX)]
 NodeName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=NODE_ID_CHARS_MAX)]
 
@@ -185,6 +190,10 @@ class StreamOpen(_Record, frozen=True, tag=10):
     """Occurs when the sender asks for leave to open a data stream, on which it will receive."""
 
     stream_id: U32
+    encrypt: bool = False
+    """It must be encrypted; false: it may be."""
+    certificate: Fingerprint = b""
+    """Which one the sender will show on it, if it is; empty: it cannot be."""
 
 
 class StreamGrant(_Record, frozen=True, tag=11):
@@ -192,6 +201,8 @@ class StreamGrant(_Record, frozen=True, tag=11):
 
     stream_id: U32
     token: Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+    certificate: Fingerprint = b""
+    """The stream is encrypted, and this is which one the sender will show on it; empty: it is not."""
 
 
 class StreamRefuse(_Record, frozen=True, tag=12):
@@ -332,4 +343,6 @@ def _decode(payload: bytes | bytearray | memoryview) -> Message:
     message: Message = _DECODER.decode(payload)
     if isinstance(message, Hello) and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
+    if isinstance(message, StreamOpen | StreamGrant) and len(message.certificate) not in (0, FINGERPRINT_BYTES):
+        raise msgspec.ValidationError(f"certificate has {len(message.certificate)} bytes, not {FINGERPRINT_BYTES}")
     return message

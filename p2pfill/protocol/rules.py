@@ -94,7 +94,8 @@ class _Asks:
         """Handle -> chunk count, once the other side has announced it. It stays when holdings go away again."""
         self.requests: dict[int, int] = {}
         """Request id -> handle."""
-        self.streams: set[int] = set()
+        self.streams: dict[int, bool] = {}
+        """Those without an answer -> whether they must be encrypted."""
         self.pings: set[int] = set()
         self.handle_last = -1
         self.request_last = -1
@@ -202,7 +203,14 @@ class RuleBook:
 
     def _judge_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
         _check_new("stream", message.stream_id, own.stream_last, len(own.streams), self._limits.streams_max)
+        if message.encrypt and not message.certificate:
+            raise RuleBrokenError(f"stream {message.stream_id} must be encrypted, and its asker has no certificate")
         return Verdict.VALID
+
+    def _judge_stream_grant(self, message: StreamGrant, by: Side, own: _Asks, asked: _Asks) -> Verdict:
+        if asked.streams.get(message.stream_id) and not message.certificate:
+            raise RuleBrokenError(f"stream {message.stream_id} must be encrypted, and is granted as one that is not")
+        return self._judge_stream_answer(message, by, own, asked)
 
     def _judge_stream_answer(self, message: StreamGrant | StreamRefuse, by: Side, _own: _Asks, asked: _Asks) -> Verdict:
         return _verdict_of_asker("stream", message.stream_id, message.stream_id in asked.streams, asked.stream_last, by)
@@ -254,12 +262,12 @@ def _record_holdings(message: Holdings, _own: _Asks, asked: _Asks) -> None:
 
 
 def _record_stream_open(message: StreamOpen, own: _Asks, _asked: _Asks) -> None:
-    own.streams.add(message.stream_id)
+    own.streams[message.stream_id] = message.encrypt
     own.stream_last = message.stream_id
 
 
 def _record_stream_answer(message: StreamGrant | StreamRefuse, _own: _Asks, asked: _Asks) -> None:
-    asked.streams.discard(message.stream_id)
+    asked.streams.pop(message.stream_id, None)
 
 
 def _record_ping(message: Ping, own: _Asks, _asked: _Asks) -> None:
@@ -283,7 +291,7 @@ _JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
     Have: RuleBook._judge_news,
     Fetching: RuleBook._judge_news,
     StreamOpen: RuleBook._judge_stream_open,
-    StreamGrant: RuleBook._judge_stream_answer,
+    StreamGrant: RuleBook._judge_stream_grant,
     StreamRefuse: RuleBook._judge_stream_answer,
     Ping: RuleBook._judge_ping,
     Pong: RuleBook._judge_pong,

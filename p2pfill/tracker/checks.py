@@ -65,13 +65,17 @@ COUNTER_MAX: Final = 1 << 62
 
 
 class RequestRefused(P2PFillError):
-    """A call to the tracker cannot be served; `status` is the HTTP status that says so."""
+    """A call to the tracker cannot be served; `status` is the HTTP status that says so.
 
-    def __init__(self, message: str, status: int = 400, again_s: float = 1.0) -> None:
-        """`again_s` is after how long it may be tried again, where the status says that it may."""
+    `again_s` is after how long it may be tried again, where the status says that it may; `number`, of a signed order
+    that is old, the one that a newer one is above.
+    """
+
+    def __init__(self, message: str, status: int = 400, again_s: float = 1.0, *, number: int = 0) -> None:
         super().__init__(message)
         self.status = status
         self.again_s = again_s
+        self.number = number
 
 
 def require(condition: bool, message: str, *parts: object) -> None:
@@ -151,8 +155,11 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
     if report.serving != NOT_BUSY:
         _check_serving(report.serving)
-    for value in (report.upload_active, report.upload_queued, report.upload_bytes):
-        require(0 <= value <= COUNTER_MAX, "upload figure {} is out of range", value)
+    for value in (
+        report.upload_active, report.upload_queued, report.upload_bytes, report.encryption.streams,
+        report.encryption.by_kernel,
+    ):  # fmt: skip
+        require(0 <= value <= COUNTER_MAX, "figure {} of uploads or streams is out of range", value)
     for value in (report.loop_lag.last_us, report.loop_lag.p99_us, report.loop_lag.max_us):
         require(0 <= value <= COUNTER_MAX, "loop_lag of {} us is out of range", value)
     moves = report.moves

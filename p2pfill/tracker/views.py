@@ -184,6 +184,7 @@ def node_status(state: NodeState) -> NodeStatus:
         unreached=state.report.unreached,
         hours=state.report.hours,
         serving=state.report.serving,
+        encryption=state.report.encryption,
     )
 
 

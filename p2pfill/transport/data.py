@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 import socket
+import ssl
 import struct
 import sys
 import termios
@@ -31,6 +32,7 @@ from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encode_header
+from p2pfill.transport.payload import Inlet, Outlet, PlainInlet, PlainOutlet
 from p2pfill.transport.plane import DataPlane, Poll, Stream
 from p2pfill.transport.receive_buffer import ReceiveBuffer
 
@@ -63,7 +65,7 @@ class StreamStats(NamedTuple):
     """
 
     socket_ns: int = 0
-    """Waiting for bytes, and taking them out of the socket."""
+    """Waiting for bytes, taking them out of the socket, and decrypting them where they are encrypted."""
     hash_ns: int = 0
     write_ns: int = 0
     """Writing into the page cache, and waiting where the kernel holds writers back."""
@@ -86,12 +88,16 @@ class Receiver(Stream):
         book: RequestBook,
         tier: str = "peer",
         urgency: Callable[[Receive], Urgency] = lambda receive: Urgency(),
+        inlet: Inlet | None = None,
     ) -> None:
-        """`urgency` is called in threads; what comes from a `tier` keeps to the limits of that."""
+        """`urgency` is called in threads; what comes from a `tier` keeps to the limits of that.
+
+        Without an `inlet` payload comes as it is.
+        """
         super().__init__(sock, plane, limits=plane.throttle.inbound, tier=tier)
         self._book = book
         self._urgency_of = urgency
-        self._receiver = io.ChunkReceiver()
+        self._inlet = PlainInlet(self.fd) if inlet is None else inlet
         self._head = b""
         self._receive: Receive | None = None
         """What the payload that comes is for."""
@@ -145,7 +151,7 @@ class Receiver(Stream):
         if self._receive is not None:
             with suppress(OSError, ValueError):  # it was closed meanwhile
                 fcntl.ioctl(self.sock.fileno(), termios.FIONREAD, waiting)
-        return self.moved_bytes + int.from_bytes(waiting, sys.byteorder)
+        return self.moved_bytes + self._inlet.kept_bytes + int.from_bytes(waiting, sys.byteorder)
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
@@ -163,13 +169,13 @@ class Receiver(Stream):
         return Urgency() if receive is None else self._urgency_of(receive)
 
     def interest(self) -> int:
-        """Wait for bytes, or for the end."""
-        return select.EPOLLIN
+        """Wait for bytes, or for the end; where bytes are here already for room, which the socket always has."""
+        return select.EPOLLIN | (select.EPOLLOUT if self._inlet.has_unread else 0)
 
     @property
     def spent(self) -> StreamStats:
         """What it has done with its time until the end of its last turn."""
-        hash_ns, write_ns = self._receiver.spent_ns()
+        hash_ns, write_ns = self._inlet.spent_ns()
         hash_ns += self._checked_ns
         return StreamStats(self._turned_ns - hash_ns - write_ns, hash_ns, write_ns)
 
@@ -199,7 +205,8 @@ class Receiver(Stream):
                 self._set_low_water(1)
                 return Poll.PARK
             if not done:
-                self._set_low_water(min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4))
+                wanted = min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4)
+                self._set_low_water(max(1, wanted - self._inlet.kept_bytes_max))
                 return Poll.WAIT
             self._set_low_water(1)
             self._finish(receive)
@@ -235,7 +242,7 @@ class Receiver(Stream):
     def _take_header(self) -> Poll | None:
         """Take a header; return None once it is there, or what to do meanwhile."""
         while len(self._head) < HEADER_BYTES:
-            part = self._read(HEADER_BYTES - len(self._head))
+            part = self._inlet.read(HEADER_BYTES - len(self._head))
             if part is None:
                 return Poll.WAIT
             if not part:
@@ -249,7 +256,7 @@ class Receiver(Stream):
         self._head, self._taken, self._refusal = b"", 0, ""
         self._skips = not receive.is_wanted
         self._receive = receive
-        self._receiver.reset()
+        self._inlet.reset()
         return None
 
     def _take(self, receive: Receive) -> bool:
@@ -271,7 +278,7 @@ class Receiver(Stream):
                 allowed = self.limits.take(self.claim, end - offset)
                 if not allowed:
                     return False
-                moved = self._receiver.recv_to_file(self.fd, file_fd, offset, allowed)
+                moved = self._inlet.recv_to_file(file_fd, offset, allowed)
                 offset += moved
                 self._taken += moved
                 self.moved_bytes += moved
@@ -285,7 +292,7 @@ class Receiver(Stream):
             allowed = self.limits.take(self.claim, min(receive.length - self._taken, io.BUFFER_BYTES))
             if not allowed:
                 return False
-            part = self._read(allowed)
+            part = self._inlet.read(allowed)
             self.limits.give_back(self.claim, allowed - len(part or b""))
             if part is None:
                 return False
@@ -296,7 +303,7 @@ class Receiver(Stream):
         return True
 
     def _fault_of(self, receive: Receive) -> str:
-        if self._receiver.digest() != receive.xxh3:
+        if self._inlet.digest() != receive.xxh3:
             return "wrong XXH3 digest"
         if receive.check is None:
             return ""
@@ -304,13 +311,6 @@ class Receiver(Stream):
         is_right = receive.check(receive.chunk)
         self._checked_ns += time.monotonic_ns() - began_ns
         return "" if is_right else "wrong BLAKE3 digest"
-
-    def _read(self, count: int) -> bytes | None:
-        """Return up to `count` bytes, b"" at the end of the stream, None where nothing has come."""
-        try:
-            return os.read(self.fd, count)
-        except BlockingIOError:
-            return None
 
 
 class Upload(NamedTuple):
@@ -331,7 +331,7 @@ PRIORITY_BULK: Final = 2
 """`TC_PRIO_BULK` of Linux: what the default queue of an interface sends when nothing else waits there."""
 
 
-def let_pass(sock: trio.socket.SocketType) -> None:
+def let_pass(sock: trio.socket.SocketType | ssl.SSLSocket) -> None:
     """Have others on the link pass what a socket sends, as far as queues on the way look at it."""
     with suppress(OSError):
         if sock.family == socket.AF_INET6:
@@ -350,19 +350,22 @@ class Sender(Stream):
     `wanted()` tells, in any thread, what that will be, or None: a chunk is taken only once there is a slot for it, so
     what is more urgent and comes meanwhile goes first.
     `sent(header)` is called in the event loop for each chunk whose last byte was handed to the kernel.
+    Without an `outlet` payload goes out as it is.
     """
 
     def __init__(
         self,
-        sock: trio.socket.SocketType,
+        sock: trio.socket.SocketType | ssl.SSLSocket,
         plane: DataPlane,
         take: Callable[[], Upload | None],
         wanted: Callable[[], NextUpload | None],
         sent: Callable[[DataHeader], None],
         nearness: int = 0,
         tier: str = "peer",
+        outlet: Outlet | None = None,
     ) -> None:
         super().__init__(sock, plane, nearness, plane.throttle.outbound, tier)
+        self.outlet = PlainOutlet(self.fd) if outlet is None else outlet
         if plane.yields:
             let_pass(sock)
         self._take = take
@@ -444,6 +447,8 @@ class Sender(Stream):
         """Send what is to be sent."""
         if self._upload is None and ready & _HEARD:
             return self._hear()
+        if self._upload is None and self.outlet.is_used_up:
+            return Poll.END
         wanted = self._next_wanted()
         if wanted is None:
             self.plane.release_slot(self)
@@ -490,7 +495,7 @@ class Sender(Stream):
         return wanted
 
     def _take_next(self) -> bool:
-        self._upload = self._take()
+        self._upload = None if self.outlet.is_used_up else self._take()
         if self._upload is None:
             return False
         self._head, self._moved = encode_header(self._upload.header), 0
@@ -507,21 +512,22 @@ class Sender(Stream):
 
     def _send(self, upload: Upload) -> bool:
         if self._moved < HEADER_BYTES:
-            self._moved += io.send_bytes(self.fd, self._head, self._moved, more=True)
+            self._moved += self.outlet.send_head(self._head, self._moved)
             if self._moved < HEADER_BYTES:
                 return False
         for file_fd, offset, length in upload.title.ranges(upload.header.chunk, self._moved - HEADER_BYTES):
             end = offset + length
             while offset < end:
-                allowed = self.limits.take(self.claim, end - offset)
+                # What is held has had its turn.
+                allowed = self.outlet.held_bytes or self.limits.take(self.claim, end - offset)
                 if not allowed:
                     return False
-                moved = io.send_file(self.fd, file_fd, offset, allowed)
+                moved = self.outlet.send_file(file_fd, offset, allowed)
                 offset += moved
                 self._moved += moved
                 self.moved_bytes += moved
                 if moved < allowed:
-                    self.limits.give_back(self.claim, allowed - moved)
+                    self.limits.give_back(self.claim, allowed - moved - self.outlet.held_bytes)
                     return False
         return True
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -46,7 +47,7 @@ class Stream(Uploader, ABC):
 
     def __init__(
         self,
-        sock: trio.socket.SocketType,
+        sock: trio.socket.SocketType | ssl.SSLSocket,
         plane: DataPlane,
         nearness: int = 0,
         limits: Direction | None = None,

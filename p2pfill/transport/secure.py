@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 import trio
@@ -88,6 +89,10 @@ class TlsLayer:
             raise PeerRefused(reason_of(error)) from error
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerRefused(reason_of(error)) from error
+
+    def release(self) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+        """Hand over what decrypts, and where it reads from, to somebody who does so elsewhere."""
+        return self._tls, self._coming
 
     async def _receive(self, stream: trio.SocketStream) -> bytes:
         if data := await stream.receive_some(READ_BYTES):
@@ -243,6 +248,76 @@ async def secure(stream: trio.SocketStream, credentials: Credentials, *, accepti
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise PeerRefused(reason_of(error)) from error
     return Secured(BoundedTls(secured), credentials.peer(certificate), certificate)
+
+
+class DataPeer(NamedTuple):
+    """Who must be at the other end of a data stream, as has been said over its authenticated link."""
+
+    identity: Identity
+    """Of the link's remote."""
+    fingerprint: bytes
+    """Of the certificate that it shows on the stream: SHA-256 of its DER."""
+
+    def check(self, certificate: bytes, credentials: Credentials) -> None:
+        """Raise `PeerRefused` where somebody else has shown a certificate, or one that is accepted no more."""
+        shown = credentials.peer(certificate)
+        if shown.uri != self.identity.uri:
+            raise PeerRefused(f"{shown.who} is at the other end of a data stream of {self.identity.who}")
+        if sha256(certificate).digest() != self.fingerprint:
+            raise PeerRefused(f"a data stream of {self.identity.who} shows another certificate than its link has named")
+
+
+async def secure_receiving(
+    stream: trio.SocketStream, credentials: Credentials, expected: DataPeer
+) -> tuple[TlsLayer, bytes]:
+    """Encrypt a data stream that we have opened; return its layer, and the certificate that was shown on it.
+
+    Raises `PeerRefused`. The caller bounds the time and closes.
+    """
+    layer = TlsLayer(credentials.connecting, accepting=False)
+    certificate = await layer.shake_hands(stream)
+    expected.check(certificate, credentials)
+    return layer, certificate
+
+
+async def secure_sending(
+    sock: trio.socket.SocketType, credentials: Credentials, expected: DataPeer
+) -> tuple[ssl.SSLSocket, bytes]:
+    """Encrypt a data stream that the remote has opened; return it, and the certificate that was shown on it.
+
+    TLS is done on the socket itself, which a kernel can then do in its place. `sock` is of no use afterwards. Raises
+    `PeerRefused`; then it is closed. The caller bounds the time.
+    """
+    plain = socket.socket(fileno=sock.detach())
+    try:
+        plain.setblocking(False)
+        tls = credentials.accepting.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+    except OSError as error:  # it has gone already
+        plain.close()
+        raise PeerRefused(ENDED) from error
+    try:
+        await _shake_hands(tls)
+        certificate = tls.getpeercert(binary_form=True) or b""
+        expected.check(certificate, credentials)
+    except BaseException:
+        trio.lowlevel.notify_closing(tls)
+        tls.close()
+        raise
+    return tls, certificate
+
+
+async def _shake_hands(tls: ssl.SSLSocket) -> None:
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await trio.lowlevel.wait_readable(tls)
+        except ssl.SSLWantWriteError:
+            await trio.lowlevel.wait_writable(tls)
+        except OSError as error:  # those of TLS among them
+            raise PeerRefused(reason_of(error)) from error
+        else:
+            return
 
 
 async def begins_with_tls(sock: trio.socket.SocketType) -> bool:

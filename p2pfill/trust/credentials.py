@@ -43,12 +43,14 @@ _FILES: Final = (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE)
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
-
 OLD_LIST: Final = (
     f"{REVOKED_FILE} is older than what is known already, and changes nothing: put the authority's newest there. One "
     "with a lower number, as of an authority that has begun to count anew, is an older one"
 )
 """Said where a file was put there that lifts what was revoked, or seems to revoke what it does not."""
+
+OP_ENABLE_KTLS: Final = getattr(ssl, "OP_ENABLE_KTLS", 8)
+"""Of OpenSSL 3; Python has a name for it since 3.12."""
 
 _UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 """What reading a certificate's extensions raises where they are wrong."""
@@ -152,7 +154,10 @@ class Credentials:
         _check_mode(self.directory / KEY_FILE)
         self.expires = own.not_valid_after_utc
         """When its own certificate ends."""
-        self._trusted = trusted
+        self.fingerprint = own.fingerprint(SHA256())
+        """Of its own certificate: SHA-256 of its DER."""
+        self.trusted = tuple(trusted)
+        """The authorities in `ca.pem`."""
         signers = [one for one in trusted if _has_signed(one, own)]
         self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
         """When what has signed that ends; None where that is not in ca.pem."""
@@ -203,9 +208,9 @@ class Credentials:
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
-            self.authority_expires = fresh.authority_expires
+            self.authority_expires, self.fingerprint = fresh.authority_expires, fresh.fingerprint
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
-            self._trusted = fresh._trusted
+            self.trusted = fresh.trusted
             self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
@@ -239,7 +244,7 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
-        if not any(_has_signed(authority, parsed) for authority in self._trusted):
+        if not any(_has_signed(authority, parsed) for authority in self.trusted):
             signer = parsed.issuer.rfc4514_string()[:200]
             raise PeerRefused(
                 f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
@@ -253,6 +258,8 @@ class Credentials:
         context.verify_mode = ssl.CERT_REQUIRED
         # What stands in ca.pem is trusted, and nothing above it: there an authority of a larger house may stand alone.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # Where TLS is done on a socket itself, as that of data streams, the kernel does it if it can.
+        context.options |= OP_ENABLE_KTLS
         if protocol == ssl.PROTOCOL_TLS_SERVER:
             # A ticket would be taken in the place of a certificate that is revoked meanwhile.
             context.num_tickets = 0
@@ -267,7 +274,7 @@ class Credentials:
         # Those that `peer` goes by, and not the file once more, of which OpenSSL reads less: no two on one line.
         try:
             context.load_verify_locations(
-                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self._trusted)
+                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self.trusted)
             )  # fmt: skip
         except ssl.SSLError as error:
             raise ConfigError(f"{str(self.directory / CA_FILE)!r} cannot be used: {error}") from error

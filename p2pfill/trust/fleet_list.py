@@ -29,6 +29,7 @@ TEMPLATE: Final = """\
 # isp = "isp-a"
 # region = "europe"            # default: "default"
 # cluster = "berlin"           # default: none
+# serves = "isp"               # gives chunks to caches of its own ISP alone; default: to all
 # hosts = ["10.0.0.11", "a1.example.net"]
 #
 # [[trackers]]
@@ -46,6 +47,7 @@ class _Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...]
     region: str = "default"
     cluster: str = ""
+    serves: str = ""
 
 
 class _Tracker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +92,7 @@ def _identities(path: Path, listed: _Listed, domain: str) -> Iterator[tuple[str,
     for number, cache in enumerate(listed.caches):
         place = f"{str(path)!r}, caches[{number}]"
         hosts = _hosts(place, cache.hosts)
-        identity = Identity(domain, Role.CACHE, cache.id, cache.region, cache.isp, cache.cluster, hosts)
+        identity = Identity(domain, Role.CACHE, cache.id, cache.region, cache.isp, cache.cluster, hosts, cache.serves)
         yield place, _checked(place, identity)
     for number, tracker in enumerate(listed.trackers):
         place = f"{str(path)!r}, trackers[{number}]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -13,7 +14,7 @@ from p2pfill.cli.fleet import explanation_view, origins_table, status_view
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.origins import OriginReport
-from p2pfill.model.reports import LoopLag, SourceReport, TitleReport
+from p2pfill.model.reports import EncryptionReport, LoopLag, SourceReport, TitleReport
 from p2pfill.tracker.records import (
     Explanation,
     FillRecord,
@@ -142,3 +143,24 @@ def test_orders_and_titles_are_not_cut(width: int) -> None:
         assert max(map(len, said.splitlines())) <= width
         assert selector in "".join(said.replace(title.name, "").split()) or "not shown at this width" in said
     assert "0123456789ab" in text_of(fills_table([fill], {}, width), width)
+
+
+def test_it_is_said_who_encrypts_data_streams_and_the_kernel_only_where_it_says_so_itself() -> None:
+    def line_of(told: EncryptionReport, count: int = 1) -> str:
+        nodes = [msgspec.structs.replace(node_of(name), encryption=told) for name in NAMES[:count]]
+        said = text_of(status_view(Status("1", 0.0, 0.0, 2.0, [], [], nodes), width=300), 300)
+        return "".join(line for line in said.splitlines() if "encrypted" in line)
+
+    assert line_of(EncryptionReport()) == ""
+    assert line_of(EncryptionReport(required=True)) == (
+        f"{NAMES[0]}: all data streams are encrypted, 0 now, by the process itself, as the kernel shows no TLS"
+    )
+    assert line_of(EncryptionReport(streams=2, kernel=True)) == (
+        f"{NAMES[0]}: data streams with some caches are encrypted, 2 now, by the process itself"
+    )
+    assert line_of(EncryptionReport(True, 3, 2, True), 6) == (
+        f"{', '.join(NAMES[:5])} and 1 more: all data streams are encrypted, 18 now, what is sent on 12 of them by the "
+        "kernel"
+    )
+    dead = msgspec.structs.replace(node_of("a1", alive=False), encryption=EncryptionReport(required=True))
+    assert "encrypted" not in text_of(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [dead]), width=300), 300)

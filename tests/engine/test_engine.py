@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -156,8 +156,8 @@ def test_a_chunk_travels_from_a_message_to_a_commit(cache: Cache) -> None:
     assert cache.poll() == [LimitSlots(task, 1)]
     assert len(channel.of(m.Request)) == len(link.book.outstanding()) >= 2
     assert len(channel.of(m.StreamOpen)) == 1
-    cache.say(link, m.StreamGrant(0, bytes(16)))
-    assert cache.poll() == [OpenStream(link, bytes(16))]
+    cache.say(link, m.StreamGrant(0, bytes(32)))
+    assert cache.poll() == [OpenStream(link, bytes(32))]
     chunk = cache.give(link)
     assert task.fill.ledger.is_verified(chunk)
     (commit,) = [effect for effect in [*cache.poll(), *cache.poll(0.3)] if isinstance(effect, Commit)]
@@ -427,3 +427,55 @@ def test_what_a_lost_link_owed_of_a_budget_is_asked_of_others_without_a_new_allo
         while other.book.outstanding():
             cache.give(other)
     assert cache.engine.regional_bytes == 3 * CHUNK
+
+
+class Asks(NamedTuple):
+    """What a cache does about encrypting data streams."""
+
+    required: bool
+    fingerprint: bytes = b"o" * 32
+
+
+THEIRS = b"t" * 32
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "granted"),
+    [
+        (None, m.StreamOpen(0), b""),
+        (None, m.StreamOpen(0, True, THEIRS), None),
+        (Asks(False), m.StreamOpen(0, False, THEIRS), b""),
+        (Asks(False), m.StreamOpen(0, True, THEIRS), b"o" * 32),
+        (Asks(True), m.StreamOpen(0, False, THEIRS), b"o" * 32),
+        (Asks(True), m.StreamOpen(0), None),
+        (Asks(False), m.StreamOpen(0), b""),
+    ],
+)
+def test_a_data_stream_is_encrypted_where_either_side_asks_for_it(
+    cache: Cache, own: Asks | None, asked: m.StreamOpen, granted: bytes | None
+) -> None:
+    """None: it is refused."""
+    link, channel = cache.link()
+    link.encryption = own
+    cache.say(link, asked)
+    assert [grant.certificate for grant in channel.of(m.StreamGrant)] == ([] if granted is None else [granted])
+    assert len(channel.of(m.StreamRefuse)) == (granted is None)
+    for grant in channel.of(m.StreamGrant):
+        spent = cache.engine.spend_token(cache.now, grant.token, encrypted=bool(granted))
+        assert spent == (link, THEIRS if granted else b"")
+
+
+@pytest.mark.parametrize("own", [None, Asks(False), Asks(True)])
+def test_a_cache_asks_as_it_is_set_and_goes_by_the_grant(cache: Cache, own: Asks | None) -> None:
+    task = cache.fill()
+    link, channel = cache.link()
+    link.encryption = own
+    cache.say(link, all_of_it(channel.of(m.Subscribe)[0].handle))
+    assert cache.poll() == [LimitSlots(task, 1)]
+    assert channel.of(m.StreamOpen) == [m.StreamOpen(0, *(own or ()))]
+    if own is None:
+        with pytest.raises(RemoteProtocolError, match="no certificates were shown"):
+            cache.say(link, m.StreamGrant(0, bytes(32), THEIRS))
+    else:
+        cache.say(link, m.StreamGrant(0, bytes(32), THEIRS))
+        assert cache.poll() == [OpenStream(link, bytes(32), THEIRS)]

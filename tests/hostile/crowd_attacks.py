@@ -114,7 +114,7 @@ async def tokens_guessed(scene: Scene) -> None:
     with Crowd(scene) as crowd:
         scene.strike()
         while scene.on:
-            await crowd.connect(encode_preface(os.urandom(16)))
+            await crowd.connect(encode_preface(os.urandom(m.TOKEN_BYTES)))
             await trio.sleep(0.001)
 
 
@@ -150,7 +150,7 @@ async def says_more_on_a_data_stream(scene: Scene) -> None:
 @attack(growth_max_bytes=64 * MIB, fetch_max_s=8.0)
 async def crowd(scene: Scene) -> None:
     """Opens thousands of connections that say nothing, or the beginning of something."""
-    begun = [b"", b"P", b"P2FC", b"P2FC\x01\x01", b"P2FC\x01\x01\0\0\0\x40", b"P2FD", b"P2FD\x01\0\0\0", b"GET / HTTP"]
+    begun = [b"", b"P", b"P2FC", b"P2FC\x02\x02", b"P2FC\x02\x02\0\0\0\x40", b"P2FD", b"P2FD\x02\0\0\0", b"GET / HTTP"]
     with Crowd(scene) as strangers:
         for number in range(CROWD):
             await strangers.connect(begun[number % len(begun)])

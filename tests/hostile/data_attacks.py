@@ -207,7 +207,7 @@ for _name, _change in (
 
 @attack(needs="fill", named="{name} .*(kind|flags|header)")
 async def header_of_unknown_kind(scene: Scene) -> None:
-    """Answers with a kind of header that version 1 does not have."""
+    """Answers with a kind of header that there is none of."""
 
     async def serve(stream: DataStream, request: m.Request, right: bytes) -> None:
         await stream.send(raw_header(header_of(request, right), kind=7), right)

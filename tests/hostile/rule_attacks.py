@@ -34,7 +34,7 @@ async def break_each(scene: Scene, faults: dict[str, bytes], before: bytes = b""
 @attack(named="{name}-0 failed: .*\\bPong|{name}-0 failed: .*ping", both=False)
 async def messages_out_of_place(scene: Scene) -> None:
     """Sends, each over a link of its own, messages about what was never opened, and ids that do not grow."""
-    token = os.urandom(16)
+    token = os.urandom(m.TOKEN_BYTES)
     faults = {
         "Pong": m.Pong(5),
         "Cancel": m.Cancel(99),
@@ -51,9 +51,9 @@ async def messages_out_of_place(scene: Scene) -> None:
         "second Hello": Peer(scene.name).hello(),
     }
     pairs = {
-        "handle that shrinks": (m.Subscribe(5, token * 2), m.Subscribe(3, token * 2)),
+        "handle that shrinks": (m.Subscribe(5, token), m.Subscribe(3, token)),
         "stream id that repeats": (m.StreamOpen(5), m.StreamOpen(5)),
-        "request before holdings": (m.Subscribe(5, token * 2), m.Request(5, 0, 0)),
+        "request before holdings": (m.Subscribe(5, token), m.Request(5, 0, 0)),
     }
     raw = {what: frame(said) for what, said in faults.items()}
     raw |= {what: b"".join(map(frame, said)) for what, said in pairs.items()}

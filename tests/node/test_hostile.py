@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -113,7 +115,7 @@ async def test_strangers_that_say_nothing_do_not_keep_others_out(tmp_path: Path)
         strangers = []
         for number in range(2 * links_module.NEWCOMERS_MAX):
             stream = await trio.open_tcp_stream(*address)
-            await stream.send_all((b"P", b"P2FC\x01\x01", b"P2FD\x01", b"")[number % 4])
+            await stream.send_all((b"P", b"P2FC\x02\x02", b"P2FD\x02", b"")[number % 4])
             strangers.append(stream)
         peer = Peer(manifest)
         await nursery.start(peer.run, address)
@@ -263,3 +265,24 @@ async def test_a_source_that_answers_twice_has_nothing_written_over(
         await filling.wait()
         assert (tmp_path / "a1" / "live" / "t" / "big.bin").read_bytes() == content
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("first", [b"P2FC\x01\x01", b"P2FD\x01\0\0\0" + bytes(16)], ids=["control", "data"])
+async def test_the_version_before_is_refused_and_told_both(
+    tmp_path: Path, first: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, though what came of a data stream is all that its old preface has."""
+    caplog.set_level(logging.INFO)
+    async with node_at(tmp_path) as (_, address):
+        said = b""
+        async with await trio.open_tcp_stream(*address) as stream:
+            await stream.send_all(first)
+            with trio.fail_after(5), suppress(trio.BrokenResourceError):  # where it is closed with bytes unread
+                while part := await stream.receive_some(4096):
+                    said += part
+    assert re.search(r"of version 1, and 2 to 2 are spoken here|speaks 2 to 2, remote 1 to 1", caplog.text)
+    assert "upgrade the remote node" in caplog.text
+    if first.startswith(b"P2FC"):
+        assert b"local speaks 2 to 2, remote 1 to 1; upgrade the remote node" in said
+    else:
+        assert said == b""

@@ -100,7 +100,7 @@ class Peer:
                 case m.Interest():
                     self.interests.append(message)
                 case m.StreamOpen(stream_id):
-                    channel.send(m.StreamGrant(stream_id, os.urandom(16)))
+                    channel.send(m.StreamGrant(stream_id, os.urandom(m.TOKEN_BYTES)))
                 case m.StreamGrant(_, token):
                     self._tokens.send_nowait(token)
                 case m.Request(_, _, chunk):

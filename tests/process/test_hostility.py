@@ -30,8 +30,8 @@ def test_garbage_and_a_crowd(
 ) -> None:
     chance = random.Random(7)
     address = address_of(fleet, "a1")
-    begun = [b"", b"P", b"P2FC", b"P2FC\x01", b"P2FC\x01\x01", b"P2FC\x01\x01\0\0\0\x40", b"P2FD", b"P2FD\x01\0\0\0"]
-    bad = [b"GET / HTTP/1.1\r\n\r\n", b"P2FC\x09\x09", b"P2FC\x01\x01\xff\xff\xff\xff", b"P2FD\x01\0\0\0" + bytes(16)]
+    begun = [b"", b"P", b"P2FC", b"P2FC\x02", b"P2FC\x02\x02", b"P2FC\x02\x02\0\0\0\x40", b"P2FD", b"P2FD\x02\0\0\0"]
+    bad = [b"GET / HTTP/1.1\r\n\r\n", b"P2FC\x09\x09", b"P2FC\x02\x02\xff\xff\xff\xff", b"P2FD\x02\0\0\0" + bytes(32)]
     crowd = []
     try:
         for number in range(CROWD):

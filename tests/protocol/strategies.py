@@ -16,7 +16,8 @@ reason = st.text(printable, max_size=m.REASON_CHARS_MAX)
 node_id = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 host = st.from_regex(r"\A[A-Za-z0-9._:%-]{0,253}\Z")
 weight = st.floats(min_value=0, exclude_min=True, max_value=m.WEIGHT_MAX)
-token = st.binary(min_size=16, max_size=16)
+token = st.binary(min_size=32, max_size=32)
+certificate = st.just(b"") | token
 
 hellos = st.builds(m.Hello, node_id, label, label, label, host, st.integers(0, 65535), weight, label, label)
 messages = st.one_of(
@@ -29,8 +30,8 @@ messages = st.one_of(
     st.builds(m.Request, u32, u32, chunk),
     st.builds(m.Cancel, u32),
     st.builds(m.Reject, u32, st.from_regex(r"\A[a-z][a-z0-9-]{0,31}\Z")),
-    st.builds(m.StreamOpen, u32),
-    st.builds(m.StreamGrant, u32, token),
+    st.builds(m.StreamOpen, u32, st.booleans(), certificate),
+    st.builds(m.StreamGrant, u32, token, certificate),
     st.builds(m.StreamRefuse, u32, reason),
     st.builds(m.ReportSlow, u32, node_id),
     st.builds(m.Ping, u32),

@@ -23,7 +23,7 @@ from p2pfill.protocol.data import (
 )
 from p2pfill.protocol.tokens import TokenRegistry
 
-TOKEN = bytes(range(16))
+TOKEN = bytes(range(32))
 headers = st.builds(
     DataHeader, st.integers(0, (1 << 32) - 1), st.integers(0, CHUNK_COUNT_MAX - 1), st.integers(1, CHUNK_SIZE_MAX)
 )
@@ -46,19 +46,22 @@ def test_arbitrary_bytes(data: bytes) -> None:
 
 
 def test_golden_bytes() -> None:
-    assert encode_preface(TOKEN).hex() == "50324644" "01" "000000" + TOKEN.hex()
+    assert encode_preface(TOKEN).hex() == "50324644" "02" "000000" + TOKEN.hex()
     assert encode_header(DataHeader(17, 300, 1 << 20)).hex() == "01" "00" "0000" "00000011" "0000012c" "00100000"
 
 
 def test_preface() -> None:
     good = encode_preface(TOKEN)
     assert len(good) == PREFACE_BYTES
-    assert decode_preface(memoryview(good)) == (1, TOKEN)
-    for index, value in ((0, 0), (4, 0), (4, 2), (5, 1), (7, 1)):
+    assert decode_preface(memoryview(good)) == (2, TOKEN, False)
+    for index, value in ((0, 0), (4, 0), (4, 1), (4, 3), (5, 1), (7, 1)):
         bad = bytearray(good)
         bad[index] = value
         with pytest.raises(RemoteProtocolError):
             decode_preface(bad)
+    encrypted = encode_preface(TOKEN, encrypted=True)
+    assert encrypted.hex() == "50324645" "02" "000000" + TOKEN.hex()
+    assert decode_preface(encrypted) == (2, TOKEN, True)
     with pytest.raises(LocalProtocolError):
         encode_preface(b"short")
     with pytest.raises(LocalProtocolError):
@@ -94,7 +97,7 @@ def test_header_must_answer_the_request() -> None:
 def test_token_is_spent_once() -> None:
     registry: TokenRegistry[str] = TokenRegistry(random.Random(1).randbytes, lifetime_s=10.0)
     token = registry.issue("link", now=0.0)
-    assert registry.spend(token, now=9.9) == "link"
+    assert registry.spend(token, now=9.9) == ("link", b"")
     with pytest.raises(RemoteProtocolError, match="never issued"):
         registry.spend(token, now=9.9)
 
@@ -111,6 +114,20 @@ def test_token_expires_and_is_revoked() -> None:
     assert len(registry) == 1
     assert registry.revoke("b") == 1
     assert len(registry) == 0
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_token_on_a_stream_of_the_other_kind_is_spent_and_opens_none(encrypted: bool) -> None:
+    registry: TokenRegistry[str] = TokenRegistry(random.Random(1).randbytes)
+    certificate = b"c" * 32 if encrypted else b""
+    token = registry.issue("link", 0.0, certificate)
+    with pytest.raises(RemoteProtocolError, match="plain" if encrypted else "encrypted"):
+        registry.spend(token, 1.0, encrypted=not encrypted)
+    with pytest.raises(RemoteProtocolError, match="used before"):
+        registry.spend(token, 1.0, encrypted=encrypted)
+    assert registry.held_by("link", 1.0) == 0
+    token = registry.issue("link", 0.0, certificate)
+    assert registry.spend(token, 1.0, encrypted=encrypted) == ("link", certificate)
 
 
 def test_broken_random_source() -> None:

@@ -76,7 +76,7 @@ def test_handshake() -> None:
     assert pair.to_b() == [hello("a")]
     assert pair.to_a() == [hello("b")]
     assert pair.a.state is pair.b.state is LinkState.OPEN
-    assert pair.a.version == 1
+    assert pair.a.version == 2
     assert pair.b.remote_hello == hello("a")
     with pytest.raises(LocalProtocolError, match="once"):
         pair.a.send(hello("a"))
@@ -91,9 +91,9 @@ def test_a_fill() -> None:
     pair.a.send(m.StreamOpen(1))
     pair.a.send(m.StreamOpen(2))
     pair.to_b()
-    pair.b.send(m.StreamGrant(1, b"k" * 16))
+    pair.b.send(m.StreamGrant(1, b"k" * 32))
     pair.b.send(m.StreamRefuse(2, "full"))
-    assert pair.to_a() == [m.StreamGrant(1, b"k" * 16), m.StreamRefuse(2, "full")]
+    assert pair.to_a() == [m.StreamGrant(1, b"k" * 32), m.StreamRefuse(2, "full")]
     for request_id in range(4):
         pair.a.send(m.Request(3, request_id, request_id))
     pair.a.send(m.Cancel(3))
@@ -148,7 +148,7 @@ def test_what_is_said_of_something_that_is_over_is_dropped_and_counted() -> None
     pair.a.send(m.Ping(1))
     over = [m.Unsubscribe(3), m.Interest(3, 12, bytes(2)), m.Request(3, 0, 1)]
     assert [pair.a.send(message) for message in over] == [False] * 3
-    assert [pair.b.send(message) for message in (m.StreamGrant(0, b"k" * 16), m.StreamRefuse(0))] == [False] * 2
+    assert [pair.b.send(message) for message in (m.StreamGrant(0, b"k" * 32), m.StreamRefuse(0))] == [False] * 2
     assert (pair.a.dropped, pair.b.dropped) == (3, 2)
     assert pair.to_b() == [m.Unsubscribe(3), m.Ping(1)]
 
@@ -205,7 +205,7 @@ ILLEGAL_FROM_B: list[m.Message] = [
     m.Interest(3, 12, bytes(2)),
     m.Ways(4, 4),
     m.Request(3, 1, 0),
-    m.StreamGrant(1, b"k" * 16),
+    m.StreamGrant(1, b"k" * 32),
     m.StreamRefuse(1),
     m.Pong(1),
 ]
@@ -292,13 +292,43 @@ def test_limits_hold_on_both_sides() -> None:
         list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.Request(3, 4, 0)))))
 
 
+CERTIFICATE = b"c" * 32
+
+
+def test_a_stream_that_must_be_encrypted_is_granted_as_such_or_not_at_all() -> None:
+    pair = Pair().open()
+    for number in range(3):
+        pair.a.send(m.StreamOpen(number, True, CERTIFICATE))
+    pair.a.send(m.StreamOpen(3, False, CERTIFICATE))
+    pair.to_b()
+    with pytest.raises(LocalProtocolError, match="must be encrypted, and is granted as one that is not"):
+        pair.b.send(m.StreamGrant(0, b"k" * 32))
+    said = [m.StreamGrant(0, b"k" * 32, CERTIFICATE), m.StreamRefuse(1), m.StreamGrant(3, b"k" * 32)]
+    for message in said:
+        pair.b.send(message)
+    assert pair.to_a() == said
+    with pytest.raises(RemoteProtocolError, match="must be encrypted, and is granted as one that is not"):
+        list(pair.a.handle_bytes(encode_frame(m.encode_payload(m.StreamGrant(2, b"k" * 32)))))
+
+
+def test_who_asks_for_encryption_names_a_certificate() -> None:
+    pair = Pair().open()
+    with pytest.raises(LocalProtocolError, match="has no certificate"):
+        pair.a.send(m.StreamOpen(0, True))
+    with pytest.raises(RemoteProtocolError, match="has no certificate"):
+        list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.StreamOpen(0, True)))))
+    for length in (1, 16, 31, 33):
+        with pytest.raises(LocalProtocolError, match=r"certificate has|length <= 32"):
+            m.encode_payload(m.StreamOpen(0, True, bytes(length)))
+
+
 def test_no_common_version_is_told_to_both() -> None:
-    old, new = ControlLink(hello("old")), ControlLink(hello("new"), versions=VersionRange(2, 3))
+    old, new = ControlLink(hello("old"), versions=VersionRange(1, 1)), ControlLink(hello("new"))
     old.start()
     new.start()
-    with pytest.raises(RemoteProtocolError, match="upgrade the local node"):
+    with pytest.raises(RemoteProtocolError, match="local speaks 1 to 1, remote 2 to 2; upgrade the local node"):
         list(old.handle_bytes(new.poll_output()))
-    with pytest.raises(RemoteProtocolError, match="upgrade the remote node"):
+    with pytest.raises(RemoteProtocolError, match="local speaks 2 to 2, remote 1 to 1; upgrade the remote node"):
         list(new.handle_bytes(old.poll_output()))
     assert old.state is new.state is LinkState.CLOSING
 
@@ -310,7 +340,7 @@ def test_message_before_hello_and_second_hello() -> None:
         link = ControlLink(hello("a"))
         link.start()
         with pytest.raises(RemoteProtocolError, match="in state"):
-            list(link.handle_bytes(b"P2FC\x01\x01" + frames))
+            list(link.handle_bytes(b"P2FC\x02\x02" + frames))
 
 
 def test_eof() -> None:
@@ -367,7 +397,7 @@ plausible = st.one_of(
     st.builds(m.Cancel, small),
     st.builds(m.Reject, small, st.just("busy")),
     st.builds(m.StreamOpen, small),
-    st.builds(m.StreamGrant, small, st.just(b"k" * 16)),
+    st.builds(m.StreamGrant, small, st.just(b"k" * 32)),
     st.builds(m.StreamRefuse, small),
     st.builds(m.Ping, small),
     st.builds(m.Pong, small),

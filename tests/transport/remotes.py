@@ -177,7 +177,7 @@ class Remote:
                 case m.Cancel(request_id) if drops:
                     self.queue.pop(request_id, None)
                 case m.StreamOpen(stream_id):
-                    self.tell(m.StreamGrant(stream_id, stream_id.to_bytes(16, "big")))
+                    self.tell(m.StreamGrant(stream_id, stream_id.to_bytes(32, "big")))
                 case _:
                     pass
 

@@ -108,7 +108,7 @@ class Schedule:
         for number in range(self.plan.lines[int(name[1:])]):
             # Before the first request, so that a schedule of few steps meets them; those that break are asked for anew.
             link._streams_asked += 1
-            self.do(OpenStream(link, bytes([number]) * 16))
+            self.do(OpenStream(link, bytes([number]) * 32))
         remote.hear(100, drops=False)
 
     def handle(self, remote: Remote, message: m.Message) -> None:

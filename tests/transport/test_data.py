@@ -25,6 +25,7 @@ from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
 from p2pfill.transport import plane as plane_module
 from p2pfill.transport.plane import DataPlane
+from tests.transport.lines import MakeLine, lines
 
 TITLE = TitleId(bytes(32))
 WANTED = NextUpload(Urgency(), TITLE)
@@ -92,6 +93,13 @@ async def plane() -> AsyncIterator[DataPlane]:
         yield running
 
 
+@pytest.fixture(params=["plain", "tls"])
+def line(request: pytest.FixtureRequest) -> Iterator[MakeLine]:
+    """What must hold for payload as it is must hold through TLS."""
+    with lines(request.param) as make:
+        yield make
+
+
 class Outbox:
     """What a sender is given to send, and has sent; `done` is set when all of it is."""
 
@@ -100,7 +108,8 @@ class Outbox:
         self.sent: list[DataHeader] = []
         self.done = trio.Event()
         self._left = len(uploads)
-        self.sender = data.Sender(sock, plane, self.take, self.wanted, self.note)
+        outlet = getattr(sock, "outlet", None)
+        self.sender = data.Sender(sock, plane, self.take, self.wanted, self.note, outlet=outlet)
 
     def take(self) -> data.Upload | None:
         return self.uploads.pop(0) if self.uploads else None
@@ -149,12 +158,12 @@ class Inbox:
         self.got += [(a.receive.request_id, a.outcome, a.fault) for a in self.book.reap()]
 
     def receiver(self, sock: trio.socket.SocketType) -> data.Receiver:
-        return data.Receiver(sock, self.plane, self.book)
+        return data.Receiver(sock, self.plane, self.book, inlet=getattr(sock, "inlet", None))
 
 
-async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, tmp_path: Path) -> None:
+async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
     source, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     uploads = [data.Upload(DataHeader(number, 3, len(payload)), source, WANTED) for number in range(40)]
     inbox = Inbox(plane, target, payload, withdrawn=[5, 39])
     with near, far, trio.fail_after(20):
@@ -190,12 +199,12 @@ async def test_a_stream_wakes_before_its_window_is_full(plane: DataPlane, tmp_pa
 
 @pytest.mark.parametrize(("forged", "checks", "fault"), [(True, True, "XXH3"), (False, False, "BLAKE3")])
 async def test_wrong_digests_are_told_apart(
-    plane: DataPlane, tmp_path: Path, forged: bool, checks: bool, fault: str
+    plane: DataPlane, line: MakeLine, tmp_path: Path, forged: bool, checks: bool, fault: str
 ) -> None:
     source, target, payload = two_titles(tmp_path)
     if forged:
         source.write(payload[:-1] + bytes([payload[-1] ^ 1]))
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     inbox = Inbox(plane, target, payload, checks)
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -209,10 +218,10 @@ async def test_wrong_digests_are_told_apart(
     assert inbox.got == [(1, Outcome.CORRUPT, f"wrong {fault} digest")]
 
 
-async def test_a_request_that_was_given_up_writes_no_more(plane: DataPlane, tmp_path: Path) -> None:
+async def test_a_request_that_was_given_up_writes_no_more(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
     """Its late bytes must not fall on those of the request that took its place, whatever its source sends."""
     _, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     inbox = Inbox(plane, target, payload)
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -248,13 +257,13 @@ async def breach_of(inbox: Inbox, sock: trio.socket.SocketType, breaches: list[s
 @pytest.mark.parametrize("answers", [["good", "bad"], ["bad", "good"], ["good", "good"]], ids="-".join)
 @pytest.mark.parametrize("streams", [1, 2])
 async def test_a_second_answer_is_a_breach_and_writes_nothing(
-    plane: DataPlane, tmp_path: Path, answers: list[str], streams: int
+    plane: DataPlane, line: MakeLine, tmp_path: Path, answers: list[str], streams: int
 ) -> None:
     """Also where it comes before the loop has heard of the first one."""
     _, target, payload = two_titles(tmp_path)
     target.seals = True
     bodies = {"good": payload, "bad": bytes(len(payload))}
-    pairs = [trio.socket.socketpair() for _ in range(streams)]
+    pairs = [await line() for _ in range(streams)]
     inbox = Inbox(plane, target, payload, numbers=[1])
     breaches: list[str] = []
     with trio.fail_after(20):
@@ -302,10 +311,12 @@ async def test_answers_to_one_request_cannot_interleave(plane: DataPlane, tmp_pa
     assert target.read() == payload
 
 
-async def test_what_is_verified_takes_no_more_writes_whoever_asks(plane: DataPlane, tmp_path: Path) -> None:
+async def test_what_is_verified_takes_no_more_writes_whoever_asks(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     _, target, payload = two_titles(tmp_path)
     target.seals = True
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     inbox = Inbox(plane, target, payload, numbers=[1, 2])
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -317,7 +328,9 @@ async def test_what_is_verified_takes_no_more_writes_whoever_asks(plane: DataPla
     assert target.read() == payload
 
 
-async def test_what_the_disk_refuses_ends_neither_the_stream_nor_other_titles(plane: DataPlane, tmp_path: Path) -> None:
+async def test_what_the_disk_refuses_ends_neither_the_stream_nor_other_titles(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     _, target, payload = two_titles(tmp_path)
     refusing = Files(tmp_path / "a", SIZES)
 
@@ -325,7 +338,7 @@ async def test_what_the_disk_refuses_ends_neither_the_stream_nor_other_titles(pl
         raise StoreError("no space left")
 
     refusing.ranges = refuse  # type: ignore[method-assign]
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     inbox = Inbox(plane, target, payload, numbers=[2])
     inbox.book.post(receive(1, refusing))
     with near, far, trio.fail_after(20):
@@ -380,9 +393,11 @@ def test_an_abandoned_request_may_still_be_answered_once(tmp_path: Path) -> None
         receives.claim(DataHeader(2, 3, len(payload)))
 
 
-async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(plane: DataPlane, tmp_path: Path) -> None:
+async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     _, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     with far, trio.fail_after(20):
         await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
         near.close()
@@ -390,11 +405,11 @@ async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(plane: Da
             await Inbox(plane, target, payload).receiver(far).run()
 
 
-async def test_a_disk_that_refuses_is_not_the_sources_fault(plane: DataPlane, tmp_path: Path) -> None:
+async def test_a_disk_that_refuses_is_not_the_sources_fault(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
     full = os.open("/dev/full", os.O_RDWR)
     target.fds[1] = full
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     with near, far, trio.fail_after(20):
         await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:1000])
         inbox = Inbox(plane, target, payload)
@@ -405,10 +420,10 @@ async def test_a_disk_that_refuses_is_not_the_sources_fault(plane: DataPlane, tm
     assert [(number, outcome) for number, outcome, _ in inbox.got] == [(1, Outcome.STORE)]
 
 
-async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, tmp_path: Path) -> None:
+async def test_a_file_that_shrank_is_a_transfer_error(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
     source, _, payload = two_titles(tmp_path)
     os.ftruncate(source.fds[3], 10)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     with near, far:
         async with trio.open_nursery() as nursery:
 
@@ -447,11 +462,11 @@ async def test_what_comes_too_slowly_to_be_read_shows_that_the_remote_lives(
 
 @pytest.fixture(params=["receiver", "sender"])
 async def stalled(
-    plane: DataPlane, tmp_path: Path, request: pytest.FixtureRequest
+    plane: DataPlane, line: MakeLine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[data.Receiver | data.Sender]:
     """One end of a stream on which a chunk begins, and then no byte moves: from the second look on that is seen."""
     source, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     header = DataHeader(1, 3, len(payload))
     with near, far, trio.fail_after(20):
         if request.param == "receiver":
@@ -469,6 +484,7 @@ async def test_a_stalled_stream_is_given_up(
         await stalled.run()
 
 
+@pytest.mark.parametrize("line", ["plain"], indirect=True)  # it takes seconds, and has nothing to do with what moves
 async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
     stalled: data.Receiver | data.Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,12 +504,12 @@ async def test_a_stream_is_not_given_up_because_this_program_was_stopped(
 
 
 async def test_a_stream_that_stands_still_gives_its_slot_to_another(
-    plane: DataPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plane: DataPlane, line: MakeLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target, payload = two_titles(tmp_path)
     monkeypatch.setattr(plane_module, "SLOT_WATCH_S", 0.05)
-    frozen, _nobody = trio.socket.socketpair()
-    near, far = trio.socket.socketpair()
+    frozen, _nobody = await line()
+    near, far = await line()
     inbox = Inbox(plane, target, payload)
     with frozen, _nobody, near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -512,10 +528,12 @@ async def test_a_stream_that_stands_still_gives_its_slot_to_another(
     assert inbox.got == [(2, Outcome.VERIFIED, "")]
 
 
-async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: DataPlane, tmp_path: Path) -> None:
+async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     source, target, payload = two_titles(tmp_path)
-    frozen, _nobody = trio.socket.socketpair()
-    near, far = trio.socket.socketpair()
+    frozen, _nobody = await line()
+    near, far = await line()
     inbox = Inbox(plane, target, payload)
     with frozen, _nobody, near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -542,9 +560,9 @@ async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(plane: 
     assert [number for number, _, _ in inbox.got] == [3, 2]
 
 
-async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, tmp_path: Path) -> None:
+async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
     source, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     inbox = Inbox(plane, target, payload)
     outbox = Outbox(plane, near, [])
     with near, far, trio.fail_after(20):
@@ -564,9 +582,11 @@ async def test_an_idle_sender_is_woken_and_notices_the_end(plane: DataPlane, tmp
 @pytest.mark.parametrize(
     "junk", [b"\xff" * 16, encode_header(DataHeader(1, 3, 5)), encode_header(DataHeader(1, 4, sum(SIZES)))]
 )
-async def test_junk_instead_of_a_header_is_the_remotes_fault(plane: DataPlane, tmp_path: Path, junk: bytes) -> None:
+async def test_junk_instead_of_a_header_is_the_remotes_fault(
+    plane: DataPlane, line: MakeLine, tmp_path: Path, junk: bytes
+) -> None:
     _, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     with near, far, trio.fail_after(20):
         await near.send(junk)
         near.close()
@@ -574,9 +594,11 @@ async def test_junk_instead_of_a_header_is_the_remotes_fault(plane: DataPlane, t
             await Inbox(plane, target, payload).receiver(far).run()
 
 
-async def test_a_source_that_dies_inside_a_header_breaks_no_rule(plane: DataPlane, tmp_path: Path) -> None:
+async def test_a_source_that_dies_inside_a_header_breaks_no_rule(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     _, target, payload = two_titles(tmp_path)
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     with near, far, trio.fail_after(20):
         await near.send(encode_header(DataHeader(1, 3, len(payload)))[:5])
         near.close()

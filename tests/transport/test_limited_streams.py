@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
 from p2pfill.transport.plane import DataPlane, Poll, Stream
+from tests.transport.lines import MakeLine, lines
 from tests.transport.test_data import Files
 
 SIZE = 1_000_000
@@ -31,6 +32,12 @@ RATE = 2_000_000
 async def plane() -> AsyncIterator[DataPlane]:
     async with DataPlane(workers=2, upload_slots=1).running() as running:
         yield running
+
+
+@pytest.fixture(params=["plain", "tls"])
+def line(request: pytest.FixtureRequest) -> Iterator[MakeLine]:
+    with lines(request.param, tcp=True) as make:  # sockets of another kind cannot wait for more than a byte
+        yield make
 
 
 def target(tmp_path: Path, payload: bytes, plane: DataPlane) -> tuple[RequestBook, list[Outcome]]:
@@ -52,17 +59,16 @@ async def send_all(sock: trio.socket.SocketType, payload: bytes) -> None:
         rest = rest[await sock.send(rest) :]
 
 
-async def test_the_last_bytes_of_a_chunk_are_taken_though_none_follow(plane: DataPlane, tmp_path: Path) -> None:
+async def test_the_last_bytes_of_a_chunk_are_taken_though_none_follow(
+    plane: DataPlane, line: MakeLine, tmp_path: Path
+) -> None:
     """What a stream waits for before it is woken may be more than what is left of the chunk once its turn comes."""
     payload = bytes(range(250)) * (SIZE // 250)
     book, got = target(tmp_path, payload, plane)
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")  # sockets of another kind have no such mark
-    near = (await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])).socket
-    far = (await listener.accept()).socket
-    await listener.aclose()
+    near, far = await line()
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(data.Receiver(far, plane, book).run)
+            nursery.start_soon(data.Receiver(far, plane, book, inlet=getattr(far, "inlet", None)).run)
             await near.send(encode_header(DataHeader(1, 3, len(payload))))
             while far.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1:
                 await trio.sleep(0.01)
@@ -78,20 +84,21 @@ async def test_the_last_bytes_of_a_chunk_are_taken_though_none_follow(plane: Dat
 
 @pytest.mark.parametrize("lifted", [False, True])
 async def test_a_sender_keeps_to_its_limit_and_goes_on_when_it_is_lifted(
-    plane: DataPlane, tmp_path: Path, lifted: bool
+    plane: DataPlane, line: MakeLine, tmp_path: Path, lifted: bool
 ) -> None:
     (tmp_path / "a").mkdir()
     source = Files(tmp_path / "a", [SIZE])
     payload = bytes(range(250)) * (SIZE // 250)
     source.write(payload)
     uploads = [data.Upload(DataHeader(1, 3, SIZE), source, NextUpload(Urgency(), TitleId(bytes(32))))]
-    near, far = trio.socket.socketpair()
+    near, far = await line()
     plane.throttle.put("test", RateLimits(outbound=Rates(peer=20_000 if lifted else RATE)))
     with near, far, trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             sender = data.Sender(
                 near, plane, lambda: uploads.pop() if uploads else None,
                 lambda: uploads[0].wanted if uploads else None, lambda header: None,
+                outlet=getattr(near, "outlet", None),
             )  # fmt: skip
             nursery.start_soon(sender.run)
             began, came = trio.current_time(), b""

@@ -64,6 +64,7 @@ host = text(r"[A-Za-z0-9._:%-]*", 253)
 node_id = text(r"[A-Za-z0-9][A-Za-z0-9._-]*", 64)
 code = text(r"[a-z][a-z0-9-]*", 32)
 bitmap = blob(0, BITMAP_BYTES_MAX)
+fingerprint: Check = lambda value: blob(0, 0)(value) or blob(32, 32)(value)  # noqa: E731
 
 Field = tuple[str, Check, Any]
 
@@ -83,8 +84,12 @@ MESSAGES: dict[int, tuple[str, list[Field]]] = {
     7: ("Request", [("handle", u32, REQUIRED), ("request_id", u32, REQUIRED), ("chunk", chunk, REQUIRED)]),
     8: ("Cancel", [("request_id", u32, REQUIRED)]),
     9: ("Reject", [("request_id", u32, REQUIRED), ("code", code, REQUIRED)]),
-    10: ("StreamOpen", [("stream_id", u32, REQUIRED)]),
-    11: ("StreamGrant", [("stream_id", u32, REQUIRED), ("token", blob(16, 16), REQUIRED)]),
+    10: ("StreamOpen", [
+        ("stream_id", u32, REQUIRED), ("encrypt", boolean, False), ("certificate", fingerprint, b""),
+    ]),
+    11: ("StreamGrant", [
+        ("stream_id", u32, REQUIRED), ("token", blob(32, 32), REQUIRED), ("certificate", fingerprint, b""),
+    ]),
     12: ("StreamRefuse", [("stream_id", u32, REQUIRED), ("reason", reason, "")]),
     13: ("ReportSlow", [("handle", u32, REQUIRED), ("node_id", node_id, REQUIRED)]),
     14: ("Ping", [("nonce", u32, REQUIRED)]),
@@ -113,7 +118,7 @@ def unpack(data: bytes) -> Any:
 # ---- the control connection
 
 
-def encode_preamble(lowest: int = 1, highest: int = 1) -> bytes:
+def encode_preamble(lowest: int = 2, highest: int = 2) -> bytes:
     return struct.pack(">4sBB", b"P2FC", lowest, highest)
 
 
@@ -167,12 +172,12 @@ def encode_message(message: Message, exclude: int = 0, pack: Callable[[Any], byt
 
 
 def encode_preface(token: bytes) -> bytes:
-    return struct.pack(">4sB3x16s", b"P2FD", 1, token)
+    return struct.pack(">4sB3x32s", b"P2FD", 2, token)
 
 
 def decode_preface(data: bytes) -> bytes:
     """Return the token."""
-    if len(data) != 24 or data[:8] != b"P2FD\x01\0\0\0":
+    if len(data) != 40 or data[:8] != b"P2FD\x02\0\0\0":
         raise Invalid("preface")
     return data[8:]
 

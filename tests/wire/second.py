@@ -83,7 +83,7 @@ class Cache:
             async with asyncio.timeout(HANDSHAKE_S):
                 first = await reader.readexactly(4)
                 if first == b"P2FD":
-                    link, until = self.tokens.pop(wire.decode_preface(first + await reader.readexactly(20)))
+                    link, until = self.tokens.pop(wire.decode_preface(first + await reader.readexactly(36)))
                     if time.monotonic() > until or link.ended.is_set():
                         raise EOFError
                     self.spawn(link.serve(reader, writer))
@@ -141,7 +141,7 @@ class Cache:
         self.tokens = {token: held for token, held in self.tokens.items() if held[1] > now}
         if link.streams_here + sum(held[0] is link for held in self.tokens.values()) >= 4:
             return None
-        token = os.urandom(16)
+        token = os.urandom(32)
         self.tokens[token] = link, now + TOKEN_S
         return token
 

@@ -137,7 +137,7 @@ class Link:
                 preamble = magic + await self.reader.readexactly(6 - len(magic))
                 if preamble[:4] != b"P2FC" or not 1 <= preamble[4] <= preamble[5]:
                     raise Fault("preamble")
-                if preamble[4] > 1:
+                if not preamble[4] <= 2 <= preamble[5]:
                     self.part(2, "no version in common")
                     return
                 first = await self.read_frame()
@@ -279,8 +279,13 @@ class Link:
             raise Fault("Cancel of what was never asked")
         self.queue.pop(request_id, None)
 
-    def take_streamopen(self, stream_id: int) -> None:
+    def take_streamopen(self, stream_id: int, encrypt: bool, certificate: bytes) -> None:
         self.use_id("stream_id", stream_id)
+        if encrypt and not certificate:
+            raise Fault("an encrypted stream without a certificate")
+        if encrypt:
+            self.send("StreamRefuse", stream_id=stream_id, reason="no certificate")
+            return
         token = self.cache.grant(self)
         if token is None:
             self.send("StreamRefuse", stream_id=stream_id, reason="too many")
@@ -385,8 +390,10 @@ class Link:
         self.answered_stream(stream_id)
         self.stream_over()
 
-    def take_streamgrant(self, stream_id: int, token: bytes) -> None:
+    def take_streamgrant(self, stream_id: int, token: bytes, certificate: bytes) -> None:
         self.answered_stream(stream_id)
+        if certificate:
+            raise Fault("an encrypted stream on a link without certificates")
         self.cache.spawn(self.receive(token))
 
     def stream_over(self) -> None:

@@ -55,7 +55,7 @@ def test_both_know_the_same_messages() -> None:
 @given(st.lists(messages, max_size=5))
 def test_what_p2pfill_sends_is_read(sent: list[m.Message]) -> None:
     stream = encode_preamble(OUR_VERSIONS) + b"".join(encode_frame(m.encode_payload(message)) for message in sent)
-    assert independent.decode_connection(stream) == ((1, 1), [as_plain(message) for message in sent])
+    assert independent.decode_connection(stream) == ((2, 2), [as_plain(message) for message in sent])
 
 
 def widest(value: Any) -> bytes:
@@ -207,10 +207,10 @@ def test_any_bytes(rest: bytes) -> None:
         assert ours == theirs
 
 
-@given(st.binary(min_size=16, max_size=16))
+@given(st.binary(min_size=32, max_size=32))
 def test_prefaces(token: bytes) -> None:
     assert independent.decode_preface(streams.encode_preface(token)) == token
-    assert streams.decode_preface(independent.encode_preface(token)) == streams.Preface(1, token)
+    assert streams.decode_preface(independent.encode_preface(token)) == streams.Preface(2, token, False)
 
 
 @given(st.integers(0, m.U32_MAX), st.integers(0, (1 << 21) - 1), st.integers(1, 1 << 26), st.data())

@@ -424,7 +424,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("Fetching", {"handle": 9, "chunks": [0]}),
     ("ReportSlow", {"handle": 9, "node_id": "m9"}),
     ("Ways", {"handle": 9, "closed": 1}),
-    ("StreamGrant", {"stream_id": 0, "token": bytes(16)}),
+    ("StreamGrant", {"stream_id": 0, "token": bytes(32)}),
     ("StreamRefuse", {"stream_id": 0, "reason": ""}),
     ("Pong", {"nonce": 77}),
 ]
