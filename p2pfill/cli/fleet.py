@@ -302,9 +302,9 @@ def _some_files(fill: FillRecord) -> str:
 def _report_lines(report: TitleReport, *, is_alive: bool) -> list[RenderableType]:
     line = Text("state " if is_alive else "dead; its last state ")
     line.append(report.state, style=STATE_STYLES.get(report.state, ""))
-    line.append(
-        f": {show_percent(report.have_bytes, report.title_bytes)}, {report.have_chunks} of {report.chunk_count} chunks"
-    )
+    if report.chunk_count or report.state == "live":  # else it was refused before its chunks were counted
+        percent = show_percent(report.have_bytes, report.title_bytes)
+        line.append(f": {percent}, {report.have_chunks} of {report.chunk_count} chunks")
     if report.files:
         line.append(f" of {plural(report.files, 'file')}")
     if is_alive and report.state != "live" and report.rate_bytes_s >= 1:
