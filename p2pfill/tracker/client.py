@@ -22,6 +22,7 @@ from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
     BroughtOrder,
@@ -528,5 +529,5 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
 def _error_of(answer: bytes, status: int, url: str) -> str:
     try:
         return f"tracker {url}: {msgspec.json.decode(answer, type=records.ErrorReply).error[:2000]}"
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         return f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?"
