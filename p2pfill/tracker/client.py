@@ -26,6 +26,7 @@ from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
     BroughtOrder,
@@ -683,7 +684,7 @@ async def _in_order(call: Callable[[int], Awaitable[T]]) -> T:
 def _refusal(answer: bytes, status: int, url: str) -> TrackerRefused:
     try:
         said = msgspec.json.decode(answer, type=records.ErrorReply)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         return TrackerRefused(
             f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?", status
         )
