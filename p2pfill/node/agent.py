@@ -37,6 +37,7 @@ from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
+from p2pfill.node.troubles import Troubles
 from p2pfill.node.vetting import Vetting
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
@@ -70,6 +71,7 @@ class FillingNode(Protocol):
     evictions: Evictions
     hours: FillHours
     limits: Throttle
+    troubles: Troubles
 
     @property
     def rates(self) -> RateLimits:
@@ -178,6 +180,7 @@ class TrackerAgent:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
+            self._node.troubles.look_at_clock(self._client.clock_ahead_s)
             if report is not None:
                 self._told_phase = report.hours.phase
             self._is_assumed = False

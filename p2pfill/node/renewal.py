@@ -15,6 +15,7 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Role
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.troubles import Troubles
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.trust.credentials import REVOKED_FILE, Credentials
 
@@ -22,7 +23,7 @@ LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
 
 SOON: Final = timedelta(days=7)
-"""Before the end of a certificate that it is said, each day."""
+"""Before the end of a certificate that it is said."""
 
 
 def load_credentials(config: NodeConfig) -> Credentials | None:
@@ -46,7 +47,8 @@ class Renewal:
     """Watches the files of credentials, and takes over what has changed."""
 
     def __init__(
-        self, credentials: Credentials, recheck: Callable[[], object], data: Path, log: logging.Logger
+        self, credentials: Credentials, recheck: Callable[[], object], data: Path, log: logging.Logger,
+        troubles: Troubles | None = None,
     ) -> None:
         """`recheck` has links ended whose certificates are accepted no more.
 
@@ -56,9 +58,7 @@ class Renewal:
         self._recheck = recheck
         self._data = data
         self._log = log
-        self._told_at: datetime | None = None
-        self._trouble = ""
-        """Why its directory cannot be used, as it was said last."""
+        self._troubles = troubles or Troubles(log)
         self._digest = ""
         """Of the lists that were told last, as the tracker names them."""
 
@@ -101,17 +101,24 @@ class Renewal:
             await trio.sleep(LOOK_S)
 
     async def _look_and_tell(self) -> None:
-        """Look, and say once why the directory cannot be used, and that it can be again."""
+        """Look, and say once why the directory cannot be used."""
         try:
             await self.look()
         except ConfigError as error:
-            if str(error) != self._trouble:
-                self._log.error("cannot read the certificates again, those before stand: %s", error)
-            self._trouble = str(error)
+            self._troubles.put("identity", f"cannot read its certificates again, those before stand: {error}")
         else:
-            if self._trouble:
-                self._log.info("its certificates can be read again")
-            self._trouble = ""
+            self._troubles.put("identity", "")
+        self._troubles.put("certificate", self._ending())
+
+    def _ending(self) -> str:
+        """Return what is to be said of the certificate's end, if anything."""
+        left = self.credentials.expires - datetime.now(UTC)
+        end = f"{self.credentials.expires:%Y-%m-%d %H:%M} UTC"
+        if left < timedelta(0):
+            return f"its certificate ended at {end}: no link can be made before `p2pfill ca renew`"
+        if left < SOON:
+            return f"its certificate ends at {end}: renew it with `p2pfill ca renew`, or no link can be made"
+        return ""
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""
@@ -119,12 +126,3 @@ class Renewal:
             self._log.info("has read its certificates again; its own holds until %s", self.credentials.expires)
             self._digest = ""  # the tracker's lists may be of an authority that is trusted only now
             self._recheck()
-        now = datetime.now(UTC)
-        is_due = self._told_at is None or now - self._told_at > timedelta(days=1)
-        if is_due and now > self.credentials.expires - SOON:
-            self._told_at = now
-            self._log.warning(
-                "its certificate ends at %s: renew it with `p2pfill ca renew`, or no link can be made",
-                self.credentials.expires,
-            )
-

@@ -8,9 +8,11 @@ were too many (status 429). After what the tracker says is too much, all calls w
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -153,6 +155,8 @@ class TrackerClient:
         self._credentials = credentials
         self._not_before = float("-inf")
         """When the tracker may be called again, as it has said."""
+        self.clock_ahead_s: float | None = None
+        """By how much this machine's clock is ahead of the tracker's, as of the last answer."""
         self._calls = 0
         """Of the client that is used now, those that run."""
         self._http = self._new_http()
@@ -479,11 +483,19 @@ class TrackerClient:
             raise TrackerUnreachable(
                 f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
             ) from error
+        self._note_clock(response.headers.get("date"))
         if not response.is_success:
             self._note_pause(response.headers.get("retry-after"))
             raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
         return bytes(answer)
 
+
+    def _note_clock(self, said: str | None) -> None:
+        """Take in what the tracker's clock shows."""
+        try:
+            self.clock_ahead_s = time.time() - parsedate_to_datetime(said or "").timestamp()
+        except (ValueError, OverflowError):
+            self.clock_ahead_s = None
 
     def _note_pause(self, said: str | None) -> None:
         """Take in that the tracker asks for a pause."""

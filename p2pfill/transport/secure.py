@@ -37,6 +37,10 @@ CALL_VAIN_BYTES_MAX: Final = 64 * 1024
 """The same of a connection whose bytes Trio moves: a record that is not whole yet, and what it reads at a time."""
 
 
+TIME_CODES: Final = (9, 10)
+"""Of OpenSSL's verification: not valid yet, and not any more."""
+
+
 class Secured(NamedTuple):
     """A connection whose other end has shown who it is."""
 
@@ -189,7 +193,8 @@ class BoundedTls(trio.abc.Stream):
 
     def selected_alpn_protocol(self) -> str | None:
         """Return what the two have agreed on to speak."""
-        return self._stream.selected_alpn_protocol()
+        agreed: str | None = self._stream.selected_alpn_protocol()
+        return agreed
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Return what has come."""
@@ -249,7 +254,8 @@ def reason_of(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate of the other side is not accepted here: {cause.verify_message}"
+        clock = "; is this machine's clock right?" if cause.verify_code in TIME_CODES else ""
+        return f"the certificate of the other side is not accepted here: {cause.verify_message}{clock}"
     if isinstance(cause, ssl.SSLError):
         return f"the handshake failed: {cause.reason or cause}; does the other side run with TLS, and trust this one?"
     return ENDED

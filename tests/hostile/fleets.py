@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 from certificates import cache, user
-from trusted import Fleet
+from trusted import Fleet, unhurried
 
 from p2pfill.model.manifest import Manifest
 from p2pfill.node import Node, NodeConfig, open_node
@@ -41,7 +41,7 @@ class Attacked:
     async def node(self, name: str, *, tracker: bool = False) -> AsyncIterator[Node]:
         """Have a cache run for the length of the block."""
         url = self.url if tracker else ""
-        config = NodeConfig(id=name, isp=ISP, data=str(self.root / name), tracker=url)
+        config = unhurried(NodeConfig(id=name, isp=ISP, data=str(self.root / name), tracker=url))
         if self.trusted is not None:
             config = self.trusted.config(cache(name, ISP), url)
         async with open_node(config) as node:
