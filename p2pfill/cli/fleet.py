@@ -167,7 +167,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    lines = unreached_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
+    lines = unreached_lines(nodes) + trouble_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
 
 
@@ -183,6 +183,11 @@ def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:
         [f"{node.info.id}: {node.unreached}: see its advertise" for node in nodes if node.alive and node.unreached],
         "yellow",
     )
+
+
+def trouble_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return what is wrong with clocks and certificates of caches, at most `LINES_MAX` lines."""
+    return _lines([f"{node.info.id}: {node.trouble}" for node in nodes if node.trouble], "yellow")
 
 
 def busy_lines(nodes: list[NodeStatus]) -> list[Text]:

@@ -153,6 +153,7 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(0 <= report.sequence <= COUNTER_MAX, "sequence {} is out of range", report.sequence)
     require(len(report.titles) <= REPORT_TITLES_MAX, "more than {} titles in one heartbeat", REPORT_TITLES_MAX)
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
+    require(len(report.trouble) <= limits.REASON_CHARS_MAX, "trouble is too long")
     if report.serving != NOT_BUSY:
         _check_serving(report.serving)
     for value in (

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -167,6 +169,8 @@ class TrackerClient:
         self._signer = signer if signer is not None and signer.is_user else None
         self._names: dict[str, str] = {}
         """Of titles of which the tracker has told, as many as a catalogue has."""
+        self.clock_ahead_s: float | None = None
+        """By how much this machine's clock is ahead of the tracker's, as of the last answer."""
         self._calls = 0
         """Of the client that is used now, those that run."""
         self._http = self._new_http()
@@ -557,11 +561,19 @@ class TrackerClient:
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise TrackerUnreachable(self._unreachable(error)) from error
+        self._note_clock(response.headers.get("date"))
         if not response.is_success:
             self._note_pause(response.headers.get("retry-after"))
             raise _refusal(bytes(answer), response.status_code, self.url)
         return bytes(answer)
 
+
+    def _note_clock(self, said: str | None) -> None:
+        """Take in what the tracker's clock shows."""
+        try:
+            self.clock_ahead_s = time.time() - parsedate_to_datetime(said or "").timestamp()
+        except (ValueError, OverflowError):
+            self.clock_ahead_s = None
 
     def _note_pause(self, said: str | None) -> None:
         """Take in that the tracker asks for a pause."""
