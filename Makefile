@@ -33,10 +33,13 @@ PLANNER ?= --out docs/reports/planner
 # Options of `python -m bench.planner.lab`.
 PLANNER_LAB ?= --out docs/reports/planner
 
+# Targets and options of `python -m bench.fuzz`.
+FUZZ ?= --out docs/reports/fuzz
+
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving fuzz clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -58,6 +61,8 @@ help:
 	@echo "make bench-planner-lab  planned nights beside LRU pull-through caches, all real; needs nginx, takes ten minutes"
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
+	@echo "make fuzz   fuzz every parser that others reach, with atheris; takes hours"
+	@echo '            some of it: make fuzz FUZZ="frames manifests --runs 100000"'
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -123,6 +128,12 @@ bench-night: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-night needs root, to make network namespaces: sudo make bench-night"; exit 2; }
 	@command -v ip tc >/dev/null || { echo "make bench-night needs iproute2; on Debian: apt-get install iproute2"; exit 2; }
 	@$(BIN)/python -m bench.night $(NIGHT)
+
+# atheris has wheels for few machines, so it is installed for this alone.
+fuzz: $(VENV)/.built
+	@$(BIN)/python -c 'import atheris, pytricia' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@$(BIN)/python -m bench.fuzz $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

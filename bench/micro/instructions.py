@@ -22,6 +22,7 @@ import os
 import platform
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ def run_works() -> None:
 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that are counted with the works."""
-    return {name: version(name) for name in LIBRARIES}
+    return {name: version(name) for name in LIBRARIES} | {"OpenSSL": ssl.OPENSSL_VERSION}
 
 
 def compare(counts: dict[str, int], baseline: dict[str, Any]) -> list[str]:

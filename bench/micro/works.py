@@ -10,18 +10,21 @@ import os
 import random
 import select
 import socket
+import ssl
 import tempfile
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 import trio
 from blake3 import blake3
 
+from bench.handshakes import make_credentials
 from bench.micro import course
 from bench.micro.heartbeats import NODE_COUNT, make_report
 from p2pfill import _native
@@ -37,6 +40,8 @@ from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.ranking import Candidate, rank_sources
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.service import Service
+from p2pfill.transport.secure import TlsLayer
+from p2pfill.trust.credentials import Credentials
 
 Run = Callable[[int], object]
 """Does a work so many times."""
@@ -228,6 +233,32 @@ def decode() -> Iterator[Run]:
     yield repeat(take)
 
 
+@contextmanager
+def seal() -> Iterator[Run]:
+    """Encrypt a message of a control link with certificates, and decrypt it at the other end."""
+    with tempfile.TemporaryDirectory() as scratch:
+        near, far = join(*make_credentials(Path(scratch), 0))
+    data = encode_frame(encode_payload(Request(7, 4711, 12)))
+
+    def pass_on() -> None:
+        found, _ = far.unseal(near.seal(data))
+        assert found == data
+
+    yield repeat(pass_on)
+
+
+def join(accepting: Credentials, connecting: Credentials) -> tuple[TlsLayer, TlsLayer]:
+    """Return both ends of an encrypted link, after their handshake."""
+    ends = TlsLayer(connecting.connecting, accepting=False), TlsLayer(accepting.accepting, accepting=True)
+    for end, other in (ends, ends[::-1], ends, ends[::-1]):
+        with suppress(ssl.SSLWantReadError):
+            end._tls.do_handshake()
+        other._coming.write(end._going.read())
+    for end in ends:
+        end.unseal(b"")
+    return ends
+
+
 # ---- decisions
 
 
@@ -337,6 +368,7 @@ def _works() -> Iterator[Work]:
     yield Work("slice", "slice of 64 KiB, sent and received", move_slice, 200, True, 200, SLICE_BYTES, 10)
     yield Work("encode", f"{len(MESSAGES)} messages", encode, 100, times_counted=5)
     yield Work("decode", f"{len(MESSAGES)} messages", decode, 100, times_counted=5)
+    yield Work("seal", "message of a link with certificates, encrypted and decrypted", seal, 2000, times_counted=100)
     yield Work("pick-rarest", "pick of 25,000 chunks", pick_rarest, 200, True, 1, times_counted=4)
     yield Work(
         "elect", f"election of {STRIPES_MAX} stripes by 50 caches", elect_one_group, 10, True, 1, times_counted=1

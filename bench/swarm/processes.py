@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
-from bench.swarm.lab import Lab
 from p2pfill.bench.measure import TICKS_S
 
 READY_S: Final = 120.0
@@ -32,6 +31,21 @@ ROOT: Final = Path(__file__).parents[2]
 
 class RunFailed(Exception):
     """A run did not come to its end; the message says why."""
+
+
+class Hosts(Protocol):
+    """Where processes run: a lab, or this machine."""
+
+    def command(self, host: str, arguments: Sequence[str]) -> list[str]:
+        """Return the command line that runs `arguments` on a host, as a process with the same id."""
+
+
+class ThisMachine:
+    """No lab: all hosts are this machine."""
+
+    def command(self, host: str, arguments: Sequence[str]) -> list[str]:
+        """Return the command line as it is."""
+        return list(arguments)
 
 
 class Cpu(NamedTuple):
@@ -91,6 +105,11 @@ class Peer:
         """Count processor time from now on."""
         self._cpu_before = self._cpu_last = self._read_cpu()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def cpu(self) -> Cpu:
         """Return the processor time of all its threads since `start_clock`."""
         if not self.killed:
@@ -133,7 +152,7 @@ class Peer:
 class Processes:
     """All processes of one run. Use as an async context manager; at its end none of them is left."""
 
-    def __init__(self, lab: Lab, work: Path) -> None:
+    def __init__(self, lab: Hosts, work: Path) -> None:
         """`work` is where each leaves its log."""
         self._lab = lab
         self._work = work

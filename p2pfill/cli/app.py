@@ -262,6 +262,10 @@ def node(
             "the other one is set so.",
         ),
     ] = None,
+    serves: Annotated[
+        str | None,
+        typer.Option("--serves", metavar="isp", help="Give chunks to caches of its own ISP alone; by default to all."),
+    ] = None,
     weight: Annotated[
         float | None, typer.Option("--weight", help="Upload capacity relative to other caches; default 1.")
     ] = None,

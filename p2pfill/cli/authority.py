@@ -84,6 +84,7 @@ def issue_certificates(
         else:
             given = [authority.issue_for_request(names[0], _read(csr), str(csr), out, _now(), life)]
         listed = len(authority.listed())
+        shortened = _shortened(authority, life)
     if not listed:
         raise ConfigError(f"nobody is listed in {str(directory / LIST_FILE)!r}: list the fleet there first")
     if as_json:
@@ -94,6 +95,8 @@ def issue_certificates(
         print(f"{listed - len(given)} of {listed} have a certificate that is good: `p2pfill ca renew` renews it")
     if any(one.is_new for one in given):
         print("next: copy each directory to its machine, and start what runs there with --identity DIRECTORY")
+    if shortened:
+        print(shortened)
 
 
 def renew_certificates(
@@ -104,14 +107,28 @@ def renew_certificates(
         given = authority.renew(
             names, out, _now(), timedelta(days=within), timedelta(days=days), new_keys=new_key
         )  # fmt: skip
+        shortened = _shortened(authority, timedelta(days=days))
     if as_json:
         _print_json(given)
         return
     _print_given(given)
-    if not given:
+    if given:
+        key = ", key.pem" if new_key else ""
+        print(f"next: copy {CERT_FILE}{key} and {CA_FILE} to the machines; they take them in")
+    elif shortened:
+        print(f"nothing was signed: what ends within {plural(within, 'day')} ends with the root")
+    else:
         print(f"none ends within {plural(within, 'day')}, and all are as listed: nothing was signed")
-        return
-    print(f"next: copy {CERT_FILE}{', key.pem' if new_key else ''} and {CA_FILE} to the machines; they take them in")
+    if shortened:
+        print(shortened)
+
+
+def _shortened(authority: Authority, life: timedelta) -> str:
+    """Return what is said where the root ends before a certificate of this life would, '' where it does not."""
+    ends = authority.state.root.certificate.not_valid_after_utc
+    if ends >= _now() + life:
+        return ""
+    return f"certificates end with the root, at {_day(ends)}: {authority.next_step()}"
 
 
 def _print_given(given: Sequence[Given]) -> None:

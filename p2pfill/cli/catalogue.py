@@ -337,7 +337,7 @@ def withdraw_fill(fill_id: str, tracker: str, *, dry_run: bool, as_json: bool) -
         status = await client.fill(await find_fill(client, fill_id))
         name, caches = status.title_name or status.fill.request.title[:ID_CHARS], plural(status.totals.nodes, "cache")
         if not dry_run:
-            await client.delete_fill(status.fill.fill_id)
+            await client.delete_fill(status.fill.fill_id, status.fill)
         _outcome(status.fill, f"withdraw the order of {name} to {caches}", dry_run=dry_run, as_json=as_json)
 
     _run(tracker, work)

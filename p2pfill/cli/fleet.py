@@ -90,6 +90,8 @@ def status_view(status: Status, *, rows_max: int = 1000, width: int = 96) -> Ren
     parts += _brought_lines(status.brought_back)
     if status.trusts_all:
         parts.append(Text("callers and caches are believed: the tracker has no certificate", style="dim"))
+    if status.takes_unsigned:
+        parts.append(Text("titles that nobody has signed are taken: the tracker has no publishers", style="dim"))
     if status.refused:
         said = ", ".join(f"{printable(why)} {count}" for why, count in sorted(status.refused.items()))
         parts.append(Text(f"refused by the tracker: {said}", style="yellow"))
@@ -123,6 +125,8 @@ def _brought_lines(brought: list[BroughtBack]) -> list[Text]:
         if one.reason:
             name = printable(one.name or one.title[:16])
             lines.append(Text(f"the order of {name} has not come back: {printable(one.reason)}", style="bold red"))
+            if one.again:
+                lines.append(Text(f"  order it again: {printable(one.again)}"))
     return lines
 
 

@@ -176,7 +176,7 @@ async def _carry_out(client: TrackerClient, asked: Orders, done: Applied) -> Non
         if name in not_replaced:
             continue
         try:
-            await client.delete_fill(fill.fill_id)
+            await client.delete_fill(fill.fill_id, fill)
             done.ended += 1
         except TrackerRefused as error:
             if error.status != 404:  # else somebody has ended it

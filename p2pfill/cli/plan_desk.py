@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -28,6 +27,7 @@ from p2pfill.cli.plan_history import need_planner
 from p2pfill.cli.text import plural, printable
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.fleet_policy import FleetPolicy, parse_policy
+from p2pfill.model.toml import read_toml
 from p2pfill.model.windows import at_utc, read_windows
 from p2pfill.plan.wishes import Wish
 from p2pfill.tracker.client import TrackerClient
@@ -480,8 +480,7 @@ def say_faults(desk: Desk) -> dict[str, str]:
 
 def _read_config(path: Path) -> PlannerConfig:
     try:
-        with path.open("rb") as opened:
-            said = tomllib.load(opened)
+        said = read_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no {str(path)!r}: it names catalogue, caches and history; see docs/planner.md, or name it "
@@ -489,7 +488,7 @@ def _read_config(path: Path) -> PlannerConfig:
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"{str(path)!r} is no TOML: {error}") from error
     try:
         return msgspec.convert(said, PlannerConfig)

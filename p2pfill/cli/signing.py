@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def sign_manifest(
 
     now_s = time.time()
     if before is None:
-        number = int(now_s * 1000) if number is None else number
+        number = _next_number(fill, manifest.name, now_s) if number is None else number
         statement = Statement(manifest.title_id, manifest.name, number, expiry(expires, now_s))
     else:
         statement = before.statement
@@ -78,6 +79,24 @@ def sign_manifest(
     except OSError as error:
         raise ConfigError(f"cannot write signatures {str(path)!r}: {error.strerror}") from error
     return made
+
+
+def _next_number(fill: Path, name: str, now_s: float) -> int:
+    """Return the number of what is signed of a name now: the time, but more than that of what lies there already.
+
+    What was signed by a clock that was ahead would else stay the newest until that time has come.
+    """
+    before = -1
+    with suppress(OSError, SignatureError), fill.with_name(fill.name + SUFFIX).open("rb") as file:
+        statement = Signatures.decode(file.read(SIGNATURES_BYTES_MAX + 1)).statement
+        if statement.name == name:
+            before = statement.number
+    if before >= NUMBER_MAX:
+        raise ConfigError(
+            f"{str(fill) + SUFFIX!r} has the highest number that there is: no version of {name!r} can be newer; choose "
+            "another name, or order older ones with --rollback"
+        )
+    return max(int(now_s * 1000), before + 1)
 
 
 def expiry(expires: str, now_s: float) -> int:

@@ -32,6 +32,9 @@ from p2pfill.swarm.ways import as_number, from_number
 BUSY: Final = "busy"
 """The code of a Reject by a cache that serves its viewers."""
 
+OTHER_ISP: Final = "this cache serves its own ISP alone"
+"""Why others get no data stream of it."""
+
 STREAMS_FAST: Final = 2
 """Data streams from one fast source, where one thread that receives, hashes and writes is the limit."""
 
@@ -275,6 +278,7 @@ class Link:
             host=hello.host,
             port=hello.port,
             weight=hello.weight,
+            serves="" if self.identity is None else self.identity.serves,
         )
         if self.identity is not None and (wrong := self.identity.disagrees_with(remote)):
             raise RemoteProtocolError(f"a Hello is not of whom the certificate names: {wrong}")
@@ -288,6 +292,16 @@ class Link:
     def scope(self) -> Scope:
         """The smallest group that holds both this cache and the remote."""
         return scope_between(self._host.me, self.remote) if self.remote is not None else Scope.WORLD
+
+    @property
+    def serves_remote(self) -> bool:
+        """Tell whether this cache gives the remote anything: one may serve its own ISP alone."""
+        return self.remote is not None and self._host.me.may_serve(self.remote.isp)
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether the remote may give this cache anything, as far as its certificate says."""
+        return self.remote is None or self.remote.may_serve(self._host.me.isp)
 
     # ---- what we want
 
@@ -394,7 +408,7 @@ class Link:
                 f"holdings of {message.chunk_count} chunks, title has {task.manifest.chunk_count}"
             )
         self._host.holdings_received(task, self.remote.id)
-        if not message.known:
+        if not (message.known and self.is_served):
             if message.handle in self._holding:
                 # It had the title, and has it no more.
                 self._holding.discard(message.handle)
@@ -498,11 +512,15 @@ class Link:
 
     def report_slow(self, title_id: TitleId, node_id: str) -> None:
         """Tell that this cache leaves another one out for a title."""
+        if not self.serves_remote:
+            return
         for handle in self._subscribed(title_id):
             self.channel.send(m.ReportSlow(handle, node_id))
 
     def report_ways(self, title_id: TitleId, closed: Collection[Scope]) -> None:
         """Tell from where this cache cannot take chunks of a title."""
+        if not self.serves_remote:
+            return
         for handle in self._subscribed(title_id):
             self.channel.send(m.Ways(handle, as_number(closed)))
 
@@ -534,7 +552,7 @@ class Link:
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
         if self._host.is_opening(title_id):
             return
-        held = self._host.shown(title_id)
+        held = self._host.shown(title_id) if self.serves_remote else None
         if held is None:
             self.channel.send(m.Holdings(handle, False))
         else:
@@ -546,7 +564,7 @@ class Link:
         self._subscriptions[message.handle] = title_id
         self._send_holdings(message.handle, title_id)
         task = self._host.task(title_id)
-        if task is not None and task.fill.ways.closed:
+        if task is not None and task.fill.ways.closed and self.serves_remote:
             self.channel.send(m.Ways(message.handle, as_number(task.fill.ways.closed)))
 
     def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
@@ -571,7 +589,7 @@ class Link:
             self.channel.reject_request(message.request_id, "stopping")
             return
         title_id = self._subscriptions.get(message.handle)
-        held = self._host.shown(title_id) if title_id is not None else None
+        held = self._host.shown(title_id) if title_id is not None and self.serves_remote else None
         if title_id is None or held is None or not held[message.chunk]:
             self.channel.reject_request(message.request_id, "missing")
             return
@@ -585,6 +603,9 @@ class Link:
         self.uploads.withdraw(message.request_id)
 
     def _take_stream_open(self, message: m.StreamOpen) -> None:
+        if not self.serves_remote:
+            self.channel.send(m.StreamRefuse(message.stream_id, OTHER_ISP))
+            return
         if self.upload_streams + self._host.tokens_of(self) >= DATA_STREAMS_MAX:
             self.channel.send(m.StreamRefuse(message.stream_id, "too many data streams are open"))
             return

@@ -41,7 +41,6 @@ All that is wrong is found at once (`PolicyError.faults`), each with its place.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -57,6 +56,7 @@ from p2pfill.model.quantities import UNIT_S, parse_bytes, parse_rate, parse_span
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.selector import Selector, matches_glob
 from p2pfill.model.terms import MILLIONTHS, REGIONAL, BudgetTerms, terms_of
+from p2pfill.model.toml import read_toml
 from p2pfill.model.windows import DAYS, FillWindows, read_windows, show_time
 
 T = TypeVar("T")
@@ -238,11 +238,9 @@ def parse_policy(text: str) -> FleetPolicy:
         if line.count(".") > DOTS_MAX:
             raise PolicyError([f"line {number} has more than {DOTS_MAX} dots: no key has so many parts"])
     try:
-        document = tomllib.loads(text)
-    except ValueError as error:  # also where an integer has thousands of digits
-        raise PolicyError([f"not TOML: {error}"]) from error
-    except RecursionError as error:
-        raise PolicyError(["not TOML that can be read: it is nested too deeply"]) from error
+        document = read_toml(text)
+    except ConfigError as error:
+        raise PolicyError([f"not TOML that can be read: {error}"]) from error
     reader = _Reader()
     reader.known(document, ("caches", "fills", "residency", "budgets"), "")
     policy = FleetPolicy(

@@ -3,6 +3,7 @@
 It is a URI in the manner of SPIFFE (https://spiffe.io, "SPIFFE-ID"): a trust domain, and a path of fixed order.
 
     spiffe://fleet.example/cache/a1/region/europe/isp/64501/cluster/c1
+    spiffe://fleet.example/cache/a2/region/europe/isp/64501/serves/isp
     spiffe://fleet.example/tracker/main
     spiffe://fleet.example/user/anna
 """
@@ -20,7 +21,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.ids import node_id_from_text
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 
 SCHEME: Final = "spiffe://"
 
@@ -63,6 +64,8 @@ class Identity(msgspec.Struct, frozen=True):
     cluster: str = ""
     hosts: tuple[str, ...] = ()
     """Names and addresses at which it may be reached, in lower case, addresses in their shortest form."""
+    serves: str = ""
+    """Of caches only, as `NodeInfo.serves`."""
 
     @property
     def who(self) -> str:
@@ -77,15 +80,17 @@ class Identity(msgspec.Struct, frozen=True):
             words += ["region", self.region, "isp", self.isp]
             if self.cluster:
                 words += ["cluster", self.cluster]
+            if self.serves:
+                words += ["serves", self.serves]
         return SCHEME + self.domain + "".join(f"/{quote(word, safe='')}" for word in words)
 
     def disagrees_with(self, info: NodeInfo) -> str:
         """Return in what a cache's description of itself is not what this name says, '' where it is."""
-        said = {"id": info.id, "isp": info.isp, "region": info.region, "cluster": info.cluster}
-        named = {"id": self.name, "isp": self.isp, "region": self.region, "cluster": self.cluster}
-        for key, value in named.items():
-            if said[key] != value:
-                return f"{key} {said[key][:WORD_CHARS_MAX]!r} is not {value!r}, as its certificate says"
+        said = {"id": info.id, "isp": info.isp, "region": info.region, "cluster": info.cluster, "serves": info.serves}
+        for key, text in said.items():
+            named = self.name if key == "id" else getattr(self, key)
+            if text != named:
+                return f"{key} {text[:WORD_CHARS_MAX]!r} is not {named!r}, as its certificate says"
         if self.hosts and _host_form(info.host) not in self.hosts:
             return f"host {info.host[:WORD_CHARS_MAX]!r} is none of its certificate ({', '.join(self.hosts)})"
         return ""
@@ -120,12 +125,14 @@ def check_identity(identity: Identity) -> None:
     if not _DOMAIN.fullmatch(identity.domain):
         raise ConfigError(f"{identity.domain[:100]!r} is no trust domain: write one as a host name, fleet.example")
     node_id_from_text(identity.name)
-    places = (identity.region, identity.isp, identity.cluster)
+    places = (identity.region, identity.isp, identity.cluster, identity.serves)
     if identity.role is not Role.CACHE:
         if any(places):
-            raise ConfigError(f"{identity.who}: only caches have a region, an ISP or a cluster")
+            raise ConfigError(f"{identity.who}: only caches have a region, an ISP or a cluster, or serve anybody")
     elif not (identity.region and identity.isp):
         raise ConfigError(f"{identity.who}: a cache has a region and an ISP")
+    elif identity.serves not in ("", SERVES_ISP):
+        raise ConfigError(f"{identity.who}: a cache serves all, or only its own ISP: serves = {SERVES_ISP!r}")
     for word in places:
         if len(word) > WORD_CHARS_MAX or not word.isprintable():
             raise ConfigError(f"{identity.who}: {word[:100]!r} has more than {WORD_CHARS_MAX} characters, or odd ones")
@@ -145,12 +152,13 @@ def identity_from_uri(uri: str, hosts: tuple[str, ...] = ()) -> Identity:
     """
     domain, _, path = uri[: URI_CHARS_MAX + 1].removeprefix(SCHEME).partition("/")
     words = [unquote(word) for word in path.split("/")]
-    if len(uri) > URI_CHARS_MAX or len(words) not in (2, 6, 8) or words[0] not in set(Role):
+    if len(uri) > URI_CHARS_MAX or len(words) not in (2, 6, 8, 10) or words[0] not in set(Role):
         raise ConfigError(f"{uri[:200]!r} names nobody: expected {SCHEME}DOMAIN/ROLE/NAME, see docs/certificates.md")
     place = dict(zip(words[2::2], words[3::2], strict=True))
     identity = Identity(
-        domain, Role(words[0]), words[1], place.get("region", ""), place.get("isp", ""), place.get("cluster", ""), hosts
-    )
+        domain, Role(words[0]), words[1], place.get("region", ""), place.get("isp", ""), place.get("cluster", ""),
+        hosts, place.get("serves", ""),
+    )  # fmt: skip
     check_identity(identity)
     if identity.uri != uri:
         raise ConfigError(f"{uri[:200]!r} is not written as names are; {identity.uri!r} would be")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,10 @@ class Tier(IntEnum):
     """A cache of another ISP, a regional cache among them."""
     ORIGIN = 2
     """The cloud origin."""
+
+
+SERVES_ISP: Final = "isp"
+"""What `NodeInfo.serves` says of a cache that serves its own ISP alone."""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -38,6 +43,17 @@ class NodeInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
     """Degrees north; None, as the next one, where nobody has said."""
     longitude: float | None = None
     """Degrees east."""
+    serves: str = ""
+    """Whom it gives chunks to: "isp" for caches of its own ISP alone, "" for all. It takes them from all."""
+
+    @property
+    def is_inward(self) -> bool:
+        """Tell whether it serves its own ISP alone."""
+        return self.serves == SERVES_ISP
+
+    def may_serve(self, isp: str) -> bool:
+        """Tell whether it gives chunks to caches of an ISP."""
+        return not self.is_inward or isp == self.isp
 
     @property
     def place(self) -> tuple[float, float] | None:

@@ -370,6 +370,8 @@ class Election(msgspec.Struct, forbid_unknown_fields=True):
     electors: list[Elector]
     """Of its own ISP, it among them. They need not be in the roster."""
     groups: list[GroupWeight]
+    inward: bool = False
+    """The electors serve their own ISP alone, and so lead nobody else."""
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -402,6 +404,8 @@ class Order(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """It is to be filled out of cycle, whether fill windows are open or not."""
     rollback: bool = False
     """It may be an older version, by what was signed of it, than one that was shown before."""
+    signed: list[str] = []
+    """Ids of what was signed of it (`model.signed_order`), of all fills that it is made of, the newest first."""
 
     @property
     def urgency(self) -> Urgency:
@@ -420,12 +424,23 @@ class BroughtOrder(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     number: int = 0
     files: bytes = b""
     now: bool = False
+    signed: list[bytes] = []
+    """What the node keeps of it that is signed: a tracker that asks who calls goes by this alone."""
 
 
-class BroughtOrders(msgspec.Struct, forbid_unknown_fields=True):
+class BroughtOrders(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What a node brings back."""
 
     orders: list[BroughtOrder]
+    withdrawals: list[bytes] = []
+    """Signed ones that it keeps."""
+
+
+class SignedDocuments(msgspec.Struct, forbid_unknown_fields=True):
+    """What is signed of a node's orders, and which withdrawals of those titles are (`model.signed_order`)."""
+
+    titles: dict[str, list[bytes]]
+    """By title; one that was asked for and is left out is to be asked for again."""
 
 
 class BroughtReply(msgspec.Struct, forbid_unknown_fields=True):

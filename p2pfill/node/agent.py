@@ -35,9 +35,11 @@ from p2pfill.node.orphans import Orphans
 from p2pfill.node.renewal import Renewal
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
+from p2pfill.node.signed_orders import SignedOrders
 from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
 from p2pfill.node.vetting import Vetting
+from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.tracker.client import ReadableOrders, TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
@@ -70,6 +72,7 @@ class FillingNode(Protocol):
     evictions: Evictions
     hours: FillHours
     limits: Throttle
+    kept_orders: KeptOrders
 
     @property
     def rates(self) -> RateLimits:
@@ -127,7 +130,9 @@ class TrackerAgent:
         self._known = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._standing = StandingOrders()
-        self._orphans = Orphans(self._client, node.titles, node.log)
+        credentials = None if renewal is None else renewal.credentials
+        self._signed = SignedOrders(self._client, node.kept_orders, credentials, node.log)
+        self._orphans = Orphans(self._client, node.titles, node.log, self._signed)
         self._unfinished: dict[TitleId, None] = {}
         """Titles that are ordered, and were not live when they were looked at last."""
         self._out_of_cycle: set[TitleId] = set()
@@ -156,6 +161,7 @@ class TrackerAgent:
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
             nursery.start_soon(self._orphans.run, self._node.info.id)
+            nursery.start_soon(self._signed.run, self._node.info.id)
 
     async def _report(self) -> None:
         pause_s, follows = RETRY_S, False
@@ -282,7 +288,7 @@ class TrackerAgent:
 
     async def _take(self, answer: Orders) -> None:
         unreadable = answer.unreadable if isinstance(answer, ReadableOrders) else []
-        changed = self._standing.take(answer, unreadable=bool(unreadable))
+        changed = self._standing.take(answer, unreadable=bool(unreadable), may_return=self._orphans.may_return)
         for why in (*unreadable, *changed.wrong):
             self._node.log.error("cannot take an order: %s", why)
         if changed.orphaned:
@@ -292,6 +298,9 @@ class TrackerAgent:
                 "they are withdrawn", len(changed.orphaned), named,
             )  # fmt: skip
         self._orphans.put({title_id: self._standing.orders[title_id] for title_id in self._standing.orphans})
+        self._signed.take(changed.orders, changed.gone)
+        if changed.is_last:
+            self._orphans.offer(self._standing.orders)
         if changed.links:
             self._node.want_links(self._standing.linked)
         for title_id in changed.gone:
@@ -325,13 +334,16 @@ class TrackerAgent:
                 self._node.log.info("goes by %s of the policy; limits now in force: %s", rule, spell(self._node.rates))
         if self._standing.is_whole:
             self._node.titles.orders = self._standing.orders
-        self._node.vetting.set_orders(changed.orders, changed.gone)
+        rollbacks = await self._signed.rollbacks(self._node.info.id, changed.orders)
+        self._node.vetting.set_orders(changed.orders, changed.gone, rollbacks)
         await self._learn_signatures(changed.orders)
+        orphans = {title_id.hex() for title_id in self._standing.orphans}
         numbers = {title_id: order.number for title_id, order in changed.orders.items()}
         async with ErrorBoundary(self._node.log, "show what is ordered"):
             await self._node.titles.set_orders(numbers, changed.gone, is_all=changed.is_last)
         for title in answer.withdrawn:
-            await self._remove(title)
+            if title not in orphans:  # those it may have been ordered again after that, and says so first
+                await self._remove(title)
         urgencies = {title_id: order.urgency for title_id, order in changed.orders.items()}
         self._node.set_urgencies(urgencies, changed.gone)
         if self._nursery is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import tomllib
 from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -18,9 +17,10 @@ from p2pfill.model.hosts import is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import node_id_from_text
 from p2pfill.model.limits import WEIGHT_MAX
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 from p2pfill.model.rates import NO_LIMITS, RateLimits, read_limits
 from p2pfill.model.timing import UPLOAD_SLOTS
+from p2pfill.model.toml import read_toml
 from p2pfill.model.windows import ALWAYS_OPEN, FillWindows, at_utc, read_windows
 from p2pfill.node.health import HealthConfig
 from p2pfill.node.in_use import split_command
@@ -82,6 +82,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encrypt_data: bool = False
     """Whether payload goes through TLS between this cache and all others, whatever those say; needs `identity`. By
     default it does where the other cache is set so."""
+    serves: str = ""
+    """Whom it gives chunks to: "isp" for caches of its own ISP alone. By default all; it takes them from all."""
     weight: float = 1.0
     """Upload capacity relative to other caches."""
     latitude: float | None = None
@@ -129,6 +131,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         node_id_from_text(self.id)
         if not self.isp or not self.region or not self.data:
             raise ConfigError("isp, region and data must not be empty")
+        if self.serves not in ("", SERVES_ISP):
+            raise ConfigError(f"serves {self.serves[:40]!r} cannot be used: write {SERVES_ISP!r}, or leave it out")
         if not (0 < self.weight <= WEIGHT_MAX and 0 < self.upload_slots <= 1024 and 0 < self.data_workers <= 256):
             raise ConfigError(
                 f"weight, upload_slots and data_workers must be above 0 and at most {WEIGHT_MAX:g}, 1024 and 256"
@@ -227,6 +231,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             weight=self.weight,
             latitude=self.latitude,
             longitude=self.longitude,
+            serves=self.serves,
         )
 
     @classmethod
@@ -238,17 +243,18 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         settings: dict[str, Any] = {}
         if path is not None:
             try:
-                settings = tomllib.loads(path.read_text())
+                settings = read_toml(path.read_text(encoding="utf-8-sig"))
             except OSError as error:
                 raise ConfigError(f"cannot read config file {str(path)!r}: {error.strerror}") from error
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            except (ConfigError, UnicodeDecodeError) as error:
                 raise ConfigError(f"config file {str(path)!r} is not valid TOML: {error}") from error
         settings.update({name: value for name, value in overrides.items() if value is not None})
         if isinstance(directory := settings.get("identity"), str) and directory:
             # Who the node is and where it stands need not be said twice; `load_credentials` looks whether both agree.
             me = Credentials(Path(directory)).identity
             if me.role is Role.CACHE:
-                settings = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster} | settings
+                mine = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster}
+                settings = mine | {"serves": me.serves} | settings
         try:
             return msgspec.convert(settings, cls)
         except msgspec.ValidationError as error:

@@ -56,6 +56,7 @@ from p2pfill.node.usage import process_usage
 from p2pfill.node.vetting import Vetting
 from p2pfill.protocol.messages import Hello
 from p2pfill.store.descriptors import DESCRIPTORS_ENOUGH, DESCRIPTORS_MIN, descriptors_max
+from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.store.store import Store
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
@@ -125,12 +126,14 @@ class Node:
             info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
         )
         self.found = FoundTitles(self.titles, store, self.engine, self.log)
+        self.kept_orders = KeptOrders(store.root)
         self.vetting = Vetting(store, credentials, self.log, wall)
         self.settings = PolicySettings(Path(config.data), self.log)
         self.scrubber = Scrubber(self.titles, Path(config.data), config.scrub_bytes_s, self.log)
         self.evictor = Evictor(self.titles, store, self._being_sent, config.free_bytes_min, in_use, self.log)
         self.evictions = Evictions(self.evictor, self.titles, store, self.log)
         self.titles.make_room = self.evictor.make_room
+        self.titles.unlimit = lambda title_id: plane.limit(title_id, None)
         self.titles.origin_access = config.origin_access()
         self.cached = CachedTitles(self.titles.stored, self._being_sent, self.log, drops=config.drop_pages)
         hello = Hello(

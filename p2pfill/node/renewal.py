@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +16,12 @@ from p2pfill.model.identity import Role
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
-from p2pfill.trust.credentials import REVOKED_FILE, Credentials
+from p2pfill.store.places import REVOKED_FILE
+from p2pfill.trust.credentials import OLD_LIST, Credentials
+from p2pfill.trust.ending import Ending
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
-
-SOON: Final = timedelta(days=7)
-"""Before the end of a certificate that it is said, each day."""
 
 
 def load_credentials(config: NodeConfig) -> Credentials | None:
@@ -50,24 +49,35 @@ class Renewal:
     ) -> None:
         """`recheck` has links ended whose certificates are accepted no more.
 
-        What the tracker tells is kept in the directory `data`: it holds from the start on when the node starts again.
+        What is known of revocations is kept in the directory `data`, also what the tracker has told: it holds from the
+        start on when the node starts again, whatever lies in the identity then.
         """
         self.credentials = credentials
         self._recheck = recheck
         self._data = data
         self._log = log
-        self._told_at: datetime | None = None
+        self._ending = Ending()
+        self._trouble = ""
+        """Why its directory cannot be used, as it was said last."""
         self._digest = ""
         """Of the lists that were told last, as the tracker names them."""
 
     def load(self) -> None:
-        """Take in what was told before the node stopped. Where it cannot be used the log says so."""
+        """Take in what was known before the node stopped, and keep what is known now.
+
+        Where the one cannot be used, or the other cannot be kept, the log says so.
+        """
         try:
             self.credentials.revoke((self._data / REVOKED_FILE).read_bytes())
         except FileNotFoundError:
             pass
         except (OSError, ConfigError) as error:
-            self._log.warning("what the tracker had told of revoked certificates cannot be used: %s", error)
+            self._log.warning("what was known of revoked certificates cannot be used: %s", error)
+        try:
+            if known := self.credentials.revocations.pem():
+                self._keep(known)
+        except OSError as error:
+            self._log.warning("what is known of revoked certificates cannot be kept: %s", error)
 
     async def follow(self, digest: str, fetch: Callable[[], Awaitable[bytes]]) -> None:
         """Take in the tracker's revocation lists where they are others than before; `fetch` returns them.
@@ -95,8 +105,21 @@ class Renewal:
         """Look every `LOOK_S` until cancelled."""
         while True:
             async with ErrorBoundary(self._log, "read the certificates again; those before stand"):
-                await self.look()
+                await self._look_and_tell()
             await trio.sleep(LOOK_S)
+
+    async def _look_and_tell(self) -> None:
+        """Look, and say once why the directory cannot be used, and that it can be again."""
+        try:
+            await self.look()
+        except ConfigError as error:
+            if str(error) != self._trouble:
+                self._log.error("cannot read the certificates again, those before stand: %s", error)
+            self._trouble = str(error)
+        else:
+            if self._trouble:
+                self._log.info("its certificates can be read again")
+            self._trouble = ""
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""
@@ -104,12 +127,9 @@ class Renewal:
             self._log.info("has read its certificates again; its own holds until %s", self.credentials.expires)
             self._digest = ""  # the tracker's lists may be of an authority that is trusted only now
             self._recheck()
-        now = datetime.now(UTC)
-        is_due = self._told_at is None or now - self._told_at > timedelta(days=1)
-        if is_due and now > self.credentials.expires - SOON:
-            self._told_at = now
-            self._log.warning(
-                "its certificate ends at %s: renew it with `p2pfill ca renew`, or no link can be made",
-                self.credentials.expires,
-            )
-
+            if self.credentials.has_old_list:
+                self._log.warning("%s", OLD_LIST)
+            if known := self.credentials.revocations.pem():
+                await trio.to_thread.run_sync(self._keep, known)
+        if line := self._ending.line(self.credentials, datetime.now(UTC)):
+            self._log.warning("%s", line)

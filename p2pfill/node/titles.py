@@ -118,7 +118,7 @@ def state_diagram() -> str:
 class NodeTitle:
     """What a node keeps of one title."""
 
-    __slots__ = ("fill", "phase", "refusal", "said", "stored", "surplus", "title_id", "tried")
+    __slots__ = ("beginning", "fill", "phase", "refusal", "said", "stored", "surplus", "title_id", "tried")
 
     def __init__(self, title_id: TitleId) -> None:
         self.title_id = title_id
@@ -135,6 +135,8 @@ class NodeTitle:
         """The order that what is said of it is about, while it is not live."""
         self.surplus: tuple[bytes, Bitmap | None, Surplus] | None = None
         """What was found last, with the files of the order and the selection that it was of."""
+        self.beginning = 0
+        """Calls that are about to begin a fill of it."""
 
     def step(self, step: TitleStep) -> None:
         """Move on as the table says. Raises `InternalError` where it says nothing."""
@@ -186,6 +188,8 @@ class TitleRegistry:
         """Asks the tracker for an order as it is now, with those who have the title. Raises `P2PFillError`."""
         self.make_room: Callable[[int], Awaitable[bool]] | None = None
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
+        self.unlimit: Callable[[TitleId], object] = lambda title_id: None
+        """Forgets how many upload slots a title may take."""
         self.retry: Callable[[], object] = lambda: None
         """Has the orders taken once more: what the disk has refused may go now."""
         self._repairs = trio.Lock()
@@ -454,10 +458,28 @@ class TitleRegistry:
     ) -> FillDriver:
         """Begin to fill a title, or resume; as `Node.start_fill`, which has looked at `signatures`. They are kept."""
         # In a thread: where the manifest has just been read from a file, it is encoded and hashed now.
-        title_id = await trio.to_thread.run_sync(lambda: manifest.title_id)
-        title = self._title(title_id)
+        title = self._title(await trio.to_thread.run_sync(lambda: manifest.title_id))
         if (running := _running(title, origins, selection)) is not None:
             return running
+        roster = Roster(tuple(members), tuple(unlinked), tuple(holders), wants, frozenset(soon))
+        title.beginning += 1
+        try:
+            return await self._start(title, manifest, origins, policy, roster, urgency, selection, signatures)
+        finally:
+            title.beginning -= 1
+
+    async def _start(
+        self,
+        title: NodeTitle,
+        manifest: Manifest,
+        origins: Iterable[str],
+        policy: FillPolicy | None,
+        roster: Roster,
+        urgency: Urgency | None,
+        selection: Bitmap | None,
+        signatures: bytes,
+    ) -> FillDriver:
+        title_id = title.title_id
         self.disk.begin(title_id)
         before = title.fill
         if title.fill is not None:
@@ -487,7 +509,6 @@ class TitleRegistry:
         title.refusal = None
         self.note_order(title_id)
         title.stored = stored
-        roster = Roster(tuple(members), tuple(unlinked), tuple(holders), wants, frozenset(soon))
         fill = title.fill = self._begin(title, stored, origins, policy, roster, urgency, reuse)
         if fill.done.is_set():
             self._forget_oldest(title_id)
@@ -578,6 +599,7 @@ class TitleRegistry:
             # Not before: what cannot be begun leaves the title where it is.
             if title.phase is not TitlePhase.REPAIRING:
                 title.step(TitleStep.ROT if repairs else TitleStep.ORDER)
+            self.running_fills()  # lets go of those that are over, where nobody else asks
             self._running[driver] = None
             self._nursery.start_soon(driver.bounds.run, driver.run)
         return driver
@@ -694,8 +716,14 @@ class TitleRegistry:
         self.untold.note([title_id])
 
     def forget(self, title_id: TitleId) -> None:
-        """Take note that a title's files are gone."""
-        self._title(title_id).step(TitleStep.REMOVE)
+        """Take note that a title's files are gone: nothing is kept of it, or years of titles would be."""
+        title = self._title(title_id)
+        title.step(TitleStep.REMOVE)
+        self.unlimit(title_id)
+        self._finished.pop(title_id, None)
+        is_empty = title.stored is None and title.fill is None and title.refusal is None
+        if is_empty and not title.beginning and title_id not in (self.orders or {}):
+            del self._titles[title_id]
 
     # ---- repair
 

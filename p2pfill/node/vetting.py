@@ -3,8 +3,9 @@
 Who that is, `publishers.toml` of its identity says; without that all titles are taken. What is asked:
 
 - that the signatures suffice (`trust.publishers`), and have not expired by this node's clock;
-- that the title is no older version of its name than one that was shown here, unless its order says so and its rule
-  allows that. This is asked once more when it is shown (`store.names`), as by an order of a title that is live already.
+- that the title is no older version of its name than one that was shown here, unless its order says so, as a user has
+  signed it, and its rule allows that. This is asked once more when it is shown (`store.names`), as by an order of a
+  title that is live already.
 
 A title that was let in once is not asked again: what is live stays live, is repaired and served, whatever expires. It
 is asked anew when it is to be filled again, or further files of it are, and fills under way when `publishers.toml`
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import trio
@@ -23,7 +24,6 @@ import trio
 from p2pfill.errors import SignatureError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
-from p2pfill.model.reports import Order
 from p2pfill.store.names import older_than_shown
 from p2pfill.store.store import Store
 from p2pfill.trust.credentials import PUBLISHERS_FILE, Credentials
@@ -59,10 +59,15 @@ class Vetting:
         if self._credentials is not None and self.publishers is None:
             self._log.info("takes titles that nobody has signed: its identity has no %s", PUBLISHERS_FILE)
 
-    def set_orders(self, orders: Mapping[TitleId, Order], gone: Iterable[TitleId]) -> None:
-        """Take note of orders that are new or have changed, and of those that are gone."""
+    def set_orders(
+        self, orders: Iterable[TitleId], gone: Iterable[TitleId], rollbacks: Iterable[TitleId]
+    ) -> None:
+        """Take note of orders that are new or have changed, and of those that are gone.
+
+        `rollbacks` are those that may be older than what was shown (`node.signed_orders`).
+        """
         self._rollbacks.difference_update(gone, orders)
-        self._rollbacks.update(title_id for title_id, order in orders.items() if order.rollback)
+        self._rollbacks.update(rollbacks)
 
     def allow_rollback(self, title_id: TitleId) -> None:
         """Let an older version be shown, as far as its rule allows that."""

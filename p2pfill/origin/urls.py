@@ -225,7 +225,7 @@ def _directory_text(url: str) -> str:
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
             raise ConfigError(f"origin URL {_shown(url)} cannot be used: write file:///ABSOLUTE/DIRECTORY")
         text = unquote(parts.path)
-    elif "://" in url:
+    elif "://" in url and not url.startswith("/"):  # a directory may be called so
         raise ConfigError(f"origin URL {_shown(url)} cannot be used: its scheme must be http, https, s3 or file")
     elif re.match("https?:", url, re.IGNORECASE):
         raise ConfigError(f"origin URL {_shown(url)} cannot be used: write http://HOST[:PORT]/PATH")

@@ -13,13 +13,13 @@ import gzip
 import importlib
 import io
 import stat
-import tomllib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from p2pfill.errors import ConfigError
+from p2pfill.model.toml import read_toml
 from p2pfill.plan.history.engine import library_errors
 from p2pfill.plan.history.faults import Example, Faults
 
@@ -165,8 +165,8 @@ def _csv_rows(path: Path, table: TableKind, text: io.TextIOWrapper) -> Iterator[
 
 def _toml_rows(path: Path, table: TableKind, text: str) -> Iterator[Row]:
     try:
-        read = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        read = read_toml(text)
+    except ConfigError as error:
         raise ConfigError(f"cannot read {table.what} {str(path)!r} as TOML: {error}") from error
     arrays = [one for one in read.values() if isinstance(one, list) and all(isinstance(row, dict) for row in one)]
     if len(arrays) != 1 or len(read) != 1:

@@ -10,6 +10,7 @@ Each cache's engine is given a `CheckedFill`, the fill logic as it ships with th
 it. 5. Nobody is accused of wrong bytes, or of a breach of the rules, who has kept to them (`accused`).
 6. Nothing is asked for while the cache's fill windows are closed, but for titles out of cycle (`decided`).
 7. Once all that was broken is healed, every cache that is not lost for good completes in time (`completed`).
+8. No cache that serves its own ISP alone is asked for anything by others (`decided`).
 
 A broken one raises `InvariantBroken`, an error of ours and never of a scenario. Tier order is worked out anew here,
 from the roster and from what the sources of a fill hold, not with the sets that the fill keeps for it.
@@ -108,6 +109,8 @@ class Checkers:
         """Of chunks that were received and verified."""
         self.guilty: set[str] = set()
         """Sources that have sent what they should not."""
+        self.inward: dict[str, str] = {}
+        """Cache that serves its own ISP alone -> its ISP."""
         self._manifests = manifests
         self._ledger_every = ledger_every
         self._tiers = tiers
@@ -162,6 +165,8 @@ class Checkers:
         for action in made:
             if isinstance(action, actions.RequestChunk):
                 scope = fill.sources[action.source].scope
+                if self.inward.get(action.source, fill.me.isp) != fill.me.isp:
+                    raise InvariantBroken(f"{fill.me.id} asks {action.source}, which serves its own ISP alone")
                 if not fill.may_ask():
                     raise InvariantBroken(f"{fill.me.id} asks for chunk {action.chunk} while its windows are closed")
                 joins = self._check_request(fill, action, scope, given_up.get(action.chunk))

@@ -93,6 +93,7 @@ class Ground:
             ledger_every=8 if scenario.chaos is not None else 64,
             tiers=scenario.check_tiers,
         )
+        self.checkers.inward = {info.id: info.isp for info in infos if info.is_inward}
         self.withdrawn: frozenset[TitleId] = frozenset()
         """Titles that are ordered no more, and will not be."""
         self.origin_up = True

@@ -20,7 +20,7 @@ from p2pfill.model.fleet_policy import NO_POLICY, FleetPolicy, parse_policy
 from p2pfill.model.ids import NodeId
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import Manifest, default_chunk_size, layout
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import RateLimits
 from p2pfill.model.timing import UPLOAD_SLOTS
@@ -178,6 +178,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_rates: dict[str, float] = {}
     """Host -> Mbit/s that it sends at most, where that is less than its rate."""
     weights: dict[str, float] = {}
+    inward: tuple[str, ...] = ()
+    """Caches, or all of an ISP, that serve their own ISP alone."""
     size_mib: float = 256
     chunk_kib: int = 0
     """0: as `publish` would choose."""
@@ -333,7 +335,10 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 isp = number * fleet.isps // fleet.caches
                 region = isp * fleet.regions // fleet.isps
                 found.append(NodeInfo(NodeId(f"c{number:05}"), f"isp{isp:03}", f"region{region:02}"))
-        return [*found, *self.caches]
+        return [
+            msgspec.structs.replace(info, serves=SERVES_ISP) if {info.id, info.isp} & set(self.inward) else info
+            for info in (*found, *self.caches)
+        ]
 
     @property
     def origin_isp(self) -> str:

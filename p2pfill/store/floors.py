@@ -25,6 +25,9 @@ from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, make_directory, repl
 SIGNATURES: Final = "signatures"
 NUMBERS: Final = "numbers"
 
+HIGHEST_KEPT_MAX: Final = 10_000
+"""Names whose highest number is kept in memory; of others the file is read again, or is not there."""
+
 _NUMBER_BYTES_MAX: Final = 4 * KIB
 """Of a file with a number and a name: both have at most a fourth of that."""
 
@@ -86,8 +89,13 @@ class Floors:
                     # Not taken for 0: then anything old could be shown.
                     raise StoreError(f"{str(path)!r} is damaged; remove it to have any version of {name!r} shown")
                 known = int(text)
-            self._highest[name] = known
+                self._keep(name, known)  # not of names that nobody signs, for which there is no end either
         return known
+
+    def _keep(self, name: str, number: int) -> None:
+        self._highest[name] = number
+        if len(self._highest) > HIGHEST_KEPT_MAX:
+            del self._highest[next(iter(self._highest))]
 
     def note_shown(self, title_id: TitleId, name: str) -> None:
         """Remember the number of a title that is about to be shown, durably, where it is the highest of its name."""
@@ -101,7 +109,7 @@ class Floors:
                 replace_file(fd, self._path(name).name, b"%d %s\n" % (number, name.encode()))
             finally:
                 os.close(fd)
-        self._highest[name] = number
+        self._keep(name, number)
 
     def _path(self, name: str) -> Path:
         # By its digest: a name may be as long as a file's may be, and end as a file does that is being replaced.

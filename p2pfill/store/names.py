@@ -358,5 +358,5 @@ def older_than_shown(name: str, number: int, highest: int) -> str:
     """Say that a version is not shown since a newer one was."""
     return (
         f"title {name!r} is older (number {number}) than one that was live here (number {highest}): have it signed "
-        "anew, or order it with --rollback"
+        f"anew with a higher number (`p2pfill sign --anew --number {highest + 1}`), or order it with --rollback"
     )

@@ -39,7 +39,9 @@ def check_owner(root: Path) -> list[str]:
     for path in (root, *(root / name for name in PLACES)):
         with suppress(FileNotFoundError):
             status = os.stat(path)
-            if wrong := why_untrusted(str(path), status):
+            # As root an administrator looks after a node that runs as a user of its own.
+            first = f"run this as that user (sudo -u {_for_sudo(status.st_uid)}), or, " if os.geteuid() == 0 else ""
+            if wrong := why_untrusted(str(path), status, first if path == root else ""):
                 raise ConfigError(f"cannot use {str(root)!r} as data directory: {wrong}")
             mode = stat.S_IMODE(status.st_mode)
             if stat.S_ISDIR(status.st_mode) and mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -51,13 +53,14 @@ def check_owner(root: Path) -> list[str]:
     return remarks
 
 
-def why_untrusted(path: str, status: os.stat_result) -> str:
-    """Return why what is found there cannot be relied on, and what to do; empty where it can."""
+def why_untrusted(path: str, status: os.stat_result, first: str = "") -> str:
+    """Return why what is found there cannot be relied on, and what to do, `first` at first; empty where it can."""
     mode = stat.S_IMODE(status.st_mode)
     said = f"{path!r} belongs to {user_name(status.st_uid)} and has mode {mode:04o}"
     if not is_trusted(status.st_uid):
-        return f"{said}, but the node runs as {user_name(os.geteuid())}; if all in it is to be trusted: " + (
-            f"chown -R {os.geteuid()} {path}"
+        return (
+            f"{said}, but the node runs as {user_name(os.geteuid())}; {first}if all in it is to be "
+            f"trusted: chown -R {os.geteuid()} {path}"
         )
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         return f"{said}, so everybody can change what is in it; if all in it is to be trusted: chmod -R o-w {path}"
@@ -67,6 +70,12 @@ def why_untrusted(path: str, status: os.stat_result) -> str:
 def is_trusted(uid: int) -> bool:
     """Tell whether what belongs to a user is this process's own, or root's."""
     return uid in (os.geteuid(), 0)
+
+
+def _for_sudo(uid: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return f"'#{uid}'"
 
 
 def user_name(uid: int) -> str:

@@ -25,10 +25,13 @@ from p2pfill.store.disk import (
     translated,
     write_all,
 )
+from p2pfill.store.floors import NUMBERS
 from p2pfill.store.owner import PLACES
 
 ASIDE: Final = "aside"
 """The directory of what was in the way."""
+REVOKED_FILE: Final = "revoked.pem"
+"""What the tracker has told of certificates that were taken back (`node.renewal`)."""
 PROBE: Final = "probe"
 """A file in `filling` that comes and goes."""
 
@@ -57,10 +60,12 @@ class Places:
 
     def make(self) -> None:
         """Make the directories, and clear what is in the way in them."""
-        for name in PLACES:
+        for name in (*PLACES, NUMBERS):
             # A link is an operator's: where it leads to nothing, a disk may not be mounted yet.
             self.clear(self._root / name, lambda mode: stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-            make_directory(self._root / name)
+            if name != NUMBERS:  # which is made when there is something to keep in it
+                make_directory(self._root / name)
+        self.clear(self._root / REVOKED_FILE, stat.S_ISREG)
         for place in ("titles", "filling"):
             for name in os.listdir(self._root / place):
                 # What cannot be moved is in the way of one title, which says so when it is opened.

@@ -41,10 +41,7 @@ from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.paths import directories_of, find_collision, show
-from p2pfill.model.selection import (
-    chunks_of_file,
-    is_selected,
-)
+from p2pfill.model.selection import chunks_of_file, is_selected
 from p2pfill.store.descriptors import BUDGET, descriptors_max
 from p2pfill.store.disk import (
     DIRECTORY_FLAGS,
@@ -107,15 +104,15 @@ class Store:
         self._live_status: dict[TitleId, TitleStatus] = {}
         self.names = LiveNames(root)
         """Change it through the methods below."""
-        self._folds_names = False
+        self._folds_names: bool | None = None  # not looked at yet
 
     @classmethod
     def open(cls, root: Path) -> Store:
         """Open the store in `root`, made where missing, and finish what a crash cut short.
 
         What is in the way there and is nothing of ours is moved to `aside`, and `take_remarks` tells of it. Raises
-        `StoreError` where the directory cannot be written to, is full, or belongs to a running node, and `ConfigError`
-        where others than the node's user can change what is in it (`store.owner`).
+        `StoreError` where the directory cannot be written to, is full and holds nothing that is whole, or belongs to a
+        running node, and `ConfigError` where others than the node's user can change what is in it (`store.owner`).
         """
         root = root.absolute()
         BUDGET.fit(descriptors_max())
@@ -135,8 +132,7 @@ class Store:
         try:
             with translated(f"use {str(root)!r} as data directory"):
                 places.make()
-                store.probe()
-                store._folds_names = folds_names(root / "filling")
+                store._try_disk()
                 store._recover()
         except BaseException:
             os.close(lock_fd)
@@ -281,6 +277,9 @@ class Store:
                 directory = self.root / place / title_id.hex()
                 if directory.exists():
                     directory.rename(gone)
+                    # Durably, before a file goes: a power loss would bring back a live title without some.
+                    sync_directory(gone.parent)
+                    sync_directory(directory.parent)
                     return lambda count: _delete_some(gone, count)
             return lambda count: False
 
@@ -371,6 +370,22 @@ class Store:
     def probe(self) -> None:
         """Have the disk make a block durable, and forget it. Raises `StoreError` where it does not."""
         self._places.probe()
+
+    def _try_disk(self) -> None:
+        try:
+            self.probe()
+            self._look_at_names()
+        except DiskFullError as error:
+            # What is whole is served all the same, and only a node that runs makes room by what may go.
+            if not self._ids("titles"):
+                raise
+            self._places.remarks.append(f"{error}; until then nothing is filled, and what is live here is served")
+
+    def _look_at_names(self) -> bool:
+        if self._folds_names is None:
+            with translated(f"use {str(self.root)!r} as data directory"):
+                self._folds_names = folds_names(self.root / "filling")
+        return self._folds_names
 
     def take_remarks(self) -> list[str]:
         """Return what people should know that was found in the directory since the last call."""
@@ -588,7 +603,7 @@ class Store:
         return f"hold title {manifest.name!r}, which needs {needed} bytes, in {str(self.root)!r}"
 
     def _allocate(self, directory: Path, manifest: Manifest, selection: Bitmap | None) -> None:
-        if self._folds_names and (pair := _find_collision(manifest)) is not None:
+        if self._look_at_names() and (pair := _find_collision(manifest)) is not None:
             raise StoreError(
                 f"cannot hold title {manifest.name!r} in {str(self.root)!r}: the disk there takes {show(pair[0])} and "
                 f"{show(pair[1])} for the same name; use a disk that tells upper and lower case apart, or rename one "

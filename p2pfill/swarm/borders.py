@@ -12,6 +12,9 @@ cache but its stripes. A cache that stands alone in its ISP is master of all str
 of the region: `FAR_MAX` of those links are kept, the same ones for both ends, and what it is master of beyond them
 comes from others who hold it.
 
+An ISP whose caches serve it alone weighs nothing and passes nothing on, and must not hang on another one of its kind:
+it is linked with two of those that lead. Where a region has nobody else each such ISP is linked as the first one is.
+
 Rejected: far links by chance. A chunk then reaches an ISP only when most caches of those before have it. Rejected too:
 everybody at the leader. Of 25 ISPs the last gets a chunk 24 chunk times later; in a tree of threes after 3 x 3. See
 docs/experiments.md, "Large fleets".
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from p2pfill.model.ids import TitleId
@@ -45,9 +48,16 @@ IspKey = tuple[str, str]
 class Tree:
     """An order of named groups for each stripe. One of those with a weight leads it; those without come last."""
 
-    def __init__(self, title_id: TitleId, stripes: int, weights: Group, before: Tree | None = None) -> None:
-        """What can be had from `before`, a tree of the same title, is not worked out again."""
+    def __init__(
+        self, title_id: TitleId, stripes: int, weights: Group, before: Tree | None = None,
+        inward: frozenset[str] = frozenset(),
+    ) -> None:
+        """What can be had from `before`, a tree of the same title, is not worked out again.
+
+        `inward` are groups without weight that take, and give nothing to others.
+        """
         self.weights = dict(weights)
+        self.inward = inward
         leading = {name: weight for name, weight in weights.items() if weight > 0}
         self.leading = leading.keys()
         names, leaders = elect(title_id, range(stripes if leading else 0), leading)
@@ -78,6 +88,13 @@ class Tree:
         """Yield the parent, the grandparent, the children and the grandchildren of a group."""
         order = self.order[stripe]
         place = order.index(name)
+        leading = len(self.leading)
+        for child in range(leading, len(order)) if self.inward and leading else ():
+            parents = {child % leading, (child + 1) % leading}
+            if child == place and name in self.inward:
+                yield from (order[parent] for parent in parents)
+            elif place in parents and order[child] in self.inward:
+                yield order[child]
         parent = (place - 1) // CHILDREN
         if place > 0:
             yield order[parent]
@@ -95,6 +112,8 @@ class Border(NamedTuple):
     """Those that stand at its border, with weights above 0."""
     weight: float
     """What it counts in elections: 0 where its caches hold the title and do not want it."""
+    is_inward: bool = False
+    """They want it, and serve their own ISP alone."""
 
 
 class Borders:
@@ -107,6 +126,8 @@ class Borders:
         self._regions: dict[str, Tree] = {}
         self._world = Tree(title_id, self._stripes, {})
         self._isp_of: dict[str, IspKey] = {}
+        self._inward: frozenset[IspKey] = frozenset()
+        """ISPs whose caches serve them alone."""
         self._kept: dict[str, frozenset[str]] = {}
         """With whom a cache would be linked for its own part, as far as it was asked for."""
 
@@ -116,8 +137,12 @@ class Borders:
         groups = {key: border.caches for key, border in borders.items() if border.caches}
         for region, isp in groups:
             weights[region][isp] = borders[region, isp].weight
-        self._regions = {region: Tree(self._title_id, self._stripes, group) for region, group in weights.items()}
-        self._world = Tree(self._title_id, self._stripes, _sums(self._regions))
+        self._inward = frozenset(key for key, border in borders.items() if border.is_inward)
+        self._regions = {
+            region: Tree(self._title_id, self._stripes, group, inward=self._inward_in(region))
+            for region, group in weights.items()
+        }
+        self._world = Tree(self._title_id, self._stripes, _sums(self._regions), inward=_apart(self._regions))
         self._isps = {key: self._elect(key, group, self._regions, self._world) for key, group in groups.items()}
         self._isp_of = {name: key for key, masters in self._isps.items() for name in masters.caches}
         self._kept.clear()
@@ -130,6 +155,7 @@ class Borders:
         can wait.
         """
         region, isp = key
+        self._inward = self._inward - {key} | ({key} if border.is_inward else set())
         regions = dict(self._regions)
         tree = regions.pop(region, None)
         weights = dict(tree.weights) if tree is not None else {}
@@ -138,9 +164,9 @@ class Borders:
             weights[isp] = border.weight
         turned: Iterable[int] = range(self._stripes)
         if weights:
-            regions[region] = Tree(self._title_id, self._stripes, weights, tree)
+            regions[region] = Tree(self._title_id, self._stripes, weights, tree, self._inward_in(region))
             turned = regions[region].turned
-        world = Tree(self._title_id, self._stripes, _sums(regions), self._world)
+        world = Tree(self._title_id, self._stripes, _sums(regions), self._world, _apart(regions))
         isps = {other: masters for other, masters in self._isps.items() if other != key}
         if border.caches:
             isps[key] = self._elect(key, border.caches, regions, world)
@@ -233,9 +259,19 @@ class Borders:
         tree = self._regions[region]
         for other in tree.around(stripe, isp):
             yield self._isps[region, other].master[stripe]
-        if tree.order[stripe][0] == isp:
+        if isp in self._heads(region, stripe):
             for other in self._world.around(stripe, region):
-                yield self._leader(other, stripe)
+                for head in self._heads(other, stripe):
+                    yield self._isps[other, head].master[stripe]
+
+    def _heads(self, region: str, stripe: int) -> Collection[str]:
+        """Return the ISPs of a region that are linked with other regions for a stripe."""
+        tree = self._regions[region]
+        first = tree.order[stripe][0]
+        return {first} if tree.leading or not tree.inward else {first, *tree.inward}
+
+    def _inward_in(self, region: str) -> frozenset[str]:
+        return frozenset(isp for where, isp in self._inward if where == region)
 
 
 class _Masters(NamedTuple):
@@ -245,6 +281,11 @@ class _Masters(NamedTuple):
     master: list[str]
     """Stripe -> cache."""
     stripes_of: dict[str, list[int]]
+
+
+def _apart(regions: Mapping[str, Tree]) -> frozenset[str]:
+    """Return the regions in which nobody serves others, and somebody wants the title."""
+    return frozenset(region for region, tree in regions.items() if tree.inward and not tree.leading)
 
 
 def _sums(regions: Mapping[str, Tree]) -> dict[str, float]:

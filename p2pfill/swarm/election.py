@@ -9,6 +9,10 @@ Within a group the choice is weighted rendezvous hashing held to exact quotas (`
 hashing leaves some masters with a third more work than others, and a fill ends when the last one does. Everyone
 computes the same masters from the same roster, and a change of it moves little more than the share of who came or went.
 A central per-chunk plan was rejected: it would put the tracker into the data path.
+
+A cache that serves its own ISP alone counts for nothing between ISPs, and is master in its own only where there is
+nobody else. An ISP of such caches leads nobody: its masters take from whoever leads, and from the origin where nobody
+does.
 """
 
 from __future__ import annotations
@@ -312,7 +316,7 @@ def hold_elections(
     key = (
         title_id,
         chunk_count,
-        frozenset([(node.id, node.isp, node.region, node.weight) for node in voters]),
+        frozenset([(node.id, node.isp, node.region, node.weight, node.serves) for node in voters]),
         frozenset([node.id for node in voters if node.id in without]),
         frozenset([(node.id, frozenset(closed[node.id])) for node in voters if node.id in closed]),
     )
@@ -371,11 +375,14 @@ class _Group:
         self._members = [(place, node.id, node.weight) for place, node in members]
         self._all: dict[str, float] = {node.id: node.weight for _, node in members}
         self.mask: Final = _mask_of([place for place, _ in members])
+        outward = [(place, node) for place, node in members if not node.is_inward]
+        self.outward: Final = self.mask if len(outward) == len(members) else _mask_of([place for place, _ in outward])
+        """Those who serve other ISPs too, and so count between them."""
         alike: dict[float, list[int]] = defaultdict(list)
-        for place, node in members:
+        for place, node in outward:
             alike[node.weight].append(place)
         ratios = {weight: weight.as_integer_ratio() for weight in alike}
-        self._scale = max(denominator for _, denominator in ratios.values())
+        self._scale = max((denominator for _, denominator in ratios.values()), default=1)
         self._alike = [
             (ratios[weight][0] * (self._scale // ratios[weight][1]), _mask_of(places))
             for weight, places in alike.items()
@@ -389,7 +396,7 @@ class _Group:
         return {name: weight for place, name, weight in self._members if who >> place & 1}
 
     def total(self, who: int) -> float:
-        """Return what those of `who` weigh together.
+        """Return what those of `who` weigh together between ISPs.
 
         Rounded once: each cache has its members in another order, and sums of floats depend on that.
         """
@@ -441,12 +448,14 @@ class _Voters:
         return self.groups.get(region, {}).get(isp)
 
     def counting(self, who: int) -> int:
-        """Return those of `who` that count: without ISPs in which all are absent."""
+        """Return those of `who` that count: without ISPs in which all are absent, or all who serve others."""
         if absent := who & self.absent:
             for region, isps in self.groups.items():
                 for group in isps.values() if region is not None else ():
                     if who & group.mask == absent & group.mask:
                         who &= ~group.mask
+                    elif who & group.outward == absent & group.outward:
+                        who &= ~group.outward
         return who
 
 
@@ -485,7 +494,8 @@ class _Elections:
         found = self._voters.group(region, isp)
         if found is None or not self._who & found.mask:
             return {}
-        group = found.weights(self._who)
+        # Who serves this ISP alone is master where nobody else is: what others wait for must come to them.
+        group = found.weights(self._who & found.outward or self._who)
         if self.stripe_count == 1 and not self._closed and not self._who & found.mask & self._voters.absent:
             return {0: _heaviest(group)}
         reaches = self._reaches(*self._nominal.leads(region, isp))
@@ -504,17 +514,24 @@ class _Elections:
         found = self._voters.group(region, isp)
         if found is None or not self._who & found.mask:
             return set(), set()
-        in_region = {stripe for stripe, name in self._winners(region).items() if name == isp}
+        # Where nobody serves others each leads itself.
+        everything = set(range(self.stripe_count))
+        winners = self._winners(region)
+        in_region = {stripe for stripe, name in winners.items() if name == isp} if winners else everything
         if not in_region:
             return in_region, in_region
-        in_world = {stripe for stripe, name in self._winners(None).items() if name == region}
+        winners = self._winners(None)
+        in_world = {stripe for stripe, name in winners.items() if name == region} if winners else everything
         return in_region, in_region & in_world
 
     def _winners(self, region: str | None) -> dict[int, str]:
         """Return which ISP of a region, or which region of the world (None), wins each stripe."""
         if region not in self._won:
             groups = self._voters.groups[region]
-            weights = {name: group.total(self._who) for name, group in groups.items() if self._who & group.mask}
+            weights = {name: group.total(self._who) for name, group in groups.items() if self._who & group.outward}
+            if not weights:
+                self._won[region] = {}
+                return {}
             if self.stripe_count == 1 and not self._closed:
                 winners = {0: _heaviest(weights)}
             else:
@@ -527,7 +544,7 @@ class _Elections:
                     to_world = {stripe for stripe, name in self._winners(None).items() if name == region}
                 for needed, stripes in ((Scope.ORIGIN, to_world), (Scope.WORLD, everything - to_world)):
                     way = self._who & self._voters.open[needed]
-                    unable = {name for name in weights if not way & groups[name].mask}
+                    unable = {name for name in weights if not way & groups[name].outward}
                     hand_on(self._title_id, winners, stripes, weights, unable)
             self._won[region] = winners
         return self._won[region]

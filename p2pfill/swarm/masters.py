@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import TitleId
 from p2pfill.model.node import NodeInfo
+from p2pfill.model.timing import DISCOVERY_TIMEOUT_S
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
 from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach, share_by_rank
@@ -31,8 +32,13 @@ from p2pfill.swarm.stalls import Stalls
 
 STALLED: Final = "master-stalled"
 LOST: Final = "master-lost"
+UNREACHABLE: Final = "master-unreachable"
 NO_ROUTE: Final = "master-no-route"
 """Reasons for escalations; the last one of somebody who says so itself."""
+
+UNMET_S: Final = DISCOVERY_TIMEOUT_S
+"""A member with whom this cache is to be linked, and never was, is waited for no longer than a cache that is down may
+hold up a fill: it is not slow, for nothing was asked of it. Once it is linked it is relied on again."""
 
 STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
@@ -90,6 +96,8 @@ class Masters:
         self._fetching, self._sending = SlowPeerDetector(), SlowPeerDetector(SLOW, SENDS_SLOWLY)
         self._seen_at: dict[str, float] = {me.id: 0.0}
         self._unlinked: frozenset[str] = frozenset()
+        self._met: set[str] = set()
+        """Members that have been linked, or have shown life otherwise."""
         self._soon: frozenset[str] = frozenset()
         """Members of which nothing is expected yet, since their fill windows are about to open."""
         self._soon_since: dict[str, float] = {}
@@ -161,6 +169,7 @@ class Masters:
         self.excluded = {node_id: why for node_id, why in self.excluded.items() if node_id in known}
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
         self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
+        self._met &= self.members.keys()
         self._seen_since = float("-inf")
         self._stale = True
 
@@ -173,6 +182,7 @@ class Masters:
     def saw(self, now: float, node_id: str) -> None:
         """Note that a cache delivered, announced or claimed something."""
         self._seen_at[node_id] = self._life_at = now
+        self._met.add(node_id)
 
     def exclude(self, node_id: str, reason: str) -> None:
         """Stop relying on a cache."""
@@ -445,9 +455,11 @@ class Masters:
         """Leave out the members that have been silent for `patience_s` though there is something for them to do.
 
         Be it that they owe this cache a chunk (`owing`), or have chunks to fetch, nominally or in the place of others
-        that were left out before.
+        that were left out before. Where one is left out to whom there is no link, so are all that were never linked:
+        else each of them in turn would be elected in its place and waited for.
         """
         linked = set(linked)
+        self._met |= linked
         self._judge_the_late(now)
         self.assignment()
         if self._changed:
@@ -456,13 +468,16 @@ class Masters:
             return
         # Of those who are not linked there may be hundreds, and none can be silent before one who is.
         self._seen_since = self._life_at
+        absent: list[str] = []
+        is_cut_short = False
         for node_id, node in self.members.items():
             if node_id == self._me.id or node_id in self.excluded or node_id in self._soon or not node.weight:
                 continue
+            is_unmet = node_id not in self._unlinked and node_id not in self._met
             if node_id in self._unlinked:
                 seen_at = self._life_at + (STANDSTILL - 1) * patience_s
             else:
-                seen_at = self._seen_at[node_id]
+                seen_at = self._seen_at[node_id] - (max(0.0, patience_s - UNMET_S) if is_unmet else 0.0)
                 self._seen_since = min(self._seen_since, seen_at)
             if now < seen_at + patience_s:
                 continue
@@ -473,10 +488,15 @@ class Masters:
                 or (stands_in and self._is_due(node, self._present.within(node), available))
                 or (now >= seen_at + STUCK * patience_s and self._is_stuck(node, available))
             ):
-                self.exclude(node_id, STALLED if node_id in linked else "master-unreachable")
+                self.exclude(node_id, STALLED if node_id in linked else UNREACHABLE)
+                is_cut_short |= node_id not in linked
                 if node_id in linked and node_id not in owing:
                     # That it answers what it is asked now is no reason to rely on it again.
                     self._note_failure(now, node_id, patience_s)
+            elif is_unmet:
+                absent.append(node_id)
+        for node_id in absent if is_cut_short else ():
+            self.exclude(node_id, UNREACHABLE)
         if self._changed:
             self._changed, self._elected_at = False, now
 

@@ -19,6 +19,9 @@ as with the whole roster. That weight is told as that of a stand-in which is no 
 be judged by what it does, though it does no more than its own share; and when it died the weight of its group would be
 gone with it. Who stands for a group of which nobody is left, the tracker knows.
 
+Caches that serve their own ISP alone stand at its border only where it has no others; then it weighs nothing outside,
+and in its trees is a leaf.
+
 Weights are counted in steps of `1 / WEIGHT_STEPS`: sums of those are exact, in whatever order they are made.
 
 Rejected: neighbours drawn at random and kept, which every tracker would draw otherwise; rendezvous hashing by pair,
@@ -37,7 +40,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from p2pfill.model.ids import NodeId, TitleId
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 from p2pfill.model.reports import Election, Elector, GroupWeight
 from p2pfill.swarm.borders import Border, Borders
 
@@ -127,7 +130,7 @@ class Neighbourhoods:
         key = info.region, info.isp
         isp = self._isps.setdefault(key, _Isp(self._rings))
         changed |= isp.concerned(info.id)
-        isp.add(info.id, steps_of(info.weight) if counts else 0, soon=soon)
+        isp.add(info, steps_of(info.weight) if counts else 0, soon=soon)
         changed |= self._settle(key) | isp.concerned(info.id)
         return set(self.members) if was_small else changed
 
@@ -269,17 +272,17 @@ class Neighbourhoods:
             for region, weights in sorted(self._isps_of.items())
             if region != info.region
         ]
-        return Election(own, electors, groups)
+        return Election(own, electors, groups, inward=bool(electors) and isp is not None and not isp.weight)
 
     def _electors(self, isp: _Isp) -> list[Elector]:
         """Return an ISP's electors with weights that add up to that of the whole ISP."""
         if isp.electors is None:
             steps = dict(isp.sworn)
-            total = sum(steps.values())
-            if total != isp.weight:
-                steps = {node_id: max(1, count * isp.weight // total) for node_id, count in steps.items()}
+            total, whole = sum(steps.values()), isp.weight or isp.inward_weight
+            if total != whole:
+                steps = {node_id: max(1, count * whole // total) for node_id, count in steps.items()}
                 first = next(iter(steps))
-                steps[first] += isp.weight - sum(steps.values())
+                steps[first] += whole - sum(steps.values())
             isp.electors = [
                 Elector(node_id, count / WEIGHT_STEPS, node_id in isp.soon) for node_id, count in sorted(steps.items())
             ]
@@ -298,7 +301,8 @@ def electorate(
     soon = {elector.id for elector in election.electors if elector.soon}
     members = {node.id: _weighing(node, weights.pop(node.id, 0.0)) for node in linked if node.id != me.id}
     weights.pop(me.id, None)
-    apart = [_voter(node_id, me.isp, me.region, weight) for node_id, weight in weights.items()]
+    serves = SERVES_ISP if election.inward else ""
+    apart = [_voter(node_id, me.isp, me.region, weight, serves) for node_id, weight in weights.items()]
     for group in election.groups:
         stand_in = f"({group.region}/{group.isp})"
         apart.append(_voter(stand_in, group.isp, group.region, group.weight))
@@ -314,9 +318,9 @@ def steps_of(weight: float) -> int:
 
 
 @lru_cache(maxsize=POINTS_KEPT)
-def _voter(name: str, isp: str, region: str, weight: float) -> NodeInfo:
+def _voter(name: str, isp: str, region: str, weight: float, serves: str = "") -> NodeInfo:
     """Return one of whom no more than the weight is known: the same one in the rosters of all titles."""
-    return NodeInfo(NodeId(name), isp, region, weight=weight)
+    return NodeInfo(NodeId(name), isp, region, weight=weight, serves=serves)
 
 
 @lru_cache(maxsize=POINTS_KEPT)
@@ -332,17 +336,21 @@ class _Isp:
         self._degree = 2 * rings
         self._rings: list[list[Spot]] = [[] for _ in range(rings + 1)]
         """On the last one stands who makes up for whom."""
-        self._order: list[tuple[bool, int, str]] = []
-        """All of them, those that count first; the first ones stand at the border."""
+        self._order: list[tuple[int, int, str]] = []
+        """All of them: those that count first, of those the ones that serve others; the first stand at the border."""
+        self.inward: set[str] = set()
+        """Those that serve this ISP alone."""
         self.counting: dict[str, int] = {}
         """Those that take part in elections, each with its weight in steps."""
         self.soon: set[str] = set()
         """Those of them whose fill windows open in a moment."""
         self.border: dict[str, None] = {}
         self.sworn: dict[str, int] = {}
-        """Those at the border that take part in elections, likewise."""
+        """Those at the border that take part in elections, likewise; those that serve others, if there are any."""
         self.weight = 0
-        """Of all that count, in steps."""
+        """Of all that count and serve others, in steps."""
+        self.inward_weight = 0
+        """Of the others that count."""
         self.electors: list[Elector] | None = None
         """Worked out when asked for, until somebody comes or goes."""
 
@@ -359,25 +367,40 @@ class _Isp:
             points = _points("isp", member.info.id, len(self._rings))
             for ring, point in zip(self._rings, points, strict=True):
                 ring.append((point, member.info.id))
-            self._order.append((not member.counts, points[0], member.info.id))
+            if member.info.is_inward:
+                self.inward.add(member.info.id)
+            self._order.append((self._rank(member.info.id, counts=member.counts), points[0], member.info.id))
             if member.counts:
                 self.counting[member.info.id] = steps_of(member.info.weight)
                 if member.soon:
                     self.soon.add(member.info.id)
-        self.weight = sum(self.counting.values())
+        self.inward_weight = sum(self.counting[node_id] for node_id in self.inward & self.counting.keys())
+        self.weight = sum(self.counting.values()) - self.inward_weight
         self._order.sort()
         for ring in self._rings:
             ring.sort()
 
-    def add(self, node_id: str, steps: int, *, soon: bool = False) -> None:
+    def _rank(self, node_id: str, *, counts: bool) -> int:
+        return 2 * (not counts) + (node_id in self.inward)
+
+    def _add_weight(self, node_id: str, steps: int) -> None:
+        if node_id in self.inward:
+            self.inward_weight += steps
+        else:
+            self.weight += steps
+
+    def add(self, info: NodeInfo, steps: int, *, soon: bool = False) -> None:
         """Add a cache with its weight; 0: it does not count."""
+        node_id = info.id
+        if info.is_inward:
+            self.inward.add(node_id)
         points = _points("isp", node_id, len(self._rings))
         for ring, point in zip(self._rings, points, strict=True):
             insort(ring, (point, node_id))
-        insort(self._order, (not steps, points[0], node_id))
+        insort(self._order, (self._rank(node_id, counts=bool(steps)), points[0], node_id))
         if steps:
             self.counting[node_id] = steps
-            self.weight += steps
+            self._add_weight(node_id, steps)
             if soon:
                 self.soon.add(node_id)
 
@@ -387,18 +410,19 @@ class _Isp:
             del ring[bisect_left(ring, (point, node_id))]
         self.soon.discard(node_id)
         steps = self.counting.pop(node_id, 0)
-        self.weight -= steps
-        del self._order[bisect_left(self._order, (not steps, points[0], node_id))]
+        self._add_weight(node_id, -steps)
+        del self._order[bisect_left(self._order, (self._rank(node_id, counts=bool(steps)), points[0], node_id))]
+        self.inward.discard(node_id)
 
     def turn(self, node_id: str, steps: int, *, soon: bool) -> None:
         """Let a cache have another weight; 0: it does not count."""
         before = self.counting.pop(node_id, 0)
         self.soon.discard(node_id)
-        self.weight += steps - before
+        self._add_weight(node_id, steps - before)
         if bool(steps) != bool(before):
             point = _points("isp", node_id, len(self._rings))[0]
-            del self._order[bisect_left(self._order, (not before, point, node_id))]
-            insort(self._order, (not steps, point, node_id))
+            del self._order[bisect_left(self._order, (self._rank(node_id, counts=bool(before)), point, node_id))]
+            insort(self._order, (self._rank(node_id, counts=bool(steps)), point, node_id))
         if steps:
             self.counting[node_id] = steps
             if soon:
@@ -407,14 +431,16 @@ class _Isp:
     def settle(self) -> None:
         """Choose anew who stands at the border."""
         self.border = dict.fromkeys(node_id for _, _, node_id in self._order[:ELECTORS_MAX])
-        self.sworn = {node_id: self.counting[node_id] for node_id in self.border if node_id in self.counting}
+        sworn = {node_id: self.counting[node_id] for node_id in self.border if node_id in self.counting}
+        self.sworn = {node_id: steps for node_id, steps in sworn.items() if node_id not in self.inward} or sworn
         self.electors = None
 
     def stand(self) -> Border:
         """Return how it stands in elections: those who count, or else those who hold the title."""
         if self.sworn:
-            return Border(dict(self.sworn), float(self.weight))
-        return Border(dict.fromkeys(self.border, 1), 0.0)
+            return Border(dict(self.sworn), float(self.weight), is_inward=not self.weight)
+        outward = [node_id for node_id in self.border if node_id not in self.inward]
+        return Border(dict.fromkeys(outward or self.border, 1), 0.0)
 
     def links(self, node_id: str) -> set[str]:
         """Return the neighbours of a cache, which need not be on the rings."""

@@ -10,7 +10,7 @@ anything go first. So a flood of idle connections shuts out nobody, wherever it 
 descriptors that the process may have (`bounds_for`).
 
 Times: a first request must have come within `HEAD_WAIT_S`; bodies and answers move at `RATE_MIN_BYTES_S` or faster.
-Rejected: refusing by the rate of calls, for behind one address there may be a whole fleet.
+Each caller may make so many calls a second (`call_rates`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p2pfill.model.hosts import address_of
 from p2pfill.model.limits import KIB, MIB
+from p2pfill.tracker.call_rates import CallRates
+from p2pfill.tracker.callers import Caller
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.records import ErrorReply
 
@@ -226,6 +228,7 @@ class Admission:
         self._polls = Shares(self.bounds.connections, self.bounds.polls_of_address, self.bounds.reserved)
         self._polls_of_node: Counter[str] = Counter()
         self._waiting: Counter[tuple[str, str]] = Counter()
+        self._rates = CallRates()
 
     # ---- who is known, and what is refused
 
@@ -340,6 +343,14 @@ class Admission:
                     self.note("no request came over a connection", one.address)
 
     # ---- calls
+
+    def call(self, caller: Caller) -> None:
+        """Count a call. Raises `RequestRefused` where its caller makes too many."""
+        wait_s = self._rates.wait_s(caller.key, trio.current_time(), is_named=caller.identity is not None)
+        if wait_s:
+            reason = "too many calls a second of one caller"
+            self.note(reason, f"{caller.address} ({caller.who})")
+            raise RequestRefused(f"{reason}; try again later", 429, wait_s)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         """Return `app`, of which each call counts for its connection, and long answers for their address."""

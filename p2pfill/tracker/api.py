@@ -20,9 +20,10 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill.errors import ConfigError, StoreError
+from p2pfill.errors import ConfigError, P2PFillError, StoreError
 from p2pfill.model import limits
-from p2pfill.model.reports import BroughtOrders, NodeReport
+from p2pfill.model.reports import BroughtOrders, NodeReport, SignedDocuments
+from p2pfill.model.signed_order import WITHDRAWAL_BYTES_MAX
 from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
 from p2pfill.tracker.applying import apply_policy
@@ -33,6 +34,7 @@ from p2pfill.tracker.recall import bring_back
 from p2pfill.tracker.rights import Call, Grants, Right, admit, call_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 from p2pfill.tracker.signed import SignedTitles, signatures_in
+from p2pfill.tracker.signed_orders import SignedOrders
 from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
 
 T = TypeVar("T")
@@ -52,6 +54,12 @@ hundred megabytes for what it is made of."""
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
+SIGNED_TITLES_MAX: Final = 50
+"""Titles of which a node is sent what is signed at a time, as many as a URL has room for."""
+
+SIGNED_BYTES_MAX: Final = 2 * limits.MIB
+"""Of that; a title by itself may have more."""
+
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 32 * limits.MIB
 """What a caller may send yet of a body that was refused."""
@@ -65,10 +73,13 @@ _log = logging.getLogger("p2pfill.tracker")
 class Api:
     """One handler a call; the names are those of the operations."""
 
-    def __init__(self, service: Service, admission: Admission, signed: SignedTitles) -> None:
+    def __init__(
+        self, service: Service, admission: Admission, signed: SignedTitles, orders: SignedOrders
+    ) -> None:
         self._service = service
         self._admission = admission
         self._signed = signed
+        self._orders = orders
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
@@ -160,6 +171,7 @@ class Api:
             record, added = await self._service.add_title(title, manifest, body, first)
             if signatures and not added:
                 await self._service.change_signatures(title, partial(self._signed.added, new=signatures))
+            call.has_changed = added or await self._service.signatures(title) != known
             call.noted = f"{record.name} ({title})"
         return reply(record, 201 if added else 200)
 
@@ -190,8 +202,12 @@ class Api:
     async def withdraw_title(self, request: Request) -> Response:
         """Withdraw a title."""
         self._for_title(request)
-        stood = views.holders(self._service, request.path_params["title"])
-        await self._service.withdraw(stood.title.title, urgent=number_of(request, "urgent", 0) != 0)
+        stood, urgent = views.holders(self._service, request.path_params["title"]), number_of(request, "urgent", 0) != 0
+        caller = call_of(request).caller
+        signed = await trio.to_thread.run_sync(
+            partial(self._orders.withdrawal, signed_in(request), stood.title, caller, urgent=urgent)
+        )
+        await self._service.withdraw(stood.title.title, urgent=urgent, signed=signed)
         return reply(stood)
 
     async def pin_title(self, request: Request) -> Response:
@@ -232,8 +248,10 @@ class Api:
             call.require_rollback(title.name)
         if self._signed.publishers is not None:
             self._signed.require(title.title, title.name, await self._service.signatures(title.title))
-        made = await self._service.add_fill(wanted, nodes_min)
-        call.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}"
+        signed = await trio.to_thread.run_sync(self._orders.order, wanted.signed, wanted, title, call.caller)
+        made = await self._service.add_fill(wanted, nodes_min, signed)
+        by = "" if signed is None else ", signed"
+        call.noted = f"{title.name} to {wanted.selector}, priority {wanted.priority}: fill {made.fill_id}{by}"
         return reply(made)
 
     async def get_fill(self, request: Request) -> Response:
@@ -245,7 +263,13 @@ class Api:
         call, fill = call_of(request), self._service.fill(request.path_params["fill"])
         title = self._service.title(fill.request.title)
         call.require_title(title.name)
-        await self._service.delete_fill(fill.fill_id)
+        terms = b"" if fill.signed is None else bytes.fromhex(fill.signed.terms)
+        signed = None
+        if terms:  # what nobody has signed cannot come back, so there is nothing to keep of its end
+            signed = await trio.to_thread.run_sync(
+                partial(self._orders.withdrawal, signed_in(request), title, call.caller, terms=terms)
+            )
+        await self._service.delete_fill(fill.fill_id, signed)
         call.noted = f"{title.name} to {fill.request.selector}: fill {fill.fill_id}"
         return Response(status_code=204)
 
@@ -295,8 +319,21 @@ class Api:
 
     async def bring_back(self, request: Request) -> Response:
         """Take over a node's orders."""
-        node_id = node_of(request)
-        return reply(await bring_back(self._service, node_id, (await self._read_json(request, BroughtOrders)).orders))
+        node_id, brought = node_of(request), await self._read_json(request, BroughtOrders)
+        return reply(await bring_back(self._service, node_id, brought.orders, brought.withdrawals, self._orders))
+
+    async def get_signed(self, request: Request) -> Response:
+        """Send what is signed of a node's orders."""
+        titles = request.query_params.get("titles", "").split(",")
+        require(len(titles) <= SIGNED_TITLES_MAX, f"{len(titles)} titles: at most {SIGNED_TITLES_MAX} at a time")
+        found = await self._service.signed_documents(node_of(request), [check_title(one) for one in titles if one])
+        answer, size = SignedDocuments({}), 0
+        for title, documents in found.items():
+            size += sum(map(len, documents))
+            if size > SIGNED_BYTES_MAX and answer.titles:
+                break
+            answer.titles[title] = documents
+        return reply(answer)
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""
@@ -307,11 +344,13 @@ class Api:
             wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
             pins, settings = request.query_params.get("pins", ""), request.query_params.get("settings", "")
             with self._admission.poll(caller_of(request).address, node_of(request)):
-                return reply(await self._service.wait_changes(node_of(request), since, wait_s, pins, settings))
+                waiting = partial(self._service.wait_changes, node_of(request), since, wait_s, pins, settings)
+                return reply(await while_connected(request, waiting))
         after = int(number_of(request, "after", -1))
         wait_s = number_of(request, "wait_s", ORDERS_WAIT_S_MAX)
         with self._admission.poll(caller_of(request).address, node_of(request)):
-            return reply(await self._service.wait_orders(node_of(request), after, wait_s))
+            waiting = partial(self._service.wait_orders, node_of(request), after, wait_s)
+            return reply(await while_connected(request, waiting))
 
     async def get_sources(self, request: Request) -> Response:
         """Rank sources."""
@@ -393,7 +432,7 @@ def build_app(
     A bare router: Starlette's own application has two layers of middleware, which wrap what each call sends, and cost a
     heartbeat more than the service does. For a fault of ours the server answers with status 500, and logs it.
     """
-    api = Api(service, admission, SignedTitles(credentials))
+    api = Api(service, admission, SignedTitles(credentials), SignedOrders(credentials, grants))
     routes = [
         Route(
             one.path, Guarded(service, admission, one, getattr(api, one.name), grants), methods=[one.method],
@@ -401,7 +440,8 @@ def build_app(
         )
         for one in sorted(openapi.OPERATIONS, key=lambda one: one.name not in OFTEN)
     ]
-    router = Router(routes)
+    # A redirect to a path without its last slash would lead to the host that the caller names.
+    router = Router(routes, redirect_slashes=False)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app  # so the router raises for what it has no route for, and answers nothing itself
@@ -436,15 +476,16 @@ class Guarded:
         caller = caller_of(request)
         try:
             caller = _caller_with_identity(request, caller)
+            self._admission.call(caller)
             call = admit(caller, self._grants, self._name, self._right, request.path_params.get("node", ""))
             request.scope["p2pfill.call"] = call
             answer = await self._handler(request)
-            if self._right not in (Right.READ, Right.REPORT):
+            if self._right not in (Right.READ, Right.REPORT) and call.has_changed:
                 await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
                 self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
-            return refuse(str(error), error.status)
+            return refuse(str(error), error.status, error.again_s, error.number)
         except StoreError as error:
             _log.error("%s", error)
             return refuse(str(error), 503)
@@ -472,8 +513,16 @@ def _caller_with_identity(request: Request, caller: Caller) -> Caller:
 
 
 def asked_of(request: Request) -> str:
-    """Return what a request asks for, as its URL says."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    """Return what a request asks for: its path, and its query as it came."""
+    # Not `request.url`: that raises where the query is no UTF-8, and has the host in it that the caller names.
+    query = request.scope["query_string"].decode("ascii", "backslashreplace")
+    return path_of(request) + (f"?{query}" if query else "")
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request."""
+    path: str = request.scope["path"]
+    return path
 
 
 def note_asked(request: Request, wanted: msgspec.Struct) -> None:
@@ -484,9 +533,9 @@ def note_asked(request: Request, wanted: msgspec.Struct) -> None:
 
 def _refuse_http(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return refuse(f"there is nothing at {request.url.path[:200]}; see /openapi.json", 404)
+        return refuse(f"there is nothing at {path_of(request)[:200]}; see /openapi.json", 404)
     if error.status_code == 405:
-        return refuse(f"{request.method} is not possible at {request.url.path[:200]}; see /openapi.json", 405)
+        return refuse(f"{request.method} is not possible at {path_of(request)[:200]}; see /openapi.json", 405)
     return refuse(error.detail, error.status_code)
 
 
@@ -495,9 +544,12 @@ def reply(record: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(record) + b"\n", status, media_type=openapi.JSON_TYPE)
 
 
-def refuse(message: str, status: int) -> Response:
-    """Return an error as JSON."""
-    return reply(records.ErrorReply(message), status)
+def refuse(message: str, status: int, again_s: float = 1.0, number: int = 0) -> Response:
+    """Return an error as JSON; where it may be tried again, with after how long."""
+    answer = reply(records.ErrorReply(message, number), status)
+    if status in (429, 503):
+        answer.headers["retry-after"] = str(math.ceil(again_s))
+    return answer
 
 
 async def read_body(request: Request, size_max: int, take: Callable[[int], None]) -> bytes:
@@ -535,12 +587,42 @@ async def leave_unread(request: Request) -> None:
                     return
 
 
+async def while_connected(request: Request, wait: Callable[[], Awaitable[T]]) -> T:
+    """Return what `wait` does, and raise what it raises; `ClientDisconnect` once the caller has gone."""
+    came: list[T | P2PFillError] = []
+
+    async def watch(scope: trio.CancelScope) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, nursery.cancel_scope)
+        try:
+            came.append(await wait())
+        except P2PFillError as error:  # as itself, and in no group
+            came.append(error)
+        nursery.cancel_scope.cancel()
+    if not came:
+        raise ClientDisconnect
+    if isinstance(came[0], P2PFillError):
+        raise came[0]
+    return came[0]
+
+
 def decode_json(body: bytes, kind: type[T]) -> T:
     """Return a JSON body as a record. Raises `RequestRefused` that names the field that is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RequestRefused(f"the body is not a {kind.__name__}: {error}") from error
+
+
+def signed_in(request: Request) -> bytes:
+    """Return the signed withdrawal in a request's query, b'' where there is none. Raises `RequestRefused`."""
+    text = request.query_params.get("signed", "")
+    require(len(text) <= 2 * WITHDRAWAL_BYTES_MAX, f"a signed withdrawal has at most {WITHDRAWAL_BYTES_MAX} bytes")
+    return signatures_in(text)
 
 
 def node_of(request: Request) -> str:

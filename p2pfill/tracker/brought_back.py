@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from typing import Final
 
+from p2pfill.origin.urls import shown
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.records import BroughtBack
 
@@ -16,6 +18,10 @@ LISTED_MAX: Final = 1000
 """Titles of which is listed whether they came back."""
 
 
+AGAIN_NODES_MAX: Final = 20
+"""Nodes that the command names which orders a title again: it is for people to copy."""
+
+
 class Recall:
     """What has come back to one service."""
 
@@ -23,6 +29,8 @@ class Recall:
         """The database was made then, and lost something then, seconds since the epoch; 0: never."""
         self._open_until = max(made_at, lost_at) + REBUILT_S
         self._told: dict[str, BroughtBack] = {}
+        self._lacking: dict[str, dict[str, None]] = {}
+        """Title -> nodes whose orders do not come back, in the order in which they have brought them."""
         self._asked: dict[str, frozenset[str]] = {}
         """Node -> the titles whose manifests it was asked for when it last brought something."""
 
@@ -47,15 +55,28 @@ class Recall:
         """Tell whether a node was asked for a title's manifest."""
         return title in self._asked.get(node_id, ())
 
-    def note(self, title: str, name: str, node_id: str, reason: str) -> None:
-        """Note what has become of an order that a node has brought."""
+    def note(self, title: str, name: str, node_id: str, reason: str, origins: Iterable[str] = ()) -> None:
+        """Note what has become of an order that a node has brought; `origins` where it must be ordered again."""
         told = self._told.get(title)
         if told is None:
             if len(self._told) >= LISTED_MAX:
                 return
             told = self._told[title] = BroughtBack(title, name, 0)
         told.name = name or told.name
-        if reason:
-            told.reason = told.reason if told.nodes else reason
-        else:
-            told.nodes, told.reason = told.nodes + 1, ""
+        if not reason:
+            told.nodes, told.reason, told.again = told.nodes + 1, "", ""
+            self._lacking.pop(title, None)
+        elif not told.nodes:
+            told.reason = reason
+            lacking = self._lacking.setdefault(title, {})
+            if origins and len(lacking) < AGAIN_NODES_MAX:
+                lacking[node_id] = None
+            told.again = _command(told, lacking, origins) if origins else ""
+
+
+def _command(lost: BroughtBack, nodes: Iterable[str], origins: Iterable[str]) -> str:
+    """Return the command that orders a title again for some nodes; who gives it has its manifest."""
+    words = ["p2pfill", "fill", f"{lost.name or lost.title[:16]}.fill"]
+    for origin in origins:
+        words += ["--origin", shown(origin)]
+    return shlex.join([*words, "--to", ",".join(f"id={node_id}" for node_id in nodes)])

@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -27,11 +27,13 @@ from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.tracker.commits import CommitFile, Count, Loss, count_commit, identify, losses, made_at
+from p2pfill.model.signed_order import Statement
+from p2pfill.tracker.commits import SUFFIX, CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
 from p2pfill.tracker.policies import VERSIONS_MAX, StoredPolicy
 from p2pfill.tracker.records import FillRecord, LimitRecord, TitleRecord
+from p2pfill.trust.order_signing import SignedOrder, SignedWithdrawal
 
 T = TypeVar("T")
 
@@ -47,6 +49,9 @@ DISK_RESERVE_BYTES: Final = 64 * MIB
 
 DISK_RESERVE_PART: Final = 20
 """Of a small disk it is this part, if that is less."""
+
+WITHDRAWALS_MAX: Final = 100_000
+"""Signed ones that are kept: as many as there may be orders. Then the oldest is forgotten."""
 
 LOCK_WAIT_S: Final = 1.0
 """How long to wait for a tracker that is just stopping to let go of the file."""
@@ -73,6 +78,11 @@ CREATE TABLE IF NOT EXISTS losses (at REAL NOT NULL, text TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT NULL, PRIMARY KEY (night, title))
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signatures (title TEXT PRIMARY KEY, encoded BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signed_orders (fill TEXT PRIMARY KEY, title TEXT NOT NULL, document BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signed_withdrawals (title TEXT, terms BLOB, number INTEGER NOT NULL, who TEXT NOT NULL,
+    document BLOB NOT NULL, PRIMARY KEY (title, terms)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS order_numbers (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL);
 """
 
@@ -114,6 +124,10 @@ class Snapshot(NamedTuple):
     losses: Sequence[Loss] = ()
     made_at: float = 0.0
     """When this database was made; 0 where that is not known."""
+    order_numbers: Mapping[str, int] = MappingProxyType({})
+    """Name -> the highest number of what was signed of it."""
+    signed_withdrawals: Sequence[tuple[bytes, str]] = ()
+    """Documents, and who has signed each, the oldest first."""
 
 
 class _Call(NamedTuple):
@@ -130,6 +144,14 @@ def path_of_url(db_url: str) -> str:
             "write sqlite:///FILE, where an absolute FILE makes four slashes"
         )
     return path
+
+
+def _mended(path: str) -> str:
+    """Return what helps where a database is damaged. The file that counts commits stays, so that the loss is told."""
+    return (
+        f"check the disk below it; put a copy of it and of {path}{SUFFIX} back, or move {path} away, and {path}-wal: "
+        "the tracker then makes a new one, and caches bring back what they hold and fill"
+    )
 
 
 def _connect(path: str, file: CommitFile) -> tuple[sqlite3.Connection, Count]:
@@ -177,6 +199,23 @@ def _put_fill(db: sqlite3.Connection, record: FillRecord) -> None:
     db.execute(sql, (record.number,))
 
 
+def _note_number(db: sqlite3.Connection, said: Statement) -> None:
+    sql = "INSERT INTO order_numbers VALUES (?, ?2) ON CONFLICT DO UPDATE SET number = max(number, ?2)"
+    db.execute(sql, (said.name, said.number))
+
+
+def _put_withdrawal(db: sqlite3.Connection, signed: SignedWithdrawal) -> None:
+    said = signed.said
+    row = (said.title_id.hex(), said.terms, said.number, signed.identity.who, signed.document)
+    db.execute("INSERT OR REPLACE INTO signed_withdrawals VALUES (?, ?, ?, ?, ?)", row)
+    _note_number(db, signed.said)
+    (count,) = db.execute("SELECT COUNT(*) FROM signed_withdrawals").fetchone()
+    if count > WITHDRAWALS_MAX:
+        oldest = "(SELECT title, terms FROM signed_withdrawals ORDER BY number LIMIT ?)"
+        sql = f"DELETE FROM signed_withdrawals WHERE (title, terms) IN {oldest}"  # noqa: S608 (a text of ours)
+        db.execute(sql, (count - WITHDRAWALS_MAX,))
+
+
 class Catalogue:
     """The durable side of a tracker. `open` and `close` block; the coroutines need a Trio run."""
 
@@ -204,9 +243,17 @@ class Catalogue:
             if "locked" in str(error):
                 advice = "another tracker seems to use it; stop that one or name another file"
             elif "not a database" in str(error):
-                advice = "name another file"
+                advice = f"name another file, or, if it was the tracker's, {_mended(path)}"
+            elif "malformed" in str(error):
+                advice = _mended(path)
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
+            elif "malformed" in str(error):
+                name = Path(path).name
+                advice = (
+                    f"its disk has damaged it, or {name}-wal; put a copy back, or move it away and leave "
+                    f"{name}{SUFFIX} where it is: caches bring back the orders that they know"
+                )
             raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
 
     def close(self) -> None:
@@ -287,7 +334,8 @@ class Catalogue:
         await ready.wait()
         value, failure = outcome[0]
         if isinstance(failure, sqlite3.Error):
-            raise StoreError(f"database {self.path}: {failure}; free space or check the disk below it") from failure
+            advice = _mended(self.path) if "malformed" in str(failure) else "free space or check the disk below it"
+            raise StoreError(f"database {self.path}: {failure}; {advice}") from failure
         if failure is not None:
             raise failure
         result: T = value
@@ -352,28 +400,57 @@ class Catalogue:
         row = await self.call(lambda db: db.execute(sql, (title,)).fetchone())
         return None if row is None else bytes(row[0])
 
-    async def add_fill(self, record: FillRecord, nodes: Iterable[str]) -> None:
+    async def add_fill(self, record: FillRecord, nodes: Iterable[str], signed: SignedOrder | None = None) -> None:
         """Remember a fill, or what it is now, and nodes that it is assigned to. Its title may be held again."""
         pairs = [(record.fill_id, node) for node in nodes]
+        title = record.request.title
 
         def run(db: sqlite3.Connection) -> None:
             _put_fill(db, record)
+            db.execute("DELETE FROM signed_orders WHERE fill = ?", (record.fill_id,))
+            if signed is not None:
+                db.execute("INSERT INTO signed_orders VALUES (?, ?, ?)", (record.fill_id, title, signed.document))
+                _note_number(db, signed.said)
             db.execute("DELETE FROM withdrawn WHERE title = ?", (record.request.title,))
             db.executemany("INSERT OR IGNORE INTO assignments VALUES (?, ?)", pairs)
 
         await self.call(run)
 
-    async def delete_fills(self, fill_ids: Iterable[str], withdrawn: str = "") -> None:
-        """Forget fills and their assignments; from now on no node may hold the title `withdrawn`, if one is given."""
+    async def delete_fills(
+        self, fill_ids: Iterable[str], withdrawn: str = "", signed: SignedWithdrawal | None = None
+    ) -> None:
+        """Forget fills and their assignments; from now on no node may hold the title `withdrawn`, if one is given.
+
+        `signed` is a signed withdrawal, which is kept.
+        """
         rows = [(fill_id,) for fill_id in fill_ids]
 
         def run(db: sqlite3.Connection) -> None:
+            if signed is not None:
+                _put_withdrawal(db, signed)
             db.executemany("DELETE FROM fills WHERE id = ?", rows)
+            db.executemany("DELETE FROM signed_orders WHERE fill = ?", rows)
             db.executemany("DELETE FROM assignments WHERE fill = ?", rows)
             if withdrawn:
                 db.execute("INSERT OR IGNORE INTO withdrawn VALUES (?)", (withdrawn,))
 
         await self.call(run)
+
+    async def signed(self, titles: Mapping[str, Collection[str]]) -> dict[str, list[bytes]]:
+        """Return what is signed of titles, each with the fills of which the orders are wanted, and all withdrawals."""
+
+        def run(db: sqlite3.Connection) -> dict[str, list[bytes]]:
+            found: dict[str, list[bytes]] = {}
+            for title, fills in titles.items():
+                sql = "SELECT document FROM signed_withdrawals WHERE title = ?"
+                documents = [bytes(row[0]) for row in db.execute(sql, (title,))]
+                for fill_id in fills:
+                    sql = "SELECT document FROM signed_orders WHERE fill = ?"
+                    documents += [bytes(row[0]) for row in db.execute(sql, (fill_id,))]
+                found[title] = documents
+            return found
+
+        return await self.call(run)
 
     async def set_limit(self, selector: str, record: LimitRecord | None) -> None:
         """Remember the limit of a selector, or forget it."""
@@ -513,9 +590,12 @@ def _load(db: sqlite3.Connection) -> Snapshot:
     budgets = {str(name): (str(night), int(count)) for name, night, count in db.execute("SELECT * FROM budgets")}
     policies = [_policy(*row) for row in db.execute("SELECT number, record FROM policies ORDER BY number")]
     (name,) = db.execute("SELECT value FROM meta WHERE key = 'database'").fetchone()
+    numbers = {str(name): int(number) for name, number in db.execute("SELECT name, number FROM order_numbers")}
+    withdrawals = db.execute("SELECT document, who FROM signed_withdrawals ORDER BY number").fetchall()
     return Snapshot(
         int(epoch), number, titles, fills, assignments, nodes, withdrawn, holdings, _load_nights(db), limits, policies,
-        budgets, f"{name:016x}", losses(db), made_at(db),
+        budgets, f"{name:016x}", losses(db), made_at(db), numbers,
+        [(bytes(document), str(who)) for document, who in withdrawals],
     )  # fmt: skip
 
 

@@ -65,11 +65,17 @@ COUNTER_MAX: Final = 1 << 62
 
 
 class RequestRefused(P2PFillError):
-    """A call to the tracker cannot be served; `status` is the HTTP status that says so."""
+    """A call to the tracker cannot be served; `status` is the HTTP status that says so.
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    `again_s` is after how long it may be tried again, where the status says that it may; `number`, of a signed order
+    that is old, the one that a newer one is above.
+    """
+
+    def __init__(self, message: str, status: int = 400, again_s: float = 1.0, *, number: int = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.again_s = again_s
+        self.number = number
 
 
 def require(condition: bool, message: str, *parts: object) -> None:

@@ -1,14 +1,18 @@
 """The tracker's API for Python: typed records in and out, over httpx2 on Trio. Used by nodes and by the CLI.
 
 A call never waits without bound, and an answer is never read beyond a limit: a tracker is a remote too. Calls are not
-repeated here; nodes and people know better when that is of use.
+repeated here, for nodes and people know better when that is of use, but for those that were refused unread since there
+were too many (status 429). After what the tracker says is too much, all calls wait for as long as it says.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -33,13 +37,18 @@ from p2pfill.model.reports import (
     Order,
     Orders,
     ScrubOrder,
+    SignedDocuments,
 )
 from p2pfill.model.routes import RouteCost
+from p2pfill.model.signed_order import WithdrawalStatement
 from p2pfill.model.statement import SIGNATURES_BYTES_MAX
+from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
+from p2pfill.tracker.signed_orders import statement_of
 from p2pfill.tracker.urls import tracker_url
 from p2pfill.trust.credentials import Credentials, PeerRefused
+from p2pfill.trust.order_signing import Signer
 
 T = TypeVar("T")
 
@@ -55,6 +64,12 @@ READ_ROUTES_S: Final = 900.0
 POLL_MARGIN_S: Final = 5.0
 """What a long poll may take beyond the wait that it asks for."""
 
+AGAIN_MAX_S: Final = 10.0
+"""A tracker that asks for a longer pause is called all the same: it is a remote too."""
+
+REPEATS_MAX: Final = 3
+"""Of a call that was one too many."""
+
 ANSWER_BYTES_MAX: Final = 256 * limits.MIB
 """A status of 100,000 nodes."""
 
@@ -64,11 +79,15 @@ class TrackerUnreachable(TrackerError):
 
 
 class TrackerRefused(TrackerError):
-    """The tracker answered and said no; `status` is the HTTP status."""
+    """The tracker answered and said no; `status` is the HTTP status.
 
-    def __init__(self, message: str, status: int) -> None:
+    `number`: what was signed is old, and must have a higher number than this.
+    """
+
+    def __init__(self, message: str, status: int, number: int = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.number = number
 
 
 class ReadableOrders(Orders):
@@ -126,7 +145,7 @@ class TrackerClient:
     """Calls one tracker at `url` (`http://HOST:PORT`). Use as an async context manager, or call `aclose`.
 
     With `credentials` the URL begins with https, both sides show who they are, and what answers must be a tracker, at
-    a host that its certificate names.
+    a host that its certificate names. Those of a user sign what it orders and withdraws.
     Raises `ConfigError` where `url` is none. Every call raises `TrackerUnreachable` or `TrackerRefused`, both of them
     `TrackerError`.
     """
@@ -141,6 +160,12 @@ class TrackerClient:
             raise ConfigError(f"tracker URL {self.url!r} is not encrypted: with --identity it begins with https://")
         self._timeout_s = timeout_s
         self._credentials = credentials
+        self._not_before = float("-inf")
+        """When the tracker may be called again, as it has said."""
+        signer = None if credentials is None else Signer(credentials)
+        self._signer = signer if signer is not None and signer.is_user else None
+        self._names: dict[str, str] = {}
+        """Of titles of which the tracker has told, as many as a catalogue has."""
         self._calls = 0
         """Of the client that is used now, those that run."""
         self._http = self._new_http()
@@ -167,11 +192,14 @@ class TrackerClient:
         path = f"/v1/titles/{title}"
         if signatures:
             path += f"?signatures={base64.urlsafe_b64encode(signatures).decode()}"
-        return await self._call("PUT", path, records.TitleRecord, body=manifest)
+        return self._named(await self._call("PUT", path, records.TitleRecord, body=manifest))
 
     async def catalogue(self) -> records.Titles:
         """Return the catalogue, and which of it was withdrawn."""
-        return await self._call("GET", "/v1/titles", records.Titles)
+        found = await self._call("GET", "/v1/titles", records.Titles)
+        for record in found.titles:
+            self._named(record)
+        return found
 
     async def titles(self) -> list[records.TitleRecord]:
         """Return the catalogue."""
@@ -179,7 +207,7 @@ class TrackerClient:
 
     async def title(self, title: str) -> records.TitleRecord:
         """Return one title's record."""
-        return await self._call("GET", f"/v1/titles/{title}", records.TitleRecord)
+        return self._named(await self._call("GET", f"/v1/titles/{title}", records.TitleRecord))
 
     async def manifest(self, title: str) -> bytes:
         """Return a title's encoded manifest. What it decodes to must be checked against the id that was asked for."""
@@ -191,12 +219,19 @@ class TrackerClient:
 
     async def holders(self, title: str) -> records.TitleHolders:
         """Return what orders a title, and which nodes have a part of it."""
-        return await self._call("GET", f"/v1/titles/{title}/holders", records.TitleHolders)
+        found = await self._call("GET", f"/v1/titles/{title}/holders", records.TitleHolders)
+        self._named(found.title)
+        return found
 
     async def withdraw(self, title: str, *, urgent: bool = False) -> records.TitleHolders:
         """Withdraw all orders of a title, `urgent` to have it deleted wherever it is. Returns what stood."""
         path = f"/v1/titles/{title}/withdraw?urgent={int(urgent)}"
-        return await self._call("POST", path, records.TitleHolders)
+
+        async def withdraw(above: int) -> records.TitleHolders:
+            signed = await self._sign_withdrawal(title, above, urgent=urgent)
+            return await self._call("POST", f"{path}&signed={signed}", records.TitleHolders)
+
+        return await _in_order(withdraw)
 
     async def pin(self, title: str, selector: str, *, nodes_min: int = 0) -> records.TitleRecord:
         """Have nodes keep what they hold of a title though no order wants it; refused where fewer match."""
@@ -228,9 +263,12 @@ class TrackerClient:
         """Order a fill; refused with status 409 where fewer living nodes match."""
         path = f"/v1/fills?nodes_min={nodes_min}" if nodes_min else "/v1/fills"
         timeout_s = LOOKUP_S if request.files else None
-        return await self._call(
-            "POST", path, records.FillCreated, body=msgspec.json.encode(request), timeout_s=timeout_s
-        )
+
+        async def order(above: int) -> records.FillCreated:
+            body = msgspec.json.encode(await self._sign_order(request, above))
+            return await self._call("POST", path, records.FillCreated, body=body, timeout_s=timeout_s)
+
+        return await _in_order(order)
 
     async def fills(self) -> list[records.FillRecord]:
         """Return all fills, the most urgent first."""
@@ -240,9 +278,56 @@ class TrackerClient:
         """Return a fill with its progress."""
         return await self._call("GET", f"/v1/fills/{fill_id}", records.FillStatus)
 
-    async def delete_fill(self, fill_id: str) -> None:
-        """Withdraw a fill."""
-        await self._fetch("DELETE", f"/v1/fills/{fill_id}")
+    async def delete_fill(self, fill_id: str, fill: records.FillRecord | None = None) -> None:
+        """Withdraw a fill; `fill` is what the tracker has told of it, if that is known."""
+        if self._signer is None:
+            await self._fetch("DELETE", f"/v1/fills/{fill_id}")
+            return
+        record = (await self.fill(fill_id)).fill if fill is None else fill
+
+        async def withdraw(above: int) -> None:
+            signed = ""
+            if record.signed is not None:
+                terms = bytes.fromhex(record.signed.terms)
+                signed = await self._sign_withdrawal(record.request.title, above, terms=terms)
+            await self._fetch("DELETE", f"/v1/fills/{fill_id}?signed={signed}")
+
+        await _in_order(withdraw)
+
+    # ---- what is signed of these
+
+    async def _sign_order(self, request: records.FillRequest, above: int) -> records.FillRequest:
+        """Return an order as it is sent, with a number above another one."""
+        if self._signer is None or (name := await self._name_of(request.title)) is None:
+            return request
+        number = self._signer.number(above)
+        expires = self._signer.expires(number)
+        said = statement_of(request, domain=self._signer.domain, name=name, number=number, expires=expires)
+        return msgspec.structs.replace(request, signed=self._signer.sign(said))
+
+    async def _sign_withdrawal(self, title: str, above: int, *, urgent: bool = False, terms: bytes = b"") -> str:
+        """Return a withdrawal as it is sent, '' where it is not signed."""
+        if self._signer is None or (name := await self._name_of(title)) is None:
+            return ""
+        number = self._signer.number(above)
+        expires, title_id = self._signer.expires(number), bytes.fromhex(title)
+        said = WithdrawalStatement(self._signer.domain, title_id, name, number, expires, urgent, terms)
+        return base64.urlsafe_b64encode(self._signer.sign(said)).decode()
+
+    async def _name_of(self, title: str) -> str | None:
+        """Return the name of a title, None where it is not to be had: who may not read does not know what he signs."""
+        if (name := self._names.get(title)) is not None:
+            return name
+        try:
+            return (await self.title(title)).name
+        except TrackerRefused as error:
+            if error.status not in (400, 403, 404):
+                raise
+            return None  # what is wrong with the title, the order is told
+
+    def _named(self, record: records.TitleRecord) -> records.TitleRecord:
+        self._names[record.title] = record.name
+        return record
 
     # ---- scrubs
 
@@ -313,10 +398,17 @@ class TrackerClient:
         path += f"&settings={quote(settings)}"
         return await self._orders(path, wait_s + max(POLL_MARGIN_S, self._timeout_s))
 
-    async def bring_back(self, node_id: str, orders: list[BroughtOrder]) -> BroughtReply:
-        """Bring back orders of a node that the tracker's database does not know."""
-        body = msgspec.json.encode(BroughtOrders(orders))
+    async def bring_back(
+        self, node_id: str, orders: list[BroughtOrder], withdrawals: Iterable[bytes] = ()
+    ) -> BroughtReply:
+        """Bring back orders of a node that the tracker's database does not know, and signed withdrawals."""
+        body = msgspec.json.encode(BroughtOrders(orders, list(withdrawals)))
         return await self._call("POST", f"/v1/nodes/{node_id}/brought", BroughtReply, body=body, timeout_s=LOOKUP_S)
+
+    async def signed(self, node_id: str, titles: Iterable[str]) -> dict[str, list[bytes]]:
+        """Return what is signed of a node's orders of some titles; one that is left out is to be asked for again."""
+        path = f"/v1/nodes/{node_id}/signed?titles={','.join(titles)}"
+        return (await self._call("GET", path, SignedDocuments)).titles
 
     async def order(self, node_id: str, title: str) -> Order:
         """Return a node's order of one title, with those who have it."""
@@ -424,6 +516,26 @@ class TrackerClient:
         timeout_s: float | None = None,
         size_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
+        call = partial(self._fetch_once, method, path, body=body, timeout_s=timeout_s, size_max=size_max)
+        for _ in range(REPEATS_MAX):
+            try:
+                return await call()
+            except TrackerRefused as error:
+                if error.status != 429:
+                    raise
+        return await call()
+
+    async def _fetch_once(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+        size_max: int = ANSWER_BYTES_MAX,
+    ) -> bytes:
+        if trio.current_time() < self._not_before:
+            await trio.sleep_until(self._not_before)
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
         if self._credentials is not None:
             options["extensions"] = {"trace": _Opening(self._check_tracker).follow}
@@ -443,14 +555,18 @@ class TrackerClient:
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-            reason = f" ({error})" if str(error) else ""
-            raise TrackerUnreachable(
-                f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
-            ) from error
+            raise TrackerUnreachable(self._unreachable(error)) from error
         if not response.is_success:
-            raise TrackerRefused(_error_of(bytes(answer), response.status_code, self.url), response.status_code)
+            self._note_pause(response.headers.get("retry-after"))
+            raise _refusal(bytes(answer), response.status_code, self.url)
         return bytes(answer)
 
+
+    def _note_pause(self, said: str | None) -> None:
+        """Take in that the tracker asks for a pause."""
+        pause_s = parse_retry_after(said, datetime.now(UTC))
+        if pause_s is not None:
+            self._not_before = max(self._not_before, trio.current_time() + min(pause_s, AGAIN_MAX_S))
 
     def _new_http(self) -> httpx2.AsyncClient:
         # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
@@ -482,11 +598,32 @@ class TrackerClient:
                     with trio.CancelScope(shield=True):
                         await http.aclose()
 
+    def _unreachable(self, error: Exception) -> str:
+        """Return what is said where no answer came, with what to do."""
+        mine = self._credentials
+        if mine is not None and mine.expires <= datetime.now(UTC):
+            return (
+                f"tracker {self.url} cannot be reached: this side's own certificate, in {str(mine.directory)!r}, has "
+                f"ended at {mine.expires:%Y-%m-%d %H:%M:%S} UTC: renew it with `p2pfill ca renew`, or set the clock"
+            )
+        if mine is not None and (refused := _verification(error)) is not None:
+            return (
+                f"tracker {self.url} cannot be reached: its certificate is not accepted here: "
+                f"{refused.verify_message}; look at its certificate, the ca.pem of both sides, and the clock of each"
+            )
+        reason = f" ({error})" if str(error) else ""
+        return f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
+
     def _advice_after(self, error: Exception) -> str:
-        """Return what to do where no answer came."""
         is_encrypted = self.url.startswith("https://")
         if is_encrypted and self._credentials is None:
             return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
+        if self._credentials is not None and isinstance(error, httpx2.ProtocolError | httpx2.ReadError):
+            # In TLS 1.3 who calls is through its handshake before it is looked at.
+            return (
+                "does it refuse this side's certificate, or stop just now? Its log says why, and so may "
+                f"`p2pfill ca check {self._credentials.directory}`"
+            )
         if "SSL" in str(error) or "TLS" in str(error):
             return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
         if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
@@ -504,6 +641,14 @@ class TrackerClient:
                 raise PeerRefused(f"{peer.who} answers in the place of a tracker")
         except PeerRefused as error:
             raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
+
+
+def _verification(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """Return why the other side's certificate was not accepted, where an error came of that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _readable(raw: _RawOrders) -> ReadableOrders:
@@ -525,8 +670,21 @@ def _readable(raw: _RawOrders) -> ReadableOrders:
     )  # fmt: skip
 
 
-def _error_of(answer: bytes, status: int, url: str) -> str:
+async def _in_order(call: Callable[[int], Awaitable[T]]) -> T:
+    """Make a call that is signed: once more, with a higher number, where another clock is ahead of ours."""
     try:
-        return f"tracker {url}: {msgspec.json.decode(answer, type=records.ErrorReply).error[:2000]}"
+        return await call(0)
+    except TrackerRefused as error:
+        if not error.number:
+            raise
+        return await call(error.number)
+
+
+def _refusal(answer: bytes, status: int, url: str) -> TrackerRefused:
+    try:
+        said = msgspec.json.decode(answer, type=records.ErrorReply)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?"
+        return TrackerRefused(
+            f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?", status
+        )
+    return TrackerRefused(f"tracker {url}: {said.error[:2000]}", status, said.number)

@@ -21,7 +21,10 @@ import os
 import secrets
 import sqlite3
 import time
+from pathlib import Path
 from typing import Final, NamedTuple
+
+from p2pfill.store.disk import sync_directory
 
 SUFFIX: Final = "-commits"
 """Of the file beside a database."""
@@ -81,9 +84,13 @@ class CommitFile:
             return
         line = f"{_MAGIC} {count.database} {count.commits} {count.number}".ljust(LINE_BYTES - 1) + "\n"
         try:
-            if self._fd < 0:
+            is_new = self._fd < 0
+            if is_new:
                 self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             os.pwrite(self._fd, line.encode("ascii"), 0)
+            if is_new:
+                # Else a power loss may take the whole file, however often its bytes were synced.
+                sync_directory(Path(self.path).absolute().parent)
             if time.monotonic() - self._synced_at >= SYNC_S:
                 os.fdatasync(self._fd)
                 self._synced_at = time.monotonic()

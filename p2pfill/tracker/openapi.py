@@ -11,7 +11,7 @@ import msgspec
 
 from p2pfill._version import __version__
 from p2pfill.model.night import RecordedNight
-from p2pfill.model.reports import BroughtOrders, BroughtReply, HeartbeatReply, NodeReport, Orders
+from p2pfill.model.reports import BroughtOrders, BroughtReply, HeartbeatReply, NodeReport, Orders, SignedDocuments
 from p2pfill.model.routes import RouteCost
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
@@ -20,6 +20,8 @@ from p2pfill.tracker.rights import Right
 MANIFEST_TYPE: Final = "application/vnd.p2pfill.manifest"
 JSON_TYPE: Final = "application/json"
 
+
+SIGNED: Final = "The same, signed by the caller, in base64 with `-` and `_`: nodes bring it back after a loss."
 
 NODES_MIN: Final = {
     "nodes_min": "Refuse, with status 409, where fewer living nodes match the selector, or none one of its clauses."
@@ -107,8 +109,8 @@ OPERATIONS: Final = (
         "/v1/titles/{title}/withdraw",
         "Withdraw all orders of a title; `urgent=1`: nodes delete it, also at their return.",
         response=records.TitleHolders,
-        query={"urgent": "1: nodes that hold the title delete it, until it is ordered again."},
-        errors=(400, 404),
+        query={"urgent": "1: nodes that hold the title delete it, until it is ordered again.", "signed": SIGNED},
+        errors=(400, 404, 409),
         needs=Right.WITHDRAW,
     ),
     Operation(
@@ -167,7 +169,8 @@ OPERATIONS: Final = (
         "/v1/fills/{fill}",
         "Withdraw a fill; nodes keep data.",
         status=204,
-        errors=(404,),
+        query={"signed": SIGNED},
+        errors=(404, 409),
         needs=Right.WITHDRAW,
     ),
     Operation(
@@ -284,6 +287,16 @@ OPERATIONS: Final = (
         needs=Right.REPORT,
     ),
     Operation(
+        "get_signed",
+        "GET",
+        "/v1/nodes/{node}/signed",
+        "Get what callers have signed of a node's orders, and which signed withdrawals of those titles there are.",
+        response=SignedDocuments,
+        query={"titles": "Title ids with commas between, at most 50. What is left out is to be asked again."},
+        errors=(400, 404),
+        needs=Right.REPORT,
+    ),
+    Operation(
         "get_sources",
         "GET",
         "/v1/nodes/{node}/sources/{title}",
@@ -384,7 +397,7 @@ OPERATIONS: Final = (
     Operation("openapi", "GET", "/openapi.json", "This description.", response=dict),
 )
 
-_TEXTS: Final = ("since", "pins", "settings", "title", "signatures")
+_TEXTS: Final = ("since", "pins", "settings", "title", "titles", "signatures", "signed")
 """What a query says in words; all else are numbers."""
 
 _PARAMETERS: Final = {

@@ -74,6 +74,20 @@ class FillRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     call_id: str = ""
     """Of the caller's choice, as a random number: a call with that of the call before is the same call, sent again
     since its answer was lost, and changes nothing."""
+    signed: bytes = b""
+    """The same, signed by the caller (`model.signed_order`): caches keep it, and bring it back after a loss."""
+
+
+class SignedBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of a signed order."""
+
+    id: str
+    """Of its statement."""
+    who: str
+    number: int
+    """When it was signed, in milliseconds."""
+    terms: str
+    """What a signed withdrawal of this order names, in hexadecimal digits."""
 
 
 class Revocations(msgspec.Struct):
@@ -102,7 +116,7 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     fill_id: str
     request: FillRequest
-    """Without its `call_id`."""
+    """Without its `call_id` and `signed`."""
     created_at: float
     number: int = 0
     """Higher than those of all orders before; ordering the same again gives a new one."""
@@ -118,6 +132,8 @@ class FillRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long those are together; 0: the whole title."""
     is_brought_back: bool = False
     """Nodes have brought it to a database that did not know it (`recall`)."""
+    signed: SignedBy | None = None
+    """By whom; None: by nobody, so caches cannot bring it back to a tracker that asks who calls."""
 
     @property
     def urgency(self) -> Urgency:
@@ -485,6 +501,8 @@ class BroughtBack(msgspec.Struct, forbid_unknown_fields=True):
     """That have brought an order for it, which stands again."""
     reason: str = ""
     """Why none does, if so."""
+    again: str = ""
+    """The command that orders it again, where it must be."""
 
 
 class Status(msgspec.Struct, forbid_unknown_fields=True):
@@ -509,6 +527,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True):
     """Reason -> calls and connections that were refused or ended for it, since the tracker started: floods."""
     trusts_all: bool = False
     """No caller is asked who he is, and each may everything: the tracker runs without certificates."""
+    takes_unsigned: bool = False
+    """Titles are taken that no publisher has signed: the tracker has no list of publishers."""
 
 
 class Health(msgspec.Struct, forbid_unknown_fields=True):
@@ -525,3 +545,5 @@ class ErrorReply(msgspec.Struct):
     """Why a call was refused."""
 
     error: str
+    number: int = 0
+    """Of a signed order that is refused since it is old: it must have a higher number than this."""

@@ -16,7 +16,6 @@ Where the tracker asks for no certificates, all callers may everything.
 
 from __future__ import annotations
 
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from p2pfill.model.identity import Role
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.quantities import parse_bytes, spell_bytes
 from p2pfill.model.selector import Selector, matches_glob
+from p2pfill.model.toml import read_toml
 from p2pfill.tracker.callers import Caller
 from p2pfill.tracker.checks import RequestRefused
 
@@ -115,10 +115,10 @@ class Grants:
             stamp = (seen.st_mtime_ns, seen.st_size)
             if stamp == self._stamp:
                 return False
-            found = msgspec.convert(tomllib.loads(self.path.read_text()), _File)
+            found = msgspec.convert(read_toml(self.path.read_text(encoding="utf-8-sig")), _File)
         except OSError as error:
             raise ConfigError(f"cannot read grants {str(self.path)!r}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
+        except (UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
             raise ConfigError(f"grants {str(self.path)!r} cannot be used: {error}") from error
         if len(found.grants) > GRANTS_MAX:
             raise ConfigError(f"grants {str(self.path)!r} has more than {GRANTS_MAX}: write `*` in names")
@@ -140,6 +140,8 @@ class Call:
         self._table = table
         self.noted = ""
         """What the call has changed, for the audit."""
+        self.has_changed = True
+        """Whether it has changed anything."""
 
     @property
     def is_cache(self) -> bool:

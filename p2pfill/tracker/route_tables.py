@@ -16,7 +16,6 @@ import csv
 import gzip
 import importlib
 import re
-import tomllib
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -26,6 +25,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.routes import Match, Route, RouteConfig, Routes, TableFile
+from p2pfill.model.toml import read_toml
 from p2pfill.tracker.mrt import Entry, is_mrt, read_mrt
 from p2pfill.tracker.records import TableState
 
@@ -109,11 +109,11 @@ def load_routes(path: Path) -> LoadedRoutes:
             text = file.read(CONFIG_BYTES_MAX + 1)
         if len(text) > CONFIG_BYTES_MAX:
             raise ConfigError(f"it has more than {CONFIG_BYTES_MAX} bytes")
-        config = msgspec.convert(tomllib.loads(text.decode()), RouteConfig)
+        config = msgspec.convert(read_toml(text.decode("utf-8-sig")), RouteConfig)
         Routes(config, [Trie(file.file) for file in config.table])  # what is wrong there is said before minutes of work
     except OSError as error:
         raise ConfigError(f"cannot read the routes in {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
+    except (UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"cannot use the routes in {path}: {error}") from error
     loaded = [load_table(path.parent / table.file, table) for table in config.table]
     return LoadedRoutes(Routes(config, [trie for trie, _ in loaded]), [state for _, state in loaded])

@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,12 +33,14 @@ from p2pfill.tracker.admission import Admission, Paced
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
 from p2pfill.tracker.forgetting import CHECK_S
+from p2pfill.tracker.revoked import KnownRevocations
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
-from p2pfill.transport.secure import secure
-from p2pfill.trust.credentials import PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.transport.secure import VAIN, secure
+from p2pfill.trust.credentials import OLD_LIST, PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.ending import Ending
 
 HEARTBEAT_S: Final = 2.0
 """By default: a dead source is out of all rosters after 6 s, at a cost of one small call a node every 2 s."""
@@ -126,6 +129,11 @@ async def serve_tracker(
         catalogue = await trio.to_thread.run_sync(Catalogue.open, db_url)
         try:
             service = await _load(catalogue, db_url, heartbeat_s, neighbourhood_factory, prices, routes)
+            if gate is not None:
+                known = KnownRevocations(catalogue.path, gate.credentials)
+                gate = gate._replace(known=known)
+                await trio.to_thread.run_sync(known.load)
+                await trio.to_thread.run_sync(known.keep)
             await _run(service, sock, gate, task_status)
         finally:
             with trio.CancelScope(shield=True):
@@ -154,6 +162,7 @@ class Gate(NamedTuple):
 
     credentials: Credentials
     grants: Grants
+    known: KnownRevocations | None = None
 
 
 def check_trust(listen: str, credentials: Credentials | None, grants: Path | None, *, insecure: bool) -> Gate | None:
@@ -195,7 +204,7 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
         nursery.start_soon(_flush_often, service)
         if gate is not None:
             service.trusts_all = False
-            service.set_revocations(gate.credentials.revocations.pem())
+            _show(gate.credentials, service)
             nursery.start_soon(_renew, gate, service)
         with trio.CancelScope(shield=True) as server_scope:
             async with trio.open_nursery() as server:
@@ -204,6 +213,21 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
                 server.start_soon(_stop_on_cancel, nursery, service, stop, server_scope)
         await _flush(service, shield=True)
         nursery.cancel_scope.cancel()
+
+
+class _Server(TCPServer):
+    """Hypercorn's, but for a caller that has gone: there its connection stays as long as an idle one may."""
+
+    has_ended = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self.has_ended = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self.has_ended:  # a call that was in progress meanwhile is over
+            await super()._idle_timeout()
 
 
 async def _serve(
@@ -226,6 +250,7 @@ async def _serve(
     async def serve_connection(paced: Paced) -> None:
         stream: Any = paced  # as Hypercorn types it, all are encrypted
         state = {}
+        secured = None
         try:
             if gate is not None:
                 with trio.fail_after(HANDSHAKE_S):
@@ -238,10 +263,12 @@ async def _serve(
             await trio.aclose_forcefully(stream)
             return
         try:
-            await TCPServer(wrapped, config, context, ConnectionState(state), stream)
+            await _Server(wrapped, config, context, ConnectionState(state), stream)
         except* Exception as faults:  # noqa: BLE001  (a connection is all that ends with it)
             # What the application raises is logged by then, and answered: this is what the caller has sent.
             admission.note("a connection broke off", f"{paced.address} ({'; '.join(map(repr, leaves_of(faults)))})")
+        if secured is not None and secured.stream.ended_in_vain:
+            admission.note(VAIN, paced.address)
 
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connections:
@@ -275,17 +302,38 @@ async def _stop_on_cancel(
     server_scope.deadline = trio.current_time() + 2 * GRACE_S
 
 
+def _show(credentials: Credentials, service: Service) -> None:
+    """Let the service tell what credentials say."""
+    service.set_revocations(credentials.revocations.pem())
+    service.takes_unsigned = credentials.publishers is None
+
+
 async def _renew(gate: Gate, service: Service) -> None:
-    """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing."""
+    """Take over certificates, revocations and grants that have changed; what cannot be used changes nothing.
+
+    Why it cannot is said once.
+    """
+    ending = Ending()
+    troubles: dict[str, str] = {}
     while True:
+        if line := ending.line(gate.credentials, datetime.now(UTC)):
+            _log.warning("%s", line)
         await trio.sleep(RENEW_S)
-        for what in (gate.credentials, gate.grants):
+        for name, reload in (("certificates", gate.credentials.reload), ("grants", gate.grants.reload)):
             try:
-                if await trio.to_thread.run_sync(what.reload):
-                    _log.info("has read its %s again", "certificates" if what is gate.credentials else "grants")
-                    service.set_revocations(gate.credentials.revocations.pem())
+                is_news = await trio.to_thread.run_sync(reload)
+                if is_news:
+                    _show(gate.credentials, service)
+                    if gate.credentials.has_old_list:
+                        _log.warning("%s", OLD_LIST)
+                    if gate.known is not None:
+                        await trio.to_thread.run_sync(gate.known.keep)
+                if troubles.pop(name, "") or is_news:
+                    _log.info("has read its %s again", name)
             except ConfigError as error:
-                _log.error("%s; those before stand", error)
+                if troubles.get(name) != str(error):
+                    _log.error("%s; those before stand", error)
+                troubles[name] = str(error)
             except Exception:  # noqa: BLE001  (logged, with its traceback)
                 _log.exception("cannot look at its certificates and grants")
 

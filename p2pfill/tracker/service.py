@@ -57,6 +57,7 @@ from p2pfill.model.reports import (
 )
 from p2pfill.model.selection import bytes_of_selection, encode_selection, select
 from p2pfill.model.selector import Selector
+from p2pfill.model.signed_order import Document, WithdrawalStatement, decode_statement
 from p2pfill.model.urgency import Urgency
 from p2pfill.origin.urls import shown
 from p2pfill.swarm.neighbourhood import Member, Neighbourhoods
@@ -96,8 +97,10 @@ from p2pfill.tracker.records import (
 from p2pfill.tracker.rosters import Rosters, Standing
 from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.scrubs import Evictions, Scrubs
+from p2pfill.tracker.signed_orders import SignedBook, Withdrawn, signed_by
 from p2pfill.tracker.texts import Texts
 from p2pfill.transport.lag import LagMonitor
+from p2pfill.trust.order_signing import SignedOrder, SignedWithdrawal
 
 LEASE_INTERVALS: Final = 3
 """Heartbeats that may be missed before a node is no longer a source."""
@@ -237,8 +240,8 @@ class Service:
         """What routes between caches cost."""
         self._catalogue = catalogue
         self.set_revocations(b"")
-        self.trusts_all = True
-        """No caller is asked who he is."""
+        self.trusts_all = self.takes_unsigned = True
+        """No caller is asked who he is, and nobody need have signed a title."""
         self._now = now
         self.started_at = now()
         self._swept_at = self.started_at
@@ -271,6 +274,8 @@ class Service:
         self.withdrawn: set[str] = set(snapshot.withdrawn)
         """Titles that no node may hold."""
         self.pins = Pins(self.titles.values())
+        self.signed = SignedBook(dict(snapshot.order_numbers), _withdrawn(snapshot.signed_withdrawals))
+        """Of orders and withdrawals that are signed."""
         self.limits = StandingLimits(snapshot.limits)
         self.policies = Policies(snapshot.policies, prices)
         self.budgets = Budgets(snapshot.budgets)
@@ -392,12 +397,15 @@ class Service:
         """Return who has changed what, the latest first: `count` before the number `before`, 0 for the very latest."""
         return await audit.page(self._catalogue, before, count)
 
-    async def add_fill(self, request: FillRequest, nodes_min: int = 0) -> FillCreated:
+    async def add_fill(
+        self, request: FillRequest, nodes_min: int = 0, signed: SignedOrder | None = None
+    ) -> FillCreated:
         """Order a title on all living nodes that match, and on all that will. Raises `RequestRefused`, `StoreError`.
 
         With `nodes_min` nothing is ordered where fewer match now: a selector that was mistyped would wait for ever.
         Asking for the very same again renews that order: it gets a new number, and nodes where it has failed try again.
-        A call that is sent again since its answer was lost has the same `call_id`, and changes nothing.
+        A call that is sent again since its answer was lost has the same `call_id`, and changes nothing. `signed` is the
+        order as its caller has signed it: of one name it has a higher number than all before.
         """
         selector = check_fill(request)
         title = self.title(request.title).title
@@ -406,28 +414,22 @@ class Service:
         if nodes_min > 0:
             self._require_allowed(selector, title)
         async with self.ordering:
-            wanted = msgspec.structs.replace(request, call_id="")
-            fills = [self.fills[fill_id] for fill_id in self._fills_by_title[title]]
+            wanted = msgspec.structs.replace(request, call_id="", signed=b"")
+            fills = [self.fills[fill_id] for fill_id in self._fills_by_title.get(title, ())]
             before = next((fill for fill in fills if fill.request == wanted), None)
             if before is not None and before.call_id == request.call_id != "":
                 nodes = self.nodes_of_fill(before.fill_id)
                 barred = self.left_out(before.fill_id)
                 nodes = [node_id for node_id in nodes if node_id not in barred]
                 return FillCreated(before.fill_id, nodes, [], selector.unmatched(self._alive()), barred)
-            if before is None and len(self.fills) >= FILLS_MAX:
-                raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
-            if before is None and self._order_chars + chars_of(wanted) > ORDERS_CHARS_MAX:
-                raise RequestRefused(
-                    "the texts of all orders are as long as may be: delete old fills, or name files by patterns", 507
-                )
+            if signed is not None:
+                self.signed.require_news(self.titles[title].name, signed.said.number)
+            else:
+                self.signed.require_signed(title)
             chosen = encode_selection(selection)
-            taken = sum(len(fill.selection) for fill in fills if fill is not before)
-            if taken + len(chosen) > SELECTIONS_BYTES_MAX:
-                raise RequestRefused(
-                    f"{len(fills)} fills of this title name files: withdraw old ones, or order more files in one fill",
-                    507,
-                )
-            self._number += 1
+            self._require_room(wanted, before, fills, chosen)
+            # That of a signed order is the same after a loss, when caches bring it back: newer ones stay newer.
+            self._number = max(self._number + 1, 0 if signed is None else signed.said.number)
             self._number_given = self._number
             now = time.time()
             fill = FillRecord(
@@ -440,10 +442,28 @@ class Service:
                 selection=chosen,
                 file_count=0 if selection is None else selection.count(),
                 file_bytes=file_bytes,
+                signed=None if signed is None else signed_by(signed),
             )
-            await self._catalogue.add_fill(fill, self._matching(selector))
-            if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
-                self._index_fill(fill, selector)
+            await self._put_fill(fill, selector, signed)
+        self._follow_fill(fill, selector)
+        assigned = self._assigned[fill.fill_id]
+        others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
+        barred = self.left_out(fill.fill_id)
+        return FillCreated(
+            fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
+        )
+
+    async def _put_fill(self, fill: FillRecord, selector: Selector, signed: SignedOrder | None) -> None:
+        """Let a fill stand, durably. Raises `StoreError`."""
+        await self._catalogue.add_fill(fill, self._matching(selector), signed)
+        if signed is not None:
+            self.signed.note(signed.said.name, signed.said.number)
+        if (other := self.fills.get(fill.fill_id)) is None or other.number < fill.number:
+            self._index_fill(fill, selector)
+
+    def _follow_fill(self, fill: FillRecord, selector: Selector) -> None:
+        """Have nodes told of a fill that stands now."""
+        title = fill.request.title
         if fill.selection:
             self._rosters.renew(title)  # some want a part from now on, and all are told of all
         if title in self.withdrawn:
@@ -460,11 +480,52 @@ class Service:
         self._update_rosters(assigned, self._same_name(title))
         for node_id in self._receivers(title):
             self._note_order(node_id, title)
-        others = [one.fill_id for one in fills if one.request.selector == wanted.selector and one is not before]
-        barred = self.left_out(fill.fill_id)
-        return FillCreated(
-            fill.fill_id, sorted(assigned - barred.keys()), others, selector.unmatched(self._alive()), barred
-        )
+
+    async def put_signed(self, request: FillRequest, signed: SignedOrder) -> FillRecord:
+        """Let a signed order stand that a node has brought back (`recall`). Raises `RequestRefused`, `StoreError`."""
+        selector = check_fill(request)
+        by = signed_by(signed)
+        selection, file_bytes = await self._select(request.title, request.files)
+        async with self.ordering:
+            fills = self.fills_of_title(request.title)
+            before = next((fill for fill in fills if fill.request == request), None)
+            if before is not None and before.signed is not None and by.number <= before.signed.number:
+                return before
+            chosen = encode_selection(selection)
+            self._require_room(request, before, fills, chosen)
+            now = time.time()
+            fill = FillRecord(
+                fill_id=secrets.token_hex(6) if before is None else before.fill_id,
+                request=request,
+                created_at=now if before is None else before.created_at,
+                number=max(by.number, 0 if before is None else before.number + 1),
+                ordered_at=now,
+                selection=chosen,
+                file_count=0 if selection is None else selection.count(),
+                file_bytes=file_bytes,
+                is_brought_back=True,
+                signed=by,
+            )
+            self._number = max(self._number, fill.number)
+            await self._put_fill(fill, selector, signed)
+        self._follow_fill(fill, selector)
+        return fill
+
+    def _require_room(
+        self, request: FillRequest, before: FillRecord | None, fills: list[FillRecord], chosen: bytes
+    ) -> None:
+        """Look whether an order fits in; of the `fills` of its title `before` is the same. Raises `RequestRefused`."""
+        if before is None and len(self.fills) >= FILLS_MAX:
+            raise RequestRefused(f"{FILLS_MAX} fills exist: delete old ones first", 507)
+        if before is None and self._order_chars + chars_of(request) > ORDERS_CHARS_MAX:
+            raise RequestRefused(
+                "the texts of all orders are as long as may be: delete old fills, or name files by patterns", 507
+            )
+        taken = sum(len(fill.selection) for fill in fills if fill is not before)
+        if taken + len(chosen) > SELECTIONS_BYTES_MAX:
+            raise RequestRefused(
+                f"{len(fills)} fills of this title name files: withdraw old ones, or order more files in one fill", 507
+            )
 
     def fills_of_title(self, title: str) -> list[FillRecord]:
         """Return the fills of a title."""
@@ -661,11 +722,14 @@ class Service:
         """Have a node told anew what is meant for it alone."""
         self._touch(node_id)
 
-    async def delete_fill(self, fill_id: str) -> None:
-        """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`."""
-        await self._withdraw_fills(self.fill(fill_id).request.title, [fill_id])
+    async def delete_fill(self, fill_id: str, signed: SignedWithdrawal | None = None) -> None:
+        """Withdraw a fill: its nodes lose the order, and keep what they have. Raises `RequestRefused`, `StoreError`.
 
-    async def withdraw(self, title: str, *, urgent: bool = False) -> None:
+        `signed` is the withdrawal as its caller has signed it, likewise below.
+        """
+        await self._withdraw_fills(self.fill(fill_id).request.title, [fill_id], signed=signed)
+
+    async def withdraw(self, title: str, *, urgent: bool = False, signed: SignedWithdrawal | None = None) -> None:
         """Withdraw all fills of a title. Raises `RequestRefused`, `StoreError`.
 
         With `urgent` no node may hold it until it is ordered again: those that do, now or when they come back, delete
@@ -675,10 +739,32 @@ class Service:
         title = record.title
         if urgent and record.pins:
             await self._set_pins(record, [])
-        await self._withdraw_fills(title, list(self._fills_by_title.get(title, ())), urgent=urgent)
+        await self._withdraw_fills(title, list(self._fills_by_title.get(title, ())), urgent=urgent, signed=signed)
 
-    async def _withdraw_fills(self, title: str, fill_ids: list[str], *, urgent: bool = False) -> None:
-        await self._catalogue.delete_fills(fill_ids, title if urgent else "")
+    async def withdraw_brought(self, signed: SignedWithdrawal) -> None:
+        """Take in a signed withdrawal that a node has brought back (`recall`). Raises `StoreError`.
+
+        What was ordered after it stands.
+        """
+        said = signed.said
+        title = said.title_id.hex()
+        fills = [fill for fill in self.fills_of_title(title) if _covers(said, fill)]
+        urgent = said.urgent and len(fills) == len(self.fills_of_title(title))
+        await self._withdraw_fills(
+            title, [fill.fill_id for fill in fills], urgent=urgent, signed=signed, is_brought=True
+        )
+
+    async def _withdraw_fills(
+        self, title: str, fill_ids: list[str], *, urgent: bool = False, signed: SignedWithdrawal | None = None,
+        is_brought: bool = False,
+    ) -> None:
+        if signed is not None:
+            said = signed.said
+            if not is_brought:
+                self.signed.require_news(said.name, said.number)
+            # Before the catalogue, which takes what is queued in turn: no order of before comes in between.
+            self.signed.put(Withdrawn(said, signed.identity.who))
+        await self._catalogue.delete_fills(fill_ids, title if urgent else "", signed)
         receivers = self._receivers(title)
         assigned: set[str] = set()
         for fill_id in fill_ids:
@@ -696,8 +782,19 @@ class Service:
         self._update_rosters(assigned, self._same_name(title))
         for node_id in receivers:
             self._note_order(node_id, title)
+        if is_brought:
+            return  # others may have an order that was given later, and have yet to bring it back
         for node_id in self._told_of.get(title, set()) - receivers:
             self._note_gone(self.nodes[node_id], title)
+
+    async def signed_documents(self, node_id: str, titles: Iterable[str]) -> dict[str, list[bytes]]:
+        """Return what is signed of a node's orders of some titles, and the withdrawals. Raises `StoreError`."""
+        mine = self._fills_of.get(node_id, set())
+        return await self._catalogue.signed({one: self._fills_by_title.get(one, set()) & mine for one in titles})
+
+    def tell_withdrawn(self, node_id: str, title: str) -> None:
+        """Tell a node that its order of a title, of which this database does not know, was withdrawn."""
+        self._note_gone(self.node(node_id), title)
 
     def _note_gone(self, state: NodeState, title: str) -> None:
         """Say of a title that nothing orders it on a node, which may have an order that this database never knew."""
@@ -827,7 +924,7 @@ class Service:
             raise RequestRefused(f"title {record.title} is ordered by fill {named}: withdraw it first", 409)
         await self._catalogue.delete_title(record.title)
         self.titles.pop(record.title, None)
-        self._versions[record.name].discard(record.title)
+        _take_out(self._versions, record.name, record.title)
         self.pins.put(msgspec.structs.replace(record, pins=[]))
         for state in self.nodes.values():
             self._note_pins(state, record.title)
@@ -897,7 +994,7 @@ class Service:
         self._order_chars += chars_of(fill.request)
         insort(self._by_urgency, urgency(fill))
         self._selectors[fill.fill_id] = selector
-        if fill.is_brought_back:
+        if fill.is_brought_back and fill.signed is None:
             ids = (term.pattern for clause in selector.clauses for term in clause)
             self._brought_ids[fill.fill_id] = frozenset(ids)
         self._fills_by_title[fill.request.title].add(fill.fill_id)
@@ -909,7 +1006,7 @@ class Service:
         del self._by_urgency[bisect_left(self._by_urgency, urgency(fill))]
         del self._selectors[fill_id]
         self._brought_ids.pop(fill_id, None)
-        self._fills_by_title[fill.request.title].discard(fill_id)
+        _take_out(self._fills_by_title, fill.request.title, fill_id)
         return True
 
     def _assign(self, fill_id: str, node_id: str) -> None:
@@ -1059,9 +1156,7 @@ class Service:
         self._update_rosters([state.info.id], self._concerned(state))
 
     def _forget_holder(self, node_id: str, title: str) -> None:
-        self._told_of[title].discard(node_id)
-        if not self._told_of[title]:
-            del self._told_of[title]
+        _take_out(self._told_of, title, node_id)
 
     @property
     def _lease_s(self) -> float:
@@ -1383,6 +1478,7 @@ class Service:
             number=(newest := max(fills, key=lambda fill: fill.number)).number,
             # Of the newest alone: who may not roll back must not do so by the flag of an order that stands yet.
             rollback=newest.request.rollback,
+            signed=[one.signed.id for one in sorted(fills, key=lambda fill: -fill.number) if one.signed is not None],
             files=self.selection_of(node_id, title),
             selections=self._selections(title, roster),
             now=any(fill.request.now for fill in fills),
@@ -1400,6 +1496,10 @@ class Service:
         # One that was removed may stand there until the roster has followed.
         linked = [other for other in around.links(receiver) if other in self.nodes]
         candidates = [self._candidate(around.members[other], title) for other in linked]
+        # With those it is linked all the same, which take from it.
+        candidates = [
+            one if one.node.may_serve(receiver.isp) else one._replace(have_chunks=0) for one in candidates
+        ]
         routes = self.routes.routes
         return ranking.rank_sources(receiver, candidates, None if routes is None else routes.cost)
 
@@ -1479,6 +1579,29 @@ class Service:
         self._closing = True
         for state in self.nodes.values():
             state.changed.set()
+
+
+def _take_out(index: dict[str, set[str]], key: str, member: str) -> None:
+    """Take a member out of an index, with its key where it was the last: keys come for ever, as titles do."""
+    members = index.get(key, set())
+    members.discard(member)
+    if not members:
+        index.pop(key, None)
+
+
+def _covers(said: WithdrawalStatement, fill: FillRecord) -> bool:
+    """Tell whether a signed withdrawal is of a fill that stands."""
+    if fill.signed is not None:
+        return said.covers(said.title_id, bytes.fromhex(fill.signed.terms), fill.signed.number)
+    return not said.terms and fill.ordered_at * 1000 <= said.number
+
+
+def _withdrawn(stored: Iterable[tuple[bytes, str]]) -> Iterator[Withdrawn]:
+    """Yield the signed withdrawals that a database has kept. They were looked at before they came there."""
+    for document, who in stored:
+        said = decode_statement(Document.decode(document).statement)
+        if isinstance(said, WithdrawalStatement):
+            yield Withdrawn(said, who)
 
 
 def urgency(fill: FillRecord) -> tuple[Urgency, float, str]:

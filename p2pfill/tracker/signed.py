@@ -65,7 +65,8 @@ class SignedTitles:
         if offered.statement.number <= held.statement.number and self._suffice(held):
             raise RequestRefused(
                 f"the title has signatures that are newer, of number {held.statement.number}; these are of number "
-                f"{offered.statement.number}", 409,
+                f"{offered.statement.number}: sign it anew with a higher one (`p2pfill sign --anew --number "
+                f"{held.statement.number + 1}`)", 409,
             )  # fmt: skip
         return offered.encode()
 

@@ -359,6 +359,7 @@ def status(service: Service, now: float) -> Status:
         brought_back=service.recall.listed(),
         refused=dict(service.refused),
         trusts_all=service.trusts_all,
+        takes_unsigned=service.takes_unsigned,
     )
 
 

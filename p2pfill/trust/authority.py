@@ -226,8 +226,9 @@ class Authority:
     ) -> list[Given]:
         """Sign anew what ends within a time, is of the old root, or says other than the list; of nobody named: of all.
 
-        Keys are kept, so that a certificate is all that must be carried over; with `new_keys` those that were made here
-        are not. Returns those that are new. Raises `ConfigError` and `OSError`.
+        What ends with the root cannot end later, and is left alone. Keys are kept, so that a certificate is all
+        that must be carried over; with `new_keys` those that were made here are not. Returns those that are
+        new. Raises `ConfigError` and `OSError`.
         """
         listed = self.listed()
         terms = _Terms(now, life, within)
@@ -246,7 +247,8 @@ class Authority:
                     f"`p2pfill ca issue {identity.name}` gives it one"
                 )
             last = [one for one in good if not lying or one.key in lying][-1]
-            if last.ends - now < within or not self._is_current(last, identity):
+            is_due = last.ends - now < within and (new_keys or not self._ends_with_root(last))
+            if is_due or not self._is_current(last, identity):
                 handout.make()
                 is_other_key = new_keys and last.made_key
                 key = handout.stage_key() if is_other_key else key_of_certificate(last.certificate)
@@ -390,6 +392,9 @@ class Authority:
     def _is_current(self, one: Issued, identity: Identity) -> bool:
         return one.root == self.state.signing and one.identity == identity
 
+    def _ends_with_root(self, one: Issued) -> bool:
+        return one.root == self.state.signing and one.ends >= self.state.root.certificate.not_valid_after_utc
+
     def _hand(
         self, handout: Handout, identity: Identity, key: PublicKey, made_key: bool, terms: _Terms
     ) -> tuple[Handout, Issued, Given]:
@@ -425,7 +430,7 @@ class Authority:
             return ("not listed any more: revoke it",)
         notes = []
         if one.ends - now < within:
-            notes.append("ends soon: renew it")
+            notes.append("ends with the root: change that" if self._ends_with_root(one) else "ends soon: renew it")
         if one.root != self.state.signing:
             notes.append("of the old root: renew it")
         if one.identity != listed:

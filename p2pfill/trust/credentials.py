@@ -1,12 +1,16 @@
 """What a process shows of itself and checks of others: a directory with its certificate, key and authorities.
 
-    DIR/cert.pem      its certificate, and those between it and the authority, if there are any
+    DIR/cert.pem      its certificate
     DIR/key.pem       its key, readable by its owner alone
     DIR/ca.pem        the authorities that it trusts: one, or two while the root is being changed
     DIR/revoked.pem   what they have taken back (X.509 revocation lists), if anything
     DIR/publishers.toml   whose titles it takes (`trust.publishers`); without it everybody's
 
 Everybody has two TLS 1.3 contexts of it, and both ask the other side for its certificate. Who that is, `peer` says.
+
+**Who signs certificates of the fleet stands in ca.pem itself.** One below a trusted authority does not count by that:
+Python's `ssl` shows the last certificate of a chain and none between, so whether one of those was revoked, or has gone
+from ca.pem with the authority above it, could not be told.
 """
 
 from __future__ import annotations
@@ -34,9 +38,16 @@ CA_FILE: Final = "ca.pem"
 REVOKED_FILE: Final = "revoked.pem"
 PUBLISHERS_FILE: Final = "publishers.toml"
 
+_FILES: Final = (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE)
+
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
 
+OLD_LIST: Final = (
+    f"{REVOKED_FILE} is older than what is known already, and changes nothing: put the authority's newest there. One "
+    "with a lower number, as of an authority that has begun to count anew, is an older one"
+)
+"""Said where a file was put there that lifts what was revoked, or seems to revoke what it does not."""
 
 OP_ENABLE_KTLS: Final = getattr(ssl, "OP_ENABLE_KTLS", 8)
 """Of OpenSSL 3; Python has a name for it since 3.12."""
@@ -91,6 +102,14 @@ class Revocations:
                 news = True
         return news
 
+    def is_older(self, other: Revocations) -> bool:
+        """Tell whether the list of some authority is older here than there."""
+        return any(
+            _number(mine.revoked) < _number(theirs.revoked)
+            for signer, mine in self._lists.items()
+            if (theirs := other._lists.get(signer)) is not None
+        )
+
     def pem(self) -> bytes:
         """Return the lists, as others are told of them."""
         return b"".join(known.revoked.public_bytes(Encoding.PEM) for known in self._lists.values())
@@ -124,6 +143,8 @@ class Credentials:
         self.directory = directory
         self.generation = 0
         """Grows whenever something of it has changed: whoever was accepted before is looked at again."""
+        self.has_old_list = False
+        """Whether the last `reload` has found revocation lists that are older than what is known."""
         self._changing = threading.Lock()
         self._seen = _stamps(directory)
         own = read_certificates(self.directory / CERT_FILE)[0]
@@ -135,13 +156,19 @@ class Credentials:
         """When its own certificate ends."""
         self.fingerprint = own.fingerprint(SHA256())
         """Of its own certificate: SHA-256 of its DER."""
-        self._authorities = frozenset((one.subject, _key_name(one)) for one in trusted)
-        self._dropped: frozenset[tuple[x509.Name, bytes | None]] = frozenset()
-        """Authorities that were trusted once: connections that they have let in may stand still."""
+        self.trusted = tuple(trusted)
+        """The authorities in `ca.pem`."""
+        signers = [one for one in trusted if _has_signed(one, own)]
+        self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
+        """When what has signed that ends; None where that is not in ca.pem."""
         self.revocations = Revocations(trusted)
         if (self.directory / REVOKED_FILE).exists():
             with _naming(self.directory / REVOKED_FILE):
-                self.revocations.add(_read_file(self.directory / REVOKED_FILE))
+                lists = _read_file(self.directory / REVOKED_FILE)
+                if not lists.strip():
+                    # As what a full disk leaves of a copy: nobody would be revoked any more, without a word.
+                    raise ConfigError("it is empty: copy it again, or remove it if nothing was ever revoked")
+                self.revocations.add(lists)
         listed = self.directory / PUBLISHERS_FILE
         self.publishers = Publishers.load(listed) if os.path.lexists(listed) else None
         """Whose titles are taken; None: everybody's."""
@@ -175,13 +202,15 @@ class Credentials:
                 f"{str(self.directory / PUBLISHERS_FILE)!r} is gone: to take what nobody has signed, start again"
             )
         with self._changing:
+            at = _FILES.index(REVOKED_FILE)
+            has_other_list = seen[at] != self._seen[at]
+            self.has_old_list = has_other_list and fresh.revocations.is_older(self.revocations)
             with suppress(ConfigError):  # where all are of authorities that are trusted no more
                 fresh.revocations.add(self.revocations.pem())
             self.identity, self.expires, self.revocations = fresh.identity, fresh.expires, fresh.revocations
-            self.fingerprint = fresh.fingerprint
+            self.authority_expires, self.fingerprint = fresh.authority_expires, fresh.fingerprint
             self.accepting, self.connecting, self.calling = fresh.accepting, fresh.connecting, fresh.calling
-            self._dropped = (self._dropped | self._authorities) - fresh._authorities
-            self._authorities = fresh._authorities
+            self.trusted = fresh.trusted
             self.publishers = fresh.publishers
             self._seen = seen
             self.generation += 1
@@ -201,7 +230,8 @@ class Credentials:
     def peer(self, certificate: bytes | None) -> Identity:
         """Return whom the other side's certificate, in DER, names, once the handshake has found that it holds.
 
-        Raises `PeerRefused` where there is none, where it is revoked, or where it names nobody of this fleet.
+        Raises `PeerRefused` where there is none, where it is revoked, where none of the authorities in ca.pem has
+        signed it by itself, or where it names nobody of this fleet.
         """
         if certificate is None:
             raise PeerRefused("the other side shows no certificate")
@@ -214,8 +244,11 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
-        if self._dropped and (parsed.issuer, _signers_key_name(parsed)) in self._dropped:
-            raise PeerRefused(f"the authority of {identity.who} is trusted no more")
+        if not any(_has_signed(authority, parsed) for authority in self.trusted):
+            signer = parsed.issuer.rfc4514_string()[:200]
+            raise PeerRefused(
+                f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
+            )
         return identity
 
     def _context(self, protocol: ssl._SSLMethod) -> ssl.SSLContext:
@@ -233,11 +266,18 @@ class Credentials:
         try:
             # A key with a password is refused: OpenSSL would ask at the terminal, and the process would stand still.
             context.load_cert_chain(self.directory / CERT_FILE, self.directory / KEY_FILE, password="")
-            context.load_verify_locations(self.directory / CA_FILE)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(
-                f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together?"
+                f"cannot use the certificate and the key in {str(self.directory)!r}: {error}; do they belong together, "
+                "and does each of them begin on a line of its own?"
             ) from error
+        # Those that `peer` goes by, and not the file once more, of which OpenSSL reads less: no two on one line.
+        try:
+            context.load_verify_locations(
+                cadata="".join(one.public_bytes(Encoding.PEM).decode() for one in self.trusted)
+            )  # fmt: skip
+        except ssl.SSLError as error:
+            raise ConfigError(f"{str(self.directory / CA_FILE)!r} cannot be used: {error}") from error
         return context
 
 
@@ -304,6 +344,13 @@ def _read_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     return lists
 
 
+def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    with suppress(InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+        certificate.verify_directly_issued_by(authority)
+        return True
+    return False
+
+
 def _key_name(authority: x509.Certificate) -> bytes | None:
     with suppress(x509.ExtensionNotFound, *_UNUSABLE):
         return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
@@ -358,7 +405,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _stamps(directory: Path) -> list[tuple[int, int, int]]:
     """Return what changes where a file of the directory does."""
     stamps = []
-    for name in (CERT_FILE, KEY_FILE, CA_FILE, REVOKED_FILE, PUBLISHERS_FILE):
+    for name in _FILES:
         try:
             seen = os.stat(directory / name)
             stamps.append((seen.st_ino, seen.st_mtime_ns, seen.st_size))

@@ -25,6 +25,9 @@ def stage_file(path: Path, data: bytes, *, mode: int = PUBLIC_MODE) -> Path:
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
+    except OSError as error:
+        # Which says what, as of a disk that is full, but not where.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(fd)
     return staged

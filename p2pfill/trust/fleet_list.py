@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity, Role, check_identity, host_from_text
+from p2pfill.model.toml import read_toml
 
 LIST_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of the list: a cache takes some 150 bytes, and a fleet has some ten thousand."""
@@ -29,6 +29,7 @@ TEMPLATE: Final = """\
 # isp = "isp-a"
 # region = "europe"            # default: "default"
 # cluster = "berlin"           # default: none
+# serves = "isp"               # gives chunks to caches of its own ISP alone; default: to all
 # hosts = ["10.0.0.11", "a1.example.net"]
 #
 # [[trackers]]
@@ -46,6 +47,7 @@ class _Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...]
     region: str = "default"
     cluster: str = ""
+    serves: str = ""
 
 
 class _Tracker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,11 +71,11 @@ def read_fleet_list(path: Path, domain: str) -> dict[str, Identity]:
         with path.open("rb") as file:
             data = file.read(LIST_BYTES_MAX + 1)
         if len(data) > LIST_BYTES_MAX:
-            raise ConfigError(f"{str(path)!r} is larger than {LIST_BYTES_MAX} bytes")
-        listed = msgspec.convert(tomllib.loads(data.decode("utf-8")), _Listed)
+            raise ConfigError(f"it is larger than {LIST_BYTES_MAX} bytes")
+        listed = msgspec.convert(read_toml(data.decode("utf-8-sig")), _Listed)
     except OSError as error:
         raise ConfigError(f"cannot read the list of the fleet, {str(path)!r}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
         raise ConfigError(f"{str(path)!r}: {error}") from error
     found: dict[str, Identity] = {}
     folded: dict[str, str] = {}
@@ -90,7 +92,7 @@ def _identities(path: Path, listed: _Listed, domain: str) -> Iterator[tuple[str,
     for number, cache in enumerate(listed.caches):
         place = f"{str(path)!r}, caches[{number}]"
         hosts = _hosts(place, cache.hosts)
-        identity = Identity(domain, Role.CACHE, cache.id, cache.region, cache.isp, cache.cluster, hosts)
+        identity = Identity(domain, Role.CACHE, cache.id, cache.region, cache.isp, cache.cluster, hosts, cache.serves)
         yield place, _checked(place, identity)
     for number, tracker in enumerate(listed.trackers):
         place = f"{str(path)!r}, trackers[{number}]"

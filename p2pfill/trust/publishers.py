@@ -20,7 +20,6 @@ expires, and the compromise of a key, by thresholds.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +30,7 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.selector import matches_glob
 from p2pfill.model.statement import Signatures, Statement
+from p2pfill.model.toml import read_toml
 from p2pfill.trust.signing import PublicKey
 
 PUBLISHERS_MAX: Final = 1000
@@ -88,11 +88,11 @@ class Publishers:
                 text = file.read(FILE_BYTES_MAX + 1)
             if len(text) > FILE_BYTES_MAX:
                 raise ConfigError(f"it is larger than {FILE_BYTES_MAX} bytes")
-            found = msgspec.convert(tomllib.loads(text.decode()), _File)
+            found = msgspec.convert(read_toml(text.decode("utf-8-sig")), _File)
             return cls([(one.name, one.key) for one in found.publishers], found.rules)
         except OSError as error:
             raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
+        except (UnicodeDecodeError, msgspec.ValidationError, ConfigError) as error:
             raise ConfigError(f"{str(path)!r} cannot be used: {error}; see docs/publishers.md") from error
 
     def _check_rule(self, number: int, rule: Rule) -> None:

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity
+from p2pfill.model.signed_order import LIFE_S_MAX
 from p2pfill.trust.certificates import key_name, key_of_certificate
 from p2pfill.trust.credentials import identity_of
 from p2pfill.trust.files import PRIVATE_MODE, replace_file
@@ -33,8 +34,9 @@ STATE_BYTES_MAX: Final = 1024 * 1024 * 1024
 KEPT: Final = timedelta(days=365)
 """A certificate that has ended stays in the records for so long: who was in the fleet last year can be told."""
 
-LISTED_AFTER_END: Final = timedelta(days=30)
-"""A revoked certificate stays in the revocation list for so long after its end: clocks may be wrong by days."""
+LISTED_AFTER_END: Final = timedelta(seconds=LIFE_S_MAX) + timedelta(days=30)
+"""A revoked certificate stays in the revocation list for so long after its end: as long as what was signed with it
+before may be brought back, and clocks may be wrong by days."""
 
 
 Key = TypeVar("Key", bound=Hashable)

@@ -145,6 +145,17 @@ def test_renewal(fleet: Desk) -> None:
     assert "done: revoke 1 certificate of cache/a1" in fleet.ca("revoke", serial, "--yes")[0]
 
 
+def test_who_signs_with_a_root_that_ends_soon_is_told(desk: Desk) -> None:
+    desk.ca("init", "ca", "--domain", "fleet.example", "--root-days", "20")
+    Path("ca/fleet.toml").write_text(FLEET)
+    for command in (("issue", "--all"), ("renew",)):
+        out, _ = desk.ca(*command, "--out", "ids")
+        assert "certificates end with the root, at" in out
+        assert "`p2pfill ca rotate`" in out
+    assert "nothing was signed" in out
+    assert "and all are as listed" not in out
+
+
 def test_revocation_asks_first(fleet: Desk) -> None:
     said = "revoke 1 certificate of cache/a1"
     assert f"would {said}" in fleet.ca("revoke", "a1", "--dry-run")[0]

@@ -64,6 +64,27 @@ def test_a_title_is_signed_by_one_and_by_another(fill: Path, capsys: pytest.Capt
     assert (signed(fill).statement.number, signed(fill).statement.expires, len(signed(fill).by)) == (7, 0, 1)
 
 
+def test_what_is_signed_anew_is_the_newest_whatever_clock_signed_before(
+    fill: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clock that was ahead must not leave a name of which no version signed in the usual way is newer."""
+    one, ahead = fill.parent / "one", int((time.time() + 365 * 86400) * 1000)
+    assert publish(fill, "--key", str(one), "--number", str(ahead)) == 0
+    assert main(["sign", str(fill), "--key", str(one), "--anew", "--expires", "9d"]) == 0
+    assert signed(fill).statement.number == ahead + 1
+    (fill.parent / "film/a.bin").write_bytes(b"y" * 1000)
+    assert publish(fill, "--key", str(one)) == 0  # the next version, in the same place
+    assert signed(fill).statement.number == ahead + 2
+    capsys.readouterr()
+    assert publish(fill, "--key", str(one), "--number", str(2**63 - 1)) == 0
+    assert main(["sign", str(fill), "--key", str(one), "--anew"]) == 2
+    assert "has the highest number that there is" in capsys.readouterr().err
+    # A name of its own begins by the clock.
+    tree = fill.parent / "film"
+    assert main(["publish", str(tree), "--name", "other", "--out", str(fill), "--key", str(one)]) == 0
+    assert signed(fill).statement.number < ahead
+
+
 def test_signatures_go_with_the_title_that_they_were_of(fill: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = fill.parent / "one"
     assert publish(fill, "--key", str(one)) == 0

@@ -28,6 +28,9 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"`([^`\s]*[./][^`\s]*)`[^`\n]*:\n\n?\Z")
 _MACHINE = re.compile(r"\*\*(every machine|machines? (\d)(?: and (\d))?)\*\*", re.IGNORECASE)
 _LINK = re.compile(r"(?<!\!)\[[^\]]+\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+_REFERENCE = re.compile(r"\[[^\]]+\]\[([^\]]+)\]")
+_DEFINITION = re.compile(r"^\[([^\]]+)\]: +(\S+)$", re.MULTILINE)
+_CODE = re.compile(r"`[^`\n]*`")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
@@ -76,7 +79,13 @@ def _machines(before: str) -> tuple[str, ...]:
 def links(page: Path) -> list[str]:
     """Return the targets of all links and pictures of a page."""
     text = _FENCE.sub("", read(page))
-    return [match[1] or match[2] for match in _LINK.finditer(text)]
+    return [match[1] or match[2] for match in _LINK.finditer(text)] + [match[2] for match in _DEFINITION.finditer(text)]
+
+
+def references(page: Path) -> tuple[set[str], list[str]]:
+    """Return the names that links of a page go by, and those for which the page has a target."""
+    text = _CODE.sub("", _FENCE.sub("", read(page)))
+    return set(_REFERENCE.findall(text)), [match[1] for match in _DEFINITION.finditer(text)]
 
 
 def anchors(page: Path) -> set[str]:

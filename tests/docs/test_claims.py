@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from certificates import Signer
 from docs.diagrams import ledger_diagram, request_diagram, title_diagram
-from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read
+from docs.pages import PAGES, ROOT, Block, anchors, blocks, links, read, references
 from rich.console import Console
 
 from p2pfill.cli import ca, keys, main, manage, night, plan, policy
@@ -81,6 +81,12 @@ def test_links_resolve(page: Path) -> None:
         assert target.is_file(), f"{page.name} links to {link}"
         if fragment:
             assert fragment in anchors(target), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_by_name_have_one_target_each_and_all_targets_are_used(page: Path) -> None:
+    used, defined = references(page)
+    assert sorted(used) == sorted(defined)
 
 
 # ---- names of the code

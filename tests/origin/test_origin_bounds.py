@@ -86,6 +86,8 @@ RIGHT = [
     ("https://h/{path}", "https://h/{path}"),
     ("file:///srv/a%20film", "/srv/a film"),
     ("/srv/film", "/srv/film"),
+    ("file:/srv/a%3A//b", "/srv/a://b"),
+    ("/srv/a://b", "/srv/a://b"),
 ]
 
 
@@ -102,6 +104,7 @@ def test_a_wrong_origin_is_refused_by_its_text_alone(url: str, cause: str) -> No
 @pytest.mark.parametrize(("url", "normalised"), RIGHT, ids=range(len(RIGHT)))
 def test_a_right_origin_comes_back_normalised(url: str, normalised: str) -> None:
     assert check_origin(url) == normalised
+    assert check_origin(normalised) == normalised  # as a cache does with what the tracker has taken
 
 
 def test_what_is_let_through_can_be_opened() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -100,6 +101,20 @@ def test_a_file_in_the_place_of_a_directory_is_moved_away_and_said(tmp_path: Pat
     (root / place).symlink_to("nowhere")
     with pytest.raises(StoreError, match="data directory"):
         Store.open(root)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("numbers", "file"), ("numbers", "fifo"), ("revoked.pem", "directory")])
+def test_neither_does_what_lies_where_something_is_to_be_kept_later(
+    tmp_path: Path, tree: Path, manifest: Manifest, name: str, kind: str
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    SPOIL[kind](root / name)
+    with Store.open(root) as store:
+        (said,) = store.take_remarks()
+        assert str(root / name) in said
+    assert not os.path.lexists(root / name)
+    be_live(root, manifest, tree)  # which asks for numbers
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "directory", "fifo"])
@@ -266,3 +281,35 @@ def test_a_title_of_another_user_is_refused_alone(tmp_path: Path, tree: Path, ma
         with pytest.raises(StoreError, match=r"4321.*chown -R 0"):
             store.open_title(manifest.title_id)
         assert "4321" in store.titles()[manifest.title_id].error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_is_told_to_be_the_nodes_user_before_it_takes_its_files_away(tmp_path: Path) -> None:
+    """As where `p2pfill scrub --data` is run by hand."""
+    root = tmp_path / "data"
+    Store.open(root).close()
+    os.chown(root, 4321, 4321)
+    with pytest.raises(ConfigError, match=r"run this as that user \(sudo -u '#4321'\), or, .*chown -R 0"):
+        Store.open(root)
+
+
+def test_a_full_disk_keeps_nothing_from_being_served_that_is_whole(
+    tmp_path: Path, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a node that runs makes room by what may go: one that does not start would stay full."""
+    root, other = tmp_path / "data", tmp_path / "other"
+    be_live(root, manifest, tree)
+    Store.open(other).close()
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("p2pfill.store.places.os.fsync", refuse)
+        with Store.open(root) as store:
+            (said,) = store.take_remarks()
+            assert "the disk is full" in said
+            assert "what is live here is served" in said
+            assert store.open_title(manifest.title_id).live
+        with pytest.raises(StoreError, match="the disk is full"):
+            Store.open(other)

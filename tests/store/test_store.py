@@ -261,6 +261,29 @@ def test_a_new_version_replaces_the_link(store: Store, tree: Path, manifest: Man
     assert (store.root / "live" / NAME / "only").exists()
 
 
+def test_nothing_is_deleted_before_its_title_is_out_of_sight_for_good(
+    store: Store, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss must not bring back the directory without the files, which would count as live."""
+    fill(title := store.begin_fill(manifest), tree)
+    title.go_live()
+    synced: dict[str, list[str]] = {}
+    sync_directory = store_module.sync_directory
+
+    def sync(path: Path) -> None:
+        sync_directory(path)
+        synced[path.name] = os.listdir(path)
+
+    monkeypatch.setattr(store_module, "sync_directory", sync)
+    delete = store.begin_removal(manifest.title_id)
+    gone = f"{manifest.title_id.hex()}.gone"
+    assert (synced["titles"], synced["filling"]) == ([], [gone])
+    assert (store.root / "filling" / gone / "files" / "large.bin").exists()
+    while delete(10):
+        pass
+    assert not os.listdir(store.root / "filling")
+
+
 def test_only_empty_files(store: Store, tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "nothing").touch()

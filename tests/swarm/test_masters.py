@@ -9,7 +9,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Assignment, Scope
-from p2pfill.swarm.masters import STUCK, Masters
+from p2pfill.swarm.masters import STUCK, UNMET_S, Masters
 
 PATIENCE_S = 3.0
 LAYOUTS = (
@@ -141,3 +141,32 @@ def test_doing_without_a_cache_changes_nothing_between_isps() -> None:
     alone = border_work({"a0", "a1", "a2"}, Scope.ORIGIN)
     assert "a" not in alone
     assert set().union(*alone.values()) == set(range(90))
+
+
+@pytest.mark.parametrize("chunk_count", [1, 2, 40, 400])
+@pytest.mark.parametrize(("isp", "isps"), [("isp-a", 1), ("isp-b", 1), ("isp-%d", 20)])
+def test_caches_that_were_never_linked_cost_one_short_wait_together(chunk_count: int, isp: str, isps: int) -> None:
+    """However many there are, and whatever they weigh: each may be the one that is elected in another's place."""
+    me = NodeInfo(NodeId("m1"), "isp-a", "eu")
+    made_up = [
+        NodeInfo(NodeId(f"x{number}"), isp % number if isps > 1 else isp, "eu", weight=1000.0) for number in range(20)
+    ]
+    masters = Masters(TitleId(bytes(32)), chunk_count, me)
+    masters.set_members(0.0, [me, *made_up])
+    masters.watch(UNMET_S - 0.1, PATIENCE_S, [], Availability(chunk_count))
+    assert not masters.assignment()[Scope.ORIGIN].all()
+    masters.watch(UNMET_S, PATIENCE_S, [], Availability(chunk_count))
+    assert masters.assignment()[Scope.ORIGIN].all()
+    assert set(masters.excluded.values()) == {"master-unreachable"}
+
+
+def test_who_was_linked_is_slow_at_most_and_has_the_usual_time() -> None:
+    _, masters = isp_of_four()
+    masters.watch(0.1, PATIENCE_S, ["a1"], Availability(400))
+    masters.saw(0.1, "a2")  # over a link that has ended since
+    masters.watch(UNMET_S, PATIENCE_S, ["a1"], Availability(400))
+    assert masters.excluded == {"a3": "master-unreachable"}
+    masters.reinstate(2.0, "a3")
+    masters.saw(2.0, "a3")
+    masters.watch(2.0 + UNMET_S, PATIENCE_S, [], Availability(400))
+    assert "a3" not in masters.excluded, "it has shown life since"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -88,6 +89,16 @@ async def holding(url: str, count: int, sent: bytes = b"", address: str = "127.0
 async def refused(url: str) -> dict[str, int]:
     async with TrackerClient(url) as client:
         return (await client.status()).refused
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/hea", HEALTH])
+async def test_a_connection_that_its_caller_has_closed_holds_nothing(url: str, sent: bytes) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    async with holding(url, 10, sent):
+        assert len(os.listdir("/proc/self/fd")) == before + 20, "both ends of each are of this process"
+    with trio.fail_after(WITHIN_S):
+        while len(os.listdir("/proc/self/fd")) > before:
+            await trio.sleep(0.02)
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.2"], [f"127.0.0.{n}" for n in range(2, 8)]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -14,11 +15,13 @@ from rich.console import Console
 from tracker.services import publish, service_on
 
 from p2pfill.cli.fleet import status_view
+from p2pfill.errors import ConfigError
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker import views
 from p2pfill.tracker.client import TrackerClient
 from p2pfill.tracker.commits import LINE_BYTES, SUFFIX
 from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
 
 
 async def died(path: Path, make: Any, into: Path) -> list[str]:
@@ -108,6 +111,37 @@ async def test_a_missing_or_odd_count_is_no_loss(tmp_path: Path, make: Any, wron
     assert int(beside(path).read_text().split()[2]) > 2
 
 
+async def test_the_count_is_there_after_a_power_loss(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own bytes are synced in any case; without its entry in the directory nobody finds it."""
+    found: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        found.append((place, os.listdir(place) if os.path.isdir(place) else []))
+
+    monkeypatch.setattr(os, "fsync", note)
+    async with service_on(tmp_path / "t.db") as service:
+        await publish(service, make, 3)
+    assert any(place == str(tmp_path) and f"t.db{SUFFIX}" in names for place, names in found)
+
+
+async def test_a_database_that_does_not_fit_together_says_what_to_do(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "t.db"
+    async with service_on(path) as service:
+        await publish(service, make, 3)
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="put a copy back, or move it away") as caught:
+        async with service_on(path):
+            pass
+    assert "\n" not in str(caught.value)
+
+
 async def test_reading_counts_no_commit(tmp_path: Path, make: Any) -> None:
     path = tmp_path / "t.db"
     async with service_on(path) as service:
@@ -152,3 +186,24 @@ async def test_a_loss_is_told_by_health_and_status(tmp_path: Path, client: Track
         console = Console(width=500, record=True, file=StringIO())
         console.print(status_view(status))
         assert health.losses[0] in console.export_text()
+
+
+@pytest.mark.parametrize("how", ["another kind of file", "cut", "a page of it"])
+async def test_a_database_that_is_damaged_is_told_with_what_helps(tmp_path: Path, make: Any, how: str) -> None:
+    path = tmp_path / "t.db"
+    async with service_on(path) as service:
+        title = await publish(service, make, 3)
+    assert path.stat().st_size > 40_960
+    with path.open("r+b") as file:
+        if how == "cut":
+            file.truncate(40_960)
+        else:
+            file.seek(0 if how == "another kind of file" else 4096)
+            file.write(b"\xa5" * 16_384)
+    with pytest.raises(ConfigError, match=r"put a copy .* back, or move .*t\.db away"):
+        await serve_tracker("127.0.0.1:0", f"sqlite:///{path}")
+    # What it says to do does: that the old one is gone is told, and caches bring back what they have.
+    path.rename(tmp_path / "aside.db")
+    async with service_on(path) as fresh:
+        assert title not in fresh.titles
+        assert "is gone" in fresh.losses[0].text

@@ -97,8 +97,22 @@ def test_a_certificate_ends_with_its_root(tmp_path: Path) -> None:
     with Authority(tmp_path / "ca") as authority:
         root = authority.state.root.certificate
         assert {one.ends for one in authority.issue([], tmp_path / "ids", NOW)} == {root.not_valid_after_utc}
-        with pytest.raises(AuthorityError, match="ca rotate"):
-            authority.issue([], tmp_path / "ids", NOW + 31 * DAY)
+        # Renewed it would end at the same time.
+        later = NOW + 10 * DAY
+        assert authority.renew([], tmp_path / "ids", later) == []
+        assert {line.notes for line in authority.lines(later)} == {("ends with the root: change that",)}
+        assert len(authority.renew(["a1"], tmp_path / "ids", later, new_keys=True)) == 1
+        authority.rotate(later)
+        authority.switch(later)
+        assert len(authority.renew([], tmp_path / "ids", later)) == len(NAMES)
+        assert {line.notes for line in authority.lines(later)} == {()}
+
+
+def test_nothing_is_signed_by_a_root_that_has_ended(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "ca", "fleet.example", NOW, 30 * DAY)
+    (tmp_path / "ca" / "fleet.toml").write_text(FLEET)
+    with Authority(tmp_path / "ca") as authority, pytest.raises(AuthorityError, match="ca rotate"):
+        authority.issue([], tmp_path / "ids", NOW + 31 * DAY)
 
 
 # ---- for whom

@@ -11,14 +11,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-from trust.handshake import DAY, NAMES, NOW, SERVERS, forge, make_fleet, meet, shake
+from trust.handshake import DAY, NAMES, NOW, SERVERS, forge, make_fleet, meet, shake, write
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity, Role
 from p2pfill.trust import credentials as credentials_module
 from p2pfill.trust.authority import Authority
-from p2pfill.trust.certificates import key_from_pem, make_revocation_list
-from p2pfill.trust.credentials import Credentials, PeerRefused, Revocations, read_certificates
+from p2pfill.trust.certificates import PrivateKey, key_from_pem, key_to_pem, make_leaf, make_revocation_list, new_key
+from p2pfill.trust.check import fault_of
+from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused, Revocations, read_certificates
+from p2pfill.trust.ending import Ending
 
 A2 = Identity("fleet.example", Role.CACHE, "a2", "europe", "isp-a", hosts=("127.0.0.1",))
 
@@ -287,7 +289,124 @@ def test_lists_of_two_roots_of_one_name_are_told_apart(fleet: Path, tmp_path: Pa
     assert revocations.has(leaf)
 
 
+def test_an_end_is_said_in_time_and_each_day(tmp_path: Path) -> None:
+    mine = who(make_fleet(tmp_path), "a1")
+    ends, ending = mine.expires, Ending()
+    assert not ending.line(mine, ends - 8 * DAY)
+    assert "ends at" in ending.line(mine, ends - 6 * DAY)
+    assert not ending.line(mine, ends - 6 * DAY + timedelta(hours=23))
+    assert "`p2pfill ca renew`" in ending.line(mine, ends - 5 * DAY)
+    assert "has ended at" in ending.line(mine, ends)
+    assert "ends at" in ending.line(mine, ends - 6 * DAY)  # the clock was wrong
+
+
+def test_where_the_authority_ends_another_is_what_helps(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "ca", "fleet.example", NOW, 70 * DAY)
+    (tmp_path / "ca" / "fleet.toml").write_text('users = [{ name = "anna" }]')
+    with Authority(tmp_path / "ca") as authority:
+        authority.issue(["anna"], tmp_path / "ids", NOW)
+    anna, ending = who(tmp_path, "anna"), Ending()
+    assert not ending.line(anna, NOW)
+    assert "`p2pfill ca rotate`" in ending.line(anna, NOW + 11 * DAY)
+
+
+# ---- authorities below others
+
+
+def below(fleet: Path, key: PrivateKey) -> x509.Certificate:
+    """Return an authority whose certificate the fleet's root has signed; its own root may sign such ones."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "below")])
+    root, root_key = house(fleet)
+    begin, end = root.not_valid_before_utc.replace(tzinfo=None), root.not_valid_after_utc.replace(tzinfo=None)
+    return (
+        x509.CertificateBuilder(root.subject, name, key.public_key(), 77, begin, end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(root_key, SHA256())
+    )
+
+
+def house(fleet: Path) -> tuple[x509.Certificate, PrivateKey]:
+    """Return the fleet's root as one that may sign authorities, which ours never does."""
+    key = key_from_pem((fleet / "ca" / "root-1.key").read_bytes(), "")
+    root = read_certificates(fleet / "ca" / "ca.pem")[0]
+    begin, end = root.not_valid_before_utc.replace(tzinfo=None), root.not_valid_after_utc.replace(tzinfo=None)
+    return (
+        x509.CertificateBuilder(root.subject, root.subject, key.public_key(), 76, begin, end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, SHA256()),
+        key,
+    )
+
+
+def test_who_is_signed_for_by_an_authority_below_a_trusted_one_is_refused_until_that_is_listed(fleet: Path) -> None:
+    """Else a revoked one would go on signing: a handshake shows the last certificate of a chain alone."""
+    key, leaf_key = new_key(), new_key()
+    middle, (root, _) = below(fleet, key), house(fleet)
+    leaf = make_leaf(A2, leaf_key.public_key(), middle, key, NOW, DAY)
+    pems = {name: one.public_bytes(Encoding.PEM) for name, one in (("middle", middle), ("root", root), ("leaf", leaf))}
+    (fleet / "ids" / "a2").mkdir()
+    write(fleet / "ids" / "a2", pems["leaf"] + pems["middle"], key_to_pem(leaf_key), pems["root"])
+    for name in ("a1", "main"):
+        (fleet / "ids" / name / "ca.pem").write_bytes(pems["root"])
+    a1, a2 = who(fleet, "a1"), who(fleet, "a2")
+    assert "'CN=below' is not in ca.pem" in fault_of(a2)
+    with pytest.raises(PeerRefused, match="cache/a2 is of an authority that is not trusted here"):
+        meet(a1, a2)
+    for name in ("a1", "a2"):
+        (fleet / "ids" / name / "ca.pem").write_bytes(pems["root"] + pems["middle"])
+        (fleet / "ids" / name / "revoked.pem").unlink(missing_ok=True)
+    assert a1.reload()
+    assert a2.reload()
+    assert fault_of(a2) == ""
+    meet(a1, a2)
+    bearer = Bearer(a1, leaf.public_bytes(Encoding.DER))
+    a1.revoke(make_revocation_list(middle, key, 1, [(leaf.serial_number, NOW)], NOW).public_bytes(Encoding.PEM))
+    with pytest.raises(PeerRefused, match="revoked"):
+        bearer.identity()
+
+
+def test_who_is_let_in_ends_with_the_authority_below(fleet: Path) -> None:
+    key = new_key()
+    middle, (root, _) = below(fleet, key), house(fleet)
+    leaf = make_leaf(A2, new_key().public_key(), middle, key, NOW, DAY)
+    both = root.public_bytes(Encoding.PEM) + middle.public_bytes(Encoding.PEM)
+    (fleet / "ids" / "a1" / "ca.pem").write_bytes(both)
+    a1 = who(fleet, "a1")
+    bearer = Bearer(a1, leaf.public_bytes(Encoding.DER))
+    (fleet / "ids" / "a1" / "ca.pem").write_bytes(root.public_bytes(Encoding.PEM))
+    assert a1.reload()
+    with pytest.raises(PeerRefused, match="not trusted here"):
+        bearer.identity()
+
+
 # ---- the directory
+
+
+def test_authorities_may_follow_one_another_without_a_line_end(fleet: Path, tmp_path: Path) -> None:
+    """As where two files were put together, of which the first has none at its end."""
+    other = make_fleet(tmp_path / "other")
+    a1 = fleet / "ids" / "a1" / "ca.pem"
+    a1.write_bytes((other / "ca" / "ca.pem").read_bytes().rstrip() + a1.read_bytes().rstrip())
+    meet(who(fleet, "a1"), who(fleet, "b1"))
+    meet(who(fleet, "b1"), who(fleet, "a1"))
+
+
+def test_a_revocation_list_that_is_empty_is_a_copy_that_broke_off(fleet: Path) -> None:
+    a1, anna = who(fleet, "a1"), who(fleet, "anna")
+    path = fleet / "ids" / "a1" / "revoked.pem"
+    path.write_bytes(revoke(fleet, "anna"))
+    assert a1.reload()
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError, match="is empty: copy it again, or remove it"):
+        a1.reload()
+    with pytest.raises(PeerRefused, match="revoked"):
+        meet(a1, anna)
+    with pytest.raises(ConfigError, match="is empty"):
+        who(fleet, "a1")
+    path.unlink()
+    who(fleet, "a1")
 
 
 def test_a_directory_that_cannot_be_used_says_why(fleet: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.lowlevel
-from certificates import Signer, cache, user
+from certificates import Signer, cache, tracker, user
 from trusted import Fleet, film
 
 from p2pfill.errors import ConfigError, ProtocolError
@@ -206,6 +208,47 @@ async def test_the_tracker_tells_caches_what_is_revoked(fleet: Fleet) -> None:
         assert a1.credentials.revocations.pem()
 
 
+async def test_an_older_list_lifts_nothing_while_a_tracker_or_a_node_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a program that hands out files puts back the one that it knows."""
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
+    signer = Signer()
+    before = signer.revoke()
+    eve = signer.give(tmp_path / "eve", user("eve"))
+    certificate = ssl.PEM_cert_to_DER_cert((eve / "cert.pem").read_text())
+    places = [signer.give(tmp_path / "tracker", tracker()), signer.give(tmp_path / "a1", cache("a1"))]
+    for place in places:
+        (place / "revoked.pem").write_bytes(signer.revoke(eve))
+
+    async def look(*, puts_back: bool) -> None:
+        """Run both, and see that neither lets her in."""
+        theirs, mine = Credentials(places[0]), Credentials(places[1])
+        serve = partial(serve_tracker, "127.0.0.1:0", f"sqlite:///{tmp_path}/t.db", credentials=theirs)
+        renewal = Renewal(mine, lambda: None, tmp_path / "data", logging.getLogger("a1"))
+        renewal.load()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            if puts_back:
+                for place in places:
+                    (place / "revoked.pem").write_bytes(before)
+                await renewal.look()
+                await until(lambda: theirs.generation > 0)
+            for one in (theirs, mine):
+                with pytest.raises(PeerRefused, match="revoked"):
+                    one.peer(certificate)
+            nursery.cancel_scope.cancel()
+
+    (tmp_path / "data").mkdir()
+    with trio.fail_after(20):
+        await look(puts_back=True)
+        said = [one.name for one in caplog.records if "is older than what is known" in one.message]
+        assert sorted(said) == ["a1", "p2pfill.tracker"]
+        await look(puts_back=False)
+    assert "is older than what this tracker went by" in caplog.text
+
+
 async def test_what_another_root_has_revoked_counts_once_that_root_is_trusted(tmp_path: Path) -> None:
     """The tracker's list may come before the new ca.pem does, and is told once."""
     old, new = Signer("old root"), Signer("new root")
@@ -244,11 +287,45 @@ async def test_a_renewed_certificate_is_taken_over_while_the_node_runs(
                 await trio.sleep(0.1)
 
 
+async def test_trackers_and_nodes_say_that_their_certificates_end(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.signer.give(fleet.root / "tracker", tracker(), hours=20)
+    fleet.signer.give(fleet.root / "id-a1", cache("a1"), hours=20)
+    async with open_node(fleet.config(cache("a1"))):
+        said = "its certificate ends at [^:]*:[^,]*: renew it with `p2pfill ca renew`"
+        for name in ("p2pfill.tracker", "p2pfill.node.a1"):
+            await until(lambda: any(one.name == name and re.search(said, one.message) for one in caplog.records))  # noqa: B023
+
+
 async def test_who_shows_no_certificate_is_told_to(fleet: Fleet) -> None:
     with pytest.raises(TrackerUnreachable, match="Show yours with --identity DIR"):
         await TrackerClient(fleet.url).status()
     with pytest.raises(TrackerUnreachable, match="with an identity begins with https://"):
         await TrackerClient(fleet.url.replace("https://", "http://")).status()
+
+
+async def test_who_cannot_call_for_a_certificates_sake_is_told_whose_and_why(fleet: Fleet) -> None:
+    fleet.signer.give(fleet.root / "id-late", user("late"), hours=-1)
+    late = Credentials(fleet.root / "id-late")
+    async with TrackerClient(fleet.url, credentials=late) as calling:
+        with pytest.raises(TrackerUnreachable, match=r"own certificate, in '.*id-late', has ended at .*: renew it"):
+            await calling.status()
+    async with fleet.client(user("eve"), Signer("another root")) as stranger:
+        with pytest.raises(TrackerUnreachable, match=r"refuse.* `p2pfill ca check .*/id-eve`"):
+            await stranger.status()
+    fleet.signer.give(fleet.root / "id-anna", user("anna"))
+    fleet.signer.give(fleet.root / "tracker", tracker(), hours=-1)
+    said = ""
+    while not said:  # the tracker looks at its files every 0.05 s
+        async with TrackerClient(fleet.url, credentials=Credentials(fleet.root / "id-anna")) as anna:
+            with contextlib.suppress(TrackerUnreachable):
+                await anna.status()
+                continue
+            with pytest.raises(TrackerUnreachable) as raised:
+                await anna.status()
+            said = str(raised.value)
+    assert re.search(r"its certificate is not accepted here: certificate has expired; .*clock", said)
 
 
 async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> None:

@@ -108,7 +108,7 @@ def test_who_was_let_in_by_the_old_root_is_let_in_no_more(tmp_path: Path) -> Non
     for file in ("revoked.pem", "ca.pem"):
         shutil.copy(fleet / "ca" / file, fleet / "machines" / "a1")
     assert a1.reload()
-    with pytest.raises(PeerRefused, match="user/anna is trusted no more"):
+    with pytest.raises(PeerRefused, match="user/anna is of an authority that is not trusted here"):
         bearer.identity()
     shutil.copy(fleet / "new" / "anna" / "cert.pem", fleet / "machines" / "anna")
     anna.reload()

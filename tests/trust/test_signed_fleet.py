@@ -4,81 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
 import trio
-from certificates import Signer, cache, tracker, user
 from publishing import Film, Studio, write_publishers
+from rich.console import Console
+from signed_fleet import Fleet, shown, until
 
+from p2pfill.cli.fleet import status_view
 from p2pfill.errors import ConfigError, SignatureError
-from p2pfill.model.identity import Identity
 from p2pfill.model.statement import Signatures, Statement
-from p2pfill.node import Node, NodeConfig, open_node
+from p2pfill.node import Node, open_node
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.records import FillRequest
-from p2pfill.tracker.server import serve_tracker
-from p2pfill.trust.credentials import Credentials
-
-GRANTS = """
-[[grants]]
-who = "user/anna"
-may = ["read", "publish", "order", "withdraw", "manage"]
-
-[[grants]]
-who = "user/bob"
-may = ["read", "publish", "order"]
-"""
 
 ONE, TWO, STRANGER = Studio("studio-1"), Studio("studio-2"), Studio("stranger")
-
-
-class Fleet:
-    """A tracker that knows no publishers, unless told, and what is made with its authority."""
-
-    def __init__(self, root: Path, nursery: trio.Nursery) -> None:
-        self.root = root
-        self.signer = Signer()
-        self.url = ""
-        self._nursery = nursery
-        (root / "grants.toml").write_text(GRANTS)
-
-    async def start(self, *studios: Studio, database: str = "t") -> None:
-        """Start the tracker, again at the same place."""
-        directory = self.signer.give(self.root / "tracker", tracker())
-        if studios:
-            write_publishers(directory, *studios)
-        serve = partial(
-            serve_tracker, self.url.removeprefix("https://") or "127.0.0.1:0", f"sqlite:///{self.root}/{database}.db",
-            heartbeat_s=0.2, credentials=Credentials(directory), grants=self.root / "grants.toml",
-        )  # fmt: skip
-        self.url = await self._nursery.start(self._run, serve)
-
-    async def _run(self, serve: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[str]) -> None:
-        self._ended = trio.Event()
-        with trio.CancelScope() as self._serving:
-            await serve(task_status=task_status)
-        self._ended.set()
-
-    async def stop(self) -> None:
-        self._serving.cancel()
-        await self._ended.wait()
-
-    def client(self, name: str = "anna") -> TrackerClient:
-        return TrackerClient(self.url, credentials=Credentials(self.signer.give(self.root / name, user(name))))
-
-    def config(
-        self, *studios: Studio, who: Identity | None = None, more: str = "", url: str | None = None
-    ) -> NodeConfig:
-        who = who or cache("a1")
-        directory = self.root / f"id-{who.name}"
-        self.signer.give(directory, who)
-        if studios:
-            write_publishers(directory, *studios, more=more)
-        data = str(self.root / f"data-{who.name}")
-        return NodeConfig.load(None, identity=str(directory), data=data, tracker=self.url if url is None else url)
 
 
 @pytest.fixture
@@ -90,19 +32,6 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         async with trio.open_nursery() as nursery:
             yield Fleet(tmp_path, nursery)
             nursery.cancel_scope.cancel()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await trio.sleep(0.02)
-
-
-def shown(node: Node) -> bytes:
-    """Return how the file begins that viewers see, b'' where they see none."""
-    try:
-        return (Path(node.config.data) / "live/film/a.bin").read_bytes()[:2]
-    except OSError:
-        return b""
 
 
 def why(node: Node, film: Film) -> str:
@@ -158,6 +87,7 @@ async def test_an_older_version_comes_back_only_by_an_order_that_says_so(fleet: 
             await order(bob, oldest, oldest.signed(ONE, number=5))
             await until(lambda: bool(why(a1, old) and why(a1, oldest)))
             assert "is older (number 10) than one that was live here (number 20)" in why(a1, old)
+            assert "signed anew with a higher number (`p2pfill sign --anew --number 21`)" in why(a1, old)
             assert "is older (number 5)" in why(a1, oldest)
             assert shown(a1) == b"v2"
             # Also when what is newer is taken away.
@@ -289,6 +219,7 @@ async def test_a_tracker_with_publishers_takes_and_orders_what_is_signed(fleet: 
                 await anna.put_title(film.title, film.encoded, signatures)
             assert refused.value.status == 403
         assert not await anna.titles()
+        assert not (await anna.status()).takes_unsigned
         good, soon = film.signed(ONE, number=5), int(time.time()) + 3600
         await anna.put_title(film.title, film.encoded, film.signed(STRANGER, ONE, number=5))
         assert await anna.signatures(film.title) == good  # without what does not count
@@ -365,5 +296,11 @@ async def test_without_publishers_everything_is_taken_and_that_is_said(
     async with fleet.client() as anna, open_node(fleet.config()) as a1:
         await order(anna, film)
         await until(lambda: shown(a1) == b"v1")
+        status = await anna.status()
+        assert status.takes_unsigned
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(status_view(status))
+    assert "titles that nobody has signed are taken" in printed.get()
     said = [one.name for one in caplog.records if "takes titles that nobody has signed" in one.getMessage()]
     assert said == ["p2pfill.tracker", "p2pfill.node.a1"]

@@ -8,7 +8,7 @@ import re
 import shutil
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ from p2pfill.tracker.client import TrackerRefused
 from p2pfill.tracker.records import EvictRequest
 from p2pfill.transport.control import FLOODS_SHARE, SHARE_BURST_S, ControlChannel
 from p2pfill.transport.handshakes import HANDSHAKE_S, Handshakes
-from p2pfill.transport.secure import TlsLayer
+from p2pfill.transport.secure import BoundedTls, TlsLayer, secure
 from p2pfill.trust.credentials import Credentials
 
 
@@ -141,6 +141,62 @@ async def test_tls_that_carries_nothing_ends_a_link(tmp_path: Path) -> None:
         layer.unseal(bytes(said))
 
 
+@asynccontextmanager
+async def made_call(root: Path, tickets: int) -> AsyncIterator[tuple[BoundedTls, Stream]]:
+    """Give our end of a call, as a server has it, and the other one, which has sent so many tickets."""
+    signer = Signer()
+    a1, a2 = (Credentials(signer.give(root / name, cache(name))) for name in ("a1", "a2"))
+    a2.accepting.num_tickets = tickets
+    ours, theirs = trio.socket.socketpair()
+    other = trio.SSLStream(trio.SocketStream(theirs), a2.accepting, server_side=True)
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.do_handshake)
+            yield (await secure(trio.SocketStream(ours), a1, accepting=False)).stream, other
+            nursery.cancel_scope.cancel()
+
+
+async def test_tls_that_carries_nothing_ends_a_call(tmp_path: Path) -> None:
+    async with made_call(tmp_path, 1000) as (ours, other), trio.open_nursery() as nursery:
+        nursery.start_soon(other.send_all, b"x")  # before which Trio sends no ticket
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+            await ours.receive_some()
+        assert ours.ended_in_vain
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("size", [1, 5000, 16384, 100_000])
+async def test_what_carries_something_does_not_end_a_call(tmp_path: Path, size: int) -> None:
+    said, come = os.urandom(size) * (1 + 200_000 // (size + 100)), bytearray()
+
+    async def say() -> None:
+        for at in range(0, len(said), size):
+            await other.send_all(said[at : at + size])
+
+    async with made_call(tmp_path, 2) as (ours, other), trio.open_nursery() as nursery:
+        nursery.start_soon(say)
+        with trio.fail_after(10):
+            while len(come) < len(said):
+                come += await ours.receive_some()
+        assert come == said
+        assert not ours.ended_in_vain
+
+
+async def test_the_tracker_ends_a_call_whose_tls_carries_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfill.transport.secure.CALL_VAIN_BYTES_MAX", 2000)
+    eve = Credentials(fleet.signer.give(fleet.root / "id-eve", user("eve")))
+    stream = await trio.open_tcp_stream("127.0.0.1", int(fleet.url.rpartition(":")[2]))
+    async with (await secure(stream, eve, accepting=False)).stream as call, fleet.client(user("anna")) as anna:
+        await call.send_all(b"GET /v1/hea")
+        for number in range(30):  # pieces of a record of 16 KiB, of which nothing can be read before its end
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(b"\x17\x03\x03\x40\x00" if number == 0 else bytes(100))
+            await trio.sleep(0.01)
+        await trio.sleep(0.2)
+        refused = (await anna.status()).refused
+        assert [count for why, count in refused.items() if "carry nothing" in why] == [1]
+
+
 @pytest.mark.parametrize("size", [1, 40, 5000, 16384, 100_000])
 @pytest.mark.parametrize("piece", [1000, 4096, 65536])
 async def test_what_carries_something_does_not_end_it_however_it_is_cut(tmp_path: Path, size: int, piece: int) -> None:
@@ -241,7 +297,10 @@ async def test_the_audit_says_what_was_changed(fleet: Fleet) -> None:
         await anna.pin(title, "region=eu")
         await anna.post_scrub(title, "isp=isp-c")
         await anna.post_eviction(EvictRequest("isp=isp-d", 7_000_000_000))
-        told = {one.what: one.detail for one in (await anna.audit()).records}
+        await anna.put_title(title, encoded)  # which changes nothing
+        records = (await anna.audit()).records
+        told = {one.what: one.detail for one in records}
+    assert [one.what for one in records].count("put_title") == 1
     assert "isp=isp-b" in told["post_limit"]
     assert "5000000" in told["post_limit"]
     assert f"film ({title})" in told["pin_title"]
@@ -249,6 +308,36 @@ async def test_the_audit_says_what_was_changed(fleet: Fleet) -> None:
     assert "isp=isp-c" in told["post_scrub"]
     assert "isp=isp-d" in told["post_eviction"]
     assert "7000000000" in told["post_eviction"]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have files of certificates looked at often."""
+    monkeypatch.setattr("p2pfill.node.renewal.LOOK_S", 0.05)
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+
+
+@pytest.mark.usefixtures("often")
+async def test_why_certificates_cannot_be_read_is_said_once(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    places = [fleet.root / "id-a1" / "cert.pem", fleet.root / "tracker" / "cert.pem"]
+
+    async def told(of: str) -> list[str]:
+        caplog.clear()
+        await trio.sleep(0.6)
+        return sorted(one.name for one in caplog.records if of in one.getMessage())
+
+    async with open_node(fleet.config(cache("a1"))):
+        before = [place.read_bytes() for place in places]
+        for place in places:
+            place.write_bytes(b"")
+        assert await told("is no certificate in PEM") == ["p2pfill.node.a1", "p2pfill.tracker"]
+        for place in places:
+            place.unlink()
+        assert await told("cannot read") == ["p2pfill.node.a1", "p2pfill.tracker"], "another reason is said too"
+        for place, text in zip(places, before, strict=True):
+            place.write_bytes(text)
+        assert len([name for name in await told("again") if name in ("p2pfill.node.a1", "p2pfill.tracker")]) >= 2
 
 
 async def test_a_cache_that_brings_back_what_it_made_up_keeps_no_other_from_it(

@@ -1,0 +1,85 @@
+"""Pages of the reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from bench.crashes.records import KillsReport, PowerReport, Times
+
+
+def write(made: PowerReport | KillsReport, directory: Path) -> None:
+    """Write JSON and Markdown."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "power" if isinstance(made, PowerReport) else "kills"
+    (directory / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
+    (directory / f"{name}.md").write_text(page(made))
+
+
+def page(made: PowerReport | KillsReport) -> str:
+    """Return a report as Markdown."""
+    lines = _power(made) if isinstance(made, PowerReport) else _kills(made)
+    return "\n".join(lines) + "\n"
+
+
+def _power(made: PowerReport) -> list[str]:
+    lines = ["# Power loss, replayed", "", f"`{made.command}`", ""]
+    heads = ["", *(part.name for part in made.parts)]
+    rows = [
+        ["calls that change files, and syncs", *(str(sum(part.ops.values())) for part in made.parts)],
+        ["bytes written", *(f"{part.bytes_written:,}" for part in made.parts)],
+        ["prefixes", *(str(part.prefixes) for part in made.parts)],
+        ["of them with all subsets", *(str(part.prefixes_exhaustive) for part in made.parts)],
+        ["most changes that no sync covers", *(str(part.pending_max) for part in made.parts)],
+        ["states made", *(f"{part.states_made:,}" for part in made.parts)],
+        ["distinct states started on", *(f"{part.states_distinct:,}" for part in made.parts)],
+        ["of them with a whole node", *(f"{part.starts_of_processes:,}" for part in made.parts)],
+        ["states with a rotten log besides", *(f"{part.damaged:,}" for part in made.parts)],
+        ["of them with a loss that is told", *(f"{part.damaged_told:,}" for part in made.parts)],
+        ["faults", *(f"{sum(part.faults.values()):,}" for part in made.parts)],
+        ["storage open after, ms: median, worst", *(_ms(part.recovery) for part in made.parts)],
+        ["node up and all live after, ms: median, worst", *(_ms(part.recovery_whole) for part in made.parts)],
+        ["seconds; processor, user and system", *(
+            f"{part.seconds}; {part.user_s}, {part.system_s}" for part in made.parts
+        )],
+    ]  # fmt: skip
+    lines += _table(heads, rows)
+    for part in made.parts:
+        lines += [f"- {part.name}, {count} states: {fault}" for fault, count in part.faults.items()]
+    return lines
+
+
+def _kills(made: KillsReport) -> list[str]:
+    lines = ["# Processes that are killed", "", f"`{made.command}`", ""]
+    heads = ["", *(role.role for role in made.roles)]
+    rows = [
+        ["kills", *(str(role.kills) for role in made.roles)],
+        ["of them at a call of the process", *(str(role.at_syscalls) for role in made.roles)],
+        ["of them with work under way", *(str(role.mid_fill) for role in made.roles)],
+        ["durable chunks at the kills", *(str(role.kept_chunks) for role in made.roles)],
+        ["of them fetched again", *(str(role.fetched_again) for role in made.roles)],
+        ["orders and withdrawals answered", *(str(role.orders_answered) for role in made.roles)],
+        ["of them lost", *(str(role.orders_lost) for role in made.roles)],
+        ["files compared with their source", *(str(role.files_compared) for role in made.roles)],
+        ["faults", *(str(len(role.faults)) for role in made.roles)],
+        ["ready again after, s: median, worst", *(_s(role.ready) for role in made.roles)],
+        ["all done after that, s: median, worst", *(_s(role.whole) for role in made.roles)],
+    ]
+    lines += _table(heads, rows)
+    lines += [f"{made.seconds:.0f} s, {made.user_s:.0f} user and {made.system_s:.0f} system processor seconds.", ""]
+    lines += [f"- {role.role}: {fault}" for role in made.roles for fault in role.faults]
+    return lines
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def _ms(times: Times) -> str:
+    return f"{1000 * times.median:.1f}, {1000 * times.worst:.1f}" if times.count else "-"
+
+
+def _s(times: Times) -> str:
+    return f"{times.median:.2f}, {times.worst:.2f}" if times.count else "-"

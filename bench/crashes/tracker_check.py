@@ -1,0 +1,167 @@
+"""What must hold of a tracker's database after a crash, checked by the tracker's own storage on it.
+
+The database opens; each title, order, limit and withdrawal that was answered with success is there, or its loss is told
+(`tracker.commits`); numbers go on above those that were given; and without a loss that is told the database keeps its
+name, since caches take another name for another database. A loss that is told though nothing is lost is a fault too.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import trio
+
+from bench.crashes.disk import Op
+from p2pfill.errors import P2PFillError
+from p2pfill.tracker.catalogue import Catalogue, Snapshot
+from p2pfill.tracker.commits import SUFFIX
+from p2pfill.tracker.service import Service
+
+FILE: Final = "tracker.db"
+
+_WAL_HEADER_BYTES: Final = 32
+_WAL_FRAME_BYTES: Final = 24 + 4096
+"""See https://www.sqlite.org/fileformat2.html#walformat; pages have SQLite's default size here."""
+
+
+class Answered(NamedTuple):
+    """What had been answered with success when the tracker crashed."""
+
+    titles: frozenset[str] = frozenset()
+    orders: frozenset[tuple[str, int]] = frozenset()
+    """Fill and number. Those that are being withdrawn are in none of the two."""
+    taken_back: frozenset[str] = frozenset()
+    """Fills that must not come back."""
+    withdrawn: frozenset[str] = frozenset()
+    """Titles that no node may hold."""
+    limits: frozenset[tuple[str, int]] = frozenset()
+    """Selector and rate; none while one of the selector is being set."""
+    number: int = 0
+    """The highest of all orders."""
+
+
+class Recovery(NamedTuple):
+    """What became of one state."""
+
+    faults: list[str]
+    open_s: float
+    told: bool = False
+    """A loss is told."""
+
+
+def answers(ops: Iterable[Op]) -> list[Answered]:
+    """Return for each prefix what was answered by then; the first is that of nothing."""
+    at = Answered()
+    found = [at]
+    for op in ops:
+        if op.kind == "mark":
+            at = _after(at, op.told)
+        found.append(at)
+    return found
+
+
+def _after(at: Answered, told: dict[str, object]) -> Answered:
+    match told:
+        case {"event": "title", "title": str(title)}:
+            return at._replace(titles=at.titles | {title})
+        case {"event": "ordering", "title": str(title)}:
+            return at._replace(withdrawn=at.withdrawn - {title})  # an order lets it be held again
+        case {"event": "order", "fill": str(fill), "number": int(number)}:
+            orders = frozenset(one for one in at.orders if one[0] != fill) | {(fill, number)}
+            return at._replace(orders=orders, taken_back=at.taken_back - {fill}, number=max(at.number, number))
+        case {"event": "taking back", "fills": list(fills)}:
+            return at._replace(orders=frozenset(one for one in at.orders if one[0] not in fills))
+        case {"event": "taken back", "fills": list(fills), "title": str(title)}:
+            withdrawn = at.withdrawn | {title} if title else at.withdrawn
+            return at._replace(taken_back=at.taken_back.union(fills), withdrawn=withdrawn)
+        case {"event": "limiting", "selector": str(selector)}:
+            return at._replace(limits=frozenset(one for one in at.limits if one[0] != selector))
+        case {"event": "limit", "selector": str(selector), "rate": int(rate)}:
+            return at._replace(limits=at.limits | {(selector, rate)})
+    return at
+
+
+def what_counts(name: str, data: bytes, whole: bytes) -> bytes:
+    """Return what SQLite reads of a write-ahead log (`states.Same`): the frames before the first that is not whole.
+
+    Each frame has a checksum over all before it, and the salt of the log's header. So from the first one that is not as
+    it was written, nothing is read, unless the header itself is not that: then all of it counts here.
+    """
+    if name != f"{FILE}-wal" or data[:_WAL_HEADER_BYTES] != whole[:_WAL_HEADER_BYTES]:
+        return data
+    least, most = 0, min(len(data), len(whole))
+    while least < most:  # how many bytes are equal
+        middle = (least + most + 1) // 2
+        if data[least:middle] == whole[least:middle]:
+            least = middle
+        else:
+            most = middle - 1
+    frames = max(0, least - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES
+    return data[: _WAL_HEADER_BYTES + frames * _WAL_FRAME_BYTES]
+
+
+def spoil(root: Path, chance: random.Random) -> None:
+    """Cut the write-ahead log of a database, change a byte of it, or take it away."""
+    log = root / f"{FILE}-wal"
+    if not log.exists() or not (data := bytearray(log.read_bytes())):
+        return
+    how = chance.choice(["cut", "flipped", "gone"])
+    if how == "gone":
+        log.unlink()
+        return
+    at = chance.randrange(len(data))
+    if how == "cut":
+        del data[at:]
+    else:
+        data[at] ^= 1 << chance.randrange(8)
+    log.write_bytes(data)
+
+
+async def check(root: Path, answered: Answered, name: str, *, is_spoiled: bool = False) -> Recovery:
+    """Start the tracker's storage on the disk `root`; `name` is that of the database once something was answered.
+
+    `is_spoiled`: by more than a crash, so that more may be lost than is known here.
+    """
+    has_count = (root / f"{FILE}{SUFFIX}").exists()
+    began = time.perf_counter()
+    try:
+        catalogue = Catalogue.open(f"sqlite:///{root}/{FILE}")
+    except P2PFillError as error:
+        if is_spoiled and "malformed" in str(error):
+            return Recovery([], 0.0, told=True)  # rot in the log while it was being moved into the database
+        return Recovery([f"the database does not open: {error}"], 0.0)
+    try:
+        snapshot = await catalogue.load()
+        service = Service(catalogue, snapshot, heartbeat_s=1.0)
+        open_s = time.perf_counter() - began
+        lost = list(_lost(snapshot, answered))
+        faults = [] if has_count or not answered.titles else [f"{FILE}{SUFFIX} is gone, so no loss can be told"]
+        if service.losses:
+            faults += [] if lost or is_spoiled else ["a loss is told, and nothing is lost"]
+        else:
+            faults += lost
+            if name and answered.titles and snapshot.database != name:
+                faults.append("the database has another name, and no loss is told")
+        if snapshot.number < answered.number:
+            faults.append(f"the next order gets a number that was given: {snapshot.number} < {answered.number}")
+        return Recovery(faults, open_s, bool(service.losses))
+    except P2PFillError as error:
+        return Recovery([f"the database cannot be read: {error}"], 0.0)
+    finally:
+        await trio.to_thread.run_sync(catalogue.close)
+
+
+def _lost(snapshot: Snapshot, answered: Answered) -> Iterable[str]:
+    """Yield what was answered with success and is not there any more, or is again."""
+    titles = {record.title for record in snapshot.titles}
+    fills = {fill.fill_id: fill.number for fill in snapshot.fills}
+    limits = {record.selector: record.rates.inbound.total for record in snapshot.limits}
+    yield from ("a title is lost" for _ in answered.titles - titles)
+    yield from ("an order is lost" for fill, number in answered.orders if fills.get(fill, 0) < number)
+    yield from ("an order was withdrawn, and stands" for _ in answered.taken_back & fills.keys())
+    yield from ("a withdrawal is lost" for _ in answered.withdrawn.difference(snapshot.withdrawn))
+    yield from (f"the limit of {one!r} is lost" for one, rate in answered.limits if limits.get(one) != rate)
