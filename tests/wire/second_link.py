@@ -290,7 +290,7 @@ class Link:
         if token is None:
             self.send("StreamRefuse", stream_id=stream_id, reason="too many")
         else:
-            self.send("StreamGrant", stream_id=stream_id, token=token)
+            self.send("StreamGrant", stream_id=stream_id, token=token, certificate=b"")
 
     # ---- section 4, as the one who asks
 
@@ -364,7 +364,7 @@ class Link:
             self.has_stream = True
             stream_id = next(self.ids["stream_id"])
             self.waiting_streams.add(stream_id)
-            self.send("StreamOpen", stream_id=stream_id)
+            self.send("StreamOpen", stream_id=stream_id, encrypt=False, certificate=b"")
         return done
 
     def give_up(self, number: int, *, cancel: bool = True) -> None:

@@ -424,7 +424,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("Fetching", {"handle": 9, "chunks": [0]}),
     ("ReportSlow", {"handle": 9, "node_id": "m9"}),
     ("Ways", {"handle": 9, "closed": 1}),
-    ("StreamGrant", {"stream_id": 0, "token": bytes(32)}),
+    ("StreamGrant", {"stream_id": 0, "token": bytes(32), "certificate": b""}),
     ("StreamRefuse", {"stream_id": 0, "reason": ""}),
     ("Pong", {"nonce": 77}),
 ]
@@ -496,7 +496,7 @@ async def test_a_remote_has_four_streams_and_tokens(tmp_path: Path, made: Made) 
                 link = await cache.dial(node.info.host, node.info.port)
                 link.take_streamgrant = link.take_streamrefuse = lambda **_: None  # type: ignore[assignment,method-assign]
                 for number in range(5):
-                    link.send("StreamOpen", stream_id=number)
+                    link.send("StreamOpen", stream_id=number, encrypt=False, certificate=b"")
                 await until(lambda: len(link.heard) >= 5)
                 said = [message.name for message in link.heard if message.name.startswith("Stream")]
                 assert said == 4 * ["StreamGrant"] + ["StreamRefuse"]
