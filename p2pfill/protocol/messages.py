@@ -99,9 +99,15 @@ def plain_reason(text: str) -> str:
 
 Host = Annotated[str, Meta(max_length=HOST_CHARS_MAX, pattern=r"\A[A-Za-z0-9._:%-]*\Z")]
 Fingerprint = Annotated[bytes, Meta(max_length=FINGERPRINT_BYTES)]
-"""Of that length or empty, see `_decode`."""
+"""Of that length or empty, see `_check_fingerprint`."""
 RejectCode = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9-]*\Z", max_length=CODE_CHARS_MAX)]
 NodeName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=NODE_ID_CHARS_MAX)]
+
+
+def _check_fingerprint(certificate: bytes) -> None:
+    """Raise `ValueError`, of which decoding makes a `msgspec.ValidationError`, for one of another length."""
+    if len(certificate) not in (0, FINGERPRINT_BYTES):
+        raise ValueError(f"certificate has {len(certificate)} bytes, not {FINGERPRINT_BYTES}")
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -195,6 +201,9 @@ class StreamOpen(_Record, frozen=True, tag=10):
     certificate: Fingerprint = b""
     """Which one the sender will show on it, if it is; empty: it cannot be."""
 
+    def __post_init__(self) -> None:
+        _check_fingerprint(self.certificate)
+
 
 class StreamGrant(_Record, frozen=True, tag=11):
     """Occurs when the sender lets the receiver open one data stream, once, with this token."""
@@ -203,6 +212,9 @@ class StreamGrant(_Record, frozen=True, tag=11):
     token: Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
     certificate: Fingerprint = b""
     """The stream is encrypted, and this is which one the sender will show on it; empty: it is not."""
+
+    def __post_init__(self) -> None:
+        _check_fingerprint(self.certificate)
 
 
 class StreamRefuse(_Record, frozen=True, tag=12):
@@ -343,6 +355,4 @@ def _decode(payload: bytes | bytearray | memoryview) -> Message:
     message: Message = _DECODER.decode(payload)
     if isinstance(message, Hello) and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
-    if isinstance(message, StreamOpen | StreamGrant) and len(message.certificate) not in (0, FINGERPRINT_BYTES):
-        raise msgspec.ValidationError(f"certificate has {len(message.certificate)} bytes, not {FINGERPRINT_BYTES}")
     return message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -318,8 +319,10 @@ def test_who_asks_for_encryption_names_a_certificate() -> None:
     with pytest.raises(RemoteProtocolError, match="has no certificate"):
         list(pair.b.handle_bytes(encode_frame(m.encode_payload(m.StreamOpen(0, True)))))
     for length in (1, 16, 31, 33):
-        with pytest.raises(LocalProtocolError, match=r"certificate has|length <= 32"):
-            m.encode_payload(m.StreamOpen(0, True, bytes(length)))
+        with pytest.raises(ValueError, match="certificate has"):
+            m.StreamOpen(0, True, bytes(length))
+        with pytest.raises(RemoteProtocolError, match=r"certificate has|length <= 32"):
+            m.decode_payload(msgspec.msgpack.encode([10, 0, True, bytes(length)]))
 
 
 def test_no_common_version_is_told_to_both() -> None:
