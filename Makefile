@@ -33,13 +33,17 @@ PLANNER ?= --out docs/reports/planner
 # Options of `python -m bench.planner.lab`.
 PLANNER_LAB ?= --out docs/reports/planner
 
+# Options of `python -m bench.networks` and `python -m bench.soak`.
+NETWORKS ?= --out docs/reports/networks
+SOAK ?= --out docs/reports/soak
+
 # Targets and options of `python -m bench.fuzz`.
 FUZZ ?= --out docs/reports/fuzz
 
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving fuzz clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving bench-networks soak fuzz clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -61,6 +65,9 @@ help:
 	@echo "make bench-planner-lab  planned nights beside LRU pull-through caches, all real; needs nginx, takes ten minutes"
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
+	@echo "make bench-networks  fills through bad networks and from wrong sources; root for partitions, half an hour"
+	@echo "make soak   500 links and 1,000 titles on a node and its tracker, watched for what grows; half an hour"
+	@echo '            smaller: make soak SOAK="--links 50 --titles 50 --minutes 2"'
 	@echo "make fuzz   fuzz every parser that others reach, with atheris; takes hours"
 	@echo '            some of it: make fuzz FUZZ="frames manifests --runs 100000"'
 	@echo "make clean  remove what the build made"
@@ -117,6 +124,12 @@ bench-rates: $(VENV)/.built
 bench-serving: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-serving needs root, to make network namespaces: sudo make bench-serving"; exit 2; }
 	@$(BIN)/python -m bench.serving $(SERVING)
+
+bench-networks: $(VENV)/.built
+	@$(BIN)/python -m bench.networks $(NETWORKS)
+
+soak: $(VENV)/.built
+	@$(BIN)/python -m bench.soak $(SOAK)
 
 bench-swarm: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-swarm needs root, to make network namespaces: sudo make bench-swarm"; exit 2; }

@@ -116,9 +116,9 @@ def _fuzz(chosen: list[Target], options: Options, *, as_json: bool) -> int:
     found = []
     for one in fuzz(chosen, options):
         found.append(one)
+        report = write_report(found, options)  # at once: a run takes hours, and may be broken off
         wanted = runs_of(TARGETS[one.target], options)
         console.print(f"{one.target}: {one.runs:,} of {wanted:,} runs, {one.runs_s:,.0f}/s, {len(one.finds)} finds")
-    report = write_report(found, options)
     if as_json:
         print(json.dumps(msgspec.to_builtins(report), indent=1))
     else:

@@ -12,7 +12,7 @@ from typing import Final
 import msgpack
 import msgspec
 
-from bench.fuzz.target import Run, Target, check
+from bench.fuzz.target import NESTED, Run, Target, check
 from bench.fuzz.titles import KEY, manifest_of
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.files import Files
@@ -104,6 +104,8 @@ def _small_seeds() -> Iterator[bytes]:
         (6, b'{"2026-01-01":{"used":1}}'),
     ):
         yield bytes([number]) + text
+    for number in range(len(KINDS)):
+        yield bytes([number]) + NESTED
 
 
 def open_small_files(directory: Path) -> Run:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from bench.fuzz.target import Run, Target, check
+from bench.fuzz.target import NESTED, Run, Target, check
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import SCHEME, URI_CHARS_MAX, Identity, identity_from_uri
 from p2pfill.model.limits import KIB
@@ -214,6 +214,7 @@ def open_requests(_: Path) -> Run:
 
 def _state_seeds() -> Iterator[bytes]:
     yield _fleet_files()[f"ca/{STATE_FILE}"]
+    yield NESTED
     yield b'{"format":1,"domain":"x","roots":[{"number":1,"pem":"","revoked_pem":"","revoked_number":0}],"signing":1}'
 
 

@@ -167,7 +167,7 @@ def _run_worker(target: Target, runs: int, number: int, options: Options) -> Fou
         if options.corpora is not None:
             (options.corpora / target.name).mkdir(parents=True, exist_ok=True)
             for path in corpus.iterdir():
-                path.replace(options.corpora / target.name / path.name)
+                (options.corpora / target.name / path.name).write_bytes(path.read_bytes())
     return found
 
 

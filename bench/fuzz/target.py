@@ -13,6 +13,9 @@ from p2pfill.model.limits import KIB
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 
+NESTED: Final = b'{"x":' + b"[" * 3000
+"""JSON that is nested more deeply than a decoder that calls itself can go."""
+
 Run = Callable[[bytes], bool]
 """Has the parser read an input; tells whether it was taken. What it raises is a find."""
 

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock
 
 from bench.fuzz.samples import POLICY
-from bench.fuzz.target import Run, Target, check
+from bench.fuzz.target import NESTED, Run, Target, check
 from bench.fuzz.titles import make_manifests
 from p2pfill.errors import TrackerError
 from p2pfill.model.ids import NodeId
@@ -28,7 +28,7 @@ from p2pfill.tracker import openapi, records
 from p2pfill.tracker.admission import Admission
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
-from p2pfill.tracker.client import ANSWER_BYTES_MAX, TrackerClient
+from p2pfill.tracker.client import ANSWER_BYTES_MAX, TrackerClient, _error_of
 from p2pfill.tracker.service import Service
 
 T = TypeVar("T")
@@ -373,8 +373,8 @@ def _heartbeat_seeds() -> Iterator[bytes]:
     yield full
 
 
-KINDS: Final = ("orders", "order", "nodes", "status", "titles", "health", "revocations")
-"""Calls whose answer an input is, by its first byte in the remainder: `0` is 48."""
+KINDS: Final = ("orders", "order", "nodes", "status", "titles", "health", "revocations", "refusal")
+"""Calls whose answer an input is, by its first byte: `0` is the first of them."""
 
 
 class _Canned(TrackerClient):
@@ -400,10 +400,14 @@ class Answers:
             "titles": client.titles,
             "health": client.health,
             "revocations": client.revocations,
+            "refusal": self._refuse,
         }
 
     async def _make(self) -> _Canned:
         return _Canned("http://127.0.0.1:7070")
+
+    async def _refuse(self) -> None:
+        raise TrackerError(_error_of(self._client.answer, 500, self._client.url))
 
     def __call__(self, data: bytes) -> bool:
         """Ask for what the first byte says, and be answered with the lines behind it."""
@@ -433,15 +437,29 @@ def _answer_seeds() -> Iterator[bytes]:
     order = Order("f", TITLE, ["http://origin.example/"], 3, FillPolicy(), [])
     settings = b'"settings":{"rule":"r","windows":"02:00,off"}'
     said = msgspec.json.encode(Orders(3, [order], withdrawn=[TITLE], cursor="c", database="d", number=7))
-    yield b"1\n" + said
-    yield b"1\n" + said[:-1] + b"," + settings + b"}"
-    yield b"1\n" + b'{"version":3,"orders":[{"fill_id":1},' + msgspec.json.encode(order) + b",7]}"
-    yield b"2\n" + msgspec.json.encode(order)
-    for kind in b"2345670":
-        yield bytes([kind]) + b"\n{}"
+    yield b"0\n" + said
+    yield b"0\n" + said[:-1] + b"," + settings + b"}"
+    yield b"0\n" + b'{"version":3,"orders":[{"fill_id":1},' + msgspec.json.encode(order) + b",7]}"
+    yield b"1\n" + msgspec.json.encode(order)
+    yield b"5\n" + msgspec.json.encode(records.Health("ok", "0"))
+    yield b"7\n" + msgspec.json.encode(records.ErrorReply("no"))
+    for kind in b"0123456789":
+        yield bytes([kind]) + b"\n" + NESTED
 
 
-CODE: Final = ("p2pfill.tracker", "p2pfill.model")
+CODE: Final = tuple(
+    f"p2pfill.{name}"
+    for name in (
+        "tracker.api",
+        "tracker.checks",
+        "tracker.service",
+        "tracker.names",
+        "tracker.recall",
+        "model.selector",
+    )
+)
+"""What judges what callers say. Of the rest inputs reach nearly all at once, and it would cost each of them time."""
+
 
 TARGETS: Final = (
     Target(

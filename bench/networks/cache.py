@@ -25,8 +25,15 @@ from p2pfill.bench.node_process import hear, say
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.node import NodeInfo
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.health import HealthConfig
 from p2pfill.node.node import open_node
 from p2pfill.store.verify import verify_tree
+
+UNWATCHED = HealthConfig(load=0, disk_reads=0, link_use=0)
+"""What else the machine does is no viewers, to whom a cache would give way."""
+
+LINES_MAX = 4
+"""That wait to be obeyed; whoever sends them waits for the answer of each."""
 
 
 def corrupt(data: Path, manifest: Manifest) -> None:
@@ -53,12 +60,22 @@ async def serve(config: NodeConfig, origin: str, manifest: Manifest, *, is_corru
 
 
 async def fetch(config: NodeConfig, manifest: Manifest) -> None:
-    """Fill the title from the caches that orders name, each time with a new node."""
-    say({})
-    while await hear():
+    """Fill the title from the caches that orders name, each time with a new node, until standard input ends."""
+    async with trio.open_nursery() as nursery:
+        send, lines = trio.open_memory_channel[str](LINES_MAX)
+        nursery.start_soon(fetch_often, config, manifest, lines)
+        say({})
+        while line := await hear():
+            await send.send(line)
+        nursery.cancel_scope.cancel()  # also in the middle of a fill: whoever has ordered it is gone
+
+
+async def fetch_often(config: NodeConfig, manifest: Manifest, lines: trio.MemoryReceiveChannel[str]) -> None:
+    """Obey the lines that come, until cancelled."""
+    async for _ in lines:
         async with open_node(config) as node:
             say(node.info)
-            order = msgspec.json.decode(await hear())
+            order = msgspec.json.decode(await lines.receive())
             sources, members = (msgspec.convert(order[key], list[NodeInfo]) for key in ("sources", "members"))
             filling = await node.start_fill(manifest, members=members, holders=sources)
             node.want_links([*sources, *members])
@@ -66,7 +83,7 @@ async def fetch(config: NodeConfig, manifest: Manifest) -> None:
             live, report = time.monotonic(), filling.report()
             quarantined = sum(source.state == "quarantined" for source in report.sources)
             say({"live": live, "duplicate_bytes": report.duplicate_bytes, "quarantined": quarantined})
-            await hear()
+            await lines.receive()
         verdict = await trio.to_thread.run_sync(verify_tree, Path(config.data, "live", manifest.name), manifest)
         await trio.to_thread.run_sync(shutil.rmtree, config.data)
         say({"is_right": verdict.ok})
@@ -80,11 +97,12 @@ def main() -> None:
         origin, fill, *how = rest
         manifest = Manifest.decode(Path(fill).read_bytes())
         # A scrubber would find what is wrong, some minutes later.
-        config = NodeConfig(id=name, isp=isp, data=data, scrub_bytes_s=0)
+        config = NodeConfig(id=name, isp=isp, data=data, scrub_bytes_s=0, health=UNWATCHED)
         trio.run(lambda: serve(config, origin, manifest, is_corrupt=bool(how)))
     else:
         fill, rate = rest
-        config = NodeConfig(id=name, isp=isp, data=data, rates={"inbound": f"{rate}B"} if int(rate) else "")
+        rates = {"inbound": f"{rate}B"} if int(rate) else ""
+        config = NodeConfig(id=name, isp=isp, data=data, rates=rates, health=UNWATCHED)
         trio.run(fetch, config, Manifest.decode(Path(fill).read_bytes()))
 
 

@@ -36,6 +36,9 @@ CACHES: Final = (("a1", "isp-a"), ("a2", "isp-a"), ("b1", "isp-b"), ("b2", "isp-
 
 HEARTBEAT_S: Final = 1.0
 READY_S: Final = 60.0
+SETTINGS: Final = "[health]\nload = 0\ndisk_reads = 0\nlink_use = 0\n"
+"""What else the machine does is no viewers, to whom a cache would give way."""
+
 LOOK_S: Final = 0.02
 """Between two looks whether a title is live: its link is there."""
 
@@ -125,10 +128,12 @@ class ProxiedFleet:
         self.proxies["tracker"].target = ("127.0.0.1", port)
         url = f"{scheme}://127.0.0.1:{port}"
         self.client = TrackerClient(url) if identities is None else identities.client(url)
+        config = self.work / "node.toml"
+        config.write_text(SETTINGS)
         proxied = f"{scheme}://127.0.0.1:{self.proxies['tracker'].port}"
         for name, isp in caches:
             self.proxies[name].target = ("127.0.0.1", free_port())
-            settings = ["node", "--data", str(self.work / name), "--tracker", proxied]
+            settings = ["node", "--config", str(config), "--data", str(self.work / name), "--tracker", proxied]
             settings += ["--listen", f"127.0.0.1:{self.proxies[name].target[1]}"]
             settings += ["--advertise", f"127.0.0.1:{self.proxies[name].port}"]
             who = ["--id", name, "--isp", isp, "--region", isp.removeprefix("isp-")]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from bench.networks.fleet import make_title, watch_live, wrong_in
+from bench.networks.fleet import SETTINGS, make_title, watch_live, wrong_in
 from bench.networks.records import Run
 from bench.swarm.identities import TRACKER_NAME, Identities
 from bench.swarm.lab import PREFIX, Lab, entered, ip
@@ -50,6 +50,7 @@ TOPOLOGY: Final = Topology(
 CACHES: Final = ("a1", "a2", "b1", "b2", "c1", "c2")
 
 KINDS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "uncut": ("nobody is cut off, to compare with", ()),
     "isp": ("an ISP, of two caches, is cut off", ("isp-b",)),
     "region": ("a region, of two ISPs and four caches, is cut off", ("isp-a", "isp-b")),
     "tracker": ("the tracker is cut off", ("control",)),
@@ -149,8 +150,20 @@ async def _start(processes: Processes, topology: Topology, work: Path, url: str,
     await processes.start("tracker", "tracker", "p2pfill.cli", [*settings, *trust])
     for name in ("origin", "tracker"):
         await processes.peers[name].read_ready()
+    config = work / "node.toml"
+    config.write_text(SETTINGS)
     for cache in map(topology.host, CACHES):
-        settings = ["node", "--data", str(work / cache.name), "--tracker", url, "--json", "--until-eof"]
+        settings = [
+            "node",
+            "--config",
+            str(config),
+            "--data",
+            str(work / cache.name),
+            "--tracker",
+            url,
+            "--json",
+            "--until-eof",
+        ]
         settings += ["--listen", f"{cache.address}:{NODE_PORT}"]
         who = ["--id", cache.name, "--isp", cache.isp, "--region", cache.region, "--insecure"]
         who = who if identities is None else ["--identity", identities.of(cache.name)]

@@ -104,15 +104,13 @@ class Proxy:
         if self._weather.refuses:
             _reset(near)
             return
-        with suppress(*BROKEN):
+        with suppress(*BROKEN), near.socket:
             far = await trio.open_tcp_stream(*self.target)
-            async with trio.open_nursery() as nursery:
-                connection = _Connection(self, nursery.cancel_scope, (near, far))
-                nursery.start_soon(connection.pump, near, far, False)
-                nursery.start_soon(connection.pump, far, near, True)
-            near.socket.close()
-            far.socket.close()
-        near.socket.close()
+            with far.socket:
+                async with trio.open_nursery() as nursery:
+                    connection = _Connection(self, nursery.cancel_scope, (near, far))
+                    nursery.start_soon(connection.pump, near, far, False)
+                    nursery.start_soon(connection.pump, far, near, True)
 
     async def wait_change(self) -> None:
         """Wait until the weather changes."""

@@ -21,6 +21,7 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from bench.soak.flatness import judge
 from bench.soak.fleet import run_soak
 from bench.soak.page import HEAD, draw, page, row, said
 from bench.soak.records import Report, decode, encode
@@ -55,7 +56,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace, console: Console) -> Report:
     """Do what the command line says."""
     if options.redraw:
-        return decode((options.out / "soak.json").read_bytes())
+        report = decode((options.out / "soak.json").read_bytes())
+        report.judged = [*judge("node", report.node), *judge("tracker", report.tracker)]
+        return report
     work = Path(tempfile.mkdtemp(prefix="p2pfill-soak-", dir=options.work))
     try:
         return trio.run(run_soak, work, options.links, options.titles, options.minutes, options.every, options.seed)

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import trio
 
+from bench.networks.fleet import SETTINGS
 from bench.soak.crowd import Member, Plan
 from bench.soak.flatness import judge
 from bench.soak.records import Course, Happened, Report, Sample
@@ -37,7 +38,7 @@ from p2pfill.errors import P2PFillError
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.descriptors import descriptors_max
 from p2pfill.store.publish import publish
-from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
+from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
 from p2pfill.trust.authority import Authority
 
@@ -80,8 +81,10 @@ REPLACED_PART: Final = 0.2
 """Of the titles come under the name of one before."""
 
 LOOK_S: Final = 1.0
-CALLS_MAX: Final = 20
+CALLS_MAX: Final = 60
 """Of the tracker, for one answer."""
+BUSY: Final = (429, 503)
+"""Answers of a tracker that asks for patience."""
 READY_S: Final = 120.0
 FORGET_S: Final = 30.0
 """From a title's withdrawal until it is deleted from the catalogue."""
@@ -200,7 +203,9 @@ class Soak:
         self._url = f"https://127.0.0.1:{port}"
         # All that no order wants goes: of a disk, the node is to keep more free than there is.
         settings = ["--identity", self._identities.of(NODE), "--data", str(self.work / "data"), "--tracker", self._url]
-        ready = await self._begin(processes, "node", [*settings, "--free-min", str(1 << 60)])
+        config = self.work / "node.toml"
+        config.write_text(SETTINGS)
+        ready = await self._begin(processes, "node", ["--config", str(config), *settings, "--free-min", str(1 << 60)])
         host, _, port_text = ready["address"].rpartition(":")
         share = -(-self.links // PROCESSES)
         for number in range(PROCESSES):
@@ -403,8 +408,13 @@ class Soak:
 async def again(call: Callable[[], Awaitable[T]]) -> T:
     """Call the tracker, again where it cannot be reached, as on a machine that is kept by others. Raises its error."""
     for _ in range(CALLS_MAX - 1):
-        with suppress(TrackerUnreachable):
+        try:
             return await call()
+        except TrackerUnreachable:
+            pass
+        except TrackerRefused as error:
+            if error.status not in BUSY:
+                raise
         await trio.sleep(LOOK_S)
     return await call()
 

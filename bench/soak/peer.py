@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import struct
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +44,9 @@ REQUESTS_MAX: Final = 1024
 
 ANSWER_S: Final = 20.0
 """For a fetch: of some chunks, from a node on the same machine, beside others."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""Of SO_LINGER: a connection that is closed is reset."""
 
 BACK_S: Final = 1.0
 """Before a link that has ended is made again: half as long to twice as long."""
@@ -151,7 +156,7 @@ class Peer:
                 await trio.sleep(crowd.chance.expovariate(1 / crowd.habits.link_s))
                 if crowd.chance.random() < 0.5:
                     crowd.did["breaks"] += 1
-                    stream.socket.close()
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     nursery.cancel_scope.cancel()
                 else:
                     channel.close(m.GoodbyeCode.NORMAL, "the link has lived")

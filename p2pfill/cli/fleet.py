@@ -167,7 +167,7 @@ def nodes_table(nodes: list[NodeStatus], rows_max: int, width: int) -> Renderabl
                 *map(Text, figures),
             ]
         )
-    lines = unreached_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
+    lines = unreached_lines(nodes) + trouble_lines(nodes) + busy_lines(nodes) + encryption_lines(nodes)
     return Group(table_within(width, columns, rows), *lines) if lines else table_within(width, columns, rows)
 
 
@@ -183,6 +183,11 @@ def unreached_lines(nodes: list[NodeStatus]) -> list[Text]:
         [f"{node.info.id}: {node.unreached}: see its advertise" for node in nodes if node.alive and node.unreached],
         "yellow",
     )
+
+
+def trouble_lines(nodes: list[NodeStatus]) -> list[Text]:
+    """Return what is wrong with clocks and certificates of caches, at most `LINES_MAX` lines."""
+    return _lines([f"{node.info.id}: {node.trouble}" for node in nodes if node.trouble], "yellow")
 
 
 def busy_lines(nodes: list[NodeStatus]) -> list[Text]:
@@ -302,9 +307,9 @@ def _some_files(fill: FillRecord) -> str:
 def _report_lines(report: TitleReport, *, is_alive: bool) -> list[RenderableType]:
     line = Text("state " if is_alive else "dead; its last state ")
     line.append(report.state, style=STATE_STYLES.get(report.state, ""))
-    line.append(
-        f": {show_percent(report.have_bytes, report.title_bytes)}, {report.have_chunks} of {report.chunk_count} chunks"
-    )
+    if report.chunk_count or report.state == "live":  # else it was refused before its chunks were counted
+        percent = show_percent(report.have_bytes, report.title_bytes)
+        line.append(f": {percent}, {report.have_chunks} of {report.chunk_count} chunks")
     if report.files:
         line.append(f" of {plural(report.files, 'file')}")
     if is_alive and report.state != "live" and report.rate_bytes_s >= 1:

@@ -184,6 +184,7 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
     """Return the report of a night in a file. Raises `ConfigError` where it is none, or of another night."""
     import msgspec
 
+    from p2pfill.model.packing import JSON_ERRORS
     from p2pfill.tracker.night_report import NightReport
 
     again = f"p2pfill night report {names[0]} --json > {path.name}"
@@ -193,7 +194,7 @@ def read_night(path: Path, day: str, names: tuple[str, ...]) -> NightReport:
         found = msgspec.json.decode(data, type=NightReport)
     except OSError as error:
         raise ConfigError(f"cannot read the night {str(path)!r}: {error.strerror}; make it with: {again}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except JSON_ERRORS as error:
         raise ConfigError(f"{str(path)!r} is no report of a night: {error}; make it with: {again}") from error
     if found.night not in names:
         raise ConfigError(

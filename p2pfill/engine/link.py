@@ -41,6 +41,10 @@ STREAMS_FAST: Final = 2
 FAST_BYTES_S: Final = 250e6
 """A source is fast above this; below it one stream does, and every stream costs both sides memory."""
 
+HANDLES_TOLD_MAX: Final = 4
+"""Subscriptions of one title by one remote under which it is told what is news, the last ones: it needs one, and
+another while it asks anew. With a thousand of them each chunk would cost as many messages."""
+
 DATA_STREAMS_MAX: Final = 4
 """Data streams that a remote may hold open here, or hold tokens for; it needs one, and another while a broken one is
 noticed."""
@@ -547,7 +551,9 @@ class Link:
             self._send_holdings(handle, title_id)
 
     def _subscribed(self, title_id: TitleId) -> list[int]:
-        return [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+        """Return the handles under which the remote is told of a title."""
+        handles = [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+        return handles[-HANDLES_TOLD_MAX:]
 
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
         if self._host.is_opening(title_id):

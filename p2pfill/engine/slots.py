@@ -1,7 +1,8 @@
 """Upload slots: how many chunks a cache sends at a time, and who is next. Pure; callers in threads hold a lock.
 
 A slot goes to the most urgent title that waits, among equals to the uploader that is farthest away, since its whole
-network waits for it, and of those to the one that came first. A title may be held to fewer slots than there are, where
+network waits for it, and of those to the one that came first. Whoever is found to take a slot's bytes too slowly comes
+after all that are as urgent, wherever it says that it is. A title may be held to fewer slots than there are, where
 little of it is here; and so may a tier whose rate is limited, since its uploads hold their slots while they wait for
 their turn, and would leave none to the others. Those that are handed a slot are returned, for the caller to set to
 work.
@@ -23,6 +24,7 @@ class QueueEntry(NamedTuple):
     """Where somebody stands in the queue for slots."""
 
     urgency: Urgency
+    is_slow: bool
     nearness: int
     number: int
     """Grows with each that queues, so that equals go in order of arrival."""
@@ -43,6 +45,8 @@ class Uploader:
         """Where it waits for a slot, if it does."""
         self.closed = False
         """It sends no more."""
+        self.is_slow = False
+        """It was found to hold a slot for others that wait, and to move next to nothing."""
 
     @property
     def has_slot(self) -> bool:
@@ -110,8 +114,8 @@ class UploadSlots:
         entry = self._next_waiting()
         if entry is not None:
             heapq.heappush(self._queue, entry)
-        mine = wanted.urgency, uploader.nearness
-        if self._may_send(uploader, wanted.title) and (entry is None or mine < (entry.urgency, entry.nearness)):
+        mine = wanted.urgency, uploader.is_slow, uploader.nearness
+        if self._may_send(uploader, wanted.title) and (entry is None or mine < entry[:3]):
             self._hand_to(uploader, wanted.title)
             return True, self._hand_out()
         self._enqueue(uploader, wanted)
@@ -133,7 +137,9 @@ class UploadSlots:
         return served
 
     def _enqueue(self, uploader: Uploader, wanted: NextUpload) -> None:
-        uploader.place = QueueEntry(wanted.urgency, uploader.nearness, next(self._numbers), uploader, wanted.title)
+        uploader.place = QueueEntry(
+            wanted.urgency, uploader.is_slow, uploader.nearness, next(self._numbers), uploader, wanted.title
+        )
         heapq.heappush(self._queue, uploader.place)
 
     def _may_send(self, uploader: Uploader, title: TitleId) -> bool:

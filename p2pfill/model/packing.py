@@ -1,4 +1,5 @@
 """Reading msgpack that may be broken or hostile: one value at a time, within limits that are set before the first.
+And what goes wrong with JSON that is.
 
 msgpack makes room for a whole array as soon as it has read the array's header. Nested, a few kilobytes of headers could
 so ask for gigabytes. So readers take the headers of long arrays by themselves (`read_array_header`, which makes no
@@ -15,6 +16,7 @@ import io
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
+import msgspec
 
 AS_THEY_ARE: Final = (bytes,)
 """`builtin_types` for `msgspec.convert`: bytes are bytes and text is text."""
@@ -25,6 +27,10 @@ READ_BYTES: Final = 64 * 1024
 UNPACK_ERRORS: Final = (ValueError, msgpack.UnpackException)
 """What an unpacker raises for bytes that are no msgpack, end too early, or break a limit; text that is no UTF-8 too.
 `msgspec.ValidationError` is a `ValueError` as well."""
+
+JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What `msgspec.json.decode` raises for bytes that are not JSON of a type: for texts that are no UTF-8, and arrays in
+arrays of arrays where nobody looks, no `DecodeError`."""
 
 
 def open_unpacker(data: bytes, *, str_bytes_max: int, bin_bytes_max: int, array_len_max: int) -> Any:

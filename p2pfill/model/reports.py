@@ -293,6 +293,8 @@ class NodeReport(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     moves: PayloadRates = PayloadRates()
     unreached: str = ""
     """Why others may not reach it where they are told to, for people: it has tried itself. Empty: they do."""
+    trouble: str = ""
+    """What is wrong with its clock or its certificate, for people; empty: nothing."""
     more: bool = False
     """More titles follow at once."""
     hours: HoursReport = HoursReport()

@@ -55,6 +55,13 @@ PROGRESS_TIMEOUT_S: Final = 30.0
 SLOT_WATCH_S: Final = 1.0
 """An upload slot whose stream has moved nothing between two looks goes to another."""
 
+SLOT_LEAST_BYTES: Final = 64 * 1024
+"""And so does one whose stream has moved less while others wait: a slot's part of 8 Mbit/s. A remote that
+reads so slowly would hold the slot of a large chunk for minutes."""
+
+SLOT_SLOW_LOOKS: Final = 30
+"""For so many looks such a stream comes last of those that are as urgent: what it reads moves in bursts."""
+
 SLOTS_A_CHUNK: Final = 2
 """Receivers of a title that are served side by side for each chunk of it that is held. A cache that holds little is
 asked by all for the same: if two get it whole, they serve others sooner than if sixteen get a part of it. See

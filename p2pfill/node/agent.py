@@ -38,6 +38,7 @@ from p2pfill.node.settings import PolicySettings
 from p2pfill.node.signed_orders import SignedOrders
 from p2pfill.node.standing import NOTHING, Changed, StandingOrders
 from p2pfill.node.titles import Roster, TitlePhase, TitleRegistry, roster_of
+from p2pfill.node.troubles import Troubles
 from p2pfill.node.vetting import Vetting
 from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.swarm.election import ALL_WANTED, Wants
@@ -73,6 +74,7 @@ class FillingNode(Protocol):
     hours: FillHours
     limits: Throttle
     kept_orders: KeptOrders
+    troubles: Troubles
 
     @property
     def rates(self) -> RateLimits:
@@ -184,6 +186,7 @@ class TrackerAgent:
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
                 continue
             pause_s = RETRY_S
+            self._node.troubles.look_at_clock(self._client.clock_ahead_s)
             if report is not None:
                 self._told_phase = report.hours.phase
             self._is_assumed = False

@@ -52,6 +52,7 @@ from p2pfill.node.renewal import Renewal, load_credentials
 from p2pfill.node.scrubber import Scrubber
 from p2pfill.node.settings import PolicySettings
 from p2pfill.node.titles import TitleRegistry
+from p2pfill.node.troubles import Troubles
 from p2pfill.node.usage import process_usage
 from p2pfill.node.vetting import Vetting
 from p2pfill.protocol.messages import Hello
@@ -157,6 +158,7 @@ class Node:
         self.health = ServingHealth(
             config.health, Path(config.data), self.moved, self._set_admits, self.log, busy
         )
+        self.troubles = Troubles(self.log)
         self.reach = Reach(hello, lambda: self.links.was_reached, self.log, credentials)
 
     # ---- titles
@@ -477,6 +479,7 @@ class Node:
             moves=self._moves(),
             allowances=self.titles.origin_counts.allowances(),
             unreached=self.reach.fault,
+            trouble=self.troubles.told(),
             hours=self.hours.report(),
             serving=self.health.report(),
             encryption=self.links.encryption(),
@@ -571,7 +574,7 @@ async def open_node(
                 node.vetting.tell()
                 renewal: Renewal | None = None
                 if credentials is not None:
-                    renewal = Renewal(credentials, node.recheck, Path(config.data), node.log)
+                    renewal = Renewal(credentials, node.recheck, Path(config.data), node.log, node.troubles)
                     await trio.to_thread.run_sync(renewal.load)
                     nursery.start_soon(renewal.run)
                 nursery.start_soon(node.hours.run)

@@ -15,10 +15,11 @@ from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Role
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.troubles import Troubles
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.store.places import REVOKED_FILE
 from p2pfill.trust.credentials import OLD_LIST, Credentials
-from p2pfill.trust.ending import Ending
+from p2pfill.trust.ending import told_of_end
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
@@ -45,7 +46,8 @@ class Renewal:
     """Watches the files of credentials, and takes over what has changed."""
 
     def __init__(
-        self, credentials: Credentials, recheck: Callable[[], object], data: Path, log: logging.Logger
+        self, credentials: Credentials, recheck: Callable[[], object], data: Path, log: logging.Logger,
+        troubles: Troubles | None = None,
     ) -> None:
         """`recheck` has links ended whose certificates are accepted no more.
 
@@ -56,9 +58,7 @@ class Renewal:
         self._recheck = recheck
         self._data = data
         self._log = log
-        self._ending = Ending()
-        self._trouble = ""
-        """Why its directory cannot be used, as it was said last."""
+        self._troubles = troubles or Troubles(log)
         self._digest = ""
         """Of the lists that were told last, as the tracker names them."""
 
@@ -109,17 +109,14 @@ class Renewal:
             await trio.sleep(LOOK_S)
 
     async def _look_and_tell(self) -> None:
-        """Look, and say once why the directory cannot be used, and that it can be again."""
+        """Look, and say once why the directory cannot be used."""
         try:
             await self.look()
         except ConfigError as error:
-            if str(error) != self._trouble:
-                self._log.error("cannot read the certificates again, those before stand: %s", error)
-            self._trouble = str(error)
+            self._troubles.put("identity", f"cannot read its certificates again, those before stand: {error}")
         else:
-            if self._trouble:
-                self._log.info("its certificates can be read again")
-            self._trouble = ""
+            self._troubles.put("identity", "")
+        self._troubles.put("certificate", told_of_end(self.credentials, datetime.now(UTC)))
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""
@@ -131,5 +128,3 @@ class Renewal:
                 self._log.warning("%s", OLD_LIST)
             if known := self.credentials.revocations.pem():
                 await trio.to_thread.run_sync(self._keep, known)
-        if line := self._ending.line(self.credentials, datetime.now(UTC)):
-            self._log.warning("%s", line)

@@ -25,6 +25,7 @@ import trio
 from p2pfill.errors import P2PFillError, StoreError
 from p2pfill.model import limits
 from p2pfill.model.ids import title_id_from_hex
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.reports import ScrubberReport, ScrubOrder, ScrubReport, clipped
 from p2pfill.model.selection import chunks_of_file
 from p2pfill.node.boundary import ErrorBoundary
@@ -280,7 +281,7 @@ def _read_place(file: Path) -> Place:
     """Return the place that was kept; a new one where there is none, or it cannot be read."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Place)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *JSON_ERRORS):
         return Place()
 
 

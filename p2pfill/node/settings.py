@@ -17,6 +17,7 @@ import trio
 
 from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.fleet_policy import NO_SETTINGS, CacheSettings
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 
@@ -56,7 +57,7 @@ class PolicySettings:
             stored = await trio.to_thread.run_sync(_read, self._data / SETTINGS)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, ConfigError) as error:
+        except (OSError, *JSON_ERRORS, ConfigError) as error:
             self._log.error("the settings in %s cannot be read, the tracker is asked: %s", self._data / SETTINGS, error)
             return
         self.settings, self.digest, self.limits = stored.settings, stored.digest, stored.limits

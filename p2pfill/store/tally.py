@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.store.disk import FILE_FLAGS, read_into, write_all
 
 TALLY: Final = "tally"
@@ -44,7 +45,7 @@ def read_tally(directory_fd: int) -> Tally:
         finally:
             os.close(fd)
         return msgspec.json.decode(data[:count], type=Tally)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *JSON_ERRORS):
         return Tally()
 
 

@@ -38,7 +38,15 @@ NO_ROUTE: Final = "master-no-route"
 
 UNMET_S: Final = DISCOVERY_TIMEOUT_S
 """A member with whom this cache is to be linked, and never was, is waited for no longer than a cache that is down may
-hold up a fill: it is not slow, for nothing was asked of it. Once it is linked it is relied on again."""
+hold up a fill: it is not slow, for nothing was asked of it. Once it is linked it is relied on again. Each time that
+some are found the next ones have half of the time, and while names come and go all of them have twice the time
+together: so it costs a fill this four times at most."""
+
+UNMET_AGAIN_MAX: Final = 5
+"""How often it is halved."""
+
+UNMET_MAX: Final = 4096
+"""Names of which it is kept since when they were to be met."""
 
 STUCK: Final = 4
 """A cache of the own ISP is passed over after this many times the usual wait though it may only be waiting for others:
@@ -98,6 +106,12 @@ class Masters:
         self._unlinked: frozenset[str] = frozenset()
         self._met: set[str] = set()
         """Members that have been linked, or have shown life otherwise."""
+        self._unmet_since: dict[str, float] = {}
+        """Those that have not, also when the roster has left them out for a while."""
+        self._absent_since: float | None = None
+        """Since when there has been one of them, this or that one, that is waited for."""
+        self._absences = 0
+        """How often some were found that were not there."""
         self._soon: frozenset[str] = frozenset()
         """Members of which nothing is expected yet, since their fill windows are about to open."""
         self._soon_since: dict[str, float] = {}
@@ -170,6 +184,10 @@ class Masters:
         self.closed = {node_id: closed for node_id, closed in self.closed.items() if node_id in self.members}
         self._failures = {node_id: count for node_id, count in self._failures.items() if node_id in self.members}
         self._met &= self.members.keys()
+        for node_id in self.members.keys() - self._met:
+            self._unmet_since.setdefault(node_id, now)
+        while len(self._unmet_since) > UNMET_MAX:
+            del self._unmet_since[next(iter(self._unmet_since))]
         self._seen_since = float("-inf")
         self._stale = True
 
@@ -183,6 +201,7 @@ class Masters:
         """Note that a cache delivered, announced or claimed something."""
         self._seen_at[node_id] = self._life_at = now
         self._met.add(node_id)
+        self._unmet_since.pop(node_id, None)
 
     def exclude(self, node_id: str, reason: str) -> None:
         """Stop relying on a cache."""
@@ -256,7 +275,8 @@ class Masters:
     def wait_anew(self, now: float) -> None:
         """Give everybody who is relied on the usual time again to show life, or to catch up."""
         self._seen_at.update(dict.fromkeys(self.members, now))
-        self._elected_at = now
+        self._unmet_since = dict.fromkeys(self._unmet_since, now)
+        self._elected_at, self._absent_since = now, None
         self._fetching, self._sending = SlowPeerDetector(), SlowPeerDetector(SLOW, SENDS_SLOWLY)
         self.start_clocks_anew()
 
@@ -455,8 +475,7 @@ class Masters:
         """Leave out the members that have been silent for `patience_s` though there is something for them to do.
 
         Be it that they owe this cache a chunk (`owing`), or have chunks to fetch, nominally or in the place of others
-        that were left out before. Where one is left out to whom there is no link, so are all that were never linked:
-        else each of them in turn would be elected in its place and waited for.
+        that were left out before.
         """
         linked = set(linked)
         self._met |= linked
@@ -468,17 +487,18 @@ class Masters:
             return
         # Of those who are not linked there may be hundreds, and none can be silent before one who is.
         self._seen_since = self._life_at
-        absent: list[str] = []
-        is_cut_short = False
+        unmet: list[NodeInfo] = []
         for node_id, node in self.members.items():
             if node_id == self._me.id or node_id in self.excluded or node_id in self._soon or not node.weight:
                 continue
-            is_unmet = node_id not in self._unlinked and node_id not in self._met
             if node_id in self._unlinked:
                 seen_at = self._life_at + (STANDSTILL - 1) * patience_s
-            else:
-                seen_at = self._seen_at[node_id] - (max(0.0, patience_s - UNMET_S) if is_unmet else 0.0)
+            elif node_id in self._met:
+                seen_at = self._seen_at[node_id]
                 self._seen_since = min(self._seen_since, seen_at)
+            else:
+                unmet.append(node)
+                continue
             if now < seen_at + patience_s:
                 continue
             stands_in = self._present is not self._nominal and now >= self._elected_at + patience_s
@@ -489,16 +509,41 @@ class Masters:
                 or (now >= seen_at + STUCK * patience_s and self._is_stuck(node, available))
             ):
                 self.exclude(node_id, STALLED if node_id in linked else UNREACHABLE)
-                is_cut_short |= node_id not in linked
                 if node_id in linked and node_id not in owing:
                     # That it answers what it is asked now is no reason to rely on it again.
                     self._note_failure(now, node_id, patience_s)
-            elif is_unmet:
-                absent.append(node_id)
-        for node_id in absent if is_cut_short else ():
-            self.exclude(node_id, UNREACHABLE)
+        self._watch_unmet(now, patience_s, unmet, available)
         if self._changed:
             self._changed, self._elected_at = False, now
+
+    def _watch_unmet(self, now: float, patience_s: float, unmet: list[NodeInfo], available: Availability) -> None:
+        """Leave out the members that were never linked, once one of them is waited for in vain.
+
+        All of them: else each in turn would be elected in the place of the one before, and waited for.
+        """
+        if unmet:
+            self._seen_since = float("-inf")
+        since = {node.id: self._unmet_since.setdefault(node.id, now) for node in unmet}
+        due = [
+            since[node.id]
+            for node in unmet
+            if self._is_due(node, self._nominal.within(node), available)
+            or (self._present is not self._nominal and self._is_due(node, self._present.within(node), available))
+            or (now >= since[node.id] + STUCK * patience_s and self._is_stuck(node, available))
+        ]
+        if not due:
+            self._absent_since = None
+            return
+        if self._absent_since is None:
+            self._absent_since = now
+        wait_s = min(patience_s, UNMET_S * 0.5 ** min(self._absences, UNMET_AGAIN_MAX))
+        are_all_late = now >= self._absent_since + 2 * wait_s
+        if not (are_all_late or now >= min(due) + wait_s):
+            return
+        self._absences, self._absent_since = self._absences + 1, None
+        for node_id, unmet_since in since.items():
+            if are_all_late or now >= unmet_since + wait_s:
+                self.exclude(node_id, UNREACHABLE)
 
     def watch_parts(self, now: float, patience_s: float, missing: Bitmap, available: Availability) -> None:
         """Leave out the members of whose part nothing has come for `patience_s`, whatever life they show.

@@ -12,7 +12,7 @@ from p2pfill.errors import ConfigError, P2PFillError
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import GLOB_CHARS_MAX, NAME_CHARS_MAX, RULES_MAX
 from p2pfill.model.ids import node_id_from_text, title_id_from_hex
-from p2pfill.model.node import NodeInfo
+from p2pfill.model.node import SERVES_ISP, NodeInfo
 from p2pfill.model.policy import ANYWHERE
 from p2pfill.model.reports import EvictReport, HoursReport, NodeReport, ServingReport, TitleReport
 from p2pfill.model.selection import check_patterns
@@ -109,6 +109,7 @@ def check_info(info: NodeInfo) -> None:
         require(value.isprintable(), f"node {info.id}: {key} has characters that cannot be printed")
     require(info.isp != "", f"node {info.id}: isp is empty; set the network that the cache stands in")
     require(len(info.host) <= HOST_CHARS_MAX and info.host.isprintable(), f"node {info.id}: host is not an address")
+    require(info.serves in ("", SERVES_ISP), f"node {info.id}: serves is neither empty nor {SERVES_ISP!r}")
     require(0 <= info.port <= 65535, f"node {info.id}: port {info.port} is not in 0..65535")
     require(
         math.isfinite(info.weight) and 0 < info.weight <= limits.WEIGHT_MAX,
@@ -153,6 +154,7 @@ def check_report(node_id: str, report: NodeReport) -> None:
     require(0 <= report.sequence <= COUNTER_MAX, "sequence {} is out of range", report.sequence)
     require(len(report.titles) <= REPORT_TITLES_MAX, "more than {} titles in one heartbeat", REPORT_TITLES_MAX)
     require(len(report.unreached) <= limits.REASON_CHARS_MAX, "unreached is too long")
+    require(len(report.trouble) <= limits.REASON_CHARS_MAX, "trouble is too long")
     if report.serving != NOT_BUSY:
         _check_serving(report.serving)
     for value in (

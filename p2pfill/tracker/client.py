@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -26,6 +28,7 @@ from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
 from p2pfill.model.night import RecordedNight
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.rates import NO_LIMITS, RateLimits
 from p2pfill.model.reports import (
     BroughtOrder,
@@ -166,6 +169,8 @@ class TrackerClient:
         self._signer = signer if signer is not None and signer.is_user else None
         self._names: dict[str, str] = {}
         """Of titles of which the tracker has told, as many as a catalogue has."""
+        self.clock_ahead_s: float | None = None
+        """By how much this machine's clock is ahead of the tracker's, as of the last answer."""
         self._calls = 0
         """Of the client that is used now, those that run."""
         self._http = self._new_http()
@@ -556,11 +561,19 @@ class TrackerClient:
             ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
             raise TrackerUnreachable(self._unreachable(error)) from error
+        self._note_clock(response.headers.get("date"))
         if not response.is_success:
             self._note_pause(response.headers.get("retry-after"))
             raise _refusal(bytes(answer), response.status_code, self.url)
         return bytes(answer)
 
+
+    def _note_clock(self, said: str | None) -> None:
+        """Take in what the tracker's clock shows."""
+        try:
+            self.clock_ahead_s = time.time() - parsedate_to_datetime(said or "").timestamp()
+        except (ValueError, OverflowError):
+            self.clock_ahead_s = None
 
     def _note_pause(self, said: str | None) -> None:
         """Take in that the tracker asks for a pause."""
@@ -683,7 +696,7 @@ async def _in_order(call: Callable[[int], Awaitable[T]]) -> T:
 def _refusal(answer: bytes, status: int, url: str) -> TrackerRefused:
     try:
         said = msgspec.json.decode(answer, type=records.ErrorReply)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         return TrackerRefused(
             f"{url} answered with HTTP status {status} and no reason; is it a p2pfill tracker?", status
         )

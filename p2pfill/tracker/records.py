@@ -400,6 +400,8 @@ class NodeStatus(msgspec.Struct, forbid_unknown_fields=True):
     """How fast payload moves."""
     unreached: str = ""
     """Why others may not reach it at its address; empty: they do, or it is not known."""
+    trouble: str = ""
+    """What is wrong with its clock or its certificate; empty: nothing."""
     hours: HoursReport = HoursReport()
     serving: ServingReport = ServingReport()
     encryption: EncryptionReport = EncryptionReport()

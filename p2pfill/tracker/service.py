@@ -1460,7 +1460,7 @@ class Service:
         So whoever finds that an origin has moved orders the title again from where it is now. There is a roster while
         somebody seeks the title; `sought`: as if the node did.
         """
-        fill_ids = self._fills_by_title[title] & self._fills_of[node_id]
+        fill_ids = self._fills_by_title.get(title, set()) & self._fills_of.get(node_id, set())
         fills = sorted((self.fills[fill_id] for fill_id in fill_ids), key=urgency)
         sought = sought or self._rosters.is_sought(title)
         around = self._rosters.around(title) if sought else None

@@ -182,6 +182,7 @@ def node_status(state: NodeState) -> NodeStatus:
         rates=state.report.rates,
         moves=state.report.moves,
         unreached=state.report.unreached,
+        trouble=state.report.trouble,
         hours=state.report.hours,
         serving=state.report.serving,
         encryption=state.report.encryption,

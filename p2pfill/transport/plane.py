@@ -28,7 +28,7 @@ from p2pfill.engine.slots import Uploader, UploadSlots
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
-from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_WATCH_S
+from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_LEAST_BYTES, SLOT_SLOW_LOOKS, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
 from p2pfill.transport.budget import Claim
 from p2pfill.transport.throttle import Direction, Throttle
@@ -65,6 +65,10 @@ class Stream(Uploader, ABC):
         self.moved_bytes = 0
         """Payload bytes moved so far; grows inside a chunk too."""
         self.moved_at_look = 0
+        self.had_slot = False
+        """At the last look."""
+        self.slow_looks = 0
+        """For so many it is taken for slow yet."""
         self._ended = trio.Event()
         self._fault: Exception | None = None
 
@@ -278,13 +282,28 @@ class DataPlane:
                 self.arm(uploader)
 
     async def watch_slots(self) -> None:
-        """Take upload slots from streams that stand still; runs until cancelled."""
+        """Take upload slots from streams that stand still, or nearly so while others wait; runs until cancelled."""
         while True:
             await trio.sleep(SLOT_WATCH_S)
             for stream in list(self._streams.values()):
-                if stream.has_slot and stream.moved_bytes == stream.moved_at_look and not stream.claim.waits:
-                    self.release_slot(stream)
-                stream.moved_at_look = stream.moved_bytes
+                self._watch_slot(stream)
+
+    def _watch_slot(self, stream: Stream) -> None:
+        moved, stream.moved_at_look = stream.moved_bytes - stream.moved_at_look, stream.moved_bytes
+        had_slot, stream.had_slot = stream.had_slot, stream.has_slot
+        stream.slow_looks = max(0, stream.slow_looks - 1)
+        if stream.has_slot and not stream.claim.waits and moved < self._least_bytes(stream):
+            if had_slot and self.has_slot_queue:
+                stream.slow_looks = SLOT_SLOW_LOOKS
+            if not moved or stream.slow_looks:
+                self.release_slot(stream)
+        stream.is_slow = stream.slow_looks > 0
+
+    def _least_bytes(self, stream: Stream) -> float:
+        """Return what a stream with a slot moves between two looks: a quarter of its part where a limit of ours holds.
+        """
+        rate = stream.limits.budget.tightest(stream.claim.tier)
+        return min(SLOT_LEAST_BYTES, rate * SLOT_WATCH_S / (4 * self._slots.count)) if rate else SLOT_LEAST_BYTES
 
     # ---- the threads
 

@@ -41,6 +41,10 @@ CALL_VAIN_BYTES_MAX: Final = 64 * 1024
 """The same of a connection whose bytes Trio moves: a record that is not whole yet, and what it reads at a time."""
 
 
+TIME_CODES: Final = (9, 10)
+"""Of OpenSSL's verification: not valid yet, and not any more."""
+
+
 class Secured(NamedTuple):
     """A connection whose other end has shown who it is."""
 
@@ -331,7 +335,8 @@ def reason_of(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate of the other side is not accepted here: {cause.verify_message}"
+        clock = "; is this machine's clock right?" if cause.verify_code in TIME_CODES else ""
+        return f"the certificate of the other side is not accepted here: {cause.verify_message}{clock}"
     if isinstance(cause, ssl.SSLError):
         return f"the handshake failed: {cause.reason or cause}; does the other side run with TLS, and trust this one?"
     return ENDED

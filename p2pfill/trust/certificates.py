@@ -28,8 +28,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity, Role
 
-CLOCKS_DIFFER: Final = timedelta(minutes=10)
-"""By so much a machine's clock may be behind the authority's when it first sees a new certificate."""
+CLOCKS_DIFFER: Final = timedelta(hours=25)
+"""By so much a machine's clock may be behind the authority's when it first sees a new certificate: by a day, as where a
+date was typed wrong. That a certificate counts from before it was signed helps nobody: it was not there."""
 
 _COMMON_NAME_CHARS_MAX: Final = 64
 """Of X.520."""

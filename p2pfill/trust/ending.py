@@ -17,8 +17,23 @@ AGAIN: Final = timedelta(days=1)
 """Between two lines of it."""
 
 
+def told_of_end(credentials: Credentials, now: datetime) -> str:
+    """Return what is to be said of the end of a certificate, '' where that is far away."""
+    ends, authority_ends = credentials.expires, credentials.authority_expires
+    of_authority = authority_ends is not None and authority_ends <= ends
+    if ends - now > (AUTHORITY_SOON if of_authority else SOON):
+        return ""
+    said = f"its certificate {'ends' if now < ends else 'has ended'} at {ends}"
+    if of_authority:
+        return (
+            f"{said}, and so does the authority that has signed it: nobody can link from then on. Change it before "
+            "(`p2pfill ca rotate`), or have it renewed if it is another's"
+        )
+    return f"{said}: renew it with `p2pfill ca renew`, or no link can be made"
+
+
 class Ending:
-    """Remembers when it was said last."""
+    """Says it once a day."""
 
     def __init__(self) -> None:
         self._said_at: datetime | None = None
@@ -26,19 +41,10 @@ class Ending:
         """The end that it was."""
 
     def line(self, credentials: Credentials, now: datetime) -> str:
-        """Return what is to be said of the end of a certificate, '' where nothing is to be said now."""
-        ends, authority_ends = credentials.expires, credentials.authority_expires
-        of_authority = authority_ends is not None and authority_ends <= ends
-        if ends - now > (AUTHORITY_SOON if of_authority else SOON):
-            return ""
+        """Return what is to be said, '' where nothing is to be said now."""
+        said, ends = told_of_end(credentials, now), credentials.expires
         # Also where the clock was set back.
-        if self._said_at is not None and self._said_of == ends and abs(now - self._said_at) < AGAIN:
+        if not said or (self._said_at is not None and self._said_of == ends and abs(now - self._said_at) < AGAIN):
             return ""
         self._said_at, self._said_of = now, ends
-        said = f"its certificate {'ends' if now < ends else 'has ended'} at {ends}"
-        if of_authority:
-            return (
-                f"{said}, and so does the authority that has signed it: nobody can link from then on. Change it before "
-                "(`p2pfill ca rotate`), or have it renewed if it is another's"
-            )
-        return f"{said}: renew it with `p2pfill ca renew`, or no link can be made"
+        return said

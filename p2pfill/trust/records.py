@@ -20,6 +20,7 @@ from cryptography import x509
 
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.model.signed_order import LIFE_S_MAX
 from p2pfill.trust.certificates import key_name, key_of_certificate
 from p2pfill.trust.credentials import identity_of
@@ -193,7 +194,7 @@ def read_state(directory: Path) -> State:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
     try:
         state = msgspec.json.decode(data, type=State)
-    except msgspec.DecodeError as error:
+    except JSON_ERRORS as error:
         raise ConfigError(f"{str(path)!r} is damaged: {error}; put its copy back") from error
     if state.format != FORMAT:
         raise ConfigError(f"{str(path)!r} is of format {state.format}, and this p2pfill reads {FORMAT}")

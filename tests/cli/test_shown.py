@@ -164,3 +164,12 @@ def test_it_is_said_who_encrypts_data_streams_and_the_kernel_only_where_it_says_
     )
     dead = msgspec.structs.replace(node_of("a1", alive=False), encryption=EncryptionReport(required=True))
     assert "encrypted" not in text_of(status_view(Status("1", 0.0, 0.0, 2.0, [], [], [dead]), width=300), 300)
+
+
+def test_what_nothing_is_known_of_is_not_all_there() -> None:
+    """As of a title that was refused before its manifest was looked at."""
+    refused = Explanation(node_of("a1"), TITLE, "film", [], TitleReport(TITLE, "failed"), [], [])
+    said = text_of(explanation_view(refused), 200)
+    assert "state failed" in said
+    assert "100 %" not in said
+    assert "0 of 0" not in said

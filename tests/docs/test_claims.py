@@ -606,7 +606,7 @@ def test_units_of_the_pages_have_directives_that_systemd_knows() -> None:
     known = {
         "After", "Description", "ExecReload", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "Restart",
         "RestartPreventExitStatus", "StateDirectory", "TimeoutStopSec", "User", "WantedBy", "Wants", "LimitNOFILE",
-        "ReadWritePaths",
+        "ReadWritePaths", "RestartSec",
     }  # fmt: skip
     assert units
     assert {key for unit in units for key in re.findall(r"(?m)^(\w+)=", unit)} <= known

@@ -81,8 +81,10 @@ def test_an_input_can_be_run_alone(call: Call, tmp_path: Path) -> None:
 def test_a_run_is_reported(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(STAND_IN)]))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    code, said, _ = call("data", "--runs", "1500", "--out", str(tmp_path), "--json")
+    monkeypatch.setattr("bench.fuzz.corpora.CORPUS", tmp_path / "corpus")
+    code, said, told = call("data", "--runs", "1500", "--out", str(tmp_path), "--json", "--keep")
     assert code == 0
+    assert "data: 0 inputs added" in told
     report = msgspec.json.decode(said, type=Report)
     assert report == msgspec.json.decode((tmp_path / "fuzz.json").read_bytes(), type=Report)
     (one,) = report.targets

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -89,6 +90,8 @@ class Peer:
 
     def __init__(self, name: str, *, isp: str = "isp-a", region: str = "default", port: int | None = None) -> None:
         """`port` is what its Hello says instead of where it listens."""
+        self.tls: ssl.SSLContext | None = None
+        """With which it links, where the node asks for a certificate."""
         self.name = name
         self.isp = isp
         self.region = region
@@ -123,6 +126,7 @@ class Peer:
         self._turn = trio.Lock()
         self._address = ("", 0)
         self._opened: list[trio.SocketStream] = []
+        self._stream: trio.abc.Stream
 
     @property
     def info(self) -> NodeInfo:
@@ -142,8 +146,9 @@ class Peer:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.serve_listeners, self._take_stream, listeners)
-                self._stream = await trio.open_tcp_stream(*address)
-                self._opened.append(self._stream)
+                connected = await trio.open_tcp_stream(*address)
+                self._opened.append(connected)
+                self._stream = connected if self.tls is None else trio.SSLStream(connected, self.tls)
                 nursery.start_soon(self._read)
                 await self._introduce(hello)
                 try:

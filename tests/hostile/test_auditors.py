@@ -45,10 +45,23 @@ ELSEWHERE = [
     ("03 the same through the path of tiny files", ORIGINS, "test_ssrf_through_the_path_of_tiny"),
     ("04 the same through redirects", ORIGINS, "test_ssrf_through_redirects"),
     ("05 TLS verification switched off", ORIGINS, "test_tls_verification_is_switched_off_nowhere"),
+    ("06 accounting of quotas", "tracker/test_budgets.py", "test_no_more_is_fetched_than_the_budget_whatever_is_lost"),
+    ("06 accounting of quotas", "tracker/test_floods.py", "test_shares_hold_and_come_back"),
+    ("06 accounting of quotas", "transport/test_uploads.py", "test_slots_are_neither_lost_nor_made"),
+    ("07 permissions of directories", "store/test_start.py", "test_a_data_directory_of_another_user_is_refused"),
+    ("13 races among peers", "transport/test_schedules.py", "test_"),
+    ("13 races among peers", "engine/test_engine.py", "test_a_stranger_does_not_take_the_name_of_a_link_that_lives"),
     ("15 a CA that signs for any address", "trust/test_authority.py", "test_only_who_is_listed_gets_one"),
     ("15 a CA that signs for any address", "trust/test_authority.py", "test_of_a_request_the_key_alone_is_taken"),
     ("18 http hard-coded", ORIGINS, "test_http_is_hard_coded_nowhere"),
+    ("21 who verifies integrity, and when: each source's each chunk", "hostile/data_attacks.py", "last_byte_wrong"),
+    ("21 who verifies integrity, and when: what was written", "hostile/data_attacks.py", "second_answer_later"),
+    ("21 who verifies integrity, and when: again at rest", "node/test_scrubber.py", "test_scrub_finds_and_repairs"),
     ("22 how is the root rotated", "trust/test_rotation.py", "test_"),
+    ("23 hashes that the transport alone protects", "hostile/test_signed_titles.py",
+     "test_a_tracker_that_lies_gets_nothing_filled"),
+    ("23 hashes that the transport alone protects", "trust/test_signed_fleet.py",
+     "test_only_what_is_signed_is_filled_and_nobody_is_asked_for_the_rest"),
     ("27 one request answered twice", "hostile/data_attacks.py", "twice"),
 ]
 
@@ -56,6 +69,32 @@ ELSEWHERE = [
 @pytest.mark.parametrize(("finding", "file", "test"), ELSEWHERE, ids=[f"{one[0]}-{one[2]}" for one in ELSEWHERE])
 def test_auditors_findings_that_are_tried_elsewhere(finding: str, file: str, test: str) -> None:
     assert test in (TESTS / file).read_text(), finding
+
+
+def test_no_finding_of_the_auditors_is_left_out() -> None:
+    tried = {int(finding[:2]) for finding, _, _ in ELSEWHERE}
+    tried |= {int(name[14:16]) for name in globals() if name.startswith("test_auditors_") and name[14:16].isdecimal()}
+    assert tried == set(range(1, 28))
+
+
+BESIDE_A_VALUE = {
+    "store/names.py: _choose": "the errors say why others were not chosen, and are no failure of its own",
+    "tracker/catalogue.py: _run_call": "a pair of None and the error, which whoever waits for the value has raised",
+}
+
+
+def test_auditors_11_no_value_can_be_used_after_its_error() -> None:
+    """Errors are raised: no function returns one beside a value, where the value could be used all the same."""
+    wrong = re.compile(r"tuple\[(?![^]]*None, \w*(Error|Exception) \| None\])[^]]*(Error|Exception)\b")
+    found = [
+        f"{path.relative_to(PACKAGE).as_posix()}: {node.name}"
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.returns is not None
+        and wrong.search(ast.unparse(node.returns))
+    ]
+    assert set(found) == BESIDE_A_VALUE.keys()
 
 
 @cache_calls
@@ -94,6 +133,16 @@ async def test_auditors_01_nor_to_who_shows_no_certificate(fleet: Fleet) -> None
     async with httpx2.AsyncClient(trust_env=False) as http:
         with pytest.raises(httpx2.HTTPError):
             await http.get(fleet.url.replace("https://", "http://") + "/v1/health")
+
+
+async def test_auditors_20_nothing_is_served_beside_the_calls_that_ask_who_calls(fleet: Fleet) -> None:
+    """The later findings were calls that were added beside the others: jobs, metrics, a debugger's."""
+    beside = ["/", "/v1", "/v1/jobs", "/oapi/v1/jobs", "/metrics", "/debug/pprof/", "/docs", "/redoc", "/v1/../metrics"]
+    async with fleet.client(user("eve")) as eve, eve._client() as http:
+        for path in beside:
+            for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
+                answer = await http.request(method, fleet.url + path, headers={"connection": "close"})
+                assert answer.status_code in (403, 404, 405), f"{method} {path}"
 
 
 LAX = ("CERT_NONE", "CERT_OPTIONAL", "_create_unverified_context")

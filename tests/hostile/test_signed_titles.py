@@ -132,11 +132,11 @@ async def test_a_tracker_that_lies_gets_nothing_filled(tmp_path: Path, monkeypat
     await in_place(tmp_path, scene)
 
 
-@pytest.mark.parametrize("takes_its_word", [True, False])
+@pytest.mark.parametrize("rule_allows", [True, False])
 async def test_an_old_version_shown_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, takes_its_word: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, rule_allows: bool
 ) -> None:
-    """All that it sends is good, and was so once. That it may be old is the tracker's word, where a rule takes it."""
+    """All that it sends is good, and was so once. That it may be old a user must have signed, and a rule allow."""
     lies = Lies(monkeypatch)
     old, new = Film(tmp_path, "v1"), Film(tmp_path, "v2")
     link = tmp_path / "data/live/film"
@@ -153,14 +153,17 @@ async def test_an_old_version_shown_again(
             assert not (tmp_path / "data/filling" / old.title).exists()
             lies.rolls_back = True
             await place.client.post_fill(FillRequest(old.title, "id=a1", [str(old.origin)]))
-            if takes_its_word:
+            await trio.sleep(0.5)
+            assert "is older" in str(a1.titles.refusal(old.title_id)), "the tracker's word alone"
+            await place.client.post_fill(FillRequest(old.title, "id=a1", [str(old.origin)], rollback=True))
+            if rule_allows:
                 await until(lambda: old.title_id in a1.titles.live_ids())
             else:
                 await trio.sleep(0.5)
                 assert "is older" in str(a1.titles.refusal(old.title_id))
-            assert (link / "a.bin").read_bytes()[:2] == (b"v1" if takes_its_word else b"v2")
+            assert (link / "a.bin").read_bytes()[:2] == (b"v1" if rule_allows else b"v2")
 
-    await in_place(tmp_path, scene, "" if takes_its_word else "rollback = false")
+    await in_place(tmp_path, scene, "" if rule_allows else "rollback = false")
 
 
 async def test_a_fill_goes_on_by_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

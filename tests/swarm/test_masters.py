@@ -9,7 +9,7 @@ from p2pfill.model.ids import NodeId, TitleId
 from p2pfill.model.node import NodeInfo
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.election import Assignment, Scope
-from p2pfill.swarm.masters import STUCK, UNMET_S, Masters
+from p2pfill.swarm.masters import STUCK, UNMET_AGAIN_MAX, UNMET_S, Masters
 
 PATIENCE_S = 3.0
 LAYOUTS = (
@@ -158,6 +158,23 @@ def test_caches_that_were_never_linked_cost_one_short_wait_together(chunk_count:
     masters.watch(UNMET_S, PATIENCE_S, [], Availability(chunk_count))
     assert masters.assignment()[Scope.ORIGIN].all()
     assert set(masters.excluded.values()) == {"master-unreachable"}
+
+
+@pytest.mark.parametrize("names", ["new", "the same"])
+@pytest.mark.parametrize("stay_s", [0.1, 0.5, UNMET_S, 5.0])
+def test_names_that_come_and_go_cost_four_times_that_at_most(stay_s: float, names: str) -> None:
+    me = NodeInfo(NodeId("m1"), "isp-a", "eu")
+    masters, now, waited = Masters(TitleId(bytes(32)), 3, me), 0.0, 0.0
+    for number in range(60):
+        begins = f"x{number}-" if names == "new" else "xy"[number % 2]
+        made_up = [NodeInfo(NodeId(f"{begins}{name}"), "isp-a", "eu", weight=1000.0) for name in range(5)]
+        masters.set_members(now, [me, *made_up])
+        until = now + stay_s
+        while now < until:
+            now += 0.01
+            masters.watch(now, PATIENCE_S, [], Availability(3))
+            waited += 0.01 * (not masters.assignment()[Scope.ORIGIN].all())
+    assert waited <= 4 * UNMET_S + 60 * (2 * UNMET_S / 2**UNMET_AGAIN_MAX + 0.02)
 
 
 def test_who_was_linked_is_slow_at_most_and_has_the_usual_time() -> None:

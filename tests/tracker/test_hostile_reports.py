@@ -31,7 +31,7 @@ TEXT_MAX = 4096
 
 FULL: dict[str, Any] = {
     "info": {"id": "n1", "isp": "isp-a", "region": "eu", "cluster": "c", "host": "h", "port": 1, "weight": 1.0,
-             "latitude": 1.0, "longitude": 1.0},
+             "latitude": 1.0, "longitude": 1.0, "serves": "isp"},
     "boot": "b", "sequence": 1, "upload_active": 1, "upload_queued": 1, "upload_bytes": 1, "since": 0,
     "gone": ["1" * 64], "unreached": "u", "more": False,
     "titles": [{

@@ -79,7 +79,7 @@ def test_a_leaf_carries_what_it_must_and_no_more(made: Path, name: str) -> None:
     public = leaf.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
     assert public.curve.name == "secp256r1"
-    assert leaf.not_valid_before_utc <= NOW - timedelta(minutes=5)
+    assert leaf.not_valid_before_utc <= NOW - timedelta(days=1)
     assert NOW + 89 * DAY < leaf.not_valid_after_utc <= NOW + 90 * DAY
     assert 2**100 < leaf.serial_number < 2**159
     leaf.verify_directly_issued_by(root)

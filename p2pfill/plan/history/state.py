@@ -26,6 +26,7 @@ from typing import Final
 import msgspec
 
 from p2pfill.errors import ConfigError, StoreError
+from p2pfill.model.packing import JSON_ERRORS
 from p2pfill.plan.history.faults import Faults
 from p2pfill.store.disk import replace_file, sync_directory
 
@@ -111,7 +112,7 @@ def read_state(directory: Path, *, may_lack: bool = False) -> State:
         raise ConfigError(f"{str(directory)!r} is no directory: name the one that has the history") from error
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except JSON_ERRORS as error:
         raise StoreError(f"{str(path)!r} is damaged: {error}; restore it, or make a new history of the logs") from error
     if state.format != FORMAT:
         raise ConfigError(f"the history in {str(directory)!r} has format {state.format}; this p2pfill reads {FORMAT}")

@@ -33,11 +33,12 @@ def Mutate(data: bytes, size_max: int) -> bytes:
 
 
 def Fuzz() -> None:
-    """Run."""
+    """Run, and find an input that is known already."""
     inputs = [path.read_bytes() for one in _set_up["directories"] for path in sorted(one.iterdir())]
     chance, change = Random(1), _set_up.get("custom_mutator", lambda data, size_max, seed: Mutate(data, size_max))
     runs, size_max = int(_set_up["flags"]["runs"]), int(_set_up["flags"]["max_len"])
     executed = 0
+    (_set_up["directories"][0] / "found").write_bytes(inputs[0])
     for number in range(runs):
         data = inputs[number] if number < len(inputs) else change(chance.choice(inputs), size_max, number)
         executed += 1
