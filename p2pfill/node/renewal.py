@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +21,6 @@ from p2pfill.trust.credentials import REVOKED_FILE, Credentials
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
-
-SOON: Final = timedelta(days=7)
-"""Before the end of a certificate that it is said."""
 
 
 def load_credentials(config: NodeConfig) -> Credentials | None:
@@ -108,17 +105,7 @@ class Renewal:
             self._troubles.put("identity", f"cannot read its certificates again, those before stand: {error}")
         else:
             self._troubles.put("identity", "")
-        self._troubles.put("certificate", self._ending())
-
-    def _ending(self) -> str:
-        """Return what is to be said of the certificate's end, if anything."""
-        left = self.credentials.expires - datetime.now(UTC)
-        end = f"{self.credentials.expires:%Y-%m-%d %H:%M} UTC"
-        if left < timedelta(0):
-            return f"its certificate ended at {end}: no link can be made before `p2pfill ca renew`"
-        if left < SOON:
-            return f"its certificate ends at {end}: renew it with `p2pfill ca renew`, or no link can be made"
-        return ""
+        self._troubles.put("certificate", self.credentials.ending(datetime.now(UTC)))
 
     async def look(self) -> None:
         """Take over what has changed. Raises `ConfigError` where it cannot be used; then nothing changes."""

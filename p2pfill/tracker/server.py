@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -300,6 +301,10 @@ async def _renew(gate: Gate, service: Service) -> None:
     """
     troubles: dict[str, str] = {}
     while True:
+        ending = gate.credentials.ending(datetime.now(UTC))
+        if ending != troubles.get("end", ""):
+            _log.warning("%s", ending or "its certificate was renewed")
+        troubles["end"] = ending
         await trio.sleep(RENEW_S)
         for name, reload in (("certificates", gate.credentials.reload), ("grants", gate.grants.reload)):
             try:

@@ -16,6 +16,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +34,9 @@ KEY_FILE: Final = "key.pem"
 CA_FILE: Final = "ca.pem"
 REVOKED_FILE: Final = "revoked.pem"
 PUBLISHERS_FILE: Final = "publishers.toml"
+
+SOON: Final = timedelta(days=7)
+"""Before the end of a certificate that it is said."""
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of one of these files: a revocation list has some 40 bytes for each certificate."""
@@ -147,6 +151,15 @@ class Credentials:
         self.calling = self._context(ssl.PROTOCOL_TLS_CLIENT)
         """For those to the tracker, which must be at a host that its certificate names as well."""
         self.calling.check_hostname = True
+
+    def ending(self, now: datetime) -> str:
+        """Return what is to be said of the end of its own certificate, if anything."""
+        end = f"{self.expires:%Y-%m-%d %H:%M} UTC"
+        if now > self.expires:
+            return f"its certificate ended at {end}: no link can be made before `p2pfill ca renew`"
+        if now > self.expires - SOON:
+            return f"its certificate ends at {end}: renew it with `p2pfill ca renew`, or no link can be made"
+        return ""
 
     def reload(self) -> bool:
         """Read the directory again where a file of it has changed; tell whether that was so.
