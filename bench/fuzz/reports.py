@@ -99,8 +99,8 @@ def page(report: Report) -> str:
         "",
         f"Inputs for each parser that somebody else's bytes can reach, led by the branches that they take: atheris "
         f"{report.atheris}, {report.workers} processes at a time on {machine.processors} processors "
-        f"({machine.processor}, {machine.kernel}, Python {machine.python}, {machine.made_at}). *Of* is what `make fuzz` "
-        "tries where no time is set; with less, time was up. *Taken* is what was no error. Memory is that of one "
+        f"({machine.processor}, {machine.kernel}, Python {machine.python}, {machine.made_at}). *Of* is what `make "
+        "fuzz` tries where no time is set; with less, time was up. *Taken* is what was no error. Memory is that of one "
         "process: after a tenth of the inputs, at the end, and the most of all; it is not known where only some "
         "hundred inputs were run. What each must keep to, `python -m bench.fuzz --list` shows.",
         "",
