@@ -256,7 +256,7 @@ def test_a_fault_is_reported(work: Path) -> None:
     assert not made.is_good
     assert part.examples[0].last_ops == ["link a  1"]
     report.write(made, work / "out")
-    assert "2 states: it is wrong" in (work / "out" / "power.md").read_text()
+    assert "2 states: it is wrong" in (work / "out" / "power-a disk.md").read_text()
 
 
 async def _always_wrong(root: Path, prefix: int) -> power.Found:
