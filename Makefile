@@ -33,10 +33,14 @@ PLANNER ?= --out docs/reports/planner
 # Options of `python -m bench.planner.lab`.
 PLANNER_LAB ?= --out docs/reports/planner
 
+# Options of `python -m bench.crashes kills` and `power`.
+CRASH_KILLS ?= --kills 300 --out docs/reports/crashes
+CRASH_POWER ?= --prefixes all --out docs/reports/crashes
+
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving crash-kills crash-power clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -58,6 +62,9 @@ help:
 	@echo "make bench-planner-lab  planned nights beside LRU pull-through caches, all real; needs nginx, takes ten minutes"
 	@echo "make bench-rates  how well data streams keep to a limit; takes seven minutes"
 	@echo "make bench-serving  viewers of a cache alone, beside fill, and beside fill in background mode; root, seven minutes"
+	@echo "make crash-kills  kill processes of a fleet 300 times in fills and orders; takes a quarter of an hour"
+	@echo '            some roles, fewer: make crash-kills CRASH_KILLS="--kills 20 --roles cache,tracker"'
+	@echo "make crash-power  replay losses of power under a cache and a tracker; needs strace, takes a quarter of an hour"
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -123,6 +130,12 @@ bench-night: $(VENV)/.built
 	@test "$$(id -u)" = 0 || { echo "make bench-night needs root, to make network namespaces: sudo make bench-night"; exit 2; }
 	@command -v ip tc >/dev/null || { echo "make bench-night needs iproute2; on Debian: apt-get install iproute2"; exit 2; }
 	@$(BIN)/python -m bench.night $(NIGHT)
+
+crash-kills: $(VENV)/.built
+	@$(BIN)/python -m bench.crashes kills $(CRASH_KILLS)
+
+crash-power: $(VENV)/.built
+	@$(BIN)/python -m bench.crashes power $(CRASH_POWER)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

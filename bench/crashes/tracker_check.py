@@ -86,10 +86,11 @@ def _after(at: Answered, told: dict[str, object]) -> Answered:
 
 
 def what_counts(name: str, data: bytes, whole: bytes) -> bytes:
-    """Return what SQLite reads of a write-ahead log (`states.Same`): the frames before the first that is not whole.
+    """Return what SQLite reads of a write-ahead log (`states.Same`): whole transactions before what is not as written.
 
     Each frame has a checksum over all before it, and the salt of the log's header. So from the first one that is not as
-    it was written, nothing is read, unless the header itself is not that: then all of it counts here.
+    it was written nothing is read, nor are frames before it whose transaction does not end before it. Unless the log's
+    header is not as it was written: then all of the log counts here.
     """
     if name != f"{FILE}-wal" or data[:_WAL_HEADER_BYTES] != whole[:_WAL_HEADER_BYTES]:
         return data
@@ -100,8 +101,11 @@ def what_counts(name: str, data: bytes, whole: bytes) -> bytes:
             least = middle
         else:
             most = middle - 1
-    frames = max(0, least - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES
-    return data[: _WAL_HEADER_BYTES + frames * _WAL_FRAME_BYTES]
+    end = _WAL_HEADER_BYTES + max(0, least - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES * _WAL_FRAME_BYTES
+    # Bytes 4 to 7 of a frame are not 0 where it is the last one of a transaction.
+    while end > _WAL_HEADER_BYTES and not any(data[end - _WAL_FRAME_BYTES + 4 : end - _WAL_FRAME_BYTES + 8]):
+        end -= _WAL_FRAME_BYTES
+    return data[:end]
 
 
 def spoil(root: Path, chance: random.Random) -> None:
