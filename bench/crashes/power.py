@@ -268,14 +268,17 @@ def record_tracker(work: Path, seed: int, titles: int = NIGHT_TITLES) -> Subject
     name = f"{number:016x}"
 
     async def check(root: Path, prefix: int) -> Found:
-        return Found(*await tracker_check.check(root, answered[prefix], name))
+        return Found(*tracker_check.check(root, answered[prefix], name))
+
+    async def process(root: Path, prefix: int) -> Found:
+        return Found(*await tracker_check.check_service(root, answered[prefix], name))
 
     async def damaged(root: Path, prefix: int, chance: random.Random) -> Found:
         tracker_check.spoil(root, chance)
-        return Found(*await tracker_check.check(root, answered[prefix], name, is_spoiled=True))
+        return Found(*tracker_check.check(root, answered[prefix], name, is_spoiled=True))
 
     return Subject(
-        "tracker", recording, _epochs(recording.ops), check, tracker_check.what_counts, damaged=damaged
+        "tracker", recording, _epochs(recording.ops), check, tracker_check.what_counts, process, damaged
     )
 
 

@@ -62,8 +62,9 @@ def faults_table(killed: KillsReport, replayed: PowerReport) -> str:
         lost = "nothing that was promised" if not part.faults else f"{sum(part.faults.values()):,} faults"
         back = f"open after {1000 * part.recovery.median:.1f} ms (worst {1000 * part.recovery.worst:.0f})"
         if whole := part.recovery_whole.count:
+            all_of_it = "a node, {} times: all live" if part.name == "store" else "the service, {} times: up"
             back += (
-                f"; a node, {whole} times: all live after {1000 * part.recovery_whole.median:.0f} ms "
+                f"; {all_of_it.format(whole)} after {1000 * part.recovery_whole.median:.0f} ms "
                 f"(worst {1000 * part.recovery_whole.worst:.0f})"
             )
         what = f"power loss under {SUBJECTS.get(part.name, part.name)}"
@@ -86,12 +87,12 @@ def _power(made: PowerReport) -> list[str]:
         ["most changes that no sync covers", *(str(part.pending_max) for part in made.parts)],
         ["states made", *(f"{part.states_made:,}" for part in made.parts)],
         ["distinct states started on", *(f"{part.states_distinct:,}" for part in made.parts)],
-        ["of them with a whole node", *(f"{part.starts_of_processes:,}" for part in made.parts)],
+        ["of them with a whole node, or tracker", *(f"{part.starts_of_processes:,}" for part in made.parts)],
         ["states with a rotten log besides", *(f"{part.damaged:,}" for part in made.parts)],
         ["of them with a loss that is told", *(f"{part.damaged_told:,}" for part in made.parts)],
         ["faults", *(f"{sum(part.faults.values()):,}" for part in made.parts)],
         ["storage open after, ms: median, worst", *(_ms(part.recovery) for part in made.parts)],
-        ["node up and all live after, ms: median, worst", *(_ms(part.recovery_whole) for part in made.parts)],
+        ["all of it up after, ms: median, worst", *(_ms(part.recovery_whole) for part in made.parts)],
         ["seconds; processor, user and system", *(
             f"{part.seconds}; {part.user_s}, {part.system_s}" for part in made.parts
         )],

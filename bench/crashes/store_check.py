@@ -27,10 +27,9 @@ from typing import Final, NamedTuple
 import trio
 
 from bench.crashes.disk import Op
-from bench.crashes.store_work import Work, bytes_of_chunk
+from bench.crashes.store_work import Work, bytes_of_chunk, configure
 from p2pfill.errors import P2PFillError
 from p2pfill.model.ids import TitleId
-from p2pfill.node.config import NodeConfig
 from p2pfill.node.node import Node, open_node
 from p2pfill.store.scrub import missing_files
 from p2pfill.store.store import Store
@@ -152,7 +151,7 @@ class StoreCheck:
         """Start a node on the disk `root`, and have it finish what is ordered, from its origins."""
         data = root / DATA
         faults: list[str] = []
-        config = NodeConfig(id="cache", isp="isp", data=str(data), scrub_bytes_s=0, free_bytes_min=0)
+        config = configure("cache", data)
         began = time.perf_counter()
         open_s = 0.0
         try:

@@ -25,6 +25,7 @@ from p2pfill.model.limits import KIB
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.selection import chunks_of_file
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.health import HealthConfig
 from p2pfill.node.node import open_node
 from p2pfill.store.publish import publish
 from p2pfill.store.store import Store
@@ -159,6 +160,15 @@ def partial_method(instead: Callable[..., Any], call: Callable[..., Any]) -> Cal
     return method
 
 
+def configure(name: str, data: Path, rate: int = 0) -> NodeConfig:
+    """Return the settings of a node that does what it is told also on a busy machine, and nothing else."""
+    idle = HealthConfig(load=0, disk_reads=0, link_use=0)
+    rates = rate or ""
+    return NodeConfig(
+        id=name, isp="isp", data=str(data), scrub_bytes_s=0, free_bytes_min=0, health=idle, rates=rates
+    )
+
+
 async def night(work: Work) -> None:
     """Fill `alpha` from its origin, `film-1` from a cache, `film-2` from its origin and `film-1`; remove `alpha`.
 
@@ -168,8 +178,8 @@ async def night(work: Work) -> None:
     store = work.disk / "data"
     marks = Marks(work.marks)
     marks.listen(store)
-    seed = NodeConfig(id="seed", isp="isp", data=str(work.directory / "seed"), scrub_bytes_s=0)
-    ours = NodeConfig(id="cache", isp="isp", data=str(store), scrub_bytes_s=0, rates=INBOUND_BYTES_S, free_bytes_min=0)
+    seed = configure("seed", work.directory / "seed")
+    ours = configure("cache", store, INBOUND_BYTES_S)
     async with open_node(seed) as other:
         await other.fill(work.titles["film-1"], [str(work.source("film-1"))])
         async with open_node(ours) as node:

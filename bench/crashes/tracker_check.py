@@ -8,6 +8,7 @@ name, since caches take another name for another database. A loss that is told t
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +18,9 @@ import trio
 
 from bench.crashes.disk import Op
 from p2pfill.errors import P2PFillError
-from p2pfill.tracker.catalogue import Catalogue, Snapshot
-from p2pfill.tracker.commits import SUFFIX
+from p2pfill.tracker import catalogue
+from p2pfill.tracker.catalogue import Snapshot
+from p2pfill.tracker.commits import SUFFIX, CommitFile
 from p2pfill.tracker.service import Service
 
 FILE: Final = "tracker.db"
@@ -125,38 +127,64 @@ def spoil(root: Path, chance: random.Random) -> None:
     log.write_bytes(data)
 
 
-async def check(root: Path, answered: Answered, name: str, *, is_spoiled: bool = False) -> Recovery:
-    """Start the tracker's storage on the disk `root`; `name` is that of the database once something was answered.
+def check(root: Path, answered: Answered, name: str, *, is_spoiled: bool = False) -> Recovery:
+    """Open the database on the disk `root` as the tracker's thread does; `name` is that which it was given when made.
 
     `is_spoiled`: by more than a crash, so that more may be lost than is known here.
     """
+    path = str(root / FILE)
+    file = CommitFile(path)
     has_count = (root / f"{FILE}{SUFFIX}").exists()
     began = time.perf_counter()
     try:
-        catalogue = Catalogue.open(f"sqlite:///{root}/{FILE}")
-    except P2PFillError as error:
+        connection, _ = catalogue._connect(path, file)
+        try:
+            snapshot = catalogue._load(connection)
+            open_s = time.perf_counter() - began
+        finally:
+            connection.close()
+    except (sqlite3.Error, P2PFillError) as error:
         if is_spoiled and "malformed" in str(error):
             return Recovery([], 0.0, told=True)  # rot in the log while it was being moved into the database
         return Recovery([f"the database does not open: {error}"], 0.0)
-    try:
-        snapshot = await catalogue.load()
-        service = Service(catalogue, snapshot, heartbeat_s=1.0)
-        open_s = time.perf_counter() - began
-        lost = list(_lost(snapshot, answered))
-        faults = [] if has_count or not answered.titles else [f"{FILE}{SUFFIX} is gone, so no loss can be told"]
-        if service.losses:
-            faults += [] if lost or is_spoiled else ["a loss is told, and nothing is lost"]
-        else:
-            faults += lost
-            if name and answered.titles and snapshot.database != name:
-                faults.append("the database has another name, and no loss is told")
-        if snapshot.number < answered.number:
-            faults.append(f"the next order gets a number that was given: {snapshot.number} < {answered.number}")
-        return Recovery(faults, open_s, bool(service.losses))
-    except P2PFillError as error:
-        return Recovery([f"the database cannot be read: {error}"], 0.0)
     finally:
-        await trio.to_thread.run_sync(catalogue.close)
+        file.close()
+    faults = [] if has_count or not answered.titles else [f"{FILE}{SUFFIX} is gone, so no loss can be told"]
+    return Recovery(faults + _judge(snapshot, answered, name, is_spoiled), open_s, bool(snapshot.losses))
+
+
+async def check_service(root: Path, answered: Answered, name: str) -> Recovery:
+    """Start the tracker's service on the disk `root`, with the thread that owns the database."""
+    began = time.perf_counter()
+    try:
+        opened = catalogue.Catalogue.open(f"sqlite:///{root}/{FILE}")
+    except P2PFillError as error:
+        return Recovery([f"the tracker does not start: {error}"], 0.0)
+    try:
+        snapshot = await opened.load()
+        service = Service(opened, snapshot, heartbeat_s=1.0)
+        open_s = time.perf_counter() - began
+        faults = _judge(snapshot, answered, name, is_spoiled=False)
+        if service.losses != list(snapshot.losses):
+            faults.append("the service tells of other losses than the database")
+        return Recovery(faults, open_s, bool(service.losses))
+    finally:
+        await trio.to_thread.run_sync(opened.close)
+
+
+def _judge(snapshot: Snapshot, answered: Answered, name: str, is_spoiled: bool) -> list[str]:
+    """Return what is wrong with what the database says."""
+    lost = list(_lost(snapshot, answered))
+    faults: list[str] = []
+    if snapshot.losses:
+        faults += [] if lost or is_spoiled else ["a loss is told, and nothing is lost"]
+    else:
+        faults += lost
+        if answered.titles and snapshot.database != name:
+            faults.append("the database has another name, and no loss is told")
+    if snapshot.number < answered.number:
+        faults.append(f"the next order gets a number that was given: {snapshot.number} < {answered.number}")
+    return faults
 
 
 def _lost(snapshot: Snapshot, answered: Answered) -> Iterable[str]:
