@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ def page(made: PowerReport | KillsReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def faults_table(killed: KillsReport, replayed: PowerReport) -> str:
+def faults_table(killed: KillsReport, replayed: Sequence[PowerReport]) -> str:
     """Return the table of docs/reliability.md."""
     lines = ["| fault | how often tried | lost | recovery | command |", "| --- | --- | --- | --- | --- |"]
     for role in killed.roles:
@@ -57,7 +58,7 @@ def faults_table(killed: KillsReport, replayed: PowerReport) -> str:
         if role.faults:
             lost += f"; {len(role.faults)} other faults"
         lines.append(f"| SIGKILL of {ROLES[role.role]} | {tried} | {lost} | {back} | `make crash-kills` |")
-    for part in replayed.parts:
+    for part in (part for made in replayed for part in made.parts):
         tried = f"{part.states_distinct:,} different disks after {part.prefixes:,} calls ({part.states_made:,} made)"
         lost = "nothing that was promised" if not part.faults else f"{sum(part.faults.values()):,} faults"
         back = f"open after {1000 * part.recovery.median:.1f} ms (worst {1000 * part.recovery.worst:.0f})"

@@ -12,7 +12,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -155,7 +155,7 @@ def partial_method(instead: Callable[..., Any], call: Callable[..., Any]) -> Cal
     """Return a method that calls `instead` with the method that it replaces."""
 
     def method(*arguments: Any) -> Any:
-        return partial(instead, call=call)(*arguments)
+        return instead(*arguments, call=call)
 
     return method
 

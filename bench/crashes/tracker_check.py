@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import trio
 
 from bench.crashes.disk import Op
+from bench.crashes.states import Whole
 from p2pfill.errors import P2PFillError
 from p2pfill.tracker import catalogue
 from p2pfill.tracker.catalogue import Snapshot
@@ -26,7 +27,8 @@ from p2pfill.tracker.service import Service
 FILE: Final = "tracker.db"
 
 _WAL_HEADER_BYTES: Final = 32
-_WAL_FRAME_BYTES: Final = 24 + 4096
+_PAGE_BYTES: Final = 4096
+_WAL_FRAME_BYTES: Final = 24 + _PAGE_BYTES
 """See https://www.sqlite.org/fileformat2.html#walformat; pages have SQLite's default size here."""
 
 
@@ -87,27 +89,50 @@ def _after(at: Answered, told: dict[str, object]) -> Answered:
     return at
 
 
-def what_counts(name: str, data: bytes, whole: bytes) -> bytes:
-    """Return what SQLite reads of a write-ahead log (`states.Same`): whole transactions before what is not as written.
+def what_counts(name: str, data: bytes, whole: Whole) -> bytes:
+    """Return what SQLite reads of a database and its write-ahead log (`states.Same`).
 
-    Each frame has a checksum over all before it, and the salt of the log's header. So from the first one that is not as
-    it was written nothing is read, nor are frames before it whose transaction does not end before it. Unless the log's
-    header is not as it was written: then all of the log counts here.
+    Of the log that is whole transactions before what is not as written: each frame has a checksum over all before it,
+    and the salt of the log's header. So from the first one that is not as it was written nothing is read, nor are
+    frames before it whose transaction does not end before it. Unless the log's header is not as written: then all
+    counts.
+
+    Of the database that is what the log has no page of. While it is written, the log is synced and not written; else
+    all of it counts here.
     """
-    if name != f"{FILE}-wal" or data[:_WAL_HEADER_BYTES] != whole[:_WAL_HEADER_BYTES]:
-        return data
-    least, most = 0, min(len(data), len(whole))
-    while least < most:  # how many bytes are equal
+    log = whole.files.get(f"{FILE}-wal", b"")
+    if name == f"{FILE}-wal" and data[:_WAL_HEADER_BYTES] == log[:_WAL_HEADER_BYTES]:
+        return data[: _end_of_commits(data, _equal(data, log))]
+    if name == FILE and f"{FILE}-wal" not in whole.pending:
+        found = bytearray(data)
+        for at in range(_WAL_HEADER_BYTES, _end_of_commits(log, len(log)), _WAL_FRAME_BYTES):
+            if log[at + 8 : at + 16] != log[16:24]:
+                break  # of before the log was begun anew
+            start = (int.from_bytes(log[at : at + 4], "big") - 1) * _PAGE_BYTES
+            found[start : start + _PAGE_BYTES] = bytes(len(found[start : start + _PAGE_BYTES]))
+        return bytes(found).rstrip(b"\0")
+    return data
+
+
+def _equal(one: bytes, other: bytes) -> int:
+    """Return how many bytes at their beginning are equal."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
         middle = (least + most + 1) // 2
-        if data[least:middle] == whole[least:middle]:
+        if one[least:middle] == other[least:middle]:
             least = middle
         else:
             most = middle - 1
-    end = _WAL_HEADER_BYTES + max(0, least - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES * _WAL_FRAME_BYTES
+    return least
+
+
+def _end_of_commits(log: bytes, good: int) -> int:
+    """Return where the last transaction ends of a log whose first `good` bytes are as they were written."""
+    end = _WAL_HEADER_BYTES + max(0, good - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES * _WAL_FRAME_BYTES
     # Bytes 4 to 7 of a frame are not 0 where it is the last one of a transaction.
-    while end > _WAL_HEADER_BYTES and not any(data[end - _WAL_FRAME_BYTES + 4 : end - _WAL_FRAME_BYTES + 8]):
+    while end > _WAL_HEADER_BYTES and not any(log[end - _WAL_FRAME_BYTES + 4 : end - _WAL_FRAME_BYTES + 8]):
         end -= _WAL_FRAME_BYTES
-    return data[:end]
+    return end
 
 
 def spoil(root: Path, chance: random.Random) -> None:

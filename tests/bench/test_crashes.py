@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bench.crashes import kills, power, report
@@ -261,6 +262,18 @@ def test_a_fault_is_reported(work: Path) -> None:
 
 async def _always_wrong(root: Path, prefix: int) -> power.Found:
     return power.Found(["it is wrong"], 0.0)
+
+
+def test_figures_of_the_page_are_those_of_the_reports() -> None:
+    root = Path(__file__).parents[2]
+    reports = root / "docs" / "reports" / "crashes"
+    killed = msgspec.json.decode((reports / "kills.json").read_bytes(), type=KillsReport)
+    replayed = [
+        msgspec.json.decode((reports / f"power-{name}.json").read_bytes(), type=PowerReport) for name in power.SUBJECTS
+    ]
+    for made, name in ((killed, "kills"), *((one, f"power-{one.parts[0].name}") for one in replayed)):
+        assert (reports / f"{name}.md").read_text() == report.page(made)
+    assert report.faults_table(killed, replayed) in (root / "docs" / "reliability.md").read_text()
 
 
 def test_roles_that_are_not_known_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
