@@ -113,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json, highlight=False)
     memory = Path("/dev/shm")
     where = options.work or (memory if memory.is_dir() else None)
-    command = shlex.join(["python", "-m", "bench.crashes", *words])
+    # As somebody else would give it: not where this run has written.
+    places = {str(place) for place in (options.out, options.work) if place is not None} | {"--out", "--work"}
+    command = shlex.join(["python", "-m", "bench.crashes", *(word for word in words if word not in places)])
     make = run_power if options.what == "power" else run_kills
     try:
         with tempfile.TemporaryDirectory(prefix="p2pfill-crashes-", dir=where) as work, console.status("") as status:

@@ -149,8 +149,7 @@ class Worker:
 
 
 def _describe(op: Op) -> str:
-    what = op.told or op.domains or op.inode
-    return f"{op.kind} {op.name} {op.to_name} {what}" if op.name else f"{op.kind} {what}"
+    return " ".join(str(word) for word in (op.kind, op.name, op.to_name, op.told or op.domains or "everything") if word)
 
 
 def choose(count: int, wanted: int, seed: int) -> list[int]:

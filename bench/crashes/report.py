@@ -59,7 +59,8 @@ def faults_table(killed: KillsReport, replayed: Sequence[PowerReport]) -> str:
             lost += f"; {len(role.faults)} other faults"
         lines.append(f"| SIGKILL of {ROLES[role.role]} | {tried} | {lost} | {back} | `make crash-kills` |")
     for part in (part for made in replayed for part in made.parts):
-        tried = f"{part.states_distinct:,} different disks after {part.prefixes:,} calls ({part.states_made:,} made)"
+        tried = f"{part.states_distinct:,} different disks after {part.prefixes:,} of {sum(part.ops.values()):,} calls "
+        tried += f"({part.states_made:,} made)"
         lost = "nothing that was promised" if not part.faults else f"{sum(part.faults.values()):,} faults"
         back = f"open after {1000 * part.recovery.median:.1f} ms (worst {1000 * part.recovery.worst:.0f})"
         if whole := part.recovery_whole.count:

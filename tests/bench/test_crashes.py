@@ -195,7 +195,7 @@ def test_a_cache_loses_nothing_by_a_power_loss(store: power.Subject, work: Path)
     part = replay(store, 8, work)
     assert part.faults == {}
     assert part.prefixes == 8
-    assert part.states_distinct > 50
+    assert part.states_made > part.states_distinct > 20
     assert part.starts_of_processes > 0
     assert {"link", "rename", "write", "attributes", "unlink", "extend", "sync"} <= part.ops.keys()
 
@@ -214,7 +214,7 @@ def test_a_tracker_loses_nothing_by_a_power_loss(tracker: power.Subject, work: P
     part = replay(tracker, 6, work)
     assert part.faults == {}
     assert part.damaged_told > 0, "what is rotten is told"
-    assert part.states_distinct > 50
+    assert part.states_made > part.states_distinct > 5
 
 
 @pytest.mark.process
@@ -255,7 +255,7 @@ def test_a_fault_is_reported(work: Path) -> None:
     )
     made = PowerReport(describe_machine(work), 1, "a command", [part])
     assert not made.is_good
-    assert part.examples[0].last_ops == ["link a  1"]
+    assert part.examples[0].last_ops == ["link a (('entries', 0),)"]
     report.write(made, work / "out")
     assert "2 states: it is wrong" in (work / "out" / "power-a disk.md").read_text()
 
