@@ -86,7 +86,7 @@ async def test_a_certificate_that_expires_in_mid_fill_ends_no_link_and_lets_none
         await filling.wait()
         assert has(a1), "over the link that stood"
         assert not b1.engine.links.keys() & {"a2"}
-        fleet.signer.give(fleet.root / "id-b1", cache("b1"), hours=24 * 30)
+        fleet.signer.give(fleet.root / "id-b1", cache("b1"), hours=24 * 9)
         await until(lambda: "a2" in b1.engine.links)
         assert b1.troubles.told() == ""
 
@@ -103,7 +103,7 @@ async def test_the_tracker_says_when_its_own_certificate_ends(
         return sum(text in one.getMessage() for one in caplog.records if one.name == "p2pfill.tracker")
 
     await until(lambda: said("its certificate has ended at"))
-    fleet.signer.give(directory, tracker("second"), hours=24 * 30)
+    fleet.signer.give(directory, tracker("second"), hours=24 * 9)
     await until(lambda: said("has read its certificates again"))
     assert said("its certificate has ended at") == 1
 
