@@ -8,6 +8,7 @@ the crowd is revoked and given another. Every title is compared with what was pu
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -375,7 +376,11 @@ class Soak:
             await trio.sleep(self.every_s)
 
     def _read_disks(self) -> Disks:
-        data = sum(_size(path) for path in (self.work / "data").rglob("*") if "files" not in path.parts)
+        data = 0
+        # Not `rglob`: titles go while it is walked, at which that fails.
+        for directory, below, files in os.walk(self.work / "data"):
+            below[:] = [name for name in below if name != "files"]
+            data += sum(_size(Path(directory, name)) for name in files)
         database = sum(_size(self.work / f"tracker.db{end}") for end in ("", "-wal"))
         return Disks(data, database, *self._count_rows())
 

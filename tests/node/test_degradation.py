@@ -94,6 +94,7 @@ async def test_a_certificate_that_expires_in_mid_fill_ends_no_link_and_lets_none
 async def test_the_tracker_says_when_its_own_certificate_ends(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, nursery: trio.Nursery
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
     directory = fleet.signer.give(fleet.root / "second", tracker("second"), hours=1 / 3600)
     serve = partial(serve_tracker, "127.0.0.1:0", f"sqlite:///{fleet.root}/2.db", credentials=Credentials(directory))
