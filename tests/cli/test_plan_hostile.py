@@ -19,7 +19,7 @@ from p2pfill.cli.exits import ExitCode
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.plan.document import LINE_BYTES_MAX, Plan, PlanHead, PlannedFile, read_plan, write_plan
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
-from p2pfill.tracker.records import FillCreated, FillRequest
+from p2pfill.tracker.records import FillCreated, FillRecord, FillRequest
 
 CACHES = "name,cluster,isp,region,capacity,serving\na1,c,i,eu,10 GB,1Gbit\na2,c,i,eu,10 GB,1Gbit\n"
 TITLES = ("film", "show", "song")
@@ -136,11 +136,11 @@ def test_an_end_that_is_refused_keeps_no_other_from_ending(
     delete = TrackerClient.delete_fill
     refused: list[str] = []
 
-    async def refusing(client: TrackerClient, fill_id: str) -> None:
+    async def refusing(client: TrackerClient, fill_id: str, of: FillRecord | None = None) -> None:
         if not refused:
             refused.append(fill_id)
             raise TrackerRefused("no", status)
-        await delete(client, fill_id)
+        await delete(client, fill_id, of)
 
     monkeypatch.setattr(TrackerClient, "delete_fill", refusing)
     service.keep(planned("song", (), ("a1",)))

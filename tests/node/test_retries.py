@@ -30,7 +30,7 @@ async def test_they_do_not_come_back_in_the_same_second(autojump_clock: trio.tes
             for number in range(CACHES):
                 node: Any = SimpleNamespace(
                     log=log, info=SimpleNamespace(id=f"a{number}"), titles=SimpleNamespace(),
-                    hours=SimpleNamespace(turned=trio.Event()), settings=SimpleNamespace(digest=""),
+                    hours=SimpleNamespace(turned=trio.Event()), settings=SimpleNamespace(digest=""), kept_orders=None,
                     heartbeat=lambda follows: None, heartbeat_ended=lambda report, reply: None,
                 )  # fmt: skip
                 agent = TrackerAgent(node, "http://127.0.0.1:1")
