@@ -64,11 +64,12 @@ class Hands:
         return hand.sign(said)
 
     def withdrawal(
-        self, title: str, number: int, who: str = "anna", *, urgent: bool = False, terms: bytes = b""
+        self, title: str, number: int, who: str = "anna", *, urgent: bool = False, terms: bytes = b"",
+        name: str = "film",
     ) -> bytes:
         hand = self.of(who)
         title_id, expires = bytes.fromhex(title), hand.expires(number)
-        return hand.sign(WithdrawalStatement(hand.domain, title_id, "film", number, expires, urgent, terms))
+        return hand.sign(WithdrawalStatement(hand.domain, title_id, name, number, expires, urgent, terms))
 
 
 @pytest.fixture
@@ -199,8 +200,8 @@ async def test_a_signed_withdrawal_wins_over_what_came_before_it(
         assert stands(service) == [("isp=isp-a", "user/anna", NOW + 1)]
         assert (await service.signed_documents("a1", [title]))[title] == [gone, new]
     async with service_on(tmp_path / "t.db") as service:
-        assert service.signed.withdrawal_of(title, b"x" * 16, NOW)
-        assert not service.signed.withdrawal_of(title, b"x" * 16, NOW + 1)
+        assert service.signed.withdrawal_of(title, "film", b"x" * 16, NOW)
+        assert not service.signed.withdrawal_of(title, "film", b"x" * 16, NOW + 1)
 
 
 async def test_one_order_of_several_is_withdrawn_and_an_urgent_one_deletes(
@@ -291,3 +292,59 @@ async def _caches_read_their_own(fleet: Fleet, title: str) -> None:
         assert refused.value.status == 403
         documents = (await client.signed("a1", [title]))[title]
         assert len(documents) == 3, "three withdrawals, and no order before it has reported"
+
+
+async def test_a_withdrawal_is_of_titles_of_the_name_that_its_signer_may_withdraw(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    (tmp_path / "grants.toml").write_text(
+        GRANTS + '[[grants]]\nwho = "user/mallory"\nmay = ["withdraw"]\ntitles = "mine"\n'
+    )
+    hands.signed = SignedOrders(hands.believes, Grants(tmp_path / "grants.toml"))
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        title, absent = await publish(service, make, 3), "ab" * 32
+        await bring(service, hands, "a1", brought(title, hands.order(title, NOW)))
+        forged = [hands.withdrawal(one, NOW + 9, "mallory", urgent=True, name="mine") for one in (title, absent)]
+        await bring(service, hands, "a1", withdrawals=tuple(forged))
+        assert (len(service.fills), service.withdrawn) == (1, set())
+        # Nor does it keep an order from coming back whose title is not known yet.
+        assert service.signed.withdrawal_of(absent, "film", b"x" * 16, NOW) is None
+
+
+async def test_a_flood_of_withdrawals_has_those_of_its_own_signer_forgotten(
+    tmp_path: Path, make: Any, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.tracker.signed_orders.WITHDRAWALS_MAX", 4)
+    (tmp_path / "grants.toml").write_text(GRANTS + '[[grants]]\nwho = "user/mallory"\nmay = ["withdraw"]\n')
+    hands.signed = SignedOrders(hands.believes, Grants(tmp_path / "grants.toml"))
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        title = await publish(service, make, 3)
+        before = await service.audit_page(0, 9)
+        await bring(service, hands, "a1", withdrawals=(hands.withdrawal("cd" * 32, NOW),))
+        made_up = [hands.withdrawal(f"{index:064x}", NOW, "mallory", name=f"n{index}") for index in range(9)]
+        await bring(service, hands, "a1", withdrawals=tuple(made_up))
+        assert service.signed.withdrawal_of("cd" * 32, "film", b"", NOW)
+        assert sum(service.signed.knows(f"{index:064x}", f"n{index}") for index in range(9)) == 3
+        # Names of titles that are not known take up nothing, and fill no audit.
+        service.signed.require_news("n3", 1)
+        assert await service.audit_page(0, 9) == before
+        assert title in service.titles
+    async with service_on(tmp_path / "t.db") as service:
+        assert service.signed.withdrawal_of("cd" * 32, "film", b"", NOW)
+        assert sum(service.signed.knows(f"{index:064x}", f"n{index}") for index in range(9)) == 3
+        service.signed.require_news("n3", 1)
+
+
+async def test_an_urgent_withdrawal_deletes_once_the_name_of_its_title_is_known(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service, service_on(tmp_path / "other.db") as other:
+        beat(service, make, "a1", "a2")
+        title = await publish(other, make, 3)
+        await bring(service, hands, "a1", withdrawals=(hands.withdrawal(title, NOW, urgent=True),))
+        assert service.withdrawn == set()
+        assert await publish(service, make, 3) == title
+        await bring(service, hands, "a2", brought(title, hands.order(title, NOW)))
+        assert (service.fills, service.withdrawn) == ({}, {title})

@@ -142,11 +142,12 @@ def test_the_same_order_again_has_the_same_terms_and_another_has_others() -> Non
     for other in ({"selector": "all"}, {"priority": 4}, {"rollback": True}, {"title_id": b"u" * 32}):
         assert msgspec.structs.replace(order(), **other).terms != order().terms
     gone = WithdrawalStatement(DOMAIN, b"t" * 32, "film", 10, 20, False, order().terms)
-    assert gone.covers(b"t" * 32, order().terms, 10)
-    assert not gone.covers(b"t" * 32, order().terms, 11)
-    assert not gone.covers(b"t" * 32, bytes(16), 9)
-    assert not gone.covers(b"u" * 32, order().terms, 9)
-    assert msgspec.structs.replace(gone, terms=b"").covers(b"t" * 32, bytes(16), 9)
+    assert gone.covers(b"t" * 32, order().name, order().terms, 10)
+    assert not gone.covers(b"t" * 32, order().name, order().terms, 11)
+    assert not gone.covers(b"t" * 32, order().name, bytes(16), 9)
+    assert not gone.covers(b"t" * 32, "another", order().terms, 9)
+    assert not gone.covers(b"u" * 32, order().name, order().terms, 9)
+    assert msgspec.structs.replace(gone, terms=b"").covers(b"t" * 32, order().name, bytes(16), 9)
 
 
 VALUES = st.recursive(
