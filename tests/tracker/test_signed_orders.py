@@ -348,3 +348,20 @@ async def test_an_urgent_withdrawal_deletes_once_the_name_of_its_title_is_known(
         assert await publish(service, make, 3) == title
         await bring(service, hands, "a2", brought(title, hands.order(title, NOW)))
         assert (service.fills, service.withdrawn) == ({}, {title})
+
+
+async def test_the_command_that_orders_again_names_plain_origins_of_a_few(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1", "a2")
+        title = await publish(service, make, 3)
+        for origin in ("http://o/" + "x" * 100_000, "--to", "", "http://o/\x1b[2J"):
+            await bring(service, hands, "a1", brought(title, origin=origin))
+            (lost,) = views.status(service, 0.0).brought_back
+            assert lost.again == "p2pfill fill film.fill --to id=a1"
+        await bring(service, hands, "a2", brought(title))
+        # What is signed and does not hold takes the command away from nobody.
+        await bring(service, hands, "a1", brought(title, b"junk"))
+        (lost,) = views.status(service, 0.0).brought_back
+        assert lost.again == "p2pfill fill film.fill --origin http://o/film --to id=a1,id=a2"
