@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -381,6 +382,19 @@ def _read_file(path: Path) -> bytes:
     if len(text) > FILE_BYTES_MAX:
         raise ConfigError(f"{str(path)!r} is larger than {FILE_BYTES_MAX} bytes")
     return text
+
+
+def read_kept_lists(path: Path) -> bytes:
+    """Return the revocation lists that were kept in a file, b'' where there is none. Raises `ConfigError`, `OSError`.
+
+    Beside other things than those of an identity anything may lie there: a fifo is not waited for.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{str(path)!r} is no plain file")
+    except FileNotFoundError:
+        return b""
+    return _read_file(path)
 
 
 def _check_mode(path: Path) -> None:
