@@ -51,6 +51,10 @@ REPORTS_MAX: Final = 1
 """Reports of nights, and looks over the fleet, made at once: a large one takes seconds of processor time, and some
 hundred megabytes for what it is made of."""
 
+BRINGS_MAX: Final = 16
+"""Calls that bring back orders, at once: one may have two thousand signatures to look at, for a second or two in one of
+Trio's 40 threads, which others need; and commits of several go to the disk together."""
+
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
@@ -82,6 +86,7 @@ class Api:
         self._orders = orders
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
+        self._bringing = trio.CapacityLimiter(BRINGS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
 
     async def _read_body(self, request: Request, size_max: int) -> bytes:
@@ -320,7 +325,12 @@ class Api:
     async def bring_back(self, request: Request) -> Response:
         """Take over a node's orders."""
         node_id, brought = node_of(request), await self._read_json(request, BroughtOrders)
-        return reply(await bring_back(self._service, node_id, brought.orders, brought.withdrawals, self._orders))
+        # Of one node, whatever address it has: after a loss all of a house come from one.
+        with self._admission.waiting(node_id, "orders to be looked at"):
+            async with self._bringing:
+                return reply(
+                    await bring_back(self._service, node_id, brought.orders, brought.withdrawals, self._orders)
+                )
 
     async def get_signed(self, request: Request) -> Response:
         """Send what is signed of a node's orders."""

@@ -16,7 +16,7 @@ from trusted import Fleet, film
 
 from p2pfill.cli.fleet import status_view
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import BroughtOrder
+from p2pfill.model.reports import BroughtOrder, BroughtOrders
 from p2pfill.model.signed_order import WithdrawalStatement
 from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
@@ -365,3 +365,27 @@ async def test_the_command_that_orders_again_names_plain_origins_of_a_few(
         await bring(service, hands, "a1", brought(title, b"junk"))
         (lost,) = views.status(service, 0.0).brought_back
         assert lost.again == "p2pfill fill film.fill --origin http://o/film --to id=a1,id=a2"
+
+
+async def test_a_node_has_few_signatures_looked_at_at_once(tmp_path: Path, make: Any, nursery: trio.Nursery) -> None:
+    fleet = Fleet(tmp_path, nursery)
+    await fleet.start()
+    fleet.signer.give(tmp_path / "id-a1", cache("a1"))
+    statuses: list[int] = []
+    async with TrackerClient(fleet.url, credentials=Credentials(tmp_path / "id-a1")) as client:
+        await client.heartbeat(make.report(make.info("a1", isp="isp-a", region="default")))
+        body = msgspec.json.encode(BroughtOrders([], [b"junk"] * 100))
+
+        async def bring_much() -> None:
+            try:
+                await client._fetch_once("POST", "/v1/nodes/a1/brought", body=body)
+            except TrackerRefused as error:
+                statuses.append(error.status)
+
+        async with trio.open_nursery() as calls:
+            for _ in range(20):
+                calls.start_soon(bring_much)
+        assert 0 < len(statuses) < 20
+        assert set(statuses) == {429}
+        # Once they are done it may bring something again.
+        await client.bring_back("a1", [])
