@@ -435,15 +435,24 @@ class Catalogue:
 
         await self.call(run)
 
-    async def signed(self, titles: Mapping[str, tuple[str, Collection[str]]]) -> dict[str, list[bytes]]:
+    async def signed(self, titles: Mapping[str, tuple[str, Collection[str]]], bytes_max: int) -> dict[str, list[bytes]]:
         """Return what is signed of titles, each with its name and the fills of which the orders are wanted.
 
-        Withdrawals by that name are returned with them.
+        Withdrawals by that name are returned with them. Titles for which `bytes_max` have no room are left out, but
+        for the first: nothing of them is read, for callers ask for much at once.
         """
 
         def run(db: sqlite3.Connection) -> dict[str, list[bytes]]:
             found: dict[str, list[bytes]] = {}
+            size = 0
             for title, (name, fills) in titles.items():
+                lengths = "SELECT TOTAL(LENGTH(document)) FROM"
+                sql = f"{lengths} signed_withdrawals WHERE title = ? AND name = ?"
+                size += db.execute(sql, (title, name)).fetchone()[0]
+                for fill_id in fills:
+                    size += db.execute(f"{lengths} signed_orders WHERE fill = ?", (fill_id,)).fetchone()[0]
+                if size > bytes_max and found:
+                    break
                 sql = "SELECT document FROM signed_withdrawals WHERE title = ? AND name = ?"
                 documents = [bytes(row[0]) for row in db.execute(sql, (title, name))]
                 for fill_id in fills:

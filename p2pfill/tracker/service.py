@@ -25,7 +25,7 @@ import secrets
 import time
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
@@ -798,14 +798,19 @@ class Service:
         for node_id in self._told_of.get(title, set()) - receivers:
             self._note_gone(self.nodes[node_id], title)
 
-    async def signed_documents(self, node_id: str, titles: Iterable[str]) -> dict[str, list[bytes]]:
-        """Return what is signed of a node's orders of some titles, and the withdrawals. Raises `StoreError`."""
+    async def signed_documents(
+        self, node_id: str, titles: Sequence[str], bytes_max: int = 2 * MIB
+    ) -> dict[str, list[bytes]]:
+        """Return what is signed of a node's orders of some titles, and the withdrawals. Raises `StoreError`.
+
+        Titles for which there is no room in `bytes_max` are left out: they are to be asked for again.
+        """
         mine = self._fills_of.get(node_id, set())
         named = {one: self.titles[one].name for one in titles if one in self.titles}
         found = await self._catalogue.signed(
-            {one: (name, self._fills_by_title.get(one, set()) & mine) for one, name in named.items()}
+            {one: (name, self._fills_by_title.get(one, set()) & mine) for one, name in named.items()}, bytes_max
         )
-        return {one: found.get(one, []) for one in titles}
+        return {one: [] for one in titles if one not in named} | found
 
     def tell_withdrawn(self, node_id: str, title: str) -> None:
         """Tell a node that its order of a title, of which this database does not know, was withdrawn."""

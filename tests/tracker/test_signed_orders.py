@@ -389,3 +389,17 @@ async def test_a_node_has_few_signatures_looked_at_at_once(tmp_path: Path, make:
         assert set(statuses) == {429}
         # Once they are done it may bring something again.
         await client.bring_back("a1", [])
+
+
+async def test_what_is_signed_is_read_as_far_as_an_answer_has_room(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        titles = [await publish(service, make, chunks) for chunks in (3, 4, 5)]
+        documents = {title: hands.order(title, NOW + at) for at, title in enumerate(titles)}
+        await bring(service, hands, "a1", *(brought(title, one) for title, one in documents.items()))
+        size = len(documents[titles[0]])
+        for bytes_max, count in ((1, 1), (size + 1, 1), (2 * size + 9, 2), (9 * size, 3)):
+            found = await service.signed_documents("a1", [*titles, "ab" * 32], bytes_max)
+            assert found == {"ab" * 32: []} | {title: [documents[title]] for title in titles[:count]}
