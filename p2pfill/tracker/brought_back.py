@@ -60,7 +60,10 @@ class Recall:
         told = self._told.get(title)
         if told is None:
             if len(self._told) >= LISTED_MAX:
-                return
+                unknown = next((one for one, listed in self._told.items() if not listed.name), None) if name else None
+                if unknown is None:
+                    return
+                del self._told[unknown]  # a title that nobody has published may be made up
             told = self._told[title] = BroughtBack(title, name, 0)
         told.name = name or told.name
         if not reason:

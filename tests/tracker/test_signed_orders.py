@@ -403,3 +403,19 @@ async def test_what_is_signed_is_read_as_far_as_an_answer_has_room(
         for bytes_max, count in ((1, 1), (size + 1, 1), (2 * size + 9, 2), (9 * size, 3)):
             found = await service.signed_documents("a1", [*titles, "ab" * 32], bytes_max)
             assert found == {"ab" * 32: []} | {title: [documents[title]] for title in titles[:count]}
+
+
+async def test_made_up_titles_take_no_place_from_those_that_are_lost(
+    tmp_path: Path, make: Any, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.tracker.brought_back.LISTED_MAX", 3)
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1", "a2")
+        title = await publish(service, make, 3)
+        await bring_back(service, "a2", [brought(f"{index:064x}") for index in range(9)], (), hands.signed)
+        await bring(service, hands, "a1", brought(title))
+        listed = views.status(service, 0.0).brought_back
+        assert (len(listed), [one.title for one in listed if one.name]) == (3, [title])
+        # Nor do they come back in its place.
+        await bring_back(service, "a2", [brought(f"{index:064x}") for index in range(9)], (), hands.signed)
+        assert title in [one.title for one in views.status(service, 0.0).brought_back]
