@@ -36,6 +36,9 @@ from p2pfill.trust.credentials import CERT_FILE, KEY_FILE, Credentials, has_sign
 CLOCKS_DIFFER_S: Final = 600.0
 """By so much the clock of who signs may be ahead. Else a wrong one would keep everybody from ordering until then."""
 
+BEHIND_S_MAX: Final = 86400.0
+"""By so much the clock of who signs may be behind: then he takes the number above the one that the tracker names."""
+
 STRANGE: Final = "it is of no authority that is trusted here, or what lies between is not in its order"
 
 _PSS: Final = padding.PSS(padding.MGF1(SHA256()), padding.PSS.DIGEST_LENGTH)
@@ -87,8 +90,18 @@ class Signer:
         return self._credentials.identity.role is Role.USER
 
     def number(self, above: int = 0) -> int:
-        """Return a number for what is signed now: the time, higher than the one before and than `above`."""
-        self._last = max(time.time_ns() // 1_000_000, self._last + 1, above + 1)
+        """Return a number for what is signed now: the time, higher than the one before and than `above`.
+
+        Raises `SignatureError` where that is further ahead than a clock may be behind: whoever names it would have
+        something signed that counts later, and that nothing lifts until then.
+        """
+        now = time.time_ns() // 1_000_000
+        if above > now + 1000 * BEHIND_S_MAX:
+            raise SignatureError(
+                f"an order of this name is said to be {(above - now) / 3_600_000:.0f} hours ahead of this machine's "
+                "clock: this one is not signed; which clock is wrong?"
+            )
+        self._last = max(now, self._last + 1, above + 1)
         return self._last
 
     def expires(self, number: int) -> int:

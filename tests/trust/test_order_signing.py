@@ -213,3 +213,11 @@ def test_made_up_certificates_have_nobody_work_with_their_keys(
     monkeypatch.setattr("p2pfill.trust.order_signing.PolicyBuilder", used)
     with pytest.raises(SignatureError, match="no authority that is trusted here"):
         open_signed(believes, document, NOW)
+
+
+def test_nobody_is_had_to_sign_for_a_time_to_come(signer: Signer, tmp_path: Path) -> None:
+    hand = OrderSigner(Credentials(signer.give(tmp_path / "anna", user("anna"))))
+    behind = 1000 * (NOW + 3600)
+    assert hand.number(behind) == behind + 1
+    with pytest.raises(SignatureError, match="which clock is wrong"):
+        hand.number(1000 * (NOW + 14 * 86400))
