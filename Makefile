@@ -40,10 +40,14 @@ SOAK ?= --out docs/reports/soak
 # Targets and options of `python -m bench.fuzz`.
 FUZZ ?= --out docs/reports/fuzz
 
+# Options of `python -m bench.crashes kills` and `power`.
+CRASH_KILLS ?= --kills 300 --out docs/reports/crashes
+CRASH_POWER ?= --prefixes all --out docs/reports/crashes
+
 # How many processes run the tests that measure no time.
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving bench-networks soak fuzz clean
+.PHONY: help demo test lint bench bench-big bench-swarm bench-night bench-fleet bench-model bench-micro bench-planner bench-planner-lab bench-rates bench-serving bench-networks soak fuzz crash-kills crash-power clean
 
 help:
 	@echo "make demo   build, then fill seven caches in three networks on this machine, verify them and clean up"
@@ -70,6 +74,9 @@ help:
 	@echo '            smaller: make soak SOAK="--links 50 --titles 50 --minutes 2"'
 	@echo "make fuzz   fuzz every parser that others reach, with atheris; takes hours"
 	@echo '            some of it: make fuzz FUZZ="frames manifests --runs 100000"'
+	@echo "make crash-kills  kill processes of a fleet 300 times in fills and orders; takes a quarter of an hour"
+	@echo '            some roles, fewer: make crash-kills CRASH_KILLS="--kills 20 --roles cache,tracker"'
+	@echo "make crash-power  replay losses of power under a cache and a tracker; needs strace, takes a quarter of an hour"
 	@echo "make clean  remove what the build made"
 
 # The stamp is renewed when the build's inputs change, so a second run spends no time on set-up.
@@ -147,6 +154,12 @@ fuzz: $(VENV)/.built
 	@$(BIN)/python -c 'import atheris, pytricia' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@$(BIN)/python -m bench.fuzz $(FUZZ)
+
+crash-kills: $(VENV)/.built
+	@$(BIN)/python -m bench.crashes kills $(CRASH_KILLS)
+
+crash-power: $(VENV)/.built
+	@$(BIN)/python -m bench.crashes power $(CRASH_POWER)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info p2pfill/*.so

@@ -23,7 +23,7 @@ class Signer:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self.certificate = (
-            self._begin(self.name, self.key.public_key())
+            self._begin(self.name, self.key.public_key(), hours=24 * 3650)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self.key, hashes.SHA256())
         )

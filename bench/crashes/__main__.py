@@ -39,6 +39,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     lose.add_argument("--prefixes", type=_count, default="all", help="of each recording, or all (default)")
     lose.add_argument("--workers", type=int, default=1, help="processes side by side (1)")
     lose.add_argument("--titles", type=int, default=power.NIGHT_TITLES, help="of the tracker's night")
+    lose.add_argument("--only", choices=power.SUBJECTS, default="", help="by default both")
     lose.add_argument("--every", type=int, default=1, help="start a node after so many prefixes (1)")
     kill = what.add_parser("kills", help="kill processes; with strace also at their calls")
     kill.add_argument("--kills", type=int, default=300, help="in all (300)")
@@ -67,7 +68,9 @@ def run_power(options: argparse.Namespace, command: str, work: Path, say: power.
     """Replay losses of power. Raises `strace.RecordingFailed`."""
     if strace.find_strace() is None:
         raise strace.RecordingFailed("strace is not installed; on Debian: apt-get install strace")
-    settings = power.Settings(options.prefixes, options.seed, options.workers, options.titles, options.every)
+    settings = power.Settings(
+        options.prefixes, options.seed, options.workers, options.titles, options.every, options.only
+    )
     return PowerReport(describe_machine(work), options.seed, command, power.run(settings, work, say))
 
 
@@ -110,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=options.json, highlight=False)
     memory = Path("/dev/shm")
     where = options.work or (memory if memory.is_dir() else None)
-    command = shlex.join(["python", "-m", "bench.crashes", *words])
+    # As somebody else would give it: not where this run has written.
+    places = {str(place) for place in (options.out, options.work) if place is not None} | {"--out", "--work"}
+    command = shlex.join(["python", "-m", "bench.crashes", *(word for word in words if word not in places)])
     make = run_power if options.what == "power" else run_kills
     try:
         with tempfile.TemporaryDirectory(prefix="p2pfill-crashes-", dir=where) as work, console.status("") as status:

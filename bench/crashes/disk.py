@@ -176,21 +176,21 @@ class Disk:
         return inode
 
     def _openat(self, where: str | bytes, path: str | bytes, flags: str | bytes, *_: str | bytes) -> None:
-        fd, flags = self._call.result, str(flags)
+        fd, how = self._call.result, str(flags)
         self._handles.pop(fd, None)
         if _text(path) == self._marks:
             self._handles[fd] = None
             return
-        directory, name, inode = self._at(where, path, follow="O_NOFOLLOW" not in flags)
+        directory, name, inode = self._at(where, path, follow="O_NOFOLLOW" not in how)
         if directory < 0:
             return
-        if any(word in flags for word in ("O_TMPFILE", "SYNC")):
-            raise RecordingFailed(f"{name!r} is opened with {flags}, of which nothing is known here")
+        if any(word in how for word in ("O_TMPFILE", "SYNC")):
+            raise RecordingFailed(f"{name!r} is opened with {how}, of which nothing is known here")
         if inode < 0:
             inode = self._make(directory, name, "file")
-        elif "O_TRUNC" in flags and self._bytes[inode]:
+        elif "O_TRUNC" in how and self._bytes[inode]:
             self._resize(inode, 0)
-        self._handles[fd] = _Handle(inode, appends="O_APPEND" in flags)
+        self._handles[fd] = _Handle(inode, appends="O_APPEND" in how)
 
     def _mkdirat(self, where: str | bytes, path: str | bytes, *_: str | bytes) -> None:
         directory, name, _inode = self._at(where, path)
@@ -300,7 +300,7 @@ class Disk:
             self._show(handle.inode, stat.S_IMODE(int(str(mode), 8)), None)
 
     def _fchmodat(self, where: str | bytes, path: str | bytes, mode: str | bytes, *_: Any) -> None:
-        directory, _, inode = self._at(where, path, follow=True)
+        directory, _name, inode = self._at(where, path, follow=True)
         if directory >= 0:
             self._show(inode, stat.S_IMODE(int(str(mode), 8)), None)
 

@@ -24,13 +24,13 @@ from bench.crashes.strace import HERE, find_strace
 from bench.swarm.identities import TRACKER_NAME, Identities
 from bench.swarm.topology import Host
 from p2pfill.bench.processes import free_port
-from p2pfill.errors import P2PFillError
+from p2pfill.errors import P2PFillError, TrackerError
 from p2pfill.model.limits import KIB, MIB
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.rates import read_limits
 from p2pfill.model.reports import TitleReport
 from p2pfill.store.publish import publish
-from p2pfill.tracker.client import TrackerClient, TrackerError
+from p2pfill.tracker.client import TrackerClient
 
 ADDRESS: Final = "127.0.0.1"
 CACHES: Final = {"hub": ("isp-h", 1.0), "a1": ("isp-a", 100.0), "a2": ("isp-a", 1.0)}
@@ -39,7 +39,9 @@ TRACKER: Final = "tracker"
 CHUNK_BYTES: Final = 64 * KIB
 TITLE_BYTES: Final = 2 * MIB
 INBOUND_BYTES_S: Final = 3 * MIB
-HEARTBEAT_S: Final = 0.5
+HEARTBEAT_S: Final = 1.0
+SETTINGS: Final = "[health]\nload = 0\ndisk_reads = 0\nlink_use = 0\n"
+"""Of all caches: that this machine is busy, as with other fleets, keeps none from serving."""
 READY_S: Final = 120.0
 """For a process to start, on a machine that is busy."""
 DONE_S: Final = 120.0
@@ -86,6 +88,7 @@ class Fleet:
         self._identities = Identities(work / "identities", ADDRESS, hosts)
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._titles = 0
+        (work / "node.toml").write_text(SETTINGS)
         self.url = f"https://{ADDRESS}:{self._ports[TRACKER]}"
 
     def client(self) -> TrackerClient:
@@ -109,7 +112,8 @@ class Fleet:
             words = ["tracker", "--listen", f"{ADDRESS}:{self._ports[name]}", *trust]
             words += ["--db", f"sqlite:///{self._work}/tracker.db", "--heartbeat", str(HEARTBEAT_S)]
         else:
-            words = ["node", "--identity", self._identities.of(name), "--data", str(self.data(name))]
+            words = ["node", "--config", str(self._work / "node.toml"), "--data", str(self.data(name))]
+            words += ["--identity", self._identities.of(name)]
             words += ["--listen", f"{ADDRESS}:{self._ports[name]}", "--tracker", self.url]
             words += ["--weight", f"{CACHES[name][1]:g}", "--scrub-rate", "0", "--free-min", "0"]
         command = [sys.executable, "-m", "p2pfill.cli", *words, "--json", "--until-eof"]

@@ -33,14 +33,14 @@ from bench.crashes.fleet import (
     wait_live,
 )
 from bench.crashes.records import RolePart, Times
-from p2pfill.errors import P2PFillError
+from p2pfill.errors import P2PFillError, TrackerError
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.limits import KIB
 from p2pfill.model.manifest import Manifest, layout
 from p2pfill.model.reports import TitleReport
 from p2pfill.store.journal import JOURNAL, Journal
 from p2pfill.store.tally import Tally, read_tally
-from p2pfill.tracker.client import TrackerClient, TrackerError, TrackerRefused
+from p2pfill.tracker.client import TrackerClient, TrackerRefused
 from p2pfill.tracker.records import FillRequest
 
 VICTIMS: Final = {"cache": "a2", "seed": "hub", "master": "a1", "tracker": TRACKER}

@@ -27,7 +27,9 @@ EXAMPLES_MAX: Final = 20
 """Of faults, that a report tells of."""
 DAMAGED_EACH: Final = 4
 """States for each prefix in which something is rotten besides."""
-NIGHT_TITLES: Final = 12
+SUBJECTS: Final = ("store", "tracker")
+"""What is recorded."""
+NIGHT_TITLES: Final = 6
 """Of the tracker's recording."""
 
 Say = Callable[[str], object]
@@ -147,8 +149,7 @@ class Worker:
 
 
 def _describe(op: Op) -> str:
-    what = op.told or op.domains or op.inode
-    return f"{op.kind} {op.name} {op.to_name} {what}" if op.name else f"{op.kind} {what}"
+    return " ".join(str(word) for word in (op.kind, op.name, op.to_name, op.told or op.domains or "everything") if word)
 
 
 def choose(count: int, wanted: int, seed: int) -> list[int]:
@@ -169,6 +170,8 @@ class Settings(NamedTuple):
     """Of the tracker's night."""
     every: int = 1
     """After so many prefixes a node is started on one of their states."""
+    only: str = ""
+    """Of `SUBJECTS`; all where it is empty."""
 
 
 def replay(subject: Subject, settings: Settings, work: Path, say: Say) -> PowerPart:
@@ -248,7 +251,7 @@ def record_store(work: Path, seed: int) -> Subject:
         found = await checks.check_node(root, promised[prefix])
         return Found(found.faults, found.done_s)
 
-    return Subject("a cache's store", recording, _epochs(recording.ops), check, process=process)
+    return Subject("store", recording, _epochs(recording.ops), check, process=process)
 
 
 def record_tracker(work: Path, seed: int, titles: int = NIGHT_TITLES) -> Subject:
@@ -264,14 +267,17 @@ def record_tracker(work: Path, seed: int, titles: int = NIGHT_TITLES) -> Subject
     name = f"{number:016x}"
 
     async def check(root: Path, prefix: int) -> Found:
-        return Found(*await tracker_check.check(root, answered[prefix], name))
+        return Found(*tracker_check.check(root, answered[prefix], name))
+
+    async def process(root: Path, prefix: int) -> Found:
+        return Found(*await tracker_check.check_service(root, answered[prefix], name))
 
     async def damaged(root: Path, prefix: int, chance: random.Random) -> Found:
         tracker_check.spoil(root, chance)
-        return Found(*await tracker_check.check(root, answered[prefix], name, is_spoiled=True))
+        return Found(*tracker_check.check(root, answered[prefix], name, is_spoiled=True))
 
     return Subject(
-        "a tracker's database", recording, _epochs(recording.ops), check, tracker_check.what_counts, damaged=damaged
+        "tracker", recording, _epochs(recording.ops), check, tracker_check.what_counts, process, damaged
     )
 
 
@@ -290,7 +296,7 @@ def run(settings: Settings, work: Path, say: Say) -> list[PowerPart]:
     log.setLevel(logging.CRITICAL)
     parts = []
     try:
-        for name in ("store", "tracker"):
+        for name in [settings.only] if settings.only else SUBJECTS:
             (place := work / name).mkdir()
             say(f"recording: {name}")
             subject = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -126,8 +126,16 @@ class Tree:
         return Held(blake3(repr(said).encode(errors="surrogatepass")).digest(), found)
 
 
-Same = Callable[[str, bytes, bytes], bytes]
-"""Returns what of a file counts, by its name, its bytes, and its bytes if nothing were lost."""
+class Whole(NamedTuple):
+    """What files hold at a prefix if nothing is lost, by the names under which they were made."""
+
+    files: dict[str, bytes]
+    pending: frozenset[str]
+    """Those whose bytes are not all covered by syncs."""
+
+
+Same = Callable[[str, bytes, Whole], bytes]
+"""Returns what of a file counts, by its name and its bytes."""
 
 
 class Contents:
@@ -140,14 +148,18 @@ class Contents:
         self._digests: dict[tuple[int, tuple[Piece, ...]], bytes] = {}
         self._bases: dict[int, tuple[int, bytes]] = {}
         """Inode -> its durable bytes, and the number of the op that came last."""
-        self._whole: dict[int, bytes] = {}
+        self._whole = Whole({}, frozenset())
 
-    def begin(self, whole: dict[int, tuple[Piece, ...]]) -> None:
-        """Take in what files hold if nothing is lost, after one more op."""
+    def begin(self, whole: dict[int, tuple[Piece, ...]], pending: Iterable[int]) -> None:
+        """Take in what files hold if nothing is lost, after one more op, and which ops no sync covers."""
         if self._same is not None or len(self._digests) > KEPT_MAX:
             self._digests.clear()
         if self._same is not None:
-            self._whole = {inode: self.bytes_of(pieces, inode) for inode, pieces in whole.items()}
+            # In order of their inodes: of files of one name the last one that was made counts.
+            files = {self.inodes[inode].name: self.bytes_of(whole[inode], inode) for inode in sorted(whole)}
+            unsure = (self._ops[number] for number in pending)
+            names = (self.inodes[op.inode].name for op in unsure if op.kind in ("write", "resize", "extend"))
+            self._whole = Whole(files, frozenset(names))
 
     def settle(self, inode: int, pieces: tuple[Piece, ...], number: int) -> tuple[Piece, ...]:
         """Take note that these writes are durable, up to op `number`; return what stands for them."""
@@ -159,7 +171,7 @@ class Contents:
         if (found := self._digests.get((inode, pieces))) is None:
             data = self.bytes_of(pieces, inode)
             if self._same is not None:
-                data = self._same(self.inodes[inode].name, data, self._whole.get(inode, b""))
+                data = self._same(self.inodes[inode].name, data, self._whole)
             found = self._digests[inode, pieces] = blake3(data).digest()
         return found
 
@@ -247,7 +259,7 @@ class States:
         whole = self._base.fork()
         for number in window:
             whole.apply(number, self._ops[number])
-        self.contents.begin(whole.pieces)
+        self.contents.begin(whole.pieces, pending)
         chance = random.Random(f"{self._seed} {prefix}")
         for absent, torn in self._choices(pending, chance):
             tree = self._base.fork()

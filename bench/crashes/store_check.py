@@ -27,12 +27,11 @@ from typing import Final, NamedTuple
 import trio
 
 from bench.crashes.disk import Op
-from bench.crashes.store_work import Work
+from bench.crashes.store_work import Work, bytes_of_chunk, configure
 from p2pfill.errors import P2PFillError
 from p2pfill.model.ids import TitleId
-from p2pfill.model.manifest import Manifest
-from p2pfill.node.config import NodeConfig
 from p2pfill.node.node import Node, open_node
+from p2pfill.store.scrub import missing_files
 from p2pfill.store.store import Store
 from p2pfill.store.title import StoredTitle
 
@@ -40,6 +39,8 @@ DATA: Final = "data"
 """The data directory, below what is recorded."""
 NODE_S: Final = 30.0
 """For a node to start and fill what it lacks."""
+LOOK_S: Final = 0.02
+"""Between two looks whether it has."""
 
 
 class Promised(NamedTuple):
@@ -53,6 +54,10 @@ class Promised(NamedTuple):
     """Their removal had begun."""
     removed: frozenset[str]
     """Their removal had returned."""
+    damaged: frozenset[str]
+    """Somebody had deleted files of them, which were not all restored."""
+    unnoticed: frozenset[str]
+    """Of those, where the store had not been told."""
 
     def stands(self) -> list[str]:
         """Return what is ordered and was not withdrawn."""
@@ -76,7 +81,9 @@ def promises(ops: Iterable[Op], work: Work) -> list[Promised]:
     live: set[str] = set()
     withdrawn: set[str] = set()
     removed: set[str] = set()
-    found = [Promised((), {}, frozenset(), frozenset(), frozenset())]
+    damaged: set[str] = set()
+    unnoticed: set[str] = set()
+    found = [Promised((), {}, *[frozenset[str]()] * 5)]
     for op in ops:
         if op.kind != "mark":
             found.append(found[-1])
@@ -89,13 +96,19 @@ def promises(ops: Iterable[Op], work: Work) -> list[Promised]:
                 durable = {**durable, title: durable.get(title, frozenset()) | set(op.told["chunks"])}
             case "live":
                 live.add(title)
+                damaged.discard(title)
+            case "damaged":
+                durable = {**durable, title: durable[title] - set(op.told["chunks"])}
+                damaged.add(title)
+                unnoticed.add(title)
+            case "noticed":
+                unnoticed.discard(title)
             case "withdrawn":
                 withdrawn.add(title)
             case "removed":
                 removed.add(title)
-        found.append(
-            Promised(tuple(ordered), durable, frozenset(live), frozenset(withdrawn), frozenset(removed))
-        )
+        sets = (live, withdrawn, removed, damaged, unnoticed)
+        found.append(Promised(tuple(ordered), durable, *map(frozenset, sets)))
     return found
 
 
@@ -106,7 +119,10 @@ class StoreCheck:
         self._work = work
         self._files = {title: dict(_files(work.source(title))) for title in work.titles}
         self._ids = {title: manifest.title_id for title, manifest in work.titles.items()}
-        self._sources = {title: _chunks(manifest, self._files[title]) for title, manifest in work.titles.items()}
+        self._sources = {
+            title: [bytes_of_chunk(work, title, chunk) for chunk in range(manifest.chunk_count)]
+            for title, manifest in work.titles.items()
+        }
 
     def check(self, root: Path, promised: Promised) -> Recovery:
         """Start the store on the disk `root`, and finish what is ordered. What it changes there stays."""
@@ -123,6 +139,7 @@ class StoreCheck:
                 if not status.error:
                     held[title_id] = store.open_title(title_id)
             open_s = time.perf_counter() - began
+            self._look_for_files(store, held, promised, faults)
             faults += self._not_durable(held, promised)
             faults += self._wrong_live(data, promised, "after the start")
             try:
@@ -134,8 +151,9 @@ class StoreCheck:
 
     async def check_node(self, root: Path, promised: Promised) -> Recovery:
         """Start a node on the disk `root`, and have it finish what is ordered, from its origins."""
-        data, faults = root / DATA, []
-        config = NodeConfig(id="cache", isp="isp", data=str(data), scrub_bytes_s=0, free_bytes_min=0)
+        data = root / DATA
+        faults: list[str] = []
+        config = configure("cache", data)
         began = time.perf_counter()
         open_s = 0.0
         try:
@@ -144,11 +162,14 @@ class StoreCheck:
                     open_s = time.perf_counter() - began
                     for title in promised.stands():
                         await self._fill(node, title, faults)
+                    # What is missing of live titles is looked for beside all else, so it may not be noticed yet.
+                    while any(self._not_shown(data, promised)):
+                        await trio.sleep(LOOK_S)
                     done_s = time.perf_counter() - began
-                    faults += self._not_shown(data, promised)
                     return Recovery(faults, open_s, done_s)
         except (P2PFillError, trio.TooSlowError) as error:
-            return Recovery([*faults, f"the node does not start, or go on: {error!r}"], open_s)
+            shown = self._not_shown(data, promised)
+            return Recovery([*faults, *shown, f"the node does not start, or go on: {error!r}"], open_s)
 
     async def _fill(self, node: Node, title: str, faults: list[str]) -> None:
         """Have a node hold a title, and compare what it has fetched for that with what it had."""
@@ -176,7 +197,8 @@ class StoreCheck:
                 yield f"{when}: live/{name} leads to nothing ({title or title_id})"
                 continue
             shown[name] = title
-            yield from (f"{when}: {fault}" for fault in self._wrong_files(link, title, is_whole=True))
+            is_whole = title not in promised.damaged
+            yield from (f"{when}: {fault}" for fault in self._wrong_files(link, title, is_whole=is_whole))
         for title in promised.live - promised.withdrawn:
             name = self._work.titles[title].name
             newer = [one for one in promised.ordered if self._work.titles[one].name == name]
@@ -199,6 +221,18 @@ class StoreCheck:
                 yield f"{title}: {path!r} has mode {mode:o} and time {mtime_s}"
         if is_whole and expected:
             yield f"{title} lacks {', '.join(expected)}"
+
+    def _look_for_files(
+        self, store: Store, held: dict[TitleId, StoredTitle], promised: Promised, faults: list[str]
+    ) -> None:
+        """Have files be made again that are missing, as a node does when it has started."""
+        for stored in held.values():
+            if not stored.live or not (lost := missing_files(stored)):
+                continue
+            title = next(one for one, title_id in self._ids.items() if title_id == stored.manifest.title_id)
+            if title not in promised.unnoticed:
+                faults.append(f"{title}: the store does not know that files are missing")
+            store.lose(stored, [], lost)
 
     def _not_durable(self, held: dict[TitleId, StoredTitle], promised: Promised) -> Iterator[str]:
         """Yield what was promised and is gone, and what is claimed and is wrong."""
@@ -255,14 +289,3 @@ def _files(root: Path) -> Iterator[tuple[str, tuple[bytes, int, int]]]:
             finally:
                 os.close(fd)
             yield os.path.relpath(path, root), (data, stat.S_IMODE(status.st_mode), int(status.st_mtime))
-
-
-def _chunks(manifest: Manifest, files: dict[str, tuple[bytes, int, int]]) -> list[bytes]:
-    """Return the bytes of each chunk of a title."""
-    return [
-        b"".join(
-            files[manifest.files.path(part.file_index)][0][part.offset : part.offset + part.length]
-            for part in manifest.segments(chunk)
-        )
-        for chunk in range(manifest.chunk_count)
-    ]

@@ -1,4 +1,4 @@
-"""What a cache does in a night, as a process that is recorded: fills, an upgrade, a withdrawal.
+"""What a cache does in a night, as a process that is recorded: fills, an upgrade, a withdrawal, a repair.
 
     python -m bench.crashes.store_work DIRECTORY
 
@@ -12,7 +12,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,9 @@ from p2pfill.engine import task
 from p2pfill.model.ids import TitleId
 from p2pfill.model.limits import KIB
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.selection import chunks_of_file
 from p2pfill.node.config import NodeConfig
+from p2pfill.node.health import HealthConfig
 from p2pfill.node.node import open_node
 from p2pfill.store.publish import publish
 from p2pfill.store.store import Store
@@ -35,6 +37,9 @@ COMMIT_S: Final = 0.02
 INBOUND_BYTES_S: Final = 2048 * KIB
 """What the recorded cache may take, so that its chunks come one after the other."""
 
+DELETED: Final = ("movie.bin", "sub/one.srt", "sub/three.srt", "sub/two.srt")
+"""Files of `film-2` that somebody deletes in the end."""
+
 MTIME_S: Final = 1_700_000_000
 
 
@@ -43,7 +48,7 @@ class Work(NamedTuple):
 
     directory: Path
     titles: dict[str, Manifest]
-    """By the names of their sources: `alpha` is withdrawn in the end, `film-2` is the same name's next version."""
+    """By the names of their sources: `alpha` is withdrawn, `film-2` is the same name's next version."""
 
     @property
     def disk(self) -> Path:
@@ -150,18 +155,31 @@ def partial_method(instead: Callable[..., Any], call: Callable[..., Any]) -> Cal
     """Return a method that calls `instead` with the method that it replaces."""
 
     def method(*arguments: Any) -> Any:
-        return partial(instead, call=call)(*arguments)
+        return instead(*arguments, call=call)
 
     return method
 
 
+def configure(name: str, data: Path, rate: int = 0) -> NodeConfig:
+    """Return the settings of a node that does what it is told also on a busy machine, and nothing else."""
+    idle = HealthConfig(load=0, disk_reads=0, link_use=0)
+    rates = rate or ""
+    return NodeConfig(
+        id=name, isp="isp", data=str(data), scrub_bytes_s=0, free_bytes_min=0, health=idle, rates=rates
+    )
+
+
 async def night(work: Work) -> None:
-    """Fill `alpha` from its origin, `film-1` from a cache, `film-2` from its origin and `film-1`; remove `alpha`."""
-    task.COMMIT_INTERVAL_S = COMMIT_S  # type: ignore[misc]
+    """Fill `alpha` from its origin, `film-1` from a cache, `film-2` from its origin and `film-1`; remove `alpha`.
+
+    Then files of `film-2` are lost, and made again.
+    """
+    task.COMMIT_INTERVAL_S = COMMIT_S  # type: ignore[attr-defined]
     store = work.disk / "data"
-    Marks(work.marks).listen(store)
-    seed = NodeConfig(id="seed", isp="isp", data=str(work.directory / "seed"), scrub_bytes_s=0)
-    ours = NodeConfig(id="cache", isp="isp", data=str(store), scrub_bytes_s=0, rates=INBOUND_BYTES_S, free_bytes_min=0)
+    marks = Marks(work.marks)
+    marks.listen(store)
+    seed = configure("seed", work.directory / "seed")
+    ours = configure("cache", store, INBOUND_BYTES_S)
     async with open_node(seed) as other:
         await other.fill(work.titles["film-1"], [str(work.source("film-1"))])
         async with open_node(ours) as node:
@@ -171,6 +189,38 @@ async def night(work: Work) -> None:
             await fill.wait()
             await node.fill(work.titles["film-2"], [str(work.source("film-2"))])
             await node.evictor.evict(work.titles["alpha"].title_id)
+            await trio.to_thread.run_sync(mend, node.store, work, marks)
+
+
+def mend(store: Store, work: Work, marks: Marks) -> None:
+    """Delete files of a live title, one with a directory, and have them made again, in two commits."""
+    manifest = work.titles["film-2"]
+    title = store.open_title(manifest.title_id)
+    lost = [index for index in range(len(manifest.files)) if manifest.files.path(index) in DELETED]
+    bad = sorted({chunk for index in lost for chunk in chunks_of_file(manifest, index)})
+    marks.say("damaged", manifest.title_id, chunks=bad)
+    files = store.root / "live" / manifest.name
+    for path in DELETED:
+        (files / path).unlink()
+    (files / "sub").rmdir()
+    store.lose(title, [], lost)
+    marks.say("noticed", manifest.title_id)
+    for some in (bad[: len(bad) // 2], bad[len(bad) // 2 :]):
+        for chunk in some:
+            title.write_chunk(chunk, bytes_of_chunk(work, "film-2", chunk))
+        title.commit(some)
+    title.go_live()
+
+
+def bytes_of_chunk(work: Work, title: str, chunk: int) -> bytes:
+    """Return the bytes of a chunk, from its source."""
+    manifest, source = work.titles[title], work.source(title)
+    found = b""
+    for part in manifest.segments(chunk):
+        with (source / manifest.files.path(part.file_index)).open("rb") as file:
+            file.seek(part.offset)
+            found += file.read(part.length)
+    return found
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ name, since caches take another name for another database. A loss that is told t
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +17,18 @@ from typing import Final, NamedTuple
 import trio
 
 from bench.crashes.disk import Op
+from bench.crashes.states import Whole
 from p2pfill.errors import P2PFillError
-from p2pfill.tracker.catalogue import Catalogue, Snapshot
-from p2pfill.tracker.commits import SUFFIX
+from p2pfill.tracker import catalogue
+from p2pfill.tracker.catalogue import Snapshot
+from p2pfill.tracker.commits import SUFFIX, CommitFile
 from p2pfill.tracker.service import Service
 
 FILE: Final = "tracker.db"
 
 _WAL_HEADER_BYTES: Final = 32
-_WAL_FRAME_BYTES: Final = 24 + 4096
+_PAGE_BYTES: Final = 4096
+_WAL_FRAME_BYTES: Final = 24 + _PAGE_BYTES
 """See https://www.sqlite.org/fileformat2.html#walformat; pages have SQLite's default size here."""
 
 
@@ -85,23 +89,50 @@ def _after(at: Answered, told: dict[str, object]) -> Answered:
     return at
 
 
-def what_counts(name: str, data: bytes, whole: bytes) -> bytes:
-    """Return what SQLite reads of a write-ahead log (`states.Same`): the frames before the first that is not whole.
+def what_counts(name: str, data: bytes, whole: Whole) -> bytes:
+    """Return what SQLite reads of a database and its write-ahead log (`states.Same`).
 
-    Each frame has a checksum over all before it, and the salt of the log's header. So from the first one that is not as
-    it was written, nothing is read, unless the header itself is not that: then all of it counts here.
+    Of the log that is whole transactions before what is not as written: each frame has a checksum over all before it,
+    and the salt of the log's header. So from the first one that is not as it was written nothing is read, nor are
+    frames before it whose transaction does not end before it. Unless the log's header is not as written: then all
+    counts.
+
+    Of the database that is what the log has no page of. While it is written, the log is synced and not written; else
+    all of it counts here.
     """
-    if name != f"{FILE}-wal" or data[:_WAL_HEADER_BYTES] != whole[:_WAL_HEADER_BYTES]:
-        return data
-    least, most = 0, min(len(data), len(whole))
-    while least < most:  # how many bytes are equal
+    log = whole.files.get(f"{FILE}-wal", b"")
+    if name == f"{FILE}-wal" and data[:_WAL_HEADER_BYTES] == log[:_WAL_HEADER_BYTES]:
+        return data[: _end_of_commits(data, _equal(data, log))]
+    if name == FILE and f"{FILE}-wal" not in whole.pending:
+        found = bytearray(data)
+        for at in range(_WAL_HEADER_BYTES, _end_of_commits(log, len(log)), _WAL_FRAME_BYTES):
+            if log[at + 8 : at + 16] != log[16:24]:
+                break  # of before the log was begun anew
+            start = (int.from_bytes(log[at : at + 4], "big") - 1) * _PAGE_BYTES
+            found[start : start + _PAGE_BYTES] = bytes(len(found[start : start + _PAGE_BYTES]))
+        return bytes(found).rstrip(b"\0")
+    return data
+
+
+def _equal(one: bytes, other: bytes) -> int:
+    """Return how many bytes at their beginning are equal."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
         middle = (least + most + 1) // 2
-        if data[least:middle] == whole[least:middle]:
+        if one[least:middle] == other[least:middle]:
             least = middle
         else:
             most = middle - 1
-    frames = max(0, least - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES
-    return data[: _WAL_HEADER_BYTES + frames * _WAL_FRAME_BYTES]
+    return least
+
+
+def _end_of_commits(log: bytes, good: int) -> int:
+    """Return where the last transaction ends of a log whose first `good` bytes are as they were written."""
+    end = _WAL_HEADER_BYTES + max(0, good - _WAL_HEADER_BYTES) // _WAL_FRAME_BYTES * _WAL_FRAME_BYTES
+    # Bytes 4 to 7 of a frame are not 0 where it is the last one of a transaction.
+    while end > _WAL_HEADER_BYTES and not any(log[end - _WAL_FRAME_BYTES + 4 : end - _WAL_FRAME_BYTES + 8]):
+        end -= _WAL_FRAME_BYTES
+    return end
 
 
 def spoil(root: Path, chance: random.Random) -> None:
@@ -121,38 +152,64 @@ def spoil(root: Path, chance: random.Random) -> None:
     log.write_bytes(data)
 
 
-async def check(root: Path, answered: Answered, name: str, *, is_spoiled: bool = False) -> Recovery:
-    """Start the tracker's storage on the disk `root`; `name` is that of the database once something was answered.
+def check(root: Path, answered: Answered, name: str, *, is_spoiled: bool = False) -> Recovery:
+    """Open the database on the disk `root` as the tracker's thread does; `name` is that which it was given when made.
 
     `is_spoiled`: by more than a crash, so that more may be lost than is known here.
     """
+    path = str(root / FILE)
+    file = CommitFile(path)
     has_count = (root / f"{FILE}{SUFFIX}").exists()
     began = time.perf_counter()
     try:
-        catalogue = Catalogue.open(f"sqlite:///{root}/{FILE}")
-    except P2PFillError as error:
+        connection, _ = catalogue._connect(path, file)
+        try:
+            snapshot = catalogue._load(connection)
+            open_s = time.perf_counter() - began
+        finally:
+            connection.close()
+    except (sqlite3.Error, P2PFillError) as error:
         if is_spoiled and "malformed" in str(error):
             return Recovery([], 0.0, told=True)  # rot in the log while it was being moved into the database
         return Recovery([f"the database does not open: {error}"], 0.0)
-    try:
-        snapshot = await catalogue.load()
-        service = Service(catalogue, snapshot, heartbeat_s=1.0)
-        open_s = time.perf_counter() - began
-        lost = list(_lost(snapshot, answered))
-        faults = [] if has_count or not answered.titles else [f"{FILE}{SUFFIX} is gone, so no loss can be told"]
-        if service.losses:
-            faults += [] if lost or is_spoiled else ["a loss is told, and nothing is lost"]
-        else:
-            faults += lost
-            if name and answered.titles and snapshot.database != name:
-                faults.append("the database has another name, and no loss is told")
-        if snapshot.number < answered.number:
-            faults.append(f"the next order gets a number that was given: {snapshot.number} < {answered.number}")
-        return Recovery(faults, open_s, bool(service.losses))
-    except P2PFillError as error:
-        return Recovery([f"the database cannot be read: {error}"], 0.0)
     finally:
-        await trio.to_thread.run_sync(catalogue.close)
+        file.close()
+    faults = [] if has_count or not answered.titles else [f"{FILE}{SUFFIX} is gone, so no loss can be told"]
+    return Recovery(faults + _judge(snapshot, answered, name, is_spoiled), open_s, bool(snapshot.losses))
+
+
+async def check_service(root: Path, answered: Answered, name: str) -> Recovery:
+    """Start the tracker's service on the disk `root`, with the thread that owns the database."""
+    began = time.perf_counter()
+    try:
+        opened = catalogue.Catalogue.open(f"sqlite:///{root}/{FILE}")
+    except P2PFillError as error:
+        return Recovery([f"the tracker does not start: {error}"], 0.0)
+    try:
+        snapshot = await opened.load()
+        service = Service(opened, snapshot, heartbeat_s=1.0)
+        open_s = time.perf_counter() - began
+        faults = _judge(snapshot, answered, name, is_spoiled=False)
+        if service.losses != list(snapshot.losses):
+            faults.append("the service tells of other losses than the database")
+        return Recovery(faults, open_s, bool(service.losses))
+    finally:
+        await trio.to_thread.run_sync(opened.close)
+
+
+def _judge(snapshot: Snapshot, answered: Answered, name: str, is_spoiled: bool) -> list[str]:
+    """Return what is wrong with what the database says."""
+    lost = list(_lost(snapshot, answered))
+    faults: list[str] = []
+    if snapshot.losses:
+        faults += [] if lost or is_spoiled else ["a loss is told, and nothing is lost"]
+    else:
+        faults += lost
+        if answered.titles and snapshot.database != name:
+            faults.append("the database has another name, and no loss is told")
+    if snapshot.number < answered.number:
+        faults.append(f"the next order gets a number that was given: {snapshot.number} < {answered.number}")
+    return faults
 
 
 def _lost(snapshot: Snapshot, answered: Answered) -> Iterable[str]:

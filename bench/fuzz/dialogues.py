@@ -196,7 +196,7 @@ def _seeds() -> Iterator[bytes]:
         greeting
         + holdings
         + pack(SOON + 11 * 500)
-        + m.encode_payload(m.StreamGrant(0, bytes(16)))
+        + m.encode_payload(m.StreamGrant(0, bytes(m.TOKEN_BYTES)))
         + pack(POLL)
         + ((pack(COMES) + pack(POLL)) * 10 + pack(WRONG) + (pack(COMES) + pack(POLL)) * 20)
     )

@@ -187,7 +187,7 @@ def _read(target: Target, said: bytes, notes_file: Path) -> Found:
     if executed := _EXECUTED.search(said):
         found.runs = int(executed[1])
     if peak := _PEAK.search(said):
-        found.peak_bytes = int(peak[1]) * MIB
+        found.peak_bytes = max(int(peak[1]) * MIB, notes.ended_bytes)  # it is in whole MiB
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from p2pfill.model.routes import TableFile
 from p2pfill.model.selector import Selector
 from p2pfill.node.config import NodeConfig
 from p2pfill.plan.document import VERSION, PlanHead, PlannedFile, read_plan
+from p2pfill.tracker.mrt import TABLE_DUMP_V2
 from p2pfill.tracker.prices import load_prices
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.route_tables import load_routes, load_table
@@ -89,16 +91,20 @@ def open_policies(_: Path) -> Run:
 
 
 CSV: Final = b"prefix,as_path,local_preference,med\n192.0.2.0/24,64501 {64502 64503},200,5\n2001:db8::/32,64503,,\n"
-MRT_ROWS: Final = bytes.fromhex(
-    "00000000000d00020000002a0000000118c000020001000000000000001a4001010040020602010000fbf580040400000005400504000000c8"
-)
+
+
+def _mrt_row() -> bytes:
+    """Return a prefix with one route, as routers dump it: origin, AS path, MED and local preference."""
+    attributes = bytes.fromhex("40010100 40020602010000fbf5 80040400000005 400504000000c8")
+    body = struct.pack("!IB3sHHIH", 0, 24, bytes([192, 0, 2]), 1, 0, 0, len(attributes)) + attributes
+    return struct.pack("!IHHI", 0, TABLE_DUMP_V2, 2, len(body)) + body
 
 
 def _table_seeds() -> Iterator[bytes]:
     yield CSV
     yield CSV.replace(b"/24", b"/99") + b"x" * 10
-    yield MRT_ROWS
-    yield MRT_ROWS * 3
+    yield _mrt_row()
+    yield _mrt_row() * 3
 
 
 def open_tables(directory: Path) -> Run:

@@ -40,7 +40,9 @@ MESSAGES: Final[tuple[m.Message, ...]] = (
     m.Cancel(0),
     m.Reject(0, "busy"),
     m.StreamOpen(0),
-    m.StreamGrant(0, bytes(16)),
+    m.StreamOpen(1, True, bytes(m.FINGERPRINT_BYTES)),
+    m.StreamGrant(0, bytes(m.TOKEN_BYTES)),
+    m.StreamGrant(1, bytes(m.TOKEN_BYTES), bytes(m.FINGERPRINT_BYTES)),
     m.StreamRefuse(0, "too many"),
     m.ReportSlow(0, "c1"),
     m.Ping(m.U32_MAX),
@@ -80,10 +82,12 @@ def _check_limits(message: m.Message) -> None:
             check(0 <= number <= m.U32_MAX, "Cancel", number)
         case m.Reject(code=code):
             check(0 < len(code) <= m.CODE_CHARS_MAX and code.isascii(), "Reject", code)
-        case m.StreamOpen(stream_id=number):
+        case m.StreamOpen(stream_id=number, certificate=certificate):
             check(0 <= number <= m.U32_MAX, "StreamOpen", number)
-        case m.StreamGrant(token=token):
+            check(len(certificate) in (0, m.FINGERPRINT_BYTES), "StreamOpen", certificate)
+        case m.StreamGrant(token=token, certificate=certificate):
             check(len(token) == m.TOKEN_BYTES, "StreamGrant")
+            check(len(certificate) in (0, m.FINGERPRINT_BYTES), "StreamGrant", certificate)
         case m.StreamRefuse(reason=reason):
             check(len(reason) <= m.REASON_CHARS_MAX, "StreamRefuse", reason)
         case m.ReportSlow(node_id=name):
@@ -177,15 +181,20 @@ def open_links(_: Path) -> Run:
     return run
 
 
+TOKEN: Final = bytes(range(m.TOKEN_BYTES))
+"""The first one that is issued, as the random bytes are what they are here."""
+
+
 def _data_seeds() -> Iterator[bytes]:
-    yield encode_preface(bytes(range(16)))
+    yield encode_preface(TOKEN)
+    yield encode_preface(TOKEN, encrypted=True)
     yield encode_header(DataHeader(0, 0, 1))
     yield encode_header(DataHeader(m.U32_MAX, CHUNK_COUNT_MAX - 1, CHUNK_SIZE_MAX))
-    yield encode_preface(bytes(range(16))) + encode_header(DataHeader(7, 3, 65536))
+    yield encode_preface(TOKEN) + encode_header(DataHeader(7, 3, 65536))
 
 
 def open_data(_: Path) -> Run:
-    """24 bytes are a preface, whose token is spent at most once, or `RemoteProtocolError`; each 16 bytes behind it are
+    """40 bytes are a preface, whose token is spent at most once, or `RemoteProtocolError`; each 16 bytes behind it are
     a header within its limits, or the same error. What was read is written as the same bytes.
     """
 
@@ -194,8 +203,11 @@ def open_data(_: Path) -> Run:
         tokens.issue("b1", 0.0)
         try:
             preface = decode_preface(data[:PREFACE_BYTES])
-            check(encode_preface(preface.token, preface.version) == data[:PREFACE_BYTES], "another preface", preface)
-            check(tokens.spend(preface.token, 1.0) == "b1", "a token of somebody else")
+            token, version, encrypted = preface.token, preface.version, preface.encrypted
+            again = encode_preface(token, version, encrypted=encrypted)
+            check(again == data[:PREFACE_BYTES], "another preface", preface)
+            check(tokens.spend(token, 1.0, encrypted=encrypted) == ("b1", b""), "a token of somebody else")
+            check(not encrypted, "a token for a plain stream opens an encrypted one")
             check(not len(tokens), "a token was not spent")
         except RemoteProtocolError:
             pass

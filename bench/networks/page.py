@@ -77,6 +77,7 @@ def page(report: Report) -> str:
             "",
             *_table(COMPARED, [compared_row(one) for one in report.comparisons]),
         ]
+    lines += [line for remark in report.remarks for line in (remark, "")]
     lines += ["Made by `make bench-networks`. As data: [networks.json](networks.json).", ""]
     return "\n".join(lines)
 

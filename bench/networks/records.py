@@ -104,6 +104,8 @@ class Report(msgspec.Struct):
     seed: int
     scenarios: list[Scenario] = []
     comparisons: list[Comparison] = []
+    remarks: list[str] = []
+    """What a reader must know besides, as where parts were measured under other conditions."""
 
     @property
     def is_good(self) -> bool:

@@ -20,7 +20,7 @@ PART: Final = 0.05
 
 FLOORS: Final[dict[str, float]] = {
     "rss_bytes": 8 << 20,
-    "descriptors": 16,
+    "descriptors": 32,
     "sockets": 16,
     "threads": 4,
     "tasks": 16,

@@ -8,6 +8,7 @@ the crowd is revoked and given another. Every title is compared with what was pu
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -89,9 +90,20 @@ READY_S: Final = 120.0
 FORGET_S: Final = 30.0
 """From a title's withdrawal until it is deleted from the catalogue."""
 
-HISTORIES: Final = frozenset({"audit", "night_rows", "night_titles", "night_caches", "nights", "withdrawn"})
+HISTORIES: Final = frozenset(
+    {
+        "audit",
+        "night_rows",
+        "night_titles",
+        "night_caches",
+        "nights",
+        "withdrawn",
+        "signed_withdrawals",
+        "order_numbers",
+    }
+)
 """Tables that grow with what has been: a row a change up to a million, reports of 30 nights up to 100,000 rows each,
-and the titles that caches which come back have to delete."""
+the titles that caches which come back have to delete, signed withdrawals up to 100,000, and a number for each name."""
 
 COUNTS: Final = 12
 """Samples: in one of them all entries are counted, which with hundreds of links takes as much of a process's time as a
@@ -186,6 +198,10 @@ class Soak:
                     nursery.start_soon(self._watch, client, processes)
                     await self._order_all(client, server, processes, nursery)
                     await trio.sleep(max(0.0, self._began + self.lasts_s - time.monotonic()))
+                    # A machine that others keep may be behind: what was to come is to have come.
+                    with trio.move_on_after(LIVE_S):
+                        while self.happened.ordered < self.titles or self._filling:
+                            await trio.sleep(LOOK_S)
                     nursery.cancel_scope.cancel()
                 self.node.processor_s = processes.peers["node"].cpu_s()
                 self.tracker.processor_s = processes.peers["tracker"].cpu_s()
@@ -304,6 +320,11 @@ class Soak:
                     self._live[fill_id] = title
                     self._note_live(title)
                     await self._tell_crowd(processes, {"live": title.id})
+                elif any(one.name == title.name and one.ordered_at > title.ordered_at for one in self._versions()):
+                    # A newer version of its name is what counts now, and it need never be live.
+                    del self._filling[fill_id]
+                    self._live[fill_id] = title
+                    self.happened.superseded += 1
                 elif now > title.ordered_at + LIVE_S:
                     del self._filling[fill_id]
                     said = "nothing" if report is None else f"{report.state} {report.error}"
@@ -320,6 +341,9 @@ class Soak:
                 with suppress(P2PFillError):  # a cache may still report it
                     await client.delete_title(self._forget[0][1])
                 self._forget.pop(0)
+
+    def _versions(self) -> list[Title]:
+        return [*self._filling.values(), *self._live.values()]
 
     def _note_live(self, title: Title) -> None:
         self.happened.live += 1
@@ -352,7 +376,11 @@ class Soak:
             await trio.sleep(self.every_s)
 
     def _read_disks(self) -> Disks:
-        data = sum(_size(path) for path in (self.work / "data").rglob("*") if "files" not in path.parts)
+        data = 0
+        # Not `rglob`: titles go while it is walked, at which that fails.
+        for directory, below, files in os.walk(self.work / "data"):
+            below[:] = [name for name in below if name != "files"]
+            data += sum(_size(Path(directory, name)) for name in files)
         database = sum(_size(self.work / f"tracker.db{end}") for end in ("", "-wal"))
         return Disks(data, database, *self._count_rows())
 

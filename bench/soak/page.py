@@ -48,7 +48,8 @@ def said(report: Report) -> list[str]:
     return [
         f"{happened.links_at_once} links at a time (median; {report.links} caches, whose links end and come back): "
         f"{happened.links:,} in all, {happened.breaks:,} of them broken off without a word.",
-        f"{happened.ordered:,} titles ordered, {happened.live:,} live ({filled}), {happened.replaced:,} of them under "
+        f"{happened.ordered:,} titles ordered, {happened.live:,} live ({filled}), {happened.superseded:,} superseded "
+        f"before, {happened.replaced:,} under "
         f"the name of another; {happened.withdrawn:,} withdrawn, {happened.evicted:,} of those gone from the disk by "
         f"the end; {report.standing} orders standing at a time.",
         f"{happened.served_chunks:,} chunks to the node from caches, {happened.fetched_chunks:,} from it to caches.",

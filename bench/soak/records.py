@@ -62,6 +62,8 @@ class Happened(msgspec.Struct):
 
     ordered: int = 0
     live: int = 0
+    superseded: int = 0
+    """By a newer version of their name, before they were live."""
     replaced: int = 0
     withdrawn: int = 0
     evicted: int = 0

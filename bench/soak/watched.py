@@ -38,6 +38,8 @@ KEPT: Final = frozenset(
     {
         "Feed._at", "Feed._gone", "Feed._titles", "NodeState.feed",  # `GONE_MAX` titles that went, of each node
         "_Open.rows", "_Open.titles", "_Open.caches",  # the report of the night: `ROWS_MAX`, `CACHES_MAX`
+        "SignedBook._withdrawn", "SignedBook._numbers",  # `WITHDRAWALS_MAX`; a number for each name that was ordered
+        "KeptOrders._titles", "KeptOrders._numbers",  # the same of a node: a file each
         "Service.withdrawn",  # that caches which come back have to delete; the database has it too
         "OriginCounts._totals", "OriginCounts._news", "NodeState.origins",  # `ORIGINS_COUNTED_MAX`
         "SeldomLog._logged_at",  # `KINDS_MAX`

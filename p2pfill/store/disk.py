@@ -248,9 +248,23 @@ class Tree:
         """Give the file `name` of another directory the place `path`, durably. Never replaces a directory."""
         parent, _, target = path.rpartition("/")
         with self._lock:
-            parent_fd = self._directory(parent, make=True)
+            parent_fd = self._lasting_directory(parent)
             os.replace(name, on_disk(target), src_dir_fd=directory_fd, dst_dir_fd=parent_fd)
             os.fsync(parent_fd)
+
+    def _lasting_directory(self, path: str) -> int:
+        """Return the descriptor of a directory; where it is missing it is made so that a power loss leaves it."""
+        try:
+            return self._directory(path, make=False)
+        except FileNotFoundError:
+            if not path:
+                raise
+        above, _, name = path.rpartition("/")
+        above_fd = self._lasting_directory(above)
+        with suppress(FileExistsError):
+            os.mkdir(on_disk(name), DIRECTORY_MODE, dir_fd=above_fd)
+        os.fsync(above_fd)
+        return self._directory(path, make=False)
 
     def take(self, path: str, directory_fd: int, name: str) -> None:
         """Move a file out, to `name` in another directory."""

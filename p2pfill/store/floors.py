@@ -20,7 +20,7 @@ from p2pfill.errors import SignatureError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.limits import KIB
 from p2pfill.model.statement import NUMBER_MAX, SIGNATURES_BYTES_MAX, Signatures
-from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, make_directory, replace_file, translated
+from p2pfill.store.disk import DIRECTORY_FLAGS, FILE_FLAGS, make_directory, replace_file, sync_directory, translated
 
 SIGNATURES: Final = "signatures"
 NUMBERS: Final = "numbers"
@@ -103,7 +103,9 @@ class Floors:
         if number <= self.highest(name):
             return
         with translated(f"note that title {title_id.hex()} is shown"):
-            make_directory(self._root / NUMBERS)
+            if not (self._root / NUMBERS).is_dir():
+                make_directory(self._root / NUMBERS)
+                sync_directory(self._root)  # a power loss would take it with all that is in it
             fd = os.open(self._root / NUMBERS, DIRECTORY_FLAGS)
             try:
                 replace_file(fd, self._path(name).name, b"%d %s\n" % (number, name.encode()))

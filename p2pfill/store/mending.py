@@ -143,6 +143,10 @@ class Mend:
             os.close(fd)
         self.lost.add(index)
 
+    def sync(self) -> None:
+        """Have a power loss leave what was put aside: syncs of the files cover their bytes and not their entries."""
+        os.fsync(self._fd)
+
     def open_aside(self, index: int, flags: int) -> int:
         """Open a lost file. Callable from any thread."""
         # Under the lock: once the directory is closed, its number may be that of another title's.

@@ -547,6 +547,7 @@ class StoredTitle:
             if (mend := self._mend) is not None:
                 for index in gained:
                     mend.put_aside(index, self._rest)
+                mend.sync()
                 missing = sorted({c for index in gained for c in chunks_of_file(self.manifest, index)})
                 missing = [chunk for chunk in missing if not self.have[chunk]]
                 for chunk in missing:
@@ -679,6 +680,7 @@ class StoredTitle:
             if (mend := self._mend) is not None:
                 for index in lost:
                     mend.put_aside(index)
+                mend.sync()
                 mend.direct(bad)
                 self._restore(mend, (index for index in lost if not self.manifest.files.size(index)))
             return bad
@@ -726,6 +728,7 @@ class StoredTitle:
                 raise
         with suppress(FileExistsError):
             os.mkdir("files", 0o755, dir_fd=self._directory_fd)
+            os.fsync(self._directory_fd)
         self._tree.renew(self.open_files())
         self.let_go()
 

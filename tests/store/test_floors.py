@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -69,6 +70,26 @@ class Versions:
     def shown(self) -> int | None:
         shown = self.names.shown("film")
         return None if shown is None else self.ids.index(shown)
+
+
+def test_a_number_outlives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directory is made with the first one, and must be found below the data directory."""
+    versions = Versions(tmp_path, [1, 2, 0, 0])
+    synced: list[tuple[str, list[str]]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        fsync(fd)
+        place = os.readlink(f"/proc/self/fd/{fd}")
+        synced.append((place, os.listdir(place) if os.path.isdir(place) else []))
+
+    monkeypatch.setattr(os, "fsync", note)
+    versions.go_live(0)
+    assert any(place == str(tmp_path) and "numbers" in names for place, names in synced)
+    assert any(place == str(tmp_path / "numbers") and names for place, names in synced)
+    count = len(synced)
+    versions.go_live(1)
+    assert str(tmp_path) not in [place for place, _ in synced[count:]], "once is enough"
 
 
 steps = st.lists(

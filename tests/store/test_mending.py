@@ -196,6 +196,47 @@ def test_what_reads_back_wrong_is_not_called_good(
         assert verify_tree(tmp_path / "live" / "film", manifest).ok
 
 
+def test_what_is_made_again_is_found_after_a_power_loss(
+    tmp_path: Path, tree: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes of a file are of no use where its entry, or that of its directory, is lost."""
+    data = chunks(tree, manifest)
+    with Store.open(tmp_path) as store:
+        title = store.begin_fill(manifest)
+        fetch(title, data)
+        files = tmp_path / "titles" / manifest.title_id.hex() / "files"
+        shutil.rmtree(files)
+        synced: dict[str, list[str]] = {}
+        fsync = os.fsync
+
+        def note(fd: int) -> None:
+            fsync(fd)
+            place = os.readlink(f"/proc/self/fd/{fd}")
+            if os.path.isdir(place):
+                synced[place] = os.listdir(place)
+
+        monkeypatch.setattr(os, "fsync", note)
+        store.lose(title, [], range(len(manifest.files)))
+        aside = [str(index) for index in range(len(manifest.files)) if manifest.files.size(index)]
+        assert set(aside) <= set(synced[f"{files.parent}/{MEND}"])
+        assert "files" in synced[str(files.parent)]
+        restored = []
+        place = Tree.place
+
+        def note_place(self: Tree, directory_fd: int, name: str, path: str) -> None:
+            place(self, directory_fd, name, path)
+            restored.append(path)
+            parent = files / path
+            while parent != files:
+                assert parent.name in synced[str(parent.parent)], f"{parent} may be lost"
+                parent = parent.parent
+
+        monkeypatch.setattr(Tree, "place", note_place)
+        fetch(title, data)
+        assert "sub/c" in restored
+        assert verify_tree(files, manifest).ok
+
+
 def test_a_directory_in_the_place_of_a_file_is_said_and_left_alone(
     tmp_path: Path, tree: Path, manifest: Manifest
 ) -> None:
