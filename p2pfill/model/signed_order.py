@@ -122,9 +122,13 @@ class WithdrawalStatement(_About, frozen=True):
         """Return the bytes that are signed."""
         return _packed([WITHDRAWAL, *msgspec.structs.astuple(self)])
 
-    def covers(self, title_id: bytes, terms: bytes, number: int) -> bool:
-        """Tell whether it withdraws an order with these terms and this number."""
-        return self.title_id == title_id and self.terms in (b"", terms) and number <= self.number
+    def covers(self, title_id: bytes, name: str, terms: bytes, number: int) -> bool:
+        """Tell whether it withdraws an order with these terms and this number.
+
+        One for a title by another name than it has is of nothing: it is by names that users may withdraw.
+        """
+        of_title = (self.title_id, self.name) == (title_id, name)
+        return of_title and self.terms in (b"", terms) and number <= self.number
 
 
 Statement = OrderStatement | WithdrawalStatement

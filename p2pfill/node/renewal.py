@@ -18,7 +18,7 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.troubles import Troubles
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.store.places import REVOKED_FILE
-from p2pfill.trust.credentials import OLD_LIST, Credentials
+from p2pfill.trust.credentials import OLD_LIST, Credentials, read_kept_lists
 from p2pfill.trust.ending import told_of_end
 
 LOOK_S: Final = 5.0
@@ -68,9 +68,7 @@ class Renewal:
         Where the one cannot be used, or the other cannot be kept, the log says so.
         """
         try:
-            self.credentials.revoke((self._data / REVOKED_FILE).read_bytes())
-        except FileNotFoundError:
-            pass
+            self.credentials.revoke(read_kept_lists(self._data / REVOKED_FILE))
         except (OSError, ConfigError) as error:
             self._log.warning("what was known of revoked certificates cannot be used: %s", error)
         try:

@@ -190,7 +190,8 @@ class SignedOrders:
                 and self._open(title_id, document, now_s) is not None
                 and said.number >= self._kept.number(said.name)
                 and not any(
-                    isinstance(other, WithdrawalStatement) and other.covers(title_id, said.terms, said.number)
+                    isinstance(other, WithdrawalStatement)
+                    and other.covers(title_id, said.name, said.terms, said.number)
                     for _, other, _ in kept
                 )
             ):
@@ -205,7 +206,8 @@ class SignedOrders:
             return False
         gone = [one for one in kept if isinstance(one, WithdrawalStatement)]
         return any(
-            isinstance(one, OrderStatement) and not any(said.covers(title_id, one.terms, one.number) for said in gone)
+            isinstance(one, OrderStatement)
+            and not any(said.covers(title_id, one.name, one.terms, one.number) for said in gone)
             for one in kept
         )
 

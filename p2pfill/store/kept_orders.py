@@ -10,6 +10,7 @@ the title has gone. Nothing here says what holds: whoever reads it looks at the 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ DOCUMENTS_MAX: Final = 16
 
 BYTES_MAX: Final = 4 * MIB
 """Of one title: three orders of the longest, or all of usual length."""
+
+NUMBERS_KEPT_MAX: Final = 10_000
+"""Names whose highest number is kept in memory, too."""
 
 _NAME_BYTES_MAX: Final = 4096
 _FORGOTTEN_AT_ONCE: Final = 1000
@@ -119,7 +123,7 @@ class KeptOrders:
                 with translated(f"read {str(path)!r}"), suppress(FileNotFoundError):
                     text = _read(path, _NAME_BYTES_MAX).partition(b" ")[0]
                     known = int(text) if text.isdigit() else 0
-                self._numbers[name] = known
+                self._note(name, known)
             return known
 
     def note_numbers(self, statements: Iterable[Statement]) -> None:
@@ -130,7 +134,12 @@ class KeptOrders:
                     text = b"%d %s\n" % (said.number, said.name.encode())
                     with translated(f"note the order of {said.name!r}"):
                         self._write(self._root / NAMES, _digest(said.name), text)
-                    self._numbers[said.name] = said.number
+                    self._note(said.name, said.number)
+
+    def _note(self, name: str, number: int) -> None:
+        self._numbers[name] = number
+        if len(self._numbers) > NUMBERS_KEPT_MAX:
+            del self._numbers[next(iter(self._numbers))]
 
     def _write(self, directory: Path, name: str, data: bytes) -> None:
         make_directory(directory)
@@ -146,7 +155,9 @@ def _digest(name: str) -> str:
 
 
 def _read(path: Path, size_max: int) -> bytes:
-    """Return the contents of a plain file, the first `size_max` bytes. Raises `OSError`."""
+    """Return the contents of a plain file, the first `size_max` bytes, b'' of anything else. Raises `OSError`."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        return b""  # what is written there moves it away
     fd = os.open(path, os.O_RDONLY | FILE_FLAGS)
     with open(fd, "rb") as file:
         return file.read(size_max)

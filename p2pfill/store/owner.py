@@ -22,6 +22,9 @@ from p2pfill.errors import ConfigError
 PLACES: Final = ("filling", "titles", "live")
 """The directories of DATA."""
 
+KEEPS: Final = ("numbers", "orders", "orders/names")
+"""Those that are made when there is something to keep in them: by what is there older versions are refused."""
+
 
 def check_owner(root: Path) -> list[str]:
     """Return what a person should know of who may write to a data directory. Raises `ConfigError`, `OSError`.
@@ -36,8 +39,8 @@ def check_owner(root: Path) -> list[str]:
                 f"data directory {str(root)!r} is a link of {user_name(link.st_uid)}, who can lead it elsewhere; "
                 f"make the link as {user_name(os.geteuid())}, or name the directory itself"
             )
-    for path in (root, *(root / name for name in PLACES)):
-        with suppress(FileNotFoundError):
+    for path in (root, *(root / name for name in (*PLACES, *KEEPS))):
+        with suppress(FileNotFoundError, NotADirectoryError):
             status = os.stat(path)
             # As root an administrator looks after a node that runs as a user of its own.
             first = f"run this as that user (sudo -u {_for_sudo(status.st_uid)}), or, " if os.geteuid() == 0 else ""

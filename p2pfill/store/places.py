@@ -25,8 +25,7 @@ from p2pfill.store.disk import (
     translated,
     write_all,
 )
-from p2pfill.store.floors import NUMBERS
-from p2pfill.store.owner import PLACES
+from p2pfill.store.owner import KEEPS, PLACES
 
 ASIDE: Final = "aside"
 """The directory of what was in the way."""
@@ -60,10 +59,10 @@ class Places:
 
     def make(self) -> None:
         """Make the directories, and clear what is in the way in them."""
-        for name in (*PLACES, NUMBERS):
+        for name in (*PLACES, *KEEPS):
             # A link is an operator's: where it leads to nothing, a disk may not be mounted yet.
             self.clear(self._root / name, lambda mode: stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-            if name != NUMBERS:  # which is made when there is something to keep in it
+            if name in PLACES:
                 make_directory(self._root / name)
         self.clear(self._root / REVOKED_FILE, stat.S_ISREG)
         for place in ("titles", "filling"):

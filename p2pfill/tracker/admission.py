@@ -435,17 +435,20 @@ class Admission:
                 del self._polls_of_node[node_id]
 
     @contextmanager
-    def waiting(self, address: str, what: str) -> Iterator[None]:
-        """Wait for, and do, what is done one at a time. Raises `RequestRefused`."""
-        if self._waiting[address, what] >= WAITING_MAX:
-            raise self._refuse(f"too many calls of one address wait for {what}", address, 429)
-        self._waiting[address, what] += 1
+    def waiting(self, caller: str, what: str) -> Iterator[None]:
+        """Wait for, and do, what is done one at a time or a few; `caller` is an address or a node.
+
+        Raises `RequestRefused`.
+        """
+        if self._waiting[caller, what] >= WAITING_MAX:
+            raise self._refuse(f"too many calls of one caller wait for {what}", caller, 429)
+        self._waiting[caller, what] += 1
         try:
             yield
         finally:
-            self._waiting[address, what] -= 1
-            if not self._waiting[address, what]:
-                del self._waiting[address, what]
+            self._waiting[caller, what] -= 1
+            if not self._waiting[caller, what]:
+                del self._waiting[caller, what]
 
 
 async def _send_all(send: Send, start: list[Message], message: Message) -> None:

@@ -51,6 +51,10 @@ REPORTS_MAX: Final = 1
 """Reports of nights, and looks over the fleet, made at once: a large one takes seconds of processor time, and some
 hundred megabytes for what it is made of."""
 
+BRINGS_MAX: Final = 16
+"""Calls that bring back orders, at once: one may have two thousand signatures to look at, for a second or two in one of
+Trio's 40 threads, which others need; and commits of several go to the disk together."""
+
 OFTEN: Final = ("heartbeat", "get_orders")
 """What each node calls all the time. These routes come first: a call is compared with one after the other."""
 
@@ -82,6 +86,7 @@ class Api:
         self._orders = orders
         self._uploads = trio.CapacityLimiter(UPLOADS_MAX)
         self._reporting = trio.CapacityLimiter(REPORTS_MAX)
+        self._bringing = trio.CapacityLimiter(BRINGS_MAX)
         self._document = msgspec.json.encode(openapi.build_document())
 
     async def _read_body(self, request: Request, size_max: int) -> bytes:
@@ -320,20 +325,19 @@ class Api:
     async def bring_back(self, request: Request) -> Response:
         """Take over a node's orders."""
         node_id, brought = node_of(request), await self._read_json(request, BroughtOrders)
-        return reply(await bring_back(self._service, node_id, brought.orders, brought.withdrawals, self._orders))
+        # Of one node, whatever address it has: after a loss all of a house come from one.
+        with self._admission.waiting(node_id, "orders to be looked at"):
+            async with self._bringing:
+                return reply(
+                    await bring_back(self._service, node_id, brought.orders, brought.withdrawals, self._orders)
+                )
 
     async def get_signed(self, request: Request) -> Response:
         """Send what is signed of a node's orders."""
         titles = request.query_params.get("titles", "").split(",")
         require(len(titles) <= SIGNED_TITLES_MAX, f"{len(titles)} titles: at most {SIGNED_TITLES_MAX} at a time")
-        found = await self._service.signed_documents(node_of(request), [check_title(one) for one in titles if one])
-        answer, size = SignedDocuments({}), 0
-        for title, documents in found.items():
-            size += sum(map(len, documents))
-            if size > SIGNED_BYTES_MAX and answer.titles:
-                break
-            answer.titles[title] = documents
-        return reply(answer)
+        asked = [check_title(one) for one in titles if one]
+        return reply(SignedDocuments(await self._service.signed_documents(node_of(request), asked, SIGNED_BYTES_MAX)))
 
     async def get_orders(self, request: Request) -> Response:
         """Send a node's orders, or what has changed of them, when they change."""

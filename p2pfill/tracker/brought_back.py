@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from p2pfill.origin.urls import shown
-from p2pfill.tracker.checks import RequestRefused
+from p2pfill.tracker.checks import ORIGIN_CHARS_MAX, RequestRefused
 from p2pfill.tracker.records import BroughtBack
 
 REBUILT_S: Final = 7 * 86400.0
@@ -60,7 +60,10 @@ class Recall:
         told = self._told.get(title)
         if told is None:
             if len(self._told) >= LISTED_MAX:
-                return
+                unknown = next((one for one, listed in self._told.items() if not listed.name), None) if name else None
+                if unknown is None:
+                    return
+                del self._told[unknown]  # a title that nobody has published may be made up
             told = self._told[title] = BroughtBack(title, name, 0)
         told.name = name or told.name
         if not reason:
@@ -71,12 +74,14 @@ class Recall:
             lacking = self._lacking.setdefault(title, {})
             if origins and len(lacking) < AGAIN_NODES_MAX:
                 lacking[node_id] = None
-            told.again = _command(told, lacking, origins) if origins else ""
+            if origins:
+                told.again = _command(told, lacking, origins)
 
 
 def _command(lost: BroughtBack, nodes: Iterable[str], origins: Iterable[str]) -> str:
     """Return the command that orders a title again for some nodes; who gives it has its manifest."""
     words = ["p2pfill", "fill", f"{lost.name or lost.title[:16]}.fill"]
     for origin in origins:
-        words += ["--origin", shown(origin)]
+        if 0 < len(origin) <= ORIGIN_CHARS_MAX and origin.isprintable() and not origin.startswith("-"):
+            words += ["--origin", shown(origin)]  # as a node has said it, who may be anybody
     return shlex.join([*words, "--to", ",".join(f"id={node_id}" for node_id in nodes)])

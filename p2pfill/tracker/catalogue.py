@@ -27,7 +27,7 @@ from p2pfill.errors import ConfigError, InternalError, StoreError
 from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
-from p2pfill.model.signed_order import Statement
+from p2pfill.model.signed_order import Statement, WithdrawalStatement
 from p2pfill.tracker.commits import SUFFIX, CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
@@ -80,8 +80,8 @@ CREATE TABLE IF NOT EXISTS night_titles (night TEXT, title TEXT, record BLOB NOT
 CREATE TABLE IF NOT EXISTS signatures (title TEXT PRIMARY KEY, encoded BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signed_orders (fill TEXT PRIMARY KEY, title TEXT NOT NULL, document BLOB NOT NULL)
     WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS signed_withdrawals (title TEXT, terms BLOB, number INTEGER NOT NULL, who TEXT NOT NULL,
-    document BLOB NOT NULL, PRIMARY KEY (title, terms)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signed_withdrawals (title TEXT, name TEXT, terms BLOB, number INTEGER NOT NULL,
+    who TEXT NOT NULL, document BLOB NOT NULL, PRIMARY KEY (title, name, terms)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS order_numbers (name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS audit (number INTEGER PRIMARY KEY AUTOINCREMENT, record BLOB NOT NULL);
 """
@@ -206,14 +206,10 @@ def _note_number(db: sqlite3.Connection, said: Statement) -> None:
 
 def _put_withdrawal(db: sqlite3.Connection, signed: SignedWithdrawal) -> None:
     said = signed.said
-    row = (said.title_id.hex(), said.terms, said.number, signed.identity.who, signed.document)
-    db.execute("INSERT OR REPLACE INTO signed_withdrawals VALUES (?, ?, ?, ?, ?)", row)
-    _note_number(db, signed.said)
-    (count,) = db.execute("SELECT COUNT(*) FROM signed_withdrawals").fetchone()
-    if count > WITHDRAWALS_MAX:
-        oldest = "(SELECT title, terms FROM signed_withdrawals ORDER BY number LIMIT ?)"
-        sql = f"DELETE FROM signed_withdrawals WHERE (title, terms) IN {oldest}"  # noqa: S608 (a text of ours)
-        db.execute(sql, (count - WITHDRAWALS_MAX,))
+    row = (said.title_id.hex(), said.name, said.terms, said.number, signed.identity.who, signed.document)
+    db.execute("INSERT OR REPLACE INTO signed_withdrawals VALUES (?, ?, ?, ?, ?, ?)", row)
+    if db.execute("SELECT 1 FROM titles WHERE id = ?", row[:1]).fetchone() is not None:
+        _note_number(db, signed.said)
 
 
 class Catalogue:
@@ -417,17 +413,20 @@ class Catalogue:
         await self.call(run)
 
     async def delete_fills(
-        self, fill_ids: Iterable[str], withdrawn: str = "", signed: SignedWithdrawal | None = None
+        self, fill_ids: Iterable[str], withdrawn: str = "", signed: SignedWithdrawal | None = None,
+        forgotten: Iterable[WithdrawalStatement] = (),
     ) -> None:
         """Forget fills and their assignments; from now on no node may hold the title `withdrawn`, if one is given.
 
-        `signed` is a signed withdrawal, which is kept.
+        `signed` is a signed withdrawal, which is kept, and `forgotten` are those that make room for it.
         """
         rows = [(fill_id,) for fill_id in fill_ids]
+        old = [(said.title_id.hex(), said.name, said.terms) for said in forgotten]
 
         def run(db: sqlite3.Connection) -> None:
             if signed is not None:
                 _put_withdrawal(db, signed)
+            db.executemany("DELETE FROM signed_withdrawals WHERE title = ? AND name = ? AND terms = ?", old)
             db.executemany("DELETE FROM fills WHERE id = ?", rows)
             db.executemany("DELETE FROM signed_orders WHERE fill = ?", rows)
             db.executemany("DELETE FROM assignments WHERE fill = ?", rows)
@@ -436,14 +435,26 @@ class Catalogue:
 
         await self.call(run)
 
-    async def signed(self, titles: Mapping[str, Collection[str]]) -> dict[str, list[bytes]]:
-        """Return what is signed of titles, each with the fills of which the orders are wanted, and all withdrawals."""
+    async def signed(self, titles: Mapping[str, tuple[str, Collection[str]]], bytes_max: int) -> dict[str, list[bytes]]:
+        """Return what is signed of titles, each with its name and the fills of which the orders are wanted.
+
+        Withdrawals by that name are returned with them. Titles for which `bytes_max` have no room are left out, but
+        for the first: nothing of them is read, for callers ask for much at once.
+        """
 
         def run(db: sqlite3.Connection) -> dict[str, list[bytes]]:
             found: dict[str, list[bytes]] = {}
-            for title, fills in titles.items():
-                sql = "SELECT document FROM signed_withdrawals WHERE title = ?"
-                documents = [bytes(row[0]) for row in db.execute(sql, (title,))]
+            size = 0
+            for title, (name, fills) in titles.items():
+                lengths = "SELECT TOTAL(LENGTH(document)) FROM"
+                sql = f"{lengths} signed_withdrawals WHERE title = ? AND name = ?"
+                size += db.execute(sql, (title, name)).fetchone()[0]
+                for fill_id in fills:
+                    size += db.execute(f"{lengths} signed_orders WHERE fill = ?", (fill_id,)).fetchone()[0]
+                if size > bytes_max and found:
+                    break
+                sql = "SELECT document FROM signed_withdrawals WHERE title = ? AND name = ?"
+                documents = [bytes(row[0]) for row in db.execute(sql, (title, name))]
                 for fill_id in fills:
                     sql = "SELECT document FROM signed_orders WHERE fill = ?"
                     documents += [bytes(row[0]) for row in db.execute(sql, (fill_id,))]

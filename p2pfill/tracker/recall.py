@@ -36,7 +36,7 @@ from p2pfill.model.selection import bytes_of_selection, decode_selection
 from p2pfill.model.selector import SELECTOR_CHARS_MAX, Selector
 from p2pfill.tracker.checks import NUMBER_ADOPTED_MAX, ORIGINS_MAX, RequestRefused, check_fill, check_title, require
 from p2pfill.tracker.records import FillRecord, FillRequest
-from p2pfill.tracker.signed_orders import UNSIGNED, SignedOrders, request_of
+from p2pfill.tracker.signed_orders import UNSIGNED, SignedOrders, Withdrawn, request_of
 from p2pfill.trust.order_signing import SignedOrder, SignedWithdrawal
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ async def bring_back(
         if service.is_ordered(node_id, order.title):
             continue
         reason, is_lost = "", False
-        if service.has_withdrawn(node_id, order.title) and not service.signed.knows(order.title):
+        name = "" if (known := service.titles.get(order.title)) is None else known.name
+        if service.has_withdrawn(node_id, order.title) and not service.signed.knows(order.title, name):
             reply.refused[order.title] = reason = "it was withdrawn here"
         elif order.title not in service.titles:
             reply.manifests.append(order.title)
@@ -97,7 +98,8 @@ async def _restore(service: Service, node_id: str, order: BroughtOrder, signed: 
     """Let those orders of a title stand again that are signed. Raises `RequestRefused` where none of them does."""
     require(len(order.signed) <= SIGNED_MAX, f"title {order.title} has more than {SIGNED_MAX} signed orders")
     record = service.title(order.title)
-    why, is_withdrawn, stands = "", False, False
+    why, stands = "", False
+    withdrawals: list[Withdrawn] = []
     for document in order.signed:
         try:
             opened = await trio.to_thread.run_sync(signed.brought, document)
@@ -106,15 +108,19 @@ async def _restore(service: Service, node_id: str, order: BroughtOrder, signed: 
             said = opened.said
             request = request_of(said)
             signed.require_granted(opened, record, check_fill(request))
-            if (withdrawn := service.signed.withdrawal_of(order.title, said.terms, said.number)) is not None:
-                is_withdrawn, why = True, f"{withdrawn}"
+            withdrawn = service.signed.withdrawal_of(order.title, record.name, said.terms, said.number)
+            if withdrawn is not None:
+                withdrawals.append(withdrawn)
+                why = f"{withdrawn}"
                 continue
             await service.put_signed(request, opened)
             stands = True
         except (RequestRefused, SignatureError) as error:
             why = str(error)
-    if is_withdrawn and not stands:
+    if withdrawals and not stands:
         service.tell_withdrawn(node_id, order.title)
+        for withdrawn in withdrawals:
+            await service.end_withdrawn(order.title, withdrawn)
     if not stands:
         raise RequestRefused(why or f"{UNSIGNED}, and this tracker asks who orders", 403)
     # Where its selector does not mean this node any more, that goes on as with a new order.
@@ -127,12 +133,14 @@ async def _withdraw(service: Service, node_id: str, document: bytes, signed: Sig
         if not isinstance(opened, SignedWithdrawal):
             return
         signed.require_may_withdraw(opened)
+        if not service.signed.is_news(opened.said):
+            return
+        await service.withdraw_brought(opened)
     except (RequestRefused, SignatureError) as error:
         _log.info("a withdrawal that %s brings back is not taken: %s", node_id, error)
         return
     said = opened.said
-    if service.signed.is_news(said):
-        await service.withdraw_brought(opened)
+    if said.title_id.hex() in service.titles:  # of others it changes nothing yet
         detail = f"{said.name} ({said.title_id.hex()}), signed by {opened.identity.who}"
         await service.note_change(f"cache/{node_id}", "", "bring_back a withdrawal", detail)
 

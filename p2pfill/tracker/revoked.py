@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pfill.errors import ConfigError
-from p2pfill.trust.credentials import REVOKED_FILE, Credentials
+from p2pfill.trust.credentials import REVOKED_FILE, Credentials, read_kept_lists
 from p2pfill.trust.files import replace_file
 
 SUFFIX: Final = "-revoked.pem"
@@ -32,14 +32,12 @@ class KnownRevocations:
         if self._path is None:
             return
         try:
-            if self._credentials.revoke(self._path.read_bytes()):
+            if self._credentials.revoke(read_kept_lists(self._path)):
                 _log.warning(
                     "%s is older than what this tracker went by before it stopped, and that counts on: put the "
                     "authority's newest there",
                     self._credentials.directory / REVOKED_FILE,
                 )
-        except FileNotFoundError:
-            pass
         except (OSError, ConfigError) as error:
             _log.warning("what was known of revoked certificates, in %s, cannot be used: %s", self._path, error)
 

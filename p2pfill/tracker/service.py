@@ -25,7 +25,7 @@ import secrets
 import time
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
@@ -425,7 +425,7 @@ class Service:
             if signed is not None:
                 self.signed.require_news(self.titles[title].name, signed.said.number)
             else:
-                self.signed.require_signed(title)
+                self.signed.require_signed(title, self.titles[title].name)
             chosen = encode_selection(selection)
             self._require_room(wanted, before, fills, chosen)
             # That of a signed order is the same after a loss, when caches bring it back: newer ones stay newer.
@@ -744,27 +744,38 @@ class Service:
     async def withdraw_brought(self, signed: SignedWithdrawal) -> None:
         """Take in a signed withdrawal that a node has brought back (`recall`). Raises `StoreError`.
 
-        What was ordered after it stands.
+        What was ordered after it stands. While the title is not known, nor is its name, which is what its signer may
+        withdraw by: then nothing is deleted for it yet (`end_withdrawn`).
         """
         said = signed.said
         title = said.title_id.hex()
+        if (record := self.titles.get(title)) is not None and record.name != said.name:
+            raise RequestRefused(f"title {title} is not named {said.name[:100]!r}")
         fills = [fill for fill in self.fills_of_title(title) if _covers(said, fill)]
-        urgent = said.urgent and len(fills) == len(self.fills_of_title(title))
+        urgent = said.urgent and record is not None and len(fills) == len(self.fills_of_title(title))
         await self._withdraw_fills(
             title, [fill.fill_id for fill in fills], urgent=urgent, signed=signed, is_brought=True
         )
+
+    async def end_withdrawn(self, title: str, withdrawn: Withdrawn) -> None:
+        """Have a title deleted whose signed withdrawal came before its name was known. Raises `StoreError`."""
+        if withdrawn.said.urgent and title not in self.withdrawn and not self._fills_by_title.get(title):
+            await self._withdraw_fills(title, [], urgent=True, is_brought=True)
 
     async def _withdraw_fills(
         self, title: str, fill_ids: list[str], *, urgent: bool = False, signed: SignedWithdrawal | None = None,
         is_brought: bool = False,
     ) -> None:
+        forgotten: list[WithdrawalStatement] = []
         if signed is not None:
             said = signed.said
             if not is_brought:
                 self.signed.require_news(said.name, said.number)
             # Before the catalogue, which takes what is queued in turn: no order of before comes in between.
-            self.signed.put(Withdrawn(said, signed.identity.who))
-        await self._catalogue.delete_fills(fill_ids, title if urgent else "", signed)
+            forgotten = self.signed.put(Withdrawn(said, signed.identity.who))
+            if title in self.titles:  # of others anybody may make up names, and no end of them
+                self.signed.note(said.name, said.number)
+        await self._catalogue.delete_fills(fill_ids, title if urgent else "", signed, forgotten)
         receivers = self._receivers(title)
         assigned: set[str] = set()
         for fill_id in fill_ids:
@@ -787,10 +798,19 @@ class Service:
         for node_id in self._told_of.get(title, set()) - receivers:
             self._note_gone(self.nodes[node_id], title)
 
-    async def signed_documents(self, node_id: str, titles: Iterable[str]) -> dict[str, list[bytes]]:
-        """Return what is signed of a node's orders of some titles, and the withdrawals. Raises `StoreError`."""
+    async def signed_documents(
+        self, node_id: str, titles: Sequence[str], bytes_max: int = 2 * MIB
+    ) -> dict[str, list[bytes]]:
+        """Return what is signed of a node's orders of some titles, and the withdrawals. Raises `StoreError`.
+
+        Titles for which there is no room in `bytes_max` are left out: they are to be asked for again.
+        """
         mine = self._fills_of.get(node_id, set())
-        return await self._catalogue.signed({one: self._fills_by_title.get(one, set()) & mine for one in titles})
+        named = {one: self.titles[one].name for one in titles if one in self.titles}
+        found = await self._catalogue.signed(
+            {one: (name, self._fills_by_title.get(one, set()) & mine) for one, name in named.items()}, bytes_max
+        )
+        return {one: [] for one in titles if one not in named} | found
 
     def tell_withdrawn(self, node_id: str, title: str) -> None:
         """Tell a node that its order of a title, of which this database does not know, was withdrawn."""
@@ -1592,7 +1612,7 @@ def _take_out(index: dict[str, set[str]], key: str, member: str) -> None:
 def _covers(said: WithdrawalStatement, fill: FillRecord) -> bool:
     """Tell whether a signed withdrawal is of a fill that stands."""
     if fill.signed is not None:
-        return said.covers(said.title_id, bytes.fromhex(fill.signed.terms), fill.signed.number)
+        return said.covers(said.title_id, said.name, bytes.fromhex(fill.signed.terms), fill.signed.number)
     return not said.terms and fill.ordered_at * 1000 <= said.number
 
 

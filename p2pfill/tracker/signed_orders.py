@@ -115,8 +115,10 @@ class SignedBook:
 
     def __init__(self, numbers: dict[str, int], withdrawn: Iterable[Withdrawn]) -> None:
         self._numbers = numbers
-        self._withdrawn: dict[str, dict[bytes, Withdrawn]] = {}
-        """Title -> terms, b'' for all orders, -> the latest withdrawal of that."""
+        self._withdrawn: dict[str, dict[tuple[str, bytes], Withdrawn]] = {}
+        """Title -> the name that is signed, and terms, b'' for all orders -> the latest withdrawal of that."""
+        self._signers: dict[str, dict[tuple[str, str, bytes], None]] = {}
+        """Who -> title, name and terms of what he has signed, the oldest first."""
         self._count = 0
         for one in withdrawn:
             self.put(one)
@@ -136,38 +138,58 @@ class SignedBook:
 
     def is_news(self, said: WithdrawalStatement) -> bool:
         """Tell whether a withdrawal is not on the books, nor a later one of the same."""
-        before = self._withdrawn.get(said.title_id.hex(), {}).get(said.terms)
+        before = self._withdrawn.get(said.title_id.hex(), {}).get((said.name, said.terms))
         return before is None or said.number > before.said.number
 
-    def put(self, one: Withdrawn) -> None:
-        """Put a withdrawal on the books, unless a later one of the same is."""
+    def put(self, one: Withdrawn) -> list[WithdrawalStatement]:
+        """Put a withdrawal on the books, unless a later one of the same is; return those for which there is no room.
+
+        Those are the oldest of who has signed most: nobody can have those of others forgotten by signing many.
+        """
         said = one.said
         if not self.is_news(said):
-            return
-        of_title = self._withdrawn.setdefault(said.title_id.hex(), {})
-        self._count += said.terms not in of_title
-        of_title[said.terms] = one
-        self.note(said.name, said.number)
-        if self._count > WITHDRAWALS_MAX:
-            oldest = next(iter(self._withdrawn))
-            self._count -= len(self._withdrawn.pop(oldest))
+            return []
+        title, key = said.title_id.hex(), (said.name, said.terms)
+        if (before := self._withdrawn.get(title, {}).get(key)) is not None:
+            self._take_out(before)
+        self._withdrawn.setdefault(title, {})[key] = one
+        self._signers.setdefault(one.who, {})[title, *key] = None
+        self._count += 1
+        forgotten: list[WithdrawalStatement] = []
+        while self._count > WITHDRAWALS_MAX:
+            who = max(self._signers, key=lambda one: len(self._signers[one]))
+            title, name, terms = next(iter(self._signers[who]))
+            oldest = self._withdrawn[title][name, terms]
+            self._take_out(oldest)
+            forgotten.append(oldest.said)
+        return forgotten
 
-    def withdrawal_of(self, title: str, terms: bytes, number: int) -> Withdrawn | None:
+    def _take_out(self, one: Withdrawn) -> None:
+        said = one.said
+        title, key = said.title_id.hex(), (said.name, said.terms)
+        del self._withdrawn[title][key], self._signers[one.who][title, *key]
+        if not self._withdrawn[title]:
+            del self._withdrawn[title]
+        if not self._signers[one.who]:
+            del self._signers[one.who]
+        self._count -= 1
+
+    def withdrawal_of(self, title: str, name: str, terms: bytes, number: int) -> Withdrawn | None:
         """Return what has withdrawn an order of a title with these terms and this number, if anything has."""
         of_title = self._withdrawn.get(title, {})
-        found = [of_title[one] for one in (b"", terms) if one in of_title]
+        found = [of_title[name, one] for one in (b"", terms) if (name, one) in of_title]
         return next((one for one in found if number <= one.said.number), None)
 
-    def knows(self, title: str) -> bool:
+    def knows(self, title: str, name: str) -> bool:
         """Tell whether there are signed withdrawals of a title: then numbers say what holds."""
-        return title in self._withdrawn
+        return any(one == name for one, _ in self._withdrawn.get(title, ()))
 
-    def require_signed(self, title: str) -> None:
+    def require_signed(self, title: str, name: str) -> None:
         """Look whether a title may be ordered without a signature. Raises `RequestRefused`.
 
         Where a signed withdrawal stands it may not: caches would bring that back after a loss, and end the order.
         """
-        if (one := self._withdrawn.get(title, {}).get(b"")) is not None and one.said.expires > time.time():
+        if (one := self._withdrawn.get(title, {}).get((name, b""))) is not None and one.said.expires > time.time():
             raise RequestRefused(f"{one}, and has signed that: only an order that is signed lifts it", 409)
 
 

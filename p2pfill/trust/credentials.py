@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -158,7 +159,7 @@ class Credentials:
         """Of its own certificate: SHA-256 of its DER."""
         self.trusted = tuple(trusted)
         """The authorities in `ca.pem`."""
-        signers = [one for one in trusted if _has_signed(one, own)]
+        signers = [one for one in trusted if has_signed(one, own)]
         self.authority_expires = max((one.not_valid_after_utc for one in signers), default=None)
         """When what has signed that ends; None where that is not in ca.pem."""
         self.revocations = Revocations(trusted)
@@ -244,7 +245,7 @@ class Credentials:
             raise PeerRefused(f"{identity.who} is of {identity.domain!r}, and this is {self.identity.domain!r}")
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
-        if not any(_has_signed(authority, parsed) for authority in self.trusted):
+        if not any(has_signed(authority, parsed) for authority in self.trusted):
             signer = parsed.issuer.rfc4514_string()[:200]
             raise PeerRefused(
                 f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
@@ -344,7 +345,8 @@ def _read_lists(pem: bytes) -> list[x509.CertificateRevocationList]:
     return lists
 
 
-def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+def has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Tell whether an authority has signed a certificate itself."""
     with suppress(InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
         certificate.verify_directly_issued_by(authority)
         return True
@@ -381,6 +383,19 @@ def _read_file(path: Path) -> bytes:
     if len(text) > FILE_BYTES_MAX:
         raise ConfigError(f"{str(path)!r} is larger than {FILE_BYTES_MAX} bytes")
     return text
+
+
+def read_kept_lists(path: Path) -> bytes:
+    """Return the revocation lists that were kept in a file, b'' where there is none. Raises `ConfigError`, `OSError`.
+
+    Beside other things than those of an identity anything may lie there: a fifo is not waited for.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{str(path)!r} is no plain file")
+    except FileNotFoundError:
+        return b""
+    return _read_file(path)
 
 
 def _check_mode(path: Path) -> None:

@@ -9,6 +9,7 @@ where it has ended.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -30,10 +31,15 @@ from p2pfill.model.signed_order import (
     decode_statement,
     statement_id,
 )
-from p2pfill.trust.credentials import CERT_FILE, KEY_FILE, Credentials, identity_of, read_certificates
+from p2pfill.trust.credentials import CERT_FILE, KEY_FILE, Credentials, has_signed, identity_of, read_certificates
 
 CLOCKS_DIFFER_S: Final = 600.0
 """By so much the clock of who signs may be ahead. Else a wrong one would keep everybody from ordering until then."""
+
+BEHIND_S_MAX: Final = 86400.0
+"""By so much the clock of who signs may be behind: then he takes the number above the one that the tracker names."""
+
+STRANGE: Final = "it is of no authority that is trusted here, or what lies between is not in its order"
 
 _PSS: Final = padding.PSS(padding.MGF1(SHA256()), padding.PSS.DIGEST_LENGTH)
 
@@ -84,8 +90,18 @@ class Signer:
         return self._credentials.identity.role is Role.USER
 
     def number(self, above: int = 0) -> int:
-        """Return a number for what is signed now: the time, higher than the one before and than `above`."""
-        self._last = max(time.time_ns() // 1_000_000, self._last + 1, above + 1)
+        """Return a number for what is signed now: the time, higher than the one before and than `above`.
+
+        Raises `SignatureError` where that is further ahead than a clock may be behind: whoever names it would have
+        something signed that counts later, and that nothing lifts until then.
+        """
+        now = time.time_ns() // 1_000_000
+        if above > now + 1000 * BEHIND_S_MAX:
+            raise SignatureError(
+                f"an order of this name is said to be {(above - now) / 3_600_000:.0f} hours ahead of this machine's "
+                "clock: this one is not signed; which clock is wrong?"
+            )
+        self._last = max(now, self._last + 1, above + 1)
         return self._last
 
     def expires(self, number: int) -> int:
@@ -134,8 +150,6 @@ def open_signed(credentials: Credentials, document: bytes, now_s: float) -> Open
         raise SignatureError(f"it was signed by {identity.who} of {identity.domain!r} for {statement.domain!r}")
     if identity.role is not Role.USER:
         raise SignatureError(f"it was signed by {identity.who}, and orders are given by users")
-    if not _holds(key, found.signature, found.statement):
-        raise SignatureError(f"the signature of {identity.who} does not hold")
     if statement.number > (now_s + CLOCKS_DIFFER_S) * 1000:
         raise SignatureError(f"it was signed by {identity.who} at a time to come: which clock is wrong?")
     if statement.expires <= now_s:
@@ -143,13 +157,22 @@ def open_signed(credentials: Credentials, document: bytes, now_s: float) -> Open
     if statement.expires > statement.number // 1000 + LIFE_S_MAX:
         raise SignatureError(f"what {identity.who} has signed may be brought back for more than {LIFE_S_MAX} seconds")
     _check_chain(credentials, identity, chain, statement.number / 1000)
+    if not _holds(key, found.signature, found.statement):
+        raise SignatureError(f"the signature of {identity.who} does not hold")
     if isinstance(statement, OrderStatement):
         return SignedOrder(identity, statement, document)
     return SignedWithdrawal(identity, statement, document)
 
 
 def _check_chain(credentials: Credentials, identity: Identity, chain: list[x509.Certificate], at_s: float) -> None:
-    """Look whether certificates lead to an authority. Raises `SignatureError`."""
+    """Look whether certificates lead to an authority, in their order. Raises `SignatureError`."""
+    # From the authority on, each by the one above it: no key does any work here that is nobody's. Else whoever makes up
+    # certificates has us look at some with keys of his choice, in all orders, which takes a second.
+    signers: Sequence[x509.Certificate] = credentials.trusted
+    for one in reversed(chain):
+        if one not in credentials.trusted and not any(has_signed(signer, one) for signer in signers):
+            raise SignatureError(f"the certificate of {identity.who} was not valid here when it signed: {STRANGE}")
+        signers = (one,)
     # Any of these extensions an authority of a larger house may leave out; that nobody signs who may not, it must say.
     anything = ExtensionPolicy.permit_all()
     builder = PolicyBuilder().store(Store(list(credentials.trusted))).time(datetime.fromtimestamp(at_s, UTC))

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from p2pfill.errors import ConfigError, StoreError, TitleInDoubtError
+from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
+from p2pfill.model.signed_order import Document, OrderStatement
 from p2pfill.store import Store, StoredTitle, publish, verify_tree
+from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.store.places import ASIDE
 from p2pfill.store.salvage import Salvage
 from p2pfill.store.scrub import missing_files
@@ -103,7 +107,10 @@ def test_a_file_in_the_place_of_a_directory_is_moved_away_and_said(tmp_path: Pat
         Store.open(root)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("numbers", "file"), ("numbers", "fifo"), ("revoked.pem", "directory")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("numbers", "file"), ("numbers", "fifo"), ("orders", "file"), ("orders", "fifo"), ("revoked.pem", "directory")],
+)
 def test_neither_does_what_lies_where_something_is_to_be_kept_later(
     tmp_path: Path, tree: Path, manifest: Manifest, name: str, kind: str
 ) -> None:
@@ -313,3 +320,30 @@ def test_a_full_disk_keeps_nothing_from_being_served_that_is_whole(
             assert store.open_title(manifest.title_id).live
         with pytest.raises(StoreError, match="the disk is full"):
             Store.open(other)
+
+
+@pytest.mark.parametrize("name", ["numbers", "orders", "orders/names"])
+def test_what_refuses_older_versions_is_in_no_directory_that_others_may_change(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data"
+    (root / name).mkdir(parents=True)
+    (root / name).chmod(0o777)
+    with pytest.raises(ConfigError, match=f"{name}.*everybody can change"):
+        Store.open(root)
+
+
+@pytest.mark.parametrize("kind", SPOIL)
+def test_what_lies_where_signed_orders_are_kept_is_none(tmp_path: Path, kind: str) -> None:
+    kept, title_id = KeptOrders(tmp_path), TitleId(b"t" * 32)
+    (tmp_path / "orders" / "names").mkdir(parents=True)
+    SPOIL[kind](tmp_path / "orders" / title_id.hex())
+    SPOIL[kind](tmp_path / "orders" / "names" / blake3(b"film").hexdigest())
+    assert kept.titles() == {title_id}
+    assert kept.documents(title_id) == []
+    assert kept.number("film") == 0
+    said = OrderStatement(
+        "fleet.example", title_id, "film", 7, 8, "all", (), 0, 1.0, 1.0, 1.0, True, None, (), False, False
+    )  # fmt: skip
+    kept.note_numbers([said])
+    kept.keep(title_id, [Document(said.encode(), b"s", (b"c",)).encode()])
+    again = KeptOrders(tmp_path)
+    assert (again.number("film"), [one for one, _ in again.documents(title_id)]) == (7, [said])

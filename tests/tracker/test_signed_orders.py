@@ -16,7 +16,7 @@ from trusted import Fleet, film
 
 from p2pfill.cli.fleet import status_view
 from p2pfill.model.policy import FillPolicy
-from p2pfill.model.reports import BroughtOrder
+from p2pfill.model.reports import BroughtOrder, BroughtOrders
 from p2pfill.model.signed_order import WithdrawalStatement
 from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
@@ -64,11 +64,12 @@ class Hands:
         return hand.sign(said)
 
     def withdrawal(
-        self, title: str, number: int, who: str = "anna", *, urgent: bool = False, terms: bytes = b""
+        self, title: str, number: int, who: str = "anna", *, urgent: bool = False, terms: bytes = b"",
+        name: str = "film",
     ) -> bytes:
         hand = self.of(who)
         title_id, expires = bytes.fromhex(title), hand.expires(number)
-        return hand.sign(WithdrawalStatement(hand.domain, title_id, "film", number, expires, urgent, terms))
+        return hand.sign(WithdrawalStatement(hand.domain, title_id, name, number, expires, urgent, terms))
 
 
 @pytest.fixture
@@ -199,8 +200,8 @@ async def test_a_signed_withdrawal_wins_over_what_came_before_it(
         assert stands(service) == [("isp=isp-a", "user/anna", NOW + 1)]
         assert (await service.signed_documents("a1", [title]))[title] == [gone, new]
     async with service_on(tmp_path / "t.db") as service:
-        assert service.signed.withdrawal_of(title, b"x" * 16, NOW)
-        assert not service.signed.withdrawal_of(title, b"x" * 16, NOW + 1)
+        assert service.signed.withdrawal_of(title, "film", b"x" * 16, NOW)
+        assert not service.signed.withdrawal_of(title, "film", b"x" * 16, NOW + 1)
 
 
 async def test_one_order_of_several_is_withdrawn_and_an_urgent_one_deletes(
@@ -291,3 +292,130 @@ async def _caches_read_their_own(fleet: Fleet, title: str) -> None:
         assert refused.value.status == 403
         documents = (await client.signed("a1", [title]))[title]
         assert len(documents) == 3, "three withdrawals, and no order before it has reported"
+
+
+async def test_a_withdrawal_is_of_titles_of_the_name_that_its_signer_may_withdraw(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    (tmp_path / "grants.toml").write_text(
+        GRANTS + '[[grants]]\nwho = "user/mallory"\nmay = ["withdraw"]\ntitles = "mine"\n'
+    )
+    hands.signed = SignedOrders(hands.believes, Grants(tmp_path / "grants.toml"))
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        title, absent = await publish(service, make, 3), "ab" * 32
+        await bring(service, hands, "a1", brought(title, hands.order(title, NOW)))
+        forged = [hands.withdrawal(one, NOW + 9, "mallory", urgent=True, name="mine") for one in (title, absent)]
+        await bring(service, hands, "a1", withdrawals=tuple(forged))
+        assert (len(service.fills), service.withdrawn) == (1, set())
+        # Nor does it keep an order from coming back whose title is not known yet.
+        assert service.signed.withdrawal_of(absent, "film", b"x" * 16, NOW) is None
+
+
+async def test_a_flood_of_withdrawals_has_those_of_its_own_signer_forgotten(
+    tmp_path: Path, make: Any, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.tracker.signed_orders.WITHDRAWALS_MAX", 4)
+    (tmp_path / "grants.toml").write_text(GRANTS + '[[grants]]\nwho = "user/mallory"\nmay = ["withdraw"]\n')
+    hands.signed = SignedOrders(hands.believes, Grants(tmp_path / "grants.toml"))
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        title = await publish(service, make, 3)
+        before = await service.audit_page(0, 9)
+        await bring(service, hands, "a1", withdrawals=(hands.withdrawal("cd" * 32, NOW),))
+        made_up = [hands.withdrawal(f"{index:064x}", NOW, "mallory", name=f"n{index}") for index in range(9)]
+        await bring(service, hands, "a1", withdrawals=tuple(made_up))
+        assert service.signed.withdrawal_of("cd" * 32, "film", b"", NOW)
+        assert sum(service.signed.knows(f"{index:064x}", f"n{index}") for index in range(9)) == 3
+        # Names of titles that are not known take up nothing, and fill no audit.
+        service.signed.require_news("n3", 1)
+        assert await service.audit_page(0, 9) == before
+        assert title in service.titles
+    async with service_on(tmp_path / "t.db") as service:
+        assert service.signed.withdrawal_of("cd" * 32, "film", b"", NOW)
+        assert sum(service.signed.knows(f"{index:064x}", f"n{index}") for index in range(9)) == 3
+        service.signed.require_news("n3", 1)
+
+
+async def test_an_urgent_withdrawal_deletes_once_the_name_of_its_title_is_known(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service, service_on(tmp_path / "other.db") as other:
+        beat(service, make, "a1", "a2")
+        title = await publish(other, make, 3)
+        await bring(service, hands, "a1", withdrawals=(hands.withdrawal(title, NOW, urgent=True),))
+        assert service.withdrawn == set()
+        assert await publish(service, make, 3) == title
+        await bring(service, hands, "a2", brought(title, hands.order(title, NOW)))
+        assert (service.fills, service.withdrawn) == ({}, {title})
+
+
+async def test_the_command_that_orders_again_names_plain_origins_of_a_few(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1", "a2")
+        title = await publish(service, make, 3)
+        for origin in ("http://o/" + "x" * 100_000, "--to", "", "http://o/\x1b[2J"):
+            await bring(service, hands, "a1", brought(title, origin=origin))
+            (lost,) = views.status(service, 0.0).brought_back
+            assert lost.again == "p2pfill fill film.fill --to id=a1"
+        await bring(service, hands, "a2", brought(title))
+        # What is signed and does not hold takes the command away from nobody.
+        await bring(service, hands, "a1", brought(title, b"junk"))
+        (lost,) = views.status(service, 0.0).brought_back
+        assert lost.again == "p2pfill fill film.fill --origin http://o/film --to id=a1,id=a2"
+
+
+async def test_a_node_has_few_signatures_looked_at_at_once(tmp_path: Path, make: Any, nursery: trio.Nursery) -> None:
+    fleet = Fleet(tmp_path, nursery)
+    await fleet.start()
+    fleet.signer.give(tmp_path / "id-a1", cache("a1"))
+    statuses: list[int] = []
+    async with TrackerClient(fleet.url, credentials=Credentials(tmp_path / "id-a1")) as client:
+        await client.heartbeat(make.report(make.info("a1", isp="isp-a", region="default")))
+        body = msgspec.json.encode(BroughtOrders([], [b"junk"] * 100))
+
+        async def bring_much() -> None:
+            try:
+                await client._fetch_once("POST", "/v1/nodes/a1/brought", body=body)
+            except TrackerRefused as error:
+                statuses.append(error.status)
+
+        async with trio.open_nursery() as calls:
+            for _ in range(20):
+                calls.start_soon(bring_much)
+        assert 0 < len(statuses) < 20
+        assert set(statuses) == {429}
+        # Once they are done it may bring something again.
+        await client.bring_back("a1", [])
+
+
+async def test_what_is_signed_is_read_as_far_as_an_answer_has_room(
+    tmp_path: Path, make: Any, hands: Hands
+) -> None:
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        titles = [await publish(service, make, chunks) for chunks in (3, 4, 5)]
+        documents = {title: hands.order(title, NOW + at) for at, title in enumerate(titles)}
+        await bring(service, hands, "a1", *(brought(title, one) for title, one in documents.items()))
+        size = len(documents[titles[0]])
+        for bytes_max, count in ((1, 1), (size + 1, 1), (2 * size + 9, 2), (9 * size, 3)):
+            found = await service.signed_documents("a1", [*titles, "ab" * 32], bytes_max)
+            assert found == {"ab" * 32: []} | {title: [documents[title]] for title in titles[:count]}
+
+
+async def test_made_up_titles_take_no_place_from_those_that_are_lost(
+    tmp_path: Path, make: Any, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfill.tracker.brought_back.LISTED_MAX", 3)
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1", "a2")
+        title = await publish(service, make, 3)
+        await bring_back(service, "a2", [brought(f"{index:064x}") for index in range(9)], (), hands.signed)
+        await bring(service, hands, "a1", brought(title))
+        listed = views.status(service, 0.0).brought_back
+        assert (len(listed), [one.title for one in listed if one.name]) == (3, [title])
+        # Nor do they come back in its place.
+        await bring_back(service, "a2", [brought(f"{index:064x}") for index in range(9)], (), hands.signed)
+        assert title in [one.title for one in views.status(service, 0.0).brought_back]

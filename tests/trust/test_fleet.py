@@ -26,10 +26,11 @@ from p2pfill.protocol.link import ControlLink
 from p2pfill.protocol.messages import Hello, Ping
 from p2pfill.tracker.client import TrackerClient, TrackerRefused, TrackerUnreachable
 from p2pfill.tracker.records import FillRequest
+from p2pfill.tracker.revoked import KnownRevocations
 from p2pfill.tracker.server import serve_tracker
 from p2pfill.transport.control import ControlChannel
 from p2pfill.transport.secure import secure_link
-from p2pfill.trust.credentials import Credentials, PeerRefused
+from p2pfill.trust.credentials import FILE_BYTES_MAX, Credentials, PeerRefused
 
 
 @pytest.fixture
@@ -247,6 +248,28 @@ async def test_an_older_list_lifts_nothing_while_a_tracker_or_a_node_is_started_
         assert sorted(said) == ["a1", "p2pfill.tracker"]
         await look(puts_back=False)
     assert "is older than what this tracker went by" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "huge"])
+def test_what_lies_where_revocations_are_kept_holds_up_no_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    credentials = Credentials(Signer().give(tmp_path / "id", cache("a1")))
+    for path in (tmp_path / "t.db-revoked.pem", tmp_path / "revoked.pem"):
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.touch()
+            os.truncate(path, FILE_BYTES_MAX + 1)
+    for load in (
+        KnownRevocations(str(tmp_path / "t.db"), credentials).load,
+        Renewal(credentials, lambda: None, tmp_path, logging.getLogger("a1")).load,
+    ):
+        caplog.clear()
+        load()
+        assert "cannot be used" in caplog.text
 
 
 async def test_what_another_root_has_revoked_counts_once_that_root_is_trusted(tmp_path: Path) -> None:

@@ -142,11 +142,12 @@ def test_the_same_order_again_has_the_same_terms_and_another_has_others() -> Non
     for other in ({"selector": "all"}, {"priority": 4}, {"rollback": True}, {"title_id": b"u" * 32}):
         assert msgspec.structs.replace(order(), **other).terms != order().terms
     gone = WithdrawalStatement(DOMAIN, b"t" * 32, "film", 10, 20, False, order().terms)
-    assert gone.covers(b"t" * 32, order().terms, 10)
-    assert not gone.covers(b"t" * 32, order().terms, 11)
-    assert not gone.covers(b"t" * 32, bytes(16), 9)
-    assert not gone.covers(b"u" * 32, order().terms, 9)
-    assert msgspec.structs.replace(gone, terms=b"").covers(b"t" * 32, bytes(16), 9)
+    assert gone.covers(b"t" * 32, order().name, order().terms, 10)
+    assert not gone.covers(b"t" * 32, order().name, order().terms, 11)
+    assert not gone.covers(b"t" * 32, order().name, bytes(16), 9)
+    assert not gone.covers(b"t" * 32, "another", order().terms, 9)
+    assert not gone.covers(b"u" * 32, order().name, order().terms, 9)
+    assert msgspec.structs.replace(gone, terms=b"").covers(b"t" * 32, order().name, bytes(16), 9)
 
 
 VALUES = st.recursive(
@@ -185,3 +186,38 @@ def test_an_order_has_one_spelling() -> None:
             decode_statement(msgpack.packb(changed))
     with pytest.raises(SignatureError):
         decode_statement(msgpack.packb(raw, use_single_float=True))
+
+
+def test_made_up_certificates_have_nobody_work_with_their_keys(
+    signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three that may each have signed each other were looked at in all orders: 0.8 s with keys that are slow to use."""
+    believes, said, now = checker(signer, tmp_path), order().encode(), dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    alike = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "between")])
+    made = []
+    for name, is_authority in ((x509.Name([]), False), (alike, True), (alike, True), (alike, True)):
+        builder = x509.CertificateBuilder(
+            alike, name, key.public_key(), x509.random_serial_number(), now - ONE, now + ONE
+        )
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(user("anna").uri)])
+        builder = builder.add_extension(names, critical=True)
+        builder = builder.add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+        made.append(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER))
+    document = Document(said, key.sign(said, ec.ECDSA(hashes.SHA256())), tuple(made)).encode()
+
+    def used(*_: object) -> bool:
+        raise AssertionError("a key that nobody vouches for was used")
+
+    monkeypatch.setattr("p2pfill.trust.order_signing._holds", used)
+    monkeypatch.setattr("p2pfill.trust.order_signing.PolicyBuilder", used)
+    with pytest.raises(SignatureError, match="no authority that is trusted here"):
+        open_signed(believes, document, NOW)
+
+
+def test_nobody_is_had_to_sign_for_a_time_to_come(signer: Signer, tmp_path: Path) -> None:
+    hand = OrderSigner(Credentials(signer.give(tmp_path / "anna", user("anna"))))
+    behind = 1000 * (NOW + 3600)
+    assert hand.number(behind) == behind + 1
+    with pytest.raises(SignatureError, match="which clock is wrong"):
+        hand.number(1000 * (NOW + 14 * 86400))
