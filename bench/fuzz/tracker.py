@@ -28,7 +28,7 @@ from p2pfill.tracker import openapi, records
 from p2pfill.tracker.admission import Admission
 from p2pfill.tracker.api import build_app
 from p2pfill.tracker.catalogue import Catalogue
-from p2pfill.tracker.client import ANSWER_BYTES_MAX, TrackerClient, _error_of
+from p2pfill.tracker.client import ANSWER_BYTES_MAX, TrackerClient, _refusal
 from p2pfill.tracker.service import Service
 
 T = TypeVar("T")
@@ -407,7 +407,7 @@ class Answers:
         return _Canned("http://127.0.0.1:7070")
 
     async def _refuse(self) -> None:
-        raise TrackerError(_error_of(self._client.answer, 500, self._client.url))
+        raise _refusal(self._client.answer, 500, self._client.url)
 
     def __call__(self, data: bytes) -> bool:
         """Ask for what the first byte says, and be answered with the lines behind it."""

@@ -14,7 +14,7 @@ from p2pfill.errors import ConfigError, StoreError
 from p2pfill.node.scrubber import Place, _read_place
 from p2pfill.plan.history.state import STATE, read_state
 from p2pfill.store.tally import TALLY, Tally, read_tally
-from p2pfill.tracker.client import _error_of
+from p2pfill.tracker.client import _refusal
 from p2pfill.trust import records
 
 BROKEN = {
@@ -54,4 +54,4 @@ def test_what_a_cache_finds_on_its_disk(tmp_path: Path, data: bytes) -> None:
 
 
 def test_what_refuses_a_call_in_the_trackers_place(data: bytes) -> None:
-    assert "no reason" in _error_of(data, 500, "http://127.0.0.1:7070")
+    assert "no reason" in str(_refusal(data, 500, "http://127.0.0.1:7070"))
