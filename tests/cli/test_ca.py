@@ -139,6 +139,7 @@ def test_renewal(fleet: Desk) -> None:
     assert fleet.states("--all")["cache/a1"] == ["good", "replaced"]
     Path("ca/fleet.toml").write_text(FLEET.replace("isp-a", "isp-b"))
     assert "the list says otherwise: renew it" in fleet.json("show")["certificates"][0]["notes"]
+    assert "the list says otherwise: renew it" in fleet.ca("show")[0], "what is to be done is seen in 80 characters"
     out, _ = fleet.ca("renew", "--out", "ids")
     (revoke,) = [line for line in out.splitlines() if "ca revoke" in line]
     serial = revoke.partition("ca revoke ")[2].partition("`")[0]
@@ -192,7 +193,7 @@ def test_a_terminal_is_asked(fleet: Desk) -> None:
 def test_another_root(fleet: Desk) -> None:
     assert "would draw a new root" in fleet.ca("rotate", "--dry-run")[0]
     out, _ = fleet.ca("rotate")
-    assert "copy ca/revoked.pem, then ca/ca.pem to all machines" in out
+    assert "copy ca/revoked.pem, then ca/ca.pem into all identities" in out
     assert "`p2pfill ca rotate --switch`" in out
     assert Path("ca/ca.pem").read_bytes().count(b"BEGIN CERTIFICATE") == 2
     assert "--switch" in fleet.ca("rotate", code=1)[1]
