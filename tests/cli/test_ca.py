@@ -146,6 +146,18 @@ def test_renewal(fleet: Desk) -> None:
     assert "done: revoke 1 certificate of cache/a1" in fleet.ca("revoke", serial, "--yes")[0]
 
 
+def test_a_shorter_life_counts_from_the_next_renewal_on(fleet: Desk) -> None:
+    fleet.ca("renew", "a1", "--out", "ids", "--within", "100", "--days", "2")
+    (ends,) = [one["ends"] for one in fleet.json("show")["certificates"] if one["who"] == "cache/a1"]
+    assert datetime.fromisoformat(ends) < datetime.now(UTC) + timedelta(days=3), "what the machine shows"
+    assert "ends soon: renew it" in fleet.ca("show")[0]
+    assert fleet.states("--all")["cache/a1"] == ["replaced", "good"]
+    out, _ = fleet.ca("renew", "--out", "ids")
+    assert out.count("is good until") == 1
+    assert Credentials(Path("ids/a1")).expires > datetime.now(UTC) + timedelta(days=80)
+    assert "nothing was signed" in fleet.ca("renew", "--out", "ids")[0]
+
+
 def test_who_signs_with_a_root_that_ends_soon_is_told(desk: Desk) -> None:
     desk.ca("init", "ca", "--domain", "fleet.example", "--root-days", "20")
     Path("ca/fleet.toml").write_text(FLEET)
