@@ -32,6 +32,10 @@ Step = Literal["begin", "switch", "finish"]
 _STYLES: Final = {"good": "green", "revoked": "red", "none": "yellow"}
 _STATES: Final = {"none": "not issued"}
 
+_LET_IN: Final = (
+    f"others who trust the same {CA_FILE} let it in, unless they know a newer {REVOKED_FILE} that takes it back"
+)
+
 
 def _print_json(record: Any) -> None:
     print(msgspec.json.encode(record).decode())
@@ -114,7 +118,7 @@ def renew_certificates(
     _print_given(given)
     if given:
         key = ", key.pem" if new_key else ""
-        print(f"next: copy {CERT_FILE}{key} and {CA_FILE} to the machines; they take them in")
+        print(f"next: copy {CERT_FILE}{key} and {CA_FILE} into all identities, users' too; what runs takes them in")
     elif shortened:
         print(f"nothing was signed: what ends within {plural(within, 'day')} ends with the root")
     else:
@@ -207,7 +211,7 @@ def rotate_root(
         return
     if step != "switch":
         files = f"{printable(str(directory / REVOKED_FILE))}, then {printable(str(directory / CA_FILE))}"
-        print(f"next: copy {files} to all machines; they take them in")
+        print(f"next: copy {files} into all identities, users' too; what runs takes them in")
     if step != "finish":
         print(f"{'then' if step == 'begin' else 'next'}: {after}")
 
@@ -242,7 +246,7 @@ def _print_lines(lines: Sequence[Line]) -> None:
     if not lines:
         return
     console = Console()
-    columns = [Column("who", 1), Column("state"), Column("until"), Column("serial"), Column("to do", 2)]
+    columns = [Column("who"), Column("state"), Column("until"), Column("serial", 1), Column("to do", most=34)]
     rows = [
         [
             Text(printable(one.who)), Text(_STATES.get(one.state, one.state), style=_STYLES.get(one.state, "")),
@@ -266,5 +270,5 @@ def check_identity_directory(directory: Path, *, as_json: bool) -> int:
         print(f"{identity.uri}{printable(hosts)}, until {_day(credentials.expires)}")
         taken = "what publishers.toml says" if credentials.publishers else "everybody's, signed or not"
         print(f"titles that it takes: {taken}")
-        print(f"others refuse it: {printable(fault)}" if fault else "others who trust the same ca.pem let it in")
+        print(f"others refuse it: {printable(fault)}" if fault else _LET_IN)
     return ExitCode.FOUND if fault else ExitCode.OK

@@ -28,7 +28,7 @@ from p2pfill.tracker import night_report, openapi, records, views
 from p2pfill.tracker.admission import GRACE_S, RATE_MIN_BYTES_S, Admission
 from p2pfill.tracker.applying import apply_policy
 from p2pfill.tracker.callers import Caller, caller_of
-from p2pfill.tracker.checks import RequestRefused, check_fill, check_node_id, check_title, require
+from p2pfill.tracker.checks import NotSigned, RequestRefused, check_fill, check_node_id, check_title, require
 from p2pfill.tracker.night_record import build_record
 from p2pfill.tracker.recall import bring_back
 from p2pfill.tracker.rights import Call, Grants, Right, admit, call_of
@@ -169,7 +169,12 @@ class Api:
             known = await self._service.signatures(title) if title in self._service.titles else b""
             # Decoding a large manifest takes seconds of processor time, so it must not hold up heartbeats.
             opening = partial(self._signed.open, body, title, signatures or known, is_brought=call.is_cache)
-            manifest = await trio.to_thread.run_sync(opening)
+            try:
+                manifest = await trio.to_thread.run_sync(opening)
+            except NotSigned as error:
+                if call.is_cache:
+                    self._service.recall.refuse(title, f"{error}; sign it, and bring it with `p2pfill title add`")
+                raise
             if not call.is_cache:
                 call.require_title(manifest.name)
             first = self._signed.added(b"", signatures) if signatures else b""
@@ -488,7 +493,9 @@ class Guarded:
                 await self._note(request, call)
         except RequestRefused as error:
             if error.status == 403:
-                self._admission.note("a call was not granted", f"{self._name} to {caller.who} at {caller.address}")
+                is_unsigned = isinstance(error, NotSigned)
+                why = "a title is not signed as it must be" if is_unsigned else "a call was not granted"
+                self._admission.note(why, f"{self._name} to {caller.who} at {caller.address}")
             return refuse(str(error), error.status, error.again_s, error.number)
         except StoreError as error:
             _log.error("%s", error)

@@ -33,6 +33,8 @@ class Recall:
         """Title -> nodes whose orders do not come back, in the order in which they have brought them."""
         self._asked: dict[str, frozenset[str]] = {}
         """Node -> the titles whose manifests it was asked for when it last brought something."""
+        self._refused: dict[str, str] = {}
+        """Title -> why its manifest was not taken, of those that are told."""
 
     def listed(self) -> list[BroughtBack]:
         """Return which titles have come back, and which could not, in the order of their ids."""
@@ -54,6 +56,16 @@ class Recall:
     def asks(self, node_id: str, title: str) -> bool:
         """Tell whether a node was asked for a title's manifest."""
         return title in self._asked.get(node_id, ())
+
+    def refuse(self, title: str, reason: str) -> None:
+        """Note why a manifest that a node was asked for is not taken: until it is, that is why its order is lacking."""
+        told = self._told.get(title)
+        if told is not None and not told.nodes:
+            told.reason = self._refused[title] = reason
+
+    def lacks(self, title: str) -> str:
+        """Return why a title's manifest is lacking."""
+        return self._refused.get(title, "nobody has brought its manifest yet")
 
     def note(self, title: str, name: str, node_id: str, reason: str, origins: Iterable[str] = ()) -> None:
         """Note what has become of an order that a node has brought; `origins` where it must be ordered again."""

@@ -78,6 +78,10 @@ class RequestRefused(P2PFillError):
         self.number = number
 
 
+class NotSigned(RequestRefused):
+    """A title is not signed as this tracker's publishers must have signed it."""
+
+
 def require(condition: bool, message: str, *parts: object) -> None:
     """Raise `RequestRefused` unless `condition` holds: with `message`, into which the `parts` are put only then."""
     if not condition:

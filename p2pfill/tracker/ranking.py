@@ -85,7 +85,9 @@ def _in_words(rank: Rank, source: Candidate) -> str:
         f"busy with {source.upload_queued} uploads queued",
         "heartbeat overdue",
     )[rank.health]
-    if source.have_chunks >= source.chunk_count:
+    if source.node.is_inward and rank.tier != Tier.PEER:
+        holdings = "serves its own ISP alone"
+    elif source.have_chunks >= source.chunk_count:
         holdings = "has the whole title"
     elif source.have_chunks:
         holdings = f"has {source.have_chunks} of {source.chunk_count} chunks"

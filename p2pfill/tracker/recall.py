@@ -77,7 +77,7 @@ async def bring_back(
             reply.refused[order.title] = reason = "it was withdrawn here"
         elif order.title not in service.titles:
             reply.manifests.append(order.title)
-            reason = "nobody has brought its manifest yet"
+            reason = service.recall.lacks(order.title)
         else:
             try:
                 if signed.is_asked:

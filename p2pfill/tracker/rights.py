@@ -152,7 +152,10 @@ class Call:
         """Return the grants that mean a title of this name. Raises `RequestRefused`."""
         found = [grant for grant in self.grants if matches_glob(grant.titles, name)]
         if self.caller.identity is not None and not found:
-            raise RequestRefused(f"{self.caller.who} may not do this with titles named {name[:100]!r}", 403)
+            raise RequestRefused(
+                f"{self.caller.who} may not do this with titles named {name[:100]!r}: its grants in the tracker's "
+                "--grants are for others", 403,
+            )  # fmt: skip
         return found
 
     def require_order(self, name: str, selector: Selector, priority: int, size: int) -> None:
@@ -203,4 +206,10 @@ def admit(caller: Caller, grants: Grants | None, name: str, right: Right, node: 
         if found:
             return Call(caller, found, grants)
     where = f" as {node}" if node else ""
-    raise RequestRefused(f"{identity.who} may not {right}{where}; what users may is in the tracker's --grants", 403)
+    if identity.role is Role.USER:
+        advice = "what users may is in the tracker's --grants"
+    elif right is Right.REPORT:
+        advice = "a cache does so in its own name alone"
+    else:
+        advice = "that is for users: show the identity of one"
+    raise RequestRefused(f"{identity.who} may not {right}{where}; {advice}", 403)

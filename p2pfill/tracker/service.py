@@ -907,7 +907,10 @@ class Service:
         if record is None:
             if selector.text not in self.limits:
                 stand = ", ".join(repr(one.selector) for one in self.limits.records()[:5]) or "none"
-                raise RequestRefused(f"no limit stands for {selector.text[:80]!r}; limits stand for: {stand}", 404)
+                raise RequestRefused(
+                    f"no limit stands for {selector.text[:80]!r}; limits stand for: {stand}. Caches that keep to one "
+                    "of a database that was lost give it up once one is set for them and cleared", 404,
+                )  # fmt: skip
         else:
             self._require_nodes(selector, nodes_min, "limited")
             if selector.text not in self.limits and len(self.limits) >= LIMITS_MAX:

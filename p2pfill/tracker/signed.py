@@ -17,7 +17,7 @@ from p2pfill.errors import ManifestError, SignatureError
 from p2pfill.model.ids import TitleId, title_id_from_hex
 from p2pfill.model.manifest import Manifest
 from p2pfill.model.statement import Signatures
-from p2pfill.tracker.checks import RequestRefused
+from p2pfill.tracker.checks import NotSigned, RequestRefused
 from p2pfill.trust.credentials import Credentials
 from p2pfill.trust.publishers import Publishers, open_title
 
@@ -45,7 +45,7 @@ class SignedTitles:
             return open_title(encoded, title_id_from_hex(title), self.publishers, signatures, now_s)
         except SignatureError as error:
             status = 400 if self.publishers is None else 403
-            raise RequestRefused(f"the title cannot be taken: {error}", status) from error
+            raise NotSigned(f"the title cannot be taken: {error}", status) from error
         except ManifestError as error:
             raise RequestRefused(f"the manifest cannot be used: {error}") from error
 

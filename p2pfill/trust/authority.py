@@ -401,8 +401,8 @@ class Authority:
         """Return a certificate of `key`, signed now unless a good one is there."""
         now = terms.now
         before = self.state.good(identity.who, now)
-        for one in reversed(before):
-            if one.key == key_name(key) and self._is_current(one, identity) and one.ends - now >= terms.within:
+        for one in [one for one in before if one.key == key_name(key)][-1:]:
+            if self._is_current(one, identity) and one.ends - now >= terms.within:
                 return self._as_it_is(handout, one)
         root = self.state.root
         certificate = root.certificate

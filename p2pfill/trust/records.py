@@ -159,9 +159,11 @@ class State(msgspec.Struct, dict=True):
         return one.revoked_at is None and now < one.ends and any(one.root == root.number for root in self.roots)
 
     def good(self, who: str, now: datetime) -> list[Issued]:
-        """Return the certificates of somebody that are accepted, the one that ends last at the end."""
-        found = [one for one in self._by_who.get(who, ()) if self.is_good(one, now)]
-        return sorted(found, key=lambda one: (one.root, one.ends))
+        """Return the certificates of somebody that are accepted, the one that was signed last at the end.
+
+        That one counts as what he shows, though another may end later: lives of certificates can be made shorter.
+        """
+        return [one for one in self._by_who.get(who, ()) if self.is_good(one, now)]
 
     def owners(self, key: bytes) -> list[Issued]:
         """Return the certificates of a public key."""

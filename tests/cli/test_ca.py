@@ -139,10 +139,23 @@ def test_renewal(fleet: Desk) -> None:
     assert fleet.states("--all")["cache/a1"] == ["good", "replaced"]
     Path("ca/fleet.toml").write_text(FLEET.replace("isp-a", "isp-b"))
     assert "the list says otherwise: renew it" in fleet.json("show")["certificates"][0]["notes"]
+    assert "the list says otherwise: renew it" in fleet.ca("show")[0], "what is to be done is seen in 80 characters"
     out, _ = fleet.ca("renew", "--out", "ids")
     (revoke,) = [line for line in out.splitlines() if "ca revoke" in line]
     serial = revoke.partition("ca revoke ")[2].partition("`")[0]
     assert "done: revoke 1 certificate of cache/a1" in fleet.ca("revoke", serial, "--yes")[0]
+
+
+def test_a_shorter_life_counts_from_the_next_renewal_on(fleet: Desk) -> None:
+    fleet.ca("renew", "a1", "--out", "ids", "--within", "100", "--days", "2")
+    (ends,) = [one["ends"] for one in fleet.json("show")["certificates"] if one["who"] == "cache/a1"]
+    assert datetime.fromisoformat(ends) < datetime.now(UTC) + timedelta(days=3), "what the machine shows"
+    assert "ends soon: renew it" in fleet.ca("show")[0]
+    assert fleet.states("--all")["cache/a1"] == ["replaced", "good"]
+    out, _ = fleet.ca("renew", "--out", "ids")
+    assert out.count("is good until") == 1
+    assert Credentials(Path("ids/a1")).expires > datetime.now(UTC) + timedelta(days=80)
+    assert "nothing was signed" in fleet.ca("renew", "--out", "ids")[0]
 
 
 def test_who_signs_with_a_root_that_ends_soon_is_told(desk: Desk) -> None:
@@ -192,7 +205,7 @@ def test_a_terminal_is_asked(fleet: Desk) -> None:
 def test_another_root(fleet: Desk) -> None:
     assert "would draw a new root" in fleet.ca("rotate", "--dry-run")[0]
     out, _ = fleet.ca("rotate")
-    assert "copy ca/revoked.pem, then ca/ca.pem to all machines" in out
+    assert "copy ca/revoked.pem, then ca/ca.pem into all identities" in out
     assert "`p2pfill ca rotate --switch`" in out
     assert Path("ca/ca.pem").read_bytes().count(b"BEGIN CERTIFICATE") == 2
     assert "--switch" in fleet.ca("rotate", code=1)[1]

@@ -61,5 +61,6 @@ def test_a_limit_is_set_shown_and_cleared(fleet: Any, capsys: pytest.CaptureFixt
     rates = {"inbound": {"total": 2_000_000}, "outbound": {"total": 1_000_000}}
     assert json.loads(run("--json")) == {"limits": [{"selector": "isp=isp-a", "rates": rates}]}
     assert "add --later" in run("isp=isp-b", "2MB", code=2)
-    assert "no limit stands for 'all'; limits stand for: 'isp=isp-a'" in run("all", "--clear", code=2)
+    said = run("all", "--clear", code=2)
+    assert "no limit stands for 'all'; limits stand for: 'isp=isp-a'. Caches that keep to one" in said
     assert "no limit stands" in run("isp=isp-a", "--clear")

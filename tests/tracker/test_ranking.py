@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,13 @@ def test_reasons_say_what_decided() -> None:
     assert [entry.rank for entry in entries] == [0, 1]
     assert entries[0].reason == "same ISP, same region eu; healthy; has 3 of 10 chunks; 2 uploads running"
     assert entries[1].reason.startswith("other ISP, same region eu; heartbeat overdue; has the whole title")
+
+
+def test_who_serves_its_own_isp_alone_is_said_to_do_so_and_to_others_only() -> None:
+    inward = [msgspec.structs.replace(one.node, serves="isp") for one in (source("x"), source("y", "b"))]
+    near, far = rank_sources(ME, [Candidate(one, False, 10, 10) for one in inward])
+    assert near.reason == "same ISP, same region eu; healthy; has the whole title; 0 uploads running"
+    assert far.reason == "other ISP, same region eu; healthy; serves its own ISP alone; 0 uploads running"
 
 
 def test_the_receiver_is_no_source_of_its_own() -> None:

@@ -70,6 +70,22 @@ async def test_nodes_bring_back_one_order_between_them_and_it_outlives_restarts(
         assert "secret" not in str(views.status(service, 0.0))
 
 
+async def test_why_a_manifest_was_not_taken_is_said_until_it_is(tmp_path: Path, make: Any) -> None:
+    async with service_on(tmp_path / "t.db") as service:
+        beat(service, make, "a1")
+        title = make.manifest(chunks=3).title_id.hex()
+        service.recall.refuse(title, "nobody has brought an order of it: not kept")
+        for why in ("nobody has brought its manifest yet", "it is not signed"):
+            reply = await bring_back(service, "a1", [brought(title)])
+            assert reply.manifests == [title], "a node is asked again: it may be signed by now"
+            (told_now,) = views.status(service, 0.0).brought_back
+            assert told_now.reason == why
+            service.recall.refuse(title, "it is not signed")
+        await publish(service, make, 3)
+        await bring_back(service, "a1", [brought(title)])
+        assert views.status(service, 0.0).brought_back[0].reason == ""
+
+
 async def test_a_withdrawal_wins(tmp_path: Path, make: Any) -> None:
     async with service_on(tmp_path / "t.db") as service:
         beat(service, make, "a1", "a2")

@@ -363,7 +363,7 @@ async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> No
         await bob.put_title(other_title, other)
         await bob.post_fill(FillRequest(title, "isp=isp-b+id=b*", [origin], 3))
         for refused, why in [
-            (bob.put_title(foreign_title, foreign), "with titles named 'c-one'"),
+            (bob.put_title(foreign_title, foreign), "named 'c-one': its grants in the tracker's --grants"),
             (bob.post_fill(FillRequest(title, "all", [origin])), "not for isp=isp-b alone"),
             (bob.post_fill(FillRequest(title, "isp=isp-b,id=a1", [origin])), "not for isp=isp-b alone"),
             (bob.post_fill(FillRequest(title, "isp=isp-b", [origin], 4)), "priority is above 3"),
@@ -372,10 +372,10 @@ async def test_a_caller_may_what_is_granted_and_nothing_else(fleet: Fleet) -> No
             (bob.audit(), "user/bob may not manage"),
             (eve.status(), "user/eve may not read"),
             (eve.health(), "user/eve may not read"),
-            (a1.status(), "cache/a1 may not read"),
+            (a1.status(), "cache/a1 may not read; that is for users: show the identity of one"),
             (a1.put_title(title, encoded), "cache/a1 may not publish"),
             (a1.post_fill(FillRequest(title, "all", [origin])), "cache/a1 may not order"),
-            (a1.orders("b1"), "may not report as b1"),
+            (a1.orders("b1"), "may not report as b1; a cache does so in its own name alone"),
             (a1.explain("b1", title), "may not read as b1"),
         ]:
             with pytest.raises(TrackerRefused, match=why) as raised:
