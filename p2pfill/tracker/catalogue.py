@@ -37,9 +37,9 @@ from p2pfill.trust.order_signing import SignedOrder, SignedWithdrawal
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 """2: fills have numbers. 3: titles may have pins. 4: versions of the fleet's policy. 5: nights are kept. 6: losses are,
-and since when a node is known.
+and since when a node is known. 7: what users have signed of orders and withdrawals is.
 A database of an older layout is taken over when it is opened."""
 BATCH_MAX: Final = 512
 """Calls of one transaction: enough to make the fsync cheap, few enough that the first one is not kept waiting."""
@@ -212,11 +212,21 @@ def _put_withdrawal(db: sqlite3.Connection, signed: SignedWithdrawal) -> None:
         _note_number(db, signed.said)
 
 
+def _place(path: str) -> tuple[int, int] | None:
+    """Return which file a path names now; None where it names none, or none is meant."""
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino
+
+
 class Catalogue:
     """The durable side of a tracker. `open` and `close` block; the coroutines need a Trio run."""
 
     def __init__(self, connection: sqlite3.Connection, path: str, file: CommitFile, count: Count) -> None:
         self.path = path
+        self._place = _place(path)
         self._file = file
         self._count = count
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -244,12 +254,6 @@ class Catalogue:
                 advice = _mended(path)
             elif "readonly" in str(error):
                 advice = "make it writable or name another file"
-            elif "malformed" in str(error):
-                name = Path(path).name
-                advice = (
-                    f"its disk has damaged it, or {name}-wal; put a copy back, or move it away and leave "
-                    f"{name}{SUFFIX} where it is: caches bring back the orders that they know"
-                )
             raise ConfigError(f"cannot use database {where}: {error}; {advice}") from error
 
     def close(self) -> None:
@@ -284,12 +288,18 @@ class Catalogue:
             before, count = self._connection.total_changes, self._count
             results.extend(self._run_call(call) for call in batch)
             if self._connection.total_changes != before:  # else it costs no sync
+                # SQLite would go on writing to where the file is now, and the next start would know nothing of it.
+                if _place(self.path) != self._place:
+                    raise StoreError(
+                        f"database {self.path} was moved away or replaced, and nothing that this tracker is told is "
+                        "kept; put it back, or stop the tracker and start it with the one that is there"
+                    )
                 count = count_commit(self._connection, count)
             self._connection.execute("COMMIT")
             if count != self._count:
                 self._count = count
                 self._file.write(count)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreError) as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             results = [(None, error)] * len(batch)

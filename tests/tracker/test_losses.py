@@ -15,7 +15,7 @@ from rich.console import Console
 from tracker.services import publish, service_on
 
 from p2pfill.cli.fleet import status_view
-from p2pfill.errors import ConfigError
+from p2pfill.errors import ConfigError, StoreError
 from p2pfill.model.reports import TitleReport
 from p2pfill.tracker import views
 from p2pfill.tracker.client import TrackerClient
@@ -140,6 +140,21 @@ async def test_a_database_that_does_not_fit_together_says_what_to_do(tmp_path: P
         async with service_on(path):
             pass
     assert "\n" not in str(caught.value)
+
+
+async def test_a_database_that_is_moved_away_takes_nothing_more(tmp_path: Path, make: Any) -> None:
+    path, away = tmp_path / "t.db", tmp_path / "away.db"
+    async with service_on(path) as service:
+        title = await publish(service, make, 3)
+        path.rename(away)
+        with pytest.raises(StoreError, match=r"was moved away or replaced.*; put it back"):
+            await publish(service, make, 4)
+        path.write_bytes(b"")
+        with pytest.raises(StoreError, match="was moved away or replaced"):
+            await publish(service, make, 4)
+        assert await service.manifest(title)
+        away.replace(path)
+        await publish(service, make, 4)
 
 
 async def test_reading_counts_no_commit(tmp_path: Path, make: Any) -> None:
