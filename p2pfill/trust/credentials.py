@@ -239,6 +239,7 @@ class Credentials:
         try:
             parsed = x509.load_der_x509_certificate(certificate)
             identity = identity_of(parsed)
+            signer = parsed.issuer.rfc4514_string()[:200]  # read only when it is asked for, and may be no name
         except (ValueError, x509.InvalidVersion, ConfigError) as error:
             raise PeerRefused(f"its certificate cannot be used: {error}") from error
         if identity.domain != self.identity.domain:
@@ -246,7 +247,6 @@ class Credentials:
         if self.revocations.has(parsed):
             raise PeerRefused(f"the certificate of {identity.who} was revoked")
         if not any(has_signed(authority, parsed) for authority in self.trusted):
-            signer = parsed.issuer.rfc4514_string()[:200]
             raise PeerRefused(
                 f"{identity.who} is of an authority that is not trusted here: {signer!r} is not in {CA_FILE}"
             )

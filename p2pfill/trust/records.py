@@ -173,7 +173,7 @@ class State(msgspec.Struct, dict=True):
 def _certificate(pem: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(f"{STATE_FILE} is damaged: a certificate in it cannot be read; put its copy back") from error
 
 

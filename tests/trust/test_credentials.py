@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import ssl
 from datetime import timedelta
@@ -16,6 +17,7 @@ from trust.handshake import DAY, NAMES, NOW, SERVERS, forge, make_fleet, meet, s
 from p2pfill.errors import ConfigError
 from p2pfill.model.identity import Identity, Role
 from p2pfill.trust import credentials as credentials_module
+from p2pfill.trust import records
 from p2pfill.trust.authority import Authority
 from p2pfill.trust.certificates import PrivateKey, key_from_pem, key_to_pem, make_leaf, make_revocation_list, new_key
 from p2pfill.trust.check import fault_of
@@ -461,3 +463,20 @@ def test_what_is_half_carried_over_changes_nothing(fleet: Path) -> None:
     assert a1.reload()
     assert a1.accepting is not before
     meet(a1, b1)
+
+
+def test_a_certificate_whose_issuer_is_no_name_is_refused(made: Path) -> None:
+    certificate = x509.load_pem_x509_certificate((made / "ids" / "b1" / "cert.pem").read_bytes())
+    der, issuer = bytearray(certificate.public_bytes(Encoding.DER)), certificate.issuer.public_bytes()
+    der[der.index(issuer) + len(issuer) - 1] = 0xFF  # no UTF-8: read only when somebody asks for it
+    with pytest.raises(PeerRefused, match="cannot be used"):
+        who(made, "main").peer(bytes(der))
+
+
+def test_a_certificate_of_a_version_that_is_none_is_a_damaged_record(made: Path) -> None:
+    certificate = x509.load_pem_x509_certificate((made / "ids" / "b1" / "cert.pem").read_bytes())
+    der = bytearray(certificate.public_bytes(Encoding.DER))
+    der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 38
+    pem = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(bytes(der)).decode()}-----END CERTIFICATE-----\n"
+    with pytest.raises(ConfigError, match="is damaged"):
+        records._certificate(pem)
