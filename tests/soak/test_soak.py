@@ -1,4 +1,4 @@
-"""A soak of a minute, what is flat, and the committed report of half an hour."""
+"""A soak of a minute, what is flat, and the committed report of a longer one."""
 
 from __future__ import annotations
 
@@ -81,3 +81,11 @@ def test_the_slope_is_the_median_of_all_pairs() -> None:
 def test_a_few_samples_say_nothing() -> None:
     with pytest.raises(ValueError, match="are needed"):
         judge("node", Course(course(0).samples[:10]))
+
+
+def test_the_committed_report_is_what_its_page_says_and_all_of_it_is_flat() -> None:
+    directory = Path(__file__).parents[2] / "docs" / "reports" / "soak"
+    report = decode((directory / "soak.json").read_bytes())
+    assert page(report) == (directory / "README.md").read_text()
+    assert [one for one in report.judged if not one.is_flat] == []
+    assert report.happened.wrong == report.happened.wrong_chunks == 0
