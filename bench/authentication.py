@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import resource
 import shutil
@@ -193,7 +192,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     few, many = (int(number) for number in options.chunks.split(","))
     sizes = [int(kib) << 10 for kib in options.chunk_kib.split(",")]
-    logging.disable()
     if options.child:
         measure(options.child, sizes[0], (few, many))
         return 0
