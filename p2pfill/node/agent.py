@@ -291,7 +291,10 @@ class TrackerAgent:
 
     async def _take(self, answer: Orders) -> None:
         unreadable = answer.unreadable if isinstance(answer, ReadableOrders) else []
-        changed = self._standing.take(answer, unreadable=bool(unreadable), may_return=self._orphans.may_return)
+        withdrawn = set(answer.withdrawn)
+        ended = [one for one in self._standing.orders if one.hex() in withdrawn] if withdrawn else []
+        may_return = await self._orphans.that_may_return(ended)
+        changed = self._standing.take(answer, unreadable=bool(unreadable), may_return=may_return)
         for why in (*unreadable, *changed.wrong):
             self._node.log.error("cannot take an order: %s", why)
         if changed.orphaned:

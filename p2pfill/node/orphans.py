@@ -81,9 +81,11 @@ class Orphans:
         self._stale = set(found) - self._orders.keys()
         self._orders |= {one: BroughtOrder(one.hex(), [], 0, FillPolicy()) for one in self._stale}
 
-    def may_return(self, title_id: TitleId) -> bool:
-        """Tell whether an order that the tracker does not know is signed, and was not refused."""
-        return title_id not in self._refused and self._signed.keeps(title_id)
+    async def that_may_return(self, titles: Iterable[TitleId]) -> set[TitleId]:
+        """Return those of which an order is signed and was not refused: the tracker may not know it yet."""
+        if not (asked := set(titles) - self._refused):
+            return asked
+        return await trio.to_thread.run_sync(lambda: {one for one in asked if self._signed.keeps(one)})
 
     async def run(self, node_id: str) -> None:
         """Bring back what there is, for ever."""

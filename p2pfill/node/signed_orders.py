@@ -131,7 +131,7 @@ class SignedOrders:
 
     def _of(self, title_id: TitleId) -> list[tuple[str, Statement, bytes]]:
         """Return what is kept of a title, with the ids. Blocks."""
-        if title_id not in self._kept.titles():
+        if not self._kept.has(title_id):
             return []
         return [(statement_id(said.encode()), said, document) for said, document in self._kept.documents(title_id)]
 
@@ -199,7 +199,7 @@ class SignedOrders:
         return False
 
     def keeps(self, title_id: TitleId) -> bool:
-        """Tell whether an order of a title is kept that can stand again. Reads a file, of what is rarely asked."""
+        """Tell whether an order of a title is kept that can stand again. Blocks."""
         try:
             kept = [said for _, said, _ in self._of(title_id)]
         except StoreError:

@@ -15,7 +15,7 @@ Invariant: `linked` counts each node as often as rosters name it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from p2pfill.errors import ConfigError
@@ -72,11 +72,11 @@ class StandingOrders:
         return self._infos.values()
 
     def take(
-        self, answer: Orders, *, unreadable: bool = False, may_return: Callable[[TitleId], bool] = lambda _: False
+        self, answer: Orders, *, unreadable: bool = False, may_return: Collection[TitleId] = ()
     ) -> Changed:
         """Take in an answer; return what has changed by it. `unreadable`: there were orders that could not be read.
 
-        `may_return` tells of an orphan whether the tracker may yet be shown that it was given later than withdrawn.
+        `may_return` are orphans of which the tracker may yet be shown that they were ordered later than withdrawn.
         """
         if not answer.changes:
             self._unconfirmed, self._is_doubtful = set(self.orders), False
@@ -108,8 +108,8 @@ class StandingOrders:
                 self._unconfirmed = None
         self.cursor = answer.cursor
         if self.orphans or orphaned:
-            withdrawn = {one for one in self.orphans | orphaned if one.hex() in answer.withdrawn}
-            gone |= {one for one in withdrawn if not may_return(one)}
+            told = set(answer.withdrawn)
+            gone |= {one for one in self.orphans | orphaned if one.hex() in told and one not in may_return}
         gone = (gone - changed.keys()) & self.orders.keys()
         self.orphans = (self.orphans | orphaned) - changed.keys() - gone
         links = False

@@ -56,13 +56,22 @@ class KeptOrders:
     def titles(self) -> set[TitleId]:
         """Return the titles of which something is kept."""
         with self._lock:
-            if self._titles is None:
-                self._titles = set()
-                with translated(f"read {str(self._root)!r}"), suppress(FileNotFoundError):
-                    for name in os.listdir(self._root):
-                        with suppress(ConfigError):
-                            self._titles.add(title_id_from_hex(name))
-            return set(self._titles)
+            return set(self._known())
+
+    def has(self, title_id: TitleId) -> bool:
+        """Tell whether something is kept of a title."""
+        with self._lock:
+            return title_id in self._known()
+
+    def _known(self) -> set[TitleId]:
+        if self._titles is None:
+            found = set()
+            with translated(f"read {str(self._root)!r}"), suppress(FileNotFoundError):
+                for name in os.listdir(self._root):
+                    with suppress(ConfigError):
+                        found.add(title_id_from_hex(name))
+            self._titles = found
+        return self._titles
 
     def documents(self, title_id: TitleId) -> list[tuple[Statement, bytes]]:
         """Return what is kept of a title, each with what it says. What cannot be read is as if it were not there."""
@@ -88,7 +97,7 @@ class KeptOrders:
             if sum(map(len, kept)) + len(document) <= BYTES_MAX - 16 * DOCUMENTS_MAX:
                 kept.append(document)
         with self._lock:
-            known = self.titles()
+            known = self._known()
             if not kept and title_id not in known:
                 return
             path = self._root / title_id.hex()
@@ -97,8 +106,7 @@ class KeptOrders:
                     path.unlink(missing_ok=True)
                 else:
                     self._write(self._root, path.name, msgpack.packb(kept))
-            if self._titles is not None:
-                (self._titles.add if kept else self._titles.discard)(title_id)
+            (known.add if kept else known.discard)(title_id)
 
     def forget_old(self, ordered: Collection[TitleId], kept_max: int) -> None:
         """Forget the oldest withdrawals where more than `kept_max` titles have nothing but those."""

@@ -20,12 +20,12 @@ import xxhash
 
 from p2pfill.errors import RemoteProtocolError
 from p2pfill.hot import io
-from p2pfill.transport.secure import RECORD_EXTRA_BYTES, VAIN_BYTES_MAX
+from p2pfill.transport.secure import RECORD_EXTRA_BYTES, VAIN, VAIN_BYTES_MAX
 
 SEALED_BYTES: Final = 128 * 1024
 """Taken out of the socket at once: eight records. Twice as much was no faster."""
 
-RECORD_BYTES_MAX: Final = 5 + 16 * 1024 + 256
+SEALED_RECORD_BYTES_MAX: Final = 5 + 16 * 1024 + 256
 """Of a record with its header (RFC 8446, section 5.2). OpenSSL keeps what has come of one, and tells nobody."""
 
 WRITE_BYTES: Final = 64 * 1024
@@ -106,7 +106,7 @@ class PlainInlet(Inlet):
 class TlsInlet(Inlet):
     """Payload that comes through TLS."""
 
-    kept_bytes_max = RECORD_BYTES_MAX
+    kept_bytes_max = SEALED_RECORD_BYTES_MAX
 
     def __init__(self, fd: int, tls: ssl.SSLObject, coming: ssl.MemoryBIO) -> None:
         """Take over a connection after its handshake: `tls` reads out of `coming`, which may hold something already."""
@@ -190,7 +190,7 @@ class TlsInlet(Inlet):
         """Take more out of the socket; False where there is nothing, or nothing will come any more."""
         # All that is whole was read by now, so but for a part of one record it has carried nothing.
         if self._vain_bytes > VAIN_BYTES_MAX:
-            raise RemoteProtocolError("TLS messages that carry nothing, such as new keys, and no end of them")
+            raise RemoteProtocolError(VAIN)
         try:
             count = os.readv(self._fd, [self._sealed])
         except BlockingIOError:
