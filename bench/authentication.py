@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.micro.instructions import MARK, ROOT, lacking, read_total
+from bench.telling import tell
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.model.limits import MIB
 from p2pfill.model.manifest import Manifest
@@ -207,13 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         costs.append(cost)
         print(f"{cost.chunk_bytes >> 10} KiB, {cost.kind}: {figures(cost)}", file=sys.stderr)
     report = Report(describe_machine(Path(tempfile.gettempdir())), (few, many), costs)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=1)
-    if options.out:
-        options.out.write_bytes(text + b"\n")
-    if options.json:
-        print(text.decode())
-    else:
-        show(report)
+    tell(report, show, options.out, as_json=options.json)
     return 0
 
 

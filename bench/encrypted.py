@@ -25,6 +25,7 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from bench.telling import tell
 from p2pfill.bench.measure import Load, Machine, Spread, begin, describe_machine, used_s
 from p2pfill.bench.node_process import fetch, serve
 from p2pfill.bench.processes import RUN_S_MAX, Child
@@ -200,13 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         report = measure(Path(scratch), options.mib, options.runs)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=1)
-    if options.out:
-        options.out.write_bytes(text + b"\n")
-    if options.json:
-        print(text.decode())
-    else:
-        show(report)
+    tell(report, show, options.out, as_json=options.json)
     return 0
 
 

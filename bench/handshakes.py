@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from rich.console import Console
 from rich.table import Table
 
+from bench.telling import tell
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.trust.authority import Authority
 from p2pfill.trust.certificates import key_from_pem, make_revocation_list
@@ -155,13 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         measured = [measure(accepting, connecting, options.seconds) for _ in range(options.runs)]
     runs, cipher = [run for run, _ in measured], measured[0][1]
     report = Report(describe_machine(Path(tempfile.gettempdir())), ssl.OPENSSL_VERSION, cipher, options.revoked, runs)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=1)
-    if options.out:
-        options.out.write_bytes(text + b"\n")
-    if options.json:
-        print(text.decode())
-    else:
-        show(report)
+    tell(report, show, options.out, as_json=options.json)
     return 0 if report.rate >= REACH else 1
 
 

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
 
+from bench.telling import tell
 from p2pfill.bench.measure import Machine, describe_machine
 from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest, layout
@@ -121,13 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     costs = measure_all(options.titles, options.runs)
     report = Report(describe_machine(Path(tempfile.gettempdir())), options.titles, costs)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=1)
-    if options.out:
-        options.out.write_bytes(text + b"\n")
-    if options.json:
-        print(text.decode())
-    else:
-        show(report)
+    tell(report, show, options.out, as_json=options.json)
     return 0
 
 
