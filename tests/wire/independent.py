@@ -256,13 +256,18 @@ def decode_manifest(data: bytes) -> Title:
         before = path.encode()
         files.append(File(path, size, offset, mtime, executable))
         offset += size
+    # Before anything is computed for each chunk: a size of 2^62 would be a list of as many entries.
+    if offset > TITLE_BYTES_MAX:
+        raise Invalid("too large")
     if type(directories) is not list or len(directories) > 65536 or any(type(path) is not str for path in directories):
         raise Invalid("directories")
     if directories != sorted(set(directories), key=str.encode):
         raise Invalid("order of directories")
+    if type(xxh3) is not bytes or offset > len(xxh3) // 16 * chunk_size:
+        raise Invalid("digests")
     lengths = chunk_lengths([file.size for file in files], chunk_size)
     chunk_count = len(lengths)
-    if offset > TITLE_BYTES_MAX or chunk_count > CHUNK_COUNT_MAX:
+    if chunk_count > CHUNK_COUNT_MAX:
         raise Invalid("too large")
     if not blob(16 * chunk_count, 16 * chunk_count)(xxh3) or not blob(32 * chunk_count, 32 * chunk_count)(b3):
         raise Invalid("digests")
