@@ -372,14 +372,15 @@ cdef class Lane:
 
 
 cdef class Lanes:
+    cdef object epoll  # keeps the descriptor
     cdef int epoll_fd
     cdef int stopping
     cdef LaneState** table  # by descriptor; below p2pfill_tables
     cdef size_t size
     cdef dict lanes
 
-    def __cinit__(self, int epoll_fd):
-        self.epoll_fd = epoll_fd
+    def __cinit__(self, epoll not None):
+        self.epoll, self.epoll_fd = epoll, epoll.fileno()
         self.lanes = {}
 
     def __dealloc__(self):

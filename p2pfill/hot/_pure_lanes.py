@@ -239,11 +239,11 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of one plane; `epoll_fd` is the caller's, who registers sockets, arms idle ones, and wakes `serve` to
+    """The lanes of one plane; `epoll` is the caller's, who registers sockets, arms idle ones, and wakes `serve` to
     stop it."""
 
-    def __init__(self, epoll_fd: int) -> None:
-        self._epoll = select.epoll.fromfd(epoll_fd)
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
         self._lanes: dict[int, Lane] = {}
         self._is_stopping = False
 

@@ -150,7 +150,7 @@ class DataPlane:
         self._epoll = select.epoll()
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._stop_fd, select.EPOLLIN)
-        self._lanes = Lanes(self._epoll.fileno())
+        self._lanes = Lanes(self._epoll)
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
         self._slots = UploadSlots(upload_slots)
