@@ -30,6 +30,7 @@ from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_LEAST_BYTES, SLOT_SLOW_LOOKS, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
+from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Claim
 from p2pfill.transport.throttle import Direction, Throttle
 
@@ -308,6 +309,7 @@ class DataPlane:
     # ---- the threads
 
     def _serve(self) -> None:
+        name_thread()
         while not self._stopping:
             for fd, ready in self._epoll.poll(None, 1):
                 stream = self._streams.get(fd)
