@@ -142,7 +142,9 @@ def run(options: argparse.Namespace, console: Console) -> bool:
         finally:
             shutil.rmtree(work, ignore_errors=True)
         console.print(report.terminal_table(made))
-        for table in report.further_tables(made):
+        if (side_by_side := report.titles_table(made)) is not None:
+            console.print(side_by_side)
+        for table in report.cost_tables(made):
             console.print(table)
         for line in [*report.ratio_lines(made), *costs.lines(made)]:
             console.print(line, markup=False, soft_wrap=True)

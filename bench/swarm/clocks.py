@@ -175,6 +175,11 @@ def add_group(groups: dict[str, GroupUse], name: str, use: GroupUse) -> None:
     )
 
 
+def cpu_of(groups: Mapping[str, GroupUse]) -> Cpu:
+    """Return what all groups took."""
+    return Cpu(sum(use.user_s for use in groups.values()), sum(use.system_s for use in groups.values()))
+
+
 def switches_of(groups: Mapping[str, GroupUse]) -> tuple[int, int]:
     """Return the voluntary and the involuntary context switches of all groups."""
     return sum(use.voluntary for use in groups.values()), sum(use.involuntary for use in groups.values())

@@ -196,10 +196,10 @@ def lines(report: Report) -> list[str]:
     """Return in words what decides whether a time is the links' or the processors'."""
     made = []
     for name, runs in measured(report).items():
-        taken = figures(runs)["taken"].median
+        taken, own = (figures(runs)[key].median for key in ("taken", "contender"))
         if taken >= BUSY_PART:
             bound = "they bound its time, and not the links alone"
-            made.append(f"In fills of {name} processors were taken to {taken:.0%}: {bound}.")
+            made.append(f"In fills of {name} processors were taken to {taken:.0%}, {own:.0%} by it: {bound}.")
     return made
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import trio
 
 from bench.swarm.bounds import GOODPUT, bound_s, cache_bound_s
-from bench.swarm.clocks import Cpu, GroupUse, add_group, switches_of
+from bench.swarm.clocks import GroupUse, add_group, switches_of
 from bench.swarm.contender import Contender, Course
 from bench.swarm.lab import IspBytes, Lab, Reading, entered
 from bench.swarm.processes import Processes, RunFailed
@@ -174,17 +174,12 @@ def _count_use(run: Run, processes: Processes, meter: MachineMeter) -> None:
     groups: dict[str, GroupUse] = {}
     for name, peer in processes.peers.items():
         use = peer.use()
-        run.processes[name] = ProcessUse(use.start, _rounded(use.since), switches_of(use.groups))
-        run.cpu_s[name] = round(sum(use.since), 2)
+        run.processes[name] = ProcessUse(use.start, use.since, switches_of(use.groups))
+        run.cpu_s[name] = round(sum(use.since), 3)
         for group, taken in use.groups.items():
             add_group(groups, f"{'caches' if name in run.caches else name}: {group}", taken)
-    run.groups = {name: use._replace(user_s=round(use.user_s, 2), system_s=round(use.system_s, 2))
-                  for name, use in groups.items()}  # fmt: skip
+    run.groups = groups
     run.machine = meter.use(run.cpu_total_s)
-
-
-def _rounded(cpu: Cpu) -> Cpu:
-    return Cpu(round(cpu.user_s, 2), round(cpu.system_s, 2))
 
 
 async def _play(

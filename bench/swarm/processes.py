@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
-from bench.swarm.clocks import Cpu, GroupUse, ProcessClock, groups_between, read_cpu, read_process
+from bench.swarm.clocks import Cpu, GroupUse, ProcessClock, cpu_of, groups_between, read_cpu, read_process
 from bench.swarm.counts import ASK_SIGNAL
 
 READY_S: Final = 120.0
@@ -56,6 +56,7 @@ class Use(NamedTuple):
 
     start: Cpu
     since: Cpu
+    """Of all groups; what threads that ended took of less than `REST_S` is not in it."""
     groups: dict[str, GroupUse]
     """By group of threads, since then."""
 
@@ -149,9 +150,8 @@ class Peer:
 
     def use(self) -> Use:
         """Return what it took between `start_clock` and the last `read_clock`, and before."""
-        before, last = self._before.cpu, self._last.cpu
-        since = Cpu(last.user_s - before.user_s, last.system_s - before.system_s)
-        return Use(before, since, groups_between(self._before, self._last))
+        groups = groups_between(self._before, self._last)
+        return Use(self._before.cpu, cpu_of(groups), groups)
 
     def kill(self) -> None:
         """End it at once, as an event of the run."""

@@ -171,28 +171,29 @@ def _show(figure: Figure, places: int = 2) -> str:
 
 def terminal_table(report: Report) -> Table:
     """Return the table that a person reads after the runs."""
-    table = Table(title=f"{report.topology.name}: {bound_line(report)}", title_justify="left")
-    for number, column in enumerate(columns(report)):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows(report):
+    return _table(f"{report.topology.name}: {bound_line(report)}", columns(report), rows(report))
+
+
+def titles_table(report: Report) -> Table | None:
+    """Return the second table, where there are several titles: what each takes beside the others."""
+    made = titles.rows(report, _show)
+    return _table("Titles side by side", titles.HEAD, made, words=2) if made else None
+
+
+def cost_tables(report: Report) -> list[Table]:
+    """Return the tables of processor time that a terminal shows; none where the report does not have it."""
+    made = costs.tables(report, _show)
+    return [_table(table.name, table.head, table.rows) for table in made if table.name in costs.AT_ONCE]
+
+
+def _table(name: str, head: tuple[str, ...], body: list[tuple[str, ...]], words: int = 1) -> Table:
+    """Return a table of which the first columns, so many, hold words."""
+    table = Table(title=name, title_justify="left")
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number >= words else "left")
+    for row in body:
         table.add_row(*row)
     return table
-
-
-def further_tables(report: Report) -> list[Table]:
-    """Return the other tables: what several titles take beside each other, and where processor time went."""
-    made = []
-    found = [table for table in costs.tables(report, _show) if table.name in costs.AT_ONCE]
-    if rows_of_titles := titles.rows(report, _show):
-        found.insert(0, costs.CostTable("Titles side by side", titles.HEAD, rows_of_titles))
-    for name, head, body in found:
-        table = Table(title=name, title_justify="left")
-        for number, column in enumerate(head):
-            table.add_column(column, justify="right" if number else "left")
-        for row in body:
-            table.add_row(*row)
-        made.append(table)
-    return made
 
 
 def bound_line(report: Report) -> str:
