@@ -32,6 +32,7 @@ from p2pfill.hot.lanes import Lane, Lanes
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_LEAST_BYTES, SLOT_SLOW_LOOKS, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
+from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Claim
 from p2pfill.transport.throttle import Direction, Throttle
 
@@ -163,7 +164,7 @@ class DataPlane:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[DataPlane]:
         """Run the threads; at the end of the block all streams must be over."""
-        threads = [threading.Thread(target=self._lanes.serve, name=f"data-{n}", daemon=True) for n in range(self._workers)]
+        threads = [threading.Thread(target=self._serve, name=f"data-{n}", daemon=True) for n in range(self._workers)]
         for thread in threads:
             thread.start()
         try:
@@ -318,6 +319,10 @@ class DataPlane:
         return min(SLOT_LEAST_BYTES, rate * SLOT_WATCH_S / (4 * self._slots.count)) if rate else SLOT_LEAST_BYTES
 
     # ---- the threads
+
+    def _serve(self) -> None:
+        name_thread()
+        self._lanes.serve()
 
     def turn(self, stream: Stream, ready: int) -> bool:
         """Have a stream work, in a thread that has its lane; tell whether it has posted something to be moved."""
