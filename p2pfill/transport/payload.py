@@ -81,7 +81,7 @@ class PlainInlet(Inlet):
 
     def __init__(self, lane: Lane) -> None:
         self._fd = lane.sock_fd
-        self.lane = lane
+        self.lane: Lane = lane
 
     def read(self, count: int) -> bytes | None:
         """Return up to `count` bytes, b"" at the end of the stream, None where nothing has come."""
@@ -239,7 +239,7 @@ class PlainOutlet(Outlet):
 
     def __init__(self, lane: Lane) -> None:
         self._fd = lane.sock_fd
-        self.lane = lane
+        self.lane: Lane = lane
 
     def send_head(self, head: bytes, start: int) -> int:
         """Send a header from its byte `start` on, with payload to follow; bytes sent."""
