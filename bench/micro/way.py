@@ -3,17 +3,20 @@
 Two real engines, a real control link between them (encoded, framed, judged by the rules), and a real data plane each,
 with a stream between them: the one cache asks, the other sends from its file, the first receives, hashes, writes,
 checks BLAKE3, seals, decides what is next, announces and commits. What is left out is what makes two runs differ: Trio,
-whose batches go by the time, and threads. All is driven by hand, always in the same order, in rounds as of an event
-loop: planes move what can be moved without waiting, their news are taken in, frames are carried over, engines decide.
-Time is virtual and passes with the chunks that come, at the rate of one of the lab's links.
+whose batches go by the time, and all that happens at once. Everything is driven by hand, always in the same order, in
+rounds as of an event loop: planes move what can be moved without waiting, each in its thread while all else stands
+still; their news are taken in, frames are carried over, engines decide. Time is virtual and passes with the chunks that
+come, at the rate of one of the lab's links.
 
 Chunks are as small as they may be, so that what a chunk costs is most of it, and its bytes little.
 
-`turn` and `connect` are all that knows how a plane is driven.
+`Hand`, `connect` and `close` are all that knows how a plane is driven.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import socket
 import tempfile
@@ -22,7 +25,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from threading import RLock
+from threading import RLock, Thread
 from typing import Final
 
 import trio
@@ -31,6 +34,7 @@ from p2pfill.engine.engine import Effect, Engine
 from p2pfill.engine.link import Link, OpenStream, WakeUploads
 from p2pfill.engine.task import BeginWriteOut, Commit, FillTask, GoLive, LimitSlots
 from p2pfill.engine.uploads import NextUpload
+from p2pfill.hot.lanes import Lane
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.ids import NodeId
 from p2pfill.model.node import NodeInfo
@@ -67,21 +71,58 @@ async def _make_plane() -> DataPlane:
     return DataPlane(workers=1, upload_slots=UPLOAD_SLOTS)
 
 
-def make_plane() -> DataPlane:
-    """Return a plane without threads. The Trio run that it would give its news to is over, so they wait for `turn`."""
-    return trio.run(_make_plane)
+class Hand:
+    """A plane with its one thread, which works while `work` waits for it, and at no other time.
+
+    The thread serves a lane of ours beside the streams, a bell. Its turn says that it has come to it, and waits for the
+    next `work`. The kernel keeps what is ready in the order in which it has become so: the bell, which is rung last,
+    comes after all that was ready before.
+    """
+
+    def __init__(self) -> None:
+        # The Trio run that it would give its news to is over, so these wait for `work`.
+        self.plane = trio.run(_make_plane)
+        self._rung, self._bell = socket.socketpair()
+        self._go, self._done = os.eventfd(0), os.eventfd(0)
+        self._rung.send(b"!")
+        self._lane = Lane(self._bell.fileno())
+        self._lane.turn = self._rest
+        self.plane._lanes.add(self._lane)
+        self._thread = Thread(target=self.plane._serve, name="data-0")
+        self._thread.start()
+        self.plane._epoll.register(self._bell, _RUNG)
+        os.eventfd_read(self._done)
+
+    def _rest(self, ready: int) -> bool:
+        os.eventfd_write(self._done, 1)
+        os.eventfd_read(self._go)
+        return False
+
+    def work(self) -> bool:
+        """Have the thread do what is ready, then do what the loop would with its news; whether there were any."""
+        self.plane._epoll.modify(self._bell, _RUNG)
+        os.eventfd_write(self._go, 1)
+        os.eventfd_read(self._done)
+        has_news = bool(self.plane._news)
+        self.plane._take_news()
+        return has_news
+
+    def close(self) -> None:
+        """End the thread."""
+        self.plane._lanes.stop()
+        os.eventfd_write(self.plane._stop_fd, 1)
+        os.eventfd_write(self._go, 1)
+        self._thread.join()
+        self.plane._lanes.remove(self._lane)
+        self._lane.turn = None
+        self.plane._epoll.close()
+        for fd in (self._go, self._done, self.plane._stop_fd):
+            os.close(fd)
+        self._rung.close()
+        self._bell.close()
 
 
-def turn(plane: DataPlane) -> bool:
-    """Do what a thread of the plane would do now, and what the loop would with its news; whether there was any."""
-    ready = plane._epoll.poll(0, 1)
-    for fd, event in ready:
-        stream = plane._streams.get(fd)
-        if stream is not None:
-            plane._turn(stream, event)
-    has_news = bool(plane._news)
-    plane._take_news()
-    return bool(ready) or has_news
+_RUNG: Final = select.EPOLLIN | select.EPOLLONESHOT
 
 
 def connect(taker: Cache, giver: Cache, token: bytes) -> None:
@@ -104,6 +145,7 @@ def close(cache: Cache) -> None:
     for stream in (*cache.receivers, *cache.senders):
         stream.closed = True
         cache.plane.remove(stream)
+    cache.hand.close()
     for sock in cache.sockets:
         sock.close()
 
@@ -117,7 +159,8 @@ class Cache:
     def __init__(self, name: str, stored: StoredTitle) -> None:
         self.now = 100.0
         self.stored = stored
-        self.plane = make_plane()
+        self.hand = Hand()
+        self.plane = self.hand.plane
         self.info = NodeInfo(NodeId(name), "isp", "eu", host="127.0.0.1", port=7400)
         tokens = Random(name)
         self.engine = Engine(self.info, Random(1), tokens.randbytes, RLock, UPLOAD_SLOTS)
@@ -245,7 +288,7 @@ class Way:
 
     def _round(self) -> bool:
         giver, taker = self.giver, self.taker
-        moved = [turn(giver.plane), turn(taker.plane), giver.take_in(taker), taker.take_in(giver)]
+        moved = [giver.hand.work(), taker.hand.work(), giver.take_in(taker), taker.take_in(giver)]
         return any([*moved, giver.decide(taker), taker.decide(giver)])
 
 
