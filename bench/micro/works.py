@@ -25,7 +25,7 @@ import trio
 from blake3 import blake3
 
 from bench.handshakes import make_credentials
-from bench.micro import course
+from bench.micro import course, way
 from bench.micro.heartbeats import NODE_COUNT, make_report
 from p2pfill import _native
 from p2pfill.hot import _pure_bits, _pure_io, bits, io
@@ -381,6 +381,9 @@ def _works() -> Iterator[Work]:
             name, unit = f"schedule-{count}{'-filling' * filling}", f"chunk from {count} caches that {state}"
             make = partial(schedule, count, filling=filling)
             yield Work(name, unit, make, times, True, 10, 0, counted, partial(make, chunk_count=FEW_CHUNKS))
+    whole, few = way.whole_way, partial(way.whole_way, way.FEW_CHUNKS)
+    unit = "chunk of 64 KiB, all of its way from one cache to another"
+    yield Work("way", unit, whole, 500, bytes_each=way.CHUNK_BYTES, times_counted=way.CHUNKS_COUNTED, open_small=few)
     yield Work("rank", "ranking of 50 sources", rank, 50, times_counted=2)
     make, few = partial(ingest, NODE_COUNT), partial(ingest, FEW_NODES)
     yield Work("ingest", f"heartbeat of {NODE_COUNT:,} nodes", make, 2000, times_counted=20, open_small=few)

@@ -113,7 +113,7 @@ class Contender(Protocol):
         """Begin the course, order the fill, and note all progress until the course is done."""
 
     async def read_counts(self) -> dict[str, int]:
-        """Return what its caches have counted so far, in all; nothing where they do not count."""
+        """Return what its caches have counted so far, in all; nothing where they do not count, or not all any more."""
 
     def payload(self) -> Payload:
         """Return what was moved; after `fill`."""

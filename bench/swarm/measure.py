@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,15 +105,14 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
             raise RunFailed(f"after {limit_s:.0f} s these lack the title: {', '.join(course.missing())}")
         after = lab.read()
         payload = contender.payload()
-        counts = Counter(await contender.read_counts())
-        counts.subtract(counted)
+        counts = await contender.read_counts()
     run = Run(
         contender=name,
         seconds=max(course.live_s[host.name] for host in topology.counted()),
         bound_s=bound_s(topology, goodput, course.joined_s),
         caches=_caches(topology, course, goodput),
         chunks=payload.chunks,
-        counts=dict(counts),
+        counts={name: count - counted[name] for name, count in counts.items()},
         payload_origin=payload.origin,
         payload_tiers=payload.tiers,
         duplicate=payload.duplicate,

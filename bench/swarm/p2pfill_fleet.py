@@ -188,11 +188,11 @@ class P2PFill:
                 course.note_progress(cache, have_bytes / self._topology.size)
 
     async def read_counts(self) -> dict[str, int]:
-        """Return the sums of what caches have counted, but of those that were killed."""
+        """Return the sums of what caches have counted; nothing where one was killed, whose counts are lost."""
         found: Counter[str] = Counter()
-        for cache in self._topology.caches():
-            if not self._processes.peers[cache.name].killed:
-                found.update(await self._processes.peers[cache.name].read_counts())
+        peers = [self._processes.peers[cache.name] for cache in self._topology.caches()]
+        for peer in peers if not any(peer.killed for peer in peers) else ():
+            found.update(await peer.read_counts())
         return dict(found)
 
     def payload(self) -> Payload:
