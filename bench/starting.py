@@ -1,0 +1,178 @@
+"""What it costs to start: processor time of a process until it is ready.
+
+    python -m bench.starting [--runs 15] [--root DIR]... [--out FILE.json] [--json]
+
+Kinds take turns: Python alone; `p2pfill --version`; `p2pfill node` with a new data directory and a tracker that is up,
+ready when it prints its address; and a program that opens such a node as a library. A process is killed as soon as its
+line is read, and the kernel says what it has used by then, in microseconds: nothing of its end is counted, and of what
+it does after it was ready no more than what this program takes to see the line. With `--root`, once for each, the same
+is asked of other trees of the code, by turns: so a change is measured beside what was before.
+
+Bytecode is cached, as it is where a package was installed: each kind is started once before it counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bench.telling import tell
+from p2pfill.bench.measure import BenchFailed, Machine, Spread, describe_machine
+
+REACH_S: Final = 0.3
+"""Processor seconds until a node is ready, at most: fleets start with all of their nodes on one machine in the lab, and
+a cache that restarts does so beside its viewers. Exit code 1 above it."""
+
+LIBRARY: Final = """
+import sys, trio, p2pfill
+
+async def main():
+    config = p2pfill.NodeConfig(id="a1", isp="isp-a", data=sys.argv[1], tracker=sys.argv[2], listen="127.0.0.1:0")
+    async with p2pfill.open_node(config):
+        print("ready", flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+KINDS: Final = {
+    "python": ["-c", "print('ready', flush=True)"],
+    "p2pfill --version": ["-m", "p2pfill.cli", "--version"],
+    "p2pfill node": ["-m", "p2pfill.cli", "node", "--id", "a1", "--isp", "isp-a", "--data", "{data}",
+                     "--tracker", "{tracker}", "--listen", "127.0.0.1:0"],
+    "library": ["-c", LIBRARY, "{data}", "{tracker}"],
+}  # fmt: skip
+"""What is started, as arguments of Python. Each prints a line when it is ready."""
+
+REACHING: Final = ("p2pfill node", "library")
+"""Kinds to which `REACH_S` applies."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One process, until it was ready."""
+
+    user_s: float
+    system_s: float
+    wall_s: float
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds."""
+        return self.user_s + self.system_s
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """All starts of one kind."""
+
+    name: str
+    root: str
+    """The directory of its code, as it was named."""
+    starts: list[Start]
+
+    @property
+    def cpu_s(self) -> Spread:
+        """Processor seconds."""
+        return Spread.of(start.cpu_s for start in self.starts)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `--out` writes."""
+
+    machine: Machine
+    python: str
+    kinds: list[Kind]
+
+    @property
+    def reached(self) -> bool:
+        """Whether the middle of the starts of each node of the first tree is below `REACH_S`."""
+        first = self.kinds[0].root
+        return all(k.cpu_s.median < REACH_S for k in self.kinds if k.root == first and k.name in REACHING)
+
+
+def start(arguments: list[str], root: Path) -> Start:
+    """Start Python with the code in `root`; return what it took until its first line. Raises `BenchFailed`."""
+    env = {**os.environ, "PYTHONPATH": str(root.resolve())}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    with tempfile.TemporaryFile() as log:
+        began = time.monotonic()
+        process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=log, env=env)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        wall_s = time.monotonic() - began
+        process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+        # Not by `process.wait`, which does not say what was used.
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if not line:
+            log.seek(0)
+            raise BenchFailed(f"{arguments[:3]} was never ready: {log.read()[-400:].decode(errors='replace')}")
+    return Start(used.ru_utime, used.ru_stime, wall_s)
+
+
+def measure(runs: int, roots: list[str], tracker: str, work: Path) -> list[Kind]:
+    """Start each kind of each tree so many times, by turns."""
+    kinds = [Kind(name, root, []) for root in roots for name in KINDS]
+    for run in range(-1, runs):
+        for number, kind in enumerate(kinds):
+            data = work / f"data-{run}-{number}"
+            arguments = [part.format(data=data, tracker=tracker) if "{" in part and "\n" not in part else part
+                         for part in KINDS[kind.name]]  # fmt: skip
+            used = start(arguments, Path(kind.root))
+            if run >= 0:
+                kind.starts.append(used)
+    return kinds
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and tell; 1 where the reach is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.starting", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--root", action="append", metavar="DIR", help="a tree with the code; by default this one")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        command = [sys.executable, "-m", "p2pfill.cli", "tracker", "--listen", "127.0.0.1:0", "--until-eof", "--json",
+                   "--db", f"sqlite:///{work}/tracker.db"]  # fmt: skip
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as up:
+            assert up.stdin is not None
+            assert up.stdout is not None
+            try:
+                tracker = msgspec.json.decode(up.stdout.readline())["url"]
+                kinds = measure(options.runs, options.root or ["."], tracker, work)
+            finally:
+                up.stdin.close()
+    report = Report(describe_machine(Path(tempfile.gettempdir())), sys.version.split()[0], kinds)
+    tell(report, show, options.out, as_json=options.json)
+    return 0 if report.reached else 1
+
+
+def show(report: Report) -> None:
+    """Print a table."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "tree", "processor s, median", "user", "system", "least", "most", "wall"):
+        table.add_column(name, justify="right" if name not in ("", "tree") else "left")
+    for kind in report.kinds:
+        middle = [Spread.of(values).median for values in zip(*map(msgspec.structs.astuple, kind.starts), strict=True)]
+        cells = (kind.cpu_s.median, *middle[:2], kind.cpu_s.min, kind.cpu_s.max, middle[2])
+        table.add_row(kind.name, kind.root, *(f"{one:.3f}" for one in cells))
+    console = Console()
+    console.print(table)
+    console.print(f"Python {report.python}; a node's reach is {REACH_S} processor seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
