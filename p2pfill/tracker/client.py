@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx2
 import msgspec
 import trio
 
-from p2pfill.errors import ConfigError, TrackerError
+from p2pfill.errors import ConfigError, PeerRefused, TrackerError
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
@@ -48,10 +48,12 @@ from p2pfill.model.statement import SIGNATURES_BYTES_MAX
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
-from p2pfill.tracker.signed_orders import statement_of
+from p2pfill.tracker.order_terms import statement_of
 from p2pfill.tracker.urls import tracker_url
-from p2pfill.trust.credentials import Credentials, PeerRefused
-from p2pfill.trust.order_signing import Signer
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
+    from p2pfill.trust.order_signing import Signer
 
 T = TypeVar("T")
 
@@ -165,8 +167,12 @@ class TrackerClient:
         self._credentials = credentials
         self._not_before = float("-inf")
         """When the tracker may be called again, as it has said."""
-        signer = None if credentials is None else Signer(credentials)
-        self._signer = signer if signer is not None and signer.is_user else None
+        self._signer: Signer | None = None
+        if credentials is not None:
+            from p2pfill.trust.order_signing import Signer
+
+            signer = Signer(credentials)
+            self._signer = signer if signer.is_user else None
         self._names: dict[str, str] = {}
         """Of titles of which the tracker has told, as many as a catalogue has."""
         self.clock_ahead_s: float | None = None
