@@ -2,11 +2,13 @@
 
     python -m bench.starting [--runs 15] [--root DIR]... [--out FILE.json] [--json]
 
-Kinds take turns: Python alone; `p2pfill --version`; `p2pfill node` with a new data directory and a tracker that is up,
-ready when it prints its address; and a program that opens such a node as a library. A process is killed as soon as its
-line is read, and the kernel says what it has used by then, in microseconds: nothing of its end is counted, and of what
-it does after it was ready no more than what this program takes to see the line. With `--root`, once for each, the same
-is asked of other trees of the code, by turns: so a change is measured beside what was before.
+Kinds take turns: Python alone; `p2pfill --version`; `p2pfill node` with a new data directory and a tracker, ready when
+it listens and prints its address; a program that opens such a node as a library; and both of these until the node has
+sent its first heartbeat, which is no part of being ready, but comes right after it. The tracker is a socket of this
+program. A process is killed as soon as its line, or its call, is read, and the kernel says what it has used by then, in
+microseconds: nothing of its end is counted, and of what it does after it was ready no more than what this program takes
+to see that. With `--root`, once for each, the same is asked of other trees of the code, by turns: so a change is
+measured beside what was before.
 
 Bytecode is cached, as it is where a package was installed: each kind is started once before it counts.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -55,8 +58,16 @@ KINDS: Final = {
 }  # fmt: skip
 """What is started, as arguments of Python. Each prints a line when it is ready."""
 
-REACHING: Final = ("p2pfill node", "library")
+NODES: Final = ("p2pfill node", "library")
 """Kinds to which `REACH_S` applies."""
+
+CALLED: Final = ", first heartbeat"
+"""Ends the name of a kind of node that is measured until it calls its tracker."""
+
+NAMES: Final = (*KINDS, *(f"{name}{CALLED}" for name in NODES))
+
+WAIT_S: Final = 60.0
+"""For a process to be ready, or to call: machines that measure are busy at times."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -97,11 +108,13 @@ class Report(msgspec.Struct, frozen=True):
     def reached(self) -> bool:
         """Whether the middle of the starts of each node of the first tree is below `REACH_S`."""
         first = self.kinds[0].root
-        return all(k.cpu_s.median < REACH_S for k in self.kinds if k.root == first and k.name in REACHING)
+        return all(k.cpu_s.median < REACH_S for k in self.kinds if k.root == first and k.name in NODES)
 
 
-def start(arguments: list[str], root: Path) -> Start:
-    """Start Python with the code in `root`; return what it took until its first line. Raises `BenchFailed`."""
+def start(name: str, root: Path, data: Path, tracker: socket.socket) -> Start:
+    """Start a process of a kind with the code in `root`; return what it took. Raises `BenchFailed`."""
+    url = "http://{}:{}".format(*tracker.getsockname())
+    arguments = [{"{data}": str(data), "{tracker}": url}.get(one, one) for one in KINDS[name.removesuffix(CALLED)]]
     # Python looks for modules where it is started before it looks anywhere else.
     env = {**os.environ, "PYTHONPATH": str(root.resolve())}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -109,28 +122,38 @@ def start(arguments: list[str], root: Path) -> Start:
         began = time.monotonic()
         process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=log, env=env, cwd=root)
         assert process.stdout is not None
-        line = process.stdout.readline()
+        is_ready = bool(process.stdout.readline())
+        if is_ready and name.endswith(CALLED):
+            is_ready = hear_call(tracker)
         wall_s = time.monotonic() - began
-        process.send_signal(signal.SIGKILL)
         process.stdout.close()
-        # Not by `process.wait`, which does not say what was used.
+        # Not by methods of `process`: they wait for one that has ended, and do not say what it has used.
+        os.kill(process.pid, signal.SIGKILL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if not line:
+        if not is_ready:
             log.seek(0)
-            raise BenchFailed(f"{arguments[:3]} was never ready: {log.read()[-400:].decode(errors='replace')}")
+            raise BenchFailed(f"{name!r} was never ready: {log.read()[-400:].decode(errors='replace')}")
     return Start(used.ru_utime, used.ru_stime, wall_s)
 
 
-def measure(runs: int, roots: list[str], tracker: str, work: Path) -> list[Kind]:
+def hear_call(tracker: socket.socket) -> bool:
+    """Wait until somebody calls; tell whether that was a heartbeat."""
+    connection, _ = tracker.accept()
+    with connection:
+        connection.settimeout(WAIT_S)
+        return connection.recv(4096).startswith(b"POST ")
+
+
+def measure(runs: int, roots: list[str], work: Path) -> list[Kind]:
     """Start each kind of each tree so many times, by turns."""
-    kinds = [Kind(name, root, []) for root in roots for name in KINDS]
+    kinds = [Kind(name, root, []) for root in roots for name in NAMES]
     for run in range(-1, runs):
         for number, kind in enumerate(kinds):
-            data = work / f"data-{run}-{number}"
-            arguments = [part.format(data=data, tracker=tracker) if "{" in part and "\n" not in part else part
-                         for part in KINDS[kind.name]]  # fmt: skip
-            used = start(arguments, Path(kind.root))
+            # One for each: a call that a process was killed in must not be taken for that of the next.
+            with socket.create_server(("127.0.0.1", 0)) as tracker:
+                tracker.settimeout(WAIT_S)
+                used = start(kind.name, Path(kind.root), work / f"data-{run}-{number}", tracker)
             if run >= 0:
                 kind.starts.append(used)
     return kinds
@@ -145,17 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        command = [sys.executable, "-m", "p2pfill.cli", "tracker", "--listen", "127.0.0.1:0", "--until-eof", "--json",
-                   "--db", f"sqlite:///{work}/tracker.db"]  # fmt: skip
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as up:
-            assert up.stdin is not None
-            assert up.stdout is not None
-            try:
-                tracker = msgspec.json.decode(up.stdout.readline())["url"]
-                kinds = measure(options.runs, options.root or ["."], tracker, work)
-            finally:
-                up.stdin.close()
+        kinds = measure(options.runs, options.root or ["."], Path(scratch))
     report = Report(describe_machine(Path(tempfile.gettempdir())), sys.version.split()[0], kinds)
     tell(report, show, options.out, as_json=options.json)
     return 0 if report.reached else 1

@@ -592,7 +592,7 @@ class TrackerClient:
             self._not_before = max(self._not_before, trio.current_time() + min(pause_s, AGAIN_MAX_S))
 
     def _new_http(self) -> httpx2.AsyncClient:
-        # Not above: it takes a fifth of the time in which a node starts, which listens before it calls its tracker.
+        # Not above: it is the largest library here, and a node listens before it calls its tracker.
         import httpx2
 
         self._context = None if self._credentials is None else self._credentials.calling
