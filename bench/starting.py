@@ -19,6 +19,7 @@ import argparse
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from rich.table import Table
 
 from bench.telling import tell
 from p2pfill.bench.measure import BenchFailed, Machine, Spread, describe_machine
+
+ROOT: Final = Path(__file__).parents[1]
 
 REACH_S: Final = 0.3
 """Processor seconds until a node is ready, at most: fleets start with all of their nodes on one machine in the lab, and
@@ -145,15 +148,19 @@ def hear_call(tracker: socket.socket) -> bool:
         return connection.recv(4096).startswith(b"POST ")
 
 
+def start_node(name: str, data: Path, root: Path = ROOT) -> Start:
+    """Start a process of a kind, with a tracker for it alone: calls of one that was killed must not reach another's."""
+    with socket.create_server(("127.0.0.1", 0)) as tracker:
+        tracker.settimeout(WAIT_S)
+        return start(name, root, data, tracker)
+
+
 def measure(runs: int, roots: list[str], work: Path) -> list[Kind]:
     """Start each kind of each tree so many times, by turns."""
     kinds = [Kind(name, root, []) for root in roots for name in NAMES]
     for run in range(-1, runs):
         for number, kind in enumerate(kinds):
-            # One for each: a call that a process was killed in must not be taken for that of the next.
-            with socket.create_server(("127.0.0.1", 0)) as tracker:
-                tracker.settimeout(WAIT_S)
-                used = start(kind.name, Path(kind.root), work / f"data-{run}-{number}", tracker)
+            used = start_node(kind.name, work / f"data-{run}-{number}", Path(kind.root))
             if run >= 0:
                 kind.starts.append(used)
     return kinds
@@ -168,24 +175,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        kinds = measure(options.runs, options.root or ["."], Path(scratch))
+        kinds = measure(options.runs, options.root or [str(ROOT)], Path(scratch))
     report = Report(describe_machine(Path(tempfile.gettempdir())), sys.version.split()[0], kinds)
     tell(report, show, options.out, as_json=options.json)
     return 0 if report.reached else 1
 
 
 def show(report: Report) -> None:
-    """Print a table."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "tree", "processor s, median", "user", "system", "least", "most", "wall"):
-        table.add_column(name, justify="right" if name not in ("", "tree") else "left")
-    for kind in report.kinds:
-        middle = [Spread.of(values).median for values in zip(*map(msgspec.structs.astuple, kind.starts), strict=True)]
-        cells = (kind.cpu_s.median, *middle[:2], kind.cpu_s.min, kind.cpu_s.max, middle[2])
-        table.add_row(kind.name, kind.root, *(f"{one:.3f}" for one in cells))
+    """Print a table for each tree."""
     console = Console()
-    console.print(table)
-    console.print(f"Python {report.python}; a node's reach is {REACH_S} processor seconds")
+    for root in dict.fromkeys(kind.root for kind in report.kinds):
+        table = Table(box=None, pad_edge=False)
+        table.add_column("processor seconds", no_wrap=True)
+        for name in ("median", "user", "system", "least", "most", "wall"):
+            table.add_column(name, justify="right")
+        for kind in report.kinds:
+            if kind.root == root:
+                user, system, wall = (
+                    statistics.median(values) for values in zip(*map(msgspec.structs.astuple, kind.starts), strict=True)
+                )
+                cells = (kind.cpu_s.median, user, system, kind.cpu_s.min, kind.cpu_s.max, wall)
+                table.add_row(kind.name, *(f"{one:.3f}" for one in cells))
+        console.print(f"{root}, Python {report.python}; a node's reach is {REACH_S}", highlight=False, soft_wrap=True)
+        console.print(table)
 
 
 if __name__ == "__main__":
