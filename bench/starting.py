@@ -3,12 +3,12 @@
     python -m bench.starting [--runs 15] [--root DIR]... [--out FILE.json] [--json]
 
 Kinds take turns: Python alone; `p2pfill --version`; `p2pfill node` with a new data directory and a tracker, ready when
-it listens and prints its address; a program that opens such a node as a library; and both of these until the node has
-sent its first heartbeat, which is no part of being ready, but comes right after it. The tracker is a socket of this
-program. A process is killed as soon as its line, or its call, is read, and the kernel says what it has used by then, in
-microseconds: nothing of its end is counted, and of what it does after it was ready no more than what this program takes
-to see that. With `--root`, once for each, the same is asked of other trees of the code, by turns: so a change is
-measured beside what was before.
+it listens and prints its address; the same with a certificate; a program that opens a node as a library; and nodes
+without a certificate until they have sent their first heartbeat, which is no part of being ready, but comes right after
+it. The tracker is a socket of this program. A process is killed as soon as its line, or its call, is read, and the
+kernel says what it has used by then, in microseconds: nothing of its end is counted, and of what it does after it was
+ready no more than what this program takes to see that. With `--root`, once for each, the same is asked of other trees
+of the code, by turns: so a change is measured beside what was before.
 
 Bytecode is cached, as it is where a package was installed: each kind is started once before it counts.
 """
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from rich.table import Table
 
 from bench.telling import tell
 from p2pfill.bench.measure import BenchFailed, Machine, Spread, describe_machine
+from p2pfill.trust.authority import Authority
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -57,9 +59,18 @@ KINDS: Final = {
     "p2pfill --version": ["-m", "p2pfill.cli", "--version"],
     "p2pfill node": ["-m", "p2pfill.cli", "node", "--id", "a1", "--isp", "isp-a", "--data", "{data}",
                      "--tracker", "{tracker}", "--listen", "127.0.0.1:0"],
+    "p2pfill node --identity": ["-m", "p2pfill.cli", "node", "--identity", "{identity}", "--data", "{data}",
+                                "--tracker", "{encrypted}", "--listen", "127.0.0.1:0"],
     "library": ["-c", LIBRARY, "{data}", "{tracker}"],
 }  # fmt: skip
 """What is started, as arguments of Python. Each prints a line when it is ready."""
+
+FLEET: Final = """
+[[caches]]
+id = "a1"
+isp = "isp-a"
+hosts = ["127.0.0.1"]
+"""
 
 NODES: Final = ("p2pfill node", "library")
 """Kinds to which `REACH_S` applies."""
@@ -114,10 +125,22 @@ class Report(msgspec.Struct, frozen=True):
         return all(k.cpu_s.median < REACH_S for k in self.kinds if k.root == first and k.name in NODES)
 
 
-def start(name: str, root: Path, data: Path, tracker: socket.socket) -> Start:
+def make_identity(directory: Path) -> Path:
+    """Make the certificate of a cache; return where it is."""
+    now = datetime.now(UTC)
+    Authority.create(directory / "ca", "fleet.example", now)
+    (directory / "ca" / "fleet.toml").write_text(FLEET)
+    with Authority(directory / "ca") as authority:
+        authority.issue([], directory / "identities", now)
+    return directory / "identities" / "a1"
+
+
+def start(name: str, root: Path, data: Path, identity: Path, tracker: socket.socket) -> Start:
     """Start a process of a kind with the code in `root`; return what it took. Raises `BenchFailed`."""
-    url = "http://{}:{}".format(*tracker.getsockname())
-    arguments = [{"{data}": str(data), "{tracker}": url}.get(one, one) for one in KINDS[name.removesuffix(CALLED)]]
+    address = "{}:{}".format(*tracker.getsockname())
+    places = {"{data}": str(data), "{identity}": str(identity), "{tracker}": f"http://{address}",
+              "{encrypted}": f"https://{address}"}  # fmt: skip
+    arguments = [places.get(one, one) for one in KINDS[name.removesuffix(CALLED)]]
     # Python looks for modules where it is started before it looks anywhere else.
     env = {**os.environ, "PYTHONPATH": str(root.resolve())}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -148,19 +171,20 @@ def hear_call(tracker: socket.socket) -> bool:
         return connection.recv(4096).startswith(b"POST ")
 
 
-def start_node(name: str, data: Path, root: Path = ROOT) -> Start:
+def start_node(name: str, data: Path, identity: Path = Path("none"), root: Path = ROOT) -> Start:
     """Start a process of a kind, with a tracker for it alone: calls of one that was killed must not reach another's."""
     with socket.create_server(("127.0.0.1", 0)) as tracker:
         tracker.settimeout(WAIT_S)
-        return start(name, root, data, tracker)
+        return start(name, root, data, identity, tracker)
 
 
 def measure(runs: int, roots: list[str], work: Path) -> list[Kind]:
     """Start each kind of each tree so many times, by turns."""
     kinds = [Kind(name, root, []) for root in roots for name in NAMES]
+    identity = make_identity(work)
     for run in range(-1, runs):
         for number, kind in enumerate(kinds):
-            used = start_node(kind.name, work / f"data-{run}-{number}", Path(kind.root))
+            used = start_node(kind.name, work / f"data-{run}-{number}", identity, Path(kind.root))
             if run >= 0:
                 kind.starts.append(used)
     return kinds

@@ -167,11 +167,10 @@ class TrackerClient:
         self._not_before = float("-inf")
         """When the tracker may be called again, as it has said."""
         self._signer: Signer | None = None
-        if credentials is not None:
+        if credentials is not None and credentials.identity.role is Role.USER:
             from p2pfill.trust.order_signing import Signer
 
-            signer = Signer(credentials)
-            self._signer = signer if signer.is_user else None
+            self._signer = Signer(credentials)
         self._names: dict[str, str] = {}
         """Of titles of which the tracker has told, as many as a catalogue has."""
         self.clock_ahead_s: float | None = None

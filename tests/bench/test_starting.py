@@ -37,4 +37,4 @@ def test_the_reach_is_that_of_the_first_tree(tmp_path: Path, spent_s: float, rea
 def test_what_never_is_ready_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(starting.KINDS, "broken", ["-c", "raise SystemExit('it broke')"])
     with socket.create_server(("127.0.0.1", 0)) as tracker, pytest.raises(BenchFailed, match="it broke"):
-        starting.start("broken", ROOT, tmp_path / "data", tracker)
+        starting.start("broken", ROOT, tmp_path / "data", tmp_path, tracker)
