@@ -19,7 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if plain is not None:
         from p2pfill.cli.services import run_node
 
-        return run_app(lambda **_: run_node(*plain), arguments)
+        def run(**_: object) -> None:
+            run_node(plain.config, plain.settings, until_eof=plain.until_eof, as_json=plain.as_json)
+
+        return run_app(run, arguments)
     from p2pfill.cli.app import app
 
     return run_app(app, arguments)

@@ -356,7 +356,7 @@ def node(
     given = {name: value for name, value in flags.items() if value not in (None, []) and name not in apart}
     from p2pfill.cli.services import run_node
 
-    run_node(config, given, until_eof, as_json)
+    run_node(config, given, until_eof=until_eof, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES_HELP)

@@ -36,7 +36,11 @@ ARGUMENTS = st.lists(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[NodeCall]:
     """Return the list to which is added what a node would be run with."""
     found: list[NodeCall] = []
-    monkeypatch.setattr(services, "run_node", lambda *told: found.append(NodeCall(*told)))
+
+    def run_node(config: Path | None, given: dict[str, Any], *, until_eof: bool, as_json: bool) -> None:
+        found.append(NodeCall(config, given, until_eof, as_json))
+
+    monkeypatch.setattr(services, "run_node", run_node)
     monkeypatch.delenv(plain.TRACKER_VARIABLE, raising=False)
     return found
 
