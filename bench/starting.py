@@ -115,7 +115,6 @@ class Report(msgspec.Struct, frozen=True):
     """What `--out` writes."""
 
     machine: Machine
-    python: str
     kinds: list[Kind]
 
     @property
@@ -200,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         kinds = measure(options.runs, options.root or [str(ROOT)], Path(scratch))
-    report = Report(describe_machine(Path(tempfile.gettempdir())), sys.version.split()[0], kinds)
+    report = Report(describe_machine(Path(tempfile.gettempdir())), kinds)
     tell(report, show, options.out, as_json=options.json)
     return 0 if report.reached else 1
 
@@ -220,7 +219,8 @@ def show(report: Report) -> None:
                 )
                 cells = (kind.cpu_s.median, user, system, kind.cpu_s.min, kind.cpu_s.max, wall)
                 table.add_row(kind.name, *(f"{one:.3f}" for one in cells))
-        console.print(f"{root}, Python {report.python}; a node's reach is {REACH_S}", highlight=False, soft_wrap=True)
+        title = f"{root}, Python {report.machine.python}; a node's reach is {REACH_S}"
+        console.print(title, highlight=False, soft_wrap=True)
         console.print(table)
 
 
