@@ -57,6 +57,10 @@ class TrackerError(P2PFillError):
     """The tracker is out of reach or refused a call."""
 
 
+class PeerRefused(P2PFillError):
+    """The other side's certificate is none that is accepted here."""
+
+
 class InternalError(P2PFillError):
     """An invariant of our own is broken. Always a bug; please report it."""
 

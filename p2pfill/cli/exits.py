@@ -12,12 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
-import typer
-
 from p2pfill.errors import ConfigError, InternalError, ManifestError, P2PFillError
-
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""The parser's own error; typer does not export its name."""
 
 
 class ExitCode(IntEnum):
@@ -60,7 +55,7 @@ def run_app(app: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="p2pfill", standalone_mode=False)
         sys.stdout.flush()
-    except UsageError as error:
+    except _usage_errors() as error:
         return _fail(_usage_line(error), ExitCode.USAGE)
     except BrokenPipeError:
         return _end_of_pipe()
@@ -71,6 +66,12 @@ def run_app(app: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     if code == ExitCode.INTERRUPTED:
         return _fail("interrupted", ExitCode.INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """Return the parser's own error, of which typer does not export the name; nothing where typer was not needed."""
+    typer = sys.modules.get("typer")
+    return () if typer is None else (typer.BadParameter.__bases__[0],)
 
 
 def _end_of_error(error: BaseException) -> int:

@@ -8,8 +8,6 @@ from typing import Annotated, Final
 
 import typer
 
-from p2pfill.model.selector import Selector
-
 TrackerUrl = Annotated[
     str,
     typer.Option("--tracker", metavar="URL", envvar="P2PFILL_TRACKER", help="The tracker, as in https://10.0.0.1:7070."),
@@ -66,4 +64,6 @@ def note_timeout(timeout_s: float | None, *, wait: bool) -> None:
 
 def selector_of(nodes: str) -> str:
     """Return the selector that `--nodes` means, where a single word is a cache's id. Raises `ConfigError`."""
+    from p2pfill.model.selector import Selector
+
     return Selector.parse(nodes if nodes.strip() == "all" or "=" in nodes else f"id={nodes}").text

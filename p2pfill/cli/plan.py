@@ -9,7 +9,6 @@ import typer
 
 from p2pfill.cli.exits import EXIT_CODES_HELP
 from p2pfill.cli.options import PLANNER, AsJson, Planner
-from p2pfill.cli.plan_windows import windows
 
 app = typer.Typer(
     help="What will be watched where, and what should lie where. Needs the extra `planner`.",
@@ -305,4 +304,68 @@ def history_show(planner: Planner = PLANNER, history: MaybeHistory = None, as_js
     show_history(place_of(planner, "history", history), as_json=as_json)
 
 
-app.command("windows", epilog=EXIT_CODES_HELP)(windows)
+@app.command("windows", epilog=EXIT_CODES_HELP)
+def windows(
+    planner: Planner = PLANNER,
+    caches_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--caches",
+            metavar="FILE",
+            help="The caches, as CSV, Parquet or TOML: name, cluster, isp, region, serving (a rate); filling, timezone "
+            "and need may be there too; by default as the planner's file says.",
+        ),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            "--history",
+            metavar="DIR",
+            help="Take the load from what `plan ingest` has kept; by default as the planner's file says.",
+        ),
+    ] = None,
+    load_file: Annotated[
+        Path | None,
+        typer.Option("--load", metavar="FILE", help="Or take it from a table: hour (in UTC), place, bytes."),
+    ] = None,
+    need: Annotated[
+        str, typer.Option("--need", metavar="SIZE", help="What each cache is to fill, where its row does not say.")
+    ] = "",
+    headroom: Annotated[
+        float, typer.Option("--headroom", metavar="SHARE", help="Of what a cache can serve, to stay free.")
+    ] = 0.2,
+    earliest: Annotated[
+        str, typer.Option("--earliest", metavar="HH:MM", help="No window opens before, on the cache's clock.")
+    ] = "00:00",
+    latest: Annotated[str, typer.Option("--latest", metavar="HH:MM", help="And none closes later.")] = "24:00",
+    hours: Annotated[int, typer.Option("--hours", min=1, max=24, help="For how long a cache is open at most.")] = 8,
+    split: Annotated[bool, typer.Option("--split", help="Two windows a night where one is not enough.")] = False,
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="TIME", help="Plan the 24 hours from then on (UTC); by default from the end of the load."
+        ),
+    ] = "",
+    holidays: Annotated[
+        str, typer.Option("--holidays", metavar="DATES", help="Days that are as Sundays, as in 2026-12-25,2026-12-26.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the windows there, for `p2pfill policy apply`.")
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", metavar="FILE", help="The policy that stands, to which --out adds the windows."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the forecast: with the same the same comes.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Propose fill windows for the next 24 hours, from the load that is foreseen. Nothing is changed.
+
+    With --out they are written as a policy, and `p2pfill policy apply` lets it stand.
+    """
+    from p2pfill.cli.plan_windows import propose_windows
+
+    propose_windows(
+        planner, caches_file, history, load_file, need, headroom, earliest, latest, hours, begin, holidays, out, base,
+        seed, split=split, as_json=as_json,
+    )  # fmt: skip

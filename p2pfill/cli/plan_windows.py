@@ -10,14 +10,12 @@ import json
 import shlex
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from p2pfill.cli.columns import Column, table_within, unbroken
-from p2pfill.cli.options import PLANNER, AsJson, Planner
 from p2pfill.cli.plan_history import faults_text, need_planner
 from p2pfill.cli.text import plural, printable, show_bytes
 from p2pfill.errors import ConfigError
@@ -34,64 +32,12 @@ if TYPE_CHECKING:
 CACHES_MAX: Final = 100_000
 
 
-def windows(
-    planner: Planner = PLANNER,
-    caches_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--caches",
-            metavar="FILE",
-            help="The caches, as CSV, Parquet or TOML: name, cluster, isp, region, serving (a rate); filling, timezone "
-            "and need may be there too; by default as the planner's file says.",
-        ),
-    ] = None,
-    history: Annotated[
-        Path | None,
-        typer.Option(
-            "--history",
-            metavar="DIR",
-            help="Take the load from what `plan ingest` has kept; by default as the planner's file says.",
-        ),
-    ] = None,
-    load_file: Annotated[
-        Path | None,
-        typer.Option("--load", metavar="FILE", help="Or take it from a table: hour (in UTC), place, bytes."),
-    ] = None,
-    need: Annotated[
-        str, typer.Option("--need", metavar="SIZE", help="What each cache is to fill, where its row does not say.")
-    ] = "",
-    headroom: Annotated[
-        float, typer.Option("--headroom", metavar="SHARE", help="Of what a cache can serve, to stay free.")
-    ] = 0.2,
-    earliest: Annotated[
-        str, typer.Option("--earliest", metavar="HH:MM", help="No window opens before, on the cache's clock.")
-    ] = "00:00",
-    latest: Annotated[str, typer.Option("--latest", metavar="HH:MM", help="And none closes later.")] = "24:00",
-    hours: Annotated[int, typer.Option("--hours", min=1, max=24, help="For how long a cache is open at most.")] = 8,
-    split: Annotated[bool, typer.Option("--split", help="Two windows a night where one is not enough.")] = False,
-    begin: Annotated[
-        str,
-        typer.Option(
-            "--from", metavar="TIME", help="Plan the 24 hours from then on (UTC); by default from the end of the load."
-        ),
-    ] = "",
-    holidays: Annotated[
-        str, typer.Option("--holidays", metavar="DATES", help="Days that are as Sundays, as in 2026-12-25,2026-12-26.")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the windows there, for `p2pfill policy apply`.")
-    ] = None,
-    base: Annotated[
-        Path | None,
-        typer.Option("--base", metavar="FILE", help="The policy that stands, to which --out adds the windows."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the forecast: with the same the same comes.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Propose fill windows for the next 24 hours, from the load that is foreseen. Nothing is changed.
-
-    With --out they are written as a policy, and `p2pfill policy apply` lets it stand.
-    """
+def propose_windows(
+    planner: Path, caches_file: Path | None, history: Path | None, load_file: Path | None, need: str, headroom: float,
+    earliest: str, latest: str, hours: int, begin: str, holidays: str, out: Path | None, base: Path | None, seed: int,
+    *, split: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Propose, and write what is asked for. Raises `ConfigError`."""
     need_planner("lightgbm")
     from p2pfill.cli.plan_desk import place_of
     from p2pfill.plan.hours.load import forecast, until

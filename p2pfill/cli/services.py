@@ -73,6 +73,15 @@ def raise_descriptors() -> None:
 
 def run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, as_json: bool) -> None:
     """Run a cache until a signal comes; its address is printed once it listens."""
+    # What is imported and opened stays, so nobody needs to look for garbage in it; `run_daemon` switches this on again.
+    gc.disable()
+    try:
+        _run_node(config, settings, until_eof=until_eof, as_json=as_json)
+    finally:
+        gc.enable()
+
+
+def _run_node(config: Path | None, settings: dict[str, Any], *, until_eof: bool, as_json: bool) -> None:
     import trio
 
     from p2pfill.node.config import NodeConfig

@@ -7,8 +7,9 @@ with growing pauses, for as long as the roster names the cache.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import REDIAL_MAX_S, REDIAL_S
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Connect to a cache; say what came of it (`Engine.open_link` with `dialled`, or `Engine.dial_failed`)."""
 
     node: NodeInfo

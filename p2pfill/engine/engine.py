@@ -17,9 +17,10 @@ silent but itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from p2pfill.engine.dialler import NEVER, Dial, Dialler
 from p2pfill.engine.link import Channel, Encryption, Link, OpenStream, Owner, WakeUploads
@@ -59,16 +60,14 @@ if TYPE_CHECKING:
 Said = TypeVar("Said")
 
 
-@dataclass(frozen=True, slots=True)
-class Faulted:
+class Faulted(msgspec.Struct, frozen=True):
     """Something in here has raised what it should not, and what it was done for has ended: write it into the log."""
 
     doing: str
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Warn:
+class Warn(msgspec.Struct, frozen=True):
     """Something that people should know: write it into the log."""
 
     text: str

@@ -11,8 +11,9 @@ The link reaches the rest of the cache through `LinkHost` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from p2pfill.engine.requests import Arrival, Lock, Outcome, Receive, RequestBook
 from p2pfill.engine.task import FillTask
@@ -176,8 +177,7 @@ class LinkHost(Protocol):
         """Have something done."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStream:
+class OpenStream(msgspec.Struct, frozen=True):
     """Open a data stream to a link's remote and show the token; then receive what `link.book` lets come.
 
     Say when it has ended, or could not be opened (`Engine.stream_ended`).
@@ -189,8 +189,7 @@ class OpenStream:
     """The stream must be encrypted, and the remote show the certificate with this fingerprint; empty: it is plain."""
 
 
-@dataclass(frozen=True, slots=True)
-class WakeUploads:
+class WakeUploads(msgspec.Struct, frozen=True):
     """What is to be sent to a link's remote has changed (`link.uploads`), or has become more urgent."""
 
     link: Link

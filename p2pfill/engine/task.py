@@ -8,8 +8,9 @@ anything crosses a border, announcements keep a pace, commits are batched, and a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from p2pfill.engine.requests import ChunkStore, Receive, RequestStep
 from p2pfill.errors import P2PFillError, TransferError
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOrigin:
+class ReadOrigin(msgspec.Struct, frozen=True):
     """Read a chunk from an origin, check it, write it (`requests.write_whole`); say what came (`Engine.read_ended`)."""
 
     task: FillTask
@@ -33,46 +33,40 @@ class ReadOrigin:
     receive: Receive
 
 
-@dataclass(frozen=True, slots=True)
-class StopRead:
+class StopRead(msgspec.Struct, frozen=True):
     """Stop reading: the receive is abandoned, and what still comes of it is of no use."""
 
     task: FillTask
     receive: Receive
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Make chunks durable; say so (`Engine.committed`)."""
 
     task: FillTask
     chunks: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class BeginWriteOut:
+class BeginWriteOut(msgspec.Struct, frozen=True):
     """Have the disk begin with chunks; say when it has taken them (`Engine.write_out_begun`)."""
 
     task: FillTask
     chunks: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class GoLive:
+class GoLive(msgspec.Struct, frozen=True):
     """Show the whole title; say so (`Engine.went_live`)."""
 
     task: FillTask
 
 
-@dataclass(frozen=True, slots=True)
-class EndFill:
+class EndFill(msgspec.Struct, frozen=True):
     """The fill is over; its state says whether the title is live or the fill has failed."""
 
     task: FillTask
 
 
-@dataclass(frozen=True, slots=True)
-class LimitSlots:
+class LimitSlots(msgspec.Struct, frozen=True):
     """Let a title take so many upload slots; None: as many as there are."""
 
     task: FillTask

@@ -27,7 +27,6 @@ from p2pfill.node.in_use import split_command
 from p2pfill.origin.access import OriginAccess, read_access
 from p2pfill.origin.urls import check_origin
 from p2pfill.tracker.urls import tracker_url
-from p2pfill.trust.credentials import Credentials
 
 WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (nothing listens here)
 """Addresses to listen on which nobody can connect to."""
@@ -251,6 +250,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         settings.update({name: value for name, value in overrides.items() if value is not None})
         if isinstance(directory := settings.get("identity"), str) and directory:
             # Who the node is and where it stands need not be said twice; `load_credentials` looks whether both agree.
+            from p2pfill.trust.credentials import Credentials
+
             me = Credentials(Path(directory)).identity
             if me.role is Role.CACHE:
                 mine = {"id": me.name, "isp": me.isp, "region": me.region, "cluster": me.cluster}

@@ -30,6 +30,7 @@ async def run_daemon(
         async with open_node(config) as node:
             # What has been opened stays: a search for garbage in 50,000 titles would hold the loop up for 0.2 s.
             gc.freeze()
+            gc.enable()
             node.log.info("runs on %s:%d, tracker %s", node.info.host, node.info.port, config.tracker or "none")
             ready(node)
             async for number in signals:

@@ -12,7 +12,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -21,7 +21,7 @@ from p2pfill.engine.engine import Engine
 from p2pfill.engine.link import Link, OpenStream, WakeUploads, owner_of
 from p2pfill.engine.requests import Receive
 from p2pfill.engine.uploads import NextUpload
-from p2pfill.errors import P2PFillError, ProtocolError, RemoteProtocolError, TransferError
+from p2pfill.errors import P2PFillError, PeerRefused, ProtocolError, RemoteProtocolError, TransferError
 from p2pfill.model.hosts import address_of, is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
@@ -57,7 +57,9 @@ from p2pfill.transport.secure import (
     secure_receiving,
     secure_sending,
 )
-from p2pfill.trust.credentials import Credentials, PeerRefused
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 LINKS_MAX: Final = 512
 """Control links of one node; each costs a few tens of KiB."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -63,7 +63,9 @@ from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
 from p2pfill.transport.plane import DataPlane
-from p2pfill.trust.credentials import Credentials
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 DRAIN_S: Final = 3.0
 """What a stopping node gives to chunks that it has promised; the receivers then ask others."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.abc import Stream
@@ -23,7 +23,9 @@ from p2pfill.protocol.framing import OUR_VERSIONS, encode_preamble
 from p2pfill.protocol.link import ControlLink, LinkState
 from p2pfill.protocol.messages import Goodbye, GoodbyeCode, Hello
 from p2pfill.transport.secure import secure
-from p2pfill.trust.credentials import Credentials
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 ANSWER_S: Final = 10.0
 """For connecting and for an answer each: as long as others wait."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -18,8 +18,10 @@ from p2pfill.node.config import NodeConfig
 from p2pfill.node.troubles import Troubles
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
 from p2pfill.store.places import REVOKED_FILE
-from p2pfill.trust.credentials import OLD_LIST, Credentials, read_kept_lists
 from p2pfill.trust.ending import told_of_end
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 LOOK_S: Final = 5.0
 """Between looks at the files: five calls of `stat`."""
@@ -32,6 +34,8 @@ def load_credentials(config: NodeConfig) -> Credentials | None:
     """
     if not config.identity:
         return None
+    from p2pfill.trust.credentials import Credentials
+
     credentials = Credentials(Path(config.identity))
     me = credentials.identity
     if me.role is not Role.CACHE:
@@ -67,6 +71,8 @@ class Renewal:
 
         Where the one cannot be used, or the other cannot be kept, the log says so.
         """
+        from p2pfill.trust.credentials import read_kept_lists
+
         try:
             self.credentials.revoke(read_kept_lists(self._data / REVOKED_FILE))
         except (OSError, ConfigError) as error:
@@ -123,6 +129,8 @@ class Renewal:
             self._digest = ""  # the tracker's lists may be of an authority that is trusted only now
             self._recheck()
             if self.credentials.has_old_list:
+                from p2pfill.trust.credentials import OLD_LIST
+
                 self._log.warning("%s", OLD_LIST)
             if known := self.credentials.revocations.pem():
                 await trio.to_thread.run_sync(self._keep, known)

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -27,8 +27,10 @@ from p2pfill.model.signed_order import OrderStatement, Statement, WithdrawalStat
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.store.kept_orders import KeptOrders
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
-from p2pfill.trust.credentials import Credentials
-from p2pfill.trust.order_signing import Opened, SignedOrder, open_signed
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
+    from p2pfill.trust.order_signing import Opened
 
 AT_ONCE: Final = 50
 """Titles of one call, as many as a tracker takes."""
@@ -137,6 +139,8 @@ class SignedOrders:
 
     def _learn(self, title_id: TitleId, documents: Sequence[bytes], now_s: float) -> None:
         """Keep what is signed of a title, as the tracker has said. Blocks. Raises `StoreError`."""
+        from p2pfill.trust.order_signing import SignedOrder
+
         opened = [one for document in documents if (one := self._open(title_id, document, now_s)) is not None]
         orders = sorted((one for one in opened if isinstance(one, SignedOrder)), key=lambda one: -one.said.number)
         self._kept.note_numbers(one.said for one in orders)
@@ -152,6 +156,8 @@ class SignedOrders:
         """Return what is signed in a document, None where that does not hold here, which is said in the log. Blocks."""
         if self._credentials is None:
             return None
+        from p2pfill.trust.order_signing import open_signed
+
         try:
             opened = open_signed(self._credentials, document, now_s)
             if opened.said.title_id != title_id:

@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,8 +27,10 @@ from p2pfill.model.ids import TitleId
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.names import older_than_shown
 from p2pfill.store.store import Store
-from p2pfill.trust.credentials import PUBLISHERS_FILE, Credentials
 from p2pfill.trust.publishers import Publishers, open_title
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 
 class Vetting:
@@ -57,6 +60,8 @@ class Vetting:
     def tell(self) -> None:
         """Say in the log where everybody's titles are taken, though this node asks who others are."""
         if self._credentials is not None and self.publishers is None:
+            from p2pfill.trust.credentials import PUBLISHERS_FILE
+
             self._log.info("takes titles that nobody has signed: its identity has no %s", PUBLISHERS_FILE)
 
     def set_orders(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Protocol
 
+from p2pfill.origin.chunk import OriginChunk
 from p2pfill.origin.errors import (
     OriginCancelled,
     OriginError,
@@ -19,7 +20,6 @@ from p2pfill.origin.errors import (
     OriginRefused,
     OriginUnavailable,
 )
-from p2pfill.origin.reader import OriginChunk, open_reader
 from p2pfill.origin.settings import OriginSettings
 from p2pfill.origin.verify import verify_chunk
 from p2pfill.origin.watch import Listener
@@ -68,4 +68,7 @@ def open_origin(url: str, *, settings: OriginSettings | None = None, rng: random
 
     No request is made yet. `rng` draws the jitter of retries. Raises `ConfigError` where `url` cannot be an origin.
     """
+    # Not above: many nodes fill from other caches alone, and it brings clients of all kinds of origins.
+    from p2pfill.origin.reader import open_reader
+
     return open_reader(url, settings or OriginSettings(), rng or random.Random())  # noqa: S311 (jitter only)

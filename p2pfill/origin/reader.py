@@ -22,14 +22,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from p2pfill.errors import ConfigError, is_fault
 from p2pfill.model.timing import FAILING_ATTEMPTS
 from p2pfill.origin import urls
 from p2pfill.origin.bodies import RESTORE, Backend, Body, Part, one_line
-from p2pfill.origin.buckets import BucketBackend
 from p2pfill.origin.buffers import BUFFERS
+from p2pfill.origin.chunk import OriginChunk
 from p2pfill.origin.directory import DirectoryBackend
 from p2pfill.origin.errors import (
     OriginCancelled,
@@ -72,26 +72,6 @@ NO_RANGE: Final = (
 
 
 ENDED: Final = "the answer ended early"
-
-
-class OriginChunk(NamedTuple):
-    """One chunk as an origin delivered it. Not yet checked against its digests: see `verify_chunk`."""
-
-    data: memoryview
-    """Exactly `manifest.chunk_length(k)` bytes, of memory that goes back to the system with the last view of it,
-    or is read into again after `give_back`."""
-    bytes_received: int
-    """Payload bytes that arrived for it, waste included, but for what was of use as other chunks."""
-    requests: int
-    """Requests made for it, failed ones included."""
-    failed: int = 0
-    """Of those, such as brought no answer, or less than they promised."""
-    is_pieced: bool = False
-    """A part of it was put together of several answers, which may have come of several servers."""
-
-    def give_back(self) -> None:
-        """Let the memory serve again: nobody looks at `data` from now on. Who does not call this only loses time."""
-        BUFFERS.give_back(self.data)
 
 
 class _Job:
@@ -510,6 +490,8 @@ def open_reader(url: str, settings: OriginSettings, rng: random.Random) -> Origi
         if urls.is_http(url):
             backend = WebBackend(urls.http_base(url), settings)
         elif urls.is_bucket(url):
+            from p2pfill.origin.buckets import BucketBackend  # not above: it brings a library
+
             backend = BucketBackend(urls.bucket_base(url), settings)
         else:
             # Before anything is looked at, so that nobody can ask for what there is.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class RequestChunk:
+class RequestChunk(msgspec.Struct, frozen=True):
     """Ask `source` (a node id or an origin's URL) for `chunk`; answer with the same `request` number."""
 
     request: int
@@ -17,30 +16,26 @@ class RequestChunk:
     chunk: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequest:
+class CancelRequest(msgspec.Struct, frozen=True):
     """Withdraw a request. No event for it is expected any more, and one that comes is ignored."""
 
     request: int
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnnounceChunks:
+class AnnounceChunks(msgspec.Struct, frozen=True):
     """Tell linked caches that these chunks are verified here, and the store that they may be committed."""
 
     chunks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimChunks:
+class ClaimChunks(msgspec.Struct, frozen=True):
     """Tell all linked caches that these chunks are still on their way across a border to this cache: a sign of life."""
 
     chunks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PassOnClaims:
+class PassOnClaims(msgspec.Struct, frozen=True):
     """Tell the linked caches nearer than `scope`, as far as it concerns them, that these chunks are on their way here:
     caches as far away as that are fetching them."""
 
@@ -48,23 +43,20 @@ class PassOnClaims:
     scope: Scope
 
 
-@dataclass(frozen=True, slots=True)
-class ShowInterest:
+class ShowInterest(msgspec.Struct, frozen=True):
     """Tell a cache that news of `chunks` is enough; it answers with what it holds and what crosses borders for it."""
 
     source: str
     chunks: Bitmap
 
 
-@dataclass(frozen=True, slots=True)
-class ReportSlow:
+class ReportSlow(msgspec.Struct, frozen=True):
     """Tell all linked caches that this one does without a cache, since it is slow."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportWays:
+class ReportWays(msgspec.Struct, frozen=True):
     """Tell all linked caches from where this one cannot take chunks; replaces what it told before."""
 
     closed: tuple[Scope, ...]
@@ -72,8 +64,7 @@ class ReportWays:
     """For people here; empty where nothing is closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompleteTitle:
+class CompleteTitle(msgspec.Struct, frozen=True):
     """Every chunk is durable: the title can go live."""
 
 

@@ -167,6 +167,19 @@ class Fill:
             return
         self._note_change(event)
         match event:
+            # What comes most often stands first: each class before the right one costs a look.
+            case events.ChunksGained(source, chunks):
+                self._gain(now, source, chunks)
+            case events.ChunkReceived(request):
+                self._receive(now, request)
+            case events.ChunksClaimed(source, chunks):
+                self._take_claim(now, source, chunks)
+            case events.SourceProgressed(source):
+                self._progress(now, source)
+            case events.ChunksCommitted(chunks):
+                for chunk in chunks:
+                    if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
+                        self.ledger.commit(chunk)
             case events.RosterChanged():
                 self._roster = event
                 self._set_members(now)
@@ -195,20 +208,14 @@ class Fill:
                 self._heard = True
             case events.OthersUnaware():
                 self._heard = False
-            case events.ChunksGained(source, chunks):
-                self._gain(now, source, chunks)
             case events.InterestShown(source, wanted):
                 if source in self.sources:
                     self.sources[source].interest = wanted
-            case events.ChunksClaimed(source, chunks):
-                self._take_claim(now, source, chunks)
             case events.WaysReported(source, closed):
                 if source in self.sources or source in self._outside:
                     self._masters.set_ways(now, source, frozenset(closed))
             case events.SlowReported(source, node):
                 self._hear_slow(now, source, node)
-            case events.SourceProgressed(source):
-                self._progress(now, source)
             case events.SourceHeldBack(source):
                 if (known := self.sources.get(source)) is not None:
                     known.held_back_at = now
@@ -221,8 +228,6 @@ class Fill:
                 if (origin := self.sources.get(source)) is not None:
                     origin.has_range = False
                     self._tick_at = now
-            case events.ChunkReceived(request):
-                self._receive(now, request)
             case events.ChunkFound(chunk, source):
                 self._find(now, chunk, source)
             case events.ChunksLost(chunks):
@@ -245,10 +250,6 @@ class Fill:
                 self._spend(now, budget, request)
             case events.BudgetRenewed():
                 self.hops.renew()
-            case events.ChunksCommitted(chunks):
-                for chunk in chunks:
-                    if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
-                        self.ledger.commit(chunk)
             case events.Paused(hold):
                 self.hold = hold
             case events.HandedBack():

@@ -273,6 +273,8 @@ class Outside:
 
     def takes(self, event: events.Event) -> bool:
         """Take in what has happened to one of them; tell whether it was one of them alone whom it concerns."""
+        if not self._sources:
+            return False  # asked with each event, and mostly nobody is kept out
         source = self._sources.get(getattr(event, "source", ""))
         match event:
             case events.CacheConnected(node):

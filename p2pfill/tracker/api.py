@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from p2pfill.errors import ConfigError, P2PFillError, StoreError
+from p2pfill.errors import ConfigError, P2PFillError, PeerRefused, StoreError
 from p2pfill.model import limits
 from p2pfill.model.reports import BroughtOrders, NodeReport, SignedDocuments
 from p2pfill.model.signed_order import WITHDRAWAL_BYTES_MAX
@@ -35,7 +35,7 @@ from p2pfill.tracker.rights import Call, Grants, Right, admit, call_of
 from p2pfill.tracker.service import ORDERS_WAIT_S_MAX, Service
 from p2pfill.tracker.signed import SignedTitles, signatures_in
 from p2pfill.tracker.signed_orders import SignedOrders
-from p2pfill.trust.credentials import Bearer, Credentials, PeerRefused
+from p2pfill.trust.credentials import Bearer, Credentials
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from p2pfill.tracker.catalogue import Catalogue
 
 ROWS_MAX: Final = 1_000_000

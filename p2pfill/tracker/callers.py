@@ -5,12 +5,13 @@ Whatever depends on who somebody is takes a `Caller`: shares (`admission`), and 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from p2pfill.model.hosts import address_of
 from p2pfill.model.identity import Identity
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 
 class Caller(NamedTuple):

@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-import httpx2
 import msgspec
 import trio
 
-from p2pfill.errors import ConfigError, TrackerError
+from p2pfill.errors import ConfigError, PeerRefused, TrackerError
 from p2pfill.model import limits
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.identity import Role
@@ -48,10 +47,14 @@ from p2pfill.model.statement import SIGNATURES_BYTES_MAX
 from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
-from p2pfill.tracker.signed_orders import statement_of
-from p2pfill.tracker.urls import tracker_url
-from p2pfill.trust.credentials import Credentials, PeerRefused
-from p2pfill.trust.order_signing import Signer
+from p2pfill.tracker.order_terms import statement_of
+from p2pfill.tracker.urls import is_plain, tracker_url
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from p2pfill.trust.credentials import Credentials
+    from p2pfill.trust.order_signing import Signer
 
 T = TypeVar("T")
 
@@ -155,25 +158,28 @@ class TrackerClient:
 
     def __init__(self, url: str, *, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.url = tracker_url(url)
-        try:
-            httpx2.URL(self.url)
-        except httpx2.InvalidURL as error:
-            raise ConfigError(f"tracker URL {url[:200]!r} cannot be used: {error}; write http://HOST:PORT") from error
-        if credentials is not None and not self.url.lower().startswith("https://"):
+        if not is_plain(self.url):
+            _check_url(self.url)
+        if credentials is not None and not self._is_encrypted:
             raise ConfigError(f"tracker URL {self.url!r} is not encrypted: with --identity it begins with https://")
         self._timeout_s = timeout_s
         self._credentials = credentials
         self._not_before = float("-inf")
         """When the tracker may be called again, as it has said."""
-        signer = None if credentials is None else Signer(credentials)
-        self._signer = signer if signer is not None and signer.is_user else None
+        self._signer: Signer | None = None
+        if credentials is not None and credentials.identity.role is Role.USER:
+            from p2pfill.trust.order_signing import Signer
+
+            self._signer = Signer(credentials)
         self._names: dict[str, str] = {}
         """Of titles of which the tracker has told, as many as a catalogue has."""
         self.clock_ahead_s: float | None = None
         """By how much this machine's clock is ahead of the tracker's, as of the last answer."""
         self._calls = 0
         """Of the client that is used now, those that run."""
-        self._http = self._new_http()
+        self._http: httpx2.AsyncClient | None = None
+        """Made with the first call."""
+        self._context: ssl.SSLContext | None = None
         self._spent: dict[httpx2.AsyncClient, int] = {}
         """Clients of certificates that were renewed since -> their calls that still run."""
 
@@ -188,7 +194,8 @@ class TrackerClient:
     async def aclose(self) -> None:
         """Close the connections."""
         for client in (self._http, *self._spent):
-            await client.aclose()
+            if client is not None:
+                await client.aclose()
 
     # ---- titles
 
@@ -539,6 +546,8 @@ class TrackerClient:
         timeout_s: float | None = None,
         size_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
+        import httpx2  # not above, as in `_new_http`
+
         if trio.current_time() < self._not_before:
             await trio.sleep_until(self._not_before)
         options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
@@ -582,15 +591,28 @@ class TrackerClient:
             self._not_before = max(self._not_before, trio.current_time() + min(pause_s, AGAIN_MAX_S))
 
     def _new_http(self) -> httpx2.AsyncClient:
+        # Not above: it is the largest library here, and a node listens before it calls its tracker.
+        import httpx2
+
+        self._context = None if self._credentials is None else self._credentials.calling
+        verify: ssl.SSLContext | bool = True if self._context is None else self._context
+        if not self._is_encrypted:
+            # To read all authorities of the system takes as long as to open a node, and no certificate comes. One that
+            # trusts none lets nothing in.
+            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
-        context = True if self._credentials is None else self._credentials.calling
-        self._context = context
-        return httpx2.AsyncClient(timeout=self._timeout_s, trust_env=False, verify=context)
+        return httpx2.AsyncClient(timeout=self._timeout_s, trust_env=False, verify=verify)
+
+    @property
+    def _is_encrypted(self) -> bool:
+        return self.url.lower().startswith("https://")
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
         """Hold the HTTP client for a call: another one once the certificate was renewed."""
-        if self._credentials is not None and self._context is not self._credentials.calling:
+        if self._http is None:
+            self._http = self._new_http()
+        elif self._credentials is not None and self._context is not self._credentials.calling:
             before, self._http = self._http, self._new_http()
             self._spent[before] = self._calls
             self._calls = 0
@@ -628,8 +650,9 @@ class TrackerClient:
         return f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
 
     def _advice_after(self, error: Exception) -> str:
-        is_encrypted = self.url.startswith("https://")
-        if is_encrypted and self._credentials is None:
+        import httpx2  # not above, as in `_new_http`
+
+        if self._is_encrypted and self._credentials is None:
             return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
         if self._credentials is not None and isinstance(error, httpx2.ProtocolError | httpx2.ReadError):
             # In TLS 1.3 who calls is through its handshake before it is looked at.
@@ -639,7 +662,7 @@ class TrackerClient:
             )
         if "SSL" in str(error) or "TLS" in str(error):
             return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
-        if not is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
+        if not self._is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
             return "check that the URL is right: that of a tracker with an identity begins with https://"
         return "check that it runs and that the URL is right"
 
@@ -654,6 +677,16 @@ class TrackerClient:
                 raise PeerRefused(f"{peer.who} answers in the place of a tracker")
         except PeerRefused as error:
             raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
+
+
+def _check_url(url: str) -> None:
+    """Raise `ConfigError` where the HTTP client cannot use a URL."""
+    import httpx2  # not above, as in `TrackerClient._new_http`
+
+    try:
+        httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise ConfigError(f"tracker URL {url[:200]!r} cannot be used: {error}; write http://HOST:PORT") from error
 
 
 def _verification(error: BaseException) -> ssl.SSLCertVerificationError | None:

@@ -35,8 +35,9 @@ from p2pfill.model.reports import BroughtOrder, BroughtReply
 from p2pfill.model.selection import bytes_of_selection, decode_selection
 from p2pfill.model.selector import SELECTOR_CHARS_MAX, Selector
 from p2pfill.tracker.checks import NUMBER_ADOPTED_MAX, ORIGINS_MAX, RequestRefused, check_fill, check_title, require
+from p2pfill.tracker.order_terms import request_of
 from p2pfill.tracker.records import FillRecord, FillRequest
-from p2pfill.tracker.signed_orders import UNSIGNED, SignedOrders, Withdrawn, request_of
+from p2pfill.tracker.signed_orders import UNSIGNED, SignedOrders, Withdrawn
 from p2pfill.trust.order_signing import SignedOrder, SignedWithdrawal
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
-from p2pfill.errors import ConfigError, StoreError, leaves_of
+from p2pfill.errors import ConfigError, PeerRefused, StoreError, leaves_of
 from p2pfill.model.hosts import is_loopback
 from p2pfill.model.identity import Role
 from p2pfill.model.ids import TitleId
@@ -39,7 +39,7 @@ from p2pfill.tracker.routes import RouteBook
 from p2pfill.tracker.service import Service
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.secure import VAIN, secure
-from p2pfill.trust.credentials import OLD_LIST, PUBLISHERS_FILE, Bearer, Credentials, PeerRefused
+from p2pfill.trust.credentials import OLD_LIST, PUBLISHERS_FILE, Bearer, Credentials
 from p2pfill.trust.ending import Ending
 
 HEARTBEAT_S: Final = 2.0

@@ -16,10 +16,11 @@ import msgspec
 from p2pfill.errors import SignatureError
 from p2pfill.model.identity import Identity
 from p2pfill.model.selector import Selector
-from p2pfill.model.signed_order import OrderStatement, WithdrawalStatement
+from p2pfill.model.signed_order import WithdrawalStatement
 from p2pfill.tracker.callers import Caller
 from p2pfill.tracker.catalogue import WITHDRAWALS_MAX
 from p2pfill.tracker.checks import RequestRefused
+from p2pfill.tracker.order_terms import request_of
 from p2pfill.tracker.records import FillRequest, SignedBy, TitleRecord
 from p2pfill.tracker.rights import Call, Grants, Right
 from p2pfill.trust.credentials import Credentials
@@ -191,25 +192,6 @@ class SignedBook:
         """
         if (one := self._withdrawn.get(title, {}).get((name, b""))) is not None and one.said.expires > time.time():
             raise RequestRefused(f"{one}, and has signed that: only an order that is signed lifts it", 409)
-
-
-def request_of(said: OrderStatement) -> FillRequest:
-    """Return what a signed order asks for."""
-    return FillRequest(
-        said.title_id.hex(), said.selector, list(said.origins), said.priority, said.policy, said.deadline, said.files,
-        said.now, said.rollback,
-    )  # fmt: skip
-
-
-def statement_of(wanted: FillRequest, *, domain: str, name: str, number: int, expires: int) -> OrderStatement:
-    """Return what is to be signed of an order."""
-    policy = wanted.policy
-    return OrderStatement(
-        domain, bytes.fromhex(wanted.title), name, number, expires, wanted.selector, tuple(wanted.origins),
-        wanted.priority, float(policy.stall_wait_s), float(policy.request_timeout_s), float(policy.quarantine_s),
-        policy.escalate, None if wanted.deadline is None else float(wanted.deadline), wanted.files, wanted.now,
-        wanted.rollback,
-    )  # fmt: skip
 
 
 def signed_by(opened: SignedOrder) -> SignedBy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,10 +12,14 @@ from p2pfill.errors import ConfigError
 PORT: Final = 7070
 """Where a tracker listens unless it is told otherwise; for examples in messages."""
 
+PORT_MAX: Final = 65535
+
 _SHOWN_CHARS_MAX: Final = 200
 
 _BARE: Final = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?P<port>:\d+)?/*", re.ASCII)
 """An address that lacks nothing but its scheme, and maybe its port."""
+
+_PLAIN: Final = re.compile(r"https?://(?P<host>[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)(:(?P<port>\d{1,5}))?")
 
 
 def tracker_url(text: str) -> str:
@@ -31,6 +36,20 @@ def tracker_url(text: str) -> str:
     if not parts.hostname or port == 0 or "?" in text or "#" in text or not text.isprintable() or " " in text:
         raise _unusable(text, "write http://HOST:PORT")
     return text.rstrip("/")
+
+
+def is_plain(url: str) -> bool:
+    """Tell whether a URL is only a name in ASCII, or an address in IPv4, and maybe a port: any HTTP client takes it."""
+    if (plain := _PLAIN.fullmatch(url)) is None or int(plain["port"] or 0) > PORT_MAX:
+        return False
+    host = plain["host"]
+    if not host.replace(".", "").isdigit():
+        return True
+    try:
+        IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _unusable(text: str, advice: str) -> ConfigError:

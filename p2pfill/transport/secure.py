@@ -6,13 +6,15 @@ import socket
 import ssl
 from contextlib import suppress
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from p2pfill.errors import RemoteProtocolError
+from p2pfill.errors import PeerRefused, RemoteProtocolError
 from p2pfill.model.identity import Identity
-from p2pfill.trust.credentials import Credentials, PeerRefused
+
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 TLS_FIRST: Final = b"\x16"
 """The first byte of each TLS connection: a record of its handshake (RFC 8446, section 5.1)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 
+from p2pfill.errors import PeerRefused
 from p2pfill.model.identity import Role
-from p2pfill.trust.credentials import CERT_FILE, KEY_FILE, Credentials, PeerRefused
+from p2pfill.trust.credentials import CERT_FILE, KEY_FILE, Credentials
 
 
 def fault_of(credentials: Credentials) -> str:

@@ -29,7 +29,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from p2pfill.errors import ConfigError, P2PFillError
+from p2pfill.errors import ConfigError, PeerRefused
 from p2pfill.model.identity import Identity, identity_from_uri
 from p2pfill.trust.publishers import Publishers
 
@@ -55,10 +55,6 @@ OP_ENABLE_KTLS: Final = getattr(ssl, "OP_ENABLE_KTLS", 8)
 
 _UNUSABLE: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 """What reading a certificate's extensions raises where they are wrong."""
-
-
-class PeerRefused(P2PFillError):
-    """The other side's certificate is none that is accepted here."""
 
 
 class _KnownList(NamedTuple):

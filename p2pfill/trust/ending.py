@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from p2pfill.trust.credentials import Credentials
+if TYPE_CHECKING:
+    from p2pfill.trust.credentials import Credentials
 
 SOON: Final = timedelta(days=7)
 """Before the end of a certificate that it is said: renewed ones are carried to the machines each week or so."""

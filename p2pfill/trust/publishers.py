@@ -21,7 +21,7 @@ expires, and the compromise of a key, by thresholds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -31,7 +31,9 @@ from p2pfill.model.manifest import Manifest
 from p2pfill.model.selector import matches_glob
 from p2pfill.model.statement import Signatures, Statement
 from p2pfill.model.toml import read_toml
-from p2pfill.trust.signing import PublicKey
+
+if TYPE_CHECKING:
+    from p2pfill.trust.signing import PublicKey
 
 PUBLISHERS_MAX: Final = 1000
 RULES_MAX: Final = 1000
@@ -66,6 +68,8 @@ class Publishers:
 
     def __init__(self, publishers: list[tuple[str, str]], rules: list[Rule]) -> None:
         """`publishers` are names and public keys, as words. Raises `ConfigError`."""
+        from p2pfill.trust.signing import PublicKey  # not above: few nodes have a list of publishers
+
         if len(publishers) > PUBLISHERS_MAX or len(rules) > RULES_MAX:
             raise ConfigError(f"it has more than {PUBLISHERS_MAX} publishers or {RULES_MAX} rules")
         self._keys: dict[bytes, tuple[str, PublicKey]] = {}

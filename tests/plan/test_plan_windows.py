@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from p2pfill.cli.plan_windows import windows as windows_command
+from p2pfill.cli.plan import windows as windows_command
 from p2pfill.errors import ConfigError
 from p2pfill.model.fleet_policy import RULES_MAX, parse_policy
 from p2pfill.model.ids import NodeId

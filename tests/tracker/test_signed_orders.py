@@ -21,11 +21,12 @@ from p2pfill.model.signed_order import WithdrawalStatement
 from p2pfill.tracker import views
 from p2pfill.tracker.checks import RequestRefused
 from p2pfill.tracker.client import TrackerClient, TrackerRefused
+from p2pfill.tracker.order_terms import statement_of
 from p2pfill.tracker.recall import bring_back
 from p2pfill.tracker.records import FillRequest
 from p2pfill.tracker.rights import Grants
 from p2pfill.tracker.service import Service
-from p2pfill.tracker.signed_orders import SignedOrders, statement_of
+from p2pfill.tracker.signed_orders import SignedOrders
 from p2pfill.trust.credentials import Credentials
 from p2pfill.trust.order_signing import Signer as OrderSigner
 
