@@ -200,7 +200,7 @@ class Link:
     """Everything between this cache and one other while their control link is open."""
 
     __slots__ = (
-        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
+        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_told", "_wanted",
         "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
         "upload_streams", "uploads",
     )  # fmt: skip
@@ -238,6 +238,8 @@ class Link:
         """Data streams that are open towards us or asked for."""
         self._come_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
+        self._told: dict[TitleId, list[int]] = {}
+        """What `_subscribed` has found since they changed: it is looked at with each chunk."""
         self._announced: set[int] = set()
         """Those of the remote's handles under which it was told holdings: only then news of chunks means something."""
 
@@ -509,7 +511,7 @@ class Link:
             if handle not in self._announced:
                 continue
             # In this order: what was claimed and has come since is no longer being fetched.
-            for batch in m.batches(claimed):
+            for batch in m.batches(claimed) if claimed else ():
                 self.channel.send(m.Fetching(handle, batch))
             for batch in m.batches(gained):
                 self.channel.send(m.Have(handle, batch))
@@ -552,8 +554,11 @@ class Link:
 
     def _subscribed(self, title_id: TitleId) -> list[int]:
         """Return the handles under which the remote is told of a title."""
-        handles = [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
-        return handles[-HANDLES_TOLD_MAX:]
+        told = self._told.get(title_id)
+        if told is None:
+            handles = [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+            told = self._told[title_id] = handles[-HANDLES_TOLD_MAX:]
+        return told
 
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
         if self._host.is_opening(title_id):
@@ -568,6 +573,7 @@ class Link:
     def _take_subscribe(self, message: m.Subscribe) -> None:
         title_id = TitleId(message.title_id)
         self._subscriptions[message.handle] = title_id
+        self._told.clear()
         self._send_holdings(message.handle, title_id)
         task = self._host.task(title_id)
         if task is not None and task.fill.ways.closed and self.serves_remote:
@@ -575,6 +581,7 @@ class Link:
 
     def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
         if self._subscriptions.pop(message.handle, None) is not None:
+            self._told.clear()
             self._announced.discard(message.handle)
             self.uploads.withdraw_handle(message.handle)
 

@@ -10,7 +10,7 @@ limits on queued output, since nothing here stops reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from p2pfill.model.node import NodeInfo
@@ -58,8 +58,11 @@ class PlainChannel:
             self._has_output()
         self.outbox.append(parcel)
 
-    def receive(self, parcels: Iterable[Any]) -> Iterator[Message]:
+    def receive(self, parcels: Collection[Any]) -> Iterable[Message]:
         """Return the messages of the other end, one after the other."""
+        return self._answer_pings(parcels) if Ping in map(type, parcels) else parcels
+
+    def _answer_pings(self, parcels: Iterable[Any]) -> Iterator[Message]:
         for message in parcels:
             if isinstance(message, Ping):
                 self.send(Pong(message.nonce))

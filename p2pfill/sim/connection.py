@@ -238,17 +238,18 @@ class Connection:
             self._take(outbox)
 
     def _take(self, outbox: list[Any]) -> None:
-        host = self.host
+        host, link = self.host, self.link
+        now, engine = host.local_time(), host.engine
         try:
             for message in self.channel.receive(outbox):
                 if self.ended:
                     return
-                if isinstance(message, Goodbye):
+                if type(message) is Goodbye:
                     self.end()
                     break
                 if host.answers and isinstance(message, Cancel):
                     self._answer_late(message.request_id)
-                host.engine.handle(host.local_time(), self.link, message)
+                engine.handle(now, link, message)
         except RemoteProtocolError as error:
             if self.peer.host.info.id not in host.world.checkers.guilty:
                 raise  # what ships breaks its own rules
@@ -340,10 +341,10 @@ class Connection:
         if self.ended or host.later(self.deliver, *uploads):
             return
         try:
-            for place, upload in enumerate(uploads):
+            for place, upload in enumerate(uploads, 1):
                 if upload.receive is None:
                     upload.receive = self._claim(upload)
-                if upload not in uploads[place + 1 :]:
+                if place == len(uploads) or upload not in uploads[place:]:
                     self._moved_bytes += upload.length
                     self._take_last(upload, upload.receive)
         except RemoteProtocolError as error:

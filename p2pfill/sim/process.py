@@ -120,13 +120,14 @@ class Process:
         """Have the engine decide, and do what it wants; what it says goes out at the end."""
         if not self.running or self.frozen:
             return
-        engine = self.engine
-        while effects := engine.poll(self.local_time()):
+        engine, now = self.engine, self.local_time()
+        while effects := engine.poll(now):
             for effect in effects:
                 self.perform(effect)
-        output, self._output = self._output, []
-        for connection in output:
-            connection.post()
+        if self._output:
+            output, self._output = self._output, []
+            for connection in output:
+                connection.post()
         wake_at = engine.next_wakeup()
         if wake_at < self._wake_at:
             self._wake_at = wake_at

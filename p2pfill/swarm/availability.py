@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import Scope
@@ -40,7 +41,7 @@ class Availability:
                 if before < 2:
                     reached[before].add(chunk)
                 count[chunk] = before + 1
-        for outer in _reached(scope):
+        for outer in _REACHED[scope]:
             if outer == Scope.ISP:
                 continue
             count, held = self.count[outer], self.held[outer]
@@ -58,7 +59,7 @@ class Availability:
         gained = int.from_bytes(lanes, sys.byteorder)
         if scope <= Scope.ISP:
             self.shared = self.shared | (self.held[Scope.ISP] & holdings)
-        for outer in _reached(scope):
+        for outer in _REACHED[scope]:
             count = self.count[outer]
             # No count passes its 16 bits: there are fewer sources than that.
             total = int.from_bytes(count.tobytes(), sys.byteorder) + gained
@@ -68,7 +69,7 @@ class Availability:
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
         known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        for outer in _reached(scope):
+        for outer in _REACHED[scope]:
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
                 count[chunk] -= 1
@@ -84,6 +85,5 @@ class Availability:
         return self.held[Scope(scope - 1)]
 
 
-def _reached(scope: Scope) -> Sequence[Scope]:
-    """Return the scopes for which a holder inside `scope` counts."""
-    return _CACHE_SCOPES[_CACHE_SCOPES.index(scope) :]
+_REACHED: Final = {scope: _CACHE_SCOPES[place:] for place, scope in enumerate(_CACHE_SCOPES)}
+"""The scopes for which a holder inside a scope counts."""

@@ -260,6 +260,11 @@ class Outside:
     def __contains__(self, source_id: object) -> bool:
         return source_id in self._sources
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there is any."""
+        return bool(self._sources)
+
     def add(self, source: Source) -> None:
         """Keep a source out."""
         self._sources[source.id] = source
