@@ -821,6 +821,18 @@ class Engine:
         self._awake_at = self._timers_at = wake_at
         return wake_at
 
+    def is_settled(self, now: float) -> bool:
+        """Tell whether `poll` would do nothing now, and `next_wakeup` name no earlier time than it did last.
+
+        So it is after most messages: that a neighbour has got a chunk changes nothing where its queue is full.
+        """
+        # What has a fill look earlier makes it dirty, too.
+        until = self._timers_at
+        return now < until and not (self._dirty or self._to_wake or self._effects or self._probes) and (
+            until <= self._progress_at and until <= self._scheduler_at
+            and until <= self._hand_back_at and until <= self.dialler.next_at
+        )  # fmt: skip
+
     def poll(self, now: float) -> list[Effect]:
         """Decide what to do now, and return it in order."""
         self.now = now

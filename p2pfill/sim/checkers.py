@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from p2pfill.engine.task import FillTask
 from p2pfill.errors import InternalError
@@ -285,23 +285,30 @@ class CheckedFill(Fill):
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event."""
-        match event:
-            case events.RosterChanged(members, _, wants, _):
-                self.checkers.told_members(self, members, wants)
-            case events.ChunkReceived(request):
-                self.moved_at = now
-                if (asked := self.asked.end(request)) is not None:
-                    self.checkers.bytes_by_scope[asked.scope] += self.manifest.chunk_length(asked.chunk)
-            case events.RequestFailed(request, reason, _, corrupt):
-                if (asked := self.asked.end(request)) is not None and corrupt:
-                    self.checkers.accused(self.me.id, asked.source, reason)
-            case events.SourceFull(request) | events.SourceBusy(request) | events.BudgetSpent(_, request):
-                self.asked.end(request)
-            case events.SourceMisbehaved(source, reason):
-                self.checkers.accused(self.me.id, source, reason)
-            case events.SourceLost(source):
-                self.asked.lose(source)
+        if (look := _LOOKS.get(type(event))) is not None:
+            look(self, now, event)
         super().handle(now, event)
+
+    def _look_at_roster(self, _: float, event: events.RosterChanged) -> None:
+        self.checkers.told_members(self, event.members, event.wants)
+
+    def _look_at_chunk(self, now: float, event: events.ChunkReceived) -> None:
+        self.moved_at = now
+        if (asked := self.asked.end(event.request)) is not None:
+            self.checkers.bytes_by_scope[asked.scope] += self.manifest.chunk_length(asked.chunk)
+
+    def _look_at_failure(self, _: float, event: events.RequestFailed) -> None:
+        if (asked := self.asked.end(event.request)) is not None and event.corrupt:
+            self.checkers.accused(self.me.id, asked.source, event.reason)
+
+    def _look_at_end(self, _: float, event: events.SourceFull | events.SourceBusy | events.BudgetSpent) -> None:
+        self.asked.end(event.request)
+
+    def _look_at_accusation(self, _: float, event: events.SourceMisbehaved) -> None:
+        self.checkers.accused(self.me.id, event.source, event.reason)
+
+    def _look_at_loss(self, _: float, event: events.SourceLost) -> None:
+        self.asked.lose(event.source)
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
@@ -320,6 +327,18 @@ class CheckedFill(Fill):
                         note(self.me.id, f"verified {chunks}")
         self.checkers.decided(now, self, made, before)
         return made
+
+
+_LOOKS: Final[dict[type, Callable[[CheckedFill, float, Any], None]]] = {
+    events.RosterChanged: CheckedFill._look_at_roster,
+    events.ChunkReceived: CheckedFill._look_at_chunk,
+    events.RequestFailed: CheckedFill._look_at_failure,
+    events.SourceFull: CheckedFill._look_at_end,
+    events.SourceBusy: CheckedFill._look_at_end,
+    events.BudgetSpent: CheckedFill._look_at_end,
+    events.SourceMisbehaved: CheckedFill._look_at_accusation,
+    events.SourceLost: CheckedFill._look_at_loss,
+}
 
 
 def _check_policy(now: float, fill: CheckedFill, action: actions.RequestChunk, scope: Scope) -> None:

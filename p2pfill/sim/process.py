@@ -121,6 +121,8 @@ class Process:
         if not self.running or self.frozen:
             return
         engine, now = self.engine, self.local_time()
+        if not self._output and self._wake_at != NEVER and engine.is_settled(now):
+            return
         while effects := engine.poll(now):
             for effect in effects:
                 self.perform(effect)
