@@ -200,8 +200,8 @@ class Link:
     """Everything between this cache and one other while their control link is open."""
 
     __slots__ = (
-        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_told", "_wanted",
-        "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
+        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_told",
+        "_wanted", "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
         "upload_streams", "uploads",
     )  # fmt: skip
 

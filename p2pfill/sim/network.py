@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from p2pfill.model.fleet_policy import NO_POLICY, FleetPolicy, settings_for
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, TIERS, RateLimits
-from p2pfill.sim.flows import ExactNetwork, LocalNetwork, Network, Pipe
+from p2pfill.sim.flows import FULL, ExactNetwork, LocalNetwork, Network, Pipe
 from p2pfill.sim.hours import all_limits, base_limits
 from p2pfill.sim.scenario import UNLIMITED_BYTES_S, Scenario
 from p2pfill.sim.schedule import Schedule
@@ -78,11 +78,11 @@ class Route:
 
     def delay_s(self) -> float:
         """Return how long a message takes now, with what queues before full links."""
-        delay_s = self._base_s
-        if self._queue_s:
+        delay_s, queue_s = self._base_s, self._queue_s
+        if queue_s:
             for pipe in self.pipes:
-                if pipe.is_full:
-                    delay_s += self._queue_s
+                if pipe.used >= FULL * pipe.rate:
+                    delay_s += queue_s
         return delay_s
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import IN_ISP, NEARER, Scope
 
 _CACHE_SCOPES = (Scope.CLUSTER, Scope.ISP, Scope.REGION, Scope.WORLD)
 
@@ -34,15 +34,15 @@ class Availability:
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
         known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        if scope <= Scope.ISP:
-            count, reached = self.count[Scope.ISP], (self.held[Scope.ISP], self.shared)
+        if scope <= IN_ISP:
+            count, reached = self.count[IN_ISP], (self.held[IN_ISP], self.shared)
             for chunk in known:
                 before = count[chunk]
                 if before < 2:
                     reached[before].add(chunk)
                 count[chunk] = before + 1
         for outer in _REACHED[scope]:
-            if outer == Scope.ISP:
+            if outer == IN_ISP:
                 continue
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
@@ -82,7 +82,7 @@ class Availability:
 
     def held_within(self, scope: Scope) -> Bitmap:
         """Return the chunks that some cache nearer than `scope` holds; `scope` is ISP or further."""
-        return self.held[Scope(scope - 1)]
+        return self.held[NEARER[scope]]
 
 
 _REACHED: Final = {scope: _CACHE_SCOPES[place:] for place, scope in enumerate(_CACHE_SCOPES)}

@@ -33,7 +33,7 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import SCOPES, Scope
+from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, SCOPES, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
@@ -487,7 +487,7 @@ class Fill:
 
     def _gain(self, now: float, event: events.ChunksGained) -> None:
         source = self.sources.get(event.source)
-        if source is None or source.scope == Scope.ORIGIN:
+        if source is None or source.scope == IN_ORIGIN:
             return
         masters = self._masters
         fresh = source.holdings.add_all(event.chunks)
@@ -562,7 +562,7 @@ class Fill:
         else:
             source.note_delivery(now, request, length)
         if not source.was_slow:
-            if source.fault_reason and source.scope == Scope.ORIGIN:
+            if source.fault_reason and source.scope == IN_ORIGIN:
                 self._tick_at = now  # others are told at once that it can be reached again
             source.faults, source.fault_reason, source.is_failing = 0, "", False
         self._masters.saw(now, source.id)
@@ -850,13 +850,13 @@ class Fill:
         """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
         if scope <= self.hops.nearest:
             return self.ledger.missing.copy()
-        if scope == Scope.ISP:
+        if scope == IN_ISP:
             return self.hops.of_other_clusters(
                 self.ledger.missing.and_not(self.available.held_within(scope)), self._masters.cluster_share()
             )
         assigned = self.hops.duty(self._masters.assignment(), scope)
         mine = assigned | self._freed
-        if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+        if scope == IN_ORIGIN and self.ways.is_left_to_reader:
             mine = self._freed
         elif scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again. With its own part
@@ -875,12 +875,18 @@ class Fill:
         if self.is_held:
             return
         size = self.manifest.chunk_size
-        sources = [self.sources[name] for name in names if name in self.sources]
-        open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
+        open_sources: list[Source] = []
+        by_scope: dict[Scope, list[Source]] = {}
+        for name in names:
+            found = self.sources.get(name)
+            if found is not None and not found.barred_reason and found.room(size) > 0:
+                open_sources.append(found)
+                by_scope.setdefault(found.scope, []).append(found)
         idle: list[Source] = []
-        for scope in SCOPES if self.hops.nearest < Scope.ISP else SCOPES[1:]:
-            ready = [source for source in open_sources if source.scope == scope]
-            if not ready or (scope > self.hops.nearest and not self._heard):
+        nearest = self.hops.nearest
+        for scope in SCOPES if nearest < IN_ISP else SCOPES[1:]:
+            ready = by_scope.get(scope)
+            if ready is None or (scope > nearest and not self._heard):
                 continue
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
@@ -889,7 +895,7 @@ class Fill:
                 idle.extend(ready)
                 continue
             while ready:
-                source = min(ready, key=lambda s: (s.load(), len(s.requests), s.route_cost))
+                source = min(ready, key=_least_loaded) if len(ready) > 1 else ready[0]
                 chunk = self._pick(source, wanted)
                 if chunk < 0:
                     ready.remove(source)
@@ -910,7 +916,7 @@ class Fill:
     def _join_in(self, now: float, open_sources: Sequence[Source]) -> None:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
-        for scope, lacking_s in self._minimum.joining(now).items() if self._heard else ():
+        for scope, lacking_s in self._minimum.joining(now).items() if self._heard and self._minimum.least else ():
             if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or self.hops.is_spent(scope):
                 continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
@@ -936,7 +942,7 @@ class Fill:
     def _pick(self, source: Source, wanted: Bitmap) -> int:
         start = self._random.randrange(self.manifest.chunk_count)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
-        rarity = self.available.count[Scope.ISP if source.scope <= Scope.ISP else Scope.WORLD]
+        rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:
@@ -946,13 +952,17 @@ class Fill:
         self._requests[request.number] = source.requests[request.number] = request
         # To read for all an origin that has no Range is a duty.
         # So is what the policy leaves no nearer hop for.
-        is_duty = source.scope > Scope.ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
+        is_duty = source.scope > IN_ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
         if joins:
             self._joined.add(request.number)
             self.escalations[BELOW_MINIMUM] += 1
         elif source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
+
+
+def _least_loaded(source: Source) -> tuple[float, int, float]:
+    return source.load(), len(source.requests), source.route_cost
 
 
 # By type: each message passes here, and a chain of cases costs a part of the event loop's time.

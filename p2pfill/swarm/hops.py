@@ -26,7 +26,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import Reach
 from p2pfill.swarm import events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Scope, scope_between
+from p2pfill.swarm.election import NEARER, Scope, scope_between
 from p2pfill.swarm.sources import Source
 
 COHORTS_MAX: Final = 16
@@ -247,7 +247,7 @@ class Hops:
 
     def duty(self, duties: Mapping[Scope, Bitmap], scope: Scope) -> Bitmap:
         """Return the chunks for which this cache may go as far as `scope`, by what elections say. Not to be changed."""
-        nearer = Scope(scope - 1)
+        nearer = NEARER[scope]
         return self.duty(duties, nearer) if nearer in self.never else duties[scope]
 
 
