@@ -806,7 +806,10 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
-        wake_at = min(self._scheduler_at, self._progress_at, self._hand_back_at, self.dialler.next_at)
+        wake_at = self._progress_at
+        for other_at in (self._scheduler_at, self._hand_back_at, self.dialler.next_at):
+            if other_at < wake_at:
+                wake_at = other_at
         for task in tuple(self.tasks.values()):
             try:
                 at = task.next_wakeup()
@@ -897,17 +900,20 @@ class Engine:
     def _decide(self, task: FillTask) -> None:
         """Have a fill decide, and do what it wants done."""
         while not task.is_over:
-            late, task.late = task.late, []
-            for event in late:
-                self.handle_event(task, event)
+            if task.late:
+                late, task.late = task.late, []
+                for event in late:
+                    self.handle_event(task, event)
             # Often it is only time to announce, or to commit.
-            if task.fill.wants_poll or self.now >= task.fill.next_wakeup():
-                for action in task.fill.poll_actions(self.now):
+            fill = task.fill
+            if fill.wants_poll or self.now >= fill.next_wakeup():
+                for action in fill.poll_actions(self.now):
                     self._perform(task, action)
             if not task.late:
                 break
-        self._tell(task)
-        if not task.is_over:
+        if task.to_announce or task.to_claim:
+            self._tell(task)
+        if task.to_commit and not task.is_over:
             if (chunks := task.take_write_out()) is not None:
                 self.emit(BeginWriteOut(task, chunks))
             if (chunks := task.take_commit(self.now)) is not None:

@@ -10,12 +10,12 @@ limits on queued output, since nothing here stops reading.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.protocol.link import ControlLink, LinkState
-from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Ping, Pong, Reject
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Reject
 from p2pfill.protocol.rules import Side
 
 
@@ -58,16 +58,9 @@ class PlainChannel:
             self._has_output()
         self.outbox.append(parcel)
 
-    def receive(self, parcels: Collection[Any]) -> Iterable[Message]:
+    def receive(self, parcels: Iterable[Any]) -> Iterable[Message]:
         """Return the messages of the other end, one after the other."""
-        return self._answer_pings(parcels) if Ping in map(type, parcels) else parcels
-
-    def _answer_pings(self, parcels: Iterable[Any]) -> Iterator[Message]:
-        for message in parcels:
-            if isinstance(message, Ping):
-                self.send(Pong(message.nonce))
-            else:
-                yield message
+        return parcels
 
     def next_handle(self) -> int:
         """Return a handle for our next Subscribe."""
@@ -134,11 +127,7 @@ class WireChannel:
     def receive(self, parcels: Iterable[Any]) -> Iterator[Message]:
         """Return the messages of the other end, one after the other. Raises `RemoteProtocolError`."""
         for parcel in parcels:
-            for message in self._link.handle_bytes(parcel):
-                if isinstance(message, Ping):
-                    self.send(Pong(message.nonce))
-                else:
-                    yield message
+            yield from self._link.handle_bytes(parcel)
 
     def next_handle(self) -> int:
         """Return a handle for our next Subscribe."""

@@ -155,11 +155,13 @@ class Checkers:
         self._rosters[fill.key] = members
         self._nominal_share.pop(fill.key, None)
 
-    def decided(
-        self, now: float, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int
-    ) -> None:
+    def decided(self, now: float, fill: CheckedFill, made: Sequence[actions.Action]) -> None:
         """Look at what a fill has decided, before it is done."""
         self._decisions += 1
+        if self._decisions % self._ledger_every == 0:
+            self.check_ledger(fill)
+        if not made:
+            return
         beyond = 0
         given_up: dict[int, Scope] = {}
         for action in made:
@@ -182,13 +184,12 @@ class Checkers:
                 given_up[ended.chunk] = ended.scope
             elif isinstance(action, actions.AnnounceChunks):
                 self.announced(fill.me.id, fill.right, action.chunks)
-        counted = fill.escalations.total() - escalations_before
+        escalations = fill.escalations.total()
+        counted, fill.escalations_seen = escalations - fill.escalations_seen, escalations
         if self._tiers and counted != beyond:
             raise InvariantBroken(
                 f"{fill.me.id} went further out than its roster lets it {beyond} times, and counted {counted}"
             )
-        if self._decisions % self._ledger_every == 0:
-            self.check_ledger(fill)
 
     def check_ledger(self, fill: Fill) -> None:
         """Look at a whole ledger. Raises `InvariantBroken`."""
@@ -281,6 +282,8 @@ class CheckedFill(Fill):
         self.began_at = self.moved_at = now
         """When it began, or a chunk came."""
         self.asked = Outstanding()
+        self.escalations_seen = 0
+        """How many were counted when what it had decided was last looked at."""
         checkers.fills.append(self)
 
     def handle(self, now: float, event: events.Event) -> None:
@@ -312,7 +315,6 @@ class CheckedFill(Fill):
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
-        before = self.escalations.total()
         made = super().poll_actions(now)
         if made:
             note = self.checkers.note
@@ -325,7 +327,7 @@ class CheckedFill(Fill):
                         note(self.me.id, f"cancel {request} at {source}")
                     case actions.AnnounceChunks(chunks):
                         note(self.me.id, f"verified {chunks}")
-        self.checkers.decided(now, self, made, before)
+        self.checkers.decided(now, self, made)
         return made
 
 

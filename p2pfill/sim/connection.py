@@ -17,7 +17,7 @@ from p2pfill.errors import RemoteProtocolError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.protocol.data import DataHeader
-from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Ping, Pong
 from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.flows import Flow
@@ -244,9 +244,13 @@ class Connection:
             for message in self.channel.receive(outbox):
                 if self.ended:
                     return
-                if type(message) is Goodbye:
+                kind = type(message)
+                if kind is Goodbye:
                     self.end()
                     break
+                if kind is Ping:
+                    self.channel.send(Pong(message.nonce))
+                    continue
                 if host.answers and isinstance(message, Cancel):
                     self._answer_late(message.request_id)
                 engine.handle(now, link, message)

@@ -98,6 +98,8 @@ class Network:
         self._schedule = schedule
         self._numbers = 0
         self._changed: dict[Pipe, None] = {}
+        self._are_pairs = True
+        """All flows so far have gone through two pipes, as they do where no ISP's uplink has a limit."""
 
     def start(
         self, pipes: tuple[Pipe, ...], size: float, done: Callable[..., None], *arguments: Any, weight: float = 1.0
@@ -107,6 +109,8 @@ class Network:
         Of a pipe that it shares it gets as much as others, times its `weight` above 0.
         """
         self._numbers += 1
+        if len(pipes) != 2:
+            self._are_pairs = False
         flow = Flow(self._numbers, pipes, size, weight, self._schedule.now, done, arguments)
         self._enter(flow)
         return flow
@@ -255,8 +259,9 @@ class LocalNetwork(Network):
             for flow in pipe.flows.values():
                 rate = pipe.level
                 for other in flow.pipes:
-                    if other.level < rate:
-                        rate = other.level
+                    level = other.level
+                    if level < rate:
+                        rate = level
                 if rate < flow.rate:
                     self._set_flow_rate(flow, rate)
                 elif rate > flow.rate:
@@ -276,17 +281,11 @@ class LocalNetwork(Network):
         if count <= 1:
             pipe.level = room
             return
-        held: list[float] = []
-        for flow in pipe.flows.values():
-            least, pipes = room, flow.pipes
-            if len(pipes) == 2:  # as within an ISP, and so mostly
-                other = pipes[1] if pipes[0] is pipe else pipes[0]
-                held.append(other.level if other.level < least else least)
-                continue
-            for other in pipes:
-                if other.level < least and other is not pipe:
-                    least = other.level
-            held.append(least)
+        if self._are_pairs:
+            held = [other.level for flow in pipe.flows.values() for other in flow.pipes if other is not pipe]
+        else:
+            others = [[other.level for other in flow.pipes if other is not pipe] for flow in pipe.flows.values()]
+            held = [min(levels, default=room) for levels in others]
         if min(held) * count >= room:
             pipe.level = room / count
             return

@@ -47,6 +47,7 @@ from p2pfill.swarm.scheduler import Hold
 from p2pfill.swarm.slow_votes import SlowVotes
 from p2pfill.swarm.sources import (
     LEAST_RATE_BYTES_S,
+    NEVER,
     SLOW,
     Request,
     Source,
@@ -166,7 +167,7 @@ class Fill:
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
-        if self._outside.is_used and self._outside.takes(event):
+        if self._outside.sources and self._outside.takes(event):
             return
         kind = type(event)
         if (note := _NOTES.get(kind)) is not None:
@@ -283,8 +284,9 @@ class Fill:
         # Asked with each message: what is so most often comes first.
         if self._out or self._fresh or self._untold:
             return True
-        changed = not self._rests if self.is_at_rest else self._stale or bool(self._changed)
-        return changed or self.ledger.is_complete() != self._completed
+        if self.hold == "window" and not self._requests:  # at rest
+            return not self._rests or self.ledger.is_complete() != self._completed
+        return self._stale or bool(self._changed) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
@@ -321,7 +323,9 @@ class Fill:
 
     def next_wakeup(self) -> float:
         """Return when `poll_actions` must be called again though nothing happened; infinite if nothing is awaited."""
-        return float("inf") if self._completed or self.is_at_rest else self._tick_at
+        if self._completed or (self.hold == "window" and not self._requests):
+            return NEVER
+        return self._tick_at
 
     def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
