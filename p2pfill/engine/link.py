@@ -431,7 +431,7 @@ class Link:
         self._host.handle_event(task, events.HoldingsArrived(self.remote.id, holdings))
 
     def _take_have(self, message: m.Have) -> None:
-        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+        if (task := self._wanted.get(message.handle)) is not None and self.remote is not None:
             self._host.handle_event(task, events.ChunksGained(self.remote.id, message.chunks))
 
     def _take_fetching(self, message: m.Fetching) -> None:
@@ -502,7 +502,10 @@ class Link:
 
     def tell(self, task: FillTask, gained: Sequence[int], claimed: Sequence[int]) -> None:
         """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
-        if self.remote is None or not (handles := self._subscribed(task.title_id)):
+        handles = self._told.get(task.title_id)
+        if handles is None:
+            handles = self._subscribed(task.title_id)
+        if self.remote is None or not handles:
             return
         gained = self._host.news(task, self.remote.id, gained) if gained else ()
         if not (gained or claimed):
@@ -513,6 +516,10 @@ class Link:
             # In this order: what was claimed and has come since is no longer being fetched.
             for batch in m.batches(claimed) if claimed else ():
                 self.channel.send(m.Fetching(handle, batch))
+            if len(gained) <= m.CHUNKS_PER_MESSAGE_MAX:
+                if gained:
+                    self.channel.send(m.Have(handle, tuple(gained)))
+                continue
             for batch in m.batches(gained):
                 self.channel.send(m.Have(handle, batch))
 

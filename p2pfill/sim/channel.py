@@ -43,20 +43,19 @@ class PlainChannel:
 
     def start(self) -> None:
         """Introduce ourselves."""
-        self._put(self._hello)
+        if not self.outbox:
+            self._has_output()
+        self.outbox.append(self._hello)
 
     def send(self, message: Message) -> bool:
         """Queue a message."""
         if self.is_ending:
             return False
         self.messages_sent += 1
-        self._put(message)
-        return True
-
-    def _put(self, parcel: Any) -> None:
         if not self.outbox:
             self._has_output()
-        self.outbox.append(parcel)
+        self.outbox.append(message)
+        return True
 
     def receive(self, parcels: Iterable[Any]) -> Iterable[Message]:
         """Return the messages of the other end, one after the other."""

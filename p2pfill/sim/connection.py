@@ -213,14 +213,16 @@ class Connection:
         if self.ended or not parcels:
             return
         schedule = self.host.world.schedule
-        if self._outbox is not None and self._outbox_at == schedule.now:
+        now = schedule.now
+        if self._outbox is not None and self._outbox_at == now:
             self._outbox += parcels
         else:
-            self._outbox, self._outbox_at = parcels, schedule.now
+            self._outbox, self._outbox_at = parcels, now
+            at = now + self.route.delay_s() + self.host.world.jitter_s()
             # Never before what was sent earlier: it is one stream.
-            at = schedule.now + self.route.delay_s() + self.host.world.jitter_s()
-            self._arrival_at = max(at, self._arrival_at)
-            schedule.at(self._arrival_at, self.peer.arrive, self._outbox)
+            if at > self._arrival_at:
+                self._arrival_at = at
+            schedule.at(self._arrival_at, self.peer.arrive, parcels)
         if self.channel.is_ending:
             schedule.at(self._arrival_at, self.peer.end)
             self.end()
@@ -231,8 +233,11 @@ class Connection:
             self.peer._outbox = None
         if self.ended:
             return
-        internet = self.host.world.internet
-        if self._held or self.host.frozen or internet.is_lost(self.route.receiver, self.route.sender):
+        host = self.host
+        internet = host.world.internet
+        if self._held or host.frozen or not (
+            internet.is_whole or not internet.is_lost(self.route.receiver, self.route.sender)
+        ):  # fmt: skip
             self._held.append(outbox)
         else:
             self._take(outbox)

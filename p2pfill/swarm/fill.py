@@ -119,6 +119,8 @@ class Fill:
         self.duplicate_bytes = 0
         self.reused_bytes = 0
         self._random = random
+        self._chunk_count = manifest.chunk_count
+        self._start_bits = manifest.chunk_count.bit_length()
         self._heard = heard
         self.hold: Hold = None
         """Why nothing is asked for, if so."""
@@ -851,9 +853,7 @@ class Fill:
     # ---- decisions
 
     def _wanted(self, now: float, scope: Scope) -> Bitmap:
-        """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
-        if scope <= self.hops.nearest:
-            return self.ledger.missing.copy()
+        """Return the missing chunks that may be asked of a source in `scope`, which is not the nearest: rule 2."""
         if scope == IN_ISP:
             return self.hops.of_other_clusters(
                 self.ledger.missing.and_not(self.available.held_within(scope)), self._masters.cluster_share()
@@ -894,7 +894,8 @@ class Fill:
                 continue
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
-            wanted = self._wanted(now, scope)
+            # Of the nearest all that is missing: what is asked for leaves it by that.
+            wanted = self.ledger.missing if scope <= nearest else self._wanted(now, scope)
             if not wanted.any():
                 idle.extend(ready)
                 continue
@@ -910,17 +911,19 @@ class Fill:
                 if source.room(size) <= 0:
                     ready.remove(source)
 
-        self._join_in(now, open_sources)
+        if self._minimum.least and self._heard:
+            self._join_in(now, open_sources)
         idle = [source for source in idle if not source.requests]
-        lines = find_lines(self.sources.values(), size) if idle else []
+        if not idle or not (lines := find_lines(self.sources.values(), size)):
+            return
         for source in idle:
-            if lines and (waiting := find_waiting(source, lines, now, size)) is not None:
+            if (waiting := find_waiting(source, lines, now, size)) is not None:
                 self._move(now, waiting, source)
 
     def _join_in(self, now: float, open_sources: Sequence[Source]) -> None:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
-        for scope, lacking_s in self._minimum.joining(now).items() if self._heard and self._minimum.least else ():
+        for scope, lacking_s in self._minimum.joining(now).items():
             if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or self.hops.is_spent(scope):
                 continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
@@ -944,7 +947,11 @@ class Fill:
         self._request(now, source, request.chunk)
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
-        start = self._random.randrange(self.manifest.chunk_count)
+        # As `Random.randrange` draws, so that what was recorded plays again, without its five calls.
+        count, draw = self._chunk_count, self._random.getrandbits
+        start = draw(self._start_bits)
+        while start >= count:
+            start = draw(self._start_bits)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
         rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
