@@ -56,6 +56,7 @@ class Process:
 
     def __init__(self, world: Ground, info: NodeInfo, place: Place) -> None:
         self.world = world
+        self._schedule = world.schedule
         self.info = info
         self.place = place
         self.running = True
@@ -105,7 +106,7 @@ class Process:
 
     def local_time(self) -> float:
         """Return what its clock shows; it never goes back."""
-        local = self.clock_offset_s + self.world.schedule.now * self.clock_rate
+        local = self.clock_offset_s + self._schedule.now * self.clock_rate
         if local > self._clock_floor:
             self._clock_floor = local
         return self._clock_floor

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm.election import IN_ISP, NEARER, Scope
 
 _CACHE_SCOPES = (Scope.CLUSTER, Scope.ISP, Scope.REGION, Scope.WORLD)
+
+_LISTS: Final = (list, tuple)
+"""Can be gone through twice. To ask whether something is a `Sequence` takes longer than what is done with it."""
 
 _LANES = [array("H", [value >> bit & 1 for bit in range(8)]).tobytes() for value in range(256)]
 """The bits of a byte as counts of 16 bits: so the counts of all chunks are one number, and adding is one addition."""
@@ -33,7 +36,7 @@ class Availability:
 
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
-        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        known = chunks if isinstance(chunks, _LISTS) else tuple(chunks)
         if scope <= IN_ISP:
             count, reached = self.count[IN_ISP], (self.held[IN_ISP], self.shared)
             for chunk in known:
@@ -68,7 +71,7 @@ class Availability:
 
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
-        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
+        known = chunks if isinstance(chunks, _LISTS) else tuple(chunks)
         for outer in _REACHED[scope]:
             count, held = self.count[outer], self.held[outer]
             for chunk in known:

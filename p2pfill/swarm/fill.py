@@ -172,13 +172,13 @@ class Fill:
         if self._outside.sources and self._outside.takes(event):
             return
         kind = type(event)
+        take = _TAKES.get(kind)
+        if take is None:
+            raise InternalError(f"fill: unknown event {event!r}")
         if (note := _NOTES.get(kind)) is not None:
             note(self, event)
         elif kind not in _QUIET:
             self._stale = True
-        take = _TAKES.get(kind)
-        if take is None:
-            raise InternalError(f"fill: unknown event {event!r}")
         take(self, now, event)
 
     # What may be asked of which sources now that could not be asked of them before an event.
