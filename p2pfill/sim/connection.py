@@ -235,9 +235,8 @@ class Connection:
             return
         host = self.host
         internet = host.world.internet
-        if self._held or host.frozen or not (
-            internet.is_whole or not internet.is_lost(self.route.receiver, self.route.sender)
-        ):  # fmt: skip
+        is_lost = not internet.is_whole and internet.is_lost(self.route.receiver, self.route.sender)
+        if self._held or host.frozen or is_lost:
             self._held.append(outbox)
         else:
             self._take(outbox)
@@ -249,11 +248,10 @@ class Connection:
             for message in self.channel.receive(outbox):
                 if self.ended:
                     return
-                kind = type(message)
-                if kind is Goodbye:
+                if isinstance(message, Goodbye):
                     self.end()
                     break
-                if kind is Ping:
+                if isinstance(message, Ping):
                     self.channel.send(Pong(message.nonce))
                     continue
                 if host.answers and isinstance(message, Cancel):

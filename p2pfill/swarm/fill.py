@@ -33,7 +33,7 @@ from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, SCOPES, Scope
+from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
@@ -886,12 +886,14 @@ class Fill:
             if found is not None and not found.barred_reason and found.room(size) > 0:
                 open_sources.append(found)
                 by_scope.setdefault(found.scope, []).append(found)
+        if not open_sources and not self._minimum.least:
+            return
         idle: list[Source] = []
         nearest = self.hops.nearest
-        for scope in SCOPES if nearest < IN_ISP else SCOPES[1:]:
-            ready = by_scope.get(scope)
-            if ready is None or (scope > nearest and not self._heard):
+        for scope in sorted(by_scope) if len(by_scope) > 1 else by_scope:
+            if (scope > nearest and not self._heard) or (scope < IN_ISP <= nearest):
                 continue
+            ready = by_scope[scope]
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
             # Of the nearest all that is missing: what is asked for leaves it by that.
