@@ -98,6 +98,11 @@ PROBE_S: Final = 3.0
 """For a remote that is linked to answer a Ping, when somebody else introduces himself by its name: a few round trips
 and a busy event loop."""
 
+_OVER: Final = frozenset(("live", "failed"))
+"""States of a fill that is over, see `FillTask.is_over`."""
+
+_MOVING: Final[frozenset[type]] = frozenset((events.ChunkReceived, events.ChunkFound))
+
 PROBE_NONCE: Final = 1 << 31
 """Pings that the engine sends are numbered from here on, those that keep a link alive from 1."""
 
@@ -715,7 +720,7 @@ class Engine:
             self.received_bytes += arrival.length
             if self.received_bytes >= self._closes_at_bytes and self.is_open:
                 self.set_open(self.now, is_open=False)
-        is_awaited = self._in_task(task, lambda: task.fill.is_outstanding(request), otherwise=False)
+        is_awaited = self._in_task(task, partial(task.fill.is_outstanding, request), otherwise=False)
         match arrival.outcome:
             case Outcome.VERIFIED if is_awaited:
                 self.handle_event(task, events.ChunkReceived(request))
@@ -737,16 +742,17 @@ class Engine:
 
     def handle_event(self, task: FillTask, event: events.Event) -> None:
         """Hand an event to a fill."""
-        if task.is_over:
+        if task.state in _OVER:
             return
+        fill, kind = task.fill, type(event)
         try:
-            task.fill.handle(self.now, event)
-            if task.fill.wants_poll:
+            fill.handle(self.now, event)
+            if fill.wants_poll:
                 self._dirty[task] = None
-            if isinstance(event, events.ChunkReceived | events.ChunkFound):
+            if kind in _MOVING:
                 self.note_moved(task, task.manifest.chunk_size)
                 self._limit_slots(task)
-            elif isinstance(event, events.ReuseEnded):
+            elif kind is events.ReuseEnded:
                 self._limit_slots(task)
         except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
             self.task_faulted(task, error)
@@ -767,7 +773,11 @@ class Engine:
 
     def news(self, task: FillTask, node_id: str, gained: Sequence[int]) -> Sequence[int]:
         """Return those of newly verified chunks that concern a cache."""
-        return self._in_task(task, lambda: task.fill.news(node_id, gained), [])
+        try:
+            return task.fill.news(node_id, gained)
+        except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+            self.task_faulted(task, error)
+            return []
 
     def border_chunks(self, task: FillTask) -> Sequence[int]:
         """Return the chunks that this cache fetches across a border."""
@@ -795,8 +805,11 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return when `poll` must be called again though nothing happens; infinite where nothing is awaited."""
-        wake_at = min(self._scheduler_at, self._progress_at, self._hand_back_at, self.dialler.next_at)
-        for task in list(self.tasks.values()):
+        wake_at = self._progress_at
+        for other_at in (self._scheduler_at, self._hand_back_at, self.dialler.next_at):
+            if other_at < wake_at:
+                wake_at = other_at
+        for task in tuple(self.tasks.values()):
             try:
                 at = task.next_wakeup()
             except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
@@ -805,23 +818,38 @@ class Engine:
                 at = self.now
             if at < wake_at:
                 wake_at = at
-        for _, until in self._probes.values():
-            wake_at = min(wake_at, until)
+        if self._probes:
+            wake_at = min(wake_at, *(until for _, until in self._probes.values()))
         self._awake_at = self._timers_at = wake_at
         return wake_at
+
+    def is_settled(self, now: float) -> bool:
+        """Tell whether `poll` would do nothing now, and `next_wakeup` name no earlier time than it did last.
+
+        So it is after most messages: that a neighbour has got a chunk changes nothing where its queue is full.
+        """
+        # What has a fill look earlier makes it dirty, too.
+        until = self._timers_at
+        return now < until and not (self._dirty or self._to_wake or self._effects or self._probes) and (
+            until <= self._progress_at and until <= self._scheduler_at
+            and until <= self._hand_back_at and until <= self.dialler.next_at
+        )  # fmt: skip
 
     def poll(self, now: float) -> list[Effect]:
         """Decide what to do now, and return it in order."""
         self.now = now
-        was_frozen, self._awake_at = now > self._awake_at + FROZEN_S, NEVER
-        if was_frozen:
+        awake_at, self._awake_at = self._awake_at, NEVER
+        if now > awake_at + FROZEN_S:
             self._thaw()
         if now >= self._timers_at:
             self._advance(now)
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for task in dirty:
-                self._in_task(task, partial(self._decide, task), None)
+                try:
+                    self._decide(task)
+                except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+                    self.task_faulted(task, error)
         if self._to_wake:
             self._effects.extend(map(WakeUploads, self._to_wake))
             self._to_wake.clear()
@@ -871,17 +899,20 @@ class Engine:
     def _decide(self, task: FillTask) -> None:
         """Have a fill decide, and do what it wants done."""
         while not task.is_over:
-            late, task.late = task.late, []
-            for event in late:
-                self.handle_event(task, event)
+            if task.late:
+                late, task.late = task.late, []
+                for event in late:
+                    self.handle_event(task, event)
             # Often it is only time to announce, or to commit.
-            if task.fill.wants_poll or self.now >= task.fill.next_wakeup():
-                for action in task.fill.poll_actions(self.now):
+            fill = task.fill
+            if fill.wants_poll or self.now >= fill.next_wakeup():
+                for action in fill.poll_actions(self.now):
                     self._perform(task, action)
             if not task.late:
                 break
-        self._tell(task)
-        if not task.is_over:
+        if task.to_announce or task.to_claim:
+            self._tell(task)
+        if task.to_commit and not task.is_over:
             if (chunks := task.take_write_out()) is not None:
                 self.emit(BeginWriteOut(task, chunks))
             if (chunks := task.take_commit(self.now)) is not None:
@@ -940,9 +971,15 @@ class Engine:
     def _tell(self, task: FillTask, *, at_once: bool = False) -> None:
         """Tell linked caches what has happened here since the last time, as far as it concerns them."""
         news = task.take_news(self.now, at_once=at_once)
-        if news is not None:
-            gained, claimed = news
-            self._each_link(lambda link: link.tell(task, gained, claimed))
+        if news is None:
+            return
+        gained, claimed = news
+        # With each chunk, and as often as there are links: without a call for each boundary.
+        for link in list(self.links.values()):
+            try:
+                link.tell(task, gained, claimed)
+            except BaseException as error:  # noqa: BLE001  (goes on where it is no fault)
+                self.link_faulted(link, error)
 
     def _pass_on_claims(self, task: FillTask, chunks: Sequence[int], scope: Scope) -> None:
         """Tell the linked caches nearer than `scope` whom it concerns that chunks are on their way to this one."""

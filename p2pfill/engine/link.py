@@ -199,8 +199,8 @@ class Link:
     """Everything between this cache and one other while their control link is open."""
 
     __slots__ = (
-        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_wanted",
-        "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
+        "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_told",
+        "_wanted", "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
         "upload_streams", "uploads",
     )  # fmt: skip
 
@@ -237,6 +237,8 @@ class Link:
         """Data streams that are open towards us or asked for."""
         self._come_bytes = 0
         self._subscriptions: dict[int, TitleId] = {}
+        self._told: dict[TitleId, list[int]] = {}
+        """What `_subscribed` has found since they changed: it is looked at with each chunk."""
         self._announced: set[int] = set()
         """Those of the remote's handles under which it was told holdings: only then news of chunks means something."""
 
@@ -428,7 +430,7 @@ class Link:
         self._host.handle_event(task, events.HoldingsArrived(self.remote.id, holdings))
 
     def _take_have(self, message: m.Have) -> None:
-        if (task := self._task_of(message.handle)) is not None and self.remote is not None:
+        if (task := self._wanted.get(message.handle)) is not None and self.remote is not None:
             self._host.handle_event(task, events.ChunksGained(self.remote.id, message.chunks))
 
     def _take_fetching(self, message: m.Fetching) -> None:
@@ -499,7 +501,10 @@ class Link:
 
     def tell(self, task: FillTask, gained: Sequence[int], claimed: Sequence[int]) -> None:
         """Tell of newly verified chunks, as far as they concern the remote, and of those that cross a border."""
-        if self.remote is None or not (handles := self._subscribed(task.title_id)):
+        handles = self._told.get(task.title_id)
+        if handles is None:
+            handles = self._subscribed(task.title_id)
+        if self.remote is None or not handles:
             return
         gained = self._host.news(task, self.remote.id, gained) if gained else ()
         if not (gained or claimed):
@@ -508,8 +513,12 @@ class Link:
             if handle not in self._announced:
                 continue
             # In this order: what was claimed and has come since is no longer being fetched.
-            for batch in m.batches(claimed):
+            for batch in m.batches(claimed) if claimed else ():
                 self.channel.send(m.Fetching(handle, batch))
+            if len(gained) <= m.CHUNKS_PER_MESSAGE_MAX:
+                if gained:
+                    self.channel.send(m.Have(handle, tuple(gained)))
+                continue
             for batch in m.batches(gained):
                 self.channel.send(m.Have(handle, batch))
 
@@ -551,8 +560,11 @@ class Link:
 
     def _subscribed(self, title_id: TitleId) -> list[int]:
         """Return the handles under which the remote is told of a title."""
-        handles = [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
-        return handles[-HANDLES_TOLD_MAX:]
+        told = self._told.get(title_id)
+        if told is None:
+            handles = [handle for handle, wanted in self._subscriptions.items() if wanted == title_id]
+            told = self._told[title_id] = handles[-HANDLES_TOLD_MAX:]
+        return told
 
     def _send_holdings(self, handle: int, title_id: TitleId) -> None:
         if self._host.is_opening(title_id):
@@ -567,6 +579,7 @@ class Link:
     def _take_subscribe(self, message: m.Subscribe) -> None:
         title_id = TitleId(message.title_id)
         self._subscriptions[message.handle] = title_id
+        self._told.clear()
         self._send_holdings(message.handle, title_id)
         task = self._host.task(title_id)
         if task is not None and task.fill.ways.closed and self.serves_remote:
@@ -574,6 +587,7 @@ class Link:
 
     def _take_unsubscribe(self, message: m.Unsubscribe) -> None:
         if self._subscriptions.pop(message.handle, None) is not None:
+            self._told.clear()
             self._announced.discard(message.handle)
             self.uploads.withdraw_handle(message.handle)
 

@@ -144,7 +144,12 @@ class UploadSlots:
 
     def _may_send(self, uploader: Uploader, title: TitleId) -> bool:
         limits, sending = self._limits, self._sending
-        return all(share not in limits or sending[share] < limits[share] for share in (title, uploader.tier))
+        if not limits:
+            return True
+        tier = uploader.tier
+        return (title not in limits or sending[title] < limits[title]) and (
+            tier not in limits or sending[tier] < limits[tier]
+        )
 
     def _next_waiting(self) -> QueueEntry | None:
         """Take the first place out of the queue whose uploader still waits there and may send."""
@@ -165,7 +170,8 @@ class UploadSlots:
     def _hand_to(self, uploader: Uploader, title: TitleId) -> None:
         self._free -= 1
         uploader.slot_title, uploader.place = title, None
-        self._sending.update((title, uploader.tier))
+        self._sending[title] += 1
+        self._sending[uploader.tier] += 1
 
     def _take_from(self, uploader: Uploader) -> None:
         if uploader.slot_title is not None:

@@ -186,11 +186,16 @@ class FillTask:
 
     def next_wakeup(self) -> float:
         """Return when `advance` is to be called though nothing happens."""
-        wake_at = min(self.fill.next_wakeup(), self._discover_until)
+        # At the end of each tick: without calls.
+        wake_at = self.fill.next_wakeup()
+        if self._discover_until < wake_at:
+            wake_at = self._discover_until
         if self.to_announce or self.to_claim:
-            wake_at = min(wake_at, self._told_at + ANNOUNCE_S)
-        if self.to_commit and not self._committing:
-            wake_at = min(wake_at, self._commit_at)
+            tell_at = self._told_at + ANNOUNCE_S
+            if tell_at < wake_at:
+                wake_at = tell_at
+        if self.to_commit and not self._committing and self._commit_at < wake_at:
+            wake_at = self._commit_at
         return wake_at
 
     def discover_again(self, now: float) -> None:

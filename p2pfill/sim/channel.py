@@ -15,7 +15,7 @@ from typing import Any
 
 from p2pfill.model.node import NodeInfo
 from p2pfill.protocol.link import ControlLink, LinkState
-from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Ping, Pong, Reject
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Hello, Message, Reject
 from p2pfill.protocol.rules import Side
 
 
@@ -43,28 +43,23 @@ class PlainChannel:
 
     def start(self) -> None:
         """Introduce ourselves."""
-        self._put(self._hello)
+        if not self.outbox:
+            self._has_output()
+        self.outbox.append(self._hello)
 
     def send(self, message: Message) -> bool:
         """Queue a message."""
         if self.is_ending:
             return False
         self.messages_sent += 1
-        self._put(message)
-        return True
-
-    def _put(self, parcel: Any) -> None:
         if not self.outbox:
             self._has_output()
-        self.outbox.append(parcel)
+        self.outbox.append(message)
+        return True
 
-    def receive(self, parcels: Iterable[Any]) -> Iterator[Message]:
+    def receive(self, parcels: Iterable[Any]) -> Iterable[Message]:
         """Return the messages of the other end, one after the other."""
-        for message in parcels:
-            if isinstance(message, Ping):
-                self.send(Pong(message.nonce))
-            else:
-                yield message
+        return parcels
 
     def next_handle(self) -> int:
         """Return a handle for our next Subscribe."""
@@ -131,11 +126,7 @@ class WireChannel:
     def receive(self, parcels: Iterable[Any]) -> Iterator[Message]:
         """Return the messages of the other end, one after the other. Raises `RemoteProtocolError`."""
         for parcel in parcels:
-            for message in self._link.handle_bytes(parcel):
-                if isinstance(message, Ping):
-                    self.send(Pong(message.nonce))
-                else:
-                    yield message
+            yield from self._link.handle_bytes(parcel)
 
     def next_handle(self) -> int:
         """Return a handle for our next Subscribe."""

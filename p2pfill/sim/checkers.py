@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from p2pfill.engine.task import FillTask
 from p2pfill.errors import InternalError
@@ -155,11 +155,13 @@ class Checkers:
         self._rosters[fill.key] = members
         self._nominal_share.pop(fill.key, None)
 
-    def decided(
-        self, now: float, fill: CheckedFill, made: Sequence[actions.Action], escalations_before: int
-    ) -> None:
+    def decided(self, now: float, fill: CheckedFill, made: Sequence[actions.Action]) -> None:
         """Look at what a fill has decided, before it is done."""
         self._decisions += 1
+        if self._decisions % self._ledger_every == 0:
+            self.check_ledger(fill)
+        if not made:
+            return
         beyond = 0
         given_up: dict[int, Scope] = {}
         for action in made:
@@ -182,13 +184,12 @@ class Checkers:
                 given_up[ended.chunk] = ended.scope
             elif isinstance(action, actions.AnnounceChunks):
                 self.announced(fill.me.id, fill.right, action.chunks)
-        counted = fill.escalations.total() - escalations_before
+        escalations = fill.escalations.total()
+        counted, fill.escalations_seen = escalations - fill.escalations_seen, escalations
         if self._tiers and counted != beyond:
             raise InvariantBroken(
                 f"{fill.me.id} went further out than its roster lets it {beyond} times, and counted {counted}"
             )
-        if self._decisions % self._ledger_every == 0:
-            self.check_ledger(fill)
 
     def check_ledger(self, fill: Fill) -> None:
         """Look at a whole ledger. Raises `InvariantBroken`."""
@@ -281,31 +282,39 @@ class CheckedFill(Fill):
         self.began_at = self.moved_at = now
         """When it began, or a chunk came."""
         self.asked = Outstanding()
+        self.escalations_seen = 0
+        """How many were counted when what it had decided was last looked at."""
         checkers.fills.append(self)
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event."""
-        match event:
-            case events.RosterChanged(members, _, wants, _):
-                self.checkers.told_members(self, members, wants)
-            case events.ChunkReceived(request):
-                self.moved_at = now
-                if (asked := self.asked.end(request)) is not None:
-                    self.checkers.bytes_by_scope[asked.scope] += self.manifest.chunk_length(asked.chunk)
-            case events.RequestFailed(request, reason, _, corrupt):
-                if (asked := self.asked.end(request)) is not None and corrupt:
-                    self.checkers.accused(self.me.id, asked.source, reason)
-            case events.SourceFull(request) | events.SourceBusy(request) | events.BudgetSpent(_, request):
-                self.asked.end(request)
-            case events.SourceMisbehaved(source, reason):
-                self.checkers.accused(self.me.id, source, reason)
-            case events.SourceLost(source):
-                self.asked.lose(source)
+        if (look := _LOOKS.get(type(event))) is not None:
+            look(self, now, event)
         super().handle(now, event)
+
+    def _look_at_roster(self, _: float, event: events.RosterChanged) -> None:
+        self.checkers.told_members(self, event.members, event.wants)
+
+    def _look_at_chunk(self, now: float, event: events.ChunkReceived) -> None:
+        self.moved_at = now
+        if (asked := self.asked.end(event.request)) is not None:
+            self.checkers.bytes_by_scope[asked.scope] += self.manifest.chunk_length(asked.chunk)
+
+    def _look_at_failure(self, _: float, event: events.RequestFailed) -> None:
+        if (asked := self.asked.end(event.request)) is not None and event.corrupt:
+            self.checkers.accused(self.me.id, asked.source, event.reason)
+
+    def _look_at_end(self, _: float, event: events.SourceFull | events.SourceBusy | events.BudgetSpent) -> None:
+        self.asked.end(event.request)
+
+    def _look_at_accusation(self, _: float, event: events.SourceMisbehaved) -> None:
+        self.checkers.accused(self.me.id, event.source, event.reason)
+
+    def _look_at_loss(self, _: float, event: events.SourceLost) -> None:
+        self.asked.lose(event.source)
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
-        before = self.escalations.total()
         made = super().poll_actions(now)
         if made:
             note = self.checkers.note
@@ -318,8 +327,20 @@ class CheckedFill(Fill):
                         note(self.me.id, f"cancel {request} at {source}")
                     case actions.AnnounceChunks(chunks):
                         note(self.me.id, f"verified {chunks}")
-        self.checkers.decided(now, self, made, before)
+        self.checkers.decided(now, self, made)
         return made
+
+
+_LOOKS: Final[dict[type, Callable[[CheckedFill, float, Any], None]]] = {
+    events.RosterChanged: CheckedFill._look_at_roster,
+    events.ChunkReceived: CheckedFill._look_at_chunk,
+    events.RequestFailed: CheckedFill._look_at_failure,
+    events.SourceFull: CheckedFill._look_at_end,
+    events.SourceBusy: CheckedFill._look_at_end,
+    events.BudgetSpent: CheckedFill._look_at_end,
+    events.SourceMisbehaved: CheckedFill._look_at_accusation,
+    events.SourceLost: CheckedFill._look_at_loss,
+}
 
 
 def _check_policy(now: float, fill: CheckedFill, action: actions.RequestChunk, scope: Scope) -> None:

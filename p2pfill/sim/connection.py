@@ -17,7 +17,7 @@ from p2pfill.errors import RemoteProtocolError, StoreError
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import CONNECT_TIMEOUT_S, PROGRESS_TIMEOUT_S, SILENCE_TIMEOUT_S, SLOT_WATCH_S
 from p2pfill.protocol.data import DataHeader
-from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode
+from p2pfill.protocol.messages import Cancel, Goodbye, GoodbyeCode, Ping, Pong
 from p2pfill.sim.channel import PlainChannel, WireChannel, hello_of
 from p2pfill.sim.disk import StoredTitle
 from p2pfill.sim.flows import Flow
@@ -213,14 +213,16 @@ class Connection:
         if self.ended or not parcels:
             return
         schedule = self.host.world.schedule
-        if self._outbox is not None and self._outbox_at == schedule.now:
+        now = schedule.now
+        if self._outbox is not None and self._outbox_at == now:
             self._outbox += parcels
         else:
-            self._outbox, self._outbox_at = parcels, schedule.now
+            self._outbox, self._outbox_at = parcels, now
+            at = now + self.route.delay_s() + self.host.world.jitter_s()
             # Never before what was sent earlier: it is one stream.
-            at = schedule.now + self.route.delay_s() + self.host.world.jitter_s()
-            self._arrival_at = max(at, self._arrival_at)
-            schedule.at(self._arrival_at, self.peer.arrive, self._outbox)
+            if at > self._arrival_at:
+                self._arrival_at = at
+            schedule.at(self._arrival_at, self.peer.arrive, parcels)
         if self.channel.is_ending:
             schedule.at(self._arrival_at, self.peer.end)
             self.end()
@@ -231,14 +233,17 @@ class Connection:
             self.peer._outbox = None
         if self.ended:
             return
-        internet = self.host.world.internet
-        if self._held or self.host.frozen or internet.is_lost(self.route.receiver, self.route.sender):
+        host = self.host
+        internet = host.world.internet
+        is_lost = not internet.is_whole and internet.is_lost(self.route.receiver, self.route.sender)
+        if self._held or host.frozen or is_lost:
             self._held.append(outbox)
         else:
             self._take(outbox)
 
     def _take(self, outbox: list[Any]) -> None:
-        host = self.host
+        host, link = self.host, self.link
+        now, engine = host.local_time(), host.engine
         try:
             for message in self.channel.receive(outbox):
                 if self.ended:
@@ -246,9 +251,12 @@ class Connection:
                 if isinstance(message, Goodbye):
                     self.end()
                     break
+                if isinstance(message, Ping):
+                    self.channel.send(Pong(message.nonce))
+                    continue
                 if host.answers and isinstance(message, Cancel):
                     self._answer_late(message.request_id)
-                host.engine.handle(host.local_time(), self.link, message)
+                engine.handle(now, link, message)
         except RemoteProtocolError as error:
             if self.peer.host.info.id not in host.world.checkers.guilty:
                 raise  # what ships breaks its own rules
@@ -340,10 +348,10 @@ class Connection:
         if self.ended or host.later(self.deliver, *uploads):
             return
         try:
-            for place, upload in enumerate(uploads):
+            for place, upload in enumerate(uploads, 1):
                 if upload.receive is None:
                     upload.receive = self._claim(upload)
-                if upload not in uploads[place + 1 :]:
+                if place == len(uploads) or upload not in uploads[place:]:
                     self._moved_bytes += upload.length
                     self._take_last(upload, upload.receive)
         except RemoteProtocolError as error:

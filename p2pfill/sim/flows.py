@@ -97,7 +97,9 @@ class Network:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._numbers = 0
-        self._changed: dict[int, Pipe] = {}
+        self._changed: dict[Pipe, None] = {}
+        self._are_pairs = True
+        """All flows so far have gone through two pipes, as they do where no ISP's uplink has a limit."""
 
     def start(
         self, pipes: tuple[Pipe, ...], size: float, done: Callable[..., None], *arguments: Any, weight: float = 1.0
@@ -107,6 +109,8 @@ class Network:
         Of a pipe that it shares it gets as much as others, times its `weight` above 0.
         """
         self._numbers += 1
+        if len(pipes) != 2:
+            self._are_pairs = False
         flow = Flow(self._numbers, pipes, size, weight, self._schedule.now, done, arguments)
         self._enter(flow)
         return flow
@@ -145,21 +149,24 @@ class Network:
 
     def _enter(self, flow: Flow) -> None:
         flow.updated_at = self._schedule.now
+        self._note(*flow.pipes)
         for pipe in flow.pipes:
             pipe.flows[flow.number] = flow
-            self._note(pipe)
 
     def _leave(self, flow: Flow) -> None:
+        number, rate = flow.number, flow.rate
+        self._note(*flow.pipes)
         for pipe in flow.pipes:
-            del pipe.flows[flow.number]
-            pipe.used -= flow.rate
-            self._note(pipe)
+            del pipe.flows[number]
+            pipe.used -= rate
         flow.rate = 0.0
 
-    def _note(self, pipe: Pipe) -> None:
-        if not self._changed:
+    def _note(self, *pipes: Pipe) -> None:
+        changed = self._changed
+        if not changed:
             self._schedule.last(self._share)
-        self._changed[id(pipe)] = pipe
+        for pipe in pipes:
+            changed[pipe] = None
 
     def _settle(self, flow: Flow) -> None:
         now = self._schedule.now
@@ -205,23 +212,22 @@ class ExactNetwork(Network):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__(schedule)
-        self._pipes: dict[int, Pipe] = {}
+        self._pipes: dict[Pipe, None] = {}
 
     def _share(self) -> None:
         self._pipes.update(self._changed)
         self._changed.clear()
-        self._pipes = {key: pipe for key, pipe in self._pipes.items() if pipe.flows}
+        self._pipes = {pipe: None for pipe in self._pipes if pipe.flows}
         # What a pipe has left, the weights that wait for a share of it, and how many flows they are: of a sum of floats
         # a little may be left when all have theirs.
         left = {
-            key: [pipe.rate, sum(flow.weight for flow in pipe.flows.values()), len(pipe.flows)]
-            for key, pipe in self._pipes.items()
+            pipe: [pipe.rate, sum([flow.weight for flow in pipe.flows.values()]), len(pipe.flows)]
+            for pipe in self._pipes
         }
         rates: dict[int, float] = {}
         while left:
-            key = min(left, key=lambda k: left[k][0] / left[k][1])
-            room, weights, _ = left[key]
-            pipe = self._pipes[key]
+            pipe = min(left, key=lambda one: left[one][0] / left[one][1])
+            room, weights, _ = left[pipe]
             # Never nothing: taking shares from one another, rounding may have eaten the last of a pipe's room.
             level = pipe.level = max(room / weights, TRICKLE * pipe.rate / len(pipe.flows))
             for flow in pipe.flows.values():
@@ -229,12 +235,12 @@ class ExactNetwork(Network):
                     continue
                 rate = rates[flow.number] = level * flow.weight
                 for other in flow.pipes:
-                    share = left[id(other)]
+                    share = left[other]
                     share[0] -= rate
                     share[1] -= flow.weight
                     share[2] -= 1
-            left = {k: share for k, share in left.items() if share[2]}
-        for pipe in self._pipes.values():
+            left = {one: share for one, share in left.items() if share[2]}
+        for pipe in self._pipes:
             for number, flow in pipe.flows.items():
                 if flow.pipes[0] is pipe and flow.rate != rates[number]:
                     self._set_flow_rate(flow, rates[number])
@@ -244,8 +250,7 @@ class LocalNetwork(Network):
     """Each pipe shares its rate by itself; see the file's head."""
 
     def _share(self) -> None:
-        changed = list(self._changed.values())
-        self._changed.clear()
+        changed, self._changed = self._changed, {}
         for pipe in changed:
             self._fill_up(pipe)
         more: dict[int, tuple[Flow, float]] = {}
@@ -254,8 +259,9 @@ class LocalNetwork(Network):
             for flow in pipe.flows.values():
                 rate = pipe.level
                 for other in flow.pipes:
-                    if other.level < rate:
-                        rate = other.level
+                    level = other.level
+                    if level < rate:
+                        rate = level
                 if rate < flow.rate:
                     self._set_flow_rate(flow, rate)
                 elif rate > flow.rate:
@@ -275,13 +281,14 @@ class LocalNetwork(Network):
         if count <= 1:
             pipe.level = room
             return
-        held: list[float] = []
-        for flow in pipe.flows.values():
-            least = room
-            for other in flow.pipes:
-                if other.level < least and other is not pipe:
-                    least = other.level
-            held.append(least)
+        if self._are_pairs:
+            held = [other.level for flow in pipe.flows.values() for other in flow.pipes if other is not pipe]
+        else:
+            others = [[other.level for other in flow.pipes if other is not pipe] for flow in pipe.flows.values()]
+            held = [min(levels, default=room) for levels in others]
+        if min(held) * count >= room:
+            pipe.level = room / count
+            return
         held.sort()
         for place, limit in enumerate(held):
             if limit * (count - place) >= room:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from p2pfill.model.fleet_policy import NO_POLICY, FleetPolicy, settings_for
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.rates import NO_LIMITS, TIERS, RateLimits
-from p2pfill.sim.flows import ExactNetwork, LocalNetwork, Network, Pipe
+from p2pfill.sim.flows import FULL, ExactNetwork, LocalNetwork, Network, Pipe
 from p2pfill.sim.hours import all_limits, base_limits
 from p2pfill.sim.scenario import UNLIMITED_BYTES_S, Scenario
 from p2pfill.sim.schedule import Schedule
@@ -78,11 +78,11 @@ class Route:
 
     def delay_s(self) -> float:
         """Return how long a message takes now, with what queues before full links."""
-        delay_s = self._base_s
-        if self._queue_s:
+        delay_s, queue_s = self._base_s, self._queue_s
+        if queue_s:
             for pipe in self.pipes:
-                if pipe.is_full:
-                    delay_s += self._queue_s
+                if pipe.used >= FULL * pipe.rate:
+                    delay_s += queue_s
         return delay_s
 
 
@@ -106,6 +106,8 @@ class Internet:
             rate = scenario.uplink_rate(info.isp)
             if rate is not None and info.isp not in self._uplinks:
                 self._uplinks[info.isp] = (Pipe(f"{info.isp} out", rate), Pipe(f"{info.isp} in", rate))
+        self.is_whole = True
+        """Nothing is cut off, and no way is lost."""
         self._cut: Counter[str] = Counter()
         self._lost_ways: Counter[tuple[str, str]] = Counter()
         """Sender, receiver -> how many faults lose what goes this way."""
@@ -149,22 +151,26 @@ class Internet:
     def cut(self, name: str) -> None:
         """Cut a host off from all others, or an ISP from all other ISPs; cuts of one name add up."""
         self._cut[name] += 1
+        self.is_whole = False
 
     def mend(self, name: str) -> None:
         """Undo one cut."""
         self._cut[name] -= 1
         if not self._cut[name]:
             del self._cut[name]
+        self.is_whole = not (self._cut or self._lost_ways)
 
     def lose_way(self, sender: str, receiver: str) -> None:
         """Lose what goes one way between two hosts; losses of one way add up."""
         self._lost_ways[sender, receiver] += 1
+        self.is_whole = False
 
     def mend_way(self, sender: str, receiver: str) -> None:
         """Undo one loss."""
         self._lost_ways[sender, receiver] -= 1
         if not self._lost_ways[sender, receiver]:
             del self._lost_ways[sender, receiver]
+        self.is_whole = not (self._cut or self._lost_ways)
 
     def is_lost(self, sender: Place, receiver: Place) -> bool:
         """Tell whether a message of an open connection does not arrive now: answers may be lost alone."""

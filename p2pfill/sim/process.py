@@ -56,6 +56,7 @@ class Process:
 
     def __init__(self, world: Ground, info: NodeInfo, place: Place) -> None:
         self.world = world
+        self._schedule = world.schedule
         self.info = info
         self.place = place
         self.running = True
@@ -105,7 +106,7 @@ class Process:
 
     def local_time(self) -> float:
         """Return what its clock shows; it never goes back."""
-        local = self.clock_offset_s + self.world.schedule.now * self.clock_rate
+        local = self.clock_offset_s + self._schedule.now * self.clock_rate
         if local > self._clock_floor:
             self._clock_floor = local
         return self._clock_floor
@@ -120,13 +121,16 @@ class Process:
         """Have the engine decide, and do what it wants; what it says goes out at the end."""
         if not self.running or self.frozen:
             return
-        engine = self.engine
-        while effects := engine.poll(self.local_time()):
+        engine, now = self.engine, self.local_time()
+        if not self._output and self._wake_at != NEVER and engine.is_settled(now):
+            return
+        while effects := engine.poll(now):
             for effect in effects:
                 self.perform(effect)
-        output, self._output = self._output, []
-        for connection in output:
-            connection.post()
+        if self._output:
+            output, self._output = self._output, []
+            for connection in output:
+                connection.post()
         wake_at = engine.next_wakeup()
         if wake_at < self._wake_at:
             self._wake_at = wake_at

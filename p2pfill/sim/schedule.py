@@ -59,21 +59,23 @@ class Schedule:
     def run(self, until: float, is_over: Callable[[], bool]) -> None:
         """Do what is due until the moment `until`, which then has come, or until `is_over`."""
         pop = heapq.heappop
+        near = self._near
         while not is_over():
-            near = self._near
+            if near:
+                when = near[0][0]
+                if when <= until and (when <= self.now or not self._last):
+                    self.now, _, deed, arguments = pop(near)
+                    self.done += 1
+                    deed(*arguments)
+                    continue
             if self._last and (not near or near[0][0] > self.now):
                 last, self._last = self._last, []
                 for deed in last:
                     deed()
-                continue
-            if not near and self._numbers:
+            elif not near and self._numbers:
                 self._at = pop(self._numbers)
-                self._near = self._buckets.pop(self._at)
-                heapq.heapify(self._near)
-                continue
-            if not near or near[0][0] > until:
+                near = self._near = self._buckets.pop(self._at)
+                heapq.heapify(near)
+            else:
                 self.now = max(self.now, until)
                 return
-            self.now, _, deed, arguments = pop(near)
-            self.done += 1
-            deed(*arguments)

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Final
 
 from p2pfill.model.bitmap import Bitmap
-from p2pfill.swarm.election import Scope
+from p2pfill.swarm.election import IN_ISP, NEARER, Scope
 
 _CACHE_SCOPES = (Scope.CLUSTER, Scope.ISP, Scope.REGION, Scope.WORLD)
+
+_LISTS: Final = (list, tuple)
+"""Can be gone through twice. To ask whether something is a `Sequence` takes longer than what is done with it."""
 
 _LANES = [array("H", [value >> bit & 1 for bit in range(8)]).tobytes() for value in range(256)]
 """The bits of a byte as counts of 16 bits: so the counts of all chunks are one number, and adding is one addition."""
@@ -32,16 +36,16 @@ class Availability:
 
     def add(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one more holder inside `scope` for each of `chunks`."""
-        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        if scope <= Scope.ISP:
-            count, reached = self.count[Scope.ISP], (self.held[Scope.ISP], self.shared)
+        known = chunks if isinstance(chunks, _LISTS) else tuple(chunks)
+        if scope <= IN_ISP:
+            count, reached = self.count[IN_ISP], (self.held[IN_ISP], self.shared)
             for chunk in known:
                 before = count[chunk]
                 if before < 2:
                     reached[before].add(chunk)
                 count[chunk] = before + 1
-        for outer in _reached(scope):
-            if outer == Scope.ISP:
+        for outer in _REACHED[scope]:
+            if outer == IN_ISP:
                 continue
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
@@ -58,7 +62,7 @@ class Availability:
         gained = int.from_bytes(lanes, sys.byteorder)
         if scope <= Scope.ISP:
             self.shared = self.shared | (self.held[Scope.ISP] & holdings)
-        for outer in _reached(scope):
+        for outer in _REACHED[scope]:
             count = self.count[outer]
             # No count passes its 16 bits: there are fewer sources than that.
             total = int.from_bytes(count.tobytes(), sys.byteorder) + gained
@@ -67,8 +71,8 @@ class Availability:
 
     def remove(self, scope: Scope, chunks: Iterable[int]) -> None:
         """Count one holder fewer inside `scope` for each of `chunks`."""
-        known = chunks if isinstance(chunks, Sequence) else tuple(chunks)
-        for outer in _reached(scope):
+        known = chunks if isinstance(chunks, _LISTS) else tuple(chunks)
+        for outer in _REACHED[scope]:
             count, held = self.count[outer], self.held[outer]
             for chunk in known:
                 count[chunk] -= 1
@@ -81,9 +85,8 @@ class Availability:
 
     def held_within(self, scope: Scope) -> Bitmap:
         """Return the chunks that some cache nearer than `scope` holds; `scope` is ISP or further."""
-        return self.held[Scope(scope - 1)]
+        return self.held[NEARER[scope]]
 
 
-def _reached(scope: Scope) -> Sequence[Scope]:
-    """Return the scopes for which a holder inside `scope` counts."""
-    return _CACHE_SCOPES[_CACHE_SCOPES.index(scope) :]
+_REACHED: Final = {scope: _CACHE_SCOPES[place:] for place, scope in enumerate(_CACHE_SCOPES)}
+"""The scopes for which a holder inside a scope counts."""

@@ -26,14 +26,14 @@ and `Resumed` nothing is asked for, and no time passes for what waits. What is i
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pfill.errors import InternalError
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import SCOPES, Scope
+from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
@@ -47,6 +47,7 @@ from p2pfill.swarm.scheduler import Hold
 from p2pfill.swarm.slow_votes import SlowVotes
 from p2pfill.swarm.sources import (
     LEAST_RATE_BYTES_S,
+    NEVER,
     SLOW,
     Request,
     Source,
@@ -59,7 +60,7 @@ from p2pfill.swarm.waits import count_waits
 from p2pfill.swarm.ways import Ways
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from random import Random
 
     from p2pfill.model.manifest import Manifest
@@ -77,6 +78,9 @@ BELOW_MINIMUM: Final = "below-minimum"
 
 BUSY: Final = "refused: it is busy with its viewers"
 """What is said of a cache that has no room for a request, or for none at all."""
+
+FULL: Final = "its link has as many requests as it may"
+"""What is said of a cache that was left alone for that."""
 
 PAST_SOURCES_MAX: Final = 256
 """Lost sources that are remembered, the latest; a fleet that churns must not fill memory."""
@@ -115,6 +119,8 @@ class Fill:
         self.duplicate_bytes = 0
         self.reused_bytes = 0
         self._random = random
+        self._chunk_count = manifest.chunk_count
+        self._start_bits = manifest.chunk_count.bit_length()
         self._heard = heard
         self.hold: Hold = None
         """Why nothing is asked for, if so."""
@@ -163,134 +169,104 @@ class Fill:
 
     def handle(self, now: float, event: events.Event) -> None:
         """Take in one event. Events of unknown sources or withdrawn requests are ignored."""
-        if self._outside.takes(event):
+        if self._outside.sources and self._outside.takes(event):
             return
-        self._note_change(event)
-        match event:
-            # What comes most often stands first: each class before the right one costs a look.
-            case events.ChunksGained(source, chunks):
-                self._gain(now, source, chunks)
-            case events.ChunkReceived(request):
-                self._receive(now, request)
-            case events.ChunksClaimed(source, chunks):
-                self._take_claim(now, source, chunks)
-            case events.SourceProgressed(source):
-                self._progress(now, source)
-            case events.ChunksCommitted(chunks):
-                for chunk in chunks:
-                    if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
-                        self.ledger.commit(chunk)
-            case events.RosterChanged():
-                self._roster = event
-                self._set_members(now)
-            case events.PolicyChanged(policy):
-                self._set_policy(now, policy)
-            case events.CacheConnected(node):
-                self._connect(now, node)
-            case events.OriginConfigured(url):
-                self._add_origin(Source(url, Scope.ORIGIN, Bitmap.full(self.manifest.chunk_count), now))
-                if Scope.ORIGIN in self.ways.closed:
-                    self._tick_at = now  # before it is asked: with it the way is open again
-            case events.OriginPriced(source, cost):
-                if (origin := self.sources.get(source)) is not None:
-                    origin.cost, self._has_prices = cost, True
-            case events.RoutesPriced(costs):
-                self._route_costs = costs
-                for one in self.sources.values():
-                    one.route_cost = costs.get(one.id, 0.0)
-            case events.SourceLost(source, reason):
-                if (lost := self.sources.get(source)) is not None:
-                    self._lose_source(now, source, reason)
-                    self._judge_loss(now, lost)
-            case events.HoldingsArrived(source, holdings):
-                self._hold(now, source, holdings)
-            case events.NeighboursHeard():
-                self._heard = True
-            case events.OthersUnaware():
-                self._heard = False
-            case events.InterestShown(source, wanted):
-                if source in self.sources:
-                    self.sources[source].interest = wanted
-            case events.WaysReported(source, closed):
-                if source in self.sources or source in self._outside:
-                    self._masters.set_ways(now, source, frozenset(closed))
-            case events.SlowReported(source, node):
-                self._hear_slow(now, source, node)
-            case events.SourceHeldBack(source):
-                if (known := self.sources.get(source)) is not None:
-                    known.held_back_at = now
-                self._progress(now, source)
-            case events.OriginFailing(source, reason):
-                if (origin := self.sources.get(source)) is not None:
-                    origin.is_failing, origin.fault_reason = True, reason
-                    self._tick_at = now
-            case events.OriginWithoutRange(source):
-                if (origin := self.sources.get(source)) is not None:
-                    origin.has_range = False
-                    self._tick_at = now
-            case events.ChunkFound(chunk, source):
-                self._find(now, chunk, source)
-            case events.ChunksLost(chunks):
-                self._lose(chunks)
-            case events.ReuseBegun(chunks):
-                for chunk in chunks:
-                    self.ledger.request(chunk)
-                self._copied.update(chunks)
-            case events.ReuseEnded(chunks, failed):
-                self._end_reuse(chunks, failed)
-            case events.SourceMisbehaved(source, reason):
-                self._bar(now, source, Fault.CORRUPT, reason)
-            case events.RequestFailed(request, reason, wasted_bytes, corrupt):
-                self._fail(now, request, reason, wasted_bytes, corrupt)
-            case events.SourceFull(request):
-                self._put_off(now, request, "its link has as many requests as it may")
-            case events.SourceBusy(request):
-                self._leave_busy(now, request)
-            case events.BudgetSpent(budget, request):
-                self._spend(now, budget, request)
-            case events.BudgetRenewed():
-                self.hops.renew()
-            case events.Paused(hold):
-                self.hold = hold
-            case events.HandedBack():
-                self._give_up(list(self._requests.values()))
-            case events.Resumed():
-                self._release(now)
-            case events.TimePassed():
-                pass
-            case _:
-                raise InternalError(f"fill: unknown event {event!r}")
+        kind = type(event)
+        take = _TAKES.get(kind)
+        if take is None:
+            raise InternalError(f"fill: unknown event {event!r}")
+        if (note := _NOTES.get(kind)) is not None:
+            note(self, event)
+        elif kind not in _QUIET:
+            self._stale = True
+        take(self, now, event)
 
-    def _note_change(self, event: events.Event) -> None:
-        """Note of which sources something may be asked now that could not be asked of them before `event`."""
-        match event:
-            case events.ChunksGained(source):
-                known = self.sources.get(source)
-                if known is not None and known.room(self.manifest.chunk_size) > 0:
-                    self._changed[source] = None
-            case events.ChunkReceived(number):
-                request = self._requests.get(number)
-                if request is not None:
-                    self._changed[request.source] = None
-            case events.HoldingsArrived(source):
-                self._changed[source] = None
-                # An answer may be the last that a doubt has waited for.
-                self._stale = self._stale or self._interest.doubtful.any()
-            case events.CacheConnected(node) if node.id not in self.sources:
-                self._untold = True
-            case (
-                events.ChunksClaimed()
-                | events.InterestShown()
-                | events.SourceProgressed()
-                | events.SourceHeldBack()
-                | events.ChunksCommitted()
-                | events.Paused()
-                | events.HandedBack()
-                | events.TimePassed()
-            ):
-                pass
-            case _:
-                self._stale = True
+    # What may be asked of which sources now that could not be asked of them before an event.
+
+    def _note_gained(self, event: events.ChunksGained) -> None:
+        known = self.sources.get(event.source)
+        if known is not None and known.room(self.manifest.chunk_size) > 0:
+            self._changed[known.id] = None
+
+    def _note_received(self, event: events.ChunkReceived) -> None:
+        request = self._requests.get(event.request)
+        if request is not None:
+            self._changed[request.source] = None
+
+    def _note_holdings(self, event: events.HoldingsArrived) -> None:
+        self._changed[event.source] = None
+        # An answer may be the last that a doubt has waited for.
+        self._stale = self._stale or self._interest.doubtful.any()
+
+    def _note_connected(self, event: events.CacheConnected) -> None:
+        if event.node.id in self.sources:
+            self._stale = True
+        else:
+            self._untold = True
+
+    # What each event is taken for, where it is more than a call; `_TAKES` names all.
+
+    def _take_roster(self, now: float, event: events.RosterChanged) -> None:
+        self._roster = event
+        self._set_members(now)
+
+    def _take_origin(self, now: float, event: events.OriginConfigured) -> None:
+        self._add_origin(Source(event.url, Scope.ORIGIN, Bitmap.full(self.manifest.chunk_count), now))
+        if Scope.ORIGIN in self.ways.closed:
+            self._tick_at = now  # before it is asked: with it the way is open again
+
+    def _take_price(self, _: float, event: events.OriginPriced) -> None:
+        if (origin := self.sources.get(event.source)) is not None:
+            origin.cost, self._has_prices = event.cost, True
+
+    def _take_routes(self, _: float, event: events.RoutesPriced) -> None:
+        self._route_costs = event.costs
+        for one in self.sources.values():
+            one.route_cost = event.costs.get(one.id, 0.0)
+
+    def _take_loss(self, now: float, event: events.SourceLost) -> None:
+        if (lost := self.sources.get(event.source)) is not None:
+            self._lose_source(now, event.source, event.reason)
+            self._judge_loss(now, lost)
+
+    def _take_heard(self, _: float, event: events.NeighboursHeard | events.OthersUnaware) -> None:
+        self._heard = isinstance(event, events.NeighboursHeard)
+
+    def _take_interest(self, _: float, event: events.InterestShown) -> None:
+        if event.source in self.sources:
+            self.sources[event.source].interest = event.chunks
+
+    def _take_ways(self, now: float, event: events.WaysReported) -> None:
+        if event.source in self.sources or event.source in self._outside:
+            self._masters.set_ways(now, event.source, frozenset(event.closed))
+
+    def _take_held_back(self, now: float, event: events.SourceHeldBack) -> None:
+        if (known := self.sources.get(event.source)) is not None:
+            known.held_back_at = now
+        self._progress(now, event.source)
+
+    def _take_failing(self, now: float, event: events.OriginFailing) -> None:
+        if (origin := self.sources.get(event.source)) is not None:
+            origin.is_failing, origin.fault_reason = True, event.reason
+            self._tick_at = now
+
+    def _take_without_range(self, now: float, event: events.OriginWithoutRange) -> None:
+        if (origin := self.sources.get(event.source)) is not None:
+            origin.has_range = False
+            self._tick_at = now
+
+    def _take_reuse(self, _: float, event: events.ReuseBegun) -> None:
+        for chunk in event.chunks:
+            self.ledger.request(chunk)
+        self._copied.update(event.chunks)
+
+    def _take_commit(self, _: float, event: events.ChunksCommitted) -> None:
+        for chunk in event.chunks:
+            if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
+                self.ledger.commit(chunk)
+
+    def _take_pause(self, _: float, event: events.Paused) -> None:
+        self.hold = event.hold
 
     # ---- output
 
@@ -310,8 +286,9 @@ class Fill:
         # Asked with each message: what is so most often comes first.
         if self._out or self._fresh or self._untold:
             return True
-        changed = not self._rests if self.is_at_rest else self._stale or bool(self._changed)
-        return changed or self.ledger.is_complete() != self._completed
+        if self.hold == "window" and not self._requests:  # at rest
+            return not self._rests or self.ledger.is_complete() != self._completed
+        return self._stale or bool(self._changed) or self.ledger.is_complete() != self._completed
 
     def poll_actions(self, now: float) -> list[actions.Action]:
         """Decide and return what to do now, in order."""
@@ -348,15 +325,21 @@ class Fill:
 
     def next_wakeup(self) -> float:
         """Return when `poll_actions` must be called again though nothing happened; infinite if nothing is awaited."""
-        return float("inf") if self._completed or self.is_at_rest else self._tick_at
+        if self._completed or (self.hold == "window" and not self._requests):
+            return NEVER
+        return self._tick_at
 
     def news(self, source_id: str, chunks: Collection[int]) -> list[int]:
         """Return those of `chunks` that a cache needs to be told of: it lacks them, and they concern it."""
         source = self.sources.get(source_id)
         if source is None:
             return list(chunks)
-        lacking, interest = source.holdings.lacking(chunks), source.interest
-        return lacking if interest is None else [chunk for chunk in lacking if interest[chunk]]
+        # Asked for each chunk of each link, so it looks at the bits themselves.
+        held = source.holdings.buffer
+        if source.interest is None:
+            return [chunk for chunk in chunks if not held[chunk >> 3] >> (chunk & 7) & 1]
+        wanted = source.interest.buffer
+        return [chunk for chunk in chunks if (wanted[chunk >> 3] & ~held[chunk >> 3]) >> (chunk & 7) & 1]
 
     def is_outstanding(self, request: int) -> bool:
         """Tell whether a request still waits for its end."""
@@ -508,19 +491,21 @@ class Fill:
             self.available.add_holdings(source.scope, fresh)
         self._saw_progress(now, source_id)
 
-    def _gain(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
-        source = self.sources.get(source_id)
-        if source is None or source.scope == Scope.ORIGIN:
+    def _gain(self, now: float, event: events.ChunksGained) -> None:
+        source = self.sources.get(event.source)
+        if source is None or source.scope == IN_ORIGIN:
             return
-        fresh = source.holdings.add_all(chunks)
-        self._masters.claims.settle(fresh)
-        if self._masters.is_doubted(source_id):
+        masters = self._masters
+        fresh = source.holdings.add_all(event.chunks)
+        masters.claims.settle(fresh)
+        if masters.is_doubted(source.id):
             gained = Bitmap(self.manifest.chunk_count)
             gained.add_all(fresh)
             self._note_fetched(now, source, gained)
+        masters.saw(now, source.id)
         if source.counted:
             self.available.add(source.scope, fresh)
-        self._saw_progress(now, source_id)
+            masters.reinstate(now, source.id)
 
     def _note_fetched(self, now: float, source: Source, gained: Bitmap) -> None:
         """Rely on a master again that has got what nobody on this side of its border had."""
@@ -529,8 +514,9 @@ class Fill:
             if gained.and_not(here | self.ledger.have).any():
                 self._masters.fetched(now, source.id)
 
-    def _take_claim(self, now: float, source_id: str, chunks: Iterable[int]) -> None:
+    def _take_claim(self, now: float, event: events.ChunksClaimed) -> None:
         """Take in what a cache says that it is fetching, if it is linked and on the roster."""
+        source_id, chunks = event.source, event.chunks
         count, have = self.manifest.chunk_count, self.ledger.have
         if source_id in self.sources and source_id in self._masters.members:
             self._masters.claims.note(now, source_id, [c for c in chunks if 0 <= c < count and not have[c]])
@@ -570,7 +556,8 @@ class Fill:
 
     # ---- requests end
 
-    def _receive(self, now: float, number: int) -> None:
+    def _receive(self, now: float, event: events.ChunkReceived) -> None:
+        number = event.request
         request = self._requests.get(number)
         if request is None:
             return
@@ -581,7 +568,7 @@ class Fill:
         else:
             source.note_delivery(now, request, length)
         if not source.was_slow:
-            if source.fault_reason and source.scope == Scope.ORIGIN:
+            if source.fault_reason and source.scope == IN_ORIGIN:
                 self._tick_at = now  # others are told at once that it can be reached again
             source.faults, source.fault_reason, source.is_failing = 0, "", False
         self._masters.saw(now, source.id)
@@ -866,16 +853,14 @@ class Fill:
     # ---- decisions
 
     def _wanted(self, now: float, scope: Scope) -> Bitmap:
-        """Return the missing chunks that may be asked of a source in `scope`: rule 2."""
-        if scope <= self.hops.nearest:
-            return self.ledger.missing.copy()
-        if scope == Scope.ISP:
+        """Return the missing chunks that may be asked of a source in `scope`, which is not the nearest: rule 2."""
+        if scope == IN_ISP:
             return self.hops.of_other_clusters(
                 self.ledger.missing.and_not(self.available.held_within(scope)), self._masters.cluster_share()
             )
         assigned = self.hops.duty(self._masters.assignment(), scope)
         mine = assigned | self._freed
-        if scope == Scope.ORIGIN and self.ways.is_left_to_reader:
+        if scope == IN_ORIGIN and self.ways.is_left_to_reader:
             mine = self._freed
         elif scope in self.ways.closed:
             # Others do this in its place; it goes on to try, to learn whether the way is open again. With its own part
@@ -894,21 +879,30 @@ class Fill:
         if self.is_held:
             return
         size = self.manifest.chunk_size
-        sources = [self.sources[name] for name in names if name in self.sources]
-        open_sources = [source for source in sources if not source.barred_reason and source.room(size) > 0]
+        open_sources: list[Source] = []
+        by_scope: dict[Scope, list[Source]] = {}
+        for name in names:
+            found = self.sources.get(name)
+            if found is not None and not found.barred_reason and found.room(size) > 0:
+                open_sources.append(found)
+                by_scope.setdefault(found.scope, []).append(found)
+        if not open_sources and not self._minimum.least:
+            return
         idle: list[Source] = []
-        for scope in SCOPES if self.hops.nearest < Scope.ISP else SCOPES[1:]:
-            ready = [source for source in open_sources if source.scope == scope]
-            if not ready or (scope > self.hops.nearest and not self._heard):
+        nearest = self.hops.nearest
+        for scope in sorted(by_scope) if len(by_scope) > 1 else by_scope:
+            if (scope > nearest and not self._heard) or (scope < IN_ISP <= nearest):
                 continue
+            ready = by_scope[scope]
             if scope == Scope.ORIGIN and self._has_prices:
                 ready = cheapest(ready, self.sources.values())
-            wanted = self._wanted(now, scope)
+            # Of the nearest all that is missing: what is asked for leaves it by that.
+            wanted = self.ledger.missing if scope <= nearest else self._wanted(now, scope)
             if not wanted.any():
                 idle.extend(ready)
                 continue
             while ready:
-                source = min(ready, key=lambda s: (s.load(), len(s.requests), s.route_cost))
+                source = min(ready, key=_least_loaded) if len(ready) > 1 else ready[0]
                 chunk = self._pick(source, wanted)
                 if chunk < 0:
                     ready.remove(source)
@@ -919,17 +913,19 @@ class Fill:
                 if source.room(size) <= 0:
                     ready.remove(source)
 
-        self._join_in(now, open_sources)
+        if self._minimum.least and self._heard:
+            self._join_in(now, open_sources)
         idle = [source for source in idle if not source.requests]
-        lines = find_lines(self.sources.values(), size) if idle else []
+        if not idle or not (lines := find_lines(self.sources.values(), size)):
+            return
         for source in idle:
-            if lines and (waiting := find_waiting(source, lines, now, size)) is not None:
+            if (waiting := find_waiting(source, lines, now, size)) is not None:
                 self._move(now, waiting, source)
 
     def _join_in(self, now: float, open_sources: Sequence[Source]) -> None:
         """Ask farther sources for what nearer caches hold and give too slowly, a second's worth of what is lacking."""
         size = self.manifest.chunk_size
-        for scope, lacking_s in self._minimum.joining(now).items() if self._heard else ():
+        for scope, lacking_s in self._minimum.joining(now).items():
             if (scope == Scope.ORIGIN and self.ways.is_left_to_reader) or self.hops.is_spent(scope):
                 continue
             ready = [source for source in open_sources if source.scope == scope and source.room(size) > 0]
@@ -953,9 +949,13 @@ class Fill:
         self._request(now, source, request.chunk)
 
     def _pick(self, source: Source, wanted: Bitmap) -> int:
-        start = self._random.randrange(self.manifest.chunk_count)
+        # As `Random.randrange` draws, so that what was recorded plays again, without its five calls.
+        count, draw = self._chunk_count, self._random.getrandbits
+        start = draw(self._start_bits)
+        while start >= count:
+            start = draw(self._start_bits)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
-        rarity = self.available.count[Scope.ISP if source.scope <= Scope.ISP else Scope.WORLD]
+        rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else Scope.WORLD]
         return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:
@@ -965,10 +965,70 @@ class Fill:
         self._requests[request.number] = source.requests[request.number] = request
         # To read for all an origin that has no Range is a duty.
         # So is what the policy leaves no nearer hop for.
-        is_duty = source.scope > Scope.ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
+        is_duty = source.scope > IN_ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
         if joins:
             self._joined.add(request.number)
             self.escalations[BELOW_MINIMUM] += 1
         elif source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
+
+
+def _least_loaded(source: Source) -> tuple[float, int, float]:
+    return source.load(), len(source.requests), source.route_cost
+
+
+# By type: each message passes here, and a chain of cases costs a part of the event loop's time.
+_TAKES: Final[dict[type, Callable[[Fill, float, Any], object]]] = {
+    events.RosterChanged: Fill._take_roster,
+    events.PolicyChanged: lambda fill, now, event: fill._set_policy(now, event.policy),
+    events.CacheConnected: lambda fill, now, event: fill._connect(now, event.node),
+    events.OriginConfigured: Fill._take_origin,
+    events.OriginPriced: Fill._take_price,
+    events.RoutesPriced: Fill._take_routes,
+    events.SourceLost: Fill._take_loss,
+    events.HoldingsArrived: lambda fill, now, event: fill._hold(now, event.source, event.holdings),
+    events.NeighboursHeard: Fill._take_heard,
+    events.OthersUnaware: Fill._take_heard,
+    events.ChunksGained: Fill._gain,
+    events.InterestShown: Fill._take_interest,
+    events.ChunksClaimed: Fill._take_claim,
+    events.WaysReported: Fill._take_ways,
+    events.SlowReported: lambda fill, now, event: fill._hear_slow(now, event.source, event.node),
+    events.SourceProgressed: lambda fill, now, event: fill._progress(now, event.source),
+    events.SourceHeldBack: Fill._take_held_back,
+    events.OriginFailing: Fill._take_failing,
+    events.OriginWithoutRange: Fill._take_without_range,
+    events.ChunkReceived: Fill._receive,
+    events.ChunkFound: lambda fill, now, event: fill._find(now, event.chunk, event.source),
+    events.ChunksLost: lambda fill, _, event: fill._lose(event.chunks),
+    events.ReuseBegun: Fill._take_reuse,
+    events.ReuseEnded: lambda fill, _, event: fill._end_reuse(event.chunks, event.failed),
+    events.SourceMisbehaved: lambda fill, now, event: fill._bar(now, event.source, Fault.CORRUPT, event.reason),
+    events.RequestFailed: lambda fill, now, event: fill._fail(
+        now, event.request, event.reason, event.wasted_bytes, event.corrupt
+    ),
+    events.SourceFull: lambda fill, now, event: fill._put_off(now, event.request, FULL),
+    events.SourceBusy: lambda fill, now, event: fill._leave_busy(now, event.request),
+    events.BudgetSpent: lambda fill, now, event: fill._spend(now, event.budget, event.request),
+    events.BudgetRenewed: lambda fill, _, event: fill.hops.renew(),
+    events.ChunksCommitted: Fill._take_commit,
+    events.Paused: Fill._take_pause,
+    events.HandedBack: lambda fill, _, event: fill._give_up(list(fill._requests.values())),
+    events.Resumed: lambda fill, now, event: fill._release(now),
+    events.TimePassed: lambda fill, now, event: None,
+}
+
+_NOTES: Final[dict[type, Callable[[Fill, Any], None]]] = {
+    events.ChunksGained: Fill._note_gained,
+    events.ChunkReceived: Fill._note_received,
+    events.HoldingsArrived: Fill._note_holdings,
+    events.CacheConnected: Fill._note_connected,
+}
+"""After what only some sources are looked at again."""
+
+_QUIET: Final[frozenset[type]] = frozenset({
+    events.ChunksClaimed, events.InterestShown, events.SourceProgressed, events.SourceHeldBack,
+    events.ChunksCommitted, events.Paused, events.HandedBack, events.TimePassed,
+})  # fmt: skip
+"""After these none is. After all others all are."""

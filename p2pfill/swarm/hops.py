@@ -26,7 +26,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import Reach
 from p2pfill.swarm import events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import Scope, scope_between
+from p2pfill.swarm.election import NEARER, Scope, scope_between
 from p2pfill.swarm.sources import Source
 
 COHORTS_MAX: Final = 16
@@ -247,7 +247,7 @@ class Hops:
 
     def duty(self, duties: Mapping[Scope, Bitmap], scope: Scope) -> Bitmap:
         """Return the chunks for which this cache may go as far as `scope`, by what elections say. Not to be changed."""
-        nearer = Scope(scope - 1)
+        nearer = NEARER[scope]
         return self.duty(duties, nearer) if nearer in self.never else duties[scope]
 
 
@@ -255,35 +255,33 @@ class Outside:
     """The sources of which nothing may be taken, with what they have said."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, Source] = {}
+        self.sources: dict[str, Source] = {}
 
     def __contains__(self, source_id: object) -> bool:
-        return source_id in self._sources
+        return source_id in self.sources
 
     def add(self, source: Source) -> None:
         """Keep a source out."""
-        self._sources[source.id] = source
+        self.sources[source.id] = source
 
     def take_allowed(self, hops: Hops) -> list[Source]:
         """Return the sources that may be used by now, and keep them no more."""
-        found = [source for source in self._sources.values() if is_allowed(source, hops)]
+        found = [source for source in self.sources.values() if is_allowed(source, hops)]
         for source in found:
-            del self._sources[source.id]
+            del self.sources[source.id]
         return found
 
     def takes(self, event: events.Event) -> bool:
         """Take in what has happened to one of them; tell whether it was one of them alone whom it concerns."""
-        if not self._sources:
-            return False  # asked with each event, and mostly nobody is kept out
-        source = self._sources.get(getattr(event, "source", ""))
+        source = self.sources.get(getattr(event, "source", ""))
         match event:
             case events.CacheConnected(node):
-                self._sources.pop(node.id, None)  # a new link; the fill looks whether it is to stay out
+                self.sources.pop(node.id, None)  # a new link; the fill looks whether it is to stay out
                 return False
             case _ if source is None or isinstance(event, events.WaysReported | events.ChunkFound):
                 return False  # elections go by the ways of all, and a chunk that is there is there
             case events.SourceLost():
-                del self._sources[source.id]
+                del self.sources[source.id]
             case events.HoldingsArrived(_, holdings):
                 source.holdings = holdings.copy()
             case events.ChunksGained(_, chunks):

@@ -45,6 +45,11 @@ _MISSING, _REQUESTED, _VERIFIED = map(int, (ChunkState.MISSING, ChunkState.REQUE
 """As plain numbers, for what is asked with each message."""
 
 
+_IS_MISSING: Final = bytes(state == _MISSING for state in range(256))
+_IS_HERE: Final = bytes(state >= _VERIFIED for state in range(256))
+"""Of a chunk's state: whether it belongs into the set. One pass in C looks at all chunks."""
+
+
 class ChunkLedger:
     """States of `chunk_count` chunks, of which `durable` (a bitmap of that length) are on disk already.
 
@@ -105,9 +110,12 @@ class ChunkLedger:
         counts = [self._state.count(state) for state in ChunkState]
         if counts != self.counts:
             raise InternalError(f"chunk ledger: counted {counts}, kept {self.counts}")
+        missing = Bitmap.from_flags(self._state.translate(_IS_MISSING))
+        have = Bitmap.from_flags(self._state.translate(_IS_HERE))
+        if missing == self.missing and have == self.have:
+            return
         for chunk, state in enumerate(self._state):
-            missing, have = state == ChunkState.MISSING, state >= ChunkState.VERIFIED
-            if self.missing[chunk] != missing or self.have[chunk] != have:
+            if self.missing[chunk] != missing[chunk] or self.have[chunk] != have[chunk]:
                 raise InternalError(f"chunk ledger: chunk {chunk} is {ChunkState(state).name}, but its sets disagree")
 
     def _enter(self, chunk: int, target: ChunkState) -> None:
@@ -115,8 +123,10 @@ class ChunkLedger:
         self._state[chunk] = target
         self.counts[before] -= 1
         self.counts[target] += 1
-        self.missing[chunk] = target == ChunkState.MISSING
-        self.have[chunk] = target >= ChunkState.VERIFIED
+        if (target == _MISSING) != (before == _MISSING):
+            self.missing[chunk] = target == _MISSING
+        if (target >= _VERIFIED) != (before >= _VERIFIED):
+            self.have[chunk] = target >= _VERIFIED
 
     def _step(self, chunk: int, expected: ChunkState, target: ChunkState) -> None:
         if self._state[chunk] != expected:

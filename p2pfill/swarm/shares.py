@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
+from itertools import compress
 
 from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
@@ -37,4 +38,4 @@ class Shares:
     def count_some(self, chunks: Bitmap) -> dict[str, int]:
         """Return as `count` does, without those of whose share it is none: of hundreds of caches few have any."""
         counts = bits.count_owned(chunks.buffer, self._owners, len(self._names))
-        return {name: count for name, count in zip(self._names, counts, strict=True) if count}
+        return dict(zip(compress(self._names, counts), filter(None, counts), strict=True))

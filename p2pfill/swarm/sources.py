@@ -10,7 +10,7 @@ from typing import Final
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import PROGRESS_S
-from p2pfill.swarm.election import SCOPES, Scope
+from p2pfill.swarm.election import IN_ORIGIN, SCOPES, Scope
 
 WINDOW_MIN: Final = 3
 """For a cache, which sends one chunk after the other: one on the wire and two behind it, so that it never waits for a
@@ -52,6 +52,8 @@ LEAST_RATE_BYTES_S: Final = 64 * 1024
 """A source that gives less than this for longer than the usual wait is left alone where what it owes can be had from
 another one that is not known to be slower still. Half a megabit a second: less than any cache in operation has, and a
 title of 10 GiB would take two days."""
+
+NEVER: Final = float("inf")
 
 HELD_BACK_S: Final = 2.25 * PROGRESS_S
 """A source counts as held back for so long: it is said each `PROGRESS_S`, and may be late."""
@@ -138,7 +140,7 @@ class Source:
 
     def window(self, chunk_size: int) -> int:
         """Return how many requests to keep outstanding here; at a cache that goes by its rate."""
-        if self.scope == Scope.ORIGIN:
+        if self.scope == IN_ORIGIN:
             return self.origin_window
         if self.was_slow:
             return 1
@@ -147,13 +149,21 @@ class Source:
 
     def room(self, chunk_size: int) -> int:
         """Return how many more requests it may be given now."""
-        return self.window(chunk_size) - len(self.requests)
+        if self.scope == IN_ORIGIN:
+            window = self.origin_window
+        elif self.was_slow:
+            window = 1
+        else:  # as `window`, without a call: asked with each message
+            window = 1 + int(self.rate_bytes_s * QUEUE_S / chunk_size)
+            window = WINDOW_MIN if window < WINDOW_MIN else WINDOW_MAX if window > WINDOW_MAX else window
+        return window - len(self.requests)
 
     @property
     def asked_at(self) -> float:
         """When the oldest of what is outstanding here was asked for; infinite where nothing is."""
-        # In the order in which they were made.
-        return next((request.asked_at for request in self.requests.values()), float("inf"))
+        for request in self.requests.values():  # in the order in which they were made
+            return request.asked_at
+        return NEVER
 
     def is_held_back(self, now: float) -> bool:
         """Tell whether this cache's own limits decide how fast it is."""
