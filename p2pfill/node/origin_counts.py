@@ -142,6 +142,8 @@ class OriginCounts:
     def _counted_as(self, name: str) -> str:
         """Return the name under which an origin is counted, which all the budgets fit that fit the origin's own."""
         told = clipped(name, REASON_CHARS_MAX)
+        if not self._budgets and told in self._totals:
+            return told
         # Two are kept for what is beyond the limit, and for caches beyond the ISP.
         room = ORIGINS_COUNTED_MAX - 2 - len(self._totals.keys() - {REGIONAL})
         fitting = [terms for terms in self._budgets.values() if terms.fits(name)]

@@ -43,6 +43,8 @@ from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.origin.wire import Exchange, Wire
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from p2pfill.origin.settings import OriginSettings
     from p2pfill.origin.watch import Watch
 
@@ -73,6 +75,7 @@ _FIELDS_MAX: Final = 128
 """Lines of them. Servers send a dozen or two."""
 
 _LINE_ENDS: Final = (b"\r\n", b"\n", b"")
+_HEAD_END: Final = re.compile(rb"(?:\A|\n)\r?\n")
 
 _TRAILERS_MAX: Final = 100
 """Nobody sends more than a few."""
@@ -116,6 +119,10 @@ class _Place(NamedTuple):
     proxy: Proxy | None
 
 
+class _IdleEnded(Exception):
+    """A connection that was kept has ended, and a new one is to be made."""
+
+
 class WebBackend:
     """The origin at the normalised URL `base`. Raises `ConfigError` where the environment's certificates are wrong."""
 
@@ -134,17 +141,25 @@ class WebBackend:
         self._proxies = proxies_of_environment()
         self._places: dict[str, tuple[_Place, str]] = {}
         """Scheme and host as they stand in URLs -> whom they mean, and what to call that: found out once."""
+        self._last = "", urls.file_url(base, "")
+        """The path that was asked for last, and its URL. Replaced as a whole."""
         self._trust: ssl.SSLContext | None = None
         if base.startswith("https:"):
             self._context()  # so that certificates that cannot be read are named at once
 
     def name_of(self, path: str) -> str:
         """Return a file's URL without its query, which may be secret."""
-        return urls.shown(urls.file_url(self._base, path))
+        return urls.shown(self._url_of(path))
 
     def url_of(self, path: str) -> str:
         """Return the URL at which a file is asked for."""
-        return urls.file_url(self._base, path)
+        return self._url_of(path)
+
+    def _url_of(self, path: str) -> str:
+        last = self._last
+        if last[0] != path:  # chunk after chunk is of the same file
+            last = self._last = path, urls.file_url(self._base, path)
+        return last[1]
 
     def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
         """Ask for a part of a file, over as many redirects as are allowed."""
@@ -195,18 +210,32 @@ class WebBackend:
             lines.append(f"Range: bytes={asked[0]}-{asked[1] - 1}")
         if place.proxy and place.scheme == "http":
             lines += _authorization(place.proxy)
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
         exchange = Exchange(watch, name, _through(place.proxy), self._settings)
         watch.count(requests=1)
-        wire = self._take_idle(place)
+        kept = self._take_idle(place)
+        if kept is not None:
+            with suppress(_IdleEnded):
+                return self._ask(kept, request, exchange, place, is_kept=True)
+        return self._ask(self._reach(place, exchange, name), request, exchange, place)
+
+    def _ask(self, wire: Wire, request: bytes, exchange: Exchange, place: _Place, *, is_kept: bool = False) -> Answer:
+        """Send a request, and return the answer, of which the head has come.
+
+        Raises `_IdleEnded` where the connection was kept, and ended without a word: servers end those that are idle,
+        and may do so while the request is on its way (RFC 9112, section 9.3.1). That is nobody's failure.
+        """
         try:
-            if wire is None:
-                wire = self._reach(place, exchange, name)
             wire.exchange = exchange
-            wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+            wire.send(request)
             response = _read_head(wire, "GET", place.proxy)
+        except TryAgain as error:
+            wire.close()
+            if is_kept and wire.is_cut and exchange.is_unanswered:
+                raise _IdleEnded from error
+            raise
         except BaseException:
-            if wire is not None:
-                wire.close()
+            wire.close()
             raise
         exchange.begin_body()
         return Answer(response, wire, exchange, place, self)
@@ -448,12 +477,16 @@ class _Response(http.client.HTTPResponse):
     The library reads a head as that of a mail, which took half of the processor time of a small file.
     """
 
+    wire: Wire
+    """On which it comes."""
     exchange: Exchange | None = None
     """What is told how much of what comes is no part of the file."""
+    _is_ahead = True
+    """Some of the body may have been read together with the head."""
 
     def begin(self) -> None:
         """Read the head, whatever its status. Raises `http.client.HTTPException`."""
-        first, *lines = self._read_head() or [""]
+        first, *lines = self._read_head().decode("iso-8859-1").split("\n")
         if not first:
             raise http.client.RemoteDisconnected("")
         version, _, rest = first.partition(" ")
@@ -474,8 +507,15 @@ class _Response(http.client.HTTPResponse):
         goes_on = "keep-alive" in connection if self.version == 10 else "close" not in connection
         self.will_close = not goes_on or (not self.chunked and self.length is None)
 
-    def _read_head(self) -> list[str]:
-        """Return the lines of the head."""
+    def _read_head(self) -> bytes:
+        """Return the head, with the empty line; nothing where it does not come."""
+        # As a rule it comes at once, and a call for each line took longer than all else here.
+        ahead = self.fp.peek()
+        if not ahead:
+            return b""
+        found = _HEAD_END.search(ahead)
+        if found and found.start() and ahead.count(b"\n", 0, found.end()) <= _FIELDS_MAX + 2:
+            return self.fp.read(found.end())
         lines: list[bytes] = []
         left = _HEAD_BYTES_MAX
         while (line := self.fp.readline(left + 1)) not in _LINE_ENDS:
@@ -483,7 +523,22 @@ class _Response(http.client.HTTPResponse):
             if left < 0 or len(lines) > _FIELDS_MAX:
                 raise http.client.LineTooLong("head")
             lines.append(line)
-        return b"".join(lines).decode("iso-8859-1").split("\n")
+        return b"".join(lines)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Put what comes next of the body into a buffer and return how much it is; nothing at the end."""
+        if self.chunked or self.length is None or self.fp is None or not self.wire.is_plain:
+            return super().readinto(buffer)
+        view, count = memoryview(buffer)[: self.length], 0
+        if self._is_ahead and (ahead := self.wire.read_ahead()):
+            count = self.fp.readinto(view[:ahead])
+        elif view:
+            self._is_ahead = False
+            count = self.wire.receive_body(view)
+        self.length -= count
+        if not self.length or (view and not count):
+            self.close()
+        return count
 
     def _read_next_chunk_size(self) -> int:
         line = self.fp.readline(_CHUNK_HEAD_BYTES_MAX + 1)
@@ -523,7 +578,7 @@ def _read_head(wire: Wire, method: str, proxy: Proxy | None) -> _Response:
     sock: Any = wire  # of a socket it only uses `makefile`
     for _ in range(_INFORMS_MAX):
         response = _Response(sock, method=method)
-        response.exchange = wire.exchange
+        response.wire, response.exchange = wire, wire.exchange
         try:
             response.begin()
         except (http.client.HTTPException, ValueError) as error:

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
     from p2pfill.origin.watch import Watch
 
 _LOOK_S: Final = 0.1
+_LOOK_MS: Final = int(1000 * _LOOK_S)
 """So late a thread that waits for a byte notices that nobody wants it any more."""
 
 _HEAD_BYTES: Final = 64 * 1024
 """What is read at a time of heads and of small files; larger ones are read into place."""
+
+_LOW_WATER_BYTES: Final = 256 * 1024
+"""Inside a body a thread is not woken for less, nor for a quarter of the kernel's buffer, half of which is the window:
+on a slow link each packet would cost a switch of threads. What comes slower than that is taken each `_LOOK_S`."""
 
 _SILENT_S: Final = 2.0
 """Silence of so long is told people; the request goes on."""
@@ -58,6 +63,11 @@ class Exchange:
         """When the head of the answer must be there, once its first byte is."""
         self._is_head = True
         self._is_tail = False
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether nothing of an answer has come."""
+        return self._is_head and self._head_until is None
 
     def begin_body(self) -> None:
         """Take note that the head of the answer is there."""
@@ -129,6 +139,8 @@ class Wire:
     ) -> None:
         self.exchange: Exchange | None = None
         self.fault: TransferError | None = None
+        self.is_cut = False
+        """The other side has ended it, or the network has."""
         self.idle_since = 0.0
         self._connect_max_s = connect_max_s
         try:
@@ -142,13 +154,16 @@ class Wire:
         except _NotPermitted as error:
             raise OriginRefused(f"{whom}: {error}: {CAUSE}; {ADVICE}", cause=CAUSE, advice=ADVICE) from error
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The kernel ends the waits of a blocking socket, so one call waits and takes all that is wanted. Python would
-        # ask for each piece anew, with two system calls, and with the GIL between them.
+        # The kernel ends the waits of a blocking socket. Python would wait by a system call of its own each time.
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_LOOK_S))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_max_s))
         self._sock: socket.socket | NestedTls = sock
-        self._is_plain = True
+        self.is_plain = True
+        """Whether what is received comes as it is, and not under TLS."""
+        self._low_water_bytes = 1
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._reader = _Reader(_Received(self), _HEAD_BYTES)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -158,38 +173,80 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send a request. What is wrong shows when its answer is read, which may have come before."""
         try:
-            if not self._is_plain:
+            if not self.is_plain:
                 self._sock.settimeout(self._connect_max_s)
             self._sock.sendall(data)
         except BlockingIOError:
             self.fault = self.fault or TryAgain(f"it takes no request within {self._connect_max_s:g} s")
         except OSError as error:
+            self.is_cut = True
             self.fault = self.fault or TryAgain(f"the connection broke off: {_strerror(error)}")
 
     def receive(self, buffer: WriteableBuffer) -> int:
         """Put what comes next into a buffer and return how much it is; nothing at the end, and where it fails."""
+        if self.is_plain and self._low_water_bytes != 1:
+            self._set_low_water(1)
+        return self._guarded(self._take_next, memoryview(buffer))
+
+    def receive_body(self, view: memoryview) -> int:
+        """Do as `receive`, where all of the buffer will be filled, or the answer ends: the thread is seldom woken.
+
+        May return less, since reads that are not wanted any more end meanwhile. Nothing may have been read ahead, and
+        it is no TLS.
+        """
+        return self._guarded(self._take_much, view)
+
+    def read_ahead(self) -> int:
+        """Return how many bytes have come that nobody has read from `makefile` yet."""
+        exchange, self.exchange = self.exchange, None  # so that nothing is waited for
+        try:
+            return len(self._reader.peek(1))
+        finally:
+            self.exchange = exchange
+
+    def _guarded(self, take: Callable[[memoryview, Exchange], int], view: memoryview) -> int:
         exchange = self.exchange
         if exchange is None:
             return 0
-        # What is larger than heads goes into place, and all of it will come, or the end.
-        flags = socket.MSG_WAITALL if self._is_plain and len(memoryview(buffer)) > _HEAD_BYTES else 0
         try:
-            if not self._is_plain:
-                self._sock.settimeout(_LOOK_S)
-            while True:
-                try:
-                    count = self._sock.recv_into(buffer, 0, flags)
-                except (BlockingIOError, TimeoutError):
-                    exchange.look()
-                    continue
-                if count:
-                    exchange.heard(count)
-                return count
+            count = take(view, exchange)
+            if count:
+                exchange.heard(count)
+            else:
+                self.is_cut = True
+            return count
         except OSError as error:
+            self.is_cut = True
             self.fault = TryAgain(f"the connection broke off: {_strerror(error)}")
         except (TryAgain, OriginCancelled) as error:
             self.fault = error
         return 0
+
+    def _take_next(self, view: memoryview, exchange: Exchange) -> int:
+        if not self.is_plain:
+            self._sock.settimeout(_LOOK_S)
+        while True:
+            try:
+                return self._sock.recv_into(view)
+            except (BlockingIOError, TimeoutError):
+                exchange.look()
+
+    def _take_much(self, view: memoryview, exchange: Exchange) -> int:
+        window = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4
+        self._set_low_water(min(len(view), _LOW_WATER_BYTES, window))
+        while True:
+            # By a poll, and not by the call that takes it: that takes what is there, and waits for as much once more.
+            self._poll.poll(_LOOK_MS)
+            try:
+                return self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                exchange.look()
+
+    def _set_low_water(self, count: int) -> None:
+        """Have the socket count as readable once `count` bytes are there, or the other side is done or cannot send."""
+        if count != self._low_water_bytes:
+            self._low_water_bytes = count
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def start_tls(self, context: ssl.SSLContext, host: str, whom: str = "") -> None:
         """Go on with TLS, inside of TLS where that is there already. `whom` is for people where `host` is not.
@@ -203,7 +260,7 @@ class Wire:
                 self._sock = context.wrap_socket(self._sock, server_hostname=host)
             elif isinstance(self._sock, ssl.SSLSocket):
                 self._sock = NestedTls(self._sock, context, host)
-            self._is_plain = False
+            self.is_plain = False
             # What came before, of a proxy or of somebody on the way to it, is no part of what is said under TLS.
             self._reader = _Reader(_Received(self), _HEAD_BYTES)
         except ssl.SSLCertVerificationError as error:
@@ -219,9 +276,9 @@ class Wire:
         """Tell whether an idle connection can be used: it is young, and has nothing to read, which would be its end."""
         if self._sock.fileno() < 0 or time.monotonic() > self.idle_since + idle_max_s:
             return False
-        if self.exchange is None and self._reader.peek(1):
+        if self.exchange is None and self.read_ahead():
             return False  # more came with the last answer than belongs to it, and it is not that of the next request
-        if not self._is_plain or isinstance(self._sock, NestedTls):
+        if not self.is_plain or isinstance(self._sock, NestedTls):
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
             return not poll.poll(0)
