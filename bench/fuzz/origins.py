@@ -40,6 +40,7 @@ class _Line:
     def __init__(self, reader: _Said) -> None:
         self.exchange: Any = None
         self.fault: Any = None
+        self.is_cut, self.is_plain = False, True
         self.idle_since = 0.0
         self.is_closed = False
         self._reader = reader
@@ -47,6 +48,14 @@ class _Line:
     def makefile(self, _: str) -> io.BufferedReader:
         """Return what is said."""
         return self._reader
+
+    def read_ahead(self) -> int:
+        """Return how much of it lies in the buffer."""
+        return len(self._reader.peek(1))
+
+    def receive_body(self, view: memoryview) -> int:
+        """Put what comes next into a buffer and return how much it is; nothing at the end."""
+        return self._reader.readinto(view)
 
     def send(self, data: bytes) -> None:
         """Look whether a request is one, and one alone."""

@@ -158,6 +158,8 @@ class Wire:
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(_LOOK_S))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(connect_max_s))
+        self._plain = sock
+        """For as long as it is no TLS."""
         self._sock: socket.socket | NestedTls = sock
         self.is_plain = True
         """Whether what is received comes as it is, and not under TLS."""
@@ -232,13 +234,13 @@ class Wire:
                 exchange.look()
 
     def _take_much(self, view: memoryview, exchange: Exchange) -> int:
-        window = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4
+        window = self._plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4
         self._set_low_water(min(len(view), _LOW_WATER_BYTES, window))
         while True:
             # By a poll, and not by the call that takes it: that takes what is there, and waits for as much once more.
             self._poll.poll(_LOOK_MS)
             try:
-                return self._sock.recv_into(view, 0, socket.MSG_DONTWAIT)
+                return self._plain.recv_into(view, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 exchange.look()
 
@@ -246,7 +248,7 @@ class Wire:
         """Have the socket count as readable once `count` bytes are there, or the other side is done or cannot send."""
         if count != self._low_water_bytes:
             self._low_water_bytes = count
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def start_tls(self, context: ssl.SSLContext, host: str, whom: str = "") -> None:
         """Go on with TLS, inside of TLS where that is there already. `whom` is for people where `host` is not.
