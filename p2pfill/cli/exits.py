@@ -55,7 +55,7 @@ def run_app(app: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="p2pfill", standalone_mode=False)
         sys.stdout.flush()
-    except _usage_errors() as error:
+    except _usage_error() as error:
         return _fail(_usage_line(error), ExitCode.USAGE)
     except BrokenPipeError:
         return _end_of_pipe()
@@ -68,10 +68,14 @@ def run_app(app: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     return code if isinstance(code, int) else ExitCode.OK
 
 
-def _usage_errors() -> tuple[type[Exception], ...]:
-    """Return the parser's own error, of which typer does not export the name; nothing where typer was not needed."""
+class _NoParser(P2PFillError):
+    """Stands for the parser's own error where typer was not needed; nobody raises it."""
+
+
+def _usage_error() -> type[Exception]:
+    """Return the parser's own error, of which typer does not export the name."""
     typer = sys.modules.get("typer")
-    return () if typer is None else (typer.BadParameter.__bases__[0],)
+    return _NoParser if typer is None else typer.BadParameter.__bases__[0]
 
 
 def _end_of_error(error: BaseException) -> int:
