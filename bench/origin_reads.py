@@ -54,7 +54,7 @@ class Run(msgspec.Struct, frozen=True):
     """One read of the whole file."""
 
     code: str
-    """`this`, or the directory of the other checkout."""
+    """`this`, or `beside`: that of the other checkout."""
     chunk_kib: int
     spent: Spent
 
@@ -101,12 +101,11 @@ def origin(work: Path, source: Path, mbit: float) -> Iterator[tuple[str, list[st
         yield f"http://{address}:{PORT}/", reading
 
 
-def read(code: str, manifest: Path, url: str, data: Path, reads: int, before: list[str]) -> Spent:
+def read(code: Path, manifest: Path, url: str, data: Path, reads: int, before: list[str]) -> Spent:
     """Have a process of its own read all chunks by the code of a checkout. Raises `BenchFailed`."""
     command = [*before, sys.executable, str(READER), str(manifest), url, str(data), str(reads)]
-    place = str(HERE) if code == "this" else code
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": place}, cwd=place, capture_output=True, timeout=READ_S, check=False
+        command, env={**os.environ, "PYTHONPATH": str(code)}, cwd=code, capture_output=True, timeout=READ_S, check=False
     )
     if done.returncode:
         raise BenchFailed(f"reading by {code} failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
@@ -115,7 +114,7 @@ def read(code: str, manifest: Path, url: str, data: Path, reads: int, before: li
 
 def measure(options: argparse.Namespace) -> Report:
     """Read by turns; the first read of each, which finds nothing warm, does not count."""
-    codes = ["this", *([str(Path(options.beside).absolute())] if options.beside else [])]
+    codes = {"this": HERE, **({"beside": Path(options.beside).absolute()} if options.beside else {})}
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -127,9 +126,9 @@ def measure(options: argparse.Namespace) -> Report:
                 published = publish(source.directory, name="bench", chunk_size=chunk_kib * 1024)
                 manifest.write_bytes(published.manifest.encode())
                 for turn in range(options.runs + 1):
-                    for number, code in enumerate(codes if turn % 2 else codes[::-1]):
-                        data = work / f"data-{chunk_kib}-{turn}-{number}"
-                        spent = read(code, manifest, url, data, options.reads, before)
+                    for code in list(codes)[:: 1 if turn % 2 else -1]:
+                        data = work / f"data-{chunk_kib}-{turn}-{code}"
+                        spent = read(codes[code], manifest, url, data, options.reads, before)
                         subprocess.run(["rm", "-rf", str(data)], check=True)
                         if turn:
                             runs.append(Run(code, chunk_kib, spent))
@@ -147,7 +146,7 @@ def show(report: Report) -> None:
             report.median(code, chunk_kib, field) for field in ("user_s", "system_s", "switches", "elapsed_s")
         )
         table.add_row(
-            Path(code).name, str(chunk_kib), f"{user:.2f}", f"{system:.2f}", f"{user + system:.2f}", f"{switches:,.0f}",
+            code, str(chunk_kib), f"{user:.2f}", f"{system:.2f}", f"{user + system:.2f}", f"{switches:,.0f}",
             f"{elapsed:.2f}",
         )  # fmt: skip
     Console(width=120).print(table)
