@@ -460,7 +460,7 @@ class Sender(Stream):
                 break
             if self._upload is None or not self._send(self._upload):
                 break
-            self.plane.tell(partial(self._sent, self._upload.header), self.end)
+            self.plane.tell_later(partial(self._sent, self._upload.header), self.end)
             self._upload = None
             if self.plane.has_slot_queue:
                 break

@@ -16,6 +16,7 @@ What serves a socket belongs to that link, and so does what goes wrong there: `S
 
 from __future__ import annotations
 
+import math
 import os
 import select
 from collections import deque
@@ -31,6 +32,10 @@ from p2pfill.transport.plane import DataPlane
 
 READY_MAX: Final = 1024
 """Sockets that one tick serves: all links of a node and more."""
+
+
+LATER_S: Final = 0.1
+"""For what nobody waits for, such as that a chunk was sent: to wake the loop costs more than to take note of it."""
 
 
 class Served(Protocol):
@@ -50,7 +55,10 @@ class Ticks:
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
-        self._has_rung = False
+        self._has_rung = self._is_woken = False
+        self._looks_later = False
+        """A tick will come at `_look_at`, if no other does before."""
+        self._look_at = math.inf
         self._will_decide = self._will_flush = False
         """Of the tick that is under way."""
         self._watched: dict[int, Served] = {}
@@ -85,6 +93,7 @@ class Ticks:
 
     def wake(self) -> None:
         """Have the node decide: in the tick that is under way, or in one that begins at once."""
+        self._is_woken = True
         if not self._will_decide:
             self._ring()
 
@@ -96,6 +105,12 @@ class Ticks:
         self._calls.append((call, failed))
         self._ring()
 
+    def tell_later(self, call: Callable[[], object], failed: Callable[[Exception], object]) -> None:
+        """As `tell`, within `LATER_S`: most often something else has a tick begin before."""
+        self._calls.append((call, failed))
+        if not self._looks_later:
+            self._ring()
+
     def _ring(self) -> None:
         if not self._has_rung:
             self._has_rung = True
@@ -103,32 +118,43 @@ class Ticks:
 
     async def run(self, decide: Callable[[], float]) -> None:
         """Serve until cancelled. `decide` acts on what was taken in, and returns when it is to be called again."""
+        decide_at = -math.inf
         while True:
             with trio.CancelScope() as scope:
                 while True:
-                    wake_at = self._tick(decide)
-                    if wake_at != scope.deadline:
-                        scope.deadline = wake_at
+                    now = trio.current_time()
+                    self._take_in(now)
+                    if self._is_woken or now >= decide_at:
+                        self._is_woken = False
+                        decide_at = decide()
+                    self._flush()
+                    look_at = min(decide_at, self._look_at)
+                    if look_at != scope.deadline:
+                        scope.deadline = look_at
                     await trio.lowlevel.wait_readable(self._epoll)
 
-    def _tick(self, decide: Callable[[], float]) -> float:
+    def _take_in(self, now: float) -> None:
         self._will_decide = self._will_flush = True
         for fd, _ in self._epoll.poll(0, READY_MAX):
             if (served := self._watched.get(fd)) is not None:
                 served.handle_readable()
+        if now >= self._look_at:
+            self._look_at, self._looks_later = math.inf, False
         if self._has_rung:
             # In this order: a call that comes in between finds either the bell silent, or this tick yet to look.
             self._has_rung = False
             with suppress(BlockingIOError):  # who rings has yet to pull
                 os.eventfd_read(self._bell)
-        self._make_calls()
+        if self._calls:
+            self._make_calls()
+            self._look_at, self._looks_later = now + LATER_S, True
         self._will_decide = False
-        wake_at = decide()
+
+    def _flush(self) -> None:
         self._will_flush = False
         to_flush, self._to_flush = self._to_flush, {}
         for served in to_flush:
             served.flush()
-        return wake_at
 
     def _make_calls(self) -> None:
         while self._calls:
@@ -151,3 +177,7 @@ class TickedPlane(DataPlane):
     def tell(self, news: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """As of any plane."""
         self._ticks.tell(news, failed)
+
+    def tell_later(self, news: Callable[[], object], failed: Callable[[Exception], object]) -> None:
+        """As of any plane."""
+        self._ticks.tell_later(news, failed)
