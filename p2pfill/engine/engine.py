@@ -89,6 +89,8 @@ Effect = (
     | Warn
 )
 
+_CHUNK_CAME: Final = (events.ChunkReceived, events.ChunkFound)
+
 NOT_ORDERED: Final = Urgency()
 """Of titles that are filled without a tracker, or served though nobody orders them any more."""
 
@@ -744,7 +746,7 @@ class Engine:
             task.fill.handle(self.now, event)
             if task.fill.wants_poll:
                 self._dirty[task] = None
-            if isinstance(event, events.ChunkReceived | events.ChunkFound):
+            if isinstance(event, _CHUNK_CAME):
                 self.note_moved(task, task.manifest.chunk_size)
                 self._limit_slots(task)
             elif isinstance(event, events.ReuseEnded):

@@ -417,7 +417,7 @@ class Links:
             self._spent_before = self._spent_before.plus(sockets.spent())
 
     def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
-        self._engine.handle(trio.current_time(), link, message)
+        self._engine.handle(self._ticks.now, link, message)
         if link.remote is not None and self._newcomers.pop(stream, None) is not None:
             self.was_reached = True
         self._wake()
@@ -427,7 +427,7 @@ class Links:
         self._ticks.tell(partial(self._reap, link), partial(self._engine.link_faulted, link))
 
     def _reap(self, link: Link) -> None:
-        self._engine.reap(trio.current_time(), link)
+        self._engine.reap(self._ticks.now, link)
         self._wake()
 
     # ---- data streams
@@ -574,7 +574,7 @@ class Links:
 
     def _sent(self, link: Link, header: DataHeader) -> None:
         self.upload_bytes += header.length
-        self._engine.sent(trio.current_time(), link, header.request_id)
+        self._engine.sent(self._ticks.now, link, header.request_id)
 
 
 async def connect(host: str, port: int) -> trio.socket.SocketType:

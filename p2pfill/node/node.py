@@ -354,16 +354,18 @@ class Node:
         """Have the engine decide whenever something has happened, and do what it wants; runs until cancelled."""
         await self._ticks.run(self._decide)
 
-    def _decide(self) -> float:
+    def _decide(self, now: float) -> float:
         """Have the engine decide, and do what it wants; return when it is to decide again though nothing happens."""
-        now = trio.current_time()
         if now < self._rests_until:
             return self._rests_until
         with ErrorBoundary(self.log, "decide what to do"):
             for effect in self.engine.poll(now):
-                failed = partial(self._effect_failed, effect)
-                with ErrorBoundary(self.log, f"begin with {type(effect).__name__}", failed):
+                try:
                     self._perform(effect)
+                except BaseException:
+                    failed = partial(self._effect_failed, effect)
+                    with ErrorBoundary(self.log, f"begin with {type(effect).__name__}", failed):
+                        raise
             return self.engine.next_wakeup()
         # Whatever happens meanwhile, or it would fail, and fill the log, with each message that comes.
         self._rests_until = now + FAULT_PAUSE_S
@@ -373,7 +375,7 @@ class Node:
         """Fail what waits for an effect that could not be begun with; it would wait for ever."""
         match effect:
             case Dial(node):
-                self.engine.dial_failed(trio.current_time(), node.id)
+                self.engine.dial_failed(self._ticks.now, node.id)
             case OpenStream(link) | WakeUploads(link):
                 self.engine.fail_link(link, error)
             case Faulted() | Warn():
@@ -383,7 +385,7 @@ class Node:
                     driver.done.set()
                     self.titles.note_end(driver)
             case _:
-                self.engine.fail(trio.current_time(), effect.task, error)
+                self.engine.fail(self._ticks.now, effect.task, error)
         self.wake()
 
     def _perform(self, effect: Effect) -> None:

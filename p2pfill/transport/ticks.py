@@ -7,9 +7,9 @@ saves the most.
 
 One task waits, on an epoll of its own inside that of Trio's, with one cancel scope whose deadline is moved. Rejected: a
 task and a wait for each socket, another one for each socket's output, and one that decides. Each of these passes on to
-the next in a turn of Trio's loop of its own, with a look at the kernel: four turns a chunk on links that are not full,
-which cost more than what was done in them (docs/experiments.md, "Ticks"). Rejected too: ticks of a fixed length. They
-gain nothing over this one under load, and delay each request where there is none.
+the next in a turn of Trio's loop of its own, with a look at the kernel, and on links that are not full these turns cost
+as much as what is done in them. Rejected too: ticks of a fixed length. They gain nothing over this one under load, and
+delay each request where there is none.
 
 What serves a socket belongs to that link, and so does what goes wrong there: `Served` must raise nothing.
 """
@@ -21,7 +21,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -55,6 +55,8 @@ class Ticks:
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
+        self.now = trio.current_time()
+        """When the tick that is under way has begun, or the last one."""
         self._has_rung = self._is_woken = False
         self._looks_later = False
         """A tick will come at `_look_at`, if no other does before."""
@@ -116,17 +118,18 @@ class Ticks:
             self._has_rung = True
             os.eventfd_write(self._bell, 1)
 
-    async def run(self, decide: Callable[[], float]) -> None:
-        """Serve until cancelled. `decide` acts on what was taken in, and returns when it is to be called again."""
+    async def run(self, decide: Callable[[float], float]) -> None:
+        """Serve until cancelled. `decide(now)` acts on what was taken in, and returns when it is to be called again.
+        """
         decide_at = -math.inf
         while True:
             with trio.CancelScope() as scope:
                 while True:
-                    now = trio.current_time()
+                    self.now = now = trio.current_time()
                     self._take_in(now)
                     if self._is_woken or now >= decide_at:
                         self._is_woken = False
-                        decide_at = decide()
+                        decide_at = decide(now)
                     self._flush()
                     look_at = min(decide_at, self._look_at)
                     if look_at != scope.deadline:
@@ -143,8 +146,10 @@ class Ticks:
         if self._has_rung:
             # In this order: a call that comes in between finds either the bell silent, or this tick yet to look.
             self._has_rung = False
-            with suppress(BlockingIOError):  # who rings has yet to pull
+            try:
                 os.eventfd_read(self._bell)
+            except BlockingIOError:
+                pass  # who rings has yet to pull
         if self._calls:
             self._make_calls()
             self._look_at, self._looks_later = now + LATER_S, True
