@@ -119,8 +119,7 @@ class Ticks:
             os.eventfd_write(self._bell, 1)
 
     async def run(self, decide: Callable[[float], float]) -> None:
-        """Serve until cancelled. `decide(now)` acts on what was taken in, and returns when it is to be called again.
-        """
+        """Serve until cancelled. `decide(now)` acts on what was taken in, and returns when it is to be called again."""
         decide_at = -math.inf
         while True:
             with trio.CancelScope() as scope:
@@ -138,18 +137,21 @@ class Ticks:
 
     def _take_in(self, now: float) -> None:
         self._will_decide = self._will_flush = True
+        rings = False
         for fd, _ in self._epoll.poll(0, READY_MAX):
-            if (served := self._watched.get(fd)) is not None:
+            if fd == self._bell:
+                rings = True
+            elif (served := self._watched.get(fd)) is not None:
                 served.handle_readable()
         if now >= self._look_at:
             self._look_at, self._looks_later = math.inf, False
-        if self._has_rung:
+        if rings or self._has_rung:
             # In this order: a call that comes in between finds either the bell silent, or this tick yet to look.
             self._has_rung = False
-            try:
+            try:  # noqa: SIM105 (each tick passes here, and `suppress` is four calls)
                 os.eventfd_read(self._bell)
-            except BlockingIOError:
-                pass  # who rings has yet to pull
+            except BlockingIOError:  # who rings has yet to pull
+                pass
         if self._calls:
             self._make_calls()
             self._look_at, self._looks_later = now + LATER_S, True
