@@ -2,7 +2,8 @@
 
     python -m bench.swarm bench/topologies/3x4.toml [--runs 5] [--only p2pfill] [--out DIR] [--json]
 
-Prints a table for each topology: time over the bound, copies out of the origin and into each ISP, processor seconds.
+Prints tables for each topology: time over the bound, copies out of the origin and into each ISP, processor seconds, and
+where these went. With --floor a C program that only moves the bytes stands beside the contenders.
 With --out it also writes JSON, Markdown and plots. Needs root, to make network namespaces, and iproute2.
 """
 
@@ -20,9 +21,10 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from bench.swarm import plots, report
+from bench.swarm import costs, plots, report
 from bench.swarm.bounds import GOODPUT
 from bench.swarm.contender import Contender
+from bench.swarm.floor_fleet import FLOORS, FloorFleet
 from bench.swarm.goodput import measure_goodput
 from bench.swarm.lab import Lab, LabError
 from bench.swarm.libtorrent_fleet import LibTorrent
@@ -43,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("topology", type=Path, nargs="*", help="TOML files, as in bench/topologies")
     parser.add_argument("--runs", type=int, default=5, help="of each contender, taken in turns (default: 5)")
     parser.add_argument("--only", choices=CONTENDERS, help="run this contender alone")
+    parser.add_argument("--floor", action="store_true", help="run a C program, too, that only moves the bytes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON, Markdown and plots there")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where caches keep their data (default: the system's)")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON and nothing else")
@@ -62,11 +65,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def measure_topology(topology: Topology, options: argparse.Namespace, work: Path, console: Console) -> Report:
     """Run all contenders in turns and return the report. Raises `LabError`."""
-    kinds = {options.only: CONTENDERS[options.only]} if options.only else CONTENDERS
+    kinds: dict[str, type[Contender]] = {options.only: CONTENDERS[options.only]} if options.only else CONTENDERS
     if topology.titles:
         kinds = {"p2pfill": P2PFill}  # the others have no urgency between titles
-    absent = {name: why for name, kind in kinds.items() if (why := kind.missing())}
-    present = {name: kind for name, kind in kinds.items() if name not in absent}
+    floors: dict[str, type[Contender]] = {}
+    if options.floor and not topology.titles and not topology.events:
+        floors.update(FLOORS)
+    absent = {name: why for name, kind in {**kinds, **floors}.items() if (why := kind.missing())}
+    present = {name: kind for name, kind in {**kinds, **floors}.items() if name not in absent}
     with Lab(topology) as lab:
         congestion_control = lab.congestion_control()
         goodput_measured = measure_goodput(lab) if options.iperf else None
@@ -79,9 +85,13 @@ def measure_topology(topology: Topology, options: argparse.Namespace, work: Path
         found = run_titles(topology, options.runs, work, say)
     else:
         found = run_contenders(topology, options.runs, present, work, say)
-    versions = {name: kind.version() for name, kind in present.items()}
+    versions = {name: kind.version() for name, kind in present.items() if name not in floors}
+    if floors.keys() & present.keys():
+        versions["C floor"] = FloorFleet.version()
     here = report.surroundings(versions, congestion_control, GOODPUT, goodput_measured)
-    return report.make_report(topology, found, absent, here)
+    made = report.make_report(topology, [run for run in found if run.contender not in floors], absent, here)
+    made.floors = [run for run in found if run.contender in floors]
+    return made
 
 
 def run_contenders(
@@ -134,9 +144,11 @@ def run(options: argparse.Namespace, console: Console) -> bool:
         console.print(report.terminal_table(made))
         if (side_by_side := report.titles_table(made)) is not None:
             console.print(side_by_side)
-        for line in report.ratio_lines(made):
+        for table in report.cost_tables(made):
+            console.print(table)
+        for line in [*report.ratio_lines(made), *costs.lines(made)]:
             console.print(line, markup=False, soft_wrap=True)
-        good &= not any(run.failed for run in made.runs)
+        good &= not any(run.failed for run in [*made.runs, *made.floors])
         if options.json:
             print(report.encode_report(made), end="", flush=True)
         if options.out:

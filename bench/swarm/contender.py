@@ -80,6 +80,8 @@ class Payload:
     duplicate: int = 0
     """Received and of no use."""
     escalations: dict[str, int] = field(default_factory=dict)
+    chunks: float = 0.0
+    """So many chunks came to caches; 0 where the contender has none of a size of its own."""
     titles_s: dict[str, float] = field(default_factory=dict)
     """Where there were several titles: title -> seconds from its own order until all caches that count had it."""
 
@@ -109,6 +111,9 @@ class Contender(Protocol):
 
     async def fill(self, course: Course) -> None:
         """Begin the course, order the fill, and note all progress until the course is done."""
+
+    async def read_counts(self) -> dict[str, int]:
+        """Return what its caches have counted so far, in all; nothing where they do not count."""
 
     def payload(self) -> Payload:
         """Return what was moved; after `fill`."""

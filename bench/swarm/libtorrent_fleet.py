@@ -94,6 +94,10 @@ class LibTorrent:
                 await self._ask_counters()
             nursery.cancel_scope.cancel()
 
+    async def read_counts(self) -> dict[str, int]:
+        """It counts nothing of the kind."""
+        return {}
+
     async def _ask_counters(self) -> None:
         asked = [peer for peer in self._processes.peers.values() if not peer.killed]
         for peer in asked:

@@ -2,7 +2,8 @@
 
 What is measured lasts from the order to fill until the last cache that counts has the title. Starting processes,
 importing Python, hashing the title and meeting the tracker come before; processor time and bytes are counted from a
-reading just before the order, so these are not in them either.
+reading just before the order, so these are not in them either. Processor time until that reading is kept apart. The
+second reading is taken as soon as the benchmark knows that the last cache has the title.
 """
 
 from __future__ import annotations
@@ -10,20 +11,28 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from bench.swarm.bounds import GOODPUT, bound_s, cache_bound_s
+from bench.swarm.clocks import GroupUse, add_group, switches_of
 from bench.swarm.contender import Contender, Course
-from bench.swarm.lab import IspBytes, Lab, entered
+from bench.swarm.lab import IspBytes, Lab, Reading, entered
 from bench.swarm.processes import Processes, RunFailed
-from bench.swarm.records import CacheRun, Run
+from bench.swarm.records import CacheRun, MachineUse, ProcessUse, Run
 from bench.swarm.topology import Event, Topology
+from p2pfill.bench.measure import LoadMeter
 
 SAMPLE_S: Final = 0.2
 """Between two readings of the border counters: a few system calls an ISP each."""
+
+LOOK_S: Final = 1.0
+"""Between two looks at all threads: 20 ms of the benchmark's own processor time for 13 processes. What a thread that
+ends has taken since the last look is not known as its own."""
 
 PATIENCE: Final = 12.0
 """A run that takes this many times its bound has failed."""
@@ -80,27 +89,32 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
     async with Processes(lab, work) as processes:
         contender = kind(topology, processes, work, title)
         await contender.start()
+        counted = await contender.read_counts()
         processes.start_clocks()
-        before = lab.isp_bytes()
+        before, meter = lab.read(), MachineMeter(work)
         limit_s = max(PATIENCE_S_MIN, PATIENCE * plain_bound_s)
         async with trio.open_nursery() as nursery:
             for event in topology.events:
                 nursery.start_soon(_play, event, event.at_seconds(plain_bound_s), lab, contender, processes, course)
-            nursery.start_soon(_watch_borders, lab, before, course, borders)
+            nursery.start_soon(_watch_borders, lab, before.isps, course, borders)
+            nursery.start_soon(_read_clocks, course, processes, meter)
             with trio.move_on_after(limit_s) as limit:
                 await contender.fill(course)
+                await meter.has_read.wait()
             nursery.cancel_scope.cancel()
         if limit.cancelled_caught:
             raise RunFailed(f"after {limit_s:.0f} s these lack the title: {', '.join(course.missing())}")
-        after = lab.isp_bytes()
-        cpu_s = {peer.name: round(peer.cpu_s(), 2) for peer in processes.peers.values()}
+        after = lab.read()
         payload = contender.payload()
+        counts = Counter(await contender.read_counts())
+        counts.subtract(counted)
     run = Run(
         contender=name,
         seconds=max(course.live_s[host.name] for host in topology.counted()),
         bound_s=bound_s(topology, goodput, course.joined_s),
         caches=_caches(topology, course, goodput),
-        cpu_s=cpu_s,
+        chunks=payload.chunks,
+        counts=dict(counts),
         payload_origin=payload.origin,
         payload_tiers=payload.tiers,
         duplicate=payload.duplicate,
@@ -109,8 +123,63 @@ async def _run(name: str, kind: type[Contender], lab: Lab, title: Any, work: Pat
         titles_s={name: round(seconds, 3) for name, seconds in payload.titles_s.items()},
         borders=borders,
     )
-    _count_bytes(run, topology, before, after)
+    _count_bytes(run, topology, before.isps, after.isps)
+    _count_moved(run, topology, before, after)
+    _count_use(run, processes, meter)
     return run
+
+
+class MachineMeter:
+    """What all processors did, from its making until `read`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.has_read = trio.Event()
+        self._load = LoadMeter(directory)
+        self._began, self._own = time.monotonic(), time.process_time()
+        self._use = MachineUse(0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def read(self) -> None:
+        """Note it."""
+        load, seconds = self._load.read(), time.monotonic() - self._began
+        harness = (time.process_time() - self._own) / (seconds * (os.cpu_count() or 1))
+        self._use = MachineUse(seconds, load.busy, load.stolen, 0.0, harness)
+        self.has_read.set()
+
+    def use(self, processes_s: float) -> MachineUse:
+        """Return it, with `processes_s` as the processor seconds of the contender's processes."""
+        self._use.contender = processes_s / (self._use.seconds * (os.cpu_count() or 1))
+        return self._use
+
+
+async def _read_clocks(course: Course, processes: Processes, meter: MachineMeter) -> None:
+    """Look at all clocks now and then, since threads end, and at the end of the fill."""
+    while not course.done.is_set():
+        with trio.move_on_after(LOOK_S):
+            await course.done.wait()
+        processes.read_clocks()
+    meter.read()
+
+
+def _count_moved(run: Run, topology: Topology, before: Reading, after: Reading) -> None:
+    """Fill in the bytes that processor time is divided by: payload, alike for all contenders, and beside it the wire.
+    """
+    caches = [host.name for host in topology.caches()]
+    parts = [run.caches[name].curve[-1][1] for name in caches]
+    run.moved_bytes = round(sum(parts) * topology.size)
+    run.wire_bytes = sum(after.hosts[name].bytes_in - before.hosts[name].bytes_in for name in caches)
+
+
+def _count_use(run: Run, processes: Processes, meter: MachineMeter) -> None:
+    """Fill in what processes and the machine did. Threads of all caches go together; those of servers by process."""
+    groups: dict[str, GroupUse] = {}
+    for name, peer in processes.peers.items():
+        use = peer.use()
+        run.processes[name] = ProcessUse(use.start, use.since, switches_of(use.groups))
+        run.cpu_s[name] = round(sum(use.since), 3)
+        for group, taken in use.groups.items():
+            add_group(groups, f"{'caches' if name in run.caches else name}: {group}", taken)
+    run.groups = groups
+    run.machine = meter.use(run.cpu_total_s)
 
 
 async def _play(

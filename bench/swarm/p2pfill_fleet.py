@@ -133,8 +133,8 @@ class P2PFill:
         }
         flags = [text for setting in settings.items() for text in setting]
         late = host.name in self._topology.late()
-        command = ("bench.swarm.late_node", flags) if late else ("p2pfill.cli", ["node", *flags])
-        await self._processes.start(host.name, host.name, command[0], [*command[1], "--json", "--until-eof"])
+        arguments = [*(["--held"] if late else []), *flags, "--json", "--until-eof"]
+        await self._processes.start(host.name, host.name, "bench.swarm.counted_node", arguments)
 
     async def join(self, host: str, course: Course) -> None:
         """Let a late cache's process, which waits, become a node."""
@@ -187,11 +187,22 @@ class P2PFill:
                 have_bytes = sum(report.have_bytes for report in reports)
                 course.note_progress(cache, have_bytes / self._topology.size)
 
+    async def read_counts(self) -> dict[str, int]:
+        """Return the sums of what caches have counted, but of those that were killed."""
+        found: Counter[str] = Counter()
+        for cache in self._topology.caches():
+            if not self._processes.peers[cache.name].killed:
+                found.update(await self._processes.peers[cache.name].read_counts())
+        return dict(found)
+
     def payload(self) -> Payload:
         """Return the sums over the caches' own reports."""
         found = Payload(tiers=dict.fromkeys(("peer", "regional", "origin"), 0))
         escalations: Counter[str] = Counter()
-        for totals in (status.totals for status in self._statuses.values()):
+        for offer in self._offers:
+            totals = self._statuses[offer.name].totals
+            came = totals.bytes_peer + totals.bytes_regional + totals.bytes_origin + totals.duplicate_bytes
+            found.chunks += came / offer.manifest.chunk_size
             found.origin += totals.bytes_origin
             found.tiers["peer"] += totals.bytes_peer
             found.tiers["regional"] += totals.bytes_regional

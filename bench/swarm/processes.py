@@ -17,10 +17,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import trio
 
-from p2pfill.bench.measure import TICKS_S
+from bench.swarm.clocks import Cpu, GroupUse, ProcessClock, cpu_of, groups_between, read_cpu, read_process
+from bench.swarm.counts import ASK_SIGNAL
 
 READY_S: Final = 120.0
 """For a process to say that it is ready, while tens of others start on two cores."""
+COUNTS_S: Final = 10.0
+"""For a node to say its counts, on a machine that has just become less busy."""
 STOP_S: Final = 5.0
 """From SIGTERM to SIGKILL."""
 LINE_BYTES_MAX: Final = 65536
@@ -48,11 +51,17 @@ class ThisMachine:
         return list(arguments)
 
 
-class Cpu(NamedTuple):
-    """Processor seconds."""
+class Use(NamedTuple):
+    """What a process took: until the clocks were started, and from then on."""
 
-    user_s: float
-    system_s: float
+    start: Cpu
+    since: Cpu
+    """Of all groups; what threads that ended took of less than `REST_S` is not in it."""
+    groups: dict[str, GroupUse]
+    """By group of threads, since then."""
+
+
+NO_CLOCK: Final = ProcessClock(Cpu(0.0, 0.0), {})
 
 
 class Peer:
@@ -64,7 +73,8 @@ class Peer:
         self._process = process
         self._log = log
         self._buffer = bytearray()
-        self._cpu_before = self._cpu_last = Cpu(0.0, 0.0)
+        self._before = self._last = NO_CLOCK
+        self._cpu_last = NO_CLOCK.cpu
 
     async def read_record(self) -> dict[str, Any] | None:
         """Return the next line that it prints, as JSON; None where its output has ended."""
@@ -87,6 +97,15 @@ class Peer:
                 return record
         raise RunFailed(f"{self.name} did not start: {self.last_words()}")
 
+    async def read_counts(self) -> dict[str, int]:
+        """Return what a node counts that was started by `counted_node`. Raises `RunFailed` where it does not answer."""
+        with trio.move_on_after(COUNTS_S):
+            self._process.send_signal(ASK_SIGNAL)
+            while (record := await self.read_record()) is not None:
+                if "counts" in record:
+                    return dict(record["counts"])
+        raise RunFailed(f"{self.name} does not say its counts: {self.last_words()}")
+
     async def send(self, record: dict[str, Any]) -> None:
         """Write one line of JSON to its standard input."""
         assert self._process.stdin is not None
@@ -103,7 +122,8 @@ class Peer:
 
     def start_clock(self) -> None:
         """Count processor time from now on."""
-        self._cpu_before = self._cpu_last = self._read_cpu()
+        self._before = self._last = read_process(self._process.pid)
+        self._cpu_last = self._before.cpu
 
     @property
     def pid(self) -> int:
@@ -114,21 +134,29 @@ class Peer:
         """Return the processor time of all its threads since `start_clock`."""
         if not self.killed:
             with suppress(FileNotFoundError):  # it has ended; `check` says so
-                self._cpu_last = self._read_cpu()
-        before, last = self._cpu_before, self._cpu_last
+                self._cpu_last = read_cpu(self._process.pid)
+        before, last = self._before.cpu, self._cpu_last
         return Cpu(last.user_s - before.user_s, last.system_s - before.system_s)
 
     def cpu_s(self) -> float:
         """Return the processor seconds, user and system, of all its threads since `start_clock`."""
         return sum(self.cpu())
 
-    def _read_cpu(self) -> Cpu:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return Cpu(int(fields[11]) / TICKS_S, int(fields[12]) / TICKS_S)
+    def read_clock(self) -> None:
+        """Note what it has taken by now, for `use`; nothing where it has ended."""
+        if not self.killed:
+            with suppress(FileNotFoundError, ProcessLookupError):
+                self._last = self._last.merge(read_process(self._process.pid))
+
+    def use(self) -> Use:
+        """Return what it took between `start_clock` and the last `read_clock`, and before."""
+        groups = groups_between(self._before, self._last)
+        return Use(self._before.cpu, cpu_of(groups), groups)
 
     def kill(self) -> None:
         """End it at once, as an event of the run."""
         self.cpu_s()
+        self.read_clock()
         self.killed = True
         self._process.kill()
 
@@ -172,10 +200,14 @@ class Processes:
 
     async def start(self, host: str, name: str, module: str, arguments: Sequence[str]) -> Peer:
         """Start `python -m MODULE ARGUMENTS…` on a host; `read_ready` tells when it is up."""
+        return await self.start_program(host, name, [sys.executable, "-m", module, *arguments])
+
+    async def start_program(self, host: str, name: str, command: Sequence[str]) -> Peer:
+        """Start a program on a host; it ends with its standard input."""
         log = self._work / f"{name}.log"
         with log.open("wb") as out:
             process = await trio.lowlevel.open_process(
-                self._lab.command(host, [sys.executable, "-m", module, *arguments]),
+                self._lab.command(host, command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=out.fileno(),
@@ -189,6 +221,11 @@ class Processes:
         """Count the processor time of all from now on."""
         for peer in self.peers.values():
             peer.start_clock()
+
+    def read_clocks(self) -> None:
+        """Note what all have taken by now."""
+        for peer in self.peers.values():
+            peer.read_clock()
 
     def check(self) -> None:
         """Raise `RunFailed` where one has ended by itself."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bench.swarm.clocks import Cpu, GroupUse
 from bench.swarm.topology import Topology
 
 
@@ -22,6 +23,42 @@ class CacheRun(msgspec.Struct):
     """When it could have had it at best."""
     curve: list[tuple[float, float]]
     """(seconds, part of the title)."""
+
+
+class ProcessUse(msgspec.Struct):
+    """What one process took: processor seconds as (user, system), and context switches as (voluntary, involuntary)."""
+
+    start: Cpu
+    """From its start until just before the order."""
+    fill: Cpu
+    """From then until all caches that count had the title."""
+    switches: tuple[int, int]
+    """During the fill, of threads that lived at its end."""
+
+
+class MachineUse(msgspec.Struct):
+    """Parts of the time of all processors during the fill."""
+
+    seconds: float
+    """From the reading before the order until the reading at the end: a little longer than the fill."""
+    busy: float
+    """Processors that worked, for whomever."""
+    stolen: float
+    """Processors that the host of a virtual machine gave to others."""
+    contender: float
+    """What the contender's processes took."""
+    harness: float
+    """What the benchmark's own process took."""
+
+    @property
+    def others(self) -> float:
+        """What is charged to neither: other programs, and what the kernel does for no process in particular."""
+        return max(0.0, self.busy - self.contender - self.harness)
+
+    @property
+    def taken(self) -> float:
+        """What was not idle, or not there to be had."""
+        return self.busy + self.stolen
 
 
 class Run(msgspec.Struct):
@@ -51,6 +88,18 @@ class Run(msgspec.Struct):
     """Out of the cloud, likewise."""
     wire_tiers: dict[str, float] = {}
     """`same ISP`, `other ISPs`, `origin` -> copies that caches took from there, likewise."""
+    moved_bytes: int = 0
+    """Payload that caches had at the end, each its part of the title: what processor time is divided by."""
+    wire_bytes: int = 0
+    """What came in over the links of caches, with headers, control traffic and acknowledgements."""
+    processes: dict[str, ProcessUse] = {}
+    groups: dict[str, GroupUse] = {}
+    """`caches: data plane` (processes: group of threads) -> what these took during the fill."""
+    machine: MachineUse | None = None
+    chunks: float = 0.0
+    """Chunks that came to caches, where the contender says so."""
+    counts: dict[str, int] = {}
+    """What all caches counted during the fill, where the contender counts (`bench.swarm.counts`)."""
 
     @property
     def time_over_bound(self) -> float:
@@ -101,3 +150,5 @@ class Report(msgspec.Struct):
     """Contender -> why it was left out."""
     runs: list[Run]
     """In the order in which they ran."""
+    floors: list[Run] = []
+    """Of the C program, by how many sources each cache had at once; in that order too."""

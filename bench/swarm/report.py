@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from rich.table import Table
 
-from bench.swarm import summary, titles
+from bench.swarm import costs, summary, titles
 from bench.swarm.bounds import bound_s, cache_bound_s, cuts
 from bench.swarm.records import Report, Run, Surroundings
 from bench.swarm.summary import Figure
@@ -61,15 +61,27 @@ def surroundings(
 def encode_report(report: Report) -> str:
     """Return a report as JSON with a line a run, curves of the median runs only, and the summary."""
     record: dict[str, Any] = msgspec.to_builtins(_slim(report))
-    runs = [_without_empty(run, "titles_s") for run in record.pop("runs")]
+    runs, floors = ([_plain(run) for run in record.pop(key)] for key in ("runs", "floors"))
     record["topology"] = _without_empty(record["topology"], "titles")
     record["summary"] = rounded(summary.as_record(report))
     if report.topology.titles:
         record["summary"]["titles"] = rounded(titles.as_record(report))
         del record["summary"]["ratios"]  # the runs are of different titles
+    if found := costs.as_record(report):
+        record["summary"]["costs"] = rounded(found)
     head = msgspec.json.format(msgspec.json.encode(record), indent=1).decode()
-    lines = ",\n  ".join(msgspec.json.encode(rounded(run)).decode() for run in runs)
-    return f'{head.removesuffix("}").rstrip()},\n "runs": [\n  {lines}\n ]\n}}\n'
+    text = head.removesuffix("}").rstrip()
+    for key, group in (("runs", runs), *((("floors", floors),) if floors else ())):
+        lines = ",\n  ".join(msgspec.json.encode(rounded(run)).decode() for run in group)
+        text += f',\n "{key}": [\n  {lines}\n ]'
+    return f"{text}\n}}\n"
+
+
+def _plain(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run without the fields that are empty for contenders that do not count, and in reports made before."""
+    for key in ("titles_s", "moved_bytes", "wire_bytes", "processes", "groups", "machine", "chunks", "counts"):
+        run = _without_empty(run, key)
+    return run
 
 
 def decode_report(text: str | bytes) -> Report:
@@ -80,7 +92,9 @@ def decode_report(text: str | bytes) -> Report:
 def _slim(report: Report) -> Report:
     drawn = [id(summary.median_run(report, name)) for name in summary.contenders(report)]
     return msgspec.structs.replace(
-        report, runs=[run if id(run) in drawn else _without_curves(run) for run in report.runs]
+        report,
+        runs=[run if id(run) in drawn else _without_curves(run) for run in report.runs],
+        floors=[_without_curves(run) for run in report.floors],
     )
 
 
@@ -90,7 +104,7 @@ def _without_curves(run: Run) -> Run:
 
 
 def _without_empty(record: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a record without a field that only reports of several titles need."""
+    """Return a record without a field that not all reports need, where it is empty."""
     return record if record[key] else {name: value for name, value in record.items() if name != key}
 
 
@@ -157,23 +171,27 @@ def _show(figure: Figure, places: int = 2) -> str:
 
 def terminal_table(report: Report) -> Table:
     """Return the table that a person reads after the runs."""
-    table = Table(title=f"{report.topology.name}: {bound_line(report)}", title_justify="left")
-    for number, column in enumerate(columns(report)):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows(report):
-        table.add_row(*row)
-    return table
+    return _table(f"{report.topology.name}: {bound_line(report)}", columns(report), rows(report))
 
 
 def titles_table(report: Report) -> Table | None:
     """Return the second table, where there are several titles: what each takes beside the others."""
     made = titles.rows(report, _show)
-    if not made:
-        return None
-    table = Table(title="Titles side by side", title_justify="left")
-    for number, column in enumerate(titles.HEAD):
-        table.add_column(column, justify="right" if number > 1 else "left")
-    for row in made:
+    return _table("Titles side by side", titles.HEAD, made, words=2) if made else None
+
+
+def cost_tables(report: Report) -> list[Table]:
+    """Return the tables of processor time that a terminal shows; none where the report does not have it."""
+    made = costs.tables(report, _show)
+    return [_table(table.name, table.head, table.rows) for table in made if table.name in costs.AT_ONCE]
+
+
+def _table(name: str, head: tuple[str, ...], body: list[tuple[str, ...]], words: int = 1) -> Table:
+    """Return a table of which the first columns, so many, hold words."""
+    table = Table(title=name, title_justify="left")
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number >= words else "left")
+    for row in body:
         table.add_row(*row)
     return table
 
@@ -212,6 +230,15 @@ def titles_markdown(report: Report) -> str:
     return table_in_markdown(titles.HEAD, made) if made else ""
 
 
+def costs_markdown(report: Report, guide: str) -> list[str]:
+    """Return what is said of processor time, in Markdown; nothing where the report does not have it."""
+    made = costs.tables(report, _show)
+    parts = ["## Processor time", f"[What these figures are]({guide}#processor-time)."] if made else []
+    for name, head, body in made:
+        parts += [f"{name}:", table_in_markdown(head, body).rstrip()]
+    return [*parts, *costs.lines(report)]
+
+
 def table_in_markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
     """Return a table in Markdown: names to the left, figures to the right."""
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
@@ -233,6 +260,7 @@ def markdown_page(report: Report, key: str, guide: str) -> str:
         markdown_table(report).rstrip(),
         titles_markdown(report).rstrip(),
         *ratio_lines(report),
+        *costs_markdown(report, guide),
         f"![Completion of each cache over time]({key}-curves.svg)",
         f"![Copies of the title by where caches took them from]({key}-bytes.svg)",
         _events(report),

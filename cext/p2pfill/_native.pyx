@@ -9,8 +9,8 @@ from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Re
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport frexp
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
 
 import os
 
@@ -517,3 +517,6 @@ def begin_write_out(int fd, int64_t offset, int64_t length):
             error = errno
     if error:
         raise os_error(error)
+
+
+include "lanes.pxi"

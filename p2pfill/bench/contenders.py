@@ -154,24 +154,27 @@ class Floor(Program):
         return done.stdout.splitlines()[0] if done.stdout else "cc"
 
     def start(self) -> Tree:
-        self._binary = self._build()
+        self._binary = build_floor(Path(__file__).with_name("floor.c"), self.work / "floor")
         self.sender = Child(f"{self.name} sender", [str(self._binary), "serve", str(self.source.file)], self.work)
         self._port = self.sender.read()["port"]
         return self.sender.tree
 
-    def _build(self) -> Path:
-        binary, include = self.work / "floor", _xxhash_include_dir()
-        # For this very processor: with the widest hashing that it can do, the floor is as low as it gets.
-        native = ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
-        command = ["cc", "-O3", *native, f"-I{include}", "-o", str(binary), str(Path(__file__).with_name("floor.c"))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BenchFailed(f"cannot compile the floor: {done.stderr.strip()[-400:]}")
-        return binary
-
     def command(self) -> Sequence[str]:
         size = str(self.source.size)
         return [str(self._binary), "fetch", str(self._port), size, str(self.copy), *self._options]
+
+
+def build_floor(source: Path, binary: Path) -> Path:
+    """Compile a C program with XXH3 to `binary`, and return that. Raises `BenchFailed`."""
+    # For this very processor: with the widest hashing that it can do, the floor is as low as it gets.
+    native = ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
+    options = ["-O3", *native, f"-I{_xxhash_include_dir()}", "-pthread"]
+    done = subprocess.run(
+        ["cc", *options, "-o", str(binary), str(source)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BenchFailed(f"cannot compile the floor: {done.stderr.strip()[-400:]}")
+    return binary
 
 
 class SyncedFloor(Floor):

@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from p2pfill.threads import name_thread
+
 COLLECT_AFTER: Final = 50_000
 """Objects that a tracker makes, beyond those that it lets go of, before cycles of them are looked for: some megabytes.
 With Python's own 700, and the connections of 10,000 nodes in memory, looking took longer than all else that a heartbeat
@@ -101,6 +103,7 @@ def stop_at_eof() -> None:
     """Send this process SIGTERM when its standard input ends: so it never outlives the process that started it."""
 
     def watch() -> None:
+        name_thread()
         while os.read(0, 4096):
             pass
         os.kill(os.getpid(), signal.SIGTERM)

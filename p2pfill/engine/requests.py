@@ -104,6 +104,11 @@ class ChunkStore(Protocol):
         """Return the lock under which a chunk is written and sealed."""
         ...
 
+    @property
+    def seals(self) -> bytearray:
+        """A byte a chunk: 1 where it was verified, so that nothing may be written to it. Not to be changed."""
+        ...
+
     def is_sealed(self, chunk: int) -> bool:
         """Tell whether a chunk was verified, so that nothing may be written to it."""
         ...
@@ -145,7 +150,7 @@ class Arrival(NamedTuple):
 class Receive:
     """One chunk that was asked for and may come once."""
 
-    __slots__ = ("_lock", "check", "chunk", "length", "owner", "request_id", "state", "title", "xxh3")
+    __slots__ = ("_lock", "check", "chunk", "length", "owner", "request_id", "state", "title", "writes", "xxh3")
 
     def __init__(
         self,
@@ -170,6 +175,8 @@ class Receive:
         self.check = check
         self.owner = owner
         self.state = RequestState.ASKED
+        self.writes = bytearray(1)
+        """Not 0 while it is RECEIVING: what threads without the interpreter look at before each slice."""
         self._lock = lock
 
     def step(self, step: RequestStep) -> bool:
@@ -179,6 +186,7 @@ class Receive:
             if target is None:
                 return False
             self.state = target
+            self.writes[0] = target is RequestState.RECEIVING
             return True
 
     @property
@@ -189,7 +197,7 @@ class Receive:
     @property
     def may_write(self) -> bool:
         """Whether a slice may be written now; looked at with the chunk's `write_lock` held."""
-        return self.state is RequestState.RECEIVING and not self.title.is_sealed(self.chunk)
+        return bool(self.writes[0]) and not self.title.is_sealed(self.chunk)
 
     def verify(self, fault_of: Callable[[], str]) -> tuple[Outcome, str]:
         """Check what was written, and seal the chunk where it is right. Runs in a thread.

@@ -19,7 +19,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextmanager
-def _borrowed_socket(fd: int) -> Iterator[socket.socket]:
+def borrowed_socket(fd: int) -> Iterator[socket.socket]:
     sock = socket.socket(fileno=fd)
     try:
         yield sock
@@ -45,7 +45,7 @@ def xxh3_128_range(fd: int, offset: int, length: int) -> bytes:
 
 def send_bytes(sock_fd: int, data: bytes | bytearray | memoryview, start: int, more: bool) -> int:
     flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT | (socket.MSG_MORE if more else 0)
-    with _borrowed_socket(sock_fd) as sock, memoryview(data).cast("B") as view, view[start:] as rest:
+    with borrowed_socket(sock_fd) as sock, memoryview(data).cast("B") as view, view[start:] as rest:
         try:
             return sock.send(rest, flags)
         except BlockingIOError:
@@ -68,7 +68,7 @@ def send_file(sock_fd: int, file_fd: int, offset: int, length: int) -> int:
 
 def _push(sock_fd: int) -> None:
     """Send the part segment that a sendfile cut short has left corked: see the native twin for why."""
-    with _borrowed_socket(sock_fd) as sock, suppress(OSError):
+    with borrowed_socket(sock_fd) as sock, suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -89,7 +89,7 @@ class ChunkReceiver:
 
     def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int) -> int:
         taken = 0
-        with _borrowed_socket(sock_fd) as sock:
+        with borrowed_socket(sock_fd) as sock:
             while taken < length:
                 try:
                     n = sock.recv_into(self._buffer, min(length - taken, len(self._buffer)), socket.MSG_DONTWAIT)

@@ -41,6 +41,7 @@ from p2pfill.origin.errors import (
 )
 from p2pfill.origin.watch import Listener, Watch
 from p2pfill.origin.web import WebBackend
+from p2pfill.threads import name_thread
 
 if TYPE_CHECKING:
     from p2pfill.model.files import FileEntry
@@ -153,7 +154,7 @@ class OriginReader:
         self._probe = threading.Lock()
         """Held for the first range that is asked for."""
         self._passes: OrderedDict[str, _Pass] = OrderedDict()
-        self._pool = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="origin")
+        self._pool = ThreadPoolExecutor(settings.concurrency, "origin", name_thread)
 
     def read_chunk(
         self, manifest: Manifest, k: int, listener: Listener | None = None, *, whole: bool = False

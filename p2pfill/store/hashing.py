@@ -18,6 +18,7 @@ from blake3 import blake3
 from p2pfill.errors import StoreError
 from p2pfill.model.manifest import Manifest
 from p2pfill.store.disk import FileCache, read_into
+from p2pfill.threads import name_thread
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -135,7 +136,7 @@ def hash_chunks(
     run = _Pass(manifest, open_file, files, found, chunks)
     count = max(1, min(workers or default_workers(), len(chunks), WORKERS_MAX))
     try:
-        with ThreadPoolExecutor(count, thread_name_prefix="p2pfill-hash") as pool:
+        with ThreadPoolExecutor(count, "p2pfill-hash", name_thread) as pool:
             pending = {pool.submit(run.work) for _ in range(count)}
             try:
                 while pending:

@@ -24,6 +24,7 @@ from blake3 import blake3
 
 from p2pfill.errors import StoreError
 from p2pfill.hot.io import begin_write_out, sync_fs
+from p2pfill.hot.lanes import WriteLock
 from p2pfill.model import limits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.files import FileRecord
@@ -132,7 +133,7 @@ class StoredTitle:
         self.doubt = doubt
         """Why it is not known what of it is here, if so: `have` is what may be here, and is to be checked."""
         self._mend = mend
-        self._write_locks: list[Lock] = []
+        self._write_locks: list[WriteLock] = []
         # A byte a chunk: threads set them side by side, which they cannot with bits.
         self._sealed = bytearray()
         if self.takes_writes:
@@ -167,7 +168,7 @@ class StoredTitle:
         return not self.live or self._mend is not None
 
     def _prepare_writes(self) -> None:
-        self._write_locks = self._write_locks or [Lock() for _ in range(WRITE_LOCKS)]
+        self._write_locks = self._write_locks or [WriteLock() for _ in range(WRITE_LOCKS)]
         self._sealed = _seals(self.have)
 
     def _file_caches(self) -> tuple[FileCache, FileCache]:
@@ -272,9 +273,14 @@ class StoredTitle:
                 with cache.pinned(index) as fd:
                     yield fd, offset, length
 
-    def write_lock(self, chunk: int) -> Lock:
+    def write_lock(self, chunk: int) -> WriteLock:
         """Return the lock that a writer of a chunk holds for each slice, and whoever seals it."""
         return self._write_locks[chunk % WRITE_LOCKS]
+
+    @property
+    def seals(self) -> bytearray:
+        """A byte a chunk: 1 where it takes no more writes; empty where nothing is written at all. Not to be changed."""
+        return self._sealed
 
     def is_sealed(self, chunk: int) -> bool:
         """Tell whether a chunk takes no more writes."""

@@ -28,6 +28,7 @@ from p2pfill.model.limits import MIB
 from p2pfill.model.night import RecordedTitle
 from p2pfill.model.reports import NodeReport, TitleReport
 from p2pfill.model.signed_order import Statement, WithdrawalStatement
+from p2pfill.threads import name_thread
 from p2pfill.tracker.commits import SUFFIX, CommitFile, Count, Loss, count_commit, identify, losses, made_at
 from p2pfill.tracker.night_rows import NightCache, NightHead, NightPage, NightRow
 from p2pfill.tracker.nights import Nights, Unsaved, still_open
@@ -266,6 +267,7 @@ class Catalogue:
     # ---- the owner thread
 
     def _own(self) -> None:
+        name_thread()
         running = True
         while running:
             batch: list[_Call] = []

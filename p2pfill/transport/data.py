@@ -28,6 +28,7 @@ from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, Reque
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
+from p2pfill.hot.lanes import LOW_WATER_BYTES, RUN_CHUNKS, WriteLock
 from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
@@ -35,14 +36,6 @@ from p2pfill.protocol.data import HEADER_BYTES, DataHeader, decode_header, encod
 from p2pfill.transport.payload import Inlet, Outlet, PlainInlet, PlainOutlet
 from p2pfill.transport.plane import DataPlane, Poll, Stream
 from p2pfill.transport.receive_buffer import ReceiveBuffer
-
-RUN_CHUNKS: Final = 16
-"""Chunks after which a stream gives its thread to others."""
-
-LOW_WATER_BYTES: Final = 256 * 1024
-"""Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
-for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
-widening the window. See docs/experiments.md, "The data path"."""
 
 DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE})
 """What a file answers and a socket never does: the native loop that serves both does not say which it was."""
@@ -97,7 +90,7 @@ class Receiver(Stream):
         super().__init__(sock, plane, limits=plane.throttle.inbound, tier=tier)
         self._book = book
         self._urgency_of = urgency
-        self._inlet = PlainInlet(self.fd) if inlet is None else inlet
+        self._inlet = PlainInlet(self.lane) if inlet is None else inlet
         self._head = b""
         self._receive: Receive | None = None
         """What the payload that comes is for."""
@@ -106,7 +99,6 @@ class Receiver(Stream):
         self._refusal = ""
         """Why the disk does not take it, if so."""
         self._taken = 0
-        self._low_water_bytes = 1
         self._buffer = ReceiveBuffer(sock) if plane.yields else None
         self._rested_ns = time.monotonic_ns()
         self._turned_ns = 0
@@ -189,6 +181,7 @@ class Receiver(Stream):
             self._rested_ns = now_ns
 
     def _work(self) -> Poll:
+        self._settle()
         for _ in range(RUN_CHUNKS):
             if self._receive is None:
                 step = self._take_header()
@@ -197,18 +190,20 @@ class Receiver(Stream):
             receive = self._receive
             if receive is None:
                 return Poll.WAIT
-            done = not self._skips and self._take(receive)
+            if self._post(receive):
+                return Poll.MOVE
+            done = not self._skips and (self._taken == receive.length or self._take(receive))
             if self._skips:
                 done = self._skip(receive)
             if not done and self.claim.waits:
                 # When its turn comes there may be less left of the chunk than it has waited for before.
-                self._set_low_water(1)
+                self.lane.set_low_water(1)
                 return Poll.PARK
             if not done:
                 wanted = min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4)
-                self._set_low_water(max(1, wanted - self._inlet.kept_bytes_max))
+                self.lane.set_low_water(max(1, wanted - self._inlet.kept_bytes_max))
                 return Poll.WAIT
-            self._set_low_water(1)
+            self.lane.set_low_water(1)
             self._finish(receive)
         return Poll.WAIT
 
@@ -233,12 +228,6 @@ class Receiver(Stream):
         """Return how large the kernel's buffer is by now; about half of it is the window that the remote may fill."""
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
-    def _set_low_water(self, count: int) -> None:
-        """Have the socket count as readable only once `count` bytes are there, or the remote is done or cannot send."""
-        if count != self._low_water_bytes:
-            self._low_water_bytes = count
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
     def _take_header(self) -> Poll | None:
         """Take a header; return None once it is there, or what to do meanwhile."""
         while len(self._head) < HEADER_BYTES:
@@ -258,6 +247,35 @@ class Receiver(Stream):
         self._receive = receive
         self._inlet.reset()
         return None
+
+    def _settle(self) -> None:
+        """Note what has come of what was posted. Raises what has broken it off."""
+        moved, fault = self.lane.take()
+        self._taken += moved
+        if fault is not None:
+            raise fault
+
+    def _post(self, receive: Receive) -> bool:
+        """Have the threads take what comes for a chunk by themselves, up to the end of a file; False where not so.
+
+        They look at the right to write before each slice.
+        """
+        title, lane = receive.title, self._inlet.lane
+        if lane is None or self._skips or self._taken == receive.length or not self.moves_freely():
+            return False
+        if not isinstance(right := title.write_lock(receive.chunk), WriteLock) or not receive.may_write:
+            return False
+        try:
+            for file_fd, offset, length in title.ranges(receive.chunk, self._taken, write=True):
+                rest = receive.length - self._taken - length
+                lane.post_receive(right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest)
+                return True
+        except StoreError as error:
+            # Refused before a byte of it left the socket, so the stream can go on, and with it other titles.
+            self._refusal, self._skips = str(error), True
+        except OSError:
+            pass  # no descriptor is left: it is moved in the turn, with that of the title
+        return False
 
     def _take(self, receive: Receive) -> bool:
         """Write what has come; True with the last byte. Where nothing may be written, the rest is to be skipped."""
@@ -281,7 +299,8 @@ class Receiver(Stream):
                 moved = self._inlet.recv_to_file(file_fd, offset, allowed)
                 offset += moved
                 self._taken += moved
-                self.moved_bytes += moved
+                if self._inlet.lane is None:
+                    self._moved_beside_bytes += moved
                 if moved < allowed:
                     self.limits.give_back(self.claim, allowed - moved)
                     return False
@@ -299,7 +318,7 @@ class Receiver(Stream):
             if not part:
                 raise ConnectionResetError("the remote closed it")
             self._taken += len(part)
-            self.moved_bytes += len(part)
+            self._moved_beside_bytes += len(part)
         return True
 
     def _fault_of(self, receive: Receive) -> str:
@@ -365,7 +384,7 @@ class Sender(Stream):
         outlet: Outlet | None = None,
     ) -> None:
         super().__init__(sock, plane, nearness, plane.throttle.outbound, tier)
-        self.outlet = PlainOutlet(self.fd) if outlet is None else outlet
+        self.outlet = PlainOutlet(self.lane) if outlet is None else outlet
         if plane.yields:
             let_pass(sock)
         self._take = take
@@ -421,7 +440,7 @@ class Sender(Stream):
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes room for a chunk that was begun."""
-        return self._upload is not None and self._moved > 0
+        return self._upload is not None and self._moved + self.lane.moving_bytes > 0
 
     def urgency(self) -> Urgency:
         """Return how urgent the title is of which a chunk is being sent."""
@@ -445,6 +464,8 @@ class Sender(Stream):
 
     def work(self, ready: int) -> Poll:
         """Send what is to be sent."""
+        if self._settle() and self.plane.has_slot_queue:
+            return self._rest()
         if self._upload is None and ready & _HEARD:
             return self._hear()
         if self._upload is None and self.outlet.is_used_up:
@@ -458,13 +479,44 @@ class Sender(Stream):
         for _ in range(RUN_CHUNKS):
             if self._upload is None and not self._take_next():
                 break
-            if self._upload is None or not self._send(self._upload):
+            if self._upload is None:
                 break
-            self.plane.tell_later(partial(self._sent, self._upload.header), self.end)
-            self._upload = None
+            if self._post(self._upload):
+                return Poll.MOVE
+            if not self._send(self._upload):
+                break
+            self._finish(self._upload)
             if self.plane.has_slot_queue:
                 break
         return self._rest()
+
+    def _settle(self) -> bool:
+        """Note what has come of what was posted; tell whether a chunk is sent. Raises what has broken it off."""
+        moved, fault = self.lane.take()
+        self._moved += moved
+        if fault is not None:
+            raise fault
+        if self._upload is None or self._moved < HEADER_BYTES + self._upload.header.length:
+            return False
+        self._finish(self._upload)
+        return True
+
+    def _finish(self, upload: Upload) -> None:
+        self.plane.tell_later(partial(self._sent, upload.header), self.end)
+        self._upload = None
+
+    def _post(self, upload: Upload) -> bool:
+        """Have the threads send the rest of a chunk by themselves, up to the end of a file; False where not so."""
+        if self.outlet.lane is None or not self.moves_freely():
+            return False
+        head = self._head[self._moved :]
+        try:
+            for file_fd, offset, length in upload.title.ranges(upload.header.chunk, max(0, self._moved - HEADER_BYTES)):
+                self.outlet.lane.post_send(head, file_fd, offset, length)
+                return True
+        except OSError:
+            pass  # no descriptor is left: it is moved in the turn, with that of the title
+        return False
 
     def _rest(self) -> Poll:
         """Keep the slot inside a chunk; between chunks keep it only where nobody waits for something as urgent."""
@@ -525,7 +577,8 @@ class Sender(Stream):
                 moved = self.outlet.send_file(file_fd, offset, allowed)
                 offset += moved
                 self._moved += moved
-                self.moved_bytes += moved
+                if self.outlet.lane is None:
+                    self._moved_beside_bytes += moved
                 if moved < allowed:
                     self.limits.give_back(self.claim, allowed - moved - self.outlet.held_bytes)
                     return False

@@ -20,6 +20,7 @@ import xxhash
 
 from p2pfill.errors import RemoteProtocolError
 from p2pfill.hot import io
+from p2pfill.hot.lanes import Lane
 from p2pfill.transport.secure import RECORD_EXTRA_BYTES, VAIN, VAIN_BYTES_MAX
 
 SEALED_BYTES: Final = 128 * 1024
@@ -43,6 +44,9 @@ _CRYPTO_INFO_BYTES: Final = 4
 
 class Inlet(ABC):
     """Where payload comes in. What `recv_to_file` and the digest promise is in `hot.io.ChunkReceiver`."""
+
+    lane: Lane | None = None
+    """On which threads move payload by themselves, where it comes as it is."""
 
     has_unread = False
     """More may be here that the socket does not tell of any more: then nobody must wait for the socket."""
@@ -75,9 +79,9 @@ class Inlet(ABC):
 class PlainInlet(Inlet):
     """Payload that comes as it is."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._receiver = io.ChunkReceiver()
+    def __init__(self, lane: Lane) -> None:
+        self._fd = lane.sock_fd
+        self.lane: Lane = lane
 
     def read(self, count: int) -> bytes | None:
         """Return up to `count` bytes, b"" at the end of the stream, None where nothing has come."""
@@ -88,19 +92,19 @@ class PlainInlet(Inlet):
 
     def recv_to_file(self, file_fd: int, offset: int, length: int) -> int:
         """Write at most `length` bytes that come to a file at `offset`."""
-        return self._receiver.recv_to_file(self._fd, file_fd, offset, length)
+        return self.lane.recv_to_file(file_fd, offset, length)
 
     def reset(self) -> None:
         """Forget all bytes hashed so far."""
-        self._receiver.reset()
+        self.lane.reset()
 
     def digest(self) -> bytes:
         """Return XXH3-128 of all that went to files since the last reset."""
-        return self._receiver.digest()
+        return self.lane.digest()
 
     def spent_ns(self) -> tuple[int, int]:
         """Return what hashing and what writing has taken, in nanoseconds."""
-        return self._receiver.spent_ns()
+        return self.lane.spent_ns()
 
 
 class TlsInlet(Inlet):
@@ -204,6 +208,9 @@ class TlsInlet(Inlet):
 class Outlet(ABC):
     """Where payload goes out."""
 
+    lane: Lane | None = None
+    """On which threads move payload by themselves, where it goes out as it is."""
+
     @property
     def held_bytes(self) -> int:
         """Of what was to be sent, what the socket has not taken yet and must be offered first, by `send_file`."""
@@ -230,8 +237,9 @@ class Outlet(ABC):
 class PlainOutlet(Outlet):
     """Payload that goes out as it is, from the file."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, lane: Lane) -> None:
+        self._fd = lane.sock_fd
+        self.lane: Lane = lane
 
     def send_head(self, head: bytes, start: int) -> int:
         """Send a header from its byte `start` on, with payload to follow; bytes sent."""
@@ -239,7 +247,7 @@ class PlainOutlet(Outlet):
 
     def send_file(self, file_fd: int, offset: int, length: int) -> int:
         """Send `length` bytes of a file from `offset`; bytes that the socket has taken."""
-        return io.send_file(self._fd, file_fd, offset, length)
+        return self.lane.send_file(file_fd, offset, length)
 
 
 class TlsOutlet(Outlet):

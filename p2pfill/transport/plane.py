@@ -1,9 +1,10 @@
 """The data plane: a few threads that move payload between sockets and disk, without the event loop.
 
-All threads wait on one epoll. A stream is armed for one event at a time (EPOLLONESHOT), so exactly one thread has it;
-that thread moves what can be moved without waiting, arms the stream again, and takes whatever is ready next. The event
-loop starts and ends streams and hears of finished chunks through its own queue; between them it takes no part. So a
-thread blocked by a disk holds up one stream, a slow peer holds up nobody, and a chunk costs no change of thread.
+All threads wait on one epoll (`hot.lanes`). A stream is armed for one event at a time (EPOLLONESHOT), so exactly one
+thread has it; that thread moves what can be moved without waiting, arms the stream again, and takes whatever is ready
+next. Inside a chunk it does so without the interpreter; between chunks it has the stream's turn. The event loop starts
+and ends streams and hears of finished chunks through its own queue; between them it takes no part. So a thread blocked
+by a disk holds up one stream, a slow peer holds up nobody, and a chunk costs no change of thread.
 
 Rejected: a hand-over from the event loop to a worker thread for each slice, which on shaped links cost more processor
 time than hashing and copying; a thread per stream, which 64 peers would make 64.
@@ -27,9 +28,11 @@ import trio
 from p2pfill.engine.slots import Uploader, UploadSlots
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import InternalError, TransferError, is_fault, leaves_of
+from p2pfill.hot.lanes import Lane, Lanes
 from p2pfill.model.ids import TitleId
 from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_LEAST_BYTES, SLOT_SLOW_LOOKS, SLOT_WATCH_S
 from p2pfill.model.urgency import Urgency
+from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Claim
 from p2pfill.transport.throttle import Direction, Throttle
 
@@ -38,6 +41,7 @@ class Poll(Enum):
     """What a stream wants after a thread has served it."""
 
     WAIT = "arm it again"
+    MOVE = "something is posted on its lane, to be moved"
     PARK = "it waits for an upload slot or for its turn in a budget, and whoever gives it that arms it"
     END = "nothing more will come"
 
@@ -60,10 +64,9 @@ class Stream(Uploader, ABC):
         self.plane = plane
         self.limits = limits or plane.throttle.outbound
         self.claim = Claim(tier, self.urgency, partial(plane.arm, self))
-        self.lock = threading.Lock()
-        """Held by the thread that serves the stream."""
-        self.moved_bytes = 0
-        """Payload bytes moved so far; grows inside a chunk too."""
+        self.lane = Lane(self.fd)
+        self.lane.turn = partial(plane.turn, self)
+        self._moved_beside_bytes = 0
         self.moved_at_look = 0
         self.had_slot = False
         """At the last look."""
@@ -79,6 +82,15 @@ class Stream(Uploader, ABC):
     @abstractmethod
     def work(self, ready: int) -> Poll:
         """Move what can be moved now; `ready` are the events that came. Raises what ends the stream."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """Payload bytes moved so far; grows inside a chunk too."""
+        return self.lane.moved_bytes + self._moved_beside_bytes
+
+    def moves_freely(self) -> bool:
+        """Tell whether what it moves need not be counted out by limits."""
+        return not (self.limits.is_limited or self.claim.waits or self.claim.granted)
 
     def urgency(self) -> Urgency:
         """Return how urgent what it moves is."""
@@ -118,13 +130,10 @@ class Stream(Uploader, ABC):
             if not is_served_no_more:
                 # A thread may be inside `work`; the socket must stay until it is out.
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._wait_unserved)
+                    await trio.to_thread.run_sync(self.lane.wait_unserved)
+            self.lane.turn = None  # which refers to this
         if self._fault is not None:
             raise self._fault
-
-    def _wait_unserved(self) -> None:
-        with self.lock:
-            pass
 
     def end(self, fault: Exception | None) -> None:
         """Note in the event loop that the stream is over, and the first reason why."""
@@ -142,7 +151,7 @@ class DataPlane:
         self._epoll = select.epoll()
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._stop_fd, select.EPOLLIN)
-        self._stopping = False
+        self._lanes = Lanes(self._epoll)
         self._streams: dict[int, Stream] = {}
         self._slot_lock = threading.Lock()
         self._slots = UploadSlots(upload_slots)
@@ -161,7 +170,7 @@ class DataPlane:
         try:
             yield self
         finally:
-            self._stopping = True
+            self._lanes.stop()
             os.eventfd_write(self._stop_fd, 1)
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.throttle.close)
@@ -175,6 +184,7 @@ class DataPlane:
     def add(self, stream: Stream) -> None:
         """Begin to serve a stream."""
         self._streams[stream.fd] = stream
+        self._lanes.add(stream.lane)
         stream.keep_pace()
         self._epoll.register(stream.fd, stream.interest() | select.EPOLLONESHOT)
 
@@ -182,6 +192,7 @@ class DataPlane:
         """Serve a stream no more; a thread that is at it finishes its turn."""
         if self._streams.get(stream.fd) is stream:
             del self._streams[stream.fd]
+        self._lanes.remove(stream.lane)
         with suppress(OSError, ValueError):
             self._epoll.unregister(stream.fd)
         stream.limits.leave(stream.claim)
@@ -193,6 +204,7 @@ class DataPlane:
             self.limit(tier, max(1, self._slots.count // 2) if bucket.rate else None)
         for stream in list(self._streams.values()):
             stream.keep_pace()
+            stream.lane.interrupt()
 
     def arm(self, stream: Stream) -> None:
         """Have a thread take the stream once what it waits for has come. Callable from any thread."""
@@ -278,6 +290,7 @@ class DataPlane:
         """Take the slot from `stream`, if it has one, and give it to the one that waits and is to be first."""
         with self._slot_lock:
             served = self._slots.release(stream)
+        stream.lane.interrupt()
         self._serve_next(served)
 
     def _serve_next(self, served: Iterable[Uploader]) -> None:
@@ -312,26 +325,24 @@ class DataPlane:
     # ---- the threads
 
     def _serve(self) -> None:
-        while not self._stopping:
-            for fd, ready in self._epoll.poll(None, 1):
-                stream = self._streams.get(fd)
-                if stream is not None:
-                    self._turn(stream, ready)
+        name_thread()
+        self._lanes.serve()
 
-    def _turn(self, stream: Stream, ready: int) -> None:
-        with stream.lock:
-            if stream.closed:
-                return
-            fault: Exception | None = None
-            try:
-                turn = stream.work(ready)
-                if turn is Poll.WAIT:
-                    self.arm(stream)
-            except BaseException as error:  # noqa: BLE001  (raised again by the task that owns the stream)
-                turn, fault = Poll.END, _as_exception(error)
-            if turn is Poll.END:
-                stream.closed = True
-                self.tell(partial(stream.end, fault), stream.end)
+    def turn(self, stream: Stream, ready: int) -> bool:
+        """Have a stream work, in a thread that has its lane; tell whether it has posted something to be moved."""
+        if stream.closed:
+            return False
+        fault: Exception | None = None
+        try:
+            turn = stream.work(ready)
+            if turn is Poll.WAIT:
+                self.arm(stream)
+        except BaseException as error:  # noqa: BLE001  (raised again by the task that owns the stream)
+            turn, fault = Poll.END, _as_exception(error)
+        if turn is Poll.END:
+            stream.closed = True
+            self.tell(partial(stream.end, fault), stream.end)
+        return turn is Poll.MOVE
 
 
 def _as_exception(error: BaseException) -> Exception:

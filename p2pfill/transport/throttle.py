@@ -16,6 +16,7 @@ from typing import Final
 from p2pfill.errors import is_fault
 from p2pfill.model.rates import NO_LIMITS, RateLimits, Rates
 from p2pfill.model.urgency import Urgency
+from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Budget, Claim
 
 SLICE_S: Final = 0.05
@@ -136,6 +137,7 @@ class Throttle:
             self._pacer.join()
 
     def _pace(self) -> None:
+        name_thread()
         with self.changed:
             while not self._is_closed:
                 now = self.clock()

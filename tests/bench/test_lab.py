@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from docs.pages import ROOT
 
+from bench.swarm.counts import COUNTS
+from bench.swarm.floor_fleet import FLOORS
 from bench.swarm.lab import PREFIX, Lab, entered, remove_leftovers
 from bench.swarm.libtorrent_fleet import LibTorrent
 from bench.swarm.topology import load_topology
@@ -71,7 +73,7 @@ def namespaces_of(pid: int) -> list[str]:
 
 def test_both_contenders_fill_the_lab(command: list[str], tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*command, "--json", "--out", str(tmp_path / "out")],
+        [*command, "--floor", "--json", "--out", str(tmp_path / "out")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         said, complaints = process.communicate(timeout=240)
@@ -79,8 +81,15 @@ def test_both_contenders_fill_the_lab(command: list[str], tmp_path: Path) -> Non
     assert not namespaces_of(process.pid)
     record = json.loads(said)
     assert set(record["absent"]) == ({"libtorrent"} if LibTorrent.missing() else set())
-    for run in record["runs"]:
+    for run in [*record["runs"], *record["floors"]]:
         assert not run["failed"]
+        assert run["moved_bytes"] == 4 * 4 << 20
+        assert 0 < run["moved_bytes"] < run["wire_bytes"] < 1.5 * run["moved_bytes"]
+        assert set(run["processes"]) >= {"origin", "a1", "a2", "b1", "b2"}
+        assert 0 < run["machine"]["contender"] <= run["machine"]["busy"] + 0.05
+        assert run["groups"]["caches: main"][0] == 4
+    assert [run["contender"] for run in record["floors"]] == list(FLOORS)
+    for run in record["runs"]:
         # Token buckets that are full at first let a small title be a little faster than its links.
         assert run["seconds"] > 0.9 * run["bound_s"]
         assert all(copies > 1.0 for copies in run["isp_copies"].values())
@@ -90,6 +99,12 @@ def test_both_contenders_fill_the_lab(command: list[str], tmp_path: Path) -> Non
     fill = record["runs"][0]
     assert fill["contender"] == "p2pfill"
     assert sum(fill["payload_tiers"].values()) == 4 * 4 * 1024 * 1024
+    assert {"tracker", "origin"} <= fill["processes"].keys()
+    assert fill["groups"]["caches: data plane"][0] >= 4
+    assert all(use["start"][0] > 0 for use in fill["processes"].values())
+    assert fill["chunks"] >= 4 * 4
+    assert set(fill["counts"]) == set(COUNTS)
+    assert min(fill["counts"].values()) > 0
     assert (tmp_path / "out" / "test.md").is_file()
 
 

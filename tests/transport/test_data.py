@@ -19,6 +19,7 @@ import xxhash
 from p2pfill.engine.requests import Outcome, Receive, RequestBook, RequestState
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
+from p2pfill.hot.lanes import WriteLock
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
@@ -38,9 +39,9 @@ class Files:
     def __init__(self, folder: Path, sizes: list[int], seals: bool = False) -> None:
         """Without `seals` one chunk may be received again and again."""
         self.sizes = sizes
-        self.lock = threading.Lock()
-        self.seals = seals
-        self.sealed: set[int] = set()
+        self.lock = WriteLock()
+        self.keeps_seals = seals
+        self.seals = bytearray(64)
         self.fds = [os.open(folder / str(i), os.O_RDWR | os.O_CREAT) for i in range(len(sizes))]
 
     def ranges(self, chunk: int, start: int = 0, write: bool = False) -> Iterator[tuple[int, int, int]]:
@@ -51,16 +52,14 @@ class Files:
                 yield fd, skip, size - skip
             at += size
 
-    def write_lock(self, chunk: int) -> threading.Lock:
+    def write_lock(self, chunk: int) -> WriteLock:
         return self.lock
 
     def is_sealed(self, chunk: int) -> bool:
-        return chunk in self.sealed
+        return bool(self.seals[chunk])
 
     def seal(self, chunk: int) -> None:
-        assert self.lock.locked()
-        if self.seals:
-            self.sealed.add(chunk)
+        self.seals[chunk] = self.keeps_seals
 
     def check_blake3(self, chunk: int) -> bool:
         raise NotImplementedError
@@ -261,7 +260,7 @@ async def test_a_second_answer_is_a_breach_and_writes_nothing(
 ) -> None:
     """Also where it comes before the loop has heard of the first one."""
     _, target, payload = two_titles(tmp_path)
-    target.seals = True
+    target.keeps_seals = True
     bodies = {"good": payload, "bad": bytes(len(payload))}
     pairs = [await line() for _ in range(streams)]
     inbox = Inbox(plane, target, payload, numbers=[1])
@@ -289,7 +288,7 @@ async def test_a_second_answer_is_a_breach_and_writes_nothing(
 
 async def test_answers_to_one_request_cannot_interleave(plane: DataPlane, tmp_path: Path) -> None:
     _, target, payload = two_titles(tmp_path)
-    target.seals = True
+    target.keeps_seals = True
     head = encode_header(DataHeader(1, 3, len(payload)))
     near, far = trio.socket.socketpair()
     other_near, other_far = trio.socket.socketpair()
@@ -315,7 +314,7 @@ async def test_what_is_verified_takes_no_more_writes_whoever_asks(
     plane: DataPlane, line: MakeLine, tmp_path: Path
 ) -> None:
     _, target, payload = two_titles(tmp_path)
-    target.seals = True
+    target.keeps_seals = True
     near, far = await line()
     inbox = Inbox(plane, target, payload, numbers=[1, 2])
     with near, far, trio.fail_after(20):

@@ -228,8 +228,8 @@ def is_read(line: DataLine) -> bool:
     """Tell whether a thread has taken all that was written to a stream that is open."""
     if line.is_closed or line.receiver.closed or unread(line.far.fileno()):
         return False
-    with line.receiver.lock:  # the thread that has taken the last of it is through with that
-        return not line.receiver.closed
+    line.receiver.lane.wait_unserved()  # the thread that has taken the last of it is through with that
+    return not line.receiver.closed
 
 
 def unread(fd: int) -> int:

@@ -1,0 +1,500 @@
+# The threads of a data plane without the GIL. Contracts are in p2pfill/hot/lanes.py.
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t*, const void*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_trylock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_wait(int, epoll_event*, int, int)
+    int epoll_ctl(int, int, int, epoll_event*)
+    const int EPOLL_CTL_MOD
+    const uint32_t EPOLLIN
+    const uint32_t EPOLLOUT
+    const uint32_t EPOLLRDHUP
+    const uint32_t EPOLLONESHOT
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int, int, ...)
+    const int F_DUPFD_CLOEXEC
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int)
+
+cdef extern from "<sys/socket.h>" nogil:
+    int getsockopt(int, int, int, void*, unsigned int*)
+    const int SOL_SOCKET
+    const int SO_RCVBUF
+    const int SO_RCVLOWAT
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    /* Guards the tables of all planes and the counts of references: held for a few instructions. */
+    static pthread_mutex_t p2pfill_tables = PTHREAD_MUTEX_INITIALIZER;
+    #define p2pfill_load(where) __atomic_load_n((where), __ATOMIC_ACQUIRE)
+    #define p2pfill_store(where, what) __atomic_store_n((where), (what), __ATOMIC_RELEASE)
+    #define p2pfill_add(where, what) __atomic_fetch_add((where), (what), __ATOMIC_RELAXED)
+    """
+    pthread_mutex_t p2pfill_tables
+    uint8_t p2pfill_load_byte "p2pfill_load"(const uint8_t*) nogil
+    int p2pfill_load_int "p2pfill_load"(int*) nogil
+    int64_t p2pfill_load_long "p2pfill_load"(int64_t*) nogil
+    void p2pfill_store_int "p2pfill_store"(int*, int) nogil
+    void p2pfill_add_long "p2pfill_add"(int64_t*, int64_t) nogil
+
+cdef enum:
+    HEAD_BYTES_MAX = 64
+    LOW_WATER_BYTES = 262144  # as lanes.LOW_WATER_BYTES
+    RUN_CHUNKS = 16  # as lanes.RUN_CHUNKS
+
+cdef enum Way:
+    WAY_NONE = 0
+    WAY_RECEIVE = 1
+    WAY_SEND = 2
+
+cdef enum Ending:
+    ENDING_NONE = 0  # it is done, or was interrupted
+    ENDING_SOCKET = 1
+    ENDING_FILE = 2
+    ENDING_EOF = 3  # of the socket when receiving, of the file when sending
+
+cdef struct LaneState:
+    pthread_mutex_t lock  # held by the thread that serves the stream
+    int refs  # below p2pfill_tables: of its Lane, and of a thread that is at it
+    int sock_fd
+    int interrupted
+    int low_water
+    # What is to be moved; below `lock`.
+    int way
+    int file_fd
+    int64_t offset
+    int64_t left
+    int64_t rest  # of the chunk after these bytes
+    int64_t moved  # by what was posted, the head among it
+    int ending
+    int error
+    pthread_mutex_t* right
+    const uint8_t* may_write
+    const uint8_t* sealed
+    uint8_t head[HEAD_BYTES_MAX]
+    int head_at
+    int head_bytes
+    XXH3_state_t* hash
+    int64_t total
+    StreamStats spent
+
+cdef enum Step:
+    STEP_WAIT
+    STEP_CALL
+
+
+cdef void let_go(LaneState* lane) noexcept nogil:
+    cdef int refs
+    pthread_mutex_lock(&p2pfill_tables)
+    lane.refs -= 1
+    refs = lane.refs
+    pthread_mutex_unlock(&p2pfill_tables)
+    if refs == 0:
+        if lane.file_fd >= 0:
+            close(lane.file_fd)
+        XXH3_freeState(lane.hash)
+        pthread_mutex_destroy(&lane.lock)
+        free(lane)
+
+
+cdef void set_low_water(LaneState* lane, int count) noexcept nogil:
+    if count != lane.low_water:
+        lane.low_water = count
+        setsockopt(lane.sock_fd, SOL_SOCKET, SO_RCVLOWAT, &count, sizeof(count))
+
+
+cdef int low_water_of(LaneState* lane) noexcept nogil:
+    cdef int buffer_bytes = 0
+    cdef unsigned int size = sizeof(buffer_bytes)
+    cdef int64_t wanted = min(lane.left + lane.rest, <int64_t>LOW_WATER_BYTES)
+    if getsockopt(lane.sock_fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, &size) == 0:
+        wanted = min(wanted, <int64_t>(buffer_bytes // 4))
+    return <int>max(wanted, <int64_t>1)
+
+
+cdef Step ended(LaneState* lane, Ending ending, int error) noexcept nogil:
+    lane.ending, lane.error = ending, error
+    return STEP_CALL
+
+
+cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
+    cdef ssize_t n
+    cdef int error
+    cdef int64_t began_ns, hashed_ns
+    while lane.left:
+        if p2pfill_load_int(&lane.interrupted):
+            return STEP_CALL
+        pthread_mutex_lock(lane.right)
+        if not p2pfill_load_byte(lane.may_write) or p2pfill_load_byte(lane.sealed):
+            pthread_mutex_unlock(lane.right)
+            return STEP_CALL
+        n = recv(lane.sock_fd, buffer, <size_t>min(<int64_t>SLICE_BYTES, lane.left), MSG_DONTWAIT)
+        error = errno
+        if n > 0:
+            began_ns = now_ns()
+            p2pfill_xxh3_update(lane.hash, buffer, <size_t>n)
+            hashed_ns = now_ns()
+            error = write_all(lane.file_fd, buffer, <size_t>n, lane.offset)
+            pthread_mutex_unlock(lane.right)
+            lane.spent.hash_ns += hashed_ns - began_ns
+            lane.spent.write_ns += now_ns() - hashed_ns
+            if error:
+                return ended(lane, ENDING_FILE, error)
+            lane.offset += n
+            lane.left -= n
+            lane.moved += n
+            p2pfill_add_long(&lane.total, n)
+            continue
+        pthread_mutex_unlock(lane.right)
+        if n == 0:
+            return ended(lane, ENDING_EOF, 0)
+        if error == EAGAIN:
+            set_low_water(lane, low_water_of(lane))
+            return STEP_WAIT
+        if error != EINTR:
+            return ended(lane, ENDING_SOCKET, error)
+    return STEP_CALL
+
+
+cdef Step send_step(LaneState* lane) noexcept nogil:
+    cdef ssize_t n
+    cdef int error = 0, on = 1
+    cdef off_t position
+    while lane.head_at < lane.head_bytes:
+        if p2pfill_load_int(&lane.interrupted):
+            return STEP_CALL
+        n = send(lane.sock_fd, lane.head + lane.head_at, <size_t>(lane.head_bytes - lane.head_at),
+                 MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE)
+        if n >= 0:
+            lane.head_at += <int>n
+            lane.moved += n
+        elif errno == EAGAIN:
+            return STEP_WAIT
+        elif errno != EINTR:
+            return ended(lane, ENDING_SOCKET, errno)
+    while lane.left:
+        if p2pfill_load_int(&lane.interrupted):
+            return STEP_CALL
+        position = lane.offset
+        n = sendfile(lane.sock_fd, lane.file_fd, &position, <size_t>min(lane.left, <int64_t>SENDFILE_BYTES_MAX))
+        if n > 0:
+            lane.offset += n
+            lane.left -= n
+            lane.moved += n
+            p2pfill_add_long(&lane.total, n)
+        elif n == 0:
+            return ended(lane, ENDING_EOF, 0)
+        elif errno == EAGAIN:
+            # As send_file_loop does, and for its reason.
+            setsockopt(lane.sock_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+            return STEP_WAIT
+        elif errno != EINTR:
+            return ended(lane, ENDING_SOCKET, errno)
+    return STEP_CALL
+
+
+cdef Step move(LaneState* lane, uint8_t* buffer) noexcept nogil:
+    if p2pfill_load_int(&lane.interrupted) or lane.ending != ENDING_NONE:
+        return STEP_CALL
+    if lane.way == WAY_RECEIVE:
+        return receive_step(lane, buffer)
+    if lane.way == WAY_SEND:
+        return send_step(lane)
+    return STEP_CALL
+
+
+cdef class WriteLock:
+    cdef pthread_mutex_t mutex
+
+    def __cinit__(self):
+        pthread_mutex_init(&self.mutex, NULL)
+
+    def __dealloc__(self):
+        pthread_mutex_destroy(&self.mutex)
+
+    def __enter__(self):
+        if pthread_mutex_trylock(&self.mutex) != 0:
+            with nogil:
+                pthread_mutex_lock(&self.mutex)
+        return self
+
+    def __exit__(self, *exc):
+        pthread_mutex_unlock(&self.mutex)
+
+
+cdef class Lane:
+    cdef LaneState* state
+    cdef object keeps  # what the state points into
+    cdef Lent flag, seals
+    cdef uint8_t* buffer
+    cdef public object turn
+
+    def __cinit__(self, int sock_fd):
+        self.state = <LaneState*>malloc(sizeof(LaneState))
+        if self.state == NULL:
+            raise MemoryError
+        memset(self.state, 0, sizeof(LaneState))
+        self.state.refs, self.state.sock_fd, self.state.file_fd, self.state.low_water = 1, sock_fd, -1, 1
+        pthread_mutex_init(&self.state.lock, NULL)
+        self.state.hash = XXH3_createState()
+        if self.state.hash == NULL:
+            raise MemoryError
+        XXH3_128bits_reset(self.state.hash)
+
+    def __dealloc__(self):
+        free(self.buffer)
+        if self.state != NULL:
+            let_go(self.state)
+
+    cdef int take_file(self, int file_fd) except -1:
+        cdef LaneState* state = self.state
+        cdef int mine = fcntl(file_fd, F_DUPFD_CLOEXEC, 0)
+        if mine < 0:
+            raise os_error(errno)
+        if state.file_fd >= 0:
+            close(state.file_fd)
+        state.file_fd = mine
+        return 0
+
+    def post_receive(self, WriteLock right not None, flag, sealed, Py_ssize_t chunk, int file_fd, int64_t offset,
+                     int64_t length, int64_t rest):
+        cdef LaneState* state = self.state
+        cdef Lent may_write = Lent(flag), seals = Lent(sealed)
+        if may_write.view.len < 1 or not 0 <= chunk < seals.view.len:
+            raise ValueError("chunk or flag is outside of its buffer")
+        self.take_file(file_fd)
+        self.keeps, self.flag, self.seals = right, may_write, seals
+        state.right = &right.mutex
+        state.may_write = <const uint8_t*>may_write.view.buf
+        state.sealed = <const uint8_t*>seals.view.buf + chunk
+        state.offset, state.left, state.rest, state.moved = offset, length, rest, 0
+        state.way = WAY_RECEIVE
+
+    def post_send(self, head, int file_fd, int64_t offset, int64_t length):
+        cdef LaneState* state = self.state
+        cdef Lent lent = Lent(head)
+        if lent.view.len > HEAD_BYTES_MAX:
+            raise ValueError("a head is too long")
+        self.take_file(file_fd)
+        memcpy(state.head, lent.view.buf, <size_t>lent.view.len)
+        state.head_at, state.head_bytes = 0, <int>lent.view.len
+        state.offset, state.left, state.rest, state.moved = offset, length, 0, 0
+        state.way = WAY_SEND
+
+    def take(self):
+        cdef LaneState* state = self.state
+        cdef int ending = state.ending, error = state.error, way = state.way
+        cdef int64_t moved = state.moved
+        state.way, state.ending, state.moved = WAY_NONE, ENDING_NONE, 0
+        if state.file_fd >= 0:
+            close(state.file_fd)
+            state.file_fd = -1
+        self.keeps = self.flag = self.seals = None
+        fault = None
+        if ending == ENDING_EOF:
+            fault = (ConnectionResetError("the peer closed the connection") if way == WAY_RECEIVE
+                     else EOFError(f"file ends before {state.offset + state.left}"))
+        elif ending != ENDING_NONE:
+            fault = os_error(error)
+        return moved, fault
+
+    @property
+    def sock_fd(self):
+        return self.state.sock_fd
+
+    @property
+    def moving_bytes(self):
+        return p2pfill_load_long(&self.state.moved)
+
+    @property
+    def moved_bytes(self):
+        return p2pfill_load_long(&self.state.total)
+
+    def interrupt(self):
+        p2pfill_store_int(&self.state.interrupted, 1)
+
+    def set_low_water(self, int count):
+        set_low_water(self.state, count)
+
+    def wait_unserved(self):
+        with nogil:
+            pthread_mutex_lock(&self.state.lock)
+            pthread_mutex_unlock(&self.state.lock)
+
+    def reset(self):
+        XXH3_128bits_reset(self.state.hash)
+
+    def digest(self):
+        cdef unsigned char digest[16]
+        p2pfill_xxh3_digest(self.state.hash, digest)
+        return <bytes>(<char*>digest)[:16]
+
+    def spent_ns(self):
+        return self.state.spent.hash_ns, self.state.spent.write_ns
+
+    def recv_to_file(self, int file_fd, int64_t offset, int64_t length):
+        cdef int error = 0
+        cdef int64_t taken
+        if self.buffer == NULL:
+            self.buffer = <uint8_t*>malloc(SLICE_BYTES)
+            if self.buffer == NULL:
+                raise MemoryError
+        with nogil:
+            taken = recv_loop(self.state.hash, self.buffer, SLICE_BYTES, self.state.sock_fd, file_fd,
+                              offset, length, &self.state.spent, &error)
+        if taken == FAULT_EOF:
+            raise ConnectionResetError("the peer closed the connection")
+        if taken == FAULT_ERRNO:
+            raise os_error(error)
+        p2pfill_add_long(&self.state.total, taken)
+        return taken
+
+    def send_file(self, int file_fd, int64_t offset, int64_t length):
+        cdef int64_t sent = send_file(self.state.sock_fd, file_fd, offset, length)
+        p2pfill_add_long(&self.state.total, sent)
+        return sent
+
+
+cdef class Lanes:
+    cdef object epoll  # keeps the descriptor
+    cdef int epoll_fd
+    cdef int stopping
+    cdef LaneState** table  # by descriptor; below p2pfill_tables
+    cdef size_t size
+    cdef dict lanes
+
+    def __cinit__(self, epoll not None):
+        self.epoll, self.epoll_fd = epoll, epoll.fileno()
+        self.lanes = {}
+
+    def __dealloc__(self):
+        free(self.table)
+
+    def add(self, Lane lane not None):
+        cdef size_t fd = <size_t>lane.state.sock_fd, size = max(<size_t>64, self.size), i
+        cdef LaneState** table
+        if lane.state.sock_fd < 0:
+            raise ValueError("a socket that is closed")
+        while size <= fd:
+            size *= 2
+        pthread_mutex_lock(&p2pfill_tables)
+        if size > self.size:
+            table = <LaneState**>realloc(self.table, size * sizeof(LaneState*))
+            if table == NULL:
+                pthread_mutex_unlock(&p2pfill_tables)
+                raise MemoryError
+            for i in range(self.size, size):
+                table[i] = NULL
+            self.table, self.size = table, size
+        self.table[fd] = lane.state
+        pthread_mutex_unlock(&p2pfill_tables)
+        self.lanes[fd] = lane
+
+    def remove(self, Lane lane not None):
+        cdef size_t fd = <size_t>lane.state.sock_fd
+        cdef bint here = False
+        pthread_mutex_lock(&p2pfill_tables)
+        if fd < self.size and self.table[fd] == lane.state:
+            self.table[fd] = NULL
+            here = True
+        pthread_mutex_unlock(&p2pfill_tables)
+        if here:
+            del self.lanes[fd]
+
+    def stop(self):
+        p2pfill_store_int(&self.stopping, 1)
+
+    cdef LaneState* find(self, int fd) noexcept nogil:
+        cdef LaneState* lane = NULL
+        pthread_mutex_lock(&p2pfill_tables)
+        if 0 <= fd and <size_t>fd < self.size:
+            lane = self.table[fd]
+            if lane != NULL:
+                lane.refs += 1
+        pthread_mutex_unlock(&p2pfill_tables)
+        return lane
+
+    cdef void arm(self, LaneState* lane) noexcept nogil:
+        cdef epoll_event event
+        event.events = (EPOLLIN if lane.way == WAY_RECEIVE else EPOLLOUT | EPOLLRDHUP) | EPOLLONESHOT
+        event.data.u64 = 0
+        event.data.fd = lane.sock_fd
+        pthread_mutex_lock(&p2pfill_tables)
+        # Where it was removed, another one may have its descriptor by now.
+        if self.table[lane.sock_fd] == lane:
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, lane.sock_fd, &event)
+        pthread_mutex_unlock(&p2pfill_tables)
+
+    cdef LaneState* next_call(self, uint8_t* buffer, uint32_t* ready) noexcept nogil:
+        """Serve streams until one has to be called, which is returned locked; NULL where it is stopped."""
+        cdef epoll_event event
+        cdef LaneState* lane
+        cdef int count
+        while True:
+            count = epoll_wait(self.epoll_fd, &event, 1, -1)
+            if p2pfill_load_int(&self.stopping):
+                return NULL
+            if count != 1:
+                continue
+            lane = self.find(event.data.fd)
+            if lane == NULL:
+                continue
+            pthread_mutex_lock(&lane.lock)
+            if move(lane, buffer) == STEP_CALL:
+                ready[0] = event.events
+                return lane
+            self.arm(lane)
+            pthread_mutex_unlock(&lane.lock)
+            let_go(lane)
+
+    cdef bint call(self, LaneState* state, uint32_t ready) noexcept:
+        """Call the turn of a stream; tell whether it has posted something to be moved at once."""
+        cdef Lane lane = self.lanes.get(state.sock_fd)
+        if lane is None or lane.state != state:
+            return False
+        p2pfill_store_int(&state.interrupted, 0)
+        return lane.turn(ready)  # what it raises is reported, and it is not served any more
+
+    def serve(self):
+        cdef uint8_t* buffer = <uint8_t*>malloc(SLICE_BYTES)
+        cdef LaneState* lane
+        cdef uint32_t ready = 0
+        cdef int runs
+        cdef Step step
+        if buffer == NULL:
+            raise MemoryError
+        while True:
+            with nogil:
+                lane = self.next_call(buffer, &ready)
+            if lane == NULL:
+                break
+            runs = 0
+            while self.call(lane, ready):
+                runs += 1
+                ready = 0
+                with nogil:
+                    # After so many others have their turn; the kernel tells of it again at once.
+                    step = move(lane, buffer) if runs < RUN_CHUNKS else STEP_WAIT
+                    if step == STEP_WAIT:
+                        self.arm(lane)
+                if step == STEP_WAIT:
+                    break
+            pthread_mutex_unlock(&lane.lock)
+            let_go(lane)
+        free(buffer)

@@ -1,0 +1,41 @@
+"""The threads of a data plane: they wait for sockets and move payload, without the GIL in the native twin.
+
+A `Lane` is one stream as the threads see it. Something is posted on it, once: so many bytes of a socket into a file
+(`post_receive`), or a head and so many bytes of a file into a socket (`post_send`). From then on a thread moves it as
+the socket allows, and waits for that with all other lanes on one epoll, until all of it is moved, or nothing more can
+be: then it calls the lane's `turn`, which takes what came of it (`take`) and may post what is next. So a thread comes
+to Python once for a chunk and not once for each time that a socket has something.
+
+    idle --post--> moving --all moved, broken off, refused, or interrupted--> turn --take--> idle
+
+`post`, `take` and the methods that move at once are for `turn` alone, in whose thread nobody else has the lane. The
+rest may be called from any thread.
+
+The right to write is looked at before each slice, under the lock of the chunk (`WriteLock`): a flag that whoever gives
+the request up clears, and the byte of the chunk among those of the title that are sealed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from p2pfill.hot import NATIVE
+
+if TYPE_CHECKING or not NATIVE:
+    from p2pfill.hot import _pure_lanes as _twin
+else:
+    from p2pfill import _native as _twin
+
+__all__ = ["LOW_WATER_BYTES", "RUN_CHUNKS", "Lane", "Lanes", "WriteLock"]
+
+LOW_WATER_BYTES: Final = 256 * 1024
+"""Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
+for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
+widening the window. See docs/experiments.md, "The data path"."""
+
+RUN_CHUNKS: Final = 16
+"""Chunks after which a stream gives its thread to others."""
+
+Lane = _twin.Lane
+Lanes = _twin.Lanes
+WriteLock = _twin.WriteLock

@@ -1,0 +1,382 @@
+"""Lanes against real sockets, files and threads, on both twins."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfill import _native
+from p2pfill.hot import _pure_lanes
+
+PATIENCE_S = 20.0
+PAYLOAD = bytes(range(251)) * 8000
+"""Two megabytes: more than sockets hold, and several slices."""
+
+
+class Plane:
+    """Two threads that serve lanes."""
+
+    def __init__(self, twin: ModuleType) -> None:
+        self.twin: Any = twin
+        self.epoll = select.epoll()
+        self.wake_fd = os.eventfd(0)
+        self.epoll.register(self.wake_fd, select.EPOLLIN)
+        self.lanes = self.twin.Lanes(self.epoll)
+        self.threads = [threading.Thread(target=self.lanes.serve, daemon=True) for _ in range(2)]
+        for thread in self.threads:
+            thread.start()
+
+    def add(self, sock: socket.socket, turn: Callable[[Any, int], bool]) -> Any:
+        """Serve a socket; `turn` is called with its lane, and at first as soon as there is room, or something came."""
+        lane = self.twin.Lane(sock.fileno())
+        lane.turn = lambda ready: turn(lane, ready)
+        self.lanes.add(lane)
+        return lane
+
+    def arm(self, lane: Any, events: int) -> None:
+        """Have the lane looked at once."""
+        with suppress(FileExistsError):
+            self.epoll.register(lane.sock_fd, events | select.EPOLLONESHOT)
+            return
+        self.epoll.modify(lane.sock_fd, events | select.EPOLLONESHOT)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.lanes.stop()
+        os.eventfd_write(self.wake_fd, 1)
+        for thread in self.threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+        self.epoll.close()
+        os.close(self.wake_fd)
+
+
+@pytest.fixture(params=[_native, _pure_lanes], ids=["native", "pure"])
+def plane(request: pytest.FixtureRequest) -> Iterator[Plane]:
+    made = Plane(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        yield left, right
+
+
+class Taker:
+    """Takes what was posted, once, and says so."""
+
+    def __init__(self, post: Callable[[Any], object]) -> None:
+        self._post = post
+        self._has_posted = False
+        self.done = threading.Event()
+        self.taken: tuple[int, Exception | None] | None = None
+
+    def turn(self, lane: Any, ready: int) -> bool:
+        if not self._has_posted:
+            self._has_posted = True
+            assert lane.take() == (0, None)
+            self._post(lane)
+            return True
+        self.taken = lane.take()
+        self.done.set()
+        return False
+
+
+class Target:
+    """A file, and the right to write to it."""
+
+    def __init__(self, plane: Plane, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        self.right = plane.twin.WriteLock()
+        self.flag, self.seals = bytearray([1]), bytearray(3)
+
+    def post(self, length: int, offset: int = 0, rest: int = 0) -> Callable[[Any], object]:
+        return lambda lane: lane.post_receive(self.right, self.flag, self.seals, 1, self.fd, offset, length, rest)
+
+
+def await_event(event: threading.Event) -> None:
+    assert event.wait(PATIENCE_S)
+
+
+def test_payload_comes_into_the_file_and_is_hashed(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(len(PAYLOAD), offset=7))
+    lane = plane.add(pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(PAYLOAD + b"more")
+    await_event(taker.done)
+    assert taker.taken == (len(PAYLOAD), None)
+    lane.wait_unserved()
+    assert os.pread(target.fd, len(PAYLOAD) + 8, 0) == bytes(7) + PAYLOAD
+    assert lane.digest() == xxhash.xxh3_128_digest(PAYLOAD)
+    assert (lane.moved_bytes, lane.moving_bytes) == (len(PAYLOAD), 0)
+    assert pair[0].recv(9) == b"more"
+    assert all(lane.spent_ns())
+
+
+def test_a_head_and_a_file_are_sent(plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"xx" + PAYLOAD + b"yy")
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+
+    def post(lane: Any) -> None:
+        lane.post_send(b"HEAD", fd, 2, len(PAYLOAD))
+        os.close(fd)  # the lane has its own
+
+    taker = Taker(post)
+    plane.arm(plane.add(pair[0], taker.turn), select.EPOLLOUT)
+    got = b""
+    while len(got) < len(PAYLOAD) + 4:
+        got += pair[1].recv(65536)
+    await_event(taker.done)
+    assert got == b"HEAD" + PAYLOAD
+    assert taker.taken == (len(got), None)
+
+
+@pytest.mark.parametrize("how", ["flag", "seal"])
+def test_nothing_is_written_without_the_right(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path, how: str
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(1000))
+    lane = plane.add(pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(b"a" * 400)
+    while lane.moving_bytes < 400:
+        assert not taker.done.wait(0.01)
+    with target.right:
+        if how == "flag":
+            target.flag[0] = 0
+        else:
+            target.seals[1] = 1
+    pair[1].sendall(b"b" * 600)
+    await_event(taker.done)
+    assert taker.taken == (400, None)
+    assert os.pread(target.fd, 2000, 0) == b"a" * 400
+    assert pair[0].recv(1000) == b"b" * 600
+
+
+def test_a_slice_waits_for_whoever_has_the_right(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(10))
+    with target.right:
+        plane.arm(plane.add(pair[0], taker.turn), select.EPOLLIN)
+        pair[1].sendall(b"a" * 10)
+        assert not taker.done.wait(0.05)
+        assert not os.pread(target.fd, 10, 0)
+    await_event(taker.done)
+    assert os.pread(target.fd, 10, 0) == b"a" * 10
+
+
+def test_an_interrupt_has_the_turn_called_with_what_was_moved(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(1000))
+    lane = plane.add(pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(b"a" * 400)
+    while lane.moving_bytes < 400:
+        assert not taker.done.wait(0.01)
+    lane.interrupt()
+    pair[1].sendall(b"b" * 600)
+    await_event(taker.done)
+    assert taker.taken == (400, None)
+
+
+def test_an_end_is_told_after_what_came_before_it(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    taker = Taker(Target(plane, tmp_path / "target").post(1000))
+    plane.arm(plane.add(pair[0], taker.turn), select.EPOLLIN)
+    pair[1].sendall(b"a" * 400)
+    pair[1].close()
+    await_event(taker.done)
+    assert taker.taken is not None
+    assert taker.taken[0] == 400
+    assert isinstance(taker.taken[1], ConnectionResetError)
+
+
+def test_a_file_that_refuses_is_told(plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    target = Target(plane, tmp_path / "target")
+    target.fd = os.open(tmp_path / "target", os.O_RDONLY)
+    taker = Taker(target.post(1000))
+    plane.arm(plane.add(pair[0], taker.turn), select.EPOLLIN)
+    pair[1].sendall(b"a" * 400)
+    await_event(taker.done)
+    assert taker.taken is not None
+    assert isinstance(fault := taker.taken[1], OSError)
+    assert fault.errno == errno.EBADF
+    with target.right:  # it was let go
+        pass
+
+
+def test_a_file_that_is_too_short_is_told(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(b"abc")
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+    taker = Taker(lambda lane: lane.post_send(b"", fd, 0, 10))
+    plane.arm(plane.add(pair[0], taker.turn), select.EPOLLOUT)
+    await_event(taker.done)
+    assert taker.taken is not None
+    assert isinstance(taker.taken[1], EOFError)
+
+
+def test_a_remote_that_is_gone_is_told_to_the_sender(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(PAYLOAD)
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+    taker = Taker(lambda lane: lane.post_send(b"HEAD", fd, 0, len(PAYLOAD)))
+    pair[1].close()
+    plane.arm(plane.add(pair[0], taker.turn), select.EPOLLOUT)
+    await_event(taker.done)
+    assert taker.taken is not None
+    assert isinstance(taker.taken[1], BrokenPipeError)
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_what_is_posted_in_turns_is_moved_in_turns(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path, count: int
+) -> None:
+    """More than one run of a thread, so that it is armed again in the middle."""
+    target = Target(plane, tmp_path / "target")
+    done = threading.Event()
+    left = iter(range(count))
+
+    def turn(lane: Any, ready: int) -> bool:
+        lane.take()
+        at = next(left, None)
+        if at is None:
+            done.set()
+            return False
+        lane.post_receive(target.right, target.flag, target.seals, 1, target.fd, at * 10, 10, 0)
+        return True
+
+    lane = plane.add(pair[0], turn)
+    pair[1].sendall(PAYLOAD[: count * 10])
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(b"next")  # what it is armed for after the last
+    await_event(done)
+    assert os.pread(target.fd, count * 10 + 1, 0) == PAYLOAD[: count * 10]
+
+
+def test_a_lane_that_was_removed_is_not_called(plane: Plane, pair: tuple[socket.socket, socket.socket]) -> None:
+    calls: list[int] = []
+    lane = plane.add(pair[0], lambda lane, ready: bool(calls.append(ready)))
+    plane.lanes.remove(lane)
+    plane.lanes.remove(lane)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(b"a")
+    lane.wait_unserved()
+    other, far = socket.socketpair()
+    with other, far:
+        taker = Taker(lambda lane: None)
+        taker._has_posted = True
+        plane.arm(plane.add(other, taker.turn), select.EPOLLOUT)
+        await_event(taker.done)
+    assert not calls
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_turn_that_fails_takes_no_thread_with_it(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(lane: Any, ready: int) -> bool:
+        raise ValueError("of a test")
+
+    lane = plane.add(pair[0], fail)
+    for _ in range(5):
+        plane.arm(lane, select.EPOLLOUT)
+        lane.wait_unserved()
+    other, far = socket.socketpair()
+    with other, far:
+        taker = Taker(lambda lane: None)
+        taker._has_posted = True
+        plane.arm(plane.add(other, taker.turn), select.EPOLLOUT)
+        await_event(taker.done)
+
+
+def test_wrong_arguments_are_refused(plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    target = Target(plane, tmp_path / "target")
+    lane = plane.twin.Lane(pair[0].fileno())
+    with pytest.raises(ValueError, match="outside"):
+        lane.post_receive(target.right, target.flag, target.seals, 3, target.fd, 0, 1, 0)
+    with pytest.raises(ValueError, match="outside"):
+        lane.post_receive(target.right, target.flag, target.seals, -1, target.fd, 0, 1, 0)
+    with pytest.raises(ValueError, match="outside"):
+        lane.post_receive(target.right, bytearray(), target.seals, 0, target.fd, 0, 1, 0)
+    with pytest.raises(ValueError, match="too long"):
+        lane.post_send(bytes(65), target.fd, 0, 1)
+    with pytest.raises(OSError, match="Bad file"):
+        lane.post_send(b"", -1, 0, 1)
+    with pytest.raises(ValueError, match="closed"):
+        plane.lanes.add(plane.twin.Lane(-1))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 300_000), min_size=1, max_size=6), st.lists(st.integers(1, 200_000), max_size=6))
+def test_twins_agree_on_what_comes_in_pieces(posts: list[int], pieces: list[int]) -> None:
+    """Both take just what was posted, whatever the pieces that it comes in, and hash it."""
+    found = []
+    for twin in (_native, _pure_lanes):
+        made = Plane(twin)
+        left, right = socket.socketpair()
+        fd = os.memfd_create("target")
+        try:
+            left.setblocking(False)
+            done, at, lengths = threading.Event(), 0, iter(posts)
+            lock = made.twin.WriteLock()
+
+            def turn(
+                lane: Any, ready: int, lock: Any = lock, fd: int = fd, lengths: Any = lengths, done: Any = done
+            ) -> bool:
+                nonlocal at
+                moved, fault = lane.take()
+                at += moved
+                length = next(lengths, None)
+                if fault is not None or length is None:
+                    done.set()
+                    return False
+                lane.post_receive(lock, bytearray([1]), bytearray(1), 0, fd, at, length, 0)
+                return True
+
+            lane = made.add(left, turn)
+            made.arm(lane, select.EPOLLIN)
+            data = PAYLOAD[: sum(posts)]
+            sent = 0
+            for piece in [*pieces, len(data)]:
+                part = data[sent : sent + piece]
+                right.sendall(part)
+                sent += len(part)
+            right.sendall(b"end")
+            await_event(done)
+            lane.wait_unserved()
+            found.append((at, os.pread(fd, len(data) + 1, 0) == data, lane.digest(), left.recv(9)))
+        finally:
+            made.close()
+            left.close()
+            right.close()
+            os.close(fd)
+    assert found[0] == found[1] == (sum(posts), True, xxhash.xxh3_128_digest(PAYLOAD[: sum(posts)]), b"end")
