@@ -225,7 +225,7 @@ class _Linked:
 
     # ---- what the node says
 
-    async def take(self, message: m.Message) -> None:
+    def take(self, message: m.Message) -> None:
         """Take one message of the node."""
         match message:
             case m.Subscribe(handle, title_id):

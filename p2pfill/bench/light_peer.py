@@ -120,7 +120,7 @@ class LightPeer:
         if digest.digest() != self._manifest.chunk_xxh3(header.chunk):
             raise RemoteProtocolError(f"chunk {header.chunk} came with wrong bytes")
 
-    async def _take(self, message: m.Message) -> None:
+    def _take(self, message: m.Message) -> None:
         channel = self._channel
         if channel is None:
             return

@@ -200,8 +200,8 @@ class Link:
 
     __slots__ = (
         "_announced", "_come_bytes", "_handles", "_holding", "_host", "_streams_asked", "_subscriptions", "_told",
-        "_wanted", "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "streams",
-        "upload_streams", "uploads",
+        "_wanted", "book", "channel", "dialled", "encryption", "fault", "identity", "is_over", "remote", "scope",
+        "streams", "upload_streams", "uploads",
     )  # fmt: skip
 
     def __init__(
@@ -220,6 +220,8 @@ class Link:
         self.identity = identity
         self.encryption = encryption
         self.remote: NodeInfo | None = None
+        self.scope = Scope.WORLD
+        """The smallest group that holds both this cache and the remote, once that is known."""
         self.is_over = False
         self.fault = ""
         """What has ended it, for people; empty while it is in order, and where its end was."""
@@ -287,16 +289,11 @@ class Link:
         )
         if self.identity is not None and (wrong := self.identity.disagrees_with(remote)):
             raise RemoteProtocolError(f"a Hello is not of whom the certificate names: {wrong}")
-        self.remote = remote
+        self.remote, self.scope = remote, scope_between(self._host.me, remote)
         self._host.admit(self)
 
     def _take_pong(self, _: m.Pong) -> None:
         self._host.ponged(self)
-
-    @property
-    def scope(self) -> Scope:
-        """The smallest group that holds both this cache and the remote."""
-        return scope_between(self._host.me, self.remote) if self.remote is not None else Scope.WORLD
 
     @property
     def serves_remote(self) -> bool:

@@ -48,7 +48,6 @@ from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.handshakes import Handshakes
 from p2pfill.transport.payload import Inlet, Outlet, TlsInlet, TlsOutlet, kernel_has_tls
-from p2pfill.transport.plane import DataPlane
 from p2pfill.transport.secure import (
     DataPeer,
     SecuredLink,
@@ -57,6 +56,7 @@ from p2pfill.transport.secure import (
     secure_receiving,
     secure_sending,
 )
+from p2pfill.transport.ticks import TickedPlane, Ticks
 
 if TYPE_CHECKING:
     from p2pfill.trust.credentials import Credentials
@@ -148,7 +148,8 @@ class Links:
         self,
         engine: Engine,
         hello: Hello,
-        plane: DataPlane,
+        ticks: Ticks,
+        plane: TickedPlane,
         nursery: trio.Nursery,
         stored: Callable[[TitleId], StoredTitle | None],
         note_used: Callable[[TitleId], object],
@@ -170,6 +171,7 @@ class Links:
         """
         self._engine = engine
         self._hello = hello
+        self._ticks = ticks
         self._plane = plane
         self._nursery = nursery
         self._stored = stored
@@ -387,7 +389,7 @@ class Links:
             return False
         layer = None if secured is None else secured.layer
         received = received if secured is None else secured.received
-        channel = ControlChannel(stream, self._hello, received, self._shares, layer)
+        channel = ControlChannel(stream, self._hello, received, self._shares, layer, self._ticks)
         identity, encryption = (None, None) if secured is None else (secured.peer, self._encryption)
         link = self._engine.open_link(channel, self._reap_soon, dialled, identity, encryption)
         bounds = ErrorBoundary(self._log, "serve a link", partial(self._engine.fail_link, link))
@@ -416,18 +418,18 @@ class Links:
                 scope.cancel()
             self._spent_before = self._spent_before.plus(sockets.spent())
 
-    async def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
-        self._engine.handle(trio.current_time(), link, message)
+    def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
+        self._engine.handle(self._ticks.now, link, message)
         if link.remote is not None and self._newcomers.pop(stream, None) is not None:
             self.was_reached = True
         self._wake()
 
     def _reap_soon(self, link: Link) -> None:
         """Have the loop take in what has come; called from threads."""
-        self._plane.tell(partial(self._reap, link), partial(self._engine.link_faulted, link))
+        self._ticks.tell(partial(self._reap, link), partial(self._engine.link_faulted, link))
 
     def _reap(self, link: Link) -> None:
-        self._engine.reap(trio.current_time(), link)
+        self._engine.reap(self._ticks.now, link)
         self._wake()
 
     # ---- data streams
@@ -574,7 +576,7 @@ class Links:
 
     def _sent(self, link: Link, header: DataHeader) -> None:
         self.upload_bytes += header.length
-        self._engine.sent(trio.current_time(), link, header.request_id)
+        self._engine.sent(self._ticks.now, link, header.request_id)
 
 
 async def connect(host: str, port: int) -> trio.socket.SocketType:

@@ -62,7 +62,7 @@ from p2pfill.store.store import Store
 from p2pfill.swarm.election import ALL_WANTED, Wants
 from p2pfill.transport.data import StreamStats
 from p2pfill.transport.lag import LagMonitor
-from p2pfill.transport.plane import DataPlane
+from p2pfill.transport.ticks import TickedPlane, Ticks
 
 if TYPE_CHECKING:
     from p2pfill.trust.credentials import Credentials
@@ -88,7 +88,8 @@ class Node:
         store: Store,
         info: NodeInfo,
         nursery: trio.Nursery,
-        plane: DataPlane,
+        ticks: Ticks,
+        plane: TickedPlane,
         in_use: InUse | None = None,
         wall: Callable[[], float] = time.time,
         busy: Busy | None = None,
@@ -105,8 +106,10 @@ class Node:
         self.lag = LagMonitor()
         self.tracker: TrackerAgent | None = None
         self._nursery = nursery
+        self._ticks = ticks
         self._plane = plane
-        self._wakeup = trio.Event()
+        self._rests_until = -NEVER
+        """The engine, which could not decide."""
         self._sequence = 0
         speed = 1.0
         if config.clock is not None:
@@ -151,7 +154,7 @@ class Node:
             boot=self.boot,
         )
         self.links = Links(
-            self.engine, hello, plane, nursery, self.titles.stored, self._note_used,
+            self.engine, hello, ticks, plane, nursery, self.titles.stored, self._note_used,
             self.titles.suspect, self.wake, self.log, credentials,
             stays_near=credentials is None and not config.insecure and is_loopback(info.host),
             encrypts=config.encrypt_data,
@@ -347,33 +350,34 @@ class Node:
 
     def wake(self) -> None:
         """Have the engine decide: something has happened."""
-        self._wakeup.set()
+        self._ticks.wake()
 
     async def drive(self) -> None:
         """Have the engine decide whenever something has happened, and do what it wants; runs until cancelled."""
-        while True:
-            self._wakeup = trio.Event()
-            wake_at: float | None = None
-            with ErrorBoundary(self.log, "decide what to do"):
-                for effect in self.engine.poll(trio.current_time()):
+        await self._ticks.run(self._decide)
+
+    def _decide(self, now: float) -> float:
+        """Have the engine decide, and do what it wants; return when it is to decide again though nothing happens."""
+        if now < self._rests_until:
+            return self._rests_until
+        with ErrorBoundary(self.log, "decide what to do"):
+            for effect in self.engine.poll(now):
+                try:
+                    self._perform(effect)
+                except BaseException:
                     failed = partial(self._effect_failed, effect)
                     with ErrorBoundary(self.log, f"begin with {type(effect).__name__}", failed):
-                        self._perform(effect)
-                wake_at = self.engine.next_wakeup()
-            if wake_at is None:
-                # Whatever happens meanwhile, or it would fail, and fill the log, with each message that comes.
-                await trio.sleep(FAULT_PAUSE_S)
-            elif wake_at < NEVER:
-                with trio.move_on_at(wake_at):
-                    await self._wakeup.wait()
-            else:
-                await self._wakeup.wait()
+                        raise
+            return self.engine.next_wakeup()
+        # Whatever happens meanwhile, or it would fail, and fill the log, with each message that comes.
+        self._rests_until = now + FAULT_PAUSE_S
+        return self._rests_until
 
     def _effect_failed(self, effect: Effect, error: P2PFillError) -> None:
         """Fail what waits for an effect that could not be begun with; it would wait for ever."""
         match effect:
             case Dial(node):
-                self.engine.dial_failed(trio.current_time(), node.id)
+                self.engine.dial_failed(self._ticks.now, node.id)
             case OpenStream(link) | WakeUploads(link):
                 self.engine.fail_link(link, error)
             case Faulted() | Warn():
@@ -383,7 +387,7 @@ class Node:
                     driver.done.set()
                     self.titles.note_end(driver)
             case _:
-                self.engine.fail(trio.current_time(), effect.task, error)
+                self.engine.fail(self._ticks.now, effect.task, error)
         self.wake()
 
     def _perform(self, effect: Effect) -> None:
@@ -548,6 +552,7 @@ async def open_node(
     """
     credentials = await trio.to_thread.run_sync(load_credentials, config)
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
+    ticks = Ticks()
     try:
         host, port = config.listen_address()
         try:
@@ -559,11 +564,11 @@ async def open_node(
         fault: P2PFillError | None = None
         info = config.info(listeners[0].socket.getsockname()[1])
         try:
-            plane = DataPlane(config.data_workers, config.upload_slots, yields=config.background)
+            plane = TickedPlane(ticks, config.data_workers, config.upload_slots, yields=config.background)
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
-                node = Node(config, store, info, nursery, plane, in_use, wall, busy, credentials)
+                node = Node(config, store, info, nursery, ticks, plane, in_use, wall, busy, credentials)
                 await node.settings.load()
                 if config.tracker:  # else nobody could ever clear them
                     node.limits.put("tracker", node.settings.limits)
@@ -616,5 +621,6 @@ async def open_node(
         if fault is not None:
             raise fault
     finally:
+        ticks.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(store.close)

@@ -36,7 +36,7 @@ from p2pfill.protocol.messages import (
     encode_payload,
     plain_reason,
 )
-from p2pfill.protocol.rules import LinkLimits, RuleBook, RuleBrokenError, Side, Verdict
+from p2pfill.protocol.rules import LinkLimits, RuleBook, RuleBrokenError, Side
 
 DEFAULT_LIMITS: Final = LinkLimits()
 
@@ -93,6 +93,10 @@ TRANSITIONS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
 }
 """All that is allowed. An event that a state lacks is illegal there, and the fault of whoever caused it."""
 
+_SENT: Final[dict[type, LinkEvent]] = {Hello: LinkEvent.SEND_HELLO, Goodbye: LinkEvent.SEND_GOODBYE}
+_RECEIVED: Final[dict[type, LinkEvent]] = {Hello: LinkEvent.RECEIVE_HELLO, Goodbye: LinkEvent.RECEIVE_GOODBYE}
+"""All that are no message among others."""
+
 
 def state_diagram() -> str:
     """Return the table as a Mermaid state diagram, for docs/protocol.md."""
@@ -140,20 +144,18 @@ class ControlLink:
 
         Raises `LocalProtocolError`, and changes nothing, where state, rules or limits forbid it.
         """
-        if isinstance(message, Hello):
+        event = _SENT.get(type(message), LinkEvent.SEND_MESSAGE)
+        if event is LinkEvent.SEND_HELLO:
             raise LocalProtocolError("Hello is sent by start(), once")
-        event = LinkEvent.SEND_GOODBYE if isinstance(message, Goodbye) else LinkEvent.SEND_MESSAGE
         state = self._next_state(event)
-        payload = encode_payload(message)
+        frame = encode_frame(encode_payload(message))
         try:
-            verdict = self._rules.judge(message, Side.LOCAL)
+            is_valid = self._rules.take(message, Side.LOCAL)
         except RuleBrokenError as error:
             raise LocalProtocolError(f"cannot send {type(message).__name__}: {error}") from error
-        if verdict is Verdict.STALE:
+        if not is_valid:
             self.dropped += 1
             return False
-        frame = encode_frame(payload)
-        self._rules.record(message, Side.LOCAL)
         self._output += frame
         self.state = state
         return True
@@ -271,27 +273,19 @@ class ControlLink:
 
     def _receive(self, message: Message) -> bool:
         """Judge and record one message; return whether the driver is to see it. Raises `RemoteProtocolError`."""
-        name = type(message).__name__
-        if isinstance(message, Hello):
-            event = LinkEvent.RECEIVE_HELLO
-        elif isinstance(message, Goodbye):
-            event = LinkEvent.RECEIVE_GOODBYE
-        else:
-            event = LinkEvent.RECEIVE_MESSAGE
+        event = _RECEIVED.get(type(message), LinkEvent.RECEIVE_MESSAGE)
         target = TRANSITIONS.get((self.state, event))
         if target is None:
-            raise RemoteProtocolError(f"remote sent {name} in state {self.state.value}")
+            raise RemoteProtocolError(f"remote sent {type(message).__name__} in state {self.state.value}")
         if isinstance(message, Hello):
             self.remote_hello = message
         else:
             try:
-                verdict = self._rules.judge(message, Side.REMOTE)
+                if not self._rules.take(message, Side.REMOTE):
+                    return False
             except RuleBrokenError as error:
-                raise RemoteProtocolError(f"remote sent {name}: {error}") from error
-            if verdict is Verdict.STALE:
-                return False
-            self._rules.record(message, Side.REMOTE)
-        if isinstance(message, Goodbye):
+                raise RemoteProtocolError(f"remote sent {type(message).__name__}: {error}") from error
+        if event is LinkEvent.RECEIVE_GOODBYE and isinstance(message, Goodbye):
             self.remote_goodbye = message
         self.state = target
         return True

@@ -353,6 +353,6 @@ def _check_outside(payload: bytes | bytearray | memoryview) -> None:
 def _decode(payload: bytes | bytearray | memoryview) -> Message:
     """Check every limit of a message. Raises `ValueError`, as msgspec's errors are."""
     message: Message = _DECODER.decode(payload)
-    if isinstance(message, Hello) and not math.isfinite(message.weight):
+    if type(message) is Hello and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
     return message

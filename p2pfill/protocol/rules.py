@@ -1,7 +1,7 @@
 """What the messages of an open link may say to each other: handles, requests, streams and pings.
 
-Both directions obey the same rules, so there is one set of them: `RuleBook.judge(message, by)` looks at what side `by`
-has said before and what the other side has. It changes nothing; `record` does, once the message is known to be sent.
+Both directions obey the same rules, so there is one set of them: `RuleBook.take(message, by)` looks at what side `by`
+has said before and what the other side has, and enters what breaks no rule. Of anything else it changes nothing.
 
 Handles, request ids and stream ids are chosen by the asker and must grow. That keeps memory bounded and tells
 the three cases of an id apart without a graveyard: live (in its dict), over (not above the highest used: a
@@ -112,46 +112,45 @@ class RuleBook:
 
     def wants(self, side: Side) -> dict[int, int | None]:
         """Return a copy of the live handles of `side`, each with the chunk count it was told, if any."""
-        return dict(self._sides(side)[0].wants)
+        return dict(self._asks(side).wants)
 
     def requests(self, side: Side) -> dict[int, int]:
         """Return a copy of the live requests of `side`: request id -> handle."""
-        return dict(self._sides(side)[0].requests)
+        return dict(self._asks(side).requests)
 
     def next_handle(self, side: Side) -> int:
         """Return the lowest handle that `side` may use for its next Subscribe."""
-        return self._sides(side)[0].handle_last + 1
+        return self._asks(side).handle_last + 1
 
     def next_request_id(self, side: Side) -> int:
         """Return the lowest id that `side` may use for its next Request."""
-        return self._sides(side)[0].request_last + 1
+        return (self._local if side is Side.LOCAL else self._remote).request_last + 1
 
     def next_stream_id(self, side: Side) -> int:
         """Return the lowest id that `side` may use for its next StreamOpen."""
-        return self._sides(side)[0].stream_last + 1
+        return self._asks(side).stream_last + 1
 
     def is_request_live(self, side: Side, request_id: int) -> bool:
         """Say whether a request of `side` is outstanding."""
-        return request_id in self._sides(side)[0].requests
+        return request_id in (self._local if side is Side.LOCAL else self._remote).requests
 
     def finish_request(self, side: Side, request_id: int) -> bool:
         """End a request of `side` whose payload has gone over; False where it was over before."""
-        return self._sides(side)[0].requests.pop(request_id, None) is not None
+        asks = self._local if side is Side.LOCAL else self._remote
+        return asks.requests.pop(request_id, None) is not None
 
-    def judge(self, message: Message, by: Side) -> Verdict:
-        """Say whether `by` may send `message` now. Raises `RuleBrokenError`."""
-        own, asked = self._sides(by)
-        return _JUDGES[type(message)](self, message, by, own, asked)
-
-    def record(self, message: Message, by: Side) -> None:
-        """Enter a message that `judge` found valid."""
-        if (enter := _RECORDS.get(type(message))) is not None:
-            own, asked = self._sides(by)
+    def take(self, message: Message, by: Side) -> bool:
+        """Enter what `by` says; False, and nothing changes, where that is stale. Raises `RuleBrokenError`."""
+        own, asked = (self._local, self._remote) if by is Side.LOCAL else (self._remote, self._local)
+        judge, enter = _RULES[type(message)]
+        if judge(self, message, by, own, asked) is Verdict.STALE:
+            return False
+        if enter is not None:
             enter(message, own, asked)
+        return True
 
-    def _sides(self, by: Side) -> tuple[_Asks, _Asks]:
-        """Return what the sender has asked for, and what the other side has."""
-        return (self._local, self._remote) if by is Side.LOCAL else (self._remote, self._local)
+    def _asks(self, side: Side) -> _Asks:
+        return self._local if side is Side.LOCAL else self._remote
 
     # ---- what each message must keep: the sender's asks are `own`, the receiver's `asked`
 
@@ -173,7 +172,14 @@ class RuleBook:
         allowed = self._limits.requests_max
         if by is Side.REMOTE:
             allowed += self._limits.requests_slack
-        handle = message.handle
+        handle, count = message.handle, own.wants.get(message.handle)
+        if (
+            count is not None
+            and message.chunk < count
+            and message.request_id > own.request_last
+            and len(own.requests) < allowed
+        ):
+            return Verdict.VALID  # as all but a few
         if _verdict_of_asker("handle", handle, handle in own.wants, own.handle_last, by) is Verdict.STALE:
             return Verdict.STALE
         _check_chunks(message.handle, message.chunk, own.wants[message.handle])
@@ -192,7 +198,9 @@ class RuleBook:
         return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
 
     def _judge_news(self, message: Have | Fetching, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        handle = message.handle
+        handle, count = message.handle, asked.wants.get(message.handle)
+        if count is not None and max(message.chunks) < count:
+            return Verdict.VALID  # as all but a few
         verdict = _verdict("handle", handle, handle in asked.wants, asked.handle_last)
         if verdict is Verdict.VALID:
             _check_chunks(handle, max(message.chunks), asked.wants[handle])
@@ -278,41 +286,30 @@ def _record_pong(message: Pong, _own: _Asks, asked: _Asks) -> None:
     asked.pings.discard(message.nonce)
 
 
+_Judge = Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
+_Enter = Callable[[Any, _Asks, _Asks], None]
+
 # By type, since every message passes here twice, and a chain of cases costs a part of the event loop's time: see
 # docs/experiments.md, "The data path".
-_JUDGES: Final[dict[type, Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]]] = {
-    Subscribe: RuleBook._judge_subscribe,
-    Unsubscribe: RuleBook._judge_unsubscribe,
-    Interest: RuleBook._judge_interest,
-    Request: RuleBook._judge_request,
-    Cancel: RuleBook._judge_cancel,
-    Reject: RuleBook._judge_reject,
-    Holdings: RuleBook._judge_holdings,
-    Have: RuleBook._judge_news,
-    Fetching: RuleBook._judge_news,
-    StreamOpen: RuleBook._judge_stream_open,
-    StreamGrant: RuleBook._judge_stream_grant,
-    StreamRefuse: RuleBook._judge_stream_answer,
-    Ping: RuleBook._judge_ping,
-    Pong: RuleBook._judge_pong,
-    ReportSlow: RuleBook._judge_word,
-    Ways: RuleBook._judge_word,
-    Goodbye: RuleBook._judge_free,
-    Hello: RuleBook._judge_hello,
-}
-
-_RECORDS: Final[dict[type, Callable[[Any, _Asks, _Asks], None]]] = {
-    Subscribe: _record_subscribe,
-    Unsubscribe: _record_unsubscribe,
-    Request: _record_request,
-    Cancel: _record_cancel,
-    Reject: _record_reject,
-    Holdings: _record_holdings,
-    StreamOpen: _record_stream_open,
-    StreamGrant: _record_stream_answer,
-    StreamRefuse: _record_stream_answer,
-    Ping: _record_ping,
-    Pong: _record_pong,
+_RULES: Final[dict[type, tuple[_Judge, _Enter | None]]] = {
+    Subscribe: (RuleBook._judge_subscribe, _record_subscribe),
+    Unsubscribe: (RuleBook._judge_unsubscribe, _record_unsubscribe),
+    Interest: (RuleBook._judge_interest, None),
+    Request: (RuleBook._judge_request, _record_request),
+    Cancel: (RuleBook._judge_cancel, _record_cancel),
+    Reject: (RuleBook._judge_reject, _record_reject),
+    Holdings: (RuleBook._judge_holdings, _record_holdings),
+    Have: (RuleBook._judge_news, None),
+    Fetching: (RuleBook._judge_news, None),
+    StreamOpen: (RuleBook._judge_stream_open, _record_stream_open),
+    StreamGrant: (RuleBook._judge_stream_grant, _record_stream_answer),
+    StreamRefuse: (RuleBook._judge_stream_answer, _record_stream_answer),
+    Ping: (RuleBook._judge_ping, _record_ping),
+    Pong: (RuleBook._judge_pong, _record_pong),
+    ReportSlow: (RuleBook._judge_word, None),
+    Ways: (RuleBook._judge_word, None),
+    Goodbye: (RuleBook._judge_free, None),
+    Hello: (RuleBook._judge_hello, None),
 }
 
 

@@ -1,8 +1,10 @@
 """A control link over a stream: the driver of `protocol.link.ControlLink`.
 
-`run` owns three tasks: one reads, one writes, one keeps the link alive. `send` never waits; what it queues is bounded,
-and a remote that does not read until the bound is reached loses its link, since holding messages back would leave it
-with wrong holdings.
+`run` owns three tasks: one reads, one writes, one keeps the link alive. Where the link is one of a node's, ticks serve
+its socket as long as nothing has to wait (`ticks.Ticks`), and the tasks step in where a remote sends more than its
+share of the loop, where it does not read, and where the link ends. `send` never waits; what it queues is bounded, and a
+remote that does not read until the bound is reached loses its link, since holding messages back would leave it with
+wrong holdings.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import trio
@@ -32,6 +34,7 @@ from p2pfill.protocol.messages import (
 )
 from p2pfill.protocol.rules import Side
 from p2pfill.transport.secure import TlsLayer
+from p2pfill.transport.ticks import Ticks
 
 READ_BYTES: Final = 64 * 1024
 
@@ -116,12 +119,12 @@ class ControlChannel:
 
     def __init__(
         self, stream: trio.abc.Stream, hello: Hello, received: bytes = b"", shares: LoopShares | None = None,
-        layer: TlsLayer | None = None,
+        layer: TlsLayer | None = None, ticks: Ticks | None = None,
     ) -> None:
         """Take over `stream`, on which nothing has been written and nothing read but `received`.
 
-        `shares` are those of the node, if it has other links. `layer` encrypts a stream that is a socket's, after its
-        handshake.
+        `shares` are those of the node, if it has other links, and `ticks`, which serve a stream that is a socket's.
+        `layer` encrypts such a stream, after its handshake.
         """
         self._shares = shares if shares is not None else LoopShares()
         self._share = LoopShare()
@@ -129,11 +132,30 @@ class ControlChannel:
         self._layer = layer
         self._connection = stream if isinstance(stream, trio.SocketStream) else None
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._ticks = ticks if self._socket is not None else None
         self._received = received
         self._link = ControlLink(hello)
+        self._handle: Callable[[Message], object] = lambda message: None
+        self._messages: Iterator[Message] = iter(())
+        """Those that have come and were not looked at yet."""
+        self._is_much = False
+        """Of what came last."""
+        self._pause_s: float | None = None
+        """After which more is looked at of what has come; None: all of it was."""
+        self._fault: BaseException | None = None
+        """What was raised in a tick."""
+        self._attention = trio.Event()
+        """Set where the link's own task has to see to what has come."""
         self._output = trio.Event()
+        """Set where the link's own task has to write."""
+        self._unsent = b""
+        """What the socket had no room for."""
+        self._is_writing = False
+        """The link's own task is at it: nobody else may write."""
         self._heard_at = 0.0
         self._ended = False
+        self._has_parted = False
+        """The remote has ended the link."""
         self._scope = trio.CancelScope()
         """Of all that is done for the link."""
         self._pings = itertools.count(1)
@@ -156,7 +178,10 @@ class ControlChannel:
             self._end("the remote has stopped reading")
             self._scope.cancel()  # the writer would wait for it
             return False
-        self._output.set()
+        if self._ticks is None:
+            self._output.set()
+        else:
+            self._ticks.flush_later(self)
         return True
 
     def next_handle(self) -> int:
@@ -195,12 +220,13 @@ class ControlChannel:
         finally:
             self._end(reason)
 
-    async def run(self, handle: Callable[[Message], Awaitable[None]]) -> None:
+    async def run(self, handle: Callable[[Message], object]) -> None:
         """Drive the link until it ends, handing each message of the remote but its Pings to `handle`, its Hello first.
 
         Returns when either side ended the link in good order. Raises `ProtocolError` for a broken rule and
         `ConnectionError` for a broken or silent connection; then only this link is of no more use.
         """
+        self._handle = handle
         self._link.start()
         self._heard_at = trio.current_time()
         fault: ProtocolError | ConnectionError | None = None
@@ -212,7 +238,7 @@ class ControlChannel:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
                     nursery.start_soon(self._keep_alive)
-                    await self._read(handle)
+                    await self._read()
                     self._end("the remote said goodbye")
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             self._end("the connection broke")
@@ -243,52 +269,81 @@ class ControlChannel:
         if fault is not None:
             raise fault
 
-    async def _read(self, handle: Callable[[Message], Awaitable[None]]) -> None:
-        data, self._received = self._received, b""
-        while not self._ended:
-            if not data:
-                data = await self._receive()
-                self._heard_at = trio.current_time()
-            if not data:
-                self._link.handle_eof()
+    # ---- input
+
+    async def _read(self) -> None:
+        """Take in what comes until the link ends. Raises what that raises, in a tick too."""
+        if self._received:
+            self._take_in(self._received)
+        while not (self._ended or self._has_parted):
+            if self._fault is not None:
+                raise self._fault
+            if self._pause_s is not None:
+                await trio.sleep(self._pause_s)
+                self._take_turn()
+            elif self._ticks is not None and self._socket is not None:
+                self._attention = trio.Event()
+                with self._ticks.watching(self._socket.fileno(), self):
+                    await self._attention.wait()
+            else:
+                self._take_in(await self._receive())
+
+    def handle_readable(self) -> None:
+        """Take in what has come. For `Ticks`."""
+        try:
+            data = self._read_now()
+            if data is not None:
+                self._take_in(data)
+        except BaseException as error:  # noqa: BLE001  (raised again by the link's own task)
+            self._fault = error
+        if self._fault is not None or self._pause_s is not None or self._ended or self._has_parted:
+            self._call_task()
+
+    def _call_task(self) -> None:
+        """Have the link's own task see to what has come, and nobody else meanwhile."""
+        if self._ticks is not None and self._socket is not None:
+            self._ticks.unwatch(self._socket.fileno())
+        self._attention.set()
+
+    def _take_in(self, data: bytes) -> None:
+        self._heard_at = trio.current_time()
+        if not data:
+            self._link.handle_eof()
+            self._has_parted = True
+            return
+        self._is_much = len(data) >= MANY_BYTES
+        self._messages = self._link.handle_bytes(data)
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Hand on the messages that have come, or as many as may take the loop's time before others have their turn."""
+        self._pause_s = None
+        used_s = time.thread_time() if self._is_much else None
+        ends_at = time.monotonic() + TURN_S
+        for message in self._messages:
+            if self._ended:
                 return
-            arrived, data = data, b""
-            is_much = len(arrived) >= MANY_BYTES
-            began, used_s = trio.current_time(), time.thread_time() if is_much else None
-            for message in self._link.handle_bytes(arrived):
-                if self.end_reason:
-                    return
-                if trio.current_time() > began + TURN_S:
-                    await self._let_others(used_s)
-                    began, used_s = trio.current_time(), time.thread_time() if is_much else None
-                if isinstance(message, Goodbye):
-                    self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
-                    return
-                if isinstance(message, Ping):
-                    self.send(Pong(message.nonce))
-                else:
-                    await handle(message)
-            if is_much:
-                await self._let_others(used_s)
+            if isinstance(message, Goodbye):
+                self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
+                self._has_parted = True
+                return
+            if isinstance(message, Ping):
+                self.send(Pong(message.nonce))
+            else:
+                self._handle(message)
+            if time.monotonic() > ends_at:
+                self._pause_s = self._charge(used_s)
+                return
+        self._pause_s = self._charge(used_s) or None
 
-    async def _let_others(self, used_s: float | None) -> None:
-        """Give others their turn, and more of them where this remote takes much.
+    def _charge(self, used_s: float | None) -> float:
+        """Charge the remote with the processor time since `used_s` (`time.thread_time`), None: with nothing.
 
-        It is charged with the processor time since `used_s` (`time.thread_time`); None: with nothing.
+        Return for how long others have their turn: longer where this remote takes much.
         """
-        pause_s = 0.0
-        if used_s is not None:
-            pause_s = self._shares.charge(self._share, trio.current_time(), time.thread_time() - used_s)
-        await trio.sleep(pause_s)
-
-    async def _write(self) -> None:
-        while not self._ended:
-            await self._output.wait()
-            self._output = trio.Event()
-            output = self._poll_output()
-            if unsent := output[self._write_now(output) :]:
-                await self._stream.send_all(unsent)
-        self._scope.cancel()
+        if used_s is None:
+            return 0.0
+        return self._shares.charge(self._share, trio.current_time(), time.thread_time() - used_s)
 
     async def _receive(self) -> bytes:
         """Return what has come; empty at the end of the stream."""
@@ -298,20 +353,57 @@ class ControlChannel:
         # as all the rest.
         while True:
             await trio.lowlevel.wait_readable(self._socket)
-            try:
-                data = os.read(self._socket.fileno(), READ_BYTES)
-                if self._layer is None or not data:
-                    return data
-                data, has_ended = self._layer.unseal(data)
-                if data or has_ended:
-                    return data
-            except BlockingIOError:
-                continue
-            except OSError as error:  # those of TLS among them
-                raise trio.BrokenResourceError(str(error)) from error
+            if (data := self._read_now()) is not None:
+                return data
+
+    def _read_now(self) -> bytes | None:
+        """Return what the socket has, in the clear; empty at the end of the stream, None where that is nothing yet."""
+        if self._socket is None:
+            return None
+        try:
+            data = os.read(self._socket.fileno(), READ_BYTES)
+            if self._layer is None or not data:
+                return data
+            data, has_ended = self._layer.unseal(data)
+        except BlockingIOError:
+            return None
+        except OSError as error:  # those of TLS among them
+            raise trio.BrokenResourceError(str(error)) from error
+        return data if data or has_ended else None
+
+    # ---- output
+
+    async def _write(self) -> None:
+        while not self._ended:
+            await self._output.wait()
+            self._output = trio.Event()
+            self._is_writing = True
+            while output := self._take_output():
+                if unsent := output[self._write_now(output) :]:
+                    await self._stream.send_all(unsent)
+            self._is_writing = False
+        self._scope.cancel()
+
+    def flush(self) -> None:
+        """Write what is queued, if nothing of it has to wait. For `Ticks`."""
+        if self._ended or self._is_writing or self._unsent:
+            return
+        try:
+            output = self._poll_output()
+            self._unsent = output[self._write_now(output) :]
+        except BaseException as error:  # noqa: BLE001  (raised again by the link's own task)
+            self._fault = error
+            self._call_task()
+        if self._unsent:
+            self._output.set()
+
+    def _take_output(self) -> bytes:
+        """Return what is to be written next, as it goes over the wire. Raises `trio.BrokenResourceError`."""
+        unsent, self._unsent = self._unsent, b""
+        return unsent or self._poll_output()
 
     def _poll_output(self) -> bytes:
-        """Return what is to be written, as it goes over the wire. Raises `trio.BrokenResourceError`."""
+        """Return what is queued, as it goes over the wire. Raises `trio.BrokenResourceError`."""
         output = self._link.poll_output()
         if self._layer is None:
             return output
@@ -331,6 +423,8 @@ class ControlChannel:
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
 
+    # ---- life and end
+
     async def _keep_alive(self) -> None:
         await trio.sleep(HANDSHAKE_TIMEOUT_S)
         if self._link.state is LinkState.HANDSHAKE:
@@ -346,7 +440,7 @@ class ControlChannel:
 
     async def _flush_farewell(self) -> None:
         try:
-            if output := self._poll_output():
+            while output := self._take_output():
                 await self._stream.send_all(output)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # it is gone already, and knows

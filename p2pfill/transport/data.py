@@ -502,7 +502,7 @@ class Sender(Stream):
         return True
 
     def _finish(self, upload: Upload) -> None:
-        self.plane.tell(partial(self._sent, upload.header), self.end)
+        self.plane.tell_later(partial(self._sent, upload.header), self.end)
         self._upload = None
 
     def _post(self, upload: Upload) -> bool:

@@ -238,6 +238,10 @@ class DataPlane:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._take_news)
 
+    def tell_later(self, news: Callable[[], object], failed: Callable[[Exception], object]) -> None:
+        """As `tell`, where nobody waits for it: a plane may spare the loop to be woken for it alone."""
+        self.tell(news, failed)
+
     def _take_news(self) -> None:
         # In this order: news that comes in between finds either the flag down or this loop still looking.
         self._has_told = False

@@ -539,13 +539,13 @@ async def test_a_link_that_fails_while_the_node_stops_keeps_it_from_nothing(
 ) -> None:
     """The cancel of the whole node meets the fault in one group; only the fault may end in the boundary."""
 
-    async def receive(self: ControlChannel) -> bytes:
+    async def keep_alive(self: ControlChannel) -> None:
         try:
             await trio.sleep_forever()
         finally:
             raise OSError(errno.EPIPE, "Broken pipe at the end")
 
-    monkeypatch.setattr(ControlChannel, "_receive", receive)
+    monkeypatch.setattr(ControlChannel, "_keep_alive", keep_alive)
     async with node_at(tmp_path, "a1") as node, node_at(tmp_path, "a2") as other:
         node.want_links([other.info])
         await still_runs(node, titles[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -80,8 +80,8 @@ class Peer:
             self.ended.set()
             nursery.cancel_scope.cancel()
 
-    def _handle(self, channel: ControlChannel) -> Callable[[m.Message], Awaitable[None]]:
-        async def handle(message: m.Message) -> None:
+    def _handle(self, channel: ControlChannel) -> Callable[[m.Message], None]:
+        def handle(message: m.Message) -> None:
             match message:
                 case m.Hello():
                     self.linked.set()

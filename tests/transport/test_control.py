@@ -29,7 +29,7 @@ class Log:
         self.messages: list[Message] = []
         self.arrived = trio.Event()
 
-    async def handle(self, message: Message) -> None:
+    def handle(self, message: Message) -> None:
         self.messages.append(message)
         if not isinstance(message, Hello):
             self.arrived.set()

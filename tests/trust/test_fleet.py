@@ -93,7 +93,7 @@ async def test_who_is_of_another_authority_belongs_to_nobody(fleet: Fleet) -> No
 async def test_nobody_is_talked_to_in_the_clear(fleet: Fleet) -> None:
     said = Hello("a2", "isp-a", "default", "", "127.0.0.1", 4000, 1.0, "test", "b")
 
-    async def take(message: object) -> None:
+    def take(message: object) -> None:
         heard.append(message)
 
     heard: list[object] = []
@@ -111,7 +111,7 @@ async def hello_of(fleet: Fleet, node: Node, who: Identity, said: Hello) -> str:
     tcp = await trio.open_tcp_stream("127.0.0.1", node.info.port)
     channel = ControlChannel(trio.SSLStream(tcp, credentials.connecting), said)
 
-    async def take(message: object) -> None:
+    def take(message: object) -> None:
         pass
 
     with trio.move_on_after(1.0):

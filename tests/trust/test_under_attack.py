@@ -84,7 +84,7 @@ async def test_a_flood_from_one_address_does_not_push_out_who_is_slower(fleet: F
         await trio.sleep(0.1)
         async with trio.open_nursery() as nursery:
 
-            async def take(message: object) -> None:
+            def take(message: object) -> None:
                 pass
 
             nursery.start_soon(ControlChannel(trio.SSLStream(slow, a2.connecting), said).run, take)
