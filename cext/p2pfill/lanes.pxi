@@ -241,6 +241,7 @@ cdef class WriteLock:
 cdef class Lane:
     cdef LaneState* state
     cdef object keeps  # what the state points into
+    cdef object fault
     cdef Lent flag, seals
     cdef uint8_t* buffer
     cdef public object turn
@@ -306,13 +307,17 @@ cdef class Lane:
             close(state.file_fd)
             state.file_fd = -1
         self.keeps = self.flag = self.seals = None
-        fault = None
         if ending == ENDING_EOF:
-            fault = (ConnectionResetError("the peer closed the connection") if way == WAY_RECEIVE
-                     else EOFError(f"file ends before {state.offset + state.left}"))
+            self.fault = (ConnectionResetError("the peer closed the connection") if way == WAY_RECEIVE
+                          else EOFError(f"file ends before {state.offset + state.left}"))
         elif ending != ENDING_NONE:
-            fault = os_error(error)
-        return moved, fault
+            self.fault = os_error(error)
+        return moved
+
+    def check(self):
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
 
     @property
     def sock_fd(self):

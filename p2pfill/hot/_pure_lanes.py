@@ -98,17 +98,23 @@ class Lane:
         self._offset, self._left, self._rest, self._moved = offset, length, 0, 0
         self.way = _Way.SEND
 
-    def take(self) -> tuple[int, Exception | None]:
-        """Forget what was posted; return the bytes of it that were moved, and what has broken it off, if anything.
+    def take(self) -> int:
+        """Forget what was posted, and return the bytes of it that were moved; `check` tells what has broken it off."""
+        moved = self._moved
+        self.way, self._moved = _Way.NONE, 0
+        self._close()
+        self._right, self._may_write, self._sealed = None, memoryview(b""), memoryview(b"")
+        return moved
+
+    def check(self) -> None:
+        """Raise, once, what has broken off what was posted, if anything.
 
         That is `ConnectionResetError` where the peer closed, `EOFError` for a file that is shorter, or an `OSError` of
         the socket or the file.
         """
-        taken = self._moved, self._fault
-        self.way, self._fault, self._moved = _Way.NONE, None, 0
-        self._close()
-        self._right, self._may_write, self._sealed = None, memoryview(b""), memoryview(b"")
-        return taken
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            raise fault
 
     def recv_to_file(self, file_fd: int, offset: int, length: int) -> int:
         """Move now what there is, as `io.ChunkReceiver.recv_to_file` does, into the same digest."""

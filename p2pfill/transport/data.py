@@ -250,10 +250,8 @@ class Receiver(Stream):
 
     def _settle(self) -> None:
         """Note what has come of what was posted. Raises what has broken it off."""
-        moved, fault = self.lane.take()
-        self._taken += moved
-        if fault is not None:
-            raise fault
+        self._taken += self.lane.take()
+        self.lane.check()
 
     def _post(self, receive: Receive) -> bool:
         """Have the threads take what comes for a chunk by themselves, up to the end of a file; False where not so.
@@ -492,10 +490,8 @@ class Sender(Stream):
 
     def _settle(self) -> bool:
         """Note what has come of what was posted; tell whether a chunk is sent. Raises what has broken it off."""
-        moved, fault = self.lane.take()
-        self._moved += moved
-        if fault is not None:
-            raise fault
+        self._moved += self.lane.take()
+        self.lane.check()
         if self._upload is None or self._moved < HEADER_BYTES + self._upload.header.length:
             return False
         self._finish(self._upload)

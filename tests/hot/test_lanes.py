@@ -87,16 +87,27 @@ class Taker:
         self._has_posted = False
         self.done = threading.Event()
         self.taken: tuple[int, Exception | None] | None = None
+        """What was moved, and what has broken it off."""
 
     def turn(self, lane: Any, ready: int) -> bool:
         if not self._has_posted:
             self._has_posted = True
-            assert lane.take() == (0, None)
+            assert taken(lane) == (0, None)
             self._post(lane)
             return True
-        self.taken = lane.take()
+        self.taken = taken(lane)
         self.done.set()
         return False
+
+
+def taken(lane: Any) -> tuple[int, Exception | None]:
+    """Return what was moved, and what has broken it off."""
+    moved = lane.take()
+    try:
+        lane.check()
+    except (OSError, EOFError) as error:
+        return moved, error
+    return moved, None
 
 
 class Target:
@@ -353,7 +364,7 @@ def test_twins_agree_on_what_comes_in_pieces(posts: list[int], pieces: list[int]
                 lane: Any, ready: int, lock: Any = lock, fd: int = fd, lengths: Any = lengths, done: Any = done
             ) -> bool:
                 nonlocal at
-                moved, fault = lane.take()
+                moved, fault = taken(lane)
                 at += moved
                 length = next(lengths, None)
                 if fault is not None or length is None:
