@@ -9,7 +9,8 @@ of an origin in the order in which they were begun, since a chunk that comes who
 How urgent it is counts as of when it began to wait. Nobody waits for longer than `STARVED_S`: the remote of a stream
 that stands still takes it for dead. A tier that has used up its own budget holds up no other tier.
 
-Invariant: over any t seconds no more is taken, less what is given back, than `rate * t + burst`, for each bucket.
+Invariant: over any t seconds no more is granted, less what is given back, than `rate * t + burst`, for each bucket.
+Whoever is granted something takes it as soon as it is woken.
 
 Rejected: tokens that a stream looks for again at a time. At each of those all would look, the first would take all, and
 neither urgency nor turns would mean anything.

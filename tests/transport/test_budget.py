@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2pfill.model.rates import NO_LIMITS, TIERS, RateLimits, Rates
@@ -54,11 +54,19 @@ rates = st.builds(Rates, *(st.sampled_from([0, 1, 5_000, 200_000, 30_000_000]) f
 
 
 @given(rates, steps)
+@example(
+    Rates(5000),
+    [
+        ("take", 4, 4096), ("pass", 1.0, None), ("pour", None, None), ("pass", 1.0, None), ("take", 0, 1),
+        ("take", 0, 1), ("take", 4, 4096),
+    ],
+)  # fmt: skip
 def test_never_more_than_the_rate_and_one_burst_over_any_time(limits: Rates, plan: list[Any]) -> None:
     budget, now = Budget(), 100.0
     budget.set_rates(now, limits)
     claims = [claim(TIERS[n % 3], rank=n % 2, number=n if n > 5 else None) for n in range(8)]
     last: dict[Claim, int] = {}
+    granted_at: dict[Claim, float] = {}
     moved: list[tuple[float, str, int]] = []
     for what, value, more in plan:
         match what:
@@ -67,13 +75,15 @@ def test_never_more_than_the_rate_and_one_burst_over_any_time(limits: Rates, pla
                 count, _ = budget.take(now, one, more)
                 assert 0 <= count <= more
                 last[one] = count
-                moved.append((now, one.tier, count))
+                # What was granted by a pour before this was so by then, however late it is taken.
+                moved.append((granted_at.pop(one, now), one.tier, count))
             case "back" if (one := claims[value]) in last:
                 count = int(last.pop(one) * more)
                 budget.give_back(one, count)
                 moved.append((now, one.tier, -count))
             case "leave":
                 budget.leave(gone := claims[value])
+                granted_at.pop(gone, None)
                 assert budget.take(now, gone, 1) == (0, [])
                 assert not gone.waits
                 claims[value] = claim(gone.tier, rank=value % 2, number=gone.number)
@@ -82,6 +92,10 @@ def test_never_more_than_the_rate_and_one_burst_over_any_time(limits: Rates, pla
             case "pour":
                 budget.pour(now)
         budget.check()
+        for one in claims:
+            if one.granted:
+                granted_at.setdefault(one, now)
+    moved.sort(key=lambda move: move[0])
     for scope, bucket in (("total", budget.total), *budget.tiers.items()):
         mine = [(at, count) for at, tier, count in moved if scope in ("total", tier)]
         if not bucket.rate:
