@@ -146,12 +146,13 @@ class Ticks:
         if now >= self._look_at:
             self._look_at, self._looks_later = math.inf, False
         if rings or self._has_rung:
-            # In this order: a call that comes in between finds either the bell silent, or this tick yet to look.
-            self._has_rung = False
+            # In this order: a call that comes before the second step is seen below, and one that comes after it rings.
+            # The other way round a ring in between would be read here and yet count as one that is to be heard.
             try:  # noqa: SIM105 (each tick passes here, and `suppress` is four calls)
                 os.eventfd_read(self._bell)
             except BlockingIOError:  # who rings has yet to pull
                 pass
+            self._has_rung = False
         if self._calls:
             self._make_calls()
             self._look_at, self._looks_later = now + LATER_S, True

@@ -185,6 +185,30 @@ async def test_a_bell_that_is_pulled_late_is_heard_once(ticks: Ticks, monkeypatc
         assert len(turns) == 1
 
 
+async def test_a_call_while_the_bell_is_read_silences_nobody_after_it(
+    ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that rings just then is heard in that tick, and the next one, when nothing else happens, as well."""
+    heard: list[str] = []
+    read, rings = os.eventfd_read, ["between"]
+
+    def read_between(fd: int) -> int:
+        # As a thread does it that has its turn between two steps of the loop.
+        if rings and heard:
+            ticks.tell(partial(heard.append, rings.pop()), pytest.fail)
+        return read(fd)
+
+    monkeypatch.setattr(ticks_module.os, "eventfd_read", read_between)
+    monkeypatch.setattr(ticks_module, "LATER_S", 60.0)  # a look that is due anyway would hear it
+    async with running(ticks, []):
+        for call in ("first", "second", "third"):
+            ticks.tell(partial(heard.append, call), pytest.fail)
+            with trio.move_on_after(5):
+                while call not in heard:
+                    await trio.sleep(0.001)
+    assert heard == ["first", "between", "second", "third"] or heard == ["first", "second", "between", "third"]
+
+
 async def test_no_call_of_a_thread_is_lost(ticks: Ticks) -> None:
     count, threads = 400, 4
     made = [0] * threads
