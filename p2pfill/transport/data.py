@@ -28,7 +28,7 @@ from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, Reque
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
-from p2pfill.hot.lanes import LOW_WATER_BYTES, RUN_CHUNKS
+from p2pfill.hot.lanes import LOW_WATER_BYTES, RUN_CHUNKS, WriteLock
 from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
@@ -190,6 +190,8 @@ class Receiver(Stream):
             receive = self._receive
             if receive is None:
                 return Poll.WAIT
+            if self._post(receive):
+                return Poll.MOVE
             done = not self._skips and (self._taken == receive.length or self._take(receive))
             if self._skips:
                 done = self._skip(receive)
@@ -250,6 +252,28 @@ class Receiver(Stream):
         """Note what has come of what was posted. Raises what has broken it off."""
         self._taken += self.lane.take()
         self.lane.check()
+
+    def _post(self, receive: Receive) -> bool:
+        """Have the threads take what comes for a chunk by themselves, up to the end of a file; False where not so.
+
+        They look at the right to write before each slice.
+        """
+        title, lane = receive.title, self._inlet.lane
+        if lane is None or self._skips or self._taken == receive.length or not self.moves_freely():
+            return False
+        if not isinstance(right := title.write_lock(receive.chunk), WriteLock) or not receive.may_write:
+            return False
+        try:
+            for file_fd, offset, length in title.ranges(receive.chunk, self._taken, write=True):
+                rest = receive.length - self._taken - length
+                lane.post_receive(right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest)
+                return True
+        except StoreError as error:
+            # Refused before a byte of it left the socket, so the stream can go on, and with it other titles.
+            self._refusal, self._skips = str(error), True
+        except OSError:
+            pass  # no descriptor is left: it is moved in the turn, with that of the title
+        return False
 
     def _take(self, receive: Receive) -> bool:
         """Write what has come; True with the last byte. Where nothing may be written, the rest is to be skipped."""
