@@ -494,8 +494,13 @@ cdef class Lanes:
                 runs += 1
                 ready = 0
                 with nogil:
-                    # After so many others have their turn; the kernel tells of it again at once.
-                    step = move(lane, buffer) if runs < RUN_CHUNKS else STEP_WAIT
+                    # After so many others have their turn. The kernel tells of it again at once, if it waits for
+                    # no more than there is: what it was last told of may be more than is left of the chunk.
+                    if runs < RUN_CHUNKS:
+                        step = move(lane, buffer)
+                    else:
+                        step = STEP_WAIT
+                        set_low_water(lane, 1)
                     if step == STEP_WAIT:
                         self.arm(lane)
                 if step == STEP_WAIT:

@@ -288,6 +288,10 @@ class Lanes:
             if self._lanes.get(lane.sock_fd) is not lane or not self._call(lane, ready):
                 return
             ready = 0
+        else:
+            # Others have their turn. The kernel tells of it again at once, if it waits for no more than there is: what
+            # it was last told of may be more than is left of the chunk.
+            lane.set_low_water(1)
         # Where it was removed, another one may have its descriptor by now.
         if self._lanes.get(lane.sock_fd) is lane:
             with suppress(OSError, ValueError):

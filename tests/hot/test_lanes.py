@@ -293,6 +293,41 @@ def test_what_is_posted_in_turns_is_moved_in_turns(
     assert os.pread(target.fd, count * 10 + 1, 0) == PAYLOAD[: count * 10]
 
 
+def test_a_chunk_of_many_small_files_does_not_wait_for_more_than_is_left_of_it(plane: Plane, tmp_path: Path) -> None:
+    """The first file waits for as much as is left of the chunk; after a run of others less is left, and all of it here.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    far = socket.create_connection(listener.getsockname())
+    near, _ = listener.accept()
+    lengths = [100] * 60
+    target, done, at = Target(plane, tmp_path / "target"), threading.Event(), 0
+    left = iter(lengths)
+
+    def turn(lane: Any, ready: int) -> bool:
+        nonlocal at
+        at += lane.take()
+        length = next(left, None)
+        if length is None:
+            done.set()
+            return False
+        rest = sum(lengths) - at - length
+        lane.post_receive(target.right, target.flag, target.seals, 1, target.fd, at, length, rest)
+        return True
+
+    with listener, far, near:
+        near.setblocking(False)
+        lane = plane.add(near, turn)
+        plane.arm(lane, select.EPOLLIN)
+        far.sendall(PAYLOAD[:1])
+        while lane.moved_bytes < 1 or near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1:
+            assert not done.wait(0.01)
+        far.sendall(PAYLOAD[1 : sum(lengths)])
+        await_event(done)
+        lane.wait_unserved()
+        assert os.pread(target.fd, 2 * sum(lengths), 0) == PAYLOAD[: sum(lengths)]
+        plane.lanes.remove(lane)
+
+
 def test_a_lane_that_was_removed_is_not_called(plane: Plane, pair: tuple[socket.socket, socket.socket]) -> None:
     calls: list[int] = []
     lane = plane.add(pair[0], lambda lane, ready: bool(calls.append(ready)))
