@@ -65,9 +65,8 @@ cdef enum Way:
 
 cdef enum Ending:
     ENDING_NONE = 0  # it is done, or was interrupted
-    ENDING_SOCKET = 1
-    ENDING_FILE = 2
-    ENDING_EOF = 3  # of the socket when receiving, of the file when sending
+    ENDING_ERRNO = 1
+    ENDING_EOF = 2  # of the socket when receiving, of the file when sending
 
 cdef struct LaneState:
     pthread_mutex_t lock  # held by the thread that serves the stream
@@ -95,6 +94,7 @@ cdef struct LaneState:
     StreamStats spent
 
 cdef enum Step:
+    STEP_MOVE
     STEP_WAIT
     STEP_CALL
 
@@ -133,10 +133,22 @@ cdef Step ended(LaneState* lane, Ending ending, int error) noexcept nogil:
     return STEP_CALL
 
 
+cdef Step went(LaneState* lane, int64_t count, int error) noexcept nogil:
+    """Note what a loop over descriptors has returned, and say what follows from that."""
+    if count == FAULT_EOF:
+        return ended(lane, ENDING_EOF, 0)
+    if count == FAULT_ERRNO:
+        return ended(lane, ENDING_ERRNO, error)
+    lane.offset += count
+    lane.left -= count
+    lane.moved += count
+    p2pfill_add_long(&lane.total, count)
+    return STEP_MOVE
+
+
 cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
-    cdef ssize_t n
-    cdef int error
-    cdef int64_t began_ns, hashed_ns
+    cdef int64_t wanted, taken
+    cdef int error = 0
     while lane.left:
         if p2pfill_load_int(&lane.interrupted):
             return STEP_CALL
@@ -144,38 +156,22 @@ cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
         if not p2pfill_load_byte(lane.may_write) or p2pfill_load_byte(lane.sealed):
             pthread_mutex_unlock(lane.right)
             return STEP_CALL
-        n = recv(lane.sock_fd, buffer, <size_t>min(<int64_t>SLICE_BYTES, lane.left), MSG_DONTWAIT)
-        error = errno
-        if n > 0:
-            began_ns = now_ns()
-            p2pfill_xxh3_update(lane.hash, buffer, <size_t>n)
-            hashed_ns = now_ns()
-            error = write_all(lane.file_fd, buffer, <size_t>n, lane.offset)
-            pthread_mutex_unlock(lane.right)
-            lane.spent.hash_ns += hashed_ns - began_ns
-            lane.spent.write_ns += now_ns() - hashed_ns
-            if error:
-                return ended(lane, ENDING_FILE, error)
-            lane.offset += n
-            lane.left -= n
-            lane.moved += n
-            p2pfill_add_long(&lane.total, n)
-            continue
+        wanted = min(<int64_t>SLICE_BYTES, lane.left)
+        taken = recv_loop(lane.hash, buffer, SLICE_BYTES, lane.sock_fd, lane.file_fd, lane.offset, wanted,
+                          &lane.spent, &error)
         pthread_mutex_unlock(lane.right)
-        if n == 0:
-            return ended(lane, ENDING_EOF, 0)
-        if error == EAGAIN:
+        if went(lane, taken, error) == STEP_CALL:
+            return STEP_CALL
+        if taken < wanted:
             set_low_water(lane, low_water_of(lane))
             return STEP_WAIT
-        if error != EINTR:
-            return ended(lane, ENDING_SOCKET, error)
     return STEP_CALL
 
 
 cdef Step send_step(LaneState* lane) noexcept nogil:
     cdef ssize_t n
-    cdef int error = 0, on = 1
-    cdef off_t position
+    cdef int64_t sent
+    cdef int error = 0
     while lane.head_at < lane.head_bytes:
         if p2pfill_load_int(&lane.interrupted):
             return STEP_CALL
@@ -187,25 +183,11 @@ cdef Step send_step(LaneState* lane) noexcept nogil:
         elif errno == EAGAIN:
             return STEP_WAIT
         elif errno != EINTR:
-            return ended(lane, ENDING_SOCKET, errno)
-    while lane.left:
-        if p2pfill_load_int(&lane.interrupted):
-            return STEP_CALL
-        position = lane.offset
-        n = sendfile(lane.sock_fd, lane.file_fd, &position, <size_t>min(lane.left, <int64_t>SENDFILE_BYTES_MAX))
-        if n > 0:
-            lane.offset += n
-            lane.left -= n
-            lane.moved += n
-            p2pfill_add_long(&lane.total, n)
-        elif n == 0:
-            return ended(lane, ENDING_EOF, 0)
-        elif errno == EAGAIN:
-            # As send_file_loop does, and for its reason.
-            setsockopt(lane.sock_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+            return ended(lane, ENDING_ERRNO, errno)
+    if lane.left and not p2pfill_load_int(&lane.interrupted):
+        sent = send_file_loop(lane.sock_fd, lane.file_fd, lane.offset, lane.left, &error)
+        if went(lane, sent, error) == STEP_MOVE and lane.left:
             return STEP_WAIT
-        elif errno != EINTR:
-            return ended(lane, ENDING_SOCKET, errno)
     return STEP_CALL
 
 
