@@ -17,7 +17,6 @@ import select
 import ssl
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -34,6 +33,7 @@ from p2pfill.model.timing import FROZEN_S, PROGRESS_TIMEOUT_S, SLOT_LEAST_BYTES,
 from p2pfill.model.urgency import Urgency
 from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Claim
+from p2pfill.transport.calls import Calls
 from p2pfill.transport.throttle import Direction, Throttle
 
 
@@ -158,7 +158,7 @@ class DataPlane:
         self.throttle = Throttle()
         self.throttle.on_change = self._keep_pace
         self._token = trio.lowlevel.current_trio_token()
-        self._news: deque[tuple[Callable[[], object], Callable[[Exception], object]]] = deque()
+        self._news = Calls()
         self._has_told = False
 
     @asynccontextmanager
@@ -230,9 +230,9 @@ class DataPlane:
         """Have `news` called in the event loop, in order. Callable from any thread.
 
         What gathers before the loop looks is handed over at once: waking it costs more than most news do. What `news`
-        raises is given to `failed`, which must raise nothing: raised from here it would end the whole Trio run.
+        raises is given to `failed` (`Calls.put`).
         """
-        self._news.append((news, failed))
+        self._news.put(news, failed)
         if not self._has_told:
             self._has_told = True
             with suppress(trio.RunFinishedError):
@@ -245,14 +245,7 @@ class DataPlane:
     def _take_news(self) -> None:
         # In this order: news that comes in between finds either the flag down or this loop still looking.
         self._has_told = False
-        while self._news:
-            news, failed = self._news.popleft()
-            try:
-                news()
-            except BaseException as error:
-                if not is_fault(error):
-                    raise
-                failed(_as_exception(error))
+        self._news.make()
 
     # ---- upload slots, which threads take and give back
 

@@ -19,15 +19,13 @@ from __future__ import annotations
 import math
 import os
 import select
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
 
-from p2pfill.errors import is_fault
-from p2pfill.model.faults import as_p2pfill_error
+from p2pfill.transport.calls import Calls
 from p2pfill.transport.plane import DataPlane
 
 READY_MAX: Final = 1024
@@ -64,7 +62,7 @@ class Ticks:
         self._will_decide = self._will_flush = False
         """Of the tick that is under way."""
         self._watched: dict[int, Served] = {}
-        self._calls: deque[tuple[Callable[[], object], Callable[[Exception], object]]] = deque()
+        self._calls = Calls()
         self._to_flush: dict[Served, None] = {}
 
     def close(self) -> None:
@@ -100,16 +98,13 @@ class Ticks:
             self._ring()
 
     def tell(self, call: Callable[[], object], failed: Callable[[Exception], object]) -> None:
-        """Have `call` made in a tick, in order. Callable from any thread.
-
-        What it raises is given to `failed`, which must raise nothing.
-        """
-        self._calls.append((call, failed))
+        """Have `call` made in a tick, in order, as `Calls.put` does. Callable from any thread."""
+        self._calls.put(call, failed)
         self._ring()
 
     def tell_later(self, call: Callable[[], object], failed: Callable[[Exception], object]) -> None:
         """As `tell`, within `LATER_S`: most often something else has a tick begin before."""
-        self._calls.append((call, failed))
+        self._calls.put(call, failed)
         if not self._looks_later:
             self._ring()
 
@@ -154,7 +149,7 @@ class Ticks:
                 pass
             self._has_rung = False
         if self._calls:
-            self._make_calls()
+            self._calls.make()
             self._look_at, self._looks_later = now + LATER_S, True
         self._will_decide = False
 
@@ -163,16 +158,6 @@ class Ticks:
         to_flush, self._to_flush = self._to_flush, {}
         for served in to_flush:
             served.flush()
-
-    def _make_calls(self) -> None:
-        while self._calls:
-            call, failed = self._calls.popleft()
-            try:
-                call()
-            except BaseException as error:
-                if not is_fault(error):
-                    raise
-                failed(error if isinstance(error, Exception) else as_p2pfill_error("take in what threads tell", error))
 
 
 class TickedPlane(DataPlane):
