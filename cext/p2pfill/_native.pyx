@@ -360,16 +360,19 @@ cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t le
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
                        int64_t offset, int64_t length, StreamStats* spent, int* error) noexcept nogil:
     cdef int64_t taken = 0, began_ns, hashed_ns
+    cdef uint8_t* at
     cdef ssize_t n
     while taken < length:
-        n = recv(sock_fd, buffer, <size_t>min(<int64_t>buffer_bytes, length - taken), MSG_DONTWAIT)
+        # One piece after the other, so that what fits into the buffer is all there afterwards.
+        at = buffer + taken % <int64_t>buffer_bytes
+        n = recv(sock_fd, at, <size_t>min(buffer + buffer_bytes - at, length - taken), MSG_DONTWAIT)
         if n > 0:
             # Three looks at the clock cost 0.1 us, a slice 100 us: 1 % of processor time in the medians of 7 runs of
             # 2 GiB, 2 % where slices are of 16 KiB, both within the noise.
             began_ns = now_ns()
-            p2pfill_xxh3_update(state, buffer, <size_t>n)
+            p2pfill_xxh3_update(state, at, <size_t>n)
             hashed_ns = now_ns()
-            error[0] = write_all(file_fd, buffer, <size_t>n, offset + taken)
+            error[0] = write_all(file_fd, at, <size_t>n, offset + taken)
             spent.hash_ns += hashed_ns - began_ns
             spent.write_ns += now_ns() - hashed_ns
             if error[0]:

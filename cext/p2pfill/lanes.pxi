@@ -37,6 +37,10 @@ cdef extern from "<sys/socket.h>" nogil:
     const int SO_RCVBUF
     const int SO_RCVLOWAT
 
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
+    const int PyBUF_READ
+
 cdef extern from *:
     """
     #include <pthread.h>
@@ -57,6 +61,7 @@ cdef enum:
     HEAD_BYTES_MAX = 64
     LOW_WATER_BYTES = 262144  # as lanes.LOW_WATER_BYTES
     RUN_CHUNKS = 16  # as lanes.RUN_CHUNKS
+    WARM_BYTES = 65536  # as lanes.WARM_BYTES
 
 cdef enum Way:
     WAY_NONE = 0
@@ -90,6 +95,8 @@ cdef struct LaneState:
     int head_at
     int head_bytes
     XXH3_state_t* hash
+    void* update  # a Python object that `keeps` has, or NULL
+    int64_t hashed
     int64_t total
     StreamStats spent
 
@@ -146,6 +153,23 @@ cdef Step went(LaneState* lane, int64_t count, int error) noexcept nogil:
     return STEP_MOVE
 
 
+cdef void hash_warm(LaneState* lane, uint8_t* buffer, int64_t count) noexcept nogil:
+    cdef int64_t began_ns
+    if count < WARM_BYTES and lane.left + lane.rest:
+        lane.update = NULL
+        return
+    with gil:
+        began_ns = now_ns()
+        try:
+            view = PyMemoryView_FromMemory(<char*>buffer, <Py_ssize_t>count, PyBUF_READ)
+            (<object>lane.update)(view)
+            view.release()
+            lane.hashed += count
+        except BaseException:
+            lane.update, lane.hashed = NULL, -1
+        lane.spent.hash_ns += now_ns() - began_ns
+
+
 cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
     cdef int64_t wanted, taken
     cdef int error = 0
@@ -162,6 +186,8 @@ cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
         pthread_mutex_unlock(lane.right)
         if went(lane, taken, error) == STEP_CALL:
             return STEP_CALL
+        if lane.update != NULL and taken:
+            hash_warm(lane, buffer, taken)
         if taken < wanted:
             set_low_water(lane, low_water_of(lane))
             return STEP_WAIT
@@ -256,13 +282,14 @@ cdef class Lane:
         return 0
 
     def post_receive(self, WriteLock right not None, flag, sealed, Py_ssize_t chunk, int file_fd, int64_t offset,
-                     int64_t length, int64_t rest):
+                     int64_t length, int64_t rest, update=None):
         cdef LaneState* state = self.state
         cdef Lent may_write = Lent(flag), seals = Lent(sealed)
         if may_write.view.len < 1 or not 0 <= chunk < seals.view.len:
             raise ValueError("chunk or flag is outside of its buffer")
         self.take_file(file_fd)
-        self.keeps, self.flag, self.seals = right, may_write, seals
+        self.keeps, self.flag, self.seals = (right, update), may_write, seals
+        state.update = NULL if update is None else <void*>update
         state.right = &right.mutex
         state.may_write = <const uint8_t*>may_write.view.buf
         state.sealed = <const uint8_t*>seals.view.buf + chunk
@@ -288,6 +315,7 @@ cdef class Lane:
         if state.file_fd >= 0:
             close(state.file_fd)
             state.file_fd = -1
+        state.update = NULL
         self.keeps = self.flag = self.seals = None
         if ending == ENDING_EOF:
             self.fault = (ConnectionResetError("the peer closed the connection") if way == WAY_RECEIVE
@@ -326,6 +354,11 @@ cdef class Lane:
 
     def reset(self):
         XXH3_128bits_reset(self.state.hash)
+        self.state.hashed = 0
+
+    @property
+    def updated_bytes(self):
+        return self.state.hashed
 
     def digest(self):
         cdef unsigned char digest[16]

@@ -117,8 +117,11 @@ class ChunkStore(Protocol):
         """Refuse all writes to a chunk from now on; its `write_lock` is held."""
         ...
 
-    def check_blake3(self, chunk: int) -> bool:
-        """Read a chunk back and tell whether its BLAKE3 is the manifest's. Raises `StoreError`."""
+    def check_blake3(self, chunk: int, digest: bytes | None = None) -> bool:
+        """Tell whether the BLAKE3 of a chunk is the manifest's: `digest`, where it was hashed as it was written.
+
+        Without that the chunk is read back. Raises `StoreError`.
+        """
         ...
 
 
@@ -159,11 +162,11 @@ class Receive:
         chunk: int,
         length: int,
         xxh3: bytes,
-        check: Callable[[int], bool] | None,
+        check: Callable[[int, bytes | None], bool] | None,
         owner: object,
         lock: Lock,
     ) -> None:
-        """`check` reads the chunk back and checks what the title asks for beyond XXH3; None for nothing more.
+        """`check` is the title's `check_blake3`, where that asks for more than XXH3; None for nothing more.
 
         `owner` is the engine's; those who move bytes do not look at it.
         """

@@ -87,12 +87,19 @@ class ChunkReceiver:
     def digest(self) -> bytes:
         return self._state.digest()
 
+    def newest(self, count: int) -> memoryview:
+        """Return what the last call of `recv_to_file` has taken, `count` bytes, if that is no more than the buffer has.
+        """
+        return self._buffer[:count]
+
     def recv_to_file(self, sock_fd: int, file_fd: int, offset: int, length: int) -> int:
         taken = 0
         with borrowed_socket(sock_fd) as sock:
             while taken < length:
                 try:
-                    n = sock.recv_into(self._buffer, min(length - taken, len(self._buffer)), socket.MSG_DONTWAIT)
+                    # One piece after the other, so that what fits into the buffer is all there afterwards.
+                    at = self._buffer[taken % len(self._buffer) :]
+                    n = sock.recv_into(at, min(length - taken, len(at)), socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     break
                 except OSError:
@@ -103,7 +110,7 @@ class ChunkReceiver:
                     if taken:
                         break
                     raise ConnectionResetError("the peer closed the connection")
-                data = self._buffer[:n]
+                data = at[:n]
                 began_ns = time.monotonic_ns()
                 self._state.update(data)
                 hashed_ns = time.monotonic_ns()

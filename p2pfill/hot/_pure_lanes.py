@@ -17,6 +17,7 @@ from p2pfill.hot import _pure_io
 
 _LOW_WATER_BYTES: Final = 256 * 1024
 _RUN_CHUNKS: Final = 16
+_WARM_BYTES: Final = 64 * 1024
 _SLICE_BYTES: Final = 256 * 1024
 
 
@@ -59,6 +60,8 @@ class Lane:
         self._head = memoryview(b"")
         self._fault: Exception | None = None
         self._right: WriteLock | None = None
+        self._update: Callable[[memoryview], object] | None = None
+        self._updated_bytes = 0
         self._may_write = self._sealed = memoryview(b"")
 
     def __del__(self) -> None:
@@ -76,17 +79,22 @@ class Lane:
         offset: int,
         length: int,
         rest: int,
+        update: Callable[[memoryview], object] | None = None,
     ) -> None:
         """Have `length` bytes moved from the socket to a file at `offset`, and hashed; `rest` more of the chunk follow.
 
         They are moved only while `flag[0]` is set and `sealed[chunk]` is not, under `right`. The descriptor of the file
         is copied. Raises `OSError` where there is none left.
+
+        `update` is called, in the thread, with what was written, piece by piece in order, as long as pieces are of
+        `lanes.WARM_BYTES` or the last of the chunk; what it raises ends that, and `updated_bytes` is then -1.
         """
         if not flag or not 0 <= chunk < len(sealed):
             raise ValueError("chunk or flag is outside of its buffer")
         self._take_file(file_fd)
         self._right, self._may_write, self._sealed = right, memoryview(flag), memoryview(sealed)[chunk:]
         self._offset, self._left, self._rest, self._moved = offset, length, rest, 0
+        self._update = update
         self.way = _Way.RECEIVE
 
     def post_send(self, head: bytes | memoryview, file_fd: int, offset: int, length: int) -> None:
@@ -101,7 +109,7 @@ class Lane:
     def take(self) -> int:
         """Forget what was posted, and return the bytes of it that were moved; `check` tells what has broken it off."""
         moved = self._moved
-        self.way, self._moved = _Way.NONE, 0
+        self.way, self._moved, self._update = _Way.NONE, 0, None
         self._close()
         self._right, self._may_write, self._sealed = None, memoryview(b""), memoryview(b"")
         return moved
@@ -131,6 +139,12 @@ class Lane:
     def reset(self) -> None:
         """Forget all bytes hashed so far."""
         self._receiver.reset()
+        self._updated_bytes = 0
+
+    @property
+    def updated_bytes(self) -> int:
+        """Bytes that `update` was given since the last reset."""
+        return self._updated_bytes
 
     def digest(self) -> bytes:
         """XXH3-128 of all bytes that came to files since the last reset: 16 bytes, big endian."""
@@ -194,11 +208,23 @@ class Lane:
                 wanted = min(self._left, _SLICE_BYTES)
                 moved = self._receiver.recv_to_file(self.sock_fd, self._file_fd, self._offset, wanted)
             self._advance(moved)
+            if self._update is not None and moved:
+                self._hash_warm(self._update, moved)
             if moved < wanted:
                 room = self._get(socket.SO_RCVBUF) // 4
                 self.set_low_water(max(1, min(self._left + self._rest, _LOW_WATER_BYTES, room)))
                 return False
         return True
+
+    def _hash_warm(self, update: Callable[[memoryview], object], count: int) -> None:
+        if count < _WARM_BYTES and self._left + self._rest:
+            self._update = None
+            return
+        try:
+            update(self._receiver.newest(count))
+            self._updated_bytes += count
+        except BaseException:  # noqa: BLE001  (what is hashed is read back then)
+            self._update, self._updated_bytes = None, -1
 
     def _send(self) -> bool:
         while self._head and not self.interrupted:

@@ -26,7 +26,7 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["LOW_WATER_BYTES", "RUN_CHUNKS", "Lane", "Lanes", "WriteLock"]
+__all__ = ["LOW_WATER_BYTES", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
 
 LOW_WATER_BYTES: Final = 256 * 1024
 """Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
@@ -35,6 +35,10 @@ widening the window. See docs/experiments.md, "The data path"."""
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
+
+WARM_BYTES: Final = 64 * 1024
+"""Pieces that are given to a second digest while they are in the processor's cache are as large, but for the last of a
+chunk: each takes the interpreter, which costs as much as to read so much back."""
 
 Lane = _twin.Lane
 Lanes = _twin.Lanes

@@ -471,4 +471,4 @@ def _fault_of(upload: Upload, receive: Receive) -> str:
     """Return what digests find: that of the stream, and that of what is on the disk where the title asks for it."""
     if not upload.right:
         return "wrong XXH3 digest"
-    return "" if receive.check is None or receive.check(receive.chunk) else "wrong BLAKE3 digest"
+    return "" if receive.check is None or receive.check(receive.chunk, None) else "wrong BLAKE3 digest"

@@ -80,7 +80,7 @@ class StoredTitle:
         """Refuse all writes to a chunk from now on."""
         self.sealed.add(chunk)
 
-    def check_blake3(self, chunk: int) -> bool:
+    def check_blake3(self, chunk: int, digest: bytes | None = None) -> bool:
         """Tell whether what is on the disk is the chunk."""
         return self.right[chunk]
 

@@ -23,12 +23,13 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import trio
+from blake3 import blake3
 
 from p2pfill.engine.requests import Arrival, ChunkStore, Outcome, Receive, RequestBook, RequestStep
 from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot import io
-from p2pfill.hot.lanes import LOW_WATER_BYTES, RUN_CHUNKS, WriteLock
+from p2pfill.hot.lanes import LOW_WATER_BYTES, RUN_CHUNKS, Lane, WriteLock
 from p2pfill.model.faults import as_p2pfill_error
 from p2pfill.model.ids import TitleId
 from p2pfill.model.urgency import Urgency
@@ -99,6 +100,8 @@ class Receiver(Stream):
         self._refusal = ""
         """Why the disk does not take it, if so."""
         self._taken = 0
+        self._blake3 = blake3()
+        """Of the chunk that comes, as far as threads have taken it in while it was warm (`Lane.updated_bytes`)."""
         self._buffer = ReceiveBuffer(sock) if plane.yields else None
         self._rested_ns = time.monotonic_ns()
         self._turned_ns = 0
@@ -266,7 +269,10 @@ class Receiver(Stream):
         try:
             for file_fd, offset, length in title.ranges(receive.chunk, self._taken, write=True):
                 rest = receive.length - self._taken - length
-                lane.post_receive(right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest)
+                update = self._update_of(receive, lane)
+                lane.post_receive(
+                    right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest, update
+                )
                 return True
         except StoreError as error:
             # Refused before a byte of it left the socket, so the stream can go on, and with it other titles.
@@ -274,6 +280,18 @@ class Receiver(Stream):
         except OSError:
             pass  # no descriptor is left: it is moved in the turn, with that of the title
         return False
+
+    def _update_of(self, receive: Receive, lane: Lane) -> Callable[[memoryview], object] | None:
+        """Return what is to take in payload for BLAKE3 as it is written; None where the chunk is to be read back.
+
+        What is hashed in passing is what the file holds: one request at a time has the right to write a chunk, and one
+        that was given up before does not write any more once this one was posted (`engine.requests`).
+        """
+        if receive.check is None or lane.updated_bytes != self._taken:
+            return None
+        if not self._taken:
+            self._blake3 = blake3()
+        return self._blake3.update
 
     def _take(self, receive: Receive) -> bool:
         """Write what has come; True with the last byte. Where nothing may be written, the rest is to be skipped."""
@@ -325,7 +343,9 @@ class Receiver(Stream):
         if receive.check is None:
             return ""
         began_ns = time.monotonic_ns()
-        is_right = receive.check(receive.chunk)
+        lane = self._inlet.lane
+        is_hashed = lane is not None and lane.updated_bytes == receive.length
+        is_right = receive.check(receive.chunk, self._blake3.digest() if is_hashed else None)
         self._checked_ns += time.monotonic_ns() - began_ns
         return "" if is_right else "wrong BLAKE3 digest"
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from p2pfill import _native
 from p2pfill.hot import _pure_lanes
+from p2pfill.hot.lanes import WARM_BYTES
 
 PATIENCE_S = 20.0
 PAYLOAD = bytes(range(251)) * 8000
@@ -118,8 +119,12 @@ class Target:
         self.right = plane.twin.WriteLock()
         self.flag, self.seals = bytearray([1]), bytearray(3)
 
-    def post(self, length: int, offset: int = 0, rest: int = 0) -> Callable[[Any], object]:
-        return lambda lane: lane.post_receive(self.right, self.flag, self.seals, 1, self.fd, offset, length, rest)
+    def post(
+        self, length: int, offset: int = 0, rest: int = 0, update: Callable[[memoryview], object] | None = None
+    ) -> Callable[[Any], object]:
+        return lambda lane: lane.post_receive(
+            self.right, self.flag, self.seals, 1, self.fd, offset, length, rest, update
+        )
 
 
 def await_event(event: threading.Event) -> None:
@@ -142,6 +147,82 @@ def test_payload_comes_into_the_file_and_is_hashed(
     assert (lane.moved_bytes, lane.moving_bytes) == (len(PAYLOAD), 0)
     assert pair[0].recv(9) == b"more"
     assert all(lane.spent_ns())
+
+
+def test_a_second_digest_gets_what_was_written(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """In order, in large pieces, and all of it; what is small follows only as the last of a chunk."""
+    target, state, sizes = Target(plane, tmp_path / "target"), xxhash.xxh3_128(), []
+
+    def update(piece: memoryview) -> None:
+        sizes.append(len(piece))
+        state.update(piece)
+
+    taker = Taker(target.post(len(PAYLOAD), update=update))
+    lane = plane.add(pair[0], taker.turn)
+    lane.set_low_water(WARM_BYTES)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(PAYLOAD)
+    await_event(taker.done)
+    lane.wait_unserved()
+    whole = lane.updated_bytes == len(PAYLOAD)
+    assert all(size >= WARM_BYTES for size in sizes[:-1])
+    assert lane.updated_bytes == sum(sizes)
+    assert not whole or state.digest() == xxhash.xxh3_128_digest(PAYLOAD)
+    assert lane.digest() == xxhash.xxh3_128_digest(PAYLOAD)
+    lane.reset()
+    assert lane.updated_bytes == 0
+
+
+def test_a_chunk_at_hand_is_hashed_twice_in_passing(plane: Plane, tmp_path: Path) -> None:
+    """All of it is there before it is looked at, so no piece is too small."""
+    target, got = Target(plane, tmp_path / "target"), bytearray()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as right, listener.accept()[0] as left:
+        left.setblocking(False)
+        payload = PAYLOAD[: WARM_BYTES + 1000]
+        right.sendall(payload)
+        while len(left.recv(len(payload), socket.MSG_PEEK)) < len(payload):
+            pass
+        taker = Taker(target.post(len(payload), update=got.extend))
+        lane = plane.add(left, taker.turn)
+        plane.arm(lane, select.EPOLLIN)
+        await_event(taker.done)
+        lane.wait_unserved()
+    assert (lane.updated_bytes, bytes(got)) == (len(payload), payload)
+
+
+def test_what_comes_in_small_pieces_is_hashed_once(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """Once a piece was too small, the second digest has a hole, and gets nothing more."""
+    target, got = Target(plane, tmp_path / "target"), []
+    taker = Taker(target.post(len(PAYLOAD), update=lambda piece: got.append(bytes(piece))))
+    lane = plane.add(pair[0], taker.turn)
+    pair[1].sendall(PAYLOAD[:1000])
+    plane.arm(lane, select.EPOLLIN)
+    while lane.moving_bytes < 1000:
+        pass
+    pair[1].sendall(PAYLOAD[1000:])
+    await_event(taker.done)
+    lane.wait_unserved()
+    assert (got, lane.updated_bytes) == ([], 0)
+    assert lane.digest() == xxhash.xxh3_128_digest(PAYLOAD)
+
+
+def test_a_second_digest_that_fails_takes_no_stream_with_it(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(10, update=lambda piece: 1 / 0))
+    lane = plane.add(pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(PAYLOAD[:10])
+    await_event(taker.done)
+    lane.wait_unserved()
+    assert taker.taken == (10, None)
+    assert lane.updated_bytes == -1
 
 
 def test_a_head_and_a_file_are_sent(plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:

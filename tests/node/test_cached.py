@@ -160,9 +160,9 @@ async def test_a_title_stays_while_it_is_sent(disk: Path, monkeypatch: pytest.Mo
     goes_on = threading.Event()
     check = StoredTitle.check_blake3
 
-    def check_late(title: StoredTitle, chunk: int) -> bool:
+    def check_late(title: StoredTitle, chunk: int, digest: bytes | None = None) -> bool:
         assert goes_on.wait(60)
-        return check(title, chunk)
+        return check(title, chunk, digest)
 
     async with open_node(config(disk, "a1", drop=True)) as node, trio.open_nursery() as nursery:
         await node.fill(manifest, [str(tree)])

@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 import xxhash
+from blake3 import blake3
 
 from p2pfill.engine.requests import Outcome, Receive, RequestBook, RequestState
 from p2pfill.engine.uploads import NextUpload
@@ -61,7 +62,7 @@ class Files:
     def seal(self, chunk: int) -> None:
         self.seals[chunk] = self.keeps_seals
 
-    def check_blake3(self, chunk: int) -> bool:
+    def check_blake3(self, chunk: int, digest: bytes | None = None) -> bool:
         raise NotImplementedError
 
     def write(self, payload: bytes) -> None:
@@ -123,7 +124,7 @@ class Outbox:
 
 
 def receive(
-    number: int, title: Files, digest: bytes = bytes(16), check: Callable[[int], bool] | None = None
+    number: int, title: Files, digest: bytes = bytes(16), check: Callable[[int, bytes | None], bool] | None = None
 ) -> Receive:
     return Receive(number, title, 3, sum(SIZES), digest, check, None, threading.RLock())
 
@@ -147,11 +148,19 @@ class Inbox:
         self.plane = plane
         self.book = RequestBook(lambda: plane.tell(self.reap, raise_it), threading.RLock())
         self.got: list[tuple[int, Outcome, str]] = []
+        self.checks, self.blake3 = checks, blake3(payload).digest()
+        self.hashed = 0
         digest = xxhash.xxh3_128_digest(payload)
         for number in numbers:
-            self.book.post(receive(number, title, digest, lambda chunk: checks))
+            self.book.post(receive(number, title, digest, self.check))
         for number in withdrawn:
             assert self.book.abandon(number)
+
+    def check(self, chunk: int, digest: bytes | None) -> bool:
+        if digest is not None:
+            self.hashed += 1
+            assert digest == self.blake3
+        return self.checks
 
     def reap(self) -> None:
         self.got += [(a.receive.request_id, a.outcome, a.fault) for a in self.book.reap()]
@@ -177,6 +186,28 @@ async def test_chunks_arrive_whole_and_hashed(plane: DataPlane, line: MakeLine, 
     assert inbox.got == [(n, Outcome.WITHDRAWN if n in (5, 39) else Outcome.VERIFIED, "") for n in range(40)]
     assert [header.request_id for header in outbox.sent] == list(range(40))
     assert target.read() == payload
+
+
+@pytest.mark.parametrize(("first", "hashed"), [(100_000, 1), (50_000, 0)])
+async def test_a_chunk_that_comes_in_large_pieces_is_not_read_back(
+    plane: DataPlane, tmp_path: Path, first: int, hashed: int
+) -> None:
+    payload, target = os.urandom(100_000), Files(tmp_path, [100_000])
+    near, far = trio.socket.socketpair()
+    inbox = Inbox(plane, target, payload, numbers=())
+    xxh3 = xxhash.xxh3_128_digest(payload)
+    inbox.book.post(Receive(1, target, 3, len(payload), xxh3, inbox.check, None, threading.RLock()))
+    with near, far, trio.fail_after(20):
+        await send_all(near, encode_header(DataHeader(1, 3, len(payload))) + payload[:first])
+        receiver = inbox.receiver(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver.run)
+            while receiver.moved_bytes < first and not inbox.got:
+                await trio.sleep(0.01)
+            await send_all(near, payload[first:])
+            near.close()
+    assert inbox.got == [(1, Outcome.VERIFIED, "")]
+    assert (inbox.hashed, target.read()) == (hashed, payload)
 
 
 async def test_a_stream_wakes_before_its_window_is_full(plane: DataPlane, tmp_path: Path) -> None:
