@@ -55,7 +55,7 @@ SWEEPS_PER_HEARTBEAT: Final = 4
 
 GRACE_S: Final = 2.0
 KEEP_ALIVE_S: Final = 30.0
-"""Idle connections live longer here than in clients (5 s in ours): or a heartbeat may meet one just closed."""
+"""Idle connections live longer here than in clients (15 s in ours): or a heartbeat may meet one just closed."""
 
 HANDSHAKE_S: Final = 10.0
 """For the handshake of a caller, which takes an honest one a round trip or two."""
