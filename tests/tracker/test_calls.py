@@ -41,7 +41,7 @@ async def read_head(stream: trio.SocketStream) -> bytes:
     [
         OK,
         b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n7\r\n%b\r\n0\r\n\r\n" % (NODES[:5], NODES[5:]),
+        b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%b\r\n7\r\n%b\r\n0\r\n\r\n" % (NODES[:5], NODES[5:]),
         b"HTTP/1.0 200 OK\r\n\r\n" + NODES,
         OK[:-1],
     ],
