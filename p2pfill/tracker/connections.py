@@ -1,9 +1,9 @@
 """A caller's connections to one tracker: one call at a time on each, kept for the next.
 
 h11 reads and writes HTTP, and `TlsLayer` encrypts. A request goes out at once, in one piece where it is short, and a
-call waits only for its answer: one step of the event loop, as a rule, where a heartbeat through an HTTP client of
-general use took twelve. Nothing is done that a tracker's calls do not need: no redirects, no proxies, no encodings.
-Rejected: httpx2, which was here before, and its lower half; see docs/experiments.md, "Heartbeats".
+call waits only for its answer: one step of the event loop, as a rule. Nothing is done that a tracker's calls do not
+need: no redirects, no proxies, no encodings. Rejected: HTTP clients of general use; see docs/experiments.md,
+"Heartbeats".
 
 Who answers is looked at before he hears what is asked, on a connection that was kept once more where something of what
 this side believes has changed.
@@ -23,11 +23,10 @@ from p2pfill.errors import PeerRefused, RemoteProtocolError
 from p2pfill.model.identity import Role
 from p2pfill.model.limits import KIB
 from p2pfill.transport.secure import TlsLayer
-from p2pfill.trust.credentials import Bearer
 
 if TYPE_CHECKING:
     from p2pfill.tracker.urls import Place
-    from p2pfill.trust.credentials import Credentials
+    from p2pfill.trust.credentials import Bearer, Credentials
 
 CONNECTIONS_MAX: Final = 100
 """Calls at a time; others wait. A node has three or four."""
@@ -287,4 +286,8 @@ class Connections:
             certificate = await layer.shake_hands(stream)
         except (PeerRefused, ValueError) as error:  # the latter of a host that no certificate can name
             raise HandshakeFailed(str(error)) from error
-        return layer, None if self._credentials is None else Bearer(self._credentials, certificate)
+        if self._credentials is None:
+            return layer, None
+        from p2pfill.trust.credentials import Bearer  # not above: it brings cryptography
+
+        return layer, Bearer(self._credentials, certificate)
