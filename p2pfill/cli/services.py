@@ -130,5 +130,3 @@ def configure_logs() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
-    # The client of the tracker's API has a line for each call, and a node calls all the time.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -140,6 +140,8 @@ class TrackerAgent:
         self._out_of_cycle: set[TitleId] = set()
         """Titles that are ordered whether fill windows are open or not."""
         self._taken = trio.Event()
+        self._news, self._turned = trio.Event(), trio.Event()
+        """Something is over that the tracker is to hear of; a fill window has opened or closed."""
         self._poll = trio.CancelScope()
         self._pins = ""
         """The state of what is pinned that was taken last."""
@@ -160,6 +162,7 @@ class TrackerAgent:
         async with self._client, trio.open_nursery() as nursery:
             self._nursery = nursery
             self._node.titles.order_of = self._order_now
+            self._node.titles.ended, self._node.hours.turned = self._note_end, self._note_turn
             nursery.start_soon(self._report)
             nursery.start_soon(self._poll_orders)
             nursery.start_soon(self._orphans.run, self._node.info.id)
@@ -170,7 +173,8 @@ class TrackerAgent:
         while True:
             reply: HeartbeatReply | None = None
             report: NodeReport | None = None
-            turned = self._node.hours.turned  # as of this report: a window may open or close while it is on its way
+            # As of this report: a window may open or close while it is on its way.
+            news, turned = self._news, self._turned = trio.Event(), trio.Event()
             if self._is_away:
                 await self._assume_open()  # not first: a call to who does not answer takes its time
             async with ErrorBoundary(self._node.log, "report, and goes on without the tracker"):
@@ -198,7 +202,9 @@ class TrackerAgent:
                 await trio.sleep(PIECE_PAUSE_S)
                 continue
             self._known.set()  # not before: what it was not told of it would have sought
-            await self._pause(reply.interval_s, turned)
+            # Less long where a fill ends in between, or a fill window begins or ends.
+            with trio.move_on_after(max(0.05, min(reply.interval_s, 60.0))):
+                await news.wait()
 
     async def _assume_open(self) -> None:
         """Where this node's windows have opened and the tracker is away, take those for open that were closed with it.
@@ -223,17 +229,12 @@ class TrackerAgent:
         """Return about a pause, which another cache takes otherwise."""
         return pause_s * self._chance.uniform(0.5, 1.5)
 
-    async def _pause(self, interval_s: float, turned: trio.Event) -> None:
-        """Wait for the next heartbeat, less long where a fill ends in between, or a fill window: that is news."""
-        with trio.move_on_after(max(0.05, min(interval_s, 60.0))):
-            news = [turned, *(filling.done for filling in self._node.titles.running_fills())]
-            async with trio.open_nursery() as nursery:
-                for event in news:
-                    nursery.start_soon(self._until_done, event, nursery.cancel_scope)
+    def _note_end(self) -> None:
+        self._news.set()
 
-    async def _until_done(self, done: trio.Event, scope: trio.CancelScope) -> None:
-        await done.wait()
-        scope.cancel()
+    def _note_turn(self) -> None:
+        self._news.set()
+        self._turned.set()
 
     async def _poll_orders(self) -> None:
         await self._known.wait()

@@ -28,6 +28,7 @@ from p2pfill.model.quantities import parse_rate
 from p2pfill.model.reports import ServingReport, clipped
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.machine import DiskReads, Link, Load, Moved
+from p2pfill.transport.looks import next_look
 
 LOOK_S: Final = 1.0
 """Between two looks: viewers notice what lasts for seconds."""
@@ -105,7 +106,8 @@ class ServingHealth:
         self._on_change = on_change
         self._log = log
         self._hook = hook
-        self._rests_s = LOOK_S
+        self._is_known = True
+        """The last look has not failed."""
 
     def report(self) -> ServingReport:
         """Return what the tracker is told."""
@@ -122,7 +124,7 @@ class ServingHealth:
         look: Callable[[Moved], _Said] | None = None
         one = trio.CapacityLimiter(1)  # a function that hangs keeps one thread, not one more each second
         while True:
-            self._rests_s = LOOK_S
+            self._is_known = True
             async with ErrorBoundary(self._log, "look how busy the cache is with its viewers", self._forget):
                 if look is None:
                     look = await trio.to_thread.run_sync(self._looker)
@@ -136,12 +138,15 @@ class ServingHealth:
                     self._said.why or "less busy with viewers", step.weight, step.admits, before.weight, before.admits,
                 )  # fmt: skip
                 self._on_change(step.admits)
-            await trio.sleep(self._rests_s)
+            if self._is_known:
+                await next_look(LOOK_S)
+            else:
+                await trio.sleep(FAULT_REST_S)
 
     def _forget(self, error: object) -> None:
         """Take the cache for idle: what cannot be asked is not known, and a fill that stands still helps nobody."""
         self._said = IDLE
-        self._rests_s = FAULT_REST_S
+        self._is_known = False
 
     # ---- for worker threads
 

@@ -24,13 +24,17 @@ from p2pfill.model.reports import HoursReport
 from p2pfill.model.windows import FillWindows
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.store.disk import DIRECTORY_FLAGS, replace_file
+from p2pfill.transport.looks import next_look
 
 USE_FILE: Final = "nights.json"
 USE_BYTES_MAX: Final = 64 * 1024
 """Eight nights of 64 windows are a tenth of that."""
 
 LOOK_S: Final = 0.25
-"""Between two looks: a clock may jump, and a budget be used up. A look takes some microseconds."""
+"""Between two looks: a clock may jump, and a budget be used up."""
+
+CALM_S: Final = 1.0
+"""The same where there are neither windows nor budgets: nothing can change, and what comes is counted."""
 
 KEEP_S: Final = 10.0
 """Between two times that the use of the night is written to disk."""
@@ -67,8 +71,10 @@ class FillHours:
         self._counted = 0
         """What of the engine's bytes was counted."""
         self._kept: NightUse = {}
-        self.turned = trio.Event()
-        """Set, and made anew, when the phase changes: the tracker is to hear of that at once."""
+        self._rest = trio.CancelScope()
+        """Between two looks."""
+        self.turned: Callable[[], object] = lambda: None
+        """Called when the phase changes: the tracker is to hear of that at once."""
 
     @property
     def windows(self) -> FillWindows:
@@ -80,6 +86,7 @@ class FillHours:
         if windows != self._hours.windows:
             self._hours.set_windows(windows)
             self.look()
+            self._rest.cancel()
 
     async def open(self) -> None:
         """Learn from disk what was used before, and look for the first time."""
@@ -110,8 +117,7 @@ class FillHours:
             if before is not None or now.phase != "open":
                 self._log.info("%s", _in_words(now))
             self._wake()
-            self.turned.set()
-            self.turned = trio.Event()
+            self.turned()
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -123,8 +129,10 @@ class FillHours:
                 if trio.current_time() >= keep_at:
                     keep_at = trio.current_time() + KEEP_S
                     await self._keep()
+                look_s = LOOK_S if self._hours.windows.windows or self._hours.windows.budget else CALM_S
                 ends_in = (self._now.until - self._wall()) / self._speed if self._now is not None else LOOK_S
-                await trio.sleep(min(LOOK_S, max(ends_in, 0.001)))
+                with trio.move_on_after(max(ends_in, 0.001)) as self._rest:
+                    await next_look(look_s)
         finally:
             with trio.CancelScope(shield=True):
                 await self._keep()

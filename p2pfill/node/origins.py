@@ -211,6 +211,8 @@ class Origins:
 
     def opened(self, name: str) -> Origin:
         """Return an origin, opened now where it was not. Raises `ConfigError`."""
+        if (known := self._open.get(name)) is not None:  # as a rule, and then no thread waits for another one
+            return known
         with self._opening:
             with self._lock:
                 url, origin = self._urls[name], self._open.get(name)
@@ -312,7 +314,7 @@ class _Reading(Listener):
         return self.is_cancelled()
 
     def is_cancelled(self) -> bool:
-        return not self._receive.is_wanted or self.is_there(self._receive.chunk)
+        return not self._receive.is_wanted or self._origins.stored.is_sealed(self._receive.chunk)
 
     def is_there(self, chunk: int) -> bool:
         return self._origins.stored.is_sealed(chunk)

@@ -190,6 +190,8 @@ class TitleRegistry:
         """Lets titles that nobody has ordered go until so many bytes are free; tells whether one has gone."""
         self.unlimit: Callable[[TitleId], object] = lambda title_id: None
         """Forgets how many upload slots a title may take."""
+        self.ended: Callable[[], object] = lambda: None
+        """Called when a fill is over: the tracker is to hear of that at once."""
         self.retry: Callable[[], object] = lambda: None
         """Has the orders taken once more: what the disk has refused may go now."""
         self._repairs = trio.Lock()
@@ -619,6 +621,7 @@ class TitleRegistry:
             bounds = ErrorBoundary(self._log, f"make room for title {driver.manifest.name!r}")
             self._nursery.start_soon(bounds.run, self._retry_with_room, driver)
         self.untold.note([driver.title_id])
+        self.ended()
         if driver.state == "live":
             self._forget_oldest(driver.title_id)
 

@@ -159,18 +159,24 @@ class OriginReader:
     def _read_chunk(self, watch: Watch, manifest: Manifest, k: int) -> OriginChunk:
         data = BUFFERS.take(manifest.chunk_length(k))
         jobs = list(self._jobs(manifest, k, data))
-        shared = _Shared(jobs)
-        # The caller's thread works too, so a chunk of one file needs no other thread.
-        futures = [self._submit(watch, shared) for _ in range(min(len(jobs), self._settings.concurrency) - 1)]
-        self._work(watch, shared)
-        for future in futures:
-            if future is not None:
-                future.result()
+        if len(jobs) == 1:
+            self._work(watch, iter(jobs))
+        else:
+            self._work_together(watch, jobs)
         if watch.failure is not None:
             BUFFERS.give_back(data)
             raise watch.failure
         is_pieced = any(job.answers > 1 for job in jobs)
         return OriginChunk(data, watch.bytes_in_vain, watch.requests, watch.failed, is_pieced)
+
+    def _work_together(self, watch: Watch, jobs: list[_Job]) -> None:
+        shared = _Shared(jobs)
+        # The caller's thread works too.
+        futures = [self._submit(watch, shared) for _ in range(min(len(jobs), self._settings.concurrency) - 1)]
+        self._work(watch, shared)
+        for future in futures:
+            if future is not None:
+                future.result()
 
     def close(self) -> None:
         """Stop: reads under way end with `OriginCancelled` soon, later ones at once. May be called twice."""

@@ -139,27 +139,30 @@ class WebBackend:
         self.is_closed = False
         self._idle: dict[_Place, list[Wire]] = {}
         self._proxies = proxies_of_environment()
-        self._places: dict[str, tuple[_Place, str]] = {}
-        """Scheme and host as they stand in URLs -> whom they mean, and what to call that: found out once."""
-        self._last = "", urls.file_url(base, "")
-        """The path that was asked for last, and its URL. Replaced as a whole."""
+        self._places: dict[str, tuple[_Place, str, str]] = {}
+        """Scheme and host as they stand in URLs -> whom they mean, what stands before each path, and the headers of a
+        request: found out once."""
+        first = urls.file_url(base, "")
+        self._last = "", first, urls.shown(first)
+        """The path that was asked for last, its URL, and that for people. Replaced as a whole."""
         self._trust: ssl.SSLContext | None = None
         if base.startswith("https:"):
             self._context()  # so that certificates that cannot be read are named at once
 
     def name_of(self, path: str) -> str:
         """Return a file's URL without its query, which may be secret."""
-        return urls.shown(self._url_of(path))
+        return self._of(path)[2]
 
     def url_of(self, path: str) -> str:
         """Return the URL at which a file is asked for."""
-        return self._url_of(path)
+        return self._of(path)[1]
 
-    def _url_of(self, path: str) -> str:
+    def _of(self, path: str) -> tuple[str, str, str]:
         last = self._last
         if last[0] != path:  # chunk after chunk is of the same file
-            last = self._last = path, urls.file_url(self._base, path)
-        return last[1]
+            url = urls.file_url(self._base, path)
+            last = self._last = path, url, urls.shown(url)
+        return last
 
     def open(self, watch: Watch, part: Part, *, ranged: bool) -> Body:
         """Ask for a part of a file, over as many redirects as are allowed."""
@@ -196,21 +199,11 @@ class WebBackend:
     def _send(self, watch: Watch, name: str, url: str, asked: tuple[int, int] | None) -> Answer:
         """Ask, and return the answer, of which the head has come. Raises `TryAgain` and `OriginError`."""
         try:
-            place, netloc, target = self._read(url)
+            place, before, headers, target = self._read(url)
         except OriginRefused as error:
             raise _named(name, error) from error
-        lines = [
-            f"GET {f'http://{netloc}{target}' if place.proxy and place.scheme == 'http' else target} HTTP/1.1",
-            f"Host: {netloc}",
-            f"User-Agent: p2pfill/{__version__}",
-            "Accept: */*",
-            "Accept-Encoding: identity",
-        ]
-        if asked is not None:
-            lines.append(f"Range: bytes={asked[0]}-{asked[1] - 1}")
-        if place.proxy and place.scheme == "http":
-            lines += _authorization(place.proxy)
-        request = ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+        wanted = "" if asked is None else f"Range: bytes={asked[0]}-{asked[1] - 1}\r\n"
+        request = f"GET {before}{target} HTTP/1.1\r\n{headers}{wanted}\r\n".encode("ascii")
         exchange = Exchange(watch, name, _through(place.proxy), self._settings)
         watch.count(requests=1)
         kept = self._take_idle(place)
@@ -282,8 +275,8 @@ class WebBackend:
             raise
         return wire
 
-    def _read(self, url: str) -> tuple[_Place, str, str]:
-        """Return whom to ask for a normalised URL, what to call it, and for what to ask.
+    def _read(self, url: str) -> tuple[_Place, str, str, str]:
+        """Return whom to ask for a normalised URL, what stands before what is asked for, the headers, and the path.
 
         Raises `ConfigError`, and `OriginRefused` where nobody may be asked there.
         """
@@ -297,7 +290,14 @@ class WebBackend:
             netloc = _bracketed(host) if urlsplit(head).port is None else f"{_bracketed(host)}:{port}"
             if len(self._places) >= _PLACES_MAX:
                 self._places.clear()
-            known = self._places[head] = place, netloc
+            lines = [
+                f"Host: {netloc}", f"User-Agent: p2pfill/{__version__}", "Accept: */*", "Accept-Encoding: identity",
+            ]  # fmt: skip
+            is_relayed = place.proxy is not None and scheme == "http"
+            if place.proxy is not None and is_relayed:
+                lines += _authorization(place.proxy)
+            before = f"http://{netloc}" if is_relayed else ""
+            known = self._places[head] = place, before, "".join(f"{line}\r\n" for line in lines)
         return *known, target
 
     def _take_idle(self, place: _Place) -> Wire | None:

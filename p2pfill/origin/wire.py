@@ -186,7 +186,9 @@ class Wire:
 
     def receive(self, buffer: WriteableBuffer) -> int:
         """Put what comes next into a buffer and return how much it is; nothing at the end, and where it fails."""
-        if self.is_plain and self._low_water_bytes != 1:
+        if self.exchange is None:
+            return 0  # it is only looked what has come already
+        if self.is_plain:
             self._set_low_water(1)
         return self._guarded(self._take_next, memoryview(buffer))
 

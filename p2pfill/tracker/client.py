@@ -1,4 +1,4 @@
-"""The tracker's API for Python: typed records in and out, over httpx2 on Trio. Used by nodes and by the CLI.
+"""The tracker's API for Python: typed records in and out. Used by nodes and by the CLI.
 
 A call never waits without bound, and an answer is never read beyond a limit: a tracker is a remote too. Calls are not
 repeated here, for nodes and people know better when that is of use, but for those that were refused unread since there
@@ -10,13 +10,12 @@ from __future__ import annotations
 import base64
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -48,11 +47,10 @@ from p2pfill.origin.retry_after import parse_retry_after
 from p2pfill.tracker import night_report, records
 from p2pfill.tracker.audit import AuditPage
 from p2pfill.tracker.order_terms import statement_of
-from p2pfill.tracker.urls import is_plain, tracker_url
+from p2pfill.tracker.urls import place_of, tracker_url
 
 if TYPE_CHECKING:
-    import httpx2
-
+    from p2pfill.tracker.connections import Answer, CallFailed, Connections
     from p2pfill.trust.credentials import Credentials
     from p2pfill.trust.order_signing import Signer
 
@@ -124,29 +122,6 @@ class _RawOrders(msgspec.Struct):
     number: int = 0
 
 
-class _Opening:
-    """Follows the opening of a connection for one call, step by step, as the HTTP client tells of it."""
-
-    def __init__(self, check: Callable[[Any], None]) -> None:
-        """`check` looks who is at the other end, and raises `TrackerUnreachable`."""
-        self._check = check
-        self._stream: Any = None
-
-    async def follow(self, event: str, told: dict[str, Any]) -> None:
-        """Look who is there before it hears what is asked, and leave nothing open where no connection comes of it."""
-        if event == "connection.connect_tcp.complete":
-            self._stream = told["return_value"]
-        elif event == "connection.start_tls.failed" and self._stream is not None:
-            # Of a handshake that is cancelled the client leaves the socket to the garbage collector.
-            self._stream.get_extra_info("socket").close()
-        elif event == "connection.start_tls.complete":
-            try:
-                self._check(told["return_value"])
-            except TrackerUnreachable:
-                await told["return_value"].aclose()
-                raise
-
-
 class TrackerClient:
     """Calls one tracker at `url` (`http://HOST:PORT`). Use as an async context manager, or call `aclose`.
 
@@ -158,9 +133,8 @@ class TrackerClient:
 
     def __init__(self, url: str, *, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.url = tracker_url(url)
-        if not is_plain(self.url):
-            _check_url(self.url)
-        if credentials is not None and not self._is_encrypted:
+        self._place = place_of(self.url)
+        if credentials is not None and not self._place.is_encrypted:
             raise ConfigError(f"tracker URL {self.url!r} is not encrypted: with --identity it begins with https://")
         self._timeout_s = timeout_s
         self._credentials = credentials
@@ -175,13 +149,8 @@ class TrackerClient:
         """Of titles of which the tracker has told, as many as a catalogue has."""
         self.clock_ahead_s: float | None = None
         """By how much this machine's clock is ahead of the tracker's, as of the last answer."""
-        self._calls = 0
-        """Of the client that is used now, those that run."""
-        self._http: httpx2.AsyncClient | None = None
+        self._connections: Connections | None = None
         """Made with the first call."""
-        self._context: ssl.SSLContext | None = None
-        self._spent: dict[httpx2.AsyncClient, int] = {}
-        """Clients of certificates that were renewed since -> their calls that still run."""
 
     async def __aenter__(self) -> TrackerClient:
         return self
@@ -193,9 +162,8 @@ class TrackerClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for client in (self._http, *self._spent):
-            if client is not None:
-                await client.aclose()
+        if self._connections is not None:
+            self._connections.close()
 
     # ---- titles
 
@@ -546,36 +514,44 @@ class TrackerClient:
         timeout_s: float | None = None,
         size_max: int = ANSWER_BYTES_MAX,
     ) -> bytes:
-        import httpx2  # not above, as in `_new_http`
-
         if trio.current_time() < self._not_before:
             await trio.sleep_until(self._not_before)
-        options: dict[str, Any] = {} if timeout_s is None else {"timeout": timeout_s}
-        if self._credentials is not None:
-            options["extensions"] = {"trace": _Opening(self._check_tracker).follow}
+        answer = await self.exchange(method, path, body, timeout_s=timeout_s, size_max=size_max)
+        self._note_clock(answer.header(b"date"))
+        if not 200 <= answer.status < 300:
+            self._note_pause(answer.header(b"retry-after"))
+            raise _refusal(answer.body, answer.status, self.url)
+        return answer.body
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float | None = None,
+        size_max: int = ANSWER_BYTES_MAX,
+    ) -> Answer:
+        """Make a call and return what is answered, whatever that is. Raises `TrackerError`."""
+        # Not above: a node listens before it loads what calls its tracker.
+        from p2pfill.tracker.connections import AnswerTooLong, CallFailed, Connections
+
+        if self._connections is None:
+            self._connections = Connections(self._place, self._credentials)
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            async with (
-                self._client() as http,
-                http.stream(method, self.url + path, content=body, **options) as response,
-            ):
-                self._check_tracker(response.extensions["network_stream"])
-                answer = bytearray()
-                async for piece in response.aiter_bytes():
-                    answer += piece
-                    if len(answer) > size_max:
-                        raise TrackerError(f"tracker {self.url}: answer to {method} {path} is above {size_max} bytes")
-        except httpx2.TimeoutException as error:
+            return await self._connections.call(method, path, body, wait_s, size_max)
+        except AnswerTooLong as error:
+            text = f"tracker {self.url}: answer to {method} {path} is above {size_max} bytes"
+            raise TrackerError(text) from error
+        except trio.TooSlowError as error:
             raise TrackerUnreachable(
                 f"tracker {self.url} does not answer in time; check that it runs and can be reached from here"
             ) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
+        except PeerRefused as error:
+            raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
+        except CallFailed as error:
             raise TrackerUnreachable(self._unreachable(error)) from error
-        self._note_clock(response.headers.get("date"))
-        if not response.is_success:
-            self._note_pause(response.headers.get("retry-after"))
-            raise _refusal(bytes(answer), response.status_code, self.url)
-        return bytes(answer)
-
 
     def _note_clock(self, said: str | None) -> None:
         """Take in what the tracker's clock shows."""
@@ -590,51 +566,10 @@ class TrackerClient:
         if pause_s is not None:
             self._not_before = max(self._not_before, trio.current_time() + min(pause_s, AGAIN_MAX_S))
 
-    def _new_http(self) -> httpx2.AsyncClient:
-        # Not above: it is the largest library here, and a node listens before it calls its tracker.
-        import httpx2
-
-        self._context = None if self._credentials is None else self._credentials.calling
-        verify: ssl.SSLContext | bool = True if self._context is None else self._context
-        if not self._is_encrypted:
-            # To read all authorities of the system takes as long as to open a node, and no certificate comes. One that
-            # trusts none lets nothing in.
-            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # A control plane is not behind a proxy: an http_proxy in the environment must not swallow heartbeats.
-        return httpx2.AsyncClient(timeout=self._timeout_s, trust_env=False, verify=verify)
-
-    @property
-    def _is_encrypted(self) -> bool:
-        return self.url.lower().startswith("https://")
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
-        """Hold the HTTP client for a call: another one once the certificate was renewed."""
-        if self._http is None:
-            self._http = self._new_http()
-        elif self._credentials is not None and self._context is not self._credentials.calling:
-            before, self._http = self._http, self._new_http()
-            self._spent[before] = self._calls
-            self._calls = 0
-            if not self._spent[before]:
-                del self._spent[before]
-                await before.aclose()
-        http = self._http
-        self._calls += 1
-        try:
-            yield http
-        finally:
-            if http is self._http:
-                self._calls -= 1
-            else:
-                self._spent[http] -= 1
-                if not self._spent[http]:
-                    del self._spent[http]
-                    with trio.CancelScope(shield=True):
-                        await http.aclose()
-
-    def _unreachable(self, error: Exception) -> str:
+    def _unreachable(self, error: CallFailed) -> str:
         """Return what is said where no answer came, with what to do."""
+        from p2pfill.tracker.connections import HandshakeFailed  # not above, as in `exchange`
+
         mine = self._credentials
         if mine is not None and mine.expires <= datetime.now(UTC):
             return (
@@ -646,47 +581,25 @@ class TrackerClient:
                 f"tracker {self.url} cannot be reached: its certificate is not accepted here: "
                 f"{refused.verify_message}; look at its certificate, the ca.pem of both sides, and the clock of each"
             )
+        if not (self._place.is_encrypted and mine is None) and isinstance(error, HandshakeFailed):
+            return f"tracker {self.url} cannot be reached: {error}"
         reason = f" ({error})" if str(error) else ""
         return f"tracker {self.url} cannot be reached{reason}; {self._advice_after(error)}"
 
-    def _advice_after(self, error: Exception) -> str:
-        import httpx2  # not above, as in `_new_http`
+    def _advice_after(self, error: CallFailed) -> str:
+        from p2pfill.tracker.connections import CallBroken  # not above, as in `exchange`
 
-        if self._is_encrypted and self._credentials is None:
+        if self._place.is_encrypted and self._credentials is None:
             return "does it run, and ask for a certificate? Show yours with --identity DIR, or P2PFILL_IDENTITY"
-        if self._credentials is not None and isinstance(error, httpx2.ProtocolError | httpx2.ReadError):
+        if self._credentials is not None and isinstance(error, CallBroken):
             # In TLS 1.3 who calls is through its handshake before it is looked at.
             return (
                 "does it refuse this side's certificate, or stop just now? Its log says why, and so may "
                 f"`p2pfill ca check {self._credentials.directory}`"
             )
-        if "SSL" in str(error) or "TLS" in str(error):
-            return f"is {self.url} encrypted, and does each side trust the other's authority (ca.pem)?"
-        if not self._is_encrypted and isinstance(error, httpx2.RemoteProtocolError):
+        if isinstance(error, CallBroken):
             return "check that the URL is right: that of a tracker with an identity begins with https://"
         return "check that it runs and that the URL is right"
-
-    def _check_tracker(self, stream: Any) -> None:
-        """Look who is at the other end. Raises `TrackerUnreachable` where it is no tracker of this fleet."""
-        if self._credentials is None:
-            return
-        try:
-            connection = stream.get_extra_info("ssl_object")
-            peer = self._credentials.peer(connection.getpeercert(binary_form=True))
-            if peer.role is not Role.TRACKER:
-                raise PeerRefused(f"{peer.who} answers in the place of a tracker")
-        except PeerRefused as error:
-            raise TrackerUnreachable(f"tracker {self.url}: {error}") from error
-
-
-def _check_url(url: str) -> None:
-    """Raise `ConfigError` where the HTTP client cannot use a URL."""
-    import httpx2  # not above, as in `TrackerClient._new_http`
-
-    try:
-        httpx2.URL(url)
-    except httpx2.InvalidURL as error:
-        raise ConfigError(f"tracker URL {url[:200]!r} cannot be used: {error}; write http://HOST:PORT") from error
 
 
 def _verification(error: BaseException) -> ssl.SSLCertVerificationError | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -55,7 +57,7 @@ SWEEPS_PER_HEARTBEAT: Final = 4
 
 GRACE_S: Final = 2.0
 KEEP_ALIVE_S: Final = 30.0
-"""Idle connections live longer here than in clients (5 s in ours): or a heartbeat may meet one just closed."""
+"""Idle connections live longer here than in clients (15 s in ours): or a heartbeat may meet one just closed."""
 
 HANDSHAKE_S: Final = 10.0
 """For the handshake of a caller, which takes an honest one a round trip or two."""
@@ -65,6 +67,9 @@ RENEW_S: Final = 5.0
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted, when a fleet comes back at once."""
+
+_INFORMS: Final = re.compile(rb"HTTP/1\.[01] 1")
+"""What begins a head after which nothing comes before the caller goes on: he is told so at once."""
 
 _log = logging.getLogger("p2pfill.tracker")
 
@@ -216,9 +221,26 @@ async def _run(service: Service, sock: socket.socket, gate: Gate | None, task_st
 
 
 class _Server(TCPServer):
-    """Hypercorn's, but for a caller that has gone: there its connection stays as long as an idle one may."""
+    """Hypercorn's, but for two things.
+
+    Of a caller that has gone its connection stays there as long as an idle one may. And there the head of an answer is
+    sent by itself: a record of TLS, a packet, a wake-up of who has called. Here it waits for what comes next at once,
+    which is the body, or the end of the answer.
+    """
 
     has_ended = False
+    _head = b""
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send what is said, or do what is to be done with the connection."""
+        if isinstance(event, RawData):
+            data = self._head + event.data
+            is_final_head = not self._head and data.startswith(b"HTTP/") and not _INFORMS.match(data)
+            self._head = data if is_final_head else b""
+            if is_final_head or not data:
+                return
+            event = RawData(data)
+        await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         await super()._read_data()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address
-from typing import Final
-from urllib.parse import urlsplit
+from base64 import b64encode
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
+from p2pfill._version import __version__
 from p2pfill.errors import ConfigError
 
 PORT: Final = 7070
@@ -19,7 +21,8 @@ _SHOWN_CHARS_MAX: Final = 200
 _BARE: Final = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?P<port>:\d+)?/*", re.ASCII)
 """An address that lacks nothing but its scheme, and maybe its port."""
 
-_PLAIN: Final = re.compile(r"https?://(?P<host>[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)(:(?P<port>\d{1,5}))?")
+_SAFE: Final = "/?&=%:@!$'()*+,;~"
+"""Beside letters, digits and `_.-`: what URLs have between words, and what is quoted."""
 
 
 def tracker_url(text: str) -> str:
@@ -38,18 +41,40 @@ def tracker_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def is_plain(url: str) -> bool:
-    """Tell whether a URL is only a name in ASCII, or an address in IPv4, and maybe a port: any HTTP client takes it."""
-    if (plain := _PLAIN.fullmatch(url)) is None or int(plain["port"] or 0) > PORT_MAX:
-        return False
-    host = plain["host"]
-    if not host.replace(".", "").isdigit():
-        return True
+class Place(NamedTuple):
+    """Where a tracker is, and what is said with each call there."""
+
+    host: str
+    port: int
+    is_encrypted: bool
+    prefix: str
+    """Before the path of each call."""
+    headers: list[tuple[str, str]]
+
+    def target(self, path: str) -> str:
+        """Return what to ask for, in characters that a request may have; what is quoted already stays."""
+        return quote(self.prefix + path, safe=_SAFE)
+
+
+def place_of(url: str) -> Place:
+    """Return where the tracker at a URL is. Raises `ConfigError` as `tracker_url` does."""
+    parts = urlsplit(tracker_url(url))
+    is_encrypted, host, port = parts.scheme.lower() == "https", parts.hostname or "", parts.port
     try:
-        IPv4Address(host)
-    except ValueError:
-        return False
-    return True
+        if ":" in host:
+            IPv6Address(host)
+        elif host.replace(".", "").isdecimal():
+            IPv4Address(host)
+        else:
+            host = host.encode("idna").decode()
+    except ValueError as error:
+        raise _unusable(url, f"{error}; write http://HOST:PORT") from error
+    name = f"[{host}]" if ":" in host else host
+    headers = [("Host", name if port is None else f"{name}:{port}"), ("User-Agent", f"p2pfill/{__version__}")]
+    if parts.username or parts.password:
+        who = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        headers.append(("Authorization", f"Basic {b64encode(who.encode()).decode()}"))
+    return Place(host, port or (443 if is_encrypted else 80), is_encrypted, parts.path, headers)
 
 
 def _unusable(text: str, advice: str) -> ConfigError:

@@ -1,10 +1,9 @@
 """How late the event loop wakes: the one figure that tells whether everything else on it gets its turn.
 
 A task sleeps until a time and looks how much later it is. Whatever keeps the loop shows there: a call that waits for a
-disk, a long computation, another thread that will not let go of the interpreter, a machine short of processors. Ten
-looks a second are ten wake-ups, which is nothing beside the messages of one link. A block shorter than the pause
-between two looks is met by chance, so the figures are of many looks; one longer is met always, and shows short by one
-pause at most.
+disk, a long computation, another thread that will not let go of the interpreter, a machine short of processors. A
+block shorter than the pause between two looks is met by chance, so the figures are of many looks; one longer is met
+always, and shows short by one pause at most.
 
 Rejected: timing every step of every task (Trio's instrumentation), which costs more than the steps of a busy loop and
 says nothing of a machine that does not let the loop run.
@@ -18,11 +17,13 @@ from typing import Final
 import trio
 
 from p2pfill.model.reports import LoopLag
+from p2pfill.transport.looks import next_look
 
-LOOK_S: Final = 0.1
-"""Between two looks: blocks that others would notice, of a tenth of a second and more, are not missed."""
+LOOK_S: Final = 0.25
+"""Between two looks: blocks that people would notice are not missed, and the looks of a minute are enough for a
+percentile. Each look more is a wake-up of an idle loop, which costs a third of a millisecond."""
 
-LOOKS_MAX: Final = 600
+LOOKS_MAX: Final = 240
 """How many looks back the figures go, which is a minute: a percentile of fewer would be one bad look."""
 
 LATE_US: Final = 5_000
@@ -46,8 +47,7 @@ class LagMonitor:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            due = trio.current_time() + self._look_s
-            await trio.sleep_until(due)
+            due = await next_look(self._look_s)
             late_us = round((trio.current_time() - due) * 1e6)
             self._looks_us.append(late_us)
             self._looks += 1

@@ -34,6 +34,7 @@ from p2pfill.model.urgency import Urgency
 from p2pfill.threads import name_thread
 from p2pfill.transport.budget import Claim
 from p2pfill.transport.calls import Calls
+from p2pfill.transport.looks import next_look
 from p2pfill.transport.throttle import Direction, Throttle
 
 
@@ -294,7 +295,7 @@ class DataPlane:
     async def watch_slots(self) -> None:
         """Take upload slots from streams that stand still, or nearly so while others wait; runs until cancelled."""
         while True:
-            await trio.sleep(SLOT_WATCH_S)
+            await next_look(SLOT_WATCH_S)
             for stream in list(self._streams.values()):
                 self._watch_slot(stream)
 

@@ -73,9 +73,10 @@ class TlsLayer:
     through a stream of Trio's (medians of 5,000 messages of 40 bytes over loopback).
     """
 
-    def __init__(self, context: ssl.SSLContext, *, accepting: bool) -> None:
+    def __init__(self, context: ssl.SSLContext, *, accepting: bool, host: str | None = None) -> None:
+        """`host` is whom the other end's certificate must name, where the context asks for that."""
         self._coming, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._coming, self._going, server_side=accepting)
+        self._tls = context.wrap_bio(self._coming, self._going, server_side=accepting, server_hostname=host)
         self._vain_bytes = 0
 
     async def shake_hands(self, stream: trio.SocketStream) -> bytes:

@@ -118,9 +118,8 @@ async def test_auditors_01_no_call_is_served_to_who_was_granted_nothing(fleet: F
             path = re.sub(r"{\w+}", "a1", one.path)
             clients = (eve,) if one.name in CACHE_READS and "{node}" not in one.path else (eve, a9)
             for client in clients:
-                async with client._client() as http:
-                    answer = await http.request(one.method, fleet.url + path, content=b"{}")
-                assert answer.status_code == 403, f"{client}: {one.method} {path}"
+                answer = await client.exchange(one.method, path, b"{}")
+                assert answer.status == 403, f"{client}: {one.method} {path}"
 
 
 async def test_auditors_01_nor_to_who_shows_no_certificate(fleet: Fleet) -> None:
@@ -138,11 +137,12 @@ async def test_auditors_01_nor_to_who_shows_no_certificate(fleet: Fleet) -> None
 async def test_auditors_20_nothing_is_served_beside_the_calls_that_ask_who_calls(fleet: Fleet) -> None:
     """The later findings were calls that were added beside the others: jobs, metrics, a debugger's."""
     beside = ["/", "/v1", "/v1/jobs", "/oapi/v1/jobs", "/metrics", "/debug/pprof/", "/docs", "/redoc", "/v1/../metrics"]
-    async with fleet.client(user("eve")) as eve, eve._client() as http:
+    async with fleet.client(user("eve")) as eve:
         for path in beside:
             for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
-                answer = await http.request(method, fleet.url + path, headers={"connection": "close"})
-                assert answer.status_code in (403, 404, 405), f"{method} {path}"
+                await eve.aclose()
+                answer = await eve.exchange(method, path)
+                assert answer.status in (403, 404, 405), f"{method} {path}"
 
 
 LAX = ("CERT_NONE", "CERT_OPTIONAL", "_create_unverified_context")
@@ -246,16 +246,16 @@ async def test_auditors_16_whatever_is_sent_is_answered_and_never_breaks_the_tra
         bodies.append(msgspec.json.encode(value))
 
     draw()
-    async with fleet.client(user("anna")) as anna, anna._client() as http:
+    async with fleet.client(user("anna")) as anna:
         for one in OPERATIONS:
             if one.name == "get_orders":
                 continue  # it waits
             for number, body in enumerate(bodies[:8] if one.request is None else bodies[:40]):
                 path = re.sub(r"{\w+}", ["a1", "0", "%00", "x" * 300][number % 4], one.path)
                 # A body that nobody has asked for ends its connection, so each call has one of its own.
-                alone = {"connection": "close"}
-                answer = await http.request(one.method, fleet.url + path, content=body, headers=alone)
-                assert answer.status_code < 500 or answer.status_code == 507, f"{one.method} {path} {body[:80]!r}"
+                await anna.aclose()
+                answer = await anna.exchange(one.method, path, body)
+                assert answer.status < 500 or answer.status == 507, f"{one.method} {path} {body[:80]!r}"
         assert (await anna.health()).status == "ok"
 
 
