@@ -156,7 +156,7 @@ class ControlLink:
         event = _SENT.get(type(message), _SEND_MESSAGE)
         if event is not _SEND_MESSAGE and event is LinkEvent.SEND_HELLO:
             raise LocalProtocolError("Hello is sent by start(), once")
-        state = self._next_state(event)
+        state = TRANSITIONS.get((self.state, event)) or self._next_state(event)
         frame = encode_frame(encode_payload(message))
         try:
             is_valid = self._rules.take(message, _LOCAL)

@@ -315,12 +315,14 @@ _ALLOWED_BYTES: Final = {tag: _LONG_BYTES_MAX.get(tag, PAYLOAD_BYTES_MAX) for ta
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
+_encode: Final = _ENCODER.encode
+_decode_any: Final = _DECODER.decode
 
 
 def encode_payload(message: Message) -> bytes:
     """Return the msgpack payload of one frame. Raises `LocalProtocolError` where a field breaks its limit."""
     try:
-        payload = _ENCODER.encode(message)
+        payload = _encode(message)
         _decode(payload)
     except (ValueError, TypeError, OverflowError) as error:
         raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from error
@@ -356,7 +358,7 @@ def _refused_outside(payload: bytes | bytearray | memoryview) -> RemoteProtocolE
 
 def _decode(payload: bytes | bytearray | memoryview) -> Message:
     """Check every limit of a message. Raises `ValueError`, as msgspec's errors are."""
-    message: Message = _DECODER.decode(payload)
+    message: Message = _decode_any(payload)
     if type(message) is Hello and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
     return message

@@ -331,10 +331,9 @@ class ControlChannel:
         for message in self._messages:
             if self._ended:
                 return
-            kind = type(message)
-            if kind is Ping:
+            if type(message) is Ping:
                 self.send(Pong(message.nonce))
-            elif kind is Goodbye:
+            elif type(message) is Goodbye:
                 self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                 self._has_parted = True
                 return
