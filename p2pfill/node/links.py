@@ -420,7 +420,7 @@ class Links:
 
     def _handle(self, link: Link, stream: trio.SocketStream, message: Message) -> None:
         self._engine.handle(self._ticks.now, link, message)
-        if link.remote is not None and self._newcomers.pop(stream, None) is not None:
+        if type(message) is Hello and link.remote is not None and self._newcomers.pop(stream, None) is not None:
             self.was_reached = True
         self._wake()
 

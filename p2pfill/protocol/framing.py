@@ -24,7 +24,10 @@ VERSION_MIN: Final = 2
 
 VERSION_MAX: Final = 2
 
+PREFIX_BYTES: Final = 4
 _LENGTH: Final = struct.Struct(">I")
+_pack_length: Final = _LENGTH.pack
+_unpack_length: Final = _LENGTH.unpack_from
 
 
 class VersionRange(NamedTuple):
@@ -60,7 +63,7 @@ def encode_frame(payload: bytes) -> bytes:
     """Return `payload` with its length in front. Raises `LocalProtocolError` where it is empty or too long."""
     if not 1 <= len(payload) <= FRAME_BYTES_MAX:
         raise LocalProtocolError(f"a frame carries 1 to {FRAME_BYTES_MAX} bytes, not {len(payload)}")
-    return _LENGTH.pack(len(payload)) + payload
+    return _pack_length(len(payload)) + payload
 
 
 class Deframer:
@@ -103,19 +106,19 @@ class Deframer:
         then returned first, and the error comes with the next call.
         """
         frames: list[bytes] = []
-        start = 0
-        held = len(self._buffer)
-        while held - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer, start)
+        buffer, start = self._buffer, 0
+        held = len(buffer)
+        while held - start >= PREFIX_BYTES:
+            (length,) = _unpack_length(buffer, start)
             if not 1 <= length <= FRAME_BYTES_MAX:
                 if frames:
                     break
                 raise RemoteProtocolError(f"frame of {length} bytes announced; 1 to {FRAME_BYTES_MAX} are allowed")
-            end = start + _LENGTH.size + length
+            end = start + PREFIX_BYTES + length
             if end > held:
                 break
-            frames.append(bytes(self._buffer[start + _LENGTH.size : end]))
+            frames.append(bytes(buffer[start + PREFIX_BYTES : end]))
             start = end
         # One cut for all frames: cutting each would copy the rest of the buffer once per frame.
-        del self._buffer[:start]
+        del buffer[:start]
         return frames

@@ -93,6 +93,13 @@ TRANSITIONS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
 }
 """All that is allowed. An event that a state lacks is illegal there, and the fault of whoever caused it."""
 
+# To look a member up in its class is a call of the enum's own, which costs as much as a rule.
+_LISTENING: Final = (LinkState.OPEN, LinkState.HANDSHAKE)
+_LOCAL: Final = Side.LOCAL
+_REMOTE: Final = Side.REMOTE
+_SEND_MESSAGE: Final = LinkEvent.SEND_MESSAGE
+_RECEIVE_MESSAGE: Final = LinkEvent.RECEIVE_MESSAGE
+
 _SENT: Final[dict[type, LinkEvent]] = {Hello: LinkEvent.SEND_HELLO, Goodbye: LinkEvent.SEND_GOODBYE}
 _RECEIVED: Final[dict[type, LinkEvent]] = {Hello: LinkEvent.RECEIVE_HELLO, Goodbye: LinkEvent.RECEIVE_GOODBYE}
 """All that are no message among others."""
@@ -130,46 +137,45 @@ class ControlLink:
         self._rules = RuleBook(limits)
         self.dropped = 0
         """Messages that were not sent since what they were about was over."""
-        self._output = bytearray()
+        self._output: list[bytes] = []
+        self.output_bytes = 0
+        """Queued and not yet polled."""
 
     # ---- output
 
     def start(self) -> None:
         """Queue our preamble and Hello. Raises `LocalProtocolError` the second time."""
         self.state = self._next_state(LinkEvent.SEND_HELLO)
-        self._output += self._opening
+        self._queue(self._opening)
 
     def send(self, message: Message) -> bool:
         """Queue `message`; False where what it is about is over, so that it is dropped and counted.
 
         Raises `LocalProtocolError`, and changes nothing, where state, rules or limits forbid it.
         """
-        event = _SENT.get(type(message), LinkEvent.SEND_MESSAGE)
-        if event is LinkEvent.SEND_HELLO:
+        event = _SENT.get(type(message), _SEND_MESSAGE)
+        if event is not _SEND_MESSAGE and event is LinkEvent.SEND_HELLO:
             raise LocalProtocolError("Hello is sent by start(), once")
-        state = self._next_state(event)
+        state = TRANSITIONS.get((self.state, event)) or self._next_state(event)
         frame = encode_frame(encode_payload(message))
         try:
-            is_valid = self._rules.take(message, Side.LOCAL)
+            is_valid = self._rules.take(message, _LOCAL)
         except RuleBrokenError as error:
             raise LocalProtocolError(f"cannot send {type(message).__name__}: {error}") from error
         if not is_valid:
             self.dropped += 1
             return False
-        self._output += frame
+        self._output.append(frame)
+        self.output_bytes += len(frame)
         self.state = state
         return True
 
     def poll_output(self) -> bytes:
         """Return the bytes to write now, and forget them; empty where there are none."""
-        output = bytes(self._output)
+        output = b"".join(self._output)
         self._output.clear()
+        self.output_bytes = 0
         return output
-
-    @property
-    def output_bytes(self) -> int:
-        """Bytes queued and not yet polled."""
-        return len(self._output)
 
     # ---- input
 
@@ -180,40 +186,35 @@ class ControlLink:
         subject on the way are left out. What is not iterated over stays for the next call. The iterator raises
         `RemoteProtocolError` where the remote is at fault; the call `LocalProtocolError` before `start()`.
         """
-        if self.state is LinkState.START:
-            raise LocalProtocolError("call start() before the link is given bytes")
-        if self._is_listening():
+        if self.state in _LISTENING:
             self._deframer.feed(data)
+        elif self.state is LinkState.START:
+            raise LocalProtocolError("call start() before the link is given bytes")
         return self._messages()
 
     def _messages(self) -> Iterator[Message]:
-        while self._is_listening():
-            try:
-                message = self._next_message()
-            except RemoteProtocolError as error:
-                strangers = self.version is None and self._deframer.versions is not None
-                code = GoodbyeCode.VERSION if strangers else GoodbyeCode.PROTOCOL_ERROR
-                self._fail(code, str(error))
-                raise
-            if message is None:
-                return
-            yield message
+        payloads = self._payloads
+        try:
+            while self.state in _LISTENING and (payloads or self._cut()):
+                message = decode_payload(payloads.popleft())
+                if self._receive(message):
+                    yield message
+        except RemoteProtocolError as error:
+            strangers = self.version is None and self._deframer.versions is not None
+            self._fail(GoodbyeCode.VERSION if strangers else GoodbyeCode.PROTOCOL_ERROR, str(error))
+            raise
 
-    def _next_message(self) -> Message | None:
-        """Judge and record frames until one is to be seen by the driver; None where there is none."""
+    def _cut(self) -> bool:
+        """Cut what has come into frames; False where none is whole."""
         if self.version is None:
             theirs = self._deframer.poll_preamble()
             if theirs is None:
-                return None
+                return False
             self.version = negotiate(self._versions, theirs)
-        while True:
-            if not self._payloads:
-                self._payloads.extend(self._deframer.poll_frames())
-                if not self._payloads:
-                    return None
-            message = decode_payload(self._payloads.popleft())
-            if self._receive(message):
-                return message
+        elif not self._deframer.pending_bytes:
+            return False
+        self._payloads.extend(self._deframer.poll_frames())
+        return bool(self._payloads)
 
     def handle_eof(self) -> None:
         """Take note that the remote has ended its stream.
@@ -235,7 +236,7 @@ class ControlLink:
 
     def next_request_id(self) -> int:
         """Return an id for our next Request; as `next_handle`."""
-        return self._rules.next_request_id(Side.LOCAL)
+        return self._rules.next_request_id(_LOCAL)
 
     def next_stream_id(self) -> int:
         """Return an id for our next StreamOpen; as `next_handle`."""
@@ -262,9 +263,6 @@ class ControlLink:
 
     # ---- inner parts
 
-    def _is_listening(self) -> bool:
-        return self.state in (LinkState.HANDSHAKE, LinkState.OPEN)
-
     def _next_state(self, event: LinkEvent) -> LinkState:
         target = TRANSITIONS.get((self.state, event))
         if target is None:
@@ -273,24 +271,28 @@ class ControlLink:
 
     def _receive(self, message: Message) -> bool:
         """Judge and record one message; return whether the driver is to see it. Raises `RemoteProtocolError`."""
-        event = _RECEIVED.get(type(message), LinkEvent.RECEIVE_MESSAGE)
+        event = _RECEIVED.get(type(message), _RECEIVE_MESSAGE)
         target = TRANSITIONS.get((self.state, event))
         if target is None:
             raise RemoteProtocolError(f"remote sent {type(message).__name__} in state {self.state.value}")
-        if isinstance(message, Hello):
+        if event is not _RECEIVE_MESSAGE and isinstance(message, Hello):
             self.remote_hello = message
         else:
             try:
-                if not self._rules.take(message, Side.REMOTE):
+                if not self._rules.take(message, _REMOTE):
                     return False
             except RuleBrokenError as error:
                 raise RemoteProtocolError(f"remote sent {type(message).__name__}: {error}") from error
-        if event is LinkEvent.RECEIVE_GOODBYE and isinstance(message, Goodbye):
-            self.remote_goodbye = message
+            if event is not _RECEIVE_MESSAGE and isinstance(message, Goodbye):
+                self.remote_goodbye = message
         self.state = target
         return True
 
     def _fail(self, code: GoodbyeCode, reason: str) -> None:
         """Queue the last frame of a link whose remote is at fault."""
         self.state = self._next_state(LinkEvent.REMOTE_FAULT)
-        self._output += encode_frame(encode_payload(Goodbye(int(code), plain_reason(reason))))
+        self._queue(encode_frame(encode_payload(Goodbye(int(code), plain_reason(reason)))))
+
+    def _queue(self, data: bytes) -> None:
+        self._output.append(data)
+        self.output_bytes += len(data)

@@ -295,7 +295,7 @@ Message = (
 )
 
 
-_PAYLOAD_BYTES_MAX: Final[dict[int, int]] = {
+_LONG_BYTES_MAX: Final[dict[int, int]] = {
     3: BITMAP_BYTES_MAX + 64,
     4: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
     5: CHUNKS_PER_MESSAGE_MAX * 9 + 64,
@@ -309,15 +309,20 @@ unpacker half a second to build and refuse."""
 
 _TAG_MAX: Final = 18
 
+_ALLOWED_BYTES: Final = {tag: _LONG_BYTES_MAX.get(tag, PAYLOAD_BYTES_MAX) for tag in range(1, _TAG_MAX + 1)}
+"""Tag -> bytes, of all messages."""
+
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(Message)
+_encode: Final = _ENCODER.encode
+_decode_any: Final = _DECODER.decode
 
 
 def encode_payload(message: Message) -> bytes:
     """Return the msgpack payload of one frame. Raises `LocalProtocolError` where a field breaks its limit."""
     try:
-        payload = _ENCODER.encode(message)
+        payload = _encode(message)
         _decode(payload)
     except (ValueError, TypeError, OverflowError) as error:
         raise LocalProtocolError(f"cannot send this {type(message).__name__}: {error}") from error
@@ -326,7 +331,9 @@ def encode_payload(message: Message) -> bytes:
 
 def decode_payload(payload: bytes | bytearray | memoryview) -> Message:
     """Return the message in the payload of one frame. Raises `RemoteProtocolError` for anything else."""
-    _check_outside(payload)
+    # What the first two bytes must be, a short array and a tag, before anything is built.
+    if len(payload) < 2 or payload[0] & 0xF0 != 0x90 or len(payload) > _ALLOWED_BYTES.get(payload[1], 0):
+        raise _refused_outside(payload)
     try:
         return _decode(payload)
     except msgspec.ValidationError as error:
@@ -341,18 +348,17 @@ def batches(chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(chunks[start : start + CHUNKS_PER_MESSAGE_MAX])
 
 
-def _check_outside(payload: bytes | bytearray | memoryview) -> None:
-    """Look at what the first two bytes must be, a short array and a tag, before anything is built."""
-    if len(payload) < 2 or payload[0] & 0xF0 != 0x90 or not 1 <= payload[1] <= _TAG_MAX:
-        raise RemoteProtocolError(f"frame of {len(payload)} bytes is not a short array that begins with a known tag")
-    allowed = _PAYLOAD_BYTES_MAX.get(payload[1], PAYLOAD_BYTES_MAX)
-    if len(payload) > allowed:
-        raise RemoteProtocolError(f"frame of {len(payload)} bytes is too long for tag {payload[1]}: at most {allowed}")
+def _refused_outside(payload: bytes | bytearray | memoryview) -> RemoteProtocolError:
+    """Say why nothing of a payload is looked at but its first two bytes."""
+    said = f"frame of {len(payload)} bytes is"
+    if len(payload) < 2 or payload[0] & 0xF0 != 0x90 or payload[1] not in _ALLOWED_BYTES:
+        return RemoteProtocolError(f"{said} not a short array that begins with a known tag")
+    return RemoteProtocolError(f"{said} too long for tag {payload[1]}: at most {_ALLOWED_BYTES[payload[1]]}")
 
 
 def _decode(payload: bytes | bytearray | memoryview) -> Message:
     """Check every limit of a message. Raises `ValueError`, as msgspec's errors are."""
-    message: Message = _DECODER.decode(payload)
+    message: Message = _decode_any(payload)
     if type(message) is Hello and not math.isfinite(message.weight):
         raise msgspec.ValidationError("weight is not a finite number")
     return message

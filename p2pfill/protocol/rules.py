@@ -5,7 +5,7 @@ has said before and what the other side has, and enters what breaks no rule. Of 
 
 Handles, request ids and stream ids are chosen by the asker and must grow. That keeps memory bounded and tells
 the three cases of an id apart without a graveyard: live (in its dict), over (not above the highest used: a
-message crossed its end on the way, and is STALE), or never used (a breach). Rejected: ids that are free again at once,
+message crossed its end on the way, and is stale), or never used (a breach). Rejected: ids that are free again at once,
 where a late Reject or Have could hit the next user of its id.
 
 A request is live from Request until Cancel, Reject, Unsubscribe of its handle, or `finish_request`, which each side
@@ -74,12 +74,9 @@ class Side(Enum):
     REMOTE = "remote"
 
 
-class Verdict(Enum):
-    """What `judge` says of a message that breaks no rule."""
-
-    VALID = "valid"
-    STALE = "stale"
-    """About something that is over already: dropped, whether received or about to be sent."""
+# To look a member up in its class is a call of the enum's own, which costs as much as all the rest of most rules.
+_LOCAL: Final = Side.LOCAL
+_REMOTE: Final = Side.REMOTE
 
 
 class RuleBrokenError(Exception):
@@ -107,6 +104,8 @@ class RuleBook:
 
     def __init__(self, limits: LinkLimits) -> None:
         self._limits = limits
+        self._requests_local_max = limits.requests_max
+        self._requests_remote_max = limits.requests_max + limits.requests_slack
         self._local = _Asks()
         self._remote = _Asks()
 
@@ -124,7 +123,7 @@ class RuleBook:
 
     def next_request_id(self, side: Side) -> int:
         """Return the lowest id that `side` may use for its next Request."""
-        return (self._local if side is Side.LOCAL else self._remote).request_last + 1
+        return (self._local if side is _LOCAL else self._remote).request_last + 1
 
     def next_stream_id(self, side: Side) -> int:
         """Return the lowest id that `side` may use for its next StreamOpen."""
@@ -132,184 +131,157 @@ class RuleBook:
 
     def is_request_live(self, side: Side, request_id: int) -> bool:
         """Say whether a request of `side` is outstanding."""
-        return request_id in (self._local if side is Side.LOCAL else self._remote).requests
+        return request_id in (self._local if side is _LOCAL else self._remote).requests
 
     def finish_request(self, side: Side, request_id: int) -> bool:
         """End a request of `side` whose payload has gone over; False where it was over before."""
-        asks = self._local if side is Side.LOCAL else self._remote
+        asks = self._local if side is _LOCAL else self._remote
         return asks.requests.pop(request_id, None) is not None
 
     def take(self, message: Message, by: Side) -> bool:
         """Enter what `by` says; False, and nothing changes, where that is stale. Raises `RuleBrokenError`."""
-        own, asked = (self._local, self._remote) if by is Side.LOCAL else (self._remote, self._local)
-        judge, enter = _RULES[type(message)]
-        if judge(self, message, by, own, asked) is Verdict.STALE:
-            return False
-        if enter is not None:
-            enter(message, own, asked)
-        return True
+        if by is _LOCAL:
+            return _RULES[type(message)](self, message, by, self._local, self._remote)
+        return _RULES[type(message)](self, message, by, self._remote, self._local)
 
     def _asks(self, side: Side) -> _Asks:
-        return self._local if side is Side.LOCAL else self._remote
+        return self._local if side is _LOCAL else self._remote
 
-    # ---- what each message must keep: the sender's asks are `own`, the receiver's `asked`
+    # ---- what each message must keep, and what it changes: the sender's asks are `own`, the receiver's `asked`
 
-    def _judge_subscribe(self, message: Subscribe, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_subscribe(self, message: Subscribe, _by: Side, own: _Asks, _asked: _Asks) -> bool:
         _check_new("handle", message.handle, own.handle_last, len(own.wants), self._limits.subscriptions_max)
-        return Verdict.VALID
+        own.wants[message.handle] = None
+        own.handle_last = message.handle
+        return True
 
-    def _judge_unsubscribe(self, message: Unsubscribe, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
-        return _verdict_of_asker("handle", message.handle, message.handle in own.wants, own.handle_last, by)
-
-    def _judge_interest(self, message: Interest, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_unsubscribe(self, message: Unsubscribe, by: Side, own: _Asks, _asked: _Asks) -> bool:
         handle = message.handle
-        verdict = _verdict_of_asker("handle", handle, handle in own.wants, own.handle_last, by)
-        if verdict is Verdict.VALID:
-            _check_interest(handle, message.chunk_count, message.bitmap, own.wants[handle])
-        return verdict
+        if not _is_open_for_asker("handle", handle, handle in own.wants, own.handle_last, by):
+            return False
+        del own.wants[handle]
+        for request_id in [r for r, used in own.requests.items() if used == handle]:
+            del own.requests[request_id]
+        return True
 
-    def _judge_request(self, message: Request, by: Side, own: _Asks, _asked: _Asks) -> Verdict:
-        allowed = self._limits.requests_max
-        if by is Side.REMOTE:
-            allowed += self._limits.requests_slack
-        handle, count = message.handle, own.wants.get(message.handle)
-        if (
-            count is not None
-            and message.chunk < count
-            and message.request_id > own.request_last
-            and len(own.requests) < allowed
-        ):
-            return Verdict.VALID  # as all but a few
-        if _verdict_of_asker("handle", handle, handle in own.wants, own.handle_last, by) is Verdict.STALE:
-            return Verdict.STALE
-        _check_chunks(message.handle, message.chunk, own.wants[message.handle])
-        _check_new("request", message.request_id, own.request_last, len(own.requests), allowed)
-        return Verdict.VALID
+    def _take_interest(self, message: Interest, by: Side, own: _Asks, _asked: _Asks) -> bool:
+        handle = message.handle
+        if not _is_open_for_asker("handle", handle, handle in own.wants, own.handle_last, by):
+            return False
+        _check_interest(handle, message.chunk_count, message.bitmap, own.wants[handle])
+        return True
 
-    def _judge_cancel(self, message: Cancel, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_request(self, message: Request, by: Side, own: _Asks, _asked: _Asks) -> bool:
+        handle, request_id, requests = message.handle, message.request_id, own.requests
+        allowed = self._requests_local_max if by is _LOCAL else self._requests_remote_max
+        count = own.wants.get(handle)
+        # All but a few pass here at once.
+        if count is None or message.chunk >= count or request_id <= own.request_last or len(requests) >= allowed:
+            if not _is_open_for_asker("handle", handle, handle in own.wants, own.handle_last, by):
+                return False
+            _check_chunks(handle, message.chunk, count)
+            _check_new("request", request_id, own.request_last, len(requests), allowed)
+        requests[request_id] = handle
+        own.request_last = request_id
+        return True
+
+    def _take_cancel(self, message: Cancel, _by: Side, own: _Asks, _asked: _Asks) -> bool:
         # The asker may not know that it is over, but it must have asked.
-        return _verdict("request", message.request_id, message.request_id in own.requests, own.request_last)
+        if not _is_open("request", message.request_id, message.request_id in own.requests, own.request_last):
+            return False
+        del own.requests[message.request_id]
+        return True
 
-    def _judge_reject(self, message: Reject, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        return _verdict("request", message.request_id, message.request_id in asked.requests, asked.request_last)
+    def _take_reject(self, message: Reject, _by: Side, _own: _Asks, asked: _Asks) -> bool:
+        if not _is_open("request", message.request_id, message.request_id in asked.requests, asked.request_last):
+            return False
+        del asked.requests[message.request_id]
+        return True
 
-    def _judge_holdings(self, message: Holdings, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+    def _take_holdings(self, message: Holdings, _by: Side, _own: _Asks, asked: _Asks) -> bool:
         _check_holdings(message, asked.wants.get(message.handle))
-        return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
+        if not _is_open("handle", message.handle, message.handle in asked.wants, asked.handle_last):
+            return False
+        if message.known:
+            asked.wants[message.handle] = message.chunk_count
+        return True
 
-    def _judge_news(self, message: Have | Fetching, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        handle, count = message.handle, asked.wants.get(message.handle)
-        if count is not None and max(message.chunks) < count:
-            return Verdict.VALID  # as all but a few
-        verdict = _verdict("handle", handle, handle in asked.wants, asked.handle_last)
-        if verdict is Verdict.VALID:
-            _check_chunks(handle, max(message.chunks), asked.wants[handle])
-        return verdict
+    def _take_news(self, message: Have | Fetching, _by: Side, _own: _Asks, asked: _Asks) -> bool:
+        handle, chunk = message.handle, max(message.chunks)
+        count = asked.wants.get(handle)
+        if count is None or chunk >= count:  # as few are
+            if not _is_open("handle", handle, handle in asked.wants, asked.handle_last):
+                return False
+            _check_chunks(handle, chunk, count)
+        return True
 
-    def _judge_word(self, message: ReportSlow | Ways, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        return _verdict("handle", message.handle, message.handle in asked.wants, asked.handle_last)
+    def _take_word(self, message: ReportSlow | Ways, _by: Side, _own: _Asks, asked: _Asks) -> bool:
+        return _is_open("handle", message.handle, message.handle in asked.wants, asked.handle_last)
 
-    def _judge_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_stream_open(self, message: StreamOpen, _by: Side, own: _Asks, _asked: _Asks) -> bool:
         _check_new("stream", message.stream_id, own.stream_last, len(own.streams), self._limits.streams_max)
         if message.encrypt and not message.certificate:
             raise RuleBrokenError(f"stream {message.stream_id} must be encrypted, and its asker has no certificate")
-        return Verdict.VALID
+        own.streams[message.stream_id] = message.encrypt
+        own.stream_last = message.stream_id
+        return True
 
-    def _judge_stream_grant(self, message: StreamGrant, by: Side, own: _Asks, asked: _Asks) -> Verdict:
+    def _take_stream_grant(self, message: StreamGrant, by: Side, own: _Asks, asked: _Asks) -> bool:
         if asked.streams.get(message.stream_id) and not message.certificate:
             raise RuleBrokenError(f"stream {message.stream_id} must be encrypted, and is granted as one that is not")
-        return self._judge_stream_answer(message, by, own, asked)
+        return self._take_stream_answer(message, by, own, asked)
 
-    def _judge_stream_answer(self, message: StreamGrant | StreamRefuse, by: Side, _own: _Asks, asked: _Asks) -> Verdict:
-        return _verdict_of_asker("stream", message.stream_id, message.stream_id in asked.streams, asked.stream_last, by)
+    def _take_stream_answer(self, message: StreamGrant | StreamRefuse, by: Side, _own: _Asks, asked: _Asks) -> bool:
+        stream_id = message.stream_id
+        if not _is_open_for_asker("stream", stream_id, stream_id in asked.streams, asked.stream_last, by):
+            return False
+        del asked.streams[stream_id]
+        return True
 
-    def _judge_ping(self, message: Ping, _by: Side, own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_ping(self, message: Ping, _by: Side, own: _Asks, _asked: _Asks) -> bool:
         if message.nonce in own.pings or len(own.pings) >= self._limits.pings_max:
             raise RuleBrokenError(f"ping {message.nonce} repeats an unanswered one, or {len(own.pings)} are unanswered")
-        return Verdict.VALID
+        own.pings.add(message.nonce)
+        return True
 
-    def _judge_pong(self, message: Pong, _by: Side, _own: _Asks, asked: _Asks) -> Verdict:
+    def _take_pong(self, message: Pong, _by: Side, _own: _Asks, asked: _Asks) -> bool:
         if message.nonce not in asked.pings:
             raise RuleBrokenError(f"ping {message.nonce} is not open")
-        return Verdict.VALID
+        asked.pings.discard(message.nonce)
+        return True
 
-    def _judge_hello(self, _message: Hello, _by: Side, _own: _Asks, _asked: _Asks) -> Verdict:
+    def _take_hello(self, _message: Hello, _by: Side, _own: _Asks, _asked: _Asks) -> bool:
         raise RuleBrokenError("a second Hello")
 
-    def _judge_free(self, _message: Message, _by: Side, _own: _Asks, _asked: _Asks) -> Verdict:
-        return Verdict.VALID
+    def _take_goodbye(self, _message: Goodbye, _by: Side, _own: _Asks, _asked: _Asks) -> bool:
+        return True
 
 
-def _record_subscribe(message: Subscribe, own: _Asks, _asked: _Asks) -> None:
-    own.wants[message.handle] = None
-    own.handle_last = message.handle
-
-
-def _record_unsubscribe(message: Unsubscribe, own: _Asks, _asked: _Asks) -> None:
-    del own.wants[message.handle]
-    for request_id in [r for r, used in own.requests.items() if used == message.handle]:
-        del own.requests[request_id]
-
-
-def _record_request(message: Request, own: _Asks, _asked: _Asks) -> None:
-    own.requests[message.request_id] = message.handle
-    own.request_last = message.request_id
-
-
-def _record_cancel(message: Cancel, own: _Asks, _asked: _Asks) -> None:
-    del own.requests[message.request_id]
-
-
-def _record_reject(message: Reject, _own: _Asks, asked: _Asks) -> None:
-    del asked.requests[message.request_id]
-
-
-def _record_holdings(message: Holdings, _own: _Asks, asked: _Asks) -> None:
-    if message.known:
-        asked.wants[message.handle] = message.chunk_count
-
-
-def _record_stream_open(message: StreamOpen, own: _Asks, _asked: _Asks) -> None:
-    own.streams[message.stream_id] = message.encrypt
-    own.stream_last = message.stream_id
-
-
-def _record_stream_answer(message: StreamGrant | StreamRefuse, _own: _Asks, asked: _Asks) -> None:
-    asked.streams.pop(message.stream_id, None)
-
-
-def _record_ping(message: Ping, own: _Asks, _asked: _Asks) -> None:
-    own.pings.add(message.nonce)
-
-
-def _record_pong(message: Pong, _own: _Asks, asked: _Asks) -> None:
-    asked.pings.discard(message.nonce)
-
-
-_Judge = Callable[[RuleBook, Any, Side, _Asks, _Asks], Verdict]
-_Enter = Callable[[Any, _Asks, _Asks], None]
+_Rule = Callable[[RuleBook, Any, Side, _Asks, _Asks], bool]
+"""Enters a message; False, and nothing changes, where it is stale. Raises `RuleBrokenError` before it changes anything.
+"""
 
 # By type, since every message passes here twice, and a chain of cases costs a part of the event loop's time: see
 # docs/experiments.md, "The data path".
-_RULES: Final[dict[type, tuple[_Judge, _Enter | None]]] = {
-    Subscribe: (RuleBook._judge_subscribe, _record_subscribe),
-    Unsubscribe: (RuleBook._judge_unsubscribe, _record_unsubscribe),
-    Interest: (RuleBook._judge_interest, None),
-    Request: (RuleBook._judge_request, _record_request),
-    Cancel: (RuleBook._judge_cancel, _record_cancel),
-    Reject: (RuleBook._judge_reject, _record_reject),
-    Holdings: (RuleBook._judge_holdings, _record_holdings),
-    Have: (RuleBook._judge_news, None),
-    Fetching: (RuleBook._judge_news, None),
-    StreamOpen: (RuleBook._judge_stream_open, _record_stream_open),
-    StreamGrant: (RuleBook._judge_stream_grant, _record_stream_answer),
-    StreamRefuse: (RuleBook._judge_stream_answer, _record_stream_answer),
-    Ping: (RuleBook._judge_ping, _record_ping),
-    Pong: (RuleBook._judge_pong, _record_pong),
-    ReportSlow: (RuleBook._judge_word, None),
-    Ways: (RuleBook._judge_word, None),
-    Goodbye: (RuleBook._judge_free, None),
-    Hello: (RuleBook._judge_hello, None),
+_RULES: Final[dict[type, _Rule]] = {
+    Subscribe: RuleBook._take_subscribe,
+    Unsubscribe: RuleBook._take_unsubscribe,
+    Interest: RuleBook._take_interest,
+    Request: RuleBook._take_request,
+    Cancel: RuleBook._take_cancel,
+    Reject: RuleBook._take_reject,
+    Holdings: RuleBook._take_holdings,
+    Have: RuleBook._take_news,
+    Fetching: RuleBook._take_news,
+    StreamOpen: RuleBook._take_stream_open,
+    StreamGrant: RuleBook._take_stream_grant,
+    StreamRefuse: RuleBook._take_stream_answer,
+    Ping: RuleBook._take_ping,
+    Pong: RuleBook._take_pong,
+    ReportSlow: RuleBook._take_word,
+    Ways: RuleBook._take_word,
+    Goodbye: RuleBook._take_goodbye,
+    Hello: RuleBook._take_hello,
 }
 
 
@@ -320,24 +292,20 @@ def _check_new(what: str, number: int, last: int, held: int, allowed: int) -> No
         raise RuleBrokenError(f"{what} {number} is one too many: {held} are open, {allowed} are allowed")
 
 
-def _verdict_of_asker(what: str, number: int, live: bool, last: int, by: Side) -> Verdict:
+def _is_open_for_asker(what: str, number: int, live: bool, last: int, by: Side) -> bool:
     """Judge what only the one side says who knows best whether the subject is open.
 
     From the remote it is a breach. Of our own it is stale: a part of us that had not heard of the end yet.
     """
-    if live:
-        return Verdict.VALID
-    if by is Side.REMOTE or number > last:
+    if not live and (by is _REMOTE or number > last):
         raise RuleBrokenError(f"{what} {number} is not open")
-    return Verdict.STALE
+    return live
 
 
-def _verdict(what: str, number: int, live: bool, last: int) -> Verdict:
-    if live:
-        return Verdict.VALID
-    if number > last:
+def _is_open(what: str, number: int, live: bool, last: int) -> bool:
+    if not live and number > last:
         raise RuleBrokenError(f"{what} {number} was never opened")
-    return Verdict.STALE
+    return live
 
 
 def _check_chunks(handle: int, chunk: int, chunk_count: int | None) -> None:

@@ -10,6 +10,7 @@ wrong holdings.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ MANY_BYTES: Final = 4096
 """Read at once: so much is counted as this remote's time. A few messages are not worth the looks at the clock of
 the thread's processor time: a system call of 1 us, against 0.1 us for the time of day."""
 
+FEW_BYTES: Final = 256
+"""Read at once: messages that are so short together take less than `TURN_S`, so nobody looks at any clock."""
+
 OWN_SHARE: Final = 0.3
 """Of the event loop's time, for the messages of one remote. A pair that moves 1 GB/s in 256 KiB chunks needs less."""
 
@@ -79,6 +83,10 @@ past: a kernel that closes with unread bytes resets the connection, and the remo
 
 LINGER_BYTES_MAX: Final = 8 * 1024 * 1024
 """Read past while lingering: what kernels hold for a connection, and no flood."""
+
+
+_OPEN: Final = LinkState.OPEN
+"""To look a member up in its class is a call of the enum's own."""
 
 
 class LoopShare:
@@ -138,7 +146,7 @@ class ControlChannel:
         self._handle: Callable[[Message], object] = lambda message: None
         self._messages: Iterator[Message] = iter(())
         """Those that have come and were not looked at yet."""
-        self._is_much = False
+        self._is_few = self._is_much = False
         """Of what came last."""
         self._pause_s: float | None = None
         """After which more is looked at of what has come; None: all of it was."""
@@ -172,7 +180,7 @@ class ControlChannel:
 
         Raises `LocalProtocolError` where the rules forbid the message.
         """
-        if self._ended or self._link.state is not LinkState.OPEN or not self._link.send(message):
+        if self._ended or self._link.state is not _OPEN or not self._link.send(message):
             return False
         if self._link.output_bytes > OUTPUT_BYTES_MAX:
             self._end("the remote has stopped reading")
@@ -306,12 +314,12 @@ class ControlChannel:
         self._attention.set()
 
     def _take_in(self, data: bytes) -> None:
-        self._heard_at = trio.current_time()
+        self._heard_at = trio.current_time() if self._ticks is None else self._ticks.now
         if not data:
             self._link.handle_eof()
             self._has_parted = True
             return
-        self._is_much = len(data) >= MANY_BYTES
+        self._is_few, self._is_much = len(data) < FEW_BYTES, len(data) >= MANY_BYTES
         self._messages = self._link.handle_bytes(data)
         self._take_turn()
 
@@ -319,22 +327,23 @@ class ControlChannel:
         """Hand on the messages that have come, or as many as may take the loop's time before others have their turn."""
         self._pause_s = None
         used_s = time.thread_time() if self._is_much else None
-        ends_at = time.monotonic() + TURN_S
+        ends_at = math.inf if self._is_few else time.monotonic() + TURN_S
         for message in self._messages:
             if self._ended:
                 return
-            if isinstance(message, Goodbye):
+            if type(message) is Ping:
+                self.send(Pong(message.nonce))
+            elif type(message) is Goodbye:
                 self.end_reason = self.end_reason or message.reason or "the remote said goodbye"
                 self._has_parted = True
                 return
-            if isinstance(message, Ping):
-                self.send(Pong(message.nonce))
             else:
                 self._handle(message)
-            if time.monotonic() > ends_at:
+            if ends_at < math.inf and time.monotonic() > ends_at:
                 self._pause_s = self._charge(used_s)
                 return
-        self._pause_s = self._charge(used_s) or None
+        if used_s is not None:
+            self._pause_s = self._charge(used_s) or None
 
     def _charge(self, used_s: float | None) -> float:
         """Charge the remote with the processor time since `used_s` (`time.thread_time`), None: with nothing.
@@ -390,7 +399,8 @@ class ControlChannel:
             return
         try:
             output = self._poll_output()
-            self._unsent = output[self._write_now(output) :]
+            if (written := self._write_now(output)) < len(output):
+                self._unsent = output[written:]
         except BaseException as error:  # noqa: BLE001  (raised again by the link's own task)
             self._fault = error
             self._call_task()

@@ -122,31 +122,36 @@ class TlsLayer:
 
         Raises `ssl.SSLError` where it is not of the other end, and `RemoteProtocolError` where it carries nothing.
         """
-        parts: list[bytes] = []
-        has_ended = False
-        for at in range(0, max(1, len(data)), SLICE_BYTES):
-            piece, before = data[at : at + SLICE_BYTES], len(parts)
-            self._coming.write(piece)
-            has_ended = self._read(parts)
-            carried = sum(len(part) + RECORD_EXTRA_BYTES for part in parts[before:])
-            self._vain_bytes = max(0, self._vain_bytes + len(piece) - carried)
-            if self._vain_bytes > VAIN_BYTES_MAX:
-                raise RemoteProtocolError(VAIN)
-        return b"".join(parts), has_ended
+        if len(data) > SLICE_BYTES:
+            clear, has_ended = b"", False
+            for at in range(0, len(data), SLICE_BYTES):
+                part, has_ended = self.unseal(data[at : at + SLICE_BYTES])
+                clear += part
+            return clear, has_ended
+        self._coming.write(data)
+        clear, has_ended, records = self._read()
+        # Never less than nothing: what was carried long ago does not excuse what carries nothing now.
+        self._vain_bytes = vain = max(0, self._vain_bytes + len(data) - len(clear) - RECORD_EXTRA_BYTES * records)
+        if vain > VAIN_BYTES_MAX:
+            raise RemoteProtocolError(VAIN)
+        return clear, has_ended
 
-    def _read(self, parts: list[bytes]) -> bool:
-        """Add what each record carries that is whole; tell whether the other end has ended."""
+    def _read(self) -> tuple[bytes, bool, int]:
+        """Return what the records carry that are whole, whether the other end has ended, and how many they were."""
+        coming, tls, clear, records = self._coming, self._tls, b"", 0
         try:
             # Asked for no more than there may be: to be told that there is none costs as much as to decrypt a message.
-            while self._coming.pending or self._tls.pending():
-                if not (part := self._tls.read(RECORD_BYTES_MAX)):
-                    return True
-                parts.append(part)
+            # Nothing of a record stays inside: one of them carries no more than is read at a time.
+            while coming.pending:
+                if not (part := tls.read(RECORD_BYTES_MAX)):
+                    return clear, True, records
+                clear += part
+                records += 1
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            return True
-        return False
+            return clear, True, records
+        return clear, False, records
 
 
 class Vain(trio.abc.HalfCloseableStream):
