@@ -10,7 +10,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport frexp
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -198,7 +198,7 @@ cdef bytearray combine(bytearray a, bytearray b, int how):
             out[i] = x[i] | y[i]
     else:
         for i in range(size):
-            out[i] = x[i] & ~y[i]
+            out[i] = x[i] & <uint8_t>~y[i]
     return result
 
 
@@ -519,4 +519,5 @@ def begin_write_out(int fd, int64_t offset, int64_t length):
         raise os_error(error)
 
 
+include "bitmaps.pxi"
 include "lanes.pxi"
