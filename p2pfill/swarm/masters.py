@@ -25,7 +25,16 @@ from p2pfill.model.timing import DISCOVERY_TIMEOUT_S
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
 from p2pfill.swarm.election import (
-    ALL_WANTED, IN_ISP, IN_REGION, IN_WORLD, Assignment, Scope, Wants, hold_elections, reach, share_by_rank,
+    ALL_WANTED,
+    IN_ISP,
+    IN_REGION,
+    IN_WORLD,
+    Assignment,
+    Scope,
+    Wants,
+    hold_elections,
+    reach,
+    share_by_rank,
 )  # fmt: skip
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
