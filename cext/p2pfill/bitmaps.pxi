@@ -204,6 +204,20 @@ cdef class Bitmap:
             i += 1
         return False
 
+    def rarest(self, Bitmap other not None, counts, int64_t start):
+        cdef Lent lent = Lent(counts)
+        cdef int64_t first, second, n = self._n
+        cdef uint32_t least = 0x10000
+        if other._n != n or lent.view.len != 2 * n or not 0 <= start <= n:
+            raise ValueError(f"bitmaps of {n} and {other._n} bits, {lent.view.len // 2} counts and start {start} do "
+                             "not go together")
+        cdef const uint8_t* x = bits_of(self)
+        cdef const uint8_t* y = bits_of(other)
+        cdef const uint16_t* count = <const uint16_t*>lent.view.buf
+        first = rarest_between(x, y, count, start, n, &least)
+        second = rarest_between(x, y, count, 0, start, &least)
+        return second if second >= 0 else first
+
     def indexes(self):
         cdef list found = []
         cdef const uint8_t* bits = bits_of(self)

@@ -343,7 +343,7 @@ class Link:
         number = self.channel.next_request_id()
         stored, manifest = task.stored, task.manifest
         check = stored.check_blake3 if manifest.integrity == "blake3" else None
-        length, xxh3, owner = manifest.chunk_length(chunk), manifest.chunk_xxh3(chunk), Owner(task, request)
+        length, xxh3, owner = manifest.cut.length(chunk), manifest.chunk_xxh3(chunk), Owner(task, request)
         # Before the request goes out: its answer may be faster than we are.
         self.book.post(Receive(number, stored, chunk, length, xxh3, check, owner, self.book.lock))
         if not self.channel.send(m.Request(handle, number, chunk)):

@@ -7,6 +7,7 @@ bytearray and not one large int: setting a bit of an int would copy all of it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from p2pfill.hot import bits
@@ -145,6 +146,18 @@ class Bitmap:
     def meets(self, other: Bitmap) -> bool:
         """Tell whether some bit is set in both. Raises `ValueError` where lengths differ."""
         return self._combined(bits.bit_and, other).any()
+
+    def rarest(self, other: Bitmap, counts: array[int], start: int) -> int:
+        """Return the bit that is set here and in `other` and has the least of `counts`, an array('H') with one a bit.
+
+        -1 where there is none; of equals the first at or after bit `start`, cyclic, which is 0 to n. Raises
+        `ValueError` where lengths differ.
+        """
+        if not self._n == other._n == len(counts) or not 0 <= start <= self._n:
+            raise ValueError(
+                f"bitmaps of {self._n} and {other._n} bits, {len(counts)} counts and start {start} do not go together"
+            )
+        return bits.pick_rarest(self._buffer, other._buffer, counts, start) if self._n else -1
 
     def indexes(self) -> Iterator[int]:
         """Yield the set bits, ascending. Bits changed meanwhile may or may not be seen."""

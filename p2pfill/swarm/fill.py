@@ -29,7 +29,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pfill.errors import InternalError
-from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
@@ -959,7 +958,7 @@ class Fill:
             start = draw(self._start_bits)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
         rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else IN_WORLD]
-        return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
+        return source.holdings.rarest(wanted, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:
         self._next_request += 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +95,22 @@ def test_lengths_must_agree(kind: type[PureBitmap]) -> None:
         kind(3) | kind(4)
     with pytest.raises(ValueError, match="do not go together"):
         kind(3).meets(kind(4))
+
+
+@both
+@given(case=sized, chance=st.randoms(use_true_random=False))
+def test_rarest(kind: type[PureBitmap], case: tuple[int, set[int], set[int]], chance: Random) -> None:
+    n, a, b = case
+    counts, start = array("H", [chance.randrange(4) for _ in range(n)]), chance.randint(0, n)
+    found = sorted(a & b, key=lambda k: (counts[k], (k - start) % n))
+    assert of(kind, n, a).rarest(of(kind, n, b), counts, start) == (found[0] if found else -1)
+
+
+@both
+@pytest.mark.parametrize(("n", "count", "start"), [(9, 8, 0), (8, 9, 0), (8, 7, 0), (8, 8, 9), (8, 8, -1)])
+def test_rarest_of_what_does_not_go_together(kind: type[PureBitmap], n: int, count: int, start: int) -> None:
+    with pytest.raises(ValueError, match="do not go together"):
+        kind(8).rarest(kind(n), array("H", bytes(2 * count)), start)
 
 
 @both
