@@ -56,9 +56,29 @@ cdef extern from *:
     """
     #define p2pfill_popcount64(x) __builtin_popcountll(x)
     #define p2pfill_ctz64(x) __builtin_ctzll(x)
+
+    /* The least of 64 counts, those alone whose bit is set; 0xffff where none is. Eight at a time on any processor. */
+    typedef uint16_t p2pfill_lanes __attribute__((vector_size(16)));
+    static inline uint16_t p2pfill_least64(uint64_t word, const uint16_t* counts) {
+        const p2pfill_lanes places = {1, 2, 4, 8, 16, 32, 64, 128};
+        p2pfill_lanes least = ~(p2pfill_lanes){0}, some, smaller;
+        uint16_t found = 0xffff;
+        int i;
+        for (i = 0; i < 8; i++, word >>= 8) {
+            uint16_t byte = (uint16_t)(word & 0xff);
+            memcpy(&some, counts + 8 * i, 16);
+            some |= (p2pfill_lanes)((places & (p2pfill_lanes){byte, byte, byte, byte, byte, byte, byte, byte}) == 0);
+            smaller = (p2pfill_lanes)(some < least);
+            least = (some & smaller) | (least & ~smaller);
+        }
+        for (i = 0; i < 8; i++)
+            found = least[i] < found ? least[i] : found;
+        return found;
+    }
     """
     int p2pfill_popcount64(uint64_t) nogil
     int p2pfill_ctz64(uint64_t) nogil
+    uint16_t p2pfill_least64(uint64_t, const uint16_t*) nogil
 
 cdef enum:
     SLICE_BYTES = 262144  # as io.BUFFER_BYTES
@@ -105,6 +125,10 @@ cdef double score(uint64_t chunk_mix, uint64_t seed, double weight) noexcept nog
     return -ln(u) / weight
 
 
+cdef enum:
+    MANY_OF_64 = 20  # bits of a word from which to look at all 64 counts at once is less than to look at each
+
+
 cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const uint16_t* avail,
                             int64_t low, int64_t high, uint32_t* best_avail) noexcept nogil:
     cdef int64_t best = -1, base = low & ~<int64_t>63, byte_count = (high + 7) >> 3, width, k
@@ -120,6 +144,9 @@ cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const ui
             a &= (~<uint64_t>0) << (low - base)
         if high - base < 64:
             a &= ((<uint64_t>1) << (high - base)) - 1
+        elif p2pfill_popcount64(a) > MANY_OF_64 and p2pfill_least64(a, avail + base) >= best_avail[0]:
+            # Nothing here is rarer than what was found: of most words of a title that is just begun it is so.
+            a = 0
         while a:
             k = base + p2pfill_ctz64(a)
             if avail[k] < best_avail[0]:
