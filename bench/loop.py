@@ -214,6 +214,7 @@ class Cache:
         self.engine = Engine(info, Random(1), os.urandom, RLock, UPLOAD_SLOTS)
         self.links: list[tuple[Link, NoStreams]] = []
         self.decisions = self.messages = 0
+        self._decide_at = 0.0
         self._shares = shares
 
     async def link(self, stream: trio.SocketStream) -> None:
@@ -238,9 +239,11 @@ class Cache:
     def decide(self, now: float) -> float:
         """Have the engine decide, and do what it wants."""
         self.decisions += 1
-        for effect in self.engine.poll(now):
-            self._perform(now, effect)
-        return self.engine.next_wakeup()
+        if not self.engine.is_settled(now):
+            for effect in self.engine.poll(now):
+                self._perform(now, effect)
+            self._decide_at = self.engine.next_wakeup()
+        return self._decide_at
 
     def _perform(self, now: float, effect: Effect) -> None:
         match effect:
