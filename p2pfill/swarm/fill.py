@@ -36,7 +36,7 @@ from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, IN_WORLD, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
-from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.losses import Losses
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.minimum import MinimumService
@@ -249,7 +249,7 @@ class Fill:
 
     def _take_commit(self, _: float, event: events.ChunksCommitted) -> None:
         for chunk in event.chunks:
-            if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
+            if self.ledger.is_to_commit(chunk):  # else it was lost since
                 self.ledger.commit(chunk)
 
     def _take_pause(self, _: float, event: events.Paused) -> None:

@@ -77,7 +77,21 @@ class ChunkLedger:
 
     def is_verified(self, chunk: int) -> bool:
         """Tell whether `chunk` may be announced and served."""
-        return self._state[chunk] >= ChunkState.VERIFIED
+        return self._state[chunk] >= _VERIFIED
+
+    @property
+    def held(self) -> int:
+        """How many chunks are verified, durable or not."""
+        return self.counts[_VERIFIED] + self.counts[_DURABLE]
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether chunks are to come yet."""
+        return bool(self.counts[_MISSING] or self.counts[_REQUESTED])
+
+    def is_to_commit(self, chunk: int) -> bool:
+        """Tell whether `chunk` is verified, and the journal does not say so."""
+        return self._state[chunk] == _VERIFIED
 
     def is_complete(self) -> bool:
         """Tell whether every chunk that is wanted is durable, that is, whether the title can go live."""
