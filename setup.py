@@ -73,7 +73,7 @@ def extensions() -> list[Extension]:
     native = Extension(
         "p2pfill._native",
         ["cext/p2pfill/_native.pyx", "cext/xxh3_avx2.c"],
-        depends=["cext/xxh3_dispatch.h", "cext/p2pfill/lanes.pxi"],
+        depends=["cext/xxh3_dispatch.h", "cext/p2pfill/bitmaps.pxi", "cext/p2pfill/lanes.pxi"],
         # A system directory on the -I list could reorder the compiler's own headers, so it is left to the default.
         include_dirs=["cext"] if include_dir in SYSTEM_INCLUDE_DIRS else ["cext", include_dir],
         define_macros=[("Py_LIMITED_API", ABI3_VERSION_HEX)] if ABI3 else [],

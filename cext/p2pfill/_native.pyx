@@ -10,7 +10,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport frexp
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -56,9 +56,37 @@ cdef extern from *:
     """
     #define p2pfill_popcount64(x) __builtin_popcountll(x)
     #define p2pfill_ctz64(x) __builtin_ctzll(x)
+
+    /* How many bits are set, in a dozen instructions on any processor: the builtin is a call where there is no popcnt. */
+    static inline int p2pfill_few_popcount64(uint64_t x) {
+        x -= x >> 1 & 0x5555555555555555ULL;
+        x = (x & 0x3333333333333333ULL) + (x >> 2 & 0x3333333333333333ULL);
+        return (int)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fULL) * 0x0101010101010101ULL >> 56);
+    }
+
+    /* The least of 64 counts, those alone whose bit is set; 0xffff where none is. Eight at a time on any processor. */
+    typedef uint16_t p2pfill_lanes __attribute__((vector_size(16)));
+    static inline uint16_t p2pfill_least64(uint64_t word, const uint16_t* counts) {
+        const p2pfill_lanes places = {1, 2, 4, 8, 16, 32, 64, 128};
+        p2pfill_lanes least = ~(p2pfill_lanes){0}, some, smaller;
+        uint16_t found = 0xffff;
+        int i;
+        for (i = 0; i < 8; i++, word >>= 8) {
+            uint16_t byte = (uint16_t)(word & 0xff);
+            memcpy(&some, counts + 8 * i, 16);
+            some |= (p2pfill_lanes)((places & (p2pfill_lanes){byte, byte, byte, byte, byte, byte, byte, byte}) == 0);
+            smaller = (p2pfill_lanes)(some < least);
+            least = (some & smaller) | (least & ~smaller);
+        }
+        for (i = 0; i < 8; i++)
+            found = least[i] < found ? least[i] : found;
+        return found;
+    }
     """
     int p2pfill_popcount64(uint64_t) nogil
     int p2pfill_ctz64(uint64_t) nogil
+    int p2pfill_few_popcount64(uint64_t) nogil
+    uint16_t p2pfill_least64(uint64_t, const uint16_t*) nogil
 
 cdef enum:
     SLICE_BYTES = 262144  # as io.BUFFER_BYTES
@@ -105,10 +133,15 @@ cdef double score(uint64_t chunk_mix, uint64_t seed, double weight) noexcept nog
     return -ln(u) / weight
 
 
+cdef enum:
+    MANY_OF_64 = 24  # bits of a word from which to look at all 64 counts at once is less than to look at each
+
+
 cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const uint16_t* avail,
                             int64_t low, int64_t high, uint32_t* best_avail) noexcept nogil:
     cdef int64_t best = -1, base = low & ~<int64_t>63, byte_count = (high + 7) >> 3, width, k
     cdef uint64_t a, b
+    cdef uint32_t least = best_avail[0]
     while base < high:
         width = byte_count - (base >> 3)
         a = b = 0
@@ -120,13 +153,17 @@ cdef int64_t rarest_between(const uint8_t* have, const uint8_t* wanted, const ui
             a &= (~<uint64_t>0) << (low - base)
         if high - base < 64:
             a &= ((<uint64_t>1) << (high - base)) - 1
+        elif p2pfill_few_popcount64(a) > MANY_OF_64 and p2pfill_least64(a, avail + base) >= least:
+            # Nothing here is rarer than what was found: of most words of a title that is just begun it is so.
+            a = 0
         while a:
             k = base + p2pfill_ctz64(a)
-            if avail[k] < best_avail[0]:
-                best_avail[0] = avail[k]
+            if avail[k] < least:
+                least = avail[k]
                 best = k
             a &= a - 1
         base += 64
+    best_avail[0] = least
     return best
 
 
@@ -198,7 +235,7 @@ cdef bytearray combine(bytearray a, bytearray b, int how):
             out[i] = x[i] | y[i]
     else:
         for i in range(size):
-            out[i] = x[i] & ~y[i]
+            out[i] = x[i] & <uint8_t>~y[i]
     return result
 
 
@@ -522,4 +559,5 @@ def begin_write_out(int fd, int64_t offset, int64_t length):
         raise os_error(error)
 
 
+include "bitmaps.pxi"
 include "lanes.pxi"

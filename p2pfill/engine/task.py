@@ -17,7 +17,6 @@ from p2pfill.errors import P2PFillError, TransferError
 from p2pfill.model.reports import TitleState, clipped
 from p2pfill.model.timing import ANNOUNCE_S, COMMIT_INTERVAL_S, DISCOVERY_TIMEOUT_S, WRITE_OUT_BYTES, slots_for
 from p2pfill.swarm import events
-from p2pfill.swarm.ledger import ChunkState
 
 if TYPE_CHECKING:
     from p2pfill.swarm.fill import Fill
@@ -175,8 +174,7 @@ class FillTask:
 
     def next_slots(self, most: int) -> int | None:
         """Return how many upload slots the title may have now; None where that is what it has."""
-        counts = self.fill.ledger.counts
-        slots = slots_for(counts[ChunkState.VERIFIED] + counts[ChunkState.DURABLE], most)
+        slots = slots_for(self.fill.ledger.held, most)
         if slots == self.slots:
             return None
         self.slots = slots
@@ -224,8 +222,7 @@ class FillTask:
         """Return the chunks to commit now: every `COMMIT_INTERVAL_S`, and when nothing is left to fetch."""
         if self._committing or not self.to_commit:
             return None
-        counts = self.fill.ledger.counts
-        if now < self._commit_at and (counts[ChunkState.MISSING] or counts[ChunkState.REQUESTED]):
+        if now < self._commit_at and self.fill.ledger.is_lacking:
             return None
         chunks, self.to_commit, self._begun = self.to_commit, [], 0
         self._committing = True

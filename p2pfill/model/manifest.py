@@ -236,7 +236,7 @@ class Manifest:
             index += 1
 
     def _check_chunk(self, chunk: int) -> None:
-        if not 0 <= chunk < self.chunk_count:
+        if not 0 <= chunk < self.cut.count:
             raise IndexError(f"chunk {chunk} is outside of a title of {self.chunk_count} chunks")
 
 

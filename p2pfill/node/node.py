@@ -110,6 +110,9 @@ class Node:
         self._plane = plane
         self._rests_until = -NEVER
         """The engine, which could not decide."""
+        self._decide_at = -NEVER
+        """When it was to be asked again, by what it has said last."""
+        self._deciding = ErrorBoundary(self.log, "decide what to do")
         self._sequence = 0
         speed = 1.0
         if config.clock is not None:
@@ -360,7 +363,9 @@ class Node:
         """Have the engine decide, and do what it wants; return when it is to decide again though nothing happens."""
         if now < self._rests_until:
             return self._rests_until
-        with ErrorBoundary(self.log, "decide what to do"):
+        with self._deciding:
+            if self.engine.is_settled(now):
+                return self._decide_at
             for effect in self.engine.poll(now):
                 try:
                     self._perform(effect)
@@ -368,7 +373,8 @@ class Node:
                     failed = partial(self._effect_failed, effect)
                     with ErrorBoundary(self.log, f"begin with {type(effect).__name__}", failed):
                         raise
-            return self.engine.next_wakeup()
+            self._decide_at = self.engine.next_wakeup()
+            return self._decide_at
         # Whatever happens meanwhile, or it would fail, and fill the log, with each message that comes.
         self._rests_until = now + FAULT_PAUSE_S
         return self._rests_until

@@ -53,6 +53,10 @@ class Claims:
         self._passed_on: dict[int, float] = {}
         """Chunk -> when its claim was passed on last."""
 
+    def __bool__(self) -> bool:
+        """Tell whether there are any, of use or not."""
+        return bool(self._made)
+
     def note(self, now: float, node_id: str, chunks: Iterable[int]) -> None:
         """Take in that a cache says it is fetching `chunks`."""
         for chunk in chunks:

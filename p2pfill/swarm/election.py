@@ -63,7 +63,7 @@ SCOPES: Final = tuple(Scope)
 NEARER: Final = dict(zip(SCOPES[1:], SCOPES, strict=False))
 """Of each scope the one within it."""
 
-IN_ISP, IN_ORIGIN = Scope.ISP, Scope.ORIGIN
+IN_ISP, IN_REGION, IN_WORLD, IN_ORIGIN = SCOPES[1:]
 """For what is asked with each message: a name of a module is found ten times as fast as one of an enumeration."""
 
 
@@ -568,7 +568,7 @@ def _heaviest(group: Mapping[str, float]) -> str:
 
 def reach(within: Mapping[Scope, Bitmap], chunk: int) -> Scope:
     """Return the farthest scope that `within` (see `Assignment.within`) allows for `chunk`."""
-    for scope in (Scope.ORIGIN, Scope.WORLD, Scope.REGION):
+    for scope in (IN_ORIGIN, IN_WORLD, IN_REGION):
         if within[scope][chunk]:
             return scope
-    return Scope.ISP
+    return IN_ISP

@@ -25,19 +25,18 @@ and `Resumed` nothing is asked for, and no time passes for what waits. What is i
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pfill.errors import InternalError
-from p2pfill.hot import bits
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.swarm import actions, events
 from p2pfill.swarm.availability import Availability
-from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, Scope
+from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, IN_WORLD, Scope
 from p2pfill.swarm.faults import BACKOFF_S, ESCALATION, REFUSALS_MAX, Fault, rest_s
 from p2pfill.swarm.hops import NO_MATES, Hops, Mates, Outside, is_allowed, is_as_allowed
 from p2pfill.swarm.interest import Interest
-from p2pfill.swarm.ledger import ChunkLedger, ChunkState
+from p2pfill.swarm.ledger import ChunkLedger
 from p2pfill.swarm.losses import Losses
 from p2pfill.swarm.masters import Masters
 from p2pfill.swarm.minimum import MinimumService
@@ -119,7 +118,7 @@ class Fill:
         self.duplicate_bytes = 0
         self.reused_bytes = 0
         self._random = random
-        self._chunk_count = manifest.chunk_count
+        self._chunk_count, self._chunk_size = manifest.chunk_count, manifest.chunk_size
         self._start_bits = manifest.chunk_count.bit_length()
         self._heard = heard
         self.hold: Hold = None
@@ -162,7 +161,7 @@ class Fill:
         self._has_prices = False
         """Whether it is known what any origin costs."""
         self._route_costs: dict[str, float] = {}
-        self._out: deque[actions.Action] = deque()
+        self._out: list[actions.Action] = []
         self._completed = False
 
     # ---- input
@@ -175,36 +174,24 @@ class Fill:
         take = _TAKES.get(kind)
         if take is None:
             raise InternalError(f"fill: unknown event {event!r}")
-        if (note := _NOTES.get(kind)) is not None:
-            note(self, event)
-        elif kind not in _QUIET:
+        if kind not in _QUIET:
             self._stale = True
         take(self, now, event)
 
-    # What may be asked of which sources now that could not be asked of them before an event.
+    # What each event is taken for, where it is more than a call; `_TAKES` names all.
 
-    def _note_gained(self, event: events.ChunksGained) -> None:
-        known = self.sources.get(event.source)
-        if known is not None and known.room(self.manifest.chunk_size) > 0:
-            self._changed[known.id] = None
-
-    def _note_received(self, event: events.ChunkReceived) -> None:
-        request = self._requests.get(event.request)
-        if request is not None:
-            self._changed[request.source] = None
-
-    def _note_holdings(self, event: events.HoldingsArrived) -> None:
+    def _take_holdings(self, now: float, event: events.HoldingsArrived) -> None:
         self._changed[event.source] = None
         # An answer may be the last that a doubt has waited for.
         self._stale = self._stale or self._interest.doubtful.any()
+        self._hold(now, event.source, event.holdings)
 
-    def _note_connected(self, event: events.CacheConnected) -> None:
+    def _take_connection(self, now: float, event: events.CacheConnected) -> None:
         if event.node.id in self.sources:
             self._stale = True
         else:
             self._untold = True
-
-    # What each event is taken for, where it is more than a call; `_TAKES` names all.
+        self._connect(now, event.node)
 
     def _take_roster(self, now: float, event: events.RosterChanged) -> None:
         self._roster = event
@@ -262,7 +249,7 @@ class Fill:
 
     def _take_commit(self, _: float, event: events.ChunksCommitted) -> None:
         for chunk in event.chunks:
-            if self.ledger.state(chunk) == ChunkState.VERIFIED:  # else it was lost since
+            if self.ledger.is_to_commit(chunk):  # else it was lost since
                 self.ledger.commit(chunk)
 
     def _take_pause(self, _: float, event: events.Paused) -> None:
@@ -295,14 +282,16 @@ class Fill:
         if self._fresh:
             self._out.append(actions.AnnounceChunks(tuple(self._fresh)))
             self._fresh.clear()
-        if not self._completed and self.ledger.is_complete():
+        if self._completed:
+            pass
+        elif self.ledger.is_complete():
             self._completed = True
             self._out.append(actions.CompleteTitle())
-        elif not self._completed and self.is_at_rest:
+        elif self.hold == "window" and not self._requests:  # at rest
             # Nothing is looked at: while a fleet opens zone by zone, rosters change all the time.
             self._out.extend(self._interest.rest(self.sources.values()))
             self._rests, self._untold = True, False
-        elif not self._completed:
+        else:
             self._rests = False
             if now >= self._tick_at:
                 self._tick(now)
@@ -315,8 +304,7 @@ class Fill:
                 self._ask(now, self._changed)
             self._stale = self._untold = False
             self._changed.clear()
-        done = list(self._out)
-        self._out.clear()
+        done, self._out = self._out, []
         return done
 
     def _look_at_interest(self, now: float) -> list[actions.ShowInterest]:
@@ -492,20 +480,26 @@ class Fill:
         self._saw_progress(now, source_id)
 
     def _gain(self, now: float, event: events.ChunksGained) -> None:
-        source = self.sources.get(event.source)
-        if source is None or source.scope == IN_ORIGIN:
+        name = event.source
+        source = self.sources.get(name)
+        if source is None:
+            return
+        if name not in self._changed and source.room(self._chunk_size) > 0:
+            self._changed[name] = None
+        if source.scope == IN_ORIGIN:
             return
         masters = self._masters
         fresh = source.holdings.add_all(event.chunks)
         masters.claims.settle(fresh)
-        if masters.is_doubted(source.id):
-            gained = Bitmap(self.manifest.chunk_count)
+        if masters.is_doubted(name):
+            gained = Bitmap(self._chunk_count)
             gained.add_all(fresh)
             self._note_fetched(now, source, gained)
-        masters.saw(now, source.id)
+        masters.saw(now, name)
         if source.counted:
             self.available.add(source.scope, fresh)
-            masters.reinstate(now, source.id)
+            if name in masters.excluded:
+                masters.reinstate(now, name)
 
     def _note_fetched(self, now: float, source: Source, gained: Bitmap) -> None:
         """Rely on a master again that has got what nobody on this side of its border had."""
@@ -558,11 +552,12 @@ class Fill:
 
     def _receive(self, now: float, event: events.ChunkReceived) -> None:
         number = event.request
-        request = self._requests.get(number)
+        request = self._requests.pop(number, None)
         if request is None:
             return
-        source = self.sources[request.source]
-        length = self.manifest.chunk_length(request.chunk)
+        source, chunk = self.sources[request.source], request.chunk
+        self._changed[source.id] = None
+        length = self.manifest.cut.length(chunk)
         if self.is_held:
             source.count(now, length)
         else:
@@ -572,12 +567,12 @@ class Fill:
                 self._tick_at = now  # others are told at once that it can be reached again
             source.faults, source.fault_reason, source.is_failing = 0, "", False
         self._masters.saw(now, source.id)
-        self._masters.claims.settle((request.chunk,))
-        del self._requests[number], source.requests[number]
+        self._masters.claims.settle((chunk,))
+        del source.requests[number]
         self._joined.discard(number)
-        self.ledger.verify(request.chunk)
+        self.ledger.verify(chunk)
         self.bytes_by_scope[request.borders] += length
-        self._fresh.append(request.chunk)
+        self._fresh.append(chunk)
 
     def _find(self, now: float, chunk: int, source_id: str) -> None:
         """Take in a chunk that is there, and do without whoever was asked for it since."""
@@ -869,7 +864,10 @@ class Fill:
             mine = own if own.any() else assigned
         elif self.ways.is_settling(now, scope):
             mine = mine & self.hops.duty(self._masters.nominal_share(), scope)
-        wanted = self.hops.opened(scope, (self.ledger.missing & mine).and_not(self.available.held_within(scope)))
+        wanted = self.ledger.missing & mine
+        if not wanted.any():  # as soon as it has done its part
+            return wanted
+        wanted = self.hops.opened(scope, wanted.and_not(self.available.held_within(scope)))
         for chunk in self._masters.claimed(scope):
             wanted.discard(chunk)
         return wanted.and_not(self._interest.doubtful)
@@ -878,14 +876,17 @@ class Fill:
         """Ask the sources `names` for what they may deliver."""
         if self.is_held:
             return
-        size = self.manifest.chunk_size
+        size, sources = self._chunk_size, self.sources
         open_sources: list[Source] = []
         by_scope: dict[Scope, list[Source]] = {}
         for name in names:
-            found = self.sources.get(name)
+            found = sources.get(name)
             if found is not None and not found.barred_reason and found.room(size) > 0:
                 open_sources.append(found)
-                by_scope.setdefault(found.scope, []).append(found)
+                if (ready := by_scope.get(found.scope)) is None:
+                    by_scope[found.scope] = [found]
+                else:
+                    ready.append(found)
         if not open_sources and not self._minimum.least:
             return
         idle: list[Source] = []
@@ -894,8 +895,8 @@ class Fill:
             if (scope > nearest and not self._heard) or (scope < IN_ISP <= nearest):
                 continue
             ready = by_scope[scope]
-            if scope == Scope.ORIGIN and self._has_prices:
-                ready = cheapest(ready, self.sources.values())
+            if scope == IN_ORIGIN and self._has_prices:
+                ready = cheapest(ready, sources.values())
             # Of the nearest all that is missing: what is asked for leaves it by that.
             wanted = self.ledger.missing if scope <= nearest else self._wanted(now, scope)
             if not wanted.any():
@@ -915,8 +916,9 @@ class Fill:
 
         if self._minimum.least and self._heard:
             self._join_in(now, open_sources)
-        idle = [source for source in idle if not source.requests]
-        if not idle or not (lines := find_lines(self.sources.values(), size)):
+        # Whom nothing moves to, see `find_waiting`, is not worth a look at all others.
+        idle = [source for source in idle if not source.requests and source.scope <= IN_ISP]
+        if not idle or not (lines := find_lines(sources.values(), size)):
             return
         for source in idle:
             if (waiting := find_waiting(source, lines, now, size)) is not None:
@@ -955,21 +957,22 @@ class Fill:
         while start >= count:
             start = draw(self._start_bits)
         # Of what lies beyond the ISP only the chunks that this cache is master of are known.
-        rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else Scope.WORLD]
-        return bits.pick_rarest(source.holdings.buffer, wanted.buffer, rarity, start)
+        rarity = self.available.count[IN_ISP if source.scope <= IN_ISP else IN_WORLD]
+        return source.holdings.rarest(wanted, rarity, start)
 
     def _request(self, now: float, source: Source, chunk: int, *, joins: bool = False) -> None:
         self._next_request += 1
         request = Request(self._next_request, source.id, chunk, now, source.scope)
         self.ledger.request(chunk)
         self._requests[request.number] = source.requests[request.number] = request
-        # To read for all an origin that has no Range is a duty.
-        # So is what the policy leaves no nearer hop for.
-        is_duty = source.scope > IN_ISP and self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
         if joins:
             self._joined.add(request.number)
             self.escalations[BELOW_MINIMUM] += 1
-        elif source.has_range and not is_duty and (why := self._masters.escalation(chunk, source.scope)):
+        # To read for all an origin that has no Range is a duty.
+        # So is what the policy leaves no nearer hop for.
+        elif source.scope > IN_ISP and source.has_range and (
+            not self.hops.duty(self._masters.nominal_share(), source.scope)[chunk]
+        ) and (why := self._masters.escalation(chunk, source.scope)):  # fmt: skip
             self.escalations["starved" if self._freed[chunk] else why] += 1
         self._out.append(actions.RequestChunk(request.number, source.id, chunk))
 
@@ -982,12 +985,12 @@ def _least_loaded(source: Source) -> tuple[float, int, float]:
 _TAKES: Final[dict[type, Callable[[Fill, float, Any], object]]] = {
     events.RosterChanged: Fill._take_roster,
     events.PolicyChanged: lambda fill, now, event: fill._set_policy(now, event.policy),
-    events.CacheConnected: lambda fill, now, event: fill._connect(now, event.node),
+    events.CacheConnected: Fill._take_connection,
     events.OriginConfigured: Fill._take_origin,
     events.OriginPriced: Fill._take_price,
     events.RoutesPriced: Fill._take_routes,
     events.SourceLost: Fill._take_loss,
-    events.HoldingsArrived: lambda fill, now, event: fill._hold(now, event.source, event.holdings),
+    events.HoldingsArrived: Fill._take_holdings,
     events.NeighboursHeard: Fill._take_heard,
     events.OthersUnaware: Fill._take_heard,
     events.ChunksGained: Fill._gain,
@@ -1019,16 +1022,10 @@ _TAKES: Final[dict[type, Callable[[Fill, float, Any], object]]] = {
     events.TimePassed: lambda fill, now, event: None,
 }
 
-_NOTES: Final[dict[type, Callable[[Fill, Any], None]]] = {
-    events.ChunksGained: Fill._note_gained,
-    events.ChunkReceived: Fill._note_received,
-    events.HoldingsArrived: Fill._note_holdings,
-    events.CacheConnected: Fill._note_connected,
-}
-"""After what only some sources are looked at again."""
-
 _QUIET: Final[frozenset[type]] = frozenset({
     events.ChunksClaimed, events.InterestShown, events.SourceProgressed, events.SourceHeldBack,
     events.ChunksCommitted, events.Paused, events.HandedBack, events.TimePassed,
+    events.ChunksGained, events.ChunkReceived, events.HoldingsArrived, events.CacheConnected,
 })  # fmt: skip
-"""After these none is. After all others all are."""
+"""After these no source is looked at again, or those alone that what takes the event names (`Fill._changed`). After all
+others all are."""

@@ -41,7 +41,7 @@ _STATES: Final = [
 """The states at the start that a byte of the bitmap stands for."""
 
 
-_MISSING, _REQUESTED, _VERIFIED = map(int, (ChunkState.MISSING, ChunkState.REQUESTED, ChunkState.VERIFIED))
+_MISSING, _REQUESTED, _VERIFIED, _DURABLE = map(int, tuple(ChunkState)[1:])
 """As plain numbers, for what is asked with each message."""
 
 
@@ -77,7 +77,21 @@ class ChunkLedger:
 
     def is_verified(self, chunk: int) -> bool:
         """Tell whether `chunk` may be announced and served."""
-        return self._state[chunk] >= ChunkState.VERIFIED
+        return self._state[chunk] >= _VERIFIED
+
+    @property
+    def held(self) -> int:
+        """How many chunks are verified, durable or not."""
+        return self.counts[_VERIFIED] + self.counts[_DURABLE]
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether chunks are to come yet."""
+        return bool(self.counts[_MISSING] or self.counts[_REQUESTED])
+
+    def is_to_commit(self, chunk: int) -> bool:
+        """Tell whether `chunk` is verified, and the journal does not say so."""
+        return self._state[chunk] == _VERIFIED
 
     def is_complete(self) -> bool:
         """Tell whether every chunk that is wanted is durable, that is, whether the title can go live."""
@@ -86,7 +100,13 @@ class ChunkLedger:
 
     def request(self, chunk: int) -> None:
         """Note that a source is asked for `chunk`."""
-        self._step(chunk, ChunkState.MISSING, ChunkState.REQUESTED)
+        if self._state[chunk] != _MISSING:
+            raise self._misstep(chunk, ChunkState.MISSING, ChunkState.REQUESTED)
+        # With each chunk, and so without the calls of `_step`.
+        self._state[chunk] = _REQUESTED
+        self.counts[_MISSING] -= 1
+        self.counts[_REQUESTED] += 1
+        self.missing.discard(chunk)
 
     def release(self, chunk: int) -> None:
         """Note that the source that was asked for `chunk` will not deliver it."""
@@ -94,11 +114,20 @@ class ChunkLedger:
 
     def verify(self, chunk: int) -> None:
         """Note that `chunk` was delivered and its digests hold."""
-        self._step(chunk, ChunkState.REQUESTED, ChunkState.VERIFIED)
+        if self._state[chunk] != _REQUESTED:
+            raise self._misstep(chunk, ChunkState.REQUESTED, ChunkState.VERIFIED)
+        self._state[chunk] = _VERIFIED
+        self.counts[_REQUESTED] -= 1
+        self.counts[_VERIFIED] += 1
+        self.have.add(chunk)
 
     def commit(self, chunk: int) -> None:
         """Note that the journal holds `chunk`."""
-        self._step(chunk, ChunkState.VERIFIED, ChunkState.DURABLE)
+        if self._state[chunk] != _VERIFIED:
+            raise self._misstep(chunk, ChunkState.VERIFIED, ChunkState.DURABLE)
+        self._state[chunk] = _DURABLE
+        self.counts[_VERIFIED] -= 1
+        self.counts[_DURABLE] += 1
 
     def lose(self, chunk: int) -> None:
         """Note that `chunk`, once verified, has rotted on disk."""
@@ -130,8 +159,11 @@ class ChunkLedger:
 
     def _step(self, chunk: int, expected: ChunkState, target: ChunkState) -> None:
         if self._state[chunk] != expected:
-            raise InternalError(
-                f"chunk ledger: chunk {chunk} cannot go from {self.state(chunk).name} to {target.name}, "
-                f"only from {expected.name}"
-            )
+            raise self._misstep(chunk, expected, target)
         self._enter(chunk, target)
+
+    def _misstep(self, chunk: int, expected: ChunkState, target: ChunkState) -> InternalError:
+        return InternalError(
+            f"chunk ledger: chunk {chunk} cannot go from {self.state(chunk).name} to {target.name}, "
+            f"only from {expected.name}"
+        )

@@ -24,7 +24,18 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import DISCOVERY_TIMEOUT_S
 from p2pfill.swarm.availability import Availability
 from p2pfill.swarm.claims import Claims
-from p2pfill.swarm.election import ALL_WANTED, Assignment, Scope, Wants, hold_elections, reach, share_by_rank
+from p2pfill.swarm.election import (
+    ALL_WANTED,
+    IN_ISP,
+    IN_REGION,
+    IN_WORLD,
+    Assignment,
+    Scope,
+    Wants,
+    hold_elections,
+    reach,
+    share_by_rank,
+)  # fmt: skip
 from p2pfill.swarm.shares import Shares
 from p2pfill.swarm.slow_peers import LAG_CHUNKS, SlowPeerDetector, median_without
 from p2pfill.swarm.sources import SLOW
@@ -201,7 +212,8 @@ class Masters:
         """Note that a cache delivered, announced or claimed something."""
         self._seen_at[node_id] = self._life_at = now
         self._met.add(node_id)
-        self._unmet_since.pop(node_id, None)
+        if self._unmet_since:
+            self._unmet_since.pop(node_id, None)
 
     def exclude(self, node_id: str, reason: str) -> None:
         """Stop relying on a cache."""
@@ -446,6 +458,8 @@ class Masters:
 
         For one that is slow nobody waits: what it is at comes twice at most, and else the whole ISP would wait for it.
         """
+        if not self.claims:
+            return []
         return [
             chunk
             for chunk, node_id in self.claims.standing()
@@ -666,5 +680,5 @@ class Masters:
     def _scope_of(self, node_id: str) -> Scope:
         node = self.members.get(node_id)
         if node is None or node.region != self._me.region:
-            return Scope.WORLD
-        return Scope.ISP if node.isp == self._me.isp else Scope.REGION
+            return IN_WORLD
+        return IN_ISP if node.isp == self._me.isp else IN_REGION

@@ -10,7 +10,7 @@ from typing import Final
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.node import NodeInfo
 from p2pfill.model.timing import PROGRESS_S
-from p2pfill.swarm.election import IN_ORIGIN, SCOPES, Scope
+from p2pfill.swarm.election import IN_ISP, IN_ORIGIN, Scope
 
 WINDOW_MIN: Final = 3
 """For a cache, which sends one chunk after the other: one on the wire and two behind it, so that it never waits for a
@@ -253,14 +253,16 @@ def find_slow(sources: Iterable[Source], now: float, chunk_size: int) -> list[So
             source.slow_since = float("inf")
         elif source.scope != Scope.ORIGIN and not source.barred_reason:
             paces[source] = source.pace(now, chunk_size)
-    known = {scope: [pace for source, pace in paces.items() if pace and source.scope == scope] for scope in SCOPES}
-    known[Scope.ISP] = known[Scope.CLUSTER] = [pace for pace in paces.values() if pace]
     # Over all, itself included: the median of three or more hardly changes, and one sort serves everybody.
-    usual = {scope: median(group) if len(group) > SLOW_OTHERS_MIN else 0.0 for scope, group in known.items()}
+    usual: dict[Scope, float] = {}
     for source, pace in paces.items():
+        scope = source.scope if source.scope > IN_ISP else IN_ISP
         # One from which nothing comes at all is silent, which is another fault and takes longer to be sure of.
-        is_moving = source.progress_at + SLOW_S > now
-        is_slow = bool(source.requests) and is_moving and pace * SLOW < usual[source.scope]
+        is_slow = bool(source.requests) and source.progress_at + SLOW_S > now
+        if is_slow and scope not in usual:
+            known = [other_pace for other, other_pace in paces.items() if other_pace and scope in (IN_ISP, other.scope)]
+            usual[scope] = median(known) if len(known) > SLOW_OTHERS_MIN else 0.0
+        is_slow = is_slow and pace * SLOW < usual[scope]
         source.slow_since = min(source.slow_since, now) if is_slow else float("inf")
     return [source for source in paces if now >= source.slow_since + SLOW_S]
 

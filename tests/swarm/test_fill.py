@@ -682,20 +682,26 @@ def test_a_chunk_that_comes_of_the_origin_while_it_is_to_be_copied_is_taken_in()
 @pytest.mark.parametrize("chunk_count", [1, 2, 3, 64, 100])
 def test_where_picking_begins_is_drawn_as_randrange_draws(monkeypatch: pytest.MonkeyPatch, chunk_count: int) -> None:
     """Else what earlier versions have recorded would not play again."""
-    starts: list[int] = []
+    picks = 0
+    pick = Fill._pick
 
-    def pick_rarest(*arguments: Any) -> int:
-        starts.append(arguments[-1])
+    def pick_nothing(*arguments: Any) -> int:
+        nonlocal picks
+        picks += 1
+        pick(*arguments)
         return -1
 
-    monkeypatch.setattr("p2pfill.hot.bits.pick_rarest", pick_rarest)
+    monkeypatch.setattr(Fill, "_pick", pick_nothing)
+    drawn_from = random.Random("draw")
     me, other = NodeInfo(NodeId("a1"), "isp-a", "r"), NodeInfo(NodeId("a2"), "isp-a", "r")
-    fill = Fill(title(chunk_count), me, FillPolicy(), random.Random("draw"), 0.0, Bitmap(chunk_count))
+    fill = Fill(title(chunk_count), me, FillPolicy(), drawn_from, 0.0, Bitmap(chunk_count))
     fill.handle(0.0, events.RosterChanged((me, other)))
     fill.handle(0.0, events.CacheConnected(other))
     for turn in range(40):
         fill.handle(0.01 * turn, events.HoldingsArrived("a2", Bitmap.full(chunk_count)))
         fill.poll_actions(0.01 * turn)
     chance = random.Random("draw")
-    assert len(starts) >= 40
-    assert starts == [chance.randrange(chunk_count) for _ in starts]
+    assert picks >= 40
+    for _ in range(picks):
+        chance.randrange(chunk_count)
+    assert drawn_from.getstate() == chance.getstate()
