@@ -226,7 +226,8 @@ class Receiver(Stream):
         self._arrive(receive, outcome, fault)
 
     def _arrive(self, receive: Receive, outcome: Outcome, fault: str) -> None:
-        receive.step(RequestStep.FAIL)  # if it has not ended otherwise
+        if outcome is not Outcome.VERIFIED:
+            receive.step(RequestStep.FAIL)  # if it has not ended otherwise
         self._book.arrive(Arrival(receive, outcome, self._taken, fault))
 
     def _buffer_bytes(self) -> int:
