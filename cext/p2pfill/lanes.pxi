@@ -67,6 +67,7 @@ cdef enum Way:
     WAY_NONE = 0
     WAY_RECEIVE = 1
     WAY_SEND = 2
+    WAY_HEAD = 3
 
 cdef enum Ending:
     ENDING_NONE = 0  # it is done, or was interrupted
@@ -94,6 +95,8 @@ cdef struct LaneState:
     uint8_t head[HEAD_BYTES_MAX]
     int head_at
     int head_bytes
+    int head_ended  # the socket, before all of a head has come
+    int next_head  # bytes to take, where they are there, after the last of a chunk
     XXH3_state_t* hash
     void* update  # a Python object that `keeps` has, or NULL
     int64_t hashed
@@ -170,6 +173,32 @@ cdef void hash_warm(LaneState* lane, uint8_t* buffer, int64_t count) noexcept no
         lane.spent.hash_ns += now_ns() - began_ns
 
 
+cdef Step head_step(LaneState* lane) noexcept nogil:
+    cdef ssize_t n
+    while lane.head_at < lane.head_bytes:
+        n = recv(lane.sock_fd, lane.head + lane.head_at, <size_t>(lane.head_bytes - lane.head_at), MSG_DONTWAIT)
+        if n > 0:
+            lane.head_at += <int>n
+        elif n == 0:
+            lane.head_ended = True
+            return STEP_CALL
+        elif errno == EAGAIN:
+            set_low_water(lane, 1)
+            return STEP_WAIT
+        elif errno != EINTR:
+            return ended(lane, ENDING_ERRNO, errno)
+    return STEP_CALL
+
+
+cdef void take_next_head(LaneState* lane) noexcept nogil:
+    """Where it is not there, or the socket is broken, who waits for it next sees to that."""
+    cdef ssize_t n
+    lane.head_at, lane.head_bytes = 0, lane.next_head
+    if lane.next_head:
+        n = recv(lane.sock_fd, lane.head, <size_t>lane.next_head, MSG_DONTWAIT)
+        lane.head_at = <int>max(n, <ssize_t>0)
+
+
 cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
     cdef int64_t wanted, taken
     cdef int error = 0
@@ -191,6 +220,7 @@ cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
         if taken < wanted:
             set_low_water(lane, low_water_of(lane))
             return STEP_WAIT
+    take_next_head(lane)
     return STEP_CALL
 
 
@@ -224,6 +254,8 @@ cdef Step move(LaneState* lane, uint8_t* buffer) noexcept nogil:
         return receive_step(lane, buffer)
     if lane.way == WAY_SEND:
         return send_step(lane)
+    if lane.way == WAY_HEAD:
+        return head_step(lane)
     return STEP_CALL
 
 
@@ -282,11 +314,13 @@ cdef class Lane:
         return 0
 
     def post_receive(self, WriteLock right not None, flag, sealed, Py_ssize_t chunk, int file_fd, int64_t offset,
-                     int64_t length, int64_t rest, update=None):
+                     int64_t length, int64_t rest, update=None, int head=0):
         cdef LaneState* state = self.state
         cdef Lent may_write = Lent(flag), seals = Lent(sealed)
         if may_write.view.len < 1 or not 0 <= chunk < seals.view.len:
             raise ValueError("chunk or flag is outside of its buffer")
+        if not 0 <= head <= HEAD_BYTES_MAX:
+            raise ValueError("a head is too long")
         self.take_file(file_fd)
         self.keeps, self.flag, self.seals = (right, update), may_write, seals
         state.update = NULL if update is None else <void*>update
@@ -294,7 +328,29 @@ cdef class Lane:
         state.may_write = <const uint8_t*>may_write.view.buf
         state.sealed = <const uint8_t*>seals.view.buf + chunk
         state.offset, state.left, state.rest, state.moved = offset, length, rest, 0
+        state.head_at, state.next_head = 0, head
         state.way = WAY_RECEIVE
+
+    def post_head(self, int count):
+        cdef LaneState* state = self.state
+        if not 0 < count <= HEAD_BYTES_MAX:
+            raise ValueError("a head is too long")
+        state.head_at, state.head_bytes, state.head_ended, state.moved = 0, count, False, 0
+        state.way = WAY_HEAD
+
+    def take_head(self):
+        cdef LaneState* state = self.state
+        cdef int count = 0 if state.way == WAY_SEND else state.head_at
+        state.head_at = 0
+        return <bytes>(<char*>state.head)[:count]
+
+    @property
+    def head_ended(self):
+        return bool(self.state.head_ended)
+
+    @property
+    def head_bytes(self):
+        return self.state.head_at if self.state.way == WAY_HEAD else 0
 
     def post_send(self, head, int file_fd, int64_t offset, int64_t length):
         cdef LaneState* state = self.state
@@ -452,7 +508,7 @@ cdef class Lanes:
 
     cdef void arm(self, LaneState* lane) noexcept nogil:
         cdef epoll_event event
-        event.events = (EPOLLIN if lane.way == WAY_RECEIVE else EPOLLOUT | EPOLLRDHUP) | EPOLLONESHOT
+        event.events = (EPOLLOUT | EPOLLRDHUP if lane.way == WAY_SEND else EPOLLIN) | EPOLLONESHOT
         event.data.u64 = 0
         event.data.fd = lane.sock_fd
         pthread_mutex_lock(&p2pfill_tables)

@@ -25,6 +25,7 @@ class _Way(Enum):
     NONE = 0
     RECEIVE = 1
     SEND = 2
+    HEAD = 3
 
 
 class WriteLock:
@@ -58,6 +59,10 @@ class Lane:
         self._file_fd = -1
         self._offset = self._left = self._rest = self._moved = self._total = 0
         self._head = memoryview(b"")
+        self._come_head = b""
+        self._head_count = 0
+        self.head_ended = False
+        """Whether the remote has closed before all of a head had come."""
         self._fault: Exception | None = None
         self._right: WriteLock | None = None
         self._update: Callable[[memoryview], object] | None = None
@@ -80,6 +85,7 @@ class Lane:
         length: int,
         rest: int,
         update: Callable[[memoryview], object] | None = None,
+        head: int = 0,
     ) -> None:
         """Have `length` bytes moved from the socket to a file at `offset`, and hashed; `rest` more of the chunk follow.
 
@@ -88,14 +94,31 @@ class Lane:
 
         `update` is called, in the thread, with what was written, piece by piece in order, as long as pieces are of
         `lanes.WARM_BYTES` or the last of the chunk; what it raises ends that, and `updated_bytes` is then -1.
+
+        After the last byte up to `head` more are taken, where they are there, for `take_head`.
         """
         if not flag or not 0 <= chunk < len(sealed):
             raise ValueError("chunk or flag is outside of its buffer")
+        if not 0 <= head <= 64:
+            raise ValueError("a head is too long")
         self._take_file(file_fd)
         self._right, self._may_write, self._sealed = right, memoryview(flag), memoryview(sealed)[chunk:]
         self._offset, self._left, self._rest, self._moved = offset, length, rest, 0
         self._update = update
+        self._come_head, self._head_count = b"", head
         self.way = _Way.RECEIVE
+
+    def post_head(self, count: int) -> None:
+        """Have up to 64 bytes of a head taken out of the socket, all of them or all before its end (`head_ended`)."""
+        if not 0 < count <= 64:
+            raise ValueError("a head is too long")
+        self._come_head, self._head_count, self.head_ended, self._moved = b"", count, False, 0
+        self.way = _Way.HEAD
+
+    def take_head(self) -> bytes:
+        """Return, once, what has come of a head."""
+        head, self._come_head = self._come_head, b""
+        return head
 
     def post_send(self, head: bytes | memoryview, file_fd: int, offset: int, length: int) -> None:
         """Have a head of up to 64 bytes sent, and then `length` bytes of a file from `offset`."""
@@ -164,6 +187,11 @@ class Lane:
         return self._moved
 
     @property
+    def head_bytes(self) -> int:
+        """Bytes that have come of a head that is waited for."""
+        return len(self._come_head) if self.way is _Way.HEAD else 0
+
+    @property
     def moved_bytes(self) -> int:
         """Bytes of files moved so far in all."""
         return self._total
@@ -191,13 +219,15 @@ class Lane:
                     return self._receive()
                 case _Way.SEND:
                     return self._send()
+                case _Way.HEAD:
+                    return self._receive_head()
         except (OSError, EOFError) as error:
             self._fault = error
         return True
 
     def interest(self) -> int:
         """Return the events for which what is posted waits."""
-        waits = select.EPOLLIN if self.way is _Way.RECEIVE else select.EPOLLOUT | select.EPOLLRDHUP
+        waits = select.EPOLLOUT | select.EPOLLRDHUP if self.way is _Way.SEND else select.EPOLLIN
         return waits | select.EPOLLONESHOT
 
     def _receive(self) -> bool:
@@ -214,6 +244,22 @@ class Lane:
                 room = self._get(socket.SO_RCVBUF) // 4
                 self.set_low_water(max(1, min(self._left + self._rest, _LOW_WATER_BYTES, room)))
                 return False
+        if not self._left and self._head_count:
+            with suppress(OSError):  # who waits for it next sees to that
+                self._come_head = os.read(self.sock_fd, self._head_count)
+        return True
+
+    def _receive_head(self) -> bool:
+        while len(self._come_head) < self._head_count:
+            try:
+                part = os.read(self.sock_fd, self._head_count - len(self._come_head))
+            except BlockingIOError:
+                self.set_low_water(1)
+                return False
+            if not part:
+                self.head_ended = True
+                break
+            self._come_head += part
         return True
 
     def _hash_warm(self, update: Callable[[memoryview], object], count: int) -> None:

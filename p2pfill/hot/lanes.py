@@ -1,10 +1,11 @@
 """The threads of a data plane: they wait for sockets and move payload, without the GIL in the native twin.
 
 A `Lane` is one stream as the threads see it. Something is posted on it, once: so many bytes of a socket into a file
-(`post_receive`), or a head and so many bytes of a file into a socket (`post_send`). From then on a thread moves it as
-the socket allows, and waits for that with all other lanes on one epoll, until all of it is moved, or nothing more can
-be: then it calls the lane's `turn`, which takes what came of it (`take`) and may post what is next. So a thread comes
-to Python once for a chunk and not once for each time that a socket has something.
+(`post_receive`), a head and so many bytes of a file into a socket (`post_send`), or a head out of one (`post_head`;
+`post_receive` takes it along where it is there). From then on a thread moves it as the socket allows, and waits for
+that with all other lanes on one epoll, until all of it is moved, or nothing more can be: then it calls the lane's
+`turn`, which takes what came of it (`take_head`, `take`) and may post what is next. So a thread comes to Python once
+for a chunk and not once for each time that a socket has something.
 
     idle --post--> moving --all moved, broken off, refused, or interrupted--> turn --take--> idle
 

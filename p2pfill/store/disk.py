@@ -437,6 +437,22 @@ class _Entry:
         self.pins = 0
 
 
+class _Pinned:
+    """A file of a cache that stays open inside a `with`. A class, since a generator costs a chunk's turn more."""
+
+    __slots__ = ("_cache", "_entry", "_index")
+
+    def __init__(self, cache: FileCache, index: int) -> None:
+        self._cache, self._index = cache, index
+
+    def __enter__(self) -> int:
+        self._entry = self._cache.pin(self._index)
+        return self._entry.fd
+
+    def __exit__(self, *exc: object) -> None:
+        self._cache.unpin(self._entry)
+
+
 class FileCache:
     """Descriptors of the files used last, by file index. Thread-safe.
 
@@ -454,20 +470,23 @@ class FileCache:
         self._closed = False
         budget.join(self)
 
-    @contextmanager
-    def pinned(self, file_index: int) -> Iterator[int]:
+    def pinned(self, file_index: int) -> _Pinned:
         """Give the descriptor of a file for the time of the block. Raises what opening raises."""
+        return _Pinned(self, file_index)
+
+    def pin(self, file_index: int) -> _Entry:
+        """Have a file stay open until `unpin`. Raises what opening raises."""
         try:
-            entry = self._pin(file_index)
+            return self._pin(file_index)
         except (OSError, StoreError) as error:
             # Without the lock, so that others can let go of theirs.
-            entry = self._budget.patiently(error, lambda: self._pin(file_index))
-        try:
-            yield entry.fd
-        finally:
-            with self._lock:
-                entry.pins -= 1
-                self._evict()
+            return self._budget.patiently(error, lambda: self._pin(file_index))
+
+    def unpin(self, entry: _Entry) -> None:
+        """Let go of what was pinned."""
+        with self._lock:
+            entry.pins -= 1
+            self._evict()
 
     def rest(self, *, wait: bool = True) -> None:
         """Close what is not in use now; without `wait` nothing where another thread is at it."""

@@ -150,7 +150,7 @@ class Receiver(Stream):
 
     def is_inside_chunk(self) -> bool:
         """Tell whether the remote owes bytes of a chunk that it has begun."""
-        return self._receive is not None or bool(self._head)
+        return self._receive is not None or bool(self._head) or self.lane.head_bytes > 0
 
     def keep_pace(self) -> None:
         """In background mode, have the remote send no more ahead than the rate needs."""
@@ -206,8 +206,10 @@ class Receiver(Stream):
                 wanted = min(receive.length - self._taken, LOW_WATER_BYTES, self._buffer_bytes() // 4)
                 self.lane.set_low_water(max(1, wanted - self._inlet.kept_bytes_max))
                 return Poll.WAIT
-            self.lane.set_low_water(1)
+            if self._inlet.lane is None:
+                self.lane.set_low_water(1)  # else the lane does where it has to wait for the next header
             self._finish(receive)
+        self.lane.set_low_water(1)
         return Poll.WAIT
 
     def _finish(self, receive: Receive) -> None:
@@ -224,7 +226,8 @@ class Receiver(Stream):
         self._arrive(receive, outcome, fault)
 
     def _arrive(self, receive: Receive, outcome: Outcome, fault: str) -> None:
-        receive.step(RequestStep.FAIL)  # if it has not ended otherwise
+        if outcome is not Outcome.VERIFIED:
+            receive.step(RequestStep.FAIL)  # if it has not ended otherwise
         self._book.arrive(Arrival(receive, outcome, self._taken, fault))
 
     def _buffer_bytes(self) -> int:
@@ -233,15 +236,17 @@ class Receiver(Stream):
 
     def _take_header(self) -> Poll | None:
         """Take a header; return None once it is there, or what to do meanwhile."""
+        if len(self._head) < HEADER_BYTES and (lane := self._inlet.lane) is not None:
+            if not lane.head_ended:
+                lane.post_head(HEADER_BYTES - len(self._head))
+                return Poll.MOVE
+            return self._end_between()
         while len(self._head) < HEADER_BYTES:
             part = self._inlet.read(HEADER_BYTES - len(self._head))
             if part is None:
                 return Poll.WAIT
             if not part:
-                if self._head:
-                    # No broken rule: a source that dies may have sent a part of it.
-                    raise TransferError("data stream ended inside a header")
-                return Poll.END
+                return self._end_between()
             self._head += part
         header = decode_header(self._head)
         receive = self._book.claim(header)
@@ -251,8 +256,15 @@ class Receiver(Stream):
         self._inlet.reset()
         return None
 
+    def _end_between(self) -> Poll:
+        if self._head:
+            # No broken rule: a source that dies may have sent a part of it.
+            raise TransferError("data stream ended inside a header")
+        return Poll.END
+
     def _settle(self) -> None:
         """Note what has come of what was posted. Raises what has broken it off."""
+        self._head += self.lane.take_head()
         self._taken += self.lane.take()
         self.lane.check()
 
@@ -270,8 +282,9 @@ class Receiver(Stream):
             for file_fd, offset, length in title.ranges(receive.chunk, self._taken, write=True):
                 rest = receive.length - self._taken - length
                 update = self._update_of(receive, lane)
+                head = 0 if rest else HEADER_BYTES
                 lane.post_receive(
-                    right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest, update
+                    right, receive.writes, title.seals, receive.chunk, file_fd, offset, length, rest, update, head
                 )
                 return True
         except StoreError as error:

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -507,3 +508,102 @@ def test_twins_agree_on_what_comes_in_pieces(posts: list[int], pieces: list[int]
             right.close()
             os.close(fd)
     assert found[0] == found[1] == (sum(posts), True, xxhash.xxh3_128_digest(PAYLOAD[: sum(posts)]), b"end")
+
+
+# ---- heads
+
+
+class Reader:
+    """Waits for heads of 16 bytes, and notes what it was called with."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[bytes, bool]] = []
+        self.called = threading.Semaphore(0)
+
+    def turn(self, lane: Any, ready: int) -> bool:
+        self.heads.append((lane.take_head(), lane.head_ended))
+        assert taken(lane) == (0, None)
+        if not lane.head_ended:
+            lane.post_head(16 - len(self.heads[-1][0]) % 16)
+        self.called.release()
+        return not lane.head_ended
+
+    def await_calls(self, count: int) -> None:
+        """Wait until it was called so often."""
+        for _ in range(count):
+            assert self.called.acquire(timeout=PATIENCE_S)
+
+
+def test_a_head_is_waited_for_in_one_turn(plane: Plane, pair: tuple[socket.socket, socket.socket]) -> None:
+    reader = Reader()
+    lane = plane.add(pair[0], reader.turn)
+    lane.set_low_water(100)  # as a chunk before it may have left it
+    plane.arm(lane, select.EPOLLIN | select.EPOLLOUT)
+    reader.await_calls(1)
+    for part in (b"0123", b"456789", b"abcdef"):
+        pair[1].sendall(part)
+    reader.await_calls(1)
+    pair[1].sendall(b"half")
+    deadline = time.monotonic() + PATIENCE_S
+    while lane.head_bytes != 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    pair[1].close()
+    reader.await_calls(1)
+    assert reader.heads == [(b"", False), (b"0123456789abcdef", False), (b"half", True)]
+
+
+def test_what_has_come_of_a_head_outlives_an_interruption(
+    plane: Plane, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    reader = Reader()
+    lane = plane.add(pair[0], reader.turn)
+    plane.arm(lane, select.EPOLLIN | select.EPOLLOUT)
+    reader.await_calls(1)
+    pair[1].sendall(b"0123")
+    deadline = time.monotonic() + PATIENCE_S
+    while lane.head_bytes != 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    lane.interrupt()
+    pair[1].sendall(b"456789abcdef")
+    reader.await_calls(2)
+    assert reader.heads[1:] == [(b"0123", False), (b"456789abcdef", False)]
+
+
+@pytest.mark.parametrize("come", [0, 5, 16, 20])
+def test_a_head_comes_along_with_the_last_bytes(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path, come: int
+) -> None:
+    target, heads, done = Target(plane, tmp_path / "target"), [], threading.Event()
+    head = bytes(range(come))
+
+    def turn(lane: Any, ready: int) -> bool:
+        heads.append(lane.take_head())
+        moved, fault = taken(lane)
+        assert fault is None
+        if len(heads) == 1:
+            lane.post_receive(target.right, target.flag, target.seals, 1, target.fd, 0, 1000, 0, None, 16)
+            return True
+        assert moved == 1000
+        assert lane.take_head() == b""  # once
+        done.set()
+        return False
+
+    pair[1].sendall(PAYLOAD[:1000] + head)
+    lane = plane.add(pair[0], turn)
+    plane.arm(lane, select.EPOLLIN)
+    await_event(done)
+    lane.wait_unserved()
+    assert heads == [b"", head[:16]]
+    assert os.pread(target.fd, 1001, 0) == PAYLOAD[:1000]
+
+
+def test_a_head_has_a_limit(plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    lane, target = plane.twin.Lane(pair[0].fileno()), Target(plane, tmp_path / "target")
+    for count in (0, 65, -1):
+        with pytest.raises(ValueError, match="head"):
+            lane.post_head(count)
+    for count in (65, -1):
+        with pytest.raises(ValueError, match="head"):
+            lane.post_receive(target.right, target.flag, target.seals, 1, target.fd, 0, 1000, 0, None, count)
