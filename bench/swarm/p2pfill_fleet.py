@@ -38,6 +38,10 @@ POLL_S: Final = 0.2
 """How often the tracker is asked; an answer for 12 caches costs some milliseconds of its processor."""
 
 
+SETTINGS: Final = "health = { load = 0 }\n"
+"""The caches share a machine, and would take each other's processes for those of busy viewers."""
+
+
 class Offer(NamedTuple):
     """A title that is to be filled."""
 
@@ -124,7 +128,10 @@ class P2PFill:
                 await client.put_title(offer.manifest.title_id.hex(), offer.manifest.encode())
 
     async def _start_cache(self, host: Host) -> None:
+        config = self._work / "node.toml"
+        config.write_text(SETTINGS)
         settings = {
+            "--config": str(config),
             "--identity": self._identities.of(host.name),
             "--data": str(self._work / host.name),
             "--listen": f"{host.address}:{NODE_PORT}",
