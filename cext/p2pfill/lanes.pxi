@@ -74,6 +74,10 @@ cdef enum Ending:
     ENDING_ERRNO = 1
     ENDING_EOF = 2  # of the socket when receiving, of the file when sending
 
+cdef struct Right:
+    pthread_mutex_t mutex
+    int64_t takes  # how often it was taken; below `mutex`
+
 cdef struct LaneState:
     pthread_mutex_t lock  # held by the thread that serves the stream
     int refs  # below p2pfill_tables: of its Lane, and of a thread that is at it
@@ -89,7 +93,7 @@ cdef struct LaneState:
     int64_t moved  # by what was posted, the head among it
     int ending
     int error
-    pthread_mutex_t* right
+    Right* right
     const uint8_t* may_write
     const uint8_t* sealed
     uint8_t head[HEAD_BYTES_MAX]
@@ -100,6 +104,7 @@ cdef struct LaneState:
     XXH3_state_t* hash
     void* update  # a Python object that `keeps` has, or NULL
     int64_t hashed
+    int64_t seen  # `takes` of the right when this took it last
     int64_t total
     StreamStats spent
 
@@ -205,14 +210,18 @@ cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
     while lane.left:
         if p2pfill_load_int(&lane.interrupted):
             return STEP_CALL
-        pthread_mutex_lock(lane.right)
+        pthread_mutex_lock(&lane.right.mutex)
         if not p2pfill_load_byte(lane.may_write) or p2pfill_load_byte(lane.sealed):
-            pthread_mutex_unlock(lane.right)
+            pthread_mutex_unlock(&lane.right.mutex)
             return STEP_CALL
+        if lane.hashed > 0 and lane.right.takes != lane.seen:
+            lane.update, lane.hashed = NULL, -1
+        lane.right.takes += 1
+        lane.seen = lane.right.takes
         wanted = min(<int64_t>SLICE_BYTES, lane.left)
         taken = recv_loop(lane.hash, buffer, SLICE_BYTES, lane.sock_fd, lane.file_fd, lane.offset, wanted,
                           &lane.spent, &error)
-        pthread_mutex_unlock(lane.right)
+        pthread_mutex_unlock(&lane.right.mutex)
         if went(lane, taken, error) == STEP_CALL:
             return STEP_CALL
         if lane.update != NULL and taken:
@@ -260,22 +269,27 @@ cdef Step move(LaneState* lane, uint8_t* buffer) noexcept nogil:
 
 
 cdef class WriteLock:
-    cdef pthread_mutex_t mutex
+    cdef Right right
 
     def __cinit__(self):
-        pthread_mutex_init(&self.mutex, NULL)
+        pthread_mutex_init(&self.right.mutex, NULL)
+        self.right.takes = 0
 
     def __dealloc__(self):
-        pthread_mutex_destroy(&self.mutex)
+        pthread_mutex_destroy(&self.right.mutex)
+
+    cdef void lock(self) noexcept:
+        if pthread_mutex_trylock(&self.right.mutex) != 0:
+            with nogil:
+                pthread_mutex_lock(&self.right.mutex)
 
     def __enter__(self):
-        if pthread_mutex_trylock(&self.mutex) != 0:
-            with nogil:
-                pthread_mutex_lock(&self.mutex)
+        self.lock()
+        self.right.takes += 1
         return self
 
     def __exit__(self, *exc):
-        pthread_mutex_unlock(&self.mutex)
+        pthread_mutex_unlock(&self.right.mutex)
 
 
 cdef class Lane:
@@ -324,7 +338,7 @@ cdef class Lane:
         self.take_file(file_fd)
         self.keeps, self.flag, self.seals = (right, update), may_write, seals
         state.update = NULL if update is None else <void*>update
-        state.right = &right.mutex
+        state.right = &right.right
         state.may_write = <const uint8_t*>may_write.view.buf
         state.sealed = <const uint8_t*>seals.view.buf + chunk
         state.offset, state.left, state.rest, state.moved = offset, length, rest, 0
@@ -415,6 +429,12 @@ cdef class Lane:
     @property
     def updated_bytes(self):
         return self.state.hashed
+
+    def had_alone(self, WriteLock right not None):
+        right.lock()
+        cdef bint alone = right.right.takes == self.state.seen
+        pthread_mutex_unlock(&right.right.mutex)
+        return alone
 
     def digest(self):
         cdef unsigned char digest[16]

@@ -33,14 +33,17 @@ class WriteLock:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+        self.takes = 0
+        """How often it was taken."""
 
     def __enter__(self) -> WriteLock:
-        self._lock.acquire()
+        self.lock.acquire()
+        self.takes += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._lock.release()
+        self.lock.release()
 
 
 class Lane:
@@ -66,7 +69,7 @@ class Lane:
         self._fault: Exception | None = None
         self._right: WriteLock | None = None
         self._update: Callable[[memoryview], object] | None = None
-        self._updated_bytes = 0
+        self._updated_bytes = self._seen = 0
         self._may_write = self._sealed = memoryview(b"")
 
     def __del__(self) -> None:
@@ -93,7 +96,8 @@ class Lane:
         is copied. Raises `OSError` where there is none left.
 
         `update` is called, in the thread, with what was written, piece by piece in order, as long as pieces are of
-        `lanes.WARM_BYTES` or the last of the chunk; what it raises ends that, and `updated_bytes` is then -1.
+        `lanes.WARM_BYTES` or the last of the chunk. What it raises ends that, and so does somebody else who has had
+        `right` in between; `updated_bytes` is then -1.
 
         After the last byte up to `head` more are taken, where they are there, for `take_head`.
         """
@@ -166,8 +170,16 @@ class Lane:
 
     @property
     def updated_bytes(self) -> int:
-        """Bytes that `update` was given since the last reset."""
+        """Bytes that `update` was given since the last reset; -1 where it was not given all that was written."""
         return self._updated_bytes
+
+    def had_alone(self, right: WriteLock) -> bool:
+        """Tell whether nobody else has had the right to write since this lane has first written under it.
+
+        Then the file holds what `update` was given, where that is all of a chunk.
+        """
+        with right.lock:
+            return right.takes == self._seen
 
     def digest(self) -> bytes:
         """XXH3-128 of all bytes that came to files since the last reset: 16 bytes, big endian."""
@@ -235,6 +247,9 @@ class Lane:
             with self._right:
                 if not self._may_write[0] or self._sealed[0]:
                     return True
+                if self._updated_bytes > 0 and self._right.takes != self._seen + 1:
+                    self._update, self._updated_bytes = None, -1
+                self._seen = self._right.takes
                 wanted = min(self._left, _SLICE_BYTES)
                 moved = self._receiver.recv_to_file(self.sock_fd, self._file_fd, self._offset, wanted)
             self._advance(moved)

@@ -297,8 +297,7 @@ class Receiver(Stream):
     def _update_of(self, receive: Receive, lane: Lane) -> Callable[[memoryview], object] | None:
         """Return what is to take in payload for BLAKE3 as it is written; None where the chunk is to be read back.
 
-        What is hashed in passing is what the file holds: one request at a time has the right to write a chunk, and one
-        that was given up before does not write any more once this one was posted (`engine.requests`).
+        What is hashed in passing is what the file holds, as long as nobody else has had the right to write meanwhile.
         """
         if receive.check is None or lane.updated_bytes != self._taken:
             return None
@@ -357,7 +356,12 @@ class Receiver(Stream):
             return ""
         began_ns = time.monotonic_ns()
         lane = self._inlet.lane
-        is_hashed = lane is not None and lane.updated_bytes == receive.length
+        is_hashed = (
+            lane is not None
+            and lane.updated_bytes == receive.length
+            and isinstance(right := receive.title.write_lock(receive.chunk), WriteLock)
+            and lane.had_alone(right)
+        )
         is_right = receive.check(receive.chunk, self._blake3.digest() if is_hashed else None)
         self._checked_ns += time.monotonic_ns() - began_ns
         return "" if is_right else "wrong BLAKE3 digest"

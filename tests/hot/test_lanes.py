@@ -194,6 +194,45 @@ def test_a_chunk_at_hand_is_hashed_twice_in_passing(plane: Plane, tmp_path: Path
     assert (lane.updated_bytes, bytes(got)) == (len(payload), payload)
 
 
+def test_what_somebody_else_may_have_written_over_is_not_taken_for_hashed(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target, first = Target(plane, tmp_path / "target"), WARM_BYTES
+    state = xxhash.xxh3_128()
+    taker = Taker(target.post(2 * first, update=state.update))
+    lane = plane.add(pair[0], taker.turn)
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * first)
+    pair[1].sendall(PAYLOAD[:first])
+    plane.arm(lane, select.EPOLLIN)
+    ends_at = time.monotonic() + PATIENCE_S
+    while lane.updated_bytes < first:
+        assert time.monotonic() < ends_at
+    with target.right:
+        os.pwrite(target.fd, b"something else", 0)
+    pair[1].sendall(PAYLOAD[first : 2 * first])
+    await_event(taker.done)
+    lane.wait_unserved()
+    assert taker.taken == (2 * first, None)
+    assert lane.updated_bytes == -1
+
+
+def test_who_had_the_right_afterwards_is_noticed(
+    plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    target = Target(plane, tmp_path / "target")
+    taker = Taker(target.post(10, update=lambda piece: None))
+    lane = plane.add(pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLIN)
+    pair[1].sendall(PAYLOAD[:10])
+    await_event(taker.done)
+    lane.wait_unserved()
+    assert lane.updated_bytes == 10
+    assert lane.had_alone(target.right)
+    with target.right:
+        pass
+    assert not lane.had_alone(target.right)
+
+
 def test_what_comes_in_small_pieces_is_hashed_once(
     plane: Plane, pair: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
