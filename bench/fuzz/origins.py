@@ -219,10 +219,12 @@ def _check_http(origin: str) -> None:
     check("@" not in name.split("/")[2] and "=" not in name.partition("?")[2], "it shows what is secret", name)
     backend = WebBackend(origin, OriginSettings())
     try:
-        place, netloc, target = backend._read(backend.url_of(ENTRY.path))
+        place, before, headers, target = backend._read(backend.url_of(ENTRY.path))
     except OriginRefused:
         return
-    asked = f"{netloc}{target}"
+    asked = f"{before}{target}"
+    lines = headers.removesuffix("\r\n").split("\r\n")
+    check(all(line.isascii() and line.isprintable() for line in lines), "no headers of a request", headers)
     check(asked.isascii() and asked.isprintable() and " " not in asked, "no line of a request", asked)
     check(0 < place.port <= 65535, "no port", place.port)
 

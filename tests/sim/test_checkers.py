@@ -58,14 +58,14 @@ def test_going_live_with_a_chunk_that_is_not_durable(monkeypatch: pytest.MonkeyP
 
 
 def test_a_ledger_that_disagrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    enter = ChunkLedger._enter
+    request = ChunkLedger.request
 
-    def forget(ledger: ChunkLedger, chunk: int, target: Any) -> None:
-        enter(ledger, chunk, target)
+    def forget(ledger: ChunkLedger, chunk: int) -> None:
+        request(ledger, chunk)
         if chunk == 5:
             ledger.missing.add(chunk)
 
-    monkeypatch.setattr(ChunkLedger, "_enter", forget)
+    monkeypatch.setattr(ChunkLedger, "request", forget)
     with pytest.raises(Exception, match=r"its sets disagree|cannot go from"):
         world().run()
 
@@ -121,7 +121,10 @@ def test_an_escalation_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_escalation_that_was_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Masters, "escalation", lambda *_: "roster-changed")
+    def count(fill: Fill, made: list[actions.Action]) -> None:
+        fill.escalations["roster-changed"] += bool(made)
+
+    monkeypatch.setattr(Fill, "poll_actions", poll_with(count))
     with pytest.raises(InvariantBroken, match="0 times, and counted"):
         world().run()
 
