@@ -141,7 +141,7 @@ async def test_a_slow_socket_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_slow_digests_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = StoredTitle.check_blake3
 
-    def slow(self: StoredTitle, chunk: int) -> bool:
+    def slow(self: StoredTitle, chunk: int, digest: bytes | None = None) -> bool:
         return all(check(self, chunk) for _ in range(50))
 
     monkeypatch.setattr(StoredTitle, "check_blake3", slow)
