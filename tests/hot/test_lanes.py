@@ -128,6 +128,13 @@ class Target:
         )
 
 
+def until(holds: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < ends_at
+        time.sleep(0.001)
+
+
 def await_event(event: threading.Event) -> None:
     assert event.wait(PATIENCE_S)
 
@@ -181,11 +188,10 @@ def test_a_chunk_at_hand_is_hashed_twice_in_passing(plane: Plane, tmp_path: Path
     target, got = Target(plane, tmp_path / "target"), bytearray()
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, socket.create_connection(listener.getsockname()) as right, listener.accept()[0] as left:
-        left.setblocking(False)
         payload = PAYLOAD[: WARM_BYTES + 1000]
         right.sendall(payload)
-        while len(left.recv(len(payload), socket.MSG_PEEK)) < len(payload):
-            pass
+        until(lambda: len(left.recv(len(payload), socket.MSG_PEEK)) == len(payload))
+        left.setblocking(False)
         taker = Taker(target.post(len(payload), update=got.extend))
         lane = plane.add(left, taker.turn)
         plane.arm(lane, select.EPOLLIN)
@@ -204,9 +210,7 @@ def test_what_somebody_else_may_have_written_over_is_not_taken_for_hashed(
     pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * first)
     pair[1].sendall(PAYLOAD[:first])
     plane.arm(lane, select.EPOLLIN)
-    ends_at = time.monotonic() + PATIENCE_S
-    while lane.updated_bytes < first:
-        assert time.monotonic() < ends_at
+    until(lambda: lane.updated_bytes == first)
     with target.right:
         os.pwrite(target.fd, b"something else", 0)
     pair[1].sendall(PAYLOAD[first : 2 * first])
@@ -242,8 +246,7 @@ def test_what_comes_in_small_pieces_is_hashed_once(
     lane = plane.add(pair[0], taker.turn)
     pair[1].sendall(PAYLOAD[:1000])
     plane.arm(lane, select.EPOLLIN)
-    while lane.moving_bytes < 1000:
-        pass
+    until(lambda: lane.moving_bytes == 1000)
     pair[1].sendall(PAYLOAD[1000:])
     await_event(taker.done)
     lane.wait_unserved()
