@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console
 
-from bench.swarm import costs, plots, report
+from bench.swarm import costs, memory, plots, report
 from bench.swarm.bounds import GOODPUT
 from bench.swarm.contender import Contender
 from bench.swarm.floor_fleet import FLOORS, FloorFleet
@@ -81,6 +81,7 @@ def measure_topology(topology: Topology, options: argparse.Namespace, work: Path
         where = f"{topology.name}: run {number} of {options.runs}"
         console.print(f"{where}, {run.contender}: {said}", markup=False, soft_wrap=True)
 
+    memory.touch(memory.bytes_of(topology))
     if topology.titles:
         found = run_titles(topology, options.runs, work, say)
     else:
