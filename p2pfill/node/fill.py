@@ -29,7 +29,7 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import SourceReport, TitleReport, TitleState, clipped
 from p2pfill.node.boundary import ErrorBoundary
-from p2pfill.node.limiter import PriorityLimiter
+from p2pfill.node.origin_threads import OriginRead, OriginThreads
 from p2pfill.node.origins import Origins, told
 from p2pfill.origin import OriginError
 from p2pfill.store.tally import Tally
@@ -74,14 +74,14 @@ class FillDriver:
         stored: StoredTitle,
         task: FillTask,
         wake: Callable[[], object],
-        limiter: PriorityLimiter,
+        threads: OriginThreads,
         log: logging.Logger,
         origins: Origins,
         record: FillRecord | None = None,
         reuse: Reuse | Salvage | None = None,
         copies: trio.CapacityLimiter | None = None,
     ) -> None:
-        """`wake` has the engine polled; `limiter` lets in who may read from `origins`. `reuse` is what
+        """`wake` has the engine polled; `threads` read from `origins`. `reuse` is what
         need not be fetched, of which the engine knows already, and `copies` limits how many copy side by side.
         """
         self.task = task
@@ -102,7 +102,9 @@ class FillDriver:
         self.bounds = ErrorBoundary(log, f"fill title {self.manifest.name!r}", self.fail)
         self._engine = engine
         self._wake = wake
-        self._limiter = limiter
+        self._threads = threads
+        self._reads: dict[OriginRead, tuple[str, Receive]] = {}
+        """Origin and chunk of each read whose end the engine has yet to be told."""
         self._log = log
         self._record = record
         self._reuse = reuse
@@ -221,6 +223,8 @@ class FillDriver:
             self._nursery = None
             try:
                 with self.bounds:
+                    self._give_up_reads()
+                with self.bounds:
                     await self._finish()
             finally:
                 if self._record is not None:
@@ -244,6 +248,8 @@ class FillDriver:
         elif self._nursery is None:
             if not self.done.is_set():
                 self._early.append(effect)
+        elif isinstance(effect, ReadOrigin):
+            self._begin_read(effect.url, effect.receive)
         else:
             try:
                 self._nursery.start_soon(self.bounds.run, self._work_for(effect))
@@ -257,10 +263,8 @@ class FillDriver:
         if self.task.is_over:
             self.finished_at = self.finished_at or time.time()
 
-    def _work_for(self, effect: ReadOrigin | Commit | BeginWriteOut | GoLive) -> Callable[[], Awaitable[None]]:
+    def _work_for(self, effect: Commit | BeginWriteOut | GoLive) -> Callable[[], Awaitable[None]]:
         match effect:
-            case ReadOrigin(_, name, receive):
-                return lambda: self._read(name, receive)
             case Commit(_, chunks):
                 return lambda: self._commit(chunks)
             case BeginWriteOut(_, chunks):
@@ -319,8 +323,23 @@ class FillDriver:
             self._engine.went_live(trio.current_time(), self.task)
         self._wake()
 
-    async def _read(self, name: str, receive: Receive) -> None:
-        """Read a chunk from an origin; whatever that raises is the origin's fault, or the disk's."""
+    def _begin_read(self, name: str, receive: Receive) -> None:
+        """Have a chunk read from an origin."""
+        read = OriginRead(
+            lambda: self._read(name, receive),
+            lambda: self._engine.urgency(self.title_id),
+            lambda arrival, error: self._read_ended(read, arrival, error),
+        )
+        self._reads[read] = name, receive
+
+        def failed(error: P2PFillError) -> None:
+            self._read_ended(read, Arrival(receive, Outcome.BROKEN, 0, str(error)))
+
+        with ErrorBoundary(self._log, f"begin to read chunk {receive.chunk} from {name}", failed):
+            self._threads.begin(read)
+
+    def _read(self, name: str, receive: Receive) -> Arrival:
+        """Read a chunk from an origin, in a thread; whatever that raises is the origin's fault, or the disk's."""
         arrival = Arrival(receive, Outcome.WITHDRAWN, 0, "given up")
 
         def failed(error: P2PFillError) -> None:
@@ -329,19 +348,29 @@ class FillDriver:
             arrival = Arrival(receive, Outcome.BROKEN, wasted_bytes, told(error))
             self._origins.say(name, error)
 
-        try:
-            async with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {name}", failed, logging.DEBUG):
-                # Left alone on cancel: it may be waiting for a byte, and writes nothing once it is abandoned.
-                arrival = await trio.to_thread.run_sync(
-                    self._origins.read,
-                    name,
-                    receive,
-                    limiter=self._limiter.entry(lambda: self._engine.urgency(self.title_id)),
-                    abandon_on_cancel=True,
-                )
-        finally:
-            self._engine.read_ended(trio.current_time(), self.task, name, arrival)
-            self._wake()
+        with ErrorBoundary(self._log, f"read chunk {receive.chunk} from {name}", failed, logging.DEBUG):
+            arrival = self._origins.read(name, receive)
+        return arrival
+
+    def _read_ended(self, read: OriginRead, arrival: Arrival | None, error: BaseException | None = None) -> None:
+        """Tell the engine, once, what came of a read; None: it is not wanted any more."""
+        if (known := self._reads.pop(read, None)) is None:
+            return
+        name, receive = known
+        with self.bounds:
+            try:
+                given_up = Arrival(receive, Outcome.WITHDRAWN, 0, "given up")
+                self._engine.read_ended(trio.current_time(), self.task, name, arrival or given_up)
+                self._wake()
+            finally:
+                if error is not None:
+                    raise error
+
+    def _give_up_reads(self) -> None:
+        """Leave the threads that read to themselves: they look at what they read for, and write nothing any more."""
+        for read in list(self._reads):
+            self._threads.give_up(read)
+            self._read_ended(read, None)
 
     def _found(self, name: str, chunk: int) -> None:
         """Tell the engine of a chunk that came on the way to another one. Callable from any thread."""

@@ -31,6 +31,7 @@ from p2pfill.model.origins import OriginReport
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.rates import RateLimits
 from p2pfill.model.reports import HeartbeatReply, LoopLag, NodeReport, PayloadRates, TitleReport
+from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.agent import TrackerAgent
 from p2pfill.node.background import Background
@@ -47,6 +48,7 @@ from p2pfill.node.in_use import InUse, asking
 from p2pfill.node.links import Links
 from p2pfill.node.listening import PatientListener, say_limit
 from p2pfill.node.machine import Moved
+from p2pfill.node.origin_threads import OriginThreads
 from p2pfill.node.reach import Reach
 from p2pfill.node.renewal import Renewal, load_credentials
 from p2pfill.node.scrubber import Scrubber
@@ -89,6 +91,7 @@ class Node:
         info: NodeInfo,
         nursery: trio.Nursery,
         ticks: Ticks,
+        origin_threads: OriginThreads,
         plane: TickedPlane,
         in_use: InUse | None = None,
         wall: Callable[[], float] = time.time,
@@ -132,7 +135,7 @@ class Node:
         self._out_of_cycle: frozenset[TitleId] = frozenset()
         """Titles that are ordered to be filled whether windows are open or not."""
         self.titles = TitleRegistry(
-            info, store, self.engine, nursery, self.wake, self.log, config.record, self.limits.inbound
+            info, store, self.engine, nursery, self.wake, self.log, config.record, origin_threads, self.limits.inbound
         )
         self.found = FoundTitles(self.titles, store, self.engine, self.log)
         self.kept_orders = KeptOrders(store.root)
@@ -559,6 +562,7 @@ async def open_node(
     credentials = await trio.to_thread.run_sync(load_credentials, config)
     store = await trio.to_thread.run_sync(Store.open, Path(config.data))
     ticks = Ticks()
+    origin_threads = OriginThreads(ORIGIN_READS_MAX, ticks.tell, logging.getLogger(f"p2pfill.node.{config.id}"))
     try:
         host, port = config.listen_address()
         try:
@@ -574,7 +578,7 @@ async def open_node(
             async with plane.running(), trio.open_nursery() as nursery:
                 if in_use is None and config.in_use_command:
                     in_use = asking(config.in_use_command)
-                node = Node(config, store, info, nursery, ticks, plane, in_use, wall, busy, credentials)
+                node = Node(config, store, info, nursery, ticks, origin_threads, plane, in_use, wall, busy, credentials)
                 await node.settings.load()
                 if config.tracker:  # else nobody could ever clear them
                     node.limits.put("tracker", node.settings.limits)
@@ -627,6 +631,7 @@ async def open_node(
         if fault is not None:
             raise fault
     finally:
+        origin_threads.close()
         ticks.close()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(store.close)

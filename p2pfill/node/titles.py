@@ -34,14 +34,13 @@ from p2pfill.model.node import NodeInfo
 from p2pfill.model.policy import FillPolicy
 from p2pfill.model.reports import Order, TitleReport, clipped
 from p2pfill.model.selection import chunks_of_selection, chunks_of_selections, decode_selection
-from p2pfill.model.timing import ORIGIN_READS_MAX
 from p2pfill.model.urgency import Urgency
 from p2pfill.node.boundary import ErrorBoundary
 from p2pfill.node.disk_watch import DiskWatch
 from p2pfill.node.fill import FillDriver, make_fill
 from p2pfill.node.heartbeats import Untold
-from p2pfill.node.limiter import PriorityLimiter
 from p2pfill.node.origin_counts import OriginCounts
+from p2pfill.node.origin_threads import OriginThreads
 from p2pfill.node.origins import Origins
 from p2pfill.origin.access import OriginAccess
 from p2pfill.store.descriptors import is_short
@@ -158,11 +157,12 @@ class TitleRegistry:
         wake: Callable[[], object],
         log: logging.Logger,
         record: str,
+        origin_threads: OriginThreads,
         inbound: Direction | None = None,
     ) -> None:
         """`wake` has the engine polled; fills are recorded in the directory `record`, if there is one.
 
-        Reads of origins keep to the limits `inbound`.
+        Reads of origins are made by `origin_threads`, and keep to the limits `inbound`.
         """
         self._inbound = inbound
         self._me = me
@@ -173,7 +173,7 @@ class TitleRegistry:
         """Has the engine polled."""
         self._log = log
         self._record = record
-        self._origin_reads = PriorityLimiter(ORIGIN_READS_MAX)
+        self._origin_threads = origin_threads
         self._copies = trio.CapacityLimiter(COPIES_MAX)
         self._titles: dict[TitleId, NodeTitle] = {}
         self._running: dict[FillDriver, None] = {}
@@ -582,7 +582,7 @@ class TitleRegistry:
         if stored.live and not repairs:
             task = FillTask(logic, stored, now)
             task.state = "live"
-            driver = FillDriver(self._engine, stored, task, self.wake, self._origin_reads, self._log, read_from)
+            driver = FillDriver(self._engine, stored, task, self.wake, self._origin_threads, self._log, read_from)
             driver.done.set()
             driver.ended.set()
             self._engine.serve(now, title.title_id, stored.have)
@@ -595,7 +595,7 @@ class TitleRegistry:
             if reuse is not None and reuse.chunks:
                 self._engine.reuse(now, task, reuse.chunks)
             driver = FillDriver(
-                self._engine, stored, task, self.wake, self._origin_reads, self._log, read_from, record, reuse,
+                self._engine, stored, task, self.wake, self._origin_threads, self._log, read_from, record, reuse,
                 self._copies,
             )  # fmt: skip
             # Not before: what cannot be begun leaves the title where it is.
