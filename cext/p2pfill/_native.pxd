@@ -43,6 +43,7 @@ cdef int64_t hash_range(XXH3_state_t* state, int fd, int64_t offset, int64_t len
 cdef int64_t send_file_loop(int sock_fd, int file_fd, int64_t offset, int64_t length, int* error) noexcept nogil
 cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes, int sock_fd, int file_fd,
                        int64_t offset, int64_t length, StreamStats* spent, int* error) noexcept nogil
+cdef int64_t recv_within_loop(int sock_fd, uint8_t* data, int64_t size, int64_t wait_ms, int* error) noexcept nogil
 
 cdef class ChunkReceiver:
     cdef uint8_t* buffer

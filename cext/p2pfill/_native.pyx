@@ -31,9 +31,21 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void*, size_t, int)
     ssize_t send(int, const void*, size_t, int)
     int setsockopt(int, int, int, const void*, unsigned int)
+    int getsockopt(int, int, int, void*, unsigned int*)
     const int MSG_DONTWAIT
+    const int SOL_SOCKET
+    const int SO_RCVBUF
+    const int SO_RCVLOWAT
     const int MSG_NOSIGNAL
     const int MSG_MORE
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd*, unsigned long, int)
+    const short POLLIN
 
 cdef extern from "<netinet/in.h>" nogil:
     const int IPPROTO_TCP
@@ -91,6 +103,7 @@ cdef extern from *:
 cdef enum:
     SLICE_BYTES = 262144  # as io.BUFFER_BYTES
     GIL_DROP_BYTES = 65536  # below this, hashing is quicker than a hand-over of the GIL
+    LOW_WATER_BYTES = 262144  # as io.LOW_WATER_BYTES
     SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
 
 cdef double LN2 = 0.6931471805599453
@@ -430,6 +443,47 @@ cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes
     return taken
 
 
+cdef int64_t recv_within_loop(int sock_fd, uint8_t* data, int64_t size, int64_t wait_ms, int* error) noexcept nogil:
+    cdef int64_t taken = 0, left_ns, until_ns = now_ns() + wait_ms * 1000000
+    cdef int low_water = 1, buffer_bytes = 0, wanted
+    cdef unsigned int option_size = sizeof(buffer_bytes)
+    cdef ssize_t n
+    cdef pollfd waiting
+    waiting.fd, waiting.events = sock_fd, POLLIN
+    while taken < size:
+        n = recv(sock_fd, data + taken, <size_t>(size - taken), MSG_DONTWAIT)
+        if n > 0:
+            taken += n
+        elif n == 0:
+            if taken == 0:
+                taken = FAULT_EOF
+            break
+        elif errno == EAGAIN:
+            left_ns = until_ns - now_ns()
+            if left_ns <= 0:
+                break
+            if not buffer_bytes:
+                getsockopt(sock_fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, &option_size)
+            # By a poll, and not by a recv that waits: that takes what is there, and waits for as much once more.
+            wanted = <int>max(min(size - taken, <int64_t>LOW_WATER_BYTES, <int64_t>(buffer_bytes // 4)), <int64_t>1)
+            if wanted != low_water:
+                low_water = wanted
+                setsockopt(sock_fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water))
+            poll(&waiting, 1, <int>((left_ns + 999999) // 1000000))
+        elif errno != EINTR:
+            if taken == 0:
+                error[0] = errno
+                taken = FAULT_ERRNO
+            break
+    if taken == 0 and size:
+        error[0] = EAGAIN
+        taken = FAULT_ERRNO
+    if low_water != 1:
+        low_water = 1
+        setsockopt(sock_fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water))
+    return taken
+
+
 cdef object os_error(int code):
     return OSError(code, os.strerror(code))
 
@@ -489,6 +543,19 @@ def send_file(int sock_fd, int file_fd, int64_t offset, int64_t length):
     if sent == FAULT_ERRNO:
         raise os_error(error)
     return sent
+
+
+def recv_within(int sock_fd, buffer, int64_t wait_ms):
+    cdef Lent lent = Lent(buffer, True)
+    cdef int error = 0
+    cdef int64_t taken
+    with nogil:
+        taken = recv_within_loop(sock_fd, <uint8_t*>lent.view.buf, lent.view.len, wait_ms, &error)
+    if taken == FAULT_EOF:
+        return 0
+    if taken == FAULT_ERRNO:
+        raise os_error(error)
+    return taken
 
 
 cdef class ChunkReceiver:

@@ -31,12 +31,6 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int close(int)
 
-cdef extern from "<sys/socket.h>" nogil:
-    int getsockopt(int, int, int, void*, unsigned int*)
-    const int SOL_SOCKET
-    const int SO_RCVBUF
-    const int SO_RCVLOWAT
-
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
     const int PyBUF_READ
@@ -59,7 +53,6 @@ cdef extern from *:
 
 cdef enum:
     HEAD_BYTES_MAX = 64
-    LOW_WATER_BYTES = 262144  # as lanes.LOW_WATER_BYTES
     RUN_CHUNKS = 16  # as lanes.RUN_CHUNKS
     WARM_BYTES = 65536  # as lanes.WARM_BYTES
 

@@ -6,6 +6,7 @@ detached again, so the descriptor stays the caller's.
 
 import ctypes
 import os
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 import xxhash
 
 _SLICE_BYTES = 256 * 1024
+_LOW_WATER_BYTES = 256 * 1024
 _SENDFILE_BYTES_MAX = 1 << 30  # sendfile moves less than 2 GiB a call
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -70,6 +72,42 @@ def _push(sock_fd: int) -> None:
     """Send the part segment that a sendfile cut short has left corked: see the native twin for why."""
     with borrowed_socket(sock_fd) as sock, suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def recv_within(sock_fd: int, buffer: memoryview, wait_ms: int) -> int:
+    taken, until_ns = 0, time.monotonic_ns() + wait_ms * 1_000_000
+    low_water = 1
+    with borrowed_socket(sock_fd) as sock:
+        try:
+            while taken < len(buffer):
+                try:
+                    n = sock.recv_into(buffer[taken:], 0, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    left_ns = until_ns - time.monotonic_ns()
+                    if left_ns <= 0:
+                        if not taken:
+                            raise
+                        break
+                    room = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4
+                    wanted = max(1, min(len(buffer) - taken, _LOW_WATER_BYTES, room))
+                    if wanted != low_water:
+                        low_water = wanted
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+                    poll = select.poll()
+                    poll.register(sock_fd, select.POLLIN)
+                    poll.poll(-(-left_ns // 1_000_000))
+                    continue
+                except OSError:
+                    if taken:
+                        break
+                    raise
+                if n == 0:
+                    break
+                taken += n
+        finally:
+            if low_water != 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    return taken
 
 
 class ChunkReceiver:

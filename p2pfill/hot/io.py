@@ -5,8 +5,8 @@ file, without the GIL in the native twin. Rejected: splice from socket to file, 
 hand-over per slice, which waits for the interpreter; waiting for the socket for 1 ms inside a call, which saves its
 caller arming it again and costs processor time. See docs/experiments.md, "The data path".
 
-Sockets are non-blocking descriptors and stay the caller's. A call never waits for one: it moves what can be moved and
-returns how much, so a worker thread is never lost to a stalled peer. Every call may raise OSError.
+Sockets are non-blocking descriptors and stay the caller's. But for `recv_within` a call never waits for one: it moves
+what can be moved and returns how much, so a worker thread is never lost to a stalled peer. All may raise OSError.
 Call these from worker threads: a file may block on a cold page or on writeback.
 """
 
@@ -24,6 +24,7 @@ __all__ = [
     "BUFFER_BYTES_MAX",
     "ChunkReceiver",
     "begin_write_out",
+    "recv_within",
     "send_bytes",
     "send_file",
     "sync_fs",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 BUFFER_BYTES = 256 * 1024  # fits in L2 beside the socket's own pages
+LOW_WATER_BYTES = 256 * 1024
+"""Inside `recv_within` a thread is not woken for less, nor for a quarter of the kernel's buffer, half of which is the
+window: on a slow link each packet would cost a switch of threads."""
 BUFFER_BYTES_MAX = 64 * 1024 * 1024  # more is a mistake: it would only leave the cache
 FILE_OFFSET_MAX = (1 << 63) - 1  # off_t
 
@@ -72,6 +76,16 @@ def send_file(sock_fd: int, file_fd: int, offset: int, length: int) -> int:
     """
     _check_range(offset, length)
     return _twin.send_file(sock_fd, file_fd, offset, length)
+
+
+def recv_within(sock_fd: int, buffer: memoryview, wait_ms: int) -> int:
+    """Receive into a buffer until it is full, the other side has ended, or `wait_ms` have passed; bytes received.
+
+    0 if the connection had ended. What came before it ended or broke counts, and the next call says so. For one thread
+    at a time, which seldom wakes (`LOW_WATER_BYTES`): SO_RCVLOWAT is set, and 1 afterwards. The socket may be blocking.
+    Raises BlockingIOError if nothing came, OSError if the connection is broken.
+    """
+    return _twin.recv_within(sock_fd, buffer, wait_ms)
 
 
 class ChunkReceiver:

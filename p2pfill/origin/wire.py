@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from p2pfill.hot.io import recv_within
 from p2pfill.origin.access import ADVICE, CAUSE
 from p2pfill.origin.bodies import one_line
 from p2pfill.origin.errors import OriginCancelled, OriginRefused, TryAgain
@@ -34,10 +35,6 @@ _LOOK_MS: Final = int(1000 * _LOOK_S)
 
 _HEAD_BYTES: Final = 64 * 1024
 """What is read at a time of heads and of small files; larger ones are read into place."""
-
-_LOW_WATER_BYTES: Final = 256 * 1024
-"""Inside a body a thread is not woken for less, nor for a quarter of the kernel's buffer, half of which is the window:
-on a slow link each packet would cost a switch of threads. What comes slower than that is taken each `_LOOK_S`."""
 
 _SILENT_S: Final = 2.0
 """Silence of so long is told people; the request goes on."""
@@ -163,9 +160,6 @@ class Wire:
         self._sock: socket.socket | NestedTls = sock
         self.is_plain = True
         """Whether what is received comes as it is, and not under TLS."""
-        self._low_water_bytes = 1
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
         self._reader = _Reader(_Received(self), _HEAD_BYTES)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -188,15 +182,13 @@ class Wire:
         """Put what comes next into a buffer and return how much it is; nothing at the end, and where it fails."""
         if self.exchange is None:
             return 0  # it is only looked what has come already
-        if self.is_plain:
-            self._set_low_water(1)
         return self._guarded(self._take_next, memoryview(buffer))
 
     def receive_body(self, view: memoryview) -> int:
         """Do as `receive`, where all of the buffer will be filled, or the answer ends: the thread is seldom woken.
 
-        May return less, since reads that are not wanted any more end meanwhile. Nothing may have been read ahead, and
-        it is no TLS.
+        May return less: what has come within `_LOOK_S`, since reads that are not wanted any more end then. Nothing may
+        have been read ahead, and it is no TLS.
         """
         return self._guarded(self._take_much, view)
 
@@ -236,21 +228,11 @@ class Wire:
                 exchange.look()
 
     def _take_much(self, view: memoryview, exchange: Exchange) -> int:
-        window = self._plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4
-        self._set_low_water(min(len(view), _LOW_WATER_BYTES, window))
         while True:
-            # By a poll, and not by the call that takes it: that takes what is there, and waits for as much once more.
-            self._poll.poll(_LOOK_MS)
             try:
-                return self._plain.recv_into(view, 0, socket.MSG_DONTWAIT)
+                return recv_within(self._plain.fileno(), view, _LOOK_MS)
             except BlockingIOError:
                 exchange.look()
-
-    def _set_low_water(self, count: int) -> None:
-        """Have the socket count as readable once `count` bytes are there, or the other side is done or cannot send."""
-        if count != self._low_water_bytes:
-            self._low_water_bytes = count
-            self._plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     def start_tls(self, context: ssl.SSLContext, host: str, whom: str = "") -> None:
         """Go on with TLS, inside of TLS where that is there already. `whom` is for people where `host` is not.

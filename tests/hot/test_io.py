@@ -5,6 +5,7 @@ import os
 import random
 import select
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -293,3 +294,102 @@ def test_a_receiver_says_what_hashing_and_writing_took(hot: SimpleNamespace, tar
     assert hash_ns + write_ns <= took_ns - 90_000_000
     receiver.reset()
     assert receiver.spent_ns() == (hash_ns, write_ns)
+
+
+# ---- receiving with a wait
+
+
+def later(wait_s: float, call: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(wait_s, call)
+    timer.start()
+    return timer
+
+
+@pytest.fixture
+def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """TCP, of which a thread waits for a low water mark."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        yield near, far
+
+
+def test_a_buffer_is_filled_of_what_comes_in_pieces(
+    hot: SimpleNamespace, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = connection
+    buffer = memoryview(bytearray(1_000_000))
+    sender = later(0.01, lambda: [far.sendall(DATA[at : at + 50_000]) for at in range(0, 1_100_000, 50_000)])
+    assert hot.io.recv_within(near.fileno(), buffer, WAIT_MS) == len(buffer)
+    sender.join()
+    assert buffer == DATA[: len(buffer)]
+    assert near.recv(100_000, socket.MSG_WAITALL) == DATA[1_000_000:1_100_000], "and nothing beyond it"
+    assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+def test_what_comes_in_time_is_returned_and_no_more_waited_for(
+    hot: SimpleNamespace, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = connection
+    buffer = memoryview(bytearray(1000))
+    far.sendall(DATA[:100])
+    rest = later(0.03, lambda: far.sendall(DATA[100:200]))
+    began = time.monotonic()
+    assert hot.io.recv_within(near.fileno(), buffer, 150) == 200
+    assert time.monotonic() - began >= 0.149, "it waits for a full buffer"
+    rest.join()
+    assert buffer[:200] == DATA[:200]
+    with pytest.raises(BlockingIOError):
+        hot.io.recv_within(near.fileno(), buffer, 10)
+    assert hot.io.recv_within(near.fileno(), buffer[:0], WAIT_MS) == 0
+
+
+def test_the_end_is_told_after_what_came_before_it(
+    hot: SimpleNamespace, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = connection
+    buffer = memoryview(bytearray(1000))
+    far.sendall(DATA[:100])
+    end = later(0.01, far.close)
+    assert hot.io.recv_within(near.fileno(), buffer, WAIT_MS) == 100, "the end is not waited out"
+    end.join()
+    assert hot.io.recv_within(near.fileno(), buffer, WAIT_MS) == 0
+
+
+def test_a_connection_that_breaks_is_told_after_what_came_before_it(
+    hot: SimpleNamespace, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = connection
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+    reset = later(0.01, far.close)
+    with pytest.raises(ConnectionResetError):
+        hot.io.recv_within(near.fileno(), memoryview(bytearray(1000)), WAIT_MS)
+    reset.join()
+    with pytest.raises((BufferError, TypeError)):
+        hot.io.recv_within(near.fileno(), memoryview(bytes(1)), WAIT_MS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 400_000), max_size=6), room=st.integers(1, 1_000_000))
+def test_twins_receive_alike(sizes: list[int], room: int) -> None:
+    data, taken = DATA[: sum(sizes)], []
+    for twin in (_native, _pure_io):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            far, _ = listener.accept()
+        with near:
+            sender = later(0.0, lambda far=far: _send_and_close(far, data, sizes))  # type: ignore[misc]
+            buffer, got = memoryview(bytearray(room)), bytearray()
+            while count := twin.recv_within(near.fileno(), buffer, WAIT_MS):
+                got += buffer[:count]
+            sender.join()
+        taken.append(bytes(got))
+    assert taken == [data, data]
+
+
+def _send_and_close(sock: socket.socket, data: bytes, sizes: list[int]) -> None:
+    with sock:
+        for size in sizes:
+            sock.sendall(data[:size])
+            data = data[size:]
