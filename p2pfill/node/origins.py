@@ -149,7 +149,7 @@ class Origins:
 
     def read(self, name: str, receive: Receive) -> Arrival:
         """Read, check and write a chunk. Raises `OriginError` and `ConfigError`."""
-        length = self.stored.manifest.chunk_length(receive.chunk)
+        length = receive.length
         if budget := self._counts.begin_read(name, length):
             text = f"budget {budget!r} of the fleet's policy has nothing left for this cache now"
             raise OriginUnavailable(text, cause=text)
@@ -159,36 +159,38 @@ class Origins:
             self._counts.end_read(name, length)
 
     def _read_counted(self, name: str, receive: Receive) -> Arrival:
+        reading = _Reading(self, name, receive)
         try:
-            arrival = self._read(name, receive)
+            arrival = self._read(name, receive, reading)
         except OriginError as error:
             error.bytes_received = _in_vain(error.bytes_received)
+            given_up = isinstance(error, OriginCancelled) and not receive.is_wanted
             self._counts.add(
-                name, wasted=error.bytes_received, given_up=isinstance(error, OriginCancelled) and not receive.is_wanted
+                name, requests=reading.requests, failed=reading.failed, wasted=error.bytes_received, given_up=given_up
             )
             raise
-        kept = self.stored.manifest.chunk_length(receive.chunk) if arrival.outcome is Outcome.VERIFIED else 0
+        kept = receive.length if arrival.outcome is Outcome.VERIFIED else 0
         self._counts.add(
-            name, kept=kept, wasted=max(0, arrival.length - kept), given_up=arrival.outcome is Outcome.WITHDRAWN
-        )
+            name, requests=reading.requests, failed=reading.failed, kept=kept, wasted=max(0, arrival.length - kept),
+            given_up=arrival.outcome is Outcome.WITHDRAWN,
+        )  # fmt: skip
         return arrival
 
-    def _read(self, name: str, receive: Receive) -> Arrival:
+    def _read(self, name: str, receive: Receive, reading: _Reading) -> Arrival:
         chunk, manifest = receive.chunk, self.stored.manifest
-        listener = _Reading(self, name, receive)
         origin = self.opened(name)
         received = 0
         # What was put together of several answers may be of several servers that differ: once more, each part of one.
         for whole in (False, True):
             try:
-                got = origin.read_chunk(manifest, chunk, listener, whole=whole)
+                got = origin.read_chunk(manifest, chunk, reading, whole=whole)
             except OriginError as error:
-                self._counts.add(name, requests=error.requests, failed=error.failed)
+                reading.count(error.requests, error.failed)
                 error.bytes_received += received
                 if isinstance(error, OriginCancelled) and self.stored.is_sealed(chunk):
                     return Arrival(receive, Outcome.WITHDRAWN, error.bytes_received, "it is there already")
                 raise
-            self._counts.add(name, requests=got.requests, failed=got.failed)
+            reading.count(got.requests, got.failed)
             received += got.bytes_received
             self._said.works(name)
             try:
@@ -303,6 +305,13 @@ class _Reading(Listener):
         self._name = name
         self._receive = receive
         self._number = origins.next_number()
+        self.requests = 0
+        self.failed = 0
+
+    def count(self, requests: int, failed: int) -> None:
+        """Count what was asked for it, and how much of that has failed."""
+        self.requests += requests
+        self.failed += failed
 
     def allow(self, count: int) -> int:
         if (limits := self._origins.limits) is None or not limits.is_limited:

@@ -255,7 +255,9 @@ class OriginReader:
                 watch.count(failed=1)
                 self._hold_back(watch, job, err)
             else:
-                watch.count(failed=not job.is_done)
+                if job.is_done:
+                    return
+                watch.count(failed=1)
             if job.is_done:
                 return
             attempts += 1
@@ -316,10 +318,11 @@ class OriginReader:
             count = self._read(watch, job, body, job.target[job.done :])
             if not count:
                 return
-            self._check_going(watch, job)
             job.answers += is_first
             is_first = False
             job.done += count
+            if not job.is_done:
+                self._check_going(watch, job)
 
     def _skip(self, watch: Watch, job: _Job, body: Body, stop: int) -> bool:
         """Pass by what lies before `stop`; False where the answer is over before."""
@@ -424,11 +427,13 @@ class OriginReader:
     # ---- waiting
 
     def _wait_held(self, watch: Watch, job: _Job) -> None:
-        hold_s = self._hold_until - time.monotonic()
+        hold_s = self._hold_until - time.monotonic() if self._hold_until else 0.0
         if hold_s > 0:
             # Jitter here too: a whole fleet was told the same second.
             hold_s += self._rng.uniform(0.0, self._settings.backoff_base_s)
-        self._wait(watch, max(0.0, hold_s), job, "the origin asked us to wait")
+            self._wait(watch, hold_s, job, "the origin asked us to wait")
+        else:
+            self._check_going(watch, job)
 
     def _hold_back(self, watch: Watch, job: _Job, failed: TryAgain) -> None:
         """Hold every job back for as long as the origin has asked for; raise where that is too long for this one."""

@@ -449,26 +449,33 @@ class Answer:
         if self._is_dropped:
             return
         self._is_dropped = True
-        response, is_whole = self._response, False
-        if not response.will_close and self._wire.fault is None and not self._backend.is_closed:
-            self._exchange.begin_tail()
-            left = memoryview(bytearray(_DRAIN_BYTES_MAX)) if not response.isclosed() else memoryview(b"")
-            while not response.isclosed() and left:
-                try:
-                    count = response.readinto(left)
-                except (http.client.HTTPException, ValueError):
-                    break
-                if self.status in _FILES:
-                    self._exchange.watch.count(received=count)
-                left = left[count:]
-                if not count:
-                    break
-            is_whole = response.isclosed() and self._wire.fault is None
-        response.close()
-        if is_whole:
-            self._backend.keep(self._place, self._wire)
+        response, wire = self._response, self._wire
+        may_serve = not response.will_close and wire.fault is None and not self._backend.is_closed
+        is_whole = response.isclosed()
+        if not is_whole:
+            if may_serve:
+                self._drain()
+                is_whole = response.isclosed()
+            response.close()
+        if is_whole and may_serve and wire.fault is None:
+            self._backend.keep(self._place, wire)
         else:
-            self._wire.close()
+            wire.close()
+
+    def _drain(self) -> None:
+        """Read what is left, if that is next to nothing."""
+        self._exchange.begin_tail()
+        left = memoryview(bytearray(_DRAIN_BYTES_MAX))
+        while left:
+            try:
+                count = self._response.readinto(left)
+            except (http.client.HTTPException, ValueError):
+                return
+            if self.status in _FILES:
+                self._exchange.watch.count(received=count)
+            left = left[count:]
+            if not count or self._response.isclosed():
+                return
 
 
 class _Response(http.client.HTTPResponse):
@@ -530,11 +537,12 @@ class _Response(http.client.HTTPResponse):
         if self.chunked or self.length is None or self.fp is None or not self.wire.is_plain:
             return super().readinto(buffer)
         view, count = memoryview(buffer)[: self.length], 0
-        if self._is_ahead and (ahead := self.wire.read_ahead()):
-            count = self.fp.readinto(view[:ahead])
-        elif view:
-            self._is_ahead = False
-            count = self.wire.receive_body(view)
+        if self._is_ahead:
+            ahead = self.wire.read_ahead()
+            count = self.fp.readinto(view[:ahead]) if ahead else 0
+            self._is_ahead = ahead > count
+        if count < len(view):
+            count += self.wire.receive_body(view[count:])
         self.length -= count
         if not self.length or (view and not count):
             self.close()

@@ -178,7 +178,7 @@ def test_whatever_reading_raises_is_an_error_of_the_origin(
         "sign": (obstore, "sign"),
         "map": (mmap, "mmap"),
         "plan": (reader.OriginReader, "_jobs"),
-        "wait": (reader.OriginReader, "_wait"),
+        "wait": (reader.OriginReader, "_wait_held"),
     }[where]
     monkeypatch.setattr(target, name, raiser(fault))
     url = "s3://films/x?endpoint=http://127.0.0.1:1" if where == "sign" else str(title.root)
