@@ -36,6 +36,8 @@ _LOOK_MS: Final = int(1000 * _LOOK_S)
 _HEAD_BYTES: Final = 64 * 1024
 """What is read at a time of heads and of small files; larger ones are read into place."""
 
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 _SILENT_S: Final = 2.0
 """Silence of so long is told people; the request goes on."""
 
@@ -269,7 +271,7 @@ class Wire:
             poll.register(self._sock, select.POLLIN)
             return not poll.poll(0)
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._sock.recv(1, _PEEK)
         except BlockingIOError:
             return True
         except OSError:

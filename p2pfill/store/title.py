@@ -284,7 +284,8 @@ class StoredTitle:
 
     def is_sealed(self, chunk: int) -> bool:
         """Tell whether a chunk takes no more writes."""
-        return not self.takes_writes or bool(self._sealed[chunk])
+        # As `takes_writes` says, which is a call more: this is asked several times for each chunk.
+        return (self.live and self._mend is None) or bool(self._sealed[chunk])
 
     def seal(self, chunk: int) -> None:
         """Refuse writes to a chunk from now on: its digests hold. Its `write_lock` is held."""
