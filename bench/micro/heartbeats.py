@@ -77,23 +77,24 @@ def make_request(host: str, report: NodeReport) -> bytes:
 
 
 class Nodes:
-    """Connections of `count` nodes to the tracker at `url`, all played by one thread."""
+    """`count` nodes of the tracker at `url`, all played by one thread.
+
+    Each connects when it first has something to say: a tracker closes connections on which no request has come for some
+    seconds, and to make all of them first, and their requests, takes longer than that on a slow machine.
+    """
 
     def __init__(self, url: str, count: int) -> None:
         parsed = urllib.parse.urlsplit(url)
         assert parsed.hostname is not None
         assert parsed.port is not None
         self._host = parsed.netloc
+        self._address = parsed.hostname, parsed.port
+        self._count = count
         self._exit = ExitStack()
         self._poll = select.epoll()
         self._exit.callback(self._poll.close)
         self._sockets: list[socket.socket] = []
         self._number: dict[int, int] = {}
-        for number in range(count):
-            sock = self._exit.enter_context(socket.create_connection((parsed.hostname, parsed.port)))
-            self._sockets.append(sock)
-            self._number[sock.fileno()] = number
-            self._poll.register(sock, select.EPOLLIN)
 
     def __enter__(self) -> Nodes:
         return self
@@ -103,13 +104,21 @@ class Nodes:
 
     def requests(self, sequence: int, title: str) -> list[bytes]:
         """Return one heartbeat of each node, ready to be sent."""
-        return [make_request(self._host, make_report(number, sequence, title)) for number in range(len(self._sockets))]
+        return [make_request(self._host, make_report(number, sequence, title)) for number in range(self._count)]
+
+    def _connect(self) -> None:
+        sock = self._exit.enter_context(socket.create_connection(self._address))
+        self._number[sock.fileno()] = len(self._sockets)
+        self._sockets.append(sock)
+        self._poll.register(sock, select.EPOLLIN)
 
     def beat(self, requests: list[bytes]) -> None:
         """Send one heartbeat of each node and take all answers. Raises `RuntimeError` where one is not a 200."""
         begun = ended = 0
         while ended < len(requests):
             while begun < len(requests) and begun - ended < IN_FLIGHT:
+                if begun == len(self._sockets):
+                    self._connect()
                 self._sockets[begun].sendall(requests[begun])
                 begun += 1
             for fd, _ in self._poll.poll():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -45,3 +46,13 @@ def test_heartbeats_reach_a_real_tracker() -> None:
     found = heartbeats.measure(node_count=20, rounds=1)
     assert {name: len(values) for name, values in found.items()} == {"per_cpu_s": 1, "per_s": 1}
     assert all(value > 0 for values in found.values() for value in values)
+
+
+def test_a_node_connects_when_it_has_something_to_say() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        with heartbeats.Nodes(f"http://127.0.0.1:{listener.getsockname()[1]}", 2) as nodes:
+            assert len(nodes.requests(1, "00" * 32)) == 2
+            # A tracker would close what says nothing while the requests of 10,000 are made.
+            with pytest.raises(BlockingIOError):
+                listener.accept()
