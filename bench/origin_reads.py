@@ -36,6 +36,7 @@ from bench.origin_reader import Spent
 from bench.swarm.lab import Lab
 from bench.swarm.topology import Topology
 from bench.telling import tell
+from bench.trees import check_tree
 from p2pfill.bench.measure import BenchFailed, Machine, describe_machine
 from p2pfill.bench.nginx import nginx_command, nginx_config
 from p2pfill.bench.source import make_source
@@ -166,6 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
+        if options.beside:
+            check_tree(Path(options.beside))
         report = measure(options)
     except BenchFailed as error:
         print(error, file=sys.stderr)

@@ -132,6 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(why, file=sys.stderr)
         return 2
     roots = [ROOT, *([options.beside.resolve()] if options.beside is not None else [])]
+    # Here, since in the process of an older tree these modules would be looked for in that tree.
+    from bench.trees import check_tree
+    from p2pfill.bench.measure import BenchFailed
+
+    try:
+        for root in roots:
+            check_tree(root)
+    except BenchFailed as error:
+        print(f"bench.sim_cost: {error}", file=sys.stderr)
+        return 2
     costs: dict[Path, list[Cost]] = {root: [] for root in roots}
     for _ in range(options.runs):
         for root in roots:

@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.telling import tell
+from bench.trees import check_tree
 from p2pfill.bench.measure import BenchFailed, Machine, Spread, describe_machine
 from p2pfill.trust.authority import Authority
 
@@ -190,15 +191,22 @@ def measure(runs: int, roots: list[str], work: Path) -> list[Kind]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and tell; 1 where the reach is missed."""
+    """Measure and tell; 1 where the reach is missed, 2 where nothing could be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.starting", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--root", action="append", metavar="DIR", help="a tree with the code; by default this one")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        kinds = measure(options.runs, options.root or [str(ROOT)], Path(scratch))
+    roots = options.root or [str(ROOT)]
+    try:
+        for root in roots:
+            check_tree(Path(root))
+        with tempfile.TemporaryDirectory() as scratch:
+            kinds = measure(options.runs, roots, Path(scratch))
+    except BenchFailed as error:
+        print(f"bench.starting: {error}", file=sys.stderr)
+        return 2
     report = Report(describe_machine(Path(tempfile.gettempdir())), kinds)
     tell(report, show, options.out, as_json=options.json)
     return 0 if report.reached else 1

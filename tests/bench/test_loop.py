@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.loop import REACH, ROOT, Report, Run, main, parse_arguments
+from bench.loop import REACH, ROOT, Report, Run, main, parse_arguments, show
 from p2pfill.bench.measure import describe_machine
 
 
@@ -48,3 +48,16 @@ def test_what_cannot_be_measured_is_refused(wrong: list[str], capsys: pytest.Cap
 
 def test_the_page_names_the_command() -> None:
     assert "`python -m bench.loop`" in (ROOT / "docs" / "benchmark.md").read_text()
+
+
+def test_the_table_names_the_aim_long_paths_and_trees_without_the_native_module(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "/" + "/".join(f"directory-{number:02}" for number in range(12))
+    runs = [Run(long, 2500.0, 0.2, 0.0, 1.0, 1.0, 0.111), Run("old", 2500.0, 0.05, 0.0, 1.0, 1.0, 0.222, native=False)]
+    show(Report(describe_machine(tmp_path), 2500.0, 8, runs))
+    said = capsys.readouterr().out
+    assert "2,500 chunks of 4 MiB a second from 8 links" in said
+    assert "11.1%" in said  # the last column
+    assert "old (pure Python)" in said
+    assert said.endswith(f"is missed by {long}\n")
