@@ -18,7 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -79,8 +79,8 @@ def make_request(host: str, report: NodeReport) -> bytes:
 class Nodes:
     """`count` nodes of the tracker at `url`, all played by one thread.
 
-    Each connects when it first has something to say: a tracker closes connections on which no request has come for some
-    seconds, and to make all of them first, and their requests, takes longer than that on a slow machine.
+    Each connects when it has something to say: a tracker closes connections on which no request has come for some
+    seconds, and on a slow machine a round of all nodes takes longer than that.
     """
 
     def __init__(self, url: str, count: int) -> None:
@@ -90,47 +90,75 @@ class Nodes:
         self._host = parsed.netloc
         self._address = parsed.hostname, parsed.port
         self._count = count
-        self._exit = ExitStack()
         self._poll = select.epoll()
-        self._exit.callback(self._poll.close)
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[int, socket.socket] = {}
+        """Number of the node -> its connection, if it has one."""
         self._number: dict[int, int] = {}
 
     def __enter__(self) -> Nodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._exit.close()
+        for sock in self._sockets.values():
+            sock.close()
+        self._poll.close()
 
     def requests(self, sequence: int, title: str) -> list[bytes]:
         """Return one heartbeat of each node, ready to be sent."""
         return [make_request(self._host, make_report(number, sequence, title)) for number in range(self._count)]
 
-    def _connect(self) -> None:
-        sock = self._exit.enter_context(socket.create_connection(self._address))
-        self._number[sock.fileno()] = len(self._sockets)
-        self._sockets.append(sock)
-        self._poll.register(sock, select.EPOLLIN)
-
     def beat(self, requests: list[bytes]) -> None:
         """Send one heartbeat of each node and take all answers. Raises `RuntimeError` where one is not a 200."""
-        begun = ended = 0
-        while ended < len(requests):
-            while begun < len(requests) and begun - ended < IN_FLIGHT:
-                if begun == len(self._sockets):
-                    self._connect()
-                self._sockets[begun].sendall(requests[begun])
+        waiting: set[int] = set()
+        begun = 0
+        while waiting or begun < len(requests):
+            while begun < len(requests) and len(waiting) < IN_FLIGHT:
+                self._connection(begun).sendall(requests[begun])
+                waiting.add(begun)
                 begun += 1
             for fd, _ in self._poll.poll():
-                answer = self._sockets[self._number[fd]].recv(65536)
-                while not is_whole(answer):
-                    more = self._sockets[self._number[fd]].recv(65536)
-                    if not more:
-                        raise RuntimeError(f"the tracker has closed a connection after {answer[:500]!r}")
-                    answer += more
-                if not answer.startswith(b"HTTP/1.1 200"):
-                    raise RuntimeError(f"the tracker refused a heartbeat: {answer[:500]!r}")
-                ended += 1
+                number = self._number[fd]
+                if number in waiting:
+                    self._take_answer(self._sockets[number])
+                    waiting.remove(number)
+                else:  # nothing comes unasked but the end
+                    self._close(number)
+
+    def _connection(self, number: int) -> socket.socket:
+        sock = self._sockets.get(number)
+        if sock is not None and is_ended(sock):
+            self._close(number)
+            sock = None
+        if sock is None:
+            sock = self._sockets[number] = socket.create_connection(self._address)
+            self._number[sock.fileno()] = number
+            self._poll.register(sock, select.EPOLLIN)
+        return sock
+
+    def _close(self, number: int) -> None:
+        sock = self._sockets.pop(number)
+        del self._number[sock.fileno()]
+        sock.close()
+
+    def _take_answer(self, sock: socket.socket) -> None:
+        answer = b""
+        while not is_whole(answer):
+            more = sock.recv(65536)
+            if not more:
+                raise RuntimeError(f"the tracker has closed a connection after {answer[:500]!r}")
+            answer += more
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"the tracker refused a heartbeat: {answer[:500]!r}")
+
+
+def is_ended(sock: socket.socket) -> bool:
+    """Tell whether the remote has ended a connection on which nothing was asked."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def is_whole(answer: bytes) -> bool:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from docs.pages import ROOT
@@ -56,3 +57,25 @@ def test_a_node_connects_when_it_has_something_to_say() -> None:
             # A tracker would close what says nothing while the requests of 10,000 are made.
             with pytest.raises(BlockingIOError):
                 listener.accept()
+
+
+def test_a_node_whose_idle_connection_was_closed_makes_another() -> None:
+    closed = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            for connection in [listener.accept()[0] for _ in range(2)]:
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        with heartbeats.Nodes(f"http://127.0.0.1:{listener.getsockname()[1]}", 2) as nodes:
+            nodes.beat([b"first", b"first"])
+            closed.wait(10)
+            nodes.beat([b"second", b"second"])
+        server.join(10)
+        assert not server.is_alive()
