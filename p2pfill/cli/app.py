@@ -55,7 +55,9 @@ app.add_typer(keys.app, name="key")
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and whether the native module is in use, and exit.")
+    ] = False,
     identity: Annotated[
         Path | None,
         typer.Option(
@@ -68,7 +70,9 @@ def root(
 ) -> None:
     set_identity(identity)
     if version:
-        print(f"p2pfill {__version__}")
+        from p2pfill.hot.lanes import NATIVE
+
+        print(f"p2pfill {__version__} ({'native' if NATIVE else 'pure Python'})")
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())

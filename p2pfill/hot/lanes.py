@@ -27,7 +27,7 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["LOW_WATER_BYTES", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
+__all__ = ["LOW_WATER_BYTES", "NATIVE", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
 
 LOW_WATER_BYTES: Final = 256 * 1024
 """Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken

@@ -21,6 +21,7 @@ from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import EndFill, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, leaves_of
+from p2pfill.hot.lanes import NATIVE
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.hosts import is_loopback
@@ -603,6 +604,11 @@ async def open_node(
                 if config.drop_pages:
                     nursery.start_soon(node.cached.eviction_loop)
                 say_limit(descriptors_max(), DESCRIPTORS_MIN, DESCRIPTORS_ENOUGH, node.log)
+                if not NATIVE:
+                    node.log.warning(
+                        "the native module is not in use, so fills take several times the processor time: install "
+                        "p2pfill with P2PFILL_NATIVE=require, and without P2PFILL_PURE in the environment"
+                    )
                 patient = [PatientListener(listener, node.log) for listener in listeners]
                 nursery.start_soon(trio.serve_listeners, node.links.accept, patient)
                 # After the listener: a title of a million files must not hold up all others. And before the tracker,
