@@ -146,8 +146,9 @@ def _by_chunk(run: Run, count: str) -> float:
 
 FILL: Final = "The fill alone, and starts apart"
 MACHINE: Final = "Processors meanwhile, as parts of all there are"
+GROUPS: Final = "By group of threads, in the fill"
 CHUNK: Final = "For each chunk that came"
-AT_ONCE: Final = (FILL, MACHINE, CHUNK)
+AT_ONCE: Final = (FILL, MACHINE, GROUPS, CHUNK)
 """Tables that the terminal shows; a page has all."""
 
 FILL_HEAD: Final = ("", "time / bound", "seconds", "processor s/GB", "user", "system", "starts, s")
@@ -186,7 +187,7 @@ def tables(report: Report, show: Show) -> list[CostTable]:
         CostTable(FILL, FILL_HEAD, fill_rows(report, show)),
         CostTable(MACHINE, MACHINE_HEAD, machine_rows(report, show)),
         CostTable("By process", PROCESS_HEAD, process_rows(report, show)),
-        CostTable("By group of threads, in the fill", GROUP_HEAD, group_rows(report, show)),
+        CostTable(GROUPS, GROUP_HEAD, group_rows(report, show)),
         CostTable(CHUNK, ("", *counts.COUNTS), count_rows(report, show)),
     ]
     return [table for table in made if table.rows]
@@ -196,10 +197,11 @@ def lines(report: Report) -> list[str]:
     """Return in words what decides whether a time is the links' or the processors'."""
     made = []
     for name, runs in measured(report).items():
-        taken, own = (figures(runs)[key].median for key in ("taken", "contender"))
+        taken, own, others = (figures(runs)[key].median for key in ("taken", "contender", "others"))
         if taken >= BUSY_PART:
             bound = "they bound its time, and not the links alone"
-            made.append(f"In fills of {name} processors were taken to {taken:.0%}, {own:.0%} by it: {bound}.")
+            who = f"{own:.0%} by it and {others:.0%} by others"
+            made.append(f"In fills of {name} processors were taken to {taken:.0%}, {who}: {bound}.")
     return made
 
 

@@ -190,7 +190,10 @@ def _table(name: str, head: tuple[str, ...], body: list[tuple[str, ...]], words:
     """Return a table of which the first columns, so many, hold words."""
     table = Table(title=name, title_justify="left")
     for number, column in enumerate(head):
-        table.add_column(column, justify="right" if number >= words else "left")
+        # No word is cut where the terminal is narrow.
+        texts = [column, *(row[number] for row in body)]
+        longest = max((len(word) for text in texts for word in text.split()), default=0)
+        table.add_column(column, justify="right" if number >= words else "left", min_width=longest)
     for row in body:
         table.add_row(*row)
     return table

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import msgspec
 import pytest
 from docs.pages import ROOT
+from rich.console import Console
 
 from bench.swarm import costs, counts, report
 from bench.swarm.clocks import Cpu, GroupUse
@@ -82,7 +84,7 @@ def test_busy_processors_are_said_from_the_limit_on() -> None:
     said = costs.lines(made([run_of("p2pfill", 2.0, 0.66), run_of("libtorrent", 2.0, 0.64)]))
     # What the host of a virtual machine took was not there to be had either: 0.66 + 0.05.
     assert len(said) == 1
-    assert said[0].startswith("In fills of p2pfill processors were taken to 71%, 30% by it")
+    assert said[0].startswith("In fills of p2pfill processors were taken to 71%, 30% by it and 34% by others: ")
 
 
 def test_others_are_what_is_left() -> None:
@@ -131,3 +133,15 @@ def test_reports_made_before_have_none_of_this() -> None:
     assert costs.tables(before, report._show) == []
     assert costs.lines(before) == []
     assert "costs" not in report.encode_report(before)
+
+
+def test_a_terminal_of_80_columns_shows_where_time_went_and_cuts_nothing() -> None:
+    found = made([run_of("p2pfill", 2.0), run_of("libtorrent", 2.0)], [run_of("C floor, 11 sources", 0.5)])
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    for one in [report.terminal_table(found), *report.cost_tables(found)]:
+        console.print(one)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert costs.GROUPS in said
+    assert "processor" in said
+    assert "\u2026" not in said
