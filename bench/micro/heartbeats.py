@@ -18,7 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +80,8 @@ class Nodes:
     """`count` nodes of the tracker at `url`, all played by one thread.
 
     Each connects when it has something to say: a tracker closes connections on which no request has come for some
-    seconds, and on a slow machine a round of all nodes takes longer than that.
+    seconds, and on a slow machine a round of all nodes takes longer than that. Where it closes one just as a request is
+    sent, the node asks once more over another, as clients do.
     """
 
     def __init__(self, url: str, count: int) -> None:
@@ -94,6 +95,8 @@ class Nodes:
         self._sockets: dict[int, socket.socket] = {}
         """Number of the node -> its connection, if it has one."""
         self._number: dict[int, int] = {}
+        self._asked_last: set[int] = set()
+        """Nodes whose request went over a new connection: if that is closed, too, it is for another reason."""
 
     def __enter__(self) -> Nodes:
         return self
@@ -113,22 +116,26 @@ class Nodes:
         begun = 0
         while waiting or begun < len(requests):
             while begun < len(requests) and len(waiting) < IN_FLIGHT:
-                self._connection(begun).sendall(requests[begun])
+                self._ask(begun, requests[begun], is_last=begun not in self._sockets)
                 waiting.add(begun)
                 begun += 1
             for fd, _ in self._poll.poll():
                 number = self._number[fd]
-                if number in waiting:
-                    self._take_answer(self._sockets[number])
-                    waiting.remove(number)
-                else:  # nothing comes unasked but the end
+                if number not in waiting:  # nothing comes unasked but the end
                     self._close(number)
+                elif self._take_answer(self._sockets[number], is_last=number in self._asked_last):
+                    waiting.remove(number)
+                else:
+                    self._close(number)
+                    self._ask(number, requests[number], is_last=True)
+
+    def _ask(self, number: int, request: bytes, *, is_last: bool) -> None:
+        (self._asked_last.add if is_last else self._asked_last.discard)(number)
+        with suppress(ConnectionError):  # which is seen where the answer is taken
+            self._connection(number).sendall(request)
 
     def _connection(self, number: int) -> socket.socket:
         sock = self._sockets.get(number)
-        if sock is not None and is_ended(sock):
-            self._close(number)
-            sock = None
         if sock is None:
             sock = self._sockets[number] = socket.create_connection(self._address)
             self._number[sock.fileno()] = number
@@ -140,24 +147,21 @@ class Nodes:
         del self._number[sock.fileno()]
         sock.close()
 
-    def _take_answer(self, sock: socket.socket) -> None:
+    def _take_answer(self, sock: socket.socket, *, is_last: bool) -> bool:
+        """Return False where the connection was closed instead of an answer. Raises `RuntimeError`."""
         answer = b""
         while not is_whole(answer):
-            more = sock.recv(65536)
+            try:
+                more = sock.recv(65536)
+            except ConnectionError:
+                more = b""
+            if not more and not answer and not is_last:
+                return False
             if not more:
                 raise RuntimeError(f"the tracker has closed a connection after {answer[:500]!r}")
             answer += more
         if not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"the tracker refused a heartbeat: {answer[:500]!r}")
-
-
-def is_ended(sock: socket.socket) -> bool:
-    """Tell whether the remote has ended a connection on which nothing was asked."""
-    try:
-        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except ConnectionError:
         return True
 
 

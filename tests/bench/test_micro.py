@@ -79,3 +79,23 @@ def test_a_node_whose_idle_connection_was_closed_makes_another() -> None:
             nodes.beat([b"second", b"second"])
         server.join(10)
         assert not server.is_alive()
+
+
+def test_a_node_whose_connection_is_closed_instead_of_an_answer_asks_once_more() -> None:
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            connection.recv(65536)
+        for answer in (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", b""):
+            with listener.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        with heartbeats.Nodes(f"http://127.0.0.1:{listener.getsockname()[1]}", 1) as nodes:
+            nodes.beat([b"first"])
+            nodes.beat([b"second"])
+            with pytest.raises(RuntimeError, match="closed a connection"):
+                nodes.beat([b"third"])
