@@ -21,7 +21,6 @@ cdef extern from "<sys/epoll.h>" nogil:
     const int EPOLL_CTL_MOD
     const uint32_t EPOLLIN
     const uint32_t EPOLLOUT
-    const uint32_t EPOLLRDHUP
     const uint32_t EPOLLONESHOT
 
 cdef extern from "<fcntl.h>" nogil:
@@ -521,7 +520,8 @@ cdef class Lanes:
 
     cdef void arm(self, LaneState* lane) noexcept nogil:
         cdef epoll_event event
-        event.events = (EPOLLOUT | EPOLLRDHUP if lane.way == WAY_SEND else EPOLLIN) | EPOLLONESHOT
+        # Not for the remote's end of its half, which would wake a thread again and again while there is no room.
+        event.events = (EPOLLOUT if lane.way == WAY_SEND else EPOLLIN) | EPOLLONESHOT
         event.data.u64 = 0
         event.data.fd = lane.sock_fd
         pthread_mutex_lock(&p2pfill_tables)

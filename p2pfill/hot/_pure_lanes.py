@@ -239,8 +239,8 @@ class Lane:
 
     def interest(self) -> int:
         """Return the events for which what is posted waits."""
-        waits = select.EPOLLOUT | select.EPOLLRDHUP if self.way is _Way.SEND else select.EPOLLIN
-        return waits | select.EPOLLONESHOT
+        # Not for the remote's end of its half, which would wake a thread again and again while there is no room.
+        return (select.EPOLLOUT if self.way is _Way.SEND else select.EPOLLIN) | select.EPOLLONESHOT
 
     def _receive(self) -> bool:
         while self._left and not self.interrupted and self._right is not None:

@@ -494,7 +494,12 @@ class Sender(Stream):
                 self.sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, _RATE.pack(rate or _NO_RATE))
 
     def interest(self) -> int:
-        """Wait for room where there is something to send, else for the remote to close."""
+        """Wait for room where there is something to send, and between chunks for the remote to close.
+
+        A remote that has ended its half and reads no more must not wake a thread again and again inside of a chunk.
+        """
+        if self._upload is not None:
+            return select.EPOLLOUT
         return select.EPOLLRDHUP | (select.EPOLLIN if self._idle else select.EPOLLOUT)
 
     def work(self, ready: int) -> Poll:

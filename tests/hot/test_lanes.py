@@ -81,6 +81,16 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield left, right
 
 
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = socket.create_connection(listener.getsockname())
+        right, _ = listener.accept()
+    with left, right:
+        left.setblocking(False)
+        yield left, right
+
+
 class Taker:
     """Takes what was posted, once, and says so."""
 
@@ -389,6 +399,29 @@ def test_a_remote_that_is_gone_is_told_to_the_sender(
     await_event(taker.done)
     assert taker.taken is not None
     assert isinstance(taker.taken[1], BrokenPipeError)
+
+
+def test_a_remote_that_says_no_more_and_does_not_read_costs_no_processor_time(
+    plane: Plane, tcp_pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    """That it has ended its half is told by each look at the socket, however full that is."""
+    (tmp_path / "source").write_bytes(PAYLOAD * 8)
+    fd = os.open(tmp_path / "source", os.O_RDONLY)
+    taker = Taker(lambda lane: lane.post_send(b"HEAD", fd, 0, 8 * len(PAYLOAD)))
+    lane = plane.add(tcp_pair[0], taker.turn)
+    plane.arm(lane, select.EPOLLOUT)
+    until(lambda: lane.moving_bytes > len(PAYLOAD) // 2)
+    tcp_pair[1].shutdown(socket.SHUT_WR)
+    until(lambda: bool(select.select([tcp_pair[0]], [], [], 0)[0]))
+    began_s = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - began_s < 0.1
+    came = bytearray()
+    while len(came) < 4 + 8 * len(PAYLOAD):
+        came += tcp_pair[1].recv(1 << 20)
+    await_event(taker.done)
+    assert came == b"HEAD" + PAYLOAD * 8
+    assert taker.taken == (len(came), None)
 
 
 @pytest.mark.parametrize("count", [1, 40])

@@ -22,6 +22,7 @@ from p2pfill.engine.uploads import NextUpload
 from p2pfill.errors import RemoteProtocolError, StoreError, TransferError
 from p2pfill.hot.lanes import WriteLock
 from p2pfill.model.ids import TitleId
+from p2pfill.model.rates import RateLimits, Rates
 from p2pfill.model.urgency import Urgency
 from p2pfill.protocol.data import DataHeader, encode_header
 from p2pfill.transport import data
@@ -556,6 +557,34 @@ async def test_a_stream_that_stands_still_gives_its_slot_to_another(
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
     assert inbox.got == [(2, Outcome.VERIFIED, "")]
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_a_receiver_that_ends_its_half_and_does_not_read_costs_no_processor_time(
+    plane: DataPlane, tmp_path: Path, limited: bool
+) -> None:
+    source, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    outbox = Outbox(plane, near, [data.Upload(DataHeader(1, 3, len(payload)), source, WANTED)])
+    if limited:  # then each piece is moved in a turn
+        plane.throttle.put("test", RateLimits(outbound=Rates(peer=10**10)))
+    with near, far, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.sender.run)
+            while not outbox.sender.moved_bytes:
+                await trio.sleep(0.01)
+            far.shutdown(socket.SHUT_WR)
+            await trio.sleep(0.1)
+            began_s = time.process_time()
+            await trio.sleep(0.5)
+            assert time.process_time() - began_s < 0.1
+            inbox = Inbox(plane, target, payload)
+            nursery.start_soon(inbox.receiver(far).run)
+            await outbox.done.wait()
+            while not inbox.got:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert inbox.got == [(1, Outcome.VERIFIED, "")]
 
 
 async def test_what_comes_while_a_stream_waits_for_its_slot_may_go_first(
