@@ -539,8 +539,10 @@ class TrackerClient:
         if self._connections is None:
             self._connections = Connections(self._place, self._credentials)
         wait_s = self._timeout_s if timeout_s is None else timeout_s
+        # A report says how things stand, and who has sent one in vain sends another.
+        again = method in ("GET", "PUT") or path.endswith("/heartbeat")
         try:
-            return await self._connections.call(method, path, body, wait_s, size_max)
+            return await self._connections.call(method, path, body, wait_s, size_max, again=again)
         except AnswerTooLong as error:
             text = f"tracker {self.url}: answer to {method} {path} is above {size_max} bytes"
             raise TrackerError(text) from error

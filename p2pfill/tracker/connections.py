@@ -44,6 +44,10 @@ SEND_BYTES: Final = 64 * KIB
 HEAD_BYTES_MAX: Final = 64 * KIB
 """Of an answer, or of a piece's size; a tracker's are of some hundred bytes."""
 
+LEAST_BYTES: Final = KIB
+"""Less than this of an answer within a call's patience counts as nothing. Else whoever sends a byte now and then, or
+heads of answers that only inform, would hold a call for ever, and with it all reports of a cache."""
+
 
 class AnswerTooLong(Exception):
     """More comes than may."""
@@ -98,6 +102,8 @@ class _Connection:
         self._bearer = bearer
         self._http = h11.Connection(h11.CLIENT, HEAD_BYTES_MAX)
         self.idle_since = 0.0
+        self.is_answering = False
+        """Whether anything has come since the last call was made."""
 
     def close(self) -> None:
         self._sock.close()
@@ -128,20 +134,31 @@ class _Connection:
 
     async def _call(self, request: h11.Request, body: bytes, patience: _Patience, size_max: int) -> Answer:
         http = self._http
+        self.is_answering = False
         parts = [http.send(request), http.send(h11.Data(body)) if body else b"", http.send(h11.EndOfMessage())]
         await self._send(b"".join(parts), patience)
+        patience.renew()
         head: h11.Response | None = None
         answer = bytearray()
+        renewed_bytes = 0
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
-                http.receive_data(await self._receive(patience))
+                data = await self._receive()
+                if not (data or self.is_answering):
+                    raise CallBroken("it closed the connection without an answer")
+                self.is_answering = True
+                http.receive_data(data)
             elif isinstance(event, h11.Response):
                 head = event
+                patience.renew()
             elif isinstance(event, h11.Data):
                 answer += event.data
                 if len(answer) > size_max:
                     raise AnswerTooLong
+                if len(answer) >= renewed_bytes + LEAST_BYTES:
+                    renewed_bytes = len(answer)
+                    patience.renew()
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 return Answer(head.status_code, head.headers, bytes(answer))
             elif not isinstance(event, h11.InformationalResponse):
@@ -173,11 +190,10 @@ class _Connection:
         except OSError:
             pass
 
-    async def _receive(self, patience: _Patience) -> bytes:
+    async def _receive(self) -> bytes:
         """Return what has come; nothing at the end."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
-            patience.renew()
             data = self._sock.recv(READ_BYTES)
             if not data or self._layer is None:
                 return data
@@ -203,8 +219,12 @@ class Connections:
         for connection in idle:
             connection.close()
 
-    async def call(self, method: str, path: str, body: bytes | None, timeout_s: float, size_max: int) -> Answer:
-        """Make a call; `timeout_s` is for each wait for the other side.
+    async def call(
+        self, method: str, path: str, body: bytes | None, timeout_s: float, size_max: int, *, again: bool = False
+    ) -> Answer:
+        """Make a call; `timeout_s` is for each wait for the other side, and for the head of its answer in all.
+
+        With `again` it is harmless to make it twice. Then it is, where a connection that was kept ends without a word.
 
         Raises `trio.TooSlowError`, `PeerRefused` where somebody else than the tracker is there, `AnswerTooLong`, and
         `CallFailed`.
@@ -216,20 +236,37 @@ class Connections:
             except trio.WouldBlock:
                 await self._free.acquire()
             try:
-                return await self._call(request, body or b"", _Patience(scope, timeout_s), size_max)
+                return await self._call(request, body or b"", _Patience(scope, timeout_s), size_max, again)
             finally:
                 self._free.release()
         raise trio.TooSlowError
 
-    async def _call(self, request: h11.Request, body: bytes, patience: _Patience, size_max: int) -> Answer:
-        context = self._context()
-        connection = self._take_idle(context) or await self._connect(context, patience)
+    async def _call(
+        self, request: h11.Request, body: bytes, patience: _Patience, size_max: int, again: bool
+    ) -> Answer:
+        kept = self._take_idle(self._context())
+        if kept is not None:
+            try:
+                return await self._call_on(kept, request, body, patience, size_max)
+            except CallBroken:
+                # Servers, and what stands before them, end connections that are idle, and may do so while a call is on
+                # its way (RFC 9112, section 9.3.1). That is nobody's failure.
+                if not again or kept.is_answering:
+                    raise
+            patience.renew()
+        connection = await self._connect(self._context(), patience)
+        return await self._call_on(connection, request, body, patience, size_max)
+
+    async def _call_on(
+        self, connection: _Connection, request: h11.Request, body: bytes, patience: _Patience, size_max: int
+    ) -> Answer:
         is_kept = False
         try:
             connection.check()
             answer = await connection.call(request, body, patience, size_max)
             connection.check()
-            is_kept = connection.end_call() and context is self._context() and len(self._idle) < IDLE_MAX
+            is_current = connection.context is self._context()
+            is_kept = connection.end_call() and is_current and len(self._idle) < IDLE_MAX
             return answer
         finally:
             if is_kept:
