@@ -152,6 +152,10 @@ class Receiver(Stream):
         """Tell whether the remote owes bytes of a chunk that it has begun."""
         return self._receive is not None or bool(self._head) or self.lane.head_bytes > 0
 
+    def note_moved(self, count: int) -> None:
+        """As of any stream."""
+        self._taken += count
+
     def keep_pace(self) -> None:
         """In background mode, have the remote send no more ahead than the rate needs."""
         rate = self.limits.budget.tightest(self.claim.tier)
@@ -481,6 +485,10 @@ class Sender(Stream):
         """Return how urgent the title is of which a chunk is being sent."""
         upload = self._upload
         return Urgency() if upload is None else upload.wanted.urgency
+
+    def note_moved(self, count: int) -> None:
+        """As of any stream."""
+        self._moved += count
 
     def keep_pace(self) -> None:
         """Have the kernel send no faster than all of the limit, so that what a budget grants goes out without bursts.

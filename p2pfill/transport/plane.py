@@ -101,6 +101,9 @@ class Stream(Uploader, ABC):
         """Return what shows that the remote is alive: payload moved so far, and what is here and was not read yet."""
         return self.moved_bytes
 
+    def note_moved(self, count: int) -> None:
+        """Take note that so many bytes of what was posted were moved, when no thread has it any more."""
+
     def keep_pace(self) -> None:
         """Take note that other limits are in force. Callable from any thread."""
 
@@ -132,6 +135,9 @@ class Stream(Uploader, ABC):
                 # A thread may be inside `work`; the socket must stay until it is out.
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self.lane.wait_unserved)
+                # What was posted has a descriptor of a file, which would be open, and its room on the disk taken, until
+                # the collector comes by.
+                self.note_moved(self.lane.take())
             self.lane.turn = None  # which refers to this
         if self._fault is not None:
             raise self._fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -77,6 +78,15 @@ class Files:
 
 
 SIZES = [1, 700_000, 3, 2_000_000, 64]
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open, as often as it has."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # of the look itself
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if path.startswith(f"{folder}/")]
 
 
 def two_titles(tmp_path: Path) -> tuple[Files, Files, bytes]:
@@ -434,6 +444,33 @@ async def test_a_stream_that_breaks_inside_a_chunk_is_a_transfer_error(
         near.close()
         with pytest.raises(TransferError, match="after 1000 bytes"):
             await Inbox(plane, target, payload).receiver(far).run()
+
+
+async def test_a_stream_that_is_cut_inside_a_chunk_leaves_no_file_open(plane: DataPlane, tmp_path: Path) -> None:
+    """Else a title that is removed has its room on the disk until the collector comes by."""
+    source, target, payload = two_titles(tmp_path)
+    near, far = trio.socket.socketpair()
+    frozen, reader = trio.socket.socketpair()
+    inbox = Inbox(plane, target, payload)
+    arrived = []
+    inbox.book.arrive = arrived.append  # type: ignore[method-assign]
+    outbox = Outbox(plane, frozen, [data.Upload(DataHeader(1, 3, len(payload)), source, WANTED)])
+    paths = [str(tmp_path / side / str(number)) for side in "ab" for number in range(len(SIZES))]
+    gc.disable()
+    try:
+        with near, far, frozen, reader, trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                receiver = inbox.receiver(far)
+                nursery.start_soon(receiver.run)
+                nursery.start_soon(outbox.sender.run)
+                await near.send(encode_header(DataHeader(1, 3, len(payload))) + payload[:100_000])
+                while receiver.moved_bytes < 100_000 or not outbox.sender.moved_bytes:
+                    await trio.sleep(0.001)
+                nursery.cancel_scope.cancel()
+        assert sorted(open_files(tmp_path)) == sorted(paths)  # each as of the titles, and once
+    finally:
+        gc.enable()
+    assert [(arrival.outcome, arrival.length) for arrival in arrived] == [(Outcome.BROKEN, 100_000)]
 
 
 async def test_a_disk_that_refuses_is_not_the_sources_fault(plane: DataPlane, line: MakeLine, tmp_path: Path) -> None:
