@@ -44,6 +44,7 @@ from p2pfill.protocol.data import (
 from p2pfill.protocol.framing import CONTROL_MAGIC
 from p2pfill.protocol.messages import GoodbyeCode, Hello, Message, plain_reason
 from p2pfill.store.title import StoredTitle
+from p2pfill.transport.connecting import open_stream
 from p2pfill.transport.control import ControlChannel, LoopShares
 from p2pfill.transport.data import Receiver, Sender, StreamStats, Upload
 from p2pfill.transport.handshakes import Handshakes
@@ -583,7 +584,7 @@ async def connect(host: str, port: int) -> trio.socket.SocketType:
     """Connect to another node. Raises `OSError`."""
     with trio.move_on_after(CONNECT_TIMEOUT_S) as scope:
         try:
-            stream = await trio.open_tcp_stream(host, port)
+            stream = await open_stream(host, port)
         except (ValueError, OverflowError) as error:
             # Raised by name look-up; name and port are what another node says of itself.
             raise OSError(f"{host!r} is not a host name, or {port} not a port ({error})") from error

@@ -22,6 +22,7 @@ import trio
 from p2pfill.errors import PeerRefused, RemoteProtocolError
 from p2pfill.model.identity import Role
 from p2pfill.model.limits import KIB
+from p2pfill.transport.connecting import open_stream
 from p2pfill.transport.secure import TlsLayer
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ class Connections:
     async def _connect(self, context: ssl.SSLContext | None, patience: _Patience) -> _Connection:
         place = self._place
         try:
-            stream = await trio.open_tcp_stream(place.host, place.port)
+            stream = await open_stream(place.host, place.port)
         except OSError as error:
             raise CallFailed(str(error)) from error
         try:
