@@ -39,16 +39,26 @@ cdef extern from *:
     #include <pthread.h>
     /* Guards the tables of all planes and the counts of references: held for a few instructions. */
     static pthread_mutex_t p2pfill_tables = PTHREAD_MUTEX_INITIALIZER;
+    /* A process that is forked has none of the threads that may hold it, and lets lanes go as any other. */
+    static void p2pfill_lock_tables(void) { pthread_mutex_lock(&p2pfill_tables); }
+    static void p2pfill_unlock_tables(void) { pthread_mutex_unlock(&p2pfill_tables); }
+    static int p2pfill_mind_forks(void) {
+        return pthread_atfork(p2pfill_lock_tables, p2pfill_unlock_tables, p2pfill_unlock_tables);
+    }
     #define p2pfill_load(where) __atomic_load_n((where), __ATOMIC_ACQUIRE)
     #define p2pfill_store(where, what) __atomic_store_n((where), (what), __ATOMIC_RELEASE)
     #define p2pfill_add(where, what) __atomic_fetch_add((where), (what), __ATOMIC_RELAXED)
     """
     pthread_mutex_t p2pfill_tables
+    int p2pfill_mind_forks()
     uint8_t p2pfill_load_byte "p2pfill_load"(const uint8_t*) nogil
     int p2pfill_load_int "p2pfill_load"(int*) nogil
     int64_t p2pfill_load_long "p2pfill_load"(int64_t*) nogil
     void p2pfill_store_int "p2pfill_store"(int*, int) nogil
     void p2pfill_add_long "p2pfill_add"(int64_t*, int64_t) nogil
+
+if p2pfill_mind_forks() != 0:
+    raise MemoryError
 
 cdef enum:
     HEAD_BYTES_MAX = 64

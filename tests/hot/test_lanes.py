@@ -6,6 +6,8 @@ import errno
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -682,3 +684,52 @@ def test_a_head_has_a_limit(plane: Plane, pair: tuple[socket.socket, socket.sock
     for count in (65, -1):
         with pytest.raises(ValueError, match="head"):
             lane.post_receive(target.right, target.flag, target.seals, 1, target.fd, 0, 1000, 0, None, count)
+
+
+FORKS = """
+import os, select, socket, threading, time
+from p2pfill import _native
+
+epoll = select.epoll()
+lanes = _native.Lanes(epoll)
+pairs = [socket.socketpair() for _ in range(8)]
+
+def serve(near):
+    lane = _native.Lane(near.fileno())
+    def turn(ready):
+        os.read(lane.sock_fd, 65536)
+        epoll.modify(lane.sock_fd, select.EPOLLIN | select.EPOLLONESHOT)
+        return False
+    lane.turn = turn
+    lanes.add(lane)
+    epoll.register(near.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+    return lane
+
+def feed():
+    while True:
+        for _, far in pairs:
+            far.send(b"x")
+
+held = [serve(near) for near, _ in pairs]
+for target in (lanes.serve, lanes.serve, feed):
+    threading.Thread(target=target, daemon=True).start()
+ends_at = time.monotonic() + 3
+while time.monotonic() < ends_at:
+    child = os.fork()
+    if not child:
+        _native.Lane(0)
+        os._exit(0)
+    gives_up_at = time.monotonic() + 5
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        if time.monotonic() > gives_up_at:
+            os.kill(child, 9)
+            os._exit(1)
+        time.sleep(0.0005)
+os._exit(0)
+"""
+
+
+def test_a_forked_process_lets_lanes_go() -> None:
+    """As of a program that embeds a node, and forks: it has none of the threads that held the mutex just then."""
+    done = subprocess.run([sys.executable, "-c", FORKS], timeout=60, check=False)
+    assert done.returncode == 0
