@@ -8,6 +8,13 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_trylock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_cond_init(pthread_cond_t*, const void*)
+    int pthread_cond_destroy(pthread_cond_t*)
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
+    int pthread_cond_signal(pthread_cond_t*)
+    int pthread_cond_broadcast(pthread_cond_t*)
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -29,6 +36,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int)
+    int usleep(unsigned int)
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char*, Py_ssize_t, int)
@@ -64,6 +72,9 @@ cdef enum:
     HEAD_BYTES_MAX = 64
     RUN_CHUNKS = 16  # as lanes.RUN_CHUNKS
     WARM_BYTES = 65536  # as lanes.WARM_BYTES
+    RELIEF_US = 20000  # as lanes.RELIEF_S
+    STAY_MS = 1
+    QUIET_LOOKS = 50  # of nothing to do, after which nobody looks any more
 
 cdef enum Way:
     WAY_NONE = 0
@@ -469,10 +480,21 @@ cdef class Lane:
         return sent
 
 
+cdef enum Post:
+    POST_NONE
+    POST_WATCH
+    POST_SLEEP
+
 cdef class Lanes:
     cdef object epoll  # keeps the descriptor
     cdef int epoll_fd
     cdef int stopping
+    # Which thread does what; below `gate`.
+    cdef pthread_mutex_t gate
+    cdef pthread_cond_t relief, awake
+    cdef bint waits  # one waits for sockets
+    cdef int64_t pauses  # how often one had to
+    cdef Post watch  # whether one watches the others, and how
     cdef LaneState** table  # by descriptor; below p2pfill_tables
     cdef size_t size
     cdef dict lanes
@@ -480,9 +502,16 @@ cdef class Lanes:
     def __cinit__(self, epoll not None):
         self.epoll, self.epoll_fd = epoll, epoll.fileno()
         self.lanes = {}
+        self.watch = POST_NONE
+        pthread_mutex_init(&self.gate, NULL)
+        pthread_cond_init(&self.relief, NULL)
+        pthread_cond_init(&self.awake, NULL)
 
     def __dealloc__(self):
         free(self.table)
+        pthread_cond_destroy(&self.awake)
+        pthread_cond_destroy(&self.relief)
+        pthread_mutex_destroy(&self.gate)
 
     def add(self, Lane lane not None):
         cdef size_t fd = <size_t>lane.state.sock_fd, size = max(<size_t>64, self.size), i
@@ -517,6 +546,10 @@ cdef class Lanes:
 
     def stop(self):
         p2pfill_store_int(&self.stopping, 1)
+        pthread_mutex_lock(&self.gate)
+        pthread_cond_broadcast(&self.relief)
+        pthread_cond_broadcast(&self.awake)
+        pthread_mutex_unlock(&self.gate)
 
     cdef LaneState* find(self, int fd) noexcept nogil:
         cdef LaneState* lane = NULL
@@ -540,17 +573,78 @@ cdef class Lanes:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, lane.sock_fd, &event)
         pthread_mutex_unlock(&p2pfill_tables)
 
+    cdef bint next_event(self, epoll_event* event) noexcept nogil:
+        """Have the next socket that is ready, as the one thread that waits for them or as one that relieves it.
+
+        False where it is stopped.
+        """
+        cdef int count
+        while not p2pfill_load_int(&self.stopping):
+            count = epoll_wait(self.epoll_fd, event, 1, 0)
+            if count == 1:
+                return not p2pfill_load_int(&self.stopping)
+            pthread_mutex_lock(&self.gate)
+            if self.waits:
+                pthread_mutex_unlock(&self.gate)
+                # Where much is moved something comes at once.
+                if epoll_wait(self.epoll_fd, event, 1, STAY_MS) == 1:
+                    return not p2pfill_load_int(&self.stopping)
+                pthread_mutex_lock(&self.gate)
+                if self.waits:
+                    self.rest()
+                pthread_mutex_unlock(&self.gate)
+                continue
+            self.waits = True
+            self.pauses += 1
+            pthread_mutex_unlock(&self.gate)
+            count = epoll_wait(self.epoll_fd, event, 1, -1)
+            pthread_mutex_lock(&self.gate)
+            self.waits = False
+            if self.watch == POST_SLEEP:
+                pthread_cond_signal(&self.awake)
+            pthread_mutex_unlock(&self.gate)
+            if count == 1:
+                return not p2pfill_load_int(&self.stopping)
+        return False
+
+    cdef void rest(self) noexcept nogil:
+        """Do nothing until the others need one more; with the gate held."""
+        cdef int64_t seen
+        cdef int quiet = 0
+        while self.watch != POST_NONE and not p2pfill_load_int(&self.stopping):
+            pthread_cond_wait(&self.relief, &self.gate)
+            if self.watch == POST_NONE:
+                break
+        self.watch = POST_WATCH
+        seen = self.pauses
+        while not p2pfill_load_int(&self.stopping):
+            if quiet < QUIET_LOOKS:
+                pthread_mutex_unlock(&self.gate)
+                usleep(RELIEF_US)
+                pthread_mutex_lock(&self.gate)
+            else:
+                self.watch = POST_SLEEP
+                while self.waits and not p2pfill_load_int(&self.stopping):
+                    pthread_cond_wait(&self.awake, &self.gate)
+                self.watch, quiet = POST_WATCH, 0
+                seen = self.pauses
+                continue
+            if self.pauses != seen:
+                seen, quiet = self.pauses, 0
+            elif self.waits:
+                quiet += 1
+            else:
+                break  # nobody has come to wait: they are held up, or have more to do than they can
+        self.watch = POST_NONE
+        pthread_cond_signal(&self.relief)
+
     cdef LaneState* next_call(self, uint8_t* buffer, uint32_t* ready) noexcept nogil:
         """Serve streams until one has to be called, which is returned locked; NULL where it is stopped."""
         cdef epoll_event event
         cdef LaneState* lane
-        cdef int count
         while True:
-            count = epoll_wait(self.epoll_fd, &event, 1, -1)
-            if p2pfill_load_int(&self.stopping):
+            if not self.next_event(&event):
                 return NULL
-            if count != 1:
-                continue
             lane = self.find(event.data.fd)
             if lane == NULL:
                 continue

@@ -27,7 +27,7 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["LOW_WATER_BYTES", "NATIVE", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
+__all__ = ["LOW_WATER_BYTES", "NATIVE", "RELIEF_S", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
 
 LOW_WATER_BYTES: Final = 256 * 1024
 """Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
@@ -36,6 +36,12 @@ widening the window. See docs/experiments.md, "The data path"."""
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
+
+RELIEF_S: Final = 0.02
+"""One thread waits for sockets and serves them; the native twin has another one join in where for so long it has not
+come to wait again: a disk holds it up, or there is more than it can do. A thread that finds nothing to do goes back
+to rest. With all of them waiting each event wakes another one, which finds the processor's cache cold; see
+docs/experiments.md, "The data path"."""
 
 WARM_BYTES: Final = 64 * 1024
 """Pieces that are given to a second digest while they are in the processor's cache are as large, but for the last of a

@@ -31,15 +31,15 @@ PAYLOAD = bytes(range(251)) * 8000
 
 
 class Plane:
-    """Two threads that serve lanes."""
+    """Threads that serve lanes."""
 
-    def __init__(self, twin: ModuleType) -> None:
+    def __init__(self, twin: ModuleType, threads: int = 2) -> None:
         self.twin: Any = twin
         self.epoll = select.epoll()
         self.wake_fd = os.eventfd(0)
         self.epoll.register(self.wake_fd, select.EPOLLIN)
         self.lanes = self.twin.Lanes(self.epoll)
-        self.threads = [threading.Thread(target=self.lanes.serve, daemon=True) for _ in range(2)]
+        self.threads = [threading.Thread(target=self.lanes.serve, daemon=True) for _ in range(threads)]
         for thread in self.threads:
             thread.start()
 
@@ -733,3 +733,56 @@ def test_a_forked_process_lets_lanes_go() -> None:
     """As of a program that embeds a node, and forks: it has none of the threads that held the mutex just then."""
     done = subprocess.run([sys.executable, "-c", FORKS], timeout=60, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.5])
+@pytest.mark.parametrize("twin", [_native, _pure_lanes], ids=["native", "pure"])
+def test_threads_that_are_held_up_are_relieved(twin: ModuleType, after_s: float) -> None:
+    plane, release, held = Plane(twin, 4), threading.Event(), threading.Semaphore(0)
+
+    def hold(lane: Any, ready: int) -> bool:
+        held.release()
+        release.wait(PATIENCE_S)
+        return False
+
+    last = Reader()
+    pairs = [socket.socketpair() for _ in range(4)]
+    try:
+        time.sleep(after_s)  # by then they look seldom what the others do, or not at all
+        for number, (left, right) in enumerate(pairs):
+            left.setblocking(False)
+            right.send(b"x")
+            plane.arm(plane.add(left, hold if number < 3 else last.turn), select.EPOLLIN)
+        for _ in range(3):
+            assert held.acquire(timeout=PATIENCE_S), "nobody took the place of a thread that was held up"
+        last.await_calls(1)
+    finally:
+        release.set()
+        plane.close()
+        for left, right in pairs:
+            left.close()
+            right.close()
+
+
+@pytest.mark.parametrize("twin", [_native, _pure_lanes], ids=["native", "pure"])
+def test_threads_with_nothing_to_do_sleep(twin: ModuleType) -> None:
+    plane = Plane(twin, 4)
+
+    def wakes() -> int:
+        return sum(
+            int(line.split()[1])
+            for thread in plane.threads
+            for line in Path(f"/proc/self/task/{thread.native_id}/status").read_text().splitlines()
+            if line.startswith("voluntary_ctxt_switches")
+        )
+
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            before = wakes()
+            time.sleep(0.5)
+            if wakes() == before:
+                break
+            assert time.monotonic() < until, "they wake all the time"
+    finally:
+        plane.close()
