@@ -50,6 +50,11 @@ LEAST_BYTES: Final = KIB
 heads of answers that only inform, would hold a call for ever, and with it all reports of a cache."""
 
 
+INFORMS_MAX: Final = 8
+"""Answers that only inform, as Early Hints, before the one that counts. h11 sets them no end, and a flood of them would
+take all of the event loop's time meanwhile."""
+
+
 class AnswerTooLong(Exception):
     """More comes than may."""
 
@@ -141,7 +146,7 @@ class _Connection:
         patience.renew()
         head: h11.Response | None = None
         answer = bytearray()
-        renewed_bytes = 0
+        renewed_bytes = informs = 0
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
@@ -164,6 +169,8 @@ class _Connection:
                 return Answer(head.status_code, head.headers, bytes(answer))
             elif not isinstance(event, h11.InformationalResponse):
                 raise h11.RemoteProtocolError("it closed the connection without an answer")
+            elif (informs := informs + 1) > INFORMS_MAX:
+                raise h11.RemoteProtocolError("its answer only informs, and never comes")
 
     def end_call(self) -> bool:
         """Tell whether it can be used for another call."""

@@ -1,16 +1,18 @@
-"""A connection whose caller has gone is let go of at once, with TLS and without."""
+"""A connection whose caller has gone is let go of at once, with TLS and without, and no answer takes for ever."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from certificates import Signer, tracker, user
 
-from p2pfill.tracker.client import TrackerClient
+from p2pfill.tracker.client import TrackerClient, TrackerUnreachable
 from p2pfill.tracker.server import KEEP_ALIVE_S, serve_tracker
 from p2pfill.trust.credentials import Credentials
 
@@ -62,3 +64,50 @@ async def test_a_caller_who_sends_no_more_is_answered(tmp_path: Path, nursery: t
         await stream.aclose()
         while sockets() > before:
             await trio.sleep(0.05)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        pytest.param(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", id="informs"),
+        pytest.param(HEAD, b"X: y\r\n", id="head"),
+        pytest.param(HEAD + b"\r\n", b" ", id="body"),
+        pytest.param(CHUNKED + b"1;", b"x", id="extension"),
+        pytest.param(CHUNKED + b"0\r\n", b"X: y\r\n", id="trailers"),
+    ],
+)
+async def test_an_answer_that_drips_is_given_up(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, first: bytes, again: bytes
+) -> None:
+    """Though something comes before each wait is over."""
+
+    async def drip(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some(1000)
+            await stream.send_all(first)
+            while True:
+                await stream.send_all(again)
+                await trio.sleep(1)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, drip, listeners)
+    async with TrackerClient(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", timeout_s=10) as client:
+        with trio.fail_after(40), pytest.raises(TrackerUnreachable):
+            await client.nodes()
+
+
+async def test_a_tracker_that_only_informs_does_not_take_the_loop(nursery: trio.Nursery) -> None:
+    async def flood(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(1000 * b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, flood, listeners)
+    async with TrackerClient(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", timeout_s=10) as client:
+        with trio.fail_after(5), pytest.raises(TrackerUnreachable, match="only informs"):
+            await client.nodes()
