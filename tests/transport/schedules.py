@@ -292,7 +292,7 @@ class Schedule:
                 remote = next(remote for remote in self.remotes if remote.link is link)
                 if not remote.is_gone:
                     line = DataLine(remote)
-                    line.receiver = Receiver(line.far, self.bench.plane, line.book)  # type: ignore[arg-type]
+                    line.receiver = Receiver(line.far, self.bench.next_plane(), line.book)  # type: ignore[arg-type]
                     remote.lines.append(line)
                     self.bench.nursery.start_soon(self.receive, line)
             case ReadOrigin(task, url, receive):
@@ -407,7 +407,7 @@ class Schedule:
     def is_quiet(self) -> bool:
         """Tell whether the threads have nothing left to do, and the loop has heard of all that they did."""
         is_done = all(line.is_over or is_read(line) for remote in self.remotes for line in remote.lines)
-        return is_done and not self.reading and not self.bench.plane._news
+        return is_done and not self.reading and not any(plane._news for plane in self.bench.planes)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait for threads and tasks."""

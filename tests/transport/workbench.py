@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import itertools
 import math
 import os
 import queue
@@ -12,8 +13,8 @@ import sys
 import termios
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, get_args
 from unittest.mock import patch
@@ -43,7 +44,10 @@ CHUNK: Final = 4096
 FILES: Final = (("a", 1), ("b", 3000), ("ba", 3000), ("c", 12), ("d", 4000), ("da", 4000), ("db", 1000), ("e", 3000))
 """Chunks that span files, several of which lie within one, and a last one that is short: one piece."""
 
-WORKERS: Final = 3
+WORKERS: Final = 1
+PLANES: Final = 3
+"""Each serves every third stream. In one plane a thread that is not held up does all, and streams would not race."""
+
 SWITCH_S: Final = 5e-5
 """How long a thread keeps the interpreter: a hundredth of the usual, so that threads meet in more places."""
 
@@ -134,8 +138,10 @@ class WatchedEngine(Engine):
 class Bench:
     """What schedules share: threads, files, a thread that reads from an origin. Made by `bench`."""
 
-    def __init__(self, folder: Path, plane: DataPlane, nursery: trio.Nursery) -> None:
-        self.plane = plane
+    def __init__(self, folder: Path, planes: Sequence[DataPlane], nursery: trio.Nursery) -> None:
+        self.planes = planes
+        self.plane = planes[0]
+        self._next_plane = itertools.cycle(planes).__next__
         self.nursery = nursery
         self.breaches: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -179,6 +185,10 @@ class Bench:
         while (job := self._jobs.get()) is not None:
             job()
 
+    def next_plane(self) -> DataPlane:
+        """Return the plane of the next stream."""
+        return self._next_plane()
+
     def close(self) -> None:
         """Let go of all."""
         self._jobs.put(None)
@@ -194,12 +204,16 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(GARBAGE_MAX)
     try:
-        async with DataPlane(WORKERS, upload_slots=1).running() as plane, trio.open_nursery() as nursery:
-            made = Bench(folder, plane, nursery)
-            try:
-                yield made
-            finally:
-                made.close()
+        async with AsyncExitStack() as stack:
+            planes = [
+                await stack.enter_async_context(DataPlane(WORKERS, upload_slots=1).running()) for _ in range(PLANES)
+            ]
+            async with trio.open_nursery() as nursery:
+                made = Bench(folder, planes, nursery)
+                try:
+                    yield made
+                finally:
+                    made.close()
     finally:
         sys.setswitchinterval(before)
         gc.set_threshold(*collected)
