@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -51,7 +52,11 @@ everybody wait for so much of each link, and not for all that one remote has sen
 
 MANY_BYTES: Final = 4096
 """Read at once: so much is counted as this remote's time. A few messages are not worth the looks at the clock of
-the thread's processor time: a system call of 1 us, against 0.1 us for the time of day."""
+the thread's processor time: a system call of 1 us, against 0.1 us for the time of day. Of fewer bytes only some are
+counted, by chance, and as so much more: who keeps his messages in small pieces takes no more for that."""
+
+LEAST_CHANCE: Final = 1 / 16
+"""That what is read is counted, however few bytes it has."""
 
 FEW_BYTES: Final = 256
 """Read at once: messages that are so short together take less than `TURN_S`, so nobody looks at any clock."""
@@ -146,8 +151,10 @@ class ControlChannel:
         self._handle: Callable[[Message], object] = lambda message: None
         self._messages: Iterator[Message] = iter(())
         """Those that have come and were not looked at yet."""
-        self._is_few = self._is_much = False
+        self._is_few = False
         """Of what came last."""
+        self._weight = 0.0
+        """As how many times as much its time counts; 0: nobody looks at it."""
         self._pause_s: float | None = None
         """After which more is looked at of what has come; None: all of it was."""
         self._fault: BaseException | None = None
@@ -319,14 +326,14 @@ class ControlChannel:
             self._link.handle_eof()
             self._has_parted = True
             return
-        self._is_few, self._is_much = len(data) < FEW_BYTES, len(data) >= MANY_BYTES
+        self._is_few, self._weight = len(data) < FEW_BYTES, _weight_of(len(data))
         self._messages = self._link.handle_bytes(data)
         self._take_turn()
 
     def _take_turn(self) -> None:
         """Hand on the messages that have come, or as many as may take the loop's time before others have their turn."""
         self._pause_s = None
-        used_s = time.thread_time() if self._is_much else None
+        used_s = time.thread_time() if self._weight else None
         ends_at = math.inf if self._is_few else time.monotonic() + TURN_S
         for message in self._messages:
             if self._ended:
@@ -352,7 +359,8 @@ class ControlChannel:
         """
         if used_s is None:
             return 0.0
-        return self._shares.charge(self._share, trio.current_time(), time.thread_time() - used_s)
+        took_s = (time.thread_time() - used_s) * self._weight
+        return self._shares.charge(self._share, trio.current_time(), took_s)
 
     async def _receive(self) -> bytes:
         """Return what has come; empty at the end of the stream."""
@@ -474,6 +482,14 @@ class ControlChannel:
         # Whoever writes may wait for a remote that does not read.
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + FAREWELL_TIMEOUT_S)
         self._output.set()
+
+
+def _weight_of(count: int) -> float:
+    """Return as how many times as much the time for `count` bytes counts, or 0; on average as what it is."""
+    chance = max(count / MANY_BYTES, LEAST_CHANCE)
+    if chance >= 1.0:
+        return 1.0
+    return 1.0 / chance if random.random() < chance else 0.0  # noqa: S311 (what is counted is no secret for long)
 
 
 def _first(group: BaseExceptionGroup[ProtocolError]) -> ProtocolError:

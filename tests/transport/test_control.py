@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 import trio
@@ -13,7 +15,7 @@ import trio.testing
 from p2pfill.errors import RemoteProtocolError
 from p2pfill.model.limits import MIB
 from p2pfill.protocol.framing import OUR_VERSIONS, encode_frame, encode_preamble
-from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Subscribe, encode_payload
+from p2pfill.protocol.messages import GoodbyeCode, Hello, Holdings, Message, Ping, Subscribe, encode_payload
 from p2pfill.transport import control
 from p2pfill.transport.control import SHARE_BURST_S, ControlChannel, LoopShare, LoopShares
 
@@ -149,6 +151,44 @@ async def test_a_remote_that_neither_reads_nor_ends_holds_nothing_up(monkeypatch
                     assert channel.send(Holdings(0, True, 8 * len(bitmap), bitmap))
                 await trio.sleep(0.1)  # whoever writes now waits for the remote
                 channel.close(GoodbyeCode.IDLE, "silent")
+
+
+@pytest.mark.parametrize("size", [100, 1000, 4000, 60_000])
+async def test_messages_in_small_pieces_are_counted_too(size: int) -> None:
+    """Or whoever floods a link in pieces below `MANY_BYTES` has as much of the loop as he likes."""
+    charged = 0.0
+
+    class Shares(LoopShares):
+        def charge(self, own: LoopShare, now: float, took_s: float) -> float:
+            nonlocal charged
+            charged += took_s
+            return 0.0
+
+    near, far = trio.testing.memory_stream_pair()
+    channel, log = ControlChannel(near, hello("a"), shares=Shares()), Log()
+    said = [encode_payload(message) for message in (hello("b"), Subscribe(0, bytes(32)))]
+    ping = encode_frame(encode_payload(Ping(1)))
+    count = 400_000 // size
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.run, log.handle)
+            await far.send_all(encode_preamble(OUR_VERSIONS) + b"".join(map(encode_frame, said)))
+            await log.arrived.wait()
+            charged, before_s = 0.0, time.thread_time()
+            for _ in range(count):
+                await far.send_all(size // len(ping) * ping)
+                await trio.testing.wait_all_tasks_blocked()
+            took_s = time.thread_time() - before_s
+            nursery.cancel_scope.cancel()
+    assert 0 < charged < 2 * took_s
+
+
+@pytest.mark.parametrize("count", [1, 100, 256, 1000, 4000, 4096, 65536])
+def test_what_is_counted_by_chance_counts_as_what_it_is_on_average(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "random", Random(1))
+    weights = [control._weight_of(count) for _ in range(20_000)]
+    assert sum(weights) / len(weights) == pytest.approx(1.0, abs=0.1)
 
 
 def turns(shares: LoopShares, own: LoopShare, now: float, turn_s: float = 0.002) -> float:
