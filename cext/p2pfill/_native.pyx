@@ -443,10 +443,19 @@ cdef int64_t recv_loop(XXH3_state_t* state, uint8_t* buffer, size_t buffer_bytes
     return taken
 
 
+cdef int low_water_of(int sock_fd, int64_t left) noexcept nogil:
+    """Bytes for which it pays to be woken where `left` are to come."""
+    cdef int buffer_bytes = 0
+    cdef unsigned int size = sizeof(buffer_bytes)
+    cdef int64_t wanted = min(left, <int64_t>LOW_WATER_BYTES)
+    if getsockopt(sock_fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, &size) == 0:
+        wanted = min(wanted, <int64_t>(buffer_bytes // 4))
+    return <int>max(wanted, <int64_t>1)
+
+
 cdef int64_t recv_within_loop(int sock_fd, uint8_t* data, int64_t size, int64_t wait_ms, int* error) noexcept nogil:
     cdef int64_t taken = 0, left_ns, until_ns = now_ns() + wait_ms * 1000000
-    cdef int low_water = 1, buffer_bytes = 0, wanted
-    cdef unsigned int option_size = sizeof(buffer_bytes)
+    cdef int low_water = 1, wanted
     cdef ssize_t n
     cdef pollfd waiting
     waiting.fd, waiting.events = sock_fd, POLLIN
@@ -462,10 +471,8 @@ cdef int64_t recv_within_loop(int sock_fd, uint8_t* data, int64_t size, int64_t 
             left_ns = until_ns - now_ns()
             if left_ns <= 0:
                 break
-            if not buffer_bytes:
-                getsockopt(sock_fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, &option_size)
             # By a poll, and not by a recv that waits: that takes what is there, and waits for as much once more.
-            wanted = <int>max(min(size - taken, <int64_t>LOW_WATER_BYTES, <int64_t>(buffer_bytes // 4)), <int64_t>1)
+            wanted = low_water_of(sock_fd, size - taken)
             if wanted != low_water:
                 low_water = wanted
                 setsockopt(sock_fd, SOL_SOCKET, SO_RCVLOWAT, &low_water, sizeof(low_water))

@@ -11,7 +11,6 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_cond_t:
         pass
     int pthread_cond_init(pthread_cond_t*, const void*)
-    int pthread_cond_destroy(pthread_cond_t*)
     int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
     int pthread_cond_signal(pthread_cond_t*)
     int pthread_cond_broadcast(pthread_cond_t*)
@@ -73,7 +72,7 @@ cdef enum:
     RUN_CHUNKS = 16  # as lanes.RUN_CHUNKS
     WARM_BYTES = 65536  # as lanes.WARM_BYTES
     RELIEF_US = 20000  # as lanes.RELIEF_S
-    STAY_MS = 1
+    STAY_MS = 1  # of a thread without work, before it rests
     QUIET_LOOKS = 50  # of nothing to do, after which nobody looks any more
 
 cdef enum Way:
@@ -145,15 +144,6 @@ cdef void set_low_water(LaneState* lane, int count) noexcept nogil:
     if count != lane.low_water:
         lane.low_water = count
         setsockopt(lane.sock_fd, SOL_SOCKET, SO_RCVLOWAT, &count, sizeof(count))
-
-
-cdef int low_water_of(LaneState* lane) noexcept nogil:
-    cdef int buffer_bytes = 0
-    cdef unsigned int size = sizeof(buffer_bytes)
-    cdef int64_t wanted = min(lane.left + lane.rest, <int64_t>LOW_WATER_BYTES)
-    if getsockopt(lane.sock_fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes, &size) == 0:
-        wanted = min(wanted, <int64_t>(buffer_bytes // 4))
-    return <int>max(wanted, <int64_t>1)
 
 
 cdef Step ended(LaneState* lane, Ending ending, int error) noexcept nogil:
@@ -240,7 +230,7 @@ cdef Step receive_step(LaneState* lane, uint8_t* buffer) noexcept nogil:
         if lane.update != NULL and taken:
             hash_warm(lane, buffer, taken)
         if taken < wanted:
-            set_low_water(lane, low_water_of(lane))
+            set_low_water(lane, low_water_of(lane.sock_fd, lane.left + lane.rest))
             return STEP_WAIT
     take_next_head(lane)
     return STEP_CALL
@@ -480,10 +470,10 @@ cdef class Lane:
         return sent
 
 
-cdef enum Post:
-    POST_NONE
-    POST_WATCH
-    POST_SLEEP
+cdef enum Watch:
+    WATCH_NONE
+    WATCH_LOOKS
+    WATCH_SLEEPS
 
 cdef class Lanes:
     cdef object epoll  # keeps the descriptor
@@ -494,7 +484,7 @@ cdef class Lanes:
     cdef pthread_cond_t relief, awake
     cdef bint waits  # one waits for sockets
     cdef int64_t pauses  # how often one had to
-    cdef Post watch  # whether one watches the others, and how
+    cdef Watch watch  # whether one watches the others, and how
     cdef LaneState** table  # by descriptor; below p2pfill_tables
     cdef size_t size
     cdef dict lanes
@@ -502,15 +492,13 @@ cdef class Lanes:
     def __cinit__(self, epoll not None):
         self.epoll, self.epoll_fd = epoll, epoll.fileno()
         self.lanes = {}
-        self.watch = POST_NONE
         pthread_mutex_init(&self.gate, NULL)
         pthread_cond_init(&self.relief, NULL)
         pthread_cond_init(&self.awake, NULL)
 
     def __dealloc__(self):
+        # The conditions are not destroyed: a forked process would wait for threads to leave them that it does not have.
         free(self.table)
-        pthread_cond_destroy(&self.awake)
-        pthread_cond_destroy(&self.relief)
         pthread_mutex_destroy(&self.gate)
 
     def add(self, Lane lane not None):
@@ -600,7 +588,7 @@ cdef class Lanes:
             count = epoll_wait(self.epoll_fd, event, 1, -1)
             pthread_mutex_lock(&self.gate)
             self.waits = False
-            if self.watch == POST_SLEEP:
+            if self.watch == WATCH_SLEEPS:
                 pthread_cond_signal(&self.awake)
             pthread_mutex_unlock(&self.gate)
             if count == 1:
@@ -608,34 +596,29 @@ cdef class Lanes:
         return False
 
     cdef void rest(self) noexcept nogil:
-        """Do nothing until the others need one more; with the gate held."""
+        """Do nothing until the others need one more; with the gate held. One of those that rest looks for the rest."""
         cdef int64_t seen
         cdef int quiet = 0
-        while self.watch != POST_NONE and not p2pfill_load_int(&self.stopping):
+        while self.watch != WATCH_NONE and not p2pfill_load_int(&self.stopping):
             pthread_cond_wait(&self.relief, &self.gate)
-            if self.watch == POST_NONE:
-                break
-        self.watch = POST_WATCH
+        self.watch = WATCH_LOOKS
         seen = self.pauses
         while not p2pfill_load_int(&self.stopping):
-            if quiet < QUIET_LOOKS:
-                pthread_mutex_unlock(&self.gate)
-                usleep(RELIEF_US)
-                pthread_mutex_lock(&self.gate)
-            else:
-                self.watch = POST_SLEEP
-                while self.waits and not p2pfill_load_int(&self.stopping):
-                    pthread_cond_wait(&self.awake, &self.gate)
-                self.watch, quiet = POST_WATCH, 0
-                seen = self.pauses
+            if quiet == QUIET_LOOKS and self.waits:
+                self.watch = WATCH_SLEEPS
+                pthread_cond_wait(&self.awake, &self.gate)
+                self.watch, seen, quiet = WATCH_LOOKS, self.pauses, 0
                 continue
+            pthread_mutex_unlock(&self.gate)
+            usleep(RELIEF_US)
+            pthread_mutex_lock(&self.gate)
             if self.pauses != seen:
                 seen, quiet = self.pauses, 0
             elif self.waits:
                 quiet += 1
             else:
                 break  # nobody has come to wait: they are held up, or have more to do than they can
-        self.watch = POST_NONE
+        self.watch = WATCH_NONE
         pthread_cond_signal(&self.relief)
 
     cdef LaneState* next_call(self, uint8_t* buffer, uint32_t* ready) noexcept nogil:

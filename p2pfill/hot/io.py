@@ -34,8 +34,10 @@ __all__ = [
 
 BUFFER_BYTES = 256 * 1024  # fits in L2 beside the socket's own pages
 LOW_WATER_BYTES = 256 * 1024
-"""Inside `recv_within` a thread is not woken for less, nor for a quarter of the kernel's buffer, half of which is the
-window: on a slow link each packet would cost a switch of threads."""
+"""Inside a chunk or a body a thread is not woken for less, since on a slow link each packet would cost a turn, or a
+switch of threads. But it is woken for half of what the remote may send unread, a quarter of the kernel's buffer: a wait
+for all of that keeps the remote waiting, and the kernel from widening the window. See docs/experiments.md, "The data
+path"."""
 BUFFER_BYTES_MAX = 64 * 1024 * 1024  # more is a mistake: it would only leave the cache
 FILE_OFFSET_MAX = (1 << 63) - 1  # off_t
 

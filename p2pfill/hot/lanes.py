@@ -21,18 +21,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from p2pfill.hot import NATIVE
+from p2pfill.hot.io import LOW_WATER_BYTES
 
 if TYPE_CHECKING or not NATIVE:
     from p2pfill.hot import _pure_lanes as _twin
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["LOW_WATER_BYTES", "NATIVE", "RELIEF_S", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
-
-LOW_WATER_BYTES: Final = 256 * 1024
-"""Inside a chunk a stream is not woken for less, since on a slow link each packet would cost a turn. But it is woken
-for half of what the remote may send unread: a wait for all of that keeps the remote waiting, and the kernel from
-widening the window. See docs/experiments.md, "The data path"."""
+__all__ = ["LOW_WATER_BYTES", "RELIEF_S", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
