@@ -105,11 +105,13 @@ class OriginThreads:
     def _end(self, read: OriginRead, arrival: Arrival | None, error: BaseException | None) -> None:
         self._free += 1
         self._idle += 1
-        if self._waiting:
-            first = min(self._waiting, key=lambda waiting: waiting.urgency())
-            del self._waiting[first]
-            self._hand_over(first)
-        read.ended(arrival, error)
+        try:
+            read.ended(arrival, error)
+        finally:  # what one fill raises does not keep another one waiting
+            if self._waiting:
+                first = min(self._waiting, key=lambda waiting: waiting.urgency())
+                del self._waiting[first]
+                self._hand_over(first)
 
     def _failed(self, error: Exception) -> None:
         self._log.error("cannot go on reading from origins: %s", error, exc_info=error)

@@ -88,6 +88,36 @@ def test_the_most_urgent_goes_first_by_its_urgency_then(make: Callable[[int], Re
     assert [name for name, _ in reads.ended] == reads.begun
 
 
+def test_a_read_that_is_over_is_told_whatever_the_next_one_raises(make: Callable[[int], Reads]) -> None:
+    """They are of several fills, and that of the first would wait for its chunk for ever."""
+
+    def fail() -> int:
+        raise RuntimeError("of another fill")
+
+    reads, go = make(1), threading.Event()
+    reads.begin("first", until=go)
+    reads.begin("another", fail)
+    go.set()
+    with pytest.raises(RuntimeError):
+        reads.loop.make(1)
+    assert [name for name, _ in reads.ended] == ["first"]
+
+
+def test_a_read_has_its_turn_whatever_the_end_of_the_last_one_raises(make: Callable[[int], Reads]) -> None:
+    reads, go = make(1), threading.Event()
+    reads.begin("first", until=go).ended = fail_at_the_end
+    reads.begin("second")
+    go.set()
+    with pytest.raises(RuntimeError):
+        reads.loop.make(1)
+    reads.loop.make(1)
+    assert [name for name, _ in reads.ended] == ["second"]
+
+
+def fail_at_the_end(arrival: Arrival | None, error: BaseException | None) -> None:
+    raise RuntimeError("of a fill")
+
+
 def test_so_many_read_at_a_time_and_threads_serve_again(make: Callable[[int], Reads]) -> None:
     before = set(origin_threads())
     reads, go = make(3), threading.Event()
