@@ -59,7 +59,9 @@ LEAST_CHANCE: Final = 1 / 16
 """That what is read is counted, however few bytes it has."""
 
 SMALL_S: Final = 0.0005
-"""Messages of less than `MANY_BYTES` take no longer: a few hundred, and all that wakes a node."""
+"""Of what is counted by chance, so much counts as so many times more. What takes longer is hardly of so few bytes:
+garbage may have been collected meanwhile, and sixteen times that would be seconds in which an honest remote is not
+heard."""
 
 FEW_BYTES: Final = 256
 """Read at once: messages that are so short together take less than `TURN_S`, so nobody looks at any clock."""
@@ -363,7 +365,6 @@ class ControlChannel:
         if used_s is None:
             return 0.0
         took_s = time.thread_time() - used_s
-        # What so few bytes alone do not take, as when garbage is collected meanwhile, counts once.
         took_s += (self._weight - 1.0) * min(took_s, SMALL_S)
         return self._shares.charge(self._share, trio.current_time(), took_s)
 

@@ -1,10 +1,11 @@
 """The data plane: a few threads that move payload between sockets and disk, without the event loop.
 
-All threads wait on one epoll (`hot.lanes`). A stream is armed for one event at a time (EPOLLONESHOT), so exactly one
-thread has it; that thread moves what can be moved without waiting, arms the stream again, and takes whatever is ready
-next. Inside a chunk it does so without the interpreter; between chunks it has the stream's turn. The event loop starts
-and ends streams and hears of finished chunks through its own queue; between them it takes no part. So a thread blocked
-by a disk holds up one stream, a slow peer holds up nobody, and a chunk costs no change of thread.
+There is one epoll (`hot.lanes`), on which one thread waits; others join in where it is held up or has too much to do.
+A stream is armed for one event at a time (EPOLLONESHOT), so exactly one thread has it; that thread moves what can be
+moved without waiting, arms the stream again, and takes whatever is ready next. Inside a chunk it does so without the
+interpreter; between chunks it has the stream's turn. The event loop starts and ends streams and hears of finished
+chunks through its own queue; between them it takes no part. So a thread blocked by a disk holds up one stream, a slow
+peer holds up nobody, and a chunk costs no change of thread.
 
 Rejected: a hand-over from the event loop to a worker thread for each slice, which on shaped links cost more processor
 time than hashing and copying; a thread per stream, which 64 peers would make 64.

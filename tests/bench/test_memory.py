@@ -28,6 +28,7 @@ def test_no_more_than_half_of_what_is_available(tmp_path: Path, available_kib: i
 
 def test_as_much_as_a_fill_needs() -> None:
     one = memory.bytes_of(load_topology(ROOT / "bench/topologies/3x4.toml"))
-    several = memory.bytes_of(load_topology(ROOT / "bench/topologies/3x4-titles.toml"))
+    titles = load_topology(ROOT / "bench/topologies/3x4-titles.toml")
     assert one == 2 * 13 * 256 * memory.MIB
-    assert several > 0
+    assert len(titles.titles) > 1
+    assert memory.bytes_of(titles) == 2 * 13 * sum(title.size_mib for title in titles.titles) * memory.MIB
