@@ -70,7 +70,7 @@ def root(
 ) -> None:
     set_identity(identity)
     if version:
-        from p2pfill.hot import NATIVE
+        from p2pfill.hot.lanes import NATIVE
 
         print(f"p2pfill {__version__} ({'native' if NATIVE else 'pure Python'})")
         raise typer.Exit

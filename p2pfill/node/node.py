@@ -21,7 +21,7 @@ from p2pfill.engine.engine import Effect, Engine, Faulted, Warn
 from p2pfill.engine.link import OpenStream, WakeUploads
 from p2pfill.engine.task import EndFill, LimitSlots, StopRead
 from p2pfill.errors import ConfigError, P2PFillError, leaves_of
-from p2pfill.hot import NATIVE
+from p2pfill.hot.lanes import NATIVE
 from p2pfill.model.bitmap import Bitmap
 from p2pfill.model.fleet_policy import CacheSettings
 from p2pfill.model.hosts import is_loopback
