@@ -28,7 +28,7 @@ if TYPE_CHECKING or not NATIVE:
 else:
     from p2pfill import _native as _twin
 
-__all__ = ["LOW_WATER_BYTES", "RELIEF_S", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
+__all__ = ["LOW_WATER_BYTES", "NATIVE", "RELIEF_S", "RUN_CHUNKS", "WARM_BYTES", "Lane", "Lanes", "WriteLock"]
 
 RUN_CHUNKS: Final = 16
 """Chunks after which a stream gives its thread to others."""
